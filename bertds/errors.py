@@ -1,0 +1,45 @@
+"""The errors that bertds raises on purpose, and the exit code that each one stands for.
+
+A command ends with 0 when all went well, 1 when it failed, 2 when what it was given is wrong
+(a setting, a file, an option), and 75 when it stopped early with its work saved and can be run
+again (``EX_TEMPFAIL`` of sysexits.h; the Slurm scripts requeue on it).
+"""
+
+from __future__ import annotations
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_RUN_AGAIN = 75
+
+
+class BertdsError(Exception):
+    """Something failed that is not the user's mistake (a full disk, a lost peer, a diverged run).
+
+    The message is one line that names the file or key, what was found and what was expected or
+    can be done about it.
+    """
+
+    exit_code = EXIT_FAILED
+
+
+class UserError(BertdsError):
+    """What the user gave is wrong; nothing was changed."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class ConfigError(UserError):
+    """A recipe, a DeepSpeed JSON or a ``--set`` holds an unknown key or an impossible value."""
+
+
+class DataError(UserError):
+    """A source, a shard, a manifest or a vocabulary is missing, damaged or of another kind."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or belongs to another model or vocabulary."""
+
+
+class InUseError(UserError):
+    """Another process is writing to this folder."""

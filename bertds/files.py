@@ -1,0 +1,225 @@
+"""Files that are complete or invisible: atomic writes, checksums, and a lock for a folder.
+
+A file is written under a temporary name in its own folder, flushed to the disk, and renamed.
+A crash at any moment leaves either the whole old file, the whole new file, or none, plus at most
+a ``.tmp-*`` left-over that nobody reads.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import BertdsError, InUseError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the name under which ``path`` is written before it is published."""
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{os.getpid()}")
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's contents to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path to write to; on success flush it and rename it to ``path``.
+
+    Args:
+        path: the final name. Its folder must exist.
+
+    Yields:
+        The temporary path, in the same folder. If the block raises, it is removed.
+
+    Raises:
+        BertdsError: the disk is full or the folder cannot be written, with ``path`` named.
+    """
+    path = Path(path)
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise explain_os_error(error, path) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def explain_os_error(error: OSError, path: Path) -> BertdsError:
+    """Turn a full disk or a refused write into one line that names the file."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return BertdsError(f"{path}: the disk is full; free some space and run this again")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return BertdsError(f"{path}: cannot be written ({error.strerror})")
+    return BertdsError(f"{path}: {error.strerror or error}")
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write a small text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a JSON file atomically, with keys in the order given and a newline at the end."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256_file(path: Path | str) -> str:
+    """Return the SHA-256 of a file's bytes as lower-case hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def free_bytes(folder: Path) -> int:
+    """Return how many bytes an ordinary user can still write below ``folder``."""
+    stats = os.statvfs(folder)
+    return stats.f_bavail * stats.f_frsize
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove the ``.tmp-*`` files that an earlier, killed process left in ``folder``.
+
+    Call it only while holding the folder's lock. Returns how many were removed.
+    """
+    count = 0
+    for entry in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if entry.is_file():
+            entry.unlink(missing_ok=True)
+            count += 1
+    return count
+
+
+class FolderLock:
+    """Keeps two processes from writing to one folder: a ``.lock`` file with host, pid and job.
+
+    A lock whose owner no longer runs on this host is taken over. A lock of another host is
+    respected while its file is fresh (the owner touches it, see :meth:`refresh`) and taken over
+    once it is ``stale_seconds`` old.
+    """
+
+    def __init__(self, folder: Path, purpose: str, stale_seconds: float = 600.0) -> None:
+        self.path = Path(folder) / ".lock"
+        self.purpose = purpose
+        self.stale_seconds = stale_seconds
+        self._held = False
+
+    def acquire(self) -> FolderLock:
+        """Take the lock.
+
+        Raises:
+            InUseError: another living process holds it; the message names its host, pid and job.
+        """
+        mine = json.dumps(
+            {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "start": _start_time(os.getpid()),
+                "job": os.environ.get("SLURM_JOB_ID", ""),
+                "purpose": self.purpose,
+            }
+        )
+        for _ in range(100):
+            # A hard link to a complete file: the lock never exists half-written.
+            candidate = self.path.with_name(f"{TEMPORARY_PREFIX}lock.{os.getpid()}")
+            candidate.write_text(mine, encoding="utf-8")
+            try:
+                os.link(candidate, self.path)
+                self._held = True
+                return self
+            except FileExistsError:
+                owner = self._living_owner()
+                if owner is not None:
+                    raise InUseError(owner) from None
+                # Rename before removal: of two processes that both saw a dead owner, one wins.
+                grave = self.path.with_name(f"{TEMPORARY_PREFIX}dead-lock.{os.getpid()}")
+                try:
+                    os.rename(self.path, grave)
+                    grave.unlink(missing_ok=True)
+                except FileNotFoundError:
+                    time.sleep(0.01)
+            except OSError as error:
+                raise explain_os_error(error, self.path) from error
+            finally:
+                candidate.unlink(missing_ok=True)
+        raise InUseError(f"{self.path.parent}: could not take the lock {self.path}")
+
+    def _living_owner(self) -> str | None:
+        try:
+            owner = json.loads(self.path.read_text(encoding="utf-8"))
+            age = time.time() - self.path.stat().st_mtime
+        except (OSError, ValueError):
+            return None
+        here = owner.get("host") == socket.gethostname()
+        if here and _start_time(owner["pid"]) != owner.get("start"):
+            return None
+        if not here and age > self.stale_seconds:
+            return None
+        job = f", Slurm job {owner['job']}" if owner.get("job") else ""
+        return (
+            f"{self.path.parent}: in use by {owner.get('purpose')} "
+            f"(process {owner.get('pid')} on {owner.get('host')}{job}); wait for it or choose "
+            f"another folder"
+        )
+
+    def refresh(self) -> None:
+        """Show other hosts that the owner still lives."""
+        if self._held:
+            os.utime(self.path)
+
+    def release(self) -> None:
+        """Give the lock back. Does nothing when it is not held."""
+        if self._held:
+            self._held = False
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> FolderLock:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _start_time(pid: int) -> str:
+    """Return when a process of this host started (clock ticks since boot), or "" if it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat.rsplit(")", 1)[1].split()
+        return "" if fields[0] == "Z" else fields[19]
+    except (OSError, IndexError):
+        if not Path("/proc/self").exists():  # not Linux: fall back to "does the pid exist"
+            try:
+                os.kill(pid, 0)
+                return "alive"
+            except OSError:
+                return ""
+        return ""
