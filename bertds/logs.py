@@ -1,0 +1,39 @@
+"""Log lines: to the terminal on the main process, and to the run folder's ``log.txt``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+log = logging.getLogger("bertds")
+
+
+class _Line(logging.Formatter):
+    """``12:01:02 message`` for people; warnings and errors say what they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{clock} {level}{record.getMessage()}"
+
+
+def start_logging(is_main: bool, stream: object = None) -> None:
+    """Send log lines to standard error; processes other than the main one show only warnings."""
+    for handler in list(log.handlers):
+        log.removeHandler(handler)
+    handler = logging.StreamHandler(stream or sys.stderr)  # type: ignore[arg-type]
+    handler.setFormatter(_Line())
+    handler.setLevel(logging.INFO if is_main else logging.WARNING)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+def log_to_file(path: Path) -> logging.Handler:
+    """Also append log lines, with the date, to ``path``. Returns the handler to close."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    return handler

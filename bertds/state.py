@@ -1,0 +1,57 @@
+"""What a run has done so far: a few plain numbers, saved with every checkpoint.
+
+Nothing else is needed to continue: the order of samples, their pairs and masks and the dropout
+noise are pure functions of the seed and of these numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from bertds.errors import CheckpointError
+
+
+@dataclass(slots=True)
+class TrainState:
+    """Progress of one run (one phase)."""
+
+    step: int = 0
+    """Optimizer steps taken, skipped ones included."""
+    skipped_steps: int = 0
+    """Of these, steps that made no update (fp16 overflow, non-finite gradient, spike rule)."""
+    skipped_in_a_row: int = 0
+    """Steps skipped since the last update."""
+    samples: int = 0
+    """Samples used."""
+    tokens: int = 0
+    """Real tokens used; padding is not counted."""
+    epoch: int = 0
+    """Epoch of the next sample."""
+    offset: int = 0
+    """Position of the next sample in its epoch's order."""
+    hours: float = 0.0
+    """Training time over all restarts, in hours."""
+    best_mlm_loss: float | None = None
+    """Lowest masked-LM validation loss so far."""
+    best_step: int | None = None
+    """The step it was measured at."""
+    restarts: int = 0
+    """How often the run was continued."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the numbers as a JSON-able dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_state_dict(cls, values: dict[str, Any]) -> TrainState:
+        """Rebuild a state.
+
+        Raises:
+            CheckpointError: a number is missing or unknown (another version of the format).
+        """
+        names = {item.name for item in fields(cls)}
+        if set(values) != names:
+            odd = sorted(set(values) ^ names)
+            raise CheckpointError(f"training state: missing or unknown fields {', '.join(odd)}")
+        return cls(**values)
