@@ -1,0 +1,83 @@
+"""A counter-based random generator: every draw is a pure function of (key, counter).
+
+SplitMix64 (Steele, Lea, Flood 2014) read as a hash: draw number ``i`` of the stream ``key`` is
+``mix(key + (i + 1) * GAMMA)``. Nothing has to be stored or replayed to find the millionth draw, so
+that the order of an epoch, the pairs of a document and the masks of a row can each be recomputed on
+any rank, at any moment, from (seed, epoch, number).
+
+The same function exists three times with equal results: on Python ints (clear, for keys), on numpy
+vectors (for permutations) and compiled (for the hot loops). Keys make a tree: a child's key is a
+draw of its parent's stream, and a stream that has children is used for nothing else.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+WORD = (1 << 64) - 1
+GAMMA = 0x9E3779B97F4A7C15
+_M1 = 0xBF58476D1CE4E5B9
+_M2 = 0x94D049BB133111EB
+
+# The first level below the seed: what a stream is for. Never renumber: it would change every run.
+CHUNKS, ROWS, SHARD_ORDER, SAMPLE_ORDER, PARTNER_SHARD = range(1, 6)
+
+_GAMMA_U64, _M1_U64, _M2_U64 = np.uint64(GAMMA), np.uint64(_M1), np.uint64(_M2)
+_27, _30, _31, _32, _ONE = (np.uint64(n) for n in (27, 30, 31, 32, 1))
+
+
+def random_u64(key: int, counter: int) -> int:
+    """Return draw ``counter`` of stream ``key``: an int in [0, 2**64)."""
+    word = (key + (counter + 1) * GAMMA) & WORD
+    word = ((word ^ (word >> 30)) * _M1) & WORD
+    word = ((word ^ (word >> 27)) * _M2) & WORD
+    return word ^ (word >> 31)
+
+
+def derive_key(seed: int, *path: int) -> int:
+    """Return the key at ``path`` below ``seed``, for example ``(ROWS, epoch, shard_number)``."""
+    key = random_u64(seed & WORD, 0)
+    for step in path:
+        key = random_u64(key, step)
+    return key
+
+
+def below(word: int, limit: int) -> int:
+    """Map a draw to an int in [0, limit), limit <= 2**32 (bias at most limit / 2**32)."""
+    return ((word >> 32) * limit) >> 32
+
+
+def probability_threshold(probability: float) -> int:
+    """Return t such that ``word >> 32 < t`` holds with this probability."""
+    return round(probability * 2**32)
+
+
+def random_u64_array(key: int, count: int, start: int = 0) -> np.ndarray:
+    """Return draws ``start`` ... ``start + count - 1`` of stream ``key``, uint64 [count]."""
+    word = np.arange(start + 1, start + count + 1, dtype=np.uint64)
+    word *= _GAMMA_U64
+    word += np.uint64(key)
+    word = (word ^ (word >> _30)) * _M1_U64
+    word = (word ^ (word >> _27)) * _M2_U64
+    return word ^ (word >> _31)
+
+
+def permutation(key: int, count: int) -> np.ndarray:
+    """Return a uniformly drawn order of ``range(count)``, int64 [count]."""
+    return np.argsort(random_u64_array(key, count), kind="stable")
+
+
+@numba.njit(inline="always")
+def jit_u64(key: np.uint64, counter: np.uint64) -> np.uint64:
+    """Compiled :func:`random_u64`; both arguments must be uint64 (numba mixes others to float)."""
+    word = key + (counter + _ONE) * _GAMMA_U64
+    word = (word ^ (word >> _30)) * _M1_U64
+    word = (word ^ (word >> _27)) * _M2_U64
+    return word ^ (word >> _31)
+
+
+@numba.njit(inline="always")
+def jit_below(word: np.uint64, limit: int) -> int:
+    """Compiled :func:`below`."""
+    return np.int64(((word >> _32) * np.uint64(limit)) >> _32)
