@@ -1,0 +1,208 @@
+"""Who watches a run: a progress display, Weights & Biases, TensorBoard.
+
+Each takes the same metric lines that ``metrics.jsonl`` holds. A tracker that fails never stops
+the run: it says so once and is silent from then on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bertds.config import Config
+from bertds.errors import ConfigError
+from bertds.logs import log
+
+
+def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> list[Any]:
+    """Build the trackers that the recipe asks for (main process only).
+
+    Args:
+        config: the recipe.
+        settings: everything that was resolved, for the trackers' records.
+        run_dir: the run folder.
+
+    Raises:
+        ConfigError: a tracker was asked for whose package is not installed.
+    """
+    trackers: list[Any] = []
+    style = config.log.progress
+    if style == "auto":
+        style = "bar" if sys.stderr.isatty() else "lines"
+    name = config.run.name or run_dir.name
+    if style == "bar":
+        trackers.append(ProgressBar(name, config.schedule.total_steps))
+    elif style == "lines":
+        trackers.append(ProgressLines(config.schedule.total_steps))
+    if config.tracking.wandb != "off":
+        trackers.append(WandbTracker(config, settings, run_dir, name))
+    if config.tracking.tensorboard:
+        trackers.append(TensorBoardTracker(run_dir))
+    return trackers
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as a person writes it: ``45 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Return a metric line in words."""
+    if "split" in values:
+        parts = [f"{values['split']} at step {values['step']}: mlm loss {values['mlm_loss']:.4f}"]
+    else:
+        parts = [f"loss {values['loss']:.4f}", f"mlm {values['mlm_loss']:.4f}"]
+    parts.append(f"mlm accuracy {values['mlm_accuracy']:.1%}")
+    if "nsp_accuracy" in values:
+        parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}")
+    if "lr" in values:
+        parts.append(f"lr {values['lr']:.3g}")
+        parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+    return "  ".join(parts)
+
+
+class ProgressLines:
+    """Plain lines, for log files and pipes: train lines at most every few seconds."""
+
+    def __init__(self, total_steps: int, least_seconds: float = 5.0) -> None:
+        self.total_steps = total_steps
+        self.least_seconds = least_seconds
+        self._last = 0.0
+        self._begin: tuple[float, int] | None = None
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Show one metric line."""
+        now, step = time.monotonic(), values["step"]
+        self._begin = self._begin or (now, step)
+        if "split" in values:
+            log.info("%s", describe(values))
+        elif now - self._last >= self.least_seconds or step == self.total_steps:
+            self._last = now
+            begin, first = self._begin
+            left = ""
+            if step > first:
+                rate = (now - begin) / (step - first)
+                left = f"  {in_words(rate * (self.total_steps - step))} left"
+            log.info("step %d/%d  %s%s", step, self.total_steps, describe(values), left)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class ProgressBar:
+    """One bar on the terminal."""
+
+    def __init__(self, name: str, total_steps: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TextColumn("left"),
+            TimeLeft(compact=True),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task(name, total=total_steps, text="starting")
+        self._progress.start()
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Show one metric line."""
+        if "split" in values:
+            self._progress.console.print(describe(values), highlight=False)
+        else:
+            self._progress.update(self._task, completed=values["step"], text=describe(values))
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+class WandbTracker:
+    """Weights & Biases. A resumed run continues the same W&B run: its id is in the run folder."""
+
+    def __init__(self, config: Config, settings: dict[str, Any], run_dir: Path, name: str) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError(
+                f"tracking.wandb={config.tracking.wandb} needs the package wandb; install "
+                'it with: pip install "bertds[wandb]"'
+            ) from None
+        os.environ.setdefault("WANDB_SILENT", "true")
+        id_file = run_dir / "wandb_id.json"
+        if id_file.is_file():
+            run_id = json.loads(id_file.read_text(encoding="utf-8"))["id"]
+        else:
+            run_id = wandb.util.generate_id()
+            id_file.write_text(json.dumps({"id": run_id}) + "\n", encoding="utf-8")
+        self._failed = False
+        self._run = wandb.init(
+            project=config.tracking.wandb_project,
+            name=name,
+            id=run_id,
+            # Offline runs cannot ask the server; their files carry the same id and are merged
+            # when they are synchronised.
+            resume="allow" if config.tracking.wandb == "online" else None,
+            mode=config.tracking.wandb,
+            dir=str(run_dir),
+            config=settings,
+            settings=wandb.Settings(console="off"),
+        )
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Send one metric line."""
+        if self._failed:
+            return
+        prefix = values.get("split", "train")
+        flat = {f"{prefix}/{key}": value for key, value in values.items()
+                if isinstance(value, (int, float))}  # fmt: skip
+        for group, triple in values.get("trust_ratio", {}).items():
+            flat.update(zip((f"trust_ratio/{group}_{s}" for s in ("min", "median", "max")), triple))
+        try:
+            self._run.log(flat, step=values["step"])
+        except Exception as error:  # a tracker's trouble must not cost the run
+            self._failed = True
+            log.warning("Weights & Biases stopped taking metrics: %s", error)
+
+    def close(self) -> None:
+        """Finish the W&B run."""
+        self._run.finish()
+
+
+class TensorBoardTracker:
+    """TensorBoard event files in the run folder's ``tensorboard/``."""
+
+    def __init__(self, run_dir: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError(
+                "tracking.tensorboard=true needs the package tensorboard; install it with: "
+                'pip install "bertds[tensorboard]"'
+            ) from None
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Write one metric line."""
+        prefix = values.get("split", "train")
+        for key, value in values.items():
+            if isinstance(value, (int, float)) and key != "step":
+                self._writer.add_scalar(f"{prefix}/{key}", value, values["step"])
+
+    def close(self) -> None:
+        """Flush and close the files."""
+        self._writer.close()
