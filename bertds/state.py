@@ -6,7 +6,7 @@ noise are pure functions of the seed and of these numbers.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bertds.errors import CheckpointError
@@ -38,6 +38,8 @@ class TrainState:
     """The step it was measured at."""
     restarts: int = 0
     """How often the run was continued."""
+    window: list[float] = field(default_factory=list)
+    """Sums of the train line under way, so that a line that spans a restart is whole."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers as a JSON-able dictionary."""

@@ -1,0 +1,130 @@
+"""Where a run's weights come from: its own newest checkpoint, another run, a folder, or chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertds.checkpoint import locate, newest_good
+from bertds.checkpoint_files import CheckpointReader
+from bertds.config import Config
+from bertds.config_io import to_dict
+from bertds.errors import CheckpointError
+from bertds.logs import log
+from bertds.model import hf
+from bertds.runtime import Place
+from bertds.state import TrainState
+
+# Two models with these equal have the same tensors with the same meaning.
+ARCHITECTURE = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size", "hidden_act", "next_sentence", "vocab_size",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A checkpoint to begin from."""
+
+    reader: CheckpointReader
+    is_own: bool
+    """Whether it is this run's own: everything is taken, not only weights and moments."""
+
+
+def start_weights(
+    config: Config, model: Any, tokenizer: Any, checkpoints: Path, place: Place
+) -> Start | None:
+    """Find the start, and load weights of a Hugging Face folder into the model right away.
+
+    Args:
+        config: the recipe.
+        model: the new model with random weights.
+        tokenizer: the data's tokenizer.
+        checkpoints: the run's own checkpoint folder.
+        place: this process's place.
+
+    Raises:
+        CheckpointError: what ``init.from`` names is missing, damaged, or of another architecture
+            or vocabulary.
+    """
+    del place
+    own = newest_good(checkpoints)
+    wanted = {**to_dict(config.model), "vocab_size": tokenizer.vocab_size}
+    if own is not None:
+        _check_tokenizer(own, tokenizer)
+        return Start(own, True)
+    if not config.init.from_:
+        return None
+    path = Path(config.init.from_)
+    if (path / "config.json").is_file():
+        theirs, vocab_size = hf.config_from_transformers(hf.read_config(path))
+        _check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)
+        _check_vocabulary_file(path, tokenizer)
+        report = hf.load_transformers_state_dict(model, hf.read_state_dict(path))
+        if report.missing and config.init.heads == "require":
+            raise CheckpointError(
+                f"{path}: has no weights for {', '.join(report.missing[:3])}"
+                f"{' ...' if len(report.missing) > 3 else ''}; set init.heads=allow_missing to "
+                "start those at random"
+            )
+        log.info("weights from %s (%d tensors start at random)", path, len(report.missing))
+        return None
+    reader = locate(path)
+    _check_architecture(path, reader.manifest["model"], wanted, config)
+    _check_tokenizer(reader, tokenizer)
+    return Start(reader, False)
+
+
+def _check_architecture(
+    path: Path, theirs: dict[str, Any], ours: dict[str, Any], config: Config
+) -> None:
+    free = {"next_sentence"} if config.init.heads == "allow_missing" else set()
+    for key in ARCHITECTURE:
+        if key not in free and theirs.get(key) != ours[key]:
+            raise CheckpointError(
+                f"{path}: its {key} is {theirs.get(key)}, this run's is {ours[key]}; "
+                "weights can only be taken from the same architecture and vocabulary"
+            )
+
+
+def _check_tokenizer(reader: CheckpointReader, tokenizer: Any) -> None:
+    theirs = reader.manifest["tokenizer"]
+    if theirs["fingerprint"] != tokenizer.fingerprint:
+        raise CheckpointError(
+            f"{reader.folder}: trained with vocabulary {theirs['fingerprint'][:12]} "
+            f"({theirs['vocab_size']} tokens), the data has {tokenizer.fingerprint[:12]} "
+            f"({tokenizer.vocab_size} tokens)"
+        )
+
+
+def _check_vocabulary_file(path: Path, tokenizer: Any) -> None:
+    file = path / "vocab.txt"
+    if file.is_file() and "vocab.txt" in tokenizer.files:
+        if file.read_bytes().split() != tokenizer.files["vocab.txt"].read_bytes().split():
+            raise CheckpointError(
+                f"{file}: another vocabulary than the data's {tokenizer.files['vocab.txt']}"
+            )
+
+
+def continue_run(
+    config: Config, engine: Any, start: Start | None, facts: dict[str, Any]
+) -> TrainState:
+    """Load weights and moments into the engine and return where training goes on."""
+    del facts
+    if start is None:
+        return TrainState()
+    reader, manifest = start.reader, start.reader.manifest
+    keep = config.init.optimizer_state
+    if start.is_own:
+        steps, moments = manifest["optimizer_steps"], True
+    else:
+        steps, moments = (manifest["optimizer_steps"] if keep == "all" else 0), keep != "none"
+    engine.load_pieces(reader.read, optimizer_steps=steps, moments=moments)
+    if not start.is_own:
+        log.info("weights%s from %s", " and moments" if moments else "", reader.folder)
+        return TrainState()
+    engine.load_extra_state(manifest["engine"])
+    state = TrainState.from_state_dict(manifest["state"])
+    state.restarts += 1
+    return state

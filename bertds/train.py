@@ -1,0 +1,110 @@
+"""Pre-train BERT for one phase.
+
+    deepspeed bertds/train.py --deepspeed_config ds_configs/F.json --config bertds/recipes/R.yaml \
+        --set run.dir=RUN data.path=DATA
+
+The same command continues a run that was stopped. ``torchrun``, ``srun`` (through ``slurm/``) and
+plain ``python`` start it too.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run by path: this clone's own package, whatever is installed
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from bertds.entry import guarded
+from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
+
+if TYPE_CHECKING:
+    from bertds.setup_run import Run
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; ``--help`` imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="bertds train",
+        description="Pre-train BERT for one phase; the same command continues a stopped run.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped early with everything "
+        "saved (run the same command again).",
+    )
+    parser.add_argument("--config", metavar="R.yaml", help="the recipe")
+    parser.add_argument("--deepspeed_config", metavar="F.json", help="the DeepSpeed JSON")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override recipe keys (run.dir=PATH data.path=PATH schedule.total_steps=N ...); "
+        "deepspeed.KEY=VALUE overrides the JSON",
+    )
+    parser.add_argument("--log-samples", action="store_true", help="record each step's samples")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Build everything, train, and say how it ended.
+
+    Returns:
+        0 when the last step is done, 75 when the run stopped early and can be continued.
+    """
+    args = parse_args(argv)
+    from bertds.setup_run import build_run
+
+    run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
+    if run is None:  # the run was done before
+        return EXIT_OK
+    try:
+        finished = train(run)
+        run.close(finished)
+    finally:
+        run.release()
+    return EXIT_OK if finished else EXIT_RUN_AGAIN
+
+
+def train(run: Run) -> bool:
+    """Train until the last step, or until all ranks agree to stop.
+
+    Returns:
+        Whether the last step is done.
+    """
+    state, engine, metrics = run.state, run.engine, run.metrics
+    reason = ""
+    while not run.is_finished() and not reason:
+        batch = run.next_batch()
+        learning_rate = run.learning_rate(state.step, state.hours)
+        engine.set_learning_rate(learning_rate)
+        scales = run.agreement.begin(batch)  # one small all-reduce: counts and the wish to stop
+        for micro_step, micro_batch in enumerate(batch.micro_batches):
+            engine.seed_dropout(run.config.run.seed, state.step, micro_step)
+            output = engine.forward_backward(micro_batch, **scales)
+            metrics.add(output, micro_batch.masked_lm_ids.numel(), micro_batch.rows)
+        applied = engine.step()  # False: samples were used, but no update was made
+        run.advance(batch, applied)
+        metrics.write_if_due(state, learning_rate, run.stall_seconds)
+        run.validate_if_due()
+        reason = run.agreement.reason_to_stop()
+        run.save_if_due(force=bool(reason))
+    if run.is_finished():
+        run.validate_at_end()
+        run.save_if_due(force=True)
+    return run.is_finished()
+
+
+def entry(argv: list[str] | None = None) -> int:
+    """Run :func:`main` as a command: errors become one line and an exit code."""
+    arguments: Any = argv
+    return guarded(main, arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(entry())
