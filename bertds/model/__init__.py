@@ -1,1 +1,1 @@
-"""See docs/architecture.md for what belongs here."""
+"""The model: BERT for pre-training on a flat row of real tokens (see ``bert.py``)."""

@@ -1,0 +1,221 @@
+"""BERT for pre-training on a flat row of real tokens.
+
+    ids [T] -> embeddings -> encoder [T, H] -> masked positions [M, H] -> masked-LM loss (sum)
+                                            -> first tokens     [B, H] -> next-sentence loss (sum)
+
+Losses are sums, not means: whoever trains divides by the counts of the whole global batch, so
+that the result depends neither on the micro-batch nor on the number of processes.
+
+Sizes: T real tokens of the micro-batch, B rows, M masked tokens, H width, K vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertds.config import ModelConfig
+from bertds.errors import ConfigError
+from bertds.model.embeddings import Embeddings
+from bertds.model.encoder import Encoder
+from bertds.model.heads import Pooler, PreTrainingHeads
+from bertds.model.rows import Arrangement, RowLayout, arrange
+
+
+class PreTrainingOutput(NamedTuple):
+    """Scalars of one micro-batch, on the device."""
+
+    mlm_loss_sum: Tensor
+    """float32: cross-entropy summed over masked tokens."""
+    nsp_loss_sum: Tensor
+    """float32: cross-entropy summed over rows; 0 without next-sentence labels."""
+    mlm_correct: Tensor
+    """int64: masked tokens predicted rightly."""
+    nsp_correct: Tensor
+    """int64: rows whose next-sentence label was predicted rightly."""
+
+
+class BertModel(nn.Module):
+    """Embeddings, encoder and, where wanted, the pooler. transformers' ``bert``."""
+
+    def __init__(self, config: ModelConfig, vocab_size: int, *, pooler: bool = True) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config, vocab_size)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config) if pooler else None
+
+    def forward(
+        self,
+        input_ids_T: Tensor,
+        segment_ids_T: Tensor,
+        position_ids_T: Tensor,
+        layout: RowLayout,
+    ) -> Tensor:
+        """Return hidden states [T, H] of tokens that lie in the layout's order."""
+        hidden_TH = self.embeddings(input_ids_T, segment_ids_T, position_ids_T)
+        return self.encoder(hidden_TH, layout)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return hidden states [T, H] and pooled rows [B, H] (None without a pooler).
+
+        Args:
+            input_ids: int64 [T], the real tokens of all rows.
+            segment_ids: int64 [T].
+            position_ids: int64 [T].
+            cu_seqlens: int32 [B + 1], where each row starts; ends with T.
+            max_seqlen: length of the longest row.
+        """
+        arrangement, hidden_TH = self.encode_arranged(
+            input_ids, segment_ids, position_ids, cu_seqlens, max_seqlen
+        )
+        hidden_TH = arrangement.restore_tokens(hidden_TH)
+        if self.pooler is None:
+            return hidden_TH, None
+        return hidden_TH, self.pooler(hidden_TH.index_select(0, cu_seqlens[:-1]))
+
+    def encode_arranged(
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+    ) -> tuple[Arrangement, Tensor]:
+        """As :meth:`encode`, with tokens left in the order in which they were computed."""
+        arrangement = arrange(cu_seqlens, max_seqlen)
+        ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
+        return arrangement, self(*ids, arrangement.layout)
+
+
+class BertForPreTraining(nn.Module):
+    """Masked LM, and next-sentence prediction where the configuration asks for it.
+
+    Parameters are named as in transformers' ``BertForPreTraining``; without next-sentence
+    prediction they are those of ``BertForMaskedLM``: neither pooler nor ``cls.seq_relationship``.
+    The word table and the masked-LM bias have more rows than the vocabulary, see
+    :func:`bertds.model.embeddings.padded_vocabulary`; those rows are zero and stay so.
+    """
+
+    def __init__(self, config: ModelConfig, vocab_size: int) -> None:
+        super().__init__()
+        if config.hidden_size % config.num_attention_heads:
+            raise ConfigError(
+                f"model.num_attention_heads={config.num_attention_heads} does not divide "
+                f"model.hidden_size={config.hidden_size}"
+            )
+        self.config = config
+        self.vocab_size = vocab_size
+        self.bert = BertModel(config, vocab_size, pooler=config.next_sentence)
+        word_table = self.bert.embeddings.word_embeddings.weight
+        self.cls = PreTrainingHeads(config, vocab_size, word_table)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw all weights: N(0, initializer_range) cut at two deviations, biases 0.
+
+        As Google's ``truncated_normal_initializer``. Segment and position tables are drawn too.
+        """
+        deviation = self.config.initializer_range
+        word_table = self.bert.embeddings.word_embeddings.weight
+        word_table[self.vocab_size :].zero_()
+        self.cls.predictions.bias.zero_()
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                # Only real words: the draws must not depend on how far the table is padded.
+                rows = self.vocab_size if module.weight is word_table else None
+                nn.init.trunc_normal_(
+                    module.weight[:rows], std=deviation, a=-2 * deviation, b=2 * deviation
+                )
+            if isinstance(module, nn.Linear):
+                module.bias.zero_()
+            if isinstance(module, nn.LayerNorm):
+                module.weight.fill_(1.0)
+                module.bias.zero_()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        masked_lm_positions: Tensor,
+        masked_lm_ids: Tensor,
+        next_sentence_labels: Tensor | None = None,
+    ) -> PreTrainingOutput:
+        """Score one micro-batch.
+
+        Args:
+            input_ids: int64 [T], the real tokens of all rows, already masked.
+            segment_ids: int64 [T].
+            position_ids: int64 [T].
+            cu_seqlens: int32 [B + 1], where each row starts; ends with T.
+            max_seqlen: length of the longest row.
+            masked_lm_positions: int64 [M], indices into T; M may be 0.
+            masked_lm_ids: int64 [M], the original tokens there.
+            next_sentence_labels: int64 [B], 1 = random; None = no next-sentence loss.
+
+        Returns:
+            Sums; every parameter gets a gradient from their sum, be it zero.
+        """
+        arrangement, hidden_TH = self.bert.encode_arranged(
+            input_ids, segment_ids, position_ids, cu_seqlens, max_seqlen
+        )
+        masked_MH = hidden_TH.index_select(0, arrangement.find_tokens(masked_lm_positions))
+        mlm_loss_sum, mlm_correct = self.cls.predictions(masked_MH, masked_lm_ids)
+        if self.cls.seq_relationship is None:
+            nsp_loss_sum, nsp_correct = (
+                torch.zeros_like(mlm_loss_sum),
+                torch.zeros_like(mlm_correct),
+            )
+            return PreTrainingOutput(mlm_loss_sum, nsp_loss_sum, mlm_correct, nsp_correct)
+        first_BH = hidden_TH.index_select(0, arrangement.layout.cu_seqlens[:-1])
+        logits_B2 = self.cls.seq_relationship(self.bert.pooler(first_BH)).float()
+        if next_sentence_labels is None:
+            # Kept in the graph, so that ZeRO sees a gradient of each parameter in each step.
+            nsp_loss_sum, nsp_correct = logits_B2.sum() * 0.0, torch.zeros_like(mlm_correct)
+        else:
+            labels_B = arrangement.take_rows(next_sentence_labels)
+            nsp_loss_sum = F.cross_entropy(logits_B2, labels_B, reduction="sum")
+            nsp_correct = (logits_B2.argmax(1) == labels_B).sum()
+        return PreTrainingOutput(mlm_loss_sum, nsp_loss_sum, mlm_correct, nsp_correct)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return hidden states [T, H] and pooled rows [B, H], see :meth:`BertModel.encode`."""
+        return self.bert.encode(input_ids, segment_ids, position_ids, cu_seqlens, max_seqlen)
+
+    def logits(
+        self,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        max_seqlen: int,
+        positions: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return masked-LM logits [M, K] at ``positions`` and next-sentence logits [B, 2]."""
+        hidden_TH, pooled_BH = self.encode(
+            input_ids, segment_ids, position_ids, cu_seqlens, max_seqlen
+        )
+        mlm_logits_MK = self.cls.predictions(hidden_TH.index_select(0, positions))
+        if self.cls.seq_relationship is None:
+            return mlm_logits_MK, None
+        return mlm_logits_MK, self.cls.seq_relationship(pooled_BH)

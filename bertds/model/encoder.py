@@ -1,0 +1,72 @@
+"""The stack of encoder layers.
+
+Sizes: T tokens, H width.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from bertds.config import ModelConfig
+from bertds.model.attention import Attention, SublayerOutput
+from bertds.model.rows import RowLayout
+
+
+class Gelu(nn.Module):
+    """GELU: the exact erf form ("gelu") or its tanh approximation ("gelu_new")."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.approximate = {"gelu": "none", "gelu_new": "tanh"}[kind]
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Apply it to each element."""
+        return F.gelu(values, approximate=self.approximate)
+
+
+class Intermediate(nn.Module):
+    """The widening linear layer and its GELU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = Gelu(config.hidden_act)
+
+    def forward(self, hidden_TH: Tensor) -> Tensor:
+        """Return [T, intermediate size]."""
+        return self.activation(self.dense(hidden_TH))
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each with LayerNorm after the residual sum (post-LN)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = Attention(config)
+        self.intermediate = Intermediate(config)
+        self.output = SublayerOutput(config.intermediate_size, config)
+
+    def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
+        """Return [T, H]."""
+        attended_TH = self.attention(hidden_TH, layout)
+        return self.output(self.intermediate(attended_TH), attended_TH)
+
+
+class Encoder(nn.Module):
+    """All layers, each recomputed in the backward pass if the configuration says so."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.recompute = config.activation_checkpointing == "full"
+        self.layer = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
+        """Return the last layer's output, [T, H]."""
+        for layer in self.layer:
+            if self.recompute and self.training:
+                hidden_TH = checkpoint(layer, hidden_TH, layout, use_reentrant=False)
+            else:
+                hidden_TH = layer(hidden_TH, layout)
+        return hidden_TH

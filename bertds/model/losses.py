@@ -1,0 +1,153 @@
+"""Linear layer and cross-entropy over the vocabulary in one, on float32 logits.
+
+Logits of M masked tokens over V words are the largest tensor of a small model. Here they exist
+for one chunk of tokens at a time, and their gradient is taken at once, in the forward pass, so
+that nothing of size [M, V] waits for the backward pass and no product is done twice. Padded
+vocabulary columns get a logit of minus infinity and so an exactly zero gradient.
+
+Sizes: M masked tokens, C tokens of a chunk, H width, V vocabulary (padded), K real vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_BYTES = 1 << 28
+"""Largest float32 logits tensor of one chunk (2,198 tokens at 30,528 words)."""
+
+
+def tokens_per_chunk(padded_vocab: int) -> int:
+    """Return how many tokens' logits are held at once."""
+    return max(64, CHUNK_BYTES // (4 * padded_vocab))
+
+
+def float_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor, vocab_size: int) -> Tensor:
+    """Return float32 logits [C, V] with minus infinity in the padded columns."""
+    logits_CV = F.linear(hidden_CH, weight_VH, bias_V).float()
+    logits_CV[:, vocab_size:] = -torch.inf
+    return logits_CV
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Summed loss and number of correct tokens; the gradient is computed beside them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_MH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor,
+        labels_M: Tensor,
+        vocab_size: int,
+        with_gradient: bool,
+    ) -> tuple[Tensor, Tensor]:
+        device_type = hidden_MH.device.type
+        dtype = hidden_MH.dtype
+        if torch.is_autocast_enabled(device_type):
+            dtype = torch.get_autocast_dtype(device_type)
+        ctx.dtypes = (hidden_MH.dtype, weight_VH.dtype, bias_V.dtype)
+        loss_sum = hidden_MH.new_zeros((), dtype=torch.float32)
+        correct = labels_M.new_zeros(())
+        with torch.autocast(device_type, enabled=False):
+            hidden_MH, weight_VH, bias_V = (t.to(dtype) for t in (hidden_MH, weight_VH, bias_V))
+            chunk = tokens_per_chunk(weight_VH.shape[0])
+            # Sums over several chunks are kept in float32.
+            sum_dtype = dtype if labels_M.numel() <= chunk else torch.float32
+            hidden_grads, weight_grad, bias_grad = [], None, None
+            for hidden_CH, labels_C in zip(
+                hidden_MH.split(chunk), labels_M.split(chunk), strict=True
+            ):
+                logits_CV = float_logits(hidden_CH, weight_VH, bias_V, vocab_size)
+                log_probs_CV = logits_CV.log_softmax(-1)
+                del logits_CV
+                picked_C1 = log_probs_CV.gather(1, labels_C[:, None])
+                loss_sum -= picked_C1.sum()
+                correct += (log_probs_CV.argmax(1) == labels_C).sum()
+                if not with_gradient:
+                    continue
+                # d loss / d logits = softmax - one-hot.
+                grad_CV = log_probs_CV.exp_()
+                grad_CV.scatter_add_(1, labels_C[:, None], torch.full_like(picked_C1, -1.0))
+                bias_part = grad_CV.sum(0)
+                grad_CV = grad_CV.to(dtype)
+                hidden_grads.append(grad_CV @ weight_VH)
+                weight_part = (grad_CV.t() @ hidden_CH).to(sum_dtype)
+                weight_grad = weight_part if weight_grad is None else weight_grad.add_(weight_part)
+                bias_grad = bias_part if bias_grad is None else bias_grad.add_(bias_part)
+        ctx.gradients = None
+        if with_gradient:
+            if weight_grad is None or bias_grad is None:  # no masked token at all
+                weight_grad, bias_grad = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
+            hidden_grad = torch.cat(hidden_grads) if hidden_grads else torch.zeros_like(hidden_MH)
+            ctx.gradients = (hidden_grad, weight_grad, bias_grad)
+        ctx.mark_non_differentiable(correct)
+        return loss_sum, correct
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, loss_grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradient of linear_cross_entropy can be taken only once")
+        # Scaled in place: these are ours alone, and a copy of [V, H] would be dear.
+        scaled = (g.mul_(loss_grad).to(d) for g, d in zip(ctx.gradients, ctx.dtypes, strict=True))
+        ctx.gradients = None
+        return (*scaled, None, None, None)
+
+
+def plain_cross_entropy(
+    hidden_MH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_M: Tensor, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """The same loss step by step under autograd: the reference, and the way for fp16."""
+    logits_MV = float_logits(hidden_MH, weight_VH, bias_V, vocab_size)
+    loss_sum = F.cross_entropy(logits_MV, labels_M, reduction="sum")
+    return loss_sum, (logits_MV.argmax(1) == labels_M).sum()
+
+
+def linear_cross_entropy(
+    hidden_MH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_M: Tensor, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """Score masked tokens against the vocabulary.
+
+    Args:
+        hidden_MH: [M, H], output of the masked-LM transform; M may be 0.
+        weight_VH: [V, H], the word table, padded.
+        bias_V: [V].
+        labels_M: int64 [M], all below vocab_size.
+        vocab_size: the real vocabulary K <= V.
+
+    Returns:
+        The summed loss (float32 scalar) and the number of tokens whose label has the highest
+        logit (int64 scalar).
+    """
+    inputs = (hidden_MH, weight_VH, bias_V)
+    dtype = hidden_MH.dtype
+    if torch.is_autocast_enabled(hidden_MH.device.type):
+        dtype = torch.get_autocast_dtype(hidden_MH.device.type)
+    if dtype != torch.float16:
+        with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+        return _LinearCrossEntropy.apply(*inputs, labels_M, vocab_size, with_gradient)
+    # fp16: the loss scale must be in the gradient before it is cast, or small ones become 0. So
+    # each chunk is recomputed in the backward pass instead.
+    chunk = tokens_per_chunk(weight_VH.shape[0])
+    if labels_M.numel() <= chunk:
+        return plain_cross_entropy(*inputs, labels_M, vocab_size)
+    results = [
+        checkpoint(
+            plain_cross_entropy,
+            hidden_CH,
+            weight_VH,
+            bias_V,
+            labels_C,
+            vocab_size,
+            use_reentrant=False,
+        )
+        for hidden_CH, labels_C in zip(hidden_MH.split(chunk), labels_M.split(chunk), strict=True)
+    ]
+    losses, corrects = zip(*results, strict=True)
+    return torch.stack(losses).sum(), torch.stack(corrects).sum()

@@ -1,0 +1,165 @@
+"""How the rows of a micro-batch lie in one flat row of real tokens, and the way to it and back.
+
+    padded [B, S] + attention mask  --flatten_padded-->  flat [T]  --arrange-->  sorted by length
+                                    <----pad_rows------            <-restore--
+
+No layer ever computes a padding token: embeddings, linear layers and LayerNorm see ``[T, ...]``,
+and attention cuts the flat row at ``cu_seqlens``. Off CUDA the rows are sorted by length first
+(the ids, so it costs nothing), because equal lengths that lie side by side are one batched
+product without a mask.
+
+Sizes: B rows, S longest padded row, T real tokens of all rows, H width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowLayout:
+    """Where each row lies in the flat row of tokens."""
+
+    cu_seqlens: Tensor
+    """int32 [B + 1], on the device: row b is the tokens cu_seqlens[b] ... cu_seqlens[b + 1] - 1."""
+    max_seqlen: int
+    """Length of the longest row (or an upper bound)."""
+    groups: tuple[tuple[int, int], ...] | None = None
+    """(rows, length) of each run of equally long rows, in order; None = not known on the host."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows B."""
+        return self.cu_seqlens.numel() - 1
+
+    def padded_slots(self, tokens: int, max_seqlen: int) -> Tensor:
+        """Return int64 [T]: the slot of each token in a padded ``[B * max_seqlen]``.
+
+        Needs no value on the host, so it does not make a GPU wait.
+        """
+        starts_B = self.cu_seqlens[:-1].long()
+        lengths_B = self.cu_seqlens[1:].long() - starts_B
+        shift_B = torch.arange(self.rows, device=starts_B.device) * max_seqlen - starts_B
+        shift_T = torch.repeat_interleave(shift_B, lengths_B, output_size=tokens)
+        return torch.arange(tokens, device=starts_B.device) + shift_T
+
+
+class Arrangement(NamedTuple):
+    """A micro-batch in the order in which the encoder computes it."""
+
+    layout: RowLayout
+    token_order: Tensor | None
+    """int64 [T]: the caller's index of each token; None = the caller's order is kept."""
+    row_order: Tensor | None
+    """int64 [B]: the caller's index of each row."""
+    token_rank: Tensor | None
+    """int64 [T]: the inverse of token_order: where each of the caller's tokens went."""
+
+    def take_tokens(self, values_T: Tensor) -> Tensor:
+        """Bring one value per token from the caller's order into ours."""
+        return values_T if self.token_order is None else values_T.index_select(0, self.token_order)
+
+    def take_rows(self, values_B: Tensor) -> Tensor:
+        """Bring one value per row from the caller's order into ours."""
+        return values_B if self.row_order is None else values_B.index_select(0, self.row_order)
+
+    def find_tokens(self, indices_M: Tensor) -> Tensor:
+        """Translate indices into the caller's flat row into indices into ours."""
+        return indices_M if self.token_rank is None else self.token_rank[indices_M]
+
+    def restore_tokens(self, values_T: Tensor) -> Tensor:
+        """Bring one value per token back into the caller's order."""
+        return values_T if self.token_rank is None else values_T.index_select(0, self.token_rank)
+
+
+def arrange(cu_seqlens: Tensor, max_seqlen: int) -> Arrangement:
+    """Choose the order in which the rows are computed.
+
+    Args:
+        cu_seqlens: int32 [B + 1], ascending from 0.
+        max_seqlen: length of the longest row.
+
+    Returns:
+        On CPU: rows sorted by length, longest first, with the groups of equal lengths. Elsewhere
+        the order given: reading the lengths would make the device wait, and its kernels take
+        ragged rows as they are.
+    """
+    if cu_seqlens.device.type != "cpu":
+        return Arrangement(
+            RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen), None, None, None
+        )
+    lengths_B = cu_seqlens.diff().long()
+    row_order = torch.argsort(lengths_B, descending=True, stable=True)
+    sorted_B = lengths_B[row_order]
+    groups = tuple((len(list(run)), length) for length, run in groupby(sorted_B.tolist()))
+    if torch.equal(sorted_B, lengths_B):
+        layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, groups=groups)
+        return Arrangement(layout, None, None, None)
+    sorted_cu_seqlens = torch.cat([cu_seqlens.new_zeros(1), sorted_B.cumsum(0).to(torch.int32)])
+    tokens = int(cu_seqlens[-1])
+    shift_B = cu_seqlens[:-1].long()[row_order] - sorted_cu_seqlens[:-1].long()
+    token_order = torch.arange(tokens) + torch.repeat_interleave(shift_B, sorted_B)
+    token_rank = torch.empty_like(token_order)
+    token_rank[token_order] = torch.arange(tokens)
+    layout = RowLayout(cu_seqlens=sorted_cu_seqlens, max_seqlen=max_seqlen, groups=groups)
+    return Arrangement(layout, token_order, row_order, token_rank)
+
+
+class FlatRows(NamedTuple):
+    """The real tokens of a padded batch, laid out flat: what the model's forward takes."""
+
+    input_ids: Tensor
+    """int64 [T]"""
+    segment_ids: Tensor
+    """int64 [T]"""
+    position_ids: Tensor
+    """int64 [T]"""
+    cu_seqlens: Tensor
+    """int32 [B + 1]"""
+    max_seqlen: int
+    slots: Tensor
+    """int64 [T]: index of each token in the padded batch seen as [B * S]."""
+
+
+def flatten_padded(
+    input_ids: Tensor, attention_mask: Tensor, segment_ids: Tensor | None = None
+) -> FlatRows:
+    """Drop the padding of a batch.
+
+    Args:
+        input_ids: int64 [B, S].
+        attention_mask: [B, S], non-zero where the token is real.
+        segment_ids: int64 [B, S]; None = all 0.
+
+    Returns:
+        The flat row. Position ids are columns of the padded batch, as transformers counts them.
+        Reads the number of tokens on the host.
+    """
+    rows, columns = input_ids.shape
+    real_BS = attention_mask.bool()
+    slots = real_BS.flatten().nonzero().squeeze(1)
+    lengths_B = real_BS.sum(1)
+    cu_seqlens = torch.zeros(rows + 1, dtype=torch.int32, device=input_ids.device)
+    cu_seqlens[1:] = lengths_B.cumsum(0)
+    flat_ids = input_ids.reshape(-1)[slots]
+    return FlatRows(
+        input_ids=flat_ids,
+        segment_ids=(
+            torch.zeros_like(flat_ids) if segment_ids is None else segment_ids.reshape(-1)[slots]
+        ),
+        position_ids=slots % columns,
+        cu_seqlens=cu_seqlens,
+        max_seqlen=int(lengths_B.max()) if rows else 0,
+        slots=slots,
+    )
+
+
+def pad_rows(values: Tensor, slots: Tensor, rows: int, columns: int) -> Tensor:
+    """Return ``values`` [T, ...] as a padded [rows, columns, ...], zero where there is padding."""
+    padded = values.new_zeros((rows * columns, *values.shape[1:]))
+    return padded.index_copy(0, slots, values).unflatten(0, (rows, columns))
