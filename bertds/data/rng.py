@@ -5,33 +5,32 @@ SplitMix64 (Steele, Lea, Flood 2014) read as a hash: draw number ``i`` of the st
 that the order of an epoch, the pairs of a document and the masks of a row can each be recomputed on
 any rank, at any moment, from (seed, epoch, number).
 
-The same function exists three times with equal results: on Python ints (clear, for keys), on numpy
-vectors (for permutations) and compiled (for the hot loops). Keys make a tree: a child's key is a
-draw of its parent's stream, and a stream that has children is used for nothing else.
+The same function exists three times with equal results: on Python ints (for keys), on numpy vectors
+(for permutations) and compiled (for the hot loops, in kernels.py). Keys make a tree: a child's key
+is a draw of its parent's stream, and a stream that has children is used for nothing else.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 WORD = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15
-_M1 = 0xBF58476D1CE4E5B9
-_M2 = 0x94D049BB133111EB
+M1 = 0xBF58476D1CE4E5B9
+M2 = 0x94D049BB133111EB
 
 # The first level below the seed: what a stream is for. Never renumber: it would change every run.
 CHUNKS, ROWS, SHARD_ORDER, SAMPLE_ORDER, PARTNER_SHARD = range(1, 6)
 
-_GAMMA_U64, _M1_U64, _M2_U64 = np.uint64(GAMMA), np.uint64(_M1), np.uint64(_M2)
-_27, _30, _31, _32, _ONE = (np.uint64(n) for n in (27, 30, 31, 32, 1))
+_GAMMA_U64, _M1_U64, _M2_U64 = np.uint64(GAMMA), np.uint64(M1), np.uint64(M2)
+_27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
 
 
 def random_u64(key: int, counter: int) -> int:
     """Return draw ``counter`` of stream ``key``: an int in [0, 2**64)."""
     word = (key + (counter + 1) * GAMMA) & WORD
-    word = ((word ^ (word >> 30)) * _M1) & WORD
-    word = ((word ^ (word >> 27)) * _M2) & WORD
+    word = ((word ^ (word >> 30)) * M1) & WORD
+    word = ((word ^ (word >> 27)) * M2) & WORD
     return word ^ (word >> 31)
 
 
@@ -66,18 +65,3 @@ def random_u64_array(key: int, count: int, start: int = 0) -> np.ndarray:
 def permutation(key: int, count: int) -> np.ndarray:
     """Return a uniformly drawn order of ``range(count)``, int64 [count]."""
     return np.argsort(random_u64_array(key, count), kind="stable")
-
-
-@numba.njit(inline="always")
-def jit_u64(key: np.uint64, counter: np.uint64) -> np.uint64:
-    """Compiled :func:`random_u64`; both arguments must be uint64 (numba mixes others to float)."""
-    word = key + (counter + _ONE) * _GAMMA_U64
-    word = (word ^ (word >> _30)) * _M1_U64
-    word = (word ^ (word >> _27)) * _M2_U64
-    return word ^ (word >> _31)
-
-
-@numba.njit(inline="always")
-def jit_below(word: np.uint64, limit: int) -> int:
-    """Compiled :func:`below`."""
-    return np.int64(((word >> _32) * np.uint64(limit)) >> _32)
