@@ -100,11 +100,9 @@ def _check_tokenizer(reader: CheckpointReader, tokenizer: Any) -> None:
 
 def _check_vocabulary_file(path: Path, tokenizer: Any) -> None:
     file = path / "vocab.txt"
-    if file.is_file() and "vocab.txt" in tokenizer.files:
-        if file.read_bytes().split() != tokenizer.files["vocab.txt"].read_bytes().split():
-            raise CheckpointError(
-                f"{file}: another vocabulary than the data's {tokenizer.files['vocab.txt']}"
-            )
+    ours = tokenizer.files.get("vocab.txt")
+    if file.is_file() and ours and file.read_bytes().split() != ours.read_bytes().split():
+        raise CheckpointError(f"{file}: another vocabulary than the data's {ours}")
 
 
 def continue_run(

@@ -127,7 +127,7 @@ class Run:
         log.info(
             "%s: %d steps of %d samples = micro batch %d x %d accumulation x %d processes; "
             "sequence length %d; %s",
-            "continuing at step %d" % self.state.step if self.state.step else "starting",
+            f"continuing at step {self.state.step}" if self.state.step else "starting",
             config.schedule.total_steps,
             plan.global_batch_size,
             plan.micro_batch_size,
