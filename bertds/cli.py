@@ -1,9 +1,60 @@
-"""The console script ``bertds``: one name for each thing that can be done."""
+"""The console script ``bertds``: one name for each thing that can be done.
+
+Each command lives in its own module with ``main(argv) -> int`` and is imported only when it is
+called, so that ``bertds --help`` is instant.
+"""
 
 from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from bertds import __version__
+from bertds.entry import guarded
+from bertds.errors import EXIT_BAD_INPUT, EXIT_OK
+
+COMMANDS = {
+    "prep": ("data_prep.build_wiki_books", "cut a corpus into training shards"),
+    "train": ("bertds.train", "pre-train for one phase (one process; use deepspeed for more)"),
+    "export": ("bertds.export", "write a run as a Hugging Face folder"),
+    "evaluate": ("bertds.evaluate", "score a run or a Hugging Face folder on held-out text"),
+    "pipeline": ("bertds.pipeline", "prepare, train both phases, export, evaluate"),
+    "checkpoint": ("bertds.checkpoint_command", "list and verify the checkpoints of a run"),
+    "config": ("bertds.config_command", "show, explain, compare and check settings"),
+}
+
+
+def usage() -> str:
+    """Return the help text."""
+    lines = [f"  {name:<11} {about}" for name, (_, about) in COMMANDS.items()]
+    return (
+        "usage: bertds COMMAND [options]      (bertds COMMAND --help for its options)\n\n"
+        "BERT pre-training from a raw corpus, at any scale, under DeepSpeed.\n\n"
+        "commands:\n" + "\n".join(lines) + "\n\n"
+        "exit codes: 0 done, 1 failed, 2 bad input, 75 stopped early with everything saved"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
-    del argv
-    return 0
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return EXIT_OK if arguments else EXIT_BAD_INPUT
+    if arguments[0] == "--version":
+        print(f"bertds {__version__}")
+        return EXIT_OK
+    name = arguments[0]
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        print(f"bertds: error: no command {name!r}{hint}; see bertds --help", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    command = import_module(COMMANDS[name][0])
+    return guarded(command.main, arguments[1:])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
