@@ -91,7 +91,7 @@ def jagged_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> T
     query, key, value = (
         torch.nested.nested_tensor_from_jagged(
             # The lengths' bounds are given so that nested tensors need not ask the device.
-            values_TND,
+            values_TND.contiguous(),
             offsets=layout.cu_seqlens,
             min_seqlen=1,
             max_seqlen=layout.max_seqlen,
@@ -106,7 +106,9 @@ def attend(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> Tensor:
     """Attend within each row by the way that suits the device; returns [T, N, D]."""
     if layout.groups is not None:
         return grouped_attention(qkv_T3ND, layout, dropout_p)
-    if qkv_T3ND.is_cuda and qkv_T3ND.dtype in (torch.bfloat16, torch.float16):
+    width = qkv_T3ND.shape[-1]
+    half = qkv_T3ND.dtype in (torch.bfloat16, torch.float16)
+    if qkv_T3ND.is_cuda and half and width % 8 == 0 and width <= 256:  # what flash kernels take
         return varlen_attention(qkv_T3ND, layout, dropout_p)
     return padded_attention(qkv_T3ND, layout, dropout_p)
 

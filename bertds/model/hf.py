@@ -25,7 +25,6 @@ from torch import Tensor
 from bertds.config import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.bert import BertForPreTraining
-from bertds.model.embeddings import padded_vocabulary
 
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 VOCABULARY_BIAS = "cls.predictions.bias"
@@ -207,19 +206,21 @@ def load_transformers_state_dict(
     for name, parameter in own.items():
         if name not in source:
             continue
-        tensor = source[name]
+        tensor, shape = source[name], parameter.shape
         if name in (WORD_TABLE, VOCABULARY_BIAS):
+            shape = torch.Size((model.vocab_size, *shape[1:]))
             if tensor.shape[0] not in allowed_rows:
                 raise CheckpointError(
                     f"{name}: the weights have a vocabulary of {tensor.shape[0]} words, "
                     f"the data's tokenizer has {model.vocab_size}"
                 )
-            tensor = _with_rows(tensor[: model.vocab_size], padded_vocabulary(model.vocab_size))
-        if tensor.shape != parameter.shape:
+            tensor = tensor[: model.vocab_size]
+        if tensor.shape != shape:
             raise CheckpointError(
                 f"{name}: the weights have shape {tuple(tensor.shape)}, "
-                f"the recipe's model has {tuple(parameter.shape)}"
+                f"the recipe's model has {tuple(shape)}"
             )
+        tensor = _with_rows(tensor, parameter.shape[0])
         values[name] = tensor
     with torch.no_grad():  # only now that all fits: a refused load changes nothing
         for name, tensor in values.items():

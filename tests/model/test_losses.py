@@ -1,0 +1,109 @@
+"""The chunked loss equals torch's cross-entropy on whole logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from bertds.model import losses
+
+REAL, PADDED, WIDTH = 75, 128, 16
+
+
+def inputs(count: int, dtype: torch.dtype = torch.float32):
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(count, WIDTH, generator=generator)
+    weight = torch.randn(PADDED, WIDTH, generator=generator)
+    bias = torch.randn(PADDED, generator=generator)
+    labels = torch.randint(0, REAL, (count,), generator=generator)
+    leaves = [t.to(dtype).requires_grad_() for t in (hidden, weight, bias)]
+    return leaves, labels
+
+
+@pytest.mark.parametrize("chunk", [1000, 64, 7])
+def test_loss_count_and_gradients_equal_torch(monkeypatch, chunk) -> None:
+    monkeypatch.setattr(losses, "tokens_per_chunk", lambda _: chunk)
+    leaves, labels = inputs(150)
+    hidden, weight, bias = leaves
+    logits = F.linear(hidden, weight[:REAL], bias[:REAL])
+    expected = F.cross_entropy(logits, labels, reduction="sum")
+    # A factor upstream, as the engine's division by the global count is one.
+    expected_gradients = torch.autograd.grad(expected * 0.37, leaves)
+    loss, correct = losses.linear_cross_entropy(*leaves, labels, REAL)
+    gradients = torch.autograd.grad(loss * 0.37, leaves)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert correct == (logits.argmax(1) == labels).sum()
+    for found, wanted in zip(gradients, expected_gradients, strict=True):
+        assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+def test_the_plain_way_gives_the_same() -> None:
+    leaves, labels = inputs(40)
+    loss, correct = losses.linear_cross_entropy(*leaves, labels, REAL)
+    plain_loss, plain_correct = losses.plain_cross_entropy(*leaves, labels, REAL)
+    assert loss.item() == pytest.approx(plain_loss.item(), rel=1e-6)
+    assert correct == plain_correct
+    for found, wanted in zip(
+        torch.autograd.grad(loss, leaves), torch.autograd.grad(plain_loss, leaves), strict=True
+    ):
+        assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("chunk", [1000, 16])
+def test_half_precision_keeps_the_loss_scale_in_small_gradients(monkeypatch, chunk) -> None:
+    """fp16 cannot hold a probability below 6e-8; scaled by 2^16 it can."""
+    monkeypatch.setattr(losses, "tokens_per_chunk", lambda _: chunk)
+    leaves, labels = inputs(32, torch.float16)
+    leaves[2].data[5] = -16.0  # a word of probability about 1e-8 everywhere
+    leaves[1].data[5] = 0.0
+    labels[labels == 5] = 6
+    loss, _ = losses.linear_cross_entropy(*leaves, labels, REAL)
+    assert loss.dtype == torch.float32
+    bias_gradient = torch.autograd.grad(loss * 2.0**16, leaves)[2]
+    assert bias_gradient[5] > 0
+    assert not bias_gradient[REAL:].any()
+
+
+def test_no_masked_token_gives_zero_loss_and_zero_gradients() -> None:
+    leaves, labels = inputs(0)
+    loss, correct = losses.linear_cross_entropy(*leaves, labels, REAL)
+    assert loss == 0
+    assert correct == 0
+    gradients = torch.autograd.grad(loss, leaves)
+    assert all(not g.any() and g.shape == t.shape for g, t in zip(gradients, leaves, strict=True))
+
+
+def test_without_gradients_none_is_computed() -> None:
+    leaves, labels = inputs(20)
+    with torch.no_grad():
+        loss, _ = losses.linear_cross_entropy(*leaves, labels, REAL)
+    assert not loss.requires_grad
+    expected = F.cross_entropy(F.linear(*leaves)[:, :REAL], labels, reduction="sum")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_bfloat16_gradients_have_the_parameters_dtype_and_value() -> None:
+    leaves, labels = inputs(60, torch.bfloat16)
+    exact = [leaf.detach().float().requires_grad_() for leaf in leaves]
+    loss, _ = losses.linear_cross_entropy(*leaves, labels, REAL)
+    expected = F.cross_entropy(F.linear(*exact)[:, :REAL], labels, reduction="sum")
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-2)
+    for found, wanted in zip(
+        torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, exact), strict=True
+    ):
+        assert found.dtype == torch.bfloat16
+        assert (found.float() - wanted).abs().max() < 0.03 * wanted.abs().max()
+
+
+def test_a_second_backward_is_refused() -> None:
+    leaves, labels = inputs(5)
+    loss, _ = losses.linear_cross_entropy(*leaves, labels, REAL)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        loss.backward()
+
+
+def test_chunks_hold_at_most_the_stated_bytes() -> None:
+    assert losses.tokens_per_chunk(30_528) * 30_528 * 4 <= losses.CHUNK_BYTES
+    assert losses.tokens_per_chunk(10**9) == 64
