@@ -280,29 +280,29 @@ def find_instance_files(path: Path | str, split: str = "train") -> list[Path]:
 
     Args:
         path: a file, a dataset's folder, or the ``hdf5_lower_case_...`` folder above datasets.
-        split: "train" takes the files whose name contains ``training``, or all if none does;
-            "validation" those whose name contains ``test``.
+        split: "train" prefers the files whose name contains ``training``, "validation" those
+            whose name contains ``test``; where no name does, all files are taken.
 
     Raises:
         DataError: there is none.
     """
     path = Path(path)
     if path.is_file():
-        if split != "train":
-            raise DataError(f"{path}: a single file has no {split!r} split")
         return [path]
-    found = [p for p in path.glob("*") if p.suffix in (".hdf5", ".h5") and p.is_file()]
+    found = list_instance_files(path)
     if not found:
-        found = [p for p in path.glob("*/*") if p.suffix in (".hdf5", ".h5") and p.is_file()]
-    training = [p for p in found if "training" in p.name]
-    if split == "train":
-        chosen = training or found
-    else:
-        chosen = [p for p in found if "test" in p.name and p not in training]
-    if not chosen:
-        wanted = "*.hdf5" if split == "train" else "*test*.hdf5"
-        raise DataError(f"{path}: no {wanted} file there (for the {split} split)")
-    return sorted(chosen, key=lambda p: (str(p.parent), _natural(p.name)))
+        raise DataError(f"{path}: no .hdf5 file there")
+    wanted = "training" if split == "train" else "test"
+    return [p for p in found if wanted in p.name] or found
+
+
+def list_instance_files(folder: Path) -> list[Path]:
+    """Return all HDF5 files of a folder, or, if it has none, of its sub-folders, in order."""
+    for pattern in ("*", "*/*"):
+        files = [p for p in folder.glob(pattern) if p.suffix in (".hdf5", ".h5") and p.is_file()]
+        if files:
+            return sorted(files, key=lambda p: (str(p.parent), _natural(p.name)))
+    return []
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -55,6 +55,40 @@ class FlatRows:
         """How many rows."""
         return len(self.row_offsets) - 1
 
+    def last(self, count: int) -> FlatRows:
+        """Return the last rows as rows of their own."""
+        first = self.rows - count
+        token, mask = int(self.row_offsets[first]), int(self.mask_offsets[first])
+        return FlatRows(
+            self.input_ids[token:],
+            self.segment_ids[token:],
+            self.position_ids[token:],
+            self.row_offsets[first:] - token,
+            self.masked_positions[mask:] - token,
+            self.masked_ids[mask:],
+            self.mask_offsets[first:] - mask,
+            None if self.labels is None else self.labels[first:],
+        )
+
+
+def join_rows(pieces: Sequence[FlatRows]) -> FlatRows:
+    """Put rows one after the other."""
+    if len(pieces) == 1:
+        return pieces[0]
+    starts = offsets_of(np.array([len(piece.input_ids) for piece in pieces]))
+    shifted = [p.masked_positions + s for p, s in zip(pieces, starts[:-1], strict=True)]
+    labels = [piece.labels for piece in pieces if piece.labels is not None]
+    return FlatRows(
+        np.concatenate([piece.input_ids for piece in pieces]),
+        np.concatenate([piece.segment_ids for piece in pieces]),
+        np.concatenate([piece.position_ids for piece in pieces]),
+        offsets_of(np.concatenate([np.diff(piece.row_offsets) for piece in pieces])),
+        np.concatenate(shifted),
+        np.concatenate([piece.masked_ids for piece in pieces]),
+        offsets_of(np.concatenate([np.diff(piece.mask_offsets) for piece in pieces])),
+        np.concatenate(labels) if labels else None,
+    )
+
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
     """Return int64 [N + 1]: 0, then the running sum."""

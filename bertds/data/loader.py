@@ -1,0 +1,367 @@
+"""Batches for training and validation, as CPU tensors of real tokens only.
+
+```text
+Source --EpochOrder--> blocks --gather--> FlatRows --cut--> StepBatch of MicroBatches
+           (order.py)   (one ahead)      (this rank's rows)        |
+                                     a background thread, prefetch_steps ahead
+```
+
+Global batch k is the samples ``[k * B, (k + 1) * B)`` of the endless stream of epochs; rank r takes
+the rows ``[r * B / W, (r + 1) * B / W)`` of it, and its micro-batches are cut from those in order.
+So every world size and micro-batch sees the same samples in the same optimizer step.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from bertds.data.open import open_source
+from bertds.data.order import DataPosition, EpochOrder, advance
+from bertds.data.rows import FlatRows, join_rows
+from bertds.data.source import Block, Source
+
+__all__ = [
+    "BatchLoader",
+    "DataPosition",
+    "MicroBatch",
+    "StepBatch",
+    "open_source",
+    "validation_batches",
+]
+
+_VALIDATION_EPOCH = 0
+
+
+class MicroBatch(NamedTuple):
+    """Rows for one forward pass: real tokens only, one row after the other.
+
+    T tokens, B rows, M masked positions.
+    """
+
+    input_ids: torch.Tensor
+    """int64 [T], masked."""
+    segment_ids: torch.Tensor
+    """int64 [T]."""
+    position_ids: torch.Tensor
+    """int64 [T], from 0 in each row."""
+    cu_seqlens: torch.Tensor
+    """int32 [B + 1]: row b is tokens cu_seqlens[b] ... cu_seqlens[b + 1] - 1."""
+    max_seqlen: int
+    """The longest row."""
+    masked_lm_positions: torch.Tensor
+    """int64 [M], indices into the T tokens, ascending."""
+    masked_lm_ids: torch.Tensor
+    """int64 [M], the original ids there."""
+    next_sentence_labels: torch.Tensor | None
+    """int64 [B], 1 = random (or swapped); None without pairs."""
+    rows: int
+    """B."""
+    sequence_length: int
+    """The longest that a row may be."""
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """Copy to a device, without waiting if the memory is pinned."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin(self) -> MicroBatch:
+        """Copy to page-locked memory, from which a device can copy in the background."""
+        return self._map(lambda tensor: tensor.pin_memory())
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Return the arguments of the model's ``forward``, by name."""
+        return {name: getattr(self, name) for name in self._fields[:8]}
+
+    def _map(self, change: Any) -> MicroBatch:
+        return MicroBatch(*(change(v) if isinstance(v, torch.Tensor) else v for v in self))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepBatch:
+    """This rank's part of one optimizer step."""
+
+    micro_batches: list[MicroBatch]
+    masked_tokens: int
+    real_tokens: int
+    samples: np.ndarray
+    """int64 [rows, 2]: epoch and sample number of each row, in order."""
+    next: DataPosition
+    """Where the next global batch begins (the same on every rank)."""
+
+
+class _Stream:
+    """Random access to the endless stream of samples, fast where the access is sequential."""
+
+    def __init__(self, source: Source, seed: int, ahead: bool) -> None:
+        self._source, self._seed = source, seed
+        self._orders: dict[int, EpochOrder] = {}
+        self._current: tuple[tuple[int, int], _OpenBlock] | None = None
+        self._next: tuple[tuple[int, int], Future[_OpenBlock]] | None = None
+        self._pool = ThreadPoolExecutor(1, "bertds-block") if ahead else None
+        self._lock = threading.Lock()
+
+    def read(self, start: DataPosition, count: int) -> tuple[FlatRows, np.ndarray]:
+        """Return rows and their (epoch, sample number), int64 [count, 2]."""
+        position = advance(self._source, start, 0)
+        pieces, samples = [], []
+        while count:
+            order = self._order(position.epoch)
+            number = order.block_at(position.offset)
+            opened = self._open(position.epoch, number)
+            first = position.offset - order.starts[number]
+            last = min(first + count, opened.block.rows)
+            rows = opened.shuffle[first:last]
+            pieces.append(opened.block.gather(rows))
+            samples.append(opened.identify(position.epoch, rows))
+            count -= last - first
+            position = advance(self._source, position, last - first)
+        return join_rows(pieces), np.concatenate(samples)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _order(self, epoch: int) -> EpochOrder:
+        with self._lock:
+            if epoch not in self._orders:
+                while len(self._orders) > 2:
+                    del self._orders[min(self._orders)]
+                self._orders[epoch] = EpochOrder(self._source, self._seed, epoch)
+            return self._orders[epoch]
+
+    def _open(self, epoch: int, number: int) -> _OpenBlock:
+        key = (epoch, number)
+        if self._current is not None and self._current[0] == key:
+            return self._current[1]
+        self._current = None  # the old block's memory goes before the new one's comes
+        waiting, self._next = self._next, None
+        if waiting is not None and waiting[0] == key:
+            opened = waiting[1].result()
+        else:
+            opened = self._load(epoch, number)
+        self._current = (key, opened)
+        if self._pool is not None:
+            blocks = len(self._order(epoch).blocks)
+            following = (epoch, number + 1) if number + 1 < blocks else (epoch + 1, 0)
+            self._next = (following, self._pool.submit(self._load, *following))
+        return opened
+
+    def _load(self, epoch: int, number: int) -> _OpenBlock:
+        order = self._order(epoch)
+        shards = order.blocks[number]
+        block = self._source.open_block(epoch, shards)
+        firsts = self._source.first_samples(epoch)
+        counts = self._source.rows_by_shard(epoch)[shards]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        assert block.rows == starts[-1], f"{block.rows} rows, {starts[-1]} were counted"
+        return _OpenBlock(block, order.shuffle(number), starts, firsts[shards])
+
+
+@dataclass(slots=True)
+class _OpenBlock:
+    block: Block
+    shuffle: np.ndarray
+    starts: np.ndarray
+    first_samples: np.ndarray
+
+    def identify(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Return (epoch, sample number) of rows of the block, int64 [n, 2]."""
+        part = np.searchsorted(self.starts, rows, side="right") - 1
+        names = np.empty((len(rows), 2), np.int64)
+        names[:, 0] = epoch
+        names[:, 1] = rows - self.starts[part] + self.first_samples[part]
+        return names
+
+
+class BatchLoader:
+    """An endless iterator of this rank's :class:`StepBatch` es, prepared ahead in a thread.
+
+    Args:
+        source: what :func:`open_source` returned.
+        data_config: ``prefetch_steps`` is used.
+        batch_plan: a ``bertds.config.BatchPlan``.
+        rank: this process.
+        start: where the first global batch begins; a resumed run passes the last ``next``.
+        seed: decides order, pairs and masks.
+
+    Raises:
+        DataError: the source is damaged or gives no row. The same errors, when they appear later,
+            are raised by the iteration.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        data_config: Any,
+        batch_plan: Any,
+        rank: int,
+        *,
+        start: DataPosition = DataPosition(),  # noqa: B008 - immutable
+        seed: int,
+    ) -> None:
+        self._source = source.with_seed(seed)
+        self._plan = batch_plan
+        self._rank = rank
+        self._start = start
+        self.stall_seconds = 0.0
+        """How long the training loop has waited for batches, in all."""
+        # Here and not in the thread: what is wrong with the data is said before the first step.
+        rows = self._source.samples_in_epoch(start.epoch)
+        # Where one batch spans blocks and epochs, other ranks' blocks would be read for nothing.
+        self._stream = _Stream(self._source, seed, ahead=rows > 4 * batch_plan.global_batch_size)
+        self._queue: queue.Queue[StepBatch | BaseException] = queue.Queue(
+            max(1, data_config.prefetch_steps)
+        )
+        self._closed = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._produce, name="bertds-loader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[StepBatch]:
+        return self
+
+    def __next__(self) -> StepBatch:
+        if self._failure is not None:
+            raise self._failure
+        if self._closed.is_set():
+            raise StopIteration
+        began = time.perf_counter()
+        item = self._queue.get()
+        self.stall_seconds += time.perf_counter() - began
+        if isinstance(item, BaseException):
+            self._failure = item
+            raise item
+        return item
+
+    def close(self) -> None:
+        """End the thread; safe to call twice."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._queue.get_nowait()
+            except queue.Empty:
+                self._thread.join(0.02)
+        self._stream.close()
+
+    def __enter__(self) -> BatchLoader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _produce(self) -> None:
+        position = self._start
+        try:
+            while not self._closed.is_set():
+                batch = self._make(position)
+                position = batch.next
+                self._put(batch)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: StepBatch | BaseException) -> None:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def _make(self, position: DataPosition) -> StepBatch:
+        plan = self._plan
+        mine = plan.global_batch_size // plan.world_size
+        start = advance(self._source, position, self._rank * mine)
+        flat, samples = self._stream.read(start, mine)
+        return StepBatch(
+            micro_batches=cut(flat, plan.micro_batch_size, self._source.sequence_length),
+            masked_tokens=len(flat.masked_ids),
+            real_tokens=len(flat.input_ids),
+            samples=samples,
+            next=advance(self._source, position, plan.global_batch_size),
+        )
+
+
+def cut(flat: FlatRows, micro_batch_size: int, sequence_length: int) -> list[MicroBatch]:
+    """Cut rows into micro-batches, in order; the last one may be smaller."""
+    batches = []
+    for first in range(0, flat.rows, micro_batch_size):
+        last = min(first + micro_batch_size, flat.rows)
+        begin, end = int(flat.row_offsets[first]), int(flat.row_offsets[last])
+        masks = slice(int(flat.mask_offsets[first]), int(flat.mask_offsets[last]))
+        offsets = flat.row_offsets[first : last + 1] - begin
+        labels = None if flat.labels is None else torch.from_numpy(flat.labels[first:last])
+        batches.append(
+            MicroBatch(
+                input_ids=torch.from_numpy(flat.input_ids[begin:end]),
+                segment_ids=torch.from_numpy(flat.segment_ids[begin:end]),
+                position_ids=torch.from_numpy(flat.position_ids[begin:end]),
+                cu_seqlens=torch.from_numpy(offsets.astype(np.int32)),
+                max_seqlen=int(np.diff(offsets).max()),
+                masked_lm_positions=torch.from_numpy(flat.masked_positions[masks] - begin),
+                masked_lm_ids=torch.from_numpy(flat.masked_ids[masks]),
+                next_sentence_labels=labels,
+                rows=last - first,
+                sequence_length=sequence_length,
+            )
+        )
+    return batches
+
+
+def validation_batches(
+    source: Source,
+    data_config: Any,
+    micro_batch_size: int,
+    rank: int,
+    world_size: int,
+    *,
+    seed: int,
+    max_samples: int | None = None,
+) -> Iterator[MicroBatch]:
+    """Yield this rank's share of a source, each sample once, always with the same pairs and masks.
+
+    All ranks together cover every sample exactly once, at any world size; a rank may get fewer
+    rows than another, or none. The rows are those of epoch 0, in the order of the shards.
+
+    Args:
+        source: what :func:`open_source` returned for the split.
+        data_config: unused so far; as for :class:`BatchLoader`.
+        micro_batch_size: rows of a micro-batch; the last one may be smaller.
+        rank: this process.
+        world_size: how many processes.
+        seed: decides pairs and masks.
+        max_samples: take that many samples, spread evenly over the split; None (or 0) takes all.
+    """
+    source = source.with_seed(seed)
+    firsts = source.first_samples(_VALIDATION_EPOCH)
+    total = int(firsts[-1])
+    wanted = total if not max_samples else min(max_samples, total)
+    numbers = np.arange(wanted) * total // wanted
+    mine = numbers[rank * wanted // world_size : (rank + 1) * wanted // world_size]
+    shard_of = np.searchsorted(firsts, mine, side="right") - 1
+    rest: FlatRows | None = None
+    for shard in np.unique(shard_of):
+        block = source.open_block(_VALIDATION_EPOCH, [int(shard)])
+        rows = mine[shard_of == shard] - firsts[shard]
+        # Some micro-batches at a time, so that memory stays small whatever the shard's size.
+        step = micro_batch_size * max(1, 4_096 // micro_batch_size)
+        for begin in range(0, len(rows), step):
+            flat = block.gather(rows[begin : begin + step])
+            if rest is not None:
+                flat = join_rows([rest, flat])
+            batches = cut(flat, micro_batch_size, source.sequence_length)
+            rest = None
+            if batches[-1].rows < micro_batch_size:
+                batches.pop()
+                rest = flat.last(flat.rows - len(batches) * micro_batch_size)
+            yield from batches
+    if rest is not None:
+        yield from cut(rest, micro_batch_size, source.sequence_length)

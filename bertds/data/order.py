@@ -1,0 +1,70 @@
+"""The order of an epoch: a pure function of (seed, epoch, position), in O(shards) memory.
+
+```text
+shards of the epoch, shuffled   s7 s2 | s0 s5 s1 | s6 s3 s4
+cut into blocks of a few        block 0  block 1   block 2     (about Source.block_rows rows each)
+rows shuffled inside a block
+```
+
+So reads are large and local, any position is found without a replay, and no state but a counter
+has to be saved. The stream of training samples is epoch 0, epoch 1, ... joined without a seam; ranks
+and micro-batches are cut out of it afterwards.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+
+from bertds.data.rng import SAMPLE_ORDER, SHARD_ORDER, derive_key, permutation
+from bertds.data.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class DataPosition:
+    """A place in the endless stream of samples: the next one is ``offset`` of ``epoch``."""
+
+    epoch: int = 0
+    offset: int = 0
+
+
+class EpochOrder:
+    """Positions of one epoch to shards and rows."""
+
+    def __init__(self, source: Source, seed: int, epoch: int) -> None:
+        self.seed, self.epoch = seed, epoch
+        counts = source.rows_by_shard(epoch)
+        self.blocks: list[list[int]] = []
+        self.starts = [0]
+        for shard in permutation(derive_key(seed, SHARD_ORDER, epoch), source.shards):
+            rows = int(counts[shard])
+            here = self.starts[-1] - self.starts[-2] if self.blocks else 0
+            if not self.blocks or here + rows > source.block_rows:
+                self.blocks.append([])
+                self.starts.append(self.starts[-1])
+            self.blocks[-1].append(int(shard))
+            self.starts[-1] += rows
+
+    @property
+    def rows(self) -> int:
+        """Samples in the epoch."""
+        return self.starts[-1]
+
+    def block_at(self, offset: int) -> int:
+        """Return the number of the block that holds a position."""
+        return bisect_right(self.starts, offset) - 1
+
+    def shuffle(self, block: int) -> np.ndarray:
+        """Return int64 [rows of the block]: which row stands at each position of the block."""
+        rows = self.starts[block + 1] - self.starts[block]
+        return permutation(derive_key(self.seed, SAMPLE_ORDER, self.epoch, block), rows)
+
+
+def advance(source: Source, position: DataPosition, samples: int) -> DataPosition:
+    """Return the position that many samples further on, across as many epochs as it takes."""
+    epoch, offset = position.epoch, position.offset + samples
+    while offset >= (rows := source.samples_in_epoch(epoch)):
+        epoch, offset = epoch + 1, offset - rows
+    return DataPosition(epoch, offset)
