@@ -111,7 +111,7 @@ class StopWatch:
     def __init__(self, run_dir: Path, max_hours: float | None) -> None:
         self.stop_file = Path(run_dir) / "STOP"
         self.deadline = None if max_hours is None else time.monotonic() + max_hours * 3600.0
-        self.signal_name = ""
+        self._noticed = ""
         self._first_interrupt: float | None = None
         self._parent = os.getppid()
         self._next_look = 0.0
@@ -132,12 +132,18 @@ class StopWatch:
                 os.write(2, b"\nsecond interrupt: leaving at once, nothing is saved\n")
                 os._exit(130)
             self._first_interrupt = self._first_interrupt or now
-        self.signal_name = signal.Signals(number).name
+        self._noticed = signal.Signals(number).name
 
     def reason(self) -> str:
-        """Return why this rank wants to stop, or "" if it does not. Cheap enough for every step."""
-        if self.signal_name:
-            return self.signal_name
+        """Return why this rank wants to stop, or "" if it does not; once wished, it stays wished.
+
+        Cheap enough for every step.
+        """
+        if not self._noticed:
+            self._noticed = self._look()
+        return self._noticed
+
+    def _look(self) -> str:
         now = time.monotonic()
         if self.deadline is not None and now > self.deadline:
             return "run.max_hours is over"

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertds import checkpoint as checkpoint_module
+from bertds.checkpoint import Checkpoints, locate, newest_good, step_folders
+from bertds.checkpoint_files import CheckpointReader
+from bertds.config import CheckpointConfig
+from bertds.errors import BertdsError, CheckpointError
+from bertds.state import TrainState
+
+SHAPES = {"a.weight": (3, 4), "b.bias": (5,)}
+
+
+@dataclass
+class Piece:
+    name: str
+    kind: str
+    start: int
+    tensor: torch.Tensor
+
+
+class FakeEngine:
+    """One rank that owns everything, cut into uneven pieces."""
+
+    rank = 0
+
+    def __init__(self, seed: int = 0) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.full = {
+            (name, kind): torch.randn(torch.Size(shape).numel(), generator=generator)
+            for name, shape in SHAPES.items()
+            for kind in ("weight", "exp_avg", "exp_avg_sq")
+        }
+
+    def pieces(self) -> list[Piece]:
+        cut = [(0, 2), (2, 2), (2, 100)]  # an empty piece too, as a rank without elements has
+        return [
+            Piece(name, kind, start, tensor[start:end])
+            for (name, kind), tensor in self.full.items()
+            for start, end in cut
+        ]
+
+    def optimizer_steps(self) -> int:
+        return 7
+
+    def extra_state(self) -> dict[str, Any]:
+        return {}
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value]
+
+
+def make(tmp_path: Path, engine: FakeEngine | None = None, **config: Any) -> Checkpoints:
+    facts = {"model": {}, "tokenizer": {}, "world_size": 1}
+    return Checkpoints(tmp_path, CheckpointConfig(**config), engine or FakeEngine(), SHAPES, facts)  # type: ignore[arg-type]
+
+
+def save_steps(checkpoints: Checkpoints, *steps: int) -> None:
+    for step in steps:
+        checkpoints.save(TrainState(step=step, best_step=2))
+
+
+def test_slices_read_back_across_pieces(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    save_steps(make(tmp_path, engine), 5)
+    reader = locate(tmp_path)
+    assert reader.manifest["step"] == 5 and reader.manifest["optimizer_steps"] == 7
+    for (name, kind), full in engine.full.items():
+        for start, length in ((0, full.numel()), (1, 3), (2, 1), (3, 0)):
+            part = reader.read(name, kind, start, length)
+            assert torch.equal(part, full[start : start + length])
+    weights = dict(reader.weights())
+    assert weights["a.weight"].shape == (3, 4)
+    with pytest.raises(CheckpointError, match="holds 0 of the 2 elements wanted of weight c"):
+        reader.read("c", "weight", 0, 2)
+
+
+def test_the_files_are_plain_safetensors(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    save_steps(make(tmp_path, engine), 5)
+    tensors = load_file(tmp_path / "checkpoints/step_00000005/rank_00000.safetensors")
+    assert torch.equal(tensors["weight/b.bias/2"], engine.full["b.bias", "weight"][2:])
+
+
+def test_keeping_rules(tmp_path: Path) -> None:
+    checkpoints = make(tmp_path, keep_last=2, milestone_steps=4, keep_best=True)
+    save_steps(checkpoints, 1, 2, 3, 4, 5, 6, 7)
+    kept = [int(p.name[5:]) for p in step_folders(tmp_path / "checkpoints")]
+    assert kept == [7, 6, 4, 2]
+    assert (tmp_path / "checkpoints/latest").read_text() == "step_00000007\n"
+    assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+
+
+def damage(folder: Path, how: str) -> None:
+    data, manifest = folder / "rank_00000.safetensors", folder / "manifest.json"
+    if how == "flip":
+        content = bytearray(data.read_bytes())
+        content[-7] ^= 4
+        data.write_bytes(content)
+    elif how == "truncate":
+        data.write_bytes(data.read_bytes()[:-9])
+    elif how == "missing file":
+        data.unlink()
+    elif how == "missing manifest":
+        manifest.unlink()
+    elif how == "manifest flip":
+        manifest.write_text(manifest.read_text().replace('"step": 2', '"step": 3', 1))
+    elif how == "manifest truncated":
+        manifest.write_text(manifest.read_text()[:100])
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["flip", "truncate", "missing file", "missing manifest", "manifest flip", "manifest truncated"],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_both_named(
+    tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(make(tmp_path), 1, 2)
+    said: list[str] = []
+    monkeypatch.setattr(checkpoint_module.log, "warning", lambda text, *a: said.append(text % a))
+    damage(tmp_path / "checkpoints/step_00000002", how)
+    reader = newest_good(tmp_path / "checkpoints")
+    assert reader is not None and reader.manifest["step"] == 1
+    assert "step_00000002" in said[0] and "falling back to" in said[0]
+    assert "step_00000001" in said[0]
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    save_steps(make(tmp_path), 1)
+    folder = tmp_path / "checkpoints/step_00000001"
+    chance = random.Random(0)
+    for file in sorted(folder.iterdir()):
+        good = file.read_bytes()
+        for _ in range(30):
+            bad = bytearray(good)
+            bad[chance.randrange(len(bad))] ^= 1 << chance.randrange(8)
+            file.write_bytes(bad)
+            # White space in the manifest carries no meaning; all else must be noticed.
+            if file.name == "manifest.json" and _same_meaning(good, bytes(bad)):
+                continue
+            with pytest.raises(CheckpointError):
+                CheckpointReader(folder)
+        file.write_bytes(good)
+    CheckpointReader(folder)
+
+
+def _same_meaning(good: bytes, bad: bytes) -> bool:
+    try:
+        return json.loads(good) == json.loads(bad)
+    except ValueError:
+        return False
+
+
+def test_all_damaged_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
+    assert newest_good(tmp_path / "checkpoints") is None
+    save_steps(make(tmp_path), 1)
+    damage(tmp_path / "checkpoints/step_00000001", "flip")
+    with pytest.raises(CheckpointError, match="no checkpoint is intact"):
+        newest_good(tmp_path / "checkpoints")
+
+
+def test_a_latest_that_names_nothing_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_steps(make(tmp_path), 1)
+    said: list[str] = []
+    monkeypatch.setattr(checkpoint_module.log, "warning", lambda text, *a: said.append(text % a))
+    (tmp_path / "checkpoints/latest").write_text("step_00000099\n")
+    reader = newest_good(tmp_path / "checkpoints")
+    assert reader is not None and reader.manifest["step"] == 1
+    assert "step_00000099" in said[0]
+
+
+def test_a_save_cut_short_is_invisible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = make(tmp_path)
+    save_steps(checkpoints, 1)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_module, "write_manifest", fail)
+    with pytest.raises(BertdsError, match=r"checkpoint not saved: .*disk is full"):
+        save_steps(checkpoints, 2)
+    assert [p.name for p in step_folders(tmp_path / "checkpoints")] == ["step_00000001"]
+    assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
+
+
+def test_too_little_room_is_noticed_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint_module, "free_bytes", lambda folder: 1000)
+    with pytest.raises(BertdsError, match="GiB free and the checkpoint needs"):
+        save_steps(make(tmp_path), 1)
+    assert step_folders(tmp_path / "checkpoints") == []
+
+
+def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> None:
+    save_steps(make(tmp_path), 1, 2)
+    damage(tmp_path / "checkpoints/step_00000002", "flip")
+    save_steps(make(tmp_path), 2)
+    assert locate(tmp_path).manifest["step"] == 2
+
+
+def test_locating_what_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such run or checkpoint"):
+        locate(tmp_path / "x")
+    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
+        locate(tmp_path)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bertds.config import BatchPlan
+from bertds.config_command import field_docs, main
+from bertds.config_io import all_keys, default_of, load_config, split_assignments, to_dict
+from bertds.errors import ConfigError
+
+
+def refused(match: str, recipe: dict | Path | None = None, *assignments: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        load_config(recipe, split_assignments(assignments))
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("run: {seed: 1, name: a}\nschedule: {total_steps: 5}\n")
+    config = load_config(recipe, split_assignments(["run.seed=2"]))
+    assert (config.run.seed, config.run.name, config.schedule.total_steps) == (2, "a", 5)
+    assert config.data.sequence_length == 128
+
+
+def test_yaml_numbers_are_coerced_by_declared_type() -> None:
+    # YAML 1.1 reads 6e-3 as text and `off` as false.
+    config = load_config(
+        {"schedule": {"warmup_ratio": "6e-3", "total_steps": "1e3"}, "tracking": {"wandb": False}}
+    )
+    assert config.schedule.warmup_ratio == 0.006
+    assert config.schedule.total_steps == 1000 and isinstance(config.schedule.total_steps, int)
+    assert config.tracking.wandb == "off"
+
+
+def test_a_resolved_config_reads_back_the_same() -> None:
+    config = load_config(None, split_assignments(["run.dir=x", "init.from=y", "run.seed=7"]))
+    text = yaml.safe_dump(to_dict(config))
+    assert load_config(yaml.safe_load(text)) == config
+    assert to_dict(config)["init"]["from"] == "y"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("schedule.warmup_stesp=3", r"unknown key schedule.warmup_stesp \(did you mean schedule"),
+        ("model.warmup_steps=3", r"did you mean schedule.warmup_steps\?"),
+        ("run.seed=x", "run.seed='x' must be an integer"),
+        ("run.seed=1.5", "run.seed=1.5 must be an integer"),
+        ("run.seed=true", "run.seed=True must be an integer"),
+        ("run.seed=-1", "run.seed=-1 must be at least 0"),
+        ("model.next_sentence=1", "must be true or false"),
+        ("data.pairs=foo", "must be one of nsp, sop, none"),
+        ("data.masked_lm_prob=nan", "data.masked_lm_prob='nan' must be a number"),
+        ("data.masked_lm_prob=1.5", "at most 1"),
+        ("model.hidden_size=700", "model.hidden_size=700 is not a multiple"),
+        ("data.sequence_length=1024", "exceeds model.max_position_embeddings=512"),
+        ("data.max_predictions_per_sequence=128", "must be below data.sequence_length=128"),
+        ("schedule.warmup_steps=9000", "schedule.warmup_steps=9000 exceeds"),
+        ("schedule.total_steps=0", "schedule.total_steps=0 must be at least 1"),
+        ("data.pairs=none", "model.next_sentence=true needs pairs"),
+        ("schedule", "write it as key=value"),
+    ],
+)
+def test_bad_values_name_key_value_and_remedy(assignment: str, message: str) -> None:
+    refused(message, None, assignment)
+
+
+def test_both_kinds_of_warmup_are_refused() -> None:
+    refused("both given", None, "schedule.warmup_steps=1", "schedule.warmup_ratio=0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("runs: {seed: 1}", r"unknown section 'runs' \(did you mean run\?\)"),
+        ("run: 3", "run must be a mapping"),
+        ("- a", "a recipe is a mapping"),
+        ("run: {seed: 1", "not valid YAML"),
+        ("run: {seed: 1, seed: 2}", "the key 'seed' stands twice"),
+        ("run:\n  sede: 1", r"r.yaml: unknown key run.sede \(did you mean run.seed\?\)"),
+    ],
+)
+def test_bad_recipe_files(tmp_path: Path, text: str, message: str) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(text)
+    refused(message, recipe)
+
+
+def test_a_missing_recipe_points_at_the_shipped_one(tmp_path: Path) -> None:
+    refused("no such recipe; a recipe of that name is at", tmp_path / "large_phase1.yaml")
+
+
+def test_batch_plan_derives_accumulation_and_names_the_nearest() -> None:
+    plan = BatchPlan(global_batch_size=65536, micro_batch_size=256, world_size=8)
+    assert plan.gradient_accumulation_steps == 32 and plan.rows_per_rank == 8192
+    with pytest.raises(ConfigError, match="train_batch_size=96 or 144"):
+        BatchPlan(global_batch_size=100, micro_batch_size=16, world_size=3)
+    with pytest.raises(ConfigError, match="train_micro_batch_size_per_gpu=16"):
+        BatchPlan(global_batch_size=96, micro_batch_size=20, world_size=2)
+
+
+def test_every_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(field_docs()) == set(all_keys())
+    assert main(["explain", "schedule.decay"]) == 0
+    assert "exponential" in capsys.readouterr().out
+    assert default_of("run.seed") == 42
+
+
+def test_config_command_shows_and_compares(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipes = repository / "bertds" / "recipes"
+    first, second = str(recipes / "large_phase1.yaml"), str(recipes / "large_phase2.yaml")
+    assert main(["diff", first, second]) == 0
+    assert "data.sequence_length: 128 -> 512" in capsys.readouterr().out
+    assert main(["show", first, "--set", "run.seed=9"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["run"]["seed"] == 9
+    assert main(["validate", first, second]) == 0

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertds.errors import BertdsError, InUseError
+from bertds.files import FolderLock, atomic_path, sha256_file, write_json, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_leftover(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(ValueError, match="boom"), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise ValueError("boom")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    import errno
+
+    with (
+        pytest.raises(BertdsError, match=r"a.txt: the disk is full"),
+        atomic_path(tmp_path / "a.txt"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sha256_is_that_of_sha256sum(tmp_path: Path) -> None:
+    file = tmp_path / "x"
+    file.write_bytes(b"abc")
+    assert sha256_file(file) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_lock_is_refused_while_its_owner_lives(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom bertds.files import FolderLock\n"
+        f"FolderLock(Path({str(tmp_path)!r}), 'a test').acquire()\n"
+        "print('held', flush=True)\nsys.stdin.read()\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "SLURM_JOB_ID": "1234"},
+    )  # fmt: skip
+    assert owner.stdout is not None and owner.stdout.readline() == "held\n"
+    with pytest.raises(InUseError, match=rf"in use by a test \(process {owner.pid} .*job 1234"):
+        FolderLock(tmp_path, "mine").acquire()
+    owner.kill()
+    owner.wait()
+    with FolderLock(tmp_path, "mine"):  # the owner is dead: taken over
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_of_another_host_is_taken_over_only_when_stale(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    write_json(lock, {"host": "elsewhere", "pid": 1, "start": "1", "purpose": "p", "job": ""})
+    with pytest.raises(InUseError, match="on elsewhere"):
+        FolderLock(tmp_path, "mine").acquire()
+    os.utime(lock, (1, 1))
+    FolderLock(tmp_path, "mine").acquire().release()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# From left to right: a module may import only what stands to its left (or in its own room).
+LAYERS = [
+    {"__init__", "errors"},
+    {"files"},
+    {"config", "config_io", "recipes"},
+    {"runtime", "logs", "entry"},
+    {"model", "data", "optim"},
+    {"schedule", "state"},
+    {"engine"},
+    {"checkpoint_files", "checkpoint", "metrics", "validation", "tracking", "agreement"},
+    {"run_folder", "initial"},
+    {"setup_run"},
+    {"train"},
+]
+ROOMS_APART = ({"model", "data", "optim"},)
+HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "matplotlib", "pandas"}
+
+
+def rank(room: str) -> int:
+    for number, rooms in enumerate(LAYERS):
+        if room in rooms:
+            return number
+    return len(LAYERS)  # everything else comes after train and is free among itself
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Every imported module, and whether the import stands at the top level of the file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = set(map(id, tree.body))
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.append((node.module, id(node) in top))
+            found += [(f"{node.module}.{alias.name}", id(node) in top) for alias in node.names]
+    return found
+
+
+def files(package: str, repository: Path) -> list[Path]:
+    return sorted((repository / package).rglob("*.py"))
+
+
+def room_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def test_imports_run_one_way(repository: Path) -> None:
+    backward = []
+    for path in files("bertds", repository):
+        relative = path.relative_to(repository / "bertds")
+        own = relative.parts[0].removesuffix(".py")
+        for module, _ in imports(path):
+            if not module.startswith("bertds."):
+                continue
+            target = room_of(module)
+            if (
+                not (repository / "bertds" / target).is_dir()
+                and not (repository / "bertds" / f"{target}.py").is_file()
+            ):
+                continue  # `from bertds import __version__`
+            apart = any(own in rooms and target in rooms for rooms in ROOMS_APART)
+            if own != target and (rank(target) > rank(own) or apart):
+                backward.append(f"{relative} imports {module}")
+    assert backward == []
+
+
+def test_a_backward_import_is_noticed() -> None:
+    assert rank("data") > rank("config") and rank("engine") > rank("optim")
+    assert rank("evaluate") > rank("train") > rank("setup_run") > rank("checkpoint")
+
+
+def test_only_the_engine_imports_deepspeed(repository: Path) -> None:
+    guilty = [
+        str(path.relative_to(repository))
+        for package in ("bertds", "data_prep")
+        for path in files(package, repository)
+        for module, _ in imports(path)
+        if module.split(".")[0] == "deepspeed"
+        and path.relative_to(repository).parts[:2] != ("bertds", "engine")
+    ]
+    assert guilty == []
+
+
+def test_data_prep_uses_little_of_bertds_and_no_torch(repository: Path) -> None:
+    allowed = {"errors", "files", "data", "__init__", "entry", "logs"}
+    guilty = []
+    for path in files("data_prep", repository):
+        for module, _ in imports(path):
+            if module.split(".")[0] in HEAVY - {"datasets", "matplotlib"}:
+                guilty.append(f"{path.name} imports {module}")
+            room = room_of(module)
+            exists = (repository / "bertds" / f"{room}.py").is_file() or (
+                repository / "bertds" / room
+            ).is_dir()
+            if module.startswith("bertds.") and exists and room not in allowed:
+                guilty.append(f"{path.name} imports {module}")
+    assert guilty == []
+
+
+@pytest.mark.parametrize("module", ["bertds", "bertds.cli", "bertds.train", "bertds.config_io"])
+def test_light_modules_import_nothing_heavy(module: str) -> None:
+    code = (
+        f"import sys, {module}\n"
+        f"print(sorted(set(m.split('.')[0] for m in sys.modules) & {HEAVY!r}))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
+
+
+def test_preparation_needs_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = None\n"
+        "import data_prep.build_wiki_books as command\n"
+        "print(command.main.__name__)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
