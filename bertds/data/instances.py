@@ -102,13 +102,13 @@ class Pairs:
     shard: TokenShard
     """Where segment A lies (and B, unless ``other`` differs)."""
     other: TokenShard
-    """Where segment B lies."""
+    """Where a random segment B lies; a true next one lies in ``shard``."""
     a_begin: np.ndarray
     """int64 [N], index into ``shard.token_ids``."""
     a_length: np.ndarray
     """int32 [N]."""
     b_begin: np.ndarray
-    """int64 [N], index into ``other.token_ids``."""
+    """int64 [N], index into ``other.token_ids`` if the label is 1, else ``shard.token_ids``."""
     b_length: np.ndarray
     """int32 [N], 0 where there is one segment."""
     labels: np.ndarray

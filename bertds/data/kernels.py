@@ -263,6 +263,7 @@ def assemble(
     a_length,
     b_begin,
     b_length,
+    labels,
     shard_key,
     rows,
     samples,
@@ -323,8 +324,10 @@ def assemble(
         first_end = start + 1 + a
         input_ids[first_end] = sep
         if b > 0:
+            # A true next segment lies where the first one does.
+            second = tokens_b if labels[sample] == 1 else tokens_a
             for i in range(b):
-                token = np.int64(tokens_b[b0 + i])
+                token = np.int64(second[b0 + i])
                 largest = max(largest, token)
                 input_ids[first_end + 1 + i] = token
             input_ids[end - 1] = sep

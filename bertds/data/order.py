@@ -7,8 +7,8 @@ rows shuffled inside a block
 ```
 
 So reads are large and local, any position is found without a replay, and no state but a counter
-has to be saved. The stream of training samples is epoch 0, epoch 1, ... joined without a seam; ranks
-and micro-batches are cut out of it afterwards.
+has to be saved. The stream of training samples is epoch 0, epoch 1, ... joined without a seam;
+ranks and micro-batches are cut out of it afterwards.
 """
 
 from __future__ import annotations

@@ -171,6 +171,7 @@ class RowMaker:
                 pairs.a_length,
                 pairs.b_begin,
                 pairs.b_length,
+                pairs.labels,
                 np.uint64(derive_key(self.seed, ROWS, epoch, shard_numbers[part])),
                 rows,
                 samples,
