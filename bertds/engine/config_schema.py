@@ -1,0 +1,236 @@
+"""What may stand in a DeepSpeed JSON: every key that we accept, and why the others are refused.
+
+DeepSpeed itself ignores unknown top-level keys, so that a misspelt ``gradient_clipping`` quietly
+becomes "no clipping". Here every key of DeepSpeed 0.19.8 is either accepted, with its type, or
+refused with what to do instead; a test compares these tables with DeepSpeed's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A key that DeepSpeed knows and we do not take, with the remedy."""
+
+    why: str
+    harmless: tuple[Any, ...] = field(default=())
+    """Values (its defaults) that change nothing and are therefore accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    words: tuple[Any, ...]
+
+
+FLAG, WHOLE, WHOLE_OR_ZERO, NUMBER, TEXT, LIST = "flag", "whole", "whole0", "number", "text", "list"
+
+_DTYPES = Choice(("fp32", "bf16", "fp16"))
+
+OFFLOAD_OPTIMIZER = {
+    "device": Choice(("none", "cpu")),
+    "pin_memory": FLAG,
+    "buffer_count": WHOLE_OR_ZERO,
+    "ratio": Refused("part of the moments would stay where we do not look", harmless=(1, 1.0)),
+    "nvme_path": Refused("offload to NVMe is not supported; the device can be cpu"),
+    "pipeline_read": Refused("it belongs to offload to NVMe", harmless=(False,)),
+    "pipeline_write": Refused("it belongs to offload to NVMe", harmless=(False,)),
+    "fast_init": Refused("it belongs to offload to NVMe", harmless=(False,)),
+    "super_offload": Refused("it keeps a second copy of the state", harmless=(False,)),
+    "cpuadam_cores_perc": Refused("it belongs to super_offload"),
+}
+OFFLOAD_PARAM = {
+    "device": Choice(("none", "cpu")),
+    "pin_memory": FLAG,
+    "buffer_count": WHOLE_OR_ZERO,
+    "buffer_size": WHOLE_OR_ZERO,
+    "max_in_cpu": WHOLE_OR_ZERO,
+    "nvme_path": Refused("offload to NVMe is not supported; the device can be cpu"),
+}
+_OLD_OFFLOAD = Refused("an old spelling; use offload_optimizer or offload_param")
+_ZERO_PLUS = Refused("it changes the layout of the partitions", harmless=(False,))
+
+ZERO = {
+    "stage": Choice((0, 1, 2, 3)),
+    "contiguous_gradients": FLAG,
+    "reduce_scatter": FLAG,
+    "reduce_bucket_size": WHOLE,
+    "use_multi_rank_bucket_allreduce": FLAG,
+    "allgather_partitions": FLAG,
+    "allgather_bucket_size": WHOLE,
+    "overlap_comm": FLAG,
+    "compute_grad_norm": Refused("without it nothing would notice NaN gradients", (True,)),
+    "load_from_fp32_weights": Refused("it concerns DeepSpeed's own checkpoints", (True, False)),
+    "elastic_checkpoint": Refused("it concerns DeepSpeed's own checkpoints", (True, False)),
+    "offload_param": OFFLOAD_PARAM,
+    "offload_optimizer": OFFLOAD_OPTIMIZER,
+    "zenflow": Refused("its optimizer works behind ours, so updates would not be exact"),
+    "sub_group_size": WHOLE,
+    "cpu_offload_param": _OLD_OFFLOAD,
+    "cpu_offload_use_pin_memory": _OLD_OFFLOAD,
+    "cpu_offload": _OLD_OFFLOAD,
+    "stage3_prefetch_bucket_size": WHOLE_OR_ZERO,
+    "prefetch_bucket_size": WHOLE_OR_ZERO,
+    "stage3_param_persistence_threshold": WHOLE_OR_ZERO,
+    "param_persistence_threshold": WHOLE_OR_ZERO,
+    "stage3_model_persistence_threshold": WHOLE_OR_ZERO,
+    "model_persistence_threshold": WHOLE_OR_ZERO,
+    "stage3_max_live_parameters": WHOLE_OR_ZERO,
+    "max_live_parameters": WHOLE_OR_ZERO,
+    "stage3_max_reuse_distance": WHOLE_OR_ZERO,
+    "max_reuse_distance": WHOLE_OR_ZERO,
+    "stage3_gather_16bit_weights_on_model_save": Refused(
+        "our checkpoints always hold whole float32 weights", (True, False)
+    ),
+    "gather_16bit_weights_on_model_save": Refused(
+        "our checkpoints always hold whole float32 weights", (True, False)
+    ),
+    "stage3_gather_fp16_weights_on_model_save": Refused(
+        "our checkpoints always hold whole float32 weights", (True, False)
+    ),
+    "stage3_module_granularity_threshold": WHOLE_OR_ZERO,
+    "module_granularity_threshold": WHOLE_OR_ZERO,
+    "stage3_use_all_reduce_for_fetch_params": FLAG,
+    "use_all_reduce_for_fetch_params": FLAG,
+    "stage3_allgather_sequential": FLAG,
+    "allgather_sequential": FLAG,
+    "ignore_unused_parameters": FLAG,
+    "legacy_stage1": Refused("DeepSpeed removed it", (False,)),
+    "round_robin_gradients": Refused(
+        "DeepSpeed 0.19.8 reads tensors back scrambled with it", harmless=(False,)
+    ),
+    "parameter_alignment": FLAG,
+    "zero_hpz_partition_size": Refused("it changes the layout of the partitions", (0, 1)),
+    "zero_quantized_weights": _ZERO_PLUS,
+    "zero_quantized_nontrainable_weights": _ZERO_PLUS,
+    "zero_quantized_gradients": _ZERO_PLUS,
+    "memory_efficient_linear": FLAG,
+    "pipeline_loading_checkpoint": Refused("it concerns DeepSpeed's own checkpoints", (False,)),
+    "override_module_apply": FLAG,
+    "log_trace_cache_warnings": FLAG,
+    "enable_sanity_checks": FLAG,
+    "save_muon_momentum_buffer_in_memory": Refused("it belongs to Muon", (False,)),
+    "leaf_module": Refused("BERT has no module that needs it"),
+    "mics_shard_size": Refused("DeepSpeed removed it"),
+    "mics_hierarchical_params_gather": Refused("DeepSpeed removed it"),
+    "zeropp_loco_param": Refused("DeepSpeed removed it"),
+}
+
+BF16 = {
+    "enabled": FLAG,
+    "immediate_grad_update": FLAG,
+    "check_grad_overflow": Refused("it is what skips NaN gradients", harmless=(True,)),
+    "bf16_master_weights_and_grads": Refused("master weights are float32 here", (False,)),
+    "bf16_optimizer_states": Refused("moments are float32 here", harmless=(False,)),
+}
+FP16 = {
+    "enabled": FLAG,
+    "auto_cast": FLAG,
+    "loss_scale": NUMBER,
+    "initial_scale_power": WHOLE_OR_ZERO,
+    "loss_scale_window": WHOLE,
+    "hysteresis": WHOLE,
+    "consecutive_hysteresis": FLAG,
+    "min_loss_scale": NUMBER,
+    "fp16_master_weights_and_grads": Refused("master weights are float32 here", (False,)),
+}
+
+_LOADER = Refused("batches come from bertds.data; see the recipe's data section")
+_CHECKPOINTS = Refused("checkpoints are the recipe's: its checkpoint section")
+_TRACKERS = Refused("trackers are the recipe's: tracking.wandb, tracking.tensorboard")
+_GONE = Refused("DeepSpeed removed it")
+_PARALLEL = Refused("BERT is trained data-parallel here; ZeRO shards what does not fit")
+
+TOP: dict[str, Any] = {
+    "train_batch_size": WHOLE,
+    "train_micro_batch_size_per_gpu": WHOLE,
+    "gradient_accumulation_steps": WHOLE,
+    "optimizer": {"type": TEXT, "params": "any", "legacy_fusion": FLAG},
+    "bf16": BF16,
+    "bfloat16": BF16,
+    "fp16": FP16,
+    "torch_autocast": {
+        "enabled": FLAG,
+        "dtype": Choice(("bfloat16", "bf16", "float16", "fp16")),
+        "lower_precision_safe_modules": LIST,
+    },
+    "data_types": {
+        "grad_accum_dtype": _DTYPES,
+        "param_dtype": _DTYPES,
+        "buffer_dtype": _DTYPES,
+        "keep_in_fp32_modules": "any",
+    },
+    "zero_optimization": ZERO,
+    "zero_allow_untested_optimizer": FLAG,
+    "zero_force_ds_cpu_optimizer": FLAG,
+    "gradient_clipping": NUMBER,
+    "communication_data_type": _DTYPES,
+    "prescale_gradients": FLAG,
+    "gradient_predivide_factor": NUMBER,
+    "gradient_allreduce_op": Refused("losses are scaled for a mean over ranks", ("mean", "MEAN")),
+    "steps_per_print": WHOLE,
+    "wall_clock_breakdown": FLAG,
+    "memory_breakdown": FLAG,
+    "dump_state": FLAG,
+    "disable_allgather": FLAG,
+    "disable_python_gc": FLAG,
+    "log_level": Choice(("debug", "info", "warning", "error", "critical")),
+    "comms_logger": {
+        "enabled": FLAG,
+        "verbose": FLAG,
+        "prof_all": FLAG,
+        "debug": FLAG,
+        "prof_ops": LIST,
+    },
+    "flops_profiler": {
+        "enabled": FLAG,
+        "recompute_fwd_factor": NUMBER,
+        "profile_step": WHOLE,
+        "module_depth": "any",
+        "top_modules": WHOLE,
+        "detailed": FLAG,
+        "output_file": "any",
+    },
+    "timers": {"throughput": {"enabled": FLAG, "synchronized": FLAG}},
+    "vocabulary_size": Refused("the vocabulary is the data's; the model pads it by itself"),
+    "managed_gradient_accumulation": Refused("the engine manages accumulation", (True,)),
+    "scheduler": Refused("the learning-rate schedule is the recipe's: its schedule section"),
+    "activation_checkpointing": Refused("it is the recipe's: model.activation_checkpointing"),
+    "data_efficiency": _LOADER,
+    "curriculum_learning": _LOADER,
+    "data_sampling": _LOADER,
+    "dataloader_drop_last": _LOADER,
+    "checkpoint": _CHECKPOINTS,
+    "datastates_ckpt": _CHECKPOINTS,
+    "tensorboard": _TRACKERS,
+    "wandb": _TRACKERS,
+    "csv_monitor": _TRACKERS,
+    "comet": _TRACKERS,
+    "aio": Refused("it belongs to offload to NVMe, which is not supported"),
+    "autotuning": Refused("`bertds plan` sizes a run"),
+    "compile": Refused("DeepCompile rearranges what ZeRO keeps where"),
+    "hybrid_engine": Refused("it is for reinforcement learning"),
+    "pipeline": _PARALLEL,
+    "tensor_parallel": _PARALLEL,
+    "expert_parallel": _PARALLEL,
+    "sequence_parallel_size": _PARALLEL,
+    "seq_parallel_communication_data_type": _PARALLEL,
+    "use_data_before_expert_parallelism": _PARALLEL,
+    "weight_quantization": Refused("it is for inference"),
+    "elasticity": Refused(
+        "DeepSpeed removed it; here any run resumes on another number of processes"
+    ),
+    "nebula": _GONE,
+    "compression_training": _GONE,
+    "amp": Refused("DeepSpeed removed it; use bf16"),
+    "quantize_training": _GONE,
+    "sparse_gradients": _GONE,
+    "eigenvalue": _GONE,
+    "sparse_attention": _GONE,
+    "graph_harvesting": _GONE,
+    "progressive_layer_drop": _GONE,
+}

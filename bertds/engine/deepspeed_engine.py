@@ -1,0 +1,339 @@
+"""The engine: one model, its optimizer and its processes, driven through DeepSpeed.
+
+    engine = Engine.create(model, settings, batch_plan, seed=42)
+    for micro_step, micro_batch in enumerate(micro_batches):
+        engine.seed_dropout(seed, step, micro_step)
+        engine.forward_backward(micro_batch, mlm_scale=..., nsp_scale=...)
+    applied = engine.step()
+
+DeepSpeed divides each loss by the number of accumulation steps and averages gradients over the
+ranks. With ``scale = accumulation steps * world size / count in the global batch`` the gradient is
+therefore that of the mean over the global batch, whatever the number of processes and the size of
+the micro batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bertds.config import BatchPlan
+from bertds.engine.config_check import DeepSpeedSettings
+from bertds.engine.optimizers import build_optimizer
+from bertds.engine.pieces import Piece, Reader, collect_pieces, restore_pieces
+from bertds.engine.start import check_precision, end_processes, import_deepspeed, start_processes
+from bertds.engine.zero_layout import Layout, read_layout
+from bertds.errors import BertdsError
+from bertds.optim.lamb import ShardedLamb
+from bertds.optim.moments import count_steps, create_moments
+from bertds.runtime import Place
+
+# What of a micro batch is not an argument of the model.
+_NOT_FORWARDED = ("rows", "sequence_length")
+
+
+class Engine:
+    """A model under training. Build it with :meth:`create`; all methods but the readers of plain
+    numbers are collective: every rank calls them.
+    """
+
+    def __init__(
+        self,
+        deepspeed_engine: Any,
+        optimizer: torch.optim.Optimizer,
+        layout: Layout,
+        settings: DeepSpeedSettings,
+        batch: BatchPlan,
+        place: Place,
+        device: torch.device,
+    ) -> None:
+        self._engine = deepspeed_engine
+        self._optimizer = optimizer
+        self._layout = layout
+        self._place = place
+        self.settings = settings
+        self.batch = batch
+        """The batch plan."""
+        self.device = device
+        """Where micro batches must lie."""
+        self.skipped_steps = 0
+        """Steps in which no update was made, because a gradient was not finite."""
+        self._norm: float | torch.Tensor | None = None
+
+    @classmethod
+    def create(
+        cls,
+        model: torch.nn.Module,
+        settings: DeepSpeedSettings,
+        batch_plan: BatchPlan,
+        *,
+        seed: int,
+        timeout_seconds: float = 1800.0,
+    ) -> Engine:
+        """Start the processes, wrap the model and make its optimizer.
+
+        Args:
+            model: float32, on the CPU. Rank 0's weights are given to all ranks.
+            settings: the checked DeepSpeed JSON.
+            batch_plan: ``settings.batch_plan(world_size)``.
+            seed: for anything that draws before the first ``seed_dropout``.
+            timeout_seconds: how long a collective operation waits for a silent peer.
+
+        Raises:
+            ConfigError: the settings do not fit the device.
+            BertdsError: the processes did not meet, or an operator could not be compiled.
+        """
+        deepspeed = import_deepspeed(settings.values.get("log_level"))
+        check_precision(settings.precision)
+        place, device = start_processes(settings.values.get("log_level"), timeout_seconds)
+        if place.world_size != batch_plan.world_size:
+            raise BertdsError(
+                f"the batch plan is for {batch_plan.world_size} processes, "
+                f"{place.world_size} are running"
+            )
+        torch.manual_seed(seed)
+        model.to(device)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                dist.broadcast(parameter.data, src=0)
+        # DeepSpeed casts the model before it makes the masters: keep the exact weights.
+        exact = None
+        if settings.precision in ("bf16", "fp16"):
+            exact = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+        optimizer = build_optimizer(model, settings, device)
+        wrapped, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            config=_deepspeed_config(settings, batch_plan, optimizer),
+        )
+        layout = read_layout(wrapped, optimizer)
+        for partition in layout.partitions:
+            create_moments(optimizer, partition.tensor)
+        if isinstance(optimizer, ShardedLamb):
+            optimizer.bind(layout.partitions, list(layout.numels))
+        engine = cls(wrapped, optimizer, layout, settings, batch_plan, place, device)
+        if exact is not None:
+            engine.load_pieces(
+                lambda name, kind, start, length: exact[name].view(-1)[start : start + length],
+                optimizer_steps=0,
+                moments=False,
+            )
+        return engine
+
+    # ----------------------------------------------------------------------------------------
+    # Training
+    # ----------------------------------------------------------------------------------------
+
+    def set_learning_rate(self, lr: float) -> None:
+        """Set the learning rate of the next step."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+
+    def seed_dropout(self, seed: int, step: int, micro_step: int) -> None:
+        """Make what follows draw the same numbers as in any run with the same arguments.
+
+        Mixes in the rank, so that no two ranks share a dropout mask. Call it before each forward
+        pass; then no generator state need be saved.
+        """
+        mixed = 0
+        for part in (seed, step, micro_step, self._place.rank):
+            mixed = _splitmix64(mixed ^ (part & _MASK))
+        torch.manual_seed(mixed >> 1)
+
+    def forward_backward(
+        self, micro_batch: Any, *, mlm_scale: float | torch.Tensor, nsp_scale: float | torch.Tensor
+    ) -> Any:
+        """Run a micro batch through the model and add its gradient.
+
+        Args:
+            micro_batch: its fields are the model's arguments (``rows`` and ``sequence_length``
+                are left out); on ``device``.
+            mlm_scale: factor of the output's ``mlm_loss_sum``; see the module for its size.
+            nsp_scale: factor of ``nsp_loss_sum``.
+
+        Returns:
+            The model's output, detached.
+        """
+        self._engine.train()
+        output = self._engine(**_arguments(micro_batch))
+        loss = output.mlm_loss_sum * mlm_scale + output.nsp_loss_sum * nsp_scale
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # only counts the micro batch
+        return type(output)(*(value.detach() for value in output))
+
+    def step(self) -> bool:
+        """Update the weights from the gradients gathered since the last step.
+
+        Returns:
+            Whether an update was made. False: a gradient was not finite (in fp16 this also lowers
+            the loss scale); weights and moments are as they were.
+        """
+        if not self._engine.is_gradient_accumulation_boundary():
+            raise BertdsError(
+                f"step() before all {self.batch.gradient_accumulation_steps} micro batches"
+            )
+        if self._layout.kind == "stage0":
+            applied = self._step_unsharded()
+        else:
+            self._engine.step()
+            applied = self._engine.was_step_applied()
+            self._norm = self._engine.get_global_grad_norm()
+        if not applied:
+            self.skipped_steps += 1
+            self._norm = float("inf")
+        return applied
+
+    def _step_unsharded(self) -> bool:
+        # ZeRO's wrappers check, clip and skip; at stage 0 DeepSpeed hands us the raw optimizer
+        # and would let a NaN through.
+        parameters = [partition.tensor for partition in self._layout.partitions]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        self._norm = norm
+        if not bool(torch.isfinite(norm)):
+            self._engine.zero_grad()
+            self._engine.micro_steps += 1
+            return False
+        limit = self.settings.gradient_clipping
+        if limit > 0.0:
+            # As ZeRO does it: divide by max(1, (norm + 1e-6) / limit).
+            torch._foreach_mul_(gradients, 1.0 / ((norm + 1e-6) / limit).clamp(min=1.0))
+        self._engine.step()
+        return True
+
+    def gradient_norm(self) -> float | None:
+        """Return the last step's global gradient norm before clipping (inf if it was skipped)."""
+        return None if self._norm is None else float(self._norm)
+
+    def trust_ratios(self) -> dict[str, tuple[float, float, float]]:
+        """Return LAMB's (lowest, median, highest) trust ratio per group; empty without LAMB."""
+        if isinstance(self._optimizer, ShardedLamb):
+            return self._optimizer.trust_ratio_summary()
+        return {}
+
+    @torch.no_grad()
+    def eval_forward(self, micro_batch: Any) -> Any:
+        """Run a micro batch through the model without dropout and without gradients."""
+        self._engine.eval()
+        output = self._engine(**_arguments(micro_batch))
+        self._engine.train()
+        return output
+
+    def global_sums(self, values: list[float]) -> torch.Tensor:
+        """Add numbers up over all ranks, in one small all-reduce.
+
+        Returns:
+            A float64 vector on the device; nothing waits for it until its values are read.
+        """
+        sums = torch.tensor(values, dtype=torch.float64).to(self.device, non_blocking=True)
+        if self._place.world_size > 1:
+            dist.all_reduce(sums)
+        return sums
+
+    # ----------------------------------------------------------------------------------------
+    # State
+    # ----------------------------------------------------------------------------------------
+
+    def pieces(self) -> list[Piece]:
+        """Return this rank's part of the weights and moments; see bertds/engine/pieces.py."""
+        return collect_pieces(
+            self._layout, self._optimizer, self._place.rank, self._place.world_size
+        )
+
+    def optimizer_steps(self) -> int:
+        """Return the number of updates that the moments have seen."""
+        return count_steps(self._optimizer, (p.tensor for p in self._layout.partitions))
+
+    def load_pieces(self, read: Reader, *, optimizer_steps: int, moments: bool) -> None:
+        """Set weights and moments from saved ones, by name.
+
+        Args:
+            read: ``read(name, kind, start, length)`` returns those float32 values.
+            optimizer_steps: the step counter for the moments' bias correction.
+            moments: False leaves moments at zero (and the counter with them).
+        """
+        restore_pieces(
+            self._engine,
+            self._layout,
+            self._optimizer,
+            read,
+            rank=self._place.rank,
+            optimizer_steps=optimizer_steps,
+            moments=moments,
+        )
+
+    def parameter_sizes(self) -> dict[str, int]:
+        """Return the number of elements of every parameter, frozen ones included."""
+        frozen = {
+            name: int(getattr(p, "ds_numel", p.numel())) for name, p in self._layout.frozen.items()
+        }
+        return {**self._layout.numels, **frozen}
+
+    def extra_state(self) -> dict[str, float]:
+        """Return what else a resumed run needs: the loss scaler's plain numbers (fp16 only)."""
+        scaler = self._loss_scaler()
+        if scaler is None:
+            return {}
+        return {name: vars(scaler)[name] for name in _SCALER_NUMBERS if name in vars(scaler)}
+
+    def load_extra_state(self, state: Mapping[str, float]) -> None:
+        """Set what :meth:`extra_state` returned; keys of another precision are ignored."""
+        scaler = self._loss_scaler()
+        if scaler is not None:
+            for name in _SCALER_NUMBERS:
+                if name in state and name in vars(scaler):
+                    setattr(scaler, name, state[name])
+
+    def _loss_scaler(self) -> Any:
+        if self.settings.precision != "fp16":
+            return None
+        return getattr(self._engine.optimizer, "loss_scaler", None)
+
+    def close(self) -> None:
+        """End the run on all ranks: barrier, DeepSpeed, process group."""
+        end_processes(self._engine)
+
+
+_SCALER_NUMBERS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+_MASK = (1 << 64) - 1
+
+
+def _splitmix64(value: int) -> int:
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def _arguments(micro_batch: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(micro_batch):
+        names = [field.name for field in dataclasses.fields(micro_batch)]
+        fields = {name: getattr(micro_batch, name) for name in names}
+    else:
+        fields = micro_batch._asdict()
+    return {name: value for name, value in fields.items() if name not in _NOT_FORWARDED}
+
+
+def _deepspeed_config(
+    settings: DeepSpeedSettings, batch: BatchPlan, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Return the dict that DeepSpeed gets: the JSON, with what we own settled."""
+    config = {key: value for key, value in settings.values.items() if key != "optimizer"}
+    config["train_batch_size"] = batch.global_batch_size
+    config["train_micro_batch_size_per_gpu"] = batch.micro_batch_size
+    config["gradient_accumulation_steps"] = batch.gradient_accumulation_steps
+    config["zero_optimization"] = {**config["zero_optimization"], "stage": settings.stage}
+    if settings.stage == 0:
+        config.pop("gradient_clipping", None)  # Engine._step_unsharded clips
+    if isinstance(optimizer, ShardedLamb):
+        config["zero_allow_untested_optimizer"] = True
+        config["zero_force_ds_cpu_optimizer"] = False
+    if settings.stage == 3:
+        # One sub-group: the optimizer is then called once per step.
+        config["zero_optimization"].setdefault("sub_group_size", 1_000_000_000_000)
+    return config

@@ -1,0 +1,30 @@
+"""Which parameters are decayed: all but biases and LayerNorm weights, in every BERT recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+
+def is_decayed(name: str) -> bool:
+    """Return whether weight decay (and, in NVIDIA's LAMB, adaptation) applies to a parameter.
+
+    Args:
+        name: the parameter's name in the model, as transformers spells it.
+    """
+    return not (name.endswith("bias") or "LayerNorm" in name or "layer_norm" in name)
+
+
+def split_parameters(
+    named_parameters: Iterable[tuple[str, torch.nn.Parameter]],
+) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Return the trainable parameters that are decayed, and those that are not.
+
+    A tied parameter appears once: ``named_parameters`` of a module already sees to that.
+    """
+    decayed, not_decayed = [], []
+    for name, parameter in named_parameters:
+        if parameter.requires_grad:
+            (decayed if is_decayed(name) else not_decayed).append(parameter)
+    return decayed, not_decayed

@@ -1,0 +1,194 @@
+"""Which optimizers there are, what each one's parameters mean, and why the others are refused."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bertds.errors import ConfigError
+
+Kind = Literal["Adam", "AdamW", "Lamb"]
+Variant = Literal["nvidia", "deepspeed", "paper"]
+
+_REMOVED = "DeepSpeed removed its 1-bit optimizers before 0.19.8; use Lamb or AdamW"
+_MOMENTS = (
+    "our checkpoints, resumes and phase hand-over are made for optimizers with two moments; "
+    "use Lamb or AdamW"
+)
+REFUSED = {
+    "onebitadam": _REMOVED,
+    "onebitlamb": _REMOVED,
+    "zerooneadam": _REMOVED,
+    "fusedlamb": 'it is not exact under ZeRO; "Lamb" with "variant": "deepspeed" is the same rule',
+    "fusedadam": 'say "AdamW": on a GPU it is DeepSpeed\'s FusedAdam',
+    "cpuadam": 'say "AdamW" and give zero_optimization.offload_optimizer.device="cpu"',
+    "deepspeedcpuadam": 'say "AdamW" and give zero_optimization.offload_optimizer.device="cpu"',
+    "adagrad": _MOMENTS,
+    "lion": _MOMENTS,
+    "sgd": _MOMENTS,
+    "muon": "it is made for hidden matrices of language models; " + _MOMENTS,
+    "muadam": "it needs the mup package and a model scaled for it; " + _MOMENTS,
+    "muadamw": "it needs the mup package and a model scaled for it; " + _MOMENTS,
+    "musgd": "it needs the mup package and a model scaled for it; " + _MOMENTS,
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerSettings:
+    """An optimizer as the DeepSpeed JSON asks for it, checked and complete."""
+
+    kind: Kind
+    """AdamW decays weights directly; Adam adds the decay to the gradient (L2); Lamb is LAMB."""
+    lr: float
+    """Peak learning rate; the recipe's schedule multiplies it."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """For all parameters but biases and LayerNorm weights, which are never decayed."""
+    bias_correction: bool = True
+    """Divide the moments by 1 - beta ** t. Lamb only; Adam always does."""
+    torch_adam: bool = False
+    """On a GPU: torch's fused AdamW, which needs no compiler, in place of DeepSpeed's."""
+    variant: Variant = "nvidia"
+    """Lamb: which of the three LAMBs (see bertds/optim/lamb.py)."""
+    min_coeff: float = 0.0
+    """Lamb: lowest trust ratio."""
+    max_coeff: float = math.inf
+    """Lamb: highest trust ratio."""
+
+
+_NUMBERS = {
+    "lr": (0.0, math.inf),
+    "eps": (0.0, 1.0),
+    "weight_decay": (0.0, math.inf),
+    "min_coeff": (0.0, math.inf),
+    "max_coeff": (0.0, math.inf),
+}
+_COMMON = ("lr", "betas", "eps", "weight_decay", "bias_correction")
+_PARAMETERS = {
+    "adam": (*_COMMON, "adam_w_mode", "torch_adam", "fp32_optimizer_states"),
+    "adamw": (*_COMMON, "adam_w_mode", "torch_adam", "fp32_optimizer_states"),
+    "lamb": (*_COMMON, "variant", "min_coeff", "max_coeff"),
+}
+_REFUSED_PARAMETERS = {
+    "max_grad_norm": "the top-level gradient_clipping is the place for it",
+    "amsgrad": "neither DeepSpeed's FusedAdam nor LAMB has it",
+    "eps_inside_sqrt": "no published BERT recipe uses it",
+    "foreach": "the fused implementation is always used",
+    "fused": "the fused implementation is always used",
+}
+# DeepSpeed's FusedLamb clamps unless told otherwise; the other two LAMBs do not.
+_LAMB_DEFAULTS: dict[str, dict[str, float]] = {
+    "nvidia": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
+    "paper": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
+    "deepspeed": {"eps": 1e-8, "weight_decay": 0.0, "min_coeff": 0.01, "max_coeff": 10.0},
+}
+
+
+def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> OptimizerSettings:
+    """Check the JSON's ``optimizer`` section.
+
+    Args:
+        section: ``{"type": ..., "params": {...}}``.
+        where: how the section is called in messages.
+
+    Raises:
+        ConfigError: unknown type or parameter, missing learning rate, or a wrong value.
+    """
+    name = section.get("type")
+    known = "Lamb, AdamW, Adam"
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}.type={name!r} must be one of {known}")
+    key = name.lower().replace("_", "").replace("-", "")
+    if key not in _PARAMETERS:
+        reason = REFUSED.get(key, f"there is no such optimizer here; there are {known}")
+        raise ConfigError(f"{where}.type={name!r} is not available: {reason}")
+    params = section.get("params", {})
+    if not isinstance(params, Mapping):
+        raise ConfigError(f"{where}.params={params!r} must be an object")
+    allowed = _PARAMETERS[key]
+    for parameter in params:
+        if parameter in allowed:
+            continue
+        full = f"{where}.params.{parameter}"
+        if parameter in _REFUSED_PARAMETERS:
+            raise ConfigError(f"{full} is not used: {_REFUSED_PARAMETERS[parameter]}")
+        raise ConfigError(f"{full} is not a parameter of {name}{nearest(parameter, allowed)}")
+    return _build(key, params, f"{where}.params")
+
+
+def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings:
+    values: dict[str, Any] = {}
+    for name, (low, high) in _NUMBERS.items():
+        if name in params:
+            values[name] = _number(params[name], f"{where}.{name}", low, high)
+    if "lr" not in values:
+        raise ConfigError(f"{where}.lr is missing: it is the peak learning rate")
+    if "betas" in params:
+        betas = params["betas"]
+        if not isinstance(betas, list | tuple) or len(betas) != 2:
+            raise ConfigError(f"{where}.betas={betas!r} must be a list of two numbers")
+        values["betas"] = tuple(_number(b, f"{where}.betas", 0.0, 1.0) for b in betas)
+        if max(values["betas"]) >= 1.0:
+            raise ConfigError(f"{where}.betas={betas!r} must be below 1")
+    flags = {
+        name: _flag(params[name], f"{where}.{name}")
+        for name in ("bias_correction", "adam_w_mode", "torch_adam", "fp32_optimizer_states")
+        if name in params
+    }
+    if key == "lamb":
+        variant = params.get("variant", "nvidia")
+        if variant not in _LAMB_DEFAULTS:
+            allowed = ", ".join(_LAMB_DEFAULTS)
+            raise ConfigError(f"{where}.variant={variant!r} must be one of {allowed}")
+        settings = OptimizerSettings(
+            **{**_LAMB_DEFAULTS[variant], **values},
+            kind="Lamb",
+            variant=variant,
+            bias_correction=flags.get("bias_correction", True),
+        )
+        if settings.min_coeff > settings.max_coeff:
+            raise ConfigError(
+                f"{where}.min_coeff={settings.min_coeff} exceeds "
+                f"{where}.max_coeff={settings.max_coeff}"
+            )
+        return settings
+    if not flags.get("bias_correction", True):
+        raise ConfigError(f"{where}.bias_correction=false: only Lamb can do without it")
+    if not flags.get("fp32_optimizer_states", True):
+        raise ConfigError(f"{where}.fp32_optimizer_states=false: moments are always float32 here")
+    decoupled = flags.get("adam_w_mode", True)  # DeepSpeed: "Adam" means AdamW unless told not to
+    if key == "adamw" and not decoupled:
+        raise ConfigError(f'{where}.adam_w_mode=false contradicts "AdamW"; say "Adam"')
+    return OptimizerSettings(
+        **values, kind="AdamW" if decoupled else "Adam", torch_adam=flags.get("torch_adam", False)
+    )
+
+
+def _number(value: Any, where: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ConfigError(f"{where}={value!r} must be a number")
+    if not low <= value <= high or math.isinf(value):
+        limit = f"at least {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
+        raise ConfigError(f"{where}={value!r} must be {limit}")
+    return float(value)
+
+
+def _flag(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{where}={value!r} must be true or false")
+    return value
+
+
+def nearest(word: str, known: Any) -> str:
+    """Return a hint such as ``; did you mean 'betas'?``, or a list of what is known."""
+    names = [str(name) for name in known]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(sorted(names))}" if len(names) <= 12 else ""
