@@ -8,10 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bertds.agreement import Agreement
 from bertds.checkpoint import Checkpoints
-from bertds.config import BatchPlan, Config
-from bertds.config_io import load_config, nearest, split_assignments, to_dict
+from bertds.config import Config
+from bertds.config_io import load_config, split_assignments, to_dict
 from bertds.data.loader import (
     BatchLoader,
     DataPosition,
@@ -58,15 +60,14 @@ class Run:
     def build(self) -> None:
         """Open the data, build model and engine, and find where to start."""
         config, place = self.config, self.place
-        self.plan = BatchPlan(
-            global_batch_size=self.settings.global_batch_size,
-            micro_batch_size=self.settings.micro_batch_size,
-            world_size=place.world_size,
-        )
+        for notice in self.settings.notices:
+            log.info("%s", notice)
+        self.plan = self.settings.batch_plan(place.world_size)
         self.source = open_source(config.data, config.run.seed, split="train")
         tokenizer = self.source.tokenizer
         self.validation_source = self._open_validation()
-        model = BertForPreTraining(config.model, tokenizer.vocab_size, seed=config.run.seed)
+        torch.manual_seed(config.run.seed)  # the same initial weights on every rank
+        model = BertForPreTraining(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints, place)
         self.engine = Engine.create(model, self.settings, self.plan, seed=config.run.seed)
@@ -74,7 +75,7 @@ class Run:
             "model": {**to_dict(config.model), "vocab_size": tokenizer.vocab_size},
             "tokenizer": tokenizer.to_json(),
             "recipe": to_dict(config),
-            "deepspeed": self.settings.resolved,
+            "deepspeed": self.settings.values,
             "data": self.source.describe(),
             "world_size": place.world_size,
             "versions": environment(),
@@ -83,8 +84,8 @@ class Run:
             self.folder.path, config.checkpoint, self.engine, shapes, facts
         )
         self.state = continue_run(config, self.engine, start, facts)
-        self.folder.record(self.settings.resolved, tokenizer.files)
-        self.learning_rate = LearningRate(self.settings.peak_learning_rate, config.schedule)
+        self.folder.record(self.settings.values, tokenizer.files)
+        self.learning_rate = LearningRate(self.settings.optimizer.lr, config.schedule)
         if place.is_main:
             self.trackers = start_trackers(config, facts, self.folder.path)
         self.metrics = Metrics(
@@ -217,21 +218,31 @@ class Run:
         if self.validation_source is None or self._validated_step == state.step:
             return
         self._validated_step = state.step
-        with self.metrics.pause():
-            batches = validation_batches(
+        place = self.place
+        micro_batch = config.validation.micro_batch_size or self.plan.micro_batch_size
+        rows = self.validation_source.with_seed(config.run.seed).samples_in_epoch(0)
+        rows = min(rows, config.validation.max_samples or rows)
+        most_rows = -(-rows // place.world_size)
+
+        def batches(rank: int, world_size: int) -> Iterable[Any]:
+            return validation_batches(
                 self.validation_source,
                 config.data,
-                config.validation.micro_batch_size or self.plan.micro_batch_size,
-                self.place.rank,
-                self.place.world_size,
+                micro_batch,
+                rank,
+                world_size,
                 seed=config.run.seed,
                 max_samples=config.validation.max_samples,
             )
+
+        with self.metrics.pause():
             scores = score(
-                batches,
+                batches(place.rank, place.world_size),
                 self.engine.eval_forward,
                 self.engine.global_sums,
                 config.model.next_sentence,
+                passes=-(-most_rows // micro_batch),
+                filler=lambda: batches(0, 1),
             )
         if state.best_mlm_loss is None or scores["mlm_loss"] < state.best_mlm_loss:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
@@ -339,6 +350,3 @@ def build_run(
         run.folder.close()
         raise
     return run
-
-
-__all__ = ["Run", "build_run", "find_deepspeed_json", "nearest", "read_settings"]

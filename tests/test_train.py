@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.checkpoint import step_folders
+from bertds.checkpoint_files import CheckpointReader
+from bertds.metrics import read_lines
+from bertds.runtime import find_place
+from bertds.train import entry
+from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
+
+
+@pytest.fixture
+def command(
+    tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path
+) -> Callable[..., list[str]]:
+    """Build a training command for a run folder below tmp_path."""
+
+    def build(run: str, *assignments: str, deepspeed: Path = tiny_json) -> list[str]:
+        return [
+            "--deepspeed", "--deepspeed_config", str(deepspeed), "--config", str(tiny_recipe),
+            "--set", f"run.dir={tmp_path / run}", f"data.path={tiny_data}", *assignments,
+        ]  # fmt: skip
+
+    return build
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Train in this process: no launcher's variables from outside, its signal handlers put back."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in read_lines(run / "metrics.jsonl") if "split" not in line]
+
+
+def weights(run: Path) -> dict[str, Any]:
+    return dict(CheckpointReader(step_folders(run / "checkpoints")[0]).weights())
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, two = weights(first), weights(second)
+    assert one.keys() == two.keys()
+    different = [name for name in one if not one[name].equal(two[name])]
+    assert different == []
+
+
+def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None:
+    assert entry(command("run", "validation.every_steps=3", "checkpoint.every_steps=3")) == 0
+    run = tmp_path / "run"
+    there = {path.name for path in run.iterdir()}
+    assert there == {
+        "config.yaml", "deepspeed.json", "environment.json", "tokenizer", "metrics.jsonl",
+        "log.txt", "checkpoints", "DONE",
+    }  # fmt: skip
+    lines = read_lines(run / "metrics.jsonl")
+    train = [line for line in lines if "split" not in line]
+    assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
+    wanted = {"step", "loss", "mlm_loss", "nsp_loss", "lr", "grad_norm", "samples", "tokens",
+              "tokens_per_second"}  # fmt: skip
+    assert wanted <= set(train[0])
+    assert train[-1]["samples"] == 72 and 0 < train[-1]["tokens"] <= 72 * 32
+    assert train[0]["loss"] == pytest.approx(train[0]["mlm_loss"] + train[0]["nsp_loss"], rel=1e-6)
+    validation = [line for line in lines if line.get("split") == "validation"]
+    assert [line["step"] for line in validation] == [3, 6]
+    assert {"mlm_loss", "mlm_accuracy", "nsp_accuracy"} <= set(validation[0])
+    assert [p.name for p in step_folders(run / "checkpoints")] == ["step_00000006", "step_00000003"]
+    # Done is done: nothing is repeated.
+    before = (run / "metrics.jsonl").read_text()
+    assert entry(command("run")) == 0
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_stages_and_process_counts_give_the_same_losses(command: Any, tmp_path: Path) -> None:
+    def commands(prefix: str) -> list[list[str]]:
+        key = "deepspeed.zero_optimization.stage"
+        return [
+            command(f"{prefix}{stage}", "schedule.total_steps=20", f"{key}={stage}")
+            for stage in range(4)
+        ]
+
+    for one in commands("one"):
+        assert entry(one) == 0
+    assert run_ranks(2, commands("two")) == [0, 0, 0, 0]
+    reference = losses(tmp_path / "one0")
+    assert len(reference) == 20 and reference[-1] < reference[0] - 0.2
+    for name in ("one1", "one2", "one3", "two0", "two1", "two2", "two3"):
+        assert losses(tmp_path / name) == pytest.approx(reference, rel=1e-5), name
+
+
+def test_micro_batch_does_not_change_the_losses(command: Any, tmp_path: Path) -> None:
+    assert entry(command("a")) == 0
+    assert entry(command("b", "deepspeed.train_micro_batch_size_per_gpu=6")) == 0
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "Lamb"])
+def test_a_run_stopped_after_every_step_equals_an_unbroken_one(
+    command: Any, tmp_path: Path, optimizer: str
+) -> None:
+    extra = [
+        "log.every_steps=2",
+        f"deepspeed.optimizer.type={optimizer}",
+        "deepspeed.zero_optimization.stage=2",
+        # With dropout: its noise must not depend on where the run was stopped.
+        "model.hidden_dropout_prob=0.1",
+        "model.attention_probs_dropout_prob=0.1",
+    ]
+    assert entry(command("whole", *extra)) == 0
+    codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
+    assert codes == [75, 75, 75, 75, 75, 0]
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_run_comes_back_elsewhere(command: Any, tmp_path: Path) -> None:
+    """Another stage, micro batch and number of processes: the same samples and losses."""
+    assert entry(command("whole", "run.log_samples=true")) == 0
+    journey = [
+        (1, ["deepspeed.zero_optimization.stage=1"]),
+        (2, ["deepspeed.zero_optimization.stage=3", "deepspeed.train_micro_batch_size_per_gpu=1"]),
+        (1, ["deepspeed.zero_optimization.stage=0", "deepspeed.train_micro_batch_size_per_gpu=12"]),
+        (2, ["deepspeed.zero_optimization.stage=2"]),
+    ]
+    for world_size, settings in journey:
+        one = command("moved", "run.log_samples=true", "run.max_hours=0", *settings)
+        assert (entry(one) if world_size == 1 else run_ranks(2, [one])[0]) == 75
+    assert entry(command("moved", "run.log_samples=true")) == 0
+    assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+    def samples(run: str) -> dict[int, set[tuple[int, int]]]:
+        steps: dict[int, set[tuple[int, int]]] = {}
+        for file in sorted((tmp_path / run).glob("samples_rank_*.jsonl")):
+            for line in file.read_text().splitlines():
+                record = json.loads(line)
+                steps.setdefault(record["step"], set()).update(map(tuple, record["samples"]))
+        return steps
+
+    assert samples("moved") == samples("whole")
+    assert all(len(numbers) == 12 for numbers in samples("whole").values())
+
+
+def test_phase_two_takes_weights_and_moments_and_restarts_the_schedule(
+    command: Any, tmp_path: Path
+) -> None:
+    assert entry(command("one")) == 0
+    longer = ["data.sequence_length=64", "data.max_predictions_per_sequence=10"]
+    first = f"init.from={tmp_path / 'one'}"
+    # With a learning rate of zero the weights stay what they were.
+    frozen = ["deepspeed.optimizer.params.lr=0.0", "schedule.total_steps=1"]
+    assert entry(command("zero", *longer, first, *frozen)) == 0
+    assert_same_weights(tmp_path / "one", tmp_path / "zero")
+
+    def moment(run: str) -> Any:
+        reader = CheckpointReader(step_folders(tmp_path / run / "checkpoints")[0])
+        return reader.read("bert.embeddings.LayerNorm.weight", "exp_avg_sq", 0, 32), reader.manifest
+
+    assert entry(command("two", *longer, first)) == 0
+    lines = read_lines(tmp_path / "two" / "metrics.jsonl")
+    assert lines[0]["step"] == 1 and lines[0]["lr"] == pytest.approx(5e-3 / 2)
+    assert lines[0]["loss"] < losses(tmp_path / "one")[0]
+    (before, one), (_, zero) = moment("one"), moment("zero")
+    assert one["optimizer_steps"] == 6 and zero["optimizer_steps"] == 1
+    # One more step decays the second moment by 0.999 at most: it was kept.
+    assert (moment("zero")[0] >= before * 0.9985).all()
+    assert entry(command("all", *longer, first, *frozen, "init.optimizer_state=all")) == 0
+    assert moment("all")[1]["optimizer_steps"] == 7
+    assert entry(command("none", *longer, first, *frozen, "init.optimizer_state=none")) == 0
+    assert (moment("none")[0] < before).any()
+
+
+def test_low_precision_trains(command: Any, tmp_path: Path) -> None:
+    assert entry(command("fp32")) == 0
+    for stage in (1, 2, 3):
+        extra = ["deepspeed.bf16.enabled=true", f"deepspeed.zero_optimization.stage={stage}"]
+        assert entry(command(f"bf16_{stage}", *extra)) == 0
+        assert losses(tmp_path / f"bf16_{stage}") == pytest.approx(
+            losses(tmp_path / "fp32"), rel=0.02
+        )
+
+
+def test_three_doors_to_the_data(
+    command: Any, tmp_path: Path, tiny_text: Path, tiny_vocab: Path
+) -> None:
+    text = [f"data.path={tiny_text}", f"data.vocab={tiny_vocab}"]
+    arguments = command("text")
+    arguments = [a for a in arguments if not a.startswith("data.path=")] + text
+    assert entry(arguments) == 0
+    assert len(losses(tmp_path / "text")) == 6
+
+
+def bad(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert entry(command) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return next(line for line in error.splitlines() if line.startswith("bertds: error:"))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("run.sed=1", "unknown key run.sed (did you mean run.seed?)"),
+        ("deepspeed.gradient_cliping=1", "gradient_clipping"),
+        ("deepspeed.scheduler.type=WarmupLR", "scheduler"),
+        ("deepspeed.train_batch_size=13", "nearest that are: train_batch_size=12 or 14"),
+        ("deepspeed.optimizer.type=Sgd9", "Sgd9"),
+        ("data.path=/does/not/exist", "/does/not/exist"),
+        ("init.from=/does/not/exist", "/does/not/exist"),
+        ("data.max_predictions_per_sequence=40", "must be below"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(
+    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, assignment: str, message: str
+) -> None:
+    arguments = command("run", assignment)
+    if assignment.startswith("data.path"):
+        arguments = [a for a in arguments if not (a.startswith("data.path=") and a != assignment)]
+    assert message in bad(arguments, capsys)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "DONE").exists()
+
+
+def test_a_run_folder_in_use_is_refused(
+    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from bertds.files import FolderLock
+
+    (tmp_path / "run").mkdir()
+    with FolderLock(tmp_path / "run", "a training run"):
+        assert f"in use by a training run (process {os.getpid()}" in bad(command("run"), capsys)
+
+
+def test_a_continued_run_refuses_another_seed_and_another_vocabulary(
+    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_text: Path
+) -> None:
+    assert entry(command("run", "run.max_hours=0")) == 75
+    capsys.readouterr()
+    message = bad(command("run", "run.seed=7"), capsys)
+    assert "this run began with run.seed=42, now run.seed=7" in message
+    other = tmp_path / "vocab.txt"
+    other.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
+    arguments = [a for a in command("run") if not a.startswith("data.path=")]
+    message = bad([*arguments, f"data.path={tiny_text}", f"data.vocab={other}"], capsys)
+    assert "trained with vocabulary" in message and "(65 tokens)" in message
+
+
+def test_a_damaged_checkpoint_costs_only_its_steps(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert entry(command("whole")) == 0
+    for _ in range(2):
+        assert entry(command("run", "run.max_hours=0")) == 75
+    newest = step_folders(tmp_path / "run" / "checkpoints")[0] / "rank_00000.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    capsys.readouterr()
+    assert entry(command("run")) == 0
+    assert "falling back to" in capsys.readouterr().err
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_the_launcher_runs_it_from_another_folder(
+    command: Any, tmp_path: Path, repository: Path
+) -> None:
+    launcher = Path(sys.executable).with_name("deepspeed")
+    base = [
+        sys.executable, str(launcher), "--num_accelerators", "2", "--master_port",
+        str(free_ports(1)[0]), str(repository / "bertds" / "train.py"),
+    ]  # fmt: skip
+    environment = {k: v for k, v in rank_environment(0, 1, 0).items()
+                   if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PYTHONPATH")}  # fmt: skip
+    answer = subprocess.run(
+        [*base, *command("run")], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        timeout=200,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert len(losses(tmp_path / "run")) == 6
+    answer = subprocess.run(
+        [*base, *command("other", "run.sed=1")], cwd=tmp_path, env=environment,
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert answer.returncode == 2
+    assert answer.stderr.count("unknown key run.sed") == 1
+
+
+def test_help_by_path_from_another_folder(tmp_path: Path, repository: Path) -> None:
+    for script in ("bertds/train.py", "data_prep/build_wiki_books.py"):
+        answer = subprocess.run(
+            [sys.executable, str(repository / script), "--help"], cwd=tmp_path,
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert answer.returncode == 0 and "usage:" in answer.stdout
+        assert len(answer.stdout.splitlines()) <= 50
+
+
+def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
+    command: Any, tmp_path: Path
+) -> None:
+    ranks = start_ranks(2, [command("run", "schedule.total_steps=100000")], tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while not read_lines(tmp_path / "run" / "metrics.jsonl"):
+            assert time.monotonic() < deadline and all(r.poll() is None for r in ranks)
+            time.sleep(0.1)
+        ranks[1].send_signal(signal.SIGUSR1)
+        for rank in ranks:
+            assert rank.wait(60) == 0  # the worker's own; the training's codes are printed
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                rank.kill()
+    assert "CODES [75]" in (tmp_path / "rank0.txt").read_text()
+    saved = step_folders(tmp_path / "run" / "checkpoints")[0]
+    assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == int(saved.name[5:])
+
+
+def test_without_a_launcher_the_process_is_alone() -> None:
+    assert find_place({}).world_size == 1
