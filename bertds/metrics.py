@@ -126,8 +126,8 @@ class Metrics:
         return self._gather()
 
     def restore_window(self, sums: list[float]) -> None:
-        """Continue an unfinished window."""
-        self._carried = list(sums)
+        """Continue an unfinished window; an empty list is a new one."""
+        self._carried = list(sums) or [0.0] * len(Sums.NAMES)
 
     def _gather(self) -> list[float]:
         totals = self.engine.global_sums(self.sums.take())

@@ -13,6 +13,7 @@ RUN/
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shutil
 import subprocess
@@ -59,6 +60,7 @@ class RunFolder:
         self.path = Path(config.run.dir)
         self.config = config
         self.is_main = is_main
+        self._log_file: logging.Handler | None = None
         self.lock = FolderLock(self.path, f"a training run in {self.path}")
 
     @property
@@ -79,8 +81,12 @@ class RunFolder:
             except OSError as error:
                 raise explain_os_error(error, self.path) from error
             self.lock.acquire()
-            self._check_same_run()
-            log_to_file(self.path / "log.txt")
+            try:
+                self._check_same_run()
+            except BaseException:
+                self.lock.release()
+                raise
+            self._log_file = log_to_file(self.path / "log.txt")
         return self
 
     def _check_same_run(self) -> None:
@@ -123,7 +129,11 @@ class RunFolder:
             log.info("done: %s", self.path)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Close the log file and give the lock back."""
+        if self._log_file is not None:
+            log.removeHandler(self._log_file)
+            self._log_file.close()
+            self._log_file = None
         self.lock.release()
 
 

@@ -238,7 +238,7 @@ class Run:
         with self.metrics.pause():
             scores = score(
                 batches(place.rank, place.world_size),
-                self.engine.eval_forward,
+                lambda batch: self.engine.eval_forward(batch.to(self.engine.device)),
                 self.engine.global_sums,
                 config.model.next_sentence,
                 passes=-(-most_rows // micro_batch),

@@ -86,7 +86,7 @@ def train(run: Run) -> bool:
         scales = run.agreement.begin(batch)  # one small all-reduce: counts and the wish to stop
         for micro_step, micro_batch in enumerate(batch.micro_batches):
             engine.seed_dropout(run.config.run.seed, state.step, micro_step)
-            output = engine.forward_backward(micro_batch, **scales)
+            output = engine.forward_backward(micro_batch.to(engine.device), **scales)
             metrics.add(output, micro_batch.masked_lm_ids.numel(), micro_batch.rows)
         applied = engine.step()  # False: samples were used, but no update was made
         run.advance(batch, applied)

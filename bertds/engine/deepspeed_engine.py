@@ -235,6 +235,46 @@ class Engine:
             dist.all_reduce(sums)
         return sums
 
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return every rank's value, in the order of ranks, on every rank. Not for the hot path."""
+        values: list[Any] = [None] * self.world_size
+        if self.world_size == 1:
+            return [value]
+        dist.all_gather_object(values, value)
+        return values
+
+    # ----------------------------------------------------------------------------------------
+    # Facts
+    # ----------------------------------------------------------------------------------------
+
+    @property
+    def rank(self) -> int:
+        """This process."""
+        return self._place.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes."""
+        return self._place.world_size
+
+    def describe(self) -> str:
+        """Return what the log says of the engine."""
+        settings = self.settings
+        return (
+            f"{settings.optimizer.kind} under ZeRO {settings.stage}, {settings.precision}, "
+            f"on {self.device.type}"
+        )
+
+    def loss_scale(self) -> float | None:
+        """Return fp16's loss scale, or None in another precision."""
+        scaler = self._loss_scaler()
+        return None if scaler is None else float(scaler.cur_scale)
+
+    def searching_loss_scale(self) -> bool:
+        """Whether skipped steps are fp16's ordinary search for a loss scale."""
+        scaler = self._loss_scaler()
+        return scaler is not None and float(scaler.cur_scale) > 1.0
+
     # ----------------------------------------------------------------------------------------
     # State
     # ----------------------------------------------------------------------------------------
