@@ -114,7 +114,7 @@ class Engine:
         for partition in layout.partitions:
             create_moments(optimizer, partition.tensor)
         if isinstance(optimizer, ShardedLamb):
-            optimizer.bind(layout.partitions, list(layout.numels))
+            optimizer.bind(layout.partitions, list(layout.numels), device)
         engine = cls(wrapped, optimizer, layout, settings, batch_plan, place, device)
         if exact is not None:
             engine.load_pieces(

@@ -1,0 +1,161 @@
+"""LAMB's two passes over a partition in the CPU's memory, as compiled loops.
+
+Written as a sequence of torch operations, a step takes 4-6 times as long as torch's fused AdamW,
+because each operation goes through memory once more. These loops move 10 streams (pass 1 reads
+w, g, m, v and writes m, v; pass 2 reads w, m, v and writes w) where Adam moves 7.
+
+A piece is cut into blocks of fixed size; each block's sums are added up in a fixed order. So the
+result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+
+from bertds.optim.lamb_numbers import StepNumbers
+from bertds.optim.slices import Partition
+
+BLOCK = 16_384
+"""Elements per block: its float32 sum of squares is exact to about 1e-7."""
+
+# The sums may be reordered within a block (that lets them use vector registers); nothing else
+# of IEEE arithmetic is given up: NaN and infinity behave.
+_COMPILE = {
+    "nogil": True,
+    "cache": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "nsz", "contract"},
+}
+
+
+@njit(**_COMPILE)
+def _update_moments(w, g, m, v, starts, ends, decay, scalars, sums, first_block, last_block):
+    # u of each element and both sums of squares, block by block; m and v are updated.
+    beta1, rest1, beta2, rest2, first, second, eps = scalars
+    for block in range(first_block, last_block):
+        # Slices, so that the compiler sees indices that cannot be negative, and vectorises.
+        start, end = starts[block], ends[block]
+        w_block, g_block = w[start:end], g[start:end]
+        m_block, v_block = m[start:end], v[start:end]
+        block_decay = decay[block]
+        weight_sum = np.float32(0)
+        update_sum = np.float32(0)
+        for i in range(w_block.size):
+            gradient = g_block[i]
+            weight = w_block[i]
+            m_new = beta1 * m_block[i] + rest1 * gradient
+            v_new = beta2 * v_block[i] + rest2 * gradient * gradient
+            m_block[i] = m_new
+            v_block[i] = v_new
+            update = (m_new * first) / (np.sqrt(v_new * second) + eps) + block_decay * weight
+            weight_sum += weight * weight
+            update_sum += update * update
+        sums[0, block] = weight_sum
+        sums[1, block] = update_sum
+
+
+@njit(**_COMPILE)
+def _apply(w, m, v, starts, ends, decay, scalars, factors, first_block, last_block):
+    _, _, _, _, first, second, eps = scalars
+    for block in range(first_block, last_block):
+        start, end = starts[block], ends[block]
+        w_block, m_block, v_block = w[start:end], m[start:end], v[start:end]
+        block_decay, factor = decay[block], factors[block]
+        for i in range(w_block.size):
+            weight = w_block[i]
+            update = (m_block[i] * first) / (np.sqrt(v_block[i] * second) + eps)
+            w_block[i] = weight - factor * (update + block_decay * weight)
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="lamb")
+
+
+def _run(function: Callable[..., None], blocks: int, arguments: tuple[Any, ...]) -> None:
+    """Run a kernel over all blocks, on as many threads as torch uses."""
+    threads = min(torch.get_num_threads(), max(1, blocks // 8))
+    if threads == 1:
+        function(*arguments, 0, blocks)
+        return
+    cuts = [blocks * part // threads for part in range(threads + 1)]
+    pool = _pool(torch.get_num_threads())
+    waiting = [pool.submit(function, *arguments, a, b) for a, b in zip(cuts, cuts[1:])]
+    for task in waiting:
+        task.result()
+
+
+class CpuLamb:
+    """LAMB's arithmetic on one partition.
+
+    Args:
+        partition: the flat weights and the pieces in them.
+        index: number of each tensor in the vectors of sums and ratios.
+        decayed: per tensor, whether weight decay applies.
+        adapted: per tensor, whether a trust ratio applies.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        index: dict[str, int],
+        decayed: list[bool],
+        adapted: list[bool],
+    ) -> None:
+        del adapted  # the ratio of the others is 1
+        self.partition = partition
+        starts, ends, tensors = [], [], []
+        for piece in partition.slices:
+            for start in range(0, piece.length, BLOCK):
+                starts.append(piece.offset + start)
+                ends.append(piece.offset + min(start + BLOCK, piece.length))
+                tensors.append(index[piece.name])
+        self._starts = np.array(starts, np.int64)
+        self._ends = np.array(ends, np.int64)
+        self._tensors = np.array(tensors, np.int64)
+        self._decayed = np.array([decayed[t] for t in tensors], np.float32)
+        self._block_sums = np.zeros((2, len(tensors)))
+        self._number_of_tensors = len(index)
+
+    def update_moments(
+        self, gradient: torch.Tensor, m: torch.Tensor, v: torch.Tensor, numbers: StepNumbers
+    ) -> torch.Tensor:
+        """Pass 1.
+
+        Returns:
+            float64 [2, tensors]: this partition's share of the sums of w*w and u*u.
+        """
+        self._m, self._v = m.view(-1).numpy(), v.view(-1).numpy()
+        self._w = self.partition.flat().numpy()
+        self._scalars = tuple(
+            np.float32(x)
+            for x in (
+                *(numbers.beta1, 1.0 - numbers.beta1, numbers.beta2, 1.0 - numbers.beta2),
+                *(numbers.first, numbers.second, numbers.eps),
+            )
+        )
+        self._decay = self._decayed * np.float32(numbers.decay)
+        sums = np.zeros((2, self._number_of_tensors))
+        blocks = len(self._tensors)
+        if blocks:
+            g = gradient.detach().reshape(-1).numpy()
+            arrays = (self._w, g, self._m, self._v, self._starts, self._ends, self._decay)
+            _run(_update_moments, blocks, (*arrays, self._scalars, self._block_sums))
+            np.add.at(sums, (slice(None), self._tensors), self._block_sums)
+        return torch.from_numpy(sums)
+
+    def apply(self, ratios: torch.Tensor, numbers: StepNumbers) -> None:
+        """Pass 2: w <- w - step size * ratio * u."""
+        blocks = len(self._tensors)
+        if not blocks:
+            return
+        factors = (ratios.cpu().numpy()[self._tensors] * numbers.step_size).astype(np.float32)
+        arrays = (self._w, self._m, self._v, self._starts, self._ends, self._decay)
+        _run(_apply, blocks, (*arrays, self._scalars, factors))

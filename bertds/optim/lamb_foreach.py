@@ -1,0 +1,70 @@
+"""LAMB's two passes as torch's multi-tensor operations: for GPUs, and as a second opinion.
+
+Nothing here waits for the device: sums and ratios stay tensors.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from bertds.optim.lamb_numbers import StepNumbers
+from bertds.optim.slices import Partition
+
+
+class ForeachLamb:
+    """LAMB's arithmetic on one partition; see :class:`bertds.optim.lamb_cpu.CpuLamb`."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        index: dict[str, int],
+        decayed: list[bool],
+        adapted: list[bool],
+    ) -> None:
+        self.partition = partition
+        device = partition.tensor.device
+        tensors = [index[piece.name] for piece in partition.slices]
+        self._ranges = [(piece.offset, piece.length) for piece in partition.slices]
+        self._decayed = [i for i, tensor in enumerate(tensors) if decayed[tensor]]
+        self._adapted = [i for i, tensor in enumerate(tensors) if adapted[tensor]]
+        self._tensors = torch.tensor(
+            [tensors[i] for i in self._adapted], dtype=torch.int64, device=device
+        )
+        self._number_of_tensors = len(index)
+
+    def _cut(self, vector: torch.Tensor, which: list[int]) -> list[torch.Tensor]:
+        return [vector.narrow(0, *self._ranges[i]) for i in which]
+
+    def update_moments(
+        self, gradient: torch.Tensor, m: torch.Tensor, v: torch.Tensor, numbers: StepNumbers
+    ) -> torch.Tensor:
+        """Pass 1. Returns float64 [2, tensors]: this partition's sums of w*w and u*u."""
+        w, g = self.partition.flat(), gradient.detach().reshape(-1)
+        m, v = m.view(-1), v.view(-1)
+        m.lerp_(g, 1.0 - numbers.beta1)
+        v.mul_(numbers.beta2).addcmul_(g, g, value=1.0 - numbers.beta2)
+        u = torch.mul(v, numbers.second).sqrt_().add_(numbers.eps)
+        torch.div(m, u, out=u)
+        if numbers.first != 1.0:
+            u.mul_(numbers.first)
+        if numbers.decay and self._decayed:
+            torch._foreach_add_(
+                self._cut(u, self._decayed), self._cut(w, self._decayed), alpha=numbers.decay
+            )
+        self._u = u
+        sums = torch.zeros(2, self._number_of_tensors, dtype=torch.float64, device=w.device)
+        if self._adapted:
+            parts = self._cut(w, self._adapted) + self._cut(u, self._adapted)
+            norms = torch.stack(torch._foreach_norm(parts)).double().square_().view(2, -1)
+            sums.index_add_(1, self._tensors, norms)
+        return sums
+
+    def apply(self, ratios: torch.Tensor, numbers: StepNumbers) -> None:
+        """Pass 2: w <- w - step size * ratio * u."""
+        u = self._u
+        del self._u
+        if self._adapted:
+            ratios = ratios.to(u.device, non_blocking=True)
+            factors = ratios[self._tensors].to(torch.float32)
+            torch._foreach_mul_(self._cut(u, self._adapted), list(factors.unbind()))
+        self.partition.flat().add_(u, alpha=-numbers.step_size)
