@@ -82,7 +82,11 @@ def varlen_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> T
     query_TND, key_TND, value_TND = qkv_T3ND.unbind(1)
     if dropout_p == 0.0 and varlen_attn is not None:
         cu_seqlens, longest = layout.cu_seqlens, layout.max_seqlen
-        return varlen_attn(query_TND, key_TND, value_TND, cu_seqlens, cu_seqlens, longest, longest)
+        output_TND = varlen_attn(
+            query_TND, key_TND, value_TND, cu_seqlens, cu_seqlens, longest, longest
+        )
+        assert isinstance(output_TND, Tensor)  # a pair only where auxiliary outputs are asked for
+        return output_TND
     return jagged_attention(qkv_T3ND, layout, dropout_p)
 
 

@@ -117,6 +117,7 @@ class BertForPreTraining(nn.Module):
         self.vocab_size = vocab_size
         self.bert = BertModel(config, vocab_size, pooler=config.next_sentence)
         word_table = self.bert.embeddings.word_embeddings.weight
+        assert isinstance(word_table, nn.Parameter)
         self.cls = PreTrainingHeads(config, vocab_size, word_table)
         self.initialise()
 
@@ -174,14 +175,12 @@ class BertForPreTraining(nn.Module):
         )
         masked_MH = hidden_TH.index_select(0, arrangement.find_tokens(masked_lm_positions))
         mlm_loss_sum, mlm_correct = self.cls.predictions(masked_MH, masked_lm_ids)
-        if self.cls.seq_relationship is None:
-            nsp_loss_sum, nsp_correct = (
-                torch.zeros_like(mlm_loss_sum),
-                torch.zeros_like(mlm_correct),
-            )
-            return PreTrainingOutput(mlm_loss_sum, nsp_loss_sum, mlm_correct, nsp_correct)
+        pooler, head = self.bert.pooler, self.cls.seq_relationship
+        if pooler is None or head is None:
+            no_loss, no_rows = torch.zeros_like(mlm_loss_sum), torch.zeros_like(mlm_correct)
+            return PreTrainingOutput(mlm_loss_sum, no_loss, mlm_correct, no_rows)
         first_BH = hidden_TH.index_select(0, arrangement.layout.cu_seqlens[:-1])
-        logits_B2 = self.cls.seq_relationship(self.bert.pooler(first_BH)).float()
+        logits_B2 = head(pooler(first_BH)).float()
         if next_sentence_labels is None:
             # Kept in the graph, so that ZeRO sees a gradient of each parameter in each step.
             nsp_loss_sum, nsp_correct = logits_B2.sum() * 0.0, torch.zeros_like(mlm_correct)
