@@ -7,6 +7,7 @@ exact one of this project with its ``variant``, and keys that start with ``_`` o
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -155,10 +156,8 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
         try:
             value = json.loads(value.lower() if value in ("True", "False") else value)
         except json.JSONDecodeError:
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)  # 1e-3 is a float to Python, text to YAML, nothing to JSON
-            except ValueError:
-                pass
     here[last] = value
 
 

@@ -37,8 +37,9 @@ _NOT_FORWARDED = ("rows", "sequence_length")
 
 
 class Engine:
-    """A model under training. Build it with :meth:`create`; all methods but the readers of plain
-    numbers are collective: every rank calls them.
+    """A model under training, made by :meth:`create`.
+
+    All methods but the readers of plain numbers are collective: every rank calls them.
     """
 
     def __init__(

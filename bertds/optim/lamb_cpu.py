@@ -10,6 +10,7 @@ result does not depend on the number of threads.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -87,7 +88,7 @@ def _run(function: Callable[..., None], blocks: int, arguments: tuple[Any, ...])
         return
     cuts = [blocks * part // threads for part in range(threads + 1)]
     pool = _pool(torch.get_num_threads())
-    waiting = [pool.submit(function, *arguments, a, b) for a, b in zip(cuts, cuts[1:])]
+    waiting = [pool.submit(function, *arguments, a, b) for a, b in itertools.pairwise(cuts)]
     for task in waiting:
         task.result()
 
