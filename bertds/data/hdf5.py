@@ -26,7 +26,7 @@ import numpy as np
 from bertds.errors import DataError
 from bertds.files import atomic_path
 
-INSTANCE_DTYPES = {
+INSTANCE_DTYPES: dict[str, np.dtype] = {
     "input_ids": np.dtype("<i4"),
     "input_mask": np.dtype("<i1"),
     "segment_ids": np.dtype("<i1"),

@@ -198,7 +198,7 @@ def _call_scan(
     settings: InstanceSettings,
     arrays: list[np.ndarray],
 ) -> int:
-    return scan(
+    count = scan(
         shard.sentence_offsets,
         shard.document_offsets,
         other.sentence_offsets,
@@ -210,3 +210,4 @@ def _call_scan(
         np.uint64(probability_threshold(settings.short_seq_prob)),
         *arrays,
     )
+    return int(count)

@@ -7,6 +7,8 @@ loop has a plain-Python twin in tests/data/reference.py that gives identical res
 Every uint64 is kept apart from the int64: numba turns a mixture of the two into floats.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import numba
@@ -32,7 +34,7 @@ KEEP_BELOW = np.uint64(probability_threshold(0.9))
 
 
 @numba.njit(inline="always")
-def jit_u64(key: np.uint64, counter: np.uint64) -> np.uint64:
+def jit_u64(key, counter):
     """Compiled :func:`random_u64`; both arguments must be uint64 (numba mixes others to float)."""
     word = key + (counter + _ONE) * _GAMMA_U64
     word = (word ^ (word >> _30)) * _M1_U64
@@ -41,7 +43,7 @@ def jit_u64(key: np.uint64, counter: np.uint64) -> np.uint64:
 
 
 @numba.njit(inline="always")
-def jit_below(word: np.uint64, limit: int) -> int:
+def jit_below(word, limit):
     """Compiled :func:`below`."""
     return np.int64(((word >> _32) * np.uint64(limit)) >> _32)
 

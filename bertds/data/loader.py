@@ -81,7 +81,12 @@ class MicroBatch(NamedTuple):
         return {name: getattr(self, name) for name in self._fields[:8]}
 
     def _map(self, change: Any) -> MicroBatch:
-        return MicroBatch(*(change(v) if isinstance(v, torch.Tensor) else v for v in self))
+        changed = {
+            name: change(value)
+            for name, value in zip(self._fields, self, strict=True)
+            if isinstance(value, torch.Tensor)
+        }
+        return self._replace(**changed)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

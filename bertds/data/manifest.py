@@ -116,7 +116,7 @@ class Manifest:
                 f"{path}: version is {value.get('version')!r}, this bertds reads version "
                 f"{MANIFEST_VERSION}; prepare the data again"
             )
-        manifest = _parse(path, lambda: _from_json(value, Path(folder)))
+        manifest: Manifest = _parse(path, lambda: _from_json(value, Path(folder)))
         _parse(path, lambda: _check_counts(path, manifest.documents))
         return manifest
 

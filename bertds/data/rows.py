@@ -153,7 +153,9 @@ class RowMaker:
         capacity = offsets_of(self._predictions[lengths])
         total, masked = int(row_offsets[-1]), int(capacity[-1])
         flat = FlatRows(
-            *(np.empty(total, np.int64) for _ in range(3)),
+            np.empty(total, np.int64),
+            np.empty(total, np.int64),
+            np.empty(total, np.int64),
             row_offsets,
             np.empty(masked, np.int64),
             np.empty(masked, np.int64),
@@ -237,7 +239,7 @@ def padded_layout(
     lengths, masked = np.diff(flat.row_offsets), np.diff(flat.mask_offsets)
     real = np.arange(sequence_length) < lengths[:, None]
     used = np.arange(max_predictions) < masked[:, None]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "input_ids": np.full(real.shape, pad, np.int32),
         "input_mask": real.astype(np.int8),
         "segment_ids": np.zeros(real.shape, np.int8),

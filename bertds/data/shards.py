@@ -159,7 +159,9 @@ class TokenShard:
         arrays = (token_ids, sentence_offsets, document_offsets)
         for problem in offset_problems(*arrays):
             raise ValueError(f"{name}: {problem}")
-        return TokenShard(name, *(_read_only(array) for array in arrays))
+        return TokenShard(
+            name, _read_only(token_ids), _read_only(sentence_offsets), _read_only(document_offsets)
+        )
 
     def read_ahead(self) -> None:
         """Ask the system to bring the file into the page cache in large reads."""

@@ -73,8 +73,7 @@ def read_vocabulary(path: Path | str) -> list[str]:
         tokens.pop()
     tokens = [token.removesuffix("\r") for token in tokens]
     if len(set(tokens)) != len(tokens):
-        seen: set[str] = set()
-        twice = next(t for t in tokens if t in seen or seen.add(t))
+        twice = next(token for number, token in enumerate(tokens) if token in tokens[:number])
         raise DataError(f"{path}: the token {twice!r} stands there twice")
     return tokens
 
