@@ -1,0 +1,38 @@
+"""Corpora in, training shards out.
+
+    python data_prep/build_wiki_books.py --wiki DUMP... --books DIR... --out DIR --vocab vocab.txt
+
+The same function serves ``bertds prep``. What happens is told in data_prep/prepare.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:  # run by path: the clone's packages, not this folder's modules
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from bertds.entry import guarded
+from data_prep.options import parse_args
+from data_prep.prepare import prepare
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prepare a corpus.
+
+    Args:
+        argv: arguments; None = the command line's.
+
+    Returns:
+        0.
+
+    Raises:
+        BertdsError: one line that says what is wrong (``guarded`` prints it).
+    """
+    return prepare(parse_args(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(guarded(main))

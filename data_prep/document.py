@@ -1,0 +1,62 @@
+"""What a source yields: documents, and pieces of work that can be read apart from each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+# Reasons for which a document is not written. Sources and stages use these and no others.
+REDIRECT = "redirect"
+NAMESPACE = "namespace"
+NOT_TEXT = "not_wikitext"
+EMPTY = "empty"
+TOO_SHORT = "too_short"
+BAD_UTF8 = "bad_utf8"
+MALFORMED = "malformed"
+DUPLICATE = "duplicate"
+
+
+class Document(NamedTuple):
+    """One article, book or abstract; or the reason why there is none."""
+
+    text: str
+    """Clean paragraphs, one a line. Empty when dropped."""
+    dropped: str = ""
+    """Why the document is left out; empty when it is kept."""
+
+
+class Unit(NamedTuple):
+    """A piece of work of bounded size: part of one file, or records that the parent has read."""
+
+    source: str
+    """The option that named the file: wiki, books, text, ..."""
+    reader: str
+    """The function of :data:`data_prep.sources.READERS` that reads it."""
+    file: str
+    number: int
+    """Position of this unit in its file."""
+    start: int
+    end: int
+    """Bytes of the file (compressed ones where it is compressed) that the unit owns."""
+    size: int
+    """Bytes of work, for the progress bar."""
+    options: tuple[str, ...] = ()
+    records: tuple[bytes, ...] | None = None
+    """The contents, when only one process can read the file (a single bzip2 or gzip stream)."""
+
+    @property
+    def path(self) -> Path:
+        """The file as a path."""
+        return Path(self.file)
+
+
+class SourceFile(NamedTuple):
+    """One input file, as the manifest names it."""
+
+    source: str
+    reader: str
+    path: Path
+    name: str
+    """Name below the folder that the user gave; paths of the machine stay out of the manifest."""
+    bytes: int
+    options: tuple[str, ...] = ()

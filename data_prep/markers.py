@@ -1,0 +1,46 @@
+"""Completion markers: what is done need not be done again.
+
+A result counts if its marker names the same inputs, and its file still has the bytes that it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bertds.files import sha256_file, write_json
+
+
+def inputs_hash(values: Iterable[object]) -> str:
+    """Return a name for what a result depends on; the order of the values does not count."""
+    return hashlib.sha256("\n".join(sorted(map(str, values))).encode()).hexdigest()
+
+
+def write_marker(
+    marker: Path, file: Path, result: dict[str, Any], inputs: str = ""
+) -> dict[str, Any]:
+    """Record a result, with size and hash of the file that it stands for."""
+    value = {
+        **result,
+        "inputs": inputs,
+        "file_bytes": file.stat().st_size,
+        "file_sha256": sha256_file(file),
+    }
+    write_json(marker, value)
+    return value
+
+
+def read_marker(marker: Path, file: Path, inputs: str = "") -> dict[str, Any] | None:
+    """Return a recorded result, or None if it must be made (again)."""
+    try:
+        value: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+        if value["inputs"] != inputs or file.stat().st_size != value["file_bytes"]:
+            return None
+        if sha256_file(file) != value["file_sha256"]:
+            return None
+    except (OSError, ValueError, KeyError):
+        return None
+    return value

@@ -1,0 +1,119 @@
+"""Part files: the documents of one unit, sorted by key, between the stages of preparation.
+
+A part is raw arrays after a one-line JSON header, so that any range of its documents is a slice of
+a memory map. ``payload`` holds token ids, or UTF-8 text while the vocabulary is still to be
+trained; ``lengths`` counts ids (or bytes) per sentence.
+
+```text
+key_high, key_low  uint64 [D]    hash of the document's text, keyed by the seed; sorted
+sources            uint8  [D]    number of the source
+sentence_ends      int64  [D]    running sum of sentences
+payload_ends       int64  [D]    running sum of payload items
+lengths            int32  [S]    items per sentence
+payload            uint16 | uint32 | uint8 [T]
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bertds.errors import DataError
+from bertds.files import atomic_path
+
+_HEADER_BYTES = 4096
+_NAMES = ("key_high", "key_low", "sources", "sentence_ends", "payload_ends", "lengths", "payload")
+
+
+class PartDocument(NamedTuple):
+    """A document on its way into a part."""
+
+    key: tuple[int, int]
+    source: int
+    lengths: np.ndarray
+    payload: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The arrays above, mapped or in memory."""
+
+    key_high: np.ndarray
+    key_low: np.ndarray
+    sources: np.ndarray
+    sentence_ends: np.ndarray
+    payload_ends: np.ndarray
+    lengths: np.ndarray
+    payload: np.ndarray
+
+    @property
+    def documents(self) -> int:
+        """How many documents."""
+        return len(self.key_high)
+
+    def range(self, low: int, high: int) -> tuple[int, int]:
+        """Return the numbers ``[first, end)`` of the documents with ``low <= key < high``."""
+        first = int(np.searchsorted(self.key_high, np.uint64(low)))
+        if high >= 1 << 64:
+            return first, self.documents
+        return first, int(np.searchsorted(self.key_high, np.uint64(high)))
+
+    def sentences_of(self, number: int) -> tuple[int, int]:
+        """Return the sentence range of a document."""
+        return int(self.sentence_ends[number - 1]) if number else 0, int(self.sentence_ends[number])
+
+    def payload_of(self, number: int) -> tuple[int, int]:
+        """Return the payload range of a document."""
+        return int(self.payload_ends[number - 1]) if number else 0, int(self.payload_ends[number])
+
+
+def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.dtype) -> None:
+    """Sort documents by key and write them atomically."""
+    # Equal texts stand in the order of their sources; which of them is kept depends on it.
+    ordered = sorted(documents, key=lambda d: (d.key, d.source))
+    keys = np.array([d.key for d in ordered], dtype=np.uint64).reshape(-1, 2)
+    empty = [np.zeros(0, np.int32)]
+    arrays = {
+        "key_high": keys[:, 0],
+        "key_low": keys[:, 1],
+        "sources": np.array([d.source for d in ordered], dtype=np.uint8),
+        "sentence_ends": np.cumsum([len(d.lengths) for d in ordered], dtype=np.int64),
+        "payload_ends": np.cumsum([len(d.payload) for d in ordered], dtype=np.int64),
+        "lengths": np.concatenate([d.lengths for d in ordered] or empty).astype(np.int32),
+        "payload": np.concatenate([d.payload for d in ordered] or empty).astype(payload_type),
+    }
+    header, position = [], _HEADER_BYTES
+    for name in _NAMES:
+        array = arrays[name] = np.ascontiguousarray(arrays[name])
+        header.append([name, array.dtype.str, len(array), position])
+        position += -(-array.nbytes // 8) * 8
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(json.dumps(header).encode().ljust(_HEADER_BYTES, b" "))
+        for name, _, _, at in header:
+            file.seek(at)
+            arrays[name].tofile(file)
+        file.truncate(position)
+
+
+def open_part(path: Path) -> Part:
+    """Map a part into memory.
+
+    Raises:
+        DataError: it is missing or damaged (a completion marker should have told).
+    """
+    try:
+        raw = np.memmap(path, dtype=np.uint8, mode="r")
+        header = json.loads(bytes(raw[:_HEADER_BYTES]))
+        arrays = {
+            name: raw[at : at + count * np.dtype(kind).itemsize].view(kind)
+            for name, kind, count, at in header
+        }
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged part ({error}); remove it and run this again") from error
+    return Part(**arrays)

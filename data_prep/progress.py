@@ -1,0 +1,77 @@
+"""What a person sees: a bar on a terminal, a line now and then elsewhere, a table at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+_LINE_EVERY_SECONDS = 15.0
+
+
+class Progress:
+    """Progress of one stage, in bytes or files; a context manager."""
+
+    def __init__(self, stage: str, total: int, unit: str) -> None:
+        self.stage, self.total, self.unit = stage, max(1, total), unit
+        self.done = 0
+        self.documents = 0
+        self._bar: Any = None
+        self._task: Any = None
+        self._begin = self._told = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("{task.description:<12}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f}%"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.stage, total=self.total, rate="")
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._bar is not None:
+            if kind is None:
+                self._bar.update(self._task, completed=self.total)
+            self._bar.stop()
+
+    def add(self, amount: int, documents: int = 0) -> None:
+        """Count work that is done."""
+        self.done += amount
+        self.documents += documents
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=self._rate())
+        elif time.monotonic() - self._told > _LINE_EVERY_SECONDS:
+            self._told = time.monotonic()
+            share = min(100, 100 * self.done // self.total)
+            print(f"{self.stage}: {share}% {self._rate()}", file=sys.stderr, flush=True)
+
+    def _rate(self) -> str:
+        seconds = max(time.monotonic() - self._begin, 1e-3)
+        if self.unit == "bytes":
+            return (
+                f"{self.done / seconds / 1e6:.1f} MB/s, {self.documents / seconds:,.0f} documents/s"
+            )
+        return f"{self.done:,}/{self.total:,} {self.unit}"
+
+
+def say(text: str) -> None:
+    """Print one line for a person."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def summary(rows: Mapping[str, str]) -> None:
+    """Print the closing table."""
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        say(f"  {name:<{width}}  {value}")

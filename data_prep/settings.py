@@ -1,0 +1,98 @@
+"""Everything that decides which bytes preparation writes, and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bertds.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstanceRequest:
+    """One ``--instances S:P``."""
+
+    sequence_length: int
+    max_predictions: int
+
+    @staticmethod
+    def parse(text: str) -> InstanceRequest:
+        """Read ``128:20``."""
+        length, colon, predictions = text.partition(":")
+        if not (colon and length.isdecimal() and predictions.isdecimal()):
+            raise ConfigError(f"--instances {text}: expected S:P, for example 128:20")
+        return InstanceRequest(sequence_length=int(length), max_predictions=int(predictions))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrepSettings:
+    """Settings that change the result; all of them stand in the manifest."""
+
+    seed: int = 12345
+    """Decides the order of documents, the split, pairs and masks of instance files."""
+    lower_case: bool = True
+    vocab_size: int = 0
+    """Of the vocabulary to train; 0 = one was given."""
+    vocab_sample_bytes: int = 100_000_000
+    """A vocabulary is trained on about so much text, chosen document by document by hash."""
+    vocab_sha256: str = ""
+    """Of the vocabulary that was given."""
+    language: str = "en"
+    """Whose sentence rules sencentex uses."""
+    min_tokens: int = 8
+    """Documents with fewer tokens are dropped as too_short."""
+    shard_tokens: int = 4_000_000
+    """Tokens of a shard, about."""
+    validation_fraction: float = 0.005
+    """Share of documents that is held out; at least 2 documents unless 0."""
+    dataset: str = "corpus"
+    """Name of the instance files, as NVIDIA's readers expect it."""
+    instances: tuple[InstanceRequest, ...] = ()
+    dupe_factor: int = 5
+    masked_lm_prob: float = 0.15
+    short_seq_prob: float = 0.1
+    whole_word_masking: bool = False
+    ngram: int = 1
+    pairs: str = "nsp"
+    compression: str = "gzip"
+
+    def __post_init__(self) -> None:
+        checks = [
+            ("--min-tokens", self.min_tokens, self.min_tokens >= 1, "1 or more"),
+            ("--shard-tokens", self.shard_tokens, self.shard_tokens >= 1000, "1000 or more"),
+            (
+                "--validation-fraction",
+                self.validation_fraction,
+                0.0 <= self.validation_fraction <= 0.5,
+                "0 to 0.5",
+            ),
+            ("--dupe-factor", self.dupe_factor, 1 <= self.dupe_factor <= 1000, "1 to 1000"),
+            (
+                "--train-vocab",
+                self.vocab_size,
+                self.vocab_size == 0 or 300 <= self.vocab_size <= 1_000_000,
+                "300 to 1000000",
+            ),
+            (
+                "--vocab-sample-bytes",
+                self.vocab_sample_bytes,
+                self.vocab_sample_bytes >= 10_000,
+                "10000 or more",
+            ),
+        ]
+        for option, value, good, allowed in checks:
+            if not good:
+                raise ConfigError(f"{option} {value}: allowed: {allowed}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest's ``settings``."""
+        return asdict(self) | {"instances": [asdict(i) for i in self.instances]}
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Name the keys in which two settings differ: ``seed: 1 before, 2 now``."""
+    return [
+        f"{key}: {before.get(key)} before, {now.get(key)} now"
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key) != now.get(key)
+    ]

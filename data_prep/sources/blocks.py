@@ -1,0 +1,221 @@
+"""Bytes of a file in blocks, from any place of it, and the records that lie in them.
+
+A file is cut into ranges of bytes, and several workers read one file at once. A record (a page, a
+document) belongs to the range that holds its first byte; its reader goes on beyond the end of the
+range until the record ends. So blocks come with a flag: does the block belong to the range?
+Files of several bzip2 streams (as Wikipedia publishes them) are cut at their streams.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import re
+import zlib
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from bertds.errors import DataError
+
+BLOCK_BYTES = 1 << 20
+_STREAM_HEADER = re.compile(rb"BZh[1-9]1AY&SY")
+_STREAM_HEADER_BYTES = 10
+# A file of several streams shows its second one within this many bytes.
+_MULTISTREAM_PROBE_BYTES = 64 << 20
+_TAIL_BYTES = 256
+
+Block = tuple[bytes, bool]
+
+
+def compression(path: Path) -> str:
+    """Return "bz2", "gz", "zst" or "" by the first bytes of the file, not by its name."""
+    with open_binary(path) as file:
+        magic = file.read(4)
+    if magic[:3] == b"BZh":
+        return "bz2"
+    if magic[:2] == b"\x1f\x8b":
+        return "gz"
+    return "zst" if magic == b"\x28\xb5\x2f\xfd" else ""
+
+
+def open_binary(path: Path):
+    """Open a source file, or say in one line why not."""
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def plain_blocks(path: Path, start: int, end: int) -> Iterator[Block]:
+    """Yield the bytes of ``[start, end)``, then what follows as not owned."""
+    with open_binary(path) as file:
+        file.seek(start)
+        while start < end and (block := file.read(min(BLOCK_BYTES, end - start))):
+            yield block, True
+            start += len(block)
+        while block := file.read(BLOCK_BYTES):
+            yield block, False
+
+
+def is_multistream(path: Path) -> bool:
+    """Tell whether a .bz2 file holds several streams (looks at its first 64 MiB)."""
+    with open_binary(path) as file:
+        tail = file.read(1)[:0]
+        file.seek(1)
+        for _ in range(_MULTISTREAM_PROBE_BYTES // BLOCK_BYTES):
+            block = file.read(BLOCK_BYTES)
+            if not block:
+                return False
+            if _STREAM_HEADER.search(tail + block):
+                return True
+            tail = block[-_STREAM_HEADER_BYTES:]
+    return False
+
+
+def bz2_blocks(path: Path, start: int, end: int) -> Iterator[Block]:
+    """Yield the contents of the streams that begin in ``[start, end)``, then of later ones.
+
+    Raises:
+        DataError: the file is damaged, or ends inside a stream.
+    """
+    with open_binary(path) as file:
+        stream_start = start if start == 0 else _next_stream(file, start, end)
+        if stream_start is None:
+            return
+        file.seek(stream_start)
+        decompressor = bz2.BZ2Decompressor()
+        data = b""
+        read_to = stream_start
+        try:
+            while True:
+                if not data and decompressor.needs_input:
+                    data = file.read(BLOCK_BYTES)
+                    read_to += len(data)
+                    if not data:
+                        raise DataError(f"{path}: truncated: it ends inside a bzip2 stream")
+                block = decompressor.decompress(data, BLOCK_BYTES)
+                data = b""
+                if block:
+                    yield block, stream_start < end
+                if decompressor.eof:
+                    data = decompressor.unused_data
+                    while not data.strip(b"\0"):
+                        data = file.read(BLOCK_BYTES)
+                        read_to += len(data)
+                        if not data:
+                            return
+                    stream_start = read_to - len(data)
+                    decompressor = bz2.BZ2Decompressor()
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: damaged bzip2 data ({error})") from error
+
+
+def _next_stream(file, start: int, end: int) -> int | None:
+    """Return where the first stream at or after ``start`` begins, if before ``end``."""
+    file.seek(start)
+    tail = b""
+    position = start
+    while position < end + _STREAM_HEADER_BYTES:
+        block = file.read(BLOCK_BYTES)
+        if not block:
+            return None
+        match = _STREAM_HEADER.search(tail + block)
+        if match:
+            found = position - len(tail) + match.start()
+            return found if found < end else None
+        position += len(block)
+        tail = (tail + block)[-_STREAM_HEADER_BYTES + 1 :]
+    return None
+
+
+def whole_blocks(path: Path) -> Iterator[Block]:
+    """Yield the contents of a file, decompressed as its first bytes say.
+
+    Raises:
+        DataError: the file is damaged or ends too early.
+    """
+    kind = compression(path)
+    if kind == "bz2":
+        yield from bz2_blocks(path, 0, 1 << 62)
+        return
+    try:
+        if kind == "gz":
+            with gzip.open(path, "rb") as file:
+                while block := file.read(BLOCK_BYTES):
+                    yield block, True
+        elif kind == "zst":
+            with _open_zstandard(path) as file:
+                while block := file.read(BLOCK_BYTES):
+                    yield block, True
+        else:
+            yield from plain_blocks(path, 0, path.stat().st_size)
+    except EOFError as error:
+        raise DataError(f"{path}: truncated: the compressed data end too early") from error
+    except (OSError, zlib.error, RuntimeError) as error:
+        raise DataError(f"{path}: damaged ({error})") from error
+
+
+def _open_zstandard(path: Path):
+    try:
+        from compression import zstd  # Python 3.14
+
+        return zstd.open(path, "rb")
+    except ImportError:
+        pass
+    try:
+        import pyarrow
+
+        return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+    except ImportError as error:
+        raise DataError(f"{path}: reading .zst needs pyarrow (pip install pyarrow)") from error
+
+
+def records(
+    blocks: Iterator[Block], opening: bytes, closing: bytes, path: Path
+) -> Generator[bytes, None, bytes]:
+    """Yield each ``opening ... closing`` whose first byte is owned.
+
+    Returns:
+        The last bytes of the file, if the blocks were read to their end, else ``b""``.
+
+    Raises:
+        DataError: the file ends inside a record.
+    """
+    buffer = b""
+    offset = 0  # of buffer[0] in the blocks
+    owned_end: int | None = None
+    at = 0
+    while True:
+        start = buffer.find(opening, at)
+        if start < 0:
+            # An opening may be split between this block and the next.
+            next_start = max(at, len(buffer) - len(opening) + 1)
+            if owned_end is not None and offset + next_start >= owned_end:
+                return b""
+            block, owned = next(blocks, (b"", True))
+            if not block:
+                return buffer[-_TAIL_BYTES:]
+            if not owned and owned_end is None:
+                owned_end = offset + len(buffer)
+            kept = max(0, min(next_start, len(buffer) - _TAIL_BYTES))
+            offset += kept
+            buffer = buffer[kept:] + block
+            at = next_start - kept
+            continue
+        if owned_end is not None and offset + start >= owned_end:
+            return b""
+        end = buffer.find(closing, start)
+        while end < 0:
+            searched = max(start, len(buffer) - len(closing) + 1)
+            block, owned = next(blocks, (b"", True))
+            if not block:
+                raise DataError(
+                    f"{path}: truncated: it ends inside a record "
+                    f"({closing.decode()} expected); fetch the file again"
+                )
+            if not owned and owned_end is None:
+                owned_end = offset + len(buffer)
+            buffer += block
+            end = buffer.find(closing, searched)
+        at = end + len(closing)
+        yield buffer[start:at]

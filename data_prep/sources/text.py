@@ -1,0 +1,120 @@
+"""Plain text: documents separated by blank lines, or one document a line (``--text-layout``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.clean import clean_paragraphs
+from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
+from data_prep.sources.blocks import compression, open_binary, whole_blocks
+
+LAYOUTS = ("blank-line", "line")
+
+
+def read_text(unit: Unit) -> Iterator[Document]:
+    """Yield the documents that begin in the unit; ``options`` holds the layout."""
+    for document in raw_documents(unit):
+        yield text_document(document)
+
+
+def text_document(data: bytes) -> Document:
+    """Decode and clean one document, lines being paragraphs."""
+    try:
+        text = clean_paragraphs(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return Document("", BAD_UTF8)
+    return Document(text) if text else Document("", EMPTY)
+
+
+def raw_documents(unit: Unit) -> Iterator[bytes]:
+    """Yield the bytes of each document that begins in the unit."""
+    per_line = unit.options[0] == "line"
+    lines = unit_lines(unit, with_previous=not per_line)
+    if per_line:
+        yield from (line for line, owned in lines if owned)
+        return
+    current: list[bytes] = []
+    skipping = False  # a document that began in the unit before
+    first = True
+    for line, owned in lines:
+        blank = not line.strip()
+        if first:
+            # The line before the unit: does a document of the unit before go on?
+            first, skipping = False, not blank
+            continue
+        if blank:
+            skipping = False
+            if current:
+                yield b"".join(current)
+                current = []
+            if not owned:
+                return
+        elif not skipping:
+            if not current and not owned:
+                return
+            current.append(line)
+        elif not owned:
+            return
+    if current:
+        yield b"".join(current)
+
+
+def unit_lines(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[bytes, bool]]:
+    """Yield the lines that begin in the unit, then later ones flagged as not owned.
+
+    Args:
+        unit: bytes ``[start, end)`` of a plain file, or a whole compressed one.
+        with_previous: yield first the line before the unit (empty at the beginning of the file).
+    """
+    if compression(unit.path):
+        if with_previous:
+            yield b"", True
+        for line in compressed_lines(unit.path):
+            yield line, True
+        return
+    with open_binary(unit.path) as file:
+        previous = b""
+        if unit.start > 0:
+            previous = _line_across(file, unit.start)
+        else:
+            file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
+        if with_previous:
+            yield previous, True
+        position = file.tell()
+        for line in file:
+            yield line, position < unit.end
+            position += len(line)
+
+
+def _line_across(file, start: int) -> bytes:
+    """Return the line that holds byte ``start - 1``, and leave the file after it."""
+    position = start - 1
+    piece = b""
+    while position > 0:
+        step = min(position, 1 << 16)
+        file.seek(position - step)
+        piece = file.read(step)
+        newline = piece.rfind(b"\n")
+        if newline >= 0:
+            position = position - step + newline + 1
+            break
+        position -= step
+    file.seek(position)
+    return file.readline()
+
+
+def compressed_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a compressed file."""
+    rest: list[bytes] = []
+    for block, _ in whole_blocks(path):
+        lines = block.split(b"\n")
+        rest.append(lines[0])
+        if len(lines) > 1:
+            yield b"".join(rest) + b"\n"
+            for line in lines[1:-1]:
+                yield line + b"\n"
+            rest = [lines[-1]]
+    last = b"".join(rest)
+    if last:
+        yield last

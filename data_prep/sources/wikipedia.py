@@ -1,0 +1,186 @@
+"""MediaWiki XML dumps: export versions 0.3 to 0.11, plain, bzip2 (also multistream) or gzip."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertds.errors import DataError
+from data_prep.clean import word_set
+from data_prep.document import (
+    BAD_UTF8,
+    EMPTY,
+    MALFORMED,
+    NAMESPACE,
+    NOT_TEXT,
+    REDIRECT,
+    Document,
+    Unit,
+)
+from data_prep.sources.blocks import (
+    Block,
+    bz2_blocks,
+    compression,
+    plain_blocks,
+    records,
+    whole_blocks,
+)
+from data_prep.wikitext import clean_wikitext
+
+_OPENING, _CLOSING = b"<page>", b"</page>"
+_END = b"</mediawiki>"
+_HEAD_BYTES = 64 << 10
+
+_TITLE = re.compile(rb"<title>(.*?)</title>", re.DOTALL)
+_NAMESPACE = re.compile(rb"<ns>\s*(-?\d+)\s*</ns>")
+_NAMESPACE_NAME = re.compile(rb'<namespace key="(-?\d+)"[^>]*>([^<]+)</namespace>')
+_MODEL = re.compile(rb"<model>\s*([^<]*?)\s*</model>")
+# "#REDIRECT [[Target]]" in the wiki's own language too, for dumps older than <redirect />.
+_REDIRECT_TEXT = re.compile(r"\s*#\s*[^\W\d_]{5,20}\s*:?\s*\[\[", re.IGNORECASE)
+# For dumps with neither <ns> nor <siteinfo>.
+_ENGLISH_NAMESPACES = frozenset(
+    name + talk
+    for name in word_set(
+        """
+        user wikipedia file mediawiki template help category portal book draft module timedtext
+        image media special gadget
+        """
+    )
+    for talk in ("", " talk")
+) | {"talk"}
+
+
+def sniff_dump(path: Path) -> tuple[str, ...]:
+    """Check that a file is a dump and return the names of its other namespaces.
+
+    Raises:
+        DataError: it is not a MediaWiki export, or a plain file that was cut short.
+    """
+    head = b""
+    for block, _ in whole_blocks(path):
+        head += block
+        if len(head) >= _HEAD_BYTES:
+            break
+    if b"<mediawiki" not in head[:_HEAD_BYTES]:
+        found = head[:40].decode("utf-8", "replace").split("\n")[0].strip()
+        raise DataError(
+            f"{path}: not a MediaWiki dump: it begins with {found!r}, expected <mediawiki ...>"
+        )
+    if compression(path) == "":
+        with open(path, "rb") as file:
+            file.seek(max(0, path.stat().st_size - 4096))
+            if _END not in file.read():
+                raise truncated(path)
+    names = (
+        name.decode("utf-8", "replace").lower()
+        for key, name in _NAMESPACE_NAME.findall(head)
+        if key != b"0"
+    )
+    return tuple(sorted(names))
+
+
+def truncated(path: Path) -> DataError:
+    """Return the error for a dump that ends too early."""
+    return DataError(f"{path}: truncated: </mediawiki> is missing at its end; fetch it again")
+
+
+def _ends_dump(tail: bytes) -> bool:
+    """Tell whether the last bytes that a reader saw can be the end of a dump."""
+    tail = tail.rstrip()
+    # A unit may begin inside "</mediawiki>" and see only its last letters.
+    return _END in tail or (0 < len(tail) < len(_END) and _END.endswith(tail))
+
+
+def page_batches(path: Path, batch_bytes: int) -> Iterator[tuple[bytes, ...]]:
+    """Yield the pages of a dump that one process must read (a single stream), in batches."""
+    batch: list[bytes] = []
+    size = 0
+    tail = b""
+    reader = records(whole_blocks(path), _OPENING, _CLOSING, path)
+    while True:
+        try:
+            page = next(reader)
+        except StopIteration as stop:
+            tail = stop.value
+            break
+        batch.append(page)
+        size += len(page)
+        if size >= batch_bytes:
+            yield tuple(batch)
+            batch, size = [], 0
+    if not _ends_dump(tail):
+        raise truncated(path)
+    if batch:
+        yield tuple(batch)
+
+
+def read_dump(unit: Unit) -> Iterator[Document]:
+    """Yield a document for every page that begins in the unit."""
+    namespaces = frozenset(unit.options) | _ENGLISH_NAMESPACES
+    if unit.records is not None:
+        for page in unit.records:
+            yield page_document(page, namespaces)
+        return
+    kind = compression(unit.path)
+    blocks: Iterator[Block] = (
+        bz2_blocks(unit.path, unit.start, unit.end)
+        if kind == "bz2"
+        else plain_blocks(unit.path, unit.start, unit.end)
+    )
+    reader = records(blocks, _OPENING, _CLOSING, unit.path)
+    while True:
+        try:
+            page = next(reader)
+        except StopIteration as stop:
+            # The reader came to the end of the file: is it the end of the dump?
+            if stop.value and not _ends_dump(stop.value):
+                raise truncated(unit.path) from None
+            return
+        yield page_document(page, namespaces)
+
+
+def page_document(page: bytes, namespaces: frozenset[str]) -> Document:
+    """Turn one ``<page>...</page>`` into a document.
+
+    Args:
+        page: the element's bytes.
+        namespaces: lower-case names of all namespaces but the main one, for pages without <ns>.
+    """
+    if page.find(_OPENING, 6) >= 0:
+        return Document("", MALFORMED)
+    # The newest revision stands last.
+    text_at = page.rfind(b"<text")
+    header = page[: text_at if text_at >= 0 else len(page)]
+    namespace = _NAMESPACE.search(header)
+    if namespace is not None:
+        if namespace[1] != b"0":
+            return Document("", NAMESPACE)
+    else:
+        title = _TITLE.search(header)
+        if title is not None and b":" in title[1]:
+            prefix = title[1].decode("utf-8", "replace").partition(":")[0]
+            if prefix.strip().lower() in namespaces:
+                return Document("", NAMESPACE)
+    if b"<redirect" in header:
+        return Document("", REDIRECT)
+    model = _MODEL.search(header)
+    if model is not None and model[1] != b"wikitext":
+        return Document("", NOT_TEXT)
+    if text_at < 0:
+        return Document("", EMPTY)
+    start = page.find(b">", text_at)
+    end = page.find(b"</text>", start)
+    if start < 0 or page[start - 1 : start] == b"/" or end < 0:
+        return Document("", EMPTY)
+    try:
+        text = page[start + 1 : end].decode("utf-8")
+    except UnicodeDecodeError:
+        return Document("", BAD_UTF8)
+    if "&" in text:
+        text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
+        text = text.replace("&apos;", "'").replace("&#10;", "\n").replace("&amp;", "&")
+    if "#" in text[:40] and _REDIRECT_TEXT.match(text):
+        return Document("", REDIRECT)
+    text = clean_wikitext(text)
+    return Document(text) if text else Document("", EMPTY)

@@ -1,0 +1,398 @@
+"""Wikitext to prose, in linear time and without ever failing.
+
+```text
+page -> comments, references, formulas out -> templates out (a few keep their words) -> tables out
+     -> links and formatting to their text -> lines: headings, lists, left-overs out -> paragraphs
+```
+
+Every step is one pass with a cursor or a literal search, so that ten thousand unclosed brackets
+cost no more than closed ones. What is unbalanced costs its line, not the article. What is kept and
+dropped, and how that compares with other extractors, is written in docs/data_preparation.md.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+from data_prep.clean import word_set
+from data_prep.wiki_templates import TEMPLATE_TEXT
+
+# Elements whose content is not prose. Names in lower case.
+_DROPPED_ELEMENTS = word_set(
+    """
+    ref references math chem ce gallery timeline syntaxhighlight source score hiero imagemap
+    graph mapframe maplink templatedata categorytree inputbox includeonly indicator table
+    style script pre
+    """
+)
+# Elements that end a paragraph.
+_BLOCK_ELEMENTS = frozenset(
+    ["br", "p", "div", "blockquote", "poem", "center", "li", "ul", "ol", "dl", "dd", "dt", "hr"]
+)
+_MARKUP = re.compile(r"<(?:!--|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>]))")
+
+_SKIPPED_SECTIONS = frozenset(
+    [
+        "references",
+        "external links",
+        "see also",
+        "further reading",
+        "notes",
+        "notes and references",
+        "references and notes",
+        "footnotes",
+        "bibliography",
+        "sources",
+        "citations",
+        "works cited",
+        "discography",
+        "filmography",
+        "gallery",
+        "external link",
+        "references and further reading",
+        "selected bibliography",
+        "literature",
+    ]
+)
+_FILE_NAMESPACES = word_set(
+    """
+    file image media category datei bild kategorie fichier catégorie archivo imagen
+    categoría immagine categoria arquivo imagem bestand categorie plik kategoria файл
+    категория
+    """
+)
+_OTHER_NAMESPACES = word_set(
+    """
+    wikipedia wp project help template portal user talk special draft module mediawiki book
+    wikt wiktionary commons wikisource s wikiquote q wikibooks b wikinews n wikiversity v
+    wikispecies species meta m d w mw c
+    """
+)
+_LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]+){0,2}|simple")
+
+_EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\]]*([^\]\n]*)\]")
+_BARE_ADDRESS = re.compile(r"https?://[^\s<>\[\]]*[^\s<>\[\].,;:!?)'\"]")
+_MAGIC_WORD = re.compile(r"__[A-Z]{3,}__")
+_HEADING = re.compile(r"(={1,6})\s*(.*?)\s*=+$")
+_EMPTY_BRACKETS = re.compile(r"\([\s,;:.–—/-]*\)|\[\s*\]")
+_BRACKET_START = re.compile(r"\(\s*[,;:][\s,;:]*")
+_BRACKET_END = re.compile(r"[\s,;]+\)")
+_LETTERS = re.compile(r"[^\W\d_]{2}")
+_SENTENCE_END = (".", "!", "?", '."', '?"', '!"', ".”", "?”", "!”", ".)", "。")
+
+
+def clean_wikitext(text: str) -> str:
+    """Return the prose of an article: paragraphs, one a line; empty if there is none.
+
+    Args:
+        text: wikitext with XML's own escapes already undone.
+    """
+    if "<" in text:
+        text = _without_elements(text)
+    if "{{" in text:
+        text = without_templates(text)
+    if "{|" in text:
+        text = _without_tables(text)
+    if "[" in text:
+        text = _link_text(text)
+        if "[" in text:
+            text = _EXTERNAL_LINK.sub(r"\1", text)
+    if "''" in text:
+        # Five quotes are bold italic, four are bold and one apostrophe.
+        text = text.replace("'''''", "").replace("''''", "'").replace("'''", "").replace("''", "")
+    if "&" in text:
+        text = html.unescape(text)
+    text = text.replace("\xa0", " ")
+    if "://" in text:
+        text = _BARE_ADDRESS.sub("", text)
+    return "\n".join(_paragraphs(text))
+
+
+# --------------------------------------------------------------------------------------------
+# Elements: <!-- -->, <ref>, <br>
+# --------------------------------------------------------------------------------------------
+
+
+def _without_elements(text: str) -> str:
+    pieces = []
+    position = 0
+    never_closed: set[str] = set()
+    match = _MARKUP.search(text)
+    while match is not None:
+        start = match.start()
+        name = (match[2] or "").lower()
+        if not name:
+            end = text.find("-->", start + 4)
+            end = len(text) if end < 0 else end + 3
+            replacement = ""
+        else:
+            close = text.find(">", match.end())
+            if close < 0 or close - start > 2000:
+                # "<ref" without ">": an unfinished tag costs the rest of its line.
+                close = text.find("\n", match.end())
+                close = len(text) if close < 0 else close
+                end, replacement = close, ""
+            else:
+                end = close + 1
+                replacement = "\n\n" if name in _BLOCK_ELEMENTS else ""
+                opening = not match[1] and text[close - 1] != "/"
+                if opening and name in _DROPPED_ELEMENTS:
+                    end = _element_end(text, name, match[2], end, never_closed)
+        pieces.append(text[position:start])
+        if replacement:
+            pieces.append(replacement)
+        position = end
+        match = _MARKUP.search(text, position)
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+def _element_end(text: str, name: str, written: str, start: int, never_closed: set[str]) -> int:
+    """Return where ``</name>`` ends, or the end of the line if it is never closed."""
+    if name not in never_closed:
+        for spelling in dict.fromkeys((written, name, name.upper(), name.capitalize())):
+            close = text.find(f"</{spelling}", start)
+            if close >= 0:
+                close = text.find(">", close)
+                return len(text) if close < 0 else close + 1
+        # Remembered, so that many unclosed ones do not each search to the end of the page.
+        never_closed.add(name)
+    line_end = text.find("\n", start)
+    return len(text) if line_end < 0 else line_end
+
+
+# --------------------------------------------------------------------------------------------
+# Templates {{...}} and tables {|...|}
+# --------------------------------------------------------------------------------------------
+
+
+def without_templates(text: str, depth: int = 0) -> str:
+    """Cut templates out; those of :data:`TEMPLATE_TEXT` leave their words behind."""
+    spans = []
+    stack: list[int] = []
+    opening, closing = text.find("{{"), text.find("}}")
+    while opening >= 0 or closing >= 0:
+        if opening >= 0 and (opening < closing or closing < 0):
+            stack.append(opening)
+            opening = text.find("{{", opening + 2)
+        else:
+            if stack:
+                start = stack.pop()
+                # Only what no other template holds: inner ones go with it.
+                while spans and spans[-1][0] > start:
+                    spans.pop()
+                spans.append((start, closing + 2))
+            else:
+                spans.append((closing, closing + 2))
+            closing = text.find("}}", closing + 2)
+    for start in stack:  # never closed: the line is lost, not the article
+        line_end = text.find("\n", start)
+        spans.append((start, len(text) if line_end < 0 else line_end))
+    if stack:
+        spans.sort()
+    pieces = []
+    position = 0
+    for start, end in spans:
+        if end <= position:
+            continue
+        pieces.append(text[position : max(start, position)])
+        if start >= position and end - start < 4000 and text[end - 2 : end] == "}}":
+            name = _template_name(text, start + 2, end - 2)
+            words = TEMPLATE_TEXT.get(name)
+            if words is None and name[:5] == "lang-":
+                words = TEMPLATE_TEXT["lang-"]
+            if words is not None and depth < 4:
+                pieces.append(words(_template_arguments(text[start + 2 : end - 2], depth)))
+        position = end
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+def _template_name(text: str, start: int, end: int) -> str:
+    bar = text.find("|", start, min(end, start + 40))
+    return text[start : bar if bar >= 0 else min(end, start + 40)].strip().lower()
+
+
+def _template_arguments(body: str, depth: int) -> list[str]:
+    """Return a template's name and positional arguments."""
+    if "{{" in body:
+        body = without_templates(body, depth + 1)
+    if "[[" in body:
+        body = _link_text(body)
+    return [
+        argument.strip()
+        for argument in body.split("|")
+        if "=" not in argument or argument.lstrip().startswith(("1=", "2=", "text="))
+    ]
+
+
+def _without_tables(text: str) -> str:
+    spans = []
+    stack: list[int] = []
+    opening, closing = text.find("{|"), text.find("|}")
+    while opening >= 0 or closing >= 0:
+        if opening >= 0 and (opening < closing or closing < 0):
+            if _begins_line(text, opening):
+                stack.append(opening)
+            opening = text.find("{|", opening + 2)
+        else:
+            if stack and _begins_line(text, closing):
+                start = stack.pop()
+                while spans and spans[-1][0] > start:
+                    spans.pop()
+                spans.append((start, closing + 2))
+            closing = text.find("|}", closing + 2)
+    pieces = []
+    position = 0
+    for start, end in spans:
+        pieces.append(text[position:start])
+        pieces.append("\n\n")
+        position = end
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+def _begins_line(text: str, position: int) -> bool:
+    before = position - 1
+    while before >= 0 and text[before] in " \t:*#" and position - before < 20:
+        before -= 1
+    return before < 0 or text[before] == "\n"
+
+
+# --------------------------------------------------------------------------------------------
+# Links
+# --------------------------------------------------------------------------------------------
+
+
+def _link_text(text: str) -> str:
+    """Replace ``[[target|label]]`` by what a reader sees; files, categories, languages vanish."""
+    opening, closing = text.find("[["), text.find("]]")
+    out: list[str] = []
+    stack: list[list[str]] = []
+    position = 0
+    while opening >= 0 or closing >= 0:
+        if opening >= 0 and (opening < closing or closing < 0):
+            out.append(text[position:opening])
+            stack.append(out)
+            out = []
+            position = opening + 2
+            opening = text.find("[[", position)
+        else:
+            if text[closing + 2 : closing + 3] == "]" and "[" in text[position:closing]:
+                closing += 1  # [[File:...|see [http://x y]]]
+            out.append(text[position:closing])
+            if stack:
+                inner = out[0] if len(out) == 1 else "".join(out)
+                out = stack.pop()
+                out.append(_one_link(inner))
+            position = closing + 2
+            closing = text.find("]]", position)
+            if 0 <= opening < position:
+                opening = text.find("[[", position)
+    out.append(text[position:])
+    while stack:  # never closed: keep the text, drop the brackets
+        parent = stack.pop()
+        if out and _file_prefix(out[0]):
+            out[0] = out[0].partition("\n")[2]
+        parent.extend(out)
+        out = parent
+    return "".join(out)
+
+
+def _one_link(inner: str) -> str:
+    target, bar, label = inner.partition("|")
+    if ":" in target:
+        target = target.strip()
+        if target.startswith(":"):
+            target = target[1:]
+        elif _file_prefix(target):
+            return ""
+        else:
+            prefix = target[: target.index(":")].strip().lower()
+            if not bar and (prefix in _OTHER_NAMESPACES or _LANGUAGE_CODE.fullmatch(prefix)):
+                return ""
+    if not bar:
+        return target
+    if not label.strip():
+        return target.partition("(")[0].rstrip()  # the "pipe trick"
+    return label
+
+
+def _file_prefix(target: str) -> bool:
+    colon = target.find(":", 0, 30)
+    return colon > 0 and target[:colon].strip().lower() in _FILE_NAMESPACES
+
+
+# --------------------------------------------------------------------------------------------
+# Lines
+# --------------------------------------------------------------------------------------------
+
+
+def _paragraphs(text: str) -> list[str]:
+    paragraphs: list[str] = []
+    current: list[str] = []
+    skipping = 0  # level of the heading whose section is left out
+
+    def finish() -> None:
+        if current:
+            paragraph = tidy(" ".join(current))
+            current.clear()
+            if _is_prose(paragraph):
+                paragraphs.append(paragraph)
+
+    for line in text.split("\n"):
+        line = line.strip()
+        if not line:
+            if current:
+                finish()
+            continue
+        first = line[0]
+        if first == "=" and (heading := _HEADING.match(line)):
+            finish()
+            level = len(heading[1])
+            if not skipping or level <= skipping:
+                skipping = level if heading[2].lower().rstrip(":") in _SKIPPED_SECTIONS else 0
+            continue
+        if skipping:
+            continue
+        if first in "*#:;":
+            finish()
+            item = line.lstrip("*#:; ")
+            # A list item is kept if it reads as a sentence.
+            if item.endswith(_SENTENCE_END) and item.count(" ") >= 6 and "|" not in item:
+                current.append(item)
+                finish()
+        elif first in "|!{}" or line.startswith("----"):
+            finish()
+        elif "||" not in line:
+            current.append(line)
+    finish()
+    return paragraphs
+
+
+def tidy(text: str) -> str:
+    """Close the gaps that removed markup left."""
+    if "__" in text:
+        text = _MAGIC_WORD.sub("", text)
+    if "(" in text:
+        text = _EMPTY_BRACKETS.sub("", text)
+        text = _BRACKET_START.sub("(", text)
+        text = _BRACKET_END.sub(")", text)
+    if "{{" in text or "}}" in text or "[[" in text or "]]" in text:
+        for mark in ("{{", "}}", "[[", "]]"):
+            text = text.replace(mark, "")
+    if "  " in text or "\t" in text:
+        text = " ".join(text.split())
+    if " ," in text or " ." in text or " ;" in text:
+        text = text.replace(" ,", ",").replace(" ;", ";").replace(" . ", ". ")
+        if text.endswith(" ."):
+            text = text[:-2] + "."
+    return text.strip()
+
+
+def _is_prose(paragraph: str) -> bool:
+    """Tell a paragraph from what a removed box left behind."""
+    if paragraph.count(" ") >= 5:
+        return _LETTERS.search(paragraph) is not None
+    return paragraph.count(" ") >= 2 and paragraph.endswith(_SENTENCE_END)
