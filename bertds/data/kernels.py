@@ -33,6 +33,18 @@ MASK_BELOW = np.uint64(probability_threshold(0.8))
 KEEP_BELOW = np.uint64(probability_threshold(0.9))
 
 
+def compiled(function):
+    """Compile a loop on first use and keep the machine code on disk for later processes.
+
+    The code is kept beside this file, or in the user's cache folder where that is read-only.
+    Where neither can be written, each process compiles for itself (some seconds).
+    """
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # "no locator available": numba found no folder to write to
+        return numba.njit(nogil=True)(function)
+
+
 @numba.njit(inline="always")
 def jit_u64(key, counter):
     """Compiled :func:`random_u64`; both arguments must be uint64 (numba mixes others to float)."""
@@ -48,7 +60,7 @@ def jit_below(word, limit):
     return np.int64(((word >> _32) * np.uint64(limit)) >> _32)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def scan(
     sentences,
     documents,
@@ -257,7 +269,7 @@ def _binomial_half(key, draw, trials):
     return heads, draw
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def assemble(
     tokens_a,
     tokens_b,

@@ -3,6 +3,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +15,7 @@ from bertds.config import BatchPlan, DataConfig
 from bertds.data.hdf5 import write_instance_file
 from bertds.data.instances import InstanceSettings
 from bertds.data.loader import BatchLoader, open_source
+from bertds.data.rng import random_u64
 from bertds.data.rows import build_instances
 from bertds.errors import ConfigError, DataError
 
@@ -214,35 +218,68 @@ def test_instance_folders_have_their_own_splits_and_find_the_tokenizer(
         open_source(single, 1)
 
 
-def test_compiled_code_is_cached_where_the_package_cannot_be_written(repository, tmp_path):
-    """numba must fall back to a cache of the user's, not fail, in a read-only installation."""
-    import shutil
-    import subprocess
-    import sys
-
+@pytest.mark.parametrize("user_cache", ["writable", "not writable"])
+def test_a_read_only_installation_compiles_all_the_same(repository, tmp_path, user_cache):
     package = tmp_path / "site" / "bertds"
     shutil.copytree(repository / "bertds", package, ignore=shutil.ignore_patterns("__pycache__"))
-    # A file where numba would make its folder: not writable even for root.
+    # A file where numba would make its folder: it cannot be written, not even by root.
     (package / "data" / "__pycache__").touch()
+    cache = tmp_path / "cache"
+    if user_cache == "not writable":
+        cache.touch()
     script = (
-        "from bertds.data import kernels; print(kernels.__file__); "
-        "print(kernels.scan.stats.cache_path)"
+        "from bertds.data import kernels; import numpy as np; print(kernels.__file__); "
+        "print(kernels.scan.stats.cache_path); print(kernels.jit_u64(np.uint64(1), np.uint64(0)))"
     )
     environment = {
         **os.environ,
         "PYTHONPATH": str(package.parent),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "HOME": str(tmp_path),
-        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HOME": str(cache),
+        "XDG_CACHE_HOME": str(cache),
     }
     environment.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    module, where, draw = done.stdout.splitlines()
+    assert module.startswith(str(package)) and int(draw) == random_u64(1, 0)
+    assert where.startswith(str(cache)) if user_cache == "writable" else where == "None"
+
+
+def test_preparation_needs_no_torch(repository):
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.modules['deepspeed'] = None\n"
+        "from bertds.data import hdf5, instances, kernels, manifest, masking, open, order, rng\n"
+        "from bertds.data import rows, shards, vocabulary"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", script], cwd=repository, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    module, cache = done.stdout.splitlines()
-    assert module.startswith(str(package)) and not cache.startswith(str(package))
+
+
+def test_rows_of_a_real_book_decode_to_its_text(shared_data, tmp_path):
+    from transformers import BertTokenizer
+
+    book = (shared_data / "books" / "11-alices-adventures-in-wonderland.txt").read_bytes()
+    text = book.decode("utf-8-sig").replace("\r\n", "\n")
+    path = tmp_path / "alice.txt"
+    path.write_text(text)
+    vocab = shared_data / "vocab" / "bert-base-uncased-vocab.txt"
+    config = small(path, vocab=str(vocab), sequence_length=64, max_predictions_per_sequence=10)
+    tokenizer = BertTokenizer(str(vocab))
+    everything = " ".join(tokenizer.tokenize(text))
+    labels = []
+    for micro_batch in start(replace(config, prefetch_steps=1)).micro_batches:
+        ids = micro_batch.input_ids.clone()
+        ids[micro_batch.masked_lm_positions] = micro_batch.masked_lm_ids
+        bounds = micro_batch.cu_seqlens.tolist()
+        for row, label in enumerate(micro_batch.next_sentence_labels.tolist()):
+            tokens = tokenizer.convert_ids_to_tokens(ids[bounds[row] : bounds[row + 1]].tolist())
+            assert tokens[0] == "[CLS]" and tokens[-1] == "[SEP]" and tokens.count("[SEP]") == 2
+            middle = tokens.index("[SEP]")
+            first, second = " ".join(tokens[1:middle]), " ".join(tokens[middle + 1 : -1])
+            assert first in everything and second in everything
+            labels.append(label)
+    assert len(labels) == 4
