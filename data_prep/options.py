@@ -5,9 +5,18 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from bertds.data.hdf5 import COMPRESSIONS
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import ConfigError
+from bertds.files import sha256_file
+from data_prep.document import SourceFile
+from data_prep.settings import InstanceRequest, PrepSettings
+from data_prep.sources import SOURCE_KINDS, find_files
 from data_prep.sources.text import LAYOUTS
+
+_LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
 
 _EXAMPLES = """examples:
   build_wiki_books.py --wiki enwiki-*.bz2 --books gutenberg/ --out data --vocab vocab.txt
@@ -45,7 +54,7 @@ def _parser(full: bool) -> argparse.ArgumentParser:
 
     # fmt: off
     group = parser.add_argument_group("sources (files or folders; mix as you like)")
-    paths = {"nargs": "+", "action": "extend", "default": [], "metavar": "PATH"}
+    paths: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "PATH"}
     group.add_argument("--wiki", **paths, help="MediaWiki dumps (.xml, .bz2), or <doc> files")
     group.add_argument("--books", **paths, help="folders of books as .txt (Project Gutenberg)")
     group.add_argument("--text", **paths, help="plain text, blank lines between documents")
@@ -105,7 +114,7 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("of these files (wikicorpus_en, bookscorpus, ...)"))
 
     group = parser.add_argument_group("running")
-    group.add_argument("--workers", type=int, default=_cores(), metavar="N",
+    group.add_argument("--workers", type=int, default=0, metavar="N",
                        help="processes (all cores); changes nothing but the time")
     group.add_argument("--debug", action="store_true", help=rare("show the traceback of an error"))
     group.add_argument("--help-all", action="store_true", help="show the rarely used options too")
@@ -113,5 +122,87 @@ def _parser(full: bool) -> argparse.ArgumentParser:
     return parser
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def worker_count(asked: int, files: Sequence[SourceFile]) -> int:
+    """Return the number of processes: as asked, or all cores, but fewer for small sources."""
+    if asked > 0:
+        return asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # A process takes a second to start; below some megabytes it is not worth it.
+    return max(1, min(cores or 1, sum(file.bytes for file in files) // 4_000_000))
+
+
+def source_files(args: argparse.Namespace) -> list[SourceFile]:
+    """Return the input files, each looked into.
+
+    Raises:
+        UserError: there is none, or one is not what its option says.
+    """
+    options = {
+        "text": (args.text_layout,),
+        "jsonl": (args.text_key,),
+        "parquet": (args.text_key,),
+    }
+    files = []
+    for kind in SOURCE_KINDS:
+        files += find_files(kind, getattr(args, kind, []), options.get(kind, ()))
+    if not files:
+        raise ConfigError("no source: give --wiki, --books, --text, --jsonl, --parquet or --pubmed")
+    return files
+
+
+def prep_settings(args: argparse.Namespace, files: list[SourceFile]) -> PrepSettings:
+    """Return the settings that decide the result, checked.
+
+    Raises:
+        UserError: a value is impossible, or the vocabulary is not one of BERT's.
+    """
+    lower_case, vocab_sha256 = args.lower_case, ""
+    if args.vocab:
+        tokenizer = load_tokenizer_info(args.vocab, lower_case)
+        lower_case = tokenizer.lower_case
+        vocab_sha256 = sha256_file(tokenizer.files["vocab.txt"])
+    requests = [InstanceRequest.parse(text) for text in args.instances]
+    if len({r.sequence_length for r in requests}) < len(requests):
+        raise ConfigError("--instances: each sequence length only once")
+    kinds = {file.source for file in files}
+    names = {
+        frozenset({"wiki"}): "wikicorpus_en",
+        frozenset({"books"}): "bookscorpus",
+        frozenset({"wiki", "books"}): "books_wiki_en_corpus",
+    }
+    dataset = args.dataset_name or names.get(frozenset(kinds), "corpus")
+    if not dataset.replace("_", "").replace("-", "").isalnum():
+        raise ConfigError(f"--dataset-name {dataset!r}: letters, digits, _ and - only")
+    return PrepSettings(
+        seed=args.seed,
+        lower_case=True if lower_case is None else lower_case,
+        vocab_size=args.train_vocab,
+        vocab_sample_bytes=args.vocab_sample_bytes if args.train_vocab else 100_000_000,
+        vocab_sha256=vocab_sha256,
+        language=args.language,
+        min_tokens=args.min_tokens,
+        shard_tokens=args.shard_tokens,
+        validation_fraction=args.validation_fraction,
+        dataset=dataset,
+        instances=tuple(requests),
+        dupe_factor=args.dupe_factor,
+        masked_lm_prob=args.masked_lm_prob,
+        short_seq_prob=args.short_seq_prob,
+        whole_word_masking=args.whole_word_masking,
+        ngram=args.ngram,
+        pairs=args.pairs,
+        compression=args.compression,
+    )
+
+
+def source_licences(given: list[str]) -> dict[str, str]:
+    """Return the licence of each kind of source, from ``SOURCE=TEXT`` and what is known."""
+    licences = dict(_LICENCES)
+    for text in given:
+        source, equals, licence = text.partition("=")
+        if not equals or source not in SOURCE_KINDS:
+            raise ConfigError(
+                f"--licence {text}: expected SOURCE=TEXT, SOURCE one of {', '.join(SOURCE_KINDS)}"
+            )
+        licences[source] = licence
+    return licences

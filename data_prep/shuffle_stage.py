@@ -18,7 +18,7 @@ import numpy as np
 from bertds.data.shards import shard_name, write_token_shard
 from bertds.errors import DataError
 from data_prep.markers import write_marker
-from data_prep.parts import open_part
+from data_prep.parts import Part, open_part
 from data_prep.sources import SOURCE_KINDS
 
 _BUCKET_BITS = 20
@@ -110,7 +110,7 @@ def _edges(parts: Sequence[Path], low: int, high: int, shard_tokens: int) -> lis
 def write_shard(task: ShardTask) -> dict[str, Any]:
     """Gather one range of keys from all parts and write it; return what its marker records."""
     columns: list[np.ndarray] = []
-    opened = []
+    opened: list[Part] = []
     for path in task.parts:
         part = open_part(path)
         first, end = part.range(task.range.low, task.range.high)

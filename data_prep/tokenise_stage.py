@@ -87,7 +87,7 @@ def run_stage(task: StageTask) -> dict[str, Any]:
         documents = _unit_documents(task.unit, task, counts)
     if task.vocab is None:
         parts = _as_text(documents)
-        payload_type = _TEXT
+        payload_type: np.dtype[Any] = _TEXT
     else:
         words = encoder(task.vocab, task.lower_case, task.fingerprint)
         parts = _as_tokens(documents, words, task.min_tokens, counts)

@@ -169,7 +169,7 @@ def _element_end(text: str, name: str, written: str, start: int, never_closed: s
 
 def without_templates(text: str, depth: int = 0) -> str:
     """Cut templates out; those of :data:`TEMPLATE_TEXT` leave their words behind."""
-    spans = []
+    spans: list[tuple[int, int]] = []
     stack: list[int] = []
     opening, closing = text.find("{{"), text.find("}}")
     while opening >= 0 or closing >= 0:
@@ -228,7 +228,7 @@ def _template_arguments(body: str, depth: int) -> list[str]:
 
 
 def _without_tables(text: str) -> str:
-    spans = []
+    spans: list[tuple[int, int]] = []
     stack: list[int] = []
     opening, closing = text.find("{|"), text.find("|}")
     while opening >= 0 or closing >= 0:

@@ -17,59 +17,79 @@ from typing import Any
 from bertds.errors import BertdsError
 
 
-def run_tasks(
-    function: Callable[[Any], Any],
-    tasks: Iterable[Any],
-    workers: int,
-    on_result: Callable[[Any], None],
-) -> None:
-    """Call ``function(task)`` for every task, and ``on_result`` in this process for each result.
+class Workers:
+    """Processes that live through all stages; a context manager. One worker is this process."""
 
-    Tasks are taken from the iterable as workers become free, so that it may read a large file. A
-    task that raises ends the run with its exception; results of others are kept by their markers.
+    def __init__(self, count: int) -> None:
+        self.count = max(1, count)
+        self._pool: ProcessPoolExecutor | None = None
 
-    Args:
-        function: a function of a module (workers import it).
-        tasks: picklable values.
-        workers: processes; 1 works in this process.
-        on_result: called in the order in which tasks finish.
+    def __enter__(self) -> Workers:
+        return self
 
-    Raises:
-        BertdsError: a worker died (out of memory, killed).
-    """
-    if workers <= 1:
-        for task in tasks:
-            on_result(function(task))
-        return
-    # "spawn": a fork of a process with threads (progress bar, numpy) can deadlock.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        workers, context, initializer=_prepare_worker, initargs=(os.getpid(),)
-    )
-    pending: set[Future[Any]] = set()
-    iterator = iter(tasks)
-    try:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._pool is None:
+            return
+        # After an error or Ctrl-C nothing is waited for: half-made files carry temporary names.
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+
+    def run(
+        self,
+        function: Callable[[Any], Any],
+        tasks: Iterable[Any],
+        on_result: Callable[[Any], None],
+    ) -> None:
+        """Call ``function(task)`` for every task, and ``on_result`` here for each result.
+
+        Tasks are taken from the iterable as workers become free, so that it may read a large file.
+        A task that raises ends the run with its exception; markers keep the results of others.
+
+        Args:
+            function: a function of a module (workers import it).
+            tasks: picklable values.
+            on_result: called in the order in which tasks finish.
+
+        Raises:
+            BertdsError: a worker died (out of memory, killed).
+        """
+        if self.count == 1:
+            for task in tasks:
+                on_result(function(task))
+            return
+        pool = self._started()
+        pending: set[Future[Any]] = set()
+        iterator = iter(tasks)
         exhausted = False
-        while pending or not exhausted:
-            while not exhausted and len(pending) < 2 * workers:
-                try:
-                    pending.add(pool.submit(function, next(iterator)))
-                except StopIteration:
-                    exhausted = True
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for future in done:
-                on_result(future.result())
-        pool.shutdown()
-    except BrokenProcessPool as error:
-        raise BertdsError(
-            "a worker process died (killed, or out of memory); run the same command again to go "
-            "on from there, with fewer --workers if memory ran out"
-        ) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
-            if process.name.startswith("Spawn"):
-                process.terminate()
+        try:
+            while pending or not exhausted:
+                while not exhausted and len(pending) < 2 * self.count:
+                    try:
+                        pending.add(pool.submit(function, next(iterator)))
+                    except StopIteration:
+                        exhausted = True
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    on_result(future.result())
+        except BrokenProcessPool as error:
+            raise BertdsError(
+                "a worker process died (killed, or out of memory); run the same command again to "
+                "go on from there, with fewer --workers if memory ran out"
+            ) from error
+
+    def _started(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # "spawn": a fork of a process with threads (progress bar, numpy) can deadlock.
+            self._pool = ProcessPoolExecutor(
+                self.count,
+                multiprocessing.get_context("spawn"),
+                initializer=_prepare_worker,
+                initargs=(os.getpid(),),
+            )
+        return self._pool
 
 
 def _prepare_worker(parent: int) -> None:

@@ -1,0 +1,83 @@
+"""The counts of a preparation: for the manifest, and for the person who waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertds.data.manifest import Manifest
+from data_prep import progress
+from data_prep.document import DUPLICATE, SourceFile
+from data_prep.sources import SOURCE_KINDS
+
+
+def count_documents(
+    files: Sequence[SourceFile],
+    results: Sequence[dict[str, Any]],
+    shards: Sequence[dict[str, Any]],
+    licences: Mapping[str, str],
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the manifest's ``sources`` and ``documents``; read = written + dropped in each."""
+    counts: dict[str, Counter[str]] = {}
+    for result in results:
+        for source, of_source in result["counts"].items():
+            counts.setdefault(source, Counter()).update(of_source)
+    sources = []
+    totals: Counter[str] = Counter()
+    dropped_totals: Counter[str] = Counter()
+    for kind in SOURCE_KINDS:
+        own = [file for file in files if file.source == kind]
+        if not own:
+            continue
+        dropped = Counter(counts.get(kind, {}))
+        read = dropped.pop("read", 0)
+        written = sum(shard["written"].get(kind, 0) for shard in shards)
+        duplicates = sum(shard["duplicates"].get(kind, 0) for shard in shards)
+        if duplicates:
+            dropped[DUPLICATE] += duplicates
+        sources.append(
+            {
+                "name": kind,
+                "kind": ",".join(sorted({file.reader for file in own})),
+                "licence": licences.get(kind, ""),
+                "files": [{"name": f.name, "bytes": f.bytes} for f in own],
+                "documents_read": read,
+                "documents_written": written,
+                "dropped": dict(sorted(dropped.items())),
+            }
+        )
+        totals.update(read=read, written=written)
+        dropped_totals.update(dropped)
+    documents = {
+        "read": totals["read"],
+        "written": totals["written"],
+        "dropped": dict(sorted(dropped_totals.items())),
+    }
+    return sources, documents
+
+
+def report(out: Path, manifest: Manifest, seconds: float) -> None:
+    """Print the closing table."""
+    documents = manifest.documents
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in documents["dropped"].items())
+    rows = {
+        "documents": f"{documents['read']:,} read, {documents['written']:,} written",
+        "dropped": dropped or "none",
+    }
+    for name, split in manifest.splits.items():
+        rows[name] = (
+            f"{split.documents:,} documents, {split.sentences:,} sentences, "
+            f"{split.tokens:,} tokens in {len(split.shards)} shard(s)"
+        )
+    for instance in manifest.instances:
+        count = sum(file["rows"] for file in instance["files"])
+        rows[f"rows {instance['sequence_length']}"] = f"{count:,} in {len(instance['files'])} files"
+    rows["vocabulary"] = (
+        f"{manifest.tokenizer.vocab_size:,} tokens, "
+        f"{'uncased' if manifest.tokenizer.lower_case else 'cased'}"
+    )
+    rows["time"] = f"{seconds:.1f} s"
+    progress.say(f"prepared {out}")
+    progress.summary(rows)
