@@ -244,6 +244,10 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
         )
     if precision == "fp16" and accumulation == "bf16":
         raise ConfigError("data_types.grad_accum_dtype='bf16' does not go with fp16")
+    if precision == "bf16" and accumulation is None:
+        # DeepSpeed would add micro batches up in bf16, where after some hundreds of them the
+        # next one is lost in rounding, and the result depends on how the batch is cut.
+        values.setdefault("data_types", {})["grad_accum_dtype"] = "fp32"
     if zero.get("reduce_scatter", True) and stage == 2 and values.get("prescale_gradients"):
         raise ConfigError("prescale_gradients=true does not go with ZeRO stage 2")
     return DeepSpeedSettings(

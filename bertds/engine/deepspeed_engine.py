@@ -55,7 +55,8 @@ class Engine:
         self._engine = deepspeed_engine
         self._optimizer = optimizer
         self._layout = layout
-        self._place = place
+        self.rank = place.rank
+        self.world_size = place.world_size
         self.settings = settings
         self.batch = batch
         """The batch plan."""
@@ -141,7 +142,7 @@ class Engine:
         pass; then no generator state need be saved.
         """
         mixed = 0
-        for part in (seed, step, micro_step, self._place.rank):
+        for part in (seed, step, micro_step, self.rank):
             mixed = _splitmix64(mixed ^ (part & _MASK))
         torch.manual_seed(mixed >> 1)
 
@@ -161,7 +162,7 @@ class Engine:
         """
         self._engine.train()
         output = self._engine(**_arguments(micro_batch))
-        loss = output.mlm_loss_sum * mlm_scale + output.nsp_loss_sum * nsp_scale
+        loss = _scaled(output.mlm_loss_sum, mlm_scale) + _scaled(output.nsp_loss_sum, nsp_scale)
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
@@ -232,49 +233,16 @@ class Engine:
             A float64 vector on the device; nothing waits for it until its values are read.
         """
         sums = torch.tensor(values, dtype=torch.float64).to(self.device, non_blocking=True)
-        if self._place.world_size > 1:
+        if self.world_size > 1:
             dist.all_reduce(sums)
         return sums
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Return every rank's value, in the order of ranks, on every rank. Not for the hot path."""
-        values: list[Any] = [None] * self.world_size
-        if self.world_size == 1:
-            return [value]
-        dist.all_gather_object(values, value)
+        """Return every rank's value (small, picklable), on every rank, in the order of ranks."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value)
         return values
-
-    # ----------------------------------------------------------------------------------------
-    # Facts
-    # ----------------------------------------------------------------------------------------
-
-    @property
-    def rank(self) -> int:
-        """This process."""
-        return self._place.rank
-
-    @property
-    def world_size(self) -> int:
-        """How many processes."""
-        return self._place.world_size
-
-    def describe(self) -> str:
-        """Return what the log says of the engine."""
-        settings = self.settings
-        return (
-            f"{settings.optimizer.kind} under ZeRO {settings.stage}, {settings.precision}, "
-            f"on {self.device.type}"
-        )
-
-    def loss_scale(self) -> float | None:
-        """Return fp16's loss scale, or None in another precision."""
-        scaler = self._loss_scaler()
-        return None if scaler is None else float(scaler.cur_scale)
-
-    def searching_loss_scale(self) -> bool:
-        """Whether skipped steps are fp16's ordinary search for a loss scale."""
-        scaler = self._loss_scaler()
-        return scaler is not None and float(scaler.cur_scale) > 1.0
 
     # ----------------------------------------------------------------------------------------
     # State
@@ -282,9 +250,7 @@ class Engine:
 
     def pieces(self) -> list[Piece]:
         """Return this rank's part of the weights and moments; see bertds/engine/pieces.py."""
-        return collect_pieces(
-            self._layout, self._optimizer, self._place.rank, self._place.world_size
-        )
+        return collect_pieces(self._layout, self._optimizer, self.rank, self.world_size)
 
     def optimizer_steps(self) -> int:
         """Return the number of updates that the moments have seen."""
@@ -303,7 +269,7 @@ class Engine:
             self._layout,
             self._optimizer,
             read,
-            rank=self._place.rank,
+            rank=self.rank,
             optimizer_steps=optimizer_steps,
             moments=moments,
         )
@@ -330,6 +296,26 @@ class Engine:
                 if name in state and name in vars(scaler):
                     setattr(scaler, name, state[name])
 
+    def loss_scale(self) -> float | None:
+        """Return the current loss scale; None without fp16."""
+        scaler = self._loss_scaler()
+        return None if scaler is None else float(scaler.cur_scale)
+
+    def searching_loss_scale(self) -> bool:
+        """Return whether a skipped step may be an fp16 overflow that a lower scale cures."""
+        scaler = self._loss_scaler()
+        return bool(scaler is not None and scaler.dynamic and scaler.cur_scale > scaler.min_scale)
+
+    def describe(self) -> str:
+        """Return a few words on optimizer, precision and sharding, for the log."""
+        wanted = self.settings.optimizer
+        name = f"LAMB ({wanted.variant})" if wanted.kind == "Lamb" else wanted.kind
+        offload = ", offloaded" if self.settings.offloads_optimizer else ""
+        return (
+            f"{name}, ZeRO stage {self.settings.stage}{offload}, {self.settings.precision}, "
+            f"{self.device.type}"
+        )
+
     def _loss_scaler(self) -> Any:
         if self.settings.precision != "fp16":
             return None
@@ -349,6 +335,11 @@ def _splitmix64(value: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
     return value ^ (value >> 31)
+
+
+def _scaled(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
+    # A float64 scalar tensor would make the loss, and so the first gradients, float64.
+    return loss * (scale.to(loss.dtype) if torch.is_tensor(scale) else scale)
 
 
 def _arguments(micro_batch: Any) -> dict[str, Any]:

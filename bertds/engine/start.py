@@ -40,6 +40,10 @@ def import_deepspeed(log_level: str | None = None) -> ModuleType:
     logger.setLevel(level)
     for handler in logger.handlers:
         handler.setLevel(level)
+    # This file prints memory figures, unconditionally, while it is set up.
+    from deepspeed.runtime import bf16_optimizer
+
+    bf16_optimizer.see_memory_usage = lambda *arguments, **options: None
     if _is_cpu():
         # An empty table of operators: nothing is compiled for the CPU's communication backend.
         deepspeed.ops.__compatible_ops__ = {}
