@@ -108,6 +108,8 @@ def test_each_sample_once_an_epoch_and_epochs_join_without_a_seam(config, blocks
     stream = [name for step in names(take(source, config, steps, plan(10, 5, 2))) for name in step]
     expected = [(epoch, n) for epoch in range(3) for n in range(sizes[epoch])]
     assert stream != expected[: len(stream)], "the order is shuffled"
+    followed = np.diff([number for _, number in stream]) == 1
+    assert followed.mean() < 0.1, "inside a block too"
     for epoch in range(2):
         begin = sum(sizes[:epoch])
         inside = stream[begin : begin + sizes[epoch]]
