@@ -21,6 +21,7 @@ COMMANDS = {
     "pipeline": ("bertds.pipeline", "prepare, train both phases, export, evaluate"),
     "checkpoint": ("bertds.checkpoint_command", "list and verify the checkpoints of a run"),
     "config": ("bertds.config_command", "show, explain, compare and check settings"),
+    "doctor": ("bertds.doctor", "check that this machine, or a cluster's nodes, are fit to train"),
 }
 
 

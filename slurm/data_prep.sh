@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=bertds-prep
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --time=12:00:00
+#SBATCH --signal=B:USR1@60
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.log
+#
+# Preparation of a corpus on all cores of a node. It continues after a preemption or time limit.
+#
+#   sbatch slurm/data_prep.sh --wiki dump.xml.bz2 --books books/ --vocab vocab.txt --out data/en
+#
+# As an array it prepares several corpora at once: element I runs line I of a file, each line the
+# arguments of one preparation with an --out of its own.
+#
+#   sbatch --array=1-8 slurm/data_prep.sh --from corpora.txt
+set -uo pipefail
+
+# Slurm runs a copy of this file from its spool folder: look for the clone it was submitted from.
+home=${BERTDS_HOME:-${SLURM_SUBMIT_DIR:-.}}
+[ -f "$home/slurm/common.sh" ] ||
+  home=$(scontrol show job "${SLURM_JOB_ID:-0}" | sed -n "s#^ *Command=\(.*\)/slurm/[^/ ]*\.sh.*#\1#p")
+if [ ! -f "$home/slurm/common.sh" ]; then
+  echo "bertds: error: slurm/common.sh not found; submit from the clone or set BERTDS_HOME" >&2
+  exit 2
+fi
+export BERTDS_HOME=$home
+# shellcheck source=slurm/common.sh
+. "$BERTDS_HOME/slurm/common.sh"
+
+if [ "${1:-}" = --from ]; then
+  [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || refuse "--from needs an array: sbatch --array=1-N"
+  [ -f "${2:-}" ] || refuse "--from ${2:-}: no such file"
+  line=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$2")
+  [ -n "$line" ] || refuse "$2: has no line $SLURM_ARRAY_TASK_ID"
+  eval "set -- $line" # the line is a command line: quotes and wildcards mean what they mean there
+fi
+one_node prep "$@"

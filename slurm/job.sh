@@ -1,0 +1,335 @@
+#!/usr/bin/env bash
+# Inside a job: the preflight, the start of the ranks, and what follows from how they ended.
+# Sourced by common.sh.
+#
+# What the scripts keep between restarts lies in the run folder, since a job id says nothing about
+# a run:
+#   RUN/slurm/job              the job that trains in it
+#   RUN/slurm/history          one line per event
+#   RUN/slurm/crashes          "COUNT STEP": crashes in a row since that checkpoint
+#   RUN/slurm/preflight_nodes  the nodes that passed the last full preflight
+
+STOP='' STEP=''
+
+# ---- Slurm's view --------------------------------------------------------------------------
+
+job_field() { # job_field JOB NAME: one field of `scontrol show job`, or GONE, or UNKNOWN
+  local text
+  text=$(scontrol show job -o "$1" 2>&1) || true
+  case $text in
+    *JobState=*) sed -n "s/.* $2=\([^ ]*\).*/\1/p" <<< "$text" ;;
+    *"Invalid job id"*) echo GONE ;;
+    *) echo UNKNOWN ;; # the controller does not answer: nobody is declared dead for that
+  esac
+}
+
+is_alive() { # is_alive JOB: whether it runs, or will run again
+  case $(job_field "$1" JobState) in
+    GONE | BOOT_FAIL | CANCELLED* | COMPLETED | DEADLINE | FAILED | NODE_FAIL | OUT_OF_MEMORY | \
+      PREEMPTED | TIMEOUT | REVOKED) return 1 ;;
+  esac
+}
+
+note() { # one line of the run's history
+  printf '%s job=%s restart=%s nodes=%s %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$SLURM_JOB_ID" \
+    "${SLURM_RESTART_COUNT:-0}" "$SLURM_JOB_NODELIST" "$*" >> "$RUN/slurm/history"
+}
+
+requeue() { # requeue [NAME=VALUE that scontrol shall change]: ends this script
+  trap '' TERM # Slurm ends this script with the job: first it has something to say
+  if ! scontrol requeue "$SLURM_JOB_ID"; then
+    say "this job cannot be requeued; submit the same command again"
+    exit 75
+  fi
+  local change=${1:-} try answer=''
+  [ -n "$change" ] || exit 0
+  for ((try = 0; try < 50; try++)); do # only a pending job can be changed: wait until it is one
+    answer=$(scontrol update JobId="$SLURM_JOB_ID" "$change" 2>&1) && exit 0
+    [[ $answer != *"node configuration"* ]] || break
+    sleep 0.2
+  done
+  scontrol hold "$SLURM_JOB_ID"
+  say "the job is held: $change was refused (${answer//$'\n'/ });" \
+    "release it with: scontrol release $SLURM_JOB_ID"
+  exit 0
+}
+
+on_signal() { # the time limit or a preemption is near: ask the ranks to save
+  STOP=$1
+  say "got SIG$1: asking the ranks to stop"
+  [ -z "$STEP" ] || ask_to_stop
+}
+
+ask_to_stop() { # again and again: one that comes while Python imports is ignored
+  (while kill -"$STOP_SIGNAL" "$STEP" 2> /dev/null; do sleep 3; done) &
+}
+
+run_step() { # run_step COMMAND...: run it so that traps work meanwhile; its exit code
+  local code
+  "$@" &
+  STEP=$!
+  [ -z "$STOP" ] || ask_to_stop
+  while :; do
+    wait "$STEP"
+    code=$?
+    kill -0 "$STEP" 2> /dev/null || break # else: a trap interrupted the wait
+  done
+  STEP=''
+  return "$code"
+}
+
+argument() { # argument KEY ARGUMENTS...: the value of the last KEY=value among them
+  local key=$1 one found=''
+  shift
+  for one in "$@"; do [[ $one != "$key="* ]] || found=${one#*=}; done
+  echo "$found"
+}
+
+clear_dead_lock() { # a lock of a job that has ended, or of this one before it was requeued
+  local owner
+  owner=$(sed -n 's/.*"job": *"\([0-9][0-9]*\)".*/\1/p' "$1/.lock" 2> /dev/null)
+  [ -n "$owner" ] || return 0
+  if [ "$owner" = "$SLURM_JOB_ID" ] || ! is_alive "$owner"; then rm -f "$1/.lock"; fi
+}
+
+# ---- crashes -------------------------------------------------------------------------------
+
+newest_step() { cat "$RUN/checkpoints/latest" 2> /dev/null || echo none; }
+
+crashed() { # crashed REASON [NAME=VALUE]: try again, but not for ever
+  local limit=${BERTDS_MAX_CRASHES:-3} count=0 step='' now
+  now=$(newest_step)
+  read -r count step 2> /dev/null < "$RUN/slurm/crashes" || true
+  [ "$step" = "$now" ] || count=0 # a new checkpoint since then: it got on
+  count=$((count + 1))
+  echo "$count $now" > "$RUN/slurm/crashes"
+  note "crash $count: $1"
+  if ((count > limit)); then
+    say "error: $1; that was crash $count in a row without a new checkpoint: giving up"
+    exit 1
+  fi
+  say "$1; crash $count of at most $limit in a row without a new checkpoint: trying again"
+  requeue "${2:-}"
+}
+
+# ---- preflight -----------------------------------------------------------------------------
+
+examine() { # examine LEVEL DATA BAD_NODES_FILE: the doctor's exit code
+  local level=$1 data=$2 bad=$3 report=$3.report judge=("${PYTHON[@]}") code
+  BERTDS_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)
+  export BERTDS_NODES
+  timeout -k 5 45 "${SRUN[@]}" --kill-on-bad-exit=0 --ntasks="$NODES" --ntasks-per-node=1 \
+    --cpus-per-task="$((CPUS_PER_RANK * RANKS_PER_NODE))" "${SRUN_CONTAINER[@]}" \
+    "${PYTHON[@]}" -m bertds.cli doctor --cluster --level "$level" --run "$RUN" \
+    ${data:+--data "$data"} --gpus "$GPUS_PER_NODE" --seconds 35 > "$report"
+  [ ${#SRUN_CONTAINER[@]} = 0 ] ||
+    judge=(srun --nodes=1 --ntasks=1 --nodelist="$MASTER_ADDR" "${SRUN_CONTAINER[@]}" python)
+  "${judge[@]}" -m bertds.cli doctor --judge "$report" --nodes "$BERTDS_NODES" --level "$level" \
+    --min-free-gb "${BERTDS_MIN_FREE_GB:-5}" --bad-nodes "$bad" \
+    --partition "${SLURM_JOB_PARTITION:-}"
+  code=$?
+  rm -f "$report"
+  return "$code"
+}
+
+doctor() { # the preflight alone
+  start_job
+  RUN=$BERTDS_RUNS
+  mkdir -p "$RUN"
+  local bad=$RUN/.bad_nodes.$SLURM_JOB_ID code
+  examine full "${BERTDS_DATA:-}" "$bad"
+  code=$?
+  rm -f "$bad"
+  exit "$code"
+}
+
+preflight() { # preflight DATA: name bad nodes before they make everybody hang
+  local data=$1 mode=${BERTDS_PREFLIGHT:-auto} bad code hosts already
+  case $mode in
+    off) return 0 ;;
+    auto)
+      mode=full
+      # The same nodes as last time, and nothing crashed since: only what may have changed.
+      if [ "$(cat "$RUN/slurm/preflight_nodes" 2> /dev/null)" = "$SLURM_JOB_NODELIST" ] &&
+        [ ! -e "$RUN/slurm/crashes" ]; then mode=quick; fi
+      ;;
+    full | quick) ;;
+    *) refuse "BERTDS_PREFLIGHT=$mode: allowed are auto, full, quick, off" ;;
+  esac
+  bad=$RUN/slurm/bad_nodes.$SLURM_JOB_ID
+  examine "$mode" "$data" "$bad"
+  code=$?
+  hosts=$(cat "$bad" 2> /dev/null)
+  rm -f "$bad"
+  case $code in
+    0) [ "$mode" = quick ] || echo "$SLURM_JOB_NODELIST" > "$RUN/slurm/preflight_nodes" ;;
+    2)
+      note "preflight: bad input"
+      exit 2
+      ;;
+    *)
+      already=$(job_field "$SLURM_JOB_ID" ExcNodeList)
+      [[ $already != "(null)" && $already != UNKNOWN && $already != GONE ]] || already=''
+      crashed "preflight failed on ${hosts:-no node in particular}" \
+        "${hosts:+ExcNodeList=${already:+$already,}$hosts}"
+      ;;
+  esac
+}
+
+# ---- training ------------------------------------------------------------------------------
+
+start_job() {
+  [ -n "${SLURM_JOB_ID:-}" ] || refuse "this is not a Slurm job; submit it: sbatch $0"
+  STOP_SIGNAL=USR1
+  trap 'on_signal USR1' USR1
+  trap 'on_signal TERM' TERM
+  load_site
+  enter_software
+  make_plan
+  if [ -n "${SBATCH_PARTITION:-}" ] && [ "$SBATCH_PARTITION" != "${SLURM_JOB_PARTITION:-}" ]; then
+    say "note: this job is in partition ${SLURM_JOB_PARTITION:-?}, slurm/site.env says" \
+      "$SBATCH_PARTITION; slurm/submit.sh submits with the site's settings"
+  fi
+}
+
+open_run() { # RUN/slurm, and no other job in it
+  mkdir -p "$RUN/slurm" 2> /dev/null
+  [ -w "$RUN/slurm" ] || refuse "$RUN: cannot be written"
+  local owner
+  owner=$(cat "$RUN/slurm/job" 2> /dev/null)
+  if [ -n "$owner" ] && [ "$owner" != "$SLURM_JOB_ID" ] && is_alive "$owner"; then
+    refuse "$RUN: in use by Slurm job $owner; wait for it, cancel it, or choose another run.dir"
+  fi
+  echo "$SLURM_JOB_ID" > "$RUN/slurm/job"
+  clear_dead_lock "$RUN"
+}
+
+need_phase1() { # phase 2 begins after phase 1's last step, whatever became of its jobs
+  local first=$1 job
+  [ ! -e "$first/DONE" ] || return 0
+  job=$(cat "$first/slurm/job" 2> /dev/null)
+  if [ -n "$job" ] && is_alive "$job"; then
+    say "$first is not done yet: waiting for Slurm job $job"
+    requeue "Dependency=afterok:$job"
+  fi
+  refuse "$first/DONE is missing: phase 1 has not made its last step; run slurm/phase1.sh first," \
+    "or set init.from=PATH"
+}
+
+find_recipe() { # as given, else in the clone
+  if [ -e "$1" ] || [ ! -e "$BERTDS_HOME/$1" ]; then echo "$1"; else echo "$BERTDS_HOME/$1"; fi
+}
+
+train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
+  local phase=$1 recipe json data first settings=() command
+  shift
+  start_job
+  recipe=BERTDS_PHASE$phase json=BERTDS_PHASE${phase}_JSON
+  recipe=${!recipe:-bertds/recipes/large_phase$phase.yaml} json=${!json:-}
+  RUN=$(argument run.dir "$@")
+  [ -n "$RUN" ] || { RUN=$BERTDS_RUNS/phase$phase && settings+=("run.dir=$RUN"); }
+  if [ -e "$RUN/DONE" ]; then
+    say "$RUN: already done"
+    exit 0
+  fi
+  data=$(argument data.path "$@")
+  [ -n "$data" ] || [ -z "${BERTDS_DATA:-}" ] ||
+    { data=$BERTDS_DATA && settings+=("data.path=$data"); }
+  if [ "$phase" = 2 ] && [ -z "$(argument init.from "$@")" ]; then
+    first=$BERTDS_RUNS/phase1
+    need_phase1 "$first"
+    settings+=("init.from=$first")
+  fi
+  open_run
+  preflight "$data"
+  [ -z "$STOP" ] || requeue
+  command=(--config "$(find_recipe "$recipe")")
+  [ -z "$json" ] || command+=(--deepspeed_config "$(find_recipe "$json")")
+  [ ${#settings[@]} = 0 ] || command+=(--set "${settings[@]}")
+  BERTDS_EXITS=$RUN/slurm/exits.$SLURM_JOB_ID
+  export BERTDS_EXITS
+  rm -rf "$BERTDS_EXITS"
+  mkdir -p "$BERTDS_EXITS"
+  free_port
+  note "start: $WORLD_SIZE ranks"
+  say "$WORLD_SIZE ranks on $NODES nodes, meeting at $MASTER_ADDR:$MASTER_PORT"
+  run_step "${TRAIN_SRUN[@]}" bash "$BERTDS_HOME/slurm/rank.sh" "${PYTHON[@]}" \
+    "$BERTDS_HOME/bertds/train.py" "${command[@]}" "$@"
+  decide $?
+}
+
+decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
+  local code=$1 main='' bad='' crash='' file one host state
+  for file in "$BERTDS_EXITS"/rank_*; do
+    [ -e "$file" ] || continue
+    read -r one host < "$file"
+    case $one in
+      0 | 75 | 130 | 143) ;;
+      2) bad=$host ;;
+      *) [ -n "$crash" ] || crash="rank ${file##*_} on $host ended with exit code $one" ;;
+    esac
+    [ "${file##*_}" != 0 ] || main=$one
+  done
+  rm -rf "$BERTDS_EXITS"
+  if [ -e "$RUN/DONE" ]; then # the trainer's own word, whatever came after it
+    note "done"
+    rm -f "$RUN/slurm/crashes"
+    exit 0
+  fi
+  # Whoever cancels a job means it: only a job that Slurm believes to be running comes back by
+  # itself. (On a preemption, node loss or `scontrol requeue` Slurm has requeued it already.)
+  state=$(job_field "$SLURM_JOB_ID" JobState)
+  if [ "$state" != RUNNING ]; then
+    note "ended by Slurm ($state)"
+    exit 75
+  fi
+  if [ -n "$bad" ]; then
+    note "bad input"
+    exit 2
+  fi
+  [ -z "$crash" ] || crashed "$crash"
+  if [ "$main" = 0 ]; then
+    say "error: the trainer ended without an error, but $RUN/DONE is missing"
+    exit 1
+  fi
+  [ "$code" = 0 ] || [ "$main" = 75 ] || [ "$main" = 143 ] || [ "$main" = 130 ] ||
+    [ -n "$STOP" ] || crashed "srun ended with exit code $code before the ranks did"
+  rm -f "$RUN/slurm/crashes"
+  if [ -e "$RUN/STOP" ]; then
+    note "stopped by $RUN/STOP"
+    say "stopped by the file $RUN/STOP; the job is held. Remove the file, then:" \
+      "scontrol release $SLURM_JOB_ID"
+    trap '' TERM
+    scontrol requeuehold "$SLURM_JOB_ID" || exit 75
+    exit 0
+  fi
+  note "stopped, requeued"
+  say "stopped at $(newest_step), everything is saved; the job is requeued"
+  requeue
+}
+
+# ---- everything that runs on one node -------------------------------------------------------
+
+one_node() { # one_node ARGUMENTS OF bertds...: prep, export, evaluate; each continues by itself
+  local code state out='' previous='' one
+  start_job
+  STOP_SIGNAL=TERM # these have no orderly stop: they are ended, and go on from what is complete
+  for one in "$@"; do
+    [ "$previous" != --out ] || out=$one
+    previous=$one
+  done
+  [ -z "$out" ] || clear_dead_lock "$out"
+  run_step srun --export=ALL --nodes=1 --ntasks=1 --mpi=none --unbuffered \
+    --cpus-per-task="$((CPUS_PER_RANK * RANKS_PER_NODE))" "${SRUN_CONTAINER[@]}" \
+    "${PYTHON[@]}" -m bertds.cli "$@"
+  code=$?
+  state=$(job_field "$SLURM_JOB_ID" JobState)
+  if [ $code = 0 ] || [ $code = 2 ] || [ "$state" != RUNNING ]; then exit $code; fi
+  if [ -n "$STOP" ] || [ $code = 75 ]; then requeue; fi
+  if ((${SLURM_RESTART_COUNT:-0} >= ${BERTDS_MAX_CRASHES:-3})); then
+    say "error: bertds $1 ended with exit code $code: giving up"
+    exit 1
+  fi
+  say "bertds $1 ended with exit code $code: trying again"
+  requeue
+}

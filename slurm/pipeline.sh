@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# The whole road as a chain of jobs: prepare -> phase 1 -> phase 2 -> export -> evaluate.
+#
+#   slurm/pipeline.sh --work DIR [--nodes N] [--prep 'OPTIONS'] [--train 'OPTIONS'] SOURCES...
+#
+#   slurm/pipeline.sh --work work --nodes 4 --wiki dump.xml.bz2 --books books/ --vocab vocab.txt
+#
+# SOURCES are the arguments of preparation but for --out. --nodes is for both phases. --prep and
+# --train are more sbatch options for preparation (and the small jobs) and for training. All goes
+# to DIR: data, phase1, phase2, model, scores.json, logs. Submitted again after a failure, the
+# chain goes on from what is done. Recipes and the rest come from slurm/site.env.
+set -euo pipefail
+# shellcheck source=slurm/common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+usage() {
+  sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+  exit 2
+}
+
+work='' nodes='' prep=() train=() sources=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) usage ;;
+    --work | --nodes | --prep | --train)
+      [ $# -gt 1 ] || refuse "$1 needs a value"
+      case $1 in
+        --work) work=$2 ;;
+        --nodes) nodes=$2 ;;
+        --prep) read -ra prep <<< "$2" ;;
+        --train) read -ra train <<< "$2" ;;
+      esac
+      shift 2
+      ;;
+    *)
+      sources+=("$1")
+      shift
+      ;;
+  esac
+done
+[ -n "$work" ] || usage
+[ ${#sources[@]} -gt 0 ] || [ -e "$work/data/manifest.json" ] ||
+  refuse "nothing to prepare: give --wiki, --books, ... and --vocab or --train-vocab"
+command -v sbatch > /dev/null || refuse "no sbatch here: run this on a login node of the cluster"
+
+mkdir -p "$work/logs"
+work=$(cd "$work" && pwd)
+load_site
+export BERTDS_DATA=$work/data BERTDS_RUNS=$work
+[ -z "$nodes" ] || train=("--nodes=$nodes" "${train[@]}")
+
+ids=() names=()
+chain() { # chain NAME SBATCH_OPTIONS... SCRIPT ARGUMENTS...: a job after the one before it
+  local name=$1 id
+  shift
+  local options=("--job-name=bertds-$name" "--output=$work/logs/%x-%j.log")
+  # afterok, and a phase ends with 0 only after its last step: preempted and requeued jobs hold up
+  # the ones behind them, failed ones cancel them.
+  [ ${#ids[@]} = 0 ] || options+=("--dependency=afterok:${ids[-1]}" --kill-on-invalid-dep=yes)
+  if ! id=$(submit "${options[@]}" "$@"); then
+    [ ${#ids[@]} = 0 ] || scancel "${ids[@]}"
+    exit 2
+  fi
+  ids+=("$id") names+=("$name")
+}
+
+scripts=$BERTDS_HOME/slurm
+if [ ${#sources[@]} -gt 0 ]; then
+  chain prep "${prep[@]}" "$scripts/data_prep.sh" "${sources[@]}" --out "$work/data"
+fi
+chain phase1 "${train[@]}" "$scripts/phase1.sh"
+chain phase2 "${train[@]}" "$scripts/phase2.sh"
+chain export "${prep[@]}" "$scripts/bertds.sh" export "$work/phase2" --out "$work/model"
+chain evaluate "${prep[@]}" "--output=$work/scores.json" "--error=$work/logs/%x-%j.log" \
+  --open-mode=truncate "$scripts/bertds.sh" evaluate "$work/phase2" --json
+
+list=$(IFS=, && echo "${ids[*]}")
+for i in "${!ids[@]}"; do printf '%-9s job %s\n' "${names[i]}" "${ids[i]}"; done
+cat << END
+watch:  squeue --jobs=$list
+        tail -F $work/logs/*.log $work/phase1/metrics.jsonl
+cancel: scancel ${ids[*]}
+stop:   touch $work/phase1/STOP      (saves, and holds the job)
+END

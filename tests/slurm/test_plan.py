@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CLEAN = ("SLURM", "SBATCH", "BERTDS", "MASTER", "OMP_", "RANK", "WORLD")
+
+
+def run(repository: Path, *arguments: str, script: str = "common.sh", **variables: str):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(CLEAN)}
+    return subprocess.run(
+        ["bash", str(repository / "slurm" / script), *arguments], text=True, capture_output=True,
+        env={**environment, "BERTDS_SITE": "/dev/null", **variables}, timeout=30,
+    )  # fmt: skip
+
+
+def plan(repository: Path, *arguments: str, **variables: str) -> dict[str, str]:
+    answer = run(repository, "--print-plan", *arguments, **variables)
+    assert answer.returncode == 0, answer.stderr
+    return dict(line.split("=", 1) for line in answer.stdout.splitlines())
+
+
+def slurm(nodes: int, gpus: int, **more: str) -> dict[str, str]:
+    """The variables of a job as Slurm sets them, on nodes of 128 CPUs."""
+    variables = {
+        "SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_NNODES": str(nodes),
+        "SLURM_JOB_NODELIST": f"gpu[0001-{nodes:04d}]" if nodes > 1 else "gpu0001",
+        "SLURM_JOB_CPUS_PER_NODE": f"128(x{nodes})" if nodes > 1 else "128",
+        # Without --ntasks Slurm fills this with CPUs: it must not be taken for a wish.
+        "SLURM_TASKS_PER_NODE": f"128(x{nodes})" if nodes > 1 else "128",
+    }  # fmt: skip
+    if gpus:
+        variables["SLURM_GPUS_ON_NODE"] = str(gpus)
+    return {**variables, **more}
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 64, 1000])
+@pytest.mark.parametrize("gpus", [0, 4, 8])
+@pytest.mark.parametrize("tasks", ["none", "one per node", "one per GPU"])
+def test_a_rank_per_gpu_on_every_node(repository: Path, nodes: int, gpus: int, tasks: str) -> None:
+    more = {}
+    if tasks == "one per node":
+        more = {"SLURM_NTASKS_PER_NODE": "1", "SLURM_NTASKS": str(nodes)}
+    elif tasks == "one per GPU":
+        more = {"SLURM_NTASKS_PER_NODE": str(gpus or 1), "SLURM_NTASKS": str(nodes * (gpus or 1))}
+    found = plan(repository, **slurm(nodes, gpus, **more))
+    ranks = gpus or 1
+    assert found["nodes"] == str(nodes)
+    assert found["gpus_per_node"] == str(gpus)
+    assert found["ranks_per_node"] == str(ranks)
+    assert found["world_size"] == str(nodes * ranks)
+    assert found["cpus_per_rank"] == str(128 // ranks)
+    assert found["master_addr"] == "gpu0001"
+    assert 15000 <= int(found["master_port"]) < 30000
+    for option in (
+        f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}",
+        f"--cpus-per-task={128 // ranks}", "--kill-on-bad-exit=1", "--export=ALL",
+    ):  # fmt: skip
+        assert f" {option} " in found["launch"]
+    assert "gpus-per-task" not in found["launch"] and "gpu-bind" not in found["launch"]
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 64, 1000])
+@pytest.mark.parametrize("gpus", [0, 4, 8])
+def test_the_plan_needs_no_cluster(repository: Path, nodes: int, gpus: int) -> None:
+    found = plan(repository, f"--nodes={nodes}", f"--gpus-per-node={gpus}", "--cpus-per-node=64")
+    assert found["world_size"] == str(nodes * (gpus or 1))
+    assert found["master_addr"] == "node0001"
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "first"),
+    [
+        ("n1", "n1"), ("n1,n2", "n1"), ("n[08-10],x1", "n08"), ("n[3,5-7]", "n3"),
+        ("rack[1-2]n[07-10,12],other", "rack1n07"), ("a-b.c[1-2].d,e", "a-b.c1.d"),
+    ],
+)  # fmt: skip
+def test_the_first_node_of_a_list(repository: Path, nodelist: str, first: str) -> None:
+    assert plan(repository, **slurm(2, 0, SLURM_JOB_NODELIST=nodelist))["master_addr"] == first
+
+
+def test_tasks_without_gpus_are_the_users(repository: Path) -> None:
+    tasks = {"SLURM_NTASKS_PER_NODE": "4", "SLURM_NTASKS": "8", "SLURM_TASKS_PER_NODE": "4(x2)"}
+    assert plan(repository, **slurm(2, 0, **tasks))["world_size"] == "8"
+    del tasks["SLURM_NTASKS_PER_NODE"]  # sbatch --ntasks=8
+    assert plan(repository, **slurm(2, 0, **tasks))["ranks_per_node"] == "4"
+    assert plan(repository, **slurm(2, 8, BERTDS_RANKS_PER_NODE="2"))["world_size"] == "4"
+
+
+def test_unequal_nodes(repository: Path) -> None:
+    found = plan(repository, **slurm(3, 4, SLURM_JOB_CPUS_PER_NODE="128(x2),64"))
+    assert found["cpus_per_rank"] == "16"
+    answer = run(
+        repository, "--print-plan",
+        **slurm(2, 0, SLURM_NTASKS="5", SLURM_TASKS_PER_NODE="3,2"),
+    )  # fmt: skip
+    assert answer.returncode == 2 and "--ntasks-per-node" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"SLURM_GPUS_PER_TASK": "1"}, "ask for them with --gpus-per-node"),
+        ({"SLURM_NTASKS_PER_NODE": "16"}, "at most one rank per GPU"),
+        ({"BERTDS_CONTAINER": "docker", "BERTDS_IMAGE": "x"}, "allowed are apptainer"),
+        ({"BERTDS_CONTAINER": "apptainer"}, "needs BERTDS_IMAGE"),
+        ({"BERTDS_SITE": "/does/not/exist"}, "/does/not/exist: no such file"),
+    ],
+)
+def test_impossible_plans_are_one_line(
+    repository: Path, variables: dict[str, str], message: str
+) -> None:
+    answer = run(repository, "--print-plan", **slurm(2, 8, **variables))
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert message in answer.stderr and len(answer.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        ("apptainer", r"rank\.sh apptainer exec --nv --bind \S+:/data --pwd \S+ i\.sif python"),
+        ("pyxis", r"--container-image=i\.sif .*--container-mounts=\S+:/data .*rank\.sh python"),
+        ("enroot", r"rank\.sh enroot start .*--mount /x:/data .*--env RANK .*i\.sif python"),
+    ],
+)
+def test_containers(repository: Path, container: str, expected: str) -> None:
+    found = plan(
+        repository,
+        **slurm(2, 8, BERTDS_CONTAINER=container, BERTDS_IMAGE="i.sif", BERTDS_MOUNTS="/x:/data"),
+    )
+    assert re.search(expected, found["launch"])
+
+
+def test_the_environment_wins_over_the_site(repository: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site.env"
+    site.write_text('BERTDS_RANKS_PER_NODE=2\nOMP_NUM_THREADS=3\nBERTDS_CONTAINER="apptainer"\n'
+                    "BERTDS_IMAGE=a.sif\n")  # fmt: skip
+    found = plan(
+        repository, **slurm(2, 0, BERTDS_SITE=str(site), OMP_NUM_THREADS="5", BERTDS_IMAGE="b c")
+    )
+    assert (found["ranks_per_node"], found["omp_num_threads"]) == ("2", "5")
+    assert "b c python" in found["launch"]
+
+
+def test_outside_a_job_the_scripts_say_what_to_do(repository: Path) -> None:
+    for script in ("phase1.sh", "phase2.sh", "data_prep.sh", "bertds.sh", "doctor.sh"):
+        answer = run(repository, script=script, BERTDS_HOME=str(repository))
+        assert answer.returncode == 2
+        assert "not a Slurm job; submit it: sbatch" in answer.stderr
+
+
+def test_no_script_holds_a_hyper_parameter(repository: Path) -> None:
+    from bertds.config import Config
+    from bertds.config_io import to_dict
+
+    keys = {f"{section}.{key}" for section, values in to_dict(Config()).items() for key in values}
+    keys |= {"train_batch_size", "train_micro_batch_size", "--lr", "total_steps", "warmup"}
+    allowed = {"run.dir", "data.path", "init.from"}  # where things are, not what is trained
+    for script in (repository / "slurm").glob("*.sh"):
+        text = script.read_text()
+        assert [key for key in keys - allowed if key in text] == [], script
+
+
+def test_shellcheck_is_clean(repository: Path) -> None:
+    if not shutil.which("shellcheck"):
+        message = "shellcheck is not installed"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    scripts = [*sorted((repository / "slurm").glob("*.sh")), repository / "tests/slurm/cluster.sh"]
+    answer = subprocess.run(
+        ["shellcheck", "--external-sources", *map(str, scripts)], cwd=repository, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout
