@@ -12,9 +12,10 @@ import hashlib
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ class FolderLock:
     """Keeps two processes from writing to one folder: a ``.lock`` file with host, pid and job.
 
     A lock whose owner no longer runs on this host is taken over. A lock of another host is
-    respected while its file is fresh (the owner touches it, see :meth:`refresh`) and taken over
-    once it is ``stale_seconds`` old.
+    respected while its file is fresh (the owner touches it in the background) and taken over once
+    it is ``stale_seconds`` old.
     """
 
     def __init__(self, folder: Path, purpose: str, stale_seconds: float = 600.0) -> None:
@@ -132,6 +133,7 @@ class FolderLock:
         self.purpose = purpose
         self.stale_seconds = stale_seconds
         self._held = False
+        self._released = threading.Event()
 
     def acquire(self) -> FolderLock:
         """Take the lock.
@@ -155,6 +157,8 @@ class FolderLock:
             try:
                 os.link(candidate, self.path)
                 self._held = True
+                self._released.clear()
+                threading.Thread(target=self._stay_fresh, daemon=True).start()
                 return self
             except FileExistsError:
                 owner = self._living_owner()
@@ -196,10 +200,16 @@ class FolderLock:
         if self._held:
             os.utime(self.path)
 
+    def _stay_fresh(self) -> None:
+        while not self._released.wait(self.stale_seconds / 10):
+            with suppress(OSError):
+                self.refresh()
+
     def release(self) -> None:
         """Give the lock back. Does nothing when it is not held."""
         if self._held:
             self._held = False
+            self._released.set()
             self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> FolderLock:

@@ -77,7 +77,9 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
         raise ConfigError(f"RANK={place.rank} is not below WORLD_SIZE={place.world_size}")
     nodes = int(values.get("SLURM_STEP_NUM_NODES", values.get("SLURM_NNODES", "1")) or 1)
     if "SLURM_PROCID" in values and nodes > 1:
-        if place.world_size < nodes:
+        # What the launcher started on this node: if that is the whole world, it is so on each.
+        here = int(values.get("LOCAL_WORLD_SIZE", values.get("LOCAL_SIZE", "0")) or 0)
+        if place.world_size < nodes or place.world_size == here:
             raise ConfigError(
                 f"{nodes} Slurm nodes, but WORLD_SIZE={place.world_size}: each node would train "
                 "alone; start the ranks with slurm/phase1.sh (srun), not with `srun deepspeed`"

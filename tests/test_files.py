@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,12 @@ def test_a_lock_of_another_host_is_taken_over_only_when_stale(tmp_path: Path) ->
         FolderLock(tmp_path, "mine").acquire()
     os.utime(lock, (1, 1))
     FolderLock(tmp_path, "mine").acquire().release()
+
+
+def test_a_held_lock_stays_fresh_for_other_hosts(tmp_path: Path) -> None:
+    with FolderLock(tmp_path, "mine", stale_seconds=0.5):
+        os.utime(tmp_path / ".lock", (1, 1))
+        deadline = time.monotonic() + 10
+        while time.time() - (tmp_path / ".lock").stat().st_mtime > 60:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)

@@ -32,6 +32,11 @@ def test_places_of_launchers() -> None:
             {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "1"},
             "each node would train alone",
         ),
+        (  # srun deepspeed --num_gpus=2 --master_addr=$(hostname)
+            {"SLURM_PROCID": "1", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "2",
+             "LOCAL_SIZE": "2", "MASTER_ADDR": "node2"},
+            "each node would train alone",
+        ),
         (
             {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "4",
              "MASTER_ADDR": "localhost"},
