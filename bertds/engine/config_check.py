@@ -46,7 +46,7 @@ class DeepSpeedSettings:
     """Of the weights that the model computes with; autocast keeps them float32 and computes in
     bfloat16. Master weights and moments are always float32."""
     gradient_clipping: float
-    """Largest global gradient norm; 0 = no clipping."""
+    """Largest global gradient norm; 0 = no clipping. 1.0 if the JSON is silent, as in DeepSpeed."""
     notices: tuple[str, ...] = field(default=())
     """What was changed, to be told to the user once."""
 
@@ -259,7 +259,7 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
         gradient_accumulation_steps=values.get("gradient_accumulation_steps"),
         stage=stage,
         precision=precision,
-        gradient_clipping=float(values.get("gradient_clipping", 0.0)),
+        gradient_clipping=float(values.get("gradient_clipping", 1.0)),
         notices=tuple(notices),
     )
 

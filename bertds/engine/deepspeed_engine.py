@@ -360,8 +360,8 @@ def _deepspeed_config(
     config["train_micro_batch_size_per_gpu"] = batch.micro_batch_size
     config["gradient_accumulation_steps"] = batch.gradient_accumulation_steps
     config["zero_optimization"] = {**config["zero_optimization"], "stage": settings.stage}
-    if settings.stage == 0:
-        config.pop("gradient_clipping", None)  # Engine._step_unsharded clips
+    # Said aloud, for DeepSpeed clips at 1.0 when the key is missing; at stage 0 we do it ourselves.
+    config["gradient_clipping"] = 0.0 if settings.stage == 0 else settings.gradient_clipping
     if isinstance(optimizer, ShardedLamb):
         config["zero_allow_untested_optimizer"] = True
         config["zero_force_ds_cpu_optimizer"] = False

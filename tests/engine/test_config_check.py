@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.engine import config_schema
+from bertds.engine.config_check import check_deepspeed_values, load_deepspeed_json
+from bertds.errors import ConfigError
+
+GOOD: dict[str, Any] = {
+    "_comment": "a comment",
+    "comment": ["another"],
+    "train_batch_size": 64,
+    "train_micro_batch_size_per_gpu": 8,
+    "optimizer": {"type": "Lamb", "params": {"lr": 6e-3}, "comment": "inner"},
+    "gradient_clipping": 1.0,
+    "bf16": {"enabled": True},
+    "zero_optimization": {"stage": 2, "reduce_bucket_size": 5e8, "overlap_comm": False},
+}
+
+
+def changed(**more: Any) -> dict[str, Any]:
+    result = {**GOOD, **more}
+    return {key: value for key, value in result.items() if value != "absent"}
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    path = tmp_path / "good.json"
+    path.write_text(json.dumps(GOOD))
+    settings = load_deepspeed_json(path)
+    assert settings.optimizer.lr == 6e-3
+    assert settings.stage == 2
+    assert settings.precision == "bf16"
+    assert settings.gradient_clipping == 1.0
+    assert settings.values["zero_optimization"]["reduce_bucket_size"] == 500_000_000
+    assert "comment" not in settings.values["optimizer"]
+    assert settings.values["data_types"]["grad_accum_dtype"] == "fp32"
+    assert settings.notices == ()
+    plan = settings.batch_plan(2)
+    assert (plan.gradient_accumulation_steps, plan.world_size) == (4, 2)
+
+
+def test_overrides_win_and_text_becomes_numbers() -> None:
+    settings = check_deepspeed_values(
+        GOOD,
+        {
+            "zero_optimization.stage": 3,
+            "optimizer.params.lr": "1e-3",
+            "train_batch_size": "128",
+            "bf16.enabled": "false",
+            "flops_profiler.enabled": "True",
+        },
+    )
+    assert (settings.stage, settings.optimizer.lr, settings.train_batch_size) == (3, 1e-3, 128)
+    assert settings.precision == "fp32"
+    assert settings.values["flops_profiler"]["enabled"] is True
+    assert GOOD["zero_optimization"]["stage"] == 2
+
+
+def test_a_silent_json_clips_as_deepspeed_does() -> None:
+    from deepspeed.runtime.constants import GRADIENT_CLIPPING_DEFAULT
+
+    settings = check_deepspeed_values(changed(gradient_clipping="absent"))
+    assert settings.gradient_clipping == GRADIENT_CLIPPING_DEFAULT
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
+    values = changed(bf16="absent", zero_optimization={"stage": 0})
+    values[precision] = {"enabled": True}
+    settings = check_deepspeed_values(values)
+    assert settings.stage == 1
+    assert settings.values["zero_optimization"]["stage"] == 1
+    assert len(settings.notices) == 1 and precision in settings.notices[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"gradient_cliping": 1.0}, "gradient_cliping is not a key of DeepSpeed's; did you mean "
+                                    "'gradient_clipping'?"),
+        ({"zero_optimization": {"stag": 2}}, "zero_optimization.stag is not a key of DeepSpeed's; "
+                                             "did you mean 'stage'?"),
+        ({"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}},
+         "zero_optimization.offload_optimizer.devise"),
+        ({"bf16": {"enable": True}}, "bf16.enable is not a key of DeepSpeed's; did you mean"),
+        ({"bf16": {"enabled": 1}}, "bf16.enabled=1 must be true or false"),
+        ({"bf16": True}, "bf16=True must be an object"),
+        ({"optimizer": {"type": "Lamb", "parms": {}}}, "optimizer.parms"),
+        ({"optimizer": "absent"}, "the section optimizer is missing"),
+        ({"train_batch_size": "absent"}, "train_batch_size is missing"),
+        ({"train_micro_batch_size_per_gpu": "auto"}, '"auto"'),
+        ({"train_batch_size": 0}, "train_batch_size=0 must be a whole number of at least 1"),
+        ({"train_batch_size": 2.5}, "must be a whole number"),
+        ({"train_batch_size": True}, "must be a whole number"),
+        ({"gradient_clipping": -1}, "gradient_clipping=-1 must be a number of at least 0"),
+        ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage=4 must be one of 0, 1, 2"),
+        ({"zero_optimization": {"stage": True}}, "must be one of 0, 1, 2, 3"),
+        ({"zero_optimization": {"reduce_bucket_size": float("inf")}}, "must be a whole number"),
+        ({"scheduler": {"type": "WarmupLR"}}, "the learning-rate schedule is the recipe's"),
+        ({"checkpoint": {"writer": {}}}, "checkpoints are the recipe's"),
+        ({"data_efficiency": {}}, "batches come from bertds.data"),
+        ({"curriculum_learning": {}}, "batches come from bertds.data"),
+        ({"wandb": {"enabled": True}}, "tracking.wandb"),
+        ({"activation_checkpointing": {}}, "model.activation_checkpointing"),
+        ({"compile": {"deepcompile": True}}, "rearranges"),
+        ({"elasticity": {}}, "any run resumes on another number of processes"),
+        ({"amp": {"enabled": True}}, "use bf16"),
+        ({"gradient_allreduce_op": "sum"}, "scaled for a mean"),
+        ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "scrambled"),
+        ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "layout"),
+        ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, "layout"),
+        ({"zero_optimization": {"stage": 2, "zenflow": {}}}, "updates would not be exact"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
+         "offload_optimizer.device=\"nvme\" must be one of none, cpu"),
+        ({"zero_optimization": {"stage": 3, "offload_optimizer": {"ratio": 0.5}}}, "moments"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "stage 3"),
+        ({"bf16": "absent",
+          "zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}, "stage 1"),
+        ({"fp16": {"enabled": True}}, "bf16 and fp16 are both enabled"),
+        ({"torch_autocast": {"enabled": True}}, "bf16 and autocast are both enabled"),
+        ({"bf16": "absent", "torch_autocast": {"enabled": True, "dtype": "float16"}},
+         "use the fp16 section"),
+        ({"bfloat16": {"enabled": True}}, "two spellings"),
+        ({"bf16": {"enabled": True, "check_grad_overflow": False}}, "skips NaN"),
+        ({"bf16": {"enabled": True, "bf16_optimizer_states": True}}, "moments are float32"),
+        ({"bf16": "absent", "data_types": {"grad_accum_dtype": "bf16"}}, "grad_accum_dtype='bf16'"),
+        ({"data_types": {"grad_accum_dtype": "int8"}}, "must be one of fp32, bf16, fp16"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_deepspeed_values(changed(**more), path="x.json")
+    text = str(caught.value)
+    assert message in text
+    assert text.startswith("x.json: ")
+    assert "\n" not in text
+
+
+def test_defaults_of_refused_keys_are_harmless() -> None:
+    zero = {"stage": 2, "round_robin_gradients": False, "zero_hpz_partition_size": 1}
+    assert (
+        "round_robin_gradients"
+        not in (check_deepspeed_values(changed(zero_optimization=zero)).values["zero_optimization"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[1]", "must be a JSON object, found list"),
+        ('{"train_batch_size": 1, "train_batch_size": 2}', "'train_batch_size' is given twice"),
+        ("\xff", "not UTF-8 text"),
+    ],
+)
+def test_a_file_that_is_no_json_object(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_deepspeed_json(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_deepspeed_json(tmp_path / "absent.json")
+
+
+def test_an_override_into_a_plain_value() -> None:
+    with pytest.raises(ConfigError, match="train_batch_size is not a section"):
+        check_deepspeed_values(GOOD, {"train_batch_size.x": 1})
+
+
+def test_accumulation_is_derived_and_must_agree() -> None:
+    settings = check_deepspeed_values(changed(gradient_accumulation_steps=4))
+    assert settings.batch_plan(2).gradient_accumulation_steps == 4
+    with pytest.raises(ConfigError, match=r"gradient_accumulation_steps=4, but .* makes it 8"):
+        settings.batch_plan(1)
+    with pytest.raises(ConfigError, match="train_batch_size=64 is not a multiple"):
+        check_deepspeed_values(GOOD).batch_plan(3)
+
+
+def test_the_tables_know_every_key_of_this_deepspeed() -> None:
+    """Each key of DeepSpeed's models is accepted or refused; each that we accept is one of its."""
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.runtime import config
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import (
+        DeepSpeedZeroOffloadOptimizerConfig,
+        DeepSpeedZeroOffloadParamConfig,
+    )
+
+    for table, model in (
+        (config_schema.ZERO, DeepSpeedZeroConfig),
+        (config_schema.OFFLOAD_OPTIMIZER, DeepSpeedZeroOffloadOptimizerConfig),
+        (config_schema.OFFLOAD_PARAM, DeepSpeedZeroOffloadParamConfig),
+        (config_schema.BF16, DeepSpeedBF16Config),
+        (config_schema.FP16, DeepSpeedFP16Config),
+        (config_schema.TOP["comms_logger"], CommsLoggerConfig),
+    ):
+        theirs = set(model.model_fields)
+        theirs |= {field.alias for field in model.model_fields.values() if field.alias}
+        accepted = {k for k, rule in table.items() if not isinstance(rule, config_schema.Refused)}
+        assert accepted <= theirs
+        assert theirs <= set(table)
+    removed = config._REMOVED_TOP_LEVEL_CONFIG_KEYS
+    assert all(isinstance(config_schema.TOP[key], config_schema.Refused) for key in removed)
+    import deepspeed.runtime.constants as constants
+
+    words = {v for k, v in vars(constants).items() if k.isupper() and isinstance(v, str)}
+    words |= {"bf16", "fp16", "zero_optimization", "comms_logger", "flops_profiler", "timers"}
+    accepted = {
+        key for key, rule in config_schema.TOP.items()
+        if not isinstance(rule, config_schema.Refused)
+    }  # fmt: skip
+    assert accepted - words - {"bfloat16"} == set()
+
+
+def test_the_shipped_files_are_good(repository: Path) -> None:
+    files = sorted((repository / "ds_configs").glob("*.json"))
+    if not files:
+        pytest.skip("no ds_configs yet")
+    for file in files:
+        load_deepspeed_json(file)

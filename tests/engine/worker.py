@@ -1,0 +1,99 @@
+"""Runs engine cases on one rank of several: ``python -m tests.engine.worker CASES.json FOLDER``.
+
+Imports cost more than training, so one start runs many cases. Rank 0 writes what each case found
+to ``FOLDER/<name>.pt``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.engine import toy
+from tests.ranks import free_ports, rank_environment
+
+
+def run_case(case: dict[str, Any]) -> dict[str, Any]:
+    """Train as the case says, and return what there is to compare."""
+    engine = toy.make_engine(case["values"])
+    first = case.get("first", 0)
+    if "load" in case:
+        state = torch.load(case["load"])
+        engine.load_pieces(toy.reader(state), optimizer_steps=first, moments=True)
+    start = toy.gather_state(engine)
+    bad = case.get("poison")
+    losses, applied = toy.train(
+        engine, first, case["last"], poison=lambda *place: list(place) == bad
+    )
+    lamb = engine._optimizer
+    result = {
+        "losses": losses,
+        "applied": engine.gather_objects(applied),
+        "start": start,
+        "state": toy.gather_state(engine),
+        "ratios": lamb.trust_ratios() if hasattr(lamb, "trust_ratios") else {},
+        "summary": engine.trust_ratios(),
+        "norm": engine.gradient_norm(),
+        "steps": engine.optimizer_steps(),
+        "skipped": engine.skipped_steps,
+        "counts": engine.gather_objects(sum(p.tensor.numel() for p in engine.pieces())),
+        "kind": engine._layout.kind,
+        "partitions": [
+            (p.tensor.numel(), sum(s.length for s in p.slices), len(p.slices))
+            for p in engine._layout.partitions
+        ],
+    }
+    engine.close()
+    return result
+
+
+def run(world_size: int, cases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+    """Run cases on so many ranks; returns rank 0's results by name."""
+    path = folder / f"cases{world_size}.json"
+    ports = free_ports(len(cases))
+    path.write_text(json.dumps([{**c, "port": p} for c, p in zip(cases, ports, strict=True)]))
+    command = [sys.executable, "-W", "ignore", "-m", "tests.engine.worker", str(path), str(folder)]
+    ranks = []
+    for rank in range(world_size):
+        with open(folder / f"w{world_size}r{rank}.txt", "w") as output:
+            ranks.append(
+                subprocess.Popen(
+                    command,
+                    env=rank_environment(rank, world_size, ports[0]),
+                    start_new_session=True,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    try:
+        codes = [process.wait(300) for process in ranks]
+    finally:
+        for process in ranks:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    texts = [(folder / f"w{world_size}r{rank}.txt").read_text() for rank in range(world_size)]
+    assert codes == [0] * world_size, "\n----\n".join(texts)
+    found = {case["name"]: torch.load(folder / f"{case['name']}.pt") for case in cases}
+    found["output"] = {"text": "".join(texts)}
+    return found
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[2])
+    for case in json.loads(Path(sys.argv[1]).read_text()):
+        os.environ["MASTER_PORT"] = str(case["port"])
+        result = run_case(case)
+        if os.environ["RANK"] == "0":
+            torch.save(result, folder / f"{case['name']}.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""LAMB against a textbook, on given gradients: both implementations, any cut of the tensors."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bertds.optim.groups import is_decayed
+from bertds.optim.lamb import ShardedLamb
+from bertds.optim.slices import Partition, Slice
+from tests.optim.textbook import TextbookLamb
+
+SHAPES = {
+    "emb.weight": (37, 11),
+    "emb.LayerNorm.weight": (11,),
+    "dense.weight": (300, 101),  # more than one block of the compiled loops
+    "dense.bias": (300,),
+    "zero.weight": (5, 3),
+    "last.bias": (1,),
+}
+NUMBERS = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.1}
+CLAMP = {"nvidia": {}, "paper": {}, "deepspeed": {"low": 0.01, "high": 10.0}}
+
+
+def random_tensors(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {n: torch.randn(s, generator=generator) for n, s in SHAPES.items()}
+
+
+def start_weights() -> dict[str, torch.Tensor]:
+    made = random_tensors(0)
+    made["zero.weight"].zero_()
+    return made
+
+
+def partitions_of(
+    weights: dict[str, torch.Tensor], cuts: list[int], padding: int = 3
+) -> list[Partition]:
+    """The concatenated tensors, cut at ``cuts``; each part ends in garbage as padding."""
+    flat = torch.cat([w.reshape(-1) for w in weights.values()])
+    edges = [0, *sorted(cuts), len(flat)]
+    parts = []
+    for low, high in itertools.pairwise(edges):
+        slices, start = [], 0
+        for name, weight in weights.items():
+            end = start + weight.numel()
+            first, last = max(low, start), min(high, end)
+            if first < last:
+                slices.append(Slice(name, first - start, first - low, last - first))
+            start = end
+        garbage = torch.full((padding,), float("nan"))
+        tensor = torch.nn.Parameter(torch.cat([flat[low:high], garbage]))
+        parts.append(Partition(tensor=tensor, slices=slices))
+    return parts
+
+
+def train(
+    parts: list[Partition], optimizer: ShardedLamb, steps: int, scale: float = 1.0
+) -> dict[str, torch.Tensor]:
+    for step in range(steps):
+        gradients = random_tensors(100 + step)
+        for part in parts:
+            grad = torch.full_like(part.tensor, float("nan"))
+            for piece in part.slices:
+                values = gradients[piece.name].reshape(-1)[piece.start : piece.start + piece.length]
+                grad[piece.offset : piece.offset + piece.length] = values * scale
+            part.tensor.grad = grad
+        optimizer.step()
+    result = {name: torch.zeros(shape).reshape(-1) for name, shape in SHAPES.items()}
+    for part in parts:
+        for piece in part.slices:
+            values = part.flat()[piece.offset : piece.offset + piece.length]
+            result[piece.name][piece.start : piece.start + piece.length] = values
+    return result
+
+
+def make(parts: list[Partition], variant: str, *, use_foreach: bool = False, **more) -> ShardedLamb:
+    clamp = CLAMP[variant]
+    more.setdefault("min_coeff", clamp.get("low", 0.0))
+    more.setdefault("max_coeff", clamp.get("high", math.inf))
+    optimizer = ShardedLamb(
+        [part.tensor for part in parts], variant=variant, is_decayed=is_decayed, **NUMBERS, **more
+    )
+    optimizer.bind(parts, list(SHAPES), use_foreach=use_foreach)
+    return optimizer
+
+
+def textbook(variant: str, steps: int, **more) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    weights = {name: w.double() for name, w in start_weights().items()}
+    reference = TextbookLamb(
+        weights.items(), variant=variant, **NUMBERS, **{**CLAMP[variant], **more}
+    )
+    for step in range(steps):
+        reference.step({n: g.double() for n, g in random_tensors(100 + step).items()})
+    return weights, reference.ratios
+
+
+def distance(found: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> float:
+    return max(
+        float((found[n].double() - w.reshape(-1)).norm() / w.norm()) for n, w in want.items()
+    )
+
+
+@pytest.mark.parametrize("use_foreach", [False, True], ids=["compiled", "foreach"])
+@pytest.mark.parametrize("bias_correction", [True, False])
+@pytest.mark.parametrize("variant", ["nvidia", "deepspeed", "paper"])
+def test_fifty_steps_are_the_textbooks(
+    variant: str, bias_correction: bool, use_foreach: bool
+) -> None:
+    parts = partitions_of(start_weights(), [200, 17_000])
+    optimizer = make(parts, variant, use_foreach=use_foreach, bias_correction=bias_correction)
+    found = train(parts, optimizer, 50)
+    want, ratios = textbook(variant, 50, bias_correction=bias_correction)
+    assert distance(found, want) < 1e-6
+    assert optimizer.trust_ratios() == pytest.approx(ratios, rel=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(cuts=st.lists(st.integers(0, 31_000), max_size=5), foreach=st.booleans())
+def test_any_cut_gives_the_same(cuts: list[int], foreach: bool) -> None:
+    parts = partitions_of(start_weights(), cuts)
+    found = train(parts, make(parts, "paper", use_foreach=foreach), 4)
+    assert distance(found, textbook("paper", 4)[0]) < 5e-7
+
+
+def test_one_ratio_for_everything_would_be_wrong() -> None:
+    parts = partitions_of(start_weights(), [])
+    whole = [Slice("dense.weight", 0, 0, parts[0].tensor.numel() - 3)]
+    naive = make([Partition(tensor=parts[0].tensor, slices=whole)], "paper")
+    found = train(parts, naive, 10)
+    want, _ = textbook("paper", 10)
+    start = start_weights()
+    moved = {n: float((want[n] - start[n]).norm()) for n in want}
+    wrong = {n: float((found[n].double() - want[n].reshape(-1)).norm()) / moved[n] for n in want}
+    assert max(wrong.values()) > 0.2
+
+
+def test_a_hand_worked_ratio() -> None:
+    # w = (3, 4), g = (1, -1), no decay, one step: m^/sqrt(v^) = (1, -1), |w| / |u| = 5 / sqrt(2)
+    parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    optimizer = ShardedLamb(
+        [parameter], lr=0.1, eps=0.0, weight_decay=0.0, variant="nvidia", is_decayed=is_decayed
+    )
+    optimizer.bind([Partition(tensor=parameter, slices=[Slice("a.weight", 0, 0, 2)])], ["a.weight"])
+    parameter.grad = torch.tensor([1.0, -1.0])
+    optimizer.step()
+    ratio = 5 / math.sqrt(2)
+    assert optimizer.trust_ratios()["a.weight"] == pytest.approx(ratio, rel=1e-6)
+    assert parameter.tolist() == pytest.approx([3 - 0.1 * ratio, 4 + 0.1 * ratio], rel=1e-6)
+    assert optimizer.trust_ratio_summary() == {"decay": (pytest.approx(ratio),) * 3}
+
+
+def test_ratio_is_one_for_a_tensor_of_zeros_and_clamped_where_asked() -> None:
+    parts = partitions_of(start_weights(), [])
+    optimizer = make(parts, "deepspeed", max_coeff=0.3)
+    train(parts, optimizer, 1)
+    ratios = optimizer.trust_ratios()
+    assert ratios["zero.weight"] == 1.0  # not clamped: DeepSpeed's kernel leaves it alone
+    assert ratios["dense.weight"] == pytest.approx(0.3)
+
+
+def test_biases_are_not_decayed_and_nvidia_does_not_adapt_them() -> None:
+    parts = partitions_of(start_weights(), [])
+    optimizer = make(parts, "nvidia")
+    train(parts, optimizer, 1)
+    assert set(optimizer.trust_ratios()) == {"emb.weight", "dense.weight", "zero.weight"}
+    assert set(optimizer.trust_ratio_summary()) == {"decay"}
+    paper = make(partitions_of(start_weights(), []), "paper")
+    assert set(paper.trust_ratio_summary()) == {"decay", "no_decay"}
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            weights = {"a.weight": torch.randn(400_000, generator=torch.Generator().manual_seed(0))}
+            parameter = torch.nn.Parameter(weights["a.weight"])
+            optimizer = ShardedLamb([parameter], lr=0.1, is_decayed=is_decayed)
+            part = Partition(tensor=parameter, slices=[Slice("a.weight", 0, 0, 400_000)])
+            optimizer.bind([part], ["a.weight"])
+            for _ in range(2):
+                parameter.grad = parameter.detach() * 0.5 + 0.1
+                optimizer.step()
+            results.append(parameter.detach().clone())
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_a_step_before_bind_raises() -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.grad = torch.ones(2)
+    optimizer = ShardedLamb([parameter], lr=0.1, is_decayed=is_decayed)
+    with pytest.raises(RuntimeError, match="bind"):
+        optimizer.step()
+    assert parameter.tolist() == [1.0, 1.0]
+
+
+def test_a_parameter_without_gradient_stays() -> None:
+    parts = partitions_of(start_weights(), [100])
+    optimizer = make(parts, "paper")
+    parts[0].tensor.grad = None
+    before = parts[0].tensor.detach().clone()
+    parts[1].tensor.grad = torch.ones_like(parts[1].tensor)
+    optimizer.step()
+    assert torch.equal(parts[0].tensor[:-3], before[:-3])
+
+
+def test_overlapping_pieces_are_refused() -> None:
+    tensor = torch.zeros(10)
+    with pytest.raises(RuntimeError, match="overlapping"):
+        Partition(tensor=tensor, slices=[Slice("a", 0, 0, 6), Slice("b", 0, 5, 2)])
+    with pytest.raises(RuntimeError, match="reach 12"):
+        Partition(tensor=tensor, slices=[Slice("a", 0, 0, 12)])
+
+
+def test_state_dict_round_trip_continues_bit_for_bit() -> None:
+    parts = partitions_of(start_weights(), [100])
+    optimizer = make(parts, "nvidia")
+    train(parts, optimizer, 3)
+    saved = copy.deepcopy(optimizer.state_dict())
+    copies = [Partition(torch.nn.Parameter(p.tensor.detach().clone()), p.slices) for p in parts]
+    again = ShardedLamb([p.tensor for p in copies], is_decayed=is_decayed, **NUMBERS)
+    again.load_state_dict(saved)
+    again.bind(copies, list(SHAPES))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(train(parts, optimizer, 2).values(), train(copies, again, 2).values())
+    )
