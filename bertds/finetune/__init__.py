@@ -1,0 +1,1 @@
+"""Fine-tuning: task files, features, a small training loop, scores, predictions."""

@@ -1,0 +1,108 @@
+"""Runs the GLUE tasks one after another and prints the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import DataError
+from bertds.files import write_json
+from bertds.finetune.run import RESULTS
+from bertds.finetune.scores import PERCENT
+from bertds.finetune.tasks import GLUE, TASKS
+from bertds.logs import log
+
+MNLI_FIRST = ("rte", "mrpc", "stsb")
+"""Small tasks that the papers (RoBERTa, MosaicBERT) start from the MNLI model."""
+# MNLI comes first, so that the three can start from it.
+ORDER = ("mnli", *(name for name in GLUE if name != "mnli"))
+
+
+def present_tasks(data: str) -> list[str]:
+    """Return the GLUE tasks whose folders are there (all of them for the hub).
+
+    Raises:
+        DataError: none is.
+    """
+    root = Path(data)
+    if not root.is_dir():
+        return list(ORDER)
+    found = [name for name in ORDER if (root / TASKS[name].folder).is_dir()]
+    if not found:
+        folders = ", ".join(TASKS[name].folder for name in GLUE)
+        raise DataError(f"{root}: none of GLUE's folders ({folders}) is in it")
+    return found
+
+
+def run_suite(
+    names: list[str], out: Path, run_one: Callable[[str, Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Run tasks into ``out/NAME``; one that is done is not repeated. Writes ``out/glue.json``.
+
+    Returns:
+        task -> its results.
+    """
+    results = {}
+    for name in names:
+        file = out / name / RESULTS
+        if file.is_file():
+            results[name] = json.loads(file.read_text(encoding="utf-8"))
+            log.info("%s: done before", file)
+        else:
+            results[name] = run_one(name, out / name)
+        submission = out / "submission"
+        submission.mkdir(parents=True, exist_ok=True)
+        for path in sorted((out / name / "predictions").glob("*.tsv")):
+            if not path.name.startswith("dev"):
+                (submission / path.name).write_bytes(path.read_bytes())
+    write_json(out / "glue.json", {"average": average(results), "tasks": results})
+    return results
+
+
+def glue_score(result: dict[str, Any]) -> float:
+    """Return a task's part of the average: the mean of its metrics over its dev sets."""
+    values = [
+        metrics[name]["mean"]
+        for split, metrics in result["scores"].items() if split.startswith(("dev", "validation"))
+        for name in TASKS[result["task"]].metrics
+        # CoLA is scored by Matthews alone.
+        if name in metrics and not (result["task"] == "cola" and name != "matthews")
+    ]  # fmt: skip
+    return sum(values) / len(values)
+
+
+def average(results: dict[str, Any]) -> float | None:
+    """Return the average over GLUE without WNLI, as the papers; None if a task is missing."""
+    counted = [name for name in GLUE if name != "wnli"]
+    if any(name not in results for name in counted):
+        return None
+    return sum(glue_score(results[name]) for name in counted) / len(counted)
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return the table: a line per task, the average, and which tasks are missing."""
+    lines = [f"{'task':<20} {'metric':<12} {'dev':>7} {'+-':>6}  rate     published base / large"]
+    for name, result in results.items():
+        for split, metrics in result["scores"].items():
+            if not split.startswith(("dev", "validation", "test")) or not metrics:
+                continue
+            for metric in TASKS.get(name, TASKS["ner"]).metrics:
+                if metric not in metrics:
+                    continue
+                value = metrics[metric]
+                label = name if split == "dev" else f"{name} ({split})"
+                lines.append(
+                    f"{label:<20} {metric:<12} {value['mean'] * PERCENT:7.2f} "
+                    f"{value['spread'] * PERCENT:6.2f}  {result['chosen_learning_rate']:<7g}  "
+                    f"{result['published']}"
+                )
+    if any(name in GLUE for name in results) and len(results) > 1:
+        mean = average(results)
+        if mean is not None:
+            lines.append(f"average without WNLI: {mean * PERCENT:.2f}")
+        else:
+            missing = [name for name in GLUE if name not in results and name != "wnli"]
+            lines.append(f"no average: {', '.join(missing)} missing")
+    return "\n".join(lines)

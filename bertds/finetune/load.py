@@ -1,0 +1,160 @@
+"""Finds a task's files, local or from the hub, and reads them into rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bertds.errors import DataError
+from bertds.finetune.conll import label_list, read_conll, read_ner_jsonl, unseen_types
+from bertds.finetune.rows import BadRows, Question, Sentence, TextRow, find_file
+from bertds.finetune.squad_files import read_squad
+from bertds.finetune.tasks import Files, Task
+from bertds.finetune.text_files import read_glue_tsv, read_own
+from bertds.logs import log
+
+Rows = list[TextRow] | list[Sentence] | list[Question]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataOptions:
+    """Where the data lies and how much of it to take."""
+
+    data: str
+    """A folder, or a data set of the Hugging Face hub."""
+    train_file: str = ""
+    dev_file: str = ""
+    test_file: str = ""
+    text_column: str = ""
+    pair_column: str = ""
+    label_column: str = ""
+    regression: bool = False
+    max_train_rows: int = 0
+    max_dev_rows: int = 0
+
+
+@dataclass(slots=True)
+class Split:
+    """One file's rows."""
+
+    name: str
+    """dev, dev_mismatched, test, ...: the key of its scores."""
+    rows: Rows
+    submission: str = ""
+
+
+@dataclass(slots=True)
+class TaskData:
+    """All that a task trains on, is scored on and predicts."""
+
+    train: Split
+    dev: list[Split]
+    test: list[Split]
+    labels: tuple[str, ...]
+    left_out: list[str] = field(default_factory=list)
+    """One line per malformed training row, and per entity type never seen in training."""
+    sources: dict[str, str] = field(default_factory=dict)
+
+
+def load_task(task: Task, options: DataOptions) -> TaskData:
+    """Read a task's splits.
+
+    Raises:
+        DataError: a file is missing or malformed, or a label was never seen in training.
+    """
+    root = Path(options.data)
+    if (options.data and not root.exists()) or (root / "dataset_dict.json").is_file():
+        from bertds.finetune.hub import load_hub_task
+
+        return load_hub_task(task, options)
+    if task.folder and (root / task.folder).is_dir():
+        root = root / task.folder
+    data = TaskData(Split("train", []), [], [], task.labels)
+    train = _find(root, task.train[0], options.train_file)
+    if train is None:
+        tried = ", ".join(task.train[0].names)
+        raise DataError(f"{root}: no training file; looked for {tried}")
+    data.train = Split("train", _read(task, train, "train", options, data))
+    for files, given, split in (
+        (task.dev, options.dev_file, "dev"),
+        (task.test, options.test_file, "test"),
+    ):
+        for place in files:
+            path = _find(root, place, given)
+            if path is None or (split == "dev" and path == train):
+                continue
+            name = path.name.split(".")[0] if len(files) > 1 else split
+            rows = _read(task, path, split, options, data)
+            getattr(data, split).append(Split(name, rows, place.submission))
+            if given:
+                break
+    if not data.dev:
+        raise DataError(
+            f"{root}: no file to score on; looked for "
+            f"{', '.join(name for place in task.dev for name in place.names)} (or give --dev FILE)"
+        )
+    check_types(task, data)
+    return data
+
+
+def _find(root: Path, files: Files, given: str) -> Path | None:
+    if given:
+        path = Path(given)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file")
+        return path
+    if not root.is_dir():
+        raise DataError(f"{root}: not a folder; give the single files by --train, --dev, --test")
+    return find_file(root, files.names)
+
+
+def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskData) -> Rows:
+    limit = options.max_train_rows if split == "train" else 0
+    if split == "dev":
+        limit = options.max_dev_rows
+    data.sources[split if split not in data.sources else path.name] = str(path)
+    if task.kind == "qa":
+        questions, bad = read_squad(path, split=split, limit=limit)
+        data.left_out += bad.summary()
+        return questions
+    if task.kind == "ner":
+        return _read_ner(path, split, limit, data)
+    if task.text and task.folder:
+        rows, bad = read_glue_tsv(path, task, split=split, limit=limit)
+        data.left_out += bad.summary()
+        return rows
+    rows, data.labels = read_own(
+        path, split=split, labels=data.labels, regression=options.regression,
+        text_column=options.text_column, pair_column=options.pair_column,
+        label_column=options.label_column,
+    )  # fmt: skip
+    return rows[:limit] if limit else rows
+
+
+def _read_ner(path: Path, split: str, limit: int, data: TaskData) -> list[Sentence]:
+    bad = BadRows(path, tolerated=True)
+    if path.name.removesuffix(".gz").endswith(".jsonl"):
+        sentences = read_ner_jsonl(path, split=split)
+        sentences = sentences[:limit] if limit else sentences
+    else:
+        sentences, bad = read_conll(path, split=split, limit=limit)
+    data.left_out += bad.summary()
+    if split == "train":
+        data.labels = label_list(sentences)
+        if data.labels == ("O",):
+            raise DataError(f"{path}: no entity in it; nothing to learn")
+    return sentences
+
+
+def check_types(task: Task, data: TaskData) -> None:
+    """Report entity types that are scored but never seen in training; they count as misses."""
+    if task.kind != "ner":
+        return
+    for split in [*data.dev, *data.test]:
+        for kind, lines in unseen_types(split.rows, data.labels).items():  # type: ignore[arg-type]
+            line = (
+                f"{split.name}: entity type {kind!r} is never seen in training, {len(lines)} "
+                f"sentences hold it, the first at line {lines[0]}; scored as missed"
+            )
+            log.warning("%s", line)
+            data.left_out.append(line)

@@ -1,0 +1,163 @@
+"""What task files are read into, and how their malformed rows are counted or refused.
+
+A reader never shifts or guesses: a row that does not fit is named by file and line. In training
+data such rows are left out and counted, as long as they are few; in data that is scored or
+predicted they are refused, because a missing row would move every prediction after it.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from bertds.errors import DataError
+from bertds.logs import log
+
+MOST_BAD_SHARE = 0.01
+"""More malformed rows than this, and the file is of another format."""
+_SHOWN = 5
+
+
+@dataclass(slots=True)
+class TextRow:
+    """One text or pair of texts to classify, or to give a score."""
+
+    id: str
+    """The ``index`` column, or the row's number from 0 where there is none."""
+    text: str
+    pair: str | None
+    label: int | float | None
+    """Number of the label, or the score of a regression task; None in test files."""
+    line: int
+    """Line of the file, from 1."""
+
+
+@dataclass(slots=True)
+class Sentence:
+    """One sentence with a tag per word (IOB2)."""
+
+    words: list[str]
+    tags: list[str] | None
+    line: int
+    """Line of the first word."""
+    after_document_start: bool = False
+    """Whether a ``-DOCSTART-`` line stands before it."""
+
+
+@dataclass(slots=True)
+class Question:
+    """One question on one paragraph."""
+
+    id: str
+    question: str
+    context: str
+    answers: list[tuple[str, int]]
+    """Texts and their character offsets; empty for an unanswerable question."""
+    title: str = ""
+
+
+@dataclass(slots=True)
+class BadRows:
+    """The malformed rows of one file."""
+
+    file: Path | str
+    tolerated: bool
+    """True for training data: counted and left out. False: the first one is refused."""
+    what: str = "line"
+    kept: bool = False
+    """Whether such rows are counted but used all the same."""
+    rows: list[tuple[int | str, str]] = field(default_factory=list)
+
+    def add(self, place: int | str, reason: str) -> None:
+        """Count one row.
+
+        Raises:
+            DataError: this file may have none.
+        """
+        if not self.tolerated:
+            raise DataError(f"{self.file}, {self.what} {place}: {reason}")
+        self.rows.append((place, reason))
+
+    def finish(self, good: int) -> None:
+        """Report what was left out, once the whole file is read.
+
+        Raises:
+            DataError: nothing usable is left, or too much was left out.
+        """
+        total = good if self.kept else good + len(self.rows)
+        if not self.rows:
+            if not good:
+                raise DataError(f"{self.file}: no rows")
+            return
+        place, reason = self.rows[0]
+        if len(self.rows) > max(1.0, MOST_BAD_SHARE * total):
+            raise DataError(
+                f"{self.file}: {len(self.rows)} of {total} rows are malformed, the first at "
+                f"{self.what} {place}: {reason}"
+            )
+        shown = "; ".join(f"{self.what} {p}: {r}" for p, r in self.rows[:_SHOWN])
+        more = " ..." if len(self.rows) > _SHOWN else ""
+        what = "odd but kept" if self.kept else "left out"
+        log.warning(
+            "%s: %d of %d rows %s: %s%s", self.file, len(self.rows), total, what, shown, more
+        )
+
+    def summary(self) -> list[str]:
+        """Return one line per row that was left out."""
+        return [f"{self.file}, {self.what} {place}: {reason}" for place, reason in self.rows]
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a plain or gzip file.
+
+    Raises:
+        DataError: it is not there.
+    """
+    try:
+        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text without a byte order mark.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8 (the line is named).
+    """
+    try:
+        with open_bytes(path) as file:
+            data = file.read()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 (byte {data[error.start]:#04x})") from None
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line without its end).
+
+    Only a line feed ends a line: the text itself holds characters (U+0085, U+2028, ...) at which
+    ``str.splitlines`` would cut a row in two.
+    """
+    text = read_text(path)
+    if text.endswith("\n"):
+        text = text[:-1]
+    if text:
+        for number, line in enumerate(text.split("\n"), start=1):
+            yield number, line.removesuffix("\r")
+
+
+def find_file(folder: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the first of ``names`` that is in ``folder``, as it is or gzipped."""
+    for name in names:
+        for candidate in (folder / name, folder / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    return None

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from bertds.errors import DataError
+from bertds.finetune.tasks import TASKS
+from bertds.finetune.text_files import read_glue_tsv, read_own, read_records
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
+
+
+def test_published_files_are_read_whole(shared_data: Path) -> None:
+    expected = {
+        "cola": ("CoLA", 8551, 1043, 1063),
+        "sst2": ("SST-2", 67349, 872, 1821),
+        "mrpc": ("MRPC", 3668, 408, 1725),
+    }
+    for name, (folder, *counts) in expected.items():
+        for split, count in zip(("train", "dev", "test"), counts):
+            path = shared_data / "glue" / folder / f"{split}.tsv"
+            rows, bad = read_glue_tsv(path, TASKS[name], split=split)
+            assert (len(rows), bad.rows) == (count, [])
+            assert all((row.label is None) == (split == "test") for row in rows)
+
+
+def test_byte_order_mark_quotes_and_windows_line_ends(tmp_path: Path) -> None:
+    text = "\ufeff" + HEADER.replace("\n", "\r\n") + '1\t1\t2\t"a b\tc "d"\r\n0\t3\t4\te"\tf\r\n'
+    rows, bad = read_glue_tsv(write(tmp_path / "x.tsv", text), TASKS["mrpc"], split="dev")
+    assert [(r.text, r.pair, r.label, r.line) for r in rows] == [
+        ('"a b', 'c "d"', 1, 2), ('e"', "f", 0, 3),
+    ]  # fmt: skip
+    assert bad.rows == []
+
+
+def test_unicode_line_separators_do_not_end_a_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tsv", "sentence\tlabel\na\u2028b\x85c\t1\nd\t0\n")
+    rows, _ = read_glue_tsv(path, TASKS["sst2"], split="dev")
+    assert [row.text for row in rows] == ["a\u2028b\x85c", "d"]
+
+
+def test_a_short_training_row_is_left_out_and_named_but_never_shifts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = [f"1\t{n}\t{n}\ta{n}\tb{n}" for n in range(300)]
+    lines[6] = "1\t6\t6\ta6"
+    lines[9] = "maybe\t9\t9\ta9\tb9"
+    path = write(tmp_path / "train.tsv", HEADER + "\n".join(lines) + "\n")
+    rows, bad = read_glue_tsv(path, TASKS["mrpc"], split="train")
+    assert len(rows) == 298 and [line for line, _ in bad.rows] == [8, 11]
+    assert all(row.text == f"a{row.line - 2}" and row.pair == f"b{row.line - 2}" for row in rows)
+    with pytest.raises(DataError, match="line 8: 4 columns, 5 expected"):
+        read_glue_tsv(path, TASKS["mrpc"], split="dev")
+
+
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.tsv", HEADER + "1\ta\tb\n" * 20)
+    with pytest.raises(DataError, match="20 of 20 rows are malformed, the first at line 2"):
+        read_glue_tsv(path, TASKS["mrpc"], split="train")
+    with pytest.raises(DataError, match="no column '#1 String'"):
+        read_glue_tsv(write(tmp_path / "y", "a\tb\n1\t2\n"), TASKS["mrpc"], split="train")
+
+
+def test_an_unknown_label_is_refused_by_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "dev.tsv", "sentence\tlabel\na\t1\nb\t2\n")
+    with pytest.raises(DataError, match="line 3: label '2' is none of 0, 1"):
+        read_glue_tsv(path, TASKS["sst2"], split="dev")
+    score = write(tmp_path / "s.tsv", "sentence1\tsentence2\tscore\na\tb\t3.5\na\tb\tnan\n")
+    with pytest.raises(DataError, match="line 3: 'nan' is not a number"):
+        read_glue_tsv(score, TASKS["stsb"], split="dev")
+
+
+def test_mnli_columns_are_found_by_name(tmp_path: Path) -> None:
+    header = (
+        "index\tpromptID\tpairID\tgenre\tsentence1_binary_parse\tsentence2_binary_parse\t"
+        "sentence1_parse\tsentence2_parse\tsentence1\tsentence2\tlabel1\tgold_label\n"
+    )
+    row = "0\t1\t2\tg\tp\tp\tp\tp\tprem\thyp\tneutral\tcontradiction\n"
+    rows, _ = read_glue_tsv(write(tmp_path / "x", header + row), TASKS["mnli"], split="train")
+    assert (rows[0].text, rows[0].pair, rows[0].label) == ("prem", "hyp", 2)
+
+
+def test_not_utf8_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "dev.tsv"
+    path.write_bytes(b"sentence\tlabel\nok\t1\nbad \xff\t0\n")
+    with pytest.raises(DataError, match="line 3: not UTF-8"):
+        read_glue_tsv(path, TASKS["sst2"], split="dev")
+
+
+def test_own_csv_jsonl_tsv_and_gzip_agree(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", 'text,label\n"x, ""y""\nz",good\nw,bad\n')
+    write(tmp_path / "a.jsonl", '{"text": "x, \\"y\\"\\nz", "label": "good"}\n\n'
+          '{"text": "w", "label": "bad"}\n')  # fmt: skip
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    for name in ("a.csv", "a.jsonl", "b.jsonl.gz"):
+        rows, labels = read_own(tmp_path / name, split="train")
+        assert labels == ("bad", "good")
+        assert [(r.text, r.label) for r in rows] == [('x, "y"\nz', 1), ("w", 0)]
+    assert [line for line, _ in read_records(tmp_path / "a.csv")] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", 'text,label\nx,a\n"y,b\nz,a\nw,b\n', "line 3: .*unbalanced quote"),
+        ("a.csv", 'text,label\nx,a\n"y"z,b\n', "line 3: .*unbalanced quote"),
+        ("a.csv", "text,label\nx,a\ny,b,c\n", "line 3: 3 columns, the header has 2"),
+        ("a.csv", "text,label\nx,a\ny,\n", "line 3: nothing in column 'label'"),
+        ("a.csv", "text,text\nx,a\n", "line 1: a column name stands there twice"),
+        ("a.jsonl", '{"text": "x", "label": 1}\n{"text": \n', "line 2: not JSON"),
+        ("a.jsonl", '{"text": "x", "label": 1}\n[1]\n', "line 2: not a JSON object"),
+        ("a.csv", "text,label\nx,a\ny,a\n", "only one label, 'a'"),
+        ("a.csv", "body,label\nx,a\n", "no text column"),
+        ("a.txt", "text,label\nx,a\n", "neither .csv, .tsv nor .jsonl"),
+    ],
+)
+def test_malformed_own_files_are_refused(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_own(write(tmp_path / name, text), split="train")
+
+
+def test_a_label_never_seen_in_training_is_refused_by_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "dev.csv", "text,label\nx,good\ny,ugly\n")
+    with pytest.raises(DataError, match="line 3: label 'ugly' is none of bad, good"):
+        read_own(path, split="dev", labels=("bad", "good"))
