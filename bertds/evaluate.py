@@ -132,6 +132,7 @@ def _check_vocabulary(trained: Trained, source: Any) -> None:
         raise DataError(f"{trained.origin}: another vocabulary than the data's, of the same size")
     folder = trained.tokenizer_folder
     ours = tokenizer.files.get("vocab.txt")
-    comparable = folder and ours and not theirs
-    if comparable and Path(folder, "vocab.txt").read_bytes().split() != ours.read_bytes().split():
+    if folder is None or ours is None or theirs:
+        return
+    if (folder / "vocab.txt").read_bytes().split() != ours.read_bytes().split():
         raise CheckpointError(f"{folder}/vocab.txt: another vocabulary than {ours}")

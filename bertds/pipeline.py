@@ -38,7 +38,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--wiki", nargs="+", default=[], metavar="DUMP", help="Wikipedia dumps")
     parser.add_argument("--books", nargs="+", default=[], metavar="DIR", help="folders of books")
     parser.add_argument("--vocab", metavar="FILE", help="a vocab.txt instead of training one")
-    parser.add_argument("--train-vocab", type=int, default=8192, metavar="N", help="size (8192)")
+    parser.add_argument("--train-vocab", type=int, default=2048, metavar="N", help="size (2048)")
     parser.add_argument("--validation-fraction", type=float, default=0.05, metavar="F",
                         help="share of documents held out (0.05)")  # fmt: skip
     recipes = ROOT / "bertds" / "recipes"
@@ -121,10 +121,10 @@ def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int
     ]  # fmt: skip
     began = time.monotonic()
     process = subprocess.Popen(command, env=environment)
-    while True:
+    code: int | None = None
+    while code is None:
         try:
             code = process.wait()
-            break
         except KeyboardInterrupt:
             # The terminal has sent the interrupt to the ranks too: they are saving.
             continue
@@ -161,7 +161,7 @@ def _scores(work: Path) -> dict[str, Any]:
     file = work / "scores.json"
     stamp = {phase: (work / phase / "DONE").stat().st_mtime_ns for phase in ("phase1", "phase2")}
     if file.is_file():
-        before = json.loads(file.read_text())
+        before: dict[str, Any] = json.loads(file.read_text())
         if before.get("stamp") == stamp:
             print(f"{file}: done before", file=sys.stderr)
             return before
@@ -184,10 +184,13 @@ def _closing(work: Path, scores: dict[str, Any]) -> None:
 
     from bertds.metrics import FILE, read_lines
 
-    console = Console()
-    table = Table(title="Held-out scores", title_justify="left")
-    for column in ("phase", "tokens a row", "masked-LM loss", "unigram entropy",
-                   "masked-LM accuracy", "next-sentence accuracy", "tokens/s"):  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    table = Table(
+        title="Scores on held-out documents (losses in nats; MLM masked LM, NSP next sentence)",
+        title_justify="left",
+    )
+    for column in ("phase", "tokens", "MLM loss", "unigram entropy", "MLM accuracy",
+                   "NSP accuracy", "tokens/s"):  # fmt: skip
         table.add_column(column, justify="right")
     for phase in ("phase1", "phase2"):
         values = scores[phase]
@@ -198,8 +201,8 @@ def _closing(work: Path, scores: dict[str, Any]) -> None:
         table.add_row(
             phase[-1],
             str(values["sequence_length"]),
-            f"{values['mlm_loss']:.3f} nats",
-            f"{values['unigram_entropy']:.3f} nats",
+            f"{values['mlm_loss']:.3f}",
+            f"{values['unigram_entropy']:.3f}",
             f"{values['mlm_accuracy']:.1%}",
             f"{values['nsp_accuracy']:.1%}" if "nsp_accuracy" in values else "-",
             f"{speeds[len(speeds) // 2]:,.0f}" if speeds else "-",
@@ -209,7 +212,7 @@ def _closing(work: Path, scores: dict[str, Any]) -> None:
         ("data", "token shards, tokenizer, manifest.json"),
         ("phase1", "run folder: metrics.jsonl, checkpoints, log.txt"),
         ("phase2", "run folder of phase 2"),
-        ("model", "the Hugging Face folder: BertForPreTraining.from_pretrained loads it"),
+        ("model", "the Hugging Face folder, for BertForPreTraining.from_pretrained"),
     ):
         console.print(f"  {work / name!s:<24} {what}", highlight=False)
     console.print("\nWhat the model fills in:")

@@ -228,6 +228,22 @@ def load_transformers_state_dict(
     return LoadReport(missing, unexpected)
 
 
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """Read a Hugging Face folder's ``config.json``.
+
+    Raises:
+        CheckpointError: it is missing or not a JSON object.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return values
+
+
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """Read the tensors of a Hugging Face folder, or of one .safetensors, .bin or .pt file.
 

@@ -1,0 +1,219 @@
+"""The road as a user walks it: prepare, train, export, evaluate, with what can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, BertForPreTraining
+
+from bertds.cli import main as bertds
+from bertds.evaluate import unigram_entropy
+from bertds.metrics import read_lines
+from bertds.pipeline import fill_masks
+from bertds.trained import open_trained
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    yield
+    for name in names:
+        os.environ.pop(name, None)
+
+
+def arguments(recipe: Path, deepspeed: Path, data: Path, run: Path, *extra: str) -> list[str]:
+    return [
+        "train", "--deepspeed_config", str(deepspeed), "--config", str(recipe),
+        "--set", f"run.dir={run}", f"data.path={data}", *extra,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path, tiny_json: Path, tiny_data: Path
+) -> Path:
+    """A finished tiny run."""
+    folder = tmp_path_factory.mktemp("road") / "run"
+    assert bertds(arguments(tiny_recipe, tiny_json, tiny_data, folder)) == 0
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(run: Path) -> Path:
+    """Its Hugging Face folder."""
+    assert bertds(["export", str(run), "--out", str(run.parent / "model")]) == 0
+    return run.parent / "model"
+
+
+def test_transformers_loads_the_export_with_equal_logits(run: Path, model: Path) -> None:
+    theirs, info = BertForPreTraining.from_pretrained(model, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    inputs = tokenizer("w00 w01 w02 [MASK] w04", "w10 w11", return_tensors="pt")
+    assert inputs["input_ids"][0].tolist() == [2, 5, 6, 7, 4, 9, 3, 15, 16, 3]
+    with torch.inference_mode():
+        expected = theirs.eval()(**inputs)
+        ours = open_trained(run).model
+        tokens = inputs["input_ids"].shape[1]
+        flat = {
+            "input_ids": inputs["input_ids"][0],
+            "segment_ids": inputs["token_type_ids"][0],
+            "position_ids": torch.arange(tokens),
+            "cu_seqlens": torch.tensor([0, tokens], dtype=torch.int32),
+            "max_seqlen": tokens,
+        }
+        prediction, relationship = ours.logits(**flat, positions=torch.arange(tokens))
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(prediction[:, :65], expected.prediction_logits[0], **close)
+    torch.testing.assert_close(relationship, expected.seq_relationship_logits, **close)
+
+
+def test_the_model_card_says_what_was_done(model: Path) -> None:
+    card = (model / "README.md").read_text()
+    for text in ("| steps | 6 |", "AdamW", "Held-out scores", "mlm_accuracy", "vocabulary 65"):
+        assert text in card, text
+
+
+def test_exporting_twice_replaces_and_foreign_folders_are_left_alone(
+    run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bertds(["export", str(run), "--out", str(model)]) == 0
+    (tmp_path / "mine.txt").write_text("precious")
+    assert bertds(["export", str(run), "--out", str(tmp_path)]) == 2
+    assert "not an earlier export" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_run_and_export_score_the_same(
+    run: Path, model: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bertds(["evaluate", str(run), "--json"]) == 0
+    own = json.loads(capsys.readouterr().out)
+    command = ["evaluate", str(model), "--data", str(tiny_data), "--sequence-length", "32",
+               "--max-predictions", "5", "--json"]  # fmt: skip
+    assert bertds(command) == 0
+    exported = json.loads(capsys.readouterr().out)
+    assert exported["mlm_loss"] == pytest.approx(own["mlm_loss"], rel=1e-6)
+    assert exported["nsp_accuracy"] == own["nsp_accuracy"]
+    # What the training loop wrote after its last step is the same number.
+    last = read_lines(run / "metrics.jsonl")[-1]
+    assert last["split"] == "validation"
+    assert last["mlm_loss"] == pytest.approx(own["mlm_loss"], rel=1e-6)
+    assert 3.5 < own["unigram_entropy"] <= np.log(60)
+
+
+def test_unigram_entropy_by_hand() -> None:
+    counts = np.array([2, 1, 1, 0])
+    assert unigram_entropy(counts) == pytest.approx(1.5 * np.log(2))
+
+
+def test_evaluating_on_another_vocabulary_is_refused(
+    model: Path, tiny_text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "vocab.txt"
+    other.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
+    command = ["evaluate", str(model), "--data", str(tiny_text), "--vocab", str(other)]
+    assert bertds(command) == 2
+    assert "its vocabulary has 65 tokens, the data's 6" in capsys.readouterr().err
+
+
+def test_fill_mask_answers(model: Path) -> None:
+    answers = fill_masks(model)
+    assert len(answers) == 3 and all(text.count("%") == 5 for _, text in answers)
+
+
+def test_continuing_from_a_hugging_face_folder(
+    run: Path, model: Path, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    frozen = ["deepspeed.optimizer.params.lr=0.0", "schedule.total_steps=1",
+              "schedule.warmup_steps=0", f"init.from={model}"]  # fmt: skip
+    command = arguments(tiny_recipe, tiny_json, tiny_data, tmp_path / "again", *frozen)
+    assert bertds(command) == 0
+    before = dict(open_trained(run).model.named_parameters())
+    after = dict(open_trained(tmp_path / "again").model.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_another_architecture_is_refused_with_both_named(
+    run: Path, model: Path, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    for origin in (run, model):
+        extra = [f"init.from={origin}", "model.num_hidden_layers=3"]
+        command = arguments(tiny_recipe, tiny_json, tiny_data, tmp_path / "x", *extra)
+        assert bertds(command) == 2
+        assert "its num_hidden_layers is 2, this run's is 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fault", ["cut", "flip", "missing", "no manifest", "version"])
+def test_damaged_data_is_refused_before_the_first_step(
+    fault: str, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    shard, manifest = data / "train" / "shard_00001.h5", data / "manifest.json"
+    if fault == "cut":
+        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    elif fault == "flip":
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+    elif fault == "missing":
+        shard.unlink()
+    elif fault == "no manifest":
+        manifest.unlink()
+    else:
+        manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 9'))
+    assert bertds(arguments(tiny_recipe, tiny_json, data, tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    named = "manifest.json" if fault in ("no manifest", "version") else "shard_00001.h5"
+    assert named in error
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_the_command_line_is_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert bertds(["--help"]) == 0
+    assert "pipeline" in capsys.readouterr().out
+    assert bertds(["exprot"]) == 2
+    assert "did you mean export?" in capsys.readouterr().err
+    assert bertds(["evaluate", "/does/not/exist"]) == 2
+    assert "no such run or checkpoint" in capsys.readouterr().err
+
+
+def test_checkpoint_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bertds(["checkpoint", "list", str(run)]) == 0
+    assert "step_00000006" in capsys.readouterr().out
+    assert bertds(["checkpoint", "verify", str(run)]) == 0
+    assert "intact" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_whole_road_from_a_real_dump(
+    shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dump = next((shared_data / "wikipedia").glob("enwiki-latest-pages-articles1*.bz2"))
+    command = [
+        "pipeline", "--work", str(tmp_path / "work"), "--wiki", str(dump), "--set",
+        "schedule.total_steps=5", "log.every_steps=5", "validation.every_steps=0",
+    ]  # fmt: skip
+    assert bertds(command) == 0
+    out = capfd.readouterr().out
+    assert "unigram entropy" in out and "What the model fills in" in out
+    assert (tmp_path / "work" / "model" / "model.safetensors").is_file()
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.safetensors")}
+    assert bertds(command) == 0  # a second time repeats nothing
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert capfd.readouterr().err.count("done before") == 4
