@@ -7,18 +7,27 @@ import re
 
 # The tokenizer would delete these, and so glue the words on both sides together.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_HUGE_REFERENCE = re.compile(r"&#(?:[0-9]{8,}|[xX][0-9a-fA-F]{8,});?")
 _TAG = re.compile(r"</?[a-zA-Z][^<>\n]{0,200}>")
 
 
 def clean_line(line: str) -> str:
     """Return a paragraph with single spaces, without control characters and HTML escapes."""
     if "&" in line:
-        line = html.unescape(line)
+        line = unescape(line)
     if not line.isprintable():
         line = _CONTROLS.sub(" ", line)
     if "  " in line or "\t" in line or "\xa0" in line:
         line = " ".join(line.split())
     return line.strip()
+
+
+def unescape(text: str) -> str:
+    """Undo HTML escapes. References to characters that cannot exist vanish."""
+    if "&#" in text:
+        # html.unescape fails on numbers of thousands of digits.
+        text = _HUGE_REFERENCE.sub("", text)
+    return html.unescape(text)
 
 
 def without_tags(line: str) -> str:

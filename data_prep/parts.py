@@ -79,7 +79,7 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
     ordered = sorted(documents, key=lambda d: (d.key, d.source))
     keys = np.array([d.key for d in ordered], dtype=np.uint64).reshape(-1, 2)
     empty = [np.zeros(0, np.int32)]
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "key_high": keys[:, 0],
         "key_low": keys[:, 1],
         "sources": np.array([d.source for d in ordered], dtype=np.uint8),
@@ -88,16 +88,17 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
         "lengths": np.concatenate([d.lengths for d in ordered] or empty).astype(np.int32),
         "payload": np.concatenate([d.payload for d in ordered] or empty).astype(payload_type),
     }
-    header, position = [], _HEADER_BYTES
+    header: list[tuple[str, str, int, int]] = []
+    position = _HEADER_BYTES
     for name in _NAMES:
-        array = arrays[name] = np.ascontiguousarray(arrays[name])
-        header.append([name, array.dtype.str, len(array), position])
+        array = arrays[name]
+        header.append((name, array.dtype.str, len(array), position))
         position += -(-array.nbytes // 8) * 8
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(json.dumps(header).encode().ljust(_HEADER_BYTES, b" "))
         for name, _, _, at in header:
             file.seek(at)
-            arrays[name].tofile(file)
+            np.ascontiguousarray(arrays[name]).tofile(file)
         file.truncate(position)
 
 

@@ -307,11 +307,11 @@ class _Run:
             self.workers.run(write_rows, open_tasks(), done)
         entries = []
         for request in self.settings.instances:
-            folder = folder_settings(self.settings, request).name()
-            own = [r for name, r in results.items() if name.startswith(f"{folder}/")]
+            name = folder_settings(self.settings, request).name()
+            own = [r for file, r in results.items() if file.startswith(f"{name}/")]
             entries.append(
                 {
-                    "folder": folder,
+                    "folder": name,
                     "dataset": self.settings.dataset,
                     "sequence_length": request.sequence_length,
                     "max_predictions": request.max_predictions,

@@ -12,10 +12,9 @@ dropped, and how that compares with other extractors, is written in docs/data_pr
 
 from __future__ import annotations
 
-import html
 import re
 
-from data_prep.clean import word_set
+from data_prep.clean import unescape, word_set
 from data_prep.wiki_templates import TEMPLATE_TEXT
 
 # Elements whose content is not prose. Names in lower case.
@@ -71,13 +70,14 @@ _OTHER_NAMESPACES = word_set(
 )
 _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]+){0,2}|simple")
 
-_EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\]]*([^\]\n]*)\]")
+# Possessive, and never over the next bracket: what is not closed must not be scanned twice.
+_EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
 _BARE_ADDRESS = re.compile(r"https?://[^\s<>\[\]]*[^\s<>\[\].,;:!?)'\"]")
+_DEEPEST_LINK = 30
 _MAGIC_WORD = re.compile(r"__[A-Z]{3,}__")
-_HEADING = re.compile(r"(={1,6})\s*(.*?)\s*=+$")
 _EMPTY_BRACKETS = re.compile(r"\([\s,;:.–—/-]*\)|\[\s*\]")
-_BRACKET_START = re.compile(r"\(\s*[,;:][\s,;:]*")
-_BRACKET_END = re.compile(r"[\s,;]+\)")
+_BRACKET_START = re.compile(r"\((?:\s*[,;:][\s,;:]*|\s+)")
+_BRACKET_END = re.compile(r"(?<![\s,;])[\s,;]++\)")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 _SENTENCE_END = (".", "!", "?", '."', '?"', '!"', ".”", "?”", "!”", ".)", "。")
 
@@ -102,7 +102,7 @@ def clean_wikitext(text: str) -> str:
         # Five quotes are bold italic, four are bold and one apostrophe.
         text = text.replace("'''''", "").replace("''''", "'").replace("'''", "").replace("''", "")
     if "&" in text:
-        text = html.unescape(text)
+        text = unescape(text)
     text = text.replace("\xa0", " ")
     if "://" in text:
         text = _BARE_ADDRESS.sub("", text)
@@ -127,8 +127,8 @@ def _without_elements(text: str) -> str:
             end = len(text) if end < 0 else end + 3
             replacement = ""
         else:
-            close = text.find(">", match.end())
-            if close < 0 or close - start > 2000:
+            close = text.find(">", match.end(), match.end() + 2000)
+            if close < 0:
                 # "<ref" without ">": an unfinished tag costs the rest of its line.
                 close = text.find("\n", match.end())
                 close = len(text) if close < 0 else close
@@ -274,9 +274,10 @@ def _link_text(text: str) -> str:
     while opening >= 0 or closing >= 0:
         if opening >= 0 and (opening < closing or closing < 0):
             out.append(text[position:opening])
-            stack.append(out)
-            out = []
             position = opening + 2
+            if len(stack) < _DEEPEST_LINK:
+                stack.append(out)
+                out = []
             opening = text.find("[[", position)
         else:
             if text[closing + 2 : closing + 3] == "]" and "[" in text[position:closing]:
@@ -291,13 +292,12 @@ def _link_text(text: str) -> str:
             if 0 <= opening < position:
                 opening = text.find("[[", position)
     out.append(text[position:])
-    while stack:  # never closed: keep the text, drop the brackets
-        parent = stack.pop()
-        if out and _file_prefix(out[0]):
-            out[0] = out[0].partition("\n")[2]
-        parent.extend(out)
-        out = parent
-    return "".join(out)
+    # Never closed: keep the text, drop the brackets.
+    levels = [*stack, out]
+    for inner in levels[1:]:
+        if inner and _file_prefix(inner[0]):
+            inner[0] = inner[0].partition("\n")[2]
+    return "".join(piece for level in levels for piece in level)
 
 
 def _one_link(inner: str) -> str:
@@ -348,11 +348,11 @@ def _paragraphs(text: str) -> list[str]:
                 finish()
             continue
         first = line[0]
-        if first == "=" and (heading := _HEADING.match(line)):
+        if first == "=" and line[-1] == "=":
             finish()
-            level = len(heading[1])
+            level = len(line) - len(line.lstrip("="))
             if not skipping or level <= skipping:
-                skipping = level if heading[2].lower().rstrip(":") in _SKIPPED_SECTIONS else 0
+                skipping = level if line.strip("=: \t").lower() in _SKIPPED_SECTIONS else 0
             continue
         if skipping:
             continue

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ _PIECE_CHARACTERS = 1 << 16
 _SAFE_CUT = re.compile(r"[!-/:-@\[-`{-~\u4e00-\u9fff\u3400-\u4dbf]")
 
 
-def huggingface_tokenizer(vocabulary: dict[str, int], lower_case: bool):
+def huggingface_tokenizer(vocabulary: dict[str, int], lower_case: bool) -> Any:
     """Return the ``tokenizers`` pipeline of BERT, without added special tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 

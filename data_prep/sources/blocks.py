@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from bertds.errors import DataError
 
@@ -38,7 +39,7 @@ def compression(path: Path) -> str:
     return "zst" if magic == b"\x28\xb5\x2f\xfd" else ""
 
 
-def open_binary(path: Path):
+def open_binary(path: Path) -> BinaryIO:
     """Open a source file, or say in one line why not."""
     try:
         return open(path, "rb")
@@ -110,7 +111,7 @@ def bz2_blocks(path: Path, start: int, end: int) -> Iterator[Block]:
             raise DataError(f"{path}: damaged bzip2 data ({error})") from error
 
 
-def _next_stream(file, start: int, end: int) -> int | None:
+def _next_stream(file: BinaryIO, start: int, end: int) -> int | None:
     """Return where the first stream at or after ``start`` begins, if before ``end``."""
     file.seek(start)
     tail = b""
@@ -155,7 +156,7 @@ def whole_blocks(path: Path) -> Iterator[Block]:
         raise DataError(f"{path}: damaged ({error})") from error
 
 
-def _open_zstandard(path: Path):
+def _open_zstandard(path: Path) -> Any:
     try:
         from compression import zstd  # Python 3.14
 

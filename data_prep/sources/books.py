@@ -68,6 +68,8 @@ def _is_prose(paragraph: str) -> bool:
     """Tell paragraphs from chapter headings, tables of contents, rows of stars, credits."""
     if not paragraph or _PRODUCED_BY.match(paragraph):
         return False
+    if "Project Gutenberg" in paragraph and len(paragraph) < 500:
+        return False
     if not any(c.isalpha() for c in paragraph[:200]):
         return False
     if _TERMINAL.search(paragraph):

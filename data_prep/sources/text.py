@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from data_prep.clean import clean_paragraphs
 from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
@@ -87,7 +88,7 @@ def unit_lines(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[byt
             position += len(line)
 
 
-def _line_across(file, start: int) -> bytes:
+def _line_across(file: BinaryIO, start: int) -> bytes:
     """Return the line that holds byte ``start - 1``, and leave the file after it."""
     position = start - 1
     piece = b""

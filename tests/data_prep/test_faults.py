@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bertds.data.manifest import Manifest
+from bertds.entry import guarded
+from bertds.files import FolderLock
+from data_prep import instance_stage, markers, shuffle_stage, tokenise_stage
+from data_prep.build_wiki_books import main
+
+
+def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:
+    return [
+        "--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab), "--validation-fraction", "0.1",
+        "--shard-tokens", "2000", "--instances", "64:10", "--dupe-factor", "2",
+        "--compression", "none", "--workers", "1", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wiki(tmp_path_factory: pytest.TempPathFactory, made: SimpleNamespace) -> Path:
+    """Eight dumps, so that there are several units."""
+    rng = random.Random(2)
+    folder = tmp_path_factory.mktemp("dumps")
+    for number in range(8):
+        pages = [made.page(f"P{number} {i}", made.article(rng)) for i in range(12)]
+        (folder / f"dump{number}.xml").write_bytes(made.dump(pages))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, wiki: Path, vocab: Path, made: SimpleNamespace
+) -> dict[str, str]:
+    out = tmp_path_factory.mktemp("unbroken") / "out"
+    assert main(arguments(out, wiki, vocab)) == 0
+    return made.tree(out)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 8, 9, 12, 14, 20])
+def test_stopped_after_any_marker_only_the_rest_is_done(
+    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch, after: int,
+) -> None:  # fmt: skip
+    written: list[Path] = []
+
+    def stop_after(marker: Path, *rest: object) -> object:
+        if len(written) == after:
+            raise Killed
+        written.append(marker)
+        return markers.write_marker(marker, *rest)  # type: ignore[arg-type]
+
+    modules = (tokenise_stage, shuffle_stage, instance_stage)
+    with monkeypatch.context() as patch:
+        for module in modules:
+            patch.setattr(module, "write_marker", stop_after)
+        with pytest.raises(Killed):
+            main(arguments(tmp_path / "out", wiki, vocab))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    first = list(written)
+
+    def remember(marker: Path, *rest: object) -> object:
+        written.append(marker)
+        return markers.write_marker(marker, *rest)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        for module in modules:
+            patch.setattr(module, "write_marker", remember)
+        assert main(arguments(tmp_path / "out", wiki, vocab)) == 0
+    assert made.tree(tmp_path / "out") == unbroken
+    assert len(written) == len(set(written)) and len(first) == after  # nothing was done twice
+
+
+def soak(kills: int, seed: int, out: Path, command: list[str], seconds: float) -> int:
+    """Start, kill at a random moment, repeat; then let it finish. Returns the kills that hit."""
+    rng = random.Random(seed)
+    hit = 0
+    for _ in range(kills):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            process.wait(rng.uniform(0.2, seconds))
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            hit += 1
+    subprocess.run(command, check=True, timeout=300, stderr=subprocess.DEVNULL)
+    return hit
+
+
+def killed_often(kills: int, tmp_path: Path, wiki: Path, vocab: Path, repository: Path) -> Path:
+    out = tmp_path / "out"
+    script = str(repository / "data_prep" / "build_wiki_books.py")
+    command = [sys.executable, script, *arguments(out, wiki, vocab)]
+    command[command.index("--workers") + 1] = "2"
+    began = time.monotonic()
+    probe = [*command]
+    probe[probe.index(str(out))] = str(tmp_path / "probe")
+    subprocess.run(probe, check=True, timeout=300, stderr=subprocess.DEVNULL)
+    assert soak(kills, 5, out, command, time.monotonic() - began) > 0
+    return out
+
+
+def test_killed_at_random_moments_the_result_is_the_same(
+    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
+    repository: Path,
+) -> None:  # fmt: skip
+    assert made.tree(killed_often(3, tmp_path, wiki, vocab, repository)) == unbroken
+
+
+@pytest.mark.slow
+def test_killed_fifty_times_the_result_is_the_same(
+    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
+    repository: Path,
+) -> None:  # fmt: skip
+    assert made.tree(killed_often(50, tmp_path, wiki, vocab, repository)) == unbroken
+
+
+def fails(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
+    """Run, expect one line and this exit code; return the line."""
+    assert guarded(main, argv) == code
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("bertds: error")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing_that_looks_whole(
+    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    dump = (wiki / "dump0.xml").read_bytes()
+    (tmp_path / "cut.xml").write_bytes(dump[: len(dump) // 2])
+    (tmp_path / "page.xml").write_bytes(b"<!DOCTYPE html><title>404</title>")
+    assert "cut.xml: truncated" in fails(arguments(out, tmp_path / "cut.xml", vocab), capsys)
+    assert "not a MediaWiki dump" in fails(arguments(out, tmp_path / "page.xml", vocab), capsys)
+
+    data = made.multistream(dump, 3)
+    (tmp_path / "cut.bz2").write_bytes(data[:-40])
+    assert "truncated" in fails(arguments(out, tmp_path / "cut.bz2", vocab), capsys)
+
+    tokens = vocab.read_text().split("\n")
+    (tmp_path / "v.txt").write_text("\n".join(t for t in tokens if t != "[MASK]"))
+    assert "misses [MASK]" in fails(arguments(out, wiki, tmp_path / "v.txt"), capsys)
+    (tmp_path / "v.txt").write_text("\n".join([*tokens[:-1], "the"]))
+    assert "'the' stands there twice" in fails(arguments(out, wiki, tmp_path / "v.txt"), capsys)
+
+    (tmp_path / "empty.txt").write_text(" \n\n \n")
+    nothing = ["--text", str(tmp_path / "empty.txt"), "--vocab", str(vocab), "--out"]
+    assert "no document is left" in fails([*nothing, str(tmp_path / "o2")], capsys)
+    (tmp_path / "one.txt").write_text("A single document. It has two sentences, and many words.")
+    nothing[1] = str(tmp_path / "one.txt")
+    assert "too few" in fails([*nothing, str(tmp_path / "o3")], capsys)
+    alone = [*nothing, str(tmp_path / "o4"), "--validation-fraction", "0", "--instances", "64:10"]
+    assert "single document" in fails(alone, capsys)
+    for folder in (out, *(tmp_path / f"o{i}" for i in (2, 3, 4))):
+        assert not (folder / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--instances", "128"], "expected S:P"),
+        (["--instances", "128:200"], "max_predictions=200"),
+        (["--masked-lm-prob", "1.5"], "masked_lm_prob=1.5"),
+        (["--validation-fraction", "0.9"], "--validation-fraction 0.9: allowed: 0 to 0.5"),
+        (["--shard-tokens", "10"], "--shard-tokens 10"),
+        (["--licence", "x"], "--licence x: expected SOURCE=TEXT"),
+        (["--dataset-name", "a/b"], "--dataset-name"),
+    ],
+)
+def test_impossible_options(
+    tmp_path: Path, wiki: Path, vocab: Path, capsys: pytest.CaptureFixture[str],
+    option: list[str], message: str,
+) -> None:  # fmt: skip
+    assert message in fails([*arguments(tmp_path / "o", wiki, vocab), *option], capsys)
+    assert not (tmp_path / "o").exists()
+
+
+def test_folders_in_use_not_writable_or_of_others_are_refused(
+    tmp_path: Path, wiki: Path, vocab: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with FolderLock(out, "preparation"):
+        assert "in use by preparation" in fails(arguments(out, wiki, vocab), capsys)
+    (out / "thesis.tex").touch()
+    assert "holds thesis.tex" in fails(arguments(out, wiki, vocab), capsys)
+    below_a_file = out / "thesis.tex" / "data"
+    assert "cannot be written" in fails(arguments(below_a_file, wiki, vocab), capsys)
+    if os.geteuid() != 0:
+        out.chmod(0o500)
+        assert "cannot be written" in fails(arguments(out / "x", wiki, vocab), capsys)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line_and_can_be_resumed(
+    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    real = shuffle_stage.write_token_shard
+
+    def full(path: Path, *args: object, **kwargs: object) -> object:
+        with open("/dev/full", "wb") as file:
+            file.write(bytes(10_000))
+        raise AssertionError
+
+    monkeypatch.setattr(shuffle_stage, "write_token_shard", full)
+    assert "disk is full" in fails(arguments(out, wiki, vocab), capsys, code=1)
+    monkeypatch.setattr(shuffle_stage, "write_token_shard", real)
+    assert main(arguments(out, wiki, vocab)) == 0
+    assert made.tree(out) == unbroken
+
+
+def test_a_worker_that_dies_is_an_error_and_not_a_hang(
+    tmp_path: Path, wiki: Path, vocab: Path, repository: Path
+) -> None:
+    code = (
+        "import os, sys\n"
+        "from bertds.entry import guarded\n"
+        "from data_prep import prepare\n"
+        "from data_prep.build_wiki_books import main\n"
+        "if __name__ == '__main__':\n"
+        "    prepare.run_stage = os._exit\n"
+        "    raise SystemExit(guarded(main, sys.argv[1:]))\n"
+    )
+    script = tmp_path / "die.py"
+    script.write_text(code)
+    command = [
+        sys.executable,
+        str(script),
+        *arguments(tmp_path / "o", wiki, vocab),
+        "--workers",
+        "2",
+    ]
+    result = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "a worker process died" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_source_touched_between_two_runs_is_read_again(
+    tmp_path: Path, vocab: Path, made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(4)
+    wiki = tmp_path / "w.xml"
+    pages = [made.page(f"P{i}", made.article(rng)) for i in range(30)]
+    wiki.write_bytes(made.dump(pages))
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(instance_stage, "write_marker", lambda *_: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            main(arguments(out, wiki, vocab))
+    wiki.write_bytes(made.dump(pages[::-1]).replace(b"P3<", b"P4<"))  # as long, another text
+    assert main(arguments(out, wiki, vocab)) == 0
+    assert main(arguments(tmp_path / "fresh", wiki, vocab)) == 0
+    assert made.tree(out) == made.tree(tmp_path / "fresh")
+
+
+def peak_megabytes(command: list[str]) -> float:
+    code = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run(sys.argv[1:], check=True, stderr=subprocess.DEVNULL)\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, *command], check=True, capture_output=True, text=True
+    )
+    return int(result.stdout) / 1024
+
+
+@pytest.mark.parametrize("megabytes", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_giant_single_line_document(
+    tmp_path: Path, vocab: Path, repository: Path, megabytes: int
+) -> None:
+    line = ("word " * 199 + "end. ") * (megabytes * 1000)
+    text = tmp_path / "giant.txt"
+    text.write_text(
+        f"{line}\n\n" + "\n\n".join(f"Small document {i} is here too." for i in range(9))
+    )
+    out = tmp_path / "out"
+    script = str(repository / "data_prep" / "build_wiki_books.py")
+    peak = peak_megabytes(
+        [sys.executable, script, "--text", str(text), "--vocab", str(vocab), "--out", str(out),
+         "--workers", "1"]
+    )  # fmt: skip
+    manifest = Manifest.load(out)
+    assert manifest.documents["written"] == 10
+    assert peak < 200 + 25 * megabytes
+
+
+@pytest.mark.slow
+def test_peak_memory_is_flat_when_the_input_is_ten_times_as_large(
+    tmp_path: Path, vocab: Path, made: SimpleNamespace, repository: Path
+) -> None:
+    rng = random.Random(1)
+    peaks = []
+    for times in (1, 10):
+        wiki = tmp_path / f"w{times}.xml"
+        wiki.write_bytes(
+            made.dump([made.page(str(i), made.article(rng, 8)) for i in range(4000 * times)])
+        )
+        script = str(repository / "data_prep" / "build_wiki_books.py")
+        command = [
+            sys.executable, script, *arguments(tmp_path / f"o{times}", wiki, vocab),
+            "--shard-tokens", "200000", "--overwrite",
+        ]  # fmt: skip
+        peaks.append(peak_megabytes(command))
+    assert peaks[1] < 1.25 * peaks[0], peaks

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from bertds.errors import DataError
+from data_prep.document import Document, Unit
+from data_prep.sources import READERS, file_units, find_files, source_file
+from data_prep.sources.books import book_text, decode
+from data_prep.sources.extracted import doc_document
+
+
+def read(
+    kind: str, path: Path, options: tuple[str, ...] = (), unit_bytes: int = 1 << 20
+) -> list[Document]:
+    file = source_file(kind, path, path.name, options)
+    return [d for unit in file_units(file, unit_bytes) for d in READERS[unit.reader](unit)]
+
+
+BOOK = (
+    "\ufeffThe Project Gutenberg EBook of A Tale\r\n\r\nProduced by A. Person\r\n\r\n"
+    "*** START OF THIS PROJECT GUTENBERG EBOOK A TALE ***\r\n\r\nCHAPTER I.\r\n\r\nThe Beginning\r\n"
+    "\r\nIt was the best of times, it was\r\nthe _worst_ of times.\r\n\r\n\r\n“Well,” said he,\r\n"
+    "“so it was.”\r\n\r\n*       *       *\r\n\r\n"
+    "*** END OF THIS PROJECT GUTENBERG EBOOK A TALE ***\r\n\r\nLicence text of many words.\r\n"
+)
+
+
+def test_a_book_loses_its_frame_and_hard_line_ends() -> None:
+    assert book_text(decode(BOOK.encode())).split("\n") == [
+        "It was the best of times, it was the worst of times.",
+        "“Well,” said he, “so it was.”",
+    ]
+
+
+def test_a_book_in_latin1_or_utf16_is_read() -> None:
+    text = "The café was closed – she said so, and went home at once."
+    assert book_text(decode(text.encode("cp1252"))) == text
+    assert book_text(decode(text.encode("utf-16"))) == text
+
+
+def test_all_real_books_begin_and_end_with_the_story(shared_data: Path) -> None:
+    files = find_files("books", [str(shared_data / "books")], ())
+    assert len(files) == 13
+    for file in files:
+        (document,) = READERS["book"](next(file_units(file, 1 << 20)))
+        assert len(document.text) > 100_000
+        for word in ("Project Gutenberg", "*** ", "\r", "\ufeff", "  "):
+            assert word not in document.text, (file.name, word)
+
+
+DOC = """<doc id="12" url="https://x" title="Anarchism &amp; more">
+Anarchism & more
+
+Anarchism is a philosophy. It has many schools.
+Career.
+Later it changed, as things do, in many ways.
+
+</doc>
+"""
+
+
+def test_an_extracted_document_loses_title_and_section_titles() -> None:
+    assert doc_document(DOC.encode()).text.split("\n") == [
+        "Anarchism is a philosophy. It has many schools.",
+        "Later it changed, as things do, in many ways.",
+    ]
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress])
+@pytest.mark.parametrize("unit_bytes", [50, 1 << 20])
+def test_extracted_files_in_any_wrapping(tmp_path: Path, pack, unit_bytes: int) -> None:
+    title_only = '<doc id="1" url="" title="Gone">\nGone\n\n\n</doc>\n'
+    bad = DOC.encode().replace(b"philosophy", b"philos\xffophy")
+    path = tmp_path / "wiki_00"
+    path.write_bytes(pack((DOC + title_only).encode() + bad))
+    documents = read("wiki", path, unit_bytes=unit_bytes)
+    assert [d.dropped for d in documents] == ["", "empty", "bad_utf8"]
+
+
+TEXT = "First line.\nSecond line of the first.\n\n \t\nSecond document.\n\n\n\nThird.\r\nMore.\r\n"
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 3, 7, 12, 20, 1 << 20])
+def test_text_documents_however_the_file_is_cut(tmp_path: Path, unit_bytes: int) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text(TEXT, newline="")
+    found = [d.text for d in read("text", path, ("blank-line",), unit_bytes)]
+    assert found == ["First line.\nSecond line of the first.", "Second document.", "Third.\nMore."]
+    by_line = read("text", path, ("line",), unit_bytes)
+    assert [d.text for d in by_line if d.text] == [
+        "First line.", "Second line of the first.", "Second document.", "Third.", "More."
+    ]  # fmt: skip
+    packed = tmp_path / "t.txt.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert [d.text for d in read("text", packed, ("blank-line",))] == found
+
+
+def test_text_with_invalid_utf8_loses_that_document_only(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"\xef\xbb\xbfGood one.\n\nBad \xff one.\n\nGood again.\n")
+    assert [(d.text, d.dropped) for d in read("text", path, ("blank-line",))] == [
+        ("Good one.", ""), ("", "bad_utf8"), ("Good again.", "")
+    ]  # fmt: skip
+
+
+def lines(records: list[object]) -> bytes:
+    return "".join(json.dumps(r) + "\n" for r in records).encode()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+def test_jsonl(tmp_path: Path, suffix: str) -> None:
+    data = lines([{"body": "One &amp; two."}, {"body": None}, {"body": 5}, {"body": "\ud800x y"}])
+    data += b"not json\n\n" + b'{"body": "bad \xff"}\n'
+    if suffix == ".gz":
+        data = gzip.compress(data)
+    if suffix == ".zst":
+        pyarrow = pytest.importorskip("pyarrow")
+        data = pyarrow.compress(data, codec="zstd", asbytes=True)
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(data)
+    found = read("jsonl", path, ("body",))
+    assert [d.dropped for d in found] == ["", "empty", "malformed", "", "malformed", "bad_utf8"]
+    assert [d.text for d in found if d.text] == ["One & two.", "?x y"]
+    with pytest.raises(DataError, match=r"no 'text'.*it has: body.*--text-key"):
+        read("jsonl", path, ("text",))
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": [f"Document {i}." for i in range(10)], "id": list(range(10))})
+    parquet.write_table(table, path, row_group_size=3)
+    assert [d.text for d in read("parquet", path, ("text",))] == [
+        f"Document {i}." for i in range(10)
+    ]
+    with pytest.raises(DataError, match="no column 'body'"):
+        read("parquet", path, ("body",))
+    (tmp_path / "b.parquet").write_bytes(b"nothing of the kind")
+    with pytest.raises(DataError, match="not a Parquet file"):
+        read("parquet", tmp_path / "b.parquet", ("text",))
+
+
+def test_pubmed(tmp_path: Path, shared_data: Path) -> None:
+    (path,) = (shared_data / "biomedical").rglob("6B1_abstracts.json.gz")
+    documents = read("pubmed", path)
+    assert documents[0].text.startswith("Replisome disassembly is the final step")
+    assert "CUL-2LRR-1" in documents[0].text  # <sup> is gone, its content kept
+    broken = tmp_path / "x.json"
+    broken.write_text("[1, 2]")
+    with pytest.raises(DataError, match="address -> abstract"):
+        read("pubmed", broken)
+
+
+def test_missing_empty_and_fruitless_paths(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file or folder"):
+        find_files("books", [str(tmp_path / "nothing")], ())
+    with pytest.raises(DataError, match=r"no \.txt.*in this folder"):
+        find_files("books", [str(tmp_path)], ())
+    (tmp_path / "e.txt").touch()
+    with pytest.raises(DataError, match="the file is empty"):
+        find_files("text", [str(tmp_path / "e.txt")], ("line",))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
+def test_a_truncated_compressed_text_is_refused(tmp_path: Path, pack) -> None:
+    data = pack(b"".join(b"Line number %d of this text.\n" % i for i in range(9999)))
+    path = tmp_path / "t"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match="truncated"):
+        read("text", path, ("line",))
+
+
+def test_a_source_that_vanishes_is_named(tmp_path: Path) -> None:
+    unit = Unit("text", "text", str(tmp_path / "gone.txt"), 0, 0, 10, 10, ("line",))
+    with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
+        list(READERS["text"](unit))

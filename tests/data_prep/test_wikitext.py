@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.wikitext import clean_wikitext
+
+TAIL = " It stands here so that the line is long enough to be prose."
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "prose"),
+    [
+        ("'''Bold''' and ''italic'' and '''''both'''''.", "Bold and italic and both."),
+        ("A [[link]], a [[target|label]], two [[word]]s.", "A link, a label, two words."),
+        ("Nested {{a|{{b|c}}|d}} templates.", "Nested templates."),
+        ("A fact.<ref>Smith {{cite|x}} 1999</ref> Two.<ref name=a /> End.", "A fact. Two. End."),
+        ("X <!-- hidden [[ {{ --> y.", "X y."),
+        ("The formula <math>a < b</math> holds.", "The formula holds."),
+        ("[[File:A.jpg|thumb|A [[nested]] caption]]Text starts.", "Text starts."),
+        ("[[Image:A.jpg|x]][[Category:Y]][[fr:Z]]Text starts.", "Text starts."),
+        ("See [[:Category:Trees]] for more.", "See Category:Trees for more."),
+        ("The [[Star Trek: Voyager]] series.", "The Star Trek: Voyager series."),
+        ("The [[Mercury (planet)|]] orbit.", "The Mercury orbit."),
+        ("From [http://x.org the site] and [http://y.org].", "From the site and."),
+        ("Tom &amp; Jerry, 5&nbsp;km, a &lt; b.", "Tom & Jerry, 5 km, a < b."),
+        ("Paris ({{IPA-fr|paʁi}}; born) is ( , ) here.", "Paris (born) is here."),
+        ("It is {{convert|5|km|mi}} long.", "It is 5 km long."),
+        ("From {{convert|5|to|10|km}} long.", "From 5 to 10 km long."),
+        ("The word {{lang|fr|mot}} and {{lang-de|Wort}}.", "The word mot and Wort."),
+        ("He sailed in {{USS|Enterprise}} then.", "He sailed in USS Enterprise then."),
+        ("A {{nowrap|[[a|b]] c}} d.", "A b c d."),
+        ("__NOTOC__ Text without a table of contents.", "Text without a table of contents."),
+        ("H<sub>2</sub>O is <span style='x'>water</span>.", "H2O is water."),
+        ("L'''été''' d''''Orsay''' ends.", "L'été d'Orsay ends.".replace("L'été", "Lété")),
+    ],
+)
+def test_markup_to_prose(wikitext: str, prose: str) -> None:
+    assert clean_wikitext(wikitext + TAIL) == prose + TAIL
+
+
+def test_paragraphs_headings_tables_lists() -> None:
+    text = """Intro line one
+goes on here in the same paragraph.
+
+== History ==
+Something happened in the year 1900, they say.
+
+{| class="wikitable"
+! A !! B
+|-
+| 1 || {| nested
+| x
+|}
+|}
+* short item
+* A list item that is a full sentence of many words.
+:A remark that is indented and also a full sentence here.
+== See also ==
+* [[Other]]
+These words are in a section that is left out, all of them.
+=== Deeper ===
+These too, since they belong to the section above them.
+== Legacy ==
+The legacy lives on until this very day, people say.
+== References ==
+{{reflist}}
+"""
+    assert clean_wikitext(text).split("\n") == [
+        "Intro line one goes on here in the same paragraph.",
+        "Something happened in the year 1900, they say.",
+        "A list item that is a full sentence of many words.",
+        "A remark that is indented and also a full sentence here.",
+        "The legacy lives on until this very day, people say.",
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken", ["{{unclosed", "[[unclosed", "<ref>unclosed", "{| unclosed", "}} stray", "]] stray",
+               "<!-- never", "<ref", "'''never", "[http://x never", "|}", "<math>"]
+)  # fmt: skip
+def test_what_is_unbalanced_costs_its_line_at_most(broken: str) -> None:
+    before = "This is the first paragraph of the article."
+    after = "This is the last paragraph of the article."
+    cleaned = clean_wikitext(f"{before}\n\n{broken}\n\n{after}").split("\n")
+    assert cleaned[0] == before
+    if broken != "<!-- never":  # to the end, as in MediaWiki
+        assert cleaned[-1] == after
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["{{", "}}", "[[", "]]", "{{a", "[[a|", "<ref>", "<ref ", "<ref \n", "<!--", "{|\n", "\n|}",
+     "<math>a", "''", "(", "( ,", ", ", "[http://", "&", "&#1", "&#11111111", "<a", "=\n", "= x",
+     "* ", "{{{", "[[File:a|", "{{convert|", "__", "https://"],
+)  # fmt: skip
+def test_time_is_linear_in_any_repeated_markup(unit: str) -> None:
+    began = time.process_time()
+    clean_wikitext(unit * 100_000)
+    assert time.process_time() - began < 5.0
+
+
+markup = st.sampled_from(
+    ["{{", "}}", "[[", "]]", "|", "{|", "|}", "\n", "==", "''", "'''", "<ref>", "</ref>", "<ref/>",
+     "<!--", "-->", "<math>", "</math>", "&amp;", "&#", "[http://a ", "]", "*", ":", "File:", "=",
+     "convert|5|km", "lang|fr|mot", "__TOC__", "word", "A sentence. ", " ", "(", ")", "<br>"]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(markup, max_size=60).map("".join))
+def test_no_markup_makes_it_fail(text: str) -> None:
+    cleaned = clean_wikitext(text)
+    assert "{{" not in cleaned and "[[" not in cleaned
+    assert all(line == line.strip() and line for line in cleaned.split("\n") if cleaned)
