@@ -8,6 +8,7 @@ verifies is used; a damaged one is passed over with a warning that names both.
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
+from bertds.background import BackgroundSave
 from bertds.checkpoint_files import CheckpointReader, write_manifest, write_pieces
 from bertds.config import CheckpointConfig
 from bertds.errors import BertdsError, CheckpointError
@@ -119,31 +123,29 @@ class Checkpoints:
         self.facts = facts
         self.is_main = engine.rank == 0
         self.saved_step: int | None = None
+        self._background: BackgroundSave | None = None
 
-    def save_if_due(self, state: TrainState) -> None:
-        """Save when the step is a multiple of ``checkpoint.every_steps``."""
-        every = self.config.every_steps
-        if every and state.step % every == 0:
-            self.save(state)
-
-    def save(self, state: TrainState) -> None:
+    def save(self, state: TrainState, *, wait: bool = True) -> None:
         """Save now, unless this very step is saved already.
 
+        Args:
+            state: where training stands.
+            wait: False lets ``checkpoint.background`` copy the state and return; what then goes
+                wrong is raised by the next save.
+
         Raises:
-            BertdsError: on every rank, if any rank could not write; the last good checkpoint is
-                untouched.
+            BertdsError: on every rank, if any rank could not write, or a weight is not finite;
+                the last good checkpoint is untouched.
         """
+        if self._background is not None and (wait or self.saved_step != state.step):
+            self.finish()
         if self.saved_step == state.step:
             return
         name = f"step_{state.step:08d}"
         final, temporary = self.folder / name, self.folder / f".tmp-{name}"
         pieces = self.engine.pieces()
-        self._check_space(sum(4 * piece.tensor.numel() for piece in pieces))
+        self._check(pieces)
         self._together(lambda: self._fresh(temporary) if self.is_main else None, temporary)
-        written = self._together(
-            lambda: write_pieces(temporary, self.engine.rank, pieces), temporary
-        )
-        parts = self.engine.gather_objects(written)
         manifest = {
             "step": state.step,
             "state": state.state_dict(),
@@ -151,32 +153,76 @@ class Checkpoints:
             "engine": self.engine.extra_state(),
             **self.facts,
             "shapes": {key: list(shape) for key, shape in self.shapes.items()},
-            "files": [asdict(record) for record, _ in parts],
-            "pieces": [list(piece) for _, records in parts for piece in records],
         }
-        self._together(
-            lambda: self._publish(temporary, final, manifest) if self.is_main else None, temporary
-        )
         self.saved_step = state.step
-        if self.is_main:
-            log.info("saved %s", final)
-            self._prune(state)
+        kept = copy.copy(state)
+        if self.config.background and not wait:
+            self._background = BackgroundSave(
+                temporary,
+                self.engine.rank,
+                len(self.engine.gather_objects(None)),
+                pieces,
+                lambda parts: self._publish(temporary, final, manifest, parts, kept),
+            )
+            return
+        written = self._together(
+            lambda: write_pieces(temporary, self.engine.rank, pieces), temporary
+        )
+        parts = self.engine.gather_objects(written)
+        self._together(
+            lambda: (
+                self._publish(temporary, final, manifest, parts, kept) if self.is_main else None
+            ),
+            temporary,
+        )
+
+    def finish(self) -> None:
+        """Wait until a save in the background is published. Collective.
+
+        Raises:
+            BertdsError: on every rank, if any rank could not write.
+        """
+        background, self._background = self._background, None
+        if background is None:
+            return
+        self._together(background.wait_written, background.folder, background.abandon)
+        self._together(background.wait_published, background.folder)
+
+    def abandon(self) -> None:
+        """Let a save in the background end by itself, if it is quick; not collective."""
+        if self._background is not None:
+            self._background.abandon(patience_seconds=5.0)
+            self._background = None
 
     def _fresh(self, temporary: Path) -> None:
         self.folder.mkdir(exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
 
-    def _publish(self, temporary: Path, final: Path, manifest: dict[str, Any]) -> None:
-        write_manifest(temporary, manifest)
+    def _publish(
+        self,
+        temporary: Path,
+        final: Path,
+        manifest: dict[str, Any],
+        parts: list[Any],
+        state: TrainState,
+    ) -> None:
+        """Make a written checkpoint visible (main process only)."""
+        files = [asdict(record) for record, _ in parts]
+        pieces = [list(piece) for _, records in parts for piece in records]
+        write_manifest(temporary, {**manifest, "files": files, "pieces": pieces})
         sync_folder(temporary)
         if final.exists():  # a damaged one of the same step, passed over on resume
             self._remove(final)
         temporary.rename(final)
         sync_folder(self.folder)
         write_text(self.folder / "latest", final.name + "\n")
+        log.info("saved %s", final)
+        self._prune(state)
 
-    def _together(self, work: Callable[[], Any], temporary: Path) -> Any:
+    def _together(
+        self, work: Callable[[], Any], temporary: Path, on_failure: Callable[[], None] | None = None
+    ) -> Any:
         """Do one rank's part of a save; if any rank fails, all raise and the part is removed."""
         result, problem = None, ""
         try:
@@ -187,15 +233,31 @@ class Checkpoints:
             problem = str(error)
         problems = [text for text in self.engine.gather_objects(problem) if text]
         if problems:
+            self.saved_step = None
+            if on_failure is not None:
+                on_failure()
             if self.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise BertdsError(f"checkpoint not saved: {problems[0]}")
         return result
 
-    def _check_space(self, own_bytes: int) -> None:
-        total = sum(self.engine.gather_objects(own_bytes))
+    def _check(self, pieces: list[Any]) -> None:
+        """Refuse to begin where the disk is too full or a value is not finite."""
         anchor = self.folder if self.folder.is_dir() else self.folder.parent
-        room = min(self.engine.gather_objects(free_bytes(anchor)))
+        facts = self.engine.gather_objects(
+            (
+                sum(4 * piece.tensor.numel() for piece in pieces),
+                free_bytes(anchor),
+                _not_finite(pieces),
+            )
+        )
+        broken = [name for _, _, name in facts if name]
+        if broken:
+            raise BertdsError(
+                f"checkpoint not saved: {broken[0]} holds a value that is not finite; the last "
+                "checkpoint is untouched. Lower the learning rate and run this again"
+            )
+        total, room = sum(fact[0] for fact in facts), min(fact[1] for fact in facts)
         if room < total * 1.02 + 2**20:
             raise BertdsError(
                 f"checkpoint not saved: {self.folder} has {room / 2**30:.2f} GiB free and the "
@@ -221,6 +283,15 @@ class Checkpoints:
         shutil.rmtree(grave, ignore_errors=True)
         folder.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
+
+
+def _not_finite(pieces: list[Any]) -> str:
+    """Return the name of a weight or moment with a NaN or an infinity, or ""."""
+    whole = [piece for piece in pieces if piece.tensor.numel()]
+    if not whole:
+        return ""
+    good = torch.stack([piece.tensor.isfinite().all() for piece in whole]).tolist()
+    return next((f"{p.kind} {p.name}" for p, fine in zip(whole, good) if not fine), "")
 
 
 def locate(path: Path | str) -> CheckpointReader:

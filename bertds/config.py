@@ -144,7 +144,11 @@ class GuardConfig:
     """Skip a step whose gradient norm is over mean + so many standard deviations of the last
     `spike_window` steps; 0 = never."""
     spike_window: int = 200
-    """Number of recent steps that the spike rule looks back on."""
+    """Number of recent updates that the spike rule looks back on; it waits for 20 of them (or for
+    a whole window, if that is shorter)."""
+    peer_timeout_seconds: float = 45.0
+    """A process that gives no sign of life for so long is lost, and the others end with an error
+    that names it; 0 = do not watch. Changes nothing in the result."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -166,8 +170,11 @@ class RunConfig:
     """The DeepSpeed JSON that this recipe is meant for, used when none is given."""
     max_hours: float | None = None
     """Stop after so many hours of this process, save, and exit with 75 (run me again)."""
+    stop_margin_minutes: float = 3.0
+    """Stop likewise when a Slurm job's end (SLURM_JOB_END_TIME) is so near, or when nine tenths
+    of the job's time are over, whichever is later."""
     log_samples: bool = False
-    """Write the (epoch, sample) numbers of every step to samples.jsonl."""
+    """Write the (epoch, sample) numbers of every step to samples_rank_R.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +212,10 @@ class CheckpointConfig:
     milestone_steps: int = 0
     """Keep every checkpoint whose step is a multiple of this; 0 = none."""
     keep_best: bool = False
-    """Also keep the one with the lowest masked-LM validation loss."""
+    """Also save and keep the one with the lowest masked-LM validation loss."""
+    background: bool = False
+    """Copy the state and write it in a thread while training goes on; costs the memory of one
+    copy. A failed write ends the run at the next save."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

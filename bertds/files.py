@@ -145,7 +145,7 @@ class FolderLock:
             {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
-                "start": _start_time(os.getpid()),
+                "start": start_time(os.getpid()),
                 "job": os.environ.get("SLURM_JOB_ID", ""),
                 "purpose": self.purpose,
             }
@@ -184,7 +184,7 @@ class FolderLock:
         except (OSError, ValueError):
             return None
         here = owner.get("host") == socket.gethostname()
-        if here and _start_time(owner["pid"]) != owner.get("start"):
+        if here and start_time(owner["pid"]) != owner.get("start"):
             return None
         if not here and age > self.stale_seconds:
             return None
@@ -219,7 +219,7 @@ class FolderLock:
         self.release()
 
 
-def _start_time(pid: int) -> str:
+def start_time(pid: int) -> str:
     """Return when a process of this host started (clock ticks since boot), or "" if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -8,6 +8,7 @@ its checkpoint's step first, so that no step stands twice.
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,37 +27,27 @@ class Sums:
     NAMES = ("mlm_loss", "nsp_loss", "mlm_correct", "nsp_correct", "masked", "rows")
 
     def __init__(self) -> None:
-        self._device: torch.Tensor | None = None
-        self._host = [0.0, 0.0]
+        self._sums: torch.Tensor | None = None
 
     def add(self, output: Any, masked: int, rows: int) -> None:
-        """Add one forward pass.
+        """Add one forward pass; one whose loss is not finite is left out, counts and all.
 
         Args:
             output: has ``mlm_loss_sum``, ``nsp_loss_sum``, ``mlm_correct``, ``nsp_correct``.
             masked: number of masked positions in it.
             rows: number of rows in it.
         """
-        values = torch.stack(
-            [
-                part.detach().to(torch.float64)
-                for part in (
-                    output.mlm_loss_sum,
-                    output.nsp_loss_sum,
-                    output.mlm_correct,
-                    output.nsp_correct,
-                )
-            ]
-        )
-        self._device = values if self._device is None else self._device.add_(values)
-        self._host[0] += masked
-        self._host[1] += rows
+        parts = (output.mlm_loss_sum, output.nsp_loss_sum, output.mlm_correct, output.nsp_correct)
+        measured = [part.detach().to(torch.float64) for part in parts]
+        one = torch.ones_like(measured[0])
+        values = torch.stack([*measured, one * masked, one * rows])
+        values = torch.where(values.isfinite().all(), values, 0.0)
+        self._sums = values if self._sums is None else self._sums.add_(values)
 
     def take(self) -> list[float]:
         """Return the sums in the order of NAMES and start again from zero. Waits for the device."""
-        values = [0.0] * 4 if self._device is None else self._device.tolist()
-        values += self._host
-        self._device, self._host = None, [0.0, 0.0]
+        values = [0.0] * len(self.NAMES) if self._sums is None else self._sums.tolist()
+        self._sums = None
         return values
 
 
@@ -113,7 +104,7 @@ class Metrics:
     def start(self, state: TrainState) -> None:
         """Prepare to go on after ``state.step``: cut later lines, start the clock."""
         if self.is_main:
-            cut_after(self.path, state.step)
+            cut_after(self.path, state.step, state.validated_step)
         self._clock = time.perf_counter()
         self._tokens = state.tokens
 
@@ -142,9 +133,13 @@ class Metrics:
         self._carried = [0.0] * len(Sums.NAMES)
         now = time.perf_counter()
         seconds, tokens = now - self._clock, state.tokens - self._tokens
+        measured = totals[Sums.NAMES.index("masked")] > 0  # else every loss was not finite
         values: dict[str, Any] = {
             "step": state.step,
-            **{key: _short(value) for key, value in means(totals, self.next_sentence).items()},
+            **{
+                key: _short(value) if measured else None
+                for key, value in means(totals, self.next_sentence).items()
+            },
             "lr": learning_rate,
             "grad_norm": _short(self.engine.gradient_norm()),
             "samples": state.samples,
@@ -191,8 +186,13 @@ class _Pause:
 
 
 def _short(value: float | None) -> float | None:
-    """Round to 8 significant digits: what a float32 holds, and no noise of the summing order."""
-    return None if value is None else float(f"{float(value):.8g}")
+    """Round to 8 significant digits: what a float32 holds, and no noise of the summing order.
+
+    Not finite becomes None, because JSON knows no NaN.
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{float(value):.8g}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -209,8 +209,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def cut_after(path: Path, step: int) -> None:
-    """Remove the lines of steps after ``step``, and broken ones."""
+def cut_after(path: Path, step: int, validated_step: int | None = None) -> None:
+    """Remove lines of steps after ``step``, of a validation that comes again, and broken ones."""
+
+    def stays(line: dict[str, Any]) -> bool:
+        again = "split" in line and line.get("step") == step != validated_step
+        return bool(line.get("step", 0) <= step and not again)
+
     if path.is_file():
-        kept = [line for line in read_lines(path) if line.get("step", 0) <= step]
+        kept = [line for line in read_lines(path) if stays(line)]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -108,11 +108,17 @@ class StopWatch:
     Args:
         run_dir: where a ``STOP`` file is looked for.
         max_hours: time limit of this process, or None.
+        job_seconds: how long the batch system lets this job train on, or None; see
+            :func:`seconds_left_of_job`.
     """
 
-    def __init__(self, run_dir: Path, max_hours: float | None) -> None:
+    def __init__(
+        self, run_dir: Path, max_hours: float | None, job_seconds: float | None = None
+    ) -> None:
         self.stop_file = Path(run_dir) / "STOP"
-        self.deadline = None if max_hours is None else time.monotonic() + max_hours * 3600.0
+        now = time.monotonic()
+        self.deadline = None if max_hours is None else now + max_hours * 3600.0
+        self.job_deadline = None if job_seconds is None else now + job_seconds
         self._noticed = ""
         self._first_interrupt: float | None = None
         self._parent = os.getppid()
@@ -149,6 +155,8 @@ class StopWatch:
         now = time.monotonic()
         if self.deadline is not None and now > self.deadline:
             return "run.max_hours is over"
+        if self.job_deadline is not None and now > self.job_deadline:
+            return "the Slurm job's time is nearly over"
         if now > self._next_look:  # a file system is not asked more than once a second
             self._next_look = now + 1.0
             if self.stop_file.exists():
@@ -166,6 +174,28 @@ class StopWatch:
         """
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+
+
+def seconds_left_of_job(
+    margin_minutes: float, environment: Mapping[str, str] | None = None
+) -> float | None:
+    """Return how many seconds a Slurm job may train on before it should stop and save.
+
+    Args:
+        margin_minutes: time to keep for saving; never more than a tenth of the whole job, so that
+            a short one trains too.
+        environment: SLURM_JOB_END_TIME and SLURM_JOB_START_TIME in seconds since 1970.
+
+    Returns:
+        None outside a job, or where Slurm does not say.
+    """
+    values = os.environ if environment is None else environment
+    try:
+        end = float(values["SLURM_JOB_END_TIME"])
+        start = float(values.get("SLURM_JOB_START_TIME", "") or time.time())
+    except (KeyError, ValueError):
+        return None
+    return end - time.time() - min(margin_minutes * 60.0, 0.1 * max(end - start, 0.0))
 
 
 def command_line() -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -14,25 +13,26 @@ from bertds.agreement import Agreement
 from bertds.checkpoint import Checkpoints
 from bertds.config import Config
 from bertds.config_io import load_config, split_assignments, to_dict
-from bertds.data.loader import (
-    BatchLoader,
-    DataPosition,
-    open_source,
-    validation_batches,
-)
+from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.engine.config_check import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.deepspeed_engine import Engine
 from bertds.errors import BertdsError, ConfigError
+from bertds.guard import Guard
+from bertds.heartbeat import Heartbeat
 from bertds.initial import continue_run, start_weights
 from bertds.logs import log, start_logging
 from bertds.metrics import Metrics
 from bertds.model.bert import BertForPreTraining
 from bertds.run_folder import RunFolder, environment
-from bertds.runtime import Place, StopWatch, find_place
+from bertds.runtime import Place, StopWatch, find_place, seconds_left_of_job
+from bertds.sample_log import SampleLog
 from bertds.schedule import LearningRate
 from bertds.state import TrainState
 from bertds.tracking import start_trackers
-from bertds.validation import score
+from bertds.validation import Validator
+
+clock = time.perf_counter
+"""Seconds, for the training time that the clock schedule follows."""
 
 
 class Run:
@@ -49,11 +49,12 @@ class Run:
         self.metrics: Metrics
         self.checkpoints: Checkpoints
         self.agreement: Agreement
+        self.guard: Guard
         self.loader: BatchLoader | None = None
-        self.validation_source: Any = None
-        self._hours_clock = time.perf_counter()
-        self._sample_log: Any = None
-        self._validated_step: int | None = None
+        self.heartbeat: Heartbeat | None = None
+        self.validator: Validator | None = None
+        self.sample_log: SampleLog | None = None
+        self._hours_clock = clock()
 
     # -- building ----------------------------------------------------------------------------
 
@@ -65,12 +66,16 @@ class Run:
         self.plan = self.settings.batch_plan(place.world_size)
         self.source = open_source(config.data, config.run.seed, split="train")
         tokenizer = self.source.tokenizer
-        self.validation_source = self._open_validation()
+        held_out = self._open_validation()
         torch.manual_seed(config.run.seed)  # the same initial weights on every rank
         model = BertForPreTraining(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints, place)
         self.engine = Engine.create(model, self.settings, self.plan, seed=config.run.seed)
+        self._watch_peers()
+        if held_out is not None:
+            self.validator = Validator(config, held_out, self.engine)
+        self.guard = Guard(config.guard, self.engine)
         facts = {
             "model": {**to_dict(config.model), "vocab_size": tokenizer.vocab_size},
             "tokenizer": tokenizer.to_json(),
@@ -97,7 +102,8 @@ class Run:
         )
         self.metrics.start(self.state)
         self.metrics.restore_window(self.state.window)
-        watch = StopWatch(self.folder.path, config.run.max_hours).listen()
+        job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
+        watch = StopWatch(self.folder.path, config.run.max_hours, job_seconds).listen()
         self.agreement = Agreement(self.engine, self.plan, watch)
         self.agreement.hours = self.agreement.main_hours = self.state.hours
         self.agreement.tokens = self.state.tokens
@@ -110,9 +116,26 @@ class Run:
             seed=config.run.seed,
         )
         self._batches = iter(self.loader)
-        self._open_sample_log()
+        if config.run.log_samples:
+            if place.is_main:  # alone, before the others write
+                self.sample_log = SampleLog(self.folder.path, 0, self.state.step)
+            self.engine.gather_objects(None)
+            self.sample_log = self.sample_log or SampleLog(
+                self.folder.path, place.rank, self.state.step
+            )
         self._announce()
-        self._hours_clock = time.perf_counter()
+        self._hours_clock = clock()
+
+    def _watch_peers(self) -> None:
+        timeout, place = self.config.guard.peer_timeout_seconds, self.place
+        if timeout > 0 and place.world_size > 1:
+            self.heartbeat = Heartbeat(
+                place.rank,
+                place.world_size,
+                timeout,
+                self.engine.store(),
+                on_leave=self.folder.lock.release,
+            ).start()
 
     def _open_validation(self) -> Any:
         config = self.config
@@ -137,17 +160,8 @@ class Run:
             config.data.sequence_length,
             self.engine.describe(),
         )
-        if self.validation_source is None and self.place.is_main:
+        if self.validator is None and self.place.is_main:
             log.warning("no held-out data: set validation.path, or prepare a validation split")
-
-    def _open_sample_log(self) -> None:
-        if not self.config.run.log_samples:
-            return
-        path = self.folder.path / f"samples_rank_{self.place.rank:05d}.jsonl"
-        lines: Iterable[str] = path.read_text().splitlines() if path.is_file() else ()
-        kept = [line for line in lines if json.loads(line)["step"] <= self.state.step]
-        path.write_text("".join(line + "\n" for line in kept))
-        self._sample_log = open(path, "a", encoding="utf-8")  # noqa: SIM115 - closed by release()
 
     # -- training ----------------------------------------------------------------------------
 
@@ -166,42 +180,36 @@ class Run:
     def next_batch(self) -> Any:
         """Return this rank's part of the next optimizer step."""
         batch = next(self._batches)
-        if self._sample_log is not None:
-            record = {"step": self.state.step + 1, "samples": batch.samples.tolist()}
-            self._sample_log.write(json.dumps(record) + "\n")
-            self._sample_log.flush()
+        if self.sample_log is not None:
+            self.sample_log.write(self.state.step + 1, batch.samples)
         return batch
 
-    def advance(self, batch: Any, applied: bool) -> None:
-        """Count one step.
+    def measure(self, output: Any, micro_batch: Any) -> None:
+        """Take note of one micro batch's losses; waits for nothing."""
+        masked, rows = micro_batch.masked_lm_ids.numel(), micro_batch.rows
+        self.metrics.add(output, masked, rows)
+        self.guard.watch(output, masked, rows)
+
+    def update(self, batch: Any) -> None:
+        """Update the weights, unless the gradient is bad, and count the step.
 
         Raises:
             BertdsError: too many steps in a row made no update.
         """
         state = self.state
+        limit = self.guard.norm_limit(state)
+        applied = self.engine.step(limit)
         state.step += 1
         state.samples += self.plan.global_batch_size
         state.epoch, state.offset = batch.next.epoch, batch.next.offset
-        state.skipped_in_a_row = 0 if applied else state.skipped_in_a_row + 1
-        state.skipped_steps += not applied
-        now = time.perf_counter()
+        now = clock()
         self.agreement.main_hours += (now - self._hours_clock) / 3600.0
         self._hours_clock = now
         self.agreement.read()
         state.tokens, state.hours = self.agreement.tokens, self.agreement.hours
-        limit = self.config.guard.max_bad_steps
-        if not applied:
-            numbers = ", ".join(f"{e}:{n}" for e, n in batch.samples[:8].tolist())
-            log.warning(
-                "step %d made no update (non-finite gradient); samples epoch:number %s ... on "
-                "rank %d", state.step, numbers, self.place.rank,
-            )  # fmt: skip
-            if state.skipped_in_a_row >= limit and not self.engine.searching_loss_scale():
-                raise BertdsError(
-                    f"{state.skipped_in_a_row} steps in a row made no update, the last is step "
-                    f"{state.step} with samples {numbers} ... on rank {self.place.rank}; the last "
-                    "checkpoint is untouched. Lower the learning rate, or look at those samples"
-                )
+        self.guard.judge(state, batch.samples, applied, limit)
+        if self.heartbeat is not None:
+            self.heartbeat.progress()
 
     def validate_if_due(self) -> None:
         """Validate when the step is a multiple of ``validation.every_steps``."""
@@ -214,50 +222,28 @@ class Run:
         self._validate()
 
     def _validate(self) -> None:
-        state, config = self.state, self.config
-        if self.validation_source is None or self._validated_step == state.step:
+        state = self.state
+        if self.validator is None or state.validated_step == state.step:
             return
-        self._validated_step = state.step
-        place = self.place
-        micro_batch = config.validation.micro_batch_size or self.plan.micro_batch_size
-        rows = self.validation_source.with_seed(config.run.seed).samples_in_epoch(0)
-        rows = min(rows, config.validation.max_samples or rows)
-        most_rows = -(-rows // place.world_size)
-
-        def batches(rank: int, world_size: int) -> Iterable[Any]:
-            return validation_batches(
-                self.validation_source,
-                config.data,
-                micro_batch,
-                rank,
-                world_size,
-                seed=config.run.seed,
-                max_samples=config.validation.max_samples,
-            )
-
+        state.validated_step = state.step
         with self.metrics.pause():
-            scores = score(
-                batches(place.rank, place.world_size),
-                lambda batch: self.engine.eval_forward(batch.to(self.engine.device)),
-                self.engine.global_sums,
-                config.model.next_sentence,
-                passes=-(-most_rows // micro_batch),
-                filler=lambda: batches(0, 1),
-            )
+            scores = self.validator.score()
         if state.best_mlm_loss is None or scores["mlm_loss"] < state.best_mlm_loss:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
         self.metrics.write({"step": state.step, "split": "validation", **scores})
 
     def save_if_due(self, force: bool) -> None:
-        """Save a checkpoint when its step has come, or when told to."""
-        every = self.config.checkpoint.every_steps
-        if not force and not (every and self.state.step % every == 0):
+        """Save a checkpoint when its step has come, when it is the best so far, or when told to."""
+        state, cadence = self.state, self.config.checkpoint
+        due = cadence.every_steps and state.step % cadence.every_steps == 0
+        best = cadence.keep_best and state.best_step == state.step
+        if not (force or due or best):
             return
         with self.metrics.pause():
             self.agreement.read(everything=True)
-            self.state.tokens, self.state.hours = self.agreement.tokens, self.agreement.hours
-            self.state.window = self.metrics.window()
-            self.checkpoints.save(self.state)
+            state.tokens, state.hours = self.agreement.tokens, self.agreement.hours
+            state.window = self.metrics.window()
+            self.checkpoints.save(state, wait=force)
 
     # -- ending ------------------------------------------------------------------------------
 
@@ -274,17 +260,38 @@ class Run:
                 self.agreement.reason_to_stop(),
             )
 
-    def release(self) -> None:
-        """Close the loader, trackers, engine and the folder's lock."""
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close everything; an error that a lost peer caused becomes one that names it."""
+        lost = ""
+        if error is not None and self.heartbeat is not None and not isinstance(error, BertdsError):
+            lost = self.heartbeat.explain(error)
         if self.loader is not None:
             self.loader.close()
         for tracker in self.trackers:
             tracker.close()
-        if self._sample_log is not None:
-            self._sample_log.close()
-        if hasattr(self, "engine"):
-            self.engine.close()
+        self._leave(lost or " ".join(str(error or "").split()), orderly=error is None)
         self.folder.close()
+        if lost:
+            raise BertdsError(f"{lost}; run the same command again to continue") from error
+
+    def _leave(self, failure: str, *, orderly: bool) -> None:
+        if not hasattr(self, "engine"):
+            return
+        if hasattr(self, "checkpoints"):
+            self.checkpoints.abandon()
+        if orderly:
+            self.engine.gather_objects(None)  # nobody stops beating while another still watches
+        if self.heartbeat is not None:
+            self.heartbeat.stop("" if orderly else failure or "an error")
+        self.engine.close(orderly=orderly)
 
 
 def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -> Path:
@@ -346,7 +353,7 @@ def build_run(
     run.folder.open()
     try:
         run.build()
-    except BaseException:
-        run.folder.close()
+    except BaseException as error:
+        run.__exit__(type(error), error, error.__traceback__)
         raise
     return run

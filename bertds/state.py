@@ -36,10 +36,14 @@ class TrainState:
     """Lowest masked-LM validation loss so far."""
     best_step: int | None = None
     """The step it was measured at."""
+    validated_step: int | None = None
+    """The step of the last validation."""
     restarts: int = 0
     """How often the run was continued."""
     window: list[float] = field(default_factory=list)
     """Sums of the train line under way, so that a line that spans a restart is whole."""
+    recent_norms: list[float] = field(default_factory=list)
+    """Gradient norms of the last updates; kept where the spike rule is on."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers as a JSON-able dictionary."""

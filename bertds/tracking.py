@@ -60,6 +60,8 @@ def describe(values: dict[str, Any]) -> str:
     """Return a metric line in words."""
     if "split" in values:
         parts = [f"{values['split']} at step {values['step']}: mlm loss {values['mlm_loss']:.4f}"]
+    elif values["loss"] is None:
+        return "no finite loss"
     else:
         parts = [f"loss {values['loss']:.4f}", f"mlm {values['mlm_loss']:.4f}"]
     parts.append(f"mlm accuracy {values['mlm_accuracy']:.1%}")

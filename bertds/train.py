@@ -63,11 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
     if run is None:  # the run was done before
         return EXIT_OK
-    try:
+    with run:
         finished = train(run)
         run.close(finished)
-    finally:
-        run.release()
     return EXIT_OK if finished else EXIT_RUN_AGAIN
 
 
@@ -87,9 +85,8 @@ def train(run: Run) -> bool:
         for micro_step, micro_batch in enumerate(batch.micro_batches):
             engine.seed_dropout(run.config.run.seed, state.step, micro_step)
             output = engine.forward_backward(micro_batch.to(engine.device), **scales)
-            metrics.add(output, micro_batch.masked_lm_ids.numel(), micro_batch.rows)
-        applied = engine.step()  # False: samples were used, but no update was made
-        run.advance(batch, applied)
+            run.measure(output, micro_batch)
+        run.update(batch)  # skips a bad gradient; too many in a row are an error
         metrics.write_if_due(state, learning_rate, run.stall_seconds)
         run.validate_if_due()
         reason = run.agreement.reason_to_stop()

@@ -15,6 +15,7 @@ the micro batch.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch.distributed as dist
 
 from bertds.config import BatchPlan
 from bertds.engine.config_check import DeepSpeedSettings
+from bertds.engine.gate import UpdateGate
 from bertds.engine.optimizers import build_optimizer
 from bertds.engine.pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.start import check_precision, end_processes, import_deepspeed, start_processes
@@ -65,6 +67,7 @@ class Engine:
         self.skipped_steps = 0
         """Steps in which no update was made, because a gradient was not finite."""
         self._norm: float | torch.Tensor | None = None
+        self._gate = UpdateGate(optimizer, self._norm_under_way, device)
 
     @classmethod
     def create(
@@ -168,17 +171,22 @@ class Engine:
             self._engine.step()  # only counts the micro batch
         return type(output)(*(value.detach() for value in output))
 
-    def step(self) -> bool:
+    def step(self, norm_limit: float = math.inf) -> bool:
         """Update the weights from the gradients gathered since the last step.
+
+        Args:
+            norm_limit: make no update if the gradient norm before clipping is over it.
 
         Returns:
             Whether an update was made. False: a gradient was not finite (in fp16 this also lowers
-            the loss scale); weights and moments are as they were.
+            the loss scale), or its norm was over the limit; weights and moments
+            are as they were.
         """
         if not self._engine.is_gradient_accumulation_boundary():
             raise BertdsError(
                 f"step() before all {self.batch.gradient_accumulation_steps} micro batches"
             )
+        self._gate.begin(norm_limit)
         if self._layout.kind == "stage0":
             applied = self._step_unsharded()
         else:
@@ -186,9 +194,16 @@ class Engine:
             applied = self._engine.was_step_applied()
             self._norm = self._engine.get_global_grad_norm()
         if not applied:
-            self.skipped_steps += 1
             self._norm = float("inf")
+        applied = applied and not self._gate.held
+        self.skipped_steps += not applied
+        self._gate.begin(math.inf)
         return applied
+
+    def _norm_under_way(self) -> float | torch.Tensor | None:
+        if self._layout.kind == "stage0":
+            return self._norm
+        return self._engine.get_global_grad_norm()
 
     def _step_unsharded(self) -> bool:
         # ZeRO's wrappers check, clip and skip; at stage 0 DeepSpeed hands us the raw optimizer
@@ -209,7 +224,7 @@ class Engine:
         return True
 
     def gradient_norm(self) -> float | None:
-        """Return the last step's global gradient norm before clipping (inf if it was skipped)."""
+        """Return the last step's global gradient norm before clipping; inf: it was not finite."""
         return None if self._norm is None else float(self._norm)
 
     def trust_ratios(self) -> dict[str, tuple[float, float, float]]:
@@ -321,9 +336,17 @@ class Engine:
             return None
         return getattr(self._engine.optimizer, "loss_scaler", None)
 
-    def close(self) -> None:
-        """End the run on all ranks: barrier, DeepSpeed, process group."""
-        end_processes(self._engine)
+    def store(self) -> Any:
+        """Return the key-value store through which the processes met."""
+        return dist.distributed_c10d._get_default_store()
+
+    def close(self, *, orderly: bool = True) -> None:
+        """End the run on all ranks: barrier, DeepSpeed, process group.
+
+        Args:
+            orderly: False, where the other ranks may be gone or elsewhere: waits for nobody.
+        """
+        end_processes(self._engine, wait=orderly)
 
 
 _SCALER_NUMBERS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")

@@ -112,16 +112,24 @@ def check_precision(precision: str) -> None:
         raise ConfigError(f"bf16.enabled=true: this {name} has no bf16; use fp16")
 
 
-def end_processes(engine: Any = None) -> None:
+def end_processes(engine: Any = None, *, wait: bool = True) -> None:
     """End the run's collective life: barrier, engine, process group, in this order.
 
     Without the barrier a ZeRO-3 process now and then aborts while it exits.
+
+    Args:
+        engine: the DeepSpeed engine, if there is one.
+        wait: False leaves the barrier out, where other ranks may be gone.
     """
-    if dist.is_initialized():
+    if wait and dist.is_initialized():
         dist.barrier()
     if engine is not None:
         engine.destroy()
     if dist.is_initialized():
+        if not wait and dist.get_backend() == "nccl":
+            # Destroying would wait for operations that a lost peer never finishes.
+            dist.distributed_c10d._abort_process_group()
+            return
         import deepspeed.comm
 
         deepspeed.comm.destroy_process_group()

@@ -1,0 +1,47 @@
+"""The record of which samples each step used: ``samples_rank_00000.jsonl``, one line a step."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bertds.files import write_text
+
+
+class SampleLog:
+    """One rank's record. Steps that a stopped run will take again are cut off when it opens.
+
+    Args:
+        run_dir: the run folder.
+        rank: this rank.
+        step: where the run continues.
+    """
+
+    def __init__(self, run_dir: Path, rank: int, step: int) -> None:
+        for path in sorted(run_dir.glob("samples_rank_*.jsonl")) if rank == 0 else []:
+            cut_samples(path, step)  # also those of ranks that this time do not exist
+        self._path = run_dir / f"samples_rank_{rank:05d}.jsonl"
+
+    def write(self, step: int, samples: Any) -> None:
+        """Record one step's samples, int64 [rows, 2]: epoch and sample number."""
+        line = json.dumps({"step": step, "samples": samples.tolist()})
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Read a record; a last line cut short by a crash is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def cut_samples(path: Path, step: int) -> None:
+    """Remove the lines of steps after ``step``, and a broken one."""
+    kept = [record for record in read_samples(path) if record["step"] <= step]
+    write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
