@@ -32,7 +32,6 @@ from bertds.files import FolderLock, explain_os_error, remove_leftovers, sha256_
 from data_prep import progress
 from data_prep.document import SourceFile, Unit
 from data_prep.earlier import WORK_FOLDER, EarlierRun
-from data_prep.instance_stage import folder_settings, instance_tasks, row_settings, write_rows
 from data_prep.markers import inputs_hash, read_marker, write_marker
 from data_prep.options import prep_settings, source_files, source_licences, worker_count
 from data_prep.settings import PrepSettings
@@ -53,8 +52,12 @@ def prepare(args: argparse.Namespace) -> int:
     files = source_files(args)
     settings = prep_settings(args, files)
     licences = source_licences(args.licence)
-    for request in settings.instances:
-        row_settings(settings, request)
+    if settings.instances:
+        # Here and below, not at the top: it imports a compiler, which takes a second.
+        from data_prep.instance_stage import row_settings
+
+        for request in settings.instances:
+            row_settings(settings, request)
     out = Path(args.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -150,7 +153,7 @@ class _Run:
             def done(result: dict[str, Any]) -> None:
                 results.append(result)
                 self.lock.refresh()
-                bar.add(result["size"], sum(c["read"] for c in result["counts"].values()))
+                bar.add(result["size"], sum(c.get("read", 0) for c in result["counts"].values()))
 
             def tasks() -> Iterator[StageTask]:
                 for unit in self._units():
@@ -284,6 +287,10 @@ class _Run:
     def _write_instances(
         self, splits: dict[str, list[ShardInfo]], tokenizer: TokenizerInfo
     ) -> list[dict[str, Any]]:
+        if not self.settings.instances:
+            return []
+        from data_prep.instance_stage import folder_settings, instance_tasks, write_rows
+
         tasks = instance_tasks(self.out, self.work / "rows", splits, self.settings, tokenizer)
         results: dict[str, dict[str, Any]] = {}
         for folder in {(self.out / task.file).parent for task in tasks}:

@@ -294,9 +294,9 @@ def _link_text(text: str) -> str:
     out.append(text[position:])
     # Never closed: keep the text, drop the brackets.
     levels = [*stack, out]
-    for inner in levels[1:]:
-        if inner and _file_prefix(inner[0]):
-            inner[0] = inner[0].partition("\n")[2]
+    for level in levels[1:]:
+        if level and _file_prefix(level[0]):
+            level[0] = level[0].partition("\n")[2]
     return "".join(piece for level in levels for piece in level)
 
 

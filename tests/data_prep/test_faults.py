@@ -19,11 +19,12 @@ from data_prep.build_wiki_books import main
 
 
 def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:
-    return [
-        "--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab), "--validation-fraction", "0.1",
-        "--shard-tokens", "2000", "--instances", "64:10", "--dupe-factor", "2",
-        "--compression", "none", "--workers", "1", *more,
-    ]  # fmt: skip
+    settings = (
+        "--validation-fraction 0.1 --shard-tokens 2000 --instances 64:10 --dupe-factor 2"
+        " --compression none --workers 1"
+    )
+    files = ["--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab)]
+    return [*files, *settings.split(), *more]
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_killed_at_random_moments_the_result_is_the_same(
     tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
     repository: Path,
 ) -> None:  # fmt: skip
-    assert made.tree(killed_often(3, tmp_path, wiki, vocab, repository)) == unbroken
+    assert made.tree(killed_often(2, tmp_path, wiki, vocab, repository)) == unbroken
 
 
 @pytest.mark.slow
@@ -229,12 +230,14 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(
     tmp_path: Path, wiki: Path, vocab: Path, repository: Path
 ) -> None:
     code = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
         "from bertds.entry import guarded\n"
         "from data_prep import prepare\n"
         "from data_prep.build_wiki_books import main\n"
+        "def die(task):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n"
-        "    prepare.run_stage = os._exit\n"
+        "    prepare.run_stage = die\n"
         "    raise SystemExit(guarded(main, sys.argv[1:]))\n"
     )
     script = tmp_path / "die.py"

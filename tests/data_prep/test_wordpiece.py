@@ -33,8 +33,8 @@ def check(pair, sentences: list[str]) -> None:
 
 
 ODD = (
-    "\x00\x01\t\n\x0b\x0c\r\x1c\x1f \x7f\x85\xa0\xad\u1680\u180e\u2000\u200b\u200d\u2028\u2029\u202f"
-    "\u205f\u3000\ufeff\ufffd\ue000\U000e0001\u0301\u0345\u0130\u0131\u00df\u1e9e\u03a3\u03c2\u01c5"
+    "\x00\x01\t\n\x0b\x0c\r\x1c\x1f \x7f\x85\xa0\xad\u1680\u180e\u2000\u200b\u200d\u2028\u2029"
+    "\u202f\u205f\u3000\ufeff\ufffd\ue000\U000e0001\u0301\u0345\u0130\u0131\u00df\u1e9e\u03a3\u03c2\u01c5"
     "\ufb01\u212b\u1100\uac00漢字かなカナ㐀\U00020000\uf900한글éÉñÑ°€™½²“”‘’–—…!#$%&'()*+,-./:;<=>?@[]^_`{|}~"
 )
 characters = st.one_of(
