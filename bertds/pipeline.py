@@ -98,6 +98,8 @@ def _processes(wanted: int) -> tuple[int, dict[str, str]]:
         environment["DS_ACCELERATOR"] = "cpu"
         cores = len(os.sched_getaffinity(0))
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
+        # Threads that wait in a loop bring a machine that has other work to do to a crawl.
+        environment.setdefault("OMP_WAIT_POLICY", "passive")
     return count, environment
 
 

@@ -197,6 +197,7 @@ class BatchLoader:
         rank: this process.
         start: where the first global batch begins; a resumed run passes the last ``next``.
         seed: decides order, pairs and masks.
+        pin: put batches into page-locked memory, from which a GPU copies without waiting.
 
     Raises:
         DataError: the source is damaged or gives no row. The same errors, when they appear later,
@@ -212,11 +213,13 @@ class BatchLoader:
         *,
         start: DataPosition = DataPosition(),  # noqa: B008 - immutable
         seed: int,
+        pin: bool = False,
     ) -> None:
         self._source = source.with_seed(seed)
         self._plan = batch_plan
         self._rank = rank
         self._start = start
+        self._pin = pin
         self.stall_seconds = 0.0
         """How long the training loop has waited for batches, in all."""
         # Here and not in the thread: what is wrong with the data is said before the first step.
@@ -286,8 +289,11 @@ class BatchLoader:
         mine = plan.global_batch_size // plan.world_size
         start = advance(self._source, position, self._rank * mine)
         flat, samples = self._stream.read(start, mine)
+        micro_batches = cut(flat, plan.micro_batch_size, self._source.sequence_length)
+        if self._pin:
+            micro_batches = [micro_batch.pin() for micro_batch in micro_batches]
         return StepBatch(
-            micro_batches=cut(flat, plan.micro_batch_size, self._source.sequence_length),
+            micro_batches=micro_batches,
             masked_tokens=len(flat.masked_ids),
             real_tokens=len(flat.input_ids),
             samples=samples,
