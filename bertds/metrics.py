@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from bertds.files import write_text
+from bertds.flops import Meter, peak_memory_gib
 from bertds.state import TrainState
 
 FILE = "metrics.jsonl"
@@ -79,6 +80,7 @@ class Metrics:
         next_sentence: whether the next-sentence head is trained.
         engine: for sums over the ranks, gradient norm, loss scale, trust ratios.
         listeners: who else gets each line (main process only).
+        meter: turns tokens and seconds into operations per second and MFU.
     """
 
     def __init__(
@@ -88,17 +90,20 @@ class Metrics:
         next_sentence: bool,
         engine: Any,
         listeners: list[Listener],
+        meter: Meter | None = None,
     ) -> None:
         self.path = Path(run_dir) / FILE
         self.every_steps = every_steps
         self.next_sentence = next_sentence
         self.engine = engine
         self.listeners = listeners
+        self.meter = meter
         self.is_main = engine.rank == 0
         self.sums = Sums()
         self._carried = [0.0] * len(Sums.NAMES)
         self._clock = time.perf_counter()
         self._tokens = 0
+        self._samples = 0
         self._stalled = 0.0
 
     def start(self, state: TrainState) -> None:
@@ -107,6 +112,7 @@ class Metrics:
             cut_after(self.path, state.step, state.validated_step)
         self._clock = time.perf_counter()
         self._tokens = state.tokens
+        self._samples = state.samples
 
     def add(self, output: Any, masked: int, rows: int) -> None:
         """Add one micro batch's forward pass."""
@@ -148,7 +154,12 @@ class Metrics:
             "seconds": round(seconds, 4),
             "stall_seconds": round(stall_seconds - self._stalled, 4),
             "skipped_steps": state.skipped_steps,
+            "restarts": state.restarts,
+            "memory_gib": peak_memory_gib(),
         }
+        if self.meter is not None:
+            values.update(self.meter.read(tokens, state.samples - self._samples, seconds))
+        self._samples = state.samples
         scale = self.engine.loss_scale()
         if scale is not None:
             values["loss_scale"] = scale

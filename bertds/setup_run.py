@@ -17,6 +17,7 @@ from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.engine.config_check import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.deepspeed_engine import Engine
 from bertds.errors import BertdsError, ConfigError
+from bertds.flops import Meter, device_peak
 from bertds.guard import Guard
 from bertds.heartbeat import Heartbeat
 from bertds.initial import continue_run, start_weights
@@ -99,6 +100,14 @@ class Run:
             config.model.next_sentence,
             self.engine,
             self.trackers,
+            Meter(
+                config.model,
+                tokenizer.vocab_size,
+                config.data.masked_lm_prob,
+                config.data.max_predictions_per_sequence,
+                place.world_size,
+                device_peak(self.engine.device.type, self.settings.precision),
+            ),
         )
         self.metrics.start(self.state)
         self.metrics.restore_window(self.state.window)
@@ -114,6 +123,7 @@ class Run:
             place.rank,
             start=DataPosition(self.state.epoch, self.state.offset),
             seed=config.run.seed,
+            pin=self.engine.device.type == "cuda",
         )
         self._batches = iter(self.loader)
         if config.run.log_samples:
