@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.fork_server import ForkServer
 
 # Before torch is imported anywhere: one thread per process, so that tests are quick and
 # repeatable on a small machine, and DeepSpeed does not go looking for an accelerator.
@@ -149,3 +154,28 @@ def tiny_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
         '"optimizer": {"type": "AdamW", "params": {"lr": 5e-3, "weight_decay": 0.01}}}'
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    """Forks ranks of training runs from a process that has imported everything."""
+    from tests.fork_server import ForkServer
+
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def command(
+    tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path
+) -> Callable[..., list[str]]:
+    """Build a training command for a run folder below tmp_path."""
+
+    def build(run: str, *assignments: str, deepspeed: Path = tiny_json) -> list[str]:
+        return [
+            "--deepspeed", "--deepspeed_config", str(deepspeed), "--config", str(tiny_recipe),
+            "--set", f"run.dir={tmp_path / run}", f"data.path={tiny_data}", *assignments,
+        ]  # fmt: skip
+
+    return build

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +17,6 @@ from bertds.metrics import read_lines
 from bertds.runtime import find_place
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
-
-
-@pytest.fixture
-def command(
-    tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path
-) -> Callable[..., list[str]]:
-    """Build a training command for a run folder below tmp_path."""
-
-    def build(run: str, *assignments: str, deepspeed: Path = tiny_json) -> list[str]:
-        return [
-            "--deepspeed", "--deepspeed_config", str(deepspeed), "--config", str(tiny_recipe),
-            "--set", f"run.dir={tmp_path / run}", f"data.path={tiny_data}", *assignments,
-        ]  # fmt: skip
-
-    return build
 
 
 @pytest.fixture(autouse=True)

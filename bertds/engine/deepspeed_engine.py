@@ -28,7 +28,7 @@ from bertds.engine.gate import UpdateGate
 from bertds.engine.optimizers import build_optimizer
 from bertds.engine.pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.start import check_precision, end_processes, import_deepspeed, start_processes
-from bertds.engine.zero_layout import Layout, read_layout
+from bertds.engine.zero_layout import Layout, norm_under_way, read_layout
 from bertds.errors import BertdsError
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps, create_moments
@@ -203,7 +203,7 @@ class Engine:
     def _norm_under_way(self) -> float | torch.Tensor | None:
         if self._layout.kind == "stage0":
             return self._norm
-        return self._engine.get_global_grad_norm()
+        return norm_under_way(self._engine)
 
     def _step_unsharded(self) -> bool:
         # ZeRO's wrappers check, clip and skip; at stage 0 DeepSpeed hands us the raw optimizer

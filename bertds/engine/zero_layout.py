@@ -204,6 +204,18 @@ def refresh_weights(engine: Any, layout: Layout) -> None:
         wrapper._post_step([])  # gathers the small parameters that every rank keeps whole
 
 
+def norm_under_way(engine: Any) -> float | torch.Tensor:
+    """Return the global gradient norm of the step that the ZeRO wrapper is making just now.
+
+    The wrappers keep it before they call the optimizer; the engine's own copy comes after.
+    """
+    try:
+        return engine.optimizer._global_grad_norm
+    except AttributeError:
+        name = type(engine.optimizer).__name__
+        raise _unexpected(f"{name} keeps no _global_grad_norm") from None
+
+
 def frozen_pieces(
     layout: Layout, rank: int, world_size: int
 ) -> list[tuple[str, int, torch.Tensor]]:

@@ -1,0 +1,135 @@
+"""Faults that are planted in a training process: deaths at named points, bad rows, bad gradients.
+
+A plan is a JSON-able dictionary; :func:`plant` puts it into this process.
+
+```text
+die     [point, n, signal]   send the signal to this process at the n-th passing of a point
+nan     [[epoch, number]]    the loss of every micro batch with one of these samples is NaN
+overflow [steps]             the loss of these steps is finite, the gradient is not
+spike   {step: factor}       the gradient of this step is so many times as large
+slow    seconds              every step takes so much longer
+error   step                 this rank raises an error of its own in this step
+```
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+POINTS = (
+    "build", "forward", "step", "stepped", "validation", "fresh", "write", "sync", "manifest",
+    "publish", "published", "latest", "remove", "metrics",
+)  # fmt: skip
+
+
+def plant(plan: dict[str, Any]) -> None:
+    """Change this process so that the plan's faults happen."""
+    if "die" in plan:
+        _plant_death(*plan["die"])
+    if {"nan", "overflow", "spike", "slow", "error"} & set(plan):
+        _plant_bad_steps(plan)
+
+
+def _before(owner: Any, name: str, act: Callable[[], None]) -> None:
+    original = getattr(owner, name)
+
+    def changed(*arguments: Any, **options: Any) -> Any:
+        act()
+        return original(*arguments, **options)
+
+    setattr(owner, name, changed)
+
+
+def _after(owner: Any, name: str, act: Callable[[], None]) -> None:
+    original = getattr(owner, name)
+
+    def changed(*arguments: Any, **options: Any) -> Any:
+        result = original(*arguments, **options)
+        act()
+        return result
+
+    setattr(owner, name, changed)
+
+
+def _plant_death(point: str, passing: int, number: int) -> None:
+    from bertds import checkpoint, checkpoint_files, metrics, setup_run
+    from bertds.engine.deepspeed_engine import Engine
+
+    left = [passing]
+
+    def die() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), number)
+            time.sleep(0.05)
+
+    places = {
+        "build": lambda: _before(setup_run, "continue_run", die),
+        "forward": lambda: _before(Engine, "forward_backward", die),
+        "step": lambda: _before(Engine, "step", die),
+        "stepped": lambda: _after(Engine, "step", die),
+        "validation": lambda: _before(Engine, "eval_forward", die),
+        "fresh": lambda: _after(checkpoint.Checkpoints, "_fresh", die),
+        "write": lambda: _before(checkpoint_files.HashingFile, "write", die),
+        "sync": lambda: _before(checkpoint_files.HashingFile, "close", die),
+        "manifest": lambda: _before(checkpoint, "write_manifest", die),
+        "publish": lambda: _before(Path, "rename", die),
+        "published": lambda: _after(Path, "rename", die),
+        "latest": lambda: _before(checkpoint, "write_text", die),
+        "remove": lambda: _before(checkpoint.shutil, "rmtree", die),
+        "metrics": lambda: _before(metrics.Metrics, "write", die),
+    }
+    assert set(places) == set(POINTS)
+    places[point]()
+
+
+def _plant_bad_steps(plan: dict[str, Any]) -> None:
+    from bertds.data.loader import BatchLoader
+    from bertds.engine.deepspeed_engine import Engine
+    from bertds.errors import DataError
+    from bertds.model.bert import BertForPreTraining
+
+    marked: list[torch.Tensor] = []
+    now = {"step": 0}
+    make, seed, forward = BatchLoader._make, Engine.seed_dropout, BertForPreTraining.forward
+
+    def make_and_mark(self: Any, position: Any) -> Any:
+        batch = make(self, position)
+        first = 0
+        for micro_batch in batch.micro_batches:
+            rows = batch.samples[first : first + micro_batch.rows]
+            first += micro_batch.rows
+            if any((rows == np.array(sample)).all(axis=1).any() for sample in plan.get("nan", [])):
+                marked.append(micro_batch.input_ids)
+        return batch
+
+    def note_step(self: Any, number: int, step: int, micro_step: int) -> None:
+        now["step"] = step + 1
+        time.sleep(plan.get("slow", 0.0) if micro_step == 0 else 0.0)
+        if plan.get("error") == step + 1:
+            raise DataError("a planted error")
+        seed(self, number, step, micro_step)
+
+    def spoil(self: Any, input_ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        output = forward(self, input_ids, *arguments, **options)
+        loss = output.mlm_loss_sum
+        if any(torch.equal(input_ids, ids) for ids in marked):
+            return output._replace(mlm_loss_sum=loss * math.nan)
+        factor = plan.get("spike", {}).get(str(now["step"]), 1.0)
+        if now["step"] in plan.get("overflow", []):
+            factor = math.inf
+        if factor != 1.0 and loss.requires_grad:
+            loss.register_hook(lambda gradient: gradient * factor)
+        return output
+
+    BatchLoader._make = make_and_mark  # type: ignore[method-assign]
+    Engine.seed_dropout = note_step  # type: ignore[method-assign]
+    BertForPreTraining.forward = spoil  # type: ignore[method-assign]

@@ -1,0 +1,53 @@
+"""What tests read from a run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertds.checkpoint import step_folders
+from bertds.checkpoint_files import CheckpointReader
+from bertds.metrics import read_lines
+from bertds.sample_log import read_samples
+
+
+def train_lines(run: Path) -> list[dict[str, Any]]:
+    return [line for line in read_lines(run / "metrics.jsonl") if "split" not in line]
+
+
+def losses(run: Path) -> list[float]:
+    return [line["loss"] for line in train_lines(run)]
+
+
+def newest(run: Path) -> CheckpointReader:
+    return CheckpointReader(step_folders(run / "checkpoints")[0])
+
+
+def saved_steps(run: Path) -> list[int]:
+    return [int(folder.name[5:]) for folder in step_folders(run / "checkpoints")]
+
+
+def assert_same_state(first: Path, second: Path) -> None:
+    """Weights and moments equal bit for bit."""
+    one, two = newest(first), newest(second)
+    assert one.shapes == two.shapes and one.manifest["step"] == two.manifest["step"]
+    different = [
+        (name, kind)
+        for name, shape in one.shapes.items()
+        for kind in ("weight", "exp_avg", "exp_avg_sq")
+        if not one.read(name, kind, 0, torch.Size(shape).numel()).equal(
+            two.read(name, kind, 0, torch.Size(shape).numel())
+        )
+    ]
+    assert different == []
+
+
+def samples(run: Path) -> dict[int, list[tuple[int, int]]]:
+    """The samples of every step over all ranks, sorted: a repeated one stands twice."""
+    steps: dict[int, list[tuple[int, int]]] = {}
+    for file in sorted(run.glob("samples_rank_*.jsonl")):
+        for record in read_samples(file):
+            steps.setdefault(record["step"], []).extend(map(tuple, record["samples"]))
+    return {step: sorted(numbers) for step, numbers in steps.items()}
