@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -292,3 +297,90 @@ def test_the_naive_way_is_wrong() -> None:
     train(exact, 0, 10)
     assert float((gather_state(exact)[key] - want[key]).norm()) < 1e-5 * moved
     exact.close()
+
+
+class _FakeFusedAdam:
+    """DeepSpeed's CUDA kernel in torch: its Python side, which keeps the steps, is the real one."""
+
+    def load(self) -> _FakeFusedAdam:
+        return self
+
+    @staticmethod
+    def multi_tensor_adam(chunk, overflow, lists, lr, b1, b2, eps, step, mode, correct, decay):
+        assert mode == 1 and correct == 1
+        for g, p, m, v in zip(*lists, strict=True):
+            m.lerp_(g, 1 - b1)
+            v.mul_(b2).addcmul_(g, g, value=1 - b2)
+            update = (m / (1 - b1**step)) / ((v / (1 - b2**step)).sqrt() + eps)
+            p.sub_(lr * (update + decay * p))
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_fused_adam_of_the_gpu_resumes_bit_for_bit(
+    stage: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from deepspeed.ops.adam import fused_adam
+
+    from bertds.engine import deepspeed_engine, optimizers
+
+    monkeypatch.setattr(fused_adam, "FusedAdamBuilder", _FakeFusedAdam)
+    real = optimizers.build_optimizer
+
+    def build(model: torch.nn.Module, settings: Any, device: torch.device) -> Any:
+        return real(model, settings, SimpleNamespace(type="cuda"))
+
+    monkeypatch.setattr(deepspeed_engine, "build_optimizer", build)
+    check_resume(values(stage), "FusedAdam", bitwise=True)
+
+
+def check_resume(json_values: dict, kind: str, *, bitwise: bool) -> None:
+    json_values["train_micro_batch_size_per_gpu"] = 12
+    engine = make_engine(json_values)
+    assert type(engine._optimizer).__name__.endswith(kind)
+    losses, _ = train(engine, 0, 3)
+    middle = gather_state(engine)
+    losses += train(engine, 3, 6)[0]
+    end = gather_state(engine)
+    assert engine.optimizer_steps() == 6
+    engine.close()
+    assert distance(end, train_reference(6, "AdamW")[0]) < 5e-6
+    again = make_engine(json_values)
+    again.load_pieces(reader(middle), optimizer_steps=3, moments=True)
+    resumed, state = train(again, 3, 6)[0], gather_state(again)
+    again.close()
+    if bitwise:
+        assert resumed == losses[3:]
+        assert same(state, end)
+    else:
+        assert resumed == pytest.approx(losses[3:], rel=1e-6)
+        assert distance(state, end) < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("g++") and shutil.which("ninja")), reason="needs a C++ compiler and ninja"
+)
+def test_deepspeeds_cpu_adam_resumes_to_rounding() -> None:
+    """Its C++ side carries products of the betas along, in float32, from step to step."""
+    offload = {"offload_optimizer": {"device": "cpu", "pin_memory": False}}
+    check_resume(values(2, zero=offload), "CPUAdam", bitwise=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_lamb_goes_through_deepspeeds_own_checkpoints(stage: int, tmp_path: Path) -> None:
+    """We do not use them, but someone may."""
+    json_values = values(stage, optimizer="Lamb")
+    json_values["train_micro_batch_size_per_gpu"] = 12
+    engine = make_engine(json_values)
+    train(engine, 0, 3)
+    engine._engine.save_checkpoint(str(tmp_path), tag="three")
+    losses, _ = train(engine, 3, 6)
+    end = gather_state(engine)
+    engine.close()
+    again = make_engine(json_values, Toy(seed=5))
+    again._engine.load_checkpoint(str(tmp_path), tag="three")
+    assert again.optimizer_steps() == 3
+    assert train(again, 3, 6)[0] == losses
+    assert same(gather_state(again), end)
+    again.close()

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 def run(world_size: int, cases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
     """Run cases on so many ranks; returns rank 0's results by name."""
     path = folder / f"cases{world_size}.json"
-    ports = free_ports(len(cases))
-    path.write_text(json.dumps([{**c, "port": p} for c, p in zip(cases, ports, strict=True)]))
+    [port] = free_ports(1)
+    path.write_text(json.dumps(cases))
     command = [sys.executable, "-W", "ignore", "-m", "tests.engine.worker", str(path), str(folder)]
     ranks = []
     for rank in range(world_size):
@@ -66,7 +67,7 @@ def run(world_size: int, cases: list[dict[str, Any]], folder: Path) -> dict[str,
             ranks.append(
                 subprocess.Popen(
                     command,
-                    env=rank_environment(rank, world_size, ports[0]),
+                    env=rank_environment(rank, world_size, port),
                     start_new_session=True,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -85,11 +86,22 @@ def run(world_size: int, cases: list[dict[str, Any]], folder: Path) -> dict[str,
     return found
 
 
+def meeting_port(path: Path) -> str:
+    """Rank 0 looks for a free port at the last moment; one reserved earlier may be gone by then."""
+    if os.environ["RANK"] == "0":
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(str(free_ports(1)[0]))
+        temporary.replace(path)
+    while not path.exists():
+        time.sleep(0.01)
+    return path.read_text()
+
+
 def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[2])
     for case in json.loads(Path(sys.argv[1]).read_text()):
-        os.environ["MASTER_PORT"] = str(case["port"])
+        os.environ["MASTER_PORT"] = meeting_port(folder / f"{case['name']}.port")
         result = run_case(case)
         if os.environ["RANK"] == "0":
             torch.save(result, folder / f"{case['name']}.pt")
