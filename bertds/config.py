@@ -62,7 +62,8 @@ class DataConfig:
     vocab: str = ""
     """A vocab.txt, needed where the data brings none (NVIDIA HDF5, text); else leave it empty."""
     lower_case: bool | None = None
-    """Casing of `vocab`; null = what the data's own tokenizer says, or guessed from the vocabulary (no capitals: uncased)."""
+    """Casing of `vocab`; null = what the data's own tokenizer says, else guessed from the
+    vocabulary (no capitals: uncased)."""
     sequence_length: int = 128
     """Longest row in tokens, [CLS] and [SEP] included."""
     max_predictions_per_sequence: int = 20
