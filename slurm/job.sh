@@ -35,7 +35,18 @@ note() { # one line of the run's history
     "${SLURM_RESTART_COUNT:-0}" "$SLURM_JOB_NODELIST" "$*" >> "$RUN/slurm/history"
 }
 
+leave_it_to_slurm() { # ends this script unless Slurm believes the job to be running
+  # Whoever cancels a job means it: only a running job comes back by itself. (On a preemption, node
+  # loss or `scontrol requeue` Slurm has requeued it already.)
+  local state
+  state=$(job_field "$SLURM_JOB_ID" JobState)
+  [ "$state" != RUNNING ] || return 0
+  [ -z "${RUN:-}" ] || note "ended by Slurm ($state)"
+  exit 75
+}
+
 requeue() { # requeue [NAME=VALUE that scontrol shall change]: ends this script
+  leave_it_to_slurm
   trap '' TERM # Slurm ends this script with the job: first it has something to say
   if ! scontrol requeue "$SLURM_JOB_ID"; then
     say "this job cannot be requeued; submit the same command again"
@@ -98,6 +109,7 @@ newest_step() { cat "$RUN/checkpoints/latest" 2> /dev/null || echo none; }
 
 crashed() { # crashed REASON [NAME=VALUE]: try again, but not for ever
   local limit=${BERTDS_MAX_CRASHES:-3} count=0 step='' now
+  leave_it_to_slurm
   now=$(newest_step)
   read -r count step 2> /dev/null < "$RUN/slurm/crashes" || true
   [ "$step" = "$now" ] || count=0 # a new checkpoint since then: it got on
@@ -259,14 +271,16 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
 }
 
 decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
-  local code=$1 main='' bad='' crash='' file one host state
+  local code=$1 main='' bad='' crash='' file one host
   for file in "$BERTDS_EXITS"/rank_*; do
     [ -e "$file" ] || continue
     read -r one host < "$file"
     case $one in
       0 | 75 | 130 | 143) ;;
       2) bad=$host ;;
-      *) [ -n "$crash" ] || crash="rank ${file##*_} on $host ended with exit code $one" ;;
+      # A rank that a signal killed (128 and more) was first; the others noticed and failed.
+      *) ((one < 128)) && [ -n "$crash" ] ||
+        crash="rank ${file##*_} on $host ended with exit code $one" ;;
     esac
     [ "${file##*_}" != 0 ] || main=$one
   done
@@ -276,13 +290,7 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
     rm -f "$RUN/slurm/crashes"
     exit 0
   fi
-  # Whoever cancels a job means it: only a job that Slurm believes to be running comes back by
-  # itself. (On a preemption, node loss or `scontrol requeue` Slurm has requeued it already.)
-  state=$(job_field "$SLURM_JOB_ID" JobState)
-  if [ "$state" != RUNNING ]; then
-    note "ended by Slurm ($state)"
-    exit 75
-  fi
+  leave_it_to_slurm
   if [ -n "$bad" ]; then
     note "bad input"
     exit 2
@@ -311,7 +319,7 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
 # ---- everything that runs on one node -------------------------------------------------------
 
 one_node() { # one_node ARGUMENTS OF bertds...: prep, export, evaluate; each continues by itself
-  local code state out='' previous='' one
+  local code out='' previous='' one
   start_job
   STOP_SIGNAL=TERM # these have no orderly stop: they are ended, and go on from what is complete
   for one in "$@"; do
@@ -323,8 +331,8 @@ one_node() { # one_node ARGUMENTS OF bertds...: prep, export, evaluate; each con
     --cpus-per-task="$((CPUS_PER_RANK * RANKS_PER_NODE))" "${SRUN_CONTAINER[@]}" \
     "${PYTHON[@]}" -m bertds.cli "$@"
   code=$?
-  state=$(job_field "$SLURM_JOB_ID" JobState)
-  if [ $code = 0 ] || [ $code = 2 ] || [ "$state" != RUNNING ]; then exit $code; fi
+  if [ $code = 0 ] || [ $code = 2 ]; then exit $code; fi
+  leave_it_to_slurm
   if [ -n "$STOP" ] || [ $code = 75 ]; then requeue; fi
   if ((${SLURM_RESTART_COUNT:-0} >= ${BERTDS_MAX_CRASHES:-3})); then
     say "error: bertds $1 ended with exit code $code: giving up"

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.cluster_check import data_facts, rounds_of_pairs
+from bertds.cluster_verdict import Verdict, judge, read_reports
+
+NODES = ["n1", "n2", "n3", "n4"]
+
+
+def reports(nodes: list[str] = NODES, gpus: int = 0) -> dict[str, list[dict[str, Any]]]:
+    """What healthy nodes say."""
+    said: dict[str, list[dict[str, Any]]] = {}
+    for node in nodes:
+        facts = {
+            "code": "c0de", "packages": {"torch": "2.13.0", "numpy": "2.4"},
+            "data": {"digest": "abc"}, "run": {"free_gb": 100.0}, "temporary": {"free_gb": 5.0},
+            "gpus_given": gpus,
+            "gpus": [{"index": str(i), "name": "H200", "used_mb": 4, "total_mb": 140000, "ecc": 0}
+                     for i in range(gpus)],
+        }  # fmt: skip
+        said[node] = [{"node": node, "facts": facts}]
+        if len(nodes) > 1:
+            said[node].append({"node": node, "meet": {"clock": 0.001}})
+        if gpus:
+            said[node].append({"node": node, "gpu": {str(i): "ok" for i in range(gpus)}})
+    for a, b in combinations(nodes, 2):
+        said[a].append({"node": a, "pair": [a, b], "gbps": 90.0})
+        said[b].append({"node": b, "pair": [a, b], "gbps": 91.0})
+    return said
+
+
+def verdict(said: dict[str, list[dict[str, Any]]], nodes: list[str] = NODES) -> Verdict:
+    return judge(said, nodes, "full", 5.0, "gpu")
+
+
+def facts(said: dict[str, list[dict[str, Any]]], node: str) -> dict[str, Any]:
+    return said[node][0]["facts"]
+
+
+def test_healthy_nodes() -> None:
+    for gpus in (0, 8):
+        found = verdict(reports(gpus=gpus))
+        assert found.problems == {} and found.everywhere == []
+        assert "90.00 Gbit/s at the median of 6 pairs" in found.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"code": "other"}, "code differs: other, elsewhere c0de"),
+        ({"packages": {"torch": "2.12.0", "numpy": "2.4"}}, "torch differs: 2.12.0"),
+        ({"data": {"digest": "x"}}, "data differs"),
+        ({"data": {"error": "/data: not found"}}, "/data: not found"),
+        ({"run": {"error": "/runs: cannot be written"}}, "/runs: cannot be written"),
+        ({"run": {"free_gb": 1.0}}, "1.0 GB free for the run folder, 5 wanted"),
+    ],
+)
+def test_a_node_that_differs_is_named_alone(change: dict[str, Any], message: str) -> None:
+    for node in NODES:
+        said = reports()
+        facts(said, node).update(change)
+        found = verdict(said)
+        assert list(found.problems) == [node] and message in found.problems[node][0]
+        assert found.everywhere == []
+
+
+def test_what_is_wrong_on_all_nodes_is_no_nodes_fault() -> None:
+    said = reports(gpus=2)
+    for node in NODES:
+        facts(said, node)["gpus"] = []
+    found = verdict(said)
+    assert found.problems == {}
+    assert found.everywhere == [
+        "no free GPU: Slurm gave 2 on each node (partition gpu), the driver shows 0"
+    ]
+
+
+def test_sick_gpus() -> None:
+    said = reports(gpus=2)
+    facts(said, "n2")["gpus"][1]["ecc"] = 3
+    facts(said, "n3")["gpus"][0]["used_mb"] = 70000
+    said["n4"][2]["gpu"]["1"] = "computes wrong numbers"
+    assert verdict(said).problems == {
+        "n2": ["GPU 1 (H200) has 3 uncorrected memory errors"],
+        "n3": ["no free GPU: 70000 MB of GPU 0 (H200) are in use by somebody else"],
+        "n4": ["GPU 1: computes wrong numbers"],
+    }
+    # On a job's only node too memory errors are the node's, so that it is excluded.
+    said = reports(["n1"], gpus=1)
+    facts(said, "n1")["gpus"][0]["ecc"] = 1
+    assert list(verdict(said, ["n1"]).problems) == ["n1"]
+
+
+def test_clocks() -> None:
+    said = reports()
+    said["n3"][1]["meet"]["clock"] = -60.0
+    assert verdict(said).problems == {"n3": ["its clock is +60.0 s off that of n1"]}
+
+
+def test_a_silent_node_is_named_and_not_those_that_waited_for_it() -> None:
+    said = reports()
+    del said["n3"]
+    for node in ("n1", "n2", "n4"):
+        said[node] = [line for line in said[node] if "n3" not in line.get("pair", [])]
+    assert list(verdict(said).problems) == ["n3"]
+    assert "no report" in verdict(said).problems["n3"][0]
+
+
+def test_a_node_that_talks_to_nobody_is_named() -> None:
+    said = reports()
+    for lines in said.values():
+        for line in lines:
+            if "n2" in line.get("pair", []):
+                del line["gbps"]
+                line["error"] = "Connection timed out"
+    assert list(verdict(said).problems) == ["n2"]
+    # A broken cable between two of many: one of the two must go, which one is arbitrary.
+    said = reports()
+    for lines in said.values():
+        lines[:] = [line for line in lines if line.get("pair") != ["n1", "n4"]]
+    assert verdict(said).problems == {"n4": ["no all-reduce with n1: no answer"]}
+
+
+def test_if_nobody_reaches_the_first_node_it_is_the_bad_one() -> None:
+    said = reports()
+    for node in NODES[1:]:
+        said[node] = [said[node][0], {"node": node, "meet": {"error": "cannot reach n1:15001"}}]
+    said["n1"] = said["n1"][:1]
+    assert verdict(said).problems == {"n1": ["no other node reaches it"]}
+
+
+def test_no_report_at_all_blames_no_node() -> None:
+    found = verdict({})
+    assert found.problems == {} and "srun could not start" in found.notes[0]
+
+
+def test_chatter_between_the_reports_is_left_out() -> None:
+    lines = ["[W socket.cpp] noise", json.dumps({"node": "n1", "facts": {}}), "{broken", "3"]
+    assert read_reports(lines) == {"n1": [{"node": "n1", "facts": {}}]}
+
+
+@pytest.mark.parametrize("nodes", range(2, 17))
+def test_in_a_tournament_each_meets_each_once(nodes: int) -> None:
+    rounds = rounds_of_pairs(nodes)
+    assert sorted(pair for pairs in rounds for pair in pairs) == list(combinations(range(nodes), 2))
+    for pairs in rounds:
+        members = [node for pair in pairs for node in pair]
+        assert len(members) == len(set(members))
+
+
+@pytest.mark.parametrize("nodes", [17, 64, 100, 1000])
+def test_many_nodes_have_few_partners_each_and_are_all_connected(nodes: int) -> None:
+    rounds = rounds_of_pairs(nodes)
+    assert len(rounds) <= 10
+    reached = {0}
+    for _ in rounds:
+        reached |= {b for pairs in rounds for a, b in pairs if a in reached}
+        reached |= {a for pairs in rounds for a, b in pairs if b in reached}
+    assert reached == set(range(nodes))
+
+
+def test_data_facts(tiny_data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    assert "digest" in data_facts(str(tiny_data))
+    copy = tmp_path / "data"
+    shutil.copytree(tiny_data, copy)
+    assert data_facts(str(copy)) == data_facts(str(tiny_data))
+    shard = copy / "train" / "shard_00001.h5"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert "shard_00001.h5" in data_facts(str(copy))["error"]
+    shard.unlink()
+    assert "missing, the manifest says" in data_facts(str(copy))["error"]
+    assert data_facts(str(tmp_path / "x")) == {"error": f"{tmp_path / 'x'}: not found"}
