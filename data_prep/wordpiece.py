@@ -1,13 +1,13 @@
-r"""WordPiece ids, bit-equal to Hugging Face ``tokenizers``, several times faster.
+r"""WordPiece ids, bit-equal to Hugging Face ``tokenizers``, many times faster.
 
 ``tokenizers`` cleans, lower-cases, splits and looks up character by character, each time anew. But
 all its steps stay between two spaces: the ids of a sentence are those of its space-separated chunks
-in a row. So each chunk is asked for once, and found in a dictionary afterwards:
+in a row, and those of an ASCII chunk are those of its words and punctuation marks. So:
 
 ```text
-sentences -> chunks -> number of each chunk (dict) -> ids by one numpy gather
-                            \-> unknown: ASCII -> words and punctuation -> ids of each (dict)
-                                          other, new words -> tokenizers itself
+sentences -> bytes -> chunks: ASCII -> words, marks -> cache: bytes -> ids
+                              other -> as a whole   ->   |-- new, ASCII: WordPiece (compiled)
+                                                         '-- new, other: tokenizers itself
 ```
 
 Departure from transformers' tokenizer: text that spells a special token (``[MASK]``) is text here,
@@ -17,24 +17,33 @@ so that no document can put special ids into the training data.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from bertds.errors import DataError
+from data_prep.wordpiece_kernels import (
+    LETTER,
+    OPAQUE,
+    PUNCTUATION,
+    SPACE,
+    Table,
+    count_ids,
+    fill,
+    gather,
+    new_table,
+    scan,
+)
 
-LONGEST_CACHED_CHUNK = 64
-_CHUNKS_AT_ONCE = 1 << 17
 LONGEST_WORD = 100
 """Characters; a longer word is [UNK], as in every BERT tokenizer."""
 
-# tokenizers deletes these; Python's split() would take them for spaces.
-_DELETED_SPACES = re.compile("[\x0b\x0c\x1c-\x1f\x85]")
-_ASCII_WORDS = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
+_BATCH_BYTES = 1 << 20
+_SMALLEST_CACHE = 1 << 12
 # A cut before one of these is invisible to the tokenizer: it sets spaces around them anyway.
-_PIECE_CHARACTERS = 1 << 16
 _SAFE_CUT = re.compile(r"[!-/:-@\[-`{-~\u4e00-\u9fff\u3400-\u4dbf]")
+_PIECE_CHARACTERS = 1 << 16
 
 
 def huggingface_tokenizer(vocabulary: dict[str, int], lower_case: bool) -> Any:
@@ -49,48 +58,45 @@ def huggingface_tokenizer(vocabulary: dict[str, int], lower_case: bool) -> Any:
     return tokenizer
 
 
-class _ChunkTable(dict[str, int]):
-    """Chunk -> its row in the id table; a chunk not yet there gets the next row, and is listed."""
-
-    def __init__(self) -> None:
-        self.new: list[str] = []
-
-    def __missing__(self, chunk: str) -> int:
-        row = self[chunk] = len(self)
-        self.new.append(chunk)
-        return row
-
-
 class WordPieceEncoder:
-    """Sentences to ids. Keeps a bounded cache; one per process."""
+    """Sentences to ids. Keeps a bounded cache (about 60 MB); one per process."""
 
     def __init__(
-        self, tokens: Sequence[str], lower_case: bool, *, cache_chunks: int = 1_000_000
+        self, tokens: Sequence[str], lower_case: bool, *, cache_entries: int = 1 << 19
     ) -> None:
         """Build the encoder.
 
         Args:
             tokens: the vocabulary in the order of its ids.
             lower_case: whether text is lower-cased and stripped of accents.
-            cache_chunks: the cache is emptied when it holds so many chunks (about 200 B each).
+            cache_entries: the cache is emptied when it is full.
         """
-        self.vocabulary = {token: number for number, token in enumerate(tokens)}
-        if "[UNK]" not in self.vocabulary:
+        vocabulary = {token: number for number, token in enumerate(tokens)}
+        if "[UNK]" not in vocabulary:
             raise DataError("the vocabulary misses [UNK]")
-        self.lower_case = lower_case
-        self.cache_chunks = cache_chunks
         self.dtype = np.dtype(np.uint16 if len(tokens) <= 65_535 else np.uint32)
-        self._unknown = [self.vocabulary["[UNK]"]]
-        self._exact = huggingface_tokenizer(self.vocabulary, lower_case)
-        self._words: dict[str, list[int]] = {}
+        self._unknown = vocabulary["[UNK]"]
+        self._exact = huggingface_tokenizer(vocabulary, lower_case)
+        self._kinds, self._lower, self._same = _byte_tables(lower_case)
+        # Tokens that are not ASCII cannot be found in ASCII words.
+        rests = {t[2:]: n for t, n in vocabulary.items() if t.startswith("##") and t.isascii()}
+        firsts = {t: n for t, n in vocabulary.items() if not t.startswith("##") and t.isascii()}
+        self._firsts, self._first_ids = _vocabulary_table(firsts, self._same)
+        self._rests, self._rest_ids = _vocabulary_table(rests, self._same)
+        self._entries = max(cache_entries, _SMALLEST_CACHE)
+        self._ids = np.zeros(8 * self._entries, np.int32)
+        self._ids_used = np.zeros(1, np.int64)
+        self._id_starts = np.zeros(self._entries, np.int64)
+        self._id_sizes = np.zeros(self._entries, np.int32)
         self._clear()
 
     def _clear(self) -> None:
-        self._rows = _ChunkTable()
-        self._ids = np.zeros(1 << 16, dtype=self.dtype)
-        self._starts = np.zeros(1 << 14, dtype=np.int64)
-        self._lengths = np.zeros(1 << 14, dtype=np.int64)
-        self._used = 0
+        self._cache = new_table(self._entries, 16 * self._entries)
+        # Entry 0 stands for every word that is too long. No text is empty, so none finds it.
+        self._cache.used[0] = 1
+        self._ids[0] = self._unknown
+        self._id_starts[0], self._id_sizes[0] = 0, 1
+        self._ids_used[0] = 1
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokenise sentences.
@@ -99,147 +105,130 @@ class WordPieceEncoder:
             ids: [T], all sentences' tokens in a row (uint16, uint32 for large vocabularies).
             lengths: int64 [sentences], tokens of each sentence; may be 0.
         """
-        all_ids: list[np.ndarray] = []
-        all_lengths: list[np.ndarray] = []
-        chunks: list[str] = []
-        ends: list[int] = []
-        lower = self.lower_case
+        all_ids, all_lengths = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)]
+        batch: list[bytes] = []
+        size = 0
+        limit = min(_BATCH_BYTES, self._entries // 2)
         for sentence in sentences:
-            if sentence.isascii():
-                # Lower-casing first finds more in the cache; beyond ASCII it is not always equal.
-                if lower:
-                    sentence = sentence.lower()
-                if not sentence.isprintable():
-                    sentence = _DELETED_SPACES.sub("", sentence)
-            else:
-                sentence = _DELETED_SPACES.sub("", sentence)
-            chunks += sentence.split()
-            ends.append(len(chunks))
-            if len(chunks) >= _CHUNKS_AT_ONCE:
-                ids, lengths = self._encode_split(chunks, ends)
-                all_ids.append(ids)
-                all_lengths.append(lengths)
-                chunks, ends = [], []
-        ids, lengths = self._encode_split(chunks, ends)
-        if not all_ids:
-            return ids, lengths
-        return np.concatenate([*all_ids, ids]), np.concatenate([*all_lengths, lengths])
+            data = sentence.encode("utf-8", "replace")
+            if len(data) >= limit:
+                self._finish(batch, all_ids, all_lengths)
+                batch, size = [], 0
+                self._finish_giant(sentence, limit // 4, all_ids, all_lengths)
+                continue
+            batch.append(data)
+            size += len(data)
+            if size >= _BATCH_BYTES:
+                self._finish(batch, all_ids, all_lengths)
+                batch, size = [], 0
+        self._finish(batch, all_ids, all_lengths)
+        return np.concatenate(all_ids), np.concatenate(all_lengths)
 
-    def _encode_split(self, chunks: list[str], ends: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return ids and lengths of sentences whose chunks end at ``ends``."""
-        rows = self._find(chunks)
-        lengths = self._lengths[rows]
-        # Position of every token in the id table: its chunk's start plus its place in the chunk.
-        ends_of_chunks = np.cumsum(lengths)
-        total = int(ends_of_chunks[-1]) if len(rows) else 0
-        shift = self._starts[rows] - (ends_of_chunks - lengths)
-        ids = self._ids[np.repeat(shift, lengths) + np.arange(total)]
-        ends_of_sentences = np.concatenate([np.zeros(1, np.int64), ends_of_chunks])[ends]
-        return ids, np.diff(ends_of_sentences, prepend=0)
+    def _finish(
+        self, batch: list[bytes], all_ids: list[np.ndarray], all_lengths: list[np.ndarray]
+    ) -> None:
+        """Tokenise a batch, in as many turns as the cache must be emptied."""
+        while batch:
+            text = np.frombuffer(b" ".join(batch) + b" ", np.uint8)
+            sizes = np.fromiter(map(len, batch), np.int64, len(batch))
+            words = np.empty(len(text), np.int32)
+            opaque = np.empty(len(text), np.int32)
+            word_ends = np.zeros(len(batch), np.int64)
+            done, opaques = scan(
+                text, np.cumsum(sizes + 1) - 1, self._kinds, self._lower, self._same, LONGEST_WORD,
+                self._cache, self._id_starts, self._id_sizes, self._ids, self._ids_used,
+                self._firsts, self._first_ids, self._rests, self._rest_ids, self._unknown,
+                words, word_ends, opaque,
+            )  # fmt: skip
+            self._resolve(opaque[:opaques].tolist())
+            word_ends = word_ends[:done]
+            lengths = np.empty(done, np.int64)
+            ids = np.empty(count_ids(words, word_ends, self._id_sizes, lengths), self.dtype)
+            count = int(word_ends[-1]) if done else 0
+            gather(words, count, self._id_starts, self._id_sizes, self._ids, ids)
+            all_ids.append(ids)
+            all_lengths.append(lengths)
+            batch = batch[done:]
+            if batch:
+                self._clear()
 
-    def _find(self, chunks: list[str]) -> np.ndarray:
-        """Return the row of every chunk in the id table, int64 [chunks]."""
-        if len(self._rows) > self.cache_chunks:
-            self._clear()
-        table = self._rows
-        rows = np.fromiter(map(table.__getitem__, chunks), np.int64, len(chunks))
-        if table.new:
-            self._add(table.new, first_row=len(table) - len(table.new))
-            if any(len(chunk) > LONGEST_CACHED_CHUNK for chunk in table.new):
-                # Rows go on being counted by len(table): a name nobody asks for stands in.
-                for row, chunk in enumerate(table.new, len(table) - len(table.new)):
-                    if len(chunk) > LONGEST_CACHED_CHUNK:
-                        del table[chunk]
-                        table[f" {row}"] = row
-            table.new = []
-        return rows
+    def _resolve(self, entries: list[int]) -> None:
+        """Let ``tokenizers`` find the ids of new chunks that are not plain ASCII."""
+        if not entries:
+            return
+        cache = self._cache
+        chunks = []
+        for entry in entries:
+            start = int(cache.starts[entry])
+            chunks.append(bytes(cache.arena[start : start + int(cache.sizes[entry])]).decode())
+        for entry, encoding in zip(entries, self._encode_exactly(chunks)):
+            at = int(self._ids_used[0])
+            if at + len(encoding) > len(self._ids):  # compatibility ideographs, one to many
+                self._ids = np.concatenate([self._ids, np.zeros(len(self._ids), np.int32)])
+            self._ids[at : at + len(encoding)] = encoding
+            self._id_starts[entry], self._id_sizes[entry] = at, len(encoding)
+            self._ids_used[0] = at + len(encoding)
 
-    def _add(self, chunks: list[str], first_row: int) -> None:
-        """Append the ids of new chunks to the table."""
-        ids = self._encode_chunks(chunks)
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        flat = np.fromiter((i for one in ids for i in one), self.dtype, int(lengths.sum()))
-        end_row, used = first_row + len(chunks), self._used + len(flat)
-        if end_row > len(self._starts):
-            grow = max(end_row, 2 * len(self._starts)) - len(self._starts)
-            self._starts = np.concatenate([self._starts, np.zeros(grow, np.int64)])
-            self._lengths = np.concatenate([self._lengths, np.zeros(grow, np.int64)])
-        if used > len(self._ids):
-            grow = max(used, 2 * len(self._ids)) - len(self._ids)
-            self._ids = np.concatenate([self._ids, np.zeros(grow, self.dtype)])
-        self._starts[first_row:end_row] = self._used + np.cumsum(lengths) - lengths
-        self._lengths[first_row:end_row] = lengths
-        self._ids[self._used : used] = flat
-        self._used = used
+    def _encode_exactly(self, texts: list[str]) -> list[list[int]]:
+        encodings = self._exact.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
-    def _encode_chunks(self, chunks: list[str]) -> list[list[int]]:
-        results: list[list[int]] = []
-        exact: list[int] = []
-        for number, chunk in enumerate(chunks):
-            if chunk.isascii() and chunk.isprintable():
-                results.append(self._ascii_chunk(chunk))
-            else:
-                exact.append(number)
-                results.append([])
-        if exact:
-            pieces: list[str] = []
-            owners: list[int] = []
-            for number in exact:
-                for piece in _pieces(chunks[number]):
-                    pieces.append(piece)
-                    owners.append(number)
-            encodings = self._exact.encode_batch_fast(pieces, add_special_tokens=False)
-            for number, encoding in zip(owners, encodings):
-                results[number] = results[number] + encoding.ids
-        return results
-
-    def _ascii_chunk(self, chunk: str) -> list[int]:
-        if self.lower_case:
-            chunk = chunk.lower()
-        if chunk in self.vocabulary and chunk.isalnum():
-            return [self.vocabulary[chunk]]
-        ids: list[int] = []
-        words = self._words
-        for word in _ASCII_WORDS.findall(chunk):
-            found = words.get(word)
-            if found is None:
-                found = self._word(word)
-                if len(word) <= LONGEST_CACHED_CHUNK:
-                    if len(words) > self.cache_chunks:
-                        words.clear()
-                    words[word] = found
-            ids += found
-        return ids
-
-    def _word(self, word: str) -> list[int]:
-        """Greedy longest match, left to right (WordPiece)."""
-        if len(word) > LONGEST_WORD:
-            return self._unknown
-        vocabulary = self.vocabulary
-        ids = []
-        start, end = 0, len(word)
-        while start < end:
-            stop = end
-            while stop > start:
-                piece = word[start:stop] if start == 0 else "##" + word[start:stop]
-                number = vocabulary.get(piece)
-                if number is not None:
-                    ids.append(number)
-                    break
-                stop -= 1
-            else:
-                return self._unknown
-            start = stop
-        return ids
+    def _finish_giant(
+        self,
+        sentence: str,
+        limit: int,
+        all_ids: list[np.ndarray],
+        all_lengths: list[np.ndarray],
+    ) -> None:
+        """Tokenise a sentence that is larger than the cache, piece by piece."""
+        total = 0
+        for piece in _giant_pieces(sentence, limit):
+            if len(piece) < limit:
+                ids, _ = self.encode([piece])
+            else:  # a chunk that nothing divides
+                ids = np.array(self._encode_exactly([piece])[0], self.dtype)
+            all_ids.append(ids)
+            total += len(ids)
+        all_lengths.append(np.array([total], np.int64))
 
 
-def _pieces(chunk: str) -> Iterable[str]:
-    """Cut a giant chunk where the tokenizer cuts it anyway: it needs some 50 bytes a character."""
+def _byte_tables(lower_case: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the kind of each byte, its lower case (or itself), and itself."""
+    kinds = np.full(256, OPAQUE, np.uint8)  # control characters and all beyond ASCII
+    for byte in range(33, 127):
+        kinds[byte] = LETTER if chr(byte).isalnum() else PUNCTUATION
+    for byte in b" \t\n\r":
+        kinds[byte] = SPACE
+    same = np.arange(256, dtype=np.uint8)
+    lower = same.copy()
+    if lower_case:
+        lower[ord("A") : ord("Z") + 1] += 32
+    return kinds, lower, same
+
+
+def _vocabulary_table(tokens: dict[str, int], same: np.ndarray) -> tuple[Table, np.ndarray]:
+    """Return a table of tokens and the id of each entry."""
+    encoded = [token.encode() for token in tokens if token]
+    text = np.frombuffer(b"".join(encoded) or b" ", np.uint8)
+    ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
+    table = new_table(len(encoded) + 1, len(text))
+    fill(table, text, ends, same)
+    return table, np.array([n for token, n in tokens.items() if token] or [0], np.int32)
+
+
+def _giant_pieces(text: str, limit: int) -> Iterator[str]:
+    """Cut a giant sentence where the tokenizer cuts it anyway: at spaces, marks, ideographs."""
     start = 0
-    while len(chunk) - start > _PIECE_CHARACTERS:
-        match = _SAFE_CUT.search(chunk, start + _PIECE_CHARACTERS)
-        if match is None:
-            break
-        yield chunk[start : match.start()]
-        start = match.start()
-    yield chunk[start:]
+    step = min(limit // 8, _PIECE_CHARACTERS)
+    while len(text) - start > step:
+        end = text.rfind(" ", start, start + step)
+        if end <= start:
+            match = _SAFE_CUT.search(text, start + step)
+            space = text.find(" ", start + step)
+            ends = [e for e in (match.start() if match else -1, space) if e >= 0]
+            if not ends:
+                break
+            end = min(ends)
+        yield text[start:end]
+        start = end
+    yield text[start:]

@@ -23,10 +23,9 @@ def read(
 
 BOOK = (
     "\ufeffThe Project Gutenberg EBook of A Tale\r\n\r\nProduced by A. Person\r\n\r\n"
-    "*** START OF THIS PROJECT GUTENBERG EBOOK A TALE ***\r\n\r\n"
-    "CHAPTER I.\r\n\r\n"
-    "The Beginning\r\n\r\nIt was the best of times, it was\r\nthe _worst_ of times.\r\n\r\n\r\n“Well,” said he,\r\n"
-    "“so it was.”\r\n\r\n*       *       *\r\n\r\n"
+    "*** START OF THIS PROJECT GUTENBERG EBOOK A TALE ***\r\n\r\nCHAPTER I.\r\n\r\n"
+    "The Beginning\r\n\r\nIt was the best of times, it was\r\nthe _worst_ of times.\r\n\r\n"
+    "\r\n“Well,” said he,\r\n“so it was.”\r\n\r\n*       *       *\r\n\r\n"
     "*** END OF THIS PROJECT GUTENBERG EBOOK A TALE ***\r\n\r\nLicence text of many words.\r\n"
 )
 

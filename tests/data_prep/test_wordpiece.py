@@ -21,7 +21,7 @@ def pair(request: pytest.FixtureRequest, shared_data: Path):
     lower = request.param == "uncased"
     theirs = BertWordPieceTokenizer(str(file), lowercase=lower)
     theirs._tokenizer.encode_special_tokens = True  # "[MASK]" in a text is text
-    return WordPieceEncoder(read_vocabulary(file), lower, cache_chunks=500), theirs
+    return WordPieceEncoder(read_vocabulary(file), lower, cache_entries=1 << 12), theirs
 
 
 def check(pair, sentences: list[str]) -> None:
@@ -90,8 +90,11 @@ def test_no_sentences_and_empty_ones(pair) -> None:
 
 
 def test_the_cache_is_bounded(pair) -> None:
-    ours, _ = pair
-    for start in range(0, 5000, 500):
-        ours.encode([" ".join(f"w{i}" for i in range(start, start + 500))])
-        assert len(ours._rows) <= 1000
-    assert ours.encode(["w1"])[0].dtype == np.uint16
+    ours, theirs = pair
+    for start in range(0, 20_000, 500):
+        numbers = " ".join(f"w{i}" for i in range(start, start + 500))
+        ids = ours.encode([numbers, "é" + numbers])[0]
+        assert ours._cache.used[0] <= 1 << 12
+    again = theirs.encode(numbers, add_special_tokens=False).ids
+    assert ids[: len(again)].tolist() == again
+    assert ids.dtype == np.uint16
