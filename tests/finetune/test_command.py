@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bertds.cli import main
+from bertds.finetune.glue_suite import average, table
+from bertds.finetune.scores import classification_scores, mean_and_spread, regression_scores
+
+FAST = ["--learning-rate", "5e-3", "--epochs", "6", "--batch-size", "8", "--max-length", "16"]
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_sst2_is_learned_and_predicted_in_the_official_format(
+    tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["finetune", "--task", "sst2", "--model", str(tiny_bert), "--data", str(tiny_sst2),
+               "--out", str(out), *FAST, "--seeds", "1", "2"]  # fmt: skip
+    assert main(command) == 0
+    found = results(out)
+    assert found["scores"]["dev"]["accuracy"]["mean"] == 1.0
+    assert [run["seed"] for run in found["runs"]] == [1, 2]
+    assert found["rows"] == {"train": 96, "dev": 20, "test": 6}
+    predictions = (out / "predictions" / "SST-2.tsv").read_text().splitlines()
+    assert predictions == ["index\tprediction", *(f"{n}\t{n % 2}" for n in range(6))]
+    assert "sst2                 accuracy      100.00   0.00" in capsys.readouterr().out
+
+    from transformers import pipeline
+
+    answer = pipeline("text-classification", model=str(out / "model"))("the film was good")
+    assert answer[0]["label"] == "1"
+
+
+def test_the_best_learning_rate_is_kept(tiny_bert: Path, tiny_sst2: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["finetune", "--task", "sst2", "--model", str(tiny_bert), "--data", str(tiny_sst2),
+               "--out", str(out), *FAST[2:], "--learning-rate", "1e-9", "5e-3",
+               "--no-model"]  # fmt: skip
+    assert main(command) == 0
+    assert results(out)["chosen_learning_rate"] == 5e-3
+    assert not (out / "model").exists()
+
+
+def test_the_glue_suite_runs_what_is_there_once(
+    tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["finetune", "--task", "glue", "--model", str(tiny_bert), "--data", str(tiny_sst2),
+               "--out", str(tmp_path / "out"), *FAST]  # fmt: skip
+    assert main(command) == 0
+    stamp = (tmp_path / "out" / "sst2" / "results.json").stat().st_mtime_ns
+    assert main(command) == 0
+    assert (tmp_path / "out" / "sst2" / "results.json").stat().st_mtime_ns == stamp
+    assert (tmp_path / "out" / "submission" / "SST-2.tsv").is_file()
+
+
+def test_rte_starts_from_the_mnli_model(tiny_bert: Path, tmp_path: Path) -> None:
+    header = "index\tsentence1\tsentence2\tgold_label"
+    labels = ["entailment", "neutral", "contradiction"]
+    for folder, names, kinds in (
+        ("MNLI", ("train", "dev_matched", "dev_mismatched"), labels),
+        ("RTE", ("train", "dev"), ["entailment", "not_entailment"]),
+    ):
+        (tmp_path / folder).mkdir()
+        head = header if folder == "MNLI" else header.replace("gold_label", "label")
+        for name in names:
+            rows = [f"{n}\tgood film\tbad plot\t{kinds[n % len(kinds)]}" for n in range(12)]
+            (tmp_path / folder / f"{name}.tsv").write_text("\n".join([head, *rows]) + "\n")
+    out = tmp_path / "out"
+    command = ["finetune", "--task", "rte", "--model", str(tiny_bert), "--data", str(tmp_path),
+               "--out", str(out), *FAST, "--epochs", "1", "--mnli-first"]  # fmt: skip
+    assert main(command) == 0
+    assert results(out)["model"] == str(tmp_path / "out-mnli" / "model")
+    mnli = results(tmp_path / "out-mnli")
+    assert set(mnli["scores"]) == {"dev_matched", "dev_mismatched"}
+    assert (
+        json.loads((out / "model" / "config.json").read_text())["id2label"]["1"] == "not_entailment"
+    )
+
+
+def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -> None:
+    ner = tmp_path / "ner"
+    ner.mkdir()
+    sentence = "ann\tI-PER\nwent\tO\nto\tO\nlondon\tI-LOC\n.\tO\n\nbob\tI-PER\nwas\tO\n\n"
+    (ner / "train.txt").write_text(sentence * 20)
+    (ner / "dev.txt").write_text(sentence.replace("I-LOC", "I-ZOO", 1) + sentence)
+    command = ["--model", str(tiny_bert), *FAST]
+    assert main(["finetune", "--task", "ner", "--data", str(ner), "--out", str(tmp_path / "a"),
+                 *command]) == 0  # fmt: skip
+    found = results(tmp_path / "a")
+    assert found["scores"]["dev"]["f1"]["mean"] == pytest.approx(10 / 12)  # ZOO: missed, and LOC
+    assert any("'ZOO' is never seen in training" in line for line in found["left_out"])
+    lines = (tmp_path / "a" / "predictions" / "dev.conll").read_text().splitlines()
+    assert lines[0] == "ann B-PER B-PER" and lines[3] == "london B-ZOO B-LOC"
+
+    squad = tmp_path / "squad"
+    squad.mkdir()
+    qas = [
+        {"id": f"{n}", "question": "where was ann ?", "is_impossible": bool(n % 2),
+         "answers": [] if n % 2 else [{"text": "london", "answer_start": 12}]}
+        for n in range(8)
+    ]  # fmt: skip
+    article = {"title": "t", "paragraphs": [{"context": "ann went to london .", "qas": qas}]}
+    for name in ("train.json", "dev.json"):
+        (squad / name).write_text(json.dumps({"version": "v2.0", "data": [article]}))
+    assert main(["finetune", "--task", "squad_v2", "--data", str(squad), "--out",
+                 str(tmp_path / "b"), *command, "--max-length", "24"]) == 0  # fmt: skip
+    predictions = json.loads((tmp_path / "b" / "predictions" / "predictions.json").read_text())
+    assert set(predictions) == set("01234567")
+    assert set(json.loads((tmp_path / "b" / "predictions" / "null_odds.json").read_text())) == set(
+        predictions
+    )
+    assert {"f1", "exact_match", "best_f1", "has_answer_f1"} <= set(
+        results(tmp_path / "b")["scores"]["dev"]
+    )
+
+    for name in ("train", "dev"):
+        rows = [json.dumps({"text": "good film" if n % 2 else "bad plot", "score": n % 2 + 0.5})
+                for n in range(16)]  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
+    assert main(["finetune", "--task", "text-classification", "--regression", "--train",
+                 str(tmp_path / "train.jsonl"), "--dev", str(tmp_path / "dev.jsonl"), "--out",
+                 str(tmp_path / "c"), *command]) == 0  # fmt: skip
+    assert results(tmp_path / "c")["scores"]["dev"]["pearson"]["mean"] > 0.9
+
+
+def test_a_saved_dataset_dict_is_read(tiny_bert: Path, tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+    rows = {"sentence": ["bad film", "good film"] * 40, "label": [0, 1] * 40}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "data")
+    for task, labels in (("sst2", ["0", "1"]), ("text-classification", ["neg", "pos"])):
+        out = tmp_path / task
+        assert main(["finetune", "--task", task, "--data", str(tmp_path / "data"), "--out",
+                     str(out), "--model", str(tiny_bert), *FAST]) == 0  # fmt: skip
+        assert results(out)["labels"] == labels
+        assert results(out)["scores"]["dev"]["accuracy"]["mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "sst3", "--data", "x"], "--task sst3: unknown"),
+        (["--task", "sst2"], "--data DIR_OR_HUB is needed"),
+        (["--task", "sst2", "--data", "no_such_folder"], "no such folder"),
+        (["--task", "sst2", "--data", "GLUE", "--epochs", "0"], "--epochs 0.0: must be above 0"),
+        (["--task", "sst2", "--data", "GLUE", "--regression"], "--regression"),
+        (["--task", "sst2", "--data", "GLUE", "--mnli-first"], "--mnli-first"),
+        (["--task", "cola", "--data", "GLUE"], "no training file"),
+        (["--task", "sst2", "--data", "GLUE", "--model", "no_such_model"], "no_such_model"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    options: list[str], message: str, tiny_bert: Path, tiny_sst2: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    options = [str(tiny_sst2) if option == "GLUE" else option for option in options]
+    model = [] if "--model" in options else ["--model", str(tiny_bert)]
+    assert main(["finetune", "--out", str(tmp_path / "out"), *model, *options]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("bertds: error: ") and message in error
+
+
+def test_another_folder_is_not_written_over(
+    tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    assert main(["finetune", "--task", "sst2", "--model", str(tiny_bert), "--data", str(tiny_sst2),
+                 "--out", str(tmp_path)]) == 2  # fmt: skip
+    assert "is no earlier result (thesis.tex)" in capsys.readouterr().err
+
+
+def test_metrics_by_hand() -> None:
+    gold, predicted = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]
+    scores = classification_scores(gold, predicted, ("accuracy", "f1", "matthews", "macro_f1"))
+    # tp 2, fn 1, fp 1, tn 4: Matthews = (2*4 - 1*1) / sqrt(3*3*5*5)
+    assert scores["accuracy"] == 6 / 8 and scores["f1"] == pytest.approx(2 / 3)
+    assert scores["matthews"] == pytest.approx(7 / 15)
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
+    correlations = regression_scores([1.0, 2.0, 3.0], [1.0, 4.0, 9.0])
+    assert correlations["spearman"] == pytest.approx(1.0)
+    assert correlations["pearson"] == pytest.approx(8 / (2 * (32 + 2 / 3)) ** 0.5)
+    assert regression_scores([1.0, 2.0], [3.0, 3.0]) == {"pearson": 0.0, "spearman": 0.0}
+    assert mean_and_spread([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+
+
+def fake(task: str, split: str = "dev", **metrics: float) -> dict:
+    scores = {name: {"mean": value, "spread": 0.0} for name, value in metrics.items()}
+    return {"task": task, "scores": {split: scores}, "chosen_learning_rate": 2e-5, "published": ""}
+
+
+def test_the_average_is_the_papers() -> None:
+    everything = {
+        "cola": fake("cola", matthews=0.5, accuracy=0.9), "sst2": fake("sst2", accuracy=0.9),
+        "mrpc": fake("mrpc", f1=0.9, accuracy=0.8), "stsb": fake("stsb", pearson=0.8, spearman=0.9),
+        "qqp": fake("qqp", f1=0.7, accuracy=0.9), "mnli": fake("mnli", "dev_matched", accuracy=0.8),
+        "qnli": fake("qnli", accuracy=0.9), "rte": fake("rte", accuracy=0.6),
+        "wnli": fake("wnli", accuracy=0.5),
+    }  # fmt: skip
+    assert average(everything) == pytest.approx(
+        (0.5 + 0.9 + 0.85 + 0.85 + 0.8 + 0.8 + 0.9 + 0.6) / 8
+    )
+    assert "average without WNLI: 77.50" in table(everything)
+    del everything["rte"]
+    assert average(everything) is None and "no average: rte missing" in table(everything)

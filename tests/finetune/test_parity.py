@@ -1,0 +1,203 @@
+"""Our scores against a plain transformers script with the same settings and seed.
+
+``BERTDS_PARITY=full`` takes the sizes of docs/finetuning.md instead of the quick ones.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bertds.finetune.load import DataOptions
+from bertds.finetune.loop import TrainSettings
+from bertds.finetune.run import RunOptions, finetune
+from bertds.finetune.tasks import TASKS
+
+FULL = os.environ.get("BERTDS_PARITY") == "full"
+QUICK_DEV_ROWS = 300
+SEED, RATE, BATCH = 42, 5e-5, 32
+
+
+def plain_training(model: Any, rows: list[dict], epochs: int, pad: Any) -> None:
+    """The loop that everybody writes: AdamW, linear warm-up and decay, clipping."""
+    from transformers import get_linear_schedule_with_warmup
+
+    no_decay = ("bias", "LayerNorm.weight")
+    groups = [
+        {"params": [p for n, p in model.named_parameters() if not n.endswith(no_decay)],
+         "weight_decay": 0.01},
+        {"params": [p for n, p in model.named_parameters() if n.endswith(no_decay)],
+         "weight_decay": 0.0},
+    ]  # fmt: skip
+    optimizer = torch.optim.AdamW(groups, lr=RATE, fused=True)
+    steps = epochs * -(-len(rows) // BATCH)
+    schedule = get_linear_schedule_with_warmup(optimizer, int(0.1 * steps), steps)
+    torch.manual_seed(SEED)
+    shuffle = torch.Generator().manual_seed(SEED)
+    model.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(rows), generator=shuffle).tolist()
+        for begin in range(0, len(order), BATCH):
+            model(**pad([rows[i] for i in order[begin : begin + BATCH]])).loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    model.eval()
+
+
+def tsv(path: Path, columns: tuple[int, ...], header: bool) -> list[list[str]]:
+    lines = path.read_text(encoding="utf-8-sig").strip("\n").split("\n")[header:]
+    return [[line.split("\t")[column] for column in columns] for line in lines]
+
+
+def plain_classification(
+    folder: Path, model_path: Path, columns: tuple[int, ...], header: bool, size: int, epochs: int
+) -> tuple[list[int], list[int]]:
+    """Return (gold, predicted) on the dev set."""
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+    )
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    torch.manual_seed(SEED)
+    model = AutoModelForSequenceClassification.from_pretrained(model_path, num_labels=2)
+
+    def encode(rows: list[list[str]]) -> list[dict]:
+        return [
+            {**tokenizer(*texts, truncation=True, max_length=128), "labels": int(label)}
+            for label, *texts in rows
+        ]
+
+    pad = DataCollatorWithPadding(tokenizer)
+    train = encode(tsv(folder / "train.tsv", columns, header)[:size])
+    plain_training(model, train, epochs, pad)
+    dev = encode(tsv(folder / "dev.tsv", columns, header))
+    predicted: list[int] = []
+    with torch.inference_mode():
+        for begin in range(0, len(dev), 64):
+            predicted += model(**pad(dev[begin : begin + 64])).logits.argmax(-1).tolist()
+    return [row["labels"] for row in dev], predicted
+
+
+def ours(
+    task: str, data: Path, model: Path, out: Path, size: int, epochs: int, batching: str = "random"
+) -> dict[str, float]:
+    settings = TrainSettings(learning_rate=RATE, epochs=epochs, batch_size=BATCH, batching=batching)
+    results = finetune(
+        TASKS[task],
+        DataOptions(data=str(data), max_train_rows=size, max_dev_rows=0),
+        RunOptions(model=str(model), out=out, settings=settings, learning_rates=(RATE,),
+                   seeds=(SEED,), max_length=128, save_model=False),
+    )  # fmt: skip
+    print(task, results["runs"])
+    return {name: value["mean"] for name, value in results["scores"]["dev"].items()}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(
+    ("task", "folder", "columns", "header", "quick", "full"),
+    [
+        ("sst2", "SST-2", (1, 0), True, (512, 1), (10_000, 3)),
+        ("mrpc", "MRPC", (0, 3, 4), True, (192, 1), (3668, 3)),
+        ("cola", "CoLA", (1, 3), False, (640, 1), (8551, 3)),
+    ],
+)
+def test_glue_scores_equal_a_plain_script(
+    shared_data: Path, tmp_path: Path, task: str, folder: str, columns: tuple[int, ...],
+    header: bool, quick: tuple[int, int], full: tuple[int, int],
+) -> None:  # fmt: skip
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    size, epochs = full if FULL else quick
+    data, model = tmp_path / "data", shared_data / "model" / "all-MiniLM-L6-v2"
+    data.mkdir()
+    for name in ("train.tsv", "dev.tsv"):  # without the test file: it is not scored
+        lines = (shared_data / "glue" / folder / name).read_bytes().split(b"\n")
+        keep = len(lines) if FULL or name == "train.tsv" else QUICK_DEV_ROWS + header
+        (data / name).write_bytes(b"\n".join(lines[:keep]) + b"\n" * (keep < len(lines)))
+    scores = ours(task, data, model, tmp_path / "out", size, epochs)
+    gold, predicted = plain_classification(data, model, columns, header, size, epochs)
+    metric = {"sst2": accuracy_score, "mrpc": f1_score, "cola": matthews_corrcoef}[task]
+    expected = metric(gold, predicted)
+    print(f"{task}: ours {scores[TASKS[task].main_metric]:.4f}, plain {expected:.4f}")
+    assert scores[TASKS[task].main_metric] == pytest.approx(expected, abs=0.01)
+
+
+def conll(path: Path, size: int) -> list[tuple[list[str], list[str]]]:
+    sentences: list[tuple[list[str], list[str]]] = []
+    for block in path.read_text().split("\n\n"):
+        words, tags, last = [], [], "O"
+        for line in filter(None, block.split("\n")):
+            word, *_, tag = line.split(" ")
+            if word == "-DOCSTART-":
+                continue
+            words.append(word)
+            tags.append("B" + tag[1:] if tag != "O" and last[1:] != tag[1:] else tag)
+            last = tag
+        if words:
+            sentences.append((words, tags))
+    return sentences[: size or None]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_conll_scores_equal_a_plain_script(shared_data: Path, tmp_path: Path) -> None:
+    from seqeval.metrics import f1_score
+    from transformers import (
+        AutoModelForTokenClassification,
+        AutoTokenizer,
+        DataCollatorForTokenClassification,
+    )
+
+    (tmp_path / "data").mkdir()
+    source = shared_data / "ner" / "conll2003"
+    for name in ("eng.train", "eng.testa"):
+        text = (source / name).read_text()
+        keep = len(text) if FULL else 200_000 if name == "eng.train" else 40_000
+        (tmp_path / "data" / name).write_text(
+            text[: text.find("\n\n", keep) + 2] if keep < len(text) else text
+        )
+    size, epochs = (4000, 3) if FULL else (640, 1)
+    model_path = shared_data / "model" / "all-MiniLM-L6-v2"
+    scores = ours("conll2003", tmp_path / "data", model_path, tmp_path / "out", size, epochs)
+
+    tokenizer = AutoTokenizer.from_pretrained(model_path)
+    train, dev = (
+        conll(tmp_path / "data" / n, s) for n, s in (("eng.train", size), ("eng.testa", 0))
+    )
+    kinds = sorted({tag[2:] for _, tags in train for tag in tags if tag != "O"})
+    labels = ["O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI")]
+    torch.manual_seed(SEED)
+    model = AutoModelForTokenClassification.from_pretrained(model_path, num_labels=len(labels))
+
+    def encode(words: list[str], tags: list[str]) -> dict:
+        row = tokenizer(words, is_split_into_words=True, truncation=True, max_length=128)
+        places = row.word_ids()
+        numbers = [
+            labels.index(tags[w]) if w is not None and w != places[i - 1] else -100
+            for i, w in enumerate(places)
+        ]
+        return {**row, "labels": numbers}
+
+    pad = DataCollatorForTokenClassification(tokenizer)
+    plain_training(model, [encode(*sentence) for sentence in train], epochs, pad)
+    predicted = []
+    with torch.inference_mode():
+        for words, tags in dev:
+            row = encode(words, tags)
+            best = (
+                model(**{k: v for k, v in pad([row]).items() if k != "labels"}).logits[0].argmax(-1)
+            )
+            found = [labels[b] for b, number in zip(best.tolist(), row["labels"]) if number != -100]
+            predicted.append(found + ["O"] * (len(words) - len(found)))
+    expected = f1_score([tags for _, tags in dev], predicted)
+    print(f"conll2003: ours {scores['f1']:.4f}, plain {expected:.4f}")
+    assert scores["f1"] == pytest.approx(expected, abs=0.01)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bertds.cli import main
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "paris", "is", "in", "france", "where",
+         "the", "city", "##s", ".", "?"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One tiny random model of each kind."""
+    import transformers
+
+    root = tmp_path_factory.mktemp("models")
+    for name in ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering"):
+        torch.manual_seed(3)
+        config = transformers.BertConfig(
+            vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=32, num_labels=3,
+            id2label={0: "O", 1: "B-X", 2: "I-X"},
+        )  # fmt: skip
+        model = getattr(transformers, f"BertFor{name}")(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.3 * torch.randn_like(parameter)
+        model.save_pretrained(root / name)
+        (root / name / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return root
+
+
+TEXTS = ["paris is in france .", "the city", "in the citys paris is where ?", "france"]
+
+
+def texts(tmp_path: Path, lines: list[str]) -> str:
+    (tmp_path / "in.txt").write_text("\n".join(lines) + "\n")
+    return str(tmp_path / "in.txt")
+
+
+def output(capsys: pytest.CaptureFixture[str]) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_fill_mask_agrees_with_transformers(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import pipeline
+
+    lines = ["paris is in [MASK] .", "the [MASK] is [MASK]"]
+    assert main(["predict", "--task", "fill-mask", "--model", str(models / "MaskedLM"), "--input",
+                 texts(tmp_path, lines), "--top", "3"]) == 0  # fmt: skip
+    answers = output(capsys)
+    theirs = pipeline("fill-mask", model=str(models / "MaskedLM"), top_k=3)(lines)
+    assert [w for w, _ in answers[0]["masks"][0]] == [a["token_str"] for a in theirs[0]]
+    assert answers[0]["masks"][0][0][1] == pytest.approx(theirs[0][0]["score"], abs=1e-4)
+    assert len(answers[1]["masks"]) == 2
+
+
+def test_classification_from_standard_input_agrees(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import pipeline
+
+    folder = str(models / "SequenceClassification")
+    stream = io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode()))
+    monkeypatch.setattr("sys.stdin", stream)
+    assert main(["predict", "--task", "text-classification", "--model", folder, "--batch-size",
+                 "2"]) == 0  # fmt: skip
+    for ours, theirs in zip(output(capsys), pipeline("text-classification", model=folder)(TEXTS)):
+        assert ours["label"] == theirs["label"]
+        assert ours["probability"] == pytest.approx(theirs["score"], abs=1e-4)
+
+
+def test_tags_and_answers(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import AutoTokenizer, BertForQuestionAnswering, BertForTokenClassification
+
+    folder = models / "TokenClassification"
+    assert main(["predict", "--task", "ner", "--model", str(folder), "--input",
+                 texts(tmp_path, TEXTS)]) == 0  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = BertForTokenClassification.from_pretrained(folder).eval()
+    for text, answer in zip(TEXTS, output(capsys), strict=True):
+        encoded = tokenizer(text.split(), is_split_into_words=True, return_tensors="pt")
+        best = model(**encoded).logits[0].argmax(-1).tolist()
+        places = encoded.word_ids()
+        firsts = [places.index(n) for n in range(len(text.split()))]
+        assert answer["tags"] == [["O", "B-X", "I-X"][best[p]] for p in firsts]
+
+    question = {"id": "q", "question": "where is paris ?", "context": "paris is in france ."}
+    (tmp_path / "q.jsonl").write_text(json.dumps(question) + "\n")
+    folder = models / "QuestionAnswering"
+    out = tmp_path / "answers.json"
+    assert main(["predict", "--task", "qa", "--model", str(folder), "--input",
+                 str(tmp_path / "q.jsonl"), "--out", str(out)]) == 0  # fmt: skip
+    encoded = tokenizer(question["question"], question["context"], return_tensors="pt",
+                        return_offsets_mapping=True)  # fmt: skip
+    offsets = encoded.pop("offset_mapping")[0].tolist()
+    logits = BertForQuestionAnswering.from_pretrained(folder).eval()(**encoded)
+    inside = [i for i, s in enumerate(encoded.sequence_ids()) if s == 1]
+    start, end = max(
+        ((i, j) for i in inside for j in inside if i <= j),
+        key=lambda pair: float(logits.start_logits[0, pair[0]] + logits.end_logits[0, pair[1]]),
+    )
+    expected = question["context"][offsets[start][0] : offsets[end][1]]
+    assert json.loads(out.read_text()) == {"q": expected}
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_embeddings_do_not_depend_on_padding(models: Path, tmp_path: Path, pooling: str) -> None:
+    from transformers import AutoTokenizer, BertModel
+
+    folder = models / "SequenceClassification"
+    for name in ("v.npy", "v.parquet"):
+        assert main(["predict", "--task", "embeddings", "--model", str(folder), "--input",
+                     texts(tmp_path, TEXTS), "--out", str(tmp_path / name), "--pooling",
+                     pooling, "--batch-size", "3"]) == 0  # fmt: skip
+    vectors = np.load(tmp_path / "v.npy")
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        BertModel.from_pretrained(folder).eval(),
+    )
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        result = model(**tokenizer(text, return_tensors="pt"))
+        hidden = result.last_hidden_state[0]
+        expected = {"mean": hidden.mean(0), "cls": hidden[0], "pooler": result.pooler_output[0]}
+        assert np.allclose(vector, expected[pooling].detach().numpy(), atol=1e-5)
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(tmp_path / "v.parquet").to_pydict()
+    assert table["id"] == ["0", "1", "2", "3"]
+    assert np.array_equal(np.array(table["embedding"], np.float32), vectors)
+
+
+def test_bad_input(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = texts(tmp_path, TEXTS)
+    (tmp_path / "bad.jsonl").write_text('{"question": "x"}\n')
+    (tmp_path / "empty.txt").write_text("\n")
+    for options, message in (
+        (["fill-mask", "MaskedLM", plain], "line 1: no [MASK]"),
+        (["ner", "MaskedLM", plain], "is a BertForMaskedLM, without the head for it"),
+        (["embeddings", "MaskedLM", plain], "embeddings go to a .npy or .parquet file"),
+        (["qa", "QuestionAnswering", str(tmp_path / "bad.jsonl")], "line 1: not a JSON object"),
+        (["text-classification", "SequenceClassification", str(tmp_path / "empty.txt")],
+         "no text in it"),
+        (["text-classification", "SequenceClassification", "none.txt"], "none.txt: cannot be read"),
+    ):  # fmt: skip
+        task, model, source = options
+        assert main(["predict", "--task", task, "--model", str(models / model), "--input",
+                     source]) == 2  # fmt: skip
+        assert message in capsys.readouterr().err

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import bertds
+from bertds.cli import main
+from bertds.zoo import MODELS, hub_id, resolve
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+def test_the_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--names"]) == 0
+    names = capsys.readouterr().out.split()
+    for name in ("bert-base-uncased", "bert-large-uncased", "bert-base-cased", "bert-large-cased",
+                 "bertbaseuncased", "bertlargeuncased", "bert_uncased_L-2_H-128_A-2"):  # fmt: skip
+        assert name in names
+    assert sum(name.startswith("bert_uncased_L-") for name in names) == 24
+    assert hub_id("bertbaseuncased") == "google-bert/bert-base-uncased"
+    assert hub_id("bert-tiny") == "google/bert_uncased_L-2_H-128_A-2"
+    assert hub_id("someone/their-bert") == "someone/their-bert"
+
+
+def test_a_missing_model_says_what_fetches_it(capsys: pytest.CaptureFixture[str]) -> None:
+    from bertds.errors import CheckpointError
+
+    with pytest.raises(CheckpointError, match="hf download google-bert/bert-large-uncased"):
+        resolve("bertlargeuncased")
+    with pytest.raises(CheckpointError, match="did you mean bert-base-uncased"):
+        resolve("bert-base-uncase")
+    with pytest.raises(CheckpointError, match="no such folder"):
+        resolve("./runs/none")
+
+
+def small(folder: Path, name: str = "") -> Path:
+    from transformers import BertConfig, BertForPreTraining
+
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                        intermediate_size=32, max_position_embeddings=16)  # fmt: skip
+    BertForPreTraining(config).save_pretrained(folder / name)
+    (folder / name / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\ne\n")
+    return folder / name
+
+
+def test_aliases_find_a_local_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = small(tmp_path, "bert-base-uncased")
+    monkeypatch.setenv("BERTDS_MODELS", str(tmp_path))
+    for name in ("bert-base-uncased", "bertbaseuncased"):
+        assert resolve(name) == folder
+    assert main(["models"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert " local " in lines["bert-base-uncased"] and " local " not in lines["bert-large-cased"]
+    assert set(MODELS) == set(lines)
+
+
+def test_a_folder_is_found_in_the_cache(tmp_path: Path) -> None:
+    snapshot = tmp_path / "cache" / "models--someone--x" / "snapshots" / ("a" * 40)
+    small(snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("a" * 40)
+    assert resolve("someone/x") == snapshot
+
+
+def test_from_pretrained_gives_transformers_models(tmp_path: Path) -> None:
+    folder = small(tmp_path, "m")
+    model = bertds.from_pretrained(folder)
+    assert type(model).__name__ == "BertForPreTraining"
+    classifier = bertds.from_pretrained(str(folder), task="text-classification", num_labels=3)
+    assert classifier.num_labels == 3
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(model.state_dict()[name], classifier.state_dict()[name])
+    assert bertds.load_tokenizer(folder)("a b")["input_ids"] == [2, 5, 6, 3]
+    from bertds.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="task='translation': unknown"):
+        bertds.from_pretrained(folder, task="translation")
+
+
+def test_real_weights_load_by_folder(shared_data: Path) -> None:
+    model = bertds.from_pretrained(
+        shared_data / "model" / "all-MiniLM-L6-v2", task="text-classification", num_labels=2
+    )
+    assert model.config.num_hidden_layers == 6
+
+
+def test_importing_bertds_stays_light() -> None:
+    code = "import sys, bertds; print('torch' in sys.modules, hasattr(bertds, 'nothing'))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.split() == ["False", "False"]
