@@ -1,0 +1,113 @@
+"""What a run says about its machine: speed, row length, memory beside the tensors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from bertds.config import Config
+from bertds.config_io import load_config
+from bertds.errors import DataError
+from bertds.flops import forward_backward_flops, masked_per_row
+from bertds.plan_memory import Shape, estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """What one run measured."""
+
+    run: str
+    rate: float
+    """Operations per second and device, those of recomputed layers included."""
+    tokens_per_row: float
+    base_bytes: float
+    """Memory that is there beside the tensors we count."""
+    stall_share: float
+    """Share of the time that training waited for the loader."""
+
+
+def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
+    """Return a run's recipe, DeepSpeed JSON, vocabulary size and world size.
+
+    Raises:
+        DataError: it is no run folder.
+    """
+    for name in ("config.yaml", "deepspeed.json", "metrics.jsonl"):
+        if not (run / name).is_file():
+            raise DataError(f"{run}: no {name} there; give a run folder that has trained")
+    config = load_config(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
+    settings = json.loads((run / "deepspeed.json").read_text(encoding="utf-8"))
+    vocabulary = run / "tokenizer" / "vocab.txt"
+    words = len(vocabulary.read_text(encoding="utf-8").splitlines()) if vocabulary.is_file() else 0
+    ranks = 1
+    for manifest in sorted(run.glob("checkpoints/step_*/manifest.json")):
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
+        ranks = int(facts.get("world_size", ranks))
+        words = int(facts.get("model", {}).get("vocab_size", words))
+    return config, settings, words, ranks
+
+
+def train_lines(run: Path) -> list[dict[str, Any]]:
+    """Return the train lines of a run's metrics; lines cut short are left out."""
+    lines = []
+    for text in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            value = json.loads(text)
+        except ValueError:
+            continue
+        if "tokens_per_second" in value:
+            lines.append(value)
+    return lines
+
+
+def calibrate(run: Path) -> Calibration:
+    """Read what a run measured.
+
+    Raises:
+        DataError: it has not trained for two log lines yet.
+    """
+    from bertds.engine.config_check import check_deepspeed_values
+
+    config, values, words, ranks = read_run(run)
+    lines = train_lines(run)
+    if len(lines) < 2:
+        raise DataError(f"{run}: {len(lines)} train lines; let it train for two or more")
+    settings = check_deepspeed_values(values)
+    warm = lines[max(1, len(lines) // 5) :]  # the first ones compile, fill caches, warm up
+    tokens = lines[-1]["tokens"] / lines[-1]["samples"]
+    masked = masked_per_row(
+        tokens, config.data.masked_lm_prob, config.data.max_predictions_per_sequence
+    )
+    per_token = forward_backward_flops(config.model, words, tokens, masked) / tokens
+    again = 4 / 3 if config.model.activation_checkpointing == "full" else 1.0
+    rate = median(line["tokens_per_second"] for line in warm) * per_token / ranks * again
+    seconds = sum(line["seconds"] for line in warm)
+    base = 0.0
+    if "memory_gib" in lines[-1]:
+        shape = Shape(
+            model=config.model,
+            vocab_size=words,
+            sequence_length=config.data.sequence_length,
+            tokens_per_row=tokens,
+            masked_per_row=masked,
+            micro_batch=settings.train_micro_batch_size_per_gpu,
+            precision=settings.precision,
+            stage=settings.stage,
+            world_size=ranks,
+            optimizer=settings.optimizer.kind,
+            on_cpu="mfu" not in lines[-1],
+            offload=settings.offloads_optimizer,
+        )
+        base = max(0.0, lines[-1]["memory_gib"] * 2**30 - estimate(shape).total)
+    return Calibration(
+        run=str(run),
+        rate=rate,
+        tokens_per_row=tokens,
+        base_bytes=base,
+        stall_share=sum(line["stall_seconds"] for line in warm) / max(seconds, 1e-9),
+    )
