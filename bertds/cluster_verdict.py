@@ -108,7 +108,7 @@ def judge(
             verdict.blame(node, meet["error"])
         elif abs(meet.get("clock", 0.0)) > CLOCK_SECONDS:
             verdict.blame(node, f"its clock is {-meet['clock']:+.1f} s off that of {nodes[0]}")
-    if level == "full":
+    if level == "full" and not verdict.everywhere:  # one reason is enough
         _check_computations(verdict, said, facts)
         _check_pairs(verdict, reports, nodes)
     _blame_the_first(verdict, said, nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ def test_deepspeed_with_a_hostfile_on_two_machines(
     def start(rank: int) -> subprocess.Popen[str]:
         command = [
             SCRIPT, "on", lab.folder, f"node{rank + 1}", "env", "DS_ACCELERATOR=cpu",
-            f"PYTHONPATH={repository}", "deepspeed", "--hostfile", tmp_path / "hostfile",
+            f"PYTHONPATH={repository}", sys.executable,
+            Path(sys.executable).with_name("deepspeed"), "--hostfile", tmp_path / "hostfile",
             "--no_ssh", "--node_rank", rank, "--master_addr", "node1", "--master_port", 29500,
             repository / "bertds/train.py", "--deepspeed_config", slurm_json, "--config",
             slurm_recipe, "--set", f"run.dir={run}", f"data.path={tiny_data}",

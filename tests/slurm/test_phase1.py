@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def test_one_job_per_run_folder_and_a_cancelled_one_stays_cancelled(
 
     second = lab.sbatch("--nodes=1", repository / "slurm/phase1.sh", *endless)
     by_hand = lab.try_run(  # without the scripts, on another host
-        "python", repository / "bertds/train.py", "--config", slurm_recipe,
+        sys.executable, repository / "bertds/train.py", "--config", slurm_recipe,
         "--deepspeed_config", slurm_json, *endless, f"run.dir={run}", f"data.path={tiny_data}",
     )  # fmt: skip
     refused = lab.wait(second)

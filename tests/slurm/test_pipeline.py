@@ -86,16 +86,18 @@ def test_ten_preemptions_between_a_dump_and_a_model(
     for phase in ("phase1", "phase2"):
         job, run = jobs[phase], work / phase
         chance.shuffle(kinds)
-        for number, kind in enumerate(kinds, start=1):
+        for kind in kinds:
             lab.until_steps(job, run)
+            before = lab.restarts(job)
             time.sleep(chance.random() * 0.3)
             disturbances(lab, job, chance)[kind]()
-            lab.until_restarted(job, number, timeout=180)
+            lab.until_restarted(job, before + 1, timeout=180)
             waiting = {lab.state(later) for later in ids[ids.index(job) + 1 :]}
             assert waiting == {"PENDING"}, (kind, waiting)
         ended = lab.wait(job)
         assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), lab.log(job)
-        assert int(ended["Restarts"]) == 5
+        # (A job that went by itself may be preempted once more when its grace time is over.)
+        assert int(ended["Restarts"]) >= 5
 
         # Nothing lost, nothing twice: each step once, with a whole batch of samples of its own.
         assert train_steps(run) == list(range(1, STEPS + 1))

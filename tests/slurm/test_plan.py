@@ -176,3 +176,31 @@ def test_shellcheck_is_clean(repository: Path) -> None:
         capture_output=True,
     )  # fmt: skip
     assert answer.returncode == 0, answer.stdout
+
+
+def test_modules_and_a_virtual_environment(repository: Path, tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to("/bin/true")
+    code = (
+        "module() { echo module $*; }; . slurm/common.sh; enter_software; command -v python; "
+        "echo $NCCL_SOCKET_IFNAME $TRITON_CACHE_DIR"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(CLEAN)}
+    site = {"BERTDS_MODULES": "gcc cuda/12", "BERTDS_VENV": str(tmp_path / "venv"),
+            "BERTDS_INTERFACE": "ib0", "BERTDS_SCRATCH": "/scratch"}  # fmt: skip
+    answer = subprocess.run(
+        ["bash", "-c", code], cwd=repository, env={**environment, **site}, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert answer.stdout.splitlines() == [
+        "module load gcc cuda/12",
+        str(python),
+        "ib0 /scratch/triton",
+    ]
+    site["BERTDS_VENV"] = "/does/not/exist"
+    answer = subprocess.run(
+        ["bash", "-c", code], cwd=repository, env={**environment, **site}, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert answer.returncode == 2 and "BERTDS_VENV=/does/not/exist: no bin/python" in answer.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -69,14 +70,15 @@ def test_ranks_that_would_train_alone_are_refused(
         str(repository / "bertds/train.py"), "--config", str(slurm_recipe), "--deepspeed_config",
         str(slurm_json), "--set", f"run.dir={tmp_path / 'run'}", f"data.path={tiny_data}",
     ]  # fmt: skip
+    python, deepspeed = sys.executable, str(Path(sys.executable).with_name("deepspeed"))
     srun = ["srun", "--nodes=2", "--ntasks-per-node=1", "--exclusive"]
     accelerator = ["env", "DS_ACCELERATOR=cpu", f"PYTHONPATH={repository}"]
     for command, message in (
         # Each node would be a world of its own, and end with 0.
-        ([*accelerator, "deepspeed", "--num_accelerators", "1", *train], "train alone"),
-        ([*accelerator, "python", *train], "MASTER_ADDR and MASTER_PORT are not set"),
+        ([*accelerator, python, deepspeed, "--num_accelerators", "1", *train], "train alone"),
+        ([*accelerator, python, *train], "MASTER_ADDR and MASTER_PORT are not set"),
         (
-            [*accelerator, "MASTER_ADDR=localhost", "MASTER_PORT=29500", "python", *train],
+            [*accelerator, "MASTER_ADDR=localhost", "MASTER_PORT=29500", python, *train],
             "2 Slurm nodes cannot meet at MASTER_ADDR=localhost",
         ),
     ):
@@ -117,7 +119,20 @@ def test_the_preflight_names_bad_nodes_and_the_job_goes_elsewhere(
     ]  # fmt: skip
 
 
-def test_the_doctor_alone(lab: Lab, repository: Path, tmp_path: Path) -> None:
+def test_the_doctor_alone_and_in_a_container(lab: Lab, repository: Path, tmp_path: Path) -> None:
+    # No image here: a stand-in that takes apptainer's arguments and runs what would run inside.
+    stand_in = tmp_path / "bin" / "apptainer"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        f'#!/bin/bash\nuntil [ "$1" = image.sif ]; do shift; done\nshift\necho inside >> '
+        f'{tmp_path}/inside\nPATH={Path(sys.executable).parent}:$PATH exec "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    site = Path(lab.variables["BERTDS_SITE"])
+    site.write_text(
+        site.read_text() + f"PATH={stand_in.parent}:$PATH\nBERTDS_CONTAINER=apptainer\n"
+        "BERTDS_IMAGE=image.sif\n"
+    )
     job = lab.sbatch("--nodes=3", repository / "slurm/doctor.sh")
     assert lab.wait(job)["ExitCode"] == "0:0", lab.log(job)
     pairs = re.findall(r"(node\d) - (node\d): ([\d.]+) Gbit/s", lab.log(job))
@@ -125,6 +140,7 @@ def test_the_doctor_alone(lab: Lab, repository: Path, tmp_path: Path) -> None:
         ("node1", "node2"), ("node1", "node3"), ("node2", "node3"),
     }  # fmt: skip
     assert all(float(speed) > 0 for *_, speed in pairs)
+    assert (tmp_path / "inside").read_text() == "inside\n" * 4  # three nodes and the verdict
 
 
 def test_scripts_run_by_hand_say_what_to_do(repository: Path) -> None:

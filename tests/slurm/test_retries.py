@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.lab import Lab
+from tests.slurm.runs import history, train_steps
+
+pytestmark = pytest.mark.slurm
+
+
+def test_phase_two_waits_and_a_hopeless_run_gives_up(
+    lab: Lab, repository: Path, tmp_path: Path
+) -> None:
+    phase1, phase2 = repository / "slurm/phase1.sh", repository / "slurm/phase2.sh"
+    lab.variables["BERTDS_MAX_CRASHES"] = "1"
+    lab.variables["BERTDS_PREFLIGHT"] = "quick"
+    hopeless = tmp_path / "hopeless"
+    diverges = ["--set", f"run.dir={hopeless}", "deepspeed.optimizer.params.lr=1e38"]
+    crashing = lab.sbatch("--nodes=1", phase1, *diverges)
+
+    first = lab.sbatch("--nodes=1", phase1, "--set", "schedule.total_steps=30")
+    lab.until(lambda: (tmp_path / "phase1" / "slurm" / "job").is_file(), 60, first)
+    second = lab.sbatch("--nodes=1", phase2, "--set", "schedule.total_steps=10")  # too early
+    lab.until(lambda: lab.job(second)["Dependency"].startswith(f"afterok:{first}"), 60, second)
+    assert f"waiting for Slurm job {first}" in lab.log(second)
+
+    lab.until_restarted(crashing, 1)
+    ended = lab.wait(crashing)
+    assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "1")
+    assert [line.split(" crash ")[1][0] for line in history(hopeless) if " crash " in line] == [
+        "1", "2",
+    ]  # fmt: skip
+    assert "giving up" in lab.log(crashing)
+
+    assert lab.wait(first)["JobState"] == "COMPLETED", lab.log(first)
+    assert lab.wait(second)["JobState"] == "COMPLETED", lab.log(second)
+    assert lab.restarts(second) == 1
+    assert train_steps(tmp_path / "phase2") == list(range(1, 11))
+    assert f"weights and moments from {tmp_path}/phase1" in lab.log(second)
