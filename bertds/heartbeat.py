@@ -100,11 +100,11 @@ class Heartbeat:
         """
         if not self._threads:
             return
-        with suppress(Exception):
-            if failure:
-                store = self._store.clone()
-                store.set_timeout(timedelta(seconds=self.period * 2))
-                store.set(self._key("left", self.rank), failure[:500])
+        if failure:
+            # In a thread of its own: where the store is gone, this may take for ever.
+            word = threading.Thread(target=self._say_why, args=(failure,), daemon=True)
+            word.start()
+            word.join(2 * self.period)
         if failure and self.rank == 0:
             # Rank 0's process holds the store: the others must have the time to read it.
             self._stopped.wait(3 * self.period)
@@ -112,6 +112,10 @@ class Heartbeat:
         for thread in self._threads:
             thread.join(2 * self.period)
         self._threads = []
+
+    def _say_why(self, failure: str) -> None:
+        with suppress(Exception):
+            self._store.clone().set(self._key("left", self.rank), failure[:500])
 
     def explain(self, error: BaseException) -> str:
         """Return which peer's loss made a collective operation fail, or "" if none did.
@@ -176,7 +180,6 @@ class Heartbeat:
                     self._neighbours[other] = who
 
     def _listen(self, store: Any) -> None:
-        now = time.monotonic()
         keys = [self._key("beat", other) for other in self._watched()]
         for other, key in zip(self._watched(), keys, strict=True):
             if self.rank == 0 and store.check([self._key("left", other)]):
@@ -185,7 +188,7 @@ class Heartbeat:
                 value = store.get(key)
                 if self._beats.get(other) != value:
                     self._beats[other] = value
-                    self._seen[other] = now
+                    self._seen[other] = time.monotonic()
         if self.rank == 0:
             if self.verdict:
                 store.set("bertds/verdict", self.verdict)
@@ -204,7 +207,7 @@ class Heartbeat:
             if now - before > self.timeout / 2:
                 # This process itself did not run (the whole job was suspended, perhaps): what it
                 # did not hear meanwhile proves nothing.
-                self._seen = dict.fromkeys(self._seen, now)
+                self._seen.update(dict.fromkeys(self._seen, now))
                 self._progress = now
             before = now
             self._look_at_neighbours()

@@ -16,6 +16,7 @@ if not __package__:  # run by path: this clone's own package, whatever is instal
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
 from bertds.entry import guarded
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         0 when the last step is done, 75 when the run stopped early and can be continued.
     """
     args = parse_args(argv)
+    # Where a peer is lost, torch's C++ parts would print stack traces over our one line.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from bertds.setup_run import build_run
 
     run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
