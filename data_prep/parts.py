@@ -109,7 +109,8 @@ def open_part(path: Path) -> Part:
         DataError: it is missing or damaged (a completion marker should have told).
     """
     try:
-        raw = np.memmap(path, dtype=np.uint8, mode="r")
+        # A plain array: slices of np.memmap cost several times as much.
+        raw = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
         header = json.loads(bytes(raw[:_HEADER_BYTES]))
         arrays = {
             name: raw[at : at + count * np.dtype(kind).itemsize].view(kind)

@@ -58,7 +58,17 @@ def find_files(kind: str, paths: Iterable[str], options: tuple[str, ...]) -> lis
         else:
             raise DataError(f"{path}: no such file or folder (for --{kind})")
     files.sort(key=lambda pair: (pair[1], str(pair[0])))
-    return [source_file(kind, path, name, options) for path, name in files]
+    found_files = []
+    extracted: set[Path] = set()
+    for path, name in files:
+        # Extracted articles come as thousands of small files, and to look into each costs as much
+        # as reading it: the first of a folder speaks for the others (their reader checks them).
+        known = "extracted" if path.parent in extracted else ""
+        file = source_file(kind, path, name, options, known)
+        if file.reader == "extracted":
+            extracted.add(path.parent)
+        found_files.append(file)
+    return found_files
 
 
 def _wanted(kind: str, path: Path) -> bool:
@@ -68,13 +78,21 @@ def _wanted(kind: str, path: Path) -> bool:
     return suffixes is None or path.name.lower().endswith(suffixes)
 
 
-def source_file(kind: str, path: Path, name: str, options: tuple[str, ...]) -> SourceFile:
-    """Look into a file and choose its reader."""
+def source_file(
+    kind: str, path: Path, name: str, options: tuple[str, ...], known_reader: str = ""
+) -> SourceFile:
+    """Look into a file and choose its reader, unless it is known.
+
+    Raises:
+        DataError: the file is empty, unreadable, or not what its option says.
+    """
     reader = {"books": "book", "wiki": "dump"}.get(kind, kind)
     size = path.stat().st_size
     if size == 0:
         raise DataError(f"{path}: the file is empty")
-    if kind == "wiki":
+    if known_reader:
+        reader = known_reader
+    elif kind == "wiki":
         head = next(blocks.whole_blocks(path), (b"", True))[0]
         if OPENING in head[: 64 << 10]:
             reader = "extracted"

@@ -11,6 +11,7 @@ import html
 import re
 from collections.abc import Iterator
 
+from bertds.errors import DataError
 from data_prep.clean import clean_line
 from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
 from data_prep.sources.blocks import compression, plain_blocks, records, whole_blocks
@@ -27,8 +28,12 @@ def read_extracted(unit: Unit) -> Iterator[Document]:
         blocks = plain_blocks(unit.path, unit.start, unit.end)
     else:
         blocks = whole_blocks(unit.path)
+    count = 0
     for record in records(blocks, OPENING, CLOSING, unit.path):
+        count += 1
         yield doc_document(record)
+    if count == 0 and (unit.start, unit.end) == (0, unit.path.stat().st_size):
+        raise DataError(f"{unit.path}: no <doc id=...> in it; other files of its folder have some")
 
 
 def doc_document(record: bytes) -> Document:

@@ -82,6 +82,20 @@ def test_extracted_files_in_any_wrapping(tmp_path: Path, pack, unit_bytes: int) 
     assert [d.dropped for d in documents] == ["", "empty", "bad_utf8"]
 
 
+def test_one_file_of_a_folder_speaks_for_the_others_but_they_are_checked(tmp_path: Path) -> None:
+    for name, text in (("a", DOC), ("b", DOC * 2), ("c", "no documents here")):
+        (tmp_path / name).write_text(text)
+    files = find_files("wiki", [str(tmp_path)], ())
+    assert [f.reader for f in files] == ["extracted"] * 3
+    counts = []
+    for file in files[:2]:
+        (unit,) = file_units(file, 1 << 20)
+        counts.append(len(list(READERS[unit.reader](unit))))
+    assert counts == [1, 2]
+    with pytest.raises(DataError, match="c: no <doc id"):
+        list(READERS["extracted"](next(file_units(files[2], 1 << 20))))
+
+
 TEXT = "First line.\nSecond line of the first.\n\n \t\nSecond document.\n\n\n\nThird.\r\nMore.\r\n"
 
 
