@@ -23,6 +23,8 @@ COMMANDS = {
     "models": ("bertds.zoo", "list the pre-trained models known by name"),
     "convert": ("bertds.convert", "to and from Hugging Face, NVIDIA DLE, TensorFlow, Megatron"),
     "pipeline": ("bertds.pipeline", "prepare, train both phases, export, evaluate"),
+    "plan": ("bertds.plan", "say what a run will need: memory, time, energy, cost, disk"),
+    "status": ("bertds.status", "say how a run is doing, from another shell"),
     "checkpoint": ("bertds.checkpoint_command", "list and verify the checkpoints of a run"),
     "config": ("bertds.config_command", "show, explain, compare and check settings"),
     "doctor": ("bertds.doctor", "check that this machine, or a cluster's nodes, are fit to train"),
@@ -57,7 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         hint = f" (did you mean {close[0]}?)" if close else ""
         print(f"bertds: error: no command {name!r}{hint}; see bertds --help", file=sys.stderr)
         return EXIT_BAD_INPUT
-    command = import_module(COMMANDS[name][0])
+    module = COMMANDS[name][0]
+    if name == "train" and any(argument.startswith("--nemo-config") for argument in arguments):
+        module = "bertds.nemo_config"  # translates the file, then trains
+    command = import_module(module)
     return guarded(command.main, arguments[1:])
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bertds import health
 from bertds.config import Config
 from bertds.errors import ConfigError
 from bertds.logs import log
@@ -38,6 +39,7 @@ def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> l
         trackers.append(ProgressBar(name, config.schedule.total_steps))
     elif style == "lines":
         trackers.append(ProgressLines(config.schedule.total_steps))
+    trackers.append(Watcher())
     if config.tracking.wandb != "off":
         trackers.append(WandbTracker(config, settings, run_dir, name))
     if config.tracking.tensorboard:
@@ -69,7 +71,15 @@ def describe(values: dict[str, Any]) -> str:
         parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}")
     if "lr" in values:
         parts.append(f"lr {values['lr']:.3g}")
+        if values.get("grad_norm") is not None:
+            parts.append(f"grad norm {values['grad_norm']:.3g}")
         parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+        if "mfu" in values:
+            parts.append(f"MFU {values['mfu']:.1%}")
+        if "memory_gib" in values:
+            parts.append(f"{values['memory_gib']:.2f} GiB")
+        if values["stall_seconds"] > 0.01 * values["seconds"]:
+            parts.append(f"stalled {values['stall_seconds'] / values['seconds']:.0%}")
     return "  ".join(parts)
 
 
@@ -96,6 +106,25 @@ class ProgressLines:
                 rate = (now - begin) / (step - first)
                 left = f"  {in_words(rate * (self.total_steps - step))} left"
             log.info("step %d/%d  %s%s", step, self.total_steps, describe(values), left)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Watcher:
+    """Says in words what looks wrong, each thing once until it has gone."""
+
+    def __init__(self) -> None:
+        self._lines: list[dict[str, Any]] = []
+        self._said: set[str] = set()
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Take one metric line and warn where it is time to."""
+        self._lines = [*self._lines[-5 * health.RECENT :], values]
+        found = {finding.name: finding for finding in health.findings(self._lines)}
+        for name in found.keys() - self._said:
+            log.warning("step %d: %s", values["step"], found[name])
+        self._said = set(found)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,0 +1,141 @@
+"""Whether a run looks well, in words: what looks wrong, and what to try.
+
+Reads metric lines only, so it serves the running process, ``bertds status`` and the report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+RECENT = 10
+"""Train lines that "now" means."""
+FLAT_LINES = 40
+"""Train lines over which the loss has to move."""
+FLAT_SHARE = 0.002
+"""Share of the loss by which it has to fall over them."""
+FLAT_ABOVE = 4.0
+"""Nats: below, a masked-LM loss moves slowly by nature."""
+CHANCE = 0.53
+"""Next-sentence accuracy up to which it counts as guessing."""
+CHANCE_STEPS = 1000
+"""Steps that next-sentence prediction is given to leave chance."""
+STALL_SHARE = 0.10
+"""Share of the time in which training waited for the loader."""
+SKIP_SHARE = 0.10
+"""Share of the steps that made no update."""
+NORM_FACTOR = 10.0
+"""Times its own median that a gradient norm may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that looks wrong."""
+
+    name: str
+    """A short name, said once per run."""
+    text: str
+    """What was seen."""
+    remedy: str
+    """What to try."""
+
+    def __str__(self) -> str:
+        return f"{self.text}. Try: {self.remedy}"
+
+
+def findings(lines: Sequence[dict[str, Any]]) -> list[Finding]:
+    """Look a run's metric lines over.
+
+    Args:
+        lines: metric lines, oldest first; validation lines are ignored.
+
+    Returns:
+        What looks wrong now, the gravest first.
+    """
+    train = [line for line in lines if "split" not in line]
+    checks = (_not_finite, _overflows, _norm, _flat, _chance, _loader)
+    return [found for check in checks if train and (found := check(train)) is not None]
+
+
+def _not_finite(lines: list[dict[str, Any]]) -> Finding | None:
+    if lines[-1]["loss"] is not None:
+        return None
+    return Finding(
+        "loss", f"no finite loss up to step {lines[-1]['step']}",
+        "a lower peak learning rate or a longer warm-up; with fp16 try bf16",
+    )  # fmt: skip
+
+
+def _overflows(lines: list[dict[str, Any]]) -> Finding | None:
+    recent = lines[-RECENT:]
+    steps = recent[-1]["step"] - recent[0]["step"]
+    skipped = recent[-1]["skipped_steps"] - recent[0]["skipped_steps"]
+    if steps < RECENT or skipped <= SKIP_SHARE * steps:
+        return None
+    return Finding(
+        "overflow",
+        f"{skipped} of the last {steps} steps made no update (overflow or a bad gradient)",
+        "bf16 instead of fp16, or a lower fp16.initial_scale_power; then a lower learning rate",
+    )
+
+
+def _norm(lines: list[dict[str, Any]]) -> Finding | None:
+    norms = [line["grad_norm"] for line in lines if line.get("grad_norm")]
+    if len(norms) < 2 * RECENT or lines[-1].get("grad_norm") is None:
+        return None
+    usual = median(norms[-5 * RECENT :])
+    if norms[-1] <= NORM_FACTOR * usual:
+        return None
+    return Finding(
+        "gradient",
+        f"gradient norm {norms[-1]:.3g}, {norms[-1] / usual:.0f} times its usual {usual:.3g}",
+        "guard.spike_sigmas=6 to skip such steps; a lower peak or a longer warm-up",
+    )
+
+
+def _flat(lines: list[dict[str, Any]]) -> Finding | None:
+    window = [line for line in lines[-FLAT_LINES:] if line["mlm_loss"] is not None]
+    peak = max(line["lr"] for line in lines)
+    if len(window) < FLAT_LINES or lines[-1]["lr"] < 0.1 * peak:
+        return None
+    half = FLAT_LINES // 2
+    before = fmean(line["mlm_loss"] for line in window[:half])
+    after = fmean(line["mlm_loss"] for line in window[half:])
+    # The scatter of the lines themselves: what a mean of half of them can differ by.
+    noise = math.sqrt(fmean((line["mlm_loss"] - after) ** 2 for line in window[half:]) / half)
+    if after < FLAT_ABOVE or before - after > max(FLAT_SHARE * before, noise):
+        return None
+    return Finding(
+        "flat",
+        f"masked-LM loss has stayed at {after:.2f} since step {window[0]['step']}",
+        "early in warm-up: wait. Later: another peak learning rate, a longer warm-up, and a look "
+        "at the data (bertds evaluate prints the unigram entropy, which this plateau often is)",
+    )
+
+
+def _chance(lines: list[dict[str, Any]]) -> Finding | None:
+    recent = [line["nsp_accuracy"] for line in lines[-RECENT:] if line.get("nsp_accuracy")]
+    if lines[-1]["step"] < CHANCE_STEPS or len(recent) < RECENT or fmean(recent) > CHANCE:
+        return None
+    return Finding(
+        "chance",
+        f"next-sentence accuracy is {fmean(recent):.1%}, chance, after {lines[-1]['step']:,} steps",
+        "wait while the masked-LM loss is above 6; else check that documents hold several "
+        "sentences in order, or train without it (model.next_sentence=false data.pairs=none)",
+    )
+
+
+def _loader(lines: list[dict[str, Any]]) -> Finding | None:
+    recent = lines[-RECENT:]
+    seconds = sum(line["seconds"] for line in recent)
+    stalled = sum(line["stall_seconds"] for line in recent)
+    if len(recent) < 3 or stalled <= STALL_SHARE * seconds:
+        return None
+    return Finding(
+        "loader",
+        f"training waits for the loader {stalled / seconds:.0%} of the time",
+        "data.prefetch_steps=8, more CPU cores per process, data on a local disk",
+    )
