@@ -97,11 +97,11 @@ def judge(
             if gpu["ecc"]:
                 name = f"GPU {gpu['index']} ({gpu['name']})"
                 verdict.blame(node, f"{name} has {gpu['ecc']} uncorrected memory errors")
-    _check_equal(verdict, facts, "data", lambda f: f.get("data", {}).get("digest"))
-    _check_equal(verdict, facts, "code", lambda f: f.get("code"))
-    names = sorted({name for f in facts.values() for name in f.get("packages", {})})
-    for name in names:
-        _check_equal(verdict, facts, name, lambda f, n=name: f.get("packages", {}).get(n))
+    _check_equal(verdict, "data", {n: f.get("data", {}).get("digest") for n, f in facts.items()})
+    _check_equal(verdict, "code", {n: f.get("code") for n, f in facts.items()})
+    for name in sorted({name for f in facts.values() for name in f.get("packages", {})}):
+        found = {node: f.get("packages", {}).get(name) for node, f in facts.items()}
+        _check_equal(verdict, name, found)
     for node, values in said.items():
         meet = values.get("meet", {})
         if "error" in meet:
@@ -140,11 +140,9 @@ def _gpus_busy(facts: dict[str, Any]) -> str:
     return ""
 
 
-def _check_equal(
-    verdict: Verdict, facts: dict[str, Any], what: str, value: Callable[[dict[str, Any]], Any]
-) -> None:
+def _check_equal(verdict: Verdict, what: str, by_node: dict[str, Any]) -> None:
     """Blame the nodes that differ from most; in a tie the first node is right."""
-    values = {node: value(f) for node, f in facts.items() if value(f) is not None}
+    values = {node: value for node, value in by_node.items() if value is not None}
     if len(set(values.values())) < 2:
         return
     usual = Counter(values.values()).most_common(1)[0][0]  # of equally common ones the first seen

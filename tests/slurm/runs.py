@@ -10,13 +10,17 @@ from bertds.checkpoint import step_folders
 from bertds.checkpoint_files import CheckpointReader
 from bertds.metrics import read_lines
 
-TIMES = {"tokens_per_second", "seconds", "stall_seconds"}
+# What the training decides; the rest of a line tells of the clock, the memory and the restarts.
+RESULTS = {
+    "step", "split", "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "lr",
+    "grad_norm", "samples", "tokens", "skipped_steps",
+}  # fmt: skip
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
-    """All lines of metrics.jsonl but for what the clock says."""
+    """The results in all lines of metrics.jsonl."""
     return [
-        {key: value for key, value in line.items() if key not in TIMES}
+        {key: value for key, value in line.items() if key in RESULTS}
         for line in read_lines(run / "metrics.jsonl")
     ]
 
