@@ -54,7 +54,7 @@ def build_optimizer(
         {"params": not_decayed, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    numbers = {"lr": wanted.lr, "betas": wanted.betas, "eps": wanted.eps}
+    numbers: dict[str, Any] = {"lr": wanted.lr, "betas": wanted.betas, "eps": wanted.eps}
     decoupled = wanted.kind == "AdamW"
     if settings.offloads_optimizer and settings.values.get("zero_force_ds_cpu_optimizer", True):
         return _cpu_adam(groups, numbers, decoupled)
@@ -65,7 +65,9 @@ def build_optimizer(
     return torch.optim.Adam(groups, fused=True, **numbers)
 
 
-def _fused_adam(groups: list, numbers: dict, decoupled: bool) -> torch.optim.Optimizer:
+def _fused_adam(
+    groups: list[dict[str, Any]], numbers: dict[str, Any], decoupled: bool
+) -> torch.optim.Optimizer:
     from deepspeed.ops.adam import FusedAdam
 
     try:
@@ -77,7 +79,9 @@ def _fused_adam(groups: list, numbers: dict, decoupled: bool) -> torch.optim.Opt
         ) from error
 
 
-def _cpu_adam(groups: list, numbers: dict, decoupled: bool) -> torch.optim.Optimizer:
+def _cpu_adam(
+    groups: list[dict[str, Any]], numbers: dict[str, Any], decoupled: bool
+) -> torch.optim.Optimizer:
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     try:

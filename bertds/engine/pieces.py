@@ -13,10 +13,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from bertds.engine.zero_layout import Layout, frozen_pieces, frozen_targets, refresh_weights
-from bertds.optim.moments import MOMENTS, set_steps
+from bertds.optim.moments import set_steps
 from bertds.optim.slices import Partition
 
 Kind = Literal["weight", "exp_avg", "exp_avg_sq"]
+KINDS: tuple[Kind, ...] = ("weight", "exp_avg", "exp_avg_sq")
 Reader = Callable[[str, str, int, int], torch.Tensor]
 """read(name, kind, start, length) -> that many float32 values."""
 
@@ -58,7 +59,7 @@ def collect_pieces(
     owners = _owners(layout, world_size) if layout.kind == "stage0" else None
     pieces = []
     for partition in layout.partitions:
-        for kind in ("weight", *MOMENTS):
+        for kind in KINDS:
             vector = _state(optimizer, partition, kind)
             for piece in partition.slices:
                 if owners is None or owners[piece.name] == rank:
@@ -92,7 +93,7 @@ def restore_pieces(
         moments: False sets moments and counters to zero.
     """
     for partition in layout.partitions:
-        for kind in ("weight", *MOMENTS):
+        for kind in KINDS:
             vector = _state(optimizer, partition, kind)
             if kind != "weight" and not moments:
                 vector.zero_()

@@ -46,7 +46,7 @@ class Layout:
     """What this rank updates."""
     numels: dict[str, int]
     """Number of elements of every trainable tensor, in the model's order."""
-    frozen: dict[str, torch.nn.Parameter]
+    frozen: dict[str, Any]
     """Parameters that are not trained, whole or (stage 3) cut."""
 
 

@@ -23,7 +23,8 @@ def split_parameters(
 
     A tied parameter appears once: ``named_parameters`` of a module already sees to that.
     """
-    decayed, not_decayed = [], []
+    decayed: list[torch.nn.Parameter] = []
+    not_decayed: list[torch.nn.Parameter] = []
     for name, parameter in named_parameters:
         if parameter.requires_grad:
             (decayed if is_decayed(name) else not_decayed).append(parameter)

@@ -120,7 +120,7 @@ class ShardedLamb(torch.optim.Optimizer):
             self._works[id(partition.tensor)] = kind(partition, index, decayed, adapted)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient. One all-reduce if tensors are cut.
 
         Raises:

@@ -28,7 +28,7 @@ BLOCK = 16_384
 
 # The sums may be reordered within a block (that lets them use vector registers); nothing else
 # of IEEE arithmetic is given up: NaN and infinity behave.
-_COMPILE = {
+_COMPILE: dict[str, Any] = {
     "nogil": True,
     "cache": True,
     "error_model": "numpy",
@@ -37,7 +37,9 @@ _COMPILE = {
 
 
 @njit(**_COMPILE)
-def _update_moments(w, g, m, v, starts, ends, decay, scalars, sums, first_block, last_block):
+def _update_moments(  # type: ignore[no-untyped-def]
+    w, g, m, v, starts, ends, decay, scalars, sums, first_block, last_block
+):
     # u of each element and both sums of squares, block by block; m and v are updated.
     beta1, rest1, beta2, rest2, first, second, eps = scalars
     for block in range(first_block, last_block):
@@ -63,7 +65,9 @@ def _update_moments(w, g, m, v, starts, ends, decay, scalars, sums, first_block,
 
 
 @njit(**_COMPILE)
-def _apply(w, m, v, starts, ends, decay, scalars, factors, first_block, last_block):
+def _apply(  # type: ignore[no-untyped-def]
+    w, m, v, starts, ends, decay, scalars, factors, first_block, last_block
+):
     _, _, _, _, first, second, eps = scalars
     for block in range(first_block, last_block):
         start, end = starts[block], ends[block]
@@ -149,7 +153,8 @@ class CpuLamb:
             g = gradient.detach().reshape(-1).numpy()
             arrays = (self._w, g, self._m, self._v, self._starts, self._ends, self._decay)
             _run(_update_moments, blocks, (*arrays, self._scalars, self._block_sums))
-            np.add.at(sums, (slice(None), self._tensors), self._block_sums)
+            for row, blocks_of_row in zip(sums, self._block_sums, strict=True):
+                np.add.at(row, self._tensors, blocks_of_row)
         return torch.from_numpy(sums)
 
     def apply(self, ratios: torch.Tensor, numbers: StepNumbers) -> None:
