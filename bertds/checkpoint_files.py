@@ -195,6 +195,10 @@ class CheckpointReader:
         """Whether optimizer moments were saved."""
         return any(kind == "exp_avg" for _, kind in self._pieces)
 
+    def kinds(self, name: str) -> list[str]:
+        """Return what was saved of a parameter: its weight and, unless frozen, its moments."""
+        return [kind for kind in KINDS if (name, kind) in self._pieces]
+
     def read(self, name: str, kind: str, start: int, length: int) -> torch.Tensor:
         """Return elements ``[start, start + length)`` of a flattened parameter or moment.
 

@@ -34,6 +34,10 @@ def plant(plan: dict[str, Any]) -> None:
     """Change this process so that the plan's faults happen."""
     if "die" in plan:
         _plant_death(*plan["die"])
+    if "room" in plan:
+        from bertds import checkpoint
+
+        checkpoint.free_bytes = lambda folder: plan["room"]
     if {"nan", "overflow", "spike", "slow", "error"} & set(plan):
         _plant_bad_steps(plan)
 

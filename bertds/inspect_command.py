@@ -1,0 +1,141 @@
+"""``bertds inspect RUN --step K`` or ``--sample E:N``: print rows as the model saw them.
+
+Rows are made anew from the data with the run's own settings: they are pure functions of seed,
+epoch and sample number, so nothing needed to be kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertds.checkpoint import step_folders
+from bertds.checkpoint_files import read_manifest
+from bertds.config import BatchPlan, Config
+from bertds.config_io import load_config
+from bertds.data.loader import BatchLoader, DataPosition, MicroBatch, cut, open_source
+from bertds.data.order import advance
+from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
+
+LABELS = {
+    "nsp": ("the next segment", "a random segment"),
+    "sop": ("in order", "swapped"),
+}
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds inspect",
+        description="Print the rows of a step, or single samples, with segments, label and masks. "
+        "A masked position is shown as what the model saw and, in braces, what it should find.",
+    )
+    parser.add_argument("run", help="the run folder")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--step", type=int, metavar="K", help="all rows of step K (from 1)")
+    which.add_argument(
+        "--sample", nargs="+", metavar="E:N", help="samples as messages name them, epoch:number"
+    )
+    parser.add_argument("--data", metavar="PATH", help="the data, if it has moved")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="print at most N rows")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print rows."""
+    args = parse_args(argv)
+    run = Path(args.run)
+    config, batch_size = read_run(run, args.data)
+    source = open_source(config.data, config.run.seed, split="train")
+    if args.sample:
+        names = np.array([_parse(name) for name in args.sample], dtype=np.int64)
+        rows: Iterator[MicroBatch] = (sample(source, *name) for name in names.tolist())
+    else:
+        names, whole = step(run, config, source, batch_size, args.step)
+        rows = iter(whole)
+    words = source.tokenizer.vocabulary()
+    for number, (name, row) in enumerate(zip(names.tolist(), rows)):
+        if args.limit and number == args.limit:
+            print(f"... and {len(names) - args.limit} more")
+            break
+        print(describe(name, row, words, config.data.pairs))
+    return EXIT_OK
+
+
+def read_run(run: Path, data: str | None) -> tuple[Config, int]:
+    """Return a run's settings and its global batch size.
+
+    Raises:
+        CheckpointError: it is not a run folder.
+    """
+    for name in ("config.yaml", "deepspeed.json"):
+        if not (run / name).is_file():
+            raise CheckpointError(f"{run}: not a run folder (it has no {name})")
+    config = load_config(run / "config.yaml", {"data.path": data} if data else {})
+    settings = json.loads((run / "deepspeed.json").read_text(encoding="utf-8"))
+    return config, int(settings["train_batch_size"])
+
+
+def step(
+    run: Path, config: Config, source: Any, batch_size: int, number: int
+) -> tuple[np.ndarray, list[MicroBatch]]:
+    """Return names, int64 [B, 2], and rows, one a micro batch, of one step's global batch."""
+    if number < 1:
+        raise ConfigError(f"--step {number}: the first step is 1")
+    position, done = DataPosition(), 0
+    for folder in step_folders(run / "checkpoints"):
+        # From a checkpoint before it: exact even if the batch size was another one earlier.
+        state = read_manifest(folder)["state"]
+        if state["step"] < number:
+            position, done = DataPosition(state["epoch"], state["offset"]), state["step"]
+            break
+    start = advance(source, position, (number - 1 - done) * batch_size)
+    plan = BatchPlan(global_batch_size=batch_size, micro_batch_size=1, world_size=1)
+    with BatchLoader(source, config.data, plan, 0, start=start, seed=config.run.seed) as loader:
+        batch = next(loader)
+    return batch.samples, batch.micro_batches
+
+
+def sample(source: Any, epoch: int, number: int) -> MicroBatch:
+    """Return one sample's row.
+
+    Raises:
+        DataError: the epoch has fewer samples.
+    """
+    firsts = source.first_samples(epoch)
+    if not 0 <= number < firsts[-1]:
+        raise DataError(f"sample {epoch}:{number}: epoch {epoch} has {firsts[-1]} samples, from 0")
+    shard = int(np.searchsorted(firsts, number, side="right")) - 1
+    flat = source.open_block(epoch, [shard]).gather(np.array([number - firsts[shard]]))
+    return cut(flat, 1, source.sequence_length)[0]
+
+
+def describe(name: list[int], row: MicroBatch, words: list[str], pairs: str) -> str:
+    """Return one row in words."""
+    ids, segments = row.input_ids.tolist(), row.segment_ids.tolist()
+    shown = [words[number] for number in ids]
+    for position, original in zip(row.masked_lm_positions.tolist(), row.masked_lm_ids.tolist()):
+        shown[position] += "{" + words[original] + "}"
+    head = f"sample {name[0]}:{name[1]}  {len(ids)} tokens, {len(row.masked_lm_ids)} masked"
+    if row.next_sentence_labels is not None:
+        label = int(row.next_sentence_labels[0])
+        head += f", next_sentence_label {label} ({LABELS.get(pairs, LABELS['nsp'])[label]})"
+    lines = [head]
+    for segment, letter in ((0, "A"), (1, "B")):
+        part = [word for word, own in zip(shown, segments) if own == segment]
+        if part:
+            lines.append(f"  {letter}  {' '.join(part)}")
+    return "\n".join(lines)
+
+
+def _parse(name: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+):(\d+)", name)
+    if not match:
+        raise ConfigError(f"--sample {name}: give epoch:number, such as 0:1234")
+    return int(match[1]), int(match[2])

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertds.cli import main as bertds
+from bertds.config import BatchPlan, DataConfig
+from bertds.data.loader import BatchLoader, open_source
+from bertds.inspect_command import describe, sample
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Path:
+    """A run folder as training leaves it, without any checkpoint."""
+    run = tmp_path_factory.mktemp("run")
+    (run / "config.yaml").write_text(
+        f"data:\n  path: {tiny_data}\n  sequence_length: 32\n  max_predictions_per_sequence: 5\n"
+        "run:\n  seed: 3\n"
+    )
+    (run / "deepspeed.json").write_text(json.dumps({"train_batch_size": 12}))
+    return run
+
+
+def test_a_steps_rows_are_those_that_were_trained_on(
+    run_folder: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataConfig(path=str(tiny_data), sequence_length=32, max_predictions_per_sequence=5)
+    plan = BatchPlan(global_batch_size=12, micro_batch_size=3, world_size=2)
+    source = open_source(data, 3)
+    words = source.tokenizer.vocabulary()
+    wanted: list[str] = []
+    for rank in (0, 1):
+        with BatchLoader(source, data, plan, rank, seed=3) as loader:
+            for _ in range(30):  # far into the next epochs
+                batch = next(loader)
+        row = 0
+        for micro_batch in batch.micro_batches:
+            for begin, end in np.lib.stride_tricks.sliding_window_view(
+                micro_batch.cu_seqlens.numpy(), 2
+            ):
+                ids = micro_batch.input_ids[begin:end].tolist()
+                epoch, number = batch.samples[row]
+                wanted.append(f"sample {epoch}:{number}  " + " ".join(words[i] for i in ids))
+                row += 1
+    assert bertds(["inspect", str(run_folder), "--step", "30"]) == 0
+    printed = capsys.readouterr().out
+    seen = []
+    for text in re.split(r"^(?=sample )", printed, flags=re.MULTILINE)[1:]:
+        lines = text.splitlines()
+        tokens = " ".join(line[5:] for line in lines[1:])
+        seen.append(lines[0].split("  ")[0] + "  " + re.sub(r"\{.*?\}", "", tokens))
+    assert seen == wanted
+
+
+def test_single_samples_with_pair_label_and_masks(
+    run_folder: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert bertds(["inspect", str(run_folder), "--sample", "0:0", "1:17"]) == 0
+    first, second = re.split(r"^(?=sample )", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    assert first.startswith("sample 0:0  ") and second.startswith("sample 1:17  ")
+    head = re.match(
+        r"sample 0:0  (\d+) tokens, (\d) masked, next_sentence_label (0|1) \((.*)\)\n", first
+    )
+    assert head and head[4] == ("the next segment", "a random segment")[int(head[3])]
+    assert len(re.findall(r"\{w\d\d\}", first)) == int(head[2]) > 0
+    a, b = first.splitlines()[1:]
+    assert a.startswith("  A  [CLS] ") and a.endswith("[SEP]") and b.endswith("[SEP]")
+    assert len((a[5:] + " " + b[5:]).split()) == int(head[1])
+    data = DataConfig(path=str(tiny_data), sequence_length=32, max_predictions_per_sequence=5)
+    source = open_source(data, 3)
+    row = sample(source, 0, 0)
+    words = source.tokenizer.vocabulary()
+    assert describe([0, 0], row, words, "nsp") + "\n" == first
+    originals = [words[i] for i in row.masked_lm_ids.tolist()]
+    assert re.findall(r"\{(.*?)\}", first) == originals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--step", "0"], "the first step is 1"),
+        (["--sample", "7"], "give epoch:number"),
+        (["--sample", "0:99999"], "epoch 0 has"),
+        (["--step", "1", "--data", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_is_not_there(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert bertds(["inspect", str(run_folder), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bertds(["inspect", str(tmp_path), "--step", "1"]) == 2
+    assert "not a run folder" in capsys.readouterr().err
