@@ -173,6 +173,8 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   fi
   export WORLD_SIZE MASTER_ADDR MASTER_PORT OMP_NUM_THREADS
   export BERTDS_RANKS_ON_NODE=$RANKS_PER_NODE
+  # Newer Slurms set both of these for one option of sbatch, and complain if srun differs from one.
+  unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK
   software
   # --export=ALL: sites that set SBATCH_EXPORT=NONE would start the ranks with an empty environment.
   # --cpus-per-task: srun does not take it over from sbatch (Slurm 22.05 and later).

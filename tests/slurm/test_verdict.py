@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bertds.cluster_check import data_facts, rounds_of_pairs
+from bertds.cluster_check import data_facts, gpu_facts, rounds_of_pairs
 from bertds.cluster_verdict import Verdict, judge, read_reports
 
 NODES = ["n1", "n2", "n3", "n4"]
@@ -178,3 +178,18 @@ def test_data_facts(tiny_data: Path, tmp_path: Path) -> None:
     shard.unlink()
     assert "missing, the manifest says" in data_facts(str(copy))["error"]
     assert data_facts(str(tmp_path / "x")) == {"error": f"{tmp_path / 'x'}: not found"}
+
+
+def test_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text(
+        "#!/bin/sh\nprintf '%s\\n' '0, NVIDIA H200, 4, 143771, 0' '1, NVIDIA T4, 9, 15360, [N/A]'\n"
+    )
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert gpu_facts() == [
+        {"index": "0", "name": "NVIDIA H200", "used_mb": 4, "total_mb": 143771, "ecc": 0},
+        {"index": "1", "name": "NVIDIA T4", "used_mb": 9, "total_mb": 15360, "ecc": 0},
+    ]
+    driver.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
+    assert gpu_facts() == []
