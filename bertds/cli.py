@@ -25,7 +25,8 @@ COMMANDS = {
     "pipeline": ("bertds.pipeline", "prepare, train both phases, export, evaluate"),
     "plan": ("bertds.plan", "say what a run will need: memory, time, energy, cost, disk"),
     "status": ("bertds.status", "say how a run is doing, from another shell"),
-    "checkpoint": ("bertds.checkpoint_command", "list and verify the checkpoints of a run"),
+    "checkpoint": ("bertds.checkpoint_command", "list, verify, convert the checkpoints of a run"),
+    "inspect": ("bertds.inspect_command", "print the rows of a step, or samples by number"),
     "config": ("bertds.config_command", "show, explain, compare and check settings"),
     "doctor": ("bertds.doctor", "check that this machine, or a cluster's nodes, are fit to train"),
 }
