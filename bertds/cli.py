@@ -22,9 +22,11 @@ COMMANDS = {
     "predict": ("bertds.predict", "fill masks, classify, tag, answer, embed"),
     "models": ("bertds.zoo", "list the pre-trained models known by name"),
     "convert": ("bertds.convert", "to and from Hugging Face, NVIDIA DLE, TensorFlow, Megatron"),
+    "extend": ("bertds.extend_vocabulary", "give a model a domain's words"),
     "pipeline": ("bertds.pipeline", "prepare, train both phases, export, evaluate"),
     "plan": ("bertds.plan", "say what a run will need: memory, time, energy, cost, disk"),
     "status": ("bertds.status", "say how a run is doing, from another shell"),
+    "report": ("bertds.report", "write one page on one or several runs, to be looked at"),
     "checkpoint": ("bertds.checkpoint_command", "list, verify, convert the checkpoints of a run"),
     "inspect": ("bertds.inspect_command", "print the rows of a step, or samples by number"),
     "config": ("bertds.config_command", "show, explain, compare and check settings"),
@@ -62,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     module = COMMANDS[name][0]
     if name == "train" and any(argument.startswith("--nemo-config") for argument in arguments):
-        module = "bertds.nemo_config"  # translates the file, then trains
+        module = "bertds.nemo_command"  # translates the file, then trains
     command = import_module(module)
     return guarded(command.main, arguments[1:])
 

@@ -96,8 +96,9 @@ class ScheduleConfig:
     """Warm-up is (t / warmup) ** power: 1 linear, 2 quadratic (bing_bert)."""
     warmup_from: float = 0.0
     """Share of the peak at which warm-up starts."""
-    decay: Literal["polynomial", "exponential", "constant"] = "polynomial"
-    """polynomial: (1 - t / T) ** power; exponential: decay_factor ** (t / decay_every_steps)."""
+    decay: Literal["polynomial", "exponential", "cosine", "constant"] = "polynomial"
+    """polynomial: (1 - t / T) ** power; exponential: decay_factor ** (t / decay_every_steps);
+    cosine: (1 + cos(pi t / T)) / 2."""
     power: float = 1.0
     """Degree of the polynomial decay: 1 linear, 0.5 NVIDIA DLE and NeMo's square root."""
     decay_from: Literal["start", "warmup_end"] = "start"

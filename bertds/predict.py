@@ -123,7 +123,8 @@ class Predictor:
             ConfigError: the folder's architecture has another head.
         """
         wanted = {"text-classification": "SequenceClassification", "ner": "TokenClassification",
-                  "qa": "QuestionAnswering", "fill-mask": ("MaskedLM", "PreTraining")}.get(task)  # fmt: skip
+                  "qa": "QuestionAnswering",
+                  "fill-mask": ("MaskedLM", "PreTraining")}.get(task)  # fmt: skip
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         found = (config.get("architectures") or [""])[0]
         if wanted and found and not found.endswith(wanted):

@@ -13,6 +13,7 @@ up with t / W, so that its first update has learning rate 0 and changes nothing;
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bertds.config import ScheduleConfig
@@ -74,6 +75,9 @@ class LearningRate:
             return 1.0
         if config.decay == "exponential":
             decay = config.decay_factor ** ((t - start) / config.decay_every_steps)
+        elif config.decay == "cosine":
+            progress = min(1.0, (t - start) / max(horizon - start, 1e-12))
+            decay = 0.5 * (1.0 + math.cos(math.pi * progress))
         else:
             decay = max(0.0, 1.0 - (t - start) / max(horizon - start, 1e-12)) ** config.power
         return config.floor + (1.0 - config.floor) * decay

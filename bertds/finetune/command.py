@@ -143,6 +143,10 @@ def _finetune(
     if args.regression and task.name != "text-classification":
         raise ConfigError(f"--regression: for text-classification, not for {task.name}")
     rates = tuple(args.learning_rate or task.learning_rates)
+    if args.deepspeed_config and not args.learning_rate:
+        from bertds.engine.config_check import load_deepspeed_json
+
+        rates = (load_deepspeed_json(args.deepspeed_config).optimizer.lr,)
     epochs = args.epochs if args.epochs is not None else task.epochs
     batch_size = args.batch_size if args.batch_size is not None else task.batch_size
     max_length = args.max_length if args.max_length is not None else task.max_length

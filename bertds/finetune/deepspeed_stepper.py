@@ -1,0 +1,130 @@
+"""Fine-tuning under DeepSpeed: the same engine, JSON and ZeRO stages as pre-training.
+
+Every rank sees the whole batch's rows and takes its part; the last, shorter batch of an epoch is
+spread as evenly as it goes, and a rank that gets nothing computes a row whose loss counts zero,
+so that all ranks stay in step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from bertds.engine.config_check import load_deepspeed_json
+from bertds.engine.deepspeed_engine import Engine
+from bertds.errors import BertdsError
+from bertds.finetune.examples import IGNORED, Example, collate
+from bertds.finetune.loop import TrainSettings, to_device
+from bertds.runtime import find_place
+
+_PREFIX = "model."
+
+
+class _Loss(NamedTuple):
+    """What the engine expects of a model: it has two losses, and fine-tuning one."""
+
+    mlm_loss_sum: torch.Tensor
+    nsp_loss_sum: torch.Tensor
+
+
+class _Batch(dict):
+    """The model's arguments, in the form that the engine unpacks."""
+
+    def _asdict(self) -> dict[str, torch.Tensor]:
+        return self
+
+
+class _WithLoss(nn.Module):
+    """A transformers model whose loss is the sum over what is scored."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **arguments: torch.Tensor) -> Any:
+        output = self.model(**arguments)
+        if getattr(output, "loss", None) is None:
+            return output
+        total = output.loss.float() * _scored(arguments)
+        return _Loss(total, torch.zeros_like(total))
+
+
+def _scored(arguments: dict[str, torch.Tensor]) -> int:
+    """Return how many terms the model's mean loss has: labelled tokens, or rows."""
+    labels = arguments.get("labels")
+    if labels is not None and labels.dim() == 2:
+        return int((labels != IGNORED).sum())
+    return len(arguments["input_ids"])
+
+
+def _terms(examples: Sequence[Example]) -> int:
+    if examples and isinstance(examples[0].targets.get("labels"), list):
+        return sum(number != IGNORED for e in examples for number in e.targets["labels"])
+    return len(examples)
+
+
+class DeepSpeedStepper:
+    """One model under the engine; see :class:`bertds.finetune.loop.Stepper`."""
+
+    def __init__(
+        self, model: nn.Module, settings: TrainSettings, pad_id: int, json_path: str
+    ) -> None:
+        checked = load_deepspeed_json(json_path)
+        plan = checked.batch_plan(find_place().world_size)
+        self._pad_id, self._plan = pad_id, plan
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._engine = Engine.create(_WithLoss(model), checked, plan, seed=settings.seed)
+        self.rank = self._engine.rank
+        self.device = self._engine.device
+        self.settings = replace(settings, batch_size=checked.train_batch_size)
+        """The JSON's batch size in place of the option's."""
+        self._seed, self._step = settings.seed, 0
+
+    def step(self, examples: list[Example], learning_rate: float) -> float:
+        """Make one update from the whole world's batch; returns its mean loss."""
+        engine, plan = self._engine, self._plan
+        parts = plan.world_size * plan.gradient_accumulation_steps
+        count = _terms(examples)
+        if not count:
+            return 0.0  # nothing in this batch is labelled: the same on every rank
+        filler = next(example for example in examples if _terms([example]))
+        own = 0.0
+        engine.set_learning_rate(learning_rate)
+        for micro_step in range(plan.gradient_accumulation_steps):
+            chunk = examples[self.rank * plan.gradient_accumulation_steps + micro_step :: parts]
+            scale = parts / count
+            if not _terms(chunk):
+                chunk, scale = [filler], 0.0
+            engine.seed_dropout(self._seed, self._step, micro_step)
+            batch = _Batch(to_device(collate(chunk, self._pad_id), self.device))
+            output = engine.forward_backward(batch, mlm_scale=scale, nsp_scale=0.0)
+            own += float(output.mlm_loss_sum) if scale else 0.0
+        applied = engine.step()
+        self._step += 1
+        if not applied and not engine.searching_loss_scale():
+            raise BertdsError(
+                f"fine-tuning: the gradient is not finite at learning rate {learning_rate:.3g}; "
+                "lower --learning-rate"
+            )
+        return float(engine.global_sums([own])[0]) / count
+
+    def logits(self, batch: dict[str, torch.Tensor]) -> Any:
+        """Run the model without dropout; every rank computes the same rows."""
+        return self._engine.eval_forward(_Batch(to_device(batch, self.device)))
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        """Return all weights in float32, whatever the ZeRO stage; every rank calls it."""
+        mine = [
+            (piece.name, piece.start, piece.tensor.detach().to("cpu", torch.float32).clone())
+            for piece in self._engine.pieces() if piece.kind == "weight"
+        ]  # fmt: skip
+        weights = {name: torch.empty(shape) for name, shape in self._shapes.items()}
+        for pieces in self._engine.gather_objects(mine):
+            for name, start, tensor in pieces:
+                flat = weights[name.removeprefix(_PREFIX)].view(-1)
+                flat[start : start + tensor.numel()] = tensor
+        return weights

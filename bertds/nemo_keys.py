@@ -1,0 +1,82 @@
+"""The keys of a foreign YAML file: references resolved, and each key taken or refused by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bertds.errors import ConfigError
+
+_MISSING = object()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted keys; an empty mapping counts as a value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:
+    """Replace ``${model.max_seq_length}`` by what stands there.
+
+    Raises:
+        ConfigError: a reference to nothing, or in a circle.
+    """
+
+    def value_of(key: str, seen: tuple[str, ...]) -> Any:
+        value = flat[key]
+        found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
+        if found is None:
+            if isinstance(value, str) and "${" in value:
+                raise ConfigError(f"{key}={value!r}: only a whole ${{other.key}} is understood")
+            return value
+        target = found[1]
+        if target not in flat or target in seen:
+            why = "refers to itself" if target in seen else "there is no such key"
+            raise ConfigError(f"{key}={value!r}: {why}")
+        return value_of(target, (*seen, target))
+
+    return {key: value_of(key, (key,)) for key in flat}
+
+
+class Keys:
+    """The file's keys; remembers which were taken, so that the others can be refused."""
+
+    def __init__(self, flat: dict[str, Any], source: str) -> None:
+        self.flat, self.source, self.taken = flat, source, set[str]()
+
+    def take(self, *keys: str, default: Any = None) -> Any:
+        """Return the first given of several spellings of one setting; null counts as absent."""
+        value = _MISSING
+        for key in keys:
+            if key in self.flat:
+                self.taken.add(key)
+                if value is _MISSING and self.flat[key] is not None:
+                    value = self.flat[key]
+        return default if value is _MISSING else value
+
+    def number(self, *keys: str, default: Any = None) -> Any:
+        """Return a number, also one that YAML reads as text (3e-5)."""
+        value = self.take(*keys, default=default)
+        if isinstance(value, bool) or not isinstance(value, (int, float, str, type(None))):
+            self.fail(keys[0], value, "a number")
+        try:
+            return float(value) if isinstance(value, str) else value
+        except ValueError:
+            return self.fail(keys[0], value, "a number")
+
+    def fail(self, key: str, value: Any, allowed: str) -> Any:
+        """Refuse a value."""
+        raise ConfigError(f"{self.source}: {key}={value!r} cannot run here; allowed: {allowed}")
+
+    def expect(self, key: str, allowed: Iterable[Any], why: str) -> None:
+        """Take a key that has only these values here."""
+        value = self.take(key, default=_MISSING)
+        if value is not _MISSING and value not in allowed:
+            self.fail(key, value, why)
