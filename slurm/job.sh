@@ -38,9 +38,13 @@ note() { # one line of the run's history
 leave_it_to_slurm() { # ends this script unless Slurm believes the job to be running
   # Whoever cancels a job means it: only a running job comes back by itself. (On a preemption, node
   # loss or `scontrol requeue` Slurm has requeued it already.)
-  local state
-  state=$(job_field "$SLURM_JOB_ID" JobState)
-  [ "$state" != RUNNING ] || return 0
+  local state try
+  for ((try = 0; try < 30; try++)); do
+    state=$(job_field "$SLURM_JOB_ID" JobState)
+    [ "$state" != RUNNING ] || return 0
+    [ "$state" = UNKNOWN ] || break
+    sleep 2 # the controller does not answer: it may be restarting
+  done
   [ -z "${RUN:-}" ] || note "ended by Slurm ($state)"
   exit 75
 }
@@ -48,11 +52,14 @@ leave_it_to_slurm() { # ends this script unless Slurm believes the job to be run
 requeue() { # requeue [NAME=VALUE that scontrol shall change]: ends this script
   leave_it_to_slurm
   trap '' TERM # Slurm ends this script with the job: first it has something to say
-  if ! scontrol requeue "$SLURM_JOB_ID"; then
-    say "this job cannot be requeued; submit the same command again"
-    exit 75
-  fi
-  local change=${1:-} try answer=''
+  local change=${1:-} try=0 answer=''
+  until scontrol requeue "$SLURM_JOB_ID"; do
+    if ((++try >= 3)); then
+      say "this job cannot be requeued; submit the same command again"
+      exit 75
+    fi
+    sleep 3
+  done
   [ -n "$change" ] || exit 0
   for ((try = 0; try < 50; try++)); do # only a pending job can be changed: wait until it is one
     answer=$(scontrol update JobId="$SLURM_JOB_ID" "$change" 2>&1) && exit 0

@@ -39,3 +39,26 @@ def test_phase_two_waits_and_a_hopeless_run_gives_up(
     assert lab.restarts(second) == 1
     assert train_steps(tmp_path / "phase2") == list(range(1, 11))
     assert f"weights and moments from {tmp_path}/phase1" in lab.log(second)
+
+
+def test_jobs_on_one_node_go_on_after_a_time_limit(
+    lab: Lab, repository: Path, tmp_path: Path
+) -> None:
+    # A stand-in for Python: ended the first time, done the second.
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        f'#!/bin/bash\necho "$@" >> {tmp_path}/starts\n'
+        f"[ $(wc -l < {tmp_path}/starts) = 2 ] || exec sleep 100\n"
+    )
+    python.chmod(0o755)
+    lab.variables["BERTDS_VENV"] = str(tmp_path / "venv")
+    corpora = tmp_path / "corpora.txt"
+    corpora.write_text("--text a.txt --out a\n--text 'b c.txt' --out b\n")
+    job = lab.sbatch("--array=2", repository / "slurm/data_prep.sh", "--from", corpora)
+    lab.until((tmp_path / "starts").is_file, 60)
+    lab.run("scancel", "--batch", "--signal=USR1", f"{job}_2")
+    lab.until_restarted(f"{job}_2", 1)
+    assert lab.wait(f"{job}_2")["JobState"] == "COMPLETED"
+    starts = (tmp_path / "starts").read_text().splitlines()
+    assert starts == ["-m bertds.cli prep --text b c.txt --out b"] * 2
