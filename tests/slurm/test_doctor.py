@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bertds.doctor import main
+
+
+def test_this_machine(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--run", str(tmp_path / "run"), "--min-free-gb", "0"]
+    assert main(["--data", str(tiny_data), *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert "ok    torch " in shown and "ok    data " in shown and "FAIL" not in shown
+    assert main(["--data", "/does/not/exist", *arguments]) == 1
+    assert "FAIL  data           /does/not/exist: not found" in capsys.readouterr().out
+    assert main(["--run", str(tmp_path), "--min-free-gb", "1e9"]) == 1
+
+
+def test_a_single_node_reports_and_is_judged(
+    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name in ("SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    assert main(["--cluster", "--data", str(tiny_data), "--run", str(tmp_path)]) == 0
+    report = tmp_path / "report"
+    report.write_text(capsys.readouterr().out)
+    assert json.loads(report.read_text())["node"] == "n7"
+    bad = tmp_path / "bad"
+    judge = ["--judge", str(report), "--min-free-gb", "0", "--bad-nodes", str(bad)]
+    assert main([*judge, "--nodes", "n7"]) == 0
+    assert main([*judge, "--nodes", "n7,n8"]) == 1
+    assert bad.read_text() == "n8"
+    assert "bad node n8: no report" in capsys.readouterr().err
