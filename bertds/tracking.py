@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -178,7 +179,7 @@ class WandbTracker:
         if id_file.is_file():
             run_id = json.loads(id_file.read_text(encoding="utf-8"))["id"]
         else:
-            run_id = wandb.util.generate_id()
+            run_id = secrets.token_hex(4)  # as long as W&B's own
             id_file.write_text(json.dumps({"id": run_id}) + "\n", encoding="utf-8")
         self._failed = False
         self._run = wandb.init(

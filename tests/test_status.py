@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.cli import main as command
+from bertds.files import FolderLock
+from bertds.health import findings
+from bertds.status import in_lines, read_status
+from tests.runs_made import make_run, train_line
+
+
+def every_file(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(p.relative_to(folder)): (p.stat().st_mtime_ns, p.stat().st_size)
+        for p in folder.rglob("*")
+    }
+
+
+def test_a_living_run_is_read_and_not_touched(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [train_line(s) for s in range(10, 301, 10)], done=False)
+    lock = FolderLock(run, "a training run").acquire()
+    before = every_file(run)
+    try:
+        status = read_status(run)
+    finally:
+        after = every_file(run)
+        lock.release()
+    assert after == before
+    assert (status.state, status.step, status.total_steps) == ("training", 300, 1000)
+    assert status.seconds_left == pytest.approx(700 * 0.72)
+    assert str(os.getpid()) in status.owner
+    text = in_lines(status)
+    assert "step 300 of 1,000, 30.0%, 8 min left" in text and "0.70 GiB" in text
+
+
+def test_states(tmp_path: Path) -> None:
+    lines = [train_line(10), train_line(20)]
+    assert read_status(make_run(tmp_path / "done", lines)).state == "done"
+    assert read_status(make_run(tmp_path / "stopped", lines, done=False)).state == "stopped"
+    assert read_status(make_run(tmp_path / "new", [], done=False)).state == "not started"
+    silent = make_run(tmp_path / "silent", lines, done=False)
+    with open(silent / "metrics.jsonl", "a") as file:
+        file.write('{"step": 30, "lo')  # being written just now
+    lock = FolderLock(silent, "a training run").acquire()
+    os.utime(silent / "metrics.jsonl", (1.0, 1.0))
+    try:
+        status = read_status(silent)
+    finally:
+        lock.release()
+    assert status.state == "silent" and status.step == 20
+    dead = make_run(tmp_path / "dead", lines, done=False)
+    (dead / ".lock").write_text(
+        json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1, "start": 5, "purpose": ""})
+    )
+    assert read_status(dead).state == "stopped"
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_run(tmp_path / "work/phase1", [train_line(s) for s in (10, 1000)])
+    make_run(tmp_path / "work/phase2", [train_line(s) for s in (10, 20)], done=False)
+    assert command(["status", str(tmp_path / "work")]) == 0
+    text = capsys.readouterr().out
+    assert "phase1: done" in text and "phase2: stopped" in text and "all phases:" in text
+    assert command(["status", str(tmp_path / "work"), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [v["step"] for v in values] == [1000, 20]
+    assert command(["status", str(tmp_path)]) == 2
+
+
+def names(lines: list[dict[str, Any]]) -> list[str]:
+    return [found.name for found in findings(lines)]
+
+
+def test_a_healthy_run_has_no_findings() -> None:
+    assert names([train_line(s) for s in range(10, 2001, 10)]) == []
+    assert names([]) == []
+    assert names([{"step": 5, "split": "validation", "mlm_loss": 1.0}]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("flat", {"mlm_loss": 7.1}),
+        ("chance", {"nsp_accuracy": 0.501}),
+        ("loader", {"stall_seconds": 3.0}),
+        ("loss", {"loss": None, "mlm_loss": None, "nsp_accuracy": None}),
+    ],
+)
+def test_what_looks_wrong_is_named(name: str, changes: dict[str, Any]) -> None:
+    found = findings([train_line(s, **changes) for s in range(10, 1501, 10)])
+    assert [f.name for f in found] == [name]
+    assert "Try: " in str(found[0])
+
+
+def test_overflow_storm_and_gradient() -> None:
+    storm = [train_line(s, skipped_steps=s // 3) for s in range(10, 301, 10)]
+    assert names(storm) == ["overflow"]
+    jump = [train_line(s, grad_norm=40.0 if s == 300 else 1.0) for s in range(10, 301, 10)]
+    assert names(jump) == ["gradient"]
+
+
+def test_flatness_is_not_claimed_at_the_end_of_the_decay() -> None:
+    lines = [
+        train_line(s, mlm_loss=7.1, lr=1e-3 if s < 1400 else 1e-5) for s in range(10, 1501, 10)
+    ]
+    assert names(lines) == []
+    early = [train_line(s, nsp_accuracy=0.5) for s in range(10, 501, 10)]
+    assert names(early) == []  # next-sentence prediction is given a thousand steps

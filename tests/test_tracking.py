@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.tracking import ProgressLines, Watcher, describe, in_words
+from bertds.train import entry
+from tests.runs_made import train_line
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Train in this process: no launcher's variables, and its signal handlers put back."""
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in launcher:
+        monkeypatch.delenv(name, raising=False)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield
+    for name in launcher:
+        os.environ.pop(name, None)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_lines_in_words() -> None:
+    text = describe(train_line(10, mfu=0.413, stall_seconds=3.6))
+    for part in ("mlm 6.9", "MFU 41.3%", "0.70 GiB", "stalled 50%", "grad norm 1", "5,000 tokens"):
+        assert part in text
+    assert describe({**train_line(1), "loss": None}) == "no finite loss"
+    assert [in_words(s) for s in (45, 600, 7200, 259_200)] == [
+        "45 s",
+        "10 min",
+        "2.0 h",
+        "3.0 days",
+    ]
+
+
+def test_progress_lines_say_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    lines = ProgressLines(100, least_seconds=0.0)
+    with caplog.at_level(logging.INFO, logger="bertds"):
+        logging.getLogger("bertds").addHandler(caplog.handler)
+        try:
+            lines.line(train_line(10))
+            lines.line(train_line(50))
+        finally:
+            logging.getLogger("bertds").removeHandler(caplog.handler)
+    assert "step 50/100" in caplog.text and "left" in caplog.text
+
+
+def test_warnings_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    watcher = Watcher()
+    logger = logging.getLogger("bertds")
+    logger.addHandler(caplog.handler)
+    try:
+        for step in range(10, 200, 10):
+            watcher.line(train_line(step, stall_seconds=3.0))
+    finally:
+        logger.removeHandler(caplog.handler)
+    said = {r.getMessage() for r in caplog.records if "waits for the loader" in r.getMessage()}
+    assert len(said) == 1 and "data.prefetch_steps" in said.pop()
+
+
+def train(recipe: Path, deepspeed: Path, data: Path, run: Path, *assignments: str) -> int:
+    return entry(
+        [
+            "--deepspeed_config", str(deepspeed), "--config", str(recipe), "--set",
+            f"run.dir={run}", f"data.path={data}", "checkpoint.every_steps=2", *assignments,
+        ]
+    )  # fmt: skip
+
+
+def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("wandb")
+    pytest.importorskip("tensorboard")
+    for name in ("CONFIG", "CACHE", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name.lower()))
+    run = tmp_path / "run"
+    trackers = ("tracking.wandb=offline", "tracking.tensorboard=true")
+    run.mkdir()
+    (run / "STOP").write_text("")  # as an operator would, after a while: it stops after a step
+    assert train(tiny_recipe, tiny_json, tiny_data, run, *trackers) == 75
+    (run / "STOP").unlink()
+    first = sorted((run / "wandb").glob("offline-run-*"))
+    identity = json.loads((run / "wandb_id.json").read_text())["id"]
+    assert len(first) == 1 and first[0].name.endswith(identity)
+    assert train(tiny_recipe, tiny_json, tiny_data, run, *trackers) == 0
+    both = sorted((run / "wandb").glob("offline-run-*"))
+    assert len(both) >= 1 and all(folder.name.endswith(identity) for folder in both)
+    assert all(list(folder.glob(f"run-{identity}.wandb")) for folder in both)
+    assert json.loads((run / "wandb_id.json").read_text())["id"] == identity
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    written = {
+        line["step"]: line["mlm_loss"]
+        for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if "split" not in line
+    }
+    shown = {e.step: e.value for e in events.Scalars("train/mlm_loss")}
+    assert shown == pytest.approx(written, rel=1e-6) and set(shown) == set(range(1, 7))
