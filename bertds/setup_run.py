@@ -114,7 +114,8 @@ class Run:
         job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
         watch = StopWatch(self.folder.path, config.run.max_hours, job_seconds).listen()
         self.agreement = Agreement(self.engine, self.plan, watch)
-        self.agreement.hours = self.agreement.main_hours = self.state.hours
+        self.agreement.hours = self.state.hours
+        self.agreement.main_hours = self.state.main_hours
         self.agreement.tokens = self.state.tokens
         self.loader = BatchLoader(
             self.source,
@@ -252,6 +253,7 @@ class Run:
         with self.metrics.pause():
             self.agreement.read(everything=True)
             state.tokens, state.hours = self.agreement.tokens, self.agreement.hours
+            state.main_hours = self.agreement.main_hours
             state.window = self.metrics.window()
             self.checkpoints.save(state, wait=force)
 

@@ -31,7 +31,9 @@ class TrainState:
     offset: int = 0
     """Position of the next sample in its epoch's order."""
     hours: float = 0.0
-    """Training time over all restarts, in hours."""
+    """Training time over all restarts in hours, as agreed by the ranks: a step or two behind."""
+    main_hours: float = 0.0
+    """The same by rank 0's own clock, up to the last step."""
     best_mlm_loss: float | None = None
     """Lowest masked-LM validation loss so far."""
     best_step: int | None = None

@@ -14,8 +14,10 @@ error   step                 this rank raises an error of its own in this step
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,11 +36,16 @@ def plant(plan: dict[str, Any]) -> None:
     """Change this process so that the plan's faults happen."""
     if "die" in plan:
         _plant_death(*plan["die"])
+    if "clock" in plan:
+        from bertds import setup_run
+
+        ticks = itertools.count(0.0, plan["clock"])
+        setup_run.clock = lambda: next(ticks)  # type: ignore[assignment]
     if "room" in plan:
         from bertds import checkpoint
 
         checkpoint.free_bytes = lambda folder: plan["room"]
-    if {"nan", "overflow", "spike", "slow", "error"} & set(plan):
+    if {"nan", "overflow", "spike", "slow", "error", "stop"} & set(plan):
         _plant_bad_steps(plan)
 
 
@@ -118,6 +125,9 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
     def note_step(self: Any, number: int, step: int, micro_step: int) -> None:
         now["step"] = step + 1
         time.sleep(plan.get("slow", 0.0) if micro_step == 0 else 0.0)
+        # The wish of step k is heard at the beginning of step k + 1.
+        if plan.get("stop", math.inf) <= step + 2 and micro_step == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)
         if plan.get("error") == step + 1:
             raise DataError("a planted error")
         seed(self, number, step, micro_step)
