@@ -143,8 +143,8 @@ def write_rows(task: InstanceTask) -> dict[str, Any]:
         ):
             for name, array in chunk.items():
                 chunks.setdefault(name, []).append(array)
-    columns = {name: np.concatenate(arrays) for name, arrays in chunks.items()}
-    del chunks
+    # One column after the other, so that the rows are not in memory twice.
+    columns = {name: np.concatenate(chunks.pop(name)) for name in list(chunks)}
     order = permutation(derive_key(seed, 2, task.number), len(columns["input_ids"]))
     path = task.out / task.file
     path.parent.mkdir(parents=True, exist_ok=True)
