@@ -67,6 +67,7 @@ class Heartbeat:
         self._stopped = threading.Event()
         self._found = threading.Event()
         self._main_handles_it = False
+        self._main_leaves = False
         self._threads: list[threading.Thread] = []
         now = time.monotonic()
         self._seen = dict.fromkeys(self._watched(), now)
@@ -100,6 +101,7 @@ class Heartbeat:
         """
         if not self._threads:
             return
+        self._main_leaves = True
         if failure:
             # In a thread of its own: where the store is gone, this may take for ever.
             word = threading.Thread(target=self._say_why, args=(failure,), daemon=True)
@@ -255,8 +257,8 @@ class Heartbeat:
         # And this rank's main thread may be on its way out with an error of its own.
         if self._stopped.wait(3 * self.period):
             return
-        if self._main_handles_it and self._stopped.wait(30.0):
-            return  # it was thrown out of its collective and speaks for itself
+        if (self._main_leaves or self._main_handles_it) and self._stopped.wait(30.0):
+            return  # it was thrown out of its collective, or failed, and speaks for itself
         message = f"{self.verdict}. This job ends here; run the same command again to continue"
         log.error("%s", message) if log.handlers else print(message, file=sys.stderr)
         with suppress(Exception):

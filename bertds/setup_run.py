@@ -16,6 +16,7 @@ from bertds.config_io import load_config, split_assignments, to_dict
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.engine.config_check import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.start import end_processes, process_store, start_processes
 from bertds.errors import BertdsError, ConfigError
 from bertds.flops import Meter, device_peak
 from bertds.guard import Guard
@@ -72,8 +73,8 @@ class Run:
         model = BertForPreTraining(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints, place)
-        self.engine = Engine.create(model, self.settings, self.plan, seed=config.run.seed)
         self._watch_peers()
+        self.engine = Engine.create(model, self.settings, self.plan, seed=config.run.seed)
         if held_out is not None:
             self.validator = Validator(config, held_out, self.engine)
         self.guard = Guard(config.guard, self.engine)
@@ -140,11 +141,12 @@ class Run:
     def _watch_peers(self) -> None:
         timeout, place = self.config.guard.peer_timeout_seconds, self.place
         if timeout > 0 and place.world_size > 1:
+            start_processes(self.settings.values.get("log_level"))
             self.heartbeat = Heartbeat(
                 place.rank,
                 place.world_size,
                 timeout,
-                self.engine.store(),
+                process_store(),
                 on_leave=self.folder.lock.release,
             ).start()
 
@@ -295,15 +297,16 @@ class Run:
             raise BertdsError(f"{lost}; run the same command again to continue") from error
 
     def _leave(self, failure: str, *, orderly: bool) -> None:
-        if not hasattr(self, "engine"):
-            return
         if hasattr(self, "checkpoints"):
             self.checkpoints.abandon()
         if orderly:
             self.engine.gather_objects(None)  # nobody stops beating while another still watches
         if self.heartbeat is not None:
             self.heartbeat.stop("" if orderly else failure or "an error")
-        self.engine.close(orderly=orderly)
+        if hasattr(self, "engine"):
+            self.engine.close(orderly=orderly)
+        elif self.heartbeat is not None:
+            end_processes(wait=False)
 
 
 def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -> Path:

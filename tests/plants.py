@@ -27,8 +27,8 @@ import numpy as np
 import torch
 
 POINTS = (
-    "build", "forward", "step", "stepped", "validation", "fresh", "write", "sync", "manifest",
-    "publish", "published", "latest", "remove", "metrics",
+    "wrap", "build", "forward", "step", "stepped", "validation", "fresh", "write", "sync",
+    "manifest", "publish", "published", "latest", "remove", "metrics",
 )  # fmt: skip
 
 
@@ -72,6 +72,7 @@ def _after(owner: Any, name: str, act: Callable[[], None]) -> None:
 
 def _plant_death(point: str, passing: int, number: int) -> None:
     from bertds import checkpoint, checkpoint_files, metrics, setup_run
+    from bertds.engine import deepspeed_engine
     from bertds.engine.deepspeed_engine import Engine
 
     left = [passing]
@@ -83,6 +84,7 @@ def _plant_death(point: str, passing: int, number: int) -> None:
             time.sleep(0.05)
 
     places = {
+        "wrap": lambda: _before(deepspeed_engine, "build_optimizer", die),
         "build": lambda: _before(setup_run, "continue_run", die),
         "forward": lambda: _before(Engine, "forward_backward", die),
         "step": lambda: _before(Engine, "step", die),

@@ -72,6 +72,21 @@ def test_a_lost_rank_ends_the_job_and_is_named(
     assert code == 75 and "continuing at step" in text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_rank_lost_before_the_first_step_is_named(
+    fork_server: Any, command: Any, tmp_path: Path, number: int
+) -> None:
+    ranks = fork_server.start(
+        command("run", "guard.peer_timeout_seconds=3"),
+        2,
+        output=tmp_path,
+        plans={1: {"die": ["wrap", 1, number]}},
+    )
+    assert ranks.wait(30) == [1, -signal.SIGKILL]
+    assert f"rank 1 (process {ranks.pids[1]} on " in ranks.text(0)
+
+
 def environment(pid: int) -> list[str]:
     text = Path(f"/proc/{pid}/environ").read_bytes()
     return [os.environ.get("", "")] if not text else text.decode().strip("\0").split("\0")

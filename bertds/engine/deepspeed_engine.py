@@ -336,10 +336,6 @@ class Engine:
             return None
         return getattr(self._engine.optimizer, "loss_scaler", None)
 
-    def store(self) -> Any:
-        """Return the key-value store through which the processes met."""
-        return dist.distributed_c10d._get_default_store()
-
     def close(self, *, orderly: bool = True) -> None:
         """End the run on all ranks: barrier, DeepSpeed, process group.
 

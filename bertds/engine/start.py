@@ -96,6 +96,11 @@ def start_processes(
     return place, device
 
 
+def process_store() -> Any:
+    """Return the key-value store through which the processes met."""
+    return dist.distributed_c10d._get_default_store()
+
+
 def check_precision(precision: str) -> None:
     """Refuse a precision that the device does not have.
 

@@ -37,7 +37,15 @@ SETTINGS = [
     "validation.max_samples=12", "run.log_samples=true", "guard.peer_timeout_seconds=4",
     "log.every_steps=3", "model.hidden_dropout_prob=0.1",
 ]  # fmt: skip
-PASSINGS = {"build": 1, "forward": 40, "write": 120, "sync": 4, "validation": 6, "remove": 6}
+PASSINGS = {
+    "wrap": 1,
+    "build": 1,
+    "forward": 40,
+    "write": 120,
+    "sync": 4,
+    "validation": 6,
+    "remove": 6,
+}
 ROUNDS = (
     # world size, settings
     (1, ["deepspeed.optimizer.type=Lamb", "deepspeed.zero_optimization.stage=2"]),
