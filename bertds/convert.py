@@ -46,7 +46,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("source", metavar="SRC")
     add("out", metavar="DIR", help="the folder to write")
-    add("--to", choices=("hf", "dle"), required=True, help="hf: Hugging Face; dle: NVIDIA DLE")
+    add(
+        "--to",
+        choices=("hf", "dle", "onnx"),
+        required=True,
+        help="hf: Hugging Face; dle: NVIDIA DLE; onnx (from runs and hf)",
+    )
     add("--config", type=Path, metavar="FILE", help="config.json or bert_config.json of SRC "
         "(default: beside it)")  # fmt: skip
     add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: beside it)")
@@ -59,6 +64,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Convert one model."""
     args = parse_args(argv)
+    if args.to == "onnx":
+        from bertds import onnx_export
+
+        return onnx_export.main(args)
     with opened(args.source, args.config, args.vocab, args.gelu) as source:
         if isinstance(source, MegatronBert):
             if args.to != "hf":

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import sys
 import tarfile
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def test_hugging_face_and_dle_round_trips_are_bit_equal(folder: Path, tmp_path: 
     assert config["hidden_act"] == "gelu_new" and config["vocab_size"] == 31
 
 
+@pytest.mark.slow
 def test_a_run_goes_round_bit_equal(
     tiny_data: Path, tiny_recipe: Path, tiny_json: Path, tmp_path: Path
 ) -> None:
@@ -243,7 +245,7 @@ def test_damage_and_other_files_are_refused(tensorflow: Path, tmp_path: Path) ->
         bad = bytearray(good)
         bad[change] ^= 1
         index.write_bytes(bad)
-        with pytest.raises(CheckpointError, match="bert_model.ckpt.index: damaged"):
+        with pytest.raises(CheckpointError, match=r"bert_model\.ckpt\.index: damaged"):
             TensorFlowCheckpoint(tensorflow / "bert_model.ckpt")
         index.write_bytes(good)
     index.write_bytes(b"no table" * 20)
@@ -272,7 +274,8 @@ def test_a_nemo_archive_is_read(folder: Path, tmp_path: Path) -> None:
     torch.save(state, buffer)
     config = yaml.safe_dump({"language_model": {"config": SIZES}}).encode()
     with tarfile.open(tmp_path / "bert.nemo", "w:gz") as archive:
-        for name, content in (("./model_weights.ckpt", buffer.getvalue()), ("./model_config.yaml", config),
+        for name, content in (("./model_weights.ckpt", buffer.getvalue()),
+                              ("./model_config.yaml", config),
                               ("../../abc_vocab.txt", "\n".join(VOCABULARY).encode())):  # fmt: skip
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -381,3 +384,34 @@ def test_bad_input_is_refused_in_one_line(
         error = capsys.readouterr().err.strip()
         assert message in error and len(error.splitlines()) == 1
     assert (tmp_path / "full" / "thesis.tex").read_text() == "precious"
+
+
+def test_onnx_without_its_packages_says_what_to_install(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert main(["convert", str(folder), str(tmp_path / "out"), "--to", "onnx"]) == 2
+    assert "pip install 'bertds[onnx]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_same_numbers(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    from transformers import BertForPreTraining
+
+    assert main(["convert", str(folder), str(tmp_path / "out"), "--to", "onnx"]) == 0
+    session = runtime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    ids = np.array([[2, 7, 4, 9, 3, 5, 6], [2, 8, 3, 0, 0, 0, 0]])
+    mask = (ids != 0).astype(np.int64)
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    (logits,) = session.run(None, inputs)
+    model = BertForPreTraining.from_pretrained(folder).eval()
+    expected = model(**{name: torch.from_numpy(value) for name, value in inputs.items()})
+    expected = expected.prediction_logits.detach().numpy()
+    assert np.allclose(logits[mask == 1], expected[mask == 1], atol=1e-4)
+    assert "logits: differs from torch by at most" in capsys.readouterr().out

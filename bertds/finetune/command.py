@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     is_main = not args.deepspeed_config or find_place().is_main
     start_logging(is_main)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    results = _run_suite(args) if args.task == "glue" else {args.task: _run_one(args)}
+    results = _run_suite(args, is_main) if args.task == "glue" else {args.task: _run_one(args)}
     if args.deepspeed_config:
         from bertds.engine.start import end_processes
 
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_OK
 
 
-def _run_suite(args: argparse.Namespace) -> dict[str, Any]:
+def _run_suite(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
     from bertds.finetune.glue_suite import present_tasks, run_suite
 
     if not args.data:
@@ -89,7 +89,7 @@ def _run_suite(args: argparse.Namespace) -> dict[str, Any]:
         mnli = args.out / "mnli" / "model"
         return _finetune(args, get_task(name), out, _data(args, name), _start(args, name, mnli))
 
-    return run_suite(names, args.out, run_one)
+    return run_suite(names, args.out, run_one, is_main=is_main)
 
 
 def _run_one(args: argparse.Namespace) -> dict[str, Any]:

@@ -37,7 +37,11 @@ def present_tasks(data: str) -> list[str]:
 
 
 def run_suite(
-    names: list[str], out: Path, run_one: Callable[[str, Path], dict[str, Any]]
+    names: list[str],
+    out: Path,
+    run_one: Callable[[str, Path], dict[str, Any]],
+    *,
+    is_main: bool = True,
 ) -> dict[str, Any]:
     """Run tasks into ``out/NAME``; one that is done is not repeated. Writes ``out/glue.json``.
 
@@ -52,12 +56,15 @@ def run_suite(
             log.info("%s: done before", file)
         else:
             results[name] = run_one(name, out / name)
+        if not is_main:
+            continue
         submission = out / "submission"
         submission.mkdir(parents=True, exist_ok=True)
         for path in sorted((out / name / "predictions").glob("*.tsv")):
             if not path.name.startswith("dev"):
                 (submission / path.name).write_bytes(path.read_bytes())
-    write_json(out / "glue.json", {"average": average(results), "tasks": results})
+    if is_main:
+        write_json(out / "glue.json", {"average": average(results), "tasks": results})
     return results
 
 
@@ -74,7 +81,7 @@ def glue_score(result: dict[str, Any]) -> float:
 
 
 def average(results: dict[str, Any]) -> float | None:
-    """Return the average over GLUE without WNLI, as the papers; None if a task is missing."""
+    """Return the leaderboard's average, without WNLI; None if a task is missing."""
     counted = [name for name in GLUE if name != "wnli"]
     if any(name not in results for name in counted):
         return None

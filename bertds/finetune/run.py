@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettin
 from bertds.finetune.scores import PERCENT, mean_and_spread
 from bertds.finetune.tasks import Task
 from bertds.logs import log
+from bertds.runtime import find_place
 from bertds.zoo import as_hugging_face_folder, load_transformers, tokenizer_of
 
 RESULTS = "results.json"
@@ -81,7 +83,9 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
         task = replace(task, kind="regression", metrics=("pearson", "spearman"),
                        main_metric="spearman")  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
-    with FolderLock(options.out, "fine-tuning"), as_hugging_face_folder(options.model) as folder:
+    is_main = not options.deepspeed or find_place().is_main
+    lock = FolderLock(options.out, "fine-tuning") if is_main else nullcontext()
+    with lock, as_hugging_face_folder(options.model) as folder:
         return _Runner(task, data, options, folder).run(data_options)
 
 
