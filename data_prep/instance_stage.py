@@ -24,8 +24,8 @@ from bertds.data.vocabulary import TokenizerInfo
 from data_prep.markers import inputs_hash, write_marker
 from data_prep.settings import InstanceRequest, PrepSettings
 
-_BLOCKS_PER_FILE = 4
-"""Memory of a worker: so many passes over a shard, about 200 MB at 4 million tokens a shard."""
+_BLOCKS_PER_FILE = 2
+"""Memory of a worker: so many passes over a shard of 4 million tokens, about 0.3 GB at 512."""
 _ROWS_AT_ONCE = 4096
 # Below the seed, beside the streams of bertds.data.rng.
 _FILE_ORDER = 101
