@@ -1,6 +1,7 @@
 # make run    install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
 # make test   install the test extras and run the tests
 # make check  lint, formatting, types
+# make docs   build the documentation into site/, strictly
 PYTHON ?= python3
 VENV ?= .venv
 WORK ?= demo
@@ -8,7 +9,7 @@ WIKI ?=
 BOOKS ?=
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all check style install install-dev bench
+.PHONY: run test test-slow test-slurm test-all check style docs install install-dev bench
 
 run: $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
@@ -16,9 +17,15 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
-# Everything, the slow tests too; CI runs this.
-test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not gpu and not slurm"
+# The tests that take longer; CI runs them.
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "slow and not gpu and not slurm"
+
+# Needs root and Debian's slurmctld, slurmd, slurm-client: starts a small cluster of its own.
+test-slurm: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "slurm and not gpu" tests/slurm
+
+test-all: test test-slow
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -28,6 +35,11 @@ check: $(VENV)/.installed-dev
 style: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/bertds config schema > docs/recipe.schema.json
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -45,3 +57,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	@touch $@

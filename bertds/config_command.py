@@ -1,10 +1,11 @@
-"""``bertds config show|explain|diff|validate``: settings that explain themselves."""
+"""``bertds config show|explain|diff|validate|schema``: settings that explain themselves."""
 
 from __future__ import annotations
 
 import argparse
 import ast
 import inspect
+import json
 from functools import cache
 
 import yaml
@@ -39,6 +40,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     diff.add_argument("second")
     validate = actions.add_parser("validate", help="check recipes")
     validate.add_argument("recipes", nargs="+")
+    actions.add_parser("schema", help="print the recipes' JSON Schema, for editors")
     return parser.parse_args(argv)
 
 
@@ -50,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
     elif args.action == "explain":
         _explain(args.key)
+    elif args.action == "schema":
+        from bertds.config_schema import json_schema
+
+        print(json.dumps(json_schema(field_docs()), indent=2))
     elif args.action == "diff":
         first, second = (flatten(to_dict(load_config(r))) for r in (args.first, args.second))
         for key in first:

@@ -6,7 +6,7 @@ Every part continues where it was stopped and repeats nothing that is done:
 WORK/
   data/        token shards, manifest, tokenizer
   phase1/      run folder                phase2/   run folder
-  model/       the Hugging Face folder   scores.json
+  model/       the Hugging Face folder   scores.json        report/index.html
 ```
 """
 
@@ -23,6 +23,7 @@ from typing import Any
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN, BertdsError
 from bertds.files import write_json
+from bertds.report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -64,7 +65,10 @@ def main(argv: list[str] | None = None) -> int:
             print("stopped, with everything saved: run the same command again", file=sys.stderr)
         return code
     _export(work)
-    _closing(work, _scores(work))
+    scores = _scores(work)
+    _say("report")
+    write_report([work / "phase1", work / "phase2"], work / "report")
+    _closing(work, scores)
     return EXIT_OK
 
 
@@ -215,6 +219,7 @@ def _closing(work: Path, scores: dict[str, Any]) -> None:
         ("phase1", "run folder: metrics.jsonl, checkpoints, log.txt"),
         ("phase2", "run folder of phase 2"),
         ("model", "the Hugging Face folder, for BertForPreTraining.from_pretrained"),
+        ("report", "index.html: curves, settings, commands; open it in a browser"),
     ):
         console.print(f"  {work / name!s:<24} {what}", highlight=False)
     console.print("\nWhat the model fills in:")
