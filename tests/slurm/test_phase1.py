@@ -113,5 +113,5 @@ def test_one_job_per_run_folder_and_a_cancelled_one_stays_cancelled(
                        "schedule.total_steps=1000000")  # fmt: skip
     lab.until(lambda: lab.restarts(third) >= 1, 60, third)
     (run / "STOP").touch()  # the user's way to stop: no requeue until it is gone
-    lab.until(lambda: lab.job(third)["Reason"] == "JobHeldUser", 60, third)
+    lab.until(lambda: lab.job(third)["Priority"] == "0", 60, third)
     assert "stopped by the file" in lab.log(third)
