@@ -79,7 +79,7 @@ def layer_bytes(shape: Shape) -> float:
         values = (8 * width + 2 * inner) * size + (2 * width if hidden else 0)
         values += 4 * model.num_attention_heads + 16
         return tokens * values + weights
-    numbers = 8 * width + 2 * inner + 4
+    numbers: float = 8 * width + 2 * inner + 4
     numbers += 2 * width if hidden else 0  # the noise of both sums
     per_row = model.num_attention_heads * mean_square(shape) / shape.tokens_per_row
     numbers += per_row * (3 if attention else 1)

@@ -82,7 +82,9 @@ def bytes_sent(shape: Shape, accumulation: int) -> tuple[float, float]:
     """
     ranks = shape.world_size
     low = shape.precision in ("bf16", "fp16")
-    vector = parameter_count(shape.model, shape.vocab_size) * (BYTES[shape.precision] if low else 4)
+    vector: float = parameter_count(shape.model, shape.vocab_size) * (
+        BYTES[shape.precision] if low else 4
+    )
     vector *= (ranks - 1) / ranks
     reduced = vector * (accumulation if shape.stage >= 2 else 1)
     gathered = vector * (2 * accumulation if shape.stage == 3 else 1)

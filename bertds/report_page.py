@@ -274,7 +274,7 @@ def _data_section(runs: list[RunView]) -> str:
 def _repeat_section(runs: list[RunView]) -> str:
     parts = ["<h2>To repeat it</h2>"]
     for run in runs:
-        commands = []
+        commands: list[str] = []
         for start in run.environment.get("starts", []):
             if not commands or commands[-1] != start["command"]:
                 commands.append(start["command"])

@@ -108,7 +108,7 @@ def _draw(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {
+    style: dict[Any, Any] = {
         "figure.facecolor": dress.ground, "axes.facecolor": dress.ground,
         "savefig.facecolor": dress.ground, "text.color": dress.ink,
         "axes.edgecolor": dress.grid, "axes.labelcolor": dress.muted,

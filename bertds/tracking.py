@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bertds import health
 from bertds.config import Config
@@ -189,7 +189,7 @@ class WandbTracker:
             # Offline runs cannot ask the server; their files carry the same id and are merged
             # when they are synchronised.
             resume="allow" if config.tracking.wandb == "online" else None,
-            mode=config.tracking.wandb,
+            mode=cast(Any, config.tracking.wandb),
             dir=str(run_dir),
             config=settings,
             settings=wandb.Settings(console="off"),
