@@ -6,12 +6,14 @@ this server for them.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,7 @@ def _become_rank(request: dict[str, Any]) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    faulthandler.enable()
     os.environ.clear()
     os.environ.update(request["environment"])
     from bertds.train import entry
@@ -192,9 +195,12 @@ def serve() -> None:
             answer = ended.get(request["poll"])
         else:
             answer = os.fork()
+            ended.pop(answer, None)  # process numbers come again
             if answer == 0:
                 try:
                     _become_rank(request)
+                except BaseException:
+                    traceback.print_exc()
                 finally:
                     os._exit(99)
         print(json.dumps(answer), flush=True)

@@ -49,8 +49,8 @@ def on_instances(arguments: list[str], folder: Path, vocab: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("door", "optimizer"),
     [
-        ("token shards", "Lamb"),
         ("NVIDIA HDF5", "Lamb"),
+        pytest.param("token shards", "Lamb", marks=pytest.mark.slow),
         pytest.param("token shards", "AdamW", marks=pytest.mark.slow),
         pytest.param("NVIDIA HDF5", "AdamW", marks=pytest.mark.slow),
     ],

@@ -92,6 +92,7 @@ def environment(pid: int) -> list[str]:
     return [os.environ.get("", "")] if not text else text.decode().strip("\0").split("\0")
 
 
+@pytest.mark.slow
 def test_a_rank_with_an_error_of_its_own_is_quoted_by_the_others(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:

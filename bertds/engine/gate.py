@@ -43,14 +43,14 @@ class UpdateGate:
         """Set the limit of the next step; infinity lets everything pass and costs nothing."""
         self._limit, self._decided, self.held = limit, False, False
 
-    def _step(self, closure: Any = None) -> Any:
+    def _step(self, *arguments: Any, **options: Any) -> Any:
         # ZeRO calls this once per parameter group: decided once, for all groups.
         if not self._decided:
             self._decided = True
             self.held = self._limit < math.inf and self._over_limit()
         if self.held:
             return None
-        return self._update() if closure is None else self._update(closure)
+        return self._update(*arguments, **options)
 
     def _over_limit(self) -> bool:
         norm = torch.tensor(float(self._norm() or 0.0), dtype=torch.float64, device=self._device)

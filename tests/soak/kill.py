@@ -111,6 +111,7 @@ def soak(
             tally.starts += 1
         compare(folder / name, whole[kind])
         tally.rounds += 1
+        print(f"round {tally.rounds}: {sum(tally.kills.values())} kills", file=sys.stderr)
         shutil.rmtree(folder / name)
     tally.seconds = time.monotonic() - began
     return tally
@@ -143,9 +144,11 @@ def _one_life(
     text = "".join(ranks.text(rank) for rank in range(world_size))
     tally.fallbacks += "falling back to" in text
     if codes[victim] != -signal.SIGKILL:
-        assert codes == [0] * world_size, text
+        assert codes == [0] * world_size, f"exit codes {codes}, {point}: {text}"
         return "done"
-    assert all(code in (0, 1, -signal.SIGKILL) for code in codes), text
+    assert all(code in (0, 1, -signal.SIGKILL) for code in codes), (
+        f"exit codes {codes}, {point}: {text}"
+    )
     tally.slowest_survivor = max(tally.slowest_survivor, time.monotonic() - dead)
     return point
 
