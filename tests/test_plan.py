@@ -128,7 +128,9 @@ def test_zero_shares_what_its_stage_shares() -> None:
     assert plans[1].optimizer == pytest.approx(12 * count / 8)  # masters and both moments, fp32
     assert plans[1].weights == 2 * count and plans[3].weights == pytest.approx(2 * count / 8)
     assert plans[1].gradients > plans[2].gradients
-    assert plans[1].total > plans[2].total > plans[3].total
+    assert plans[1].total > plans[2].total
+    # Stage 3 brings the weights together again: DeepSpeed lets a billion of them stay.
+    assert plans[3].buffers - plans[2].buffers == pytest.approx(2 * count)
 
 
 def test_bytes_sent_follow_the_ring() -> None:
