@@ -178,8 +178,9 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   software
   # --export=ALL: sites that set SBATCH_EXPORT=NONE would start the ranks with an empty environment.
   # --cpus-per-task: srun does not take it over from sbatch (Slurm 22.05 and later).
+  # No --unbuffered: it makes the output a terminal, and programs then write bars and colours.
   # --kill-on-bad-exit: without it the others wait for a dead rank until a collective times out.
-  SRUN=(srun --export=ALL --nodes="$NODES" --mpi=none --kill-on-bad-exit=1 --unbuffered)
+  SRUN=(srun --export=ALL --nodes="$NODES" --mpi=none --kill-on-bad-exit=1)
   TRAIN_SRUN=("${SRUN[@]}" --ntasks="$WORLD_SIZE" --ntasks-per-node="$RANKS_PER_NODE"
     --cpus-per-task="$CPUS_PER_RANK" --distribution=block "${SRUN_CONTAINER[@]}")
   ((per_task > 0)) || TRAIN_SRUN+=(--overcommit)

@@ -334,7 +334,7 @@ one_node() { # one_node ARGUMENTS OF bertds...: prep, export, evaluate; each con
     previous=$one
   done
   [ -z "$out" ] || clear_dead_lock "$out"
-  run_step srun --export=ALL --nodes=1 --ntasks=1 --mpi=none --unbuffered \
+  run_step srun --export=ALL --nodes=1 --ntasks=1 --mpi=none \
     --cpus-per-task="$((CPUS_PER_RANK * RANKS_PER_NODE))" "${SRUN_CONTAINER[@]}" \
     "${PYTHON[@]}" -m bertds.cli "$@"
   code=$?

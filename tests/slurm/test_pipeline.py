@@ -54,6 +54,7 @@ def disturbances(lab: Lab, job: str, chance: random.Random) -> dict[str, Callabl
     }
 
 
+@pytest.mark.timeout(1200)
 def test_ten_preemptions_between_a_dump_and_a_model(
     lab: Lab, repository: Path, tmp_path: Path, dump: Path
 ) -> None:
