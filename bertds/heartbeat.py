@@ -33,6 +33,8 @@ from bertds.errors import EXIT_FAILED
 from bertds.files import start_time
 from bertds.logs import log
 
+BESIDE = 8
+"""Ranks whose numbers are so near are looked at for being on the same machine."""
 CONNECTION_WORDS = ("gloo", "nccl", "connection", "socket", "timed out", "timeout", "peer")
 """An error of a collective operation holds one of these."""
 
@@ -167,11 +169,15 @@ class Heartbeat:
         return self._stopped.wait(4 * self.period)
 
     def _meet(self, store: Any) -> None:
-        """Learn who the peers are; those of this machine can be watched by process number."""
-        for other in range(self.world_size):
+        """Learn who the peers are; those of this machine can be watched by process number.
+
+        Rank 0 asks for all, the others for rank 0 and for those beside them, who are likely to be
+        on the same machine: a thousand ranks that ask for a thousand would choke the store.
+        """
+        beside = range(max(0, self.rank - BESIDE), min(self.world_size, self.rank + BESIDE + 1))
+        for other in range(self.world_size) if self.rank == 0 else {0, *beside}:
             if other == self.rank or other in self._peers:
                 continue
-            # Far peers are rank 0's business; near ones everybody's.
             key = self._key("who", other)
             if store.check([key]):
                 who = json.loads(store.get(key))
