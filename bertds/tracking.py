@@ -163,6 +163,19 @@ class ProgressBar:
         self._progress.stop()
 
 
+def saved_checkpoints(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """Return what stands in a run's checkpoints, by name: step, samples, bytes."""
+    found = {}
+    for manifest in sorted(run_dir.glob("checkpoints/step_*/manifest.json")):
+        facts = json.loads(manifest.read_text(encoding="utf-8"))
+        found[manifest.parent.name] = {
+            "step": facts.get("step"),
+            "samples": facts.get("state", {}).get("samples"),
+            "bytes": sum(file.stat().st_size for file in manifest.parent.iterdir()),
+        }
+    return found
+
+
 class WandbTracker:
     """Weights & Biases. A resumed run continues the same W&B run: its id is in the run folder."""
 
@@ -182,6 +195,7 @@ class WandbTracker:
             run_id = secrets.token_hex(4)  # as long as W&B's own
             id_file.write_text(json.dumps({"id": run_id}) + "\n", encoding="utf-8")
         self._failed = False
+        self._run_dir = run_dir
         self._run = wandb.init(
             project=config.tracking.wandb_project,
             name=name,
@@ -211,8 +225,12 @@ class WandbTracker:
             log.warning("Weights & Biases stopped taking metrics: %s", error)
 
     def close(self) -> None:
-        """Finish the W&B run."""
-        self._run.finish()
+        """Record which checkpoints there are, and finish the W&B run."""
+        try:
+            self._run.summary["checkpoints"] = saved_checkpoints(self._run_dir)
+            self._run.finish()
+        except Exception as error:  # a tracker's trouble must not cost the run
+            log.warning("Weights & Biases did not finish: %s", error)
 
 
 class TensorBoardTracker:

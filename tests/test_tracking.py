@@ -100,6 +100,9 @@ def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
     assert len(both) >= 1 and all(folder.name.endswith(identity) for folder in both)
     assert all(list(folder.glob(f"run-{identity}.wandb")) for folder in both)
     assert json.loads((run / "wandb_id.json").read_text())["id"] == identity
+    last = max(run.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
+    record = last.read_bytes()
+    assert b"step_00000006" in record and b"masked_lm_prob" in record  # checkpoints, settings
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
