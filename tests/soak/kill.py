@@ -140,6 +140,10 @@ def _one_life(
     while ranks.poll()[victim] is None:
         time.sleep(0.01)
     dead = time.monotonic()
+    if not any(word in ranks.text(0) for word in ("starting: ", "continuing at ")):
+        # Perhaps the ranks have not met yet: this far only a launcher sees that one is missing,
+        # and ends the others.
+        ranks.kill()
     codes = ranks.wait(60)
     text = "".join(ranks.text(rank) for rank in range(world_size))
     tally.fallbacks += "falling back to" in text
@@ -166,6 +170,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lives", type=int, default=12, help="kills per round")
     parser.add_argument("--nice", type=int, default=10)
     args = parser.parse_args()
     from tests.tiny import TINY_JSON, TINY_RECIPE, write_tiny_data, write_tiny_vocab
@@ -185,7 +190,7 @@ def main() -> int:
 
         server = ForkServer(nice=args.nice)
         try:
-            tally = soak(server, command, folder, args.kills, args.seed)
+            tally = soak(server, command, folder, args.kills, args.seed, args.lives)
         finally:
             server.close()
     for point, count in sorted(tally.kills.items()):
