@@ -338,5 +338,5 @@ def nemo_model_config(values: Any) -> dict[str, Any]:
         return nested
     renamed = {"num_layers": "num_hidden_layers", "ffn_hidden_size": "intermediate_size",
                "layernorm_epsilon": "layer_norm_eps"}  # fmt: skip
-    result = {renamed.get(key, key): value for key, value in model.items()}
+    result = {renamed.get(str(key), str(key)): value for key, value in model.items()}
     return {key: value for key, value in result.items() if isinstance(value, (int, float, str))}

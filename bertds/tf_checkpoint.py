@@ -226,7 +226,7 @@ def _crc32c() -> Any:
     import numba
 
     @numba.njit(cache=False)
-    def crc32c(data: np.ndarray, table: np.ndarray) -> int:
+    def crc32c(data: np.ndarray, table: np.ndarray) -> Any:
         crc = np.uint32(0xFFFFFFFF)
         for byte in data:
             crc = table[(crc ^ byte) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))

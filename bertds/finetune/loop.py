@@ -179,10 +179,10 @@ def predict(
         batch = collate(bare, pad_id)
         output = forward(batch)
         if hasattr(output, "start_logits"):
-            tensors = (output.start_logits, output.end_logits)
+            outputs = [output.start_logits, output.end_logits]
         else:
-            tensors = (output.logits,)
-        tensors = tuple(tensor.float().cpu() for tensor in tensors)
+            outputs = [output.logits]
+        tensors = tuple(tensor.float().cpu() for tensor in outputs)
         per_token = tensors[0].shape[1:2] == batch["input_ids"].shape[1:2] and (
             tensors[0].dim() == 3 or len(tensors) == 2
         )

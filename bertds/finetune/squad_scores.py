@@ -120,8 +120,8 @@ def best_threshold(
     odds are above the threshold counts as answered by "".
     """
     ids = [i for i in scores if i in null_odds]
-    current = sum(i not in answered for i in scores)  # all answered by ""
-    best, threshold = float(current), 0.0
+    current = float(sum(i not in answered for i in scores))  # all answered by ""
+    best, threshold = current, 0.0
     for i in sorted(ids, key=lambda i: null_odds[i]):
         if i in answered:
             change = scores[i]
@@ -129,7 +129,7 @@ def best_threshold(
             change = -1.0 if predictions.get(i) else 0.0
         current += change
         if current > best:
-            best, threshold = float(current), null_odds[i]
+            best, threshold = current, null_odds[i]
     return best / max(1, len(scores)), threshold
 
 

@@ -62,12 +62,16 @@ class Task:
     """Name of the folder in GLUE's distribution."""
 
 
-def _splits(submission: str) -> dict[str, tuple[Files, ...]]:
-    return {
-        "train": (Files(names=("train.tsv",), hub_split="train"),),
-        "dev": (Files(names=("dev.tsv",), hub_split="validation"),),
-        "test": (Files(names=("test.tsv",), submission=submission, hub_split="test"),),
-    }
+def _train() -> tuple[Files, ...]:
+    return (Files(names=("train.tsv",), hub_split="train"),)
+
+
+def _dev() -> tuple[Files, ...]:
+    return (Files(names=("dev.tsv",), hub_split="validation"),)
+
+
+def _test(submission: str) -> tuple[Files, ...]:
+    return (Files(names=("test.tsv",), submission=submission, hub_split="test"),)
 
 
 _SENTENCES = {"sentence1": "sentence1", "sentence2": "sentence2"}
@@ -76,32 +80,33 @@ _GLUE = [
     Task(
         name="cola", folder="CoLA", kind="classification", text="sentence", labels=("0", "1"),
         columns=("source", "label", "mark", "sentence"), metrics=("matthews", "accuracy"),
-        main_metric="matthews", hub=("nyu-mll/glue", "cola"), **_splits("CoLA.tsv"),
+        main_metric="matthews", hub=("nyu-mll/glue", "cola"),
+        train=_train(), dev=_dev(), test=_test("CoLA.tsv"),
         published="test Matthews 52.1 / 60.5",
     ),
     Task(
         name="sst2", folder="SST-2", kind="classification", text="sentence", labels=("0", "1"),
         metrics=("accuracy",), main_metric="accuracy", hub=("nyu-mll/glue", "sst2"),
-        **_splits("SST-2.tsv"), published="test accuracy 93.5 / 94.9",
+        train=_train(), dev=_dev(), test=_test("SST-2.tsv"), published="test accuracy 93.5 / 94.9",
     ),
     Task(
         name="mrpc", folder="MRPC", kind="classification", text="#1 String", pair="#2 String",
         label="Quality", labels=("0", "1"), metrics=("f1", "accuracy"), main_metric="f1",
         hub=("nyu-mll/glue", "mrpc"),
         hub_columns={"#1 String": "sentence1", "#2 String": "sentence2", "Quality": "label"},
-        **_splits("MRPC.tsv"), published="test F1 88.9 / 89.3",
+        train=_train(), dev=_dev(), test=_test("MRPC.tsv"), published="test F1 88.9 / 89.3",
     ),
     Task(
         name="stsb", folder="STS-B", kind="regression", text="sentence1", pair="sentence2",
         label="score", metrics=("pearson", "spearman"), main_metric="spearman",
         hub=("nyu-mll/glue", "stsb"), hub_columns={**_SENTENCES, "score": "label"},
-        **_splits("STS-B.tsv"), published="test Spearman 85.8 / 86.5",
+        train=_train(), dev=_dev(), test=_test("STS-B.tsv"), published="test Spearman 85.8 / 86.5",
     ),
     Task(
         name="qqp", folder="QQP", kind="classification", text="question1", pair="question2",
         label="is_duplicate", labels=("0", "1"), metrics=("f1", "accuracy"), main_metric="f1",
         hub=("nyu-mll/glue", "qqp"), hub_columns={"is_duplicate": "label"},
-        **_splits("QQP.tsv"), published="test F1 71.2 / 72.1",
+        train=_train(), dev=_dev(), test=_test("QQP.tsv"), published="test F1 71.2 / 72.1",
     ),
     Task(
         name="mnli", folder="MNLI", kind="classification", text="sentence1", pair="sentence2",
@@ -121,19 +126,19 @@ _GLUE = [
     Task(
         name="qnli", folder="QNLI", kind="classification", text="question", pair="sentence",
         labels=RTE_LABELS, metrics=("accuracy",), main_metric="accuracy",
-        hub=("nyu-mll/glue", "qnli"), **_splits("QNLI.tsv"),
+        hub=("nyu-mll/glue", "qnli"), train=_train(), dev=_dev(), test=_test("QNLI.tsv"),
         published="test accuracy 90.5 / 92.7",
     ),
     Task(
         name="rte", folder="RTE", kind="classification", text="sentence1", pair="sentence2",
         labels=RTE_LABELS, metrics=("accuracy",), main_metric="accuracy",
-        hub=("nyu-mll/glue", "rte"), **_splits("RTE.tsv"),
+        hub=("nyu-mll/glue", "rte"), train=_train(), dev=_dev(), test=_test("RTE.tsv"),
         published="test accuracy 66.4 / 70.1",
     ),
     Task(
         name="wnli", folder="WNLI", kind="classification", text="sentence1", pair="sentence2",
         labels=("0", "1"), metrics=("accuracy",), main_metric="accuracy",
-        hub=("nyu-mll/glue", "wnli"), **_splits("WNLI.tsv"),
+        hub=("nyu-mll/glue", "wnli"), train=_train(), dev=_dev(), test=_test("WNLI.tsv"),
         published="left out by the paper (majority class 65.1)",
     ),
 ]  # fmt: skip
