@@ -34,7 +34,7 @@ from tests.run_reading import assert_same_state, losses, samples
 
 SETTINGS = [
     "schedule.total_steps=24", "checkpoint.every_steps=2", "validation.every_steps=5",
-    "validation.max_samples=12", "run.log_samples=true", "guard.peer_timeout_seconds=4",
+    "validation.max_samples=12", "run.log_samples=true", "guard.peer_timeout_seconds=20",
     "log.every_steps=3", "model.hidden_dropout_prob=0.1",
 ]  # fmt: skip
 PASSINGS = {
