@@ -19,7 +19,7 @@ test: $(VENV)/.installed-dev
 
 # The tests that take longer; CI runs them.
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "slow and not gpu and not slurm"
+	$(BIN)/python -m pytest -m "slow and not gpu and not slurm and not timing"
 
 # Needs root and Debian's slurmctld, slurmd, slurm-client: starts a small cluster of its own.
 test-slurm: $(VENV)/.installed-dev

@@ -323,6 +323,7 @@ def calibrating_run(
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_time_of_a_real_run_within_a_quarter_after_calibration(
     repository: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
