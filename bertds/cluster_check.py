@@ -163,19 +163,27 @@ def node_facts(run: str, data: str, gpus: int) -> dict[str, Any]:
 # ---- meeting the first node ------------------------------------------------------------------
 
 
-def serve_time(port: int) -> None:
-    """Answer each connection with this clock, in the background, until the process ends."""
-    server = socket.create_server(("", port), backlog=1024)
+class TimeServer:
+    """Answers each connection with this clock, in the background, until the process ends."""
 
-    def answer() -> None:
+    def __init__(self, port: int) -> None:
+        self._server = socket.create_server(("", port), backlog=1024)
+        self._guests = 0
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def _answer(self) -> None:
         while True:
-            connection, _ = server.accept()
+            connection, _ = self._server.accept()
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(5.0)
                 while connection.recv(1):
                     connection.sendall(f"{time.time():.6f}\n".encode())
+            self._guests += 1
 
-    threading.Thread(target=answer, daemon=True).start()
+    def wait(self, guests: int, deadline: float) -> None:
+        """Wait until so many have come and gone: nodes do not start at the same moment."""
+        while self._guests < guests and time.monotonic() < deadline:
+            time.sleep(0.05)
 
 
 def clock_offset(address: str, port: int, deadline: float) -> float:
@@ -266,6 +274,14 @@ def talk(say: Any, me: int, names: list[str], address: str, port: int, deadline:
     store = dist.TCPStore(
         address, port, None, me == 0, timedelta(seconds=left), wait_for_workers=False
     )
+    # Nodes start at different moments: nobody's partner shall be taken for dead for being late.
+    here = store.add("here", 1)
+    if me == 0:
+        while here < len(names) and time.monotonic() < deadline - PAIR_SECONDS:
+            time.sleep(0.05)
+            here = store.add("here", 0)
+        store.set("go", "1")
+    store.wait(["go"], timedelta(seconds=left))
     for pairs in rounds_of_pairs(len(names)):
         for pair in pairs:
             if me not in pair or time.monotonic() > deadline:
@@ -304,12 +320,11 @@ def report(run: str, data: str, gpus: int, level: str, seconds: float) -> int:
         sys.stdout.write(json.dumps({"node": node, **line}) + "\n")
         sys.stdout.flush()
 
-    if me == 0 and count > 1:
-        serve_time(port + 1)
+    server = TimeServer(port + 1) if me == 0 and count > 1 else None
     say({"facts": node_facts(run, data, gpus)})
     if count > 1:
         try:
-            offset = clock_offset(address, port + 1, min(deadline, time.monotonic() + 15.0))
+            offset = clock_offset(address, port + 1, deadline - PAIR_SECONDS)
             say({"meet": {"clock": round(offset, 4)}})
         except OSError as error:
             say({"meet": {"error": str(error)}})
@@ -321,6 +336,6 @@ def report(run: str, data: str, gpus: int, level: str, seconds: float) -> int:
             names = os.environ.get("BERTDS_NODES", "").split(",")
             with contextlib.suppress(RuntimeError, OSError):  # the verdict misses what is not said
                 talk(say, me, names, address, port + 2, deadline)
-    elif me == 0:
-        time.sleep(2.0)  # the others may still ask for the time
+    if server:
+        server.wait(count, deadline)  # itself among them
     return 0

@@ -135,12 +135,13 @@ crashed() { # crashed REASON [NAME=VALUE]: try again, but not for ever
 
 examine() { # examine LEVEL DATA BAD_NODES_FILE: the doctor's exit code
   local level=$1 data=$2 bad=$3 report=$3.report judge=("${PYTHON[@]}") code
+  local seconds=${BERTDS_PREFLIGHT_SECONDS:-45}
   BERTDS_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)
   export BERTDS_NODES
-  timeout -k 5 45 "${SRUN[@]}" --kill-on-bad-exit=0 --ntasks="$NODES" --ntasks-per-node=1 \
+  timeout -k 5 "$seconds" "${SRUN[@]}" --kill-on-bad-exit=0 --ntasks="$NODES" --ntasks-per-node=1 \
     --cpus-per-task="$((CPUS_PER_RANK * RANKS_PER_NODE))" "${SRUN_CONTAINER[@]}" \
     "${PYTHON[@]}" -m bertds.cli doctor --cluster --level "$level" --run "$RUN" \
-    ${data:+--data "$data"} --gpus "$GPUS_PER_NODE" --seconds 35 > "$report"
+    ${data:+--data "$data"} --gpus "$GPUS_PER_NODE" --seconds "$((seconds - 10))" > "$report"
   [ ${#SRUN_CONTAINER[@]} = 0 ] ||
     judge=(srun --nodes=1 --ntasks=1 --nodelist="$MASTER_ADDR" "${SRUN_CONTAINER[@]}" python)
   "${judge[@]}" -m bertds.cli doctor --judge "$report" --nodes "$BERTDS_NODES" --level "$level" \
