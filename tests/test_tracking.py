@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bertds import tracking
 from bertds.tracking import ProgressLines, Watcher, describe, in_words
 from bertds.train import entry
 from tests.runs_made import train_line
@@ -41,29 +41,28 @@ def test_lines_in_words() -> None:
     ]
 
 
-def test_progress_lines_say_what_is_left(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is logged, whatever handlers earlier tests have left."""
+    texts: list[str] = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(tracking.log, level, lambda text, *a: texts.append(text % a))
+    return texts
+
+
+def test_progress_lines_say_what_is_left(said: list[str]) -> None:
     lines = ProgressLines(100, least_seconds=0.0)
-    with caplog.at_level(logging.INFO, logger="bertds"):
-        logging.getLogger("bertds").addHandler(caplog.handler)
-        try:
-            lines.line(train_line(10))
-            lines.line(train_line(50))
-        finally:
-            logging.getLogger("bertds").removeHandler(caplog.handler)
-    assert "step 50/100" in caplog.text and "left" in caplog.text
+    lines.line(train_line(10))
+    lines.line(train_line(50))
+    assert "step 50/100" in said[1] and "left" in said[1]
 
 
-def test_warnings_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_warnings_are_said_once(said: list[str]) -> None:
     watcher = Watcher()
-    logger = logging.getLogger("bertds")
-    logger.addHandler(caplog.handler)
-    try:
-        for step in range(10, 200, 10):
-            watcher.line(train_line(step, stall_seconds=3.0))
-    finally:
-        logger.removeHandler(caplog.handler)
-    said = {r.getMessage() for r in caplog.records if "waits for the loader" in r.getMessage()}
-    assert len(said) == 1 and "data.prefetch_steps" in said.pop()
+    for step in range(10, 200, 10):
+        watcher.line(train_line(step, stall_seconds=3.0))
+    loader = [text for text in said if "waits for the loader" in text]
+    assert len(loader) == 1 and "data.prefetch_steps" in loader[0]
 
 
 def train(recipe: Path, deepspeed: Path, data: Path, run: Path, *assignments: str) -> int:
