@@ -62,7 +62,9 @@ class Ranks:
 
     def text(self, rank: int) -> str:
         """Return what a rank has printed."""
-        return self.outputs[rank].read_text()
+        path = self.outputs[rank]
+        # A rank killed before it was well started has said nothing.
+        return path.read_text() if path.is_file() else ""
 
 
 class ForkServer:
