@@ -251,13 +251,12 @@ def _require(condition: bool, message: str) -> None:
 def check(config: Config) -> None:
     """Refuse values and combinations that cannot work, naming key, value and remedy."""
     model, data, schedule = config.model, config.data, config.schedule
-    for key, kind in all_keys().items():
+    for key in all_keys():
         section, name = key.split(".", 1)
         value = getattr(getattr(config, section), "from_" if name == "from" else name)
         lowest = 1 if key in _POSITIVE else 0
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             _require(value >= lowest, f"{key}={value} must be at least {lowest}")
-        del kind
     for key in _SHARES:
         section, name = key.split(".", 1)
         value = getattr(getattr(config, section), name)

@@ -13,7 +13,6 @@ from bertds.config_io import to_dict
 from bertds.errors import CheckpointError
 from bertds.logs import log
 from bertds.model import hf
-from bertds.runtime import Place
 from bertds.state import TrainState
 
 # Two models with these equal have the same tensors with the same meaning.
@@ -32,9 +31,7 @@ class Start:
     """Whether it is this run's own: everything is taken, not only weights and moments."""
 
 
-def start_weights(
-    config: Config, model: Any, tokenizer: Any, checkpoints: Path, place: Place
-) -> Start | None:
+def start_weights(config: Config, model: Any, tokenizer: Any, checkpoints: Path) -> Start | None:
     """Find the start, and load weights of a Hugging Face folder into the model right away.
 
     Args:
@@ -42,13 +39,11 @@ def start_weights(
         model: the new model with random weights.
         tokenizer: the data's tokenizer.
         checkpoints: the run's own checkpoint folder.
-        place: this process's place.
 
     Raises:
         CheckpointError: what ``init.from`` names is missing, damaged, or of another architecture
             or vocabulary.
     """
-    del place
     own = newest_good(checkpoints)
     wanted = {**to_dict(config.model), "vocab_size": tokenizer.vocab_size}
     if own is not None:
@@ -105,11 +100,8 @@ def _check_vocabulary_file(path: Path, tokenizer: Any) -> None:
         raise CheckpointError(f"{file}: another vocabulary than the data's {ours}")
 
 
-def continue_run(
-    config: Config, engine: Any, start: Start | None, facts: dict[str, Any]
-) -> TrainState:
+def continue_run(config: Config, engine: Any, start: Start | None) -> TrainState:
     """Load weights and moments into the engine and return where training goes on."""
-    del facts
     if start is None:
         return TrainState()
     reader, manifest = start.reader, start.reader.manifest

@@ -72,7 +72,7 @@ class Run:
         torch.manual_seed(config.run.seed)  # the same initial weights on every rank
         model = BertForPreTraining(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-        start = start_weights(config, model, tokenizer, self.folder.checkpoints, place)
+        start = start_weights(config, model, tokenizer, self.folder.checkpoints)
         self._watch_peers()
         self.engine = Engine.create(model, self.settings, self.plan, seed=config.run.seed)
         if held_out is not None:
@@ -90,7 +90,7 @@ class Run:
         self.checkpoints = Checkpoints(
             self.folder.path, config.checkpoint, self.engine, shapes, facts
         )
-        self.state = continue_run(config, self.engine, start, facts)
+        self.state = continue_run(config, self.engine, start)
         self.folder.record(self.settings.values, tokenizer.files)
         self.learning_rate = LearningRate(self.settings.optimizer.lr, config.schedule)
         if place.is_main:
