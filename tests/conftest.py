@@ -31,6 +31,21 @@ __all__ = ["WORDS", "tiny_documents"]  # for tests beside this file
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher() -> Iterator[None]:
+    """A run inside the test process names its place in the environment; no other test sees it."""
+    before = {name: os.environ.get(name) for name in LAUNCHER}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The clone that the tests stand in."""

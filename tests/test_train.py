@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -322,3 +323,19 @@ def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
 
 def test_without_a_launcher_the_process_is_alone() -> None:
     assert find_place({}).world_size == 1
+
+
+def test_a_run_of_one_process_needs_no_port(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    """Two such runs on one machine get the launcher's usual port: neither may fail on it."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code, text = fork_server.run(
+            command("alone", "schedule.total_steps=1", "schedule.warmup_steps=0"),
+            output=tmp_path,
+            environment={"MASTER_PORT": port},
+        )
+    assert code == 0, text

@@ -79,12 +79,16 @@ def start_processes(
         device = torch.device("cuda", place.local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
+        timeout = timedelta(seconds=timeout_seconds)
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        if place.world_size == 1:
+            _be_alone(backend, device, timeout)
         try:
             deepspeed.init_distributed(
-                dist_backend="gloo" if device.type == "cpu" else "nccl",
+                dist_backend=backend,
                 auto_mpi_discovery=False,
                 verbose=False,
-                timeout=timedelta(seconds=timeout_seconds),
+                timeout=timeout,
             )
         except (RuntimeError, ValueError) as error:
             address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
@@ -94,6 +98,22 @@ def start_processes(
                 f"{reason}"
             ) from error
     return place, device
+
+
+def _be_alone(backend: str, device: torch.device, timeout: timedelta) -> None:
+    """Make a world of one without a TCP port.
+
+    Two such runs on one machine, both started with the launcher's usual port, or one started from
+    a process that is itself such a world, would else fail on a port already in use.
+    """
+    dist.init_process_group(
+        backend,
+        store=dist.HashStore(),
+        rank=0,
+        world_size=1,
+        timeout=timeout,
+        device_id=device if device.type == "cuda" else None,
+    )
 
 
 def process_store() -> Any:
