@@ -22,11 +22,17 @@ from typing import Any
 from bertds.errors import BertdsError, InUseError
 
 TEMPORARY_PREFIX = ".tmp-"
+MEMBER_FILES = ".tasks/member-*.json"
+"""Of a folder that several tasks fill together (data_prep/joint_lock.py): one for each of them."""
 
 
 def temporary_name(path: Path) -> Path:
-    """Return the name under which ``path`` is written before it is published."""
-    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{os.getpid()}")
+    """Return the name under which ``path`` is written before it is published.
+
+    It names host and process: processes of several hosts may write into one shared folder, and in
+    containers many of them have the same number.
+    """
+    return path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{socket.gethostname()}.{os.getpid()}")
 
 
 def sync_file(path: Path) -> None:
@@ -120,12 +126,45 @@ def remove_leftovers(folder: Path) -> int:
     return count
 
 
+def this_process(purpose: str) -> dict[str, Any]:
+    """Return what a lock says of its holder."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": start_time(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "purpose": purpose,
+    }
+
+
+def living_holder(path: Path, stale_seconds: float) -> dict[str, Any] | None:
+    """Return what a lock's file says of its holder, or None if there is none or it is dead."""
+    try:
+        holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        age = time.time() - path.stat().st_mtime
+    except (OSError, ValueError):
+        return None
+    if holder.get("host") == socket.gethostname():
+        return holder if start_time(holder["pid"]) == holder.get("start") else None
+    return holder if age <= stale_seconds else None
+
+
+def in_use(folder: Path, holder: dict[str, Any]) -> str:
+    """Return the message that a folder is in use, with host, process and job of its holder."""
+    job = f", Slurm job {holder['job']}" if holder.get("job") else ""
+    return (
+        f"{folder}: in use by {holder.get('purpose')} "
+        f"(process {holder.get('pid')} on {holder.get('host')}{job}); wait for it or choose "
+        "another folder"
+    )
+
+
 class FolderLock:
     """Keeps two processes from writing to one folder: a ``.lock`` file with host, pid and job.
 
     A lock whose owner no longer runs on this host is taken over. A lock of another host is
     respected while its file is fresh (the owner touches it in the background) and taken over once
-    it is ``stale_seconds`` old.
+    it is ``stale_seconds`` old. The lock of a group of tasks is held while one of them lives.
     """
 
     def __init__(self, folder: Path, purpose: str, stale_seconds: float = 600.0) -> None:
@@ -141,18 +180,10 @@ class FolderLock:
         Raises:
             InUseError: another living process holds it; the message names its host, pid and job.
         """
-        mine = json.dumps(
-            {
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "start": start_time(os.getpid()),
-                "job": os.environ.get("SLURM_JOB_ID", ""),
-                "purpose": self.purpose,
-            }
-        )
+        mine = json.dumps(this_process(self.purpose))
         for _ in range(100):
             # A hard link to a complete file: the lock never exists half-written.
-            candidate = self.path.with_name(f"{TEMPORARY_PREFIX}lock.{os.getpid()}")
+            candidate = temporary_name(self.path.with_name("lock"))
             candidate.write_text(mine, encoding="utf-8")
             try:
                 os.link(candidate, self.path)
@@ -165,7 +196,7 @@ class FolderLock:
                 if owner is not None:
                     raise InUseError(owner) from None
                 # Rename before removal: of two processes that both saw a dead owner, one wins.
-                grave = self.path.with_name(f"{TEMPORARY_PREFIX}dead-lock.{os.getpid()}")
+                grave = temporary_name(self.path.with_name("dead-lock"))
                 try:
                     os.rename(self.path, grave)
                     grave.unlink(missing_ok=True)
@@ -178,22 +209,19 @@ class FolderLock:
         raise InUseError(f"{self.path.parent}: could not take the lock {self.path}")
 
     def _living_owner(self) -> str | None:
+        for path in self._holders():
+            owner = living_holder(path, self.stale_seconds)
+            if owner is not None:
+                return in_use(self.path.parent, owner)
+        return None
+
+    def _holders(self) -> list[Path]:
+        """The files that show who holds the lock: itself, or those of all members of a group."""
         try:
-            owner = json.loads(self.path.read_text(encoding="utf-8"))
-            age = time.time() - self.path.stat().st_mtime
+            group = json.loads(self.path.read_text(encoding="utf-8")).get("group")
         except (OSError, ValueError):
-            return None
-        here = owner.get("host") == socket.gethostname()
-        if here and start_time(owner["pid"]) != owner.get("start"):
-            return None
-        if not here and age > self.stale_seconds:
-            return None
-        job = f", Slurm job {owner['job']}" if owner.get("job") else ""
-        return (
-            f"{self.path.parent}: in use by {owner.get('purpose')} "
-            f"(process {owner.get('pid')} on {owner.get('host')}{job}); wait for it or choose "
-            f"another folder"
-        )
+            group = None
+        return sorted(self.path.parent.glob(MEMBER_FILES)) if group else [self.path]
 
     def refresh(self) -> None:
         """Show other hosts that the owner still lives."""
