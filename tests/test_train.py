@@ -325,9 +325,7 @@ def test_without_a_launcher_the_process_is_alone() -> None:
     assert find_place({}).world_size == 1
 
 
-def test_a_run_of_one_process_needs_no_port(
-    fork_server: Any, command: Any, tmp_path: Path
-) -> None:
+def test_a_run_of_one_process_needs_no_port(fork_server: Any, command: Any, tmp_path: Path) -> None:
     """Two such runs on one machine get the launcher's usual port: neither may fail on it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
