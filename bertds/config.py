@@ -74,6 +74,9 @@ class DataConfig:
     """Probability that a chunk of a document aims at a random shorter length."""
     whole_word_masking: bool = False
     """Mask all pieces of a word together."""
+    ngram: int = 1
+    """Mask runs of up to so many whole words, a run of k with probability proportional to 1/k
+    (ALBERT: 3); 1 = no runs."""
     pairs: Literal["nsp", "sop", "none"] = "nsp"
     """nsp: true or random next segment; sop: in order or swapped; none: one segment."""
     verify: Literal["full", "size"] = "full"
@@ -170,6 +173,9 @@ class RunConfig:
     """Seed of initial weights, order, pairs, masks and dropout. Changes the result."""
     deepspeed_config: str = ""
     """The DeepSpeed JSON that this recipe is meant for, used when none is given."""
+    next_recipe: str = ""
+    """The recipe of the phase that follows, if one does. Only for the progress display, which then
+    says what is left of the whole plan; that phase is started by its own command."""
     max_hours: float | None = None
     """Stop after so many hours of this process, save, and exit with 75 (run me again)."""
     stop_margin_minutes: float = 3.0

@@ -285,6 +285,7 @@ def check(config: Config) -> None:
         data.pairs != "none" or not model.next_sentence,
         "model.next_sentence=true needs pairs, but data.pairs=none; set one of them otherwise",
     )
+    _require(1 <= data.ngram <= 16, f"data.ngram={data.ngram}: allowed: 1 to 16 (1 = no runs)")
     _require(
         schedule.warmup_steps is None or schedule.warmup_ratio is None,
         f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="

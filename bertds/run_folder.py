@@ -30,14 +30,15 @@ from bertds.config_io import to_dict
 from bertds.errors import ConfigError
 from bertds.files import FolderLock, explain_os_error, write_json, write_text
 from bertds.logs import log, log_to_file
-from bertds.runtime import command_line
+from bertds.runtime import command_line, find_place
 
 # Settings that a continued run must share with its beginning: they decide which samples come in
 # which order, or what the model is.
 FIXED_SECTIONS = ("model",)
 FIXED_KEYS = (
     "run.seed", "data.sequence_length", "data.max_predictions_per_sequence",
-    "data.masked_lm_prob", "data.short_seq_prob", "data.whole_word_masking", "data.pairs",
+    "data.masked_lm_prob", "data.short_seq_prob", "data.whole_word_masking",
+    "data.ngram", "data.pairs",
 )  # fmt: skip
 FREE_KEYS = ("model.activation_checkpointing",)
 
@@ -114,7 +115,9 @@ class RunFolder:
         file = self.path / "environment.json"
         if file.is_file():
             starts = json.loads(file.read_text(encoding="utf-8")).get("starts", [])
-        starts.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command_line()})
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        ranks = find_place().world_size
+        starts.append({"time": now, "command": command_line(), "world_size": ranks})
         write_json(file, {**environment(), "starts": starts})
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)

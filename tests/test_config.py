@@ -54,6 +54,7 @@ def test_a_resolved_config_reads_back_the_same() -> None:
         ("data.pairs=foo", "must be one of nsp, sop, none"),
         ("data.masked_lm_prob=nan", "data.masked_lm_prob='nan' must be a number"),
         ("data.masked_lm_prob=1.5", "at most 1"),
+        ("data.ngram=0", "data.ngram=0: allowed: 1 to 16"),
         ("model.hidden_size=700", "model.hidden_size=700 is not a multiple"),
         ("data.sequence_length=1024", "exceeds model.max_position_embeddings=512"),
         ("data.max_predictions_per_sequence=128", "must be below data.sequence_length=128"),

@@ -81,6 +81,7 @@ class InstanceSettings:
             masked_lm_prob=data.masked_lm_prob,
             short_seq_prob=data.short_seq_prob,
             whole_word_masking=data.whole_word_masking,
+            ngram=data.ngram,
             pairs=data.pairs,
         )
 

@@ -14,6 +14,7 @@ from bertds.data import token_source
 from bertds.data.hdf5 import write_instance_file
 from bertds.data.instances import InstanceSettings
 from bertds.data.loader import BatchLoader, DataPosition, open_source, validation_batches
+from bertds.data.masking import ngram_thresholds
 from bertds.data.order import EpochOrder, advance
 from bertds.data.rows import build_instances
 
@@ -157,6 +158,20 @@ def test_seeds_and_epochs_change_order_pairs_and_masks(config):
     epochs = [take(source, config, 1, plan(count, count), start=DataPosition(e)) for e in (0, 1)]
     common = set(content(epochs[0])[0]) & set(content(epochs[1])[0])
     assert len(common) < count // 4
+
+
+def test_the_recipe_asks_for_runs_of_words(config):
+    def neighbours(ngram):
+        source = open_source(replace(config, ngram=ngram, whole_word_masking=True), 7)
+        ((step,),) = take(source, config, 1, plan(batch=64, micro=64))
+        return (np.diff(step.micro_batches[0].masked_lm_positions.numpy()) == 1).mean()
+
+    assert neighbours(3) > neighbours(1) + 0.05
+
+
+def test_runs_are_as_long_as_in_albert():
+    # ALBERT, section 3.2: p(n) = (1/n) / sum(1/k), k to 3: 6/11, 3/11, 2/11.
+    assert ngram_thresholds(3) / 2**32 == pytest.approx([6 / 11, 9 / 11, 1])
 
 
 def test_neighbouring_samples_are_far_apart_in_a_block(config):
