@@ -105,6 +105,8 @@ class EarlierRun:
 
     def check_repair(self, splits: dict[str, list[ShardInfo]]) -> None:
         """Say so if shards that were made again are not the lost ones."""
+        if self.manifest is None and (self.out / MANIFEST_NAME).exists():
+            self.manifest = Manifest.load(self.out)  # another task has looked at the folder
         if self.manifest is None:
             return
         if any(list(self.manifest.splits[name].shards) != infos for name, infos in splits.items()):

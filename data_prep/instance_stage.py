@@ -21,7 +21,7 @@ from bertds.data.rng import derive_key, permutation
 from bertds.data.rows import build_instances
 from bertds.data.shards import TokenShard
 from bertds.data.vocabulary import TokenizerInfo
-from data_prep.markers import inputs_hash, write_marker
+from data_prep.markers import inputs_hash, read_marker, write_marker
 from data_prep.settings import InstanceRequest, PrepSettings
 
 _BLOCKS_PER_FILE = 2
@@ -48,6 +48,10 @@ class InstanceTask(NamedTuple):
     settings: PrepSettings
     tokenizer: TokenizerInfo
     inputs: str
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Return what a valid marker of an earlier run says."""
+        return read_marker(self.marker, self.out / self.file, self.inputs)
 
 
 def folder_settings(settings: PrepSettings, request: InstanceRequest) -> FolderSettings:
@@ -123,6 +127,36 @@ def instance_tasks(
                     )
                 )
     return tasks
+
+
+def instance_entries(
+    settings: PrepSettings, results: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the manifest's ``instances`` from what the markers record."""
+    entries = []
+    for request in settings.instances:
+        name = folder_settings(settings, request).name()
+        own = [r for r in results if r["file"].startswith(f"{name}/")]
+        entries.append(
+            {
+                "folder": name,
+                "dataset": settings.dataset,
+                "sequence_length": request.sequence_length,
+                "max_predictions": request.max_predictions,
+                "masked_lm_prob": settings.masked_lm_prob,
+                "dupe_factor": settings.dupe_factor,
+                "files": [
+                    {
+                        "file": r["file"],
+                        "bytes": r["file_bytes"],
+                        "sha256": r["file_sha256"],
+                        "rows": r["rows"],
+                    }
+                    for r in sorted(own, key=lambda r: r["file"])
+                ],
+            }
+        )
+    return entries
 
 
 def write_rows(task: InstanceTask) -> dict[str, Any]:

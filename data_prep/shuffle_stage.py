@@ -17,7 +17,7 @@ import numpy as np
 
 from bertds.data.shards import shard_name, write_token_shard
 from bertds.errors import DataError
-from data_prep.markers import write_marker
+from data_prep.markers import read_marker, write_marker
 from data_prep.parts import Part, open_part
 from data_prep.sources import SOURCE_KINDS
 
@@ -44,6 +44,15 @@ class ShardTask(NamedTuple):
     vocab_size: int
     fingerprint: str
     inputs: str = ""
+
+    @property
+    def path(self) -> Path:
+        """The shard's file."""
+        return self.out / self.range.split / shard_name(self.range.number)
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Return what a valid marker of an earlier run says."""
+        return read_marker(self.marker, self.path, self.inputs)
 
 
 def plan_shards(
@@ -144,9 +153,8 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
         begin, end = part.sentences_of(index)
         lengths.append(part.lengths[begin:end])
         sentence_counts.append(end - begin)
-    path = task.out / task.range.split / shard_name(task.range.number)
     info = write_token_shard(
-        path,
+        task.path,
         np.concatenate(ids),
         _offsets(np.concatenate(lengths)),
         _offsets(np.array(sentence_counts)),
@@ -160,7 +168,7 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
         "written": dict(sorted(written.items())),
         "duplicates": dict(sorted(duplicates.items())),
     }
-    return write_marker(task.marker, path, result, task.inputs)
+    return write_marker(task.marker, task.path, result, task.inputs)
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

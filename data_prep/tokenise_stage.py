@@ -18,7 +18,7 @@ import numpy as np
 from bertds.data.vocabulary import read_vocabulary
 from bertds.errors import DataError
 from data_prep.document import EMPTY, TOO_SHORT, Unit
-from data_prep.markers import write_marker
+from data_prep.markers import read_marker, write_marker
 from data_prep.parts import PartDocument, open_part, write_part
 from data_prep.sentences import sentence_splitter
 from data_prep.sources import READERS, SOURCE_KINDS
@@ -49,6 +49,10 @@ class StageTask(NamedTuple):
     inputs: str = ""
     """What the result depends on beside settings, for the marker."""
     text_part: Path | None = None
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Return what a valid marker of an earlier run says."""
+        return read_marker(self.marker, self.part, self.inputs)
 
     @property
     def size(self) -> int:
@@ -95,6 +99,7 @@ def run_stage(task: StageTask) -> dict[str, Any]:
     kept = list(parts)
     write_part(task.part, kept, payload_type)
     result = {
+        "part": task.part.name,
         "size": task.size,
         "documents": len(kept),
         "counts": {source: dict(sorted(own.items())) for source, own in sorted(counts.items())},

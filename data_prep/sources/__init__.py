@@ -102,6 +102,12 @@ def source_file(
     return SourceFile(kind, reader, path.resolve(), name, size, options)
 
 
+def is_read_by_one(file: SourceFile) -> bool:
+    """Tell whether only one process can read the file: a dump in one compressed stream."""
+    kind = "" if file.reader != "dump" else blocks.compression(file.path)
+    return kind in ("gz", "zst") or _single_bz2(file, kind)
+
+
 def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     """Cut a file into units of about ``unit_bytes`` of uncompressed text."""
     kind = "" if file.reader == "parquet" else blocks.compression(file.path)
@@ -111,7 +117,7 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     if file.reader == "parquet":
         for number, size in enumerate(parquet_row_groups(file.path, file.options[0])):
             yield whole._replace(number=number, start=number, size=size)
-    elif file.reader == "dump" and (kind in ("gz", "zst") or _single_bz2(file, kind)):
+    elif is_read_by_one(file):
         ratio = 4 if kind else 1  # the progress bar counts bytes of the file
         for number, pages in enumerate(page_batches(file.path, min(unit_bytes, 8 << 20))):
             size = sum(map(len, pages)) // ratio

@@ -1,0 +1,268 @@
+"""The lock of a folder that several tasks fill together, on one host or many.
+
+```text
+OUT/.lock                    names the group and its session
+OUT/.tasks/member-K.json     one for each task: host, process, Slurm job; touched while it lives
+OUT/.tasks/SESSION/          what the tasks of this session have claimed and done
+```
+
+A group is all tasks of one preparation: same settings, same sources, same number of tasks. It
+holds the folder while one of its members lives; anybody else is refused. A session begins when
+the first member comes to a folder in which none lives, and ends when the last one leaves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import BertdsError, InUseError
+from bertds.files import (
+    MEMBER_FILES,
+    explain_os_error,
+    in_use,
+    living_holder,
+    temporary_name,
+    this_process,
+    write_json,
+)
+
+TASKS_FOLDER = ".tasks"
+_BEAT_SECONDS = 5.0
+
+
+class JointLock:
+    """Membership of one task in the group that fills a folder; a context manager."""
+
+    def __init__(
+        self, folder: Path, group: str, index: int, count: int, stale_seconds: float = 120.0
+    ) -> None:
+        self.folder, self.group, self.index, self.count = Path(folder), group, index, count
+        self.stale_seconds = stale_seconds
+        self.path = self.folder / ".lock"
+        self.tasks = self.folder / TASKS_FOLDER
+        self.member = self.tasks / f"member-{index}.json"
+        self.token = uuid.uuid4().hex[:16]
+        """Of this life of the task: a restarted one has another."""
+        self.session = ""
+        self._left = threading.Event()
+
+    @property
+    def session_folder(self) -> Path:
+        """Where the claims of this session are."""
+        return self.tasks / self.session
+
+    def acquire(self) -> JointLock:
+        """Join the group, or found it.
+
+        Raises:
+            InUseError: somebody else fills the folder, or this task runs already.
+        """
+        try:
+            self.tasks.mkdir(exist_ok=True)
+            twin = living_holder(self.member, self.stale_seconds)
+            # A requeued element of an array finds what it left itself, fresh, from another host.
+            if twin is not None and (not twin["job"] or twin["job"] != this_process("")["job"]):
+                raise InUseError(in_use(self.folder, twin))
+            self._register(self.token)
+            try:
+                self._join()
+                self.session_folder.mkdir(exist_ok=True)
+            except BaseException:
+                self.member.unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.tasks.rmdir()  # unless others are in it
+                raise
+        except OSError as error:
+            raise explain_os_error(error, self.tasks) from error
+        threading.Thread(target=self._stay_fresh, daemon=True).start()
+        return self
+
+    def _register(self, session: str) -> None:
+        purpose = f"preparation, task {self.index + 1} of {self.count}"
+        self.session = session
+        write_json(
+            self.member,
+            {**this_process(purpose), "group": self.group, "session": session, "token": self.token},
+        )
+
+    def _join(self) -> None:
+        agreed = 0
+        for _ in range(500):
+            text, lock = self._read()
+            if lock.get("group") == self.group and lock.get("session") == self.session:
+                # Twice: a lock that was buried by mistake (see there) comes back in between.
+                agreed += 1
+                if agreed == 2:
+                    return
+                time.sleep(0.02)
+                continue
+            agreed = 0
+            if not text:
+                self._register(self.token)
+                self._found()
+            elif lock.get("group") == self.group and self._is_session_alive(lock["session"]):
+                self._register(lock["session"])
+            else:
+                self._refuse_if_held(lock)
+                self._bury(text)
+        raise InUseError(f"{self.folder}: could not take the lock {self.path}")
+
+    def _read(self) -> tuple[str, dict[str, Any]]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return "", {}
+        try:
+            lock = json.loads(text)
+        except ValueError:
+            lock = {}
+        return text or " ", lock if isinstance(lock, dict) else {}
+
+    def _found(self) -> None:
+        candidate = temporary_name(self.path.with_name("lock"))
+        purpose = f"preparation by {self.count} tasks"
+        lock = {**this_process(purpose), "group": self.group, "session": self.token}
+        candidate.write_text(json.dumps(lock), encoding="utf-8")
+        try:
+            os.link(candidate, self.path)
+        except FileExistsError:
+            pass  # another one was first: join it
+        finally:
+            candidate.unlink(missing_ok=True)
+
+    def _is_session_alive(self, session: str) -> bool:
+        return any(m["session"] == session for m in self._others())
+
+    def _others(self) -> list[dict[str, Any]]:
+        others = []
+        for path in self.folder.glob(MEMBER_FILES):
+            member = living_holder(path, self.stale_seconds) if path != self.member else None
+            if member is not None:
+                others.append(member)
+        return others
+
+    def _refuse_if_held(self, lock: dict[str, Any]) -> None:
+        if not lock.get("group"):
+            holder = living_holder(self.path, 600.0)
+        elif lock["group"] != self.group:
+            # Of members of this group that are about to join nobody needs to be afraid.
+            holder = next((m for m in self._others() if m["group"] == lock["group"]), None)
+        else:
+            holder = None
+        if holder is not None:
+            raise InUseError(in_use(self.folder, holder))
+
+    def _bury(self, dead: str) -> None:
+        """Remove a lock whose holders are dead."""
+        grave = temporary_name(self.path.with_name("dead-lock"))
+        try:
+            os.rename(self.path, grave)
+        except FileNotFoundError:
+            return
+        if (grave.read_text(encoding="utf-8") or " ") != dead:
+            # Another task had buried the dead one already, and this is its own: put it back.
+            with suppress(FileExistsError):
+                os.link(grave, self.path)
+        grave.unlink(missing_ok=True)
+
+    def _stay_fresh(self) -> None:
+        while not self._left.wait(_BEAT_SECONDS):
+            for path in (self.member, self.path):
+                with suppress(OSError):
+                    os.utime(path)
+
+    def release(self) -> None:
+        """Leave; the last one of a session removes its traces."""
+        if self._left.is_set():
+            return
+        self._left.set()
+        with suppress(OSError):
+            if json.loads(self.member.read_text(encoding="utf-8"))["token"] == self.token:
+                self.member.unlink()
+            if self._others():
+                return
+            if self._read()[1].get("session") == self.session:
+                self.path.unlink(missing_ok=True)
+            shutil.rmtree(self.tasks, ignore_errors=True)
+
+    def __enter__(self) -> JointLock:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class Claims:
+    """What the tasks of a session have claimed, and what they have done.
+
+    A claim is a hint that keeps two tasks from the same work, not a promise: should both do it,
+    they write the same bytes. So a claim whose task seems dead is taken over without ceremony.
+    """
+
+    def __init__(self, lock: JointLock, patience_seconds: float = 60.0) -> None:
+        self.lock, self.folder = lock, lock.session_folder
+        self.patience_seconds = patience_seconds
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    def names(self) -> set[str]:
+        """Return the names of all files of the session, for a quick look."""
+        try:
+            return set(os.listdir(self.folder))
+        except FileNotFoundError as error:
+            raise BertdsError(
+                f"{self.folder}: the other tasks have ended meanwhile; run this one again"
+            ) from error
+
+    def take(self, name: str) -> bool:
+        """Claim a piece of work. False: a living task has it."""
+        claim = self.folder / f"{name}.claim"
+        mine = temporary_name(claim)
+        value = {"member": self.lock.member.name, "token": self.lock.token}
+        mine.write_text(json.dumps(value), encoding="utf-8")
+        try:
+            os.link(mine, claim)
+            return True
+        except FileExistsError:
+            if self._is_alive(claim):
+                return False
+            os.replace(mine, claim)
+            return True
+        finally:
+            mine.unlink(missing_ok=True)
+
+    def _is_alive(self, claim: Path) -> bool:
+        try:
+            owner = json.loads(claim.read_text(encoding="utf-8"))
+            member = self.lock.tasks / owner["member"]
+            found = json.loads(member.read_text(encoding="utf-8"))
+            beat = member.stat().st_mtime_ns
+        except (OSError, ValueError, KeyError):
+            return False
+        if found["token"] != owner["token"]:
+            return False  # that task has begun anew
+        if found["host"] == this_process("")["host"]:
+            return living_holder(member, self.patience_seconds) is not None
+        # Of another host: alive while its file is touched. Seen by our own clock, whatever those
+        # of the hosts and of the file server say.
+        now = time.monotonic()
+        before, since = self._seen.get(member.name, (0, now))
+        if before != beat:
+            since = now
+        self._seen[member.name] = (beat, since)
+        return now - since < self.patience_seconds
+
+    def finish(self, name: str, value: Any) -> None:
+        """Tell all tasks that this is done, with what came out."""
+        write_json(self.folder / f"{name}.done", {"value": value})
+
+    def value(self, name: str) -> Any:
+        """Return what came out of a piece of work that is done."""
+        return json.loads((self.folder / f"{name}.done").read_text(encoding="utf-8"))["value"]
