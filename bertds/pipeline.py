@@ -117,7 +117,9 @@ def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int
         return EXIT_OK
     count, environment = _processes(args.processes)
     settings = [f"run.dir={run_dir}", f"data.path={work / 'data'}", *args.set]
-    if phase == 2:
+    if phase == 1:
+        settings.append(f"run.next_recipe={args.phase2}")
+    else:
         settings.append(f"init.from={work / 'phase1'}")
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [

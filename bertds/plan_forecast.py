@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from bertds.config import BatchPlan, Config
 from bertds.engine.config_check import DeepSpeedSettings
-from bertds.flops import masked_per_row, parameter_count
+from bertds.flops import masked_per_row, mean_tokens, parameter_count
 from bertds.plan_calibrate import Calibration
 from bertds.plan_hardware import Hardware
 from bertds.plan_memory import Memory, Shape, estimate
-from bertds.plan_time import StepTime, mean_tokens, step_time
+from bertds.plan_time import StepTime, step_time
 
 GPU_BASE = 1.2 * 2**30
 """CUDA context, cuBLAS and NCCL buffers of one process."""

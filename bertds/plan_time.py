@@ -144,13 +144,3 @@ def step_time(
         bytes_sent=reduced + gathered,
         flops=flops,
     )
-
-
-def mean_tokens(sequence_length: int) -> float:
-    """Return the real tokens of a Wikipedia row, where nothing better is known.
-
-    512: 254 (REFERENCE: half of the slots of Wikipedia rows are padding). 128: 115 (10 % padding
-    measured). Others in between, on a logarithmic scale of the length.
-    """
-    place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))
-    return sequence_length * (0.90 + (254 / 512 - 0.90) * place)

@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 
-from bertds.errors import EXIT_OK, DataError
+from bertds.config_io import load_config
+from bertds.errors import EXIT_OK, DataError, UserError
 from bertds.health import Finding, findings
+from bertds.outlook import later_phases, seconds_of
 from bertds.tracking import describe, in_words
 
 SILENT_FACTOR = 10.0
@@ -41,6 +43,8 @@ class Status:
     starts: int
     owner: str
     found: list[Finding]
+    later_seconds: float = 0.0
+    """What the phases after this one will take, where the recipe names them."""
 
     @property
     def seconds_left(self) -> float:
@@ -72,14 +76,21 @@ def main(argv: list[str] | None = None) -> int:
         else:
             for state in states:
                 print(in_lines(state))
-            unfinished = [state for state in states if state.state != "done"]
-            if len(states) > 1 and unfinished:
-                left = sum(state.seconds_left for state in unfinished)
+            left = seconds_of_all(states)
+            if left > 0 and (len(states) > 1 or states[-1].later_seconds):
                 print(f"all phases: {in_words(left)} left at the recent speed")
         if not args.watch:
             return EXIT_OK
         time.sleep(args.watch)
         print()
+
+
+def seconds_of_all(states: list[Status]) -> float:
+    """Return what is left of several phases and of those that follow the last of them."""
+    unfinished = [state for state in states if state.state != "done"]
+    if not unfinished:
+        return 0.0
+    return sum(state.seconds_left for state in unfinished) + states[-1].later_seconds
 
 
 def expand(folder: Path) -> list[Path]:
@@ -151,7 +162,24 @@ def read_status(run: Path) -> Status:
         starts=starts,
         owner=owner,
         found=findings(lines),
+        later_seconds=_later(config, train, run),
     )
+
+
+def _later(values: dict[str, Any], train: list[dict[str, Any]], run: Path) -> float:
+    """Return the seconds of the phases that the recipe names, at the recent speed."""
+    recent = [line["tflops"] for line in train[-10:] if "tflops" in line]
+    if not recent or not values.get("run", {}).get("next_recipe"):
+        return 0.0
+    try:
+        config = load_config(values)
+        vocabulary = (run / "tokenizer" / "vocab.txt").read_text(encoding="utf-8")
+        phases = later_phases(config, len(vocabulary.splitlines()))
+        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
+        devices = int(starts[-1].get("world_size", 1))
+    except (UserError, OSError, ValueError, KeyError, IndexError):
+        return 0.0  # the recipe has moved, or the run was just created
+    return seconds_of(phases, sum(recent) / len(recent) * 1e12 * devices)
 
 
 def _owner(lock: Path) -> tuple[str, bool]:
@@ -207,6 +235,7 @@ def _numbers(status: Status) -> dict[str, Any]:
         "step": status.step,
         "total_steps": status.total_steps,
         "seconds_left": round(status.seconds_left, 1),
+        "later_phases_seconds": round(status.later_seconds, 1),
         "age_seconds": round(status.age_seconds, 1),
         "train": status.last,
         "validation": status.validation,

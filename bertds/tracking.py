@@ -11,6 +11,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from bertds import health
 from bertds.config import Config
 from bertds.errors import ConfigError
 from bertds.logs import log
+from bertds.outlook import LaterPhase, later_phases, seconds_of, speed
 
 
 def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> list[Any]:
@@ -36,10 +38,15 @@ def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> l
     if style == "auto":
         style = "bar" if sys.stderr.isatty() else "lines"
     name = config.run.name or run_dir.name
+    left = TimeLeft(
+        config.schedule.total_steps,
+        later_phases(config, int(settings["model"]["vocab_size"])),
+        int(settings["world_size"]),
+    )
     if style == "bar":
-        trackers.append(ProgressBar(name, config.schedule.total_steps))
+        trackers.append(ProgressBar(name, config.schedule.total_steps, left))
     elif style == "lines":
-        trackers.append(ProgressLines(config.schedule.total_steps))
+        trackers.append(ProgressLines(config.schedule.total_steps, left))
     trackers.append(Watcher())
     if config.tracking.wandb != "off":
         trackers.append(WandbTracker(config, settings, run_dir, name))
@@ -84,29 +91,63 @@ def describe(values: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
+class TimeLeft:
+    """Says how long a run will still take, by what it took since it was started.
+
+    Args:
+        total_steps: of this phase.
+        later: the phases that follow.
+        devices: processes that share the work.
+    """
+
+    def __init__(
+        self, total_steps: int, later: Sequence[LaterPhase] = (), devices: int = 1
+    ) -> None:
+        self.total_steps = total_steps
+        self.later = list(later)
+        self.devices = devices
+        self._begin: tuple[float, int] | None = None
+        self._speed = 0.0
+
+    def after(self, values: dict[str, Any]) -> str:
+        """Return the time left after a train line in words; empty while nothing is known."""
+        now, step = time.monotonic(), values["step"]
+        begin, first = self._begin = self._begin or (now, step)
+        new = speed(values, self.devices)
+        # A window of a few steps can be slow or quick by chance; the plan's end should not jump.
+        self._speed = 0.8 * self._speed + 0.2 * new if self._speed and new else new or self._speed
+        if step <= first:
+            return ""
+        phase = (now - begin) / (step - first) * (self.total_steps - step)
+        if not self.later or not self._speed:
+            return f"{in_words(phase)} left"
+        whole = phase + seconds_of(self.later, self._speed)
+        number = len(self.later)
+        names = "the next phase" if number == 1 else f"the next {number} phases"
+        return f"{in_words(phase)} left, {in_words(whole)} with {names}"
+
+
 class ProgressLines:
     """Plain lines, for log files and pipes: train lines at most every few seconds."""
 
-    def __init__(self, total_steps: int, least_seconds: float = 5.0) -> None:
+    def __init__(
+        self, total_steps: int, left: TimeLeft | None = None, least_seconds: float = 5.0
+    ) -> None:
         self.total_steps = total_steps
         self.least_seconds = least_seconds
+        self._left = left or TimeLeft(total_steps)
         self._last = 0.0
-        self._begin: tuple[float, int] | None = None
 
     def line(self, values: dict[str, Any]) -> None:
         """Show one metric line."""
-        now, step = time.monotonic(), values["step"]
-        self._begin = self._begin or (now, step)
         if "split" in values:
             log.info("%s", describe(values))
-        elif now - self._last >= self.least_seconds or step == self.total_steps:
+            return
+        now, step, left = time.monotonic(), values["step"], self._left.after(values)
+        if now - self._last >= self.least_seconds or step == self.total_steps:
             self._last = now
-            begin, first = self._begin
-            left = ""
-            if step > first:
-                rate = (now - begin) / (step - first)
-                left = f"  {in_words(rate * (self.total_steps - step))} left"
-            log.info("step %d/%d  %s%s", step, self.total_steps, describe(values), left)
+            tail = f"  {left}" if left else ""
+            log.info("step %d/%d  %s%s", step, self.total_steps, describe(values), tail)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -134,21 +175,21 @@ class Watcher:
 class ProgressBar:
     """One bar on the terminal."""
 
-    def __init__(self, name: str, total_steps: int) -> None:
+    def __init__(self, name: str, total_steps: int, left: TimeLeft | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        self._left = left or TimeLeft(total_steps)
 
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
-            TextColumn("left"),
-            TimeLeft(compact=True),
+            TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
         )
-        self._task = self._progress.add_task(name, total=total_steps, text="starting")
+        self._task = self._progress.add_task(name, total=total_steps, text="starting", left="")
         self._progress.start()
 
     def line(self, values: dict[str, Any]) -> None:
@@ -156,7 +197,12 @@ class ProgressBar:
         if "split" in values:
             self._progress.console.print(describe(values), highlight=False)
         else:
-            self._progress.update(self._task, completed=values["step"], text=describe(values))
+            self._progress.update(
+                self._task,
+                completed=values["step"],
+                text=describe(values),
+                left=self._left.after(values),
+            )
 
     def close(self) -> None:
         """Leave the terminal as it was."""

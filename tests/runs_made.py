@@ -9,7 +9,7 @@ from typing import Any
 
 RECIPE = """
 run: {dir: "%s"}
-model: {hidden_size: 32, num_hidden_layers: 2}
+model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}
 data: {path: "%s", sequence_length: %d}
 schedule: {total_steps: %d}
 init: {from: "%s"}

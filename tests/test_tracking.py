@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bertds import tracking
-from bertds.tracking import ProgressLines, Watcher, describe, in_words
+from bertds.outlook import LaterPhase
+from bertds.tracking import ProgressLines, TimeLeft, Watcher, describe, in_words
 from bertds.train import entry
 from tests.runs_made import train_line
 
@@ -113,3 +114,17 @@ def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
     }
     shown = {e.step: e.value for e in events.Scalars("train/mlm_loss")}
     assert shown == pytest.approx(written, rel=1e-6) and set(shown) == set(range(1, 7))
+
+
+def test_time_left_counts_the_phases_that_follow(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two phases of known operations at a known speed: 3e15 at 1 TFLOP/s on 2 devices."""
+    clock = iter([0.0, 0.0, 100.0, 100.0])
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: next(clock))
+    later = [LaterPhase("b.yaml", 1e15), LaterPhase("c.yaml", 2e15)]
+    lines = ProgressLines(100, TimeLeft(100, later, devices=2), least_seconds=0.0)
+    lines.line(train_line(10, tflops=1.0))
+    lines.line(train_line(60, tflops=1.0))  # 100 s for 50 steps: 80 s for 40; 1,500 s later
+    assert "left" not in said[0]
+    assert said[1].endswith("80 s left, 26 min with the next 2 phases")

@@ -1,6 +1,8 @@
-"""Our scores against a plain transformers script with the same settings and seed.
+"""Our weights and scores against a plain transformers script with the same settings and seed.
 
-``BERTDS_PARITY=full`` takes the sizes of docs/finetuning.md instead of the quick ones.
+The quick sizes are so small that their scores alone would prove little (MRPC still answers with
+the larger class), so all weights after training are compared too: they see every row, the order,
+the schedule, clipping and dropout. ``BERTDS_PARITY=full`` takes the sizes of docs/finetuning.md.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from bertds.finetune.run import RunOptions, finetune
 from bertds.finetune.tasks import TASKS
 
 FULL = os.environ.get("BERTDS_PARITY") == "full"
-QUICK_DEV_ROWS = 300
+QUICK_DEV_ROWS = 150
 SEED, BATCH = 42, 32
-RATE = 5e-5 if FULL else 2e-4  # few steps need larger ones
+# The rate times twenty steps is the way a weight can go; this is a thousandth of it.
+WEIGHT_TOLERANCE = 1e-5
+RATE = 5e-5 if FULL else 3e-4  # few steps need larger ones
 
 
 def plain_training(model: Any, rows: list[dict], epochs: int, pad: Any) -> None:
@@ -58,8 +62,8 @@ def tsv(path: Path, columns: tuple[int, ...], header: bool) -> list[list[str]]:
 
 def plain_classification(
     folder: Path, model_path: Path, columns: tuple[int, ...], header: bool, size: int, epochs: int
-) -> tuple[list[int], list[int]]:
-    """Return (gold, predicted) on the dev set."""
+) -> tuple[list[int], list[int], Any]:
+    """Return (gold, predicted) on the dev set, and the trained model."""
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -84,7 +88,16 @@ def plain_classification(
     with torch.inference_mode():
         for begin in range(0, len(dev), 64):
             predicted += model(**pad(dev[begin : begin + 64])).logits.argmax(-1).tolist()
-    return [row["labels"] for row in dev], predicted
+    return [row["labels"] for row in dev], predicted, model
+
+
+def largest_difference(folder: Path, model: Any) -> float:
+    """Compare the weights that we saved with a model's: the largest |difference| of all."""
+    from safetensors.torch import load_file
+
+    mine, theirs = load_file(folder / "model.safetensors"), model.state_dict()
+    assert set(mine) == set(theirs)
+    return max(float((mine[name] - theirs[name]).abs().max()) for name in mine)
 
 
 def ours(
@@ -95,7 +108,7 @@ def ours(
         TASKS[task],
         DataOptions(data=str(data), max_train_rows=size, max_dev_rows=0),
         RunOptions(model=str(model), out=out, settings=settings, learning_rates=(RATE,),
-                   seeds=(SEED,), max_length=128, save_model=False),
+                   seeds=(SEED,), max_length=128, save_model=True),
     )  # fmt: skip
     print(task, results["runs"])
     return {name: value["mean"] for name, value in results["scores"]["dev"].items()}
@@ -106,9 +119,9 @@ def ours(
 @pytest.mark.parametrize(
     ("task", "folder", "columns", "header", "quick", "full"),
     [
-        ("sst2", "SST-2", (1, 0), True, (1600, 1), (10_000, 3)),
-        ("mrpc", "MRPC", (0, 3, 4), True, (320, 1), (3668, 3)),
-        ("cola", "CoLA", (1, 3), False, (1600, 1), (8551, 3)),
+        ("sst2", "SST-2", (1, 0), True, (640, 1), (10_000, 3)),
+        ("mrpc", "MRPC", (0, 3, 4), True, (128, 1), (3668, 3)),
+        ("cola", "CoLA", (1, 3), False, (480, 1), (8551, 3)),
     ],
 )
 def test_glue_scores_equal_a_plain_script(
@@ -125,14 +138,16 @@ def test_glue_scores_equal_a_plain_script(
         keep = len(lines) if FULL or name == "train.tsv" else QUICK_DEV_ROWS + header
         (data / name).write_bytes(b"\n".join(lines[:keep]) + b"\n" * (keep < len(lines)))
     scores = ours(task, data, model, tmp_path / "out", size, epochs)
-    gold, predicted = plain_classification(data, model, columns, header, size, epochs)
+    gold, predicted, plain = plain_classification(data, model, columns, header, size, epochs)
     metric = {"sst2": accuracy_score, "mrpc": f1_score, "cola": matthews_corrcoef}[task]
     expected = metric(gold, predicted)
     lines = (tmp_path / "out" / "predictions" / "dev.tsv").read_text().splitlines()[1:]
     mine = [int(line.split("\t")[1]) for line in lines]
     equal = sum(a == b for a, b in zip(mine, predicted, strict=True)) / len(mine)
-    print(f"{task}: {equal:.1%} of the predictions are equal")
+    apart = largest_difference(tmp_path / "out" / "model", plain)
+    print(f"{task}: {equal:.1%} of the predictions equal, weights apart by at most {apart:.1e}")
     assert equal > 0.99
+    assert FULL or apart < WEIGHT_TOLERANCE
     print(f"{task}: ours {scores[TASKS[task].main_metric]:.4f}, plain {expected:.4f}")
     assert scores[TASKS[task].main_metric] == pytest.approx(expected, abs=0.01)
 
@@ -167,11 +182,11 @@ def test_conll_scores_equal_a_plain_script(shared_data: Path, tmp_path: Path) ->
     source = shared_data / "ner" / "conll2003"
     for name in ("eng.train", "eng.testa"):
         text = (source / name).read_text()
-        keep = len(text) if FULL else 200_000 if name == "eng.train" else 40_000
+        keep = len(text) if FULL else 60_000 if name == "eng.train" else 15_000
         (tmp_path / "data" / name).write_text(
             text[: text.find("\n\n", keep) + 2] if keep < len(text) else text
         )
-    size, epochs = (4000, 3) if FULL else (640, 1)
+    size, epochs = (4000, 3) if FULL else (192, 1)
     model_path = shared_data / "model" / "all-MiniLM-L6-v2"
     scores = ours("conll2003", tmp_path / "data", model_path, tmp_path / "out", size, epochs)
 
@@ -205,5 +220,8 @@ def test_conll_scores_equal_a_plain_script(shared_data: Path, tmp_path: Path) ->
             found = [labels[b] for b, number in zip(best.tolist(), row["labels"]) if number != -100]
             predicted.append(found + ["O"] * (len(words) - len(found)))
     expected = f1_score([tags for _, tags in dev], predicted)
+    apart = largest_difference(tmp_path / "out" / "model", model)
+    print(f"conll2003: weights apart by at most {apart:.1e}")
+    assert FULL or apart < WEIGHT_TOLERANCE
     print(f"conll2003: ours {scores['f1']:.4f}, plain {expected:.4f}")
     assert scores["f1"] == pytest.approx(expected, abs=0.01)
