@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-# Reasons for which a document is not written. Sources and stages use these and no others.
+# Reasons for which a document is not written. Sources and stages use these; data_prep/quality.py
+# and data_prep/repetition.py have names for their rules.
 REDIRECT = "redirect"
 NAMESPACE = "namespace"
 NOT_TEXT = "not_wikitext"
@@ -14,6 +15,11 @@ TOO_SHORT = "too_short"
 BAD_UTF8 = "bad_utf8"
 MALFORMED = "malformed"
 DUPLICATE = "duplicate"
+NEAR_DUPLICATE = "near_duplicate"
+TOO_LONG = "too_long"
+LANGUAGE = "language"
+CONTAMINATED = "contaminated"
+LEFT_OUT = "left_out_by_mix"
 
 
 class Document(NamedTuple):
@@ -23,6 +29,8 @@ class Document(NamedTuple):
     """Clean paragraphs, one a line. Empty when dropped."""
     dropped: str = ""
     """Why the document is left out; empty when it is kept."""
+    title: str = ""
+    """What a person would call it, where the source says: a page's title, a book's file."""
 
 
 class Unit(NamedTuple):

@@ -11,6 +11,9 @@ sentence_ends      int64  [D]    running sum of sentences
 payload_ends       int64  [D]    running sum of payload items
 lengths            int32  [S]    items per sentence
 payload            uint16 | uint32 | uint8 [T]
+bands              uint64 [B * D]  hashes of MinHash bands, band by band (empty without MinHash)
+repeat_high, _low  uint64 [R]    keys under which documents enter once more (``--mix``); sorted
+repeat_of          int32  [R]    the document that does
 ```
 """
 
@@ -28,7 +31,10 @@ from bertds.errors import DataError
 from bertds.files import atomic_path
 
 _HEADER_BYTES = 4096
-_NAMES = ("key_high", "key_low", "sources", "sentence_ends", "payload_ends", "lengths", "payload")
+_NAMES = (
+    "key_high", "key_low", "sources", "sentence_ends", "payload_ends", "lengths", "payload",
+    "bands", "repeat_high", "repeat_low", "repeat_of",
+)  # fmt: skip
 
 
 class PartDocument(NamedTuple):
@@ -38,6 +44,10 @@ class PartDocument(NamedTuple):
     source: int
     lengths: np.ndarray
     payload: np.ndarray
+    bands: np.ndarray | None = None
+    """uint64 [B], hashes of its MinHash bands."""
+    repeats: tuple[tuple[int, int], ...] = ()
+    """Keys under which it enters once more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +61,10 @@ class Part:
     payload_ends: np.ndarray
     lengths: np.ndarray
     payload: np.ndarray
+    bands: np.ndarray
+    repeat_high: np.ndarray
+    repeat_low: np.ndarray
+    repeat_of: np.ndarray
 
     @property
     def documents(self) -> int:
@@ -63,6 +77,17 @@ class Part:
         if high >= 1 << 64:
             return first, self.documents
         return first, int(np.searchsorted(self.key_high, np.uint64(high)))
+
+    def repeats(self, low: int, high: int) -> tuple[int, int]:
+        """Return the range of the repetitions with ``low <= key < high``."""
+        first = int(np.searchsorted(self.repeat_high, np.uint64(low)))
+        if high >= 1 << 64:
+            return first, len(self.repeat_high)
+        return first, int(np.searchsorted(self.repeat_high, np.uint64(high)))
+
+    def band(self, number: int) -> np.ndarray:
+        """Return the hashes of one MinHash band, uint64 [D]."""
+        return self.bands[number * self.documents : (number + 1) * self.documents]
 
     def sentences_of(self, number: int) -> tuple[int, int]:
         """Return the sentence range of a document."""
@@ -79,6 +104,8 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
     ordered = sorted(documents, key=lambda d: (d.key, d.source))
     keys = np.array([d.key for d in ordered], dtype=np.uint64).reshape(-1, 2)
     empty = [np.zeros(0, np.int32)]
+    bands = [d.bands for d in ordered if d.bands is not None]
+    repeats = sorted((*key, n) for n, d in enumerate(ordered) for key in d.repeats)
     arrays: dict[str, np.ndarray] = {
         "key_high": keys[:, 0],
         "key_low": keys[:, 1],
@@ -87,6 +114,10 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
         "payload_ends": np.cumsum([len(d.payload) for d in ordered], dtype=np.int64),
         "lengths": np.concatenate([d.lengths for d in ordered] or empty).astype(np.int32),
         "payload": np.concatenate([d.payload for d in ordered] or empty).astype(payload_type),
+        "bands": np.stack(bands, axis=1).reshape(-1) if bands else np.zeros(0, np.uint64),
+        "repeat_high": np.array([high for high, _, _ in repeats], np.uint64),
+        "repeat_low": np.array([low for _, low, _ in repeats], np.uint64),
+        "repeat_of": np.array([number for _, _, number in repeats], np.int32),
     }
     header: list[tuple[str, str, int, int]] = []
     position = _HEADER_BYTES

