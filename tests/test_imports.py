@@ -14,7 +14,7 @@ LAYERS = [
     {"config", "config_io", "recipes"},
     {"runtime", "logs", "entry", "sample_log"},
     {"model", "data", "optim"},
-    {"schedule", "state", "heartbeat", "guard", "flops", "health"},
+    {"schedule", "state", "heartbeat", "guard", "flops", "health", "outlook"},
     {"engine"},
     {
         "checkpoint_files",
