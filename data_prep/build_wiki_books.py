@@ -15,8 +15,8 @@ if not __package__:  # run by path: the clone's packages, not this folder's modu
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bertds.entry import guarded
+from data_prep.executors import execute
 from data_prep.options import parse_args
-from data_prep.prepare import prepare
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         BertdsError: one line that says what is wrong (``guarded`` prints it).
     """
-    return prepare(parse_args(argv))
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return execute(parse_args(arguments), arguments)
 
 
 if __name__ == "__main__":

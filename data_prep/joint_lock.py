@@ -86,7 +86,7 @@ class JointLock:
         return self
 
     def _register(self, session: str) -> None:
-        purpose = f"preparation, task {self.index + 1} of {self.count}"
+        purpose = f"preparation, task {self.index} of {self.count}"
         self.session = session
         write_json(
             self.member,

@@ -116,10 +116,12 @@ def _parser(full: bool) -> argparse.ArgumentParser:
     group = parser.add_argument_group("running")
     group.add_argument("--workers", type=int, default=0, metavar="N",
                        help="processes (all cores); changes nothing but the time")
+    group.add_argument("--executor", choices=("local", "slurm", "ray"), default="local",
+                       help="here (default), as a Slurm array job, or on a Ray cluster")
     group.add_argument("--task-count", type=int, default=1, metavar="N",
-                       help="prepare one corpus by N processes, on any hosts that share --out ...")
+                       help="N tasks on any hosts that share --out prepare one corpus together")
     group.add_argument("--task-index", type=int, default=0, metavar="K",
-                       help="... of which this is number K (from 0)")
+                       help="with --executor local: this process is task K of them (from 0)")
     group.add_argument("--debug", action="store_true", help=rare("show the traceback of an error"))
     group.add_argument("--help-all", action="store_true", help="show the rarely used options too")
     # fmt: on

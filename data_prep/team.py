@@ -141,7 +141,7 @@ class Together:
 
     def _from_own_place(self, groups: list[Group]) -> list[Group]:
         """Order groups so that tasks which start together do not go for the same ones."""
-        first = len(groups) * self.lock.index // self.lock.count
+        first = len(groups) * (self.lock.index % self.lock.count) // self.lock.count
         return groups[first:] + groups[:first]
 
     def _claimed(

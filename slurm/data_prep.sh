@@ -14,8 +14,13 @@
 #
 #   sbatch slurm/data_prep.sh --wiki dump.xml.bz2 --books books/ --vocab vocab.txt --out data/en
 #
-# As an array it prepares several corpora at once: element I runs line I of a file, each line the
-# arguments of one preparation with an --out of its own.
+# As an array, its elements prepare that one corpus together, on as many nodes as there are free;
+# the result has the same bytes. Elements that come late, are preempted or die hold nobody up.
+#
+#   sbatch --array=1-8 slurm/data_prep.sh --wiki dump.xml.bz2 --vocab vocab.txt --out data/en
+#
+# Or it prepares several corpora at once: element I runs line I of a file, each line the arguments
+# of one preparation with an --out of its own.
 #
 #   sbatch --array=1-8 slurm/data_prep.sh --from corpora.txt
 set -uo pipefail
@@ -38,5 +43,7 @@ if [ "${1:-}" = --from ]; then
   line=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$2")
   [ -n "$line" ] || refuse "$2: has no line $SLURM_ARRAY_TASK_ID"
   eval "set -- $line" # the line is a command line: quotes and wildcards mean what they mean there
+elif [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+  set -- --executor slurm "$@"
 fi
 one_node prep "$@"

@@ -10,6 +10,10 @@
 #   RUN/slurm/preflight_nodes  the nodes that passed the last full preflight
 
 STOP='' STEP=''
+# This job for scontrol. The last element of an array has the array's own id as its job id, and
+# scontrol would take that for all elements.
+SELF=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
+SELF=${SELF:-${SLURM_JOB_ID:-}}
 
 # ---- Slurm's view --------------------------------------------------------------------------
 
@@ -23,11 +27,16 @@ job_field() { # job_field JOB NAME: one field of `scontrol show job`, or GONE, o
   esac
 }
 
-is_alive() { # is_alive JOB: whether it runs, or will run again
-  case $(job_field "$1" JobState) in
-    GONE | BOOT_FAIL | CANCELLED* | COMPLETED | DEADLINE | FAILED | NODE_FAIL | OUT_OF_MEMORY | \
-      PREEMPTED | TIMEOUT | REVOKED) return 1 ;;
-  esac
+is_alive() { # is_alive JOB: whether it, or an element of it, runs or will run again
+  local state
+  while read -r state; do
+    case $state in
+      GONE | BOOT_FAIL | CANCELLED* | COMPLETED | DEADLINE | FAILED | NODE_FAIL | OUT_OF_MEMORY | \
+        PREEMPTED | TIMEOUT | REVOKED) ;;
+      *) return 0 ;;
+    esac
+  done <<< "$(job_field "$1" JobState)"
+  return 1
 }
 
 note() { # one line of the run's history
@@ -40,7 +49,7 @@ leave_it_to_slurm() { # ends this script unless Slurm believes the job to be run
   # loss or `scontrol requeue` Slurm has requeued it already.)
   local state try
   for ((try = 0; try < 30; try++)); do
-    state=$(job_field "$SLURM_JOB_ID" JobState)
+    state=$(job_field "$SELF" JobState)
     [ "$state" != RUNNING ] || return 0
     [ "$state" = UNKNOWN ] || break
     sleep 2 # the controller does not answer: it may be restarting
@@ -53,7 +62,7 @@ requeue() { # requeue [NAME=VALUE that scontrol shall change]: ends this script
   leave_it_to_slurm
   trap '' TERM # Slurm ends this script with the job: first it has something to say
   local change=${1:-} try=0 answer=''
-  until scontrol requeue "$SLURM_JOB_ID"; do
+  until scontrol requeue "$SELF"; do
     if ((++try >= 3)); then
       say "this job cannot be requeued; submit the same command again"
       exit 75
@@ -62,13 +71,13 @@ requeue() { # requeue [NAME=VALUE that scontrol shall change]: ends this script
   done
   [ -n "$change" ] || exit 0
   for ((try = 0; try < 50; try++)); do # only a pending job can be changed: wait until it is one
-    answer=$(scontrol update JobId="$SLURM_JOB_ID" "$change" 2>&1) && exit 0
+    answer=$(scontrol update JobId="$SELF" "$change" 2>&1) && exit 0
     [[ $answer != *"node configuration"* ]] || break
     sleep 0.2
   done
-  scontrol hold "$SLURM_JOB_ID"
+  scontrol hold "$SELF"
   say "the job is held: $change was refused (${answer//$'\n'/ });" \
-    "release it with: scontrol release $SLURM_JOB_ID"
+    "release it with: scontrol release $SELF"
   exit 0
 }
 
@@ -103,11 +112,15 @@ argument() { # argument KEY ARGUMENTS...: the value of the last KEY=value among 
   echo "$found"
 }
 
-clear_dead_lock() { # a lock of a job that has ended, or of this one before it was requeued
-  local owner
-  owner=$(sed -n 's/.*"job": *"\([0-9][0-9]*\)".*/\1/p' "$1/.lock" 2> /dev/null)
-  [ -n "$owner" ] || return 0
-  if [ "$owner" = "$SLURM_JOB_ID" ] || ! is_alive "$owner"; then rm -f "$1/.lock"; fi
+clear_dead_lock() { # locks of jobs that have ended, or of this one before it was requeued
+  local owner file
+  for file in "$1/.lock" "$1"/.tasks/member-*.json; do
+    # A lock of several tasks is held by its members: it goes when the last of them has gone.
+    if [ ! -e "$file" ] || grep -q '"session"' "$file" && [ "$file" = "$1/.lock" ]; then continue; fi
+    owner=$(sed -n 's/.*"job": *"\([0-9][0-9]*\)".*/\1/p' "$file" 2> /dev/null)
+    [ -n "$owner" ] || continue
+    if [ "$owner" = "$SLURM_JOB_ID" ] || ! is_alive "$owner"; then rm -f "$file"; fi
+  done
 }
 
 # ---- crashes -------------------------------------------------------------------------------
@@ -188,7 +201,7 @@ preflight() { # preflight DATA: name bad nodes before they make everybody hang
       exit 2
       ;;
     *)
-      already=$(job_field "$SLURM_JOB_ID" ExcNodeList)
+      already=$(job_field "$SELF" ExcNodeList)
       [[ $already != "(null)" && $already != UNKNOWN && $already != GONE ]] || already=''
       crashed "preflight failed on ${hosts:-no node in particular}" \
         "${hosts:+ExcNodeList=${already:+$already,}$hosts}"
@@ -314,9 +327,9 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
   if [ -e "$RUN/STOP" ]; then
     note "stopped by $RUN/STOP"
     say "stopped by the file $RUN/STOP; the job is held. Remove the file, then:" \
-      "scontrol release $SLURM_JOB_ID"
+      "scontrol release $SELF"
     trap '' TERM
-    scontrol requeuehold "$SLURM_JOB_ID" || exit 75
+    scontrol requeuehold "$SELF" || exit 75
     exit 0
   fi
   note "stopped, requeued"
