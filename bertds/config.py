@@ -154,6 +154,9 @@ class GuardConfig:
     peer_timeout_seconds: float = 45.0
     """A process that gives no sign of life for so long is lost, and the others end with an error
     that names it; 0 = do not watch. Changes nothing in the result."""
+    meeting_timeout_seconds: float = 600.0
+    """So long the processes wait for each other at the start; then those that came end with an
+    error that names the missing ones. Changes nothing in the result."""
 
 
 # --------------------------------------------------------------------------------------------

@@ -315,7 +315,7 @@ _POSITIVE = {
     "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
     "data.max_predictions_per_sequence", "data.prefetch_steps", "schedule.total_steps",
     "schedule.decay_every_steps", "schedule.horizon_steps", "log.every_steps",
-    "guard.max_bad_steps", "guard.spike_window",
+    "guard.max_bad_steps", "guard.spike_window", "guard.meeting_timeout_seconds",
 }  # fmt: skip
 _SHARES = (
     "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "data.masked_lm_prob",

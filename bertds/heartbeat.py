@@ -13,12 +13,18 @@ each other's process numbers, so a killed one is noticed within a second or two.
 beating while a rank compiles, saves or validates: only a process that does not run at all is
 silent. Whoever finds a peer lost says which, kills it if it is frozen on the same machine (a
 stopped process would keep its port and its GPU), and leaves.
+
+Silence is measured in the listener's own running time, and only over rounds in which it did
+listen: on a machine that gives it no turn, it would else take its own deafness for the others'
+silence. A silent process of the same machine whose processor time grows is starved, not frozen:
+it gets ten times as long.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -31,12 +37,41 @@ from typing import Any
 
 from bertds.errors import EXIT_FAILED
 from bertds.files import start_time
+from bertds.liveness import CpuWatch, OwnTime
 from bertds.logs import log
 
 BESIDE = 8
 """Ranks whose numbers are so near are looked at for being on the same machine."""
+STARVED = 10
+"""So many timeouts has a silent process of this machine that is seen to use the processor."""
 CONNECTION_WORDS = ("gloo", "nccl", "connection", "socket", "timed out", "timeout", "peer")
 """An error of a collective operation holds one of these."""
+
+_LOST = re.compile(r"rank (\d+)(?: \(process \d+ on [^)]*\))? is lost: ")
+
+
+class _TimedStore:
+    """The store, with a note of when a question was asked that it has not answered yet."""
+
+    def __init__(self, store: Any, own: OwnTime) -> None:
+        self._store = store
+        self._own = own
+        self.asked: float | None = None
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        self.asked = self._own.seconds
+        answer = question()
+        self.asked = None
+        return answer
+
+    def has(self, key: str) -> bool:
+        return bool(self._ask(lambda: self._store.check([key])))
+
+    def get(self, key: str) -> str:
+        return str(self._ask(lambda: self._store.get(key)).decode())
+
+    def set(self, key: str, value: str) -> None:
+        self._ask(lambda: self._store.set(key, value))
 
 
 class Heartbeat:
@@ -71,14 +106,17 @@ class Heartbeat:
         self._main_handles_it = False
         self._main_leaves = False
         self._threads: list[threading.Thread] = []
-        now = time.monotonic()
-        self._seen = dict.fromkeys(self._watched(), now)
-        self._beats: dict[int, bytes] = {}
+        self._own = OwnTime(3 * self.period)
+        self._seen = dict.fromkeys(self._watched(), 0.0)  # on our own clock, as the next one
+        self._listened = 0.0
+        self._talk: _TimedStore | None = None
+        self._cpu = CpuWatch()
+        self._beats: dict[int, str] = {}
         self._peers: dict[int, dict[str, Any]] = {}
         self._neighbours: dict[int, dict[str, Any]] = {}
         self._parent = os.getppid()
         self._parent_gone: float | None = None
-        self._progress = now
+        self._progress = 0.0
 
     def start(self) -> Heartbeat:
         """Begin to beat and to watch."""
@@ -93,7 +131,7 @@ class Heartbeat:
 
     def progress(self) -> None:
         """Say that this rank's training goes on (a step is done, a save begins or ends)."""
-        self._progress = time.monotonic()
+        self._progress = self._own.seconds
 
     def stop(self, failure: str = "") -> None:
         """End the threads.
@@ -111,7 +149,7 @@ class Heartbeat:
             word.join(2 * self.period)
         if failure and self.rank == 0:
             # Rank 0's process holds the store: the others must have the time to read it.
-            self._stopped.wait(3 * self.period)
+            self._let_read(3 * self.period)
         self._stopped.set()
         for thread in self._threads:
             thread.join(2 * self.period)
@@ -120,6 +158,15 @@ class Heartbeat:
     def _say_why(self, failure: str) -> None:
         with suppress(Exception):
             self._store.clone().set(self._key("left", self.rank), failure[:500])
+
+    def _let_read(self, seconds: float) -> None:
+        """Wait so long, or until all the others have said that they leave too."""
+        others = [self._key("left", other) for other in self._watched()]
+        end = time.monotonic() + seconds
+        with suppress(Exception):
+            store = self._store.clone()
+            while time.monotonic() < end and not store.check(others):
+                self._stopped.wait(min(0.1, self.period))
 
     def explain(self, error: BaseException) -> str:
         """Return which peer's loss made a collective operation fail, or "" if none did.
@@ -145,8 +192,9 @@ class Heartbeat:
 
     def _beat(self) -> None:
         try:
-            store = self._store.clone()
-            store.set_timeout(timedelta(seconds=self.timeout))
+            clone = self._store.clone()
+            clone.set_timeout(timedelta(seconds=self.timeout))
+            store = self._talk = _TimedStore(clone, self._own)
             me = {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
@@ -168,7 +216,7 @@ class Heartbeat:
         """Wait a moment: at the end of a run the store may go before this thread is told."""
         return self._stopped.wait(4 * self.period)
 
-    def _meet(self, store: Any) -> None:
+    def _meet(self, store: _TimedStore) -> None:
         """Learn who the peers are; those of this machine can be watched by process number.
 
         Rank 0 asks for all, the others for rank 0 and for those beside them, who are likely to be
@@ -179,7 +227,7 @@ class Heartbeat:
             if other == self.rank or other in self._peers:
                 continue
             key = self._key("who", other)
-            if store.check([key]):
+            if store.has(key):
                 who = json.loads(store.get(key))
                 self._peers[other] = who
                 near = who["host"] == socket.gethostname() and who["start"]
@@ -187,48 +235,57 @@ class Heartbeat:
                 if near and start_time(who["pid"]) == who["start"]:
                     self._neighbours[other] = who
 
-    def _listen(self, store: Any) -> None:
+    def _listen(self, store: _TimedStore) -> None:
         keys = [self._key("beat", other) for other in self._watched()]
         for other, key in zip(self._watched(), keys, strict=True):
-            if self.rank == 0 and store.check([self._key("left", other)]):
-                self._conclude(other, "", store.get(self._key("left", other)).decode())
-            if store.check([key]):
+            if self.rank == 0 and store.has(self._key("left", other)):
+                self._conclude(other, "", store.get(self._key("left", other)))
+            if store.has(key):
                 value = store.get(key)
                 if self._beats.get(other) != value:
                     self._beats[other] = value
-                    self._seen[other] = time.monotonic()
+                    self._seen[other] = self._own.seconds
         if self.rank == 0:
             if self.verdict:
                 store.set("bertds/verdict", self.verdict)
-            return
-        if store.check(["bertds/verdict"]):
-            self._set(store.get("bertds/verdict").decode())
-        elif store.check([self._key("left", 0)]):
-            self._conclude(0, "", store.get(self._key("left", 0)).decode())
+        elif store.has("bertds/verdict"):
+            self._set(store.get("bertds/verdict"))
+        elif store.has(self._key("left", 0)):
+            self._conclude(0, "", store.get(self._key("left", 0)))
+        self._listened = self._own.seconds
 
     # -- the thread that judges --------------------------------------------------------------
 
     def _watch(self) -> None:
-        before = time.monotonic()
         while not self._stopped.wait(self.period):
-            now = time.monotonic()
-            if now - before > self.timeout / 2:
-                # This process itself did not run (the whole job was suspended, perhaps): what it
-                # did not hear meanwhile proves nothing.
-                self._seen.update(dict.fromkeys(self._seen, now))
-                self._progress = now
-            before = now
+            now = self._own.tick()
             self._look_at_neighbours()
             self._look_at_parent(now)
-            for other, seen in list(self._seen.items()):
-                if now - seen > self.timeout:
-                    self._conclude(other, f"silent for {now - seen:.0f} s")
+            for other in self._seen:
+                silence = self._silence(other)
+                if silence > self.timeout * (STARVED if self._is_running(other) else 1):
+                    self._conclude(other, f"silent for {silence:.0f} s")
             if self.verdict:
                 self._leave()
                 return
 
+    def _silence(self, other: int) -> float:
+        """Return for how long, in our own running time, a peer is known to have been silent."""
+        silence = self._listened - self._seen[other]
+        asked = self._talk.asked if self._talk else 0.0
+        if other == 0 and asked is not None:  # its process holds the store, which does not answer
+            silence = max(silence, self._own.seconds - asked)
+        return silence
+
+    def _is_running(self, other: int) -> bool:
+        who = self._neighbours.get(other)
+        if who is None:
+            return False
+        return self._cpu.ran_since(who["pid"], self._own.seconds - self.timeout)
+
     def _look_at_neighbours(self) -> None:
         for other, who in list(self._neighbours.items()):
+            self._cpu.look(who["pid"], self._own.seconds)
             if start_time(who["pid"]) != who["start"]:
                 # Perhaps it left in order and said why: give the word time to arrive.
                 self._stopped.wait(2 * self.period)
@@ -276,10 +333,12 @@ class Heartbeat:
 
     def _end_frozen(self) -> None:
         """Kill silent peers of this machine: stopped, they would keep their port and GPU."""
-        now = time.monotonic()
+        # Not one that only passed on whom it had lost ("rank 0 left with: rank 1 is lost: ...").
+        found = _LOST.match(self.verdict)
+        named = int(found[1]) if found else None
         for other, who in self._neighbours.items():
-            silent = now - self._seen.get(other, now) > self.timeout
-            named = self.verdict.startswith(f"rank {other} ") and " is lost: " in self.verdict
-            if (silent or named) and start_time(who["pid"]) == who["start"]:
+            silent = other in self._seen and self._silence(other) > self.timeout
+            silent = silent and not self._is_running(other)
+            if (silent or other == named) and start_time(who["pid"]) == who["start"]:
                 with suppress(OSError):
                     os.kill(who["pid"], signal.SIGKILL)

@@ -16,7 +16,7 @@ from bertds.config_io import load_config, split_assignments, to_dict
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.engine.config_check import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.deepspeed_engine import Engine
-from bertds.engine.start import end_processes, process_store, start_processes
+from bertds.engine.start import end_processes, meet_processes
 from bertds.errors import BertdsError, ConfigError
 from bertds.flops import Meter, device_peak
 from bertds.guard import Guard
@@ -65,6 +65,7 @@ class Run:
         config, place = self.config, self.place
         for notice in self.settings.notices:
             log.info("%s", notice)
+        self._watch_peers()
         self.plan = self.settings.batch_plan(place.world_size)
         self.source = open_source(config.data, config.run.seed, split="train")
         tokenizer = self.source.tokenizer
@@ -73,7 +74,6 @@ class Run:
         model = BertForPreTraining(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints)
-        self._watch_peers()
         self.engine = Engine.create(model, self.settings, self.plan, seed=config.run.seed)
         if held_out is not None:
             self.validator = Validator(config, held_out, self.engine)
@@ -139,14 +139,16 @@ class Run:
         self._hours_clock = clock()
 
     def _watch_peers(self) -> None:
-        timeout, place = self.config.guard.peer_timeout_seconds, self.place
-        if timeout > 0 and place.world_size > 1:
-            start_processes(self.settings.values.get("log_level"))
+        guard, place = self.config.guard, self.place
+        if place.world_size == 1:
+            return
+        store = meet_processes(guard.meeting_timeout_seconds)
+        if guard.peer_timeout_seconds > 0:
             self.heartbeat = Heartbeat(
                 place.rank,
                 place.world_size,
-                timeout,
-                process_store(),
+                guard.peer_timeout_seconds,
+                store,
                 on_leave=self.folder.lock.release,
             ).start()
 

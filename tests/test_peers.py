@@ -57,7 +57,8 @@ def test_a_lost_rank_ends_the_job_and_is_named(
     # The frozen one is killed by a survivor: stopped, it would keep its port and its GPU.
     assert codes[victim] == -signal.SIGKILL
     survivors = [rank for rank in range(world_size) if rank != victim]
-    assert [codes[rank] for rank in survivors] == [1] * len(survivors)
+    said = "\n----\n".join(ranks.text(rank) for rank in survivors)
+    assert [codes[rank] for rank in survivors] == [1] * len(survivors), said
     for rank in survivors:
         assert f"rank {victim} (process {ranks.pids[victim]} on " in ranks.text(rank), ranks.text(
             rank

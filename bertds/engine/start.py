@@ -18,8 +18,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bertds.errors import BertdsError, ConfigError
+from bertds.engine.meeting import meet
+from bertds.errors import ConfigError
 from bertds.runtime import Place, find_place
+
+MEETING_SECONDS = 600.0
+"""So long do processes wait for each other, unless a recipe says otherwise."""
 
 
 def import_deepspeed(log_level: str | None = None) -> ModuleType:
@@ -56,10 +60,31 @@ def _is_cpu() -> bool:
     return get_accelerator().device_name() == "cpu"
 
 
+_store: Any = None  # where the processes of the run now under way have met
+
+
+def meet_processes(limit_seconds: float = MEETING_SECONDS) -> Any:
+    """Let the processes of the run find each other, before anything heavy is imported or opened.
+
+    Args:
+        limit_seconds: how long to wait for those that have not come.
+
+    Returns:
+        The key-value store at which they met.
+
+    Raises:
+        BertdsError: not all came; the message names the missing ones.
+    """
+    global _store
+    if _store is None:
+        _store = meet(find_place(), limit_seconds)
+    return _store
+
+
 def start_processes(
     log_level: str | None = None, timeout_seconds: float = 1800.0
 ) -> tuple[Place, torch.device]:
-    """Let the processes of the run meet; alone, be a world of one. Does nothing the second time.
+    """Make the process group of the run; alone, a world of one. Does nothing the second time.
 
     Args:
         log_level: of DeepSpeed's own messages; None = errors only.
@@ -82,43 +107,23 @@ def start_processes(
         timeout = timedelta(seconds=timeout_seconds)
         backend = "gloo" if device.type == "cpu" else "nccl"
         if place.world_size == 1:
-            _be_alone(backend, device, timeout)
-        try:
-            deepspeed.init_distributed(
-                dist_backend=backend,
-                auto_mpi_discovery=False,
-                verbose=False,
-                timeout=timeout,
-            )
-        except (RuntimeError, ValueError) as error:
-            address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
-            reason = str(error).splitlines()[0]
-            raise BertdsError(
-                f"rank {place.rank} of {place.world_size} did not meet the others at {address}: "
-                f"{reason}"
-            ) from error
+            # No TCP port: two such runs on one machine, both started with the launcher's usual
+            # port, would else fail on a port already in use.
+            store: Any = dist.HashStore()
+        else:
+            store = dist.PrefixStore("bertds/group", meet_processes())
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+        deepspeed.init_distributed(
+            dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
+        )
     return place, device
-
-
-def _be_alone(backend: str, device: torch.device, timeout: timedelta) -> None:
-    """Make a world of one without a TCP port.
-
-    Two such runs on one machine, both started with the launcher's usual port, or one started from
-    a process that is itself such a world, would else fail on a port already in use.
-    """
-    dist.init_process_group(
-        backend,
-        store=dist.HashStore(),
-        rank=0,
-        world_size=1,
-        timeout=timeout,
-        device_id=device if device.type == "cuda" else None,
-    )
-
-
-def process_store() -> Any:
-    """Return the key-value store through which the processes met."""
-    return dist.distributed_c10d._get_default_store()
 
 
 def check_precision(precision: str) -> None:
@@ -146,6 +151,8 @@ def end_processes(engine: Any = None, *, wait: bool = True) -> None:
         engine: the DeepSpeed engine, if there is one.
         wait: False leaves the barrier out, where other ranks may be gone.
     """
+    global _store
+    _store = None
     if wait and dist.is_initialized():
         dist.barrier()
     if engine is not None:

@@ -33,8 +33,8 @@ from tests.plants import POINTS
 from tests.run_reading import assert_same_state, losses, samples
 
 SETTINGS = [
-    "schedule.total_steps=24", "checkpoint.every_steps=2", "validation.every_steps=5",
-    "validation.max_samples=12", "run.log_samples=true", "guard.peer_timeout_seconds=20",
+    "schedule.total_steps=16", "checkpoint.every_steps=2", "validation.every_steps=5",
+    "validation.max_samples=12", "run.log_samples=true", "guard.peer_timeout_seconds=6",
     "log.every_steps=3", "model.hidden_dropout_prob=0.1",
 ]  # fmt: skip
 PASSINGS = {
@@ -68,7 +68,7 @@ class Tally:
 
 
 def soak(
-    server: ForkServer, command: Any, folder: Path, kills: int, seed: int, lives: int = 12
+    server: ForkServer, command: Any, folder: Path, kills: int, seed: int, lives: int = 25
 ) -> Tally:
     """Run rounds of at most ``lives`` kills each, until there were ``kills``.
 
@@ -111,7 +111,8 @@ def soak(
             tally.starts += 1
         compare(folder / name, whole[kind])
         tally.rounds += 1
-        print(f"round {tally.rounds}: {sum(tally.kills.values())} kills", file=sys.stderr)
+        done, minutes = sum(tally.kills.values()), (time.monotonic() - began) / 60
+        print(f"round {tally.rounds}: {done} kills, {minutes:.0f} min", file=sys.stderr, flush=True)
         shutil.rmtree(folder / name)
     tally.seconds = time.monotonic() - began
     return tally
@@ -170,7 +171,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lives", type=int, default=12, help="kills per round")
+    parser.add_argument("--lives", type=int, default=25, help="kills per round")
     parser.add_argument("--nice", type=int, default=10)
     args = parser.parse_args()
     from tests.tiny import TINY_JSON, TINY_RECIPE, write_tiny_data, write_tiny_vocab
