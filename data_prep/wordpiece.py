@@ -1,13 +1,14 @@
 r"""WordPiece ids, bit-equal to Hugging Face ``tokenizers``, many times faster.
 
 ``tokenizers`` cleans, lower-cases, splits and looks up character by character, each time anew. But
-all its steps stay between two spaces: the ids of a sentence are those of its space-separated chunks
-in a row, and those of an ASCII chunk are those of its words and punctuation marks. So:
+all its steps stay between two spaces or punctuation marks: the ids of a sentence are those of its
+words and marks in a row. So:
 
 ```text
-sentences -> bytes -> chunks: ASCII -> words, marks -> cache: bytes -> ids
-                              other -> as a whole   ->   |-- new, ASCII: WordPiece (compiled)
-                                                         '-- new, other: tokenizers itself
+sentences -> bytes -> marks: ASCII, and dashes and quotes beyond -> ids
+                   -> words: cache: bytes -> ids
+                               |-- new, ASCII: WordPiece (compiled)
+                               '-- new, other: tokenizers itself
 ```
 
 Departure from transformers' tokenizer: text that spells a special token (``[MASK]``) is text here,
@@ -23,23 +24,25 @@ from typing import Any
 import numpy as np
 
 from bertds.errors import DataError
+from data_prep.byte_table import Table, fill, new_table
 from data_prep.wordpiece_kernels import (
+    END,
     LETTER,
     OPAQUE,
     PUNCTUATION,
     SPACE,
-    Table,
+    Bytes,
+    Words,
     count_ids,
-    fill,
     gather,
-    new_table,
+    new_cache,
     scan,
 )
 
 LONGEST_WORD = 100
 """Characters; a longer word is [UNK], as in every BERT tokenizer."""
 
-_BATCH_BYTES = 1 << 20
+_BATCH_CHARACTERS = 1 << 20
 _SMALLEST_CACHE = 1 << 12
 # A cut before one of these is invisible to the tokenizer: it sets spaces around them anyway.
 _SAFE_CUT = re.compile(r"[!-/:-@\[-`{-~\u4e00-\u9fff\u3400-\u4dbf]")
@@ -59,7 +62,7 @@ def huggingface_tokenizer(vocabulary: dict[str, int], lower_case: bool) -> Any:
 
 
 class WordPieceEncoder:
-    """Sentences to ids. Keeps a bounded cache (about 60 MB); one per process."""
+    """Sentences to ids. Keeps a bounded cache (about 80 MB); one per process."""
 
     def __init__(
         self, tokens: Sequence[str], lower_case: bool, *, cache_entries: int = 1 << 19
@@ -75,28 +78,20 @@ class WordPieceEncoder:
         if "[UNK]" not in vocabulary:
             raise DataError("the vocabulary misses [UNK]")
         self.dtype = np.dtype(np.uint16 if len(tokens) <= 65_535 else np.uint32)
-        self._unknown = vocabulary["[UNK]"]
+        unknown = vocabulary["[UNK]"]
         self._exact = huggingface_tokenizer(vocabulary, lower_case)
-        self._kinds, self._lower, self._same = _byte_tables(lower_case)
+        self._bytes = _byte_tables(vocabulary, lower_case, unknown, self._exact)
         # Tokens that are not ASCII cannot be found in ASCII words.
         rests = {t[2:]: n for t, n in vocabulary.items() if t.startswith("##") and t.isascii()}
         firsts = {t: n for t, n in vocabulary.items() if not t.startswith("##") and t.isascii()}
-        self._firsts, self._first_ids = _vocabulary_table(firsts, self._same)
-        self._rests, self._rest_ids = _vocabulary_table(rests, self._same)
+        self._words = Words(
+            _vocabulary_table(firsts, self._bytes.same),
+            _vocabulary_table(rests, self._bytes.same),
+            max(map(len, [*firsts, *rests])),
+            unknown,
+        )
         self._entries = max(cache_entries, _SMALLEST_CACHE)
-        self._ids = np.zeros(8 * self._entries, np.int32)
-        self._ids_used = np.zeros(1, np.int64)
-        self._id_starts = np.zeros(self._entries, np.int64)
-        self._id_sizes = np.zeros(self._entries, np.int32)
-        self._clear()
-
-    def _clear(self) -> None:
-        self._cache = new_table(self._entries, 16 * self._entries)
-        # Entry 0 stands for every word that is too long. No text is empty, so none finds it.
-        self._cache.used[0] = 1
-        self._ids[0] = self._unknown
-        self._id_starts[0], self._id_sizes[0] = 0, 1
-        self._ids_used[0] = 1
+        self._cache = new_cache(self._entries)
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokenise sentences.
@@ -106,68 +101,72 @@ class WordPieceEncoder:
             lengths: int64 [sentences], tokens of each sentence; may be 0.
         """
         all_ids, all_lengths = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)]
-        batch: list[bytes] = []
-        size = 0
-        limit = min(_BATCH_BYTES, self._entries // 2)
-        for sentence in sentences:
-            data = sentence.encode("utf-8", "replace")
-            if len(data) >= limit:
-                self._finish(batch, all_ids, all_lengths)
-                batch, size = [], 0
-                self._finish_giant(sentence, limit // 4, all_ids, all_lengths)
+        sentences = list(sentences)
+        # A sentence must fit into the empty cache; a character has at most four bytes.
+        limit = min(_BATCH_CHARACTERS, self._entries // 8)
+        first = size = 0
+        for number, length in enumerate(map(len, sentences)):
+            if length >= limit:
+                self._finish(sentences[first:number], all_ids, all_lengths)
+                self._finish_giant(sentences[number], limit, all_ids, all_lengths)
+                first, size = number + 1, 0
                 continue
-            batch.append(data)
-            size += len(data)
-            if size >= _BATCH_BYTES:
-                self._finish(batch, all_ids, all_lengths)
-                batch, size = [], 0
-        self._finish(batch, all_ids, all_lengths)
+            size += length
+            if size >= _BATCH_CHARACTERS:
+                self._finish(sentences[first : number + 1], all_ids, all_lengths)
+                first, size = number + 1, 0
+        self._finish(sentences[first:], all_ids, all_lengths)
         return np.concatenate(all_ids), np.concatenate(all_lengths)
 
     def _finish(
-        self, batch: list[bytes], all_ids: list[np.ndarray], all_lengths: list[np.ndarray]
+        self, batch: list[str], all_ids: list[np.ndarray], all_lengths: list[np.ndarray]
     ) -> None:
         """Tokenise a batch, in as many turns as the cache must be emptied."""
-        while batch:
-            text = np.frombuffer(b" ".join(batch) + b" ", np.uint8)
-            sizes = np.fromiter(map(len, batch), np.int64, len(batch))
-            words = np.empty(len(text), np.int32)
-            opaque = np.empty(len(text), np.int32)
-            word_ends = np.zeros(len(batch), np.int64)
-            done, opaques = scan(
-                text, np.cumsum(sizes + 1) - 1, self._kinds, self._lower, self._same, LONGEST_WORD,
-                self._cache, self._id_starts, self._id_sizes, self._ids, self._ids_used,
-                self._firsts, self._first_ids, self._rests, self._rest_ids, self._unknown,
-                words, word_ends, opaque,
-            )  # fmt: skip
-            self._resolve(opaque[:opaques].tolist())
-            word_ends = word_ends[:done]
+        if not batch:
+            return
+        joined = "\n".join(batch)
+        if joined.count("\n") >= len(batch):  # a line feed inside a sentence is a space
+            joined = "\n".join(sentence.replace("\n", " ") for sentence in batch)
+        text = np.frombuffer(joined.encode("utf-8", "replace") + b"\n", np.uint8)
+        remaining = len(batch)
+        cache = self._cache
+        values = np.empty(len(text), np.int32)
+        opaque = np.empty((len(text), 3), np.int32)
+        word_ends = np.zeros(remaining, np.int64)
+        while remaining:
+            done, position, opaques = scan(
+                text, self._bytes, LONGEST_WORD, cache, self._words, values, word_ends, opaque
+            )
+            self._resolve(text, opaque[:opaques])
+            cache = self._cache
+            ends = word_ends[:done]
             lengths = np.empty(done, np.int64)
-            ids = np.empty(count_ids(words, word_ends, self._id_sizes, lengths), self.dtype)
-            count = int(word_ends[-1]) if done else 0
-            gather(words, count, self._id_starts, self._id_sizes, self._ids, ids)
+            ids = np.empty(count_ids(values, ends, cache.id_sizes, lengths), self.dtype)
+            count = int(ends[-1]) if done else 0
+            gather(values, count, cache.id_starts, cache.id_sizes, cache.ids, ids)
             all_ids.append(ids)
             all_lengths.append(lengths)
-            batch = batch[done:]
-            if batch:
-                self._clear()
+            text = text[position:]
+            remaining -= done
+            if remaining:
+                for array in (cache.short, cache.long.slots, cache.long.used, cache.used):
+                    array.fill(0)
 
-    def _resolve(self, entries: list[int]) -> None:
-        """Let ``tokenizers`` find the ids of new chunks that are not plain ASCII."""
-        if not entries:
+    def _resolve(self, text: np.ndarray, opaque: np.ndarray) -> None:
+        """Let ``tokenizers`` find the ids of new words that are not plain ASCII."""
+        if not len(opaque):
             return
         cache = self._cache
-        chunks = []
-        for entry in entries:
-            start = int(cache.starts[entry])
-            chunks.append(bytes(cache.arena[start : start + int(cache.sizes[entry])]).decode())
-        for entry, encoding in zip(entries, self._encode_exactly(chunks)):
-            at = int(self._ids_used[0])
-            if at + len(encoding) > len(self._ids):  # compatibility ideographs, one to many
-                self._ids = np.concatenate([self._ids, np.zeros(len(self._ids), np.int32)])
-            self._ids[at : at + len(encoding)] = encoding
-            self._id_starts[entry], self._id_sizes[entry] = at, len(encoding)
-            self._ids_used[0] = at + len(encoding)
+        raw = text.tobytes()
+        words = [raw[begin:end].decode() for _, begin, end in opaque.tolist()]
+        for entry, found in zip(opaque[:, 0].tolist(), self._encode_exactly(words), strict=True):
+            at = int(cache.used[2])
+            if at + len(found) > len(cache.ids):  # compatibility ideographs, one to many
+                more = np.zeros(len(cache.ids), np.int32)
+                cache = self._cache = cache._replace(ids=np.concatenate([cache.ids, more]))
+            cache.ids[at : at + len(found)] = found
+            cache.id_starts[entry], cache.id_sizes[entry] = at, len(found)
+            cache.used[2] = at + len(found)
 
     def _encode_exactly(self, texts: list[str]) -> list[list[int]]:
         encodings = self._exact.encode_batch_fast(texts, add_special_tokens=False)
@@ -192,28 +191,39 @@ class WordPieceEncoder:
         all_lengths.append(np.array([total], np.int64))
 
 
-def _byte_tables(lower_case: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the kind of each byte, its lower case (or itself), and itself."""
+def _byte_tables(vocabulary: dict[str, int], lower_case: bool, unknown: int, exact: Any) -> Bytes:
+    """Return what each byte is, its lower case, and the ids of punctuation."""
     kinds = np.full(256, OPAQUE, np.uint8)  # control characters and all beyond ASCII
+    ids = np.full(256, unknown, np.int32)
     for byte in range(33, 127):
         kinds[byte] = LETTER if chr(byte).isalnum() else PUNCTUATION
-    for byte in b" \t\n\r":
+        ids[byte] = vocabulary.get(chr(byte), unknown)
+    for byte in b" \t\r":
         kinds[byte] = SPACE
+    kinds[ord("\n")] = END
     same = np.arange(256, dtype=np.uint8)
     lower = same.copy()
     if lower_case:
         lower[ord("A") : ord("Z") + 1] += 32
-    return kinds, lower, same
+    mark_ids = np.full(256, -1, np.int32)
+    for byte in range(0x80, 0xC0):
+        mark = bytes([0xE2, 0x80, byte]).decode()
+        pieces = exact.pre_tokenizer.pre_tokenize_str(exact.normalizer.normalize_str(f"a{mark}b"))
+        found = exact.encode(mark, add_special_tokens=False).ids
+        # Those that stand alone between letters, and so divide words as ASCII marks do.
+        if [piece for piece, _ in pieces] == ["a", mark, "b"] and len(found) == 1:
+            mark_ids[byte] = found[0]
+    return Bytes(kinds, lower, same, ids, mark_ids)
 
 
-def _vocabulary_table(tokens: dict[str, int], same: np.ndarray) -> tuple[Table, np.ndarray]:
-    """Return a table of tokens and the id of each entry."""
-    encoded = [token.encode() for token in tokens if token]
+def _vocabulary_table(tokens: dict[str, int], same: np.ndarray) -> Table:
+    """Return a table of tokens and their ids."""
+    encoded = {token.encode(): number for token, number in tokens.items() if token}
     text = np.frombuffer(b"".join(encoded) or b" ", np.uint8)
     ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
     table = new_table(len(encoded) + 1, len(text))
-    fill(table, text, ends, same)
-    return table, np.array([n for token, n in tokens.items() if token] or [0], np.int32)
+    fill(table, text, ends, np.fromiter(encoded.values(), np.int32, len(encoded)), same)
+    return table
 
 
 def _giant_pieces(text: str, limit: int) -> Iterator[str]:

@@ -1,9 +1,12 @@
 """The compiled inner loops of :mod:`data_prep.wordpiece`: bytes -> words -> ids.
 
-A table maps byte strings to numbers by open addressing: ``slots`` holds entry + 1 (0 = empty) at
-the hash's place or the next free one; ``starts``, ``sizes`` and ``hashes`` describe entry e, whose
-bytes lie in ``arena``. Two of them are filled once with the vocabulary (beginnings and
-continuations of words); the third is the cache of whole words, and grows.
+Words of up to 15 bytes, nearly all, are looked up in ``short``: open addressing over rows of four
+uint64, which are the bytes themselves (the 16th is their number, so equal rows are equal words),
+the value, and nothing; a look-up touches one line of the processor's cache. Longer ones lie in a
+:class:`data_prep.byte_table.Table`, which compares bytes in an arena; so does the vocabulary.
+
+A value, int32, is the id of a word that has one, or -1 - entry of a word that has several (or whose
+ids ``tokenizers`` has still to find): the ids of entry e are ``ids[id_starts[e]:][:id_sizes[e]]``.
 """
 
 from __future__ import annotations
@@ -13,225 +16,302 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-SPACE, LETTER, PUNCTUATION, OPAQUE = range(4)
+from data_prep.byte_table import (
+    OFFSET,
+    PRIME,
+    SHIFT,
+    Table,
+    find_bytes,
+    hash_bytes,
+    insert_bytes,
+    new_table,
+)
 
-_OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
-_PRIME = np.uint64(0x100000001B3)
-_SHIFT = np.uint64(29)
+SPACE, LETTER, PUNCTUATION, OPAQUE, END = range(5)
+
+SHORT_BYTES = 15
+_MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+_HALF = np.uint64(32)
+_LENGTH_SHIFT = np.uint64(56)
+# A value in a row of ``short`` is shifted by this, so that 0 means an empty row.
+_VALUE_SHIFT = 1 << 32
+_GENERAL_PUNCTUATION = (0xE2, 0x80)
 
 
-class Table(NamedTuple):
-    """Byte strings and their numbers; see above."""
+class Cache(NamedTuple):
+    """Words seen before; see above."""
 
-    slots: np.ndarray
-    starts: np.ndarray
-    sizes: np.ndarray
-    hashes: np.ndarray
-    arena: np.ndarray
+    short: np.ndarray
+    """uint64 [slots, 4]."""
+    long: Table
+    ids: np.ndarray
+    id_starts: np.ndarray
+    id_sizes: np.ndarray
     used: np.ndarray
-    """int64 [2]: entries, bytes of the arena."""
+    """int64 [3]: rows of ``short``, entries, ids."""
 
 
-def new_table(entries: int, arena_bytes: int) -> Table:
-    """Return an empty table; its slots are at most half full."""
-    slots = 1 << int(2 * entries - 1).bit_length()
-    return Table(
-        slots=np.zeros(slots, np.int32),
-        starts=np.zeros(entries, np.int64),
-        sizes=np.zeros(entries, np.int32),
-        hashes=np.zeros(entries, np.uint64),
-        arena=np.zeros(arena_bytes, np.uint8),
-        used=np.zeros(2, np.int64),
+class Bytes(NamedTuple):
+    """What single bytes and marks are."""
+
+    kinds: np.ndarray
+    """uint8 [256]."""
+    lower: np.ndarray
+    """uint8 [256], what a byte of an ASCII word becomes."""
+    same: np.ndarray
+    """uint8 [256], identity."""
+    ids: np.ndarray
+    """int32 [256], the ids of ASCII punctuation."""
+    mark_ids: np.ndarray
+    """int32 [256], the ids of the punctuation marks E2 80 xx (dashes, quotes), -1 for the rest."""
+
+
+class Words(NamedTuple):
+    """The vocabulary, ASCII tokens only."""
+
+    firsts: Table
+    """Beginnings of words, with their ids."""
+    rests: Table
+    """Continuations without their ``##``."""
+    longest: int
+    """Bytes of the longest token."""
+    unknown: int
+    """Id of [UNK]."""
+
+
+def new_cache(entries: int) -> Cache:
+    """Return an empty cache of at most ``entries`` words."""
+    return Cache(
+        short=np.zeros((1 << int(2 * entries - 1).bit_length(), 4), np.uint64),
+        long=new_table(max(64, entries // 4), 8 * entries),
+        ids=np.zeros(8 * entries, np.int32),
+        id_starts=np.zeros(entries, np.int64),
+        id_sizes=np.zeros(entries, np.int32),
+        used=np.zeros(3, np.int64),
     )
 
 
 @numba.njit(cache=True, nogil=True)
-def _hash(text, begin, end, lower):
-    word = _OFFSET
-    for i in range(begin, end):
-        word = (word ^ np.uint64(lower[text[i]])) * _PRIME
-    return word ^ (word >> _SHIFT)
-
-
-@numba.njit(cache=True, nogil=True)
-def _find(table, text, begin, end, lower, code):
-    """Return the entry of ``text[begin:end]``, or -1 - slot where it would go."""
-    mask = len(table.slots) - 1
-    slot = np.int64(code & np.uint64(mask))
-    while True:
-        entry = table.slots[slot] - 1
-        if entry < 0:
-            return -1 - slot
-        if table.hashes[entry] == code and table.sizes[entry] == end - begin:
-            start = table.starts[entry]
-            same = True
-            for i in range(end - begin):
-                if table.arena[start + i] != lower[text[begin + i]]:
-                    same = False
-                    break
-            if same:
-                return np.int64(entry)
-        slot = (slot + 1) & mask
-
-
-@numba.njit(cache=True, nogil=True)
-def _insert(table, text, begin, end, lower, code, slot):
-    """Add ``text[begin:end]``, which is not there, and return its entry."""
-    entry, at = table.used[0], table.used[1]
-    table.slots[slot] = entry + 1
-    table.starts[entry] = at
-    table.sizes[entry] = end - begin
-    table.hashes[entry] = code
-    for i in range(end - begin):
-        table.arena[at + i] = lower[text[begin + i]]
-    table.used[0], table.used[1] = entry + 1, at + end - begin
-    return entry
-
-
-@numba.njit(cache=True, nogil=True)
-def fill(table, text, ends, same):
-    """Insert the strings of ``text`` that end at ``ends``, all different; ``same`` is identity."""
-    begin = 0
-    for end in ends:
-        code = _hash(text, begin, end, same)
-        slot = -1 - _find(table, text, begin, end, same, code)
-        _insert(table, text, begin, end, same, code, slot)
-        begin = end
-
-
-@numba.njit(cache=True, nogil=True)
-def _pieces(text, begin, end, lower, firsts, first_ids, rests, rest_ids, unknown, ids, at):
+def _pieces(text, begin, end, lower, words, ids, at, codes):
     """Write the WordPiece ids of an ASCII word to ``ids[at:]`` (greedy longest match)."""
     count = 0
     start = begin
     while start < end:
-        stop = end
+        # The hashes of all prefixes in one go, then from the longest to the shortest.
+        reach = min(end - start, words.longest)
+        code = OFFSET
+        for i in range(reach):
+            code = (code ^ np.uint64(lower[text[start + i]])) * PRIME
+            codes[i] = code ^ (code >> SHIFT)
         number = -1
-        while stop > start:
-            code = _hash(text, start, stop, lower)
+        while reach > 0:
+            code = codes[reach - 1]
             if start == begin:
-                entry = _find(firsts, text, start, stop, lower, code)
+                entry = find_bytes(words.firsts, text, start, start + reach, lower, code)
                 if entry >= 0:
-                    number = first_ids[entry]
+                    number = words.firsts.values[entry]
+                    break
             else:
-                entry = _find(rests, text, start, stop, lower, code)
+                entry = find_bytes(words.rests, text, start, start + reach, lower, code)
                 if entry >= 0:
-                    number = rest_ids[entry]
-            if number >= 0:
-                break
-            stop -= 1
+                    number = words.rests.values[entry]
+                    break
+            reach -= 1
         if number < 0:
-            ids[at] = unknown
+            ids[at] = words.unknown
             return 1
         ids[at + count] = number
         count += 1
-        start = stop
+        start += reach
     return count
 
 
 @numba.njit(cache=True, nogil=True)
-def scan(
-    text, sentence_ends, kinds, lower, same, longest_word,
-    cache, id_starts, id_sizes, ids, ids_used,
-    firsts, first_ids, rests, rest_ids, unknown,
-    words, word_ends, opaque,
-):  # fmt: skip
-    """Find the cache entry of every word; add new ASCII words with their ids.
+def _new_value(text, begin, end, lower, clean, cache, words, codes, opaque, opaques):
+    """Return the value of a new word; note it in ``opaque`` if it is not plain ASCII."""
+    at = cache.used[2]
+    if clean:
+        size = _pieces(text, begin, end, lower, words, cache.ids, at, codes)
+        if size == 1:
+            return np.int64(cache.ids[at])
+    else:
+        size = 0
+    entry = cache.used[1]
+    if not clean:
+        opaque[opaques, 0] = entry
+        opaque[opaques, 1] = begin
+        opaque[opaques, 2] = end
+    cache.id_starts[entry] = at
+    cache.id_sizes[entry] = size
+    cache.used[1] = entry + 1
+    cache.used[2] = at + size
+    return -1 - entry
+
+
+@numba.njit(cache=True, nogil=True)
+def _is_full(cache, size):
+    """Tell whether ``size`` more bytes of text might not fit."""
+    return (
+        cache.used[0] + size > len(cache.id_starts)
+        or cache.used[1] + size > len(cache.id_starts)
+        or cache.used[2] + size > len(cache.ids)
+        or cache.long.used[0] + size // SHORT_BYTES + 1 > len(cache.long.starts)
+        or cache.long.used[1] + size > len(cache.long.arena)
+    )
+
+
+@numba.njit(cache=True, nogil=True)
+def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
+    """Find the value of every word; add new ASCII words with their ids.
 
     Args:
-        text: uint8, sentences one after the other, a space between two.
-        sentence_ends: int64 [sentences], exclusive.
-        kinds: uint8 [256], what a byte is.
-        lower: uint8 [256], what a byte of an ASCII word becomes.
-        same: uint8 [256], identity: opaque chunks are kept as they are.
-        longest_word: longer ones are entry 0, which is [UNK].
-        cache: the table of whole words and opaque chunks.
-        id_starts: int64 [entries], where an entry's ids begin in ``ids``.
-        id_sizes: int32 [entries].
-        ids: the ids of all entries.
-        ids_used: int64 [1], how many of them are taken.
-        firsts: table of the vocabulary's word beginnings.
-        first_ids: their ids.
-        rests: table of the continuations without their ``##``.
-        rest_ids: their ids.
-        unknown: id of [UNK].
-        words: int32 output, entries.
+        text: uint8, sentences, each ended by a line feed.
+        table: a :class:`Bytes`.
+        longest_word: longer ones are [UNK].
+        cache: words seen before.
+        words: the vocabulary.
+        values: int32 output, as many as bytes of text; see above.
         word_ends: int64 output [sentences], exclusive.
-        opaque: int32 output, new entries whose ids the caller must find.
+        opaque: int32 output [bytes, 3]: entry, begin and end in ``text`` of new words that are not
+            plain ASCII, whose ids the caller must find.
 
     Returns:
-        Sentences done (fewer than all: the cache is full), and the number of opaque entries.
+        Sentences done (fewer than all: the cache is full), bytes done, number of opaque words.
     """
     count = 0
     opaques = 0
     position = 0
-    for sentence in range(len(sentence_ends)):
-        sentence_end = sentence_ends[sentence]
-        size = sentence_end - position
-        if (
-            cache.used[0] + size > len(cache.starts)
-            or cache.used[1] + size > len(cache.arena)
-            or ids_used[0] + size > len(ids)
-        ):
-            return sentence, opaques
-        while position < sentence_end:
-            kind = kinds[text[position]]
+    sentence = 0
+    kinds = table.kinds
+    codes = np.empty(longest_word + 1, np.uint64)
+    mask = np.uint64(len(cache.short) - 1)
+    while position < len(text):
+        if _is_full(cache, len(text) - position):
+            end = position
+            while kinds[text[end]] != END:
+                end += 1
+            if _is_full(cache, end - position):
+                break
+        while True:
+            begin = position
+            byte = text[position]
+            kind = kinds[byte]
+            position += 1
             if kind == SPACE:
+                continue
+            if kind == END:
+                break
+            if kind == PUNCTUATION:
+                values[count] = table.ids[byte]
+                count += 1
+                continue
+            # Letters: the word's bytes are gathered into two numbers on the way.
+            low = np.uint64(0)
+            high = np.uint64(0)
+            position = begin
+            while kind == LETTER:
+                letter = np.uint64(table.lower[byte])
+                size = position - begin
+                if size < 8:
+                    low |= letter << np.uint64(8 * size)
+                elif size < SHORT_BYTES:
+                    high |= letter << np.uint64(8 * (size - 8))
                 position += 1
-                continue
-            chunk_end = position
+                byte = text[position]
+                kind = kinds[byte]
             clean = True
-            while chunk_end < sentence_end and kinds[text[chunk_end]] != SPACE:
-                if kinds[text[chunk_end]] == OPAQUE:
+            if kind == OPAQUE:
+                mark = _mark(text, position, table.mark_ids)
+                if mark >= 0 and position == begin:
+                    values[count] = mark
+                    count += 1
+                    position += 3
+                    continue
+                if mark < 0:
                     clean = False
-                chunk_end += 1
+                    while kinds[text[position]] == LETTER or (
+                        kinds[text[position]] == OPAQUE
+                        and _mark(text, position, table.mark_ids) < 0
+                    ):
+                        position += 1
+            size = position - begin
+            lower = table.lower
             if not clean:
-                code = _hash(text, position, chunk_end, same)
-                entry = _find(cache, text, position, chunk_end, same, code)
-                if entry < 0:
-                    entry = _insert(cache, text, position, chunk_end, same, code, -1 - entry)
-                    opaque[opaques] = entry
-                    opaques += 1
-                words[count] = entry
+                lower = table.same
+                low = np.uint64(0)
+                high = np.uint64(0)
+                for i in range(min(size, SHORT_BYTES)):
+                    if i < 8:
+                        low |= np.uint64(text[begin + i]) << np.uint64(8 * i)
+                    else:
+                        high |= np.uint64(text[begin + i]) << np.uint64(8 * (i - 8))
+            elif size > longest_word:
+                values[count] = words.unknown
                 count += 1
-                position = chunk_end
                 continue
-            while position < chunk_end:
-                end = position + 1
-                if kinds[text[position]] == LETTER:
-                    while end < chunk_end and kinds[text[end]] == LETTER:
-                        end += 1
-                if end - position > longest_word:
-                    entry = np.int64(0)
+            if size > SHORT_BYTES:
+                code = hash_bytes(text, begin, position, lower)
+                entry = find_bytes(cache.long, text, begin, position, lower, code)
+                if entry >= 0:
+                    values[count] = cache.long.values[entry]
                 else:
-                    code = _hash(text, position, end, lower)
-                    entry = _find(cache, text, position, end, lower, code)
-                    if entry < 0:
-                        entry = _insert(cache, text, position, end, lower, code, -1 - entry)
-                        at = ids_used[0]
-                        id_starts[entry] = at
-                        id_sizes[entry] = _pieces(
-                            text, position, end, lower,
-                            firsts, first_ids, rests, rest_ids, unknown, ids, at,
-                        )  # fmt: skip
-                        ids_used[0] = at + id_sizes[entry]
-                words[count] = entry
+                    value = _new_value(
+                        text, begin, position, lower, clean, cache, words, codes, opaque, opaques
+                    )
+                    opaques += not clean
+                    insert_bytes(cache.long, text, begin, position, lower, code, -1 - entry, value)
+                    values[count] = value
                 count += 1
-                position = end
+                continue
+            high |= np.uint64(size) << _LENGTH_SHIFT
+            code = (low * _MIX_1) ^ (high * _MIX_2)
+            code = (code ^ (code >> _HALF)) * _MIX_1
+            slot = np.int64((code >> _HALF) & mask)
+            while True:
+                stored = cache.short[slot, 2]
+                if stored == 0:
+                    value = _new_value(
+                        text, begin, position, lower, clean, cache, words, codes, opaque, opaques
+                    )
+                    opaques += not clean
+                    cache.short[slot, 0] = low
+                    cache.short[slot, 1] = high
+                    cache.short[slot, 2] = np.uint64(value + _VALUE_SHIFT)
+                    cache.used[0] += 1
+                    values[count] = value
+                    break
+                if cache.short[slot, 0] == low and cache.short[slot, 1] == high:
+                    values[count] = np.int64(stored) - _VALUE_SHIFT
+                    break
+                slot = np.int64(np.uint64(slot + 1) & mask)
+            count += 1
         word_ends[sentence] = count
-        position = sentence_end + 1
-    return len(sentence_ends), opaques
+        sentence += 1
+    return sentence, position, opaques
 
 
 @numba.njit(cache=True, nogil=True)
-def count_ids(words, word_ends, id_sizes, lengths):
+def _mark(text, position, mark_ids):
+    """Return the id of the punctuation mark E2 80 xx at ``position``, or -1."""
+    if (
+        text[position] == _GENERAL_PUNCTUATION[0]
+        and position + 2 < len(text)
+        and text[position + 1] == _GENERAL_PUNCTUATION[1]
+    ):
+        return np.int64(mark_ids[text[position + 2]])
+    return np.int64(-1)
+
+
+@numba.njit(cache=True, nogil=True)
+def count_ids(values, word_ends, id_sizes, lengths):
     """Write the number of tokens of each sentence to ``lengths``; return the total."""
     total = 0
     word = 0
     for sentence in range(len(word_ends)):
         own = 0
         while word < word_ends[sentence]:
-            own += id_sizes[words[word]]
+            value = values[word]
+            own += 1 if value >= 0 else id_sizes[-1 - value]
             word += 1
         lengths[sentence] = own
         total += own
@@ -239,11 +319,16 @@ def count_ids(words, word_ends, id_sizes, lengths):
 
 
 @numba.njit(cache=True, nogil=True)
-def gather(words, count, id_starts, id_sizes, ids, out):
+def gather(values, count, id_starts, id_sizes, ids, out):
     """Write the ids of all words in a row."""
     at = 0
     for word in range(count):
-        entry = words[word]
+        value = values[word]
+        if value >= 0:
+            out[at] = value
+            at += 1
+            continue
+        entry = -1 - value
         start = id_starts[entry]
         for i in range(id_sizes[entry]):
             out[at + i] = ids[start + i]
