@@ -30,9 +30,14 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         engine.load_pieces(toy.reader(state), optimizer_steps=first, moments=True)
     start = toy.gather_state(engine)
     bad = case.get("poison")
-    losses, applied = toy.train(
-        engine, first, case["last"], poison=lambda *place: list(place) == bad
-    )
+    losses, applied = [], []
+    if "deepspeed_save" in case:
+        step, folder = case["deepspeed_save"]
+        losses, applied = toy.train(engine, first, step)
+        engine._engine.save_checkpoint(folder, tag="saved")
+        first = step
+    more = toy.train(engine, first, case["last"], poison=lambda *place: list(place) == bad)
+    losses, applied = losses + more[0], applied + more[1]
     lamb = engine._optimizer
     result = {
         "losses": losses,
