@@ -83,6 +83,12 @@ class DataConfig:
     """full checks each shard's SHA-256 when it is first opened; size only looks at its length."""
     prefetch_steps: int = 2
     """Optimizer steps that the loader prepares ahead. Changes the speed, not the result."""
+    balance: Literal["rows", "tokens"] = "rows"
+    """tokens deals the rows of each global batch out to ranks and micro-batches so that all get
+    nearly as many real tokens; rows takes them as they lie. Same samples in the same step."""
+    pack_tokens: int = 0
+    """Bring each micro-batch to this many tokens (or the next multiple) with fillers that no loss
+    counts, so that shapes stay the same, for CUDA graphs; 0 = rows as long as they are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -285,6 +285,11 @@ def check(config: Config) -> None:
         data.pairs != "none" or not model.next_sentence,
         "model.next_sentence=true needs pairs, but data.pairs=none; set one of them otherwise",
     )
+    _require(
+        not data.pack_tokens or data.pack_tokens >= data.sequence_length,
+        f"data.pack_tokens={data.pack_tokens} is shorter than one row, data.sequence_length="
+        f"{data.sequence_length}; give about the rows of a micro batch times their mean length",
+    )
     _require(1 <= data.ngram <= 16, f"data.ngram={data.ngram}: allowed: 1 to 16 (1 = no runs)")
     _require(
         schedule.warmup_steps is None or schedule.warmup_ratio is None,

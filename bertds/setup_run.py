@@ -201,7 +201,7 @@ class Run:
 
     def measure(self, output: Any, micro_batch: Any) -> None:
         """Take note of one micro batch's losses; waits for nothing."""
-        masked, rows = micro_batch.masked_lm_ids.numel(), micro_batch.rows
+        masked, rows = micro_batch.masked, micro_batch.rows
         self.metrics.add(output, masked, rows)
         self.guard.watch(output, masked, rows)
 

@@ -58,6 +58,10 @@ class InstanceBlock(Block):
             None if self._labels is None else self._labels[numbers].astype(np.int64),
         )
 
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Return how many tokens rows have."""
+        return self._token_starts[numbers + 1] - self._token_starts[numbers]
+
 
 def _joined(offsets: Sequence[np.ndarray]) -> np.ndarray:
     return offsets_of(np.concatenate([np.diff(o) for o in offsets]))

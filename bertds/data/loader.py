@@ -8,7 +8,9 @@ Source --EpochOrder--> blocks --gather--> FlatRows --cut--> StepBatch of MicroBa
 
 Global batch k is the samples ``[k * B, (k + 1) * B)`` of the endless stream of epochs; rank r takes
 the rows ``[r * B / W, (r + 1) * B / W)`` of it, and its micro-batches are cut from those in order.
-So every world size and micro-batch sees the same samples in the same optimizer step.
+So every world size and micro-batch sees the same samples in the same optimizer step. With
+``data.balance: tokens`` the rows of the global batch are dealt out by their lengths instead
+(balance.py): the same samples in the same step again, in other hands.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
 
+from bertds.data.balance import balance_rows
+from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
 from bertds.data.open import open_source
 from bertds.data.order import DataPosition, EpochOrder, advance
 from bertds.data.rows import FlatRows, join_rows
@@ -41,67 +44,6 @@ __all__ = [
 _VALIDATION_EPOCH = 0
 
 
-class MicroBatch(NamedTuple):
-    """Rows for one forward pass: real tokens only, one row after the other.
-
-    T tokens, B rows, M masked positions.
-    """
-
-    input_ids: torch.Tensor
-    """int64 [T], masked."""
-    segment_ids: torch.Tensor
-    """int64 [T]."""
-    position_ids: torch.Tensor
-    """int64 [T], from 0 in each row."""
-    cu_seqlens: torch.Tensor
-    """int32 [B + 1]: row b is tokens cu_seqlens[b] ... cu_seqlens[b + 1] - 1."""
-    max_seqlen: int
-    """The longest row."""
-    masked_lm_positions: torch.Tensor
-    """int64 [M], indices into the T tokens, ascending."""
-    masked_lm_ids: torch.Tensor
-    """int64 [M], the original ids there."""
-    next_sentence_labels: torch.Tensor | None
-    """int64 [B], 1 = random (or swapped); None without pairs."""
-    rows: int
-    """B."""
-    sequence_length: int
-    """The longest that a row may be."""
-
-    def to(self, device: torch.device | str) -> MicroBatch:
-        """Copy to a device, without waiting if the memory is pinned."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
-
-    def pin(self) -> MicroBatch:
-        """Copy to page-locked memory, from which a device can copy in the background."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def model_inputs(self) -> dict[str, Any]:
-        """Return the arguments of the model's ``forward``, by name."""
-        return {name: getattr(self, name) for name in self._fields[:8]}
-
-    def _map(self, change: Any) -> MicroBatch:
-        changed = {
-            name: change(value)
-            for name, value in zip(self._fields, self, strict=True)
-            if isinstance(value, torch.Tensor)
-        }
-        return self._replace(**changed)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepBatch:
-    """This rank's part of one optimizer step."""
-
-    micro_batches: list[MicroBatch]
-    masked_tokens: int
-    real_tokens: int
-    samples: np.ndarray
-    """int64 [rows, 2]: epoch and sample number of each row, in order."""
-    next: DataPosition
-    """Where the next global batch begins (the same on every rank)."""
-
-
 class _Stream:
     """Random access to the endless stream of samples, fast where the access is sequential."""
 
@@ -115,20 +57,49 @@ class _Stream:
 
     def read(self, start: DataPosition, count: int) -> tuple[FlatRows, np.ndarray]:
         """Return rows and their (epoch, sample number), int64 [count, 2]."""
-        position = advance(self._source, start, 0)
         pieces, samples = [], []
+        for span in self._spans(start, count):
+            pieces.append(span.opened.block.gather(span.rows))
+            samples.append(span.opened.identify(span.epoch, span.rows))
+        return join_rows(pieces), np.concatenate(samples)
+
+    def read_chosen(
+        self, start: DataPosition, count: int, choose: Callable[[np.ndarray], np.ndarray]
+    ) -> list[tuple[FlatRows, np.ndarray]]:
+        """Return chosen rows of a stretch of the stream, and their (epoch, sample number).
+
+        Args:
+            start: where the stretch begins.
+            count: its samples.
+            choose: gets all their lengths, int64 [count]; returns int64 [n, k]: n sets of k
+                places in the stretch, each ascending.
+        """
+        spans = list(self._spans(start, count))
+        lengths = [span.opened.block.lengths(span.rows) for span in spans]
+        ends = np.cumsum([len(span.rows) for span in spans])
+        result = []
+        for places in choose(np.concatenate(lengths)):
+            pieces, samples = [], []
+            parts = np.split(places, np.searchsorted(places, ends[:-1]))
+            for span, part, end in zip(spans, parts, ends, strict=True):
+                if len(part):
+                    rows = span.rows[part - (end - len(span.rows))]
+                    pieces.append(span.opened.block.gather(rows))
+                    samples.append(span.opened.identify(span.epoch, rows))
+            result.append((join_rows(pieces), np.concatenate(samples)))
+        return result
+
+    def _spans(self, start: DataPosition, count: int) -> Iterator[_Span]:
+        position = advance(self._source, start, 0)
         while count:
             order = self._order(position.epoch)
             number = order.block_at(position.offset)
             opened = self._open(position.epoch, number)
             first = position.offset - order.starts[number]
             last = min(first + count, opened.block.rows)
-            rows = opened.shuffle[first:last]
-            pieces.append(opened.block.gather(rows))
-            samples.append(opened.identify(position.epoch, rows))
+            yield _Span(opened, position.epoch, opened.shuffle[first:last])
             count -= last - first
             position = advance(self._source, position, last - first)
-        return join_rows(pieces), np.concatenate(samples)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -187,12 +158,22 @@ class _OpenBlock:
         return names
 
 
+@dataclass(slots=True)
+class _Span:
+    """A stretch of the stream that lies in one block."""
+
+    opened: _OpenBlock
+    epoch: int
+    rows: np.ndarray
+
+
 class BatchLoader:
     """An endless iterator of this rank's :class:`StepBatch` es, prepared ahead in a thread.
 
     Args:
         source: what :func:`open_source` returned.
-        data_config: ``prefetch_steps`` is used.
+        data_config: ``prefetch_steps``, ``balance``, ``pack_tokens`` and
+            ``max_predictions_per_sequence`` are used.
         batch_plan: a ``bertds.config.BatchPlan``.
         rank: this process.
         start: where the first global batch begins; a resumed run passes the last ``next``.
@@ -216,6 +197,7 @@ class BatchLoader:
         pin: bool = False,
     ) -> None:
         self._source = source.with_seed(seed)
+        self._config = data_config
         self._plan = batch_plan
         self._rank = rank
         self._start = start
@@ -286,45 +268,47 @@ class BatchLoader:
 
     def _make(self, position: DataPosition) -> StepBatch:
         plan = self._plan
-        mine = plan.global_batch_size // plan.world_size
-        start = advance(self._source, position, self._rank * mine)
-        flat, samples = self._stream.read(start, mine)
-        micro_batches = cut(flat, plan.micro_batch_size, self._source.sequence_length)
+        micro_batches, samples = (
+            self._cut_by_tokens(position)
+            if self._config.balance == "tokens"
+            else self._cut_by_rows(position)
+        )
+        masked = sum(batch.masked for batch in micro_batches)
+        real = sum(batch.input_ids.numel() for batch in micro_batches)
+        if self._config.pack_tokens:
+            budget, most = self._config.pack_tokens, self._config.max_predictions_per_sequence
+            micro_batches = [pad_to_budget(batch, budget, most) for batch in micro_batches]
         if self._pin:
             micro_batches = [micro_batch.pin() for micro_batch in micro_batches]
         return StepBatch(
             micro_batches=micro_batches,
-            masked_tokens=len(flat.masked_ids),
-            real_tokens=len(flat.input_ids),
+            masked_tokens=masked,
+            real_tokens=real,
             samples=samples,
             next=advance(self._source, position, plan.global_batch_size),
         )
 
+    def _cut_by_rows(self, position: DataPosition) -> tuple[list[MicroBatch], np.ndarray]:
+        """This rank's rows lie side by side in the global batch."""
+        plan = self._plan
+        mine = plan.global_batch_size // plan.world_size
+        start = advance(self._source, position, self._rank * mine)
+        flat, samples = self._stream.read(start, mine)
+        return cut(flat, plan.micro_batch_size, self._source.sequence_length), samples
 
-def cut(flat: FlatRows, micro_batch_size: int, sequence_length: int) -> list[MicroBatch]:
-    """Cut rows into micro-batches, in order; the last one may be smaller."""
-    batches = []
-    for first in range(0, flat.rows, micro_batch_size):
-        last = min(first + micro_batch_size, flat.rows)
-        begin, end = int(flat.row_offsets[first]), int(flat.row_offsets[last])
-        masks = slice(int(flat.mask_offsets[first]), int(flat.mask_offsets[last]))
-        offsets = flat.row_offsets[first : last + 1] - begin
-        labels = None if flat.labels is None else torch.from_numpy(flat.labels[first:last])
-        batches.append(
-            MicroBatch(
-                input_ids=torch.from_numpy(flat.input_ids[begin:end]),
-                segment_ids=torch.from_numpy(flat.segment_ids[begin:end]),
-                position_ids=torch.from_numpy(flat.position_ids[begin:end]),
-                cu_seqlens=torch.from_numpy(offsets.astype(np.int32)),
-                max_seqlen=int(np.diff(offsets).max()),
-                masked_lm_positions=torch.from_numpy(flat.masked_positions[masks] - begin),
-                masked_lm_ids=torch.from_numpy(flat.masked_ids[masks]),
-                next_sentence_labels=labels,
-                rows=last - first,
-                sequence_length=sequence_length,
-            )
-        )
-    return batches
+    def _cut_by_tokens(self, position: DataPosition) -> tuple[list[MicroBatch], np.ndarray]:
+        """This rank's rows come from anywhere in the global batch."""
+        plan = self._plan
+        each = plan.gradient_accumulation_steps
+        mine = slice(self._rank * each, (self._rank + 1) * each)
+
+        def choose(lengths: np.ndarray) -> np.ndarray:
+            return balance_rows(lengths, each * plan.world_size)[mine]
+
+        chosen = self._stream.read_chosen(position, plan.global_batch_size, choose)
+        length = self._source.sequence_length
+        batches = [batch for flat, _ in chosen for batch in cut(flat, flat.rows, length)]
+        return batches, np.concatenate([samples for _, samples in chosen])
 
 
 def validation_batches(

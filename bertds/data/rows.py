@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bertds.data.columns import Columns, empty_columns, place_rows
 from bertds.data.instances import InstanceSettings, Pairs, partner_number, scan_shard
 from bertds.data.kernels import assemble
 from bertds.data.masking import (
@@ -120,6 +121,12 @@ class RowMaker:
                     "whole-word masking needs a WordPiece vocabulary, and this one has no ## piece"
                 )
 
+    def row_lengths(self, pairs: Pairs, samples: np.ndarray) -> np.ndarray:
+        """Return how many tokens the rows of some samples have, int64 [n]."""
+        tokens = pairs.a_length[samples].astype(np.int64) + pairs.b_length[samples]
+        settings = self.settings
+        return np.minimum(tokens, settings.max_tokens) + settings.special_tokens
+
     def make(
         self,
         parts: Sequence[Pairs],
@@ -146,8 +153,7 @@ class RowMaker:
         labels = np.empty(count, np.int64)
         for part, rows, samples in groups:
             pairs = parts[part]
-            tokens = pairs.a_length[samples].astype(np.int64) + pairs.b_length[samples]
-            lengths[rows] = np.minimum(tokens, settings.max_tokens) + settings.special_tokens
+            lengths[rows] = self.row_lengths(pairs, samples)
             labels[rows] = pairs.labels[samples]
         row_offsets = offsets_of(lengths)
         capacity = offsets_of(self._predictions[lengths])
@@ -236,24 +242,32 @@ def padded_layout(
     flat: FlatRows, sequence_length: int, max_predictions: int, pad: int
 ) -> dict[str, np.ndarray]:
     """Return rows in NVIDIA's layout (see :mod:`bertds.data.hdf5`), dtypes and padding included."""
-    lengths, masked = np.diff(flat.row_offsets), np.diff(flat.mask_offsets)
-    real = np.arange(sequence_length) < lengths[:, None]
-    used = np.arange(max_predictions) < masked[:, None]
-    arrays: dict[str, np.ndarray] = {
-        "input_ids": np.full(real.shape, pad, np.int32),
-        "input_mask": real.astype(np.int8),
-        "segment_ids": np.zeros(real.shape, np.int8),
-        "masked_lm_positions": np.zeros(used.shape, np.int32),
-        "masked_lm_ids": np.zeros(used.shape, np.int32),
-    }
-    arrays["input_ids"][real] = flat.input_ids
-    arrays["segment_ids"][real] = flat.segment_ids
-    starts = np.repeat(flat.row_offsets[:-1], masked)
-    arrays["masked_lm_positions"][used] = flat.masked_positions - starts
-    arrays["masked_lm_ids"][used] = flat.masked_ids
+    columns = empty_columns(
+        flat.rows, sequence_length, max_predictions, labels=flat.labels is not None
+    )
+    place_flat_rows(flat, columns, np.arange(flat.rows), pad)
+    return columns
+
+
+def place_flat_rows(flat: FlatRows, columns: Columns, places: np.ndarray, pad: int) -> None:
+    """Write row r to row ``places[r]`` of columns in NVIDIA's layout."""
+    place_rows(
+        places,
+        pad,
+        flat.row_offsets,
+        flat.input_ids,
+        flat.segment_ids,
+        flat.mask_offsets,
+        flat.masked_positions,
+        flat.masked_ids,
+        columns["input_ids"],
+        columns["input_mask"],
+        columns["segment_ids"],
+        columns["masked_lm_positions"],
+        columns["masked_lm_ids"],
+    )
     if flat.labels is not None:
-        arrays["next_sentence_labels"] = flat.labels.astype(np.int8)
-    return arrays
+        columns["next_sentence_labels"][places] = flat.labels
 
 
 def build_instances(
@@ -287,6 +301,24 @@ def build_instances(
     Raises:
         DataError: the corpus is one document and pairs are asked for, or a shard is damaged.
     """
+    for flat in flat_instances(
+        shards, pass_number, settings, seed, tokenizer, shard_numbers, chunk_rows
+    ):
+        yield padded_layout(
+            flat, settings.sequence_length, settings.max_predictions, tokenizer.special_ids["pad"]
+        )
+
+
+def flat_instances(
+    shards: Sequence[TokenShard],
+    pass_number: int,
+    settings: InstanceSettings,
+    seed: int,
+    tokenizer: TokenizerInfo,
+    shard_numbers: Sequence[int] | None = None,
+    chunk_rows: int = 1_024,
+) -> Iterator[FlatRows]:
+    """Yield the rows of :func:`build_instances` without padding."""
     maker = RowMaker(settings, tokenizer, seed)
     documents = [shard.documents for shard in shards]
     for number in range(len(shards)) if shard_numbers is None else shard_numbers:
@@ -304,10 +336,4 @@ def build_instances(
         order = permutation(derive_key(seed, SAMPLE_ORDER, pass_number, number), pairs.size)
         for start in range(0, pairs.size, chunk_rows):
             samples = order[start : start + chunk_rows]
-            flat = maker.make([pairs], [number], None, samples, pass_number)
-            yield padded_layout(
-                flat,
-                settings.sequence_length,
-                settings.max_predictions,
-                tokenizer.special_ids["pad"],
-            )
+            yield maker.make([pairs], [number], None, samples, pass_number)

@@ -32,6 +32,10 @@ class Block(ABC):
     def gather(self, numbers: np.ndarray) -> FlatRows:
         """Return rows by number (int64 [n]), in the order asked for."""
 
+    @abstractmethod
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Return how many tokens rows have, int64 [n], without making them."""
+
 
 class Source(ABC):
     """A corpus, one split of it."""

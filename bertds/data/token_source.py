@@ -52,6 +52,15 @@ class TokenBlock(Block):
         samples = numbers - self._starts[part]
         return self._maker.make(self._parts, self._shard_numbers, part, samples, self._epoch)
 
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Return how many tokens rows have, special ones included."""
+        part = np.searchsorted(self._starts, numbers, side="right") - 1
+        lengths = np.empty(len(numbers), np.int64)
+        for index, pairs in enumerate(self._parts):
+            here = part == index
+            lengths[here] = self._maker.row_lengths(pairs, numbers[here] - self._starts[index])
+        return lengths
+
 
 class TokenSource(Source):
     """Token shards of a prepared folder, or one shard in memory."""

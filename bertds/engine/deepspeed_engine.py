@@ -35,7 +35,7 @@ from bertds.optim.moments import count_steps, create_moments
 from bertds.runtime import Place
 
 # What of a micro batch is not an argument of the model.
-_NOT_FORWARDED = ("rows", "sequence_length")
+_NOT_FORWARDED = ("rows", "sequence_length", "masked")
 
 
 class Engine:

@@ -47,6 +47,8 @@ def grouped_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> 
     pieces = qkv_T3ND.split([rows * length for rows, length in layout.groups])
     outputs = []
     for (rows, length), piece in zip(layout.groups, pieces, strict=True):
+        if length == 0:  # filler rows that were not needed
+            continue
         piece_3GNLD = piece.unflatten(0, (rows, length)).permute(2, 0, 3, 1, 4)
         query_GNLD, key_GNLD, value_GNLD = piece_3GNLD.unbind(0)
         scores_GNLL = (query_GNLD * width**-0.5) @ key_GNLD.transpose(-1, -2)
@@ -97,7 +99,7 @@ def jagged_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> T
             # The lengths' bounds are given so that nested tensors need not ask the device.
             values_TND.contiguous(),
             offsets=layout.cu_seqlens,
-            min_seqlen=1,
+            min_seqlen=0,
             max_seqlen=layout.max_seqlen,
         ).transpose(1, 2)
         for values_TND in qkv_T3ND.unbind(1)

@@ -164,8 +164,9 @@ class BertForPreTraining(nn.Module):
             cu_seqlens: int32 [B + 1], where each row starts; ends with T.
             max_seqlen: length of the longest row.
             masked_lm_positions: int64 [M], indices into T; M may be 0.
-            masked_lm_ids: int64 [M], the original tokens there.
-            next_sentence_labels: int64 [B], 1 = random; None = no next-sentence loss.
+            masked_lm_ids: int64 [M], the original tokens there; -100 = a filler, no loss.
+            next_sentence_labels: int64 [B], 1 = random; -100 = a filler, no loss; None = no
+                next-sentence loss.
 
         Returns:
             Sums; every parameter gets a gradient from their sum, be it zero.
@@ -179,7 +180,9 @@ class BertForPreTraining(nn.Module):
         if pooler is None or head is None:
             no_loss, no_rows = torch.zeros_like(mlm_loss_sum), torch.zeros_like(mlm_correct)
             return PreTrainingOutput(mlm_loss_sum, no_loss, mlm_correct, no_rows)
-        first_BH = hidden_TH.index_select(0, arrangement.layout.cu_seqlens[:-1])
+        # An empty filler row begins behind the last token; its label says that it stands for none.
+        starts_B = arrangement.layout.cu_seqlens[:-1].clamp_max(hidden_TH.shape[0] - 1)
+        first_BH = hidden_TH.index_select(0, starts_B)
         logits_B2 = head(pooler(first_BH)).float()
         if next_sentence_labels is None:
             # Kept in the graph, so that ZeRO sees a gradient of each parameter in each step.

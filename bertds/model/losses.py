@@ -66,18 +66,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 logits_CV = float_logits(hidden_CH, weight_VH, bias_V, vocab_size)
                 log_probs_CV = logits_CV.log_softmax(-1)
                 del logits_CV
-                picked_C1 = log_probs_CV.gather(1, labels_C[:, None])
-                loss_sum -= picked_C1.sum()
+                real_C1 = (labels_C >= 0)[:, None]  # fillers have a label below 0
+                words_C1 = labels_C[:, None].clamp_min(0)
+                picked_C1 = log_probs_CV.gather(1, words_C1)
+                loss_sum -= (picked_C1 * real_C1).sum()
                 correct += (log_probs_CV.argmax(1) == labels_C).sum()
                 if not with_gradient:
                     continue
-                # d loss / d logits = softmax - one-hot.
+                # d loss / d logits = softmax - one-hot. Fillers' rows of it are not zero, but
+                # leave no trace: they are multiplied with zeros wherever they are used.
                 grad_CV = log_probs_CV.exp_()
-                grad_CV.scatter_add_(1, labels_C[:, None], torch.full_like(picked_C1, -1.0))
-                bias_part = grad_CV.sum(0)
+                grad_CV.scatter_add_(1, words_C1, torch.full_like(picked_C1, -1.0))
+                bias_part = real_C1[:, 0].to(grad_CV.dtype) @ grad_CV
                 grad_CV = grad_CV.to(dtype)
-                hidden_grads.append(grad_CV @ weight_VH)
-                weight_part = (grad_CV.t() @ hidden_CH).to(sum_dtype)
+                hidden_grads.append((grad_CV @ weight_VH).mul_(real_C1))
+                weight_part = (grad_CV.t() @ (hidden_CH * real_C1)).to(sum_dtype)
                 weight_grad = weight_part if weight_grad is None else weight_grad.add_(weight_part)
                 bias_grad = bias_part if bias_grad is None else bias_grad.add_(bias_part)
         ctx.gradients = None
@@ -105,7 +108,7 @@ def plain_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """The same loss step by step under autograd: the reference, and the way for fp16."""
     logits_MV = float_logits(hidden_MH, weight_VH, bias_V, vocab_size)
-    loss_sum = F.cross_entropy(logits_MV, labels_M, reduction="sum")
+    loss_sum = F.cross_entropy(logits_MV, labels_M, reduction="sum")  # skips the label -100
     return loss_sum, (logits_MV.argmax(1) == labels_M).sum()
 
 
@@ -118,7 +121,7 @@ def linear_cross_entropy(
         hidden_MH: [M, H], output of the masked-LM transform; M may be 0.
         weight_VH: [V, H], the word table, padded.
         bias_V: [V].
-        labels_M: int64 [M], all below vocab_size.
+        labels_M: int64 [M], all below vocab_size; below 0: the token counts for nothing.
         vocab_size: the real vocabulary K <= V.
 
     Returns:
