@@ -1,6 +1,7 @@
 """Corpora in, training shards out.
 
     python data_prep/build_wiki_books.py --wiki DUMP... --books DIR... --out DIR --vocab vocab.txt
+    python data_prep/build_wiki_books.py show DIR -n 3
 
 The same function serves ``bertds prep``. What happens is told in data_prep/prepare.py.
 """
@@ -20,7 +21,7 @@ from data_prep.options import parse_args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare a corpus.
+    """Prepare a corpus, or ``show`` one that is prepared.
 
     Args:
         argv: arguments; None = the command line's.
@@ -32,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         BertdsError: one line that says what is wrong (``guarded`` prints it).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["show"]:
+        from data_prep.show import main as show
+
+        return show(arguments[1:])
     return execute(parse_args(arguments), arguments)
 
 

@@ -1,0 +1,219 @@
+"""``bertds prep show OUT``: print rows as a person can read them.
+
+```text
+OUT with manifest.json        token shards: rows made as the trainer makes them
+hdf5_... folder, .hdf5 file   rows as they stand in NVIDIA's files
+```
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from bertds.data.hdf5 import find_instance_files, read_header
+from bertds.data.instances import InstanceSettings
+from bertds.data.manifest import MANIFEST_NAME, Manifest
+from bertds.data.shards import TokenShard
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import EXIT_OK, ConfigError, DataError
+
+_COLUMNS = (
+    "input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
+)  # fmt: skip
+_LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
+_CLS, _SEP, _MASK = "[CLS]", "[SEP]", "[MASK]"
+
+
+class Row(NamedTuple):
+    """One row without its padding."""
+
+    ids: list[int]
+    segments: list[int]
+    masked: dict[int, int]
+    """Position -> the token to be found."""
+    label: int | None
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds prep show",
+        description="Print rows of prepared data: segments, pair label, masks. A masked position "
+        "shows what the model sees and, in braces, what it should find.",
+    )
+    parser.add_argument("path", metavar="OUT",
+                        help="a prepared folder, or a folder or file of NVIDIA HDF5")  # fmt: skip
+    parser.add_argument("--split", choices=("train", "validation"), default="validation",
+                        help="(validation)")  # fmt: skip
+    parser.add_argument("-n", "--rows", type=int, default=3, metavar="N", help="how many (3)")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="skip N rows before (0)")
+    parser.add_argument("--sequence-length", type=int, default=0, metavar="S",
+                        help="of rows from token shards (as --instances, else 128)")  # fmt: skip
+    parser.add_argument("--vocab", metavar="FILE",
+                        help="for HDF5 folders without OUT/tokenizer above them")  # fmt: skip
+    parser.add_argument("--no-colour", action="store_true", help="plain text")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print rows. Returns 0."""
+    args = parse_args(argv)
+    if args.rows < 1 or args.first < 0:
+        raise ConfigError(f"-n {args.rows} --first {args.first}: at least 1 row, from row 0 on")
+    path = Path(args.path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if (path / MANIFEST_NAME).is_file():
+        manifest = Manifest.load(path)
+        words = load_tokenizer_info(path / "tokenizer", manifest.tokenizer.lower_case).vocabulary()
+        pairs = str(manifest.settings.get("pairs", "nsp"))
+        rows = shard_rows(path, manifest, args.split, args.first, args.rows, args.sequence_length)
+    else:
+        words, pairs = _vocabulary_beside(path, args.vocab)
+        rows = file_rows(path, args.split, args.first, args.rows, len(words))
+    from rich.console import Console
+
+    console = Console(highlight=False, no_color=args.no_colour)
+    number = args.first
+    for number, row in enumerate(rows, args.first):
+        console.print(describe(number, row, words, pairs), soft_wrap=not console.is_terminal)
+    if number + 1 < args.first + args.rows:
+        said = f"{path}: the {args.split} split has no more rows"
+        console.print(said, style="dim", soft_wrap=True)
+    return EXIT_OK
+
+
+def shard_rows(
+    out: Path, manifest: Manifest, split: str, first: int, count: int, sequence_length: int
+) -> Iterator[Row]:
+    """Make rows from token shards, as a pass over the split does.
+
+    Raises:
+        DataError: the split has no documents.
+        ConfigError: an impossible length.
+    """
+    # Not at the top: it imports a compiler, which takes a second.
+    from bertds.data.rows import build_instances
+
+    infos = manifest.splits[split].shards
+    if not infos:
+        raise DataError(f"{out}: the {split} split is empty")
+    settings = manifest.settings
+    asked = settings.get("instances") or [{"sequence_length": 128, "max_predictions": 20}]
+    length = sequence_length or asked[0]["sequence_length"]
+    predictions = {one["sequence_length"]: one["max_predictions"] for one in asked}
+    row_settings = InstanceSettings(
+        sequence_length=length,
+        max_predictions=predictions.get(length, max(1, round(0.16 * length))),
+        masked_lm_prob=settings.get("masked_lm_prob", 0.15),
+        short_seq_prob=settings.get("short_seq_prob", 0.1),
+        whole_word_masking=settings.get("whole_word_masking", False),
+        ngram=settings.get("ngram", 1),
+        pairs=settings.get("pairs", "nsp"),
+    )
+    shards = [TokenShard.open(out / info.file, info, verify="size") for info in infos]
+    skip = first
+    for columns in build_instances(
+        shards, 0, row_settings, settings.get("seed", 0), tokenizer=manifest.tokenizer
+    ):
+        rows = len(columns["input_ids"])
+        for number in range(skip, min(rows, skip + count)):
+            yield _row(columns, number)
+            count -= 1
+        skip = max(0, skip - rows)
+        if count == 0:
+            return
+
+
+def file_rows(path: Path, split: str, first: int, count: int, vocab_size: int) -> Iterator[Row]:
+    """Read rows from NVIDIA's files.
+
+    Raises:
+        DataError: there is no such file, or an id is beyond the vocabulary.
+    """
+    for file_path in find_instance_files(path, split):
+        rows = read_header(file_path).rows
+        if first >= rows:
+            first -= rows
+            continue
+        end = min(rows, first + count)
+        with h5py.File(file_path, "r") as file:
+            labels = ["next_sentence_labels"] if "next_sentence_labels" in file else []
+            columns = {name: file[name][first:end] for name in [*_COLUMNS, *labels]}
+        largest = int(columns["input_ids"].max())
+        if largest >= vocab_size:
+            raise DataError(
+                f"{file_path}: holds token {largest}, but the vocabulary has {vocab_size}; give "
+                "the one it was made with as --vocab FILE"
+            )
+        for number in range(end - first):
+            yield _row(columns, number)
+        count -= end - first
+        first = 0
+        if count == 0:
+            return
+
+
+def _row(columns: dict[str, np.ndarray], number: int) -> Row:
+    length = int(columns["input_mask"][number].sum())
+    positions = columns["masked_lm_positions"][number]
+    masked = dict(zip(positions.tolist(), columns["masked_lm_ids"][number].tolist()))
+    masked.pop(0, None)  # where no mask is, position 0 stands
+    labels = columns.get("next_sentence_labels")
+    return Row(
+        columns["input_ids"][number][:length].tolist(),
+        columns["segment_ids"][number][:length].tolist(),
+        masked,
+        None if labels is None else int(labels[number]),
+    )
+
+
+def _vocabulary_beside(path: Path, given: str | None) -> tuple[list[str], str]:
+    """Return the tokens, and what the labels mean, from OUT above a folder of rows."""
+    if given:
+        return load_tokenizer_info(given).vocabulary(), "nsp"
+    for folder in path.resolve().parents:
+        if (folder / MANIFEST_NAME).is_file() and (folder / "tokenizer").is_dir():
+            settings = Manifest.load(folder).settings
+            tokenizer = load_tokenizer_info(folder / "tokenizer")
+            return tokenizer.vocabulary(), str(settings.get("pairs", "nsp"))
+    raise ConfigError(f"{path}: no manifest.json here, and no prepared folder above; give --vocab")
+
+
+def describe(number: int, row: Row, words: list[str], pairs: str) -> Any:
+    """Return one row as coloured text: [MASK]{what is hidden}, pieces of words joined."""
+    from rich.text import Text
+
+    text = Text()
+    text.append(f"row {number}", style="bold")
+    text.append(f"  {len(row.ids)} tokens, {len(row.masked)} masked")
+    if row.label is not None and pairs in _LABELS:
+        text.append(f", next_sentence_label {row.label}: ")
+        text.append(_LABELS[pairs][row.label], style="green" if row.label == 0 else "yellow")
+    names = ("A", "B") if any(row.segments) else ("A",)
+    for segment, name in enumerate(names):
+        text.append(f"\n  {name}  ", style="bold cyan" if segment else "bold blue")
+        style = "cyan" if segment else ""
+        at_start = True
+        for position, token in enumerate(row.ids):
+            word = words[token]
+            if row.segments[position] != segment:
+                continue
+            is_piece = word.startswith("##") and position not in row.masked
+            if not at_start and not is_piece:
+                text.append(" ")
+            at_start = False
+            if position in row.masked:
+                text.append(word, style="bold red")
+                text.append("{" + words[row.masked[position]] + "}", style="green")
+            elif word in (_CLS, _SEP):
+                text.append(word, style="dim")
+            else:
+                text.append(word[2:] if is_piece else word, style=style)
+    return text
