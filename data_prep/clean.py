@@ -37,6 +37,10 @@ def without_tags(line: str) -> str:
 
 def clean_paragraphs(text: str) -> str:
     """Return the non-empty lines of a text, each cleaned."""
+    suspect = "&" in text or "  " in text or "\t" in text or "\xa0" in text
+    if not suspect and text.replace("\n", " ").isprintable():
+        # Most texts: nothing in them needs a repair.
+        return "\n".join(filter(None, map(str.strip, text.split("\n"))))
     return "\n".join(filter(None, map(clean_line, text.split("\n"))))
 
 

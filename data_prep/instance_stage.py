@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertds.data.columns import empty_columns
 from bertds.data.hdf5 import FolderSettings, instance_file_name, write_instance_file
-from bertds.data.instances import InstanceSettings
+from bertds.data.instances import InstanceSettings, count_shard, partner_number
 from bertds.data.manifest import ShardInfo
 from bertds.data.rng import derive_key, permutation
-from bertds.data.rows import build_instances
+from bertds.data.rows import flat_instances, place_flat_rows
 from bertds.data.shards import TokenShard
 from bertds.data.vocabulary import TokenizerInfo
 from data_prep.markers import inputs_hash, read_marker, write_marker
@@ -26,7 +27,6 @@ from data_prep.settings import InstanceRequest, PrepSettings
 
 _BLOCKS_PER_FILE = 2
 """Memory of a worker: so many passes over a shard of 4 million tokens, about 0.3 GB at 512."""
-_ROWS_AT_ONCE = 4096
 # Below the seed, beside the streams of bertds.data.rng.
 _FILE_ORDER = 101
 _SPLIT_NAMES = {"train": "training", "validation": "test"}
@@ -165,38 +165,50 @@ def write_rows(task: InstanceTask) -> dict[str, Any]:
     shards = _MappedShards(task.out, task.shards, task.tokenizer.fingerprint)
     # Validation rows are drawn apart from training rows: its shards have their own numbers.
     seed = derive_key(task.settings.seed, _FILE_ORDER, 0 if task.split == "train" else 1)
-    chunks: dict[str, list[np.ndarray]] = {}
+    count = sum(_count_rows(shards, *block, settings, seed) for block in task.blocks)
+    order = permutation(derive_key(seed, 2, task.number), count)
+    places = np.empty_like(order)  # where the n-th row that is made lies in the file
+    places[order] = np.arange(count)
+    columns = empty_columns(
+        count,
+        settings.sequence_length,
+        settings.max_predictions,
+        labels=settings.pairs != "none",
+    )
+    first = 0
     for shard, one_pass in task.blocks:
-        for chunk in build_instances(
-            shards,
-            one_pass,
-            settings,
-            seed,
-            tokenizer=task.tokenizer,
-            shard_numbers=[shard],
-        ):
-            for name, array in chunk.items():
-                chunks.setdefault(name, []).append(array)
-    # One column after the other, so that the rows are not in memory twice.
-    columns = {name: np.concatenate(chunks.pop(name)) for name in list(chunks)}
-    order = permutation(derive_key(seed, 2, task.number), len(columns["input_ids"]))
+        for flat in flat_instances(shards, one_pass, settings, seed, task.tokenizer, [shard]):
+            own = places[first : first + flat.rows]
+            place_flat_rows(flat, columns, own, task.tokenizer.special_ids["pad"])
+            first += flat.rows
     path = task.out / task.file
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = write_instance_file(
         path,
-        _shuffled(columns, order),
+        [columns],
         sequence_length=task.request.sequence_length,
         max_predictions=task.request.max_predictions,
         compression=task.settings.compression,
+        rows=count,
     )
     result = {"file": task.file.as_posix(), "rows": rows}
     return write_marker(task.marker, path, result, task.inputs)
 
 
-def _shuffled(columns: dict[str, np.ndarray], order: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    for start in range(0, len(order), _ROWS_AT_ONCE):
-        rows = order[start : start + _ROWS_AT_ONCE]
-        yield {name: array[rows] for name, array in columns.items()}
+def _count_rows(
+    shards: _MappedShards, number: int, one_pass: int, settings: InstanceSettings, seed: int
+) -> int:
+    other = number
+    if settings.pairs == "nsp":
+        other = partner_number(seed, one_pass, number, [shard.documents for shard in shards])
+    return count_shard(
+        shards[number],
+        shards[other],
+        shard_number=number,
+        epoch=one_pass,
+        seed=seed,
+        settings=settings,
+    )
 
 
 class _MappedShards(Sequence[Any]):

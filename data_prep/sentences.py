@@ -35,20 +35,19 @@ def sentence_splitter(language: str) -> Callable[[str], list[str]]:
     """Return a function from a document (paragraphs, one a line) to its sentences."""
     import sentencex
 
-    segment = sentencex.segment
+    segment, strip = sentencex.segment, str.strip
 
     def split(document: str) -> list[str]:
         sentences: list[str] = []
         for paragraph in document.split("\n"):
-            if len(paragraph) > LONGEST_PARAGRAPH:
-                pieces = [
-                    s for p in cut(paragraph, LONGEST_PARAGRAPH) for s in segment(language, p)
-                ]
-            else:
-                pieces = segment(language, paragraph)
+            if len(paragraph) <= LONGEST_SENTENCE:
+                # Nearly all. No sentence of it is too long: nothing more to look at.
+                sentences += filter(None, map(strip, segment(language, paragraph)))
+                continue
+            pieces = [s for p in cut(paragraph, LONGEST_PARAGRAPH) for s in segment(language, p)]
             for piece in pieces:
                 if len(piece) > LONGEST_SENTENCE:
-                    sentences.extend(filter(None, map(str.strip, cut(piece, LONGEST_SENTENCE))))
+                    sentences.extend(filter(None, map(strip, cut(piece, LONGEST_SENTENCE))))
                 elif piece := piece.strip():
                     sentences.append(piece)
         return sentences

@@ -24,19 +24,18 @@ from typing import Any
 import numpy as np
 
 from bertds.errors import DataError
-from data_prep.byte_table import Table, fill, new_table
-from data_prep.wordpiece_kernels import (
+from data_prep.wordpiece_kernels import count_ids, fill, gather, scan
+from data_prep.wordpiece_tables import (
     END,
     LETTER,
     OPAQUE,
     PUNCTUATION,
     SPACE,
     Bytes,
+    Table,
     Words,
-    count_ids,
-    gather,
     new_cache,
-    scan,
+    new_table,
 )
 
 LONGEST_WORD = 100

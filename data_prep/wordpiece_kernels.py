@@ -1,35 +1,20 @@
 """The compiled inner loops of :mod:`data_prep.wordpiece`: bytes -> words -> ids.
 
-Words of up to 15 bytes, nearly all, are looked up in ``short``: open addressing over rows of four
-uint64, which are the bytes themselves (the 16th is their number, so equal rows are equal words),
-the value, and nothing; a look-up touches one line of the processor's cache. Longer ones lie in a
-:class:`data_prep.byte_table.Table`, which compares bytes in an arena; so does the vocabulary.
-
-A value, int32, is the id of a word that has one, or -1 - entry of a word that has several (or whose
-ids ``tokenizers`` has still to find): the ids of entry e are ``ids[id_starts[e]:][:id_sizes[e]]``.
+All compiled code is in this one file on purpose: numba's cache on disk looks at the file of the
+outer function only, so a helper that changed elsewhere would leave stale machine code in use. The
+tables are described in wordpiece_tables.py.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 
-from data_prep.byte_table import (
-    OFFSET,
-    PRIME,
-    SHIFT,
-    Table,
-    find_bytes,
-    hash_bytes,
-    insert_bytes,
-    new_table,
-)
+from data_prep.wordpiece_tables import END, LETTER, OPAQUE, PUNCTUATION, SHORT_BYTES, SPACE
 
-SPACE, LETTER, PUNCTUATION, OPAQUE, END = range(5)
-
-SHORT_BYTES = 15
+OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
+PRIME = np.uint64(0x100000001B3)
+SHIFT = np.uint64(29)
 _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _HALF = np.uint64(32)
 _LENGTH_SHIFT = np.uint64(56)
@@ -38,57 +23,60 @@ _VALUE_SHIFT = 1 << 32
 _GENERAL_PUNCTUATION = (0xE2, 0x80)
 
 
-class Cache(NamedTuple):
-    """Words seen before; see above."""
-
-    short: np.ndarray
-    """uint64 [slots, 4]."""
-    long: Table
-    ids: np.ndarray
-    id_starts: np.ndarray
-    id_sizes: np.ndarray
-    used: np.ndarray
-    """int64 [3]: rows of ``short``, entries, ids."""
+@numba.njit(cache=True, nogil=True)
+def hash_bytes(text, begin, end, lower):
+    """Return the hash of ``text[begin:end]`` as ``lower`` maps its bytes."""
+    word = OFFSET
+    for i in range(begin, end):
+        word = (word ^ np.uint64(lower[text[i]])) * PRIME
+    return word ^ (word >> SHIFT)
 
 
-class Bytes(NamedTuple):
-    """What single bytes and marks are."""
-
-    kinds: np.ndarray
-    """uint8 [256]."""
-    lower: np.ndarray
-    """uint8 [256], what a byte of an ASCII word becomes."""
-    same: np.ndarray
-    """uint8 [256], identity."""
-    ids: np.ndarray
-    """int32 [256], the ids of ASCII punctuation."""
-    mark_ids: np.ndarray
-    """int32 [256], the ids of the punctuation marks E2 80 xx (dashes, quotes), -1 for the rest."""
-
-
-class Words(NamedTuple):
-    """The vocabulary, ASCII tokens only."""
-
-    firsts: Table
-    """Beginnings of words, with their ids."""
-    rests: Table
-    """Continuations without their ``##``."""
-    longest: int
-    """Bytes of the longest token."""
-    unknown: int
-    """Id of [UNK]."""
+@numba.njit(cache=True, nogil=True)
+def find_bytes(table, text, begin, end, lower, code):
+    """Return the entry of ``text[begin:end]``, or -1 - slot where it would go."""
+    mask = len(table.slots) - 1
+    slot = np.int64(code & np.uint64(mask))
+    while True:
+        entry = table.slots[slot] - 1
+        if entry < 0:
+            return -1 - slot
+        if table.hashes[entry] == code and table.sizes[entry] == end - begin:
+            start = table.starts[entry]
+            same = True
+            for i in range(end - begin):
+                if table.arena[start + i] != lower[text[begin + i]]:
+                    same = False
+                    break
+            if same:
+                return np.int64(entry)
+        slot = (slot + 1) & mask
 
 
-def new_cache(entries: int) -> Cache:
-    """Return an empty cache of at most ``entries`` words."""
-    return Cache(
-        short=np.zeros((1 << int(2 * entries - 1).bit_length(), 4), np.uint64),
-        long=new_table(max(64, entries // 4), 8 * entries),
-        ids=np.zeros(8 * entries, np.int32),
-        id_starts=np.zeros(entries, np.int64),
-        id_sizes=np.zeros(entries, np.int32),
-        used=np.zeros(3, np.int64),
-    )
+@numba.njit(cache=True, nogil=True)
+def insert_bytes(table, text, begin, end, lower, code, slot, value):
+    """Add ``text[begin:end]``, which is not there."""
+    entry, at = table.used[0], table.used[1]
+    table.slots[slot] = entry + 1
+    table.starts[entry] = at
+    table.sizes[entry] = end - begin
+    table.hashes[entry] = code
+    table.values[entry] = value
+    for i in range(end - begin):
+        table.arena[at + i] = lower[text[begin + i]]
+    table.used[0], table.used[1] = entry + 1, at + end - begin
+
+
+@numba.njit(cache=True, nogil=True)
+def fill(table, text, ends, values, same):
+    """Insert the strings of ``text`` that end at ``ends``, all different; ``same`` is identity."""
+    begin = 0
+    for number in range(len(ends)):
+        end = ends[number]
+        code = hash_bytes(text, begin, end, same)
+        slot = -1 - find_bytes(table, text, begin, end, same, code)
+        insert_bytes(table, text, begin, end, same, code, slot, values[number])
+        begin = end
 
 
 @numba.njit(cache=True, nogil=True)
