@@ -8,6 +8,7 @@ nan     [[epoch, number]]    the loss of every micro batch with one of these sam
 overflow [steps]             the loss of these steps is finite, the gradient is not
 spike   {step: factor}       the gradient of this step is so many times as large
 slow    seconds              every step takes so much longer
+hog     seconds              the first step holds Python's lock for so long
 error   step                 this rank raises an error of its own in this step
 ```
 """
@@ -45,8 +46,16 @@ def plant(plan: dict[str, Any]) -> None:
         from bertds import checkpoint
 
         checkpoint.free_bytes = lambda folder: plan["room"]
-    if {"nan", "overflow", "spike", "slow", "error", "stop"} & set(plan):
+    if {"nan", "overflow", "spike", "slow", "hog", "error", "stop"} & set(plan):
         _plant_bad_steps(plan)
+
+
+def hold_the_lock(seconds: float) -> None:
+    """Keep every other thread of this process from running Python."""
+    began = time.perf_counter()
+    sum(itertools.repeat(1, 10_000_000))
+    rate = 10_000_000 / (time.perf_counter() - began)
+    sum(itertools.repeat(1, int(rate * seconds)))  # one call: the lock is not given up inside
 
 
 def _before(owner: Any, name: str, act: Callable[[], None]) -> None:
@@ -84,6 +93,7 @@ def _plant_death(point: str, passing: int, number: int) -> None:
             time.sleep(0.05)
 
     places = {
+        "meet": lambda: _before(setup_run, "meet_processes", die),
         "wrap": lambda: _before(deepspeed_engine, "build_optimizer", die),
         "build": lambda: _before(setup_run, "continue_run", die),
         "forward": lambda: _before(Engine, "forward_backward", die),
@@ -100,7 +110,7 @@ def _plant_death(point: str, passing: int, number: int) -> None:
         "remove": lambda: _before(checkpoint.shutil, "rmtree", die),
         "metrics": lambda: _before(metrics.Metrics, "write", die),
     }
-    assert set(places) == set(POINTS)
+    assert set(places) == {*POINTS, "meet"}  # one that only a launcher sees ends no life
     places[point]()
 
 
@@ -127,6 +137,8 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
     def note_step(self: Any, number: int, step: int, micro_step: int) -> None:
         now["step"] = step + 1
         time.sleep(plan.get("slow", 0.0) if micro_step == 0 else 0.0)
+        if "hog" in plan:
+            hold_the_lock(plan.pop("hog"))
         # The wish of step k is heard at the beginning of step k + 1.
         if plan.get("stop", math.inf) <= step + 2 and micro_step == 0:
             os.kill(os.getpid(), signal.SIGUSR1)
