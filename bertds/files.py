@@ -190,6 +190,8 @@ class FolderLock:
                 self._held = True
                 self._released.clear()
                 threading.Thread(target=self._stay_fresh, daemon=True).start()
+                candidate.unlink(missing_ok=True)
+                self._remove_dead_candidates()
                 return self
             except FileExistsError:
                 owner = self._living_owner()
@@ -207,6 +209,22 @@ class FolderLock:
             finally:
                 candidate.unlink(missing_ok=True)
         raise InUseError(f"{self.path.parent}: could not take the lock {self.path}")
+
+    def _remove_dead_candidates(self) -> None:
+        """Remove what processes that were killed while they took or buried the lock have left.
+
+        Those of living ones stay: somebody may be taking the lock at this moment.
+        """
+        for name in ("lock", "dead-lock"):
+            for path in self.path.parent.glob(f"{TEMPORARY_PREFIX}{name}.*"):
+                host, _, pid = path.name.removeprefix(f"{TEMPORARY_PREFIX}{name}.").rpartition(".")
+                with suppress(OSError, ValueError):
+                    if host == socket.gethostname():
+                        dead = start_time(int(pid)) == ""
+                    else:
+                        dead = time.time() - path.stat().st_mtime > self.stale_seconds
+                    if dead:
+                        path.unlink()
 
     def _living_owner(self) -> str | None:
         for path in self._holders():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -58,6 +59,23 @@ def test_a_lock_is_refused_while_its_owner_lives(tmp_path: Path) -> None:
     with FolderLock(tmp_path, "mine"):  # the owner is dead: taken over
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_takes_a_lock_removes_what_the_killed_left(tmp_path: Path) -> None:
+    host = socket.gethostname()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here, old, new = (
+        tmp_path / f".tmp-{name}"
+        for name in (f"lock.{host}.{dead.pid}", "dead-lock.a.b.7", "lock.elsewhere.7")
+    )
+    living = tmp_path / f".tmp-lock.{host}.{os.getppid()}"
+    for path in (here, old, new, living):
+        path.write_text("{")
+    os.utime(old, (1, 1))
+    with FolderLock(tmp_path, "mine"):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([new, living])
 
 
 def test_a_lock_of_another_host_is_taken_over_only_when_stale(tmp_path: Path) -> None:
