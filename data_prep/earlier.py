@@ -18,6 +18,7 @@ from data_prep.document import SourceFile
 from data_prep.settings import PrepSettings, differences
 
 WORK_FOLDER = ".work"
+REPORT_NAME = "report.html"
 
 
 class EarlierRun:
@@ -97,7 +98,8 @@ class EarlierRun:
 
     def _clear(self) -> None:
         """Remove what preparation writes, and nothing else."""
-        (self.out / MANIFEST_NAME).unlink(missing_ok=True)
+        for name in (MANIFEST_NAME, REPORT_NAME):
+            (self.out / name).unlink(missing_ok=True)
         for name in (WORK_FOLDER, "tokenizer", "train", "validation"):
             shutil.rmtree(self.out / name, ignore_errors=True)
         for folder in self.out.glob("hdf5_lower_case_*"):

@@ -32,10 +32,11 @@ from bertds.errors import DataError
 from bertds.files import FolderLock, explain_os_error, remove_leftovers, sha256_file
 from data_prep import progress
 from data_prep.document import SourceFile
-from data_prep.earlier import WORK_FOLDER, EarlierRun
+from data_prep.earlier import REPORT_NAME, WORK_FOLDER, EarlierRun
 from data_prep.joint_lock import TASKS_FOLDER, JointLock
 from data_prep.markers import inputs_hash, read_marker, write_marker
 from data_prep.options import prep_settings, source_files, source_licences, worker_count
+from data_prep.report import write_report
 from data_prep.settings import PrepSettings
 from data_prep.shuffle_stage import ShardRange, ShardTask, plan_shards, write_shard
 from data_prep.summary import count_documents, report
@@ -96,6 +97,8 @@ def _team(args: argparse.Namespace, earlier: EarlierRun, files: list[SourceFile]
 def _open(earlier: EarlierRun) -> bool:
     """Make the folder ready. Returns whether nothing is left to do."""
     if earlier.is_finished():
+        if not (earlier.out / REPORT_NAME).exists():
+            write_report(earlier.out, Manifest.load(earlier.out))
         return True
     remove_leftovers(earlier.out)
     for folder in ("train", "validation", "tokenizer"):
@@ -149,6 +152,7 @@ class _Run:
         )
 
         def finish() -> None:
+            write_report(self.out, manifest)
             manifest.save(self.out)
             shutil.rmtree(self.work, ignore_errors=True)
 
