@@ -88,7 +88,7 @@ def _within(seconds: float, act: Callable[[], Any]) -> Any:
 def _open_store(place: Place, limit_seconds: float) -> Any:
     # torchrun keeps the store in its own process; else rank 0 does.
     elsewhere = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return dist.TCPStore(
+    store = dist.TCPStore(
         host_name=os.environ["MASTER_ADDR"],
         port=int(os.environ["MASTER_PORT"]),
         world_size=place.world_size,
@@ -97,6 +97,8 @@ def _open_store(place: Place, limit_seconds: float) -> Any:
         wait_for_workers=False,
         multi_tenant=True,
     )
+    # That store outlives a restart by torchrun, and what an earlier attempt wrote is still there.
+    return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _sign(store: Any, place: Place, end: float) -> str:
