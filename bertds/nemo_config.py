@@ -128,6 +128,15 @@ def _model(keys: Keys, result: Translation) -> None:
     only_mlm = bool(keys.take("model.only_mlm_loss", default=False))
     model["next_sentence"] = not only_mlm
     result.recipe["model"] = model
+    keys.expect("model.num_tok_classification_layers", (1, None), "1: BERT's masked-LM head")
+    layers = keys.take("model.num_seq_classification_layers")
+    if layers not in (2, None):
+        keys.fail("model.num_seq_classification_layers", layers, "2")
+    if layers == 2 and not only_mlm:
+        result.notes.append(
+            "model.num_seq_classification_layers=2: the next-sentence head is BERT's, a tanh layer "
+            "(the pooler) and a linear one; NeMo's two-layer head has ReLU between them"
+        )
     if start is not None:
         result.recipe["init"] = {"from": str(start), "optimizer_state": "none"}
 
@@ -198,6 +207,12 @@ def _hdf5_length(path: Path) -> int:
         raise ConfigError(f"{path}: no HDF5 file with input_ids in it") from None
 
 
+_SPECIAL = {
+    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "bos_token": "[CLS]",
+    "mask_token": "[MASK]", "eos_token": "[SEP]", "cls_token": "[CLS]",
+}  # fmt: skip
+
+
 def _tokenizer(keys: Keys, result: Translation) -> None:
     prefix = "model.tokenizer."
     keys.take("model.tokenizer")
@@ -206,6 +221,8 @@ def _tokenizer(keys: Keys, result: Translation) -> None:
     if kind == "sentencepiece" or model is not None:
         keys.fail(f"{prefix}tokenizer_name", kind or model, "WordPiece (vocab_file)")
     keys.expect(f"{prefix}special_tokens", (None,), "null: the vocabulary's own")
+    for token, usual in _SPECIAL.items():
+        keys.expect(f"{prefix}special_tokens.{token}", (usual, None), f"{usual}, as in vocab.txt")
     file = keys.take(f"{prefix}vocab_file")
     lower = keys.take(f"{prefix}do_lower_case")
     name = keys.take(f"{prefix}pretrained_model_name")

@@ -57,7 +57,8 @@ class Keys:
         for key in keys:
             if key in self.flat:
                 self.taken.add(key)
-                if value is _MISSING and self.flat[key] is not None:
+                # "???" is Hydra's mark of a value that the user must give.
+                if value is _MISSING and self.flat[key] not in (None, "???"):
                     value = self.flat[key]
         return default if value is _MISSING else value
 

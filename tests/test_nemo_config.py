@@ -72,6 +72,48 @@ exp_manager: {exp_dir: null, name: X}
 """
 
 
+# What the newest published files have beside these (NeMo 1.x, its last state).
+NEWEST = """
+name: &name PretrainingBERTFromText
+trainer: {devices: 1, num_nodes: 1, max_epochs: 2, max_steps: -1, accumulate_grad_batches: 1,
+  precision: 16, accelerator: gpu, gradient_clip_val: 0.0, log_every_n_steps: 1,
+  val_check_interval: 1.0, enable_checkpointing: False, logger: false}
+model:
+  nemo_path: null
+  only_mlm_loss: false
+  num_tok_classification_layers: 1
+  num_seq_classification_layers: 2
+  max_seq_length: 128
+  mask_prob: 0.15
+  short_seq_prob: 0.1
+  language_model:
+    pretrained_model_name: bert-base-uncased
+    lm_checkpoint: null
+    config: {attention_probs_dropout_prob: 0.1, hidden_act: gelu, hidden_dropout_prob: 0.1,
+      hidden_size: 768, initializer_range: 0.02, intermediate_size: 3072,
+      max_position_embeddings: 512, num_attention_heads: 12, num_hidden_layers: 12,
+      type_vocab_size: 2, vocab_size: 30522}
+    config_file: null
+  tokenizer:
+    tokenizer_name: ${model.language_model.pretrained_model_name}
+    vocab_file: null
+    tokenizer_model: null
+    special_tokens: {unk_token: '[UNK]', sep_token: '[SEP]', pad_token: '[PAD]',
+      bos_token: '[CLS]', mask_token: '[MASK]', eos_token: '[SEP]', cls_token: '[CLS]'}
+  train_ds: {data_file: '???', max_seq_length: "${model.max_seq_length}",
+    mask_prob: "${model.mask_prob}", short_seq_prob: "${model.short_seq_prob}", batch_size: 16,
+    shuffle: true, num_samples: -1, num_workers: 2, drop_last: false, pin_memory: false}
+  validation_ds: {data_file: '???', max_seq_length: "${model.max_seq_length}",
+    mask_prob: "${model.mask_prob}", short_seq_prob: "${model.short_seq_prob}", batch_size: 16,
+    shuffle: false, num_samples: -1, num_workers: 2, drop_last: false, pin_memory: false}
+  optim: {name: adamw, lr: 3e-5, weight_decay: 0.0, sched: {name: CosineAnnealing,
+    warmup_steps: null, warmup_ratio: 0.1, min_lr: 0.0, last_epoch: -1}}
+exp_manager: {exp_dir: null, name: *name, create_tensorboard_logger: True,
+  create_checkpoint_callback: True}
+hydra: {run: {dir: .}, job_logging: {root: {handlers: null}}}
+"""
+
+
 @pytest.fixture
 def text(tmp_path: Path, tiny_vocab: Path) -> dict:
     values = yaml.safe_load(TEXT)
@@ -101,6 +143,25 @@ def test_the_text_file(text: dict) -> None:
         "type": "AdamW", "params": {"lr": 3e-5, "weight_decay": 0.0},
     }  # fmt: skip
     assert any("trainer.amp_level is not used" in note for note in result.notes)
+
+
+def test_the_newest_text_file_as_published(tmp_path: Path, tiny_vocab: Path) -> None:
+    values = yaml.safe_load(NEWEST)
+    with pytest.raises(ConfigError, match=r"train_ds\.data_file is not set"):
+        translate(values, "F.yaml", rows)  # its ??? is for the user to fill
+    given = {"model.train_ds.data_file": "corpus.txt", "model.tokenizer.vocab_file": tiny_vocab}
+    result = translate(values, "F.yaml", rows, given)
+    config = load_config(result.recipe)
+    assert config.schedule.total_steps == 2 * (1603 // 16)
+    assert config.data.vocab == str(tiny_vocab) and config.validation.path == ""
+    assert any("NeMo's two-layer head" in note for note in result.notes)
+    for key, value, message in (
+        ("model.num_tok_classification_layers", 3, "num_tok_classification_layers=3 cannot run"),
+        ("model.num_seq_classification_layers", 1, "num_seq_classification_layers=1 cannot run"),
+        ("model.tokenizer.special_tokens.unk_token", "<unk>", "unk_token='<unk>' cannot run"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            translate(values, "F.yaml", rows, {**given, key: value})
 
 
 def test_cosine_annealing_by_hand(text: dict) -> None:
