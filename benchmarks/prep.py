@@ -1,13 +1,17 @@
 """Preparation stage by stage, beside the raw speed of ``tokenizers``: a yardstick everyone has.
 
     python benchmarks/prep.py --dump DUMP.bz2 --wiki EXTRACTED --books DIR --vocab vocab.txt
+    python benchmarks/prep.py --nvidia DIR --wiki EXTRACTED --books DIR --vocab vocab.txt
 
 All numbers are per CPU-second of one process (the machine may be shared), best of the repetitions.
+With ``--nvidia`` (the folder of NVIDIA DeepLearningExamples' create_pretraining_data.py) ours and
+theirs are run in turn on the same text instead; see prep_paired.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
 import platform
@@ -23,6 +27,8 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from benchmarks.common import cpu_name
+from benchmarks.prep_paired import paired
 from bertds.data.manifest import Manifest
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
 from data_prep.build_wiki_books import main as prepare
@@ -125,6 +131,45 @@ def text_rows(
     return rows
 
 
+def this_machine() -> dict[str, Any]:
+    """Return processor, cores and versions."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("numpy", "numba", "tokenizers", "sentencex", "h5py")},
+    }
+
+
+def facts(note: str) -> dict[str, Any]:
+    """Return what else a result must carry."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python", "benchmarks/prep.py", *sys.argv[1:]]),
+        "load_average": round(os.getloadavg()[0], 1),
+        "note": note,
+    }
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Run ours and NVIDIA's in turn, and print a table or JSON."""
+    results = paired(
+        args.wiki, args.books, args.vocab, args.nvidia, args.nvidia_python, args.share, args.stages
+    )
+    if args.json:
+        result = {**facts(args.note), "machine": this_machine(), "stages": results}
+        print(json.dumps(result, indent=2))
+        return 0
+    for row in results:
+        own = " / ".join(f"{s:.1f}" for s in row["seconds"])
+        print(
+            f"{row['stage']:<22} {row['mb']:.1f} MB  ours {own} CPU-s = {row['mb_per_second']:.2f} "
+            f"MB/s   NVIDIA ({row['nvidia_stage']}) {row['nvidia_seconds']:.1f} CPU-s = "
+            f"{row['nvidia_mb_per_second']:.2f} MB/s   {row['ratio']:.1f} times"
+        )
+    return 0
+
+
 def main() -> int:
     """Run, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -134,8 +179,22 @@ def main() -> int:
     parser.add_argument("--vocab", type=Path, help="a vocab.txt (for the stages after text)")
     parser.add_argument("--instances", default="128:20", help="rows to make (128:20)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions (3)")
+    parser.add_argument("--nvidia", type=Path, help="folder of create_pretraining_data.py")
+    parser.add_argument(
+        "--nvidia-python", default=sys.executable, help="interpreter that has nltk and h5py (this)"
+    )
+    parser.add_argument("--share", type=int, default=1, help="--nvidia: take every N-th file (1)")
+    parser.add_argument(
+        "--stages", nargs="+", default=["shards", "rows"], choices=("shards", "rows"),
+        help="--nvidia: what to compare (both)",
+    )  # fmt: skip
+    parser.add_argument("--note", default="", help="said in the result")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
+    if args.nvidia:
+        if not args.vocab or not (args.wiki or args.books):
+            parser.error("--nvidia needs --vocab, and --wiki or --books")
+        return compare(args)
     rows = dump_rows(args.dump, args.repeat) if args.dump else []
     if args.wiki or args.books:
         if not args.vocab:
@@ -146,14 +205,9 @@ def main() -> int:
             row["rows_per_second"] = row["rows"] / max(row["seconds"], 1e-9)
         else:
             row["mb_per_second"] = row["mb"] / max(row["seconds"], 1e-9)
-    machine = {
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "numba", "tokenizers", "sentencex", "h5py")},
-    }
+    machine = this_machine()
     if args.json:
-        print(json.dumps({"machine": machine, "stages": rows}, indent=2))
+        print(json.dumps({**facts(args.note), "machine": machine, "stages": rows}, indent=2))
         return 0
     for row in rows:
         speed = (
