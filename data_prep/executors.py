@@ -41,6 +41,8 @@ def execute(args: argparse.Namespace, argv: Sequence[str]) -> int:
     Raises:
         BertdsError: one line that says what is wrong.
     """
+    if args.dry_run:
+        return prepare(args)
     if args.executor == "slurm" and "SLURM_ARRAY_TASK_ID" in os.environ:
         args.task_index, args.task_count = array_element(os.environ)
     elif args.executor != "local":

@@ -122,6 +122,8 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help="N tasks on any hosts that share --out prepare one corpus together")
     group.add_argument("--task-index", type=int, default=0, metavar="K",
                        help="with --executor local: this process is task K of them (from 0)")
+    group.add_argument("--dry-run", action="store_true",
+                       help="say from a sample how much work, disk and time lie ahead, and stop")
     group.add_argument("--debug", action="store_true", help=rare("show the traceback of an error"))
     group.add_argument("--help-all", action="store_true", help="show the rarely used options too")
     # fmt: on

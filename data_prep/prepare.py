@@ -31,7 +31,8 @@ from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 from bertds.files import FolderLock, explain_os_error, remove_leftovers, sha256_file
 from data_prep import progress
-from data_prep.document import SourceFile
+from data_prep.document import SourceFile, Unit
+from data_prep.dry_run import forecast, tell
 from data_prep.earlier import REPORT_NAME, WORK_FOLDER, EarlierRun
 from data_prep.joint_lock import TASKS_FOLDER, JointLock
 from data_prep.markers import inputs_hash, read_marker, write_marker
@@ -60,6 +61,22 @@ def prepare(args: argparse.Namespace) -> int:
         for request in settings.instances:
             row_settings(settings, request)
     out = Path(args.out)
+
+    def begin(folder: Path, settings: PrepSettings, team: Team) -> _Run:
+        return _Run(folder, files, settings, team, args.vocab)
+
+    if args.dry_run:
+
+        def sample(folder: Path, settings: PrepSettings, team: Team, units: list[Unit]) -> Manifest:
+            earlier = EarlierRun(folder, files, settings, False)
+            _open(earlier)
+            run = begin(folder, settings, team)
+            run.sample = units
+            return run.execute(earlier, licences)
+
+        workers = worker_count(args.workers, files)
+        tell(forecast(files, settings, sample), files, settings, out, workers, args.task_count)
+        return 0
     try:
         out.mkdir(parents=True, exist_ok=True)
         earlier = EarlierRun(out, files, settings, args.overwrite)
@@ -68,7 +85,7 @@ def prepare(args: argparse.Namespace) -> int:
             if finished:
                 progress.say(f"{out}: prepared before with these settings, all files intact")
                 return 0
-            run = _Run(out, files, settings, team, args.vocab)
+            run = begin(out, settings, team)
             manifest = run.execute(earlier, licences)
     except OSError as error:
         path = Path(error.filename or out)
@@ -123,6 +140,8 @@ class _Run:
     ) -> None:
         self.out, self.files, self.settings, self.team = out, files, settings, team
         self.work = out / WORK_FOLDER
+        self.sample: list[Unit] | None = None
+        """Only these units of the files, for --dry-run."""
         self.vocab_given = load_tokenizer_info(vocab).files["vocab.txt"] if vocab else None
 
     def execute(self, earlier: EarlierRun, licences: dict[str, str]) -> Manifest:
@@ -184,7 +203,10 @@ class _Run:
                     fingerprint=self.settings.vocab_sha256,
                 )
 
-            groups = unit_groups(self.files, task)
+            if self.sample is None:
+                groups = unit_groups(self.files, task)
+            else:
+                groups = iter([Group("sample", partial(map, task, self.sample))])
             self.team.each(stage, run_stage, groups, done)
         return results
 

@@ -1,0 +1,238 @@
+"""``--dry-run``: how much work, disk and time lie ahead. Writes nothing below ``--out``.
+
+A sample of each source, spread over its files, is prepared for good in a temporary folder, with
+all options, and what came out and how long it took is scaled up. Documents that are equal to, or
+like, others are found in the whole only; so the counts are upper limits.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bertds.data.manifest import Manifest
+from bertds.errors import DataError
+from bertds.files import free_bytes
+from data_prep import progress
+from data_prep.document import SourceFile, Unit
+from data_prep.parts import open_part
+from data_prep.settings import PrepSettings
+from data_prep.sources import file_units, is_read_by_one
+from data_prep.team import Alone, Group
+from data_prep.workers import Workers
+
+_SAMPLE_BYTES = 8 << 20
+_LEAST_OF_A_SOURCE = 1 << 20
+_UNIT_BYTES = 256 << 10
+_FILES_OPENED = 64
+"""Of each source; books and extracted articles are many small files."""
+
+
+class Forecast(NamedTuple):
+    """What a whole preparation would come to."""
+
+    documents: dict[str, int]
+    """Read, by source."""
+    dropped: dict[str, int]
+    tokens: dict[str, int]
+    shards: int
+    rows: dict[int, int]
+    """By sequence length."""
+    shard_bytes: int
+    row_bytes: int
+    work_bytes: int
+    """In OUT/.work meanwhile."""
+    seconds: float
+    """Of one worker."""
+    one_reader_seconds: float
+    """What a single process needs to read dumps in one compressed stream."""
+
+
+class _Stopwatch(Alone):
+    """Does the tasks in this process, and measures each."""
+
+    def __init__(self) -> None:
+        super().__init__(Workers(1))
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.contents: Counter[str] = Counter()
+        """By source: tokens, or bytes of text while there is no vocabulary."""
+
+    def each(
+        self,
+        stage: str,
+        function: Callable[[Any], dict[str, Any]],
+        groups: Iterable[Group],
+        done: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Do every task; the first one twice, since compilers start in it."""
+        first = True
+        for group in groups:
+            for task in group.tasks():
+                if first:
+                    function(task)
+                    first = False
+                began = time.perf_counter()
+                result = function(task)
+                unit = getattr(task, "unit", None)
+                name = f"source {unit.source}" if unit is not None else stage
+                self.seconds[name] += time.perf_counter() - began
+                if unit is not None:
+                    self.contents[unit.source] += len(open_part(task.part).payload)
+                done(result)
+
+
+def sample_units(files: Sequence[SourceFile]) -> tuple[dict[str, list[Unit]], dict[str, float]]:
+    """Choose units of each source, spread evenly over its files and within them.
+
+    Returns:
+        The units, and the seconds that a single process needed to read some of them.
+    """
+    reading: dict[str, float] = {}
+    total = sum(file.bytes for file in files)
+    chosen: dict[str, list[Unit]] = {}
+    for source in dict.fromkeys(file.source for file in files):
+        own = [file for file in files if file.source == source]
+        share = sum(file.bytes for file in own) / total
+        wanted = max(_LEAST_OF_A_SOURCE, round(share * _SAMPLE_BYTES))
+        opened = own[:: max(1, -(-len(own) // _FILES_OPENED))]
+        units: list[Unit] = []
+        for file in opened:
+            number = max(1, round(wanted / len(opened) / _UNIT_BYTES))
+            if is_read_by_one(file):
+                # Only its beginning: to come to the middle is to read half of it.
+                began = time.perf_counter()
+                units += islice(file_units(file, _UNIT_BYTES), max(2, number))
+                reading[source] = reading.get(source, 0.0) + time.perf_counter() - began
+            else:
+                there = list(file_units(file, _UNIT_BYTES))
+                units += there[:: max(1, -(-len(there) // number))]
+            if sum(unit.size for unit in units) >= 2 * wanted:
+                break
+        chosen[source] = units
+    return chosen, reading
+
+
+def forecast(
+    files: Sequence[SourceFile],
+    settings: PrepSettings,
+    run: Callable[[Path, PrepSettings, Alone, list[Unit]], Manifest],
+) -> Forecast:
+    """Prepare a sample and scale it up.
+
+    Args:
+        files: the sources.
+        settings: of the whole preparation.
+        run: prepares units in a folder, by a team.
+
+    Raises:
+        BertdsError: as the preparation would.
+    """
+    units, reading = sample_units(files)
+    whole = {s: sum(f.bytes for f in files if f.source == s) for s in units}
+    read = {s: max(1, sum(u.size for u in chosen)) for s, chosen in units.items()}
+    scale = {s: max(1.0, whole[s] / read[s]) for s in units}
+    watch = _Stopwatch()
+    # One pass over all documents, none held out: the rest is a matter of multiplication.
+    small = replace(settings, validation_fraction=0.0, dupe_factor=1)
+    with tempfile.TemporaryDirectory(prefix="bertds-dry-run-") as folder:
+        try:
+            manifest = run(
+                Path(folder), small, watch, [u for chosen in units.values() for u in chosen]
+            )
+        except DataError as error:
+            raise DataError(f"in a sample of the sources: {error}") from error
+    documents: dict[str, int] = {}
+    dropped: Counter[str] = Counter()
+    for source in manifest.sources:
+        factor = scale.get(source["name"], 1.0)
+        documents[source["name"]] = round(source["documents_read"] * factor)
+        for reason, count in source["dropped"].items():
+            dropped[reason] += round(count * factor)
+    train = manifest.splits["train"]
+    contents = max(1, watch.contents.total())
+    tokens = {
+        s: round(train.tokens * watch.contents[s] / contents * factor)
+        for s, factor in scale.items()
+    }
+    # What comes after the first stage grows with the tokens, whatever source they are of.
+    overall = sum(tokens.values()) / max(1, train.tokens)
+    passes = settings.dupe_factor
+    rows = {
+        one["sequence_length"]: round(sum(f["rows"] for f in one["files"]) * overall * passes)
+        for one in manifest.instances
+    }
+    row_bytes = sum(f["bytes"] for one in manifest.instances for f in one["files"])
+    shard_bytes = round(sum(shard.bytes for shard in train.shards) * overall)
+    seconds = 0.0
+    for name, spent in watch.seconds.items():
+        source_name = name.removeprefix("source ")
+        if name != source_name:
+            seconds += spent * scale[source_name]
+        else:
+            seconds += spent * overall * (passes if name == "rows" else 1)
+    return Forecast(
+        documents=documents,
+        dropped=dict(dropped),
+        tokens=tokens,
+        shards=max(1, -(-sum(tokens.values()) // settings.shard_tokens)),
+        rows=rows,
+        shard_bytes=shard_bytes,
+        row_bytes=round(row_bytes * overall * passes),
+        # Parts hold the same arrays as shards; while a vocabulary is trained, the text as well.
+        work_bytes=round(shard_bytes * (3.5 if settings.vocab_size else 1.0)),
+        seconds=seconds,
+        one_reader_seconds=sum(spent * scale[s] for s, spent in reading.items()),
+    )
+
+
+def tell(
+    found: Forecast, files: Sequence[SourceFile], settings: PrepSettings, out: Path, workers: int,
+    tasks: int,
+) -> None:  # fmt: skip
+    """Print the forecast."""
+    rows: dict[str, str] = {}
+    for source, documents in found.documents.items():
+        own = [file for file in files if file.source == source]
+        rows[source] = (
+            f"{len(own):,} file(s), {sum(f.bytes for f in own) / 1e6:,.1f} MB: about "
+            f"{documents:,} documents, {found.tokens[source]:,} tokens"
+        )
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(found.dropped.items()))
+    rows["dropped"] = reasons or "none in the sample"
+    rows["shards"] = f"about {found.shards:,} of {settings.shard_tokens:,} tokens"
+    for length, count in found.rows.items():
+        rows[f"rows {length}"] = f"about {count:,} in {settings.dupe_factor} passes"
+    there = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    free, needed = free_bytes(there), found.shard_bytes + found.row_bytes + found.work_bytes
+    rows["disk"] = (
+        f"{in_bytes(found.shard_bytes + found.row_bytes)}, and {in_bytes(found.work_bytes)} in "
+        f"{out}/.work meanwhile; {in_bytes(free)} are free"
+    )
+    seconds = max(found.seconds / (workers * tasks), found.one_reader_seconds)
+    split = f"{tasks} tasks of {workers} worker(s)" if tasks > 1 else f"{workers} worker(s)"
+    rows["time"] = f"about {in_time(seconds)} with {split}, {in_time(found.seconds)} with one"
+    progress.say(f"what lies ahead, from a sample (nothing was written to {out}):")
+    progress.summary(rows)
+    if needed > free:
+        progress.say(f"bertds: warning: {out}: {in_bytes(needed)} are needed, and not there")
+
+
+def in_bytes(number: float) -> str:
+    """Return ``3.1 GB``."""
+    for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
+        if number >= size:
+            return f"{number / size:.3g} {name}"
+    return f"{number / 1e3:.3g} kB"
+
+
+def in_time(seconds: float) -> str:
+    """Return ``12 s``, ``4 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
