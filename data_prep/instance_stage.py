@@ -159,12 +159,16 @@ def instance_entries(
     return entries
 
 
+def rows_seed(seed: int, split: str) -> int:
+    """Return the seed of a split's rows. Each split's shards are numbered from 0."""
+    return derive_key(seed, _FILE_ORDER, 0 if split == "train" else 1)
+
+
 def write_rows(task: InstanceTask) -> dict[str, Any]:
     """Make and write the rows of one file; return what its marker records."""
     settings = row_settings(task.settings, task.request)
     shards = _MappedShards(task.out, task.shards, task.tokenizer.fingerprint)
-    # Validation rows are drawn apart from training rows: its shards have their own numbers.
-    seed = derive_key(task.settings.seed, _FILE_ORDER, 0 if task.split == "train" else 1)
+    seed = rows_seed(task.settings.seed, task.split)
     count = sum(_count_rows(shards, *block, settings, seed) for block in task.blocks)
     order = permutation(derive_key(seed, 2, task.number), count)
     places = np.empty_like(order)  # where the n-th row that is made lies in the file

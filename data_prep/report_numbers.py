@@ -6,6 +6,7 @@ Everything is a function of the shards, so the page has the same bytes every tim
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from bertds.data.instances import InstanceSettings
-from bertds.data.manifest import Manifest
+from bertds.data.manifest import Manifest, ShardInfo
 from bertds.data.shards import TokenShard
 from bertds.errors import DataError
 
 _SHARDS_READ = 8
 _ROW_KEYS = ("masked_lm_prob", "short_seq_prob", "whole_word_masking", "ngram", "pairs")
-_ROW_CHUNKS = 1  # of 8,192 rows
+_ROWS_OF_A_SHARD = 2048
 _USUAL_ROWS = {"sequence_length": 128, "max_predictions": 20}
 """Shown when no --instances were asked for: what the trainer's first phase usually makes."""
 
@@ -56,12 +57,15 @@ class Rows:
     kept_token: float
 
 
+def _chosen_shards(manifest: Manifest) -> Sequence[ShardInfo]:
+    infos = manifest.splits["train"].shards
+    return infos[:: max(1, -(-len(infos) // _SHARDS_READ))]
+
+
 def read_lengths(out: Path, manifest: Manifest) -> Lengths:
     """Read lengths from some training shards, spread evenly."""
-    infos = manifest.splits["train"].shards
-    step = max(1, -(-len(infos) // _SHARDS_READ))
     documents, sentences, tokens, unknown, total = [], [], [], 0, 0
-    chosen = infos[::step]
+    chosen = _chosen_shards(manifest)
     for info in chosen:
         shard = TokenShard.open(out / info.file, info, verify="size")
         starts = np.asarray(shard.sentence_offsets)
@@ -82,36 +86,32 @@ def read_lengths(out: Path, manifest: Manifest) -> Lengths:
 
 
 def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
-    """Make some rows of the first training shard, as stage 3 and the trainer make them."""
+    """Make some rows of these shards, as stage 3 makes them."""
     # Not at the top: it imports a compiler, which takes a second.
     from bertds.data.rows import build_instances
+    from data_prep.instance_stage import rows_seed
 
     found = []
     settings = manifest.settings
-    infos = manifest.splits["train"].shards
-    shards = [TokenShard.open(out / info.file, info, verify="size") for info in infos[:2]]
+    shards = [
+        TokenShard.open(out / info.file, info, verify="size") for info in _chosen_shards(manifest)
+    ]
     for request in settings["instances"] or [_USUAL_ROWS]:
-        row_settings = InstanceSettings(
-            **request,
-            **{key: settings[key] for key in _ROW_KEYS},
-        )
+        row_settings = InstanceSettings(**request, **{key: settings[key] for key in _ROW_KEYS})
+        chunks: list[dict[str, np.ndarray]] = []
         try:
-            chunks = list(
-                islice(
-                    build_instances(
-                        shards,
-                        0,
-                        row_settings,
-                        settings["seed"],
-                        tokenizer=manifest.tokenizer,
-                        shard_numbers=[0],
-                    ),
-                    _ROW_CHUNKS,
+            for number in range(len(shards)):
+                rows = build_instances(
+                    shards,
+                    0,
+                    row_settings,
+                    rows_seed(settings["seed"], "train"),
+                    tokenizer=manifest.tokenizer,
+                    shard_numbers=[number],
+                    chunk_rows=_ROWS_OF_A_SHARD,
                 )
-            )
+                chunks += islice(rows, 1)
         except DataError:  # a corpus of one document has no pairs: nothing to show
-            continue
-        if not chunks:
             continue
         columns = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
         found.append(_describe(request, columns, manifest, settings["pairs"] != "none"))

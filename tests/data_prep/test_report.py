@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import html
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from bertds.data.manifest import Manifest
+from bertds.data.shards import TokenShard
+from data_prep import report_pictures as draw
+from data_prep.build_wiki_books import main
+
+
+def arguments(out: Path, wiki: Path, vocab: Path) -> list[str]:
+    return [
+        "--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab), "--workers", "1",
+        "--validation-fraction", "0.1", "--shard-tokens", "4000", "--instances", "64:10",
+        "--instances", "32:5", "--dupe-factor", "1", "--compression", "none",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, wiki_dump: Path, vocab: Path) -> Path:
+    out = tmp_path_factory.mktemp("prepared") / "out"
+    assert main(arguments(out, wiki_dump, vocab)) == 0
+    return out
+
+
+def figures(page: str) -> dict[str, str]:
+    """Title -> the text of its picture and note."""
+    found = {}
+    for figure in re.findall(r"<figure>.*?</figure>", page, re.DOTALL):
+        for svg in re.findall(r"<svg.*?</svg>", figure, re.DOTALL):
+            ElementTree.fromstring(svg)  # well-formed
+        title = re.search(r"<figcaption>(.*?)</figcaption>", figure)
+        assert title
+        found[title[1]] = html.unescape(re.sub(r"<[^>]+>", " ", figure.split("</figcaption>")[1]))
+    return found
+
+
+def test_the_page_says_what_the_files_hold(prepared: Path) -> None:
+    page = (prepared / "report.html").read_text()
+    manifest = Manifest.load(prepared)
+    train = manifest.splits["train"]
+    assert len(train.shards) <= 8  # all are read
+    shards = [TokenShard.open(prepared / info.file, info) for info in train.shards]
+    documents = np.concatenate(
+        [np.diff(np.asarray(s.sentence_offsets)[np.asarray(s.document_offsets)]) for s in shards]
+    )
+    found = figures(page)
+    assert list(found) == [
+        "Tokens per document", "Sentences per document", "Tokens per sentence",
+        "Tokens per row of 64", "Tokens per row of 32", "Masked tokens", "Next sentence",
+        "Written and dropped documents", "Top sources",
+    ]  # fmt: skip
+    note = found["Tokens per document"]
+    assert f"Mean {documents.mean():,.1f}, median {np.median(documents):,.0f}" in note
+    assert f"longest {documents.max():,}" in note
+    # One pass over all shards: the rows of all files.
+    for length in (64, 32):
+        rows = next(i for i in manifest.instances if i["sequence_length"] == length)["files"]
+        masks = labels = tokens = count = 0
+        for entry in rows:
+            if "training" not in entry["file"]:
+                continue
+            with h5py.File(prepared / entry["file"]) as file:
+                tokens += int(file["input_mask"][...].sum())
+                masks += np.count_nonzero(file["masked_lm_positions"][...])
+                labels += int(file["next_sentence_labels"][...].sum())
+                count += len(file["input_ids"])
+        fill = re.search(r"([\d.]+)% of a row is filled", found[f"Tokens per row of {length}"])
+        assert fill and float(fill[1]) == pytest.approx(100 * tokens / count / length, abs=0.06)
+        share = re.search(rf"([\d.]+)% of the tokens, [\d.]+ a row \(at most \d+\) at {length}",
+                          found["Masked tokens"])  # fmt: skip
+        assert share and float(share[1]) == pytest.approx(100 * masks / tokens, abs=0.06)
+        random = re.findall(r"random ([\d.]+)%", found["Next sentence"])
+        place = (64, 32).index(length)
+        assert float(random[place]) == pytest.approx(100 * labels / count, abs=0.06)
+    kinds = re.findall(r"(\[MASK\]|itself|a random token) ([\d.]+)%", found["Masked tokens"])
+    assert float(kinds[0][1]) == pytest.approx(80, abs=6)
+    assert sum(float(share) for _, share in kinds[:3]) == pytest.approx(100, abs=0.3)
+    assert "redirect" in found["Written and dropped documents"]
+    assert re.search(r"redirect\s+10\s+\(13\.9%\)", found["Written and dropped documents"])
+    assert re.search(r"wiki\s+60\s+\(100\.0%\)", found["Top sources"])
+    assert page.count("src=") == 0 and "http" not in page  # nothing is fetched
+
+
+def test_it_is_the_same_every_time_and_comes_back_when_lost(
+    prepared: Path, wiki_dump: Path, vocab: Path, tmp_path: Path, made: SimpleNamespace
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(out, wiki_dump, vocab)) == 0
+    assert made.tree(out) == made.tree(prepared)
+    assert str(tmp_path) not in (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert main(arguments(out, wiki_dump, vocab)) == 0
+    assert made.tree(out) == made.tree(prepared)
+
+
+def test_corpora_without_pairs_or_rows_have_a_report_too(tmp_path: Path, vocab: Path) -> None:
+    text = tmp_path / "one.txt"
+    text.write_text("This is the only document of all. It has been known for two years.")
+    given = ["--text", str(text), "--vocab", str(vocab), "--validation-fraction", "0"]
+    assert main([*given, "--out", str(tmp_path / "a")]) == 0
+    found = figures((tmp_path / "a" / "report.html").read_text())
+    assert "Tokens per document" in found and "Next sentence" not in found
+    assert main([*given, "--out", str(tmp_path / "b"), "--pairs", "none"]) == 0
+    found = figures((tmp_path / "b" / "report.html").read_text())
+    assert "Masked tokens" in found and "Next sentence" not in found
+
+
+def test_bins_hold_every_value() -> None:
+    values = np.array([1, 1, 2, 3, 7, 8, 9, 1000, 40_000])
+    counts, ticks, middle = draw.octave_bins(values)
+    assert counts.sum() == len(values) and 0 < middle < len(counts)
+    assert all(0 <= place <= len(counts) for place, _ in ticks)
+    assert next(label for _, label in ticks) == "1" and len(ticks) <= 10
+    places = {label: place for place, label in ticks}
+    assert counts[: int(places["1"]) + 1][-1] == 2
+    one, ticks, _ = draw.octave_bins(np.array([5, 5]))
+    assert one.tolist() == [2] and ticks[0][1] == "5"
+    counts, middle = draw.linear_bins(np.array([0, 3, 4, 99, 100, 5000]), 4, 100)
+    assert counts[0] == 2 and counts[1] == 1 and counts[24] == 1 and counts[25] == 2
+    assert counts.sum() == 6 and middle <= 25.5
