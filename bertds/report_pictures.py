@@ -287,9 +287,15 @@ def _trust(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> bool:
 
 
 def _logarithmic(axes: Any) -> None:
-    """Scale by powers, labelled 0.02, 0.05, 0.1 and not by exponents."""
+    """Scale by powers, labelled 0.02, 0.05, 0.1 and not by exponents.
+
+    What spans less than a factor of four stays linear: such an axis would show a single label.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    low, high = axes.dataLim.intervaly
+    if low > 0 and high < 4 * low:
+        return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
