@@ -12,7 +12,7 @@ LAYERS = [
     {"__init__", "errors"},
     {"files"},
     {"config", "config_io", "recipes"},
-    {"runtime", "logs", "entry", "sample_log"},
+    {"runtime", "logs", "entry", "sample_log", "liveness"},
     {"model", "data", "optim"},
     {"schedule", "state", "heartbeat", "guard", "flops", "health", "outlook"},
     {"engine"},
