@@ -68,6 +68,38 @@ def _quotation(arguments: list[str]) -> str:
     return f"\n\n{_first(arguments)}\n\n"
 
 
+def _joined(arguments: list[str]) -> str:
+    """Read ``{{chem|H|2|O}}`` as "H2O"."""
+    return "".join(arguments[1:])
+
+
+def _angle_brackets(arguments: list[str]) -> str:
+    return f"⟨{_first(arguments)}⟩" if _first(arguments) else ""
+
+
+def _verse(arguments: list[str]) -> str:
+    """Read ``{{bibleref|Mark|3:25|9}}`` and ``{{bibleverse|1|Kings|3:5}}``."""
+    return " ".join(a for a in arguments[1:4] if a and not (a.isdigit() and a == arguments[-1]))
+
+
+def _coordinates(arguments: list[str]) -> str:
+    """Read ``{{coord|13|19|N|169|9|W}}`` as "13°19′N 169°9′W"; nothing if it is for the title."""
+    if any(argument.startswith("display=") for argument in arguments):
+        return ""
+    words, units = "", iter("°′″")
+    for argument in arguments[1:]:
+        if argument in ("N", "S", "E", "W"):
+            words += argument
+            if argument in ("E", "W"):
+                return words
+            words, units = words + " ", iter("°′″")
+        elif argument.replace(".", "", 1).lstrip("-").isdigit():
+            words += argument + next(units, "")
+        else:
+            return ""
+    return ""
+
+
 def _constant(text: str) -> TemplateText:
     return lambda _: text
 
@@ -96,6 +128,23 @@ TEMPLATE_TEXT: dict[str, TemplateText] = {
     "spaces": _constant(" "),
     "!": _constant("|"),
     "as of": _as_of,
+    **dict.fromkeys(
+        ["ipa", "vr", "keypress", "key press", "kbd", "math", "railgauge", "rail gauge",
+         "track gauge", "chem2", "var", "unicode", "polytonic", "hebrew", "nastaliq", "script",
+         "flag", "flagu", "flagcountry", "overline", "underline", "no wrap",
+         "smaller", "larger", "bigger", "dfn", "proper name"],
+        _first,
+    ),
+    "chem": _joined,
+    **dict.fromkeys(["angbr", "angle bracket", "angbr ipa"], _angle_brackets),
+    **dict.fromkeys(["bibleref", "bibleverse", "bibleref2"], _verse),
+    **dict.fromkeys(["rtl-lang", "script/arabic"], _second),
+    **dict.fromkeys(["mdashb", "mdash-b"], _constant("—")),
+    **dict.fromkeys(["coord", "coords"], _coordinates),
+    "mv": _ship,
+    "eqm": _constant(" ⇌ "),
+    "=": _constant("="),
+    "-\"": _constant('"'),
     "circa": _circa,
     "c.": _circa,
 }  # fmt: skip

@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 
 from data_prep.clean import unescape, word_set
+from data_prep.wiki_lines import paragraphs_of
+from data_prep.wiki_math import LONGEST, formula_text
 from data_prep.wiki_templates import TEMPLATE_TEXT
 
 # Elements whose content is not prose. Names in lower case.
@@ -31,29 +33,6 @@ _BLOCK_ELEMENTS = frozenset(
 )
 _MARKUP = re.compile(r"<(?:!--|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>]))")
 
-_SKIPPED_SECTIONS = frozenset(
-    [
-        "references",
-        "external links",
-        "see also",
-        "further reading",
-        "notes",
-        "notes and references",
-        "references and notes",
-        "footnotes",
-        "bibliography",
-        "sources",
-        "citations",
-        "works cited",
-        "discography",
-        "filmography",
-        "gallery",
-        "external link",
-        "references and further reading",
-        "selected bibliography",
-        "literature",
-    ]
-)
 _FILE_NAMESPACES = word_set(
     """
     file image media category datei bild kategorie fichier catégorie archivo imagen
@@ -74,12 +53,7 @@ _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]+){0,2}|simple")
 _EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
 _BARE_ADDRESS = re.compile(r"https?://[^\s<>\[\]]*[^\s<>\[\].,;:!?)'\"]")
 _DEEPEST_LINK = 30
-_MAGIC_WORD = re.compile(r"__[A-Z]{3,}__")
-_EMPTY_BRACKETS = re.compile(r"\([\s,;:.–—/-]*\)|\[\s*\]")
-_BRACKET_START = re.compile(r"\((?:\s*[,;:][\s,;:]*|\s+)")
-_BRACKET_END = re.compile(r"(?<![\s,;])[\s,;]++\)")
-_LETTERS = re.compile(r"[^\W\d_]{2}")
-_SENTENCE_END = (".", "!", "?", '."', '?"', '!"', ".”", "?”", "!”", ".)", "。")
+_KEPT_ARGUMENTS = ("1=", "2=", "text=", "display=t")
 
 
 def clean_wikitext(text: str) -> str:
@@ -106,7 +80,7 @@ def clean_wikitext(text: str) -> str:
     text = text.replace("\xa0", " ")
     if "://" in text:
         text = _BARE_ADDRESS.sub("", text)
-    return "\n".join(_paragraphs(text))
+    return "\n".join(paragraphs_of(text))
 
 
 # --------------------------------------------------------------------------------------------
@@ -138,7 +112,10 @@ def _without_elements(text: str) -> str:
                 replacement = "\n\n" if name in _BLOCK_ELEMENTS else ""
                 opening = not match[1] and text[close - 1] != "/"
                 if opening and name in _DROPPED_ELEMENTS:
+                    inside = end
                     end = _element_end(text, name, match[2], end, never_closed)
+                    if name == "math":
+                        replacement = formula_text(_content(text, inside, end))
         pieces.append(text[position:start])
         if replacement:
             pieces.append(replacement)
@@ -146,6 +123,12 @@ def _without_elements(text: str) -> str:
         match = _MARKUP.search(text, position)
     pieces.append(text[position:])
     return "".join(pieces)
+
+
+def _content(text: str, start: int, end: int) -> str:
+    """Return what stands between ``start`` and the closing tag that ends at ``end``, if short."""
+    close = text.rfind("</", start, end) if end - start < 2 * LONGEST else -1
+    return text[start:close] if close >= 0 else ""
 
 
 def _element_end(text: str, name: str, written: str, start: int, never_closed: set[str]) -> int:
@@ -202,6 +185,8 @@ def without_templates(text: str, depth: int = 0) -> str:
             words = TEMPLATE_TEXT.get(name)
             if words is None and name[:5] == "lang-":
                 words = TEMPLATE_TEXT["lang-"]
+            elif words is None and name[:10] == "formatnum:" and "{" not in name:
+                pieces.append(name[10:].strip())
             if words is not None and depth < 4:
                 pieces.append(words(_template_arguments(text[start + 2 : end - 2], depth)))
         position = end
@@ -223,7 +208,7 @@ def _template_arguments(body: str, depth: int) -> list[str]:
     return [
         argument.strip()
         for argument in body.split("|")
-        if "=" not in argument or argument.lstrip().startswith(("1=", "2=", "text="))
+        if "=" not in argument or argument.lstrip().startswith(_KEPT_ARGUMENTS)
     ]
 
 
@@ -322,77 +307,3 @@ def _one_link(inner: str) -> str:
 def _file_prefix(target: str) -> bool:
     colon = target.find(":", 0, 30)
     return colon > 0 and target[:colon].strip().lower() in _FILE_NAMESPACES
-
-
-# --------------------------------------------------------------------------------------------
-# Lines
-# --------------------------------------------------------------------------------------------
-
-
-def _paragraphs(text: str) -> list[str]:
-    paragraphs: list[str] = []
-    current: list[str] = []
-    skipping = 0  # level of the heading whose section is left out
-
-    def finish() -> None:
-        if current:
-            paragraph = tidy(" ".join(current))
-            current.clear()
-            if _is_prose(paragraph):
-                paragraphs.append(paragraph)
-
-    for line in text.split("\n"):
-        line = line.strip()
-        if not line:
-            if current:
-                finish()
-            continue
-        first = line[0]
-        if first == "=" and line[-1] == "=":
-            finish()
-            level = len(line) - len(line.lstrip("="))
-            if not skipping or level <= skipping:
-                skipping = level if line.strip("=: \t").lower() in _SKIPPED_SECTIONS else 0
-            continue
-        if skipping:
-            continue
-        if first in "*#:;":
-            finish()
-            item = line.lstrip("*#:; ")
-            # A list item is kept if it reads as a sentence.
-            if item.endswith(_SENTENCE_END) and item.count(" ") >= 6 and "|" not in item:
-                current.append(item)
-                finish()
-        elif first in "|!{}" or line.startswith("----"):
-            finish()
-        elif "||" not in line:
-            current.append(line)
-    finish()
-    return paragraphs
-
-
-def tidy(text: str) -> str:
-    """Close the gaps that removed markup left."""
-    if "__" in text:
-        text = _MAGIC_WORD.sub("", text)
-    if "(" in text:
-        text = _EMPTY_BRACKETS.sub("", text)
-        text = _BRACKET_START.sub("(", text)
-        text = _BRACKET_END.sub(")", text)
-    if "{{" in text or "}}" in text or "[[" in text or "]]" in text:
-        for mark in ("{{", "}}", "[[", "]]"):
-            text = text.replace(mark, "")
-    if "  " in text or "\t" in text:
-        text = " ".join(text.split())
-    if " ," in text or " ." in text or " ;" in text:
-        text = text.replace(" ,", ",").replace(" ;", ";").replace(" . ", ". ")
-        if text.endswith(" ."):
-            text = text[:-2] + "."
-    return text.strip()
-
-
-def _is_prose(paragraph: str) -> bool:
-    """Tell a paragraph from what a removed box left behind."""
-    if paragraph.count(" ") >= 5:
-        return _LETTERS.search(paragraph) is not None
-    return paragraph.count(" ") >= 2 and paragraph.endswith(_SENTENCE_END)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.wiki_math import formula_text
 from data_prep.wikitext import clean_wikitext
 
 TAIL = " It stands here so that the line is long enough to be prose."
@@ -35,6 +36,18 @@ TAIL = " It stands here so that the line is long enough to be prose."
         ("A {{nowrap|[[a|b]] c}} d.", "A b c d."),
         ("__NOTOC__ Text without a table of contents.", "Text without a table of contents."),
         ("H<sub>2</sub>O is <span style='x'>water</span>.", "H2O is water."),
+        ("Sodium ({{chem|Na|2|O}}) and {{IPA|/a/}}, {{angbr|a}}.", "Sodium (Na2O) and /a/, ⟨a⟩."),
+        ("It fell at {{coord|13|19|N|169|9.5|W|type:event}}.", "It fell at 13°19′N 169°9.5′W."),
+        ("Top {{coord|1|2|N|3|4|E|display=title}}of it.", "Top of it."),
+        ("Where <math>x_1 \\le \\pi</math> is <math>\\frac{a}{b}</math>.", "Where x1 ≤ π is a/b."),
+        (
+            "Such as {{x}}, or {{z}}. And <math>\\begin{a}</math>, so.",
+            "Such as, or. And, so.",
+        ),
+        ("Such as {{x}}, {{y}}, {{z}}, here, {{z}}.", "Such as, here."),
+        ("Waves|url = = News|access-date = 2016. (Pashto |x) a.", "Waves. (Pashto x) a."),
+        ("{{cite}}. First of many.", "First of many."),
+        ("Up to {{formatnum:3003}} m, {{formatnum:{{x}}}}.", "Up to 3003 m."),
         ("L'''été''' d''''Orsay''' ends.", "L'été d'Orsay ends.".replace("L'été", "Lété")),
     ],
 )
@@ -116,3 +129,30 @@ def test_no_markup_makes_it_fail(text: str) -> None:
     cleaned = clean_wikitext(text)
     assert "{{" not in cleaned and "[[" not in cleaned
     assert all(line == line.strip() and line for line in cleaned.split("\n") if cleaned)
+
+
+def test_citations_in_lists_are_left_out() -> None:
+    item = "* Black, Jeremy. War for America: The Fight for Independence. 1991. ISBN 0-312-06713-5."
+    kept = "* The war for America was the fight for its independence, and long."
+    assert clean_wikitext(f"{item}\n{kept}") == kept[2:]
+
+
+def test_formulas_that_no_line_can_hold_leave_nothing() -> None:
+    assert formula_text(r"\sum_{i=1}^{n} x_i") == "∑i=1^n xi"
+    assert formula_text(r"\left( \sin x \right)^2") == "( sin x )^2"
+    for tex in (
+        r"\begin{matrix} a & b \end{matrix}",
+        "a < b",
+        "a|b",
+        r"\unknown x",
+        "x" * 81,
+        "\\",
+    ):
+        assert formula_text(tex) == ""
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from(r"\{}_^ab frac sqrt alpha 12&<|"), max_size=60))
+def test_no_formula_leaves_markup(tex: str) -> None:
+    text = formula_text(tex)
+    assert not set("\\{}<>|&") & set(text) and text == " ".join(text.split())

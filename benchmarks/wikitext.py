@@ -1,0 +1,205 @@
+"""Wikitext to prose: ours beside WikiExtractor's and mwparserfromhell's, on the same dumps.
+
+    python benchmarks/wikitext.py --dump DUMP.xml.bz2 ... --peers-python PEERS/bin/python
+
+``PEERS`` is an environment of its own with ``wikiextractor`` (AGPL: compared with, nothing of it is
+used here) and ``mwparserfromhell``. Words kept, residue of markup per million characters, and
+megabytes of XML per CPU-second, decompression not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import html
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.common import cpu_name
+from data_prep.sources.blocks import whole_blocks
+from data_prep.sources.extracted import is_section_title
+from data_prep.sources.wikipedia import page_batches, page_document
+
+RESIDUE = {
+    "{{ }}": r"\{\{|\}\}",
+    "[[ ]]": r"\[\[|\]\]",
+    "|": r"\|",
+    "<": "<",
+    "&amp;": r"&[a-z]+;",
+    "==": "==",
+    "()": r"\(\s*\)",
+    " ,": r" [,;]",
+}
+_WORD = re.compile(r"\w+")
+_DOC = re.compile(r"<doc [^>]*>\n(.*?)\n</doc>", re.DOTALL)
+_TITLE = re.compile(rb"<title>(.*?)</title>", re.DOTALL)
+_SITEINFO = b"""
+<siteinfo>
+<base>https://en.wikipedia.org/wiki/Main_Page</base>
+<namespaces>
+<namespace key="10" case="first-letter">Template</namespace>
+<namespace key="828" case="first-letter">Module</namespace>
+</namespaces>
+</siteinfo>
+"""
+_STRIP = """
+import json, sys, time
+import mwparserfromhell
+from importlib.metadata import version
+pages = [json.loads(line) for line in open(sys.argv[1])]
+began = time.process_time()
+texts = [mwparserfromhell.parse(page).strip_code() for page in pages]
+seconds = time.process_time() - began
+json.dump([seconds, texts, version("mwparserfromhell")], open(sys.argv[2], "w"))
+"""
+
+
+def our_texts(dump: Path, repeat: int) -> tuple[dict[str, str], list[bytes], float]:
+    """Return the articles by title, the pages they come from, and the least CPU-seconds."""
+    pages = [page for batch in page_batches(dump, 8 << 20) for page in batch]
+    best = float("inf")
+    for _ in range(repeat):
+        began = time.process_time()
+        documents = [page_document(page, frozenset()) for page in pages]
+        best = min(best, time.process_time() - began)
+    texts, kept = {}, []
+    for page, document in zip(pages, documents, strict=True):
+        title = _TITLE.search(page)
+        if document.text:
+            texts[html.unescape(title[1].decode()) if title else str(len(texts))] = document.text
+            kept.append(page)
+    return texts, kept, best
+
+
+def wikiextractor_texts(dump: Path, python: str, folder: Path) -> tuple[list[str], float]:
+    """Return WikiExtractor's articles without their title lines, and its CPU-seconds."""
+    xml = b"".join(block for block, _ in whole_blocks(dump))
+    if b"<siteinfo>" not in xml:  # without it, WikiExtractor writes nothing
+        xml = re.sub(rb"(<mediawiki[^>]*>)", rb"\1" + _SITEINFO, xml, count=1)
+    plain, out = folder / "dump.xml", folder / "extracted"
+    plain.write_bytes(xml)
+    command = [python, "-m", "wikiextractor.WikiExtractor", str(plain), "-o", str(out)]
+    before = os.times()
+    subprocess.run([*command, "--no-templates", "--processes", "1", "-q"], check=True)
+    after = os.times()
+    seconds = after[2] + after[3] - before[2] - before[3]
+    texts = []
+    for path in sorted(out.rglob("wiki_*")):
+        for body in _DOC.findall(path.read_text("utf-8")):
+            texts.append(body.partition("\n")[2].strip())
+    return [text for text in texts if text], seconds
+
+
+def mwparser_texts(pages: Sequence[bytes], python: str, folder: Path) -> tuple[list[str], float]:
+    """Return ``strip_code()`` of the pages' wikitext, and its CPU-seconds."""
+    sources = []
+    for page in pages:
+        start = page.find(b">", page.rfind(b"<text")) + 1
+        sources.append(html.unescape(page[start : page.find(b"</text>", start)].decode()))
+    given, found = folder / "pages.jsonl", folder / "stripped.json"
+    given.write_text("".join(json.dumps(source) + "\n" for source in sources))
+    subprocess.run([python, "-c", _STRIP, str(given), str(found)], check=True)
+    seconds, texts, _ = json.loads(found.read_text())
+    return texts, seconds
+
+
+def measure(name: str, texts: Sequence[str], seconds: float, xml: int, of: Counter[str]) -> Any:
+    """Return one row of the table; ``of`` counts the words that the share is taken of."""
+    text = "\n".join(texts)
+    words = Counter(_WORD.findall(text))
+    million = max(1, len(text)) / 1e6
+    shared = sum(min(count, words[word]) for word, count in of.items())
+    return {
+        "tool": name,
+        "articles": len(texts),
+        "characters": len(text),
+        "words": sum(words.values()),
+        # Without section titles, which ours leaves out and WikiExtractor writes as "Career.".
+        "words_in_prose": sum(
+            len(_WORD.findall(line)) for line in text.split("\n") if not is_section_title(line)
+        ),
+        "share_of_wikiextractor_words": round(shared / max(1, sum(of.values())), 4),
+        "residue_per_million": {
+            mark: round(len(re.findall(pattern, text)) / million, 1)
+            for mark, pattern in RESIDUE.items()
+        },
+        "mb_xml_per_cpu_second": round(xml / 1e6 / max(seconds, 1e-9), 1),
+    }
+
+
+def compare(dump: Path, python: str, repeat: int, beside: Path | None) -> dict[str, Any]:
+    """Return the table of one dump; write both texts of each article below ``beside``."""
+    ours, pages, seconds = our_texts(dump, repeat)
+    xml = sum(len(block) for block, _ in whole_blocks(dump))
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        reference, their_seconds = wikiextractor_texts(dump, python, Path(name))
+        words = Counter(_WORD.findall("\n".join(reference)))
+        stripped, strip_seconds = mwparser_texts(pages, python, Path(name))
+        rows.append(measure("this project", list(ours.values()), seconds, xml, words))
+        rows.append(measure("WikiExtractor", reference, their_seconds, xml, words))
+        # It writes "<" as "&lt;": the same text as a reader sees it.
+        undone = [html.unescape(text) for text in reference]
+        rows.append(measure("WikiExtractor, unescaped", undone, their_seconds, xml, words))
+        rows.append(measure("mwparserfromhell", stripped, strip_seconds, xml, words))
+    if beside is not None:
+        beside.mkdir(parents=True, exist_ok=True)
+        for title, text in ours.items():
+            (beside / f"{re.sub('[^A-Za-z0-9]+', '_', title)}.txt").write_text(text)
+    return {"dump": dump.name, "mb_xml": xml / 1e6, "tools": rows}
+
+
+def main() -> int:
+    """Compare, and print tables or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dump", type=Path, nargs="+", required=True, help="MediaWiki dumps")
+    parser.add_argument("--peers-python", required=True, help="interpreter that has both peers")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions of ours (3)")
+    parser.add_argument("--beside", type=Path, help="write our articles into this folder")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    dumps = [compare(dump, args.peers_python, args.repeat, args.beside) for dump in args.dump]
+    if args.json:
+        command = [args.peers_python, "-m", "pip", "freeze"]
+        frozen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        peers = [p for p in frozen.split() if p.startswith(("wikiextractor", "mwparser"))]
+        result = {
+            "date": datetime.date.today().isoformat(),
+            "command": " ".join(["python", "benchmarks/wikitext.py", *sys.argv[1:]]),
+            "machine": cpu_name(),
+            "cores": os.cpu_count(),
+            "load_average": round(os.getloadavg()[0], 1),
+            "python": platform.python_version(),
+            "peers": peers,
+            "dumps": dumps,
+        }
+        print(json.dumps(result, indent=2))
+        return 0
+    for dump in dumps:
+        print(f"{dump['dump']}: {dump['mb_xml']:.2f} MB XML")
+        for row in dump["tools"]:
+            marks = "  ".join(f"{m!r} {n}" for m, n in row["residue_per_million"].items())
+            print(
+                f"  {row['tool']:<25} {row['articles']:4d} articles {row['words']:8,d} words, "
+                f"{row['words_in_prose']:,d} without titles "
+                f"({row['share_of_wikiextractor_words']:.1%} of WikiExtractor's)  {marks}  "
+                f"{row['mb_xml_per_cpu_second']} MB XML/s"
+            )
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
