@@ -13,13 +13,11 @@ else.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
+from collections.abc import Callable
 from pathlib import Path
 
-from bertds import cluster_check
+from bertds import cluster_check, machine_check
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
 
 
@@ -88,11 +86,6 @@ def _judge(args: argparse.Namespace) -> int:
 
 # ---- one machine -----------------------------------------------------------------------------
 
-REQUIRED = (
-    "torch", "deepspeed", "transformers", "tokenizers", "datasets", "safetensors", "h5py", "numpy",
-    "numba", "pyyaml", "rich", "sentencex",
-)  # fmt: skip
-
 
 def _this_machine(args: argparse.Namespace) -> int:
     failures = 0
@@ -105,17 +98,9 @@ def _this_machine(args: argparse.Namespace) -> int:
 
     version = sys.version_info
     tell(version >= (3, 11), "python", f"{version.major}.{version.minor}.{version.micro}")
-    for name in REQUIRED:
-        try:
-            tell(True, name, distribution(name).version)
-        except PackageNotFoundError:
-            tell(False, name, "missing; pip install -e .")
-    _tell_gpus(tell)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    tell(True, "cores", str(cores))
-    shared = shutil.disk_usage("/dev/shm").total / 1e9 if Path("/dev/shm").is_dir() else 0.0
-    # NCCL keeps its buffers between the GPUs of a machine there; containers often have 64 MB.
-    tell(True if shared >= 1.0 else None, "/dev/shm", f"{shared:.1f} GB")
+    with_gpu = _tell_gpus(tell)
+    for finding in machine_check.all_findings(with_gpu=with_gpu):
+        tell(*finding)
     if args.data:
         seen = cluster_check.data_facts(args.data)
         tell("error" not in seen, "data", seen.get("error", args.data))
@@ -125,25 +110,26 @@ def _this_machine(args: argparse.Namespace) -> int:
         room = seen.get("free_gb", 0.0)
         text = seen.get("error") or f"{args.run}: {room} GB free, {args.min_free_gb:g} wanted"
         tell("error" not in seen and room >= args.min_free_gb, "run folder", text)
-    tell(None, "slurm", "found" if shutil.which("sbatch") else "not on this machine")
     return EXIT_FAILED if failures else EXIT_OK
 
 
-def _tell_gpus(tell: object) -> None:
-    assert callable(tell)
+def _tell_gpus(tell: Callable[[bool | None, str, str], None]) -> bool:
+    """Try each GPU; return whether there is any."""
     try:
         import torch
     except ImportError as error:
         tell(False, "torch", f"cannot be imported: {error}")
-        return
+        return False
     driver = cluster_check.gpu_facts()
     if not torch.cuda.is_available():
         if driver:
-            tell(False, "GPU", f"the driver shows {len(driver)}, torch {torch.__version__} none")
+            tell(False, "GPU", f"the driver shows {len(driver)}, torch {torch.__version__} none; "
+                 "install the torch build of the driver's CUDA version (pytorch.org)")  # fmt: skip
         else:
             tell(None, "GPU", "none; training runs on the CPU")
-        return
+        return bool(driver)
     results = cluster_check.try_gpus(torch.cuda.device_count())
     for index, result in results.items():
         name = torch.cuda.get_device_name(int(index))
         tell(result == "ok", f"GPU {index}", f"{name}, {result}")
+    return True

@@ -33,6 +33,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-predictions", type=int, metavar="P", help="default: the run's, or 20"
     )
+    parser.add_argument(
+        "--whole-words", action="store_true", help="mask all pieces of a word together: for "
+        "comparing vocabularies, since other pieces give a cut word away"
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="rows a pass (32)")
     parser.add_argument("--max-samples", type=int, default=0, metavar="N", help="0 = all (default)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -68,6 +72,8 @@ def _data_config(trained: Trained, args: argparse.Namespace) -> DataConfig:
         values["max_predictions_per_sequence"] = args.max_predictions
     if not trained.config.next_sentence:
         values["pairs"] = "none"
+    if args.whole_words:
+        values["whole_word_masking"] = True
     model = {"next_sentence": trained.config.next_sentence}
     config: Config = load_config({"model": model, "data": values})
     return config.data
@@ -80,8 +86,9 @@ def evaluate(
 
     Returns:
         ``loss, mlm_loss, mlm_accuracy``, with the head ``nsp_loss, nsp_accuracy``, the counts
-        ``masked`` and ``rows``, and ``unigram_entropy`` of the same split in nats, where the data
-        are token shards: what a model that knows only word frequencies would score at best.
+        ``masked`` and ``rows``. Where the data are token shards also ``unigram_entropy`` of the
+        same split in nats, what a model that knows only word frequencies would score at best;
+        ``tokens_per_word`` and ``mlm_loss_per_word``, which vocabularies can be compared by.
 
     Raises:
         DataError: the split is missing, or its vocabulary is not the model's.
@@ -106,7 +113,23 @@ def evaluate(
     counts = source.token_counts()
     if counts is not None:
         scores["unigram_entropy"] = unigram_entropy(counts)
+        vocabulary = source.tokenizer.files.get("vocab.txt")
+        if vocabulary is not None:
+            pieces = vocabulary.read_text(encoding="utf-8").splitlines()
+            scores["tokens_per_word"] = tokens_per_word(counts, pieces)
+            scores["mlm_loss_per_word"] = scores["mlm_loss"] * scores["tokens_per_word"]
     return scores
+
+
+def tokens_per_word(counts: np.ndarray, pieces: list[str]) -> float:
+    """Return into how many pieces a vocabulary cuts a word, punctuation being words.
+
+    Args:
+        counts: int64 [V], how often each token occurs.
+        pieces: the vocabulary; pieces inside a word begin with ``##``.
+    """
+    inside = np.array([piece.startswith("##") for piece in pieces])
+    return float(counts.sum() / max(1, counts[~inside].sum()))
 
 
 def unigram_entropy(counts: np.ndarray) -> float:

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoTokenizer, BertForPreTraining
 
 from bertds.cli import main as bertds
-from bertds.evaluate import unigram_entropy
+from bertds.evaluate import tokens_per_word, unigram_entropy
 from bertds.metrics import read_lines
 from bertds.pipeline import fill_masks
 from bertds.trained import open_trained
@@ -111,6 +111,11 @@ def test_run_and_export_score_the_same(
     assert last["split"] == "validation"
     assert last["mlm_loss"] == pytest.approx(own["mlm_loss"], rel=1e-6)
     assert 3.5 < own["unigram_entropy"] <= np.log(60)
+
+
+def test_tokens_per_word_by_hand() -> None:
+    counts = np.array([3, 1, 2])  # "a" thrice, "b" once, "##c" twice: six tokens of four words
+    assert tokens_per_word(counts, ["a", "b", "##c"]) == 1.5
 
 
 def test_unigram_entropy_by_hand() -> None:

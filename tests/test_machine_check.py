@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import resource
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+from bertds import machine_check as check
+from bertds.cli import main as command
+
+
+def only(findings: object) -> tuple[bool | None, str, str]:
+    (finding,) = list(findings)  # type: ignore[call-overload]
+    return finding
+
+
+def test_this_machine_is_fit_and_every_kind_of_thing_is_looked_at(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(["doctor"]) == 0
+    text = capsys.readouterr().out
+    for what in ("python", "torch", "deepspeed", "GPU", "compiler", "cores", "/dev/shm",
+                 "open files", "locked memory", "network", "host name", "disk"):  # fmt: skip
+        assert f"  {what} " in text
+    assert "FAIL" not in text
+
+
+def test_a_missing_or_other_version_names_the_remedy() -> None:
+    def other(name: str) -> str:
+        if name == "h5py":
+            raise PackageNotFoundError(name)
+        return "0.19.7" if name == "deepspeed" else version(name)
+
+    broken = {name: text for good, name, text in check.packages(other) if good is False}
+    assert set(broken) == {"h5py", "deepspeed"}
+    assert broken["deepspeed"].startswith("0.19.7, but bertds needs ==0.19.8; pip install -c")
+    assert broken["h5py"].startswith("missing; pip install")
+
+
+def test_a_gpu_without_compiler_is_told_what_fails() -> None:
+    good, _, text = only(check.compiler(with_gpu=True, which=lambda _: None))
+    assert good is None and text.startswith("no g++, nvcc, ninja") and "bertds[gpu]" in text
+    assert only(check.compiler(with_gpu=True, which=lambda tool: tool))[0]
+    assert only(check.compiler(with_gpu=False, which=lambda _: None))[0]
+
+
+def test_limits_and_their_remedies() -> None:
+    endless = resource.RLIM_INFINITY
+    low = next(check.limits(lambda _: (1024, endless)))
+    assert low == (None, "open files", "1,024; ulimit -n 65536")
+    assert "limits.conf (2,048)" in next(check.limits(lambda _: (1024, 2048)))[2]
+    assert [good for good, *_ in check.limits(lambda _: (endless, endless))] == [True, True]
+
+
+def test_interfaces_that_are_up(tmp_path: Path) -> None:
+    for name, state, speed in (("eth0", "up", "100000"), ("eth1", "down", "-1"), ("lo", "up", "")):
+        (tmp_path / "net" / name).mkdir(parents=True)
+        (tmp_path / "net" / name / "operstate").write_text(state + "\n")
+        (tmp_path / "net" / name / "speed").write_text(speed + "\n")
+    (tmp_path / "infiniband/mlx5_0").mkdir(parents=True)
+
+    def unknown(_: str) -> str:
+        raise OSError
+
+    up, host = check.network(tmp_path / "net", unknown)
+    assert up == (True, "network", "eth0 100 Gbit/s, InfiniBand mlx5_0")
+    assert host[0] is None and "GLOO_SOCKET_IFNAME" in host[2]
+
+
+def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "--shm-size" in only(check.shared_memory(tmp_path / "nothing"))[2]
+    monkeypatch.setattr(check, "DISK_BYTES", 1e30)
+    assert "bertds plan" in only(check.disks((str(tmp_path),)))[2]
