@@ -86,8 +86,8 @@ def compiler(
             None,
             "compiler",
             (
-                f"no {', '.join(lacking)}: DeepSpeed's fused Adam cannot be built (LAMB needs none); "
-                "install g++ and the CUDA toolkit of torch's version, pip install 'bertds[gpu]'"
+                f"no {', '.join(lacking)}: DeepSpeed's fused Adam cannot be built (LAMB needs "
+                "none); install g++ and the CUDA toolkit of torch's version, pip install 'bertds[gpu]'"
             ),
         )
     else:
@@ -176,8 +176,8 @@ def network(
             None,
             "host name",
             (
-                f"{host} does not resolve, so other machines and gloo may not find this one; add it "
-                "to /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+                f"{host} does not resolve, so other machines and gloo may not find this one; add "
+                "it to /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
             ),
         )
 
