@@ -68,3 +68,7 @@ class SourceFile(NamedTuple):
     """Name below the folder that the user gave; paths of the machine stay out of the manifest."""
     bytes: int
     options: tuple[str, ...] = ()
+    licence: str = ""
+    """What the source itself says about its licence."""
+    index: str = ""
+    """Of a multistream dump: the file that names its streams."""

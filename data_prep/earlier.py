@@ -100,7 +100,7 @@ class EarlierRun:
         """Remove what preparation writes, and nothing else."""
         for name in (MANIFEST_NAME, REPORT_NAME):
             (self.out / name).unlink(missing_ok=True)
-        for name in (WORK_FOLDER, "tokenizer", "train", "validation"):
+        for name in (WORK_FOLDER, "tokenizer", "train", "validation", "dropped"):
             shutil.rmtree(self.out / name, ignore_errors=True)
         for folder in self.out.glob("hdf5_lower_case_*"):
             shutil.rmtree(folder)

@@ -9,14 +9,13 @@ probability ``1 - (1 - s^rows)^bands``: with FineWeb's 14 bands of 8 rows over 5
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numba
 import numpy as np
 
 from bertds.data.rng import random_u64_array
-from bertds.errors import ConfigError
+from data_prep.settings import MinHashSettings
 from data_prep.words import mixed, ngram_hashes, word_hashes
 
 # Fixed, so that signatures of two preparations could be compared: not the user's seed.
@@ -25,27 +24,9 @@ _32 = np.uint64(32)
 _ONE = np.uint64(1)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MinHashSettings:
-    """How alike documents must be to count as near-duplicates."""
-
-    bands: int = 14
-    rows: int = 8
-    ngram: int = 5
-    """Words of an n-gram; a shorter text is one n-gram."""
-
-    def __post_init__(self) -> None:
-        for name, value, most in (
-            ("bands", self.bands, 200),
-            ("rows", self.rows, 100),
-            ("ngram", self.ngram, 50),
-        ):
-            if not 1 <= value <= most:
-                raise ConfigError(f"--minhash-{name} {value}: allowed: 1 to {most}")
-
-    def candidate_probability(self, similarity: float) -> float:
-        """Return how probably two texts of this Jaccard similarity are taken for duplicates."""
-        return 1 - (1 - similarity**self.rows) ** self.bands
+def candidate_probability(settings: MinHashSettings, similarity: float) -> float:
+    """Return how probably two texts of this Jaccard similarity are taken for duplicates."""
+    return 1 - (1 - similarity**settings.rows) ** settings.bands
 
 
 @lru_cache(maxsize=4)

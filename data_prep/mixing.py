@@ -49,11 +49,14 @@ def parse_mix(text: str, sources: Sequence[str]) -> Mix:
                 f"--mix {item}: expected SOURCE=WEIGHT, a weight above 0 and at most "
                 f"{LARGEST_WEIGHT:g}"
             )
-        if name not in sources:
+        # "hf" stands for all datasets of --hf.
+        meant = [s for s in sources if s == name or (name == "hf" and s.startswith("hf:"))]
+        if not meant:
             raise ConfigError(f"--mix {item}: no such source here; there: {', '.join(sources)}")
-        if name in weights:
-            raise ConfigError(f"--mix: {name} stands there twice")
-        weights[name] = weight
+        for source in meant:
+            if source in weights:
+                raise ConfigError(f"--mix: {source} stands there twice")
+            weights[source] = weight
     return tuple(sorted((name, w) for name, w in weights.items() if w != 1.0))
 
 

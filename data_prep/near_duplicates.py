@@ -6,8 +6,8 @@ of the manifest, there the longest, of equally long ones the one with the lowest
 depends on the documents alone.
 
 Links are found by tasks, one for each band and range of hash values: a task reads one column of all
-parts and sorts what falls into its range, about 100 MB whatever the size of the corpus. The groups
-are joined in one process with 8 bytes a document.
+parts and sorts what falls into its range, about 200 MB whatever the size of the corpus. The groups
+are joined in one process with 16 bytes a document.
 """
 
 from __future__ import annotations

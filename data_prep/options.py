@@ -12,8 +12,13 @@ from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.files import sha256_file
 from data_prep.document import SourceFile
+from data_prep.fast_tokeniser import check_installed
+from data_prep.filter_options import add_filter_options, minhash_settings
+from data_prep.filters import FilterSettings
+from data_prep.mixing import parse_mix
 from data_prep.settings import InstanceRequest, PrepSettings
-from data_prep.sources import SOURCE_KINDS, find_files
+from data_prep.sources import SOURCE_KINDS, find_files, source_order
+from data_prep.sources.hub import NAME_PREFIX, find_hub
 from data_prep.sources.text import LAYOUTS
 
 _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
@@ -61,10 +66,16 @@ def _parser(full: bool) -> argparse.ArgumentParser:
     group.add_argument("--jsonl", **paths, help="JSON lines with a text in each (.gz, .zst too)")
     group.add_argument("--parquet", **paths, help="Parquet files with a text column")
     group.add_argument("--pubmed", **paths, help="BioASQ / PubMed JSON: address -> abstract")
+    group.add_argument("--hf", **{**paths, "metavar": "NAME[:CONFIG]"},
+                       help="Hugging Face datasets, or folders laid out as the Hub's")
+    group.add_argument("--hf-split", default="train", metavar="SPLIT",
+                       help=rare("the split of --hf (train)"))
+    group.add_argument("--wiki-index", nargs="+", action="extend", default=[], metavar="FILE",
+                       help=rare("indexes of multistream dumps (found if beside them)"))
     group.add_argument("--text-layout", choices=LAYOUTS, default="blank-line",
                        help=rare("what separates the documents of --text (blank-line)"))
     group.add_argument("--text-key", default="text", metavar="KEY",
-                       help=rare("the text's key in --jsonl, column in --parquet (text)"))
+                       help=rare("the text's key in --jsonl, column in --parquet and --hf (text)"))
     group.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT",
                        help=rare("a source's licence for the manifest"))
     group.add_argument("--language", default="en", metavar="CODE",
@@ -82,6 +93,9 @@ def _parser(full: bool) -> argparse.ArgumentParser:
     group.add_argument("--vocab-sample-bytes", type=int, default=100_000_000, metavar="N",
                        help=rare("text that --train-vocab reads (100000000)"))
 
+    group.add_argument("--tokeniser", choices=("cache", "nanotoken"), default="cache",
+                       help=rare("nanotoken: a faster package, compared on a sample (cache)"))
+
     group = parser.add_argument_group("output")
     group.add_argument("--out", metavar="DIR", help="where shards and manifest.json go")
     group.add_argument("--validation-fraction", type=float, default=0.005, metavar="F",
@@ -93,6 +107,8 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("drop documents with fewer tokens (8)"))
     group.add_argument("--overwrite", action="store_true",
                        help="begin anew in a folder that was prepared with other settings")
+
+    add_filter_options(parser, rare)
 
     group = parser.add_argument_group("NVIDIA HDF5 (for NeMo, DeepLearningExamples, bing_bert)")
     group.add_argument("--instances", action="append", default=[], metavar="S:P",
@@ -152,14 +168,30 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
     }
     files = []
     for kind in SOURCE_KINDS:
-        files += find_files(kind, getattr(args, kind, []), options.get(kind, ()))
+        files += find_files(
+            kind,
+            getattr(args, kind, []),
+            options.get(kind, ()),
+            args.wiki_index if kind == "wiki" else (),
+        )
+    for given in args.hf:
+        files += find_hub(given, args.hf_split, args.text_key)
     if not files:
-        raise ConfigError("no source: give --wiki, --books, --text, --jsonl, --parquet or --pubmed")
+        raise ConfigError(
+            "no source: give --wiki, --books, --text, --jsonl, --parquet, --pubmed or --hf"
+        )
     return files
 
 
-def prep_settings(args: argparse.Namespace, files: list[SourceFile]) -> PrepSettings:
+def prep_settings(
+    args: argparse.Namespace, files: list[SourceFile], filters: FilterSettings | None = None
+) -> PrepSettings:
     """Return the settings that decide the result, checked.
+
+    Args:
+        args: the options.
+        files: the input files.
+        filters: what is asked of documents.
 
     Raises:
         UserError: a value is impossible, or the vocabulary is not one of BERT's.
@@ -169,6 +201,8 @@ def prep_settings(args: argparse.Namespace, files: list[SourceFile]) -> PrepSett
         tokenizer = load_tokenizer_info(args.vocab, lower_case)
         lower_case = tokenizer.lower_case
         vocab_sha256 = sha256_file(tokenizer.files["vocab.txt"])
+    if args.tokeniser == "nanotoken":
+        check_installed()
     requests = [InstanceRequest.parse(text) for text in args.instances]
     if len({r.sequence_length for r in requests}) < len(requests):
         raise ConfigError("--instances: each sequence length only once")
@@ -200,17 +234,32 @@ def prep_settings(args: argparse.Namespace, files: list[SourceFile]) -> PrepSett
         ngram=args.ngram,
         pairs=args.pairs,
         compression=args.compression,
+        filters=filters or FilterSettings(),
+        dedup=args.dedup,
+        minhash=minhash_settings(args),
+        mix=parse_mix(args.mix, source_order(files)),
+        tokeniser=args.tokeniser,
+        keep_dropped=args.keep_dropped,
     )
 
 
-def source_licences(given: list[str]) -> dict[str, str]:
-    """Return the licence of each kind of source, from ``SOURCE=TEXT`` and what is known."""
+def source_licences(given: list[str], files: Sequence[SourceFile]) -> dict[str, str]:
+    """Return the licence of each source: from ``SOURCE=TEXT``, else its own word, else known.
+
+    ``hf=TEXT`` is said of all datasets of ``--hf``.
+    """
     licences = dict(_LICENCES)
+    licences.update({file.source: file.licence for file in files if file.licence})
+    names = {file.source for file in files}
+    allowed = [*SOURCE_KINDS, "hf", *sorted(names.difference(SOURCE_KINDS))]
     for text in given:
+        # A licence may hold "=", a source's name does not.
         source, equals, licence = text.partition("=")
-        if not equals or source not in SOURCE_KINDS:
+        if not equals or source not in allowed:
             raise ConfigError(
-                f"--licence {text}: expected SOURCE=TEXT, SOURCE one of {', '.join(SOURCE_KINDS)}"
+                f"--licence {text}: expected SOURCE=TEXT, SOURCE one of {', '.join(allowed)}"
             )
+        if source == "hf":
+            licences.update({n: licence for n in names if n.startswith(NAME_PREFIX)})
         licences[source] = licence
     return licences

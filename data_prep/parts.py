@@ -14,6 +14,8 @@ payload            uint16 | uint32 | uint8 [T]
 bands              uint64 [B * D]  hashes of MinHash bands, band by band (empty without MinHash)
 repeat_high, _low  uint64 [R]    keys under which documents enter once more (``--mix``); sorted
 repeat_of          int32  [R]    the document that does
+note_ends          int64  [D]    running sum of the bytes of notes (empty without --keep-dropped)
+notes              uint8  [N]    a line of JSON for each document
 ```
 """
 
@@ -33,7 +35,7 @@ from bertds.files import atomic_path
 _HEADER_BYTES = 4096
 _NAMES = (
     "key_high", "key_low", "sources", "sentence_ends", "payload_ends", "lengths", "payload",
-    "bands", "repeat_high", "repeat_low", "repeat_of",
+    "bands", "repeat_high", "repeat_low", "repeat_of", "note_ends", "notes",
 )  # fmt: skip
 
 
@@ -48,6 +50,8 @@ class PartDocument(NamedTuple):
     """uint64 [B], hashes of its MinHash bands."""
     repeats: tuple[tuple[int, int], ...] = ()
     """Keys under which it enters once more."""
+    note: bytes = b""
+    """A line that shows it (``--keep-dropped``)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +69,8 @@ class Part:
     repeat_high: np.ndarray
     repeat_low: np.ndarray
     repeat_of: np.ndarray
+    note_ends: np.ndarray
+    notes: np.ndarray
 
     @property
     def documents(self) -> int:
@@ -89,6 +95,13 @@ class Part:
         """Return the hashes of one MinHash band, uint64 [D]."""
         return self.bands[number * self.documents : (number + 1) * self.documents]
 
+    def note(self, number: int) -> bytes:
+        """Return the line that shows a document; empty if none was kept."""
+        if len(self.note_ends) == 0:
+            return b""
+        begin = int(self.note_ends[number - 1]) if number else 0
+        return bytes(self.notes[begin : int(self.note_ends[number])])
+
     def sentences_of(self, number: int) -> tuple[int, int]:
         """Return the sentence range of a document."""
         return int(self.sentence_ends[number - 1]) if number else 0, int(self.sentence_ends[number])
@@ -105,6 +118,8 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
     keys = np.array([d.key for d in ordered], dtype=np.uint64).reshape(-1, 2)
     empty = [np.zeros(0, np.int32)]
     bands = [d.bands for d in ordered if d.bands is not None]
+    notes = b"".join(d.note for d in ordered)
+    note_ends = np.cumsum([len(d.note) for d in ordered], dtype=np.int64)
     repeats = sorted((*key, n) for n, d in enumerate(ordered) for key in d.repeats)
     arrays: dict[str, np.ndarray] = {
         "key_high": keys[:, 0],
@@ -118,6 +133,8 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
         "repeat_high": np.array([high for high, _, _ in repeats], np.uint64),
         "repeat_low": np.array([low for _, low, _ in repeats], np.uint64),
         "repeat_of": np.array([number for _, _, number in repeats], np.int32),
+        "note_ends": note_ends if notes else np.zeros(0, np.int64),
+        "notes": np.frombuffer(notes, np.uint8),
     }
     header: list[tuple[str, str, int, int]] = []
     position = _HEADER_BYTES

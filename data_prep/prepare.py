@@ -31,15 +31,26 @@ from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 from bertds.files import FolderLock, explain_os_error, remove_leftovers, sha256_file
 from data_prep import progress
+from data_prep.decontaminate import NgramTable
 from data_prep.document import SourceFile, Unit
+from data_prep.dropped import gather, logs_in_order
 from data_prep.dry_run import forecast, tell
 from data_prep.earlier import REPORT_NAME, WORK_FOLDER, EarlierRun
+from data_prep.filter_options import filter_settings
 from data_prep.joint_lock import TASKS_FOLDER, JointLock
 from data_prep.markers import inputs_hash, read_marker, write_marker
+from data_prep.near_duplicates import (
+    choose,
+    link_tasks,
+    load_dropped,
+    save_dropped,
+    write_links,
+)
 from data_prep.options import prep_settings, source_files, source_licences, worker_count
 from data_prep.report import write_report
 from data_prep.settings import PrepSettings
 from data_prep.shuffle_stage import ShardRange, ShardTask, plan_shards, write_shard
+from data_prep.sources import source_order
 from data_prep.summary import count_documents, report
 from data_prep.team import Alone, Group, Team, Together
 from data_prep.tokenise_stage import StageTask, run_stage
@@ -52,8 +63,9 @@ def prepare(args: argparse.Namespace) -> int:
     """Do what the command line says. Returns 0."""
     began = time.monotonic()
     files = source_files(args)
-    settings = prep_settings(args, files)
-    licences = source_licences(args.licence)
+    filters, test_ngrams = filter_settings(args)
+    settings = prep_settings(args, files, filters)
+    licences = source_licences(args.licence, files)
     if settings.instances:
         # Here and below, not at the top: it imports a compiler, which takes a second.
         from data_prep.instance_stage import row_settings
@@ -63,7 +75,7 @@ def prepare(args: argparse.Namespace) -> int:
     out = Path(args.out)
 
     def begin(folder: Path, settings: PrepSettings, team: Team) -> _Run:
-        return _Run(folder, files, settings, team, args.vocab)
+        return _Run(folder, files, settings, team, args.vocab, test_ngrams)
 
     if args.dry_run:
 
@@ -80,6 +92,7 @@ def prepare(args: argparse.Namespace) -> int:
     try:
         out.mkdir(parents=True, exist_ok=True)
         earlier = EarlierRun(out, files, settings, args.overwrite)
+        whole = args.overwrite or not earlier.work.exists()
         with _team(args, earlier, files) as team:
             finished = team.once("open", lambda: _open(earlier))
             if finished:
@@ -92,7 +105,7 @@ def prepare(args: argparse.Namespace) -> int:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
         raise explain_os_error(error, path) from error
-    report(out, manifest, time.monotonic() - began)
+    report(out, manifest, time.monotonic() - began, whole)
     return 0
 
 
@@ -121,7 +134,7 @@ def _open(earlier: EarlierRun) -> bool:
     for folder in ("train", "validation", "tokenizer"):
         if (earlier.out / folder).is_dir():
             remove_leftovers(earlier.out / folder)
-    for folder in ("text", "tokens", "shards", "rows"):
+    for folder in ("text", "tokens", "near", "shards", "rows"):
         (earlier.work / folder).mkdir(exist_ok=True)
         remove_leftovers(earlier.work / folder)
     return False
@@ -137,12 +150,18 @@ class _Run:
         settings: PrepSettings,
         team: Team,
         vocab: str | None,
+        test_ngrams: NgramTable | None = None,
     ) -> None:
+        self.sources = source_order(files)
         self.out, self.files, self.settings, self.team = out, files, settings, team
         self.work = out / WORK_FOLDER
         self.sample: list[Unit] | None = None
         """Only these units of the files, for --dry-run."""
         self.vocab_given = load_tokenizer_info(vocab).files["vocab.txt"] if vocab else None
+        self.test_ngrams = None
+        if test_ngrams is not None:
+            self.test_ngrams = self.work / "test_ngrams.npy"
+            team.once("test-ngrams", partial(test_ngrams.save, self.test_ngrams))
 
     def execute(self, earlier: EarlierRun, licences: dict[str, str]) -> Manifest:
         """Run the stages and write the manifest."""
@@ -160,7 +179,13 @@ class _Run:
         }
         self.team.once("repair", lambda: earlier.check_repair(splits))
         instances = self._write_instances(splits, tokenizer)
-        sources, documents = count_documents(self.files, results, shards, licences)
+        sources, documents = count_documents(
+            self.files, results, shards, licences, self.settings.mix
+        )
+        if self.settings.keep_dropped:
+            logs = logs_in_order(results, [self.work / self._first_folder, self.work / "tokens"])
+            logs += [self.work / "shards" / f"{s['split']}-{s['number']}.dropped" for s in shards]
+            self.team.once("dropped", partial(gather, logs, self.work, self.out))
         manifest = Manifest(
             tokenizer=tokenizer,
             splits={name: SplitInfo(shards=tuple(infos)) for name, infos in splits.items()},
@@ -178,10 +203,14 @@ class _Run:
         self.team.once("manifest", finish)
         return manifest
 
+    @property
+    def _first_folder(self) -> str:
+        return "text" if self.settings.vocab_size else "tokens"
+
     def _read_sources(self) -> list[dict[str, Any]]:
         """Stage 1: every unit becomes a part of tokens, or of text if the vocabulary is to come."""
         results: list[dict[str, Any]] = []
-        folder = self.work / ("text" if self.settings.vocab_size else "tokens")
+        folder = self.work / self._first_folder
         stage = "read" if self.settings.vocab_size else "tokenise"
         with progress.Progress(stage, sum(f.bytes for f in self.files), "bytes") as bar:
 
@@ -195,12 +224,11 @@ class _Run:
                     unit=unit,
                     part=folder / f"{name}.part",
                     marker=folder / f"{name}.json",
-                    seed=self.settings.seed,
-                    language=self.settings.language,
-                    min_tokens=self.settings.min_tokens,
+                    settings=self.settings,
+                    sources=self.sources,
                     vocab=self.vocab_given,
-                    lower_case=self.settings.lower_case,
                     fingerprint=self.settings.vocab_sha256,
+                    test_ngrams=self.test_ngrams,
                 )
 
             if self.sample is None:
@@ -260,11 +288,9 @@ class _Run:
                     unit=None,
                     part=folder / text.name,
                     marker=folder / f"{text.stem}.json",
-                    seed=self.settings.seed,
-                    language=self.settings.language,
-                    min_tokens=self.settings.min_tokens,
+                    settings=self.settings,
+                    sources=self.sources,
                     vocab=self.out / "tokenizer" / "vocab.txt",
-                    lower_case=self.settings.lower_case,
                     fingerprint=tokenizer.fingerprint,
                     inputs=inputs_hash([tokenizer.fingerprint, sha256_file(text)]),
                     text_part=text,
@@ -283,8 +309,12 @@ class _Run:
         contents = inputs_hash(r["file_sha256"] for r in tokenised)
         for split in ("train", "validation"):
             (self.out / split).mkdir(exist_ok=True)
+        near = self._near_duplicates(parts, contents)
         plan = self.team.once(
-            "plan", lambda: plan_shards(parts, settings.shard_tokens, settings.validation_fraction)
+            "plan",
+            lambda: plan_shards(
+                parts, settings.shard_tokens, settings.validation_fraction, load_dropped(near)
+            ),
         )
         ranges = [ShardRange(*one) for one in plan]
         results: dict[tuple[str, int], dict[str, Any]] = {}
@@ -302,12 +332,30 @@ class _Run:
                     marker=self.work / "shards" / f"{one.split}-{one.number}.json",
                     vocab_size=tokenizer.vocab_size,
                     fingerprint=tokenizer.fingerprint,
+                    sources=self.sources,
+                    near=near,
+                    keep_duplicates=settings.dedup == "none",
+                    keep_dropped=settings.keep_dropped,
                     inputs=inputs_hash([contents, *one]),
                 )
 
             groups = (Group(f"{one.split}-{one.number}", partial(tasks, one)) for one in ranges)
             self.team.each("shuffle", write_shard, groups, done)
         return [results[key] for key in sorted(results)]
+
+    def _near_duplicates(self, parts: list[Path], contents: str) -> Path | None:
+        """Between stages 1 and 2: find the documents that are nearly another one."""
+        if self.settings.dedup != "minhash":
+            return None
+        folder = self.work / "near"
+        tasks = link_tasks(parts, self.settings.minhash.bands, folder, contents)
+        with progress.Progress("near-duplicates", len(tasks), "bands") as bar:
+            groups = (Group(task.out.stem, partial(iter, [task])) for task in tasks)
+            self.team.each("near", write_links, groups, lambda _: bar.add(1))
+        dropped = folder / "dropped.npy"
+        links = [task.out for task in tasks]
+        self.team.once("near", lambda: save_dropped(dropped, choose(parts, links)))
+        return dropped
 
     def _write_instances(
         self, splits: dict[str, list[ShardInfo]], tokenizer: TokenizerInfo

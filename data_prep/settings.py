@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bertds.errors import ConfigError
+from data_prep.filters import FilterSettings
+from data_prep.mixing import Mix
+
+DEDUP = ("exact", "minhash", "none")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MinHashSettings:
+    """How alike documents must be to count as near-duplicates; see data_prep/minhash.py."""
+
+    bands: int = 14
+    rows: int = 8
+    ngram: int = 5
+    """Words of an n-gram; a shorter text is one n-gram."""
+
+    def __post_init__(self) -> None:
+        for name, value, most in (
+            ("bands", self.bands, 200),
+            ("rows", self.rows, 100),
+            ("ngram", self.ngram, 50),
+        ):
+            if not 1 <= value <= most:
+                raise ConfigError(f"--minhash-{name} {value}: allowed: 1 to {most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +78,17 @@ class PrepSettings:
     ngram: int = 1
     pairs: str = "nsp"
     compression: str = "gzip"
+    filters: FilterSettings = field(default_factory=FilterSettings)
+    """What is asked of a document."""
+    dedup: str = "exact"
+    """exact: equal texts enter once; minhash: near-duplicates too; none: all enter."""
+    minhash: MinHashSettings = field(default_factory=MinHashSettings)
+    mix: Mix = ()
+    """Weights of sources, where they are not 1."""
+    tokeniser: str = "cache"
+    """cache: data_prep/wordpiece.py; nanotoken: data_prep/fast_tokeniser.py."""
+    keep_dropped: bool = False
+    """Whether OUT/dropped holds the documents that were left out."""
 
     def __post_init__(self) -> None:
         checks = [
@@ -86,7 +120,15 @@ class PrepSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's ``settings``."""
-        return asdict(self) | {"instances": [asdict(i) for i in self.instances]}
+        value = asdict(self) | {"instances": [asdict(i) for i in self.instances]}
+        # What asks nothing is not named, as it was not before it could be asked for.
+        default = asdict(PrepSettings())
+        for key in ("filters", "dedup", "minhash", "mix", "tokeniser", "keep_dropped"):
+            if value[key] == default[key]:
+                del value[key]
+        if self.mix:
+            value["mix"] = dict(self.mix)
+        return value
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -9,8 +9,10 @@ from typing import Any
 
 from bertds.data.manifest import Manifest
 from data_prep import progress
-from data_prep.document import DUPLICATE, SourceFile
-from data_prep.sources import SOURCE_KINDS
+from data_prep.document import SourceFile
+from data_prep.mixing import Mix
+from data_prep.earlier import REPORT_NAME
+from data_prep.sources import source_order
 
 
 def count_documents(
@@ -18,8 +20,13 @@ def count_documents(
     results: Sequence[dict[str, Any]],
     shards: Sequence[dict[str, Any]],
     licences: Mapping[str, str],
+    mix: Mix = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the manifest's ``sources`` and ``documents``; read = written + dropped in each."""
+    """Return the manifest's ``sources`` and ``documents``; read = written + dropped in each.
+
+    With ``--mix`` there are ``weight`` and ``documents_repeated`` (``repeated`` in total) too: the
+    splits hold so many entries more than documents were written.
+    """
     counts: dict[str, Counter[str]] = {}
     for result in results:
         for source, of_source in result["counts"].items():
@@ -27,16 +34,14 @@ def count_documents(
     sources = []
     totals: Counter[str] = Counter()
     dropped_totals: Counter[str] = Counter()
-    for kind in SOURCE_KINDS:
+    for kind in source_order(files):
         own = [file for file in files if file.source == kind]
-        if not own:
-            continue
         dropped = Counter(counts.get(kind, {}))
         read = dropped.pop("read", 0)
         written = sum(shard["written"].get(kind, 0) for shard in shards)
-        duplicates = sum(shard["duplicates"].get(kind, 0) for shard in shards)
-        if duplicates:
-            dropped[DUPLICATE] += duplicates
+        repeated = sum(shard["repeated"].get(kind, 0) for shard in shards)
+        for shard in shards:
+            dropped.update(shard["dropped"].get(kind, {}))
         sources.append(
             {
                 "name": kind,
@@ -48,18 +53,23 @@ def count_documents(
                 "dropped": dict(sorted(dropped.items())),
             }
         )
-        totals.update(read=read, written=written)
+        if mix:
+            sources[-1]["weight"] = dict(mix).get(kind, 1.0)
+            sources[-1]["documents_repeated"] = repeated
+        totals.update(read=read, written=written, repeated=repeated)
         dropped_totals.update(dropped)
     documents = {
         "read": totals["read"],
         "written": totals["written"],
         "dropped": dict(sorted(dropped_totals.items())),
     }
+    if mix:
+        documents["repeated"] = totals["repeated"]
     return sources, documents
 
 
-def report(out: Path, manifest: Manifest, seconds: float) -> None:
-    """Print the closing table."""
+def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) -> None:
+    """Print the closing table; ``whole``: nothing was there from an earlier, killed run."""
     documents = manifest.documents
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in documents["dropped"].items())
     rows = {
@@ -79,5 +89,11 @@ def report(out: Path, manifest: Manifest, seconds: float) -> None:
         f"{'uncased' if manifest.tokenizer.lower_case else 'cased'}"
     )
     rows["time"] = f"{seconds:.1f} s"
+    if whole:
+        size = sum(file["bytes"] for source in manifest.sources for file in source["files"])
+        rows["time"] += (
+            f": {size / 1e6 / seconds:,.1f} MB/s, {documents['read'] / seconds:,.0f} documents/s"
+        )
+    rows["look at"] = f"{out / REPORT_NAME}, or: bertds prep show {out}"
     progress.say(f"prepared {out}")
     progress.summary(rows)

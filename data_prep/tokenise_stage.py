@@ -7,7 +7,6 @@ sample of it, and the text parts are tokenised (``tokenise_part``).
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -17,19 +16,21 @@ import numpy as np
 
 from bertds.data.vocabulary import read_vocabulary
 from bertds.errors import DataError
-from data_prep.document import EMPTY, TOO_SHORT, Unit
+from data_prep import progress
+from data_prep.document import EMPTY, LEFT_OUT, TOO_SHORT, Unit
+from data_prep.dropped import DropLog, note_of
+from data_prep.fast_tokeniser import NanotokenEncoder, TokensDiffer
+from data_prep.filters import document_filter
 from data_prep.markers import read_marker, write_marker
+from data_prep.mixing import entries, repeat_key
 from data_prep.parts import PartDocument, open_part, write_part
 from data_prep.sentences import sentence_splitter
-from data_prep.sources import READERS, SOURCE_KINDS
+from data_prep.settings import PrepSettings
+from data_prep.sources import READERS
 from data_prep.wordpiece import WordPieceEncoder
 
 _BATCH_CHARACTERS = 1 << 19
 _TEXT = np.dtype(np.uint8)
-
-
-Counts = dict[str, Counter[str]]
-"""By source: documents read, and dropped by reason."""
 
 
 class StageTask(NamedTuple):
@@ -39,16 +40,17 @@ class StageTask(NamedTuple):
     """None: tokenise the text part instead."""
     part: Path
     marker: Path
-    seed: int
-    language: str
-    min_tokens: int
+    settings: PrepSettings
+    sources: tuple[str, ...]
+    """Names of all sources, in their order."""
     vocab: Path | None
     """None: write text, there is no vocabulary yet."""
-    lower_case: bool
     fingerprint: str = ""
     inputs: str = ""
     """What the result depends on beside settings, for the marker."""
     text_part: Path | None = None
+    test_ngrams: Path | None = None
+    """The table of ``--decontaminate``."""
 
     def earlier(self) -> dict[str, Any] | None:
         """Return what a valid marker of an earlier run says."""
@@ -62,10 +64,16 @@ class StageTask(NamedTuple):
         return self.text_part.stat().st_size if self.text_part else 0
 
 
+Encoder = WordPieceEncoder | NanotokenEncoder
+_distrusted: set[str] = set()
+"""Fingerprints of vocabularies for which nanotoken was found to be wrong, in this process."""
+
+
 @lru_cache(maxsize=2)
-def encoder(vocab: Path, lower_case: bool, fingerprint: str) -> WordPieceEncoder:
+def encoder(vocab: Path, lower_case: bool, fingerprint: str, fast: bool = False) -> Encoder:
     """Return this process's encoder for the vocabulary of this fingerprint."""
-    return WordPieceEncoder(read_vocabulary(vocab), lower_case)
+    kind = NanotokenEncoder if fast else WordPieceEncoder
+    return kind(read_vocabulary(vocab), lower_case)
 
 
 def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
@@ -83,48 +91,83 @@ def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
 
 def run_stage(task: StageTask) -> dict[str, Any]:
     """Do one task; return what its marker records."""
-    counts: Counts = {}
+    if task.settings.tokeniser == "nanotoken" and task.fingerprint not in _distrusted:
+        try:
+            return _run(task, fast=True)
+        except TokensDiffer as difference:
+            _distrusted.add(task.fingerprint)
+            progress.say(
+                f"nanotoken and tokenizers disagree on {str(difference)[:80]!r}; going on without "
+                "nanotoken"
+            )
+    return _run(task, fast=False)
+
+
+def _run(task: StageTask, fast: bool) -> dict[str, Any]:
+    log = DropLog(task.sources, task.settings.keep_dropped)
     assert task.unit is not None or task.text_part is not None
     if task.unit is None:
         documents = _text_part_documents(task)
     else:
-        documents = _unit_documents(task.unit, task, counts)
+        documents = _unit_documents(task.unit, task, log)
     if task.vocab is None:
         parts = _as_text(documents)
         payload_type: np.dtype[Any] = _TEXT
     else:
-        words = encoder(task.vocab, task.lower_case, task.fingerprint)
-        parts = _as_tokens(documents, words, task.min_tokens, counts)
+        words = encoder(task.vocab, task.settings.lower_case, task.fingerprint, fast)
+        parts = _as_tokens(documents, words, task, log)
         payload_type = words.dtype
     kept = list(parts)
+    # Before the marker, which stands for both files.
+    log.save(task.part.with_suffix(".dropped"))
     write_part(task.part, kept, payload_type)
+    unit = task.unit
     result = {
         "part": task.part.name,
         "size": task.size,
         "documents": len(kept),
-        "counts": {source: dict(sorted(own.items())) for source, own in sorted(counts.items())},
+        "counts": log.counts_json(),
+        "stage": int(unit is None),
+        "order": [task.part.name] if unit is None else _place(task, unit),
     }
     return write_marker(task.marker, task.part, result, task.inputs)
+
+
+def _place(task: StageTask, unit: Unit) -> list[Any]:
+    """Return where a unit stands among all, whichever worker reads it."""
+    return [task.sources.index(unit.source), unit.file, unit.number]
 
 
 class _Sentences(NamedTuple):
     key: tuple[int, int]
     source: int
     sentences: list[str]
+    note: bytes = b""
 
 
-def _unit_documents(unit: Unit, task: StageTask, counts: Counts) -> Iterator[_Sentences]:
-    split = sentence_splitter(task.language)
-    source = SOURCE_KINDS.index(unit.source)
-    own = counts.setdefault(unit.source, Counter())
+def _unit_documents(unit: Unit, task: StageTask, log: DropLog) -> Iterator[_Sentences]:
+    settings = task.settings
+    split = sentence_splitter(settings.language)
+    check = document_filter(settings.filters, task.test_ngrams, split)
+    source = task.sources.index(unit.source)
+    weight = dict(settings.mix).get(unit.source, 1.0)
+    keep = settings.keep_dropped
     try:
         for document in READERS[unit.reader](unit):
-            own["read"] += 1
-            sentences = [] if document.dropped else split(document.text)
+            log.read(source)
+            text, reason = document.text, document.dropped
+            note = note_of(unit.source, document.title, text) if keep else b""
+            if check is not None and not reason and text:
+                text, reason = check(text)
+            sentences = [] if reason else split(text)
             if not sentences:
-                own[document.dropped or EMPTY] += 1
+                log.drop(source, reason or EMPTY, note)
                 continue
-            yield _Sentences(content_key(sentences, task.seed), source, sentences)
+            key = content_key(sentences, settings.seed)
+            if weight < 1.0 and entries(key, weight) == 0:
+                log.drop(source, LEFT_OUT, note)
+                continue
+            yield _Sentences(key, source, sentences, note)
     except OSError as error:
         raise DataError(f"{unit.file}: cannot be read ({error.strerror or error})") from error
 
@@ -142,7 +185,7 @@ def _text_part_documents(task: StageTask) -> Iterator[_Sentences]:
             sentences.append(text[at : at + length].decode("utf-8", "surrogatepass"))
             at += length
         key = (int(part.key_high[number]), int(part.key_low[number]))
-        yield _Sentences(key, int(part.sources[number]), sentences)
+        yield _Sentences(key, int(part.sources[number]), sentences, part.note(number))
 
 
 def _as_text(documents: Iterable[_Sentences]) -> Iterator[PartDocument]:
@@ -150,13 +193,15 @@ def _as_text(documents: Iterable[_Sentences]) -> Iterator[PartDocument]:
         encoded = [s.encode("utf-8", "surrogatepass") for s in document.sentences]
         lengths = np.fromiter(map(len, encoded), np.int32, len(encoded))
         payload = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        yield PartDocument(document.key, document.source, lengths, payload)
+        yield PartDocument(document.key, document.source, lengths, payload, note=document.note)
 
 
 def _as_tokens(
-    documents: Iterable[_Sentences], words: WordPieceEncoder, min_tokens: int, counts: Counts
+    documents: Iterable[_Sentences], words: Encoder, task: StageTask, log: DropLog
 ) -> Iterator[PartDocument]:
     """Tokenise many documents at a time; drop empty sentences and documents that are too short."""
+    settings = task.settings
+    weights = [dict(settings.mix).get(source, 1.0) for source in task.sources]
     for batch in _batches(documents):
         sentences = [sentence for document in batch for sentence in document.sentences]
         ids, lengths = words.encode(sentences)
@@ -167,12 +212,28 @@ def _as_tokens(
             own = lengths[first:last]
             begin, end = int(ends[first] - own[0]), int(ends[last - 1])
             first = last
-            if end - begin < min_tokens:
-                reason = TOO_SHORT if end > begin else EMPTY
-                counts.setdefault(SOURCE_KINDS[document.source], Counter())[reason] += 1
-            else:
-                kept = own[own > 0].astype(np.int32)
-                yield PartDocument(document.key, document.source, kept, ids[begin:end])
+            if end - begin < settings.min_tokens:
+                log.drop(document.source, TOO_SHORT if end > begin else EMPTY, document.note)
+                continue
+            times = entries(document.key, weights[document.source])
+            yield PartDocument(
+                document.key,
+                document.source,
+                own[own > 0].astype(np.int32),
+                ids[begin:end],
+                bands=_bands(document, settings),
+                repeats=tuple(repeat_key(document.key, i) for i in range(1, times)),
+                note=document.note,
+            )
+
+
+def _bands(document: _Sentences, settings: PrepSettings) -> np.ndarray | None:
+    """Return the hashes of the document's MinHash bands, if they are asked for."""
+    if settings.dedup != "minhash":
+        return None
+    from data_prep.minhash import band_hashes
+
+    return band_hashes("\n".join(document.sentences), settings.minhash)
 
 
 def _batches(documents: Iterable[_Sentences]) -> Iterator[list[_Sentences]]:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from data_prep.document import SourceFile, Unit
-from data_prep.sources import file_units, is_read_by_one
+from data_prep.sources import file_state, file_units, is_read_by_one
 from data_prep.team import Group
 
 _SMALLEST_UNIT, _LARGEST_UNIT = 1 << 20, 32 << 20
@@ -49,6 +49,5 @@ def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Ite
 
 def unit_name(unit: Unit) -> str:
     """Return a name for the unit's part that changes when the file does."""
-    stat = unit.path.stat()
-    identity = [*unit[:6], *unit.options, stat.st_size, stat.st_mtime_ns]
+    identity = [*unit[:6], *unit.options, *file_state(unit)]
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()

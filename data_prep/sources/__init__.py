@@ -5,17 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bertds.errors import DataError
+from bertds.errors import ConfigError, DataError
+from data_prep import progress
 from data_prep.document import Document, SourceFile, Unit
 from data_prep.sources import blocks
 from data_prep.sources.books import read_book
 from data_prep.sources.extracted import OPENING, read_extracted
+from data_prep.sources.hub import hub_units, read_hub, row_group_units
+from data_prep.sources.multistream import (
+    cuts,
+    index_beside,
+    index_name,
+    is_index,
+    stream_offsets,
+)
 from data_prep.sources.records import parquet_row_groups, read_jsonl, read_parquet, read_pubmed
 from data_prep.sources.text import read_text
 from data_prep.sources.wikipedia import page_batches, read_dump, sniff_dump
 
-# In this order a document that several sources hold is counted as the first one's.
-SOURCE_KINDS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed", "hf")
+# In this order a document that several sources hold is counted as the first one's; datasets of
+# --hf, which have names of their own, come last.
+SOURCE_KINDS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed")
 
 READERS: dict[str, Callable[[Unit], Iterator[Document]]] = {
     "dump": read_dump,
@@ -25,8 +35,10 @@ READERS: dict[str, Callable[[Unit], Iterator[Document]]] = {
     "jsonl": read_jsonl,
     "parquet": read_parquet,
     "pubmed": read_pubmed,
+    "hf": read_hub,
 }
 
+_MOST_SOURCES = 255
 _SUFFIXES = {
     "wiki": None,
     "books": (".txt", ".txt.gz", ".txt.bz2", ".text"),
@@ -37,8 +49,38 @@ _SUFFIXES = {
 }
 
 
-def find_files(kind: str, paths: Iterable[str], options: tuple[str, ...]) -> list[SourceFile]:
+def source_order(files: Iterable[SourceFile]) -> tuple[str, ...]:
+    """Return the names of the sources in their order.
+
+    Raises:
+        ConfigError: there are more than parts can number.
+    """
+    names = {file.source for file in files}
+    kinds = [kind for kind in SOURCE_KINDS if kind in names]
+    order = (*kinds, *sorted(names.difference(kinds)))
+    if len(order) > _MOST_SOURCES:
+        raise ConfigError(f"{len(order)} sources; allowed: {_MOST_SOURCES}")
+    return order
+
+
+def file_state(unit: Unit) -> list[int]:
+    """Return what changes when the unit's file does; on the Hub its address holds a revision."""
+    if unit.reader == "hf" and unit.options[-1]:
+        return []
+    stat = unit.path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def find_files(
+    kind: str, paths: Iterable[str], options: tuple[str, ...], indexes: Iterable[str] = ()
+) -> list[SourceFile]:
     """Return the input files below the given files and folders, in the order of their names.
+
+    Args:
+        kind: the option that named them.
+        paths: files and folders.
+        options: what their reader asks for.
+        indexes: indexes of multistream dumps; those beside their dumps are found without.
 
     Raises:
         DataError: a path is missing, unreadable, holds no such file, or is of another kind.
@@ -53,6 +95,8 @@ def find_files(kind: str, paths: Iterable[str], options: tuple[str, ...]) -> lis
                 wanted = f"{'|'.join(suffixes)} file" if suffixes else "file"
                 raise DataError(f"{path}: no {wanted} in this folder (for --{kind})")
             files += [(p, p.relative_to(path).as_posix()) for p in found]
+        elif path.is_file() and kind == "wiki" and is_index(path):
+            indexes = [*indexes, given]  # a pattern such as enwiki-* names it too
         elif path.is_file():
             files.append((path, path.name))
         else:
@@ -68,11 +112,40 @@ def find_files(kind: str, paths: Iterable[str], options: tuple[str, ...]) -> lis
         if file.reader == "extracted":
             extracted.add(path.parent)
         found_files.append(file)
-    return found_files
+    return with_indexes(found_files, indexes) if kind == "wiki" else found_files
+
+
+def with_indexes(files: list[SourceFile], given: Iterable[str]) -> list[SourceFile]:
+    """Return the dumps with the indexes that belong to them.
+
+    Raises:
+        DataError: an index that was named is of no dump here.
+    """
+    dumps = [file for file in files if file.reader == "dump"]
+    found: dict[Path, Path] = {}
+    for file in dumps:
+        beside = index_beside(file.path)
+        if beside is not None:
+            try:
+                stream_offsets(beside, file.path)
+                found[file.path] = beside
+            except DataError as error:
+                progress.say(f"{error}; going on without it")
+    for name in given:
+        path = Path(name)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file (for --wiki-index)")
+        own = [f.path for f in dumps if index_name(f.path) in (path.name, f"{path.name}.bz2")]
+        own = own or [f.path for f in dumps if len(dumps) == 1]
+        if not own:
+            raise DataError(f"{path}: none of the dumps has this index, by their names")
+        stream_offsets(path, own[0])
+        found[own[0]] = path
+    return [f._replace(index=str(found[f.path])) if f.path in found else f for f in files]
 
 
 def _wanted(kind: str, path: Path) -> bool:
-    if path.name.startswith(".") or path.stat().st_size == 0:
+    if path.name.startswith(".") or path.stat().st_size == 0 or is_index(path):
         return False
     suffixes = _SUFFIXES[kind]
     return suffixes is None or path.name.lower().endswith(suffixes)
@@ -104,19 +177,25 @@ def source_file(
 
 def is_read_by_one(file: SourceFile) -> bool:
     """Tell whether only one process can read the file: a dump in one compressed stream."""
-    kind = "" if file.reader != "dump" else blocks.compression(file.path)
+    kind = "" if file.reader != "dump" or file.index else blocks.compression(file.path)
     return kind in ("gz", "zst") or _single_bz2(file, kind)
 
 
 def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     """Cut a file into units of about ``unit_bytes`` of uncompressed text."""
-    kind = "" if file.reader == "parquet" else blocks.compression(file.path)
+    kind = "" if file.reader in ("parquet", "hf") else blocks.compression(file.path)
     whole = Unit(
         file.source, file.reader, str(file.path), 0, 0, file.bytes, file.bytes, file.options
     )
-    if file.reader == "parquet":
-        for number, size in enumerate(parquet_row_groups(file.path, file.options[0])):
-            yield whole._replace(number=number, start=number, size=size)
+    if file.reader == "hf":
+        yield from hub_units(file, whole, unit_bytes)
+    elif file.reader == "parquet":
+        sizes = parquet_row_groups(file.path, file.path, file.options[0])
+        yield from row_group_units(whole, sizes, unit_bytes)
+    elif file.index:
+        offsets = stream_offsets(Path(file.index), file.path)
+        for number, (start, end) in enumerate(cuts(offsets, file.bytes, max(1, unit_bytes // 4))):
+            yield whole._replace(number=number, start=start, end=end, size=end - start)
     elif is_read_by_one(file):
         ratio = 4 if kind else 1  # the progress bar counts bytes of the file
         for number, pages in enumerate(page_batches(file.path, min(unit_bytes, 8 << 20))):

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from bertds.errors import DataError
 
 BLOCK_BYTES = 1 << 20
-_STREAM_HEADER = re.compile(rb"BZh[1-9]1AY&SY")
+STREAM_HEADER = re.compile(rb"BZh[1-9]1AY&SY")
 _STREAM_HEADER_BYTES = 10
 # A file of several streams shows its second one within this many bytes.
 _MULTISTREAM_PROBE_BYTES = 64 << 20
@@ -67,7 +67,7 @@ def is_multistream(path: Path) -> bool:
             block = file.read(BLOCK_BYTES)
             if not block:
                 return False
-            if _STREAM_HEADER.search(tail + block):
+            if STREAM_HEADER.search(tail + block):
                 return True
             tail = block[-_STREAM_HEADER_BYTES:]
     return False
@@ -120,7 +120,7 @@ def _next_stream(file: BinaryIO, start: int, end: int) -> int | None:
         block = file.read(BLOCK_BYTES)
         if not block:
             return None
-        match = _STREAM_HEADER.search(tail + block)
+        match = STREAM_HEADER.search(tail + block)
         if match:
             found = position - len(tail) + match.start()
             return found if found < end else None

@@ -30,7 +30,7 @@ def read_book(unit: Unit) -> Iterator[Document]:
     """Yield the one document of a book file."""
     data = b"".join(block for block, _ in whole_blocks(unit.path))
     text = book_text(decode(data))
-    yield Document(text) if text else Document("", EMPTY)
+    yield Document(text, "" if text else EMPTY, unit.path.name)
 
 
 def decode(data: bytes) -> str:

@@ -45,12 +45,13 @@ def doc_document(record: bytes) -> Document:
     head, _, body = text.partition("\n")
     body = body[: body.rfind("</doc>")]
     lines = [line for line in map(str.strip, body.split("\n")) if line]
-    title = _TITLE.search(head)
-    if lines and title is not None and lines[0] == html.unescape(title[1]):
+    found = _TITLE.search(head)
+    title = html.unescape(found[1]) if found is not None else ""
+    if lines and lines[0] == title:
         del lines[0]
     paragraphs = [clean_line(line) for line in lines if not is_section_title(line)]
     text = "\n".join(p for p in paragraphs if p)
-    return Document(text) if text else Document("", EMPTY)
+    return Document(text, "" if text else EMPTY, title)
 
 
 def is_section_title(line: str) -> bool:

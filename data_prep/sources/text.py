@@ -15,8 +15,10 @@ LAYOUTS = ("blank-line", "line")
 
 def read_text(unit: Unit) -> Iterator[Document]:
     """Yield the documents that begin in the unit; ``options`` holds the layout."""
-    for document in raw_documents(unit):
-        yield text_document(document)
+    name = unit.path.name
+    for number, document in enumerate(raw_documents(unit), 1):
+        place = f"{name}: document {number} from byte {unit.start}"
+        yield text_document(document)._replace(title=place)
 
 
 def text_document(data: bytes) -> Document:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,7 +121,7 @@ def read_dump(unit: Unit) -> Iterator[Document]:
     namespaces = frozenset(unit.options) | _ENGLISH_NAMESPACES
     if unit.records is not None:
         for page in unit.records:
-            yield page_document(page, namespaces)
+            yield page_document(page, namespaces)._replace(title=page_title(page))
         return
     kind = compression(unit.path)
     blocks: Iterator[Block] = (
@@ -137,7 +138,13 @@ def read_dump(unit: Unit) -> Iterator[Document]:
             if stop.value and not _ends_dump(stop.value):
                 raise truncated(unit.path) from None
             return
-        yield page_document(page, namespaces)
+        yield page_document(page, namespaces)._replace(title=page_title(page))
+
+
+def page_title(page: bytes) -> str:
+    """Return a page's title, or ""."""
+    title = _TITLE.search(page)
+    return html.unescape(title[1].decode("utf-8", "replace")) if title is not None else ""
 
 
 def page_document(page: bytes, namespaces: frozenset[str]) -> Document:

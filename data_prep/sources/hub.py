@@ -1,0 +1,188 @@
+"""Datasets of the Hugging Face Hub, or folders laid out as the Hub has them (``--hf``).
+
+``datasets`` finds the files of a name, configuration and split (a card's ``configs``, or the names
+of the files), on the Hub at one revision that goes into the names of the files. Nothing is
+downloaded beforehand: Parquet files, which is what the Hub serves, are read by groups of rows from
+wherever they lie, so that several workers read one file and a restart repeats little; files in
+other formats (JSON, CSV, text) are streamed by ``datasets``, each as one piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import ConfigError, DataError
+from data_prep.document import Document, SourceFile, Unit
+from data_prep.sources.records import (
+    parquet_documents,
+    parquet_row_groups,
+    record_title,
+    text_value_document,
+)
+
+NAME_PREFIX = "hf:"
+"""Of a dataset's name as a source: ``hf:wikimedia/wikipedia:20231101.en``."""
+
+
+def find_hub(given: str, split: str, key: str) -> list[SourceFile]:
+    """Return the files of one ``--hf NAME[:CONFIG]``.
+
+    Args:
+        given: a name on the Hub or a folder, with a configuration or without.
+        split: which split.
+        key: the text's field.
+
+    Raises:
+        DataError: there is no such dataset, configuration or split, or it cannot be reached.
+    """
+    name, config = _name_and_config(given)
+    builder = _builder(given, name, config)
+    data_files = getattr(builder.config, "data_files", None) or {}
+    if split not in data_files:
+        there = ", ".join(map(str, data_files)) or "none"
+        raise DataError(f"--hf {given}: no split {split!r} (there: {there}); set --hf-split")
+    layout = type(builder).__module__.rpartition(".")[2]
+    folder = Path(name)
+    if folder.is_dir():
+        source = ":".join([folder.resolve().name, *([config] if config else [])])
+    else:
+        source = given
+    licence = _licence(name)
+    files = []
+    for url in map(str, data_files[split]):
+        remote = "://" in url
+        path = Path(url)
+        # On the Hub: datasets/NAME@REVISION/...: what was read stays known.
+        below = url.rpartition("://")[2].removeprefix("datasets/") if remote else path.name
+        if not remote and folder.resolve() in path.resolve().parents:
+            below = path.resolve().relative_to(folder.resolve()).as_posix()
+        size = _remote_size(given, url) if remote else path.stat().st_size
+        files.append(
+            SourceFile(
+                NAME_PREFIX + source,
+                "hf",
+                path,
+                below,
+                size,
+                (key, layout, url if remote else ""),
+                licence,
+            )
+        )
+    return sorted(files, key=lambda file: file.name)
+
+
+def _name_and_config(given: str) -> tuple[str, str]:
+    if Path(given).is_dir():
+        return given, ""
+    name, colon, config = given.rpartition(":")
+    return (name, config) if colon else (given, "")
+
+
+def _builder(given: str, name: str, config: str) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError("--hf needs datasets; install it: pip install datasets") from error
+    folder = Path(name)
+    if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise DataError(f"--hf {given}: no such folder")
+    try:
+        if config and (folder / config).is_dir() and not (folder / "README.md").exists():
+            return datasets.load_dataset_builder(str(folder / config))  # a copy without its card
+        return datasets.load_dataset_builder(name, config or None)
+    except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
+        raise DataError(f"--hf {given}: {_one_line(error)}") from error
+    except OSError as error:
+        raise DataError(
+            f"--hf {given}: cannot be reached ({_one_line(error)}); where there is a network: "
+            f"hf download {name} --repo-type dataset --local-dir DIR; then --hf DIR"
+            f"{':' + config if config else ''}"
+        ) from error
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        # Without a configuration where there are several; one that does not exist; a script.
+        raise DataError(
+            f"--hf {given}: {_one_line(error)} (a configuration is named after a colon: "
+            "NAME:CONFIG)"
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split("Example of usage")[0].split())[:300].rstrip(".")
+
+
+def _licence(name: str) -> str:
+    """Return the licence that the dataset's card names, or ""."""
+    try:
+        from huggingface_hub import DatasetCard
+
+        path = Path(name) / "README.md"
+        card = DatasetCard.load(str(path) if Path(name).is_dir() else name)
+    except (ImportError, OSError, ValueError):
+        return ""
+    licence = card.data.to_dict().get("license") or ""
+    return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+
+
+def _remote_size(given: str, url: str) -> int:
+    import fsspec
+
+    try:
+        filesystem, path = fsspec.url_to_fs(url)
+        return int(filesystem.size(path) or 0)
+    except (OSError, ValueError) as error:
+        raise DataError(f"--hf {given}: {url} cannot be reached ({_one_line(error)})") from error
+
+
+def _opened(path: Path, url: str) -> Any:
+    """Return what pyarrow reads: a local path, or a file on the Hub."""
+    if not url:
+        return path
+    import fsspec
+
+    return fsspec.open(url, "rb").open()
+
+
+def hub_units(file: SourceFile, whole: Unit, unit_bytes: int) -> Iterator[Unit]:
+    """Cut a file into units: groups of rows of Parquet, else the whole file."""
+    key, layout, url = file.options
+    if layout != "parquet":
+        yield whole
+        return
+    yield from row_group_units(
+        whole, parquet_row_groups(_opened(file.path, url), file.name, key), unit_bytes
+    )
+
+
+def row_group_units(whole: Unit, sizes: list[int], unit_bytes: int) -> Iterator[Unit]:
+    """Gather groups of rows to units of about ``unit_bytes``, ``start`` to ``end`` exclusive."""
+    first = size = number = 0
+    for group, own in enumerate(sizes):
+        size += own
+        if size >= unit_bytes or group + 1 == len(sizes):
+            yield whole._replace(number=number, start=first, end=group + 1, size=size)
+            number, first, size = number + 1, group + 1, 0
+
+
+def read_hub(unit: Unit) -> Iterator[Document]:
+    """Yield the documents of one unit."""
+    key, layout, url = unit.options
+    if layout == "parquet":
+        groups = range(unit.start, unit.end)
+        yield from parquet_documents(_opened(unit.path, url), unit.file, groups, key)
+        return
+    import datasets
+
+    path = url or unit.file
+    try:
+        rows = datasets.load_dataset(layout, data_files=[path], split="train", streaming=True)
+        for row in rows:
+            if key not in row:
+                raise DataError(
+                    f"{path}: a record has no {key!r} (it has: {', '.join(list(row)[:8])}); name "
+                    "the text's field with --text-key"
+                )
+            yield text_value_document(row[key], record_title(row))
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error

@@ -1,0 +1,99 @@
+"""The index that Wikimedia publishes beside a multistream dump: where its bzip2 streams begin.
+
+```text
+enwiki-20240101-pages-articles-multistream.xml.bz2          streams of 100 pages each
+enwiki-20240101-pages-articles-multistream-index.txt.bz2    offset:page id:title, a line a page
+```
+
+With it a dump is cut exactly at its streams. Without it workers look for the headers of streams
+themselves (data_prep/sources/blocks.py), which costs little; the result is the same.
+An index that does not fit its dump (of another date, or the dump was cut short) is not used.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+from bertds.errors import DataError
+from data_prep.sources.blocks import STREAM_HEADER, open_binary, whole_blocks
+
+_DUMP_NAME = re.compile(r"multistream(\d*)\.xml(.*)$")
+_INDEX_NAME = re.compile(r"multistream-index\d*\.txt")
+_HEADER_BYTES = 10
+_PROBES = 64
+
+
+def is_index(path: Path) -> bool:
+    """Tell whether a file is an index, by its name."""
+    return bool(_INDEX_NAME.search(path.name))
+
+
+def index_name(dump: Path) -> str:
+    """Return what the index of a dump is called; "" if the dump's name is not Wikimedia's."""
+    name = _DUMP_NAME.sub(r"multistream-index\1.txt\2", dump.name)
+    return "" if name == dump.name else name
+
+
+def index_beside(dump: Path) -> Path | None:
+    """Return the index that lies beside a dump, packed or unpacked."""
+    name = index_name(dump)
+    if not name:
+        return None
+    for candidate in (dump.with_name(name), dump.with_name(name.removesuffix(".bz2"))):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+@lru_cache(maxsize=4)
+def stream_offsets(index: Path, dump: Path) -> tuple[int, ...]:
+    """Return where the streams of a dump begin, ascending, 0 first.
+
+    Raises:
+        DataError: it is no index, or not the one of this dump.
+    """
+    offsets = [0]
+    rest = b""
+    for block, _ in whole_blocks(index):
+        lines = (rest + block).split(b"\n")
+        rest = lines.pop()
+        _take(lines, offsets, index)
+    _take([rest] if rest.strip() else [], offsets, index)
+    size = dump.stat().st_size
+    ascending = all(a < b for a, b in pairwise(offsets))
+    if len(offsets) < 2 or not ascending or offsets[-1] >= size:
+        raise DataError(f"{index}: not the index of {dump.name} (offsets up to {offsets[-1]:,})")
+    with open_binary(dump) as file:
+        # The ends and some between: an index of another dump is right at none of them.
+        for offset in {*offsets[:: max(1, len(offsets) // _PROBES)], offsets[-1]}:
+            file.seek(offset)
+            if not STREAM_HEADER.match(file.read(_HEADER_BYTES)):
+                raise DataError(
+                    f"{index}: not the index of {dump.name} (no stream at byte {offset:,})"
+                )
+    return tuple(offsets)
+
+
+def _take(lines: list[bytes], offsets: list[int], index: Path) -> None:
+    for line in lines:
+        offset = line[: line.find(b":")]
+        if not offset.isdigit():
+            found = line[:40].decode("utf-8", "replace")
+            raise DataError(f"{index}: expected offset:page id:title, found {found!r}")
+        # A hundred lines in a row name the same stream.
+        if int(offset) != offsets[-1]:
+            offsets.append(int(offset))
+
+
+def cuts(offsets: tuple[int, ...], size: int, step: int) -> list[tuple[int, int]]:
+    """Return ranges of whole streams, each of ``step`` bytes or more but for the last."""
+    ranges = []
+    start = 0
+    for offset in (*offsets[1:], size):
+        if offset - start >= step or offset == size:
+            ranges.append((start, offset))
+            start = offset
+    return ranges

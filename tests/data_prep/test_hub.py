@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bertds.data.manifest import Manifest
+from bertds.errors import DataError
+from data_prep.build_wiki_books import main
+from data_prep.sources import READERS, file_units
+from data_prep.sources.hub import find_hub
+
+pyarrow = pytest.importorskip("pyarrow")
+datasets = pytest.importorskip("datasets")
+
+CARD = """---
+license:
+- cc-by-sa-3.0
+- gfdl
+configs:
+- config_name: 20231101.en
+  data_files:
+  - split: train
+    path: 20231101.en/train-*
+- config_name: 20231101.simple
+  data_files:
+  - split: train
+    path: 20231101.simple/train-*
+---
+# Wikimedia Wikipedia
+"""
+
+
+@pytest.fixture(scope="module")
+def wikipedia(tmp_path_factory: pytest.TempPathFactory, made: SimpleNamespace) -> Path:
+    """A folder as ``hf download wikimedia/wikipedia --repo-type dataset`` leaves it."""
+    from pyarrow import parquet
+
+    folder = tmp_path_factory.mktemp("hub") / "wikipedia"
+    rng = random.Random(8)
+    for config, files in (("20231101.en", 3), ("20231101.simple", 1)):
+        (folder / config).mkdir(parents=True)
+        for number in range(files):
+            rows = [
+                {"id": f"{number}{i}", "url": "https://x", "title": f"{config} {number} {i}",
+                 "text": f"{made.article(rng)}\n\nReferences"}
+                for i in range(12)
+            ]  # fmt: skip
+            parquet.write_table(
+                pyarrow.Table.from_pylist(rows),
+                folder / config / f"train-{number:05d}-of-{files:05d}.parquet",
+                row_group_size=5,
+            )
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.mark.parametrize("unit_bytes", [1, 4000, 1 << 20])
+def test_the_documents_are_those_that_datasets_streams(wikipedia: Path, unit_bytes: int) -> None:
+    files = find_hub(f"{wikipedia}:20231101.en", "train", "text")
+    assert [f.name for f in files] == [
+        f"20231101.en/train-{i:05d}-of-00003.parquet" for i in range(3)
+    ]
+    assert {f.source for f in files} == {"hf:wikipedia:20231101.en"}
+    assert {f.licence for f in files} == {"cc-by-sa-3.0, gfdl"}
+    units = [unit for file in files for unit in file_units(file, unit_bytes)]
+    assert len(units) == {1: 9, 4000: len(units), 1 << 20: 3}[unit_bytes]
+    found = [d for unit in units for d in READERS[unit.reader](unit)]
+    rows = list(datasets.load_dataset(str(wikipedia), "20231101.en", split="train", streaming=True))
+    assert [d.title for d in found] == [row["title"] for row in rows]
+    for document, row in zip(found, rows, strict=True):
+        assert document.text.split() == row["text"].split()
+
+
+def test_other_formats_are_streamed(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        lines = [{"body": f"{split} {i}.", "title": str(i)} for i in range(3)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+    (file,) = find_hub(str(tmp_path), "test", "body")
+    (unit,) = file_units(file, 1)
+    assert [(d.title, d.text) for d in READERS["hf"](unit)] == [
+        (str(i), f"test {i}.") for i in range(3)
+    ]
+    (file,) = find_hub(str(tmp_path), "train", "text")
+    with pytest.raises(DataError, match=r"no 'text' \(it has: body, title\).*--text-key"):
+        list(READERS["hf"](next(file_units(file, 1))))
+    with pytest.raises(DataError, match=r"no split 'dev' \(there: .*train.*\); set --hf-split"):
+        find_hub(str(tmp_path), "dev", "body")
+
+
+def test_what_is_not_there_is_one_line_that_says_what_to_do(wikipedia: Path) -> None:
+    for given, message in (
+        (str(wikipedia), r"20231101\.en.*20231101\.simple.*NAME:CONFIG"),
+        (f"{wikipedia}:20231101.xx", r"20231101\.xx.*not found.*Available"),
+        ("/nowhere/at/all", "no such folder"),
+        ("wikimedia/wikipedia:20231101.en",
+         r"cannot be reached.*hf download wikimedia/wikipedia --repo-type dataset --local-dir DIR; "
+         r"then --hf DIR:20231101\.en"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=message) as caught:
+            find_hub(given, "train", "text")
+        assert "\n" not in str(caught.value)
+    (file, *_) = find_hub(f"{wikipedia}:20231101.en", "train", "body")
+    with pytest.raises(DataError, match="no column 'body'"):
+        list(file_units(file, 1))
+
+
+def test_a_copy_without_its_card_and_the_same_text_as_parquet_give_the_same_shards(
+    wikipedia: Path, tmp_path: Path, vocab: Path, made: SimpleNamespace
+) -> None:
+    copy = tmp_path / "copy"
+    (copy / "20231101.en").mkdir(parents=True)
+    for file in (wikipedia / "20231101.en").iterdir():
+        (copy / "20231101.en" / file.name).write_bytes(file.read_bytes())
+    trees = []
+    for number, source in enumerate((
+        ["--hf", f"{wikipedia}:20231101.en", "--workers", "2"],
+        ["--hf", f"{copy}:20231101.en"],
+        ["--parquet", str(wikipedia / "20231101.en")],
+    )):  # fmt: skip
+        out = tmp_path / f"out{number}"
+        command = [
+            *source,
+            "--out",
+            str(out),
+            "--vocab",
+            str(vocab),
+            "--validation-fraction",
+            "0.1",
+        ]
+        assert main([*command, *([] if "--workers" in source else ["--workers", "1"])]) == 0
+        manifest = Manifest.load(out)
+        assert manifest.documents == {"read": 36, "written": 36, "dropped": {}}
+        trees.append(made.tree(out))
+        trees[-1].pop("manifest.json")
+    assert trees[0] == trees[1] == trees[2]
+    (source_entry,) = Manifest.load(tmp_path / "out0").sources
+    assert source_entry["name"] == "hf:wikipedia:20231101.en" and source_entry["kind"] == "hf"

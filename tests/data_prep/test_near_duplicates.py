@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bertds.data.manifest import Manifest
+from bertds.data.shards import TokenShard
+from data_prep import minhash, near_duplicates
+from data_prep.build_wiki_books import main
+from data_prep.minhash import band_hashes, candidate_probability
+from data_prep.settings import MinHashSettings
+from data_prep.words import ngram_hashes, normalised, word_hashes
+
+
+def grams(text: str, n: int = 5) -> set[tuple[str, ...]]:
+    words = normalised(text).split()
+    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+
+def jaccard(a: str, b: str) -> float:
+    return len(grams(a) & grams(b)) / len(grams(a) | grams(b))
+
+
+def damaged(rng: random.Random, text: str, share: float) -> str:
+    return " ".join("other" if rng.random() < share else w for w in text.split())
+
+
+def test_words_are_compared_without_case_punctuation_and_spacing() -> None:
+    assert normalised("The  CAT's\n“dog”—it_self, 3.5%!") == "the cat s dog it self 3 5"
+    assert normalised("東京タワー is 1.") == "東 京 タ ワ ー is 1"
+    a, b = word_hashes("One, two; THREE four"), word_hashes("one two three -- FOUR!")
+    assert np.array_equal(a, b) and len(set(a.tolist())) == 4
+    assert len(ngram_hashes(a, 3)) == 2 and len(ngram_hashes(a, 5)) == 0
+    assert ngram_hashes(a, 2)[0] != ngram_hashes(a[[1, 0]], 2)[0]
+
+
+def test_equal_minima_estimate_the_jaccard_similarity(made: SimpleNamespace) -> None:
+    rng = random.Random(2)
+    flips, factors = minhash._orders(4000)
+
+    def minima(text: str) -> np.ndarray:
+        out = np.full(4000, np.uint64(2**64 - 1), np.uint64)
+        minhash._minima(ngram_hashes(word_hashes(text), 5), flips, factors, out)
+        return out
+
+    for share in (0.01, 0.05, 0.1):
+        text = made.article(rng, 12)
+        other = damaged(rng, text, share)
+        # Four standard deviations of a mean of 4,000 draws.
+        estimate = (minima(text) == minima(other)).mean()
+        assert estimate == pytest.approx(jaccard(text, other), abs=0.032)
+
+
+def test_candidates_are_as_frequent_as_the_formula_says(made: SimpleNamespace) -> None:
+    settings = MinHashSettings(bands=4, rows=3)
+    rng = random.Random(6)
+    found, expected = [], []
+    for _ in range(250):
+        text = made.article(rng, 6)
+        other = damaged(rng, text, 0.07)
+        found.append((band_hashes(text, settings) == band_hashes(other, settings)).any())
+        expected.append(candidate_probability(settings, jaccard(text, other)))
+    assert 0.3 < np.mean(expected) < 0.9
+    assert np.mean(found) == pytest.approx(np.mean(expected), abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def texts(made: SimpleNamespace) -> list[str]:
+    """Forty texts, eight of which stand there in three more, slightly changed forms."""
+    rng = random.Random(3)
+    texts = [made.article(rng, 3).replace("\n\n", " ") for _ in range(40)]
+    return texts + [damaged(rng, t, 0.01) for t in texts[:8] for _ in range(3)]
+
+
+def clusters(texts: list[str], least: float) -> list[set[int]]:
+    """Connected components over all pairs, by brute force."""
+    groups = [{i} for i in range(len(texts))]
+    for i, j in itertools.combinations(range(len(texts)), 2):
+        a, b = (next(g for g in groups if n in g) for n in (i, j))
+        if a is not b and jaccard(texts[i], texts[j]) >= least:
+            groups.remove(b)
+            a |= b
+    return groups
+
+
+def prepare(texts: list[str], vocab: Path, folder: Path, *more: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "a.txt").write_text("\n\n".join(texts))
+    command = ["--text", str(folder / "a.txt"), "--out", str(folder / "out"), "--vocab", str(vocab),
+               "--validation-fraction", "0.05", "--dedup", "minhash", *more]  # fmt: skip
+    assert main([*command, *([] if "--workers" in more else ["--workers", "1"])]) == 0
+    return folder / "out"
+
+
+def test_one_of_each_group_stays_and_the_others_are_counted(
+    texts: list[str], vocab: Path, tmp_path: Path, made: SimpleNamespace
+) -> None:
+    groups = clusters(texts, 0.8)
+    assert Counter(map(len, groups)) == {1: 32, 4: 8}  # no pair lies near the threshold
+    both = [*texts, texts[0], texts[20]]
+    out = prepare(both, vocab, tmp_path / "one", "--keep-dropped")
+    manifest = Manifest.load(out)
+    assert manifest.documents == {
+        "read": 66, "written": 40, "dropped": {"duplicate": 2, "near_duplicate": 24}
+    }  # fmt: skip
+    lines = (out / "dropped" / "near_duplicate.jsonl").read_text().splitlines()
+    gone = [json.loads(line)["text"] for line in lines]
+    # Of each group all but one are gone, and the one that stays is the longest (or as long).
+    for group in groups:
+        stays = [texts[i] for i in group if texts[i] not in gone]
+        assert len(stays) == 1
+    # The order of the documents, cutting and workers leave no trace.
+    shuffled = random.Random(1).sample(both, len(both))
+    other = prepare(shuffled, vocab, tmp_path / "two", "--workers", "2", "--keep-dropped")
+    for name, value in made.tree(out).items():
+        if name.endswith(".h5"):
+            assert made.tree(other)[name] == value
+    # Held-out documents have no near-duplicate in training.
+    for split in manifest.splits.values():
+        assert sum(i.documents for i in split.shards) == split.documents
+
+
+def test_many_ranges_find_the_same(
+    texts: list[str], vocab: Path, tmp_path: Path, made: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    once = made.tree(prepare(texts, vocab, tmp_path / "once"))
+    monkeypatch.setattr(near_duplicates, "_DOCUMENTS_AT_ONCE", 5)
+    assert made.tree(prepare(texts, vocab, tmp_path / "often")) == once
+
+
+def test_none_keeps_equal_texts_and_never_parts_them(
+    texts: list[str], vocab: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("\n\n".join(texts[:30] * 3))
+    out = tmp_path / "out"
+    command = ["--text", str(tmp_path / "a.txt"), "--out", str(out), "--vocab", str(vocab)]
+    more = ["--workers", "1", "--dedup", "none", "--validation-fraction", "0.1"]
+    assert main([*command, *more]) == 0
+    manifest = Manifest.load(out)
+    assert manifest.documents == {"read": 90, "written": 90, "dropped": {}}
+    held = manifest.splits["validation"].shards[0]
+    shard = TokenShard.open(out / held.file, held)
+    assert held.documents % 3 == 0 and shard.documents == held.documents
