@@ -87,7 +87,8 @@ def compiler(
             "compiler",
             (
                 f"no {', '.join(lacking)}: DeepSpeed's fused Adam cannot be built (LAMB needs "
-                "none); install g++ and the CUDA toolkit of torch's version, pip install 'bertds[gpu]'"
+                "none); install g++ and the CUDA toolkit of torch's version, "
+                "pip install 'bertds[gpu]'"
             ),
         )
     else:
