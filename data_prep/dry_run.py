@@ -216,7 +216,10 @@ def tell(
     )
     seconds = max(found.seconds / (workers * tasks), found.one_reader_seconds)
     split = f"{tasks} tasks of {workers} worker(s)" if tasks > 1 else f"{workers} worker(s)"
-    rows["time"] = f"about {in_time(seconds)} with {split}, {in_time(found.seconds)} with one"
+    rows["time"] = (
+        f"about {progress.in_time(seconds)} with {split}, "
+        f"{progress.in_time(found.seconds)} with one"
+    )
     progress.say(f"what lies ahead, from a sample (nothing was written to {out}):")
     progress.summary(rows)
     if needed > free:
@@ -229,10 +232,3 @@ def in_bytes(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g} {name}"
     return f"{number / 1e3:.3g} kB"
-
-
-def in_time(seconds: float) -> str:
-    """Return ``12 s``, ``4 min`` or ``2.5 h``."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -54,7 +54,13 @@ class Progress:
         elif time.monotonic() - self._told > _LINE_EVERY_SECONDS:
             self._told = time.monotonic()
             share = min(100, 100 * self.done // self.total)
-            print(f"{self.stage}: {share}% {self._rate()}", file=sys.stderr, flush=True)
+            say(f"{self.stage}: {share}%, {self._rate()}{self._time_left()}")
+
+    def _time_left(self) -> str:
+        seconds = time.monotonic() - self._begin
+        if not 0 < self.done < self.total:
+            return ""
+        return f", {in_time(seconds * (self.total - self.done) / self.done)} left"
 
     def _rate(self) -> str:
         seconds = max(time.monotonic() - self._begin, 1e-3)
@@ -63,6 +69,13 @@ class Progress:
                 f"{self.done / seconds / 1e6:.1f} MB/s, {self.documents / seconds:,.0f} documents/s"
             )
         return f"{self.done:,}/{self.total:,} {self.unit}"
+
+
+def in_time(seconds: float) -> str:
+    """Return ``12 s``, ``4 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(text: str) -> None:

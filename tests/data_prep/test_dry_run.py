@@ -12,7 +12,8 @@ from bertds.data.manifest import Manifest
 from bertds.entry import guarded
 from data_prep.build_wiki_books import main
 from data_prep.document import SourceFile
-from data_prep.dry_run import in_bytes, in_time, sample_units
+from data_prep.dry_run import in_bytes, sample_units
+from data_prep.progress import in_time
 
 
 def told(text: str) -> dict[str, list[float]]:
