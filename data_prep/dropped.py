@@ -98,5 +98,7 @@ def logs_in_order(results: Sequence[dict[str, Any]], folders: Sequence[Path]) ->
         results: what the tasks recorded.
         folders: where their parts may lie.
     """
-    ordered = sorted(results, key=lambda result: result["order"])
+    # A part of tokens has the name of the part of text that it was made of (--train-vocab).
+    place = {result["part"]: result["order"] for result in results if result["stage"] == 0}
+    ordered = sorted(results, key=lambda result: (place[result["part"]], result["stage"]))
     return [folders[result["stage"]] / f"{Path(result['part']).stem}.dropped" for result in ordered]

@@ -128,7 +128,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         "documents": len(kept),
         "counts": log.counts_json(),
         "stage": int(unit is None),
-        "order": [task.part.name] if unit is None else _place(task, unit),
+        "order": _place(task, unit) if unit is not None else None,
     }
     return write_marker(task.marker, task.part, result, task.inputs)
 
