@@ -142,6 +142,11 @@ TEMPLATE_TEXT: dict[str, TemplateText] = {
     **dict.fromkeys(["mdashb", "mdash-b"], _constant("—")),
     **dict.fromkeys(["coord", "coords"], _coordinates),
     "mv": _ship,
+    # {{Carbon}}<sub>n</sub>{{Hydrogen}}...
+    **{name: _constant(symbol) for name, symbol in [
+        ("hydrogen", "H"), ("carbon", "C"), ("nitrogen", "N"), ("oxygen", "O"), ("sulfur", "S"),
+        ("chlorine", "Cl"), ("sodium", "Na"), ("potassium", "K"), ("calcium", "Ca"), ("iron", "Fe"),
+    ]},
     "eqm": _constant(" ⇌ "),
     "=": _constant("="),
     "-\"": _constant('"'),
