@@ -13,7 +13,8 @@ from bertds.errors import ConfigError
 Kind = Literal["Adam", "AdamW", "Lamb"]
 Variant = Literal["nvidia", "deepspeed", "paper"]
 
-_REMOVED = "DeepSpeed removed its 1-bit optimizers before 0.19.8; use Lamb or AdamW"
+# Its pull request 8490 (2026); 0.19.8 has no deepspeed/runtime/fp16/onebit any more.
+_REMOVED = "DeepSpeed has removed its 1-bit optimizers (0.19.8 has none); use Lamb or AdamW"
 _MOMENTS = (
     "our checkpoints, resumes and phase hand-over are made for optimizers with two moments; "
     "use Lamb or AdamW"

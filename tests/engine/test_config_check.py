@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,12 @@ def test_the_shipped_files_are_good(repository: Path) -> None:
     assert files
     for file in files:
         load_deepspeed_json(file)
+
+
+def test_deepspeed_has_no_1_bit_optimizer_to_offer() -> None:
+    """So says our refusal; should this fail, there is something to offer again."""
+    from deepspeed.runtime import config
+
+    assert importlib.util.find_spec("deepspeed.runtime.fp16.onebit") is None
+    assert config.DEEPSPEED_OPTIMIZERS
+    assert not [name for name in config.DEEPSPEED_OPTIMIZERS if "bit" in name or "zeroone" in name]
