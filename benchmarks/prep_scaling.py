@@ -1,0 +1,148 @@
+"""Preparation over 1, 4 and 16 times the corpus, and with one and two workers: time and memory.
+
+    python benchmarks/prep_scaling.py --wiki EXTRACTED --vocab vocab.txt
+
+The corpus is plain text; its copies differ in one word per document, so that none is a duplicate.
+Memory is the largest resident set of any process (each worker is one), as the system counts it.
+The serial share comes from one and two workers' wall times (Amdahl): s = 2 * t2 / t1 - 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.common import cpu_name
+from benchmarks.prep_paired import write_text
+
+_SCRIPT = Path(__file__).resolve().parents[1] / "data_prep" / "build_wiki_books.py"
+# Runs the preparation as a child and says what it and its own children used.
+_METER = """
+import json, resource, subprocess, sys, time
+began = time.perf_counter()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+wall = time.perf_counter() - began
+if code.returncode:
+    sys.exit(code.stderr.decode("utf-8", "replace")[-2000:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([wall, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024]))
+"""
+
+
+def copies(text: Path, times: int, out: Path) -> float:
+    """Write the corpus ``times`` over, each document of a copy marked; return megabytes."""
+    out.mkdir()
+    for number in range(times):
+        for path in sorted(text.iterdir()):
+            marked = path.read_text("utf-8")
+            if number:
+                marked = marked.replace("\n\n", f" copy{number}\n\n")
+            (out / f"{number:02d}_{path.name}").write_text(marked, "utf-8")
+    return sum(path.stat().st_size for path in out.iterdir()) / 1e6
+
+
+def prepare(text: Path, vocab: Path, out: Path, workers: int, more: Sequence[str]) -> list[float]:
+    """Return wall seconds, CPU-seconds and peak bytes of one preparation."""
+    command = [
+        sys.executable, str(_SCRIPT), "--text", str(text), "--vocab", str(vocab),
+        "--workers", str(workers), "--out", str(out), *more,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    meter = subprocess.run(
+        [sys.executable, "-c", _METER, *command], capture_output=True, text=True, env=environment
+    )
+    if meter.returncode:
+        raise RuntimeError(meter.stderr)
+    subprocess.run(["rm", "-rf", str(out)], check=True)
+    return list(json.loads(meter.stdout))
+
+
+def row(name: str, megabytes: float, used: Sequence[float]) -> dict[str, Any]:
+    """Return one line of the result."""
+    wall, cpu, peak = used
+    return {
+        "run": name,
+        "mb_text": round(megabytes, 1),
+        "wall_seconds": round(wall, 2),
+        "cpu_seconds": round(cpu, 2),
+        "mb_per_cpu_second": round(megabytes / cpu, 2),
+        "peak_mb_of_a_process": round(peak / 1e6),
+    }
+
+
+def main() -> int:
+    """Run all, and print JSON or a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--wiki", nargs="*", default=[], help="folders of extracted articles")
+    parser.add_argument("--books", nargs="*", default=[], help="folders of books")
+    parser.add_argument("--vocab", type=Path, required=True, help="a vocab.txt")
+    parser.add_argument("--share", type=int, default=1, help="take every N-th file (1)")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 4, 16], help="(1 4 16)")
+    parser.add_argument("--workers-times", type=int, default=4, help="corpus of the 2-worker run")
+    parser.add_argument("--repeat", type=int, default=1, help="pairs of 1- and 2-worker runs (1)")
+    parser.add_argument("--instances", default="", help="also write rows, e.g. 128:20")
+    parser.add_argument("--note", default="", help="said in the result")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    more = []
+    if args.instances:
+        more = ["--instances", args.instances, "--compression", "none"]
+    rows, pairs = [], []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_text(args.wiki, args.books, args.share, folder / "text")
+        prepare(folder / "text", args.vocab, folder / "warm", 1, more)  # compiled beforehand
+        for times in args.sizes:
+            text = folder / f"x{times}"
+            megabytes = copies(folder / "text", times, text)
+            used = prepare(text, args.vocab, folder / "out", 1, more)
+            rows.append(row(f"{times}x, one worker", megabytes, used))
+            subprocess.run(["rm", "-rf", str(text)], check=True)
+        if args.workers_times:
+            text = folder / "pair"
+            megabytes = copies(folder / "text", args.workers_times, text)
+            for _ in range(args.repeat):
+                one = prepare(text, args.vocab, folder / "out", 1, more)
+                two = prepare(text, args.vocab, folder / "out", 2, more)
+                rows.append(row(f"{args.workers_times}x, one worker", megabytes, one))
+                rows.append(row(f"{args.workers_times}x, two workers", megabytes, two))
+                pairs.append(
+                    {
+                        "speed_up": round(one[0] / two[0], 3),
+                        "serial_share": round(max(0.0, 2 * two[0] / one[0] - 1), 3),
+                    }
+                )
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "command": " ".join(["python", "benchmarks/prep_scaling.py", *sys.argv[1:]]),
+        "machine": cpu_name(),
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "note": args.note,
+        "runs": rows,
+        "two_workers": pairs,
+    }
+    if args.json:
+        print(json.dumps(result, indent=2))
+        return 0
+    for one in rows:
+        print("  ".join(f"{value}" for value in one.values()))
+    print(pairs)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
