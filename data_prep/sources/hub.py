@@ -114,15 +114,22 @@ def _one_line(error: BaseException) -> str:
 
 def _licence(name: str) -> str:
     """Return the licence that the dataset's card names, or ""."""
-    try:
-        from huggingface_hub import DatasetCard
+    from huggingface_hub import DatasetCard
 
-        path = Path(name) / "README.md"
+    path = Path(name) / "README.md"
+    try:
         card = DatasetCard.load(str(path) if Path(name).is_dir() else name)
-    except (ImportError, OSError, ValueError):
+    except (*_network_errors(), ValueError):
         return ""
     licence = card.data.to_dict().get("license") or ""
     return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises: an OSError, or an error of its HTTP library."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *HfHubHTTPError.__bases__)
 
 
 def _remote_size(given: str, url: str) -> int:
@@ -131,7 +138,7 @@ def _remote_size(given: str, url: str) -> int:
     try:
         filesystem, path = fsspec.url_to_fs(url)
         return int(filesystem.size(path) or 0)
-    except (OSError, ValueError) as error:
+    except (*_network_errors(), ValueError) as error:
         raise DataError(f"--hf {given}: {url} cannot be reached ({_one_line(error)})") from error
 
 
@@ -168,13 +175,16 @@ def row_group_units(whole: Unit, sizes: list[int], unit_bytes: int) -> Iterator[
 def read_hub(unit: Unit) -> Iterator[Document]:
     """Yield the documents of one unit."""
     key, layout, url = unit.options
+    path = url or unit.file
     if layout == "parquet":
         groups = range(unit.start, unit.end)
-        yield from parquet_documents(_opened(unit.path, url), unit.file, groups, key)
+        try:
+            yield from parquet_documents(_opened(unit.path, url), path, groups, key)
+        except _network_errors() as error:
+            raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error
         return
     import datasets
 
-    path = url or unit.file
     try:
         rows = datasets.load_dataset(layout, data_files=[path], split="train", streaming=True)
         for row in rows:
@@ -184,5 +194,5 @@ def read_hub(unit: Unit) -> Iterator[Document]:
                     "the text's field with --text-key"
                 )
             yield text_value_document(row[key], record_title(row))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (*_network_errors(), ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error

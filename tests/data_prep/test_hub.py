@@ -10,6 +10,7 @@ import pytest
 from bertds.data.manifest import Manifest
 from bertds.errors import DataError
 from data_prep.build_wiki_books import main
+from data_prep.document import Document, SourceFile
 from data_prep.sources import READERS, file_units
 from data_prep.sources.hub import find_hub
 
@@ -147,3 +148,35 @@ def test_a_copy_without_its_card_and_the_same_text_as_parquet_give_the_same_shar
     assert trees[0] == trees[1] == trees[2]
     (source_entry,) = Manifest.load(tmp_path / "out0").sources
     assert source_entry["name"] == "hf:wikipedia:20231101.en" and source_entry["kind"] == "hf"
+
+
+def test_a_file_on_the_hub_is_read_where_it_lies_and_named_with_its_revision(
+    wikipedia: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another file system of fsspec stands for the Hub's, which cannot be reached here."""
+    fsspec = pytest.importorskip("fsspec")
+    from data_prep.sources import file_state, hub
+
+    (local, *_) = find_hub(f"{wikipedia}:20231101.en", "train", "text")
+    url = "memory://datasets/wikimedia/wikipedia@b04c8d1/20231101.en/train-0.parquet"
+    with fsspec.open(url, "wb") as file:
+        file.write(local.path.read_bytes())
+    config = SimpleNamespace(data_files={"train": [url]})
+    parquet = type("Parquet", (), {"__module__": "datasets.packaged_modules.parquet.parquet"})
+    builder = parquet()
+    builder.config = config  # type: ignore[attr-defined]
+    monkeypatch.setattr(hub, "_builder", lambda *_: builder)
+    (remote,) = find_hub("wikimedia/wikipedia:20231101.en", "train", "text")
+    assert remote.name == "wikimedia/wikipedia@b04c8d1/20231101.en/train-0.parquet"
+    assert remote.source == "hf:wikimedia/wikipedia:20231101.en"
+    assert remote.bytes == local.bytes and remote.licence == ""
+    units = list(file_units(remote, 1))
+    assert file_state(units[0]) == []
+
+    def documents(file: SourceFile) -> list[Document]:
+        return [d for u in file_units(file, 1) for d in READERS["hf"](u)]
+
+    assert documents(remote) == documents(local)
+    fsspec.filesystem("memory").rm(url)
+    with pytest.raises(DataError, match=r"memory://datasets.*cannot be read"):
+        list(READERS["hf"](units[0]))
