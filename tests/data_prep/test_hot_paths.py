@@ -1,0 +1,61 @@
+"""The fast ways of cleaning and splitting give what the plain ways give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from data_prep import sentences
+from data_prep.clean import clean_line, clean_paragraphs
+from data_prep.sentences import sentence_splitter
+
+text = st.text(
+    st.sampled_from("aB. !?\"'&;\t\n\r\x00\x85\xa0\u2028  ampnbs<>é漢—“”…"), max_size=120
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(text)
+@example("a &amp; b\nc")
+@example("a\xa0b\n\x85")
+@example("one\n\n two \n")
+def test_clean_paragraphs_are_the_cleaned_lines(text: str) -> None:
+    assert clean_paragraphs(text) == "\n".join(filter(None, map(clean_line, text.split("\n"))))
+
+
+def plain_sentences(document: str) -> list[str]:
+    import sentencex
+
+    found = []
+    for paragraph in document.split("\n"):
+        for piece in sentences.cut(paragraph, sentences.LONGEST_PARAGRAPH):
+            for sentence in sentencex.segment("en", piece):
+                for part in sentences.cut(sentence, sentences.LONGEST_SENTENCE):
+                    if part.strip():
+                        found.append(part.strip())
+    return found
+
+
+@settings(max_examples=100, deadline=None)
+@given(text)
+def test_sentences_are_those_of_each_paragraph(text: str) -> None:
+    assert sentence_splitter("en")(text) == plain_sentences(text)
+
+
+def test_long_sentences_are_cut() -> None:
+    document = "word " * 1000 + "end. " + "Short one. " * 300 + "\n" + "x" * 5000
+    found = sentence_splitter("en")(document)
+    assert found == plain_sentences(document)
+    assert max(map(len, found)) <= sentences.LONGEST_SENTENCE
+    assert "".join(found).replace(" ", "") == document.replace(" ", "").replace("\n", "")
+
+
+def test_real_articles(shared_data: Path) -> None:
+    split = sentence_splitter("en")
+    path = shared_data / "wikipedia" / "extracted-mlperf" / "wiki_00"
+    document = path.read_text(encoding="utf-8")[:200_000]
+    assert split(document) == plain_sentences(document)
+    lines = filter(None, map(clean_line, document.split("\n")))
+    assert clean_paragraphs(document) == "\n".join(lines)
