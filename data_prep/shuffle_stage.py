@@ -140,14 +140,14 @@ def _edges(
         lengths = np.diff(part.payload_ends, prepend=0)
         own = lengths[first:end] * _live(part, near)[first:end]
         buckets = (part.key_high[first:end] >> shift).astype(np.int64)
-        tokens += np.bincount(buckets, weights=own, minlength=len(tokens))
+        np.add.at(tokens, buckets, own)
         if high == _ALL:
             # The first shard takes the low keys too. (Validation ranges end below _ALL.)
             good = part.key_high[part.repeat_of] >= np.uint64(low)
             good &= _live(part, near)[part.repeat_of]
             again = part.repeat_of[good]
             buckets = (np.maximum(part.repeat_high[good], np.uint64(low)) >> shift).astype(np.int64)
-            tokens += np.bincount(buckets, weights=lengths[again], minlength=len(tokens))
+            np.add.at(tokens, buckets, lengths[again])
     running = np.cumsum(tokens)
     shards = max(1, -(-int(running[-1]) // shard_tokens))
     targets = running[-1] * np.arange(1, shards) / shards
