@@ -1,6 +1,8 @@
 """LAMB's two passes as torch's multi-tensor operations: for GPUs, and as a second opinion.
 
-Nothing here waits for the device: sums and ratios stay tensors.
+Nothing here waits for the device: sums and ratios stay tensors. torch's fused Adam kernel makes
+both moments and the Adam part of the update in one pass: it steps a vector of zeros, with a
+learning rate of -1. With what LAMB adds, 18 streams go through memory where Adam moves 7.
 """
 
 from __future__ import annotations
@@ -41,12 +43,13 @@ class ForeachLamb:
         """Pass 1. Returns float64 [2, tensors]: this partition's sums of w*w and u*u."""
         w, g = self.partition.flat(), gradient.detach().reshape(-1)
         m, v = m.view(-1), v.view(-1)
-        m.lerp_(g, 1.0 - numbers.beta1)
-        v.mul_(numbers.beta2).addcmul_(g, g, value=1.0 - numbers.beta2)
-        u = torch.mul(v, numbers.second).sqrt_().add_(numbers.eps)
-        torch.div(m, u, out=u)
-        if numbers.first != 1.0:
-            u.mul_(numbers.first)
+        u = torch.zeros_like(w)
+        # beta ** infinity is 0: the kernel then corrects nothing.
+        step = torch.full((), float(numbers.step), dtype=torch.float32, device=w.device)
+        torch._fused_adam_(
+            [u], [g], [m], [v], [], [step], lr=-1.0, beta1=numbers.beta1, beta2=numbers.beta2,
+            weight_decay=0.0, eps=numbers.eps, amsgrad=False, maximize=False,
+        )  # fmt: skip
         if numbers.decay and self._decayed:
             torch._foreach_add_(
                 self._cut(u, self._decayed), self._cut(w, self._decayed), alpha=numbers.decay

@@ -1,0 +1,113 @@
+"""LAMB under fp16 and bf16: float32 masters that move as the textbook says.
+
+The gradients that reach the optimizer are those of a half-precision model; what it makes of them
+is as exact as in float32. A CPU trains in fp16 only because the test says that it can.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.reference import LAMBS, train_reference
+from tests.engine.toy import Toy, distance, gather_state, learning_rate, make_engine, train, values
+from tests.optim.textbook import TextbookLamb
+
+STEPS = 8
+
+
+@pytest.fixture
+def halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    monkeypatch.setattr(accelerator, "is_fp16_supported", lambda: True)
+    dtypes = [torch.float32, torch.float16, torch.bfloat16]
+    monkeypatch.setattr(accelerator, "supported_dtypes", lambda: dtypes)
+
+
+def record_gradients(engine: Any) -> list[dict[str, torch.Tensor]]:
+    """Note what the optimizer is given in each update, by tensor."""
+    seen: list[dict[str, torch.Tensor]] = []
+    gate, update = engine._gate, engine._gate._update
+
+    def noting(*arguments: Any, **options: Any) -> Any:
+        gradients = {}
+        for partition in engine._layout.partitions:
+            flat = partition.tensor.grad.detach().view(-1)
+            for piece in partition.slices:
+                gradients[piece.name] = flat[piece.offset : piece.offset + piece.length].clone()
+        seen.append(gradients)
+        return update(*arguments, **options)
+
+    gate._update = noting
+    return seen
+
+
+@pytest.mark.parametrize("variant", ["nvidia", "deepspeed", "paper"])
+@pytest.mark.parametrize(("stage", "precision"), [(1, "fp16"), (2, "fp16"), (3, "fp16"),
+                                                  (1, "bf16"), (3, "bf16")])  # fmt: skip
+def test_the_masters_move_as_the_textbook_says(
+    stage: int, precision: str, variant: str, halves: None
+) -> None:
+    json_values = values(stage, precision, "Lamb", params={"variant": variant})
+    json_values["train_micro_batch_size_per_gpu"] = 24
+    if precision == "fp16":
+        # The first steps overflow until the scale has come down to where gradients are finite.
+        json_values["fp16"].update(initial_scale_power=18, hysteresis=1)
+    model = Toy()
+    named = {n: p.detach().double().view(-1) for n, p in model.named_parameters() if n != "scale"}
+    book = TextbookLamb(
+        named, lr=0.0, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.05, variant=variant,
+        **LAMBS[variant],
+    )  # fmt: skip
+    engine = make_engine(json_values, model)
+    gradients = record_gradients(engine)
+    applied: list[bool] = []
+    for step in range(STEPS):
+        updates = len(gradients)
+        applied += train(engine, step, step + 1)[1]
+        assert len(gradients) == updates + applied[-1]  # an overflow never reaches the optimizer
+        if applied[-1]:
+            book.lr = learning_rate(step)
+            book.step(gradients[-1])
+    found = gather_state(engine)
+    ratios, steps, scale = (
+        engine._optimizer.trust_ratios(),
+        engine.optimizer_steps(),
+        engine.loss_scale(),
+    )
+    engine.close()
+    assert 4 <= sum(applied) == steps and applied[-1]
+    if precision == "fp16":
+        assert False in applied and scale is not None and scale < 2.0**18
+    assert distance(found, {(n, "weight"): w for n, w in book.named.items()}) < 1e-6
+    assert distance(found, {(n, "exp_avg"): m for n, m in book.m.items()}, "exp_avg") < 1e-6
+    assert ratios == pytest.approx(book.ratios, rel=1e-6)
+    # The gradients themselves are unscaled and clipped: half precision of the true ones.
+    assert all(0.0 < norm(g) <= 0.5 * 1.001 for g in gradients)
+
+
+@pytest.mark.parametrize(("precision", "rounding"), [("fp16", 1e-3), ("bf16", 8e-3)])
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_run_stays_within_its_rounding_of_float32(
+    stage: int, precision: str, rounding: float, halves: None
+) -> None:
+    json_values = values(stage, precision, "Lamb")
+    json_values["train_micro_batch_size_per_gpu"] = 24
+    if precision == "fp16":
+        json_values["fp16"].update(initial_scale_power=8)
+    engine = make_engine(json_values)
+    losses, applied = train(engine, 0, 6)
+    found = gather_state(engine)
+    engine.close()
+    want, want_losses, _, _ = train_reference(6, "nvidia")
+    assert all(applied)
+    assert 0.0 < distance(found, want) < rounding
+    assert losses == pytest.approx(want_losses, rel=rounding)
+
+
+def norm(gradients: dict[str, torch.Tensor]) -> float:
+    return float(torch.cat(list(gradients.values())).double().norm())
