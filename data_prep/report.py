@@ -51,10 +51,10 @@ def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tu
     documents = manifest.documents
     splits = manifest.splits.values()
     values = [
-        (page.short(documents["written"]), "documents written"),
+        (page.short(documents["written"]), "documents"),
         (page.short(sum(s.sentences for s in splits)), "sentences"),
         (page.short(sum(s.tokens for s in splits)), "tokens"),
-        (f"{1 - documents['written'] / max(1, documents['read']):.1%}", "documents dropped"),
+        (f"{1 - documents['written'] / max(1, documents['read']):.1%}", "dropped"),
         (f"{lengths.unknown:.2%}", "tokens are [UNK]"),
     ]
     for one in rows[:2]:
@@ -198,7 +198,7 @@ def _files(manifest: Manifest) -> str:
         rows.append(
             [
                 f"NVIDIA HDF5, {instance['sequence_length']} tokens, {instance['max_predictions']} "
-                f"masks, {instance['dupe_factor']} passes",
+                f"masks, {instance['dupe_factor']} pass(es)",
                 f"{len(instance['files']):,}",
                 f"{sum(file['bytes'] for file in instance['files']) / 1e6:,.1f}",
                 f"{count:,} rows",

@@ -22,6 +22,8 @@ svg text { font:11.5px system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",s
 svg .bar { fill:var(--accent); } svg .rest { fill:var(--line); }
 svg .b1 { fill:#3aa981; } svg .b2 { fill:#e08a2e; } svg .b3 { fill:#8b6fd6; }
 svg .grid { stroke:var(--line); stroke-width:1; }
+.pictures figure:last-child:nth-child(odd) { grid-column:1/-1; }
+.pictures figure:last-child:nth-child(odd) svg { max-width:560px; }
 svg .middle { stroke:var(--ink); stroke-width:1.2; stroke-dasharray:4 3; }
 """
 
