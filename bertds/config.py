@@ -190,6 +190,14 @@ class RunConfig:
     stop_margin_minutes: float = 3.0
     """Stop likewise when a Slurm job's end (SLURM_JOB_END_TIME) is so near, or when nine tenths
     of the job's time are over, whichever is later."""
+    compile: bool = False
+    """torch.compile for the layers: about a minute longer to start, quicker afterwards on GPUs.
+    Needs Triton on a GPU and a C++ compiler on a CPU; not for ZeRO stage 3."""
+    cuda_graphs: bool = False
+    """Record the encoder once per shape and replay it; needs a GPU and data.pack_tokens."""
+    memory_limit_gib: float | None = None
+    """What a process may use when the JSON's train_micro_batch_size_per_gpu is "auto"; null =
+    85 % of the free memory of the GPU, or of this process's share of the machine's."""
     log_samples: bool = False
     """Write the (epoch, sample) numbers of every step to samples_rank_R.jsonl."""
 

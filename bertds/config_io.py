@@ -286,6 +286,10 @@ def check(config: Config) -> None:
         "model.next_sentence=true needs pairs, but data.pairs=none; set one of them otherwise",
     )
     _require(
+        not config.run.cuda_graphs or data.pack_tokens > 0,
+        "run.cuda_graphs=true needs shapes that stay the same; set data.pack_tokens",
+    )
+    _require(
         not data.pack_tokens or data.pack_tokens >= data.sequence_length,
         f"data.pack_tokens={data.pack_tokens} is shorter than one row, data.sequence_length="
         f"{data.sequence_length}; give about the rows of a micro batch times their mean length",

@@ -134,3 +134,21 @@ def peak_memory_gib() -> float:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return round(torch.cuda.max_memory_allocated() / 2**30, 3)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+
+
+def cpu_memory_available() -> float:
+    """Return the bytes that can be had without swapping, a container's limit included."""
+    from pathlib import Path
+
+    free = float("inf")
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = float(line.split()[1]) * 1024
+    try:
+        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
+        if most != "max":
+            free = min(free, float(most) - float(used))
+    except OSError:
+        pass
+    return free

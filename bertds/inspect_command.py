@@ -19,7 +19,8 @@ from bertds.checkpoint import step_folders
 from bertds.checkpoint_files import read_manifest
 from bertds.config import BatchPlan, Config
 from bertds.config_io import load_config
-from bertds.data.loader import BatchLoader, DataPosition, MicroBatch, cut, open_source
+from bertds.data.batches import MicroBatch, cut
+from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.order import advance
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
 

@@ -24,11 +24,13 @@ from bertds.heartbeat import Heartbeat
 from bertds.initial import continue_run, start_weights
 from bertds.logs import log, start_logging
 from bertds.metrics import Metrics
+from bertds.micro_batch import choose_micro_batch
 from bertds.model.bert import BertForPreTraining
 from bertds.run_folder import RunFolder, environment
 from bertds.runtime import Place, StopWatch, find_place, seconds_left_of_job
 from bertds.sample_log import SampleLog
 from bertds.schedule import LearningRate
+from bertds.speed import speed_up
 from bertds.state import TrainState
 from bertds.tracking import start_trackers
 from bertds.validation import Validator
@@ -66,7 +68,8 @@ class Run:
         for notice in self.settings.notices:
             log.info("%s", notice)
         self._watch_peers()
-        self.plan = self.settings.batch_plan(place.world_size)
+        if not self.settings.finds_micro_batch:
+            self.settings.batch_plan(place.world_size)  # what is wrong with it is said first
         self.source = open_source(config.data, config.run.seed, split="train")
         tokenizer = self.source.tokenizer
         held_out = self._open_validation()
@@ -74,6 +77,9 @@ class Run:
         model = BertForPreTraining(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints)
+        self.settings = choose_micro_batch(model, config, self.settings, place)
+        self.plan = self.settings.batch_plan(place.world_size)
+        speed_up(model, config, self.settings)
         self.engine = Engine.create(model, self.settings, self.plan, seed=config.run.seed)
         if held_out is not None:
             self.validator = Validator(config, held_out, self.engine)

@@ -14,7 +14,7 @@ LAYERS = [
     {"config", "config_io", "recipes"},
     {"runtime", "logs", "entry", "sample_log", "liveness"},
     {"model", "data", "optim"},
-    {"schedule", "state", "heartbeat", "guard", "flops", "health", "outlook"},
+    {"schedule", "state", "heartbeat", "guard", "flops", "plan_memory", "health", "outlook"},
     {"engine"},
     {
         "checkpoint_files",
@@ -25,7 +25,7 @@ LAYERS = [
         "agreement",
         "background",
     },
-    {"run_folder", "initial"},
+    {"run_folder", "initial", "speed", "micro_batch"},
     {"setup_run"},
     {"train"},
 ]

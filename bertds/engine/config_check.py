@@ -37,7 +37,7 @@ class DeepSpeedSettings:
     train_batch_size: int
     """The global batch: samples per optimizer step."""
     train_micro_batch_size_per_gpu: int
-    """Samples per process and forward pass."""
+    """Samples per process and forward pass; 0 = "auto", found when training starts."""
     gradient_accumulation_steps: int | None
     """As the JSON gives it, or None; batch_plan derives it and checks this one."""
     stage: int
@@ -49,6 +49,11 @@ class DeepSpeedSettings:
     """Largest global gradient norm; 0 = no clipping. 1.0 if the JSON is silent, as in DeepSpeed."""
     notices: tuple[str, ...] = field(default=())
     """What was changed, to be told to the user once."""
+
+    @property
+    def finds_micro_batch(self) -> bool:
+        """Whether the micro-batch is still to be found, see bertds/micro_batch.py."""
+        return self.train_micro_batch_size_per_gpu == 0
 
     @property
     def offloads_optimizer(self) -> bool:
@@ -63,6 +68,11 @@ class DeepSpeedSettings:
             ConfigError: it does not divide (the nearest sizes that do are named), or the JSON
                 gives another gradient_accumulation_steps.
         """
+        if self.finds_micro_batch:
+            raise ConfigError(
+                f'{self.path}: train_micro_batch_size_per_gpu="auto" is found when training '
+                "starts; give a number here"
+            )
         plan = BatchPlan(
             global_batch_size=self.train_batch_size,
             micro_batch_size=self.train_micro_batch_size_per_gpu,
@@ -188,6 +198,10 @@ def _short(value: Any) -> str:
 
 
 def _check_value(value: Any, rule: Any, full: str) -> Any:
+    if rule == schema.WHOLE_OR_AUTO:
+        if value == "auto":
+            return value
+        rule = schema.WHOLE
     if value == "auto":
         raise ConfigError(f'{full}="auto": give a value; "auto" means something to others only')
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -250,12 +264,13 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
         values.setdefault("data_types", {})["grad_accum_dtype"] = "fp32"
     if zero.get("reduce_scatter", True) and stage == 2 and values.get("prescale_gradients"):
         raise ConfigError("prescale_gradients=true does not go with ZeRO stage 2")
+    micro_batch = values["train_micro_batch_size_per_gpu"]
     return DeepSpeedSettings(
         path=path,
         values=values,
         optimizer=optimizer,
         train_batch_size=values["train_batch_size"],
-        train_micro_batch_size_per_gpu=values["train_micro_batch_size_per_gpu"],
+        train_micro_batch_size_per_gpu=0 if micro_batch == "auto" else micro_batch,
         gradient_accumulation_steps=values.get("gradient_accumulation_steps"),
         stage=stage,
         precision=precision,

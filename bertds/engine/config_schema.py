@@ -28,6 +28,7 @@ class Choice:
 
 
 FLAG, WHOLE, WHOLE_OR_ZERO, NUMBER, TEXT, LIST = "flag", "whole", "whole0", "number", "text", "list"
+WHOLE_OR_AUTO = "whole or auto"
 
 _DTYPES = Choice(("fp32", "bf16", "fp16"))
 
@@ -147,7 +148,7 @@ _PARALLEL = Refused("BERT is trained data-parallel here; ZeRO shards what does n
 
 TOP: dict[str, Any] = {
     "train_batch_size": WHOLE,
-    "train_micro_batch_size_per_gpu": WHOLE,
+    "train_micro_batch_size_per_gpu": WHOLE_OR_AUTO,
     "gradient_accumulation_steps": WHOLE,
     "optimizer": {"type": TEXT, "params": "any", "legacy_fusion": FLAG},
     "bf16": BF16,

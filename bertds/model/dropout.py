@@ -32,12 +32,16 @@ def dropout_noise(like: Tensor, probability: float) -> Tensor:
     return kept.to(like.dtype).mul_(_LEVELS / (_LEVELS - dropped_levels))
 
 
+def _compiling() -> bool:
+    return torch.compiler.is_compiling()
+
+
 def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
     """Return ``values`` with each element dropped with ``probability`` while training."""
     if not training or probability == 0.0:
         return values
-    if values.device.type != "cpu":
-        return F.dropout(values, probability)
+    if values.device.type != "cpu" or _compiling():
+        return F.dropout(values, probability)  # the compiler draws within its own loop
     return values * dropout_noise(values, probability)
 
 
@@ -45,6 +49,6 @@ def dropout_add(values: Tensor, residual: Tensor, probability: float, training: 
     """Return ``residual + dropout(values)``."""
     if not training or probability == 0.0:
         return residual + values
-    if values.device.type != "cpu" or values.dtype != residual.dtype:
+    if values.device.type != "cpu" or values.dtype != residual.dtype or _compiling():
         return residual + dropout(values, probability, training)
     return torch.addcmul(residual, values, dropout_noise(values, probability))

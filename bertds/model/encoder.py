@@ -50,7 +50,10 @@ class EncoderLayer(nn.Module):
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
         """Return [T, H]."""
-        attended_TH = self.attention(hidden_TH, layout)
+        return self.feed_forward(self.attention(hidden_TH, layout))
+
+    def feed_forward(self, attended_TH: Tensor) -> Tensor:
+        """Return the second half's output, [T, H]."""
         return self.output(self.intermediate(attended_TH), attended_TH)
 
 

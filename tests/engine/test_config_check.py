@@ -93,7 +93,7 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
         ({"optimizer": {"type": "Lamb", "parms": {}}}, "optimizer.parms"),
         ({"optimizer": "absent"}, "the section optimizer is missing"),
         ({"train_batch_size": "absent"}, "train_batch_size is missing"),
-        ({"train_micro_batch_size_per_gpu": "auto"}, '"auto"'),
+        ({"train_batch_size": "auto"}, '"auto"'),
         ({"train_batch_size": 0}, "train_batch_size=0 must be a whole number of at least 1"),
         ({"train_batch_size": 2.5}, "must be a whole number"),
         ({"train_batch_size": True}, "must be a whole number"),

@@ -1,0 +1,140 @@
+"""Compiled layers and recorded shapes: the same numbers, and nothing compiled twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from bertds.model import compiled
+from bertds.model.bert import BertForPreTraining
+from bertds.model.compiled import compile_layers
+from bertds.model.graphs import MAX_SHAPES, use_graphs
+from bertds.model.rows import RowLayout
+
+
+def loss_and_gradients(model, inputs):
+    model.zero_grad()
+    output = model(**inputs)
+    (output.mlm_loss_sum + output.nsp_loss_sum).backward()
+    return output.mlm_loss_sum.detach(), [p.grad.clone() for p in model.parameters()]
+
+
+def fresh(config, vocab_size):
+    torch.manual_seed(0)
+    return BertForPreTraining(config, vocab_size)
+
+
+@pytest.fixture(autouse=True)
+def forget():
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def check_parity_and_recompilations(tiny, vocab_size, batch, backend) -> None:
+    plain, compiled_one = fresh(tiny, vocab_size), fresh(tiny, vocab_size)
+    assert compile_layers(compiled_one, "cpu", backend=backend)
+    assert list(plain.state_dict()) == list(compiled_one.state_dict())
+    shapes = [(0, 6), (0, 3), (2, 6), (1, 5), (3, 6), (0, 5), (4, 6)]
+    graphs = []
+    for rows in shapes:
+        inputs = batch.rows(*rows).ours()
+        want, gradients = loss_and_gradients(plain, inputs)
+        found, others = loss_and_gradients(compiled_one, inputs)
+        torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-6)
+        for left, right in zip(gradients, others, strict=True):
+            torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+        graphs.append(counters["stats"]["unique_graphs"])
+    # All layers share two graphs, and no other number of tokens asks for another.
+    assert graphs[0] == 2
+    assert graphs[-1] == graphs[1] <= 4
+
+
+def test_nothing_is_compiled_after_the_first_batches(tiny, vocab_size, batch) -> None:
+    check_parity_and_recompilations(tiny, vocab_size, batch, "aot_eager")
+
+
+@pytest.mark.slow
+def test_inductor_gives_the_same_numbers(tiny, vocab_size, batch) -> None:
+    if compiled.missing_compiler("cpu"):
+        pytest.skip("no C++ compiler")
+    check_parity_and_recompilations(tiny, vocab_size, batch, "inductor")
+
+
+def test_compiled_dropout_follows_the_seed_and_the_probability(tiny, vocab_size, batch) -> None:
+    model = fresh(replace(tiny, hidden_dropout_prob=0.3), vocab_size)
+    compile_layers(model, "cpu", backend="aot_eager")
+    inputs = batch.ours()
+    losses = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        losses.append(float(loss_and_gradients(model, inputs)[0]))
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_without_a_compiler_the_model_stays_as_it_is(tiny, vocab_size, monkeypatch) -> None:
+    from torch._inductor import cpp_builder, exc
+
+    def none_found():
+        raise exc.InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
+    said = []
+    monkeypatch.setattr(compiled.log, "warning", lambda text, *more: said.append(text % more))
+    model = fresh(tiny, vocab_size)
+    assert not compile_layers(model, "cpu")
+    assert len(said) == 1 and "no C++ compiler is found" in said[0]
+    assert "feed_forward" not in vars(model.bert.encoder.layer[0])
+
+
+# -- recorded shapes ----------------------------------------------------------------------------
+
+
+def test_each_shape_is_recorded_once_and_rare_ones_are_not(tiny, vocab_size) -> None:
+    """The recorder stands in for CUDA's: it counts, and computes as usual."""
+    encoder = fresh(tiny, vocab_size).bert.encoder
+    recorded = []
+
+    def record(module, sample):
+        recorded.append(tuple(sample[0].shape))
+        assert sample[0].requires_grad and not sample[1].requires_grad
+        return module
+
+    graphed = use_graphs(encoder, record)
+    generator = torch.Generator().manual_seed(1)
+    for tokens in [12, 20, 12, 12, 28, 36, 44, 52, 12, 20]:
+        layout = RowLayout(
+            cu_seqlens=torch.tensor([0, 5, tokens], dtype=torch.int32), max_seqlen=48
+        )
+        hidden = torch.randn(tokens, 32, generator=generator)
+        want = type(encoder).forward(encoder, hidden, layout)
+        assert torch.equal(encoder(hidden, layout), want)
+    assert [shape[0] for shape in recorded] == [12, 20, 28, 36]
+    assert graphed.shapes == MAX_SHAPES
+    encoder.eval()
+    encoder(torch.randn(9, 32), RowLayout(cu_seqlens=torch.tensor([0, 9]), max_seqlen=9))
+    assert graphed.shapes == MAX_SHAPES
+
+
+@pytest.mark.gpu
+def test_recorded_graphs_give_the_same_gradients(tiny, vocab_size) -> None:
+    plain, graphed = (fresh(tiny, vocab_size).to("cuda", torch.bfloat16) for _ in range(2))
+    use_graphs(graphed.bert.encoder)
+    for seed in (1, 2, 3):
+        generator = torch.Generator().manual_seed(seed)
+        hidden = torch.randn(40, 32, generator=generator).to("cuda", torch.bfloat16)
+        layout = RowLayout(
+            cu_seqlens=torch.tensor([0, 9 + seed, 40], dtype=torch.int32, device="cuda"),
+            max_seqlen=40,
+        )
+        results = []
+        for model in (plain, graphed):
+            model.zero_grad()
+            leaf = hidden.clone().requires_grad_()
+            model.bert.encoder(leaf, layout).float().square().sum().backward()
+            results.append(leaf.grad)
+        torch.testing.assert_close(results[0], results[1], rtol=2e-2, atol=2e-2)

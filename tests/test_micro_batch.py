@@ -1,0 +1,140 @@
+"""The largest micro-batch is found, kept, and agreed on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bertds import micro_batch
+from bertds.config import Config, DataConfig, ModelConfig, RunConfig
+from bertds.engine.config_check import check_deepspeed_values
+from bertds.errors import ConfigError
+from bertds.micro_batch import choose_micro_batch, largest_that_runs
+from bertds.model.bert import BertForPreTraining
+from bertds.runtime import Place
+
+ALONE = Place(0, 0, 1)
+MODEL = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                    intermediate_size=64, max_position_embeddings=32)  # fmt: skip
+
+
+def recipe(limit_gib: float | None) -> Config:
+    data = DataConfig(sequence_length=32, max_predictions_per_sequence=5)
+    return Config(model=MODEL, data=data, run=RunConfig(memory_limit_gib=limit_gib))
+
+
+def settings(batch: int = 96, **more):
+    values = {"train_batch_size": batch, "train_micro_batch_size_per_gpu": "auto",
+              "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}, **more}  # fmt: skip
+    return check_deepspeed_values(values)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "bertds" / "micro_batch.json"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return BertForPreTraining(MODEL, 101)
+
+
+def find(model, config, json_settings) -> int:
+    return choose_micro_batch(
+        model, config, json_settings, ALONE
+    ).train_micro_batch_size_per_gpu  # fmt: skip
+
+
+def test_what_is_found_fits_and_the_next_does_not(model) -> None:
+    wanted = settings()
+    device = torch.device("cpu")
+    kept = micro_batch.state_bytes(model, recipe(None), wanted, ALONE, device)
+    divisors = [n for n in range(1, 97) if 96 % n == 0]
+    for target in (1, 4, 12, 48):
+        inputs = micro_batch.full_rows(recipe(None), target, device)
+        need = kept + micro_batch.measured_bytes(model, inputs)
+        found = find(model, recipe(need * 1.01 / 2**30), wanted)
+        assert found == target
+        assert found in divisors
+
+
+def test_memory_grows_linearly_with_the_rows(model) -> None:
+    device = torch.device("cpu")
+    sizes = [
+        micro_batch.measured_bytes(model, micro_batch.full_rows(recipe(None), rows, device))
+        for rows in (2, 4, 8)
+    ]
+    assert sizes[2] - sizes[1] == pytest.approx(2 * (sizes[1] - sizes[0]), rel=0.02)
+    assert sizes[0] > 2 * 32 * 32 * 4 * 8  # more than a few hidden states
+
+
+def test_all_of_a_ranks_rows_are_the_most(model) -> None:
+    found = choose_micro_batch(model, recipe(8.0), settings(), ALONE)
+    assert found.train_micro_batch_size_per_gpu == 96
+    assert found.values["train_micro_batch_size_per_gpu"] == 96
+    assert found.batch_plan(1).gradient_accumulation_steps == 1
+
+
+def test_the_answer_is_kept_and_belongs_to_its_facts(model, cache, monkeypatch) -> None:
+    searched = []
+    real = micro_batch.search
+    monkeypatch.setattr(
+        micro_batch, "search", lambda *args: searched.append(1) or real(*args)
+    )  # fmt: skip
+    first = find(model, recipe(8.0), settings())
+    assert find(model, recipe(8.0), settings()) == first
+    assert len(searched) == 1
+    [entry] = json.loads(cache.read_text()).values()
+    assert entry["micro_batch"] == first and entry["precision"] == "fp32"
+    find(model, recipe(8.0), settings(bf16={"enabled": True}))
+    find(model, recipe(8.0), settings(batch=48))
+    find(model, recipe(7.0), settings())
+    assert len(searched) == 4
+    cache.write_text("{ damaged")
+    assert find(model, recipe(8.0), settings()) == first
+    assert len(searched) == 5
+
+
+def test_a_model_that_cannot_fit_is_refused_with_figures(model) -> None:
+    with pytest.raises(ConfigError, match=r"not one row of 32 tokens fits: .* GiB are needed"):
+        find(model, recipe(1e-4), settings())
+
+
+def test_a_number_stays_as_it_is(model) -> None:
+    plain = settings(train_micro_batch_size_per_gpu=8)
+    assert choose_micro_batch(model, recipe(8.0), plain, ALONE) is plain
+
+
+def test_who_needs_a_number_says_so() -> None:
+    with pytest.raises(ConfigError, match="found when training starts; give a number here"):
+        settings().batch_plan(1)
+    with pytest.raises(ConfigError, match="train_batch_size"):
+        choose_micro_batch(
+            BertForPreTraining(MODEL, 101), recipe(8.0), settings(9), replace(ALONE, world_size=2)
+        )
+
+
+def test_a_gpu_that_runs_out_gets_the_next_smaller_one() -> None:
+    tried = []
+
+    def run(rows: int) -> None:
+        tried.append(rows)
+        if rows > 6:
+            raise torch.OutOfMemoryError
+
+    assert largest_that_runs([1, 2, 3, 6, 12, 24], run) == 6
+    assert tried == [24, 12, 6]
+
+
+def test_a_run_starts_with_auto(command, tiny_json, tmp_path) -> None:
+    from bertds.train import main
+
+    values = json.loads(tiny_json.read_text())
+    values["train_micro_batch_size_per_gpu"] = "auto"
+    path = tmp_path / "auto.json"
+    path.write_text(json.dumps(values))
+    assert main(command("run", "schedule.total_steps=2", deepspeed=path)) == 0
