@@ -73,9 +73,10 @@ def test_every_dropped_document_is_there_with_source_and_title(
     # The first source has it, so the longer text of the second one goes.
     assert found["near_duplicate"][0]["title"] == "22"
     if vocabulary == "given":
-        other = tmp_path / "two"
-        assert main(arguments(sources, other, *choice, "--workers", "2")) == 0
-        assert made.tree(other) == made.tree(out)
+        mix = ["--mix", "wiki=1.5,jsonl=0.8"]
+        assert main(arguments(sources, tmp_path / "a", *choice, *mix, "--workers", "1")) == 0
+        assert main(arguments(sources, tmp_path / "b", *choice, *mix, "--workers", "2")) == 0
+        assert made.tree(tmp_path / "a") == made.tree(tmp_path / "b")
 
 
 class Killed(BaseException):

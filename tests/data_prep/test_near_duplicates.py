@@ -75,8 +75,14 @@ def test_candidates_are_as_frequent_as_the_formula_says(made: SimpleNamespace) -
 def texts(made: SimpleNamespace) -> list[str]:
     """Forty texts, eight of which stand there in three more, slightly changed forms."""
     rng = random.Random(3)
-    texts = [made.article(rng, 3).replace("\n\n", " ") for _ in range(40)]
-    return texts + [damaged(rng, t, 0.01) for t in texts[:8] for _ in range(3)]
+    texts = [made.article(rng, 4).replace("\n\n", " ") for _ in range(40)]
+    return texts + [one_word_else(t, share) for t in texts[:8] for share in (0.2, 0.5, 0.8)]
+
+
+def one_word_else(text: str, at: float) -> str:
+    words = text.split()
+    words[int(at * len(words))] = "another"
+    return " ".join(words)
 
 
 def clusters(texts: list[str], least: float) -> list[set[int]]:

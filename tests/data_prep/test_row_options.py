@@ -64,7 +64,7 @@ def test_without_pairs_a_row_is_one_stretch_of_a_document(
         assert letters(tokens, ids[1:-1]) in source
         full += len(ids) == 64
     assert full > 0.5 * len(data["input_ids"])
-    assert not data["segment_ids"].any() and not data["next_sentence_labels"].any()
+    assert not data["segment_ids"].any() and "next_sentence_labels" not in data
 
 
 def test_sentence_order_has_the_two_halves_of_one_stretch_as_they_are_or_swapped(
