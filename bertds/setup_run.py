@@ -20,6 +20,7 @@ from bertds.engine.start import end_processes, meet_processes
 from bertds.errors import BertdsError, ConfigError
 from bertds.flops import Meter, device_peak
 from bertds.guard import Guard
+from bertds.heap import Heap
 from bertds.heartbeat import Heartbeat
 from bertds.initial import continue_run, start_weights
 from bertds.logs import log, start_logging
@@ -58,6 +59,7 @@ class Run:
         self.heartbeat: Heartbeat | None = None
         self.validator: Validator | None = None
         self.sample_log: SampleLog | None = None
+        self.heap: Heap | None = None
         self._hours_clock = clock()
 
     # -- building ----------------------------------------------------------------------------
@@ -84,6 +86,8 @@ class Run:
         if held_out is not None:
             self.validator = Validator(config, held_out, self.engine)
         self.guard = Guard(config.guard, self.engine)
+        if self.engine.device.type == "cpu":
+            self.heap = Heap()
         facts = {
             "model": {**to_dict(config.model), "vocab_size": tokenizer.vocab_size},
             "tokenizer": tokenizer.to_json(),
@@ -229,6 +233,8 @@ class Run:
         self.agreement.read()
         state.tokens, state.hours = self.agreement.tokens, self.agreement.hours
         self.guard.judge(state, batch.samples, applied, limit)
+        if self.heap is not None:
+            self.heap.look()
         if self.heartbeat is not None:
             self.heartbeat.progress()
 

@@ -1,0 +1,72 @@
+"""Gives memory that is free but scattered back to the system, on a CPU.
+
+Unpadded rows have new lengths in every micro batch, so tensors of ever new sizes are made and
+dropped, and oneDNN keeps small prepared kernels for each shape that lie between them. glibc gives
+back only the end of its heap: the process would grow to several times what it uses.
+``malloc_trim`` gives back every free page. It is called when the process has grown, not before: in
+a run of constant shapes, never.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+GROWTH = 1.25
+"""The heap is trimmed when the process is so many times as large as after the last time ..."""
+ROOM = 128 * 2**20
+"""... and by at least so many bytes larger."""
+
+
+class Heap:
+    """Watches the size of this process.
+
+    Args:
+        size: returns the bytes of memory that the process holds; 0 = unknown, never trim.
+        trim: gives free pages back.
+    """
+
+    def __init__(
+        self, size: Callable[[], int] | None = None, trim: Callable[[], None] | None = None
+    ) -> None:
+        self._size = size or resident_bytes
+        self._trim = trim or _malloc_trim()
+        self._limit = 0
+
+    def look(self) -> bool:
+        """Trim if the process has grown; costs some microseconds otherwise. True: it trimmed."""
+        if self._trim is None:
+            return False
+        size = self._size()
+        if size <= self._limit:
+            return False
+        first, self._limit = not self._limit, 0
+        if not first:
+            self._trim()
+            size = self._size()
+        if size:
+            self._limit = max(int(size * GROWTH), size + ROOM)
+        return not first
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in use, in bytes; 0 where it is not known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * resource.getpagesize()
+
+
+def _malloc_trim() -> Callable[[], None] | None:
+    try:
+        function = ctypes.CDLL(None).malloc_trim
+    except (OSError, AttributeError):  # not glibc
+        return None
+
+    def trim() -> None:
+        function(0)
+
+    return trim
