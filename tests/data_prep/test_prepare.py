@@ -169,7 +169,8 @@ def test_workers_units_compression_and_paths_leave_no_trace(
     other = tmp_path / "other"
     assert main(arguments(other, folder, vocab)) == 0
     before, after = made.tree(prepared), made.tree(other)
-    del before["manifest.json"], after["manifest.json"]
+    for named in ("manifest.json", "report.html"):  # these tell of the files
+        del before[named], after[named]
     assert after == before
 
 
@@ -179,11 +180,13 @@ def test_a_trained_vocabulary_is_the_same_every_time_and_loads_in_transformers(
     trees = []
     for name, workers in (("a", "1"), ("b", "2")):
         out = tmp_path / name
-        command = [
-            sys.executable, str(repository / SCRIPT), "--wiki", str(wiki_dump), "--out", str(out),
-            "--train-vocab", "300", "--validation-fraction", "0.1", "--workers", workers,
-        ]  # fmt: skip
-        subprocess.run(command, check=True, timeout=120, capture_output=True)
+        given = ["--wiki", str(wiki_dump), "--out", str(out), "--train-vocab", "300",
+                 "--validation-fraction", "0.1", "--workers", workers]  # fmt: skip
+        if workers == "1":
+            assert main(given) == 0
+        else:  # in a process of its own: hash tables have another seed there
+            command = [sys.executable, str(repository / SCRIPT), *given]
+            subprocess.run(command, check=True, timeout=120, capture_output=True)
         trees.append(made.tree(out))
     assert trees[0] == trees[1]
 
