@@ -70,5 +70,5 @@ class SourceFile(NamedTuple):
     options: tuple[str, ...] = ()
     licence: str = ""
     """What the source itself says about its licence."""
-    index: str = ""
+    streams: str = ""
     """Of a multistream dump: the file that names its streams."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from data_prep.decontaminate import NgramTable, check_ngram, read_test_files
+from data_prep.decontaminate import NgramTable, TestFile, check_ngram, read_test_files
 from data_prep.filters import QUALITY_RULES, FilterSettings
 from data_prep.settings import DEDUP, MinHashSettings
 
@@ -13,7 +13,7 @@ from data_prep.settings import DEDUP, MinHashSettings
 def add_filter_options(parser: argparse.ArgumentParser, rare: Callable[[str], str]) -> None:
     """Add the options; ``rare`` hides the help of those that are seldom needed."""
     # fmt: off
-    group = parser.add_argument_group("which documents (all are kept unless asked)")
+    group = parser.add_argument_group("which documents (all but equal ones, unless asked)")
     group.add_argument("--dedup", choices=DEDUP, default="exact",
                        help="equal texts enter once (exact), near-duplicates too (minhash), or all")
     group.add_argument("--mix", default="", metavar="SOURCE=W,...",
@@ -49,7 +49,7 @@ def filter_settings(args: argparse.Namespace) -> tuple[FilterSettings, NgramTabl
         UserError: a value is impossible, a test file cannot be read, a package is missing.
     """
     table = None
-    files = ()
+    files: tuple[TestFile, ...] = ()
     if args.decontaminate:
         check_ngram(args.decontaminate_ngram)
         files, table = read_test_files(args.decontaminate, args.decontaminate_ngram)
@@ -63,7 +63,7 @@ def filter_settings(args: argparse.Namespace) -> tuple[FilterSettings, NgramTabl
         languages=tuple(sorted(set(args.keep_language))),
         language_score=args.language_score if args.keep_language else 0.65,
         quality=tuple(dict.fromkeys(args.quality)),
-        test_files=tuple(files),
+        test_files=files,
         test_ngram=args.decontaminate_ngram if args.decontaminate else 13,
     )
     return settings, table

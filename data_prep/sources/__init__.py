@@ -141,7 +141,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str]) -> list[SourceFi
             raise DataError(f"{path}: none of the dumps has this index, by their names")
         stream_offsets(path, own[0])
         found[own[0]] = path
-    return [f._replace(index=str(found[f.path])) if f.path in found else f for f in files]
+    return [f._replace(streams=str(found[f.path])) if f.path in found else f for f in files]
 
 
 def _wanted(kind: str, path: Path) -> bool:
@@ -177,7 +177,7 @@ def source_file(
 
 def is_read_by_one(file: SourceFile) -> bool:
     """Tell whether only one process can read the file: a dump in one compressed stream."""
-    kind = "" if file.reader != "dump" or file.index else blocks.compression(file.path)
+    kind = "" if file.reader != "dump" or file.streams else blocks.compression(file.path)
     return kind in ("gz", "zst") or _single_bz2(file, kind)
 
 
@@ -192,8 +192,8 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     elif file.reader == "parquet":
         sizes = parquet_row_groups(file.path, file.path, file.options[0])
         yield from row_group_units(whole, sizes, unit_bytes)
-    elif file.index:
-        offsets = stream_offsets(Path(file.index), file.path)
+    elif file.streams:
+        offsets = stream_offsets(Path(file.streams), file.path)
         for number, (start, end) in enumerate(cuts(offsets, file.bytes, max(1, unit_bytes // 4))):
             yield whole._replace(number=number, start=start, end=end, size=end - start)
     elif is_read_by_one(file):

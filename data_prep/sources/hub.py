@@ -119,17 +119,18 @@ def _licence(name: str) -> str:
     path = Path(name) / "README.md"
     try:
         card = DatasetCard.load(str(path) if Path(name).is_dir() else name)
-    except (*_network_errors(), ValueError):
+    except _errors():
         return ""
     licence = card.data.to_dict().get("license") or ""
     return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
+def _errors() -> tuple[type[BaseException], ...]:
     """Return what the Hub's client raises: an OSError, or an error of its HTTP library."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    return (OSError, *HfHubHTTPError.__bases__)
+    # What is no JSON, YAML or Parquet is a ValueError.
+    return (OSError, ValueError, *HfHubHTTPError.__bases__)
 
 
 def _remote_size(given: str, url: str) -> int:
@@ -138,7 +139,7 @@ def _remote_size(given: str, url: str) -> int:
     try:
         filesystem, path = fsspec.url_to_fs(url)
         return int(filesystem.size(path) or 0)
-    except (*_network_errors(), ValueError) as error:
+    except _errors() as error:
         raise DataError(f"--hf {given}: {url} cannot be reached ({_one_line(error)})") from error
 
 
@@ -180,7 +181,7 @@ def read_hub(unit: Unit) -> Iterator[Document]:
         groups = range(unit.start, unit.end)
         try:
             yield from parquet_documents(_opened(unit.path, url), path, groups, key)
-        except _network_errors() as error:
+        except _errors() as error:
             raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error
         return
     import datasets
@@ -194,5 +195,5 @@ def read_hub(unit: Unit) -> Iterator[Document]:
                     "the text's field with --text-key"
                 )
             yield text_value_document(row[key], record_title(row))
-    except (*_network_errors(), ValueError, datasets.exceptions.DatasetsError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error

@@ -49,8 +49,8 @@ def test_a_dump_is_cut_at_the_streams_of_the_index_beside_it(
 ) -> None:
     path = published(tmp_path, pages, made, part, ids)
     (file,) = find_files("wiki", [str(tmp_path)], ())  # the index is no dump
-    assert Path(file.index).name == INDEX.format(part, ids) and not is_read_by_one(file)
-    whole = read(file._replace(index=""), 1 << 20)
+    assert Path(file.streams).name == INDEX.format(part, ids) and not is_read_by_one(file)
+    whole = read(file._replace(streams=""), 1 << 20)
     assert [d.title for d in whole] == [f"A{i}" for i in range(40)]
     for unit_bytes in (4, 3000, 1 << 20):
         units = list(file_units(file, unit_bytes))
@@ -94,7 +94,7 @@ def test_an_index_of_another_dump_is_not_used(
         find_files.__globals__["stream_offsets"].cache_clear()
         (file,) = find_files("wiki", [str(path)], ())
         error = capsys.readouterr().err
-        assert file.index == "" and message in error and "going on without it" in error
+        assert file.streams == "" and message in error and "going on without it" in error
         with pytest.raises(DataError, match="multistream-index"):
             find_files("wiki", [str(path)], (), [str(index)])
     with pytest.raises(DataError, match="no such file"):
@@ -103,4 +103,4 @@ def test_an_index_of_another_dump_is_not_used(
     elsewhere.write_bytes(good)  # of another name, unpacked: the only dump's
     find_files.__globals__["stream_offsets"].cache_clear()
     (file,) = find_files("wiki", [str(path)], (), [str(elsewhere)])
-    assert file.index == str(elsewhere)
+    assert file.streams == str(elsewhere)
