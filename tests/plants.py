@@ -9,6 +9,7 @@ overflow [steps]             the loss of these steps is finite, the gradient is 
 spike   {step: factor}       the gradient of this step is so many times as large
 slow    seconds              every step takes so much longer
 hog     seconds              the first step holds Python's lock for so long
+insist  n                    so many Ctrl-C arrive while the run is taken down
 error   step                 this rank raises an error of its own in this step
 ```
 """
@@ -42,6 +43,15 @@ def plant(plan: dict[str, Any]) -> None:
 
         ticks = itertools.count(0.0, plan["clock"])
         setup_run.clock = lambda: next(ticks)  # type: ignore[assignment]
+    if "insist" in plan:
+        from bertds import setup_run
+
+        def insist() -> None:
+            for _ in range(plan["insist"]):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+
+        _before(setup_run.Run, "_leave", insist)
     if "room" in plan:
         from bertds import checkpoint
 

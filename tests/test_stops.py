@@ -117,3 +117,16 @@ def test_the_clock_schedule_survives_restarts(
     assert [line["lr"] for line in train_lines(tmp_path / "broken")] == rates
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert_same_state(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_signals_while_the_run_is_taken_down_change_nothing(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    """All is saved by then; a second Ctrl-C would else leave at once, with another code."""
+    code, text = fork_server.run(
+        command("run"), output=tmp_path, plans={0: {"stop": 3, "insist": 3}}
+    )
+    assert code == 75, text
+    code, text = fork_server.run(command("run"), output=tmp_path, plans={0: {"insist": 3}})
+    assert code == 0, text
+    assert (tmp_path / "run" / "DONE").exists()
