@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,13 @@ def text_rows(
 
 def this_machine() -> dict[str, Any]:
     """Return processor, cores and versions."""
+    packages = ["numpy", "numba", "tokenizers", "sentencex", "h5py"]
+    packages += ["nanotoken"] if find_spec("nanotoken") else []
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("numpy", "numba", "tokenizers", "sentencex", "h5py")},
+        **{name: version(name) for name in packages},
     }
 
 
@@ -161,12 +164,16 @@ def compare(args: argparse.Namespace) -> int:
         print(json.dumps(result, indent=2))
         return 0
     for row in results:
-        own = " / ".join(f"{s:.1f}" for s in row["seconds"])
         print(
-            f"{row['stage']:<22} {row['mb']:.1f} MB  ours {own} CPU-s = {row['mb_per_second']:.2f} "
-            f"MB/s   NVIDIA ({row['nvidia_stage']}) {row['nvidia_seconds']:.1f} CPU-s = "
-            f"{row['nvidia_mb_per_second']:.2f} MB/s   {row['ratio']:.1f} times"
+            f"{row['stage']}: {row['mb']:.1f} MB. NVIDIA ({row['nvidia_stage']}) "
+            f"{row['nvidia_seconds']:.1f} CPU-s = {row['nvidia_mb_per_second']:.2f} MB/s"
         )
+        for tokeniser, own in row["ours"].items():
+            seconds = " / ".join(f"{s:.1f}" for s in own["seconds"])
+            print(
+                f"  ours, --tokeniser {tokeniser}: {seconds} CPU-s = {own['mb_per_second']:.2f} "
+                f"MB/s, {own['ratio']:.1f} times"
+            )
     return 0
 
 

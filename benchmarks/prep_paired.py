@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,8 @@ def paired(
 ) -> list[dict[str, Any]]:
     """Time both systems; ``stages`` of "shards" (NVIDIA: rows, dupe 1) and "rows" (dupe 5)."""
     results = []
+    # "cache" needs tokenizers alone; the other one is an optional extra.
+    tokenisers = ["cache", *(["nanotoken"] if find_spec("nanotoken") else [])]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         megabytes = write_text(wiki, books, share, folder / "text")
@@ -78,38 +82,46 @@ def paired(
                 nvidia_python, str(_HERE / "nvidia_rows.py"), str(nvidia.resolve()),
                 str(folder / "text"), str(vocab), str(folder / "nvidia.hdf5"), str(dupe),
             ]  # fmt: skip
-            seconds = []
+            seconds: dict[str, list[float]] = {tokeniser: [] for tokeniser in tokenisers}
             rows = 0
-            for run in ("warm", "first", "nvidia", "last"):
+            turns = [("warm", tokenisers[-1])] + [("first", t) for t in tokenisers]
+            turns += [("nvidia", "")] + [("last", t) for t in tokenisers]
+            for run, tokeniser in turns:
                 if run == "nvidia":
                     nvidia_seconds = cpu_of(theirs)
                     continue
-                out = folder / f"{stage}-{run}"
+                out = folder / f"{stage}-{run}-{tokeniser}"
                 small = run == "warm" and wiki  # one file of articles is enough
                 source = max((folder / "text").iterdir()) if small else folder / "text"
                 ours = [
                     sys.executable, str(_HERE.parent / "data_prep" / "build_wiki_books.py"),
                     "--text", str(source), "--vocab", str(vocab), "--workers", "1",
-                    "--out", str(out),
+                    "--tokeniser", tokeniser, "--out", str(out),
                 ]  # fmt: skip
                 if stage == "rows":
                     ours += ["--instances", INSTANCES, "--dupe-factor", "5"]
                     ours += ["--compression", "none"]
                 used = cpu_of(ours)
                 if run != "warm":
-                    seconds.append(used)
+                    seconds[tokeniser].append(used)
                     if stage == "rows":
                         rows = sum(f["rows"] for f in Manifest.load(out).instances[0]["files"])
+                shutil.rmtree(out)
             results.append(
                 {
                     "stage": "text -> token shards" if stage == "shards" else "text -> HDF5 rows",
                     "nvidia_stage": f"sentences, rows {INSTANCES}, dupe {dupe}, gzip off",
                     "mb": megabytes,
-                    "seconds": seconds,
                     "nvidia_seconds": nvidia_seconds,
-                    "mb_per_second": megabytes / (sum(seconds) / len(seconds)),
                     "nvidia_mb_per_second": megabytes / nvidia_seconds,
-                    "ratio": nvidia_seconds / (sum(seconds) / len(seconds)),
+                    "ours": {
+                        tokeniser: {
+                            "seconds": own,
+                            "mb_per_second": megabytes * len(own) / sum(own),
+                            "ratio": nvidia_seconds * len(own) / sum(own),
+                        }
+                        for tokeniser, own in seconds.items()
+                    },
                     "rows": rows,
                 }
             )
