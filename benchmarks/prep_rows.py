@@ -1,0 +1,148 @@
+"""Rows from token shards, on one core: pairs and masks alone, NVIDIA's layout, files.
+
+    python benchmarks/prep_rows.py --data PREPARED
+
+CPU-seconds of one process, best of the repetitions; compiled code is loaded beforehand. "pairs and
+masks" are the samples and masked rows in memory, without padding; "laid out" adds the padded
+columns; each compression adds the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.common import cpu_name
+from bertds.data.columns import empty_columns
+from bertds.data.hdf5 import write_instance_file
+from bertds.data.instances import InstanceSettings
+from bertds.data.manifest import Manifest
+from bertds.data.rows import flat_instances, place_flat_rows
+from bertds.data.shards import TokenShard
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+
+_SEED = 12345
+
+
+def best_of(work: Callable[[], int], repeat: int) -> tuple[float, int]:
+    """Return the least CPU-seconds and the rows of the last call."""
+    best, rows = float("inf"), 0
+    for _ in range(repeat):
+        began = time.process_time()
+        rows = work()
+        best = min(best, time.process_time() - began)
+    return best, rows
+
+
+def rates(
+    shards: list[TokenShard],
+    tokenizer: TokenizerInfo,
+    length: int,
+    predictions: int,
+    repeat: int,
+) -> list[dict[str, Any]]:
+    """Measure all stages for one row length; each includes those before it."""
+    settings = InstanceSettings(sequence_length=length, max_predictions=predictions)
+    pad = tokenizer.special_ids["pad"]
+
+    def pairs_and_masks() -> int:
+        made = flat_instances(shards, 0, settings, _SEED, tokenizer, chunk_rows=131_072 // length)
+        return sum(flat.rows for flat in made)
+
+    total = pairs_and_masks()  # compiled by now
+
+    def laid_out() -> dict[str, np.ndarray]:
+        columns = empty_columns(total, length, predictions, labels=True)
+        first = 0
+        for flat in flat_instances(shards, 0, settings, _SEED, tokenizer):
+            place_flat_rows(flat, columns, np.arange(first, first + flat.rows), pad)
+            first += flat.rows
+        return columns
+
+    stages: list[tuple[str, Callable[[], int]]] = [
+        ("pairs and masks", pairs_and_masks),
+        ("laid out", lambda: len(laid_out()["input_ids"])),
+    ]
+    columns = laid_out()
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for compression in ("none", "lzf", "gzip"):
+            stages.append(
+                (
+                    f"writing alone, {compression}",
+                    lambda compression=compression: write_instance_file(  # type: ignore[misc]
+                        Path(folder) / f"{compression}.hdf5",
+                        [columns],
+                        sequence_length=length,
+                        max_predictions=predictions,
+                        compression=compression,
+                        rows=total,
+                    ),
+                )
+            )
+        for name, work in stages:
+            seconds, rows = best_of(work, repeat if "gzip" not in name else 1)
+            results.append(
+                {
+                    "rows_of": f"{length}:{predictions}",
+                    "stage": name,
+                    "rows": rows,
+                    "cpu_seconds": round(seconds, 3),
+                    "rows_per_cpu_second": round(rows / seconds),
+                }
+            )
+    return results
+
+
+def main() -> int:
+    """Measure, and print a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True, help="a prepared folder")
+    parser.add_argument("--shards", type=int, default=2, help="use the first N shards (2)")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions (3)")
+    parser.add_argument("--note", default="", help="said in the result")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    manifest = Manifest.load(args.data)
+    tokenizer = load_tokenizer_info(args.data / "tokenizer")
+    infos = manifest.splits["train"].shards[: args.shards]
+    shards = [TokenShard.open(args.data / info.file, info, verify="size") for info in infos]
+    rows = []
+    for length, predictions in ((128, 20), (512, 80)):
+        rows += rates(shards, tokenizer, length, predictions, args.repeat)
+    if args.json:
+        result = {
+            "date": datetime.date.today().isoformat(),
+            "command": " ".join(["python", "benchmarks/prep_rows.py", *sys.argv[1:]]),
+            "machine": cpu_name(),
+            "cores": os.cpu_count(),
+            "load_average": round(os.getloadavg()[0], 1),
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in ("numpy", "numba", "h5py")},
+            "note": args.note,
+            "rates": rows,
+        }
+        print(json.dumps(result, indent=2))
+        return 0
+    for row in rows:
+        print("  ".join(str(value) for value in row.values()))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
