@@ -8,8 +8,8 @@
   five sentences.
 
 datatrove has the same rules, and tests compare with it. They are our own here because datatrove's
-ask spaCy or NLTK for words and sentences (a heavy install, and a download), at under 1 MB/s. A word
-is what stands between spaces. The stop words are English; the other rules know no language.
+ask spaCy or NLTK for words and sentences: a heavy install, and a download. A word is what stands
+between spaces. The stop words are English; the other rules know no language.
 """
 
 from __future__ import annotations

