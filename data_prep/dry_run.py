@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -23,13 +24,15 @@ from data_prep import progress
 from data_prep.document import SourceFile, Unit
 from data_prep.parts import open_part
 from data_prep.settings import PrepSettings
-from data_prep.sources import file_units, is_read_by_one
+from data_prep.sources import blocks, file_units, is_read_by_one
 from data_prep.team import Alone, Group
 from data_prep.workers import Workers
 
 _SAMPLE_BYTES = 8 << 20
 _LEAST_OF_A_SOURCE = 1 << 20
 _UNIT_BYTES = 256 << 10
+_LARGEST_UNIT = 4 << 20
+_RECORD_ENDS = {"text": b"\n", "jsonl": b"\n", "extracted": b"</doc>"}
 _FILES_OPENED = 64
 """Of each source; books and extracted articles are many small files."""
 
@@ -87,14 +90,41 @@ class _Stopwatch(Alone):
                 done(result)
 
 
-def sample_units(files: Sequence[SourceFile]) -> tuple[dict[str, list[Unit]], dict[str, float]]:
+def beginning(unit: Unit, folder: Path) -> Unit:
+    """Return a unit for the beginning of a large compressed file that is one unit.
+
+    Raises:
+        DataError: the file is damaged there.
+    """
+    data = b""
+    for block, _ in blocks.whole_blocks(unit.path):
+        data += block
+        if len(data) >= _LARGEST_UNIT:
+            break
+    else:
+        return unit
+    data = data[: data.rindex(_RECORD_ENDS[unit.reader]) + len(_RECORD_ENDS[unit.reader])]
+    path = folder / f"{unit.source}-{unit.path.name}.beginning"
+    path.write_bytes(data)
+    # How much of the compressed file that is: any compressor tells it well enough.
+    size = min(unit.size, len(zlib.compress(data)))
+    return unit._replace(file=str(path), start=0, end=len(data), size=size)
+
+
+def sample_units(
+    files: Sequence[SourceFile], folder: Path
+) -> tuple[dict[str, list[Unit]], dict[str, float]]:
     """Choose units of each source, spread evenly over its files and within them.
+
+    Args:
+        files: the sources.
+        folder: for copies of the beginnings of files that cannot be read in parts.
 
     Returns:
         The units, and the seconds that a single process needed to read some of them.
     """
     reading: dict[str, float] = {}
-    total = sum(file.bytes for file in files)
+    total = max(1, sum(file.bytes for file in files))
     chosen: dict[str, list[Unit]] = {}
     for source in dict.fromkeys(file.source for file in files):
         own = [file for file in files if file.source == source]
@@ -111,18 +141,20 @@ def sample_units(files: Sequence[SourceFile]) -> tuple[dict[str, list[Unit]], di
                 reading[source] = reading.get(source, 0.0) + time.perf_counter() - began
             else:
                 there = list(file_units(file, _UNIT_BYTES))
-                units += there[:: max(1, -(-len(there) // number))]
+                there = there[:: max(1, -(-len(there) // number))]
+                if file.reader in _RECORD_ENDS and there[0].size > _LARGEST_UNIT:
+                    there = [beginning(there[0], folder)]
+                units += there
             if sum(unit.size for unit in units) >= 2 * wanted:
                 break
         chosen[source] = units
     return chosen, reading
 
 
-def forecast(
-    files: Sequence[SourceFile],
-    settings: PrepSettings,
-    run: Callable[[Path, PrepSettings, Alone, list[Unit]], Manifest],
-) -> Forecast:
+Run = Callable[[Path, PrepSettings, Alone, list[Unit]], Manifest]
+
+
+def forecast(files: Sequence[SourceFile], settings: PrepSettings, run: Run) -> Forecast:
     """Prepare a sample and scale it up.
 
     Args:
@@ -133,20 +165,26 @@ def forecast(
     Raises:
         BertdsError: as the preparation would.
     """
-    units, reading = sample_units(files)
+    with tempfile.TemporaryDirectory(prefix="bertds-dry-run-") as folder:
+        return _forecast(files, settings, run, Path(folder))
+
+
+def _forecast(
+    files: Sequence[SourceFile], settings: PrepSettings, run: Run, folder: Path
+) -> Forecast:
+    units, reading = sample_units(files, folder)
     whole = {s: sum(f.bytes for f in files if f.source == s) for s in units}
     read = {s: max(1, sum(u.size for u in chosen)) for s, chosen in units.items()}
     scale = {s: max(1.0, whole[s] / read[s]) for s in units}
     watch = _Stopwatch()
     # One pass over all documents, none held out: the rest is a matter of multiplication.
     small = replace(settings, validation_fraction=0.0, dupe_factor=1)
-    with tempfile.TemporaryDirectory(prefix="bertds-dry-run-") as folder:
-        try:
-            manifest = run(
-                Path(folder), small, watch, [u for chosen in units.values() for u in chosen]
-            )
-        except DataError as error:
-            raise DataError(f"in a sample of the sources: {error}") from error
+    (folder / "out").mkdir()
+    try:
+        chosen_units = [unit for chosen in units.values() for unit in chosen]
+        manifest = run(folder / "out", small, watch, chosen_units)
+    except DataError as error:
+        raise DataError(f"in a sample of the sources: {error}") from error
     documents: dict[str, int] = {}
     dropped: Counter[str] = Counter()
     for source in manifest.sources:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -73,11 +74,34 @@ def test_the_forecast_is_near_what_comes(
     assert found["rows 64"][0] == pytest.approx(rows, rel=0.2)
 
 
-def test_units_are_spread_over_files_and_within_them() -> None:
+@pytest.mark.parametrize("kind", ["jsonl", "text", "wiki"])
+def test_a_large_compressed_file_is_not_read_to_its_end(
+    tmp_path: Path, made: SimpleNamespace, vocab: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, kind: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("data_prep.dry_run._LARGEST_UNIT", 100_000)
+    rng = random.Random(8)
+    articles = [made.article(rng, 4).replace("\n\n", " ") for _ in range(1500)]
+    texts = {
+        "jsonl": "".join(json.dumps({"text": a}) + "\n" for a in articles),
+        "text": "\n\n".join(articles),
+        "wiki": "".join(f'<doc id="{n}" title="T">\nT\n\n{a}\n</doc>\n'
+                        for n, a in enumerate(articles)),
+    }  # fmt: skip
+    path = tmp_path / "a.gz"
+    path.write_bytes(gzip.compress(texts[kind].encode())[:-8])  # its end would be noticed
+    name = path.rename(tmp_path / ("a.jsonl.gz" if kind == "jsonl" else "a.gz"))
+    given = [f"--{kind}", str(name), "--vocab", str(vocab), "--out", str(tmp_path / "o")]
+    assert main([*given, "--dry-run"]) == 0
+    assert told(capsys.readouterr().err)[kind][2] == pytest.approx(1500, rel=0.15)
+    assert guarded(main, given) == 2
+
+
+def test_units_are_spread_over_files_and_within_them(tmp_path: Path) -> None:
     files = [
         SourceFile("text", "text", Path(__file__), f"{n}", 5_000_000) for n in range(10)
     ]  # fmt: skip
-    units, reading = sample_units(files)
+    units, reading = sample_units(files, tmp_path)
     assert list(units) == ["text"] and reading == {}
     assert sum(unit.size for unit in units["text"]) < 17 << 20
     starts = {unit.start for unit in units["text"]}
