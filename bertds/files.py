@@ -137,11 +137,19 @@ def this_process(purpose: str) -> dict[str, Any]:
     }
 
 
-def living_holder(path: Path, stale_seconds: float) -> dict[str, Any] | None:
-    """Return what a lock's file says of its holder, or None if there is none or it is dead."""
+def living_holder(
+    path: Path, stale_seconds: float, now: float | None = None
+) -> dict[str, Any] | None:
+    """Return what a lock's file says of its holder, or None if there is none or it is dead.
+
+    Args:
+        path: the file.
+        stale_seconds: a holder on another host is dead when its file is older.
+        now: the file server's time, where it is known; None = this host's.
+    """
     try:
         holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        age = time.time() - path.stat().st_mtime
+        age = (time.time() if now is None else now) - path.stat().st_mtime
     except (OSError, ValueError):
         return None
     if holder.get("host") == socket.gethostname():
@@ -157,6 +165,23 @@ def in_use(folder: Path, holder: dict[str, Any]) -> str:
         f"(process {holder.get('pid')} on {holder.get('host')}{job}); wait for it or choose "
         "another folder"
     )
+
+
+def remove_dead_candidates(lock: Path, stale_seconds: float) -> None:
+    """Remove what processes that were killed while they took or buried a lock have left.
+
+    Those of living ones stay: somebody may be taking the lock at this moment.
+    """
+    for name in ("lock", "dead-lock"):
+        for path in lock.parent.glob(f"{TEMPORARY_PREFIX}{name}.*"):
+            host, _, pid = path.name.removeprefix(f"{TEMPORARY_PREFIX}{name}.").rpartition(".")
+            with suppress(OSError, ValueError):
+                if host == socket.gethostname():
+                    dead = start_time(int(pid)) == ""
+                else:
+                    dead = time.time() - path.stat().st_mtime > stale_seconds
+                if dead:
+                    path.unlink()
 
 
 class FolderLock:
@@ -191,7 +216,7 @@ class FolderLock:
                 self._released.clear()
                 threading.Thread(target=self._stay_fresh, daemon=True).start()
                 candidate.unlink(missing_ok=True)
-                self._remove_dead_candidates()
+                remove_dead_candidates(self.path, self.stale_seconds)
                 return self
             except FileExistsError:
                 owner = self._living_owner()
@@ -209,22 +234,6 @@ class FolderLock:
             finally:
                 candidate.unlink(missing_ok=True)
         raise InUseError(f"{self.path.parent}: could not take the lock {self.path}")
-
-    def _remove_dead_candidates(self) -> None:
-        """Remove what processes that were killed while they took or buried the lock have left.
-
-        Those of living ones stay: somebody may be taking the lock at this moment.
-        """
-        for name in ("lock", "dead-lock"):
-            for path in self.path.parent.glob(f"{TEMPORARY_PREFIX}{name}.*"):
-                host, _, pid = path.name.removeprefix(f"{TEMPORARY_PREFIX}{name}.").rpartition(".")
-                with suppress(OSError, ValueError):
-                    if host == socket.gethostname():
-                        dead = start_time(int(pid)) == ""
-                    else:
-                        dead = time.time() - path.stat().st_mtime > self.stale_seconds
-                    if dead:
-                        path.unlink()
 
     def _living_owner(self) -> str | None:
         for path in self._holders():

@@ -29,6 +29,7 @@ from bertds.files import (
     explain_os_error,
     in_use,
     living_holder,
+    remove_dead_candidates,
     temporary_name,
     this_process,
     write_json,
@@ -143,8 +144,12 @@ class JointLock:
 
     def _others(self) -> list[dict[str, Any]]:
         others = []
+        # The time at which the file server sees this file touched: its clock may be another one.
+        with suppress(OSError):
+            os.utime(self.member)
+        now = self.member.stat().st_mtime if self.member.exists() else None
         for path in self.folder.glob(MEMBER_FILES):
-            member = living_holder(path, self.stale_seconds) if path != self.member else None
+            member = living_holder(path, self.stale_seconds, now) if path != self.member else None
             if member is not None:
                 others.append(member)
         return others
@@ -189,6 +194,7 @@ class JointLock:
                 self.member.unlink()
             if self._others():
                 return
+            remove_dead_candidates(self.path, self.stale_seconds)
             if self._read()[1].get("session") == self.session:
                 self.path.unlink(missing_ok=True)
             shutil.rmtree(self.tasks, ignore_errors=True)
