@@ -45,6 +45,9 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
     vocabulary = run / "tokenizer" / "vocab.txt"
     words = len(vocabulary.read_text(encoding="utf-8").splitlines()) if vocabulary.is_file() else 0
     ranks = 1
+    if (run / "environment.json").is_file():
+        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
+        ranks = int(starts[-1].get("world_size", 1)) if starts else 1
     for manifest in sorted(run.glob("checkpoints/step_*/manifest.json")):
         facts = json.loads(manifest.read_text(encoding="utf-8"))
         ranks = int(facts.get("world_size", ranks))
