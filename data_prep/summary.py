@@ -10,8 +10,8 @@ from typing import Any
 from bertds.data.manifest import Manifest
 from data_prep import progress
 from data_prep.document import SourceFile
-from data_prep.mixing import Mix
 from data_prep.earlier import REPORT_NAME
+from data_prep.mixing import Mix
 from data_prep.sources import source_order
 
 
