@@ -1,12 +1,14 @@
 # make run    install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
 # make test   install the test extras and run the tests
 # make check  lint, formatting, types
+# make bench  the CPU benchmarks in under ten minutes, into bench/ (DATA=prepared folder)
 # make docs   build the documentation into site/, strictly
 PYTHON ?= python3
 VENV ?= .venv
 WORK ?= demo
 WIKI ?=
 BOOKS ?=
+DATA ?=
 BIN := $(VENV)/bin
 
 .PHONY: run test test-slow test-slurm test-all check style docs install install-dev bench
@@ -35,6 +37,17 @@ check: $(VENV)/.installed-dev
 style: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Made-up text unless DATA names a prepared folder.
+bench: $(VENV)/.installed-dev
+	@mkdir -p bench
+	$(BIN)/python benchmarks/loader.py $(if $(DATA),--data $(DATA)) --seconds 2
+	$(BIN)/python benchmarks/optimizer.py --sizes base --repeats 10 --json bench/optimizer.json
+	$(BIN)/python benchmarks/train_step.py $(if $(DATA),--data $(DATA)) --model mini --rows 16 \
+	  --steps 4 --precisions fp32 bf16 --memory --json bench/train_step.json --picture bench/train_step.png
+	$(BIN)/python benchmarks/scaling.py $(if $(DATA),--data $(DATA)) --processes 1 2 --stages 1 2 \
+	  --steps 2 --accumulation 4 --json bench/scaling.json --picture bench/scaling.png
+	@echo "bench/"
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/bertds config schema > docs/recipe.schema.json

@@ -52,8 +52,17 @@ def facts(script: str, argv: list[str] | None, note: str = "") -> dict[str, Any]
     }
 
 
-def matrix_rate(dtype: Any, device: str = "cpu", seconds: float = 1.0, size: int = 1024) -> float:
+def matrix_rate(
+    dtype: Any,
+    device: str = "cpu",
+    seconds: float = 1.0,
+    size: int = 1024,
+    *,
+    typical: bool = False,
+) -> float:
     """Return operations per second of this machine's matrix product: the best of its repeats.
+
+    With ``typical`` the mean of them: what processes reach that share the machine.
 
     A CPU has no data-sheet figure that its cores could reach in every power state, so the MFU of
     a CPU is counted against this.
@@ -62,14 +71,15 @@ def matrix_rate(dtype: Any, device: str = "cpu", seconds: float = 1.0, size: int
 
     left = torch.randn(size, size, device=device).to(dtype)
     right = torch.randn(size, 3 * size, device=device).to(dtype)
-    best, end = float("inf"), time.perf_counter() + seconds
+    left @ right
+    times, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
         began = time.perf_counter()
         left @ right
         if device == "cuda":
             torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * size * size * 3 * size / best
+        times.append(time.perf_counter() - began)
+    return 2.0 * size * size * 3 * size / (statistics.mean(times) if typical else min(times))
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> float:

@@ -1,7 +1,7 @@
 """Our training step against transformers' under the same DeepSpeed JSON on the same rows.
 
 ```text
-python benchmarks/train_step.py --data PREPARED_FOLDER [--model base] [--lengths 128 512]
+python benchmarks/train_step.py [--data PREPARED_FOLDER] [--model base] [--lengths 128 512]
     [--precisions fp32 bf16] [--rows 16] [--steps 4] [--json FILE] [--picture FILE.png]
 ```
 
@@ -37,8 +37,11 @@ import torch
 from benchmarks.common import draw, facts, matrix_rate, median_ratio, write_result
 from benchmarks.parts import PartTimer
 from benchmarks.peer import Peer, pad_batch
+from benchmarks.step_report import OURS, PEER, paint, show
 from bertds.config import DataConfig, ModelConfig
+from bertds.data.instances import InstanceSettings
 from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
+from bertds.data.source import Source
 from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
 from bertds.flops import forward_backward_flops, peak_of
@@ -47,7 +50,6 @@ from bertds.model.hf import load_transformers_state_dict
 
 MODELS = {"tiny": (128, 2, 2), "mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 PREDICTIONS = {128: 20, 512: 80}
-OURS, PEER = "bertds", "transformers"
 SEED = 1
 
 
@@ -89,15 +91,22 @@ class Case:
         return values
 
 
+def open_rows(data: str, length: int, predictions: int) -> tuple[Source, DataConfig]:
+    """Open a prepared folder, or make a small corpus up."""
+    config = DataConfig(
+        path=data, sequence_length=length, max_predictions_per_sequence=predictions, verify="size"
+    )
+    if data:
+        return open_source(config, SEED), config
+    from benchmarks.loader import synthetic_source  # sets thread counts: not before torch
+
+    return synthetic_source(InstanceSettings.from_config(config), 2_000_000), config
+
+
 def read_batches(case: Case, count: int) -> tuple[list[StepBatch], int, float]:
     """Return so many batches, the vocabulary's size, and the loader's seconds for one."""
-    config = DataConfig(
-        path=case.data,
-        sequence_length=case.length,
-        max_predictions_per_sequence=PREDICTIONS.get(case.length, case.length * 5 // 32),
-        verify="size",
-    )
-    source = open_source(config, SEED)
+    predictions = PREDICTIONS.get(case.length, case.length * 5 // 32)
+    source, config = open_rows(case.data, case.length, predictions)
     plan = check_deepspeed_values(case.deepspeed_json()).batch_plan(1)
     with BatchLoader(source, config, plan, 0, seed=SEED) as loader:
         next(loader)
@@ -286,71 +295,10 @@ def run_case(case: Case, *, memory: bool, peak: float | None) -> dict[str, Any]:
     return line
 
 
-def show(line: dict[str, Any]) -> None:
-    """Print one line of the table with its parts."""
-    equal = line["equality"]
-    print(
-        f"\nBERT-{line['model']}, {line['length']} tokens, {line['precision']}, "
-        f"{line['rows']} rows a step, {line['padding']:.1%} padding: "
-        f"{line['speedup']:.2f} x transformers (totals {line['speedup_of_totals']:.2f}, "
-        f"CPU seconds {line['speedup_of_cpu_seconds']:.2f})"
-    )
-    print(
-        f"  losses without dropout: {equal[OURS]} and {equal[PEER]}, "
-        f"apart by {equal['largest_relative_difference']:.1e} at most"
-    )
-    print(f"  {'':14}{'s/step':>9}{'real tok/s':>12}{'padded tok/s':>14}{'MFU':>7}{'GiB':>7}")
-    for name in (OURS, PEER):
-        row = line[name]
-        mfu = f"{row['mfu']:.1%}" if "mfu" in row else "-"
-        memory = row.get("peak_memory_gib", "-")
-        print(
-            f"  {name:14}{row['median_seconds']:9.3f}{row['real_tokens_per_second']:12,.0f}"
-            f"{row['padded_tokens_per_second']:14,.0f}{mfu:>7}{memory:>7}"
-        )
-    print("  parts, s:" + "".join(f"{name:>14}" for name in (OURS, PEER)))
-    for part in sorted(set(line[OURS]["parts"]) | set(line[PEER]["parts"])):
-        values = (line[name]["parts"].get(part, 0.0) for name in (OURS, PEER))
-        print(f"  {part:22}" + "".join(f"{value:14.3f}" for value in values))
-    print(f"  loader: {line['loader_cpu_seconds_per_step'] * 1e3:.2f} ms of one core a step")
-
-
-def paint(result: dict[str, Any]) -> Any:
-    """Return a function that draws stacked parts of both, one pair of bars a line."""
-    order = ["embeddings", "attention", "MLP", "heads", "optimizer", "other"]
-
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        for index, line in enumerate(result["lines"]):
-            for side, name in enumerate((OURS, PEER)):
-                row, bottom = line[name]["parts"], 0.0
-                scale = line[name]["median_seconds"] / max(row["whole step"], 1e-9)
-                for number, part in enumerate(order):
-                    height = scale * sum(v for k, v in row.items() if k.split(" ")[0] == part)
-                    label = part if index == side == 0 else None
-                    axes.bar(
-                        3 * index + side, height, bottom=bottom, color=f"C{number}", label=label
-                    )
-                    bottom += height
-                axes.text(3 * index + side, bottom, name, ha="center", va="bottom", fontsize=7)
-        axes.set_xticks(
-            [3 * index + 0.5 for index in range(len(result["lines"]))],
-            [
-                f"{line['length']} tokens, {line['precision']}\n{line['speedup']:.2f} x"
-                for line in result["lines"]
-            ],
-        )
-        axes.set_ylabel("seconds per optimizer step")
-        axes.set_title(f"BERT-{result['lines'][0]['model']}, {result['machine']}")
-        axes.legend(fontsize=8)
-
-    return fill
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="", help="a prepared folder (any bertds data.path)")
+    parser.add_argument("--data", default="", help="a prepared folder; default: made-up text")
     parser.add_argument("--model", choices=MODELS, default="base")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
@@ -368,8 +316,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--memory-of", choices=(OURS, PEER), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if not args.data and not args.show:
-        parser.error("--data is needed: a folder that data_prep/build_wiki_books.py wrote")
     if args.tiny:
         args.model, args.rows, args.steps = "tiny", 4, 2
     return args
@@ -401,7 +347,7 @@ def main(argv: list[str] | None = None) -> int:
         peaks[precision] = peak_of(result["machine"], precision)
         if peaks[precision] is None:
             dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-            seconds = 0.1 if args.tiny else 1.0
+            seconds = 0.1 if args.tiny else 4.0
             peaks[precision] = matrix_rate(dtype, result["device"], seconds)
     result["peak_tflops"] = {name: round(value / 1e12, 3) for name, value in peaks.items()}
     print(f"{result['machine']}, {result['threads']} threads, load {result['load_average']}")

@@ -1,0 +1,68 @@
+"""Shows what ``train_step.py`` measured: a table, and a picture of the parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+OURS, PEER = "bertds", "transformers"
+
+
+def show(line: dict[str, Any]) -> None:
+    """Print one line of the table with its parts."""
+    equal = line["equality"]
+    print(
+        f"\nBERT-{line['model']}, {line['length']} tokens, {line['precision']}, "
+        f"{line['rows']} rows a step, {line['padding']:.1%} padding: "
+        f"{line['speedup']:.2f} x transformers (totals {line['speedup_of_totals']:.2f}, "
+        f"CPU seconds {line['speedup_of_cpu_seconds']:.2f})"
+    )
+    print(
+        f"  losses without dropout: {equal[OURS]} and {equal[PEER]}, "
+        f"apart by {equal['largest_relative_difference']:.1e} at most"
+    )
+    print(f"  {'':14}{'s/step':>9}{'real tok/s':>12}{'padded tok/s':>14}{'MFU':>7}{'GiB':>7}")
+    for name in (OURS, PEER):
+        row = line[name]
+        mfu = f"{row['mfu']:.1%}" if "mfu" in row else "-"
+        memory = row.get("peak_memory_gib", "-")
+        print(
+            f"  {name:14}{row['median_seconds']:9.3f}{row['real_tokens_per_second']:12,.0f}"
+            f"{row['padded_tokens_per_second']:14,.0f}{mfu:>7}{memory:>7}"
+        )
+    print("  parts, s:" + "".join(f"{name:>14}" for name in (OURS, PEER)))
+    for part in sorted(set(line[OURS]["parts"]) | set(line[PEER]["parts"])):
+        values = (line[name]["parts"].get(part, 0.0) for name in (OURS, PEER))
+        print(f"  {part:22}" + "".join(f"{value:14.3f}" for value in values))
+    print(f"  loader: {line['loader_cpu_seconds_per_step'] * 1e3:.2f} ms of one core a step")
+
+
+def paint(result: dict[str, Any]) -> Any:
+    """Return a function that draws stacked parts of both, one pair of bars a line."""
+    order = ["embeddings", "attention", "MLP", "heads", "optimizer", "other"]
+
+    def fill(figure: Any) -> None:
+        axes = figure.subplots()
+        for index, line in enumerate(result["lines"]):
+            for side, name in enumerate((OURS, PEER)):
+                row, bottom = line[name]["parts"], 0.0
+                scale = line[name]["median_seconds"] / max(row["whole step"], 1e-9)
+                for number, part in enumerate(order):
+                    height = scale * sum(v for k, v in row.items() if k.split(" ")[0] == part)
+                    label = part if index == side == 0 else None
+                    axes.bar(
+                        3 * index + side, height, bottom=bottom, color=f"C{number}", label=label
+                    )
+                    bottom += height
+                axes.text(3 * index + side, bottom, name, ha="center", va="bottom", fontsize=7)
+        axes.set_xticks(
+            [3 * index + 0.5 for index in range(len(result["lines"]))],
+            [
+                f"{line['length']} tokens, {line['precision']}\n{line['speedup']:.2f} x"
+                for line in result["lines"]
+            ],
+        )
+        axes.set_ylabel("seconds per optimizer step")
+        axes.set_title(f"BERT-{result['lines'][0]['model']}, {result['machine']}")
+        axes.legend(fontsize=8)
+
+    return fill
