@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 GROWTH = 1.25
-"""The heap is trimmed when the process is so many times as large as after the last time ..."""
+"""The heap is trimmed when the process is so many times as large as one step after the last time"""
 ROOM = 128 * 2**20
-"""... and by at least so many bytes larger."""
+"""and by at least so many bytes larger."""
 
 
 class Heap:
@@ -40,15 +40,14 @@ class Heap:
         if self._trim is None:
             return False
         size = self._size()
+        if not self._limit:
+            self._limit = max(int(size * GROWTH), size + ROOM) if size else 0
+            return False
         if size <= self._limit:
             return False
-        first, self._limit = not self._limit, 0
-        if not first:
-            self._trim()
-            size = self._size()
-        if size:
-            self._limit = max(int(size * GROWTH), size + ROOM)
-        return not first
+        self._trim()
+        self._limit = 0  # the next look says how much a step needs
+        return True
 
 
 def resident_bytes() -> int:
