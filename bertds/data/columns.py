@@ -4,6 +4,8 @@ A row is written once, at the place where it will lie in the file, so that neith
 joining copies it again.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+
 from __future__ import annotations
 
 import numpy as np
