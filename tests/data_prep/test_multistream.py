@@ -11,6 +11,7 @@ import pytest
 from bertds.errors import DataError
 from data_prep.build_wiki_books import main
 from data_prep.sources import READERS, file_units, find_files, is_read_by_one
+from data_prep.sources.multistream import stream_offsets
 
 NAME = "xxwiki-20240101-pages-articles-multistream{}.xml{}.bz2"
 INDEX = "xxwiki-20240101-pages-articles-multistream-index{}.txt{}.bz2"
@@ -91,7 +92,7 @@ def test_an_index_of_another_dump_is_not_used(
         (b"<html>not found</html>", "expected offset:page id:title, found '<html>"),
     ):
         index.write_bytes(bz2.compress(wrong))
-        find_files.__globals__["stream_offsets"].cache_clear()
+        stream_offsets.cache_clear()
         (file,) = find_files("wiki", [str(path)], ())
         error = capsys.readouterr().err
         assert file.streams == "" and message in error and "going on without it" in error
@@ -101,6 +102,6 @@ def test_an_index_of_another_dump_is_not_used(
         find_files("wiki", [str(path)], (), [str(tmp_path / "gone")])
     elsewhere = tmp_path / "my-index"
     elsewhere.write_bytes(good)  # of another name, unpacked: the only dump's
-    find_files.__globals__["stream_offsets"].cache_clear()
+    stream_offsets.cache_clear()
     (file,) = find_files("wiki", [str(path)], (), [str(elsewhere)])
     assert file.streams == str(elsewhere)
