@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,10 +103,13 @@ def test_all_tasks_killed_and_started_again(
     assert list((out / ".tasks").glob("member-*")) and not (out / "manifest.json").exists()
     part = next((out / ".work" / "tokens").glob("*.part"))
     part.write_bytes(part.read_bytes()[:-1] + b"x")  # damaged while nobody was there
+    shutil.copytree(out, tmp_path / "copy")
     # Without the others, and with another one than the one that died: nothing waits for them.
     assert main(arguments(out, wiki, vocab, "--task-count", "3", "--task-index", "2")) == 0
     assert main(arguments(alone, wiki, vocab)) == 0
     assert made.tree(out) == made.tree(alone)
+    assert main(arguments(tmp_path / "copy", wiki, vocab)) == 0  # a process by itself goes on too
+    assert made.tree(tmp_path / "copy") == made.tree(alone)
 
 
 def test_a_trained_vocabulary_is_trained_once(
