@@ -122,9 +122,9 @@ def test_one_of_each_group_stays_and_the_others_are_counted(
     for group in groups:
         stays = [texts[i] for i in group if texts[i] not in gone]
         assert len(stays) == 1
-    # The order of the documents, cutting and workers leave no trace.
+    # The order of the documents leaves no trace. (Workers: test_dropped.py.)
     shuffled = random.Random(1).sample(both, len(both))
-    other = prepare(shuffled, vocab, tmp_path / "two", "--workers", "2", "--keep-dropped")
+    other = prepare(shuffled, vocab, tmp_path / "two", "--keep-dropped")
     for name, value in made.tree(out).items():
         if name.endswith(".h5"):
             assert made.tree(other)[name] == value
@@ -138,7 +138,7 @@ def test_many_ranges_find_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     once = made.tree(prepare(texts, vocab, tmp_path / "once"))
-    monkeypatch.setattr(near_duplicates, "_DOCUMENTS_AT_ONCE", 5)
+    monkeypatch.setattr(near_duplicates, "_DOCUMENTS_AT_ONCE", 25)
     assert made.tree(prepare(texts, vocab, tmp_path / "often")) == once
 
 

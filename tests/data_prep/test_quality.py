@@ -34,10 +34,10 @@ def texts(shared_data: Path) -> list[str]:
         for unit in file_units(file, 1 << 22)
         for document in READERS[unit.reader](unit)
         if document.text
-    ][:300]
+    ][:160]
     rng = random.Random(4)
     broken = []
-    for text in real[:250]:
+    for text in real:
         words = text.split(" ")
         fault = rng.randrange(9)
         if fault == 0:  # a stretch again and again
