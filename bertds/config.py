@@ -133,7 +133,8 @@ class InitConfig:
     """Where weights come from when the run starts for the first time."""
 
     from_: str = ""
-    """A run, a checkpoint or a Hugging Face folder; empty = random weights."""
+    """A run, a checkpoint, a Hugging Face folder or a name of `bertds models`; empty = random
+    weights."""
     optimizer_state: Literal["none", "moments", "all"] = "moments"
     """From a run or checkpoint: moments keeps both Adam moments and restarts the step counter
     (NVIDIA DLE's phase 2); all keeps the counter too (Devlin); none starts them at zero."""

@@ -13,6 +13,7 @@ from bertds.config_io import to_dict
 from bertds.errors import CheckpointError
 from bertds.logs import log
 from bertds.model import hf
+from bertds.model_names import path_of
 from bertds.state import TrainState
 
 # Two models with these equal have the same tensors with the same meaning.
@@ -51,7 +52,7 @@ def start_weights(config: Config, model: Any, tokenizer: Any, checkpoints: Path)
         return Start(own, True)
     if not config.init.from_:
         return None
-    path = Path(config.init.from_)
+    path = path_of(config.init.from_)
     if (path / "config.json").is_file():
         theirs, vocab_size = hf.config_from_transformers(hf.read_config(path))
         _check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)

@@ -3,83 +3,26 @@
     model = bertds.from_pretrained("bert-base-uncased")        # a transformers model
     model = bertds.from_pretrained("runs/phase2", task="fill-mask")
 
-A name is, in this order: a path; a folder of that name below ``$BERTDS_MODELS``; a name of the
-table below or any hub id, looked up in the Hugging Face cache and, unless ``HF_HUB_OFFLINE`` is
-set, on the hub.
+What a name may be: :mod:`bertds.model_names`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
+from bertds.model_names import ALIASES, MODELS, hub_id, is_here, resolve
 
 if TYPE_CHECKING:
     from bertds.trained import Trained
 
-MODELS_VARIABLE = "BERTDS_MODELS"
-# Only what is read: no code, and pickles only through weights_only.
-PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "vocab.txt",
-            "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A published model."""
-
-    name: str
-    hub: str
-    about: str
-
-
-_BASE = "12 layers, width 768, 110 M parameters"
-_LARGE = "24 layers, width 1024, 340 M parameters"
-_SMALL_NAMES = {(2, 128): "bert-tiny", (4, 256): "bert-mini", (4, 512): "bert-small",
-                (8, 512): "bert-medium"}  # fmt: skip
-_SMALL = [
-    (layers, width) for layers in (2, 4, 6, 8, 10, 12) for width in (128, 256, 512, 768)
-]  # Turc et al. 2019 (arXiv:1908.08962)
-
-MODELS: dict[str, Named] = {
-    named.name: named
-    for named in [
-        Named("bert-base-uncased", "google-bert/bert-base-uncased", _BASE),
-        Named("bert-base-cased", "google-bert/bert-base-cased", _BASE),
-        Named("bert-large-uncased", "google-bert/bert-large-uncased", _LARGE),
-        Named("bert-large-cased", "google-bert/bert-large-cased", _LARGE),
-        Named("bert-large-uncased-whole-word-masking",
-              "google-bert/bert-large-uncased-whole-word-masking", _LARGE),
-        Named("bert-large-cased-whole-word-masking",
-              "google-bert/bert-large-cased-whole-word-masking", _LARGE),
-        Named("bert-base-multilingual-cased", "google-bert/bert-base-multilingual-cased",
-              "12 layers, width 768, 104 languages"),
-        *(
-            Named(f"bert_uncased_L-{layers}_H-{width}_A-{width // 64}",
-                  f"google/bert_uncased_L-{layers}_H-{width}_A-{width // 64}",
-                  f"{layers} layers, width {width}"
-                  + (f"; {_SMALL_NAMES[layers, width]}" if (layers, width) in _SMALL_NAMES else ""))
-            for layers, width in _SMALL
-        ),
-    ]
-}  # fmt: skip
-
-ALIASES = {
-    # NeMo's names
-    "bertbaseuncased": "bert-base-uncased",
-    "bertlargeuncased": "bert-large-uncased",
-    **{
-        short: f"bert_uncased_L-{layers}_H-{width}_A-{width // 64}"
-        for (layers, width), short in _SMALL_NAMES.items()
-    },
-}
+__all__ = ["MODELS", "hub_id", "resolve"]
 
 TASK_CLASSES = {
     "pretraining": "BertForPreTraining",
@@ -89,80 +32,6 @@ TASK_CLASSES = {
     "ner": "AutoModelForTokenClassification",
     "qa": "AutoModelForQuestionAnswering",
 }
-
-
-def hub_id(name: str) -> str:
-    """Return the hub id of a name, an alias or a hub id."""
-    name = ALIASES.get(name, name)
-    return MODELS[name].hub if name in MODELS else name
-
-
-def resolve(name_or_path: Path | str) -> Path:
-    """Return the folder (or file) that holds a model.
-
-    Raises:
-        CheckpointError: it is neither a path nor cached, and cannot be fetched; the message has
-            the command that fetches it.
-    """
-    path = Path(name_or_path)
-    if path.exists():
-        return path
-    name = str(name_or_path)
-    folder = _in_own_folder(name)
-    if folder is not None:
-        return folder
-    identifier = hub_id(name)
-    known = ALIASES.get(name, name) in MODELS
-    if not known and (identifier.count("/") != 1 or identifier.startswith((".", "/", "~"))):
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, [*MODELS, *ALIASES], n=1)
-        hint = f"; did you mean {close[0]}?" if close else "; `bertds models` lists the names"
-        raise CheckpointError(f"{name}: no such folder, and no model of that name{hint}")
-    return _from_hub(name, identifier)
-
-
-def _in_own_folder(name: str) -> Path | None:
-    root = os.environ.get(MODELS_VARIABLE)
-    if not root:
-        return None
-    canonical = ALIASES.get(name, name)
-    for candidate in (name, canonical, hub_id(name)):
-        folder = Path(root) / candidate
-        if (folder / "config.json").is_file():
-            return folder
-    return None
-
-
-def _from_hub(name: str, identifier: str) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()
-    folder = None
-    for offline in (True,) if constants.HF_HUB_OFFLINE else (True, False):
-        try:
-            folder = Path(
-                snapshot_download(identifier, allow_patterns=PATTERNS, local_files_only=offline)
-            )
-            if not _has_weights(folder) and not offline:
-                # Older repositories have only a pickle; it is read without running its code.
-                snapshot_download(identifier, allow_patterns=["pytorch_model.bin"])
-            if _has_weights(folder):
-                return folder
-        except Exception:  # whatever the library makes of a missing network, name or permission
-            continue
-    raise CheckpointError(
-        f"{name}: not in the local cache and the hub cannot be reached; on a machine with a "
-        f"network run `hf download {identifier}`, or put its folder below ${MODELS_VARIABLE}"
-    )
-
-
-def _has_weights(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and any(
-        (folder / name).is_file()
-        for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-    )
 
 
 @contextmanager
@@ -237,19 +106,6 @@ def tokenizer_of(folder: Path) -> Any:
     if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
         raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")
     return load_transformers(folder, "AutoTokenizer", use_fast=True)
-
-
-def is_here(name: str) -> bool:
-    """Return whether a named model can be used without a network."""
-    if _in_own_folder(name) is not None:
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    identifier = hub_id(name)
-    return any(
-        isinstance(try_to_load_from_cache(identifier, file), str)
-        for file in ("model.safetensors", "pytorch_model.bin")
-    )
 
 
 def main(argv: list[str] | None = None) -> int:

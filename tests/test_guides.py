@@ -30,7 +30,8 @@ pytestmark = pytest.mark.slow
 NOT_HERE = {
     "make": "installs; what its targets start is tested by itself",
     "pip": "installs", "git": "clones", "source": "changes the shell",
-    "--sweep": "run by test_docs.py", "benchmarks": "a measurement",
+    "--sweep": "run by test_docs.py", "benchmarks": "a measurement", "sbatch": "needs Slurm",
+    "ckpt_N.pt": "a checkpoint of DLE's: tests/test_convert.py makes one",
 }  # fmt: skip
 SMALL = """
     model.hidden_size=32 model.num_hidden_layers=2 model.num_attention_heads=2
@@ -242,7 +243,11 @@ def test_tutorial_watching_planning_migrating(
 def test_domain_adaptation(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(clone)
     lines = page(repository, "docs/domain_adaptation.md")
-    assert lines and all(run(line, monkeypatch) for line in lines)
+    for line in lines:
+        if line.words[1] == "extend":  # two ways to one folder
+            shutil.rmtree(line.words[3], ignore_errors=True)
+        assert run(line, monkeypatch)
+    assert len(lines) >= 10
 
 
 def test_finetuning(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +275,6 @@ def test_finetuning(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_data_preparation(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first command; the others are run by tests/data_prep."""
     monkeypatch.chdir(clone)
-    lines = [line for line in page(repository, "docs/data_preparation.md")
-             if line.words[0] != "bertds" or line.words[1:2] == ("prep",)]  # fmt: skip
-    assert any(run(line, monkeypatch) for line in lines[:1])
+    assert run(page(repository, "docs/data_preparation.md")[0], monkeypatch)

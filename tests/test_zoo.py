@@ -67,6 +67,38 @@ def test_aliases_find_a_local_folder(
     assert set(MODELS) == set(lines)
 
 
+def test_training_starts_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """init.from takes what `bertds models` lists; other words are paths, missing ones too."""
+    from types import SimpleNamespace
+
+    from bertds.config_io import load_config
+    from bertds.errors import CheckpointError
+    from bertds.initial import start_weights
+    from bertds.model.bert import BertForPreTraining
+
+    small(tmp_path, "bert-tiny")
+    monkeypatch.setenv("BERTDS_MODELS", str(tmp_path))
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+             "intermediate_size": 32, "max_position_embeddings": 16}  # fmt: skip
+    data = {"sequence_length": 16, "max_predictions_per_sequence": 2}
+    recipe = {"model": sizes, "data": data}
+    tokenizer = SimpleNamespace(vocab_size=10, files={})
+
+    def start(name: str) -> torch.Tensor:
+        config = load_config({**recipe, "init": {"from": name}})
+        model = BertForPreTraining(config.model, 10)
+        assert start_weights(config, model, tokenizer, tmp_path / "none") is None
+        return model.state_dict()["bert.pooler.dense.weight"]
+
+    torch.manual_seed(1)
+    assert torch.equal(start("bert-tiny"), start(str(tmp_path / "bert-tiny")))
+    with pytest.raises(CheckpointError, match="hf download google-bert/bert-base-uncased"):
+        start("bertbaseuncased")
+    with pytest.raises(CheckpointError, match=r"^runs/none") as refused:
+        start("runs/none")
+    assert "hub" not in str(refused.value)
+
+
 def test_a_folder_is_found_in_the_cache(tmp_path: Path) -> None:
     snapshot = tmp_path / "cache" / "models--someone--x" / "snapshots" / ("a" * 40)
     small(snapshot)
