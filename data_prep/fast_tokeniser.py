@@ -1,11 +1,12 @@
 """``--tokeniser nanotoken``: WordPiece by the PyPI package ``nanotoken``, watched while it works.
 
-It is fast, young, and by one author. Alone it is quicker than our own cache (data_prep/wordpiece.py)
-on text that is new to both; most of that goes into watching it. It is compared with ``tokenizers`` on a sample of every unit: twenty sentences of each half megabyte
+It is fast, young, and by one author. Alone it is quicker than our own cache
+(data_prep/wordpiece.py) on text that is new to both; a good part of that goes into watching it.
+It is compared with ``tokenizers`` on a sample of every unit: twenty sentences of each half megabyte
 (every two-hundredth of short ones), and as many again of those beyond ASCII, where tokenizers
-disagree first; more would cost what it saves. At the first difference the unit is
-done again by our own way, and this process uses nanotoken no more. The setting stands in the
-manifest, since a difference outside the samples would go unseen.
+disagree first; more would cost what it saves. At the first difference the unit is done again by our
+own way, and this process uses nanotoken no more. The setting stands in the manifest, since a
+difference outside the samples would go unseen.
 """
 
 from __future__ import annotations
