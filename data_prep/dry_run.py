@@ -182,7 +182,8 @@ def _forecast(
     (folder / "out").mkdir()
     try:
         chosen_units = [unit for chosen in units.values() for unit in chosen]
-        manifest = run(folder / "out", small, watch, chosen_units)
+        with progress.silence():
+            manifest = run(folder / "out", small, watch, chosen_units)
     except DataError as error:
         raise DataError(f"in a sample of the sources: {error}") from error
     documents: dict[str, int] = {}

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 _LINE_EVERY_SECONDS = 15.0
+_silences = 0
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Say nothing meanwhile: a sample is not the work that a person waits for."""
+    global _silences
+    _silences += 1
+    try:
+        yield
+    finally:
+        _silences -= 1
 
 
 class Progress:
@@ -22,7 +35,7 @@ class Progress:
         self._begin = self._told = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not _silences:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as RichProgress
@@ -80,7 +93,8 @@ def in_time(seconds: float) -> str:
 
 def say(text: str) -> None:
     """Print one line for a person."""
-    print(text, file=sys.stderr, flush=True)
+    if not _silences:
+        print(text, file=sys.stderr, flush=True)
 
 
 def summary(rows: Mapping[str, str]) -> None:

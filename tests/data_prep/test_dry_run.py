@@ -56,7 +56,9 @@ def test_the_forecast_is_near_what_comes(
              vocabulary, str(vocab) if vocabulary == "--vocab" else "300"]  # fmt: skip
     assert main([*given, "--dry-run"]) == 0
     assert not out.exists()
-    found = told(capsys.readouterr().err)
+    said = capsys.readouterr().err
+    assert said.startswith("what lies ahead, from a sample")  # and nothing of the sample's stages
+    found = told(said)
     if vocabulary == "--train-vocab":
         assert found["text"][2] > 1000  # it runs; the numbers are checked below
         return
