@@ -28,7 +28,8 @@ _EXAMPLES = """examples:
   build_wiki_books.py --text corpus.txt --out data --train-vocab 8192 \\
       --instances 128:20 --instances 512:80 --dupe-factor 5
 
-Killed? Run the same command again: it goes on from there, and the result is the same."""
+Killed? Run the same command again: it goes on from there, and the result is the same.
+Look at the result: DIR/report.html, and the rows: build_wiki_books.py show DIR"""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
