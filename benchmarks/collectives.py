@@ -25,6 +25,10 @@ class Count:
     """Collective operations made by this rank."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Start again from zero."""
         self.calls: Counter[str] = Counter()
         self.payload: Counter[str] = Counter()
         self.dtypes: Counter[str] = Counter()

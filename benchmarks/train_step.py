@@ -283,7 +283,7 @@ def run_case(case: Case, *, memory: bool, peak: float | None) -> dict[str, Any]:
         "length": case.length,
         "precision": case.precision,
         "rows": case.rows,
-        "equality": compare_losses(case, batches[:3], vocab_size),
+        "equality": compare_losses(case, batches[:2], vocab_size),
         **time_steps(case, batches, vocab_size),
         "loader_cpu_seconds_per_step": round(loader_seconds, 5),
     }
