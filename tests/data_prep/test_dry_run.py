@@ -76,7 +76,7 @@ def test_the_forecast_is_near_what_comes(
     assert found["rows 64"][0] == pytest.approx(rows, rel=0.2)
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "text", "wiki"])
+@pytest.mark.parametrize("kind", ["jsonl", "wiki"])
 def test_a_large_compressed_file_is_not_read_to_its_end(
     tmp_path: Path, made: SimpleNamespace, vocab: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, kind: str,
@@ -86,7 +86,6 @@ def test_a_large_compressed_file_is_not_read_to_its_end(
     articles = [made.article(rng, 4).replace("\n\n", " ") for _ in range(1500)]
     texts = {
         "jsonl": "".join(json.dumps({"text": a}) + "\n" for a in articles),
-        "text": "\n\n".join(articles),
         "wiki": "".join(f'<doc id="{n}" title="T">\nT\n\n{a}\n</doc>\n'
                         for n, a in enumerate(articles)),
     }  # fmt: skip
