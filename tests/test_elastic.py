@@ -111,6 +111,24 @@ def test_shards_of_1_7_and_1000_rows_end_the_epoch_on_3_processes(
 
 
 @pytest.mark.slow
+def test_balanced_and_packed_micro_batches_train_the_same(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    """Rows in other hands, on two processes and then on one, with fillers: equal to rounding."""
+    common = ("run.log_samples=true", "schedule.total_steps=8")
+    code, text = fork_server.run(command("plain", *common), output=tmp_path)
+    assert code == 0, text
+    balanced = (*common, "data.balance=tokens", "deepspeed.train_micro_batch_size_per_gpu=3")
+    for world_size, plan, more in ((2, {"stop": 4}, ()), (1, {}, ("data.pack_tokens=128",))):
+        one = command("balanced", *balanced, *more)
+        plans = dict.fromkeys(range(world_size), plan)
+        code, text = fork_server.run(one, world_size, output=tmp_path, plans=plans)
+        assert code == (75 if plan else 0), text
+    assert samples(tmp_path / "balanced") == samples(tmp_path / "plain")
+    assert losses(tmp_path / "balanced") == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+
+
+@pytest.mark.slow
 def test_token_shards_of_unequal_size_end_the_epoch_on_3_processes(
     fork_server: Any, command: Any, tmp_path: Path, tiny_vocab: Path
 ) -> None:
