@@ -3,8 +3,8 @@
 Unpadded rows have new lengths in every micro batch, so tensors of ever new sizes are made and
 dropped, and oneDNN keeps small prepared kernels for each shape that lie between them. glibc gives
 back only the end of its heap: the process would grow to several times what it uses.
-``malloc_trim`` gives back every free page. It is called when the process has grown, not before: in
-a run of constant shapes, never.
+``malloc_trim`` gives back every free page. It is called when the process has become twice as large
+as a step needs, not before: in a run of constant shapes, never.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import resource
 from collections.abc import Callable
 from pathlib import Path
 
-GROWTH = 1.25
+GROWTH = 2.0
 """The heap is trimmed when the process is so many times as large as one step after the last time"""
 ROOM = 128 * 2**20
 """and by at least so many bytes larger."""

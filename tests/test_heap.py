@@ -22,11 +22,11 @@ def test_it_trims_when_the_process_has_grown() -> None:
 
     heap = Heap(lambda: size[0], trim)
     seen = []
-    for now in (1000, 1100, 1250, 1251, 1300, 1625, 1626):
+    for now in (1000, 1100, 2000, 2001, 1300, 2600, 2601):
         size[0] = now * MIB
         seen.append(heap.look())
     assert seen == [False, False, False, True, False, False, True]
-    assert trimmed == [1251 * MIB, 1626 * MIB]
+    assert trimmed == [2001 * MIB, 2601 * MIB]
 
 
 def test_a_small_process_has_room_and_an_unknown_size_changes_nothing() -> None:
