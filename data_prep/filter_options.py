@@ -15,13 +15,13 @@ def add_filter_options(parser: argparse.ArgumentParser, rare: Callable[[str], st
     # fmt: off
     group = parser.add_argument_group("which documents (all but equal ones, unless asked)")
     group.add_argument("--dedup", choices=DEDUP, default="exact",
-                       help="equal texts enter once (exact), near-duplicates too (minhash), or all")
+                       help="equal texts enter once (exact), or near-duplicates too (minhash)")
     group.add_argument("--mix", default="", metavar="SOURCE=W,...",
                        help="how often a source's documents enter, e.g. wiki=1,books=2.5")
     group.add_argument("--decontaminate", nargs="+", action="extend", default=[], metavar="FILE",
                        help="drop documents that hold text of these test sets")
     group.add_argument("--quality", nargs="+", action="extend", default=[], choices=QUALITY_RULES,
-                       help="drop what these rules call no prose")
+                       metavar="RULE", help="drop what gopher, repetition or c4 calls no prose")
     group.add_argument("--keep-language", nargs="+", action="extend", default=[], metavar="CODE",
                        help="drop documents in other languages, e.g. en (needs py3langid)")
     group.add_argument("--min-words", type=int, default=0, metavar="N",
@@ -29,7 +29,7 @@ def add_filter_options(parser: argparse.ArgumentParser, rare: Callable[[str], st
     group.add_argument("--max-words", type=int, default=0, metavar="N",
                        help=rare("drop documents with more words"))
     group.add_argument("--keep-dropped", action="store_true",
-                       help="write the documents that were left out to OUT/dropped/REASON.jsonl")
+                       help=rare("write what was left out to OUT/dropped/REASON.jsonl"))
     group.add_argument("--language-score", type=float, default=0.65, metavar="P",
                        help=rare("least probability of --keep-language (0.65)"))
     group.add_argument("--decontaminate-ngram", type=int, default=13, metavar="N",

@@ -28,8 +28,7 @@ _EXAMPLES = """examples:
   build_wiki_books.py --text corpus.txt --out data --train-vocab 8192 \\
       --instances 128:20 --instances 512:80 --dupe-factor 5
 
-Killed? Run the same command again: it goes on from there, and the result is the same.
-Look at the result: DIR/report.html, and the rows: build_wiki_books.py show DIR"""
+Killed? Run the same command again. Look: DIR/report.html; rows: build_wiki_books.py show DIR"""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,12 +45,24 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+class _OneLineEach(argparse.RawDescriptionHelpFormatter):
+    """An option and its help on one line, so that all of them fit a screen."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=100)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        text = super()._format_args(action, default_metavar)
+        return text.split(" [")[0] + " ..." if action.nargs == "+" else text
+
+
 def _parser(full: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="build_wiki_books.py",
         description="Turn corpora into training shards: clean text, sentences, tokens.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_OneLineEach,
+        add_help=False,
         usage="%(prog)s --wiki|--books|--text|... PATH... --out DIR --vocab FILE [options]",
     )
 
@@ -138,10 +149,11 @@ def _parser(full: bool) -> argparse.ArgumentParser:
     group.add_argument("--task-count", type=int, default=1, metavar="N",
                        help="N tasks on any hosts that share --out prepare one corpus together")
     group.add_argument("--task-index", type=int, default=0, metavar="K",
-                       help="with --executor local: this process is task K of them (from 0)")
+                       help=rare("with --executor local: this process is task K of them (from 0)"))
     group.add_argument("--dry-run", action="store_true",
                        help="say from a sample how much work, disk and time lie ahead, and stop")
     group.add_argument("--debug", action="store_true", help=rare("show the traceback of an error"))
+    group.add_argument("-h", "--help", action="help", help="show this and stop")
     group.add_argument("--help-all", action="store_true", help="show the rarely used options too")
     # fmt: on
     return parser

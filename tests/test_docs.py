@@ -30,6 +30,17 @@ OTHERS = """
 CHEAP = [("config",), ("plan",), ("models",)]  # run as printed: they read what the clone holds
 
 
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_fits_a_screen(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        command([name, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0 and lines[0].startswith("usage:") and len(lines) <= 50
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One command of a page."""

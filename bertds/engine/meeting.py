@@ -47,7 +47,9 @@ def meet(place: Place, limit_seconds: float) -> Any:
         # In a thread of its own: a stopped process accepts a connection but never answers.
         store = _within(limit_seconds, lambda: _open_store(place, limit_seconds))
     except TimeoutError:
-        raise BertdsError(f"{waited}: rank 0 does not answer; {remedy}") from None
+        # torch tries again for a while past its limit, so silence alone says little.
+        what = "does not answer" if place.rank == 0 or _somebody_listens() else "is missing"
+        raise BertdsError(f"{waited}: rank 0 {what}; {remedy}") from None
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         if place.rank and "timed out" in reason:
@@ -64,6 +66,16 @@ def meet(place: Place, limit_seconds: float) -> Any:
         raise BertdsError(f"{waited}: {outcome}; {remedy}")
     store.set_timeout(timedelta(hours=1))
     return store
+
+
+def _somebody_listens() -> bool:
+    """Whether a connection to the meeting place is accepted, by a stopped process too."""
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        socket.create_connection(place, timeout=2.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _within(seconds: float, act: Callable[[], Any]) -> Any:

@@ -18,6 +18,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds finetune",
+        usage="%(prog)s --task TASK --model MODEL --data DIR_OR_HUB --out DIR [options]",
         description="Fine-tune on a task, score it with the papers' metrics, write predictions in "
         "the official format. Several --learning-rate and --seeds: all are tried.",
     )
