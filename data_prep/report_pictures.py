@@ -14,6 +14,8 @@ from bertds.page import escape
 
 WIDTH, HEIGHT = 520, 242
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 20, 26
+_LETTER, _LONGEST_NAME = 7, 34
+"""Width of a letter, rather more than most have; letters of a name beside a bar."""
 
 STYLE = """
 svg { width:100%; height:auto; display:block; }
@@ -84,8 +86,9 @@ def histogram(
 def bars(rows: Sequence[tuple[str, float, str]]) -> str:
     """Draw a horizontal bar for each (name, value, what to write behind it)."""
     largest = max((value for _, value, _ in rows), default=0.0) or 1.0
-    left, space = 118, 150
-    room = WIDTH - left - space
+    rows = [(_shortened(name), value, text) for name, value, text in rows]
+    left = max(118, 14 + _LETTER * max((len(name) for name, _, _ in rows), default=0))
+    room = WIDTH - left - 150
     parts = []
     for number, (name, value, text) in enumerate(rows):
         y = 6 + number * 28
@@ -96,6 +99,11 @@ def bars(rows: Sequence[tuple[str, float, str]]) -> str:
             f'<text x="{left + width + 8:.1f}" y="{y + 15}">{escape(text)}</text>'
         )
     return _svg(12 + 28 * max(1, len(rows)), parts)
+
+
+def _shortened(name: str) -> str:
+    """Return a name that fits beside its bar: the ends of a long one tell most."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:14]}…{name[15 - _LONGEST_NAME :]}"
 
 
 def shares(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> str:

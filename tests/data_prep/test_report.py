@@ -114,6 +114,23 @@ def test_corpora_without_pairs_or_rows_have_a_report_too(tmp_path: Path, vocab: 
     assert "Masked tokens" in found and "Next sentence" not in found
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("empty", "empty"),
+        ("repetition_top_4_gram", "repetition_top_4_gram"),
+        ("hf:wikimedia/wikipedia:20231101.en", "hf:wikimedia/wikipedia:20231101.en"),
+        (f"hf:somebody/{'x' * 40}:en", f"hf:somebody/xx…{'x' * 16}:en"),
+    ],
+)
+def test_the_name_of_a_bar_is_not_cut_off(name: str, shown: str) -> None:
+    label = ElementTree.fromstring(draw.bars([("written", 9.0, "9"), (name, 1.0, "1")]))[3]
+    assert label.text == shown
+    # It ends at x, and its letters are 7 wide at most (11.5 pixels high).
+    assert float(label.attrib["x"]) >= 7 * len(shown)
+    assert float(label.attrib["x"]) < 0.5 * draw.WIDTH + 20  # the bars have room
+
+
 def test_bins_hold_every_value() -> None:
     values = np.array([1, 1, 2, 3, 7, 8, 9, 1000, 40_000])
     counts, ticks, middle = draw.octave_bins(values)
