@@ -163,6 +163,10 @@ def check_options(name: str, arguments: list[str], capsys: pytest.CaptureFixture
         with pytest.raises(SystemExit):
             module.main([*sub, "--help"])
         text += capsys.readouterr().out
+    if "--help-all" in text:
+        with pytest.raises(SystemExit):
+            module.main(["--help-all"])
+        text += capsys.readouterr().out
     known = set(re.findall(r"--[\w-]+", text)) | {"--help", "--debug", "--deepspeed"}
     assert given <= known, f"bertds {name} has no {sorted(given - known)}"
 
