@@ -2,8 +2,8 @@
 
 A stop can be wished by a signal (SIGTERM, SIGINT, SIGUSR1), by a file named ``STOP`` in the run
 folder, by a time limit, or by the launcher's death (the ``deepspeed`` launcher, killed, leaves
-its ranks running as orphans). Any rank may notice; all ranks agree in the step's one small
-all-reduce and stop after the same step.
+its ranks running as orphans). Any rank may notice; all ranks agree in a small all-reduce before
+the update, and stop after the step under way.
 """
 
 from __future__ import annotations

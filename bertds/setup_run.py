@@ -223,6 +223,7 @@ class Run:
         """
         state = self.state
         limit = self.guard.norm_limit(state)
+        self.agreement.ask()
         applied = self.engine.step(limit)
         state.step += 1
         state.samples += self.plan.global_batch_size
@@ -267,8 +268,6 @@ class Run:
         if not (force or due or best):
             return
         with self.metrics.pause():
-            self.agreement.read(everything=True)
-            state.tokens, state.hours = self.agreement.tokens, self.agreement.hours
             state.main_hours = self.agreement.main_hours
             state.window = self.metrics.window()
             self.checkpoints.save(state, wait=force)

@@ -84,12 +84,12 @@ def train(run: Run) -> bool:
         batch = run.next_batch()
         learning_rate = run.learning_rate(state.step, state.hours)
         engine.set_learning_rate(learning_rate)
-        scales = run.agreement.begin(batch)  # one small all-reduce: counts and the wish to stop
+        scales = run.agreement.begin(batch)  # one small all-reduce: the whole batch's counts
         for micro_step, micro_batch in enumerate(batch.micro_batches):
             engine.seed_dropout(run.config.run.seed, state.step, micro_step)
             output = engine.forward_backward(micro_batch.to(engine.device), **scales)
             run.measure(output, micro_batch)
-        run.update(batch)  # skips a bad gradient; too many in a row are an error
+        run.update(batch)  # asks who wishes to stop; skips a bad gradient, ends after too many
         metrics.write_if_due(state, learning_rate, run.stall_seconds)
         run.validate_if_due()
         reason = run.agreement.reason_to_stop()

@@ -9,6 +9,7 @@ overflow [steps]             the loss of these steps is finite, the gradient is 
 spike   {step: factor}       the gradient of this step is so many times as large
 slow    seconds              every step takes so much longer
 hog     seconds              the first step holds Python's lock for so long
+stop    step                 SIGUSR1 comes while this step is under way, and in each later one
 insist  n                    so many Ctrl-C arrive while the run is taken down
 error   step                 this rank raises an error of its own in this step
 ```
@@ -149,8 +150,7 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
         time.sleep(plan.get("slow", 0.0) if micro_step == 0 else 0.0)
         if "hog" in plan:
             hold_the_lock(plan.pop("hog"))
-        # The wish of step k is heard at the beginning of step k + 1.
-        if plan.get("stop", math.inf) <= step + 2 and micro_step == 0:
+        if plan.get("stop", math.inf) <= step + 1 and micro_step == 0:
             os.kill(os.getpid(), signal.SIGUSR1)
         if plan.get("error") == step + 1:
             raise DataError("a planted error")
