@@ -209,6 +209,8 @@ def prep_settings(
     Raises:
         UserError: a value is impossible, or the vocabulary is not one of BERT's.
     """
+    if args.workers < 0:
+        raise ConfigError(f"--workers {args.workers}: allowed: 0 (all cores) or more")
     lower_case, vocab_sha256 = args.lower_case, ""
     if args.vocab:
         tokenizer = load_tokenizer_info(args.vocab, lower_case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -92,6 +93,13 @@ class PrepSettings:
 
     def __post_init__(self) -> None:
         checks = [
+            # sentencex takes any word for a language and falls back to another one's rules.
+            (
+                "--language",
+                self.language,
+                re.fullmatch(r"[a-z]{2,3}(-[a-z]+)*", self.language),
+                "a code such as en, de, zh-yue",
+            ),
             ("--min-tokens", self.min_tokens, self.min_tokens >= 1, "1 or more"),
             ("--shard-tokens", self.shard_tokens, self.shard_tokens >= 1000, "1000 or more"),
             (

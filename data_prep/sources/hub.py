@@ -85,6 +85,10 @@ def _builder(given: str, name: str, config: str) -> Any:
         import datasets
     except ImportError as error:
         raise ConfigError("--hf needs datasets; install it: pip install datasets") from error
+    import huggingface_hub
+
+    # A machine without a network would get a dozen lines about retries before the one error.
+    huggingface_hub.logging.set_verbosity_error()
     folder = Path(name)
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise DataError(f"--hf {given}: no such folder")

@@ -32,8 +32,10 @@ def json_document(line: bytes, key: str, path: Path) -> Document:
         return Document("", BAD_UTF8)
     except ValueError:
         return Document("", MALFORMED)
-    if not isinstance(value, dict) or key not in value:
-        keys = ", ".join(list(value)[:8]) if isinstance(value, dict) else type(value).__name__
+    if not isinstance(value, dict):
+        return Document("", MALFORMED)
+    if key not in value:
+        keys = ", ".join(list(value)[:8])
         raise DataError(
             f"{path}: a record has no {key!r} (it has: {keys}); name the text's key with --text-key"
         )

@@ -190,6 +190,8 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_whole(
         (["--shard-tokens", "10"], "--shard-tokens 10"),
         (["--licence", "x"], "--licence x: expected SOURCE=TEXT"),
         (["--dataset-name", "a/b"], "--dataset-name"),
+        (["--workers", "-1"], "--workers -1: allowed: 0"),
+        (["--language", "English"], "--language English: allowed: a code"),
     ],
 )
 def test_impossible_options(

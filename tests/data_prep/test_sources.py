@@ -129,7 +129,7 @@ def lines(records: list[object]) -> bytes:
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_jsonl(tmp_path: Path, suffix: str) -> None:
     data = lines([{"body": "One &amp; two."}, {"body": None}, {"body": 5}, {"body": "\ud800x y"}])
-    data += b"not json\n\n" + b'{"body": "bad \xff"}\n'
+    data += b'not json\n\n"a string"\n' + b'{"body": "bad \xff"}\n'
     if suffix == ".gz":
         data = gzip.compress(data)
     if suffix == ".zst":
@@ -138,7 +138,9 @@ def test_jsonl(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(data)
     found = read("jsonl", path, ("body",))
-    assert [d.dropped for d in found] == ["", "empty", "malformed", "", "malformed", "bad_utf8"]
+    assert [d.dropped for d in found] == [
+        "", "empty", "malformed", "", "malformed", "malformed", "bad_utf8"
+    ]  # fmt: skip
     assert [d.text for d in found if d.text] == ["One & two.", "?x y"]
     with pytest.raises(DataError, match=r"no 'text'.*it has: body.*--text-key"):
         read("jsonl", path, ("text",))
