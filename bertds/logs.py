@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger("bertds")
 
@@ -19,11 +20,22 @@ class _Line(logging.Formatter):
         return f"{clock} {level}{record.getMessage()}"
 
 
-def start_logging(is_main: bool, stream: object = None) -> None:
+class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what standard error is at that moment: a progress display puts itself there."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:  # type: ignore[override]
+        return sys.stderr
+
+
+def start_logging(is_main: bool) -> None:
     """Send log lines to standard error; processes other than the main one show only warnings."""
     for handler in list(log.handlers):
         log.removeHandler(handler)
-    handler = logging.StreamHandler(stream or sys.stderr)  # type: ignore[arg-type]
+    handler = _Stderr()
     handler.setFormatter(_Line())
     handler.setLevel(logging.INFO if is_main else logging.WARNING)
     log.addHandler(handler)

@@ -133,7 +133,7 @@ def numbers(plan: Any) -> dict[str, Any]:
 
 def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
     from bertds.plan_sweep import fitting_layouts
-    from bertds.tracking import in_words
+    from bertds.progress import in_words
 
     memory, step, batch = plan.memory, plan.step, plan.batch
     gib = 2**30

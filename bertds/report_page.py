@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bertds.page import STYLE, document, escape, short, table, tiles
+from bertds.progress import in_words
 from bertds.report_data import Chain, RunView
 from bertds.report_pictures import DARK, LIGHT, Picture
-from bertds.tracking import in_words
 
 
 def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:

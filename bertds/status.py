@@ -17,7 +17,7 @@ from bertds.config_io import load_config
 from bertds.errors import EXIT_OK, DataError, UserError
 from bertds.health import Finding, findings
 from bertds.outlook import later_phases, seconds_of
-from bertds.tracking import describe, in_words
+from bertds.progress import describe, in_words
 
 SILENT_FACTOR = 10.0
 """A live run that writes no line for so many times its usual pause is called silent."""

@@ -21,6 +21,7 @@ LAYERS = [
         "checkpoint",
         "metrics",
         "validation",
+        "progress",
         "tracking",
         "agreement",
         "background",

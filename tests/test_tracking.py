@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bertds import tracking
+from bertds import progress, tracking
+from bertds.logs import log, start_logging
 from bertds.outlook import LaterPhase
-from bertds.tracking import ProgressLines, TimeLeft, Watcher, describe, in_words
+from bertds.progress import ProgressBar, ProgressLines, TimeLeft, describe, in_words
+from bertds.tracking import Watcher
 from bertds.train import entry
 from tests.runs_made import train_line
 
@@ -47,7 +52,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is logged, whatever handlers earlier tests have left."""
     texts: list[str] = []
     for level in ("info", "warning"):
-        monkeypatch.setattr(tracking.log, level, lambda text, *a: texts.append(text % a))
+        monkeypatch.setattr(progress.log, level, lambda text, *a: texts.append(text % a))
     return texts
 
 
@@ -56,6 +61,72 @@ def test_progress_lines_say_what_is_left(said: list[str]) -> None:
     lines.line(train_line(10))
     lines.line(train_line(50))
     assert "step 50/100" in said[1] and "left" in said[1]
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_display_shows_all_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal in memory: every number stands whole on it, and log lines above it."""
+    from rich.console import Console
+
+    clock = iter([0.0, 100.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, height=20)
+    shown = ProgressBar("phase1", 100, console=console)
+    shown.line(train_line(10, mfu=0.413))
+    shown.line(train_line(60, mfu=0.413))
+    shown.close()
+    rows = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", screen.getvalue()).splitlines()
+    last = max(number for number, row in enumerate(rows) if row.startswith("phase1 "))
+    picture = [row.rstrip() for row in rows[last:]]
+    assert picture[0].endswith("60/100 steps") and len(picture) > 2
+    assert all(len(row) <= width and "…" not in row for row in picture)
+    for part in ("loss", "mlm accuracy", "nsp accuracy", "lr 0.001", "grad norm 1", "tokens/s",
+                 "MFU 41.3%", "0.70 GiB", "stalled 0%", "80 s left"):  # fmt: skip
+        assert any(part in row for row in picture), part
+
+
+def test_log_lines_go_where_standard_error_is_now(capsys: pytest.CaptureFixture[str]) -> None:
+    """A display that stands at the foot of the terminal takes the place of standard error."""
+    before = list(log.handlers)
+    try:
+        start_logging(is_main=True)
+        taken = io.StringIO()
+        with redirect_stderr(taken):
+            log.info("above the display")
+        log.info("after it")
+    finally:
+        log.handlers[:] = before
+    assert "above the display" in taken.getvalue()
+    assert "after it" in capsys.readouterr().err and "after it" not in taken.getvalue()
+
+
+def test_a_full_disk_silences_tensorboard_and_not_the_run(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    board = tracking.TensorBoardTracker(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(board._writer, "add_scalar", full)
+    for step in (1, 2):
+        board.line(train_line(step))
+    monkeypatch.setattr(board._writer, "close", full)
+    board.close()
+    assert len(said) == 2 and all("No space left" in text for text in said)
+
+
+def test_trackers_get_every_number_and_trust_ratios() -> None:
+    values = {"step": 3, "loss": 2.5, "grad_norm": None,
+              "trust_ratio": {"decay": [0.1, 0.2, None]}}  # fmt: skip
+    assert tracking.flat(values) == {
+        "train/loss": 2.5, "trust_ratio/decay_min": 0.1, "trust_ratio/decay_median": 0.2,
+    }  # fmt: skip
+    assert tracking.flat({"step": 3, "split": "validation", "mlm_loss": 1.0}) == {
+        "validation/mlm_loss": 1.0
+    }
 
 
 def test_warnings_are_said_once(said: list[str]) -> None:
@@ -97,7 +168,7 @@ def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
     assert len(first) == 1 and first[0].name.endswith(identity)
     assert train(tiny_recipe, tiny_json, tiny_data, run, *trackers) == 0
     both = sorted((run / "wandb").glob("offline-run-*"))
-    assert len(both) >= 1 and all(folder.name.endswith(identity) for folder in both)
+    assert len(both) == 2 and all(folder.name.endswith(identity) for folder in both)
     assert all(list(folder.glob(f"run-{identity}.wandb")) for folder in both)
     assert json.loads((run / "wandb_id.json").read_text())["id"] == identity
     last = max(run.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
@@ -121,7 +192,7 @@ def test_time_left_counts_the_phases_that_follow(
 ) -> None:
     """Two phases of known operations at a known speed: 3e15 at 1 TFLOP/s on 2 devices."""
     clock = iter([0.0, 0.0, 100.0, 100.0])
-    monkeypatch.setattr(tracking.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     later = [LaterPhase("b.yaml", 1e15), LaterPhase("c.yaml", 2e15)]
     lines = ProgressLines(100, TimeLeft(100, later, devices=2), least_seconds=0.0)
     lines.line(train_line(10, tflops=1.0))
