@@ -51,6 +51,10 @@ class ModelConfig:
     """Train the next-sentence head beside the masked-LM head; false = masked LM only."""
     activation_checkpointing: Literal["none", "full"] = "none"
     """full recomputes each layer in the backward pass: about 1/3 more time, far less memory."""
+    fp8: bool = False
+    """Multiply in FP8 in the encoder's linear layers while training (e4m3, gradients e5m2, one
+    scale per tensor). Needs bf16 in the JSON, and a GPU of Hopper's or Ada's kind or newer; on a
+    CPU it is imitated, slowly. Changes the result a little."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

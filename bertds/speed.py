@@ -11,12 +11,17 @@ from bertds.model.bert import BertForPreTraining
 
 
 def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSettings) -> None:
-    """Compile or record what the recipe wants compiled or recorded.
+    """Set FP8 products, and compile or record what the recipe wants compiled or recorded.
 
     Raises:
         ConfigError: the recipe asks for what its ZeRO stage or device does not have.
     """
     cuda = torch.cuda.is_available()
+    if config.model.fp8:
+        check_fp8(config, settings.precision, torch.cuda.get_device_capability() if cuda else None)
+        from bertds.model.fp8 import use_fp8
+
+        use_fp8(model.bert.encoder)
     if config.run.compile:
         if settings.stage == 3:
             raise ConfigError(
@@ -32,3 +37,27 @@ def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSetti
         from bertds.model.graphs import use_graphs
 
         use_graphs(model.bert.encoder)
+
+
+def check_fp8(config: Config, precision: str, capability: tuple[int, int] | None) -> None:
+    """Refuse FP8 where its products cannot be made.
+
+    Args:
+        config: the recipe.
+        precision: of the DeepSpeed JSON.
+        capability: the GPU's; None = no GPU.
+    """
+    if precision != "bf16":
+        raise ConfigError(
+            f'model.fp8=true needs "bf16": {{"enabled": true}} in the DeepSpeed JSON, found '
+            f"{precision}"
+        )
+    if capability is not None and capability < (8, 9):
+        raise ConfigError(
+            f"model.fp8=true needs a GPU of compute capability 8.9 or higher (Ada, Hopper), this "
+            f"one has {capability[0]}.{capability[1]}"
+        )
+    for name in ("hidden_size", "intermediate_size"):
+        size = getattr(config.model, name)
+        if size % 16:
+            raise ConfigError(f"model.fp8=true: model.{name}={size} must be a multiple of 16")
