@@ -12,7 +12,7 @@ import re
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
             convert(source, args.to, Path(args.out), cased=args.cased)
             for name in source.missing:
                 print(f"not in the source, random: {name}")
+            for name in source.unused:
+                print(f"left out, this model has no place for it: {name}")
     print(f"wrote {args.out}")
     return EXIT_OK
 
@@ -150,6 +152,8 @@ def opened(
     path = Path(source)
     prefix = tensorflow_prefix(path)
     with tempfile.TemporaryDirectory(prefix="bertds-") as scratch:
+        if vocab is not None:
+            vocab = _named_vocab(vocab, Path(scratch))
         if prefix is not None:
             yield _open_tensorflow(prefix, config, vocab, gelu)
             return
@@ -160,8 +164,9 @@ def opened(
                 path, config, vocab = _unpack_nemo(path, Path(scratch), config, vocab)
             yield _open_state_dict(path, config, vocab, gelu)
             return
-        if config is not None:
-            raise ConfigError(f"--config: {path} has its own")
+        for option, given in (("config", config), ("vocab", vocab)):
+            if given is not None:
+                raise ConfigError(f"--{option}: {path} has its own")
         trained = open_trained(path)
         yield _with_gelu(trained, gelu) if gelu else trained
 
@@ -204,8 +209,10 @@ def _open_state_dict(path: Path, config: Path | None, vocab: Path | None, gelu: 
         values = _read_config(path, config)
         return MegatronBert.from_state_dict(weights, values, extra, path, _vocabulary(path, vocab))
     if foreign_names.is_nemo(weights):
-        weights, _ = foreign_names.from_nemo(weights)
-        return _build(weights, _read_config(path, config), path, _vocabulary(path, vocab), gelu)
+        weights, left_out = foreign_names.from_nemo(weights)
+        return _build(
+            weights, _read_config(path, config), path, _vocabulary(path, vocab), gelu, left_out
+        )
     dle = hf.origin_of(weights) == "dle"
     values = _read_config(path, config)
     return _build(
@@ -215,7 +222,7 @@ def _open_state_dict(path: Path, config: Path | None, vocab: Path | None, gelu: 
 
 def _build(
     weights: Mapping[str, Tensor], values: dict[str, Any], origin: Path, vocab: Path | None,
-    gelu: str | None,
+    gelu: str | None, left_out: Sequence[str] = (),
 ) -> Trained:  # fmt: skip
     config, vocab_size = hf.config_from_transformers(values)
     if not any(name.startswith("cls.seq_relationship") for name in weights):
@@ -228,8 +235,11 @@ def _build(
         report = hf.load_transformers_state_dict(model, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from None
-    folder = vocab.parent if vocab is not None and vocab.name == "vocab.txt" else None
-    return Trained(model.eval(), config, vocab_size, origin, folder, {}, report.missing)
+    folder = vocab.parent if vocab is not None else None
+    return Trained(
+        model.eval(), config, vocab_size, origin, folder, {}, report.missing,
+        [*report.unexpected, *left_out],
+    )  # fmt: skip
 
 
 def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
@@ -250,12 +260,19 @@ def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
     return values
 
 
+def _named_vocab(given: Path, scratch: Path) -> Path:
+    if not given.is_file():
+        raise CheckpointError(f"--vocab {given}: no such file")
+    if given.name == "vocab.txt":
+        return given
+    copy = scratch / "given" / "vocab.txt"  # what a Hugging Face folder calls it
+    copy.parent.mkdir()
+    shutil.copyfile(given, copy)
+    return copy
+
+
 def _vocabulary(path: Path, given: Path | None) -> Path | None:
     if given is not None:
-        if not given.is_file():
-            raise CheckpointError(f"--vocab {given}: no such file")
-        if given.name != "vocab.txt":
-            raise ConfigError(f"--vocab {given}: the file must be named vocab.txt")
         return given
     beside = path.parent / "vocab.txt"
     return beside if beside.is_file() else None
@@ -272,11 +289,7 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     if path.suffix == ".safetensors":
         return hf.read_state_dict(path), {}
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile pickle makes torch raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")[:200]
-        raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error
+    content = hf.load_pickle(path)
     extra = {}
     if isinstance(content, Mapping):
         extra = {k: v for k, v in content.items() if isinstance(v, (int, float, str))}

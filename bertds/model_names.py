@@ -17,6 +17,7 @@ MODELS_VARIABLE = "BERTDS_MODELS"
 # Only what is read: no code, and pickles only through weights_only.
 PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "vocab.txt",
             "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]  # fmt: skip
+WEIGHT_FILES = (".pt", ".ckpt", ".nemo", ".bin", ".safetensors", ".index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,8 @@ def resolve(name_or_path: Path | str) -> Path:
         close = get_close_matches(name, [*MODELS, *ALIASES], n=1)
         hint = f"; did you mean {close[0]}?" if close else "; `bertds models` lists the names"
         raise CheckpointError(f"{name}: no such folder, and no model of that name{hint}")
+    if path.suffix in WEIGHT_FILES:
+        raise CheckpointError(f"{name}: no such file")
     return _from_hub(name, identifier)
 
 
@@ -143,8 +146,9 @@ def _from_hub(name: str, identifier: str) -> Path:
                 return folder
         except Exception:  # whatever the library makes of a missing network, name or permission
             continue
+    place = "" if name != identifier else "no such folder, "
     raise CheckpointError(
-        f"{name}: not in the local cache and the hub cannot be reached; on a machine with a "
+        f"{name}: {place}not in the local cache and the hub cannot be reached; on a machine with a "
         f"network run `hf download {identifier}`, or put its folder below ${MODELS_VARIABLE}"
     )
 

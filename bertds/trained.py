@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Trained:
     """The checkpoint's manifest; empty for a Hugging Face folder."""
     missing: list[str]
     """Weights that were not there and are random."""
+    unused: list[str] = field(default_factory=list)
+    """Weights that this model has no place for (the head of a fine-tuned one)."""
 
 
 def open_trained(path: Path | str) -> Trained:
@@ -43,7 +45,9 @@ def open_trained(path: Path | str) -> Trained:
         model = BertForPreTraining(config, vocab_size)
         report = hf.load_transformers_state_dict(model, hf.read_state_dict(path))
         folder = path if (path / "vocab.txt").is_file() else None
-        return Trained(model.eval(), config, vocab_size, path, folder, {}, report.missing)
+        return Trained(
+            model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected
+        )
     reader = locate(path)
     saved = reader.manifest["model"]
     names = {item.name for item in fields(ModelConfig)}

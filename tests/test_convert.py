@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import argparse
 import io
 import json
+import shutil
 import struct
 import sys
 import tarfile
@@ -361,8 +363,38 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["convert", str(tmp_path / "ckpt_1.pt"), str(tmp_path / "out"), "--to", "hf"]) == 2
     printed = capsys.readouterr()
     assert "this must never be printed" not in printed.out
-    assert "ckpt_1.pt: cannot be read as weights" in printed.err
+    assert "ckpt_1.pt: cannot be read as weights (it needs" in printed.err
+    assert "no code of a checkpoint is run" in printed.err
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_and_random_state_beside_the_weights_do_no_harm(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Megatron's files hold an ``argparse.Namespace`` and numpy's random state."""
+    extra = {"args": argparse.Namespace(lr=1e-4), "rng": np.random.RandomState(0).get_state()}
+    torch.save({"model": weights(folder), **extra}, tmp_path / "model.pt")
+    shutil.copy(folder / "vocab.txt", tmp_path / "words.txt")
+    assert main(["convert", str(tmp_path / "model.pt"), str(tmp_path / "out"), "--to", "hf",
+                 "--config", str(folder / "config.json"), "--vocab",
+                 str(tmp_path / "words.txt")]) == 0  # fmt: skip
+    assert_equal(weights(folder), weights(tmp_path / "out"))
+    copied = (tmp_path / "out" / "vocab.txt").read_text()
+    assert copied == (folder / "vocab.txt").read_text()
+
+
+def test_what_is_left_out_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The head of a fine-tuned model has no place in a pre-training model."""
+    from transformers import BertForTokenClassification
+
+    BertForTokenClassification.from_pretrained(folder).save_pretrained(tmp_path / "tuned")
+    shutil.copy(folder / "vocab.txt", tmp_path / "tuned")
+    assert main(["convert", str(tmp_path / "tuned"), str(tmp_path / "out"), "--to", "hf"]) == 0
+    printed = capsys.readouterr().out
+    assert "left out, this model has no place for it: classifier.weight" in printed
+    assert "not in the source, random: cls.predictions.transform.dense.weight" in printed
 
 
 def test_bad_input_is_refused_in_one_line(
@@ -378,7 +410,10 @@ def test_bad_input_is_refused_in_one_line(
         ([str(weights_file), "out", "--to", "hf", "--config", str(folder / "config.json")],
          "no vocab.txt beside it; give --vocab FILE"),
         ([str(folder), str(tmp_path / "full"), "--to", "dle"], "no earlier conversion"),
+        ([str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")],
+         "has its own"),
         (["no/such/path", "out", "--to", "hf"], "no such folder"),
+        (["there/ckpt_1.pt", "out", "--to", "hf"], "there/ckpt_1.pt: no such file"),
     ):  # fmt: skip
         assert main(["convert", *arguments]) == 2
         error = capsys.readouterr().err.strip()

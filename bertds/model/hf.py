@@ -12,6 +12,7 @@ Files are read with safetensors or ``torch.load(weights_only=True)``: no code in
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -286,10 +288,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes the two libraries raise
+    except Exception as error:  # whatever a damaged file makes the library raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error
+    content = load_pickle(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not all(
@@ -297,6 +299,35 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     ):
         raise CheckpointError(f"{path}: holds no state dict of tensors")
     return dict(content)
+
+
+def load_pickle(path: Path) -> Any:
+    """Read a pickle's tensors and plain values on the CPU; none of its code is run.
+
+    Beside torch's own list only two kinds of plain values are let in, which Megatron's files hold:
+    an ``argparse.Namespace`` and numpy arrays (its settings and random state).
+
+    Raises:
+        CheckpointError: it is damaged, or needs other classes; names the class.
+    """
+    rebuild = np.zeros(1).__reduce__()[0]  # its module's name differs between versions of numpy
+    plain: list[Any] = [
+        argparse.Namespace, np.ndarray, np.dtype, np.dtypes.UInt32DType,
+        (rebuild, "numpy.core.multiarray._reconstruct"),
+        (rebuild, "numpy._core.multiarray._reconstruct"),
+    ]  # fmt: skip
+    try:
+        with torch.serialization.safe_globals(plain):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged or hostile pickle makes torch raise
+        found = re.search(r"(?i)unsupported (?:global:? |class )+([\w.]+)", str(error))
+        first = str(error).strip().split("\n")[0][:200]
+        reason = (
+            f"it needs {found[1]}; no code of a checkpoint is run" if found
+            else first if re.search("[a-z]", first) and "weights_only" not in first
+            else "no file of torch.save, or damaged"
+        )  # fmt: skip
+        raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error
 
 
 def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
