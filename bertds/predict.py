@@ -12,7 +12,6 @@ bertds predict --task embeddings --model M --input texts.txt --out vectors.npy
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -24,13 +23,12 @@ import torch
 
 from bertds.errors import EXIT_OK, ConfigError, DataError
 from bertds.files import atomic_path, write_text
-from bertds.finetune.conll import read_conll
 from bertds.finetune.examples import Example, collate, encode_sentences, encode_texts
 from bertds.finetune.loop import predict as run_model
-from bertds.finetune.rows import Question, Sentence, TextRow, lines_of
+from bertds.finetune.rows import Question, Sentence, TextRow
 from bertds.finetune.squad_features import encode_questions, read_answers
-from bertds.finetune.squad_files import read_squad
-from bertds.finetune.text_files import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
+from bertds.logs import start_logging
+from bertds.predict_input import read_questions, read_texts, read_words
 from bertds.zoo import TASK_CLASSES, as_hugging_face_folder, load_transformers, tokenizer_of
 
 TASKS = ("fill-mask", "text-classification", "ner", "qa", "embeddings")
@@ -44,8 +42,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="bertds predict",
         description="Use a pre-trained or fine-tuned model on a file or standard input.",
         epilog="Input: a text a line, or .csv/.tsv/.jsonl with a text column; ner: words apart by "
-        "blanks, or .conll; qa: SQuAD .json, or .jsonl with question and context. Output: JSON "
-        "lines; embeddings: .npy or .parquet.",
+        "blanks, CoNLL columns, or .jsonl with tokens; qa: SQuAD .json, or .jsonl with question "
+        "and context. Output: JSON lines, one for each text or line (a blank line keeps its "
+        "place); embeddings: .npy or .parquet.",
     )
     add = parser.add_argument
     add("--task", required=True, choices=TASKS)
@@ -67,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"--out {args.out}: embeddings go to a .npy or .parquet file")
     if args.batch_size < 1 or args.top < 1:
         raise ConfigError("--batch-size and --top must be at least 1")
+    start_logging(is_main=True)
     with as_hugging_face_folder(args.model) as folder:
         predictor = Predictor(folder, args)
     if args.task == "embeddings":
@@ -168,7 +168,7 @@ class Predictor:
             part = examples[begin : begin + self.batch_size]
             places = [[i for i, t in enumerate(e.input_ids) if t == mask_id] for e in part]
             for row, found in zip(rows[begin : begin + len(part)], places):
-                if not found:
+                if not found and row.text:
                     raise DataError(
                         f"line {row.line}: no {mask} in its first {self.max_length} tokens"
                     )
@@ -187,11 +187,14 @@ class Predictor:
         """Return words and tags per sentence."""
         id2label = self.model.config.id2label
         labels = [id2label[number] for number in range(len(id2label))]
-        examples, places = encode_sentences(self.tokenizer, sentences, labels, self.max_length)
         tags = [["O"] * len(sentence.words) for sentence in sentences]
+        full = [n for n, sentence in enumerate(sentences) if sentence.words]
+        examples, places = encode_sentences(
+            self.tokenizer, [sentences[n] for n in full], labels, self.max_length
+        )
         for place, (logits,) in zip(places, self._logits(examples)):
             for word, position in place.places:
-                tags[place.sentence][word] = labels[int(logits[position].argmax())]
+                tags[full[place.sentence]][word] = labels[int(logits[position].argmax())]
         return [{"words": s.words, "tags": t} for s, t in zip(sentences, tags)]
 
     def answer(self, questions: list[Question], *, v2: bool) -> dict[str, str]:
@@ -226,91 +229,6 @@ class Predictor:
                 pooled = (output.last_hidden_state * mask).sum(1) / mask.sum(1)
             vectors[part] = pooled.float().cpu().numpy()
         return vectors
-
-
-# --------------------------------------------------------------------------------------------
-# Input and output
-# --------------------------------------------------------------------------------------------
-
-
-def _numbered_lines(source: str) -> list[tuple[int, str]]:
-    if source != "-":
-        return [(number, line) for number, line in lines_of(Path(source)) if line.strip()]
-    # Bytes, since the terminal's own encoding need not be UTF-8.
-    stream = io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="strict", newline="\n")
-    try:
-        lines = [line.rstrip("\r\n") for line in stream]
-    except UnicodeDecodeError as error:
-        raise DataError(f"standard input: not UTF-8 ({error.reason})") from None
-    finally:
-        stream.detach()
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _is_table(source: str) -> bool:
-    return source.removesuffix(".gz").endswith((".csv", ".tsv", ".jsonl"))
-
-
-def read_texts(source: str) -> list[TextRow]:
-    """Read texts: a line each, or the text column of a table.
-
-    Raises:
-        DataError: nothing there, or malformed (by line).
-    """
-    if not _is_table(source):
-        numbered = _numbered_lines(source)
-        rows = [TextRow(str(n), line, None, None, number)
-                for n, (number, line) in enumerate(numbered)]  # fmt: skip
-    else:
-        path, rows = Path(source), []
-        records = read_records(path)
-        columns = list(records[0][1]) if records else []
-        text = choose_column(path, columns, "", TEXT_NAMES, "text")
-        pair = choose_column(path, columns, "", PAIR_NAMES, "second text")
-        if text is None:
-            raise DataError(f"{path}: no text column ({', '.join(TEXT_NAMES)}); found {columns}")
-        for n, (number, record) in enumerate(records):
-            if not record.get(text) or (pair and record.get(pair) is None):
-                raise DataError(f"{path}, line {number}: nothing in column {text!r}")
-            second = str(record[pair]) if pair else None
-            rows.append(TextRow(str(record.get("id", n)), str(record[text]), second, None, number))
-    if not rows:
-        raise DataError(f"{source}: no text in it")
-    return rows
-
-
-def read_words(source: str) -> list[Sentence]:
-    """Read sentences: words apart by blanks, or the first column of a .conll file."""
-    if source.removesuffix(".gz").endswith(".conll"):
-        return read_conll(Path(source), split="test", tagged=False)[0]
-    rows = [Sentence(line.split(), None, number) for number, line in _numbered_lines(source)]
-    if not rows:
-        raise DataError(f"{source}: no sentence in it")
-    return rows
-
-
-def read_questions(source: str) -> list[Question]:
-    """Read SQuAD JSON, or JSON lines with ``question`` and ``context``.
-
-    Raises:
-        DataError: malformed (by line).
-    """
-    if source.removesuffix(".gz").endswith(".json"):
-        return read_squad(Path(source), split="test")[0]
-    questions = []
-    for n, (number, line) in enumerate(_numbered_lines(source)):
-        try:
-            record = json.loads(line)
-            questions.append(
-                Question(str(record.get("id", n)), record["question"], record["context"], [])
-            )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise DataError(
-                f"{source}, line {number}: not a JSON object with question and context"
-            ) from None
-    if not questions:
-        raise DataError(f"{source}: no question in it")
-    return questions
 
 
 def write_vectors(path: Path, rows: list[TextRow], vectors: np.ndarray) -> None:

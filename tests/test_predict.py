@@ -138,6 +138,73 @@ def test_embeddings_do_not_depend_on_padding(models: Path, tmp_path: Path, pooli
     assert np.array_equal(np.array(table["embedding"], np.float32), vectors)
 
 
+def given(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def test_blank_lines_keep_their_place(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or everything after them would shift against the input."""
+    for task, model, lines in (
+        ("text-classification", "SequenceClassification", TEXTS),
+        ("ner", "TokenClassification", TEXTS),
+        ("fill-mask", "MaskedLM", ["paris is [MASK] .", "[MASK]"]),
+    ):
+        command = ["predict", "--task", task, "--model", str(models / model), "--input"]
+        assert main([*command, texts(tmp_path, lines)]) == 0
+        plain = output(capsys)
+        assert main([*command, texts(tmp_path, [lines[0], "  ", *lines[1:]])]) == 0
+        printed = capsys.readouterr()
+        spaced = [json.loads(line) for line in printed.out.splitlines()]
+        without_id = [{k: v for k, v in row.items() if k != "id"} for row in plain]
+        assert [{k: v for k, v in row.items() if k != "id"} for row in spaced[:1] + spaced[2:]] == (
+            without_id
+        )
+        assert "1 blank lines keep their place, the first: line 2" in printed.err
+        assert task == "ner" or [row["id"] for row in spaced[:3]] == ["0", "1", "2"]
+    vectors = tmp_path / "v.npy"
+    assert main(["predict", "--task", "embeddings", "--model", str(models / "MaskedLM"), "--input",
+                 texts(tmp_path, ["paris", "", "france"]), "--out", str(vectors)]) == 0  # fmt: skip
+    assert np.load(vectors).shape == (3, 16)
+
+
+def test_published_files_are_told_from_sentences(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A file with columns is no list of two-word sentences, and SQuAD goes through a pipe too."""
+    command = ["predict", "--task", "ner", "--model", str(models / "TokenClassification")]
+    assert main([*command, "--input", texts(tmp_path, ["paris is", "the city"])]) == 0
+    expected = output(capsys)
+    columns = "paris\tO\nis\tO\n\nthe\tO\ncity\tO\n"
+    (tmp_path / "devel.tsv").write_text(columns)
+    (tmp_path / "eng.testb").write_text(
+        "-DOCSTART- -X- O O\n\nparis NNP I-NP I-LOC\nis V V O\n\nthe D D O\ncity N N O\n"
+    )
+    rows = [{"tokens": row["words"]} for row in expected]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("devel.tsv", "eng.testb", "s.jsonl"):
+        assert main([*command, "--input", str(tmp_path / name)]) == 0
+        assert output(capsys) == expected
+    given(monkeypatch, columns)
+    assert main(command) == 0
+    assert output(capsys) == expected
+    given(monkeypatch, columns + "alone\n")
+    assert main(command) == 2
+    assert "standard input, line 6: 1 columns" in capsys.readouterr().err
+
+    qa = [{"id": "q", "question": "where is paris ?"}]
+    squad = {"data": [{"paragraphs": [{"context": "paris is in france .", "qas": qa}]}]}
+    (tmp_path / "q.json").write_text(json.dumps(squad, indent=1))
+    command = ["predict", "--task", "qa", "--model", str(models / "QuestionAnswering")]
+    assert main([*command, "--input", str(tmp_path / "q.json")]) == 0
+    answer = output(capsys)
+    given(monkeypatch, (tmp_path / "q.json").read_text())
+    assert main(command) == 0
+    assert output(capsys) == answer and answer[0]["id"] == "q"
+
+
 def test_bad_input(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = texts(tmp_path, TEXTS)
     (tmp_path / "bad.jsonl").write_text('{"question": "x"}\n')

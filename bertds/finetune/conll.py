@@ -20,8 +20,9 @@ _TAG = re.compile(r"O|[BIES]-.+")
 
 
 def read_conll(
-    path: Path, *, split: str, tagged: bool = True, limit: int = 0
-) -> tuple[list[Sentence], BadRows]:
+    path: Path, *, split: str, tagged: bool = True, limit: int = 0,
+    lines: Iterable[tuple[int, str]] | None = None,
+) -> tuple[list[Sentence], BadRows]:  # fmt: skip
     """Read one file of CoNLL columns, separated by tabs or spaces.
 
     A word whose line is malformed is never dropped alone (that would shift the sentence): in
@@ -32,6 +33,7 @@ def read_conll(
         split: train, dev or test.
         tagged: False reads words only (a file to predict).
         limit: at most so many sentences; 0 = all.
+        lines: (number, line) instead of the file's.
 
     Returns:
         The sentences, tags in IOB2, and the malformed lines.
@@ -55,7 +57,7 @@ def read_conll(
             new_document = False
         words, tags, broken = [], [], False
 
-    for number, line in lines_of(path):
+    for number, line in lines_of(path) if lines is None else lines:
         if not line.strip(" \t"):
             end_sentence()
             if limit and len(sentences) >= limit:
@@ -141,7 +143,7 @@ def iob2(tags: Sequence[str]) -> list[str]:
     return result
 
 
-def read_ner_jsonl(path: Path, *, split: str) -> list[Sentence]:
+def read_ner_jsonl(path: Path, *, split: str, tagged: bool = True) -> list[Sentence]:
     """Read JSONL with ``tokens`` (or ``words``) and ``tags`` (or ``ner_tags``) as lists of text.
 
     Raises:
@@ -153,7 +155,7 @@ def read_ner_jsonl(path: Path, *, split: str) -> list[Sentence]:
         tags = record.get("tags", record.get("ner_tags"))
         if not isinstance(words, list) or not words:
             raise DataError(f"{path}, line {number}: no list 'tokens'")
-        if tags is None and split == "test":
+        if not tagged or (tags is None and split == "test"):
             sentences.append(Sentence(list(map(str, words)), None, number))
             continue
         if not isinstance(tags, list) or len(tags) != len(words):

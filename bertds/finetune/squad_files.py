@@ -33,6 +33,13 @@ def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question
         content = json.loads(read_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
+    return questions_of(content, path, split=split, limit=limit)
+
+
+def questions_of(
+    content: Any, path: Path, *, split: str, limit: int = 0
+) -> tuple[list[Question], BadRows]:
+    """Return the questions of a SQuAD file that is read already; see :func:`read_squad`."""
     bad = BadRows(path, tolerated=True, what="question", kept=split != "train")
     questions: list[Question] = []
     seen: set[str] = set()
