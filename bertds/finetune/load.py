@@ -73,7 +73,7 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     train = _find(root, task.train[0], options.train_file)
     if train is None:
         tried = ", ".join(task.train[0].names)
-        raise DataError(f"{root}: no training file; looked for {tried}")
+        raise DataError(f"{options.data or '--train'}: no training file; looked for {tried}")
     data.train = Split("train", _read(task, train, "train", options, data))
     for files, given, split in (
         (task.dev, options.dev_file, "dev"),
@@ -81,8 +81,10 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     ):
         for place in files:
             path = _find(root, place, given)
-            if path is None or (split == "dev" and path == train):
+            if path is None:
                 continue
+            if split == "dev" and path == train:
+                log.warning("%s: scored on its own training data", path)
             name = path.name.split(".")[0] if len(files) > 1 else split
             rows = _read(task, path, split, options, data)
             getattr(data, split).append(Split(name, rows, place.submission))
@@ -90,7 +92,7 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
                 break
     if not data.dev:
         raise DataError(
-            f"{root}: no file to score on; looked for "
+            f"{options.data or '--dev'}: no file to score on; looked for "
             f"{', '.join(name for place in task.dev for name in place.names)} (or give --dev FILE)"
         )
     check_types(task, data)
@@ -116,6 +118,10 @@ def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskDa
     if task.kind == "qa":
         questions, bad = read_squad(path, split=split, limit=limit)
         data.left_out += bad.summary()
+        unanswerable = next((q.id for q in questions if not q.answers), None)
+        if unanswerable is not None and task.name == "squad" and split != "test":
+            raise DataError(f"{path}: the question {unanswerable!r} has no answer, which is SQuAD "
+                            "2.0's; use --task squad_v2")  # fmt: skip
         return questions
     if task.kind == "ner":
         return _read_ner(path, split, limit, data)

@@ -17,6 +17,7 @@ from typing import Any
 from bertds.errors import DataError
 from bertds.finetune.rows import BadRows, TextRow, lines_of, read_text
 from bertds.finetune.tasks import Task
+from bertds.logs import log
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "premise", "question1")
 PAIR_NAMES = ("text_pair", "sentence2", "text_b", "hypothesis", "question2", "pair")
@@ -172,10 +173,13 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     table: list[tuple[int, list[str]]] = []
     started = 1
+    spanning: list[int] = []
     try:
         for values in reader:
             if values:
                 table.append((started, values))
+            if reader.line_num > started:
+                spanning.append(started)
             started = reader.line_num + 1
     except csv.Error as error:
         # An unbalanced quote swallows everything up to the next one: name where the row began.
@@ -183,6 +187,11 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
             f"{path}, line {started}: {error} (an unbalanced quote? a quote inside a field is "
             "written twice)"
         ) from None
+    if spanning:
+        # Two unbalanced quotes make valid CSV: the rows between them are one field then.
+        shown = ", ".join(map(str, spanning[:5])) + (" ..." if len(spanning) > 5 else "")
+        log.warning("%s: %d rows span several lines, in quotes (from line %s)", path,
+                    len(spanning), shown)  # fmt: skip
     return table
 
 

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from bertds.errors import DataError
+from bertds.finetune.load import DataOptions, load_task
 from bertds.finetune.rows import Question
 from bertds.finetune.squad_features import encode_questions, read_answers
 from bertds.finetune.squad_files import read_squad
 from bertds.finetune.squad_scores import best_threshold, normalize_answer, squad_scores, token_f1
+from bertds.finetune.tasks import TASKS
 
 
 def squad(*questions: dict, context: str = "The cat sat on a mat in 1984.") -> dict:
@@ -68,6 +70,18 @@ def test_a_wrong_offset_is_counted_by_id_and_never_trained_on(tmp_path: Path) ->
 def test_other_layouts_are_refused(tmp_path: Path, value: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_squad(save(tmp_path / "x.json", value), split="dev")
+
+
+def test_unanswerable_questions_need_version_2(tmp_path: Path) -> None:
+    answer, none = (
+        qa(1, "cat", 4),
+        {"id": "2", "question": "?", "answers": [], "is_impossible": True},
+    )
+    path = str(save(tmp_path / "dev.json", squad(answer, none)))
+    options = DataOptions(data="", train_file=path, dev_file=path)
+    with pytest.raises(DataError, match=r"'2' has no answer.* use --task squad_v2"):
+        load_task(TASKS["squad"], options)
+    assert len(load_task(TASKS["squad_v2"], options).dev[0].rows) == 2
 
 
 def question(number: str, *answers: str) -> Question:
