@@ -212,7 +212,7 @@ class LogConfig:
     """Cadence of the metrics."""
 
     every_steps: int = 10
-    """One train line in metrics.jsonl per so many steps."""
+    """One train line in metrics.jsonl per so many steps, and one after the last."""
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
     """auto: a progress bar on a terminal, plain lines elsewhere."""
 

@@ -131,9 +131,11 @@ class Metrics:
         self._carried = [a + b for a, b in zip(self._carried, list(map(float, totals)))]
         return list(self._carried)
 
-    def write_if_due(self, state: TrainState, learning_rate: float, stall_seconds: float) -> None:
-        """Write a train line when the step is due. Collective."""
-        if state.step % self.every_steps:
+    def write_if_due(
+        self, state: TrainState, learning_rate: float, stall_seconds: float, *, last: bool = False
+    ) -> None:
+        """Write a train line when the step is due, or the run's last. Collective."""
+        if state.step % self.every_steps and not last:
             return
         totals = self._gather()
         self._carried = [0.0] * len(Sums.NAMES)

@@ -90,7 +90,7 @@ def train(run: Run) -> bool:
             output = engine.forward_backward(micro_batch.to(engine.device), **scales)
             run.measure(output, micro_batch)
         run.update(batch)  # asks who wishes to stop; skips a bad gradient, ends after too many
-        metrics.write_if_due(state, learning_rate, run.stall_seconds)
+        metrics.write_if_due(state, learning_rate, run.stall_seconds, last=run.is_finished())
         run.validate_if_due()
         reason = run.agreement.reason_to_stop()
         run.save_if_due(force=bool(reason))

@@ -72,7 +72,8 @@ def run(line: Line, monkeypatch: pytest.MonkeyPatch) -> bool:
     name, words = found
     if "<<<" in words:
         place = words.index("<<<")
-        monkeypatch.setattr(sys, "stdin", io.StringIO(words[place + 1] + "\n"))
+        given = io.BytesIO(words[place + 1].encode() + b"\n")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given))
         words = words[:place]
     words = [w for word in words for w in (sorted(map(str, Path().glob(word))) or [word]
              if "*" in word else [word])]  # fmt: skip
@@ -283,7 +284,12 @@ def test_finetuning(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPat
     assert count >= 20
 
 
-def test_data_preparation(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_preparation(
+    repository: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its first command; the others are run by tests/data_prep."""
-    monkeypatch.chdir(clone)
+    for path in clone.iterdir():
+        if path.name != "data":  # README's; this page prepares into it
+            (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
     assert run(page(repository, "docs/data_preparation.md")[0], monkeypatch)

@@ -102,7 +102,7 @@ def test_a_run_stopped_after_every_step_equals_an_unbroken_one(
     command: Any, tmp_path: Path, optimizer: str
 ) -> None:
     extra = [
-        "log.every_steps=2",
+        "log.every_steps=4",
         f"deepspeed.optimizer.type={optimizer}",
         "deepspeed.zero_optimization.stage=2",
         # With dropout: its noise must not depend on where the run was stopped.
@@ -113,6 +113,7 @@ def test_a_run_stopped_after_every_step_equals_an_unbroken_one(
     codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
     assert codes == [75, 75, 75, 75, 75, 0]
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert len(losses(tmp_path / "whole")) == 2  # after step 4, and after the last, the sixth
     assert_same_weights(tmp_path / "broken", tmp_path / "whole")
 
 
