@@ -35,7 +35,7 @@ NOT_HERE = {
 }  # fmt: skip
 SMALL = """
     model.hidden_size=32 model.num_hidden_layers=2 model.num_attention_heads=2
-    model.intermediate_size=64 schedule.total_steps=3 validation.max_samples=8
+    model.intermediate_size=64 schedule.total_steps=3 validation.max_samples=8 log.every_steps=1
     deepspeed.train_batch_size=4 deepspeed.train_micro_batch_size_per_gpu=2
 """.split()  # noqa: SIM905
 
