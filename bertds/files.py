@@ -190,6 +190,9 @@ class FolderLock:
     A lock whose owner no longer runs on this host is taken over. A lock of another host is
     respected while its file is fresh (the owner touches it in the background) and taken over once
     it is ``stale_seconds`` old. The lock of a group of tasks is held while one of them lives.
+
+    An owner that was taken for dead and is not (a process that a lost node or a long suspension
+    left behind) learns of it by :meth:`check`.
     """
 
     def __init__(self, folder: Path, purpose: str, stale_seconds: float = 600.0) -> None:
@@ -197,6 +200,8 @@ class FolderLock:
         self.purpose = purpose
         self.stale_seconds = stale_seconds
         self._held = False
+        self._mine = ""
+        self._checked = 0.0
         self._released = threading.Event()
 
     def acquire(self) -> FolderLock:
@@ -205,11 +210,11 @@ class FolderLock:
         Raises:
             InUseError: another living process holds it; the message names its host, pid and job.
         """
-        mine = json.dumps(this_process(self.purpose))
+        self._mine = json.dumps(this_process(self.purpose))
         for _ in range(100):
             # A hard link to a complete file: the lock never exists half-written.
             candidate = temporary_name(self.path.with_name("lock"))
-            candidate.write_text(mine, encoding="utf-8")
+            candidate.write_text(self._mine, encoding="utf-8")
             try:
                 os.link(candidate, self.path)
                 self._held = True
@@ -260,12 +265,46 @@ class FolderLock:
             with suppress(OSError):
                 self.refresh()
 
+    def check(self, *, at_most_every: float = 0.0) -> None:
+        """Make sure that nobody has taken the folder over. Does nothing when it is not held.
+
+        Args:
+            at_most_every: seconds; sooner after the last time, the file system is not asked.
+
+        Raises:
+            InUseError: the lock is another's by now, or gone. It is not held any more.
+        """
+        now = time.monotonic()
+        if not self._held or now - self._checked < at_most_every:
+            return
+        self._checked = now
+        found = self._read()
+        if found is None or found == self._mine:
+            return
+        self._held = False
+        self._released.set()
+        try:
+            taken = in_use(self.path.parent, json.loads(found))
+        except (ValueError, AttributeError):
+            taken = f"{self.path}: removed by somebody else, who may write to the folder now"
+        raise InUseError(f"{taken}. This process stops without saving")
+
+    def _read(self) -> str | None:
+        """The lock's text, "" if there is none; None if the file system does not say."""
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        except OSError:
+            return None
+
     def release(self) -> None:
-        """Give the lock back. Does nothing when it is not held."""
+        """Give the lock back. Does nothing when it is not held, or no longer this process's."""
         if self._held:
             self._held = False
             self._released.set()
-            self.path.unlink(missing_ok=True)
+            if self._read() == self._mine:
+                self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> FolderLock:
         return self.acquire()

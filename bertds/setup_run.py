@@ -220,11 +220,13 @@ class Run:
 
         Raises:
             BertdsError: too many steps in a row made no update.
+            InUseError: another process has taken the run folder over.
         """
         state = self.state
         limit = self.guard.norm_limit(state)
         self.agreement.ask()
         applied = self.engine.step(limit)
+        self.folder.lock.check(at_most_every=1.0)  # before anything is written
         state.step += 1
         state.samples += self.plan.global_batch_size
         state.epoch, state.offset = batch.next.epoch, batch.next.offset
@@ -270,6 +272,7 @@ class Run:
         with self.metrics.pause():
             state.main_hours = self.agreement.main_hours
             state.window = self.metrics.window()
+            self.folder.lock.check()
             self.checkpoints.save(state, wait=force)
 
     # -- ending ------------------------------------------------------------------------------
@@ -279,6 +282,7 @@ class Run:
         StopWatch.ignore_signals()
         state = self.state
         if finished:
+            self.folder.lock.check()
             self.folder.finish({"step": state.step, "samples": state.samples})
         else:
             log.info(

@@ -46,11 +46,18 @@ note() { # one line of the run's history
 
 leave_it_to_slurm() { # ends this script unless Slurm believes the job to be running
   # Whoever cancels a job means it: only a running job comes back by itself. (On a preemption, node
-  # loss or `scontrol requeue` Slurm has requeued it already.)
+  # loss or `scontrol requeue` Slurm has requeued it already. If it runs again meanwhile, this
+  # script is what a lost node kept alive of its former life.)
   local state try
   for ((try = 0; try < 30; try++)); do
     state=$(job_field "$SELF" JobState)
-    [ "$state" != RUNNING ] || return 0
+    if [ "$state" = RUNNING ]; then
+      case $(job_field "$SELF" Restarts) in
+        "${SLURM_RESTART_COUNT:-0}" | '' | UNKNOWN) return 0 ;;
+      esac
+      state="RUNNING again"
+      break
+    fi
     [ "$state" = UNKNOWN ] || break
     sleep 2 # the controller does not answer: it may be restarting
   done
@@ -279,7 +286,7 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
   command=(--config "$(find_recipe "$recipe")")
   [ -z "$json" ] || command+=(--deepspeed_config "$(find_recipe "$json")")
   [ ${#settings[@]} = 0 ] || command+=(--set "${settings[@]}")
-  BERTDS_EXITS=$RUN/slurm/exits.$SLURM_JOB_ID
+  BERTDS_EXITS=$RUN/slurm/exits.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
   export BERTDS_EXITS
   rm -rf "$BERTDS_EXITS"
   mkdir -p "$BERTDS_EXITS"

@@ -87,6 +87,24 @@ def test_a_lock_of_another_host_is_taken_over_only_when_stale(tmp_path: Path) ->
     FolderLock(tmp_path, "mine").acquire().release()
 
 
+def test_an_owner_that_was_taken_for_dead_learns_of_it(tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path, "mine").acquire()
+    lock.check()
+    theirs = {"host": "elsewhere", "pid": 1, "purpose": "p", "job": "77"}
+    write_json(tmp_path / ".lock", theirs)
+    lock.check(at_most_every=60)  # looked a moment ago
+    with pytest.raises(InUseError, match=r"on elsewhere, Slurm job 77\).* stops without saving"):
+        lock.check()
+    lock.release()
+    assert json.loads((tmp_path / ".lock").read_text()) == theirs  # not ours to remove
+
+    (tmp_path / ".lock").unlink()
+    lock.acquire()
+    (tmp_path / ".lock").unlink()
+    with pytest.raises(InUseError, match="removed by somebody else"):
+        lock.check()
+
+
 def test_a_held_lock_stays_fresh_for_other_hosts(tmp_path: Path) -> None:
     with FolderLock(tmp_path, "mine", stale_seconds=0.5):
         os.utime(tmp_path / ".lock", (1, 1))

@@ -237,6 +237,22 @@ def test_a_run_folder_in_use_is_refused(
         assert f"in use by a training run (process {os.getpid()}" in bad(command("run"), capsys)
 
 
+def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
+    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
+    from bertds.files import write_json
+    from bertds.setup_run import Run
+
+    lock = tmp_path / "run" / ".lock"
+    theirs = {"host": "elsewhere", "pid": 1, "start": "1", "job": "77", "purpose": "a run"}
+    monkeypatch.setattr(Run, "_announce", lambda run: write_json(lock, theirs))
+    assert "in use by a run (process 1 on elsewhere, Slurm job 77)" in bad(command("run"), capsys)
+    assert json.loads(lock.read_text()) == theirs
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
 def test_a_continued_run_refuses_another_seed_and_another_vocabulary(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_text: Path
 ) -> None:

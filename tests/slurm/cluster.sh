@@ -112,7 +112,8 @@ start_node() { # inside the cluster's namespaces
     until ip link show eth0 >/dev/null 2>&1; do sleep 0.02; done
     ip addr add "$3/24" dev eth0
     ip link set eth0 up
-    slurmd -D -N "$name" & wait $!' _ "$D" "$name" "$NET.$number" \
+    slurmd -D -N "$name" & wait $!
+    sleep infinity' _ "$D" "$name" "$NET.$number" \
     < /dev/null >> "$D/log/$name.out" 2>&1 &
   pid=$!
   echo "$pid" > "$D/$name.pid"

@@ -33,6 +33,8 @@ def lab(
     """The cluster, with a site.env for this test; no job is left behind."""
     site = tmp_path / "site.env"
     site.write_text(
+        # Python starts slowly where CI has one machine for four nodes.
+        "BERTDS_PREFLIGHT_SECONDS=150\n"
         f"BERTDS_DATA={tiny_data}\nBERTDS_RUNS={tmp_path}\nBERTDS_MIN_FREE_GB=0.1\n"
         f"BERTDS_PHASE1={slurm_recipe}\nBERTDS_PHASE1_JSON={slurm_json}\n"
         f"BERTDS_PHASE2={slurm_recipe}\nBERTDS_PHASE2_JSON={slurm_json}\n"

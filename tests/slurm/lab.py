@@ -130,6 +130,16 @@ class Lab:
         self.control("node-kill", node)
         self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
+    def kill_slurmd(self, node: str) -> None:
+        """The node's daemon dies alone: what it has started lives on, unknown to Slurm."""
+        self.control("on", node, "pkill", "-KILL", "-x", "slurmd")
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+
+    def ranks(self, node: str) -> int:
+        """How many ranks run on a node, whether Slurm knows of them or not."""
+        count = "pgrep -c -f '^python .*bertds/train.py' || true"
+        return int(self.control("on", node, "bash", "-c", count))
+
     def revive_node(self, node: str) -> None:
         self.control("node-start", node)
         self.until(lambda: "down" not in self.run("sinfo", "-hN", "-n", node, "-o", "%T"), 30)

@@ -93,6 +93,7 @@ def test_the_preflight_names_bad_nodes_and_the_job_goes_elsewhere(
 ) -> None:
     """Node 2 has lost the data's file system, node 3 its way to node 1 (Slurm sees both as fit)."""
     run = tmp_path / "phase1"
+    lab.variables["BERTDS_PREFLIGHT_SECONDS"] = "45"  # the default
     lab.control("on", "node2", "mount", "-t", "tmpfs", "none", tiny_data)
     lab.control("on", "node3", "ip", "route", "add", "unreachable", "198.51.100.1")
     try:

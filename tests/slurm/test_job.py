@@ -1,0 +1,39 @@
+"""Decisions of slurm/job.sh that need no cluster: `scontrol` is a function that answers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CLEAN = ("SLURM", "SBATCH", "BERTDS", "MASTER", "OMP_", "RANK", "WORLD")
+
+
+def bash(repository: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(CLEAN)}
+    return subprocess.run(
+        ["bash", "-uo", "pipefail", "-c", f". slurm/common.sh\n{code}"], cwd=repository, text=True,
+        capture_output=True, timeout=30,
+        env={**environment, "BERTDS_SITE": "/dev/null", "SLURM_JOB_ID": "7", **variables},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "restart", "goes_on"),
+    [
+        ("JobState=RUNNING Restarts=0", "", True),
+        ("JobState=RUNNING Restarts=2", "2", True),
+        ("JobState=RUNNING Restarts=3", "2", False),  # what a lost node kept alive
+        ("JobState=PENDING Restarts=3", "2", False),
+        ("JobState=CANCELLED Restarts=0", "", False),
+        ("slurm_load_jobs error: Invalid job id specified", "", False),
+    ],
+)
+def test_only_a_running_job_comes_back_by_itself(
+    repository: Path, answer: str, restart: str, goes_on: bool
+) -> None:
+    code = f'scontrol() {{ echo "JobId=7 {answer} Requeue=1"; }}\nleave_it_to_slurm\necho goes on'
+    found = bash(repository, code, **({"SLURM_RESTART_COUNT": restart} if restart else {}))
+    assert (found.stdout, found.returncode) == (("goes on\n", 0) if goes_on else ("", 75))
