@@ -1,5 +1,5 @@
 # make run    install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
-# make test   install the test extras and run the tests
+# make test   install the test extras and run the tests (ARGS="-k lamb" chooses)
 # make check  lint, formatting, types
 # make bench  the CPU benchmarks in under ten minutes, into bench/ (DATA=prepared folder)
 # make docs   build the documentation into site/, strictly
@@ -9,6 +9,7 @@ WORK ?= demo
 WIKI ?=
 BOOKS ?=
 DATA ?=
+ARGS ?=
 BIN := $(VENV)/bin
 
 .PHONY: run test test-slow test-slurm test-all check style docs install install-dev bench
@@ -17,15 +18,15 @@ run: $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(ARGS)
 
 # The tests that take longer; CI runs them.
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "slow and not gpu and not slurm and not timing"
+	$(BIN)/python -m pytest -m "slow and not gpu and not slurm" $(ARGS)
 
 # Needs root and Debian's slurmctld, slurmd, slurm-client: starts a small cluster of its own.
 test-slurm: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "slurm and not gpu" tests/slurm
+	$(BIN)/python -m pytest -m "slurm and not gpu" tests/slurm $(ARGS)
 
 test-all: test test-slow
 
