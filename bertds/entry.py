@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from bertds.errors import EXIT_FAILED, BertdsError
+from bertds.errors import EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
 from bertds.logs import log
 
 
@@ -30,7 +30,7 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
         _report(f"error: {error}", debug)
         return error.exit_code
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe went away (`... | head`). Python would complain while it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

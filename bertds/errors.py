@@ -2,7 +2,8 @@
 
 A command ends with 0 when all went well, 1 when it failed, 2 when what it was given is wrong
 (a setting, a file, an option), and 75 when it stopped early with its work saved and can be run
-again (``EX_TEMPFAIL`` of sysexits.h; the Slurm scripts requeue on it).
+again (``EX_TEMPFAIL`` of sysexits.h; the Slurm scripts requeue on it). Ctrl-C that left at once is
+130, as in a shell.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
 EXIT_RUN_AGAIN = 75
+EXIT_INTERRUPTED = 130
 
 
 class BertdsError(Exception):

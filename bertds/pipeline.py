@@ -13,15 +13,18 @@ WORK/
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN, BertdsError
+from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError
 from bertds.files import write_json
 from bertds.report import write_report
 
@@ -123,27 +126,63 @@ def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int
         settings.append(f"init.from={work / 'phase1'}")
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [
-        sys.executable, str(launcher), "--quiet", "--num_accelerators", str(count),
+        sys.executable, str(launcher), "--log_level", "critical", "--num_accelerators", str(count),
         "--master_port", str(free_port()), str(ROOT / "bertds" / "train.py"),
         "--config", recipe, "--set", *settings,
     ]  # fmt: skip
     began = time.monotonic()
-    process = subprocess.Popen(command, env=environment)
-    code: int | None = None
-    while code is None:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            # The terminal has sent the interrupt to the ranks too: they are saving.
-            continue
+    # In a session of its own: see wait_for.
+    code = wait_for(subprocess.Popen(command, env=environment, start_new_session=True), run_dir)
     if code == 0 and not (run_dir / "DONE").is_file():
         # `deepspeed` answers 0 when its own launcher was killed by a signal.
         code = EXIT_RUN_AGAIN
     if code == 0:
         print(f"phase {phase} took {time.monotonic() - began:.0f} s", file=sys.stderr)
-    elif code not in (1, 2, EXIT_RUN_AGAIN):
+    elif code not in (1, 2, EXIT_RUN_AGAIN, EXIT_INTERRUPTED):
         raise BertdsError(f"phase {phase} ended with exit code {code}; see {run_dir / 'log.txt'}")
     return code
+
+
+def wait_for(launcher: subprocess.Popen[Any], run_dir: Path) -> int:
+    """Wait until training ends; Ctrl-C, SIGTERM or a closed terminal lets it save and stop.
+
+    A terminal's Ctrl-C would reach the launcher too, which then dies with a traceback and kills
+    ranks that still save. So it has a session of its own, and the wish to stop goes to the ranks
+    as the file ``STOP``.
+
+    Returns:
+        The launcher's exit code; 75 if it finished all the same; 130 after a second Ctrl-C, which
+        kills all its processes.
+    """
+    stop_file = run_dir / "STOP"
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        del frame
+        if number == signal.SIGINT in asked:
+            os.killpg(launcher.pid, signal.SIGKILL)
+        elif not asked:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            stop_file.touch()
+            with contextlib.suppress(OSError):  # the terminal may be the one that was closed
+                _say("stopping, with everything saved (Ctrl-C again leaves at once)")
+        asked.append(number)
+
+    wishes = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in wishes}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, ask)
+    try:
+        code = launcher.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if asked:
+            stop_file.unlink(missing_ok=True)
+    if asked.count(signal.SIGINT) > 1:
+        return EXIT_INTERRUPTED
+    return code or (EXIT_RUN_AGAIN if asked else EXIT_OK)
 
 
 def _export(work: Path) -> None:

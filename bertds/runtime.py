@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from bertds.errors import ConfigError
+from bertds.errors import EXIT_INTERRUPTED, ConfigError
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -138,7 +138,7 @@ class StopWatch:
             # it on as SIGTERM: only a second SIGINT, a moment later, means "leave at once".
             if self._first_interrupt is not None and now - self._first_interrupt > 0.5:
                 os.write(2, b"\nsecond interrupt: leaving at once, nothing is saved\n")
-                os._exit(130)
+                os._exit(EXIT_INTERRUPTED)
             self._first_interrupt = self._first_interrupt or now
         self._noticed = signal.Signals(number).name
 
