@@ -26,7 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "write the newest good checkpoint, or the one named, as a single file.",
     )
     parser.add_argument("action", choices=("list", "verify", "convert"))
-    parser.add_argument("run", help="the run folder; convert also takes a checkpoint folder")
+    parser.add_argument("run", help="the run folder, a checkpoint, or what convert wrote")
     parser.add_argument("--out", metavar="DIR", help="convert: where to write")
     parser.add_argument(
         "--to",
@@ -105,11 +105,20 @@ def _whole_tensors(reader: CheckpointReader) -> Iterator[_WholeTensor]:
             yield _WholeTensor(name, kind, 0, reader.read(name, kind, 0, numel))
 
 
-def _look(args: argparse.Namespace) -> int:
-    folder = Path(args.run) / "checkpoints"
-    folders = step_folders(folder)
+def _checkpoints_at(path: Path) -> list[Path]:
+    """Return the checkpoints of a run, of a folder that holds some, or the one that it is."""
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run or checkpoint")
+    folders = step_folders(path / "checkpoints") or step_folders(path)
+    if not folders and step_folders(path.resolve().parent).count(path.resolve()):
+        folders = [path]
     if not folders:
-        raise CheckpointError(f"{args.run}: no checkpoints here")
+        raise CheckpointError(f"{path}: no checkpoints here")
+    return folders
+
+
+def _look(args: argparse.Namespace) -> int:
+    folders = _checkpoints_at(Path(args.run))
     worst = EXIT_OK
     for path in reversed(folders):
         try:
@@ -118,8 +127,10 @@ def _look(args: argparse.Namespace) -> int:
             manifest = read_manifest(path)
             size = sum(record["bytes"] for record in manifest["files"])
             verdict = "intact" if args.action == "verify" else ""
+            world = manifest["world_size"]
+            processes = f"{world} process" + ("es" if world > 1 else "")
             print(
-                f"{path.name}  {size / 2**20:10,.1f} MiB  {manifest['world_size']} processes  "
+                f"{path.name}  {size / 2**20:10,.1f} MiB  {processes}  "
                 f"samples {manifest['state']['samples']:,}  {verdict}".rstrip()
             )
         except CheckpointError as error:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from bertds.errors import EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
-from bertds.logs import log
+from bertds.logs import LogFile, log
 
 
 def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -55,6 +55,6 @@ def _report(message: str, debug: bool) -> None:
         traceback.print_exc()
     if log.handlers:
         for handler in log.handlers:
-            if handler.__class__.__name__ == "FileHandler":
+            if isinstance(handler, LogFile):
                 handler.emit(log.makeRecord(log.name, 40, __file__, 0, message, (), sys.exc_info()))
     print(f"bertds: {message}", file=sys.stderr, flush=True)

@@ -96,6 +96,19 @@ def write_text(path: Path | str, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_line(path: Path, text: str) -> None:
+    """Append one line to a file.
+
+    Raises:
+        BertdsError: the disk is full or the file cannot be written, with ``path`` named.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write a JSON file atomically, with keys in the order given and a newline at the end."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -43,9 +44,24 @@ def start_logging(is_main: bool) -> None:
     log.propagate = False
 
 
+class LogFile(logging.FileHandler):
+    """A file of log lines. Those that a full disk has no room for are lost without a word.
+
+    The terminal shows them too, and the full disk is reported by whoever writes what matters.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Print no traceback."""
+
+    def close(self) -> None:
+        """Close, even if the last lines find no room."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 def log_to_file(path: Path) -> logging.Handler:
     """Also append log lines, with the date, to ``path``. Returns the handler to close."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     return handler

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from bertds.files import write_text
+from bertds.files import append_line, write_text
 from bertds.flops import Meter, peak_memory_gib
 from bertds.state import TrainState
 
@@ -177,8 +177,7 @@ class Metrics:
         """Append one line and pass it on (main process only)."""
         if not self.is_main:
             return
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        append_line(self.path, json.dumps(values))
         for listener in self.listeners:
             listener.line(values)
 

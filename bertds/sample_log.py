@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bertds.files import write_text
+from bertds.files import append_line, write_text
 
 
 class SampleLog:
@@ -25,9 +25,7 @@ class SampleLog:
 
     def write(self, step: int, samples: Any) -> None:
         """Record one step's samples, int64 [rows, 2]: epoch and sample number."""
-        line = json.dumps({"step": step, "samples": samples.tolist()})
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_line(self._path, json.dumps({"step": step, "samples": samples.tolist()}))
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from bertds import checkpoint as checkpoint_module
 from bertds.checkpoint import Checkpoints, locate, newest_good, step_folders
 from bertds.checkpoint_files import CheckpointReader
+from bertds.cli import main as bertds
 from bertds.config import CheckpointConfig
 from bertds.errors import BertdsError, CheckpointError
 from bertds.state import TrainState
@@ -216,3 +217,30 @@ def test_locating_what_is_not_there(tmp_path: Path) -> None:
         locate(tmp_path / "x")
     with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
         locate(tmp_path)
+
+
+def test_list_and_verify_a_run_a_checkpoint_and_a_converted_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_steps(make(tmp_path, keep_last=0), 1, 2, 3)
+    damaged = tmp_path / "checkpoints" / "step_00000002" / "rank_00000.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    whole, run = tmp_path / "checkpoints" / "step_00000003", str(tmp_path)
+    assert bertds(["checkpoint", "list", run]) == 0  # sizes are looked at by verify
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == [f"step_0000000{n}" for n in (1, 2, 3)]
+    assert all("  1 process  " in line for line in listed)
+    assert bertds(["checkpoint", "verify", run]) == 1
+    one, two, three = capsys.readouterr().out.splitlines()
+    assert one.endswith("intact") and three.endswith("intact")
+    assert two.startswith("step_00000002  DAMAGED: ") and str(damaged) in two
+    assert bertds(["checkpoint", "verify", str(whole)]) == 0
+    assert capsys.readouterr().out == three + "\n"
+    assert bertds(["checkpoint", "convert", run, "--out", str(tmp_path / "out")]) == 0
+    capsys.readouterr()
+    assert bertds(["checkpoint", "verify", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("step_00000003  ")
+    for path, message in ((tmp_path / "no", "no such run"), (damaged.parent, "DAMAGED")):
+        assert bertds(["checkpoint", "verify", str(path)]) in (1, 2)
+        answer = capsys.readouterr()
+        assert message in answer.out + answer.err

@@ -8,10 +8,20 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bertds.errors import BertdsError, InUseError
-from bertds.files import FolderLock, atomic_path, sha256_file, write_json, write_text
+from bertds.files import (
+    FolderLock,
+    append_line,
+    atomic_path,
+    sha256_file,
+    write_json,
+    write_text,
+)
+from bertds.logs import log, log_to_file
+from bertds.sample_log import SampleLog
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_leftover(tmp_path: Path) -> None:
@@ -112,3 +122,25 @@ def test_a_held_lock_stays_fresh_for_other_hosts(tmp_path: Path) -> None:
         while time.time() - (tmp_path / ".lock").stat().st_mtime > 60:
             assert time.monotonic() < deadline
             time.sleep(0.02)
+
+
+def test_a_line_that_finds_no_room_names_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append_line(tmp_path / "lines", "one")
+    append_line(tmp_path / "lines", "two")
+    assert (tmp_path / "lines").read_text() == "one\ntwo\n"
+    with pytest.raises(BertdsError, match="/dev/full: the disk is full; free some space"):
+        append_line(Path("/dev/full"), "three")
+    samples = SampleLog(tmp_path, 0, 0)
+    (tmp_path / "samples_rank_00000.jsonl").symlink_to("/dev/full")
+    with pytest.raises(BertdsError, match=r"samples_rank_00000\.jsonl: the disk is full"):
+        samples.write(1, np.zeros((2, 2)))
+    # The log's own lines are lost in silence: no traceback over the one line that matters.
+    handler = log_to_file(Path("/dev/full"))
+    try:
+        log.error("no room for this")
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+    assert "Traceback" not in capsys.readouterr().err
