@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from bertds.checkpoint import locate, newest_good
 from bertds.checkpoint_files import CheckpointReader
 from bertds.config import Config
 from bertds.config_io import to_dict
-from bertds.errors import CheckpointError
+from bertds.errors import CheckpointError, DataError
 from bertds.logs import log
 from bertds.model import hf
 from bertds.model_names import path_of
@@ -99,6 +100,62 @@ def _check_vocabulary_file(path: Path, tokenizer: Any) -> None:
     ours = tokenizer.files.get("vocab.txt")
     if file.is_file() and ours and file.read_bytes().split() != ours.read_bytes().split():
         raise CheckpointError(f"{file}: another vocabulary than the data's {ours}")
+
+
+def check_alike(engine: Any, start: Start | None, source: Any) -> None:
+    """Check that all ranks begin from the same checkpoint and read the same data. Collective.
+
+    On machines that do not share the run folder each would find its own, and go on in silence
+    with a model put together of two.
+
+    Raises:
+        CheckpointError: another checkpoint on some rank.
+        DataError: other data on some rank.
+    """
+    begin = "the beginning"
+    if start is not None:
+        manifest = start.reader.manifest
+        begin = f"{start.reader.folder.name} ({manifest['sha256'][:12]})"
+    mine = (socket.gethostname(), begin, _facts(source.describe()))
+    everybody = engine.gather_objects(mine)
+    main_host, main_begin, main_facts = everybody[0]
+    for rank, (host, theirs, facts) in enumerate(everybody):
+        if theirs != main_begin:
+            raise CheckpointError(
+                f"rank 0 on {main_host} would start from {main_begin}, rank {rank} on {host} from "
+                f"{theirs}; all processes must see the same run folder"
+            )
+        if facts != main_facts:
+            raise DataError(
+                f"rank {rank} on {host} reads other data than rank 0 on {main_host}: "
+                f"{_difference(facts, main_facts)}; data.path must hold the same on all machines"
+            )
+
+
+def warn_of_other_data(start: Start | None, source: Any) -> None:
+    """Say so if the data is not what the run has been trained on up to its checkpoint."""
+    if start is None or not start.is_own:
+        return
+    now, before = _facts(source.describe()), _facts(start.reader.manifest["data"])
+    different = _difference(now, before)
+    if different:
+        log.warning(
+            "the data has changed since %s: %s; from here on the order is another one, in which "
+            "samples of this epoch may come again or be left out",
+            start.reader.folder.name,
+            different,
+        )
+
+
+def _facts(described: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where the data lies: copies are as good."""
+    return {key: value for key, value in described.items() if key != "path"}
+
+
+def _difference(now: dict[str, Any], before: dict[str, Any]) -> str:
+    """Return what both know and differ in, "" for nothing."""
+    shared = [key for key in now if key in before and now[key] != before[key]]
+    return ", ".join(f"{key} {now[key]} instead of {before[key]}" for key in shared[:3])
 
 
 def continue_run(config: Config, engine: Any, start: Start | None) -> TrainState:

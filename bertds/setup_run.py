@@ -22,7 +22,7 @@ from bertds.flops import Meter, device_peak
 from bertds.guard import Guard
 from bertds.heap import Heap
 from bertds.heartbeat import Heartbeat
-from bertds.initial import continue_run, start_weights
+from bertds.initial import check_alike, continue_run, start_weights, warn_of_other_data
 from bertds.logs import log, start_logging
 from bertds.metrics import Metrics
 from bertds.micro_batch import choose_micro_batch
@@ -100,6 +100,8 @@ class Run:
         self.checkpoints = Checkpoints(
             self.folder.path, config.checkpoint, self.engine, shapes, facts
         )
+        check_alike(self.engine, start, self.source)
+        warn_of_other_data(start, self.source)
         self.state = continue_run(config, self.engine, start)
         self.folder.record(self.settings.values, tokenizer.files)
         self.learning_rate = LearningRate(self.settings.optimizer.lr, config.schedule)

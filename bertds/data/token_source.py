@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ class TokenSource(Source):
                 raise DataError(f"{path}: missing, although the manifest lists it")
             if (size := path.stat().st_size) != info.bytes:
                 raise DataError(f"{path}: {size} bytes, the manifest says {info.bytes}")
+        checksums = " ".join(info.sha256 for info in chosen.shards)
         return TokenSource(
             str(folder),
             "token shards",
@@ -143,6 +145,7 @@ class TokenSource(Source):
                 "documents": chosen.documents,
                 "sentences": chosen.sentences,
                 "tokens": chosen.tokens,
+                "checksum": hashlib.sha256(checksums.encode()).hexdigest()[:16],
             },
         )
 
