@@ -28,7 +28,10 @@ _SKIPPED_SECTIONS = frozenset(
     ]
 )
 _MAGIC_WORD = re.compile(r"__[A-Z]{3,}__")
-_EMPTY_BRACKETS = re.compile(r"\([\s,;:.–—/-]*\)|\[\s*\]")
+# Each begins with a literal mark, which re finds many times faster than a class or a choice.
+_EMPTY_BRACKETS = re.compile(r"\([\s,;:.–—/-]*\)")
+_EMPTY_SQUARE = re.compile(r"\[\s*\]")
+_GAP_AT_END = re.compile(r"\)(?<=[\s,;]\))")
 _BRACKET_START = re.compile(r"\((?:\s*[,;:][\s,;:]*|\s+)")
 _BRACKET_END = re.compile(r"(?<![\s,;])[\s,;]++\)")
 # What removed formulas and templates leave between two marks: ",,", ", .", ",:".
@@ -91,13 +94,17 @@ def paragraphs_of(text: str) -> list[str]:
 
 def tidy(text: str) -> str:
     """Close the gaps that removed markup left."""
-    if "__" in text:
+    if "_" in text:
         text = _MAGIC_WORD.sub("", text)
     if "(" in text:
         text = _EMPTY_BRACKETS.sub("", text)
         text = _BRACKET_START.sub("(", text)
+    if "[" in text:
+        text = _EMPTY_SQUARE.sub("", text)
+    if _GAP_AT_END.search(text):
         text = _BRACKET_END.sub(")", text)
-    if "{{" in text or "}}" in text or "[[" in text or "]]" in text:
+    # One letter is found much faster than two, and most paragraphs have none of these.
+    if "{" in text or "}" in text or "[" in text or "]" in text:
         for mark in ("{{", "}}", "[[", "]]"):
             text = text.replace(mark, "")
     if "  " in text or "\t" in text:
@@ -108,7 +115,7 @@ def tidy(text: str) -> str:
         text = text.replace(" ,", ",").replace(" ;", ";").replace(" . ", ". ")
         if text.endswith(" ."):
             text = text[:-2] + "."
-    if ",," in text or ", ," in text or ";," in text or ",;" in text or ",." in text:
+    if ",," in text or ",." in text or (";" in text and (";," in text or ",;" in text)):
         text = _LOST_END.sub(r"\1", _LOST_ITEM.sub(r"\1", text))
     text = text.strip()
     if text and text[0] in ",;:.)" and (match := _LOST_BEGINNING.match(text)):
@@ -118,6 +125,7 @@ def tidy(text: str) -> str:
 
 def _is_prose(paragraph: str) -> bool:
     """Tell a paragraph from what a removed box left behind."""
-    if paragraph.count(" ") >= 5:
+    spaces = paragraph.count(" ")
+    if spaces >= 5:
         return _LETTERS.search(paragraph) is not None
-    return paragraph.count(" ") >= 2 and paragraph.endswith(_SENTENCE_END)
+    return spaces >= 2 and paragraph.endswith(_SENTENCE_END)

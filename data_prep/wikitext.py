@@ -51,7 +51,11 @@ _LANGUAGE_CODE = re.compile(r"[a-z]{2,3}(?:-[a-z]+){0,2}|simple")
 
 # Possessive, and never over the next bracket: what is not closed must not be scanned twice.
 _EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
+_QUOTES = re.compile(r"(''+)")
 _BARE_ADDRESS = re.compile(r"https?://[^\s<>\[\]]*[^\s<>\[\].,;:!?)'\"]")
+# A link that holds no other, with nothing in it that could be a namespace: nine of ten. What it
+# shows is the one group, so that text and groups in a row are the result.
+_PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
 _DEEPEST_LINK = 30
 _KEPT_ARGUMENTS = ("1=", "2=", "text=", "display=t")
 
@@ -74,7 +78,9 @@ def clean_wikitext(text: str) -> str:
             text = _EXTERNAL_LINK.sub(r"\1", text)
     if "''" in text:
         # Five quotes are bold italic, four are bold and one apostrophe.
-        text = text.replace("'''''", "").replace("''''", "'").replace("'''", "").replace("''", "")
+        pieces = _QUOTES.split(text)
+        pieces[1::2] = ["'" if len(run) % 5 in (1, 4) else "" for run in pieces[1::2]]
+        text = "".join(pieces)
     if "&" in text:
         text = unescape(text)
     text = text.replace("\xa0", " ")
@@ -252,6 +258,7 @@ def _begins_line(text: str, position: int) -> bool:
 
 def _link_text(text: str) -> str:
     """Replace ``[[target|label]]`` by what a reader sees; files, categories, languages vanish."""
+    text = "".join(_PLAIN_LINK.split(text))
     opening, closing = text.find("[["), text.find("]]")
     out: list[str] = []
     stack: list[list[str]] = []

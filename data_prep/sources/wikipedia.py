@@ -37,6 +37,9 @@ _TITLE = re.compile(rb"<title>(.*?)</title>", re.DOTALL)
 _NAMESPACE = re.compile(rb"<ns>\s*(-?\d+)\s*</ns>")
 _NAMESPACE_NAME = re.compile(rb'<namespace key="(-?\d+)"[^>]*>([^<]+)</namespace>')
 _MODEL = re.compile(rb"<model>\s*([^<]*?)\s*</model>")
+# XML's own escapes, undone in one pass: five passes of replace() take four times as long.
+_ESCAPE = re.compile("&(lt|gt|quot|apos|#10|amp);")
+_ESCAPED = {"lt": "<", "gt": ">", "quot": '"', "apos": "'", "#10": "\n", "amp": "&"}
 # "#REDIRECT [[Target]]" in the wiki's own language too, for dumps older than <redirect />.
 _REDIRECT_TEXT = re.compile(r"\s*#\s*[^\W\d_]{5,20}\s*:?\s*\[\[", re.IGNORECASE)
 # For dumps with neither <ns> nor <siteinfo>.
@@ -185,8 +188,9 @@ def page_document(page: bytes, namespaces: frozenset[str]) -> Document:
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     if "&" in text:
-        text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&quot;", '"')
-        text = text.replace("&apos;", "'").replace("&#10;", "\n").replace("&amp;", "&")
+        pieces = _ESCAPE.split(text)
+        pieces[1::2] = map(_ESCAPED.__getitem__, pieces[1::2])
+        text = "".join(pieces)
     if "#" in text[:40] and _REDIRECT_TEXT.match(text):
         return Document("", REDIRECT)
     text = clean_wikitext(text)

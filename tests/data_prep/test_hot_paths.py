@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+import re
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep import sentences
+from data_prep import sentences, wikitext
 from data_prep.clean import clean_line, clean_paragraphs
 from data_prep.sentences import sentence_splitter
+from data_prep.sources import wikipedia
 
 text = st.text(
     st.sampled_from("aB. !?\"'&;\t\n\r\x00\x85\xa0\u2028  ampnbs<>é漢—“”…"), max_size=120
@@ -23,6 +28,36 @@ text = st.text(
 @example("one\n\n two \n")
 def test_clean_paragraphs_are_the_cleaned_lines(text: str) -> None:
     assert clean_paragraphs(text) == "\n".join(filter(None, map(clean_line, text.split("\n"))))
+
+
+def test_plain_links_show_what_the_stack_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of balanced texts: what is unbalanced has no right answer.
+    rng = random.Random(1)
+    marks = ["[[", "[[", "]]", "]]", "|", "a", "b c", ":", " ", "\n", "File", "(d)"]
+    texts = ["[[a [[b]] c|d [[e|f]]]]", "[[File:x|thumb|a [[b|c]] d]]", "[[a| ]] [[|b]] [[w:a]]"]
+    while len(texts) < 1500:
+        text = "".join(rng.choices(marks, k=rng.randrange(2, 14)))
+        pairs = re.findall(r"\[\[|\]\]", text)
+        depths = [*itertools.accumulate(1 if pair == "[[" else -1 for pair in pairs)]
+        if depths and min(depths) == 0 == depths[-1]:
+            texts.append(text)
+    assert sum(bool(wikitext._PLAIN_LINK.search(text)) for text in texts) > 150
+    fast = [wikitext._link_text(text) for text in texts]
+    monkeypatch.setattr(wikitext, "_PLAIN_LINK", re.compile("(?!)()"))
+    assert fast == [wikitext._link_text(text) for text in texts]
+
+
+def test_quotes_and_escapes_in_one_pass_as_one_by_one() -> None:
+    for length in range(2, 13):
+        run = "'" * length
+        for mark in ("'''''", "''''", "'''", "''"):
+            run = run.replace(mark, "'" if len(mark) == 4 else "")
+        text = f"One two x{chr(39) * length}y three four five six."
+        assert wikitext.clean_wikitext(text) == f"One two x{run}y three four five six."
+    page = "<page><title>T</title><ns>0</ns><text>%s</text></page>"
+    text = "A &amp;lt; b &lt;i&gt;of&lt;/i&gt; &quot;c&quot;&amp;quot; &apos;d&apos; it is."
+    found = wikipedia.page_document((page % text).encode(), frozenset())
+    assert found.text == 'A < b of "c"" \'d\' it is.'
 
 
 def plain_sentences(document: str) -> list[str]:
