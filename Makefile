@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slow and not gpu and not slurm" $(ARGS)
 
-# Needs root and Debian's slurmctld, slurmd, slurm-client: starts a small cluster of its own.
+# Needs root and Debian's slurmctld, slurmd, slurm-client (and pdsh): starts a small cluster of its own.
 test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slurm and not gpu" tests/slurm $(ARGS)
 

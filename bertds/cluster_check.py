@@ -147,6 +147,13 @@ def gpu_facts() -> list[dict[str, Any]]:
     return gpus
 
 
+def job_gpus(seen: list[dict[str, Any]], given: int) -> list[dict[str, Any]]:
+    """Leave out the GPUs of other jobs, which the driver shows where no cgroup hides them."""
+    mine = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    kept = [gpu for gpu in seen if gpu["index"] in mine]
+    return kept if len(kept) == given < len(seen) else seen
+
+
 def node_facts(run: str, data: str, gpus: int) -> dict[str, Any]:
     """Return all that can be known without torch and without other nodes."""
     facts: dict[str, Any] = {"code": code_digest(), "packages": package_versions()}
@@ -156,7 +163,7 @@ def node_facts(run: str, data: str, gpus: int) -> dict[str, Any]:
         facts["run"] = folder_facts(run)
     facts["temporary"] = folder_facts(os.environ.get("TMPDIR", "/tmp"))
     facts["gpus_given"] = gpus
-    facts["gpus"] = gpu_facts() if gpus else []
+    facts["gpus"] = job_gpus(gpu_facts(), gpus) if gpus else []
     return facts
 
 

@@ -30,15 +30,16 @@ refuse() { # bad input: one line, never requeued
 # ---- the site ------------------------------------------------------------------------------
 
 load_site() {
-  local file=${BERTDS_SITE:-$BERTDS_HOME/slurm/site.env} name kept=()
+  local file=${BERTDS_SITE:-$BERTDS_HOME/slurm/site.env} name kept=() wrong
   for name in "${SITE_SETTINGS[@]}"; do
     [ -z "${!name+set}" ] || kept+=("$(declare -p "$name")")
   done
   if [ -e "$file" ]; then
-    set -a
+    wrong=$(bash -n "$file" 2>&1) || refuse "${wrong%%$'\n'*}"
+    set -a +u # it may well say PATH=...:$LD_LIBRARY_PATH, or activate something
     # shellcheck source=/dev/null
-    . "$file"
-    set +a
+    . "$file" || true # its last line may be a test
+    set +a -u
   elif [ -n "${BERTDS_SITE:-}" ]; then
     refuse "BERTDS_SITE=$file: no such file"
   fi
@@ -49,14 +50,19 @@ load_site() {
 }
 
 enter_software() { # modules, then the virtual environment; a container comes with each command
-  local start=/etc/profile.d/modules.sh
+  local start code=0
   if [ -n "${BERTDS_MODULES:-}" ]; then
-    # shellcheck source=/dev/null
-    command -v module > /dev/null 2>&1 || [ ! -f $start ] || . $start
+    set +u # theirs is not written for it
+    for start in /etc/profile.d/{modules,lmod,z00_lmod}.sh "${MODULESHOME:-/none}/init/bash"; do
+      # shellcheck source=/dev/null
+      command -v module > /dev/null 2>&1 || [ ! -f "$start" ] || . "$start"
+    done
     command -v module > /dev/null 2>&1 ||
       refuse "BERTDS_MODULES=$BERTDS_MODULES, but this node has no 'module' command"
     # shellcheck disable=SC2086 # several modules
-    module load $BERTDS_MODULES || refuse "module load $BERTDS_MODULES failed"
+    module load $BERTDS_MODULES || code=$?
+    set -u
+    [ "$code" = 0 ] || refuse "module load $BERTDS_MODULES failed"
   fi
   if [ -z "${BERTDS_CONTAINER:-}" ]; then
     local venv=${BERTDS_VENV:-}
@@ -81,10 +87,10 @@ enter_software() { # modules, then the virtual environment; a container comes wi
 
 software() { # sets SRUN_CONTAINER (options of srun) and PYTHON (the command inside a task)
   SRUN_CONTAINER=() PYTHON=(python)
-  local image=${BERTDS_IMAGE:-} mounts=${BERTDS_MOUNTS:-} one nv=() binds=()
+  local image=${BERTDS_IMAGE:-} mounts=${BERTDS_MOUNTS:-} scratch=${BERTDS_SCRATCH:-} nv=()
   [ -n "${BERTDS_CONTAINER:-}" ] || return 0
   [ -n "$image" ] || refuse "BERTDS_CONTAINER=$BERTDS_CONTAINER needs BERTDS_IMAGE"
-  mounts=$BERTDS_HOME:$BERTDS_HOME,$PWD:$PWD${mounts:+,$mounts}
+  mounts=$BERTDS_HOME:$BERTDS_HOME,$PWD:$PWD${scratch:+,$scratch:$scratch}${mounts:+,$mounts}
   case $BERTDS_CONTAINER in
     apptainer | singularity)
       ((GPUS_PER_NODE == 0)) || nv=(--nv)
@@ -94,12 +100,7 @@ software() { # sets SRUN_CONTAINER (options of srun) and PYTHON (the command ins
       SRUN_CONTAINER=("--container-image=$image" "--container-mounts=$mounts"
         "--container-workdir=$PWD")
       ;;
-    enroot)
-      for one in ${mounts//,/ }; do binds+=(--mount "$one"); done
-      for one in RANK LOCAL_RANK WORLD_SIZE LOCAL_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT \
-        PYTHONPATH OMP_NUM_THREADS; do binds+=(--env "$one"); done
-      PYTHON=(enroot start "${binds[@]}" "$image" python)
-      ;;
+    enroot) PYTHON=(bash "$BERTDS_HOME/slurm/enroot.sh" "$image" "$mounts") ;;
     *)
       refuse "BERTDS_CONTAINER=$BERTDS_CONTAINER: allowed are apptainer, singularity, pyxis, enroot"
       ;;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,13 +42,55 @@ def test_deepspeed_with_a_hostfile_on_two_machines(
 
     machines = [start(0), start(1)]
     try:
-        codes = [machine.wait(240) for machine in machines]
+        codes = [machine.wait(500) for machine in machines]
     finally:
         for machine in machines:
             machine.kill()
     output = "".join((tmp_path / f"node{rank}.txt").read_text() for rank in (0, 1))
     assert codes == [0, 0], output
     assert train_lines(run) == train_lines(undisturbed)[:30]
+
+
+SSH = """#!/bin/bash
+# ssh [options] HOST COMMAND: as a login on that host, which brings none of this environment
+while [[ $1 == -* ]]; do
+  case $1 in -l | -o | -p) shift 2 ;; *) shift ;; esac
+done
+host=$1
+shift
+exec @cluster@ on @lab@ "$host" env -i HOME=/root PATH=/usr/bin:/bin OMP_NUM_THREADS=1 bash -c "$*"
+"""
+
+
+def test_deepspeed_starts_the_other_machines_itself(
+    lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path, slurm_recipe: Path,
+    slurm_json: Path, tiny_data: Path,
+) -> None:  # fmt: skip
+    """The launcher and pdsh are real; `ssh` enters the node's namespaces instead of asking sshd."""
+    if not shutil.which("pdsh"):
+        message = "deepspeed's default launcher needs pdsh"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(SSH.replace("@cluster@", str(SCRIPT)).replace("@lab@", str(lab.folder)))
+    ssh.chmod(0o755)
+    (tmp_path / "hostfile").write_text("node1 slots=1\nnode2 slots=1\n")
+    run = tmp_path / "run"
+    command = [
+        sys.executable, Path(sys.executable).with_name("deepspeed"), "--hostfile", "hostfile",
+        "--master_addr", "node1", repository / "bertds/train.py", "--deepspeed_config", slurm_json,
+        "--config", slurm_recipe, "--set", f"run.dir={run}", f"data.path={tiny_data}",
+        "schedule.total_steps=10", f"schedule.horizon_steps={STEPS}",
+    ]  # fmt: skip
+    environment = {
+        **lab.environment(), "DS_ACCELERATOR": "cpu", "PATH": f"{ssh.parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    answer = subprocess.run(
+        list(map(str, command)), env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500,
+    )  # fmt: skip
+    assert answer.returncode == 0 and (run / "DONE").is_file(), answer.stdout
+    assert train_lines(run) == train_lines(undisturbed)[:10]
 
 
 def train_lines(run: Path) -> list[dict[str, Any]]:

@@ -125,14 +125,15 @@ def test_impossible_plans_are_one_line(
     [
         ("apptainer", r"rank\.sh apptainer exec --nv --bind \S+:/data --pwd \S+ i\.sif python"),
         ("pyxis", r"--container-image=i\.sif .*--container-mounts=\S+:/data .*rank\.sh python"),
-        ("enroot", r"rank\.sh enroot start .*--mount /x:/data .*--env RANK .*i\.sif python"),
+        ("enroot", r"rank\.sh bash \S+/slurm/enroot\.sh i\.sif \S+,/tmp/s:/tmp/s,/x:/data bertds"),
     ],
 )
 def test_containers(repository: Path, container: str, expected: str) -> None:
     found = plan(
         repository,
-        **slurm(2, 8, BERTDS_CONTAINER=container, BERTDS_IMAGE="i.sif", BERTDS_MOUNTS="/x:/data"),
-    )
+        **slurm(2, 8, BERTDS_CONTAINER=container, BERTDS_IMAGE="i.sif", BERTDS_MOUNTS="/x:/data",
+                BERTDS_SCRATCH="/tmp/s"),
+    )  # fmt: skip
     assert re.search(expected, found["launch"])
 
 
@@ -145,6 +146,17 @@ def test_the_environment_wins_over_the_site(repository: Path, tmp_path: Path) ->
     )
     assert (found["ranks_per_node"], found["omp_num_threads"]) == ("2", "5")
     assert "b c python" in found["launch"]
+
+
+def test_a_site_is_a_script_of_a_person(repository: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site.env"
+    site.write_text("PATH=$PATH:$NO_SUCH_VARIABLE\nBERTDS_RANKS_PER_NODE=3\n[ -e /nowhere ]\n")
+    assert plan(repository, **slurm(2, 0, BERTDS_SITE=str(site)))["ranks_per_node"] == "3"
+    site.write_text('BERTDS_RUNS="/runs\n')
+    answer = run(repository, "--print-plan", **slurm(2, 0, BERTDS_SITE=str(site)))
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert f"{site}: line 1: unexpected EOF" in answer.stderr
+    assert len(answer.stderr.splitlines()) == 1
 
 
 def test_outside_a_job_the_scripts_say_what_to_do(repository: Path) -> None:
@@ -182,13 +194,18 @@ def test_modules_and_a_virtual_environment(repository: Path, tmp_path: Path) -> 
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to("/bin/true")
+    # A job that was submitted without its user's functions finds the command where it is installed.
+    init = tmp_path / "modules" / "init" / "bash"
+    init.parent.mkdir(parents=True)
+    init.write_text("module() { echo module $* $NO_SUCH_VARIABLE; [ $2 != nosuch ]; }\n")
     code = (
-        "module() { echo module $*; }; . slurm/common.sh; enter_software; command -v python; "
+        "set -u; . slurm/common.sh; enter_software; command -v python; "
         "echo $NCCL_SOCKET_IFNAME $TRITON_CACHE_DIR"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(CLEAN)}
     site = {"BERTDS_MODULES": "gcc cuda/12", "BERTDS_VENV": str(tmp_path / "venv"),
-            "BERTDS_INTERFACE": "ib0", "BERTDS_SCRATCH": "/scratch"}  # fmt: skip
+            "BERTDS_INTERFACE": "ib0", "BERTDS_SCRATCH": "/scratch",
+            "MODULESHOME": str(tmp_path / "modules")}  # fmt: skip
     answer = subprocess.run(
         ["bash", "-c", code], cwd=repository, env={**environment, **site}, text=True,
         capture_output=True,
@@ -198,9 +215,12 @@ def test_modules_and_a_virtual_environment(repository: Path, tmp_path: Path) -> 
         str(python),
         "ib0 /scratch/triton",
     ]
-    site["BERTDS_VENV"] = "/does/not/exist"
-    answer = subprocess.run(
-        ["bash", "-c", code], cwd=repository, env={**environment, **site}, text=True,
-        capture_output=True,
-    )  # fmt: skip
-    assert answer.returncode == 2 and "BERTDS_VENV=/does/not/exist: no bin/python" in answer.stderr
+    for name, value, message in (
+        ("BERTDS_VENV", "/does/not/exist", "BERTDS_VENV=/does/not/exist: no bin/python in it"),
+        ("BERTDS_MODULES", "nosuch", "module load nosuch failed"),
+    ):
+        answer = subprocess.run(
+            ["bash", "-c", code], cwd=repository, env={**environment, **site, name: value},
+            text=True, capture_output=True,
+        )  # fmt: skip
+        assert (answer.returncode, answer.stderr) == (2, f"bertds: error: {message}\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bertds.cluster_check import data_facts, gpu_facts, rounds_of_pairs
+from bertds.cluster_check import data_facts, gpu_facts, job_gpus, rounds_of_pairs
 from bertds.cluster_verdict import Verdict, judge, read_reports
 
 NODES = ["n1", "n2", "n3", "n4"]
@@ -193,3 +193,13 @@ def test_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
     driver.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
     assert gpu_facts() == []
+
+
+def test_the_gpus_of_other_jobs_on_the_node_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [{"index": str(i)} for i in range(4)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert job_gpus(seen, 2) == seen[2:]
+    assert job_gpus(seen, 4) == seen
+    assert job_gpus(seen[:1], 2) == seen[:1]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-1a,GPU-2b")
+    assert job_gpus(seen, 2) == seen

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Python inside an Enroot image: enroot.sh IMAGE MOUNTS ARGUMENTS OF PYTHON...
+#
+# Enroot starts with an empty environment in its root folder; what a task knows of its job, and
+# where it stands, has to be handed on. MOUNTS are FROM:TO[:more fields of fstab], with commas.
+set -u
+
+image=$1 mounts=$2 options=()
+shift 2
+for one in ${mounts//,/ }; do
+  [[ $one == *:*:* ]] || one=$one:none:x-create=auto,rbind
+  options+=(--mount "$one")
+done
+while read -r name; do
+  case $name in
+    RANK | LOCAL_* | WORLD_SIZE | MASTER_* | SLURM* | BERTDS_* | OMP_* | PYTHON* | TMPDIR | \
+      CUDA_* | NVIDIA_* | NCCL_* | GLOO_* | UCX_* | FI_* | TORCH* | TRITON_* | DS_* | HF_* | \
+      WANDB_*) options+=(--env "$name") ;;
+  esac
+done < <(compgen -e)
+exec enroot start "${options[@]}" "$image" env --chdir="$PWD" python "$@"
