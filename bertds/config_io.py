@@ -153,7 +153,15 @@ def load_config(
     built: dict[str, dict[str, Any]] = {name: {} for name in sections}
     for key, value in flat.items():
         if key not in known:
-            raise ConfigError(f"{origins[key]}unknown key {key}{nearest(key, known)}")
+            hint = nearest(key, known)
+            if not hint:
+                section = key.split(".", 1)[0]
+                hint = (
+                    f"; bertds config explain {section} lists those of {section}"
+                    if section in sections
+                    else f"; the sections are {', '.join(sorted(sections))}"
+                )
+            raise ConfigError(f"{origins[key]}unknown key {key}{hint}")
         section, name = key.split(".", 1)
         attribute = "from_" if name == "from" else name
         built[section][attribute] = _coerce(value, known[key], f"{origins[key]}{key}")
@@ -298,7 +306,7 @@ def check(config: Config) -> None:
     _require(
         schedule.warmup_steps is None or schedule.warmup_ratio is None,
         f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="
-        f"{schedule.warmup_ratio} are both given; keep one",
+        f"{schedule.warmup_ratio} are both given; keep one (null takes the other out)",
     )
     _require(
         schedule.warmup_steps is None or schedule.clock_hours is None,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from bertds.data.hdf5 import COMPRESSIONS
@@ -24,11 +26,11 @@ from data_prep.sources.text import LAYOUTS
 _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
 
 _EXAMPLES = """examples:
-  build_wiki_books.py --wiki enwiki-*.bz2 --books gutenberg/ --out data --vocab vocab.txt
-  build_wiki_books.py --text corpus.txt --out data --train-vocab 8192 \\
+  %(prog)s --wiki enwiki-*.bz2 --books gutenberg/ --out data --vocab vocab.txt
+  %(prog)s --text corpus.txt --out data --train-vocab 8192 \\
       --instances 128:20 --instances 512:80 --dupe-factor 5
 
-Killed? Run the same command again. Look: DIR/report.html; rows: build_wiki_books.py show DIR"""
+Killed? Run the same command again. Look: DIR/report.html; rows: %(prog)s show DIR"""
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -56,9 +58,15 @@ class _OneLineEach(argparse.RawDescriptionHelpFormatter):
         return text.split(" [")[0] + " ..." if action.nargs == "+" else text
 
 
+def _program() -> str:
+    """Return how preparation was called: by the script's name, or as ``bertds prep``."""
+    script = Path(sys.argv[0]).name
+    return script if script == "build_wiki_books.py" else "bertds prep"
+
+
 def _parser(full: bool) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="build_wiki_books.py",
+        prog=_program(),
         description="Turn corpora into training shards: clean text, sentences, tokens.",
         epilog=_EXAMPLES,
         formatter_class=_OneLineEach,

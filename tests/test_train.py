@@ -207,7 +207,11 @@ def bad(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("assignment", "message"),
     [
         ("run.sed=1", "unknown key run.sed (did you mean run.seed?)"),
-        ("deepspeed.gradient_cliping=1", "gradient_clipping"),
+        ("rum.seed=1", "did you mean"),
+        ("nothing.like_it=1", "the sections are checkpoint, data"),
+        ("log.xyz=1", "bertds config explain log"),
+        ("deepspeed.gradient_cliping=1", "error: --set deepspeed.gradient_cliping is not a key"),
+        ("deepspeed.optimizer.params.lr=fast", "--set deepspeed.optimizer.params.lr='fast' must"),
         ("deepspeed.scheduler.type=WarmupLR", "scheduler"),
         ("deepspeed.train_batch_size=13", "nearest that are: train_batch_size=12 or 14"),
         ("deepspeed.optimizer.type=Sgd9", "Sgd9"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 
+from bertds.data.hdf5 import list_instance_files
 from bertds.data.instance_source import InstanceSource, find_tokenizer
 from bertds.data.instances import InstanceSettings
 from bertds.data.manifest import MANIFEST_NAME
@@ -52,10 +53,15 @@ def open_source(data_config: Any, seed: int, *, split: str = "train") -> Source:
             )
         if (path.parent / MANIFEST_NAME).exists() and any(path.glob("shard_*.h5")):
             raise DataError(f"data.path={path} is one split; give the folder above it")
-        if any(path.glob("*/shard_*.h5")):
+        # Preparation works in .work, and removes it at its end.
+        if any(path.glob("*/shard_*.h5")) or (path / ".work").is_dir():
             raise DataError(
                 f"{path / MANIFEST_NAME}: missing; preparation writes it last, so this folder is "
                 f"not complete: run preparation again"
+            )
+        if not list_instance_files(path):
+            raise DataError(
+                f"data.path={path}: neither {MANIFEST_NAME} of a prepared folder nor .hdf5 files"
             )
         return _open_instances(data_config, path, seed, split)
     if h5py.is_hdf5(path) or path.suffix in (".hdf5", ".h5"):

@@ -11,6 +11,7 @@ import contextlib
 import copy
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,6 +133,9 @@ def check_deepspeed_values(
         return _resolve(values, path)
     except ConfigError as error:
         message = str(error)
+        # What was set on the command line does not stand in the file.
+        if any(re.match(rf"{re.escape(key)}\b", message) for key in overrides or ()):
+            raise ConfigError(f"--set deepspeed.{message}") from None
         raise ConfigError(message if message.startswith(path) else f"{path}: {message}") from None
 
 

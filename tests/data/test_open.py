@@ -105,8 +105,12 @@ def test_paths_that_are_not_data_are_explained(make_corpus, tmp_path):
     (folder / "manifest.json").unlink()
     with pytest.raises(DataError, match="not complete"):
         open_source(small(folder), 1)
-    with pytest.raises(DataError, match=r"data\.vocab|no \.hdf5"):
-        open_source(small(tmp_path), 1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"neither manifest\.json .* nor \.hdf5"):
+        open_source(small(tmp_path / "empty"), 1)
+    (tmp_path / "empty" / ".work").mkdir()
+    with pytest.raises(DataError, match="run preparation again"):
+        open_source(small(tmp_path / "empty"), 1)
 
 
 @pytest.fixture
