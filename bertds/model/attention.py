@@ -98,10 +98,11 @@ def jagged_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> T
     """Attend on jagged nested tensors. Same arguments and result as above."""
     query, key, value = (
         torch.nested.nested_tensor_from_jagged(
-            # The lengths' bounds are given so that nested tensors need not ask the device.
+            # The lengths' bounds are given so that nested tensors need not ask the device. A least
+            # length of 0 would rule the flash kernel out; it does skip the empty rows of fillers.
             values_TND.contiguous(),
             offsets=layout.cu_seqlens,
-            min_seqlen=0,
+            min_seqlen=1,
             max_seqlen=layout.max_seqlen,
         ).transpose(1, 2)
         for values_TND in qkv_T3ND.unbind(1)
