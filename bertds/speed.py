@@ -34,6 +34,11 @@ def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSetti
     if config.run.cuda_graphs:
         if not cuda or settings.stage == 3:
             raise ConfigError("run.cuda_graphs=true needs a GPU and ZeRO stage 0, 1 or 2")
+        if config.model.activation_checkpointing != "none":
+            raise ConfigError(
+                "run.cuda_graphs=true with model.activation_checkpointing=full: recomputing reads "
+                "the generator's state, which a recording cannot; choose one of them"
+            )
         from bertds.model.graphs import use_graphs
 
         use_graphs(model.bert.encoder)

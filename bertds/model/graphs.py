@@ -6,6 +6,10 @@ is recorded when it is first met; the few micro-batches of a rare shape run as u
     encoder(hidden, layout) --shape known?--> replay
                                   '--no----> record (up to MAX_SHAPES), or run as usual
 
+Each replay writes the parameters' gradients to the same memory. Autograd would take that very
+memory for ``parameter.grad``, and the next micro-batch would then overwrite the sum and be added to
+itself; so the gradients are copied on their way.
+
 This needs a CUDA device. It was written without one at hand: tests on a CPU cover which shape goes
 where, with a recorder that records nothing; the recording itself has not been run.
 """
@@ -80,6 +84,9 @@ class GraphedEncoder:
                 torch.zeros_like(hidden_TH).requires_grad_(),
                 layout.cu_seqlens.clone(),
             )
+            if not self._recorded:
+                for parameter in encoder.parameters():
+                    parameter.register_hook(torch.clone)
             module = _OneShape(encoder, layout.max_seqlen)
             self._recorded[key] = self._record(module, sample)
         return self._recorded[key](hidden_TH, layout.cu_seqlens)

@@ -120,6 +120,55 @@ def test_each_shape_is_recorded_once_and_rare_ones_are_not(tiny, vocab_size) -> 
     assert graphed.shapes == MAX_SHAPES
 
 
+def record_with_static_memory(module, sample):
+    """As CUDA's recorder: every backward pass leaves its gradients in the same tensors."""
+    parameters = tuple(module.parameters())
+    static: list[torch.Tensor] = []
+
+    class Replayed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, hidden, cu_seqlens, *_):
+            with torch.enable_grad():
+                leaf = hidden.detach().requires_grad_()
+                output = module(leaf, cu_seqlens)
+            ctx.graph = (output, leaf)
+            return output.detach()
+
+        @staticmethod
+        def backward(ctx, upstream):
+            output, leaf = ctx.graph
+            found = torch.autograd.grad(output, (leaf, *parameters), upstream)
+            if not static:
+                static.extend(torch.empty_like(gradient) for gradient in found)
+            for place, gradient in zip(static, found, strict=True):
+                place.copy_(gradient)
+            first, *rest = (place.detach() for place in static)
+            return first, None, *rest
+
+    return lambda hidden, cu_seqlens: Replayed.apply(hidden, cu_seqlens, *parameters)
+
+
+@pytest.mark.parametrize("zeroed_in_place", [False, True])
+def test_gradients_of_replays_add_up(tiny, vocab_size, batch, zeroed_in_place) -> None:
+    """Over micro-batches, and where gradients are zeroed in place between them (DeepSpeed's)."""
+    plain, graphed = (fresh(tiny, vocab_size).bert.encoder for _ in range(2))
+    use_graphs(graphed, record_with_static_memory)
+    layout = RowLayout(cu_seqlens=torch.tensor([0, 5, 12], dtype=torch.int32), max_seqlen=7)
+    sums = [[torch.zeros_like(p) for p in plain.parameters()] for _ in range(2)]
+    for seed in range(3):
+        hidden = torch.randn(12, 32, generator=torch.Generator().manual_seed(seed))
+        for encoder, total in zip((plain, graphed), sums, strict=True):
+            leaf = hidden.clone().requires_grad_()
+            encoder(leaf, layout).square().sum().backward()
+            if zeroed_in_place:
+                for place, parameter in zip(total, encoder.parameters(), strict=True):
+                    place += parameter.grad
+                    parameter.grad.zero_()
+    for index, parameters in enumerate(zip(plain.parameters(), graphed.parameters(), strict=True)):
+        pair = [total[index] for total in sums] if zeroed_in_place else [p.grad for p in parameters]
+        torch.testing.assert_close(pair[1], pair[0])
+
+
 @pytest.mark.gpu
 def test_recorded_graphs_give_the_same_gradients(tiny, vocab_size) -> None:
     plain, graphed = (fresh(tiny, vocab_size).to("cuda", torch.bfloat16) for _ in range(2))
