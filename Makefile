@@ -42,8 +42,10 @@ style: $(VENV)/.installed-dev
 # Made-up text unless DATA names a prepared folder.
 bench: $(VENV)/.installed-dev
 	@mkdir -p bench
-	$(BIN)/python benchmarks/loader.py $(if $(DATA),--data $(DATA)) --seconds 2
-	$(BIN)/python benchmarks/optimizer.py --sizes base --repeats 10 --json bench/optimizer.json
+	$(BIN)/python benchmarks/loader.py $(if $(DATA),--data $(DATA)) --seconds 2 \
+	  --json bench/loader.json --picture bench/loader.png
+	$(BIN)/python benchmarks/optimizer.py --sizes base --repeats 10 --json bench/optimizer.json \
+	  --picture bench/optimizer.png
 	$(BIN)/python benchmarks/train_step.py $(if $(DATA),--data $(DATA)) --model mini --rows 16 \
 	  --steps 4 --precisions fp32 bf16 --memory --json bench/train_step.json --picture bench/train_step.png
 	$(BIN)/python benchmarks/scaling.py $(if $(DATA),--data $(DATA)) --processes 1 2 --stages 1 2 \

@@ -1,7 +1,8 @@
 """How fast training rows are made on one core, beside transformers' masked-LM collator.
 
 ```text
-python benchmarks/loader.py [--data PREPARED_FOLDER] [--seconds 3] [--json]
+python benchmarks/loader.py [--data PREPARED_FOLDER] [--seconds 3] [--json FILE]
+    [--picture FILE.png]
 ```
 
 What is timed, at 128 and at 512 tokens (20 and 80 predictions):
@@ -15,19 +16,22 @@ What is timed, at 128 and at 512 tokens (20 and 80 predictions):
 All contenders take turns within one process, several rounds; rows are counted per second of this
 process's CPU time, all threads together, and the best round is shown, since other work on a shared
 machine can only take away.
+
+Then the share of the time that a training loop waits for the loader, by ``data.prefetch_steps``:
+the loop asks for 2,048 rows of 128 tokens a step and rests 50 ms in the place of work.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
@@ -36,6 +40,7 @@ if not __package__:
 
 import numpy as np
 
+from benchmarks.common import draw, facts, write_result
 from bertds.config import BatchPlan, DataConfig
 from bertds.data.instances import InstanceSettings, scan_shard
 from bertds.data.loader import BatchLoader
@@ -49,6 +54,8 @@ from bertds.data.vocabulary import SPECIAL_TOKENS, TokenizerInfo
 
 TARGETS = {"fresh pairs and masks": (150_000, 60_000), "fresh masks": (300_000, 100_000)}
 BATCH = 256
+PREFETCH_STEPS = (1, 2, 4, 8)
+PRETENDED_SECONDS = 0.05
 
 
 def synthetic_source(settings: InstanceSettings, tokens: int = 20_000_000) -> TokenSource:
@@ -183,46 +190,80 @@ def measure(runs: dict[str, Callable[[], int]], seconds: float) -> dict[str, flo
     return best
 
 
+def stalls(path: str, depth: int, steps: int) -> float:
+    """Return the share of the time that a loop of pretended work waits for the loader."""
+    source, config = open_data(path, 128, 20)
+    plan = BatchPlan(global_batch_size=2048, micro_batch_size=256, world_size=1)
+    deep = replace(config, prefetch_steps=depth)
+    with BatchLoader(source, deep, plan, 0, seed=1) as loader:
+        next(loader)  # opens the first block
+        before, began = loader.stall_seconds, time.perf_counter()
+        for _ in range(steps):
+            next(loader)
+            time.sleep(PRETENDED_SECONDS)
+        return (loader.stall_seconds - before) / (time.perf_counter() - began)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the tables."""
+    rates, tokens = result["rows_per_second"], result["tokens_per_row"]
+    print(f"{'rows per CPU-second':30}{'128':>12}{'512':>12}   x collator pt   target")
+    for name in rates["128"]:
+        short, long = rates["128"][name], rates["512"][name]
+        peer = [rates[n]["transformers collator, pt"] for n in ("128", "512")]
+        target = TARGETS.get(name)
+        goal = f"{target[0]:,} / {target[1]:,}" if target else ""
+        ratio = f"{short / peer[0]:.1f} / {long / peer[1]:.1f}"
+        print(f"{name:30}{short:12,.0f}{long:12,.0f}   {ratio:15} {goal}")
+    print(f"{'tokens per row':30}{tokens['128']:12.1f}{tokens['512']:12.1f}")
+    print("waiting for the loader, by data.prefetch_steps:", end="")
+    print("".join(f"  {n}: {share:.1%}" for n, share in result["stall_share"].items()))
+    print(f"{result['data']}; {result['machine']}, load {result['load_average']}")
+
+
+def paint(result: dict[str, Any]) -> Any:
+    """Return a function that draws rows per second, and the targets as lines."""
+
+    def fill(figure: Any) -> None:
+        for axes, length in zip(figure.subplots(1, 2), ("128", "512"), strict=True):
+            rates = result["rows_per_second"][length]
+            axes.barh(list(rates), list(rates.values()))
+            for index, name in enumerate(rates):
+                if name in TARGETS:
+                    goal = TARGETS[name][length == "512"]
+                    axes.plot([goal, goal], [index - 0.4, index + 0.4], "k--")
+            axes.invert_yaxis()
+            axes.set_title(f"{length} tokens (dashed: target)")
+            axes.set_xlabel("rows per CPU-second")
+
+    return fill
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="rows per second and core of the data loader")
     parser.add_argument("--data", default="", help="a prepared folder; default: made-up text")
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds per contender")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
+    parser.add_argument("--steps", type=int, default=40, help="steps with pretended work")
+    parser.add_argument("--note", default="", help="such as: machine shared with other work")
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
     args = parser.parse_args(argv)
-    result, lengths = {}, {}
+    result = facts("loader.py", argv, args.note)
+    result["data"] = args.data or "made-up text, lengths as English Wikipedia"
+    result["tokens_per_row"], result["rows_per_second"] = {}, {}
     for length, predictions in ((128, 20), (512, 80)):
         source, config = open_data(args.data, length, predictions)
-        runs, lengths[str(length)] = contenders(source, config, micro=64)
-        result[str(length)] = measure(runs, args.seconds)
-    import transformers
-
-    facts = {
-        "benchmark": "loader",
-        "unit": "rows per CPU-second",
-        "data": args.data or "synthetic, lengths as English Wikipedia",
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} CPUs",
-        "versions": {
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "transformers": transformers.__version__,
-        },
-        "tokens_per_row": {k: round(v, 1) for k, v in lengths.items()},
-        "rows_per_second": {k: {n: round(v) for n, v in row.items()} for k, row in result.items()},
+        runs, tokens = contenders(source, config, micro=64)
+        result["tokens_per_row"][str(length)] = round(tokens, 1)
+        rates = measure(runs, args.seconds)
+        result["rows_per_second"][str(length)] = {name: round(v) for name, v in rates.items()}
+    result["stall_share"] = {
+        str(depth): round(stalls(args.data, depth, args.steps), 4) for depth in PREFETCH_STEPS
     }
-    if args.json:
-        print(json.dumps(facts))
-        return 0
-    print(f"{'rows per CPU-second':30}{'128':>12}{'512':>12}   x collator pt   target")
-    for name in result["128"]:
-        short, long = result["128"][name], result["512"][name]
-        peer = [result[n]["transformers collator, pt"] for n in ("128", "512")]
-        target = TARGETS.get(name)
-        goal = f"{target[0]:,} / {target[1]:,}" if target else ""
-        ratio = f"{short / peer[0]:.1f} / {long / peer[1]:.1f}"
-        print(f"{name:30}{short:12,.0f}{long:12,.0f}   {ratio:15} {goal}")
-    print(f"{'tokens per row':30}{lengths['128']:12.1f}{lengths['512']:12.1f}")
-    print(f"{facts['data']}; {facts['machine']}; {facts['versions']}")
+    show(result)
+    write_result(result, args.json)
+    draw(args.picture, paint(result), width=11.0)
     return 0
 
 

@@ -3,26 +3,26 @@
 Same process, alternating, one flat vector each as ZeRO gives it. On a GPU also DeepSpeed's
 FusedAdam and FusedLamb (the latter tensor by tensor: it cannot do otherwise).
 
-    python benchmarks/optimizer.py [--sizes base large] [--repeats 20] [--json FILE]
+    python benchmarks/optimizer.py [--sizes base large] [--repeats 20]
+        [--json FILE] [--picture FILE.png]
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
 
+from benchmarks.common import draw, facts, write_result
 from bertds.optim.groups import is_decayed
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.slices import Partition, Slice
@@ -131,21 +131,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
     parser.add_argument("--note", default="", help="such as: machine shared with other work")
     parser.add_argument("--json", type=Path, default=None, help="also write the result here")
+    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
     arguments = parser.parse_args(argv)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    result: dict = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/optimizer.py", *(argv or sys.argv[1:])]),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "note": arguments.note,
-        "sizes": {},
-    }
-    print(f"{result['device']}, {result['threads']} threads, load {result['load_average']}")
+    result = {**facts("optimizer.py", argv, arguments.note), "device": device, "sizes": {}}
+    print(f"{result['machine']}, {result['threads']} threads, load {result['load_average']}")
     for size in arguments.sizes:
         shapes = bert_shapes(*SIZES[size])
         times = measure(make_steps(shapes, device), arguments.repeats, device)
@@ -167,19 +157,28 @@ def main(argv: list[str] | None = None) -> int:
             }
             print(f"  {name:<22} {median:>10.1f} {best:>10.1f} {ratio:>28.2f}")
         result["sizes"][size] = rows
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_result(result, arguments.json)
+    draw(arguments.picture, paint(result))
     return 0
 
 
-def _cpu_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+def paint(result: dict[str, Any]) -> Any:
+    """Return a function that draws the median milliseconds of a step, one group of bars a size."""
+
+    def fill(figure: Any) -> None:
+        axes = figure.subplots()
+        sizes = result["sizes"]
+        names = list(next(iter(sizes.values())))
+        for number, name in enumerate(names):
+            places = [index + number * 0.8 / len(names) for index in range(len(sizes))]
+            heights = [rows[name]["median_ms"] for rows in sizes.values()]
+            axes.bar(places, heights, 0.8 / len(names), align="edge", label=name)
+        axes.set_xticks([index + 0.4 for index in range(len(sizes))], [f"BERT-{s}" for s in sizes])
+        axes.set_ylabel("milliseconds per optimizer step, median")
+        axes.set_title(f"{result['machine']}, {result['threads']} threads")
+        axes.legend(fontsize=8)
+
+    return fill
 
 
 if __name__ == "__main__":

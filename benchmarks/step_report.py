@@ -9,17 +9,17 @@ OURS, PEER = "bertds", "transformers"
 
 def show(line: dict[str, Any]) -> None:
     """Print one line of the table with its parts."""
-    equal = line["equality"]
     print(
         f"\nBERT-{line['model']}, {line['length']} tokens, {line['precision']}, "
         f"{line['rows']} rows a step, {line['padding']:.1%} padding: "
         f"{line['speedup']:.2f} x transformers (totals {line['speedup_of_totals']:.2f}, "
         f"CPU seconds {line['speedup_of_cpu_seconds']:.2f})"
     )
-    print(
-        f"  losses without dropout: {equal[OURS]} and {equal[PEER]}, "
-        f"apart by {equal['largest_relative_difference']:.1e} at most"
-    )
+    if equal := line.get("equality"):
+        print(
+            f"  losses without dropout: {equal[OURS]} and {equal[PEER]}, "
+            f"apart by {equal['largest_relative_difference']:.1e} at most"
+        )
     print(f"  {'':14}{'s/step':>9}{'real tok/s':>12}{'padded tok/s':>14}{'MFU':>7}{'GiB':>7}")
     for name in (OURS, PEER):
         row = line[name]
@@ -29,11 +29,22 @@ def show(line: dict[str, Any]) -> None:
             f"  {name:14}{row['median_seconds']:9.3f}{row['real_tokens_per_second']:12,.0f}"
             f"{row['padded_tokens_per_second']:14,.0f}{mfu:>7}{memory:>7}"
         )
+    if line[OURS]["parts"]:
+        show_parts(line)
+    if graphs := line.get("graphs_compiled_by_step"):
+        print(
+            f"  graphs compiled in each step: {' '.join(map(str, graphs))} "
+            f"({line['token_counts_seen']} different numbers of tokens)"
+        )
+    print(f"  loader: {line['loader_cpu_seconds_per_step'] * 1e3:.2f} ms of one core a step")
+
+
+def show_parts(line: dict[str, Any]) -> None:
+    """Print the seconds of each part."""
     print("  parts, s:" + "".join(f"{name:>14}" for name in (OURS, PEER)))
     for part in sorted(set(line[OURS]["parts"]) | set(line[PEER]["parts"])):
         values = (line[name]["parts"].get(part, 0.0) for name in (OURS, PEER))
         print(f"  {part:22}" + "".join(f"{value:14.3f}" for value in values))
-    print(f"  loader: {line['loader_cpu_seconds_per_step'] * 1e3:.2f} ms of one core a step")
 
 
 def paint(result: dict[str, Any]) -> Any:
@@ -44,7 +55,7 @@ def paint(result: dict[str, Any]) -> Any:
         axes = figure.subplots()
         for index, line in enumerate(result["lines"]):
             for side, name in enumerate((OURS, PEER)):
-                row, bottom = line[name]["parts"], 0.0
+                row, bottom = line[name]["parts"] or {"other": 1.0, "whole step": 1.0}, 0.0
                 scale = line[name]["median_seconds"] / max(row["whole step"], 1e-9)
                 for number, part in enumerate(order):
                     height = scale * sum(v for k, v in row.items() if k.split(" ")[0] == part)

@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
 from bertds.flops import forward_backward_flops, peak_of
 from bertds.model.bert import BertForPreTraining
+from bertds.model.compiled import compile_layers
 from bertds.model.hf import load_transformers_state_dict
 
 MODELS = {"tiny": (128, 2, 2), "mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -127,6 +129,8 @@ class Contender:
         if name == OURS:
             model = BertForPreTraining(architecture, vocab_size)
             load_transformers_state_dict(model, peer.model.state_dict())
+            if case.compile:
+                compile_layers(model, "cuda" if torch.cuda.is_available() else "cpu")
         self.name = name
         self.settings = check_deepspeed_values(case.deepspeed_json())
         plan = self.settings.batch_plan(1)
@@ -202,12 +206,22 @@ def compare_losses(case: Case, batches: list[StepBatch], vocab_size: int) -> dic
     return {**losses, "largest_relative_difference": largest}
 
 
-def time_steps(case: Case, batches: list[StepBatch], vocab_size: int) -> dict[str, Any]:
+def compiled_graphs() -> int:
+    """Return how many graphs torch.compile has made in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
+
+
+def time_steps(
+    case: Case, batches: list[StepBatch], vocab_size: int, *, parts: bool = True
+) -> dict[str, Any]:
     """Time both in turn, and the parts of one step each."""
     contenders = [Contender(name, case, vocab_size, dropout=0.1) for name in (OURS, PEER)]
     seconds: dict[str, list[float]] = {OURS: [], PEER: []}
     cpu: dict[str, list[float]] = {OURS: [], PEER: []}
     micros = [batch.micro_batches[0] for batch in batches]
+    graphs = [compiled_graphs()]
     for number, micro in enumerate(micros):
         # The first step of each allocates and compiles; who goes first alternates.
         for contender in contenders if number % 2 else reversed(contenders):
@@ -215,7 +229,8 @@ def time_steps(case: Case, batches: list[StepBatch], vocab_size: int) -> dict[st
             if number:
                 seconds[contender.name].append(by_clock)
                 cpu[contender.name].append(of_threads)
-    parts = {c.name: c.breakdown(micros[-1]) for c in contenders}
+        graphs.append(compiled_graphs())
+    shares = {c.name: c.breakdown(micros[-1]) if parts else {} for c in contenders}
     close(contenders)
     measured = micros[1:]
     real = sum(micro.input_ids.numel() for micro in measured)
@@ -245,8 +260,11 @@ def time_steps(case: Case, batches: list[StepBatch], vocab_size: int) -> dict[st
             "padded_tokens_per_second": round(slots / sum(times), 1),
             "sequences_per_second": round(sum(m.rows for m in measured) / sum(times), 2),
             "tflops": round(flops / sum(times) / 1e12, 4),
-            "parts": {part: round(value, 4) for part, value in sorted(parts[name].items())},
+            "parts": {part: round(value, 4) for part, value in sorted(shares[name].items())},
         }
+    if case.compile:
+        result["graphs_compiled_by_step"] = [after - before for before, after in pairwise(graphs)]
+        result["token_counts_seen"] = len({micro.input_ids.numel() for micro in micros})
     return result
 
 
@@ -275,7 +293,7 @@ def report_memory(name: str, case: Case) -> None:
     print(round(peak / 2**30, 3))
 
 
-def run_case(case: Case, *, memory: bool, peak: float | None) -> dict[str, Any]:
+def run_case(case: Case, *, memory: bool, peak: float | None, times_only: bool) -> dict[str, Any]:
     """Measure one line of the table."""
     batches, vocab_size, loader_seconds = read_batches(case, case.steps + 1)
     line: dict[str, Any] = {
@@ -283,8 +301,8 @@ def run_case(case: Case, *, memory: bool, peak: float | None) -> dict[str, Any]:
         "length": case.length,
         "precision": case.precision,
         "rows": case.rows,
-        "equality": compare_losses(case, batches[:2], vocab_size),
-        **time_steps(case, batches, vocab_size),
+        **({} if times_only else {"equality": compare_losses(case, batches[:2], vocab_size)}),
+        **time_steps(case, batches, vocab_size, parts=not times_only),
         "loader_cpu_seconds_per_step": round(loader_seconds, 5),
     }
     for name in (OURS, PEER):
@@ -306,6 +324,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=4, help="timed steps (one more warms up)")
     parser.add_argument(
         "--memory", action="store_true", help="also peak memory, in processes apart"
+    )
+    parser.add_argument(
+        "--times-only", action="store_true", help="neither compare losses nor time the parts"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="ours with compiled layers; counts recompilations"
     )
     parser.add_argument("--tiny", action="store_true", help="BERT-tiny, few rows: takes seconds")
     parser.add_argument("--note", default="", help="such as: machine shared with other work")
@@ -333,7 +357,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = [
         Case(
             model=args.model, length=length, precision=precision, rows=args.rows,
-            steps=args.steps, data=args.data,
+            steps=args.steps, data=args.data, compile=args.compile,
         )
         for length in args.lengths
         for precision in args.precisions
@@ -353,7 +377,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{result['machine']}, {result['threads']} threads, load {result['load_average']}")
     result["lines"] = []
     for case in cases:
-        line = run_case(case, memory=args.memory, peak=peaks[case.precision])
+        line = run_case(
+            case, memory=args.memory, peak=peaks[case.precision], times_only=args.times_only
+        )
         result["lines"].append(line)
         show(line)
     write_result(result, args.json)
