@@ -93,7 +93,7 @@ class EarlierRun:
             different.insert(0, "the source files are others, or changed")
         raise DataError(
             f"{self.out}: prepared with other settings ({'; '.join(different[:3])}); choose "
-            "another folder, or --overwrite to begin anew"
+            "another folder (WORK=DIR of make run), or --overwrite to begin anew"
         )
 
     def _clear(self) -> None:

@@ -51,7 +51,7 @@ from data_prep.report import write_report
 from data_prep.settings import PrepSettings
 from data_prep.shuffle_stage import ShardRange, ShardTask, plan_shards, write_shard
 from data_prep.sources import source_order
-from data_prep.summary import count_documents, report
+from data_prep.summary import check_any_left, count_documents, report
 from data_prep.team import Alone, Group, Team, Together
 from data_prep.tokenise_stage import StageTask, run_stage
 from data_prep.unit_groups import unit_groups, unit_name
@@ -172,6 +172,7 @@ class _Run:
             results += tokenised
         else:
             tokenised = results
+        check_any_left(tokenised, results)
         shards = self._write_shards(tokenised, tokenizer)
         splits = {
             split: [ShardInfo(**s["info"]) for s in shards if s["split"] == split]
@@ -255,8 +256,7 @@ class _Run:
         vocab, marker = self.work / "vocab.txt", self.work / "vocab.json"
         inputs = inputs_hash(r["file_sha256"] for r in results)
         if read_marker(marker, vocab, inputs) is None:
-            if not any(r["documents"] for r in results):
-                raise DataError("no document is left to train a vocabulary on")
+            check_any_left(results, results)
             progress.say(f"training a vocabulary of {settings.vocab_size} tokens")
             tokens = train_vocabulary(
                 self._parts("text", results), settings.vocab_size, settings.lower_case,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.data.manifest import Manifest
+from bertds.errors import DataError
 from data_prep import progress
 from data_prep.document import SourceFile
 from data_prep.earlier import REPORT_NAME
@@ -66,6 +67,27 @@ def count_documents(
     if mix:
         documents["repeated"] = totals["repeated"]
     return sources, documents
+
+
+def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> None:
+    """Refuse to go on without a document.
+
+    Args:
+        last: results of the last stage; its documents are what is left.
+        results: of all stages so far.
+
+    Raises:
+        DataError: says how many were read, and why they were dropped.
+    """
+    if any(result["documents"] for result in last):
+        return
+    counts: Counter[str] = Counter()
+    for result in results:
+        for of_source in result["counts"].values():
+            counts.update(of_source)
+    read = counts.pop("read", 0)
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()) if count)
+    raise DataError(f"no document is left of {read:,}" + (f": {dropped}" if dropped else ""))
 
 
 def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) -> None:
