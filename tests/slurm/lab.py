@@ -62,7 +62,7 @@ class Lab:
     def state(self, job: str) -> str:
         return self.job(job)["JobState"]
 
-    def wait(self, job: str, timeout: float = 240) -> dict[str, str]:
+    def wait(self, job: str, timeout: float = 480) -> dict[str, str]:
         """Wait until a job has ended for good; return what Slurm says about it."""
         self.until(lambda: self.state(job) in ENDED, timeout, job)
         return self.job(job)
@@ -80,7 +80,7 @@ class Lab:
                 raise AssertionError(f"nothing in {timeout} s\n{shown}\n{self.run('sinfo', '-Nl')}")
             time.sleep(0.05)
 
-    def until_steps(self, job: str, run: Path, more: int = 1, timeout: float = 240) -> None:
+    def until_steps(self, job: str, run: Path, more: int = 1, timeout: float = 480) -> None:
         """Wait until the job, as it runs now, has written some lines to metrics.jsonl."""
         begun = f" restart={self.restarts(job)} "
 
@@ -100,7 +100,7 @@ class Lab:
     def restarts(self, job: str) -> int:
         return int(self.job(job)["Restarts"])
 
-    def until_restarted(self, job: str, restart: int, timeout: float = 120) -> None:
+    def until_restarted(self, job: str, restart: int, timeout: float = 240) -> None:
         """Wait until a requeued job runs again. Slurm lets it wait a little; this does not."""
 
         hurried = False

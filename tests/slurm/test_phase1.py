@@ -13,6 +13,7 @@ from tests.slurm.runs import assert_same_run, history, metrics, samples, train_s
 pytestmark = pytest.mark.slurm
 
 
+@pytest.mark.timeout(1500)
 def test_disturbed_on_two_nodes_it_equals_two_processes_left_alone(
     lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
@@ -135,7 +136,7 @@ def test_one_job_per_run_folder_and_a_cancelled_one_stays_cancelled(
     assert train_steps(run)[-1] == int(saved.removeprefix("step_"))
     third = lab.sbatch("--nodes=1", repository / "slurm/phase1.sh", "--set", "run.max_hours=0",
                        "schedule.total_steps=1000000")  # fmt: skip
-    lab.until(lambda: lab.restarts(third) >= 1, 60, third)
+    lab.until(lambda: lab.restarts(third) >= 1, 240, third)
     (run / "STOP").touch()  # the user's way to stop: no requeue until it is gone
-    lab.until(lambda: lab.job(third)["Priority"] == "0", 60, third)
+    lab.until(lambda: lab.job(third)["Priority"] == "0", 240, third)
     assert "stopped by the file" in lab.log(third)

@@ -54,7 +54,7 @@ def disturbances(lab: Lab, job: str, chance: random.Random) -> dict[str, Callabl
     }
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_ten_preemptions_between_a_dump_and_a_model(
     lab: Lab, repository: Path, tmp_path: Path, dump: Path
 ) -> None:
@@ -92,7 +92,7 @@ def test_ten_preemptions_between_a_dump_and_a_model(
             before = lab.restarts(job)
             time.sleep(chance.random() * 0.3)
             disturbances(lab, job, chance)[kind]()
-            lab.until_restarted(job, before + 1, timeout=180)
+            lab.until_restarted(job, before + 1, timeout=300)
             waiting = {lab.state(later) for later in ids[ids.index(job) + 1 :]}
             assert waiting == {"PENDING"}, (kind, waiting)
         ended = lab.wait(job)
