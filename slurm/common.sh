@@ -27,6 +27,12 @@ refuse() { # bad input: one line, never requeued
   exit 2
 }
 
+whole() { # whole NAME VALUE [LEAST]: refuse what is not a whole number
+  if ! [[ $2 =~ ^(0|[1-9][0-9]*)$ ]] || (($2 < ${3:-0})); then
+    refuse "$1=$2: must be a whole number, ${3:-0} or more"
+  fi
+}
+
 # ---- the site ------------------------------------------------------------------------------
 
 load_site() {
@@ -138,7 +144,7 @@ smallest_count() { # Slurm's "64(x3),32": the smallest of the numbers
 }
 
 make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE, WORLD_SIZE, ...
-  local wanted cpus per_task job=${SLURM_JOB_ID:-0}
+  local wanted from=--ntasks-per-node cpus per_task job=${SLURM_JOB_ID:-0}
   NODES=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-}}
   [ -n "$NODES" ] || refuse "this is not a Slurm job; submit it: sbatch slurm/phase1.sh"
   [ -z "${SLURM_GPUS_PER_TASK:-}" ] || refuse "--gpus-per-task=$SLURM_GPUS_PER_TASK hides a node's" \
@@ -153,6 +159,10 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
     wanted=${wanted%%(*}
   fi
   wanted=${wanted:-1}
+  whole --nodes "$NODES" 1
+  whole --gpus-per-node "$GPUS_PER_NODE"
+  [ -z "${BERTDS_RANKS_PER_NODE:-}" ] || from=BERTDS_RANKS_PER_NODE
+  whole "$from" "$wanted" 1
   if ((GPUS_PER_NODE > 0)); then # one rank per GPU, also when the job has one task per node
     ((wanted > 1)) || [ -n "${BERTDS_RANKS_PER_NODE:-}" ] || wanted=$GPUS_PER_NODE
     ((wanted <= GPUS_PER_NODE)) ||
@@ -217,6 +227,7 @@ plan_command() { # --print-plan, with Slurm's variables made up from options whe
       --print-plan) ;;
       --nodes=*)
         SLURM_JOB_NUM_NODES=${option#*=}
+        whole --nodes "$SLURM_JOB_NUM_NODES" 1
         SLURM_JOB_NODELIST="node[0001-$(printf %04d "$SLURM_JOB_NUM_NODES")]"
         ;;
       --gpus-per-node=*) SLURM_GPUS_ON_NODE=${option#*=} ;;
@@ -241,9 +252,7 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   set -uo pipefail
   case ${1:-} in
     --print-plan) plan_command "$@" ;;
-    *)
-      sed -n '2,/^$/s/^# \{0,1\}//p' "$0"
-      exit 2
-      ;;
+    -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" ;;
+    *) refuse "${1:-nothing given}: slurm/common.sh is run with --print-plan or --help" ;;
   esac
 fi

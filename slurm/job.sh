@@ -224,6 +224,8 @@ start_job() {
   trap 'on_signal USR1' USR1
   trap 'on_signal TERM' TERM
   load_site
+  whole BERTDS_PREFLIGHT_SECONDS "${BERTDS_PREFLIGHT_SECONDS:-45}" 20
+  whole BERTDS_MAX_CRASHES "${BERTDS_MAX_CRASHES:-3}"
   enter_software
   make_plan
   if [ -n "${SBATCH_PARTITION:-}" ] && [ "$SBATCH_PARTITION" != "${SLURM_JOB_PARTITION:-}" ]; then

@@ -13,15 +13,15 @@ set -euo pipefail
 # shellcheck source=slurm/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-usage() {
-  sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
-  exit 2
-}
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; }
 
 work='' nodes='' prep=() train=() sources=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) usage ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
     --work | --nodes | --prep | --train)
       [ $# -gt 1 ] || refuse "$1 needs a value"
       case $1 in
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
       ;;
   esac
 done
-[ -n "$work" ] || usage
+[ -n "$work" ] || refuse "--work DIR is missing (slurm/pipeline.sh --help)"
 [ ${#sources[@]} -gt 0 ] || [ -e "$work/data/manifest.json" ] ||
   refuse "nothing to prepare: give --wiki, --books, ... and --vocab or --train-vocab"
 command -v sbatch > /dev/null || refuse "no sbatch here: run this on a login node of the cluster"

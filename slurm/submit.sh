@@ -9,10 +9,11 @@ set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 case ${1:-} in
-  '' | -h | --help)
+  -h | --help)
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
-    exit 2
+    exit 0
     ;;
+  '') refuse "no script given (slurm/submit.sh --help)" ;;
 esac
 load_site
 submit "$@"

@@ -121,6 +121,32 @@ def test_impossible_plans_are_one_line(
 
 
 @pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--nodes=0", "--nodes=0: must be a whole number, 1 or more"),
+        ("--nodes=two", "--nodes=two: must be a whole number, 1 or more"),
+        ("--gpus-per-node=-1", "--gpus-per-node=-1: must be a whole number, 0 or more"),
+        ("--ntasks-per-node=x", "--ntasks-per-node=x: must be a whole number, 1 or more"),
+        ("--node=4", "--node=4: allowed are --print-plan, --nodes=, --gpus-per-node=,"),
+    ],
+)
+def test_mistakes_in_options_are_one_line(repository: Path, option: str, message: str) -> None:
+    answer = run(repository, "--print-plan", option)
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert answer.stderr.startswith(f"bertds: error: {message}")
+    assert len(answer.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", ["common.sh", "pipeline.sh", "submit.sh"])
+def test_scripts_run_by_hand_say_what_to_do(repository: Path, script: str) -> None:
+    answer = run(repository, "--help", script=script)
+    assert answer.returncode == 0 and f"slurm/{script} " in answer.stdout
+    answer = run(repository, script=script)
+    assert answer.returncode == 2 and answer.stdout == ""
+    assert re.fullmatch(rf"bertds: error: .*{script} .*--help.*\n", answer.stderr)
+
+
+@pytest.mark.parametrize(
     ("container", "expected"),
     [
         ("apptainer", r"rank\.sh apptainer exec --nv --bind \S+:/data --pwd \S+ i\.sif python"),

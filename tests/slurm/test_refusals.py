@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -132,10 +131,3 @@ def test_a_node_that_hangs_is_named_within_a_minute(
     assert time.monotonic() - begin < 60
     lab.until(lambda: lab.job(job)["ExcNodeList"] == "node2", 60, job)
     assert lab.job(job)["Priority"] != "0"  # not held
-
-
-def test_scripts_run_by_hand_say_what_to_do(repository: Path) -> None:
-    answer = subprocess.run(
-        ["bash", str(repository / "slurm/pipeline.sh")], text=True, capture_output=True
-    )
-    assert answer.returncode == 2 and "--work DIR" in answer.stdout
