@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.finetune.tasks import TASKS, Task, get_task
+from bertds.logs import log
 
 if TYPE_CHECKING:
     from bertds.finetune.load import DataOptions
@@ -88,7 +89,8 @@ def _run_suite(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
 
     def run_one(name: str, out: Path) -> dict[str, Any]:
         mnli = args.out / "mnli" / "model"
-        return _finetune(args, get_task(name), out, _data(args, name), _start(args, name, mnli))
+        start = _start(args, name, mnli)
+        return _finetune(args, get_task(name), out, _data(args, name), start, once=True)
 
     return run_suite(names, args.out, run_one, is_main=is_main)
 
@@ -104,9 +106,8 @@ def _run_one(args: argparse.Namespace) -> dict[str, Any]:
         if task.name not in MNLI_FIRST:
             raise ConfigError(f"--mnli-first: for {', '.join(MNLI_FIRST)}, not for {task.name}")
         mnli = args.out.with_name(f"{args.out.name}-mnli")
-        if not (mnli / "model" / "config.json").is_file():
-            mnli_data = _data(args, "mnli", data=args.mnli_data or args.data)
-            _finetune(args, get_task("mnli"), mnli, mnli_data, args.model)
+        mnli_data = _data(args, "mnli", data=args.mnli_data or args.data)
+        _finetune(args, get_task("mnli"), mnli, mnli_data, args.model, once=True)
         return _finetune(args, task, args.out, data, str(mnli / "model"))
     return _finetune(args, task, args.out, data, args.model)
 
@@ -136,10 +137,12 @@ def _data(args: argparse.Namespace, name: str, data: str | None = None) -> DataO
 
 
 def _finetune(
-    args: argparse.Namespace, task: Task, out: Path, data: DataOptions, model: str
-) -> dict[str, Any]:
+    args: argparse.Namespace, task: Task, out: Path, data: DataOptions, model: str, *,
+    once: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Run one task; with ``once`` a run of the same settings that is done is not repeated."""
     from bertds.finetune.loop import TrainSettings
-    from bertds.finetune.run import RunOptions, finetune
+    from bertds.finetune.run import RunOptions, earlier_results, finetune
 
     if args.regression and task.name != "text-classification":
         raise ConfigError(f"--regression: for text-classification, not for {task.name}")
@@ -173,18 +176,20 @@ def _finetune(
         precision="bf16" if args.bf16 else "fp32",
         batching=args.batching,
     )
-    return finetune(
-        task,
-        data,
-        RunOptions(
-            model=model,
-            out=out,
-            settings=settings,
-            learning_rates=rates,
-            seeds=tuple(dict.fromkeys(args.seeds)),
-            max_length=max_length,
-            deepspeed=args.deepspeed_config,
-            null_threshold=args.null_threshold,
-            save_model=not args.no_model,
-        ),
+    options = RunOptions(
+        model=model,
+        out=out,
+        settings=settings,
+        learning_rates=rates,
+        seeds=tuple(dict.fromkeys(args.seeds)),
+        max_length=max_length,
+        deepspeed=args.deepspeed_config,
+        null_threshold=args.null_threshold,
+        # Other tasks start from MNLI's.
+        save_model=not args.no_model or (args.mnli_first and task.name == "mnli"),
     )
+    done = earlier_results(data, options) if once else None
+    if done is not None:
+        log.info("%s: done before", out)
+        return done
+    return finetune(task, data, options)

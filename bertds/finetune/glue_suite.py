@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
 from bertds.files import write_json
-from bertds.finetune.run import RESULTS
 from bertds.finetune.scores import PERCENT
 from bertds.finetune.tasks import GLUE, TASKS
-from bertds.logs import log
 
 MNLI_FIRST = ("rte", "mrpc", "stsb")
 """Small tasks that the papers (RoBERTa, MosaicBERT) start from the MNLI model."""
@@ -43,19 +40,14 @@ def run_suite(
     *,
     is_main: bool = True,
 ) -> dict[str, Any]:
-    """Run tasks into ``out/NAME``; one that is done is not repeated. Writes ``out/glue.json``.
+    """Run tasks into ``out/NAME`` and write ``out/glue.json``.
 
     Returns:
         task -> its results.
     """
     results = {}
     for name in names:
-        file = out / name / RESULTS
-        if file.is_file():
-            results[name] = json.loads(file.read_text(encoding="utf-8"))
-            log.info("%s: done before", file)
-        else:
-            results[name] = run_one(name, out / name)
+        results[name] = run_one(name, out / name)
         if not is_main:
             continue
         submission = out / "submission"

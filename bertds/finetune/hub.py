@@ -55,8 +55,10 @@ def _submission(place: Files) -> str:
 
 def _load(task: Task, name: str) -> Mapping[str, Any]:
     import datasets
+    import huggingface_hub
 
     datasets.disable_progress_bars()
+    huggingface_hub.logging.set_verbosity_error()  # each of its tries to reach the hub is a line
     if Path(name).is_dir():
         return datasets.load_from_disk(name)
     repository, configuration = task.hub if name == "hub" else (name, "")

@@ -10,6 +10,7 @@ OUT/
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -89,6 +90,49 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
         return _Runner(task, data, options, folder).run(data_options)
 
 
+def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str, Any] | None:
+    """Return what ``options.out`` holds of the same run, or None if nothing.
+
+    Raises:
+        ConfigError: it is of another model, other data or settings, whose scores these are not.
+    """
+    file = options.out / RESULTS
+    if not file.is_file():
+        return None
+    try:
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: not JSON ({error}); remove it") from None
+    for key, value in _asked(data_options, options).items():
+        found = results.get(key)
+        if found != value:
+            if isinstance(found, dict) and isinstance(value, dict):
+                key, found, value = next(
+                    (f"{key}.{k}", found.get(k), v) for k, v in value.items() if found.get(k) != v
+                )
+            raise ConfigError(
+                f"{file}: was made with {key}={found!r}, this is {key}={value!r}; choose another "
+                "--out, or remove it"
+            )
+    return results
+
+
+def _asked(data_options: DataOptions, options: RunOptions) -> dict[str, Any]:
+    """Return what decides the scores, as ``results.json`` keeps it."""
+    settings = asdict(options.settings)
+    for name in ("learning_rate", "seed"):
+        settings.pop(name)
+    return {
+        "model": options.model,
+        "data": asdict(data_options),
+        "max_length": options.max_length,
+        "settings": settings,
+        "deepspeed": options.deepspeed,
+        "learning_rates": list(options.learning_rates),
+        "seeds": list(options.seeds),
+    }
+
+
 def check_out(out: Path) -> None:
     """Refuse a folder that holds anything but an earlier result.
 
@@ -122,8 +166,6 @@ class _Runner:
         self.best_predictions: dict[str, Any] = {}
 
     def _max_length(self) -> int:
-        import json
-
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
         positions = int(config.get("max_position_embeddings", self.options.max_length))
         if self.options.max_length > positions:
@@ -199,14 +241,10 @@ class _Runner:
                 summary.setdefault(split, {})[metric] = {
                     "mean": mean, "spread": spread, "best": max(values),
                 }  # fmt: skip
-        settings = asdict(options.settings)
-        for name in ("learning_rate", "seed"):
-            settings.pop(name)
         return {
             "bertds": __version__,
             "task": task.name,
-            "model": options.model,
-            "data": asdict(data_options),
+            **_asked(data_options, options),
             "sources": self.data.sources,
             "rows": {
                 "train": len(self.data.train.rows),
@@ -214,11 +252,6 @@ class _Runner:
             },
             "left_out": self.data.left_out,
             "labels": list(self.labels),
-            "max_length": self.options.max_length,
-            "settings": settings,
-            "deepspeed": options.deepspeed,
-            "learning_rates": list(options.learning_rates),
-            "seeds": list(options.seeds),
             "main_metric": task.main_metric,
             "chosen_learning_rate": chosen,
             "scores": summary,

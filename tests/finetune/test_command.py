@@ -57,6 +57,14 @@ def test_the_glue_suite_runs_what_is_there_once(
     assert main(command) == 0
     assert (tmp_path / "out" / "sst2" / "results.json").stat().st_mtime_ns == stamp
     assert (tmp_path / "out" / "submission" / "SST-2.tsv").is_file()
+    capsys.readouterr()
+    for change, message in (
+        (["--seeds", "7"], "was made with seeds=[42], this is seeds=[7]; choose another --out"),
+        (["--weight-decay", "0.1"], "settings.weight_decay=0.01, this is"),
+        (["--model", "other"], f"model={str(tiny_bert)!r}, this is model='other'"),
+    ):
+        assert main([*command, *change]) == 2  # no other run's scores under this one's name
+        assert message in capsys.readouterr().err
 
 
 def test_rte_starts_from_the_mnli_model(tiny_bert: Path, tmp_path: Path) -> None:
