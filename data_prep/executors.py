@@ -120,10 +120,11 @@ def _run_on_ray(args: argparse.Namespace, argv: list[str]) -> int:
             "--executor ray needs the package ray: pip install 'bertds[ray]'"
         ) from error
     workers = max(1, args.workers)
+    paths = filter(None, [str(_CLONE), os.environ.get("PYTHONPATH")])
     # With RAY_ADDRESS, or a cluster of this machine, that one; else a new one on this machine.
     ray.init(
         ignore_reinit_error=True, log_to_driver=True,
-        runtime_env={"env_vars": {"PYTHONPATH": str(_CLONE)}},
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
     )  # fmt: skip
     try:
         part = ray.remote(num_cpus=workers, max_retries=3)(run_part)
