@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +14,7 @@ from bertds.entry import guarded
 from bertds.files import FolderLock
 from data_prep import instance_stage, markers, shuffle_stage, tokenise_stage
 from data_prep.build_wiki_books import main
+from tests.soak.kill_preparation import kill_often
 
 
 def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:
@@ -86,57 +84,24 @@ def test_stopped_after_any_marker_only_the_rest_is_done(
     assert len(written) == len(set(written)) and len(first) == after  # nothing was done twice
 
 
-def killed_often(
-    kills: int, out: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
-    repository: Path,
-) -> None:  # fmt: skip
-    """Kill at random moments, start again, let it end and compare; until so many kills have hit.
-
-    A moment is so many new markers, and some milliseconds; not a time, which a busy machine bends.
-    """
-    rng = random.Random(kills)
-    script = str(repository / "data_prep" / "build_wiki_books.py")
-    command = [sys.executable, script, *arguments(out, wiki, vocab)]
-    command[command.index("--workers") + 1] = "2"
-
-    def markers_there() -> int:
-        # os.walk passes over a folder that is removed meanwhile, glob does not.
-        walk = os.walk(out / ".work")
-        return sum(name.endswith(".json") for _, _, names in walk for name in names)
-
-    hit = 0
-    while True:
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-        if hit < kills:
-            wanted = markers_there() + rng.randrange(12)
-            while process.poll() is None and markers_there() < wanted:
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 0.03))
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-                hit += 1
-                process.wait()
-                continue
-        assert process.wait(timeout=300) == 0
-        assert made.tree(out) == unbroken
-        if hit == kills:
-            return
-        shutil.rmtree(out)
+def soaked(wiki: Path, vocab: Path) -> list[str]:
+    """Arguments without ``--out``, for two workers."""
+    given = arguments(Path("out"), wiki, vocab, "--workers", "2")
+    at = given.index("--out")
+    return given[:at] + given[at + 2 :]
 
 
 def test_killed_at_random_moments_the_result_is_the_same(
-    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
-    repository: Path,
-) -> None:  # fmt: skip
-    killed_often(2, tmp_path / "out", wiki, vocab, made, unbroken, repository)
+    tmp_path: Path, wiki: Path, vocab: Path, unbroken: dict[str, str]
+) -> None:
+    kill_often(2, tmp_path / "out", soaked(wiki, vocab), unbroken, seed=2)
 
 
 @pytest.mark.slow
 def test_killed_fifty_times_the_result_is_the_same(
-    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
-    repository: Path,
-) -> None:  # fmt: skip
-    killed_often(50, tmp_path / "out", wiki, vocab, made, unbroken, repository)
+    tmp_path: Path, wiki: Path, vocab: Path, unbroken: dict[str, str]
+) -> None:
+    kill_often(50, tmp_path / "out", soaked(wiki, vocab), unbroken, seed=50)
 
 
 def fails(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
