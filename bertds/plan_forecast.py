@@ -92,6 +92,21 @@ class Forecast:
         return 12 * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
 
 
+def overlaps(settings: DeepSpeedSettings, shape: Shape) -> bool:
+    """Return whether gradients travel during the backward pass.
+
+    ``overlap_comm`` does nothing for DeepSpeed 0.19.8's BF16 optimizer, which serves stage 1 in
+    bf16 with float32 sums: it reduces when the last backward pass is over.
+    """
+    values = settings.values
+    float_sums = values.get("data_types", {}).get("grad_accum_dtype") == "fp32"
+    bf16_optimizer = (
+        shape.stage == 1 and shape.precision == "bf16" and float_sums and not shape.offload
+    )
+    wanted = values.get("zero_optimization", {}).get("overlap_comm", False)
+    return bool(wanted) and not bf16_optimizer
+
+
 def forecast(
     config: Config,
     settings: DeepSpeedSettings,
@@ -150,7 +165,7 @@ def forecast(
             accumulation=batch.gradient_accumulation_steps,
             devices_per_node=devices_per_node,
             rate=calibration.rate if calibration else None,
-            overlap=bool(zero.get("overlap_comm", False)),
+            overlap=overlaps(settings, shape),
         ),
         steps=config.schedule.total_steps,
         hardware=hardware,

@@ -203,6 +203,18 @@ def test_published_runs_within_a_quarter(
     assert found == pytest.approx(hours, rel=0.25), f"{found:.2f} h planned, {hours:.2f} published"
 
 
+def test_gradients_are_hidden_only_where_deepspeed_hides_them(repository: Path) -> None:
+    def exposed(stage: int, wanted: bool) -> float:
+        zero = {"stage": stage, "overlap_comm": wanted}
+        chosen = settings(repository, "lamb_phase1_a100_80g", zero_optimization=zero)
+        hardware = find("a100")
+        return forecast(phase(1, repository), chosen, hardware, nodes=32,
+                        devices_per_node=8).step.exposed  # fmt: skip
+
+    assert exposed(2, True) < exposed(2, False)
+    assert exposed(1, True) == exposed(1, False)  # DeepSpeed's BF16 optimizer
+
+
 def test_sweep_covers_stages_and_devices(repository: Path) -> None:
     config, json_ = phase(1, repository), settings(repository, "lamb_phase1_h100")
     rows = sweep(config, json_, find("h100"), 8, {"vocab_size": 30522})
