@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -68,9 +69,12 @@ class Workers:
             while pending or not exhausted:
                 while not exhausted and len(pending) < 2 * self.count:
                     try:
-                        pending.add(pool.submit(function, next(iterator)))
+                        task = next(iterator)
                     except StopIteration:
                         exhausted = True
+                        break
+                    with _interrupts_held_back():
+                        pending.add(pool.submit(function, task))
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 for future in done:
                     on_result(future.result())
@@ -90,6 +94,19 @@ class Workers:
                 initargs=(os.getpid(),),
             )
         return self._pool
+
+
+@contextlib.contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Processes started within never see Ctrl-C, not even while they import; this one does later.
+
+    A pool starts its processes while tasks are submitted.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_worker(parent: int) -> None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +16,7 @@ from bertds.entry import guarded
 from bertds.files import FolderLock
 from data_prep import instance_stage, markers, shuffle_stage, tokenise_stage
 from data_prep.build_wiki_books import main
+from data_prep.workers import Workers
 from tests.soak.kill_preparation import kill_often
 
 
@@ -238,6 +241,16 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(
     )  # fmt: skip
     assert result.returncode == 1
     assert "a worker process died" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_workers_never_see_an_interrupt_and_this_process_does() -> None:
+    """From their first import on; a terminal sends Ctrl-C to all of them."""
+    held_back: list[set[signal.Signals]] = []
+    with Workers(2) as workers:
+        look = partial(signal.pthread_sigmask, signal.SIG_BLOCK)
+        workers.run(look, [[], []], held_back.append)
+    assert len(held_back) == 2 and all(signal.SIGINT in mask for mask in held_back)
+    assert signal.SIGINT not in look([])
 
 
 def test_a_source_touched_between_two_runs_is_read_again(
