@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -190,6 +191,19 @@ def test_folders_in_use_not_writable_or_of_others_are_refused(
     if os.geteuid() != 0:
         out.chmod(0o500)
         assert "cannot be written" in fails(arguments(out / "x", wiki, vocab), capsys)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_read_only_folder_is_one_line(
+    tmp_path: Path, wiki: Path, vocab: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, number: int,
+) -> None:  # fmt: skip
+    def refused(path: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refused)  # root, as in CI, may write everywhere
+    line = fails(arguments(tmp_path / "out", wiki, vocab), capsys)
+    assert line.endswith(f"out: cannot be written ({os.strerror(number)})")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
