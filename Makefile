@@ -54,7 +54,7 @@ bench: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/bertds config schema > docs/recipe.schema.json
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 install: $(VENV)/.installed

@@ -25,7 +25,7 @@ OTHERS = """
     pip git cd source export squeue scancel sbatch srun cp ls mkdir echo curl wget torchrun cat
     tail apt-get pytest scp nano vi vim touch tensorboard wandb rm bash sh sinfo sudo mv ssh rsync
     for do done sed grep kill sacct pdsh sleep module docker apptainer zcat head chmod unset jq
-    scontrol nvidia-smi less env wait shuf time py-spy hf
+    scontrol nvidia-smi less nice env wait shuf time py-spy hf
 """.split()  # noqa: SIM905 - a list of 60 strings would not be read
 CHEAP = [("config",), ("plan",), ("models",)]  # run as printed: they read what the clone holds
 

@@ -31,6 +31,7 @@ NOT_HERE = {
     "make": "installs; what its targets start is tested by itself",
     "pip": "installs", "git": "clones", "source": "changes the shell",
     "--sweep": "run by test_docs.py", "benchmarks": "a measurement", "sbatch": "needs Slurm",
+    "nvidia-smi": "needs a GPU", "pytest": "tests", "tests/soak": "runs for hours",
     "ckpt_N.pt": "a checkpoint of DLE's: tests/test_convert.py makes one",
 }  # fmt: skip
 SMALL = """
@@ -47,7 +48,7 @@ def smaller(name: str, words: list[str]) -> list[str]:
         return [*(w for w in words if w.split("=")[0] not in small), "--set", *SMALL]
     if name == "evaluate":
         return [*words, "--max-samples", "8"]
-    if name == "prep":
+    if name == "prep" and words[0] != "show":
         return [*words, "--workers", "1"]
     if name == "finetune":
         quick = {"--learning-rate": "1e-3", "--epochs": "1", "--max-train-rows": "16",
@@ -63,6 +64,8 @@ def run(line: Line, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Run one printed line in the working directory; False if it is one of NOT_HERE."""
     if any(word.startswith(tuple(NOT_HERE)) for word in line.words):
         return False
+    if line.words[0] in ("touch", "rm"):
+        return subprocess.run(line.words).returncode == 0
     if line.words[0] == "grep":
         files = [Path(word).read_text().splitlines() for word in line.words[2:4]]
         Path(line.words[5]).write_text("".join(f"{w}\n" for w in files[1] if w not in files[0]))
@@ -201,6 +204,10 @@ def tasks(root: Path, data: Path) -> None:
         with (root / f"{name}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *((f"text {n}", n % 2)
                                                              for n in range(12))])  # fmt: skip
+    words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+    (root / "corpus.txt").write_text("".join(
+        f"{words[n % 8]} plus {words[n * 3 % 8]} makes a number {n}.\n" + "\n" * (n % 4 == 3)
+        for n in range(200)))  # fmt: skip
     (root / "texts.txt").write_text("the first text\nthe second one\n")
     (root / "sentences.txt").write_text("ann went to london .\n")
     with gzip.open(data / "biomedical/bioasq6b/6B1_abstracts.json.gz", "rt") as file:
@@ -287,9 +294,27 @@ def test_finetuning(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPat
 def test_data_preparation(
     repository: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first command; the others are run by tests/data_prep."""
+    """Its first command, and the vocabulary's; the others are run by tests/data_prep."""
     for path in clone.iterdir():
-        if path.name != "data":  # README's; this page prepares into it
+        if path.name not in ("data", "data_own"):  # README's; this page prepares into it
             (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    assert run(page(repository, "docs/data_preparation.md")[0], monkeypatch)
+    lines = page(repository, "docs/data_preparation.md")
+    own = [line for line in lines if "data_own" in line.words]
+    assert len(own) == 2 and all(run(line, monkeypatch) for line in [lines[0], *own])
+    assert (tmp_path / "data_own/tokenizer/vocab.txt").is_file()
+
+
+def test_gpus_resuming_reliability(
+    repository: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU: what is printed for GPUs starts one process here."""
+    for path in clone.iterdir():
+        if path.name not in ("runs", "data", "models", "report"):
+            (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    prepared = "bertds prep --wiki dump.xml.bz2 --vocab vocab.txt --out data/wiki_books"
+    assert run(Line("", 0, tuple(prepared.split())), monkeypatch)
+    for name, least in (("gpus", 5), ("resuming", 4), ("reliability", 6)):
+        lines = page(repository, f"docs/{name}.md")
+        assert sum(run(line, monkeypatch) for line in lines) >= least, name
