@@ -126,14 +126,18 @@ class Meter:
 
 
 def peak_memory_gib() -> float:
-    """Return the most memory that this process has used: GPU memory, or its own on CPU."""
-    import resource
+    """Return the most memory that this process has used: GPU memory, or its own on a CPU.
+
+    Not ``ru_maxrss``: it begins with what the process that started this one held.
+    """
     import sys
+
+    from bertds.own_memory import OWN
 
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return round(torch.cuda.max_memory_allocated() / 2**30, 3)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
+    return round(OWN.look() / 2**30, 3)
 
 
 def cpu_memory_available() -> float:

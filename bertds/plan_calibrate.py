@@ -26,7 +26,7 @@ class Calibration:
     """Operations per second and device, those of recomputed layers included."""
     tokens_per_row: float
     base_bytes: float
-    """Memory that is there beside the tensors we count."""
+    """Memory that is there beside what :func:`bertds.plan_memory.estimate` counts."""
     stall_share: float
     """Share of the time that training waited for the loader."""
 

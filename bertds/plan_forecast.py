@@ -14,7 +14,7 @@ from bertds.plan_time import StepTime, step_time
 
 GPU_BASE = 1.2 * 2**30
 """CUDA context, cuBLAS and NCCL buffers of one process."""
-CPU_BASE = 0.5 * 2**30
+CPU_BASE = 0.3 * 2**30
 """Python, torch and DeepSpeed, as loaded: 0.51 GiB measured."""
 STARTUP_SECONDS = 120.0
 """From the launch to the first step: imports, process groups, shards checked."""
@@ -134,6 +134,8 @@ def forecast(
     tokens = min(float(length), tokens_per_row or known or mean_tokens(length))
     zero = settings.values.get("zero_optimization", {})
     on_cpu = hardware.name == "cpu"
+    if on_cpu:  # its processes share the machine's memory
+        hardware = replace(hardware, memory_gib=hardware.memory_gib / devices_per_node)
     shape = Shape(
         model=config.model,
         vocab_size=vocab_size,

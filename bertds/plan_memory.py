@@ -7,20 +7,23 @@ vocabulary's logits) and the optimizer step (all gradients and its temporaries).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bertds.config import ModelConfig
 from bertds.flops import parameter_count
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
-FRAGMENTS = {True: 0.17, False: 0.05}
-"""What the allocator holds beside what is asked for, on CPU and on GPU. CPU: measured, 8 to 23 %
-over stages 0 to 2 and micro batches 4 and 16 of a model of 6 layers of 512; GPU: assumed."""
-RECOMPUTED = {True: 2.5, False: 1.0}
+FRAGMENTS = {True: 0.13, False: 0.05}
+"""What the allocator holds beside what is asked for, on CPU and on GPU. CPU: fitted to the runs of
+docs/planning.md; GPU: assumed."""
+RECOMPUTED = {True: 2.3, False: 1.0}
 """With activation checkpointing, what the layer whose backward pass is running holds, in units of
-what it kept: its values computed again, and on a CPU their gradients and the holes that these
-allocations leave. CPU: measured, 2.4 to 2.6 over 5 and 9 layers of 384, micro batches of 24 and 64,
-with and without dropout; GPU: assumed."""
+what it kept without dropout: its values computed again, and on a CPU their gradients and the holes
+that these allocations leave. CPU: fitted likewise (1.2 would be exact at 5 layers and 24 rows, 3.0
+at 9 layers and 64 rows); GPU: assumed."""
+ZERO_CODE = 45 * 2**20
+"""On a CPU: what DeepSpeed's ZeRO stages import (torch's inductor, networkx) and stage 0 does not;
+measured."""
 GATHERED = 1_000_000_000
 """stage3_max_live_parameters, DeepSpeed's default."""
 CHUNK_BYTES = 1 << 28  # bertds.model.losses.CHUNK_BYTES, without importing torch
@@ -108,7 +111,10 @@ def activations(shape: Shape) -> float:
     one = layer_bytes(shape)
     kept = layers * one
     if model.activation_checkpointing == "full":
-        kept = layers * tokens * width * size + RECOMPUTED[shape.on_cpu] * one
+        plain = layer_bytes(replace(shape, model=replace(
+            model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        )))  # fmt: skip
+        kept = layers * tokens * width * size + one + (RECOMPUTED[shape.on_cpu] - 1.0) * plain
     embeddings = tokens * width * size * (3 if model.hidden_dropout_prob > 0 else 2)
     words = -(-shape.vocab_size // 64) * 64
     head = words * width * size + masked * width * size * 5
@@ -157,5 +163,5 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
         activations=live,
         buffers=buffers,
         fragments=FRAGMENTS[shape.on_cpu] * asked,
-        base=base,
+        base=base + (ZERO_CODE if shape.on_cpu and stage >= 1 else 0),
     )

@@ -12,7 +12,7 @@ LAYERS = [
     {"__init__", "errors"},
     {"files"},
     {"config", "config_io", "recipes"},
-    {"runtime", "logs", "entry", "sample_log", "model_names", "liveness", "heap"},
+    {"runtime", "logs", "entry", "sample_log", "model_names", "liveness", "heap", "own_memory"},
     {"model", "data", "optim"},
     {"schedule", "state", "heartbeat", "guard", "flops", "plan_memory", "health", "outlook"},
     {"engine"},
