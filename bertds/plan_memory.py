@@ -16,11 +16,10 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
 FRAGMENTS = {True: 0.13, False: 0.05}
 """What the allocator holds beside what is asked for, on CPU and on GPU. CPU: fitted to the runs of
 docs/planning.md; GPU: assumed."""
-RECOMPUTED = {True: 2.3, False: 1.0}
-"""With activation checkpointing, what the layer whose backward pass is running holds, in units of
-what it kept without dropout: its values computed again, and on a CPU their gradients and the holes
-that these allocations leave. CPU: fitted likewise (1.2 would be exact at 5 layers and 24 rows, 3.0
-at 9 layers and 64 rows); GPU: assumed."""
+RECOMPUTED = {True: 0.2, False: 0.0}
+"""With activation checkpointing, what each layer leaves behind after its backward pass, in units of
+what a layer keeps without it and without dropout. CPU: holes of the heap, fitted likewise; GPU:
+assumed."""
 ZERO_CODE = 45 * 2**20
 """On a CPU: what DeepSpeed's ZeRO stages import (torch's inductor, networkx) and stage 0 does not;
 measured."""
@@ -114,7 +113,7 @@ def activations(shape: Shape) -> float:
         plain = layer_bytes(replace(shape, model=replace(
             model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
         )))  # fmt: skip
-        kept = layers * tokens * width * size + one + (RECOMPUTED[shape.on_cpu] - 1.0) * plain
+        kept = layers * tokens * width * size + one + layers * RECOMPUTED[shape.on_cpu] * plain
     embeddings = tokens * width * size * (3 if model.hidden_dropout_prob > 0 else 2)
     words = -(-shape.vocab_size // 64) * 64
     head = words * width * size + masked * width * size * 5
