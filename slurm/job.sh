@@ -301,12 +301,13 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
 }
 
 decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
-  local code=$1 main='' bad='' crash='' file one host
+  local code=$1 main='' bad='' crash='' early='' file one host
   for file in "$BERTDS_EXITS"/rank_*; do
     [ -e "$file" ] || continue
     read -r one host < "$file"
     case $one in
-      0 | 75 | 130 | 143) ;;
+      0 | 75) ;;
+      130 | 143) early="rank ${file##*_} on $host was ended by a signal before it could save" ;;
       2) bad=$host ;;
       # A rank that a signal killed (128 and more) was first; the others noticed and failed.
       *) ((one < 128)) && [ -n "$crash" ] ||
@@ -330,8 +331,10 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
     say "error: the trainer ended without an error, but $RUN/DONE is missing"
     exit 1
   fi
-  [ "$code" = 0 ] || [ "$main" = 75 ] || [ "$main" = 143 ] || [ "$main" = 130 ] ||
-    [ -n "$STOP" ] || crashed "srun ended with exit code $code before the ranks did"
+  # Asked for by us, or saved: a stop. Else somebody ends the ranks as they start: not for ever.
+  if [ -z "$STOP" ] && [ "$main" != 75 ] && [ "$code" != 0 ]; then
+    crashed "${early:-srun ended with exit code $code before the ranks did}"
+  fi
   rm -f "$RUN/slurm/crashes"
   if [ -e "$RUN/STOP" ]; then
     note "stopped by $RUN/STOP"

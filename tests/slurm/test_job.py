@@ -37,3 +37,34 @@ def test_only_a_running_job_comes_back_by_itself(
     code = f'scontrol() {{ echo "JobId=7 {answer} Requeue=1"; }}\nleave_it_to_slurm\necho goes on'
     found = bash(repository, code, **({"SLURM_RESTART_COUNT": restart} if restart else {}))
     assert (found.stdout, found.returncode) == (("goes on\n", 0) if goes_on else ("", 75))
+
+
+@pytest.mark.parametrize(
+    ("exits", "stop", "requeued"),
+    [
+        (["75", "75"], "", 6),  # saved: may go on as often as it is stopped
+        (["143", "143"], "USR1", 6),  # the time limit came while Python imported
+        (["143", "143"], "", 3),  # somebody ends the ranks at each start
+        (["130", "1"], "", 3),
+        (["137", "1"], "", 3),
+    ],
+)
+def test_ranks_that_never_save_come_back_three_times(
+    repository: Path, tmp_path: Path, exits: list[str], stop: str, requeued: int
+) -> None:
+    code = f"""
+    scontrol() {{ echo "JobId=7 JobState=RUNNING Restarts=0"; [ "$1" != requeue ] || echo >> "$RUN/requeued"; }}
+    NODES=1 SLURM_JOB_NODELIST=n1 RUN={tmp_path} STOP={stop}
+    mkdir -p "$RUN/slurm"
+    for start in 1 2 3 4 5 6; do
+      BERTDS_EXITS=$RUN/exits
+      mkdir -p "$BERTDS_EXITS"
+      echo "{exits[0]} n1" > "$BERTDS_EXITS/rank_0"
+      echo "{exits[1]} n1" > "$BERTDS_EXITS/rank_1"
+      (decide 1) || {{ echo "ended $?"; break; }}
+    done
+    """  # noqa: E501
+    found = bash(repository, code)
+    assert len((tmp_path / "requeued").read_text()) == requeued
+    assert ("ended 1" in found.stdout) == (requeued == 3)
+    assert ("giving up" in found.stdout + found.stderr) == (requeued == 3)
