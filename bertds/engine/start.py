@@ -130,7 +130,7 @@ def check_precision(precision: str) -> None:
     """Refuse a precision that the device does not have.
 
     Raises:
-        ConfigError: fp16 on a CPU, or bf16 on a GPU that is too old.
+        ConfigError: fp16 on a CPU without it, or bf16 on a GPU that is too old.
     """
     from deepspeed.accelerator import get_accelerator
 
