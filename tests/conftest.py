@@ -30,6 +30,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+HANDLERS = {
+    number: signal.getsignal(number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+}
 
 __all__ = ["WORDS", "tiny_documents"]  # for tests beside this file
 
@@ -49,6 +53,14 @@ def no_launcher() -> Iterator[None]:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """A run inside this process (a fixture's too) ignores signals from its end on; no test does."""
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
+    yield
 
 
 @pytest.fixture(scope="session")
