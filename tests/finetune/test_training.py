@@ -103,7 +103,10 @@ def test_weights_equal_those_of_a_plain_loop(tiny_bert: Path) -> None:
             optimizer.zero_grad()
     untrained = fresh(tiny_bert).state_dict()
     for name, value in plain.state_dict().items():
-        assert torch.allclose(model.state_dict()[name], value, atol=1e-6), name
+        # A key's bias shifts all scores of a query alike: its gradient is rounding, and Adam makes
+        # steps of that, other ones on every kind of CPU.
+        if not name.endswith("key.bias"):
+            assert torch.allclose(model.state_dict()[name], value, atol=1e-6), name
     assert not torch.allclose(untrained["classifier.weight"], plain.classifier.weight, atol=1e-3)
 
 
