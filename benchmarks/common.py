@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -85,6 +86,13 @@ def matrix_rate(
 def median_ratio(ours: list[float], theirs: list[float]) -> float:
     """Return the median of theirs / ours over neighbours in time: a busy moment hits both."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def add_result_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every benchmark takes for its result: a note, a JSON file, a picture."""
+    parser.add_argument("--note", default="", help="such as: machine shared with other work")
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
 
 
 def write_result(result: dict[str, Any], path: Path | None) -> None:

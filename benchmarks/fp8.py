@@ -27,7 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from benchmarks.common import draw, facts, write_result
+from benchmarks.common import add_result_options, draw, facts, write_result
 from benchmarks.train_step import MODELS, PREDICTIONS, Case, _wait, open_rows
 from bertds.data.loader import BatchLoader
 from bertds.engine.config_check import check_deepspeed_values
@@ -128,9 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=32, help="rows of a step, one micro-batch")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--lr", type=float, default=1e-3, help="peak, after a tenth of the steps")
-    parser.add_argument("--note", default="", help="such as: machine shared with other work")
-    parser.add_argument("--json", type=Path, help="also write the result here")
-    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
+    add_result_options(parser)
     args = parser.parse_args(argv)
     case = Case(
         model=args.model, length=args.length, precision="bf16", rows=args.rows, steps=args.steps,

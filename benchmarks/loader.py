@@ -40,7 +40,7 @@ if not __package__:
 
 import numpy as np
 
-from benchmarks.common import draw, facts, write_result
+from benchmarks.common import add_result_options, draw, facts, write_result
 from bertds.config import BatchPlan, DataConfig
 from bertds.data.instances import InstanceSettings, scan_shard
 from bertds.data.loader import BatchLoader
@@ -245,9 +245,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", default="", help="a prepared folder; default: made-up text")
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds per contender")
     parser.add_argument("--steps", type=int, default=40, help="steps with pretended work")
-    parser.add_argument("--note", default="", help="such as: machine shared with other work")
-    parser.add_argument("--json", type=Path, help="also write the result here")
-    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
+    add_result_options(parser)
     args = parser.parse_args(argv)
     result = facts("loader.py", argv, args.note)
     result["data"] = args.data or "made-up text, lengths as English Wikipedia"

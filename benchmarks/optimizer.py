@@ -22,7 +22,7 @@ if not __package__:
 
 import torch
 
-from benchmarks.common import draw, facts, write_result
+from benchmarks.common import add_result_options, draw, facts, write_result
 from bertds.optim.groups import is_decayed
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.slices import Partition, Slice
@@ -129,9 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["base", "large"])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
-    parser.add_argument("--note", default="", help="such as: machine shared with other work")
-    parser.add_argument("--json", type=Path, default=None, help="also write the result here")
-    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
+    add_result_options(parser)
     arguments = parser.parse_args(argv)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     result = {**facts("optimizer.py", argv, arguments.note), "device": device, "sizes": {}}

@@ -30,7 +30,7 @@ if not __package__:
 import torch
 
 from benchmarks.collectives import Count, counting
-from benchmarks.common import draw, facts, matrix_rate, write_result
+from benchmarks.common import add_result_options, draw, facts, matrix_rate, write_result
 from benchmarks.train_step import MODELS, PREDICTIONS, open_rows
 from bertds.config import ModelConfig
 from bertds.data.loader import BatchLoader
@@ -235,9 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--accumulation", type=int, default=8, help="micro-batches of a step")
     parser.add_argument("--steps", type=int, default=4, help="timed steps")
     parser.add_argument("--tiny", action="store_true", help="BERT-tiny, 1 and 2 processes")
-    parser.add_argument("--note", default="", help="such as: machine shared with other work")
-    parser.add_argument("--json", type=Path, help="also write the result here")
-    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
+    add_result_options(parser)
     parser.add_argument("--rank-job", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.rank_job:

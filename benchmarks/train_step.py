@@ -35,7 +35,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
-from benchmarks.common import draw, facts, matrix_rate, median_ratio, write_result
+from benchmarks.common import (
+    add_result_options,
+    draw,
+    facts,
+    matrix_rate,
+    median_ratio,
+    write_result,
+)
 from benchmarks.parts import PartTimer
 from benchmarks.peer import Peer, pad_batch
 from benchmarks.step_report import OURS, PEER, paint, show
@@ -332,9 +339,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--compile", action="store_true", help="ours with compiled layers; counts recompilations"
     )
     parser.add_argument("--tiny", action="store_true", help="BERT-tiny, few rows: takes seconds")
-    parser.add_argument("--note", default="", help="such as: machine shared with other work")
-    parser.add_argument("--json", type=Path, help="also write the result here")
-    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
+    add_result_options(parser)
     parser.add_argument(
         "--show", type=Path, nargs="+", metavar="JSON", help="measure nothing: show stored results"
     )
