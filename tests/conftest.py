@@ -56,11 +56,10 @@ def no_launcher() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
+def own_signals() -> None:
     """A run inside this process (a fixture's too) ignores signals from its end on; no test does."""
     for number, handler in HANDLERS.items():
         signal.signal(number, handler)
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ NOT_HERE = {
     "nvidia-smi": "needs a GPU", "pytest": "tests", "tests/soak": "runs for hours",
     "ckpt_N.pt": "a checkpoint of DLE's: tests/test_convert.py makes one",
 }  # fmt: skip
+WRITTEN = ("runs", "data", "models", "report")
 SMALL = """
     model.hidden_size=32 model.num_hidden_layers=2 model.num_attention_heads=2
     model.intermediate_size=64 schedule.total_steps=3 validation.max_samples=8 log.every_steps=1
@@ -224,6 +225,13 @@ def cut(source: Path, target: Path, sentences: int) -> None:
     target.write_text("\n\n".join(text.split("\n\n")[:sentences]) + "\n\n")
 
 
+def without(clone: Path, folder: Path, names: Collection[str]) -> None:
+    """Make ``folder`` like the clone, but for what other pages' commands have written there."""
+    for path in clone.iterdir():
+        if path.name not in names:
+            (folder / path.name).symlink_to(path)
+
+
 def page(repository: Path, name: str) -> list[Line]:
     return commands(repository / name)
 
@@ -239,9 +247,7 @@ def test_readme(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_tutorial_watching_planning_migrating(
     repository: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in clone.iterdir():
-        if path.name not in ("runs", "data", "models", "report"):
-            (tmp_path / path.name).symlink_to(path)
+    without(clone, tmp_path, WRITTEN)
     monkeypatch.chdir(tmp_path)
     lines = page(repository, "docs/tutorial.md")
     by_hand = [line for line in lines if "demo" not in " ".join(line.words)]
@@ -295,9 +301,7 @@ def test_data_preparation(
     repository: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its first command, and the vocabulary's; the others are run by tests/data_prep."""
-    for path in clone.iterdir():
-        if path.name not in ("data", "data_own"):  # README's; this page prepares into it
-            (tmp_path / path.name).symlink_to(path)
+    without(clone, tmp_path, ("data", "data_own"))  # README's; this page prepares into it
     monkeypatch.chdir(tmp_path)
     lines = page(repository, "docs/data_preparation.md")
     own = [line for line in lines if "data_own" in line.words]
@@ -309,9 +313,7 @@ def test_gpus_resuming_reliability(
     repository: Path, clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU: what is printed for GPUs starts one process here."""
-    for path in clone.iterdir():
-        if path.name not in ("runs", "data", "models", "report"):
-            (tmp_path / path.name).symlink_to(path)
+    without(clone, tmp_path, WRITTEN)
     monkeypatch.chdir(tmp_path)
     prepared = "bertds prep --wiki dump.xml.bz2 --vocab vocab.txt --out data/wiki_books"
     assert run(Line("", 0, tuple(prepared.split())), monkeypatch)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.slurm.conftest import STEPS
-from tests.slurm.lab import SCRIPT, Lab
+from tests.slurm.lab import SCRIPT, Lab, cannot_run
 from tests.slurm.runs import metrics
 
 pytestmark = pytest.mark.slurm
@@ -68,8 +68,7 @@ def test_deepspeed_starts_the_other_machines_itself(
 ) -> None:  # fmt: skip
     """The launcher and pdsh are real; `ssh` enters the node's namespaces instead of asking sshd."""
     if not shutil.which("pdsh"):
-        message = "deepspeed's default launcher needs pdsh"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        cannot_run("deepspeed's default launcher needs pdsh")
     ssh = tmp_path / "bin" / "ssh"
     ssh.parent.mkdir()
     ssh.write_text(SSH.replace("@cluster@", str(SCRIPT)).replace("@lab@", str(lab.folder)))
