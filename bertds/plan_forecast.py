@@ -15,7 +15,8 @@ from bertds.plan_time import StepTime, step_time
 GPU_BASE = 1.2 * 2**30
 """CUDA context, cuBLAS and NCCL buffers of one process."""
 CPU_BASE = 0.3 * 2**30
-"""Python, torch and DeepSpeed, as loaded: 0.51 GiB measured."""
+"""Python, torch and DeepSpeed as loaded, without pages of files: 0.25 GiB measured (own_memory.py);
+some more for the process group and the loader's threads, assumed."""
 STARTUP_SECONDS = 120.0
 """From the launch to the first step: imports, process groups, shards checked."""
 
