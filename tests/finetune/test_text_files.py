@@ -8,6 +8,7 @@ import pytest
 from bertds.errors import DataError
 from bertds.finetune.tasks import TASKS
 from bertds.finetune.text_files import read_glue_tsv, read_own, read_records
+from bertds.logs import start_logging
 
 
 def write(path: Path, text: str) -> Path:
@@ -108,13 +109,13 @@ def test_own_csv_jsonl_tsv_and_gzip_agree(tmp_path: Path) -> None:
 
 
 def test_rows_between_two_unbalanced_quotes_are_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Such a file is valid CSV with fewer rows than its author thinks."""
-    monkeypatch.setattr("bertds.logs.log.handlers", [caplog.handler])
+    start_logging(is_main=True)
     path = write(tmp_path / "a.csv", 'text,label\nu,a\n"x,a\ny,b\nz",b\nw,a\n')
     assert len(read_own(path, split="train")[0]) == 3
-    assert "a.csv: 1 rows span several lines, in quotes (from line 3)" in caplog.text
+    assert "a.csv: 1 rows span several lines, in quotes (from line 3)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
