@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from bertds.errors import EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
+from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
 from bertds.logs import LogFile, log
 
 
@@ -35,6 +35,14 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
         # The reader of a pipe went away (`... | head`). Python would complain while it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        _report(
+            f"error: the package {str(error.name).partition('.')[0]} is not installed for "
+            f"{sys.executable}; make install sets up .venv with all that is needed: use "
+            ".venv/bin/python, or source .venv/bin/activate",
+            debug,
+        )
+        return EXIT_BAD_INPUT
     except Exception as error:
         _report(
             f"unexpected error: {type(error).__name__}: {' '.join(str(error).split())} "

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError
+from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError, DataError
 from bertds.files import write_json
 from bertds.report import write_report
 
@@ -82,6 +82,7 @@ def _say(text: str) -> None:
 def _prepare(args: argparse.Namespace, work: Path) -> int:
     from bertds import demo_corpus
     from data_prep import build_wiki_books
+    from data_prep.earlier import OtherSettings
 
     _say("prepare the corpus")
     wiki = list(args.wiki)
@@ -91,7 +92,11 @@ def _prepare(args: argparse.Namespace, work: Path) -> int:
     command += ["--wiki", *wiki] if wiki else []
     command += ["--books", *args.books] if args.books else []
     vocabulary = ["--vocab", args.vocab] if args.vocab else ["--train-vocab", str(args.train_vocab)]
-    return build_wiki_books.main([*command, *vocabulary])
+    try:
+        return build_wiki_books.main([*command, *vocabulary])
+    except OtherSettings as error:
+        before = str(error).rpartition("; choose ")[0]
+        raise DataError(f"{before}; choose another --work DIR (make run WORK=DIR)") from error
 
 
 def _processes(wanted: int) -> tuple[int, dict[str, str]]:

@@ -16,8 +16,6 @@ if not __package__:  # run by path: the clone's packages, not this folder's modu
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bertds.entry import guarded
-from data_prep.executors import execute
-from data_prep.options import parse_args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from data_prep.show import main as show
 
         return show(arguments[1:])
+    from data_prep.executors import execute
+    from data_prep.options import parse_args
+
     return execute(parse_args(arguments), arguments)
 
 

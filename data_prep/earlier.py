@@ -21,6 +21,10 @@ WORK_FOLDER = ".work"
 REPORT_NAME = "report.html"
 
 
+class OtherSettings(DataError):
+    """The folder was prepared with other settings, or from other sources."""
+
+
 class EarlierRun:
     """The contents of an output folder, seen by a run that is about to begin there."""
 
@@ -91,9 +95,9 @@ class EarlierRun:
         if before.get("sources") != now.get("sources"):
             different = [d for d in different if not d.startswith("sources:")]
             different.insert(0, "the source files are others, or changed")
-        raise DataError(
+        raise OtherSettings(
             f"{self.out}: prepared with other settings ({'; '.join(different[:3])}); choose "
-            "another folder (WORK=DIR of make run), or --overwrite to begin anew"
+            "another folder, or --overwrite to begin anew"
         )
 
     def _clear(self) -> None:

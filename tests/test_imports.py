@@ -12,7 +12,17 @@ LAYERS = [
     {"__init__", "errors"},
     {"files"},
     {"config", "config_io", "recipes"},
-    {"runtime", "logs", "entry", "sample_log", "model_names", "liveness", "heap", "own_memory"},
+    {
+        "device_clock",
+        "runtime",
+        "logs",
+        "entry",
+        "sample_log",
+        "model_names",
+        "liveness",
+        "heap",
+        "own_memory",
+    },
     {"model", "data", "optim"},
     {"schedule", "state", "heartbeat", "guard", "flops", "plan_memory", "health", "outlook"},
     {"engine"},
@@ -133,8 +143,27 @@ def test_preparation_needs_no_torch() -> None:
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        "import data_prep.build_wiki_books as command\n"
-        "print(command.main.__name__)"
+        "import data_prep.executors, data_prep.prepare, data_prep.show\n"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["data_prep/build_wiki_books.py", "--text", "a", "--vocab", "b", "--out", "c"],
+        ["data_prep/build_wiki_books.py", "show", "a"],
+        ["bertds/train.py", "--config", "a.yaml", "--deepspeed_config", "b.json"],
+    ],
+)
+def test_a_python_without_the_packages_is_told_where_they_are(
+    repository: Path, command: list[str]
+) -> None:
+    """As when the environment was not activated."""
+    done = subprocess.run(
+        [sys.executable, "-S", *command], cwd=repository, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "is not installed for" in done.stderr and "make install" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
