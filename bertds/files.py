@@ -54,11 +54,14 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
+def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write to; on success flush it and rename it to ``path``.
 
     Args:
         path: the final name. Its folder must exist.
+        durable: False spares the flush, which can take longer than the writing. The file then
+            survives this process's death, but not surely a power cut: for working files whose size
+            and hash are checked before they are used.
 
     Yields:
         The temporary path, in the same folder. If the block raises, it is removed.
@@ -70,9 +73,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = temporary_name(path)
     try:
         yield temporary
-        sync_file(temporary)
+        if durable:
+            sync_file(temporary)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise explain_os_error(error, path) from error
@@ -90,9 +95,9 @@ def explain_os_error(error: OSError, path: Path) -> BertdsError:
     return BertdsError(f"{path}: {error.strerror or error}")
 
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write a small text file atomically."""
-    with atomic_path(path) as temporary:
+def write_text(path: Path | str, text: str, *, durable: bool = True) -> None:
+    """Write a small text file atomically; ``durable`` as of :func:`atomic_path`."""
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -109,9 +114,12 @@ def append_line(path: Path, text: str) -> None:
         raise explain_os_error(error, path) from error
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write a JSON file atomically, with keys in the order given and a newline at the end."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+def write_json(path: Path | str, value: Any, *, durable: bool = True) -> None:
+    """Write a JSON file atomically, with keys in the order given and a newline at the end.
+
+    ``durable`` as of :func:`atomic_path`.
+    """
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
 
 
 def sha256_file(path: Path | str) -> str:

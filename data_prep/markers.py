@@ -1,6 +1,7 @@
 """Completion markers: what is done need not be done again.
 
 A result counts if its marker names the same inputs, and its file still has the bytes that it had.
+So neither markers nor parts are flushed to the disk: what a power cut takes is made again.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def write_marker(
         "file_bytes": file.stat().st_size,
         "file_sha256": sha256_file(file),
     }
-    write_json(marker, value)
+    write_json(marker, value, durable=False)
     return value
 
 

@@ -142,7 +142,7 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
         array = arrays[name]
         header.append((name, array.dtype.str, len(array), position))
         position += -(-array.nbytes // 8) * 8
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path, durable=False) as temporary, open(temporary, "wb") as file:
         file.write(json.dumps(header).encode().ljust(_HEADER_BYTES, b" "))
         for name, _, _, at in header:
             file.seek(at)

@@ -7,7 +7,7 @@ words and marks in a row. So:
 ```text
 sentences -> bytes -> marks: ASCII, and dashes and quotes beyond -> ids
                    -> words: cache: bytes -> ids
-                               |-- new, ASCII: WordPiece (compiled)
+                               |-- new, Latin, Greek, Cyrillic: WordPiece (compiled)
                                '-- new, other: tokenizers itself
 ```
 
@@ -80,9 +80,8 @@ class WordPieceEncoder:
         unknown = vocabulary["[UNK]"]
         self._exact = huggingface_tokenizer(vocabulary, lower_case)
         self._bytes = _byte_tables(vocabulary, lower_case, unknown, self._exact)
-        # Tokens that are not ASCII cannot be found in ASCII words.
-        rests = {t[2:]: n for t, n in vocabulary.items() if t.startswith("##") and t.isascii()}
-        firsts = {t: n for t, n in vocabulary.items() if not t.startswith("##") and t.isascii()}
+        rests = {t[2:].encode(): n for t, n in vocabulary.items() if t.startswith("##")}
+        firsts = {t.encode(): n for t, n in vocabulary.items() if not t.startswith("##")}
         self._words = Words(
             _vocabulary_table(firsts, self._bytes.same),
             _vocabulary_table(rests, self._bytes.same),
@@ -152,7 +151,7 @@ class WordPieceEncoder:
                     array.fill(0)
 
     def _resolve(self, text: np.ndarray, opaque: np.ndarray) -> None:
-        """Let ``tokenizers`` find the ids of new words that are not plain ASCII."""
+        """Let ``tokenizers`` find the ids of new words that the compiled loop does not know."""
         if not len(opaque):
             return
         cache = self._cache
@@ -212,12 +211,32 @@ def _byte_tables(vocabulary: dict[str, int], lower_case: bool, unknown: int, exa
         # Those that stand alone between letters, and so divide words as ASCII marks do.
         if [piece for piece, _ in pieces] == ["a", mark, "b"] and len(found) == 1:
             mark_ids[byte] = found[0]
-    return Bytes(kinds, lower, same, ids, mark_ids)
+    forms = [_normal_form(chr(code), exact).encode() for code in range(0x80, 0x800)]
+    pair_ends = np.cumsum(list(map(len, forms))).astype(np.int32)
+    pair_text = np.frombuffer(b"".join(forms) or b" ", np.uint8)
+    return Bytes(kinds, lower, same, ids, mark_ids, pair_ends, pair_text)
 
 
-def _vocabulary_table(tokens: dict[str, int], same: np.ndarray) -> Table:
+def _normal_form(character: str, exact: Any) -> str:
+    """Return what ``tokenizers`` makes of a character within a word.
+
+    "" if that depends on its neighbours, if it divides words, or if nothing of it is left.
+    """
+    normal = exact.normalizer.normalize_str
+    form: str = normal(character)
+    alone = (
+        normal(f"a{character}b") == f"a{form}b"
+        and normal(f"a{character}") == f"a{form}"
+        and normal(f"{character}b") == f"{form}b"
+    )
+    whole = len(exact.pre_tokenizer.pre_tokenize_str(f"a{form}b")) == 1
+    # Two characters of two bytes at most: the cache's room for ids is counted by the text's bytes.
+    return form if alone and whole and len(form) <= 2 else ""
+
+
+def _vocabulary_table(tokens: dict[bytes, int], same: np.ndarray) -> Table:
     """Return a table of tokens and their ids."""
-    encoded = {token.encode(): number for token, number in tokens.items() if token}
+    encoded = {token: number for token, number in tokens.items() if token}
     text = np.frombuffer(b"".join(encoded) or b" ", np.uint8)
     ends = np.cumsum(np.fromiter(map(len, encoded), np.int64, len(encoded)))
     table = new_table(len(encoded) + 1, len(text))

@@ -21,6 +21,7 @@ _LENGTH_SHIFT = np.uint64(56)
 # A value in a row of ``short`` is shifted by this, so that 0 means an empty row.
 _VALUE_SHIFT = 1 << 32
 _GENERAL_PUNCTUATION = (0xE2, 0x80)
+_FIRST_OF_TWO, _LAST_OF_TWO = 0xC2, 0xDF  # first bytes of characters of two
 
 
 @numba.njit(cache=True, nogil=True)
@@ -81,7 +82,11 @@ def fill(table, text, ends, values, same):
 
 @numba.njit(cache=True, nogil=True)
 def _pieces(text, begin, end, lower, words, ids, at, codes):
-    """Write the WordPiece ids of an ASCII word to ``ids[at:]`` (greedy longest match)."""
+    """Write the WordPiece ids of a word in its normal form to ``ids[at:]``; return how many.
+
+    Greedy longest match. It goes by bytes: a token is whole characters, so that no match can end
+    within one.
+    """
     count = 0
     start = begin
     while start < end:
@@ -115,17 +120,62 @@ def _pieces(text, begin, end, lower, words, ids, at, codes):
 
 
 @numba.njit(cache=True, nogil=True)
-def _new_value(text, begin, end, lower, clean, cache, words, codes, opaque, opaques):
-    """Return the value of a new word; note it in ``opaque`` if it is not plain ASCII."""
+def _normal_form(text, begin, end, table, out):
+    """Write a word's normal form to ``out``; return its bytes, 0 where only tokenizers knows it."""
+    size = 0
+    i = begin
+    while i < end:
+        byte = text[i]
+        if table.kinds[byte] == LETTER:
+            if size == len(out):
+                return 0
+            out[size] = table.lower[byte]
+            size += 1
+            i += 1
+            continue
+        if byte < _FIRST_OF_TWO or byte > _LAST_OF_TWO or i + 1 >= end:
+            return 0
+        number = (np.int64(byte) & 0x1F) * 64 + (np.int64(text[i + 1]) & 0x3F) - 0x80
+        start = table.pair_ends[number - 1] if number > 0 else 0
+        stop = table.pair_ends[number]
+        if start == stop or size + stop - start > len(out):
+            return 0
+        for k in range(start, stop):
+            out[size] = table.pair_text[k]
+            size += 1
+        i += 2
+    return size
+
+
+@numba.njit(cache=True, nogil=True)
+def _characters(text, size):
+    count = 0
+    for i in range(size):
+        count += (text[i] & 0xC0) != 0x80
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _new_value(
+    text, begin, end, clean, table, longest_word, cache, words, codes, form, opaque, opaques
+):
+    """Return the value of a new word, and whether its ids are known; else note it in ``opaque``."""
     at = cache.used[2]
+    known = clean
+    size = 0
     if clean:
-        size = _pieces(text, begin, end, lower, words, cache.ids, at, codes)
-        if size == 1:
-            return np.int64(cache.ids[at])
+        size = _pieces(text, begin, end, table.lower, words, cache.ids, at, codes)
     else:
-        size = 0
+        length = _normal_form(text, begin, end, table, form)
+        if length > 0:
+            known = True
+            if _characters(form, length) > longest_word:
+                return np.int64(words.unknown), True
+            size = _pieces(form, 0, length, table.same, words, cache.ids, at, codes)
+    if known and size == 1:
+        return np.int64(cache.ids[at]), True
     entry = cache.used[1]
-    if not clean:
+    if not known:
         opaque[opaques, 0] = entry
         opaque[opaques, 1] = begin
         opaque[opaques, 2] = end
@@ -133,7 +183,7 @@ def _new_value(text, begin, end, lower, clean, cache, words, codes, opaque, opaq
     cache.id_sizes[entry] = size
     cache.used[1] = entry + 1
     cache.used[2] = at + size
-    return -1 - entry
+    return np.int64(-1 - entry), known
 
 
 @numba.njit(cache=True, nogil=True)
@@ -150,7 +200,7 @@ def _is_full(cache, size):
 
 @numba.njit(cache=True, nogil=True)
 def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
-    """Find the value of every word; add new ASCII words with their ids.
+    """Find the value of every word; add new ones, with their ids where they can be had here.
 
     Args:
         text: uint8, sentences, each ended by a line feed.
@@ -160,8 +210,8 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
         words: the vocabulary.
         values: int32 output, as many as bytes of text; see above.
         word_ends: int64 output [sentences], exclusive.
-        opaque: int32 output [bytes, 3]: entry, begin and end in ``text`` of new words that are not
-            plain ASCII, whose ids the caller must find.
+        opaque: int32 output [bytes, 3]: entry, begin and end in ``text`` of new words whose ids
+            the caller must find: they hold characters of three or more bytes, or odd ones.
 
     Returns:
         Sentences done (fewer than all: the cache is full), bytes done, number of opaque words.
@@ -171,7 +221,8 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
     position = 0
     sentence = 0
     kinds = table.kinds
-    codes = np.empty(longest_word + 1, np.uint64)
+    codes = np.empty(words.longest + 1, np.uint64)
+    form = np.empty(4 * longest_word, np.uint8)
     mask = np.uint64(len(cache.short) - 1)
     while position < len(text):
         if _is_full(cache, len(text) - position):
@@ -243,10 +294,11 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
                 if entry >= 0:
                     values[count] = cache.long.values[entry]
                 else:
-                    value = _new_value(
-                        text, begin, position, lower, clean, cache, words, codes, opaque, opaques
-                    )
-                    opaques += not clean
+                    value, known = _new_value(
+                        text, begin, position, clean, table, longest_word, cache, words,
+                        codes, form, opaque, opaques,
+                    )  # fmt: skip
+                    opaques += not known
                     insert_bytes(cache.long, text, begin, position, lower, code, -1 - entry, value)
                     values[count] = value
                 count += 1
@@ -258,10 +310,11 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
             while True:
                 stored = cache.short[slot, 2]
                 if stored == 0:
-                    value = _new_value(
-                        text, begin, position, lower, clean, cache, words, codes, opaque, opaques
-                    )
-                    opaques += not clean
+                    value, known = _new_value(
+                        text, begin, position, clean, table, longest_word, cache, words,
+                        codes, form, opaque, opaques,
+                    )  # fmt: skip
+                    opaques += not known
                     cache.short[slot, 0] = low
                     cache.short[slot, 1] = high
                     cache.short[slot, 2] = np.uint64(value + _VALUE_SHIFT)

@@ -63,10 +63,15 @@ class Bytes(NamedTuple):
     """int32 [256], the ids of ASCII punctuation."""
     mark_ids: np.ndarray
     """int32 [256], the ids of the punctuation marks E2 80 xx (dashes, quotes), -1 for the rest."""
+    pair_ends: np.ndarray
+    """int32 [1920], where the normal form of each character of two bytes, U+0080 to U+07FF, ends in
+    ``pair_text``; it begins where the last one's ends. Empty: only ``tokenizers`` knows."""
+    pair_text: np.ndarray
+    """uint8, the normal forms."""
 
 
 class Words(NamedTuple):
-    """The vocabulary, ASCII tokens only."""
+    """The vocabulary, as bytes of UTF-8."""
 
     firsts: Table
     """Beginnings of words, with their ids."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bertds.data.vocabulary import read_vocabulary
 from data_prep.wordpiece import WordPieceEncoder
+from data_prep.wordpiece_tables import new_cache
 
 
 @pytest.fixture(scope="module", params=["uncased", "cased"])
@@ -67,6 +68,24 @@ def test_every_assigned_character_alone_and_between_letters(pair) -> None:
     ]
     step = 7  # every seventh, all scripts
     check(pair, [f"{c} a{c}b" for c in assigned[::step]])
+
+
+def test_every_character_of_two_bytes_beside_itself_and_letters(pair) -> None:
+    every = [chr(c) for c in range(0x80, 0x800)]
+    check(pair, [f"{c}a{c}{c}B 1{c} {c}" for c in every])
+    check(pair, ["".join(every[i : i + 9]) for i in range(0, len(every), 9)])
+
+
+def test_words_of_european_scripts_need_no_slow_way(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, _ = pair
+    texts = ["Überraschungen Łódź œuvre", "ΟΔΥΣΣΕΥΣ", "Москва"]
+    check(pair, texts)
+    fresh = WordPieceEncoder.__new__(WordPieceEncoder)
+    fresh.__dict__.update(ours.__dict__, _cache=new_cache(1 << 12))
+    monkeypatch.setattr(fresh, "_exact", None)
+    assert fresh.encode(texts)[0].tolist() == ours.encode(texts)[0].tolist()
+    with pytest.raises(AttributeError):
+        fresh.encode(["東京タワー"])
 
 
 def test_real_text_in_batches_with_a_small_cache(pair, shared_data: Path) -> None:
