@@ -17,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from bertds.compiler import compiled
 from bertds.errors import ConfigError, DataError
 from bertds.files import atomic_path, sha256_file
 from data_prep.task_texts import task_texts
@@ -121,7 +121,7 @@ class Overlaps:
         return any(_any_in(ngram_hashes(words, n), self._slots) for n in self._lengths)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _fill(table, hashes):
     mask = np.uint64(len(table) - 1)
     for code in hashes:
@@ -131,7 +131,7 @@ def _fill(table, hashes):
         table[slot] = code
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _any_in(codes, table):
     mask = np.uint64(len(table) - 1)
     for code in codes:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numba
 import numpy as np
 
+from bertds.compiler import compiled
 from bertds.data.rng import random_u64_array
 from data_prep.settings import MinHashSettings
 from data_prep.words import mixed, ngram_hashes, word_hashes
@@ -61,7 +61,7 @@ def hash_of_bytes(text: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _minima(grams, flips, factors, minima):
     for gram in grams:
         for i in range(len(flips)):
@@ -70,7 +70,7 @@ def _minima(grams, flips, factors, minima):
             minima[i] = min(minima[i], value)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _bands(minima, rows, out):
     for band in range(len(out)):
         code = np.uint64(band)

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
+from bertds.compiler import compiled
 from bertds.files import atomic_path
 from data_prep.markers import read_marker, write_marker
 from data_prep.parts import open_part
@@ -153,7 +153,7 @@ def choose(parts: Sequence[Path], links: Sequence[Path]) -> Dropped:
     return Dropped(keys[:, 0].copy(), keys[:, 1].copy())
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _root(parent, number):
     while parent[number] != number:
         parent[number] = parent[parent[number]]
@@ -161,14 +161,14 @@ def _root(parent, number):
     return number
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _join(parent, links):
     for i in range(len(links)):
         a, b = _root(parent, links[i, 0]), _root(parent, links[i, 1])
         parent[max(a, b)] = min(a, b)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _flatten(parent):
     for number in range(len(parent)):
         parent[number] = _root(parent, number)

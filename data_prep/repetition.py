@@ -5,9 +5,9 @@ A document's paragraphs are its lines here, so the rules for paragraphs are thos
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from bertds.compiler import compiled
 from data_prep.words import mixed, ngram_hashes
 
 _TOP = ((2, 0.20), (3, 0.18), (4, 0.16))
@@ -51,7 +51,7 @@ def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
     return words[:count], lengths[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _hash(data, words, lengths):
     count = 0
     begin = 0
@@ -70,7 +70,7 @@ def _hash(data, words, lengths):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _slot(slots, grams, code):
     """Return the slot of an n-gram, or the empty one where it would go."""
     mask = len(slots) - 1
@@ -80,7 +80,7 @@ def _slot(slots, grams, code):
     return slot
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _table(entries):
     size = 16
     while size < 2 * entries:
@@ -88,7 +88,7 @@ def _table(entries):
     return np.zeros(size, np.int64)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _top_characters(grams, lengths, n):
     """Return the characters of the most frequent n-gram (the first of them), spaces counted."""
     slots = _table(len(grams))
@@ -107,7 +107,7 @@ def _top_characters(grams, lengths, n):
     return most * (lengths[first : first + n].sum() + n - 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _repeated_characters(grams, lengths, n):
     """Return the characters of n-grams that stood before, none counted twice, without spaces."""
     slots = _table(len(grams))

@@ -7,16 +7,16 @@ tables are described in wordpiece_tables.py.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from bertds.compiler import compiled
 from data_prep.wordpiece_tables import END, LETTER, OPAQUE, PUNCTUATION, SHORT_BYTES, SPACE
 
 OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 PRIME = np.uint64(0x100000001B3)
 SHIFT = np.uint64(29)
 _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
-_HALF = np.uint64(32)
+_HALF, _LOWER_HALF = np.uint64(32), np.uint64((1 << 32) - 1)
 _LENGTH_SHIFT = np.uint64(56)
 # A value in a row of ``short`` is shifted by this, so that 0 means an empty row.
 _VALUE_SHIFT = 1 << 32
@@ -24,7 +24,7 @@ _GENERAL_PUNCTUATION = (0xE2, 0x80)
 _FIRST_OF_TWO, _LAST_OF_TWO = 0xC2, 0xDF  # first bytes of characters of two
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def hash_bytes(text, begin, end, lower):
     """Return the hash of ``text[begin:end]`` as ``lower`` maps its bytes."""
     word = OFFSET
@@ -33,16 +33,17 @@ def hash_bytes(text, begin, end, lower):
     return word ^ (word >> SHIFT)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def find_bytes(table, text, begin, end, lower, code):
     """Return the entry of ``text[begin:end]``, or -1 - slot where it would go."""
     mask = len(table.slots) - 1
     slot = np.int64(code & np.uint64(mask))
     while True:
-        entry = table.slots[slot] - 1
-        if entry < 0:
+        stored = table.slots[slot]
+        if stored == 0:
             return -1 - slot
-        if table.hashes[entry] == code and table.sizes[entry] == end - begin:
+        entry = np.int64(stored & _LOWER_HALF) - 1
+        if stored >> _HALF == code >> _HALF and table.sizes[entry] == end - begin:
             start = table.starts[entry]
             same = True
             for i in range(end - begin):
@@ -50,25 +51,24 @@ def find_bytes(table, text, begin, end, lower, code):
                     same = False
                     break
             if same:
-                return np.int64(entry)
+                return entry
         slot = (slot + 1) & mask
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def insert_bytes(table, text, begin, end, lower, code, slot, value):
     """Add ``text[begin:end]``, which is not there."""
     entry, at = table.used[0], table.used[1]
-    table.slots[slot] = entry + 1
+    table.slots[slot] = (code >> _HALF << _HALF) | np.uint64(entry + 1)
     table.starts[entry] = at
     table.sizes[entry] = end - begin
-    table.hashes[entry] = code
     table.values[entry] = value
     for i in range(end - begin):
         table.arena[at + i] = lower[text[begin + i]]
     table.used[0], table.used[1] = entry + 1, at + end - begin
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def fill(table, text, ends, values, same):
     """Insert the strings of ``text`` that end at ``ends``, all different; ``same`` is identity."""
     begin = 0
@@ -80,7 +80,7 @@ def fill(table, text, ends, values, same):
         begin = end
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _pieces(text, begin, end, lower, words, ids, at, codes):
     """Write the WordPiece ids of a word in its normal form to ``ids[at:]``; return how many.
 
@@ -119,7 +119,7 @@ def _pieces(text, begin, end, lower, words, ids, at, codes):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _normal_form(text, begin, end, table, out):
     """Write a word's normal form to ``out``; return its bytes, 0 where only tokenizers knows it."""
     size = 0
@@ -147,7 +147,7 @@ def _normal_form(text, begin, end, table, out):
     return size
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _characters(text, size):
     count = 0
     for i in range(size):
@@ -155,7 +155,7 @@ def _characters(text, size):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _new_value(
     text, begin, end, clean, table, longest_word, cache, words, codes, form, opaque, opaques
 ):
@@ -186,7 +186,7 @@ def _new_value(
     return np.int64(-1 - entry), known
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _is_full(cache, size):
     """Tell whether ``size`` more bytes of text might not fit."""
     return (
@@ -198,7 +198,7 @@ def _is_full(cache, size):
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
     """Find the value of every word; add new ones, with their ids where they can be had here.
 
@@ -331,7 +331,7 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
     return sentence, position, opaques
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _mark(text, position, mark_ids):
     """Return the id of the punctuation mark E2 80 xx at ``position``, or -1."""
     if (
@@ -343,7 +343,7 @@ def _mark(text, position, mark_ids):
     return np.int64(-1)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def count_ids(values, word_ends, id_sizes, lengths):
     """Write the number of tokens of each sentence to ``lengths``; return the total."""
     total = 0
@@ -359,7 +359,7 @@ def count_ids(values, word_ends, id_sizes, lengths):
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def gather(values, count, id_starts, id_sizes, ids, out):
     """Write the ids of all words in a row."""
     at = 0

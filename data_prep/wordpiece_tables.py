@@ -23,14 +23,14 @@ SHORT_BYTES = 15
 class Table(NamedTuple):
     """Byte strings and their numbers, by open addressing.
 
-    ``slots`` holds entry + 1 (0 = empty) at the hash's place or the next free one; ``starts``,
-    ``sizes``, ``hashes`` and ``values`` describe entry e, whose bytes lie in ``arena``.
+    ``slots`` holds the upper half of the hash and entry + 1 (0 = empty) at the hash's place or the
+    next free one; ``starts``, ``sizes`` and ``values`` describe entry e, whose bytes lie in
+    ``arena``.
     """
 
     slots: np.ndarray
     starts: np.ndarray
     sizes: np.ndarray
-    hashes: np.ndarray
     values: np.ndarray
     arena: np.ndarray
     used: np.ndarray
@@ -87,10 +87,9 @@ def new_table(entries: int, arena_bytes: int) -> Table:
     """Return an empty table; its slots are at most half full."""
     slots = 1 << int(2 * entries - 1).bit_length()
     return Table(
-        slots=np.zeros(slots, np.int32),
+        slots=np.zeros(slots, np.uint64),
         starts=np.zeros(entries, np.int64),
         sizes=np.zeros(entries, np.int32),
-        hashes=np.zeros(entries, np.uint64),
         values=np.zeros(entries, np.int32),
         arena=np.zeros(arena_bytes, np.uint8),
         used=np.zeros(2, np.int64),

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
-import numba
 import numpy as np
+
+from bertds.compiler import compiled
 
 _NOT_WORD = re.compile(r"[\W_]+")
 _UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
@@ -38,7 +39,7 @@ def word_hashes(text: str) -> np.ndarray:
     return out[: _hash_words(data, out)]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def mixed(word):
     """SplitMix64's finaliser: every bit of the result depends on every bit of the word."""
     word = (word ^ (word >> _30)) * _M1
@@ -46,7 +47,7 @@ def mixed(word):
     return word ^ (word >> _31)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _hash_words(data, out):
     count = 0
     inside = False
@@ -67,7 +68,7 @@ def _hash_words(data, out):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def ngram_hashes(words, n):
     """Return a hash of every n-gram of words, uint64 [words - n + 1] (none if there are fewer)."""
     count = max(0, len(words) - n + 1)

@@ -13,6 +13,7 @@ LAYERS = [
     {"files"},
     {"config", "config_io", "recipes"},
     {
+        "compiler",
         "device_clock",
         "runtime",
         "logs",
@@ -112,7 +113,7 @@ def test_only_the_engine_imports_deepspeed(repository: Path) -> None:
 
 
 def test_data_prep_uses_little_of_bertds_and_no_torch(repository: Path) -> None:
-    allowed = {"errors", "files", "data", "__init__", "entry", "logs", "page"}
+    allowed = {"errors", "files", "data", "__init__", "compiler", "entry", "logs", "page"}
     guilty = []
     for path in files("data_prep", repository):
         for module, _ in imports(path):
@@ -167,3 +168,20 @@ def test_a_python_without_the_packages_is_told_where_they_are(
     assert done.returncode == 2
     assert "is not installed for" in done.stderr and "make install" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_compiled_loops_need_no_blas() -> None:
+    """The first loop does not load scipy.linalg, and whoever needs that later still gets it."""
+    code = (
+        "import sys, numpy\n"
+        "from bertds.compiler import compiled\n"
+        "@compiled\n"
+        "def total(values):\n"
+        "    return values.sum()\n"
+        "assert total(numpy.arange(4.0)) == 6.0\n"
+        "assert 'scipy.linalg' not in sys.modules\n"
+        "import scipy.linalg\n"
+        "assert scipy.linalg.norm([3.0, 4.0]) == 5.0\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr

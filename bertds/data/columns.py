@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bertds.data.kernels import compiled
+from bertds.compiler import compiled
 
 Columns = dict[str, np.ndarray]
 

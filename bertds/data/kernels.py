@@ -14,6 +14,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from bertds.compiler import compiled
 from bertds.data.rng import GAMMA, M1, M2, probability_threshold
 
 NSP, SOP, ONE_SEGMENT = 0, 1, 2
@@ -31,18 +32,6 @@ _55, _33, _0F, _01 = (
 )
 MASK_BELOW = np.uint64(probability_threshold(0.8))
 KEEP_BELOW = np.uint64(probability_threshold(0.9))
-
-
-def compiled(function):
-    """Compile a loop on first use and keep the machine code on disk for later processes.
-
-    The code is kept beside this file, or in the user's cache folder where that is read-only.
-    Where neither can be written, each process compiles for itself (some seconds).
-    """
-    try:
-        return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # "no locator available": numba found no folder to write to
-        return numba.njit(nogil=True)(function)
 
 
 @numba.njit(inline="always")

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
+from bertds.compiler import compiled
 from bertds.optim.lamb_numbers import StepNumbers
 from bertds.optim.slices import Partition
 
@@ -29,14 +29,12 @@ BLOCK = 16_384
 # The sums may be reordered within a block (that lets them use vector registers); nothing else
 # of IEEE arithmetic is given up: NaN and infinity behave.
 _COMPILE: dict[str, Any] = {
-    "nogil": True,
-    "cache": True,
     "error_model": "numpy",
     "fastmath": {"reassoc", "nsz", "contract"},
 }
 
 
-@njit(**_COMPILE)
+@compiled(**_COMPILE)
 def _update_moments(  # type: ignore[no-untyped-def]
     w, g, m, v, starts, ends, decay, scalars, sums, first_block, last_block
 ):
@@ -64,7 +62,7 @@ def _update_moments(  # type: ignore[no-untyped-def]
         sums[1, block] = update_sum
 
 
-@njit(**_COMPILE)
+@compiled(**_COMPILE)
 def _apply(  # type: ignore[no-untyped-def]
     w, m, v, starts, ends, decay, scalars, factors, first_block, last_block
 ):
