@@ -19,7 +19,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -52,7 +51,7 @@ from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
 from bertds.data.source import Source
 from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
-from bertds.flops import forward_backward_flops, peak_of
+from bertds.flops import forward_backward_flops, peak_memory_gib, peak_of
 from bertds.model.bert import BertForPreTraining
 from bertds.model.compiled import compile_layers
 from bertds.model.hf import load_transformers_state_dict
@@ -293,11 +292,10 @@ def report_memory(name: str, case: Case) -> None:
         torch.cuda.reset_peak_memory_stats()
     for batch in batches:
         contender.timed_step(batch.micro_batches[0])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if contender.engine.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
+        peak_memory_gib()  # a look of its own after each step: it sees more than one at the end
+    peak = peak_memory_gib()
     contender.engine.close()
-    print(round(peak / 2**30, 3))
+    print(peak)
 
 
 def run_case(case: Case, *, memory: bool, peak: float | None, times_only: bool) -> dict[str, Any]:
