@@ -7,15 +7,24 @@ import datetime
 import json
 import os
 import platform
+import shlex
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "deepspeed", "transformers", "numpy")
+PREPARATION_PACKAGES = ("numpy", "numba", "tokenizers", "sentencex", "h5py", "nanotoken")
+# Run by another interpreter.
+_VERSIONS = """
+import importlib.metadata, json, sys
+found = importlib.metadata.distributions()
+print(json.dumps({one.name: one.version for one in found if one.name in sys.argv[1:]}))
+"""
 
 
 def cpu_name() -> str:
@@ -29,28 +38,49 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def facts(script: str, argv: list[str] | None, note: str = "") -> dict[str, Any]:
-    """Return what a result must carry so that others can judge and repeat it."""
-    import torch
-
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for name in packages:
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
-    cuda = torch.cuda.is_available()
+    return found
+
+
+def versions_in(python: str, packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of those packages that another interpreter has."""
+    command = [python, "-c", _VERSIONS, *packages]
+    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return dict(json.loads(found))
+
+
+def host_facts(
+    script: str, argv: list[str] | None, note: str = "", packages: Sequence[str] = PACKAGES
+) -> dict[str, Any]:
+    """Return what a result must carry so that others can judge and repeat it; needs no torch."""
+    arguments = sys.argv[1:] if argv is None else argv
     return {
         "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", f"benchmarks/{script}", *(argv or sys.argv[1:])]),
-        "machine": torch.cuda.get_device_name() if cuda else cpu_name(),
-        "device": "cuda" if cuda else "cpu",
+        "command": shlex.join(["python", f"benchmarks/{script}", *arguments]),
+        "machine": cpu_name(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 1),
-        "versions": versions,
+        "versions": {"python": platform.python_version(), **versions_of(packages)},
         "note": note,
     }
+
+
+def facts(script: str, argv: list[str] | None, note: str = "") -> dict[str, Any]:
+    """Return :func:`host_facts`, and the device and threads that torch has."""
+    import torch
+
+    host = host_facts(script, argv, note)
+    cuda = torch.cuda.is_available()
+    if cuda:
+        host["machine"] = torch.cuda.get_device_name()
+    return {**host, "device": "cuda" if cuda else "cpu", "threads": torch.get_num_threads()}
 
 
 def matrix_rate(
@@ -91,8 +121,19 @@ def median_ratio(ours: list[float], theirs: list[float]) -> float:
 def add_result_options(parser: argparse.ArgumentParser) -> None:
     """Add what every benchmark takes for its result: a note, a JSON file, a picture."""
     parser.add_argument("--note", default="", help="such as: machine shared with other work")
-    parser.add_argument("--json", type=Path, help="also write the result here")
-    parser.add_argument("--picture", type=Path, help="also draw it (PNG, SVG)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw it (PNG, SVG)")
+
+
+def footer(result: dict[str, Any]) -> str:
+    """Return the last lines of a table: machine and load, versions."""
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    return f"{where(result)}\n{versions}"
+
+
+def where(result: dict[str, Any]) -> str:
+    """Return what was measured on, for a table or a title."""
+    return f"{result['machine']}, {result['cores']} cores, load {result['load_average']}"
 
 
 def write_result(result: dict[str, Any], path: Path | None) -> None:
@@ -102,7 +143,9 @@ def write_result(result: dict[str, Any], path: Path | None) -> None:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def draw(path: Path | None, paint: Callable[[Any], None], width: float = 8.0) -> None:
+def draw(
+    path: Path | None, paint: Callable[[Any], None], width: float = 8.0, height: float = 4.2
+) -> None:
     """Save a picture that ``paint(figure)`` fills."""
     if path is None:
         return
@@ -111,7 +154,7 @@ def draw(path: Path | None, paint: Callable[[Any], None], width: float = 8.0) ->
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure = pyplot.figure(figsize=(width, 4.2), layout="constrained")
+    figure = pyplot.figure(figsize=(width, height), layout="constrained")
     paint(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
