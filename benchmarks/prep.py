@@ -2,25 +2,22 @@
 
     python benchmarks/prep.py --dump DUMP.bz2 --wiki EXTRACTED --books DIR --vocab vocab.txt
     python benchmarks/prep.py --nvidia DIR --wiki EXTRACTED --books DIR --vocab vocab.txt
+    python benchmarks/prep.py    # some MB of made-up text
 
-All numbers are per CPU-second of one process (the machine may be shared), best of the repetitions.
-With ``--nvidia`` (the folder of NVIDIA DeepLearningExamples' create_pretraining_data.py) ours and
-theirs are run in turn on the same text instead; see prep_paired.py.
+All numbers are per CPU-second of one process (the machine may be shared), best of the repetitions;
+compiled code is loaded beforehand. With ``--nvidia`` (the folder of NVIDIA DeepLearningExamples'
+create_pretraining_data.py) ours and theirs are run in turn on the same text instead; see
+prep_paired.py. ``--json FILE`` and ``--picture FILE.png`` keep the result.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +25,24 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from benchmarks.common import cpu_name
+from benchmarks.common import (
+    PREPARATION_PACKAGES,
+    add_result_options,
+    draw,
+    footer,
+    host_facts,
+    versions_in,
+    write_result,
+)
+from benchmarks.made_up import write_corpus
 from benchmarks.prep_paired import paired
+from benchmarks.prep_pictures import YARDSTICK, ratio_bars, stage_bars
 from bertds.data.manifest import Manifest
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
+from data_prep import progress
 from data_prep.build_wiki_books import main as prepare
 from data_prep.sentences import sentence_splitter
-from data_prep.sources import READERS, find_files
+from data_prep.sources import READERS, file_units, find_files
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.wikipedia import page_batches, page_document
 from data_prep.wordpiece import WordPieceEncoder, huggingface_tokenizer
@@ -52,30 +60,27 @@ def cpu_seconds(work: Callable[[], Any], repeat: int) -> tuple[float, Any]:
 
 def dump_rows(dump: Path, repeat: int) -> list[dict[str, Any]]:
     """Measure the way from a dump to clean text."""
-    xml = sum(len(block) for block, _ in whole_blocks(dump))
-    rows = []
-    seconds, _ = cpu_seconds(lambda: sum(len(b) for b, _ in whole_blocks(dump)), repeat)
-    rows.append({"stage": "decompress", "input": "MB XML", "mb": xml / 1e6, "seconds": seconds})
-    seconds, batches = cpu_seconds(lambda: list(page_batches(dump, 1 << 22)), repeat)
-    rows.append({"stage": "decompress + pages", "mb": xml / 1e6, "seconds": seconds})
+    xml = sum(len(block) for block, _ in whole_blocks(dump)) / 1e6
+    unpack, _ = cpu_seconds(lambda: sum(len(b) for b, _ in whole_blocks(dump)), repeat)
+    cut, batches = cpu_seconds(lambda: list(page_batches(dump, 1 << 22)), repeat)
     pages = [page for batch in batches for page in batch]
-    seconds, documents = cpu_seconds(
+    clean, documents = cpu_seconds(
         lambda: [page_document(page, frozenset()) for page in pages], repeat
     )
     kept = sum(len(d.text.encode()) for d in documents)
-    rows.append({"stage": "pages -> clean text", "mb": xml / 1e6, "seconds": seconds})
-    print(
-        f"{len(pages)} pages, {xml / 1e6:.1f} MB XML -> {kept / 1e6:.1f} MB text", file=sys.stderr
-    )
-    return rows
+    print(f"{len(pages)} pages, {xml:.1f} MB XML -> {kept / 1e6:.1f} MB text")
+    stages = {"decompress": unpack, "decompress + pages": cut, "pages -> clean text": clean}
+    return [
+        {"stage": stage, "input": "MB XML", "mb": xml, "seconds": seconds}
+        for stage, seconds in stages.items()
+    ]
 
 
 def text_rows(
-    wiki: Sequence[str], books: Sequence[str], vocab: Path, repeat: int, instances: str
-) -> list[dict[str, Any]]:
-    """Measure the way from text to shards and rows."""
+    wiki: Sequence[str], books: Sequence[str], vocab: Path, repeat: int
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Measure reading, sentences and tokenising; return the documents too."""
     files = find_files("wiki", wiki, ()) + find_files("books", books, ())
-    from data_prep.sources import file_units
 
     def read() -> list[str]:
         units = [unit for file in files for unit in file_units(file, 32 << 20)]
@@ -97,93 +102,101 @@ def text_rows(
     rows.append({"stage": "tokenise, cold cache", "mb": text, "seconds": seconds})
     seconds, (ids, _) = cpu_seconds(lambda: encoder.encode(sentences), repeat)
     rows.append({"stage": "tokenise, warm cache", "mb": text, "seconds": seconds})
-    sample = sentences[: len(sentences) // 4]
+    sample = sentences[: max(1, len(sentences) // 4)]
     theirs = huggingface_tokenizer({t: i for i, t in enumerate(tokens)}, info.lower_case)
     size = sum(len(s.encode()) for s in sample) / 1e6
     seconds, encoded = cpu_seconds(
         lambda: theirs.encode_batch_fast(sample, add_special_tokens=False), 1
     )
-    rows.append({"stage": "(tokenizers alone)", "mb": size, "seconds": seconds})
     flat = [i for one in encoded for i in one.ids]
-    print(f"ids equal to tokenizers': {ids[: len(flat)].tolist() == flat}", file=sys.stderr)
+    equal = ids[: len(flat)].tolist() == flat
+    rows.append({"stage": YARDSTICK, "mb": size, "seconds": seconds, "ids_equal": equal})
+    return rows, documents
 
-    with tempfile.TemporaryDirectory() as folder:
-        sources = (["--wiki", *wiki] if wiki else []) + (["--books", *books] if books else [])
-        common = [
-            *sources,
-            "--vocab",
-            str(vocab),
-            "--workers",
-            "1",
-            "--validation-fraction",
-            "0.01",
-        ]
-        seconds, _ = cpu_seconds(lambda: prepare([*common, "--out", f"{folder}/shards"]), 1)
-        rows.append({"stage": "whole road to token shards", "mb": text, "seconds": seconds})
-        more = ["--instances", instances, "--compression", "none"]
-        out = Path(folder) / "rows"
-        seconds, _ = cpu_seconds(lambda: prepare([*common, *more, "--out", str(out)]), 1)
-        rows.append({"stage": f"whole road to rows {instances}", "mb": text, "seconds": seconds})
-        count = sum(f["rows"] for f in Manifest.load(out).instances[0]["files"])
-        before = rows[-2]["seconds"]
-        rows.append(
-            {"stage": f"rows alone {instances}", "rows": count, "seconds": seconds - before}
+
+def road_rows(sources: Sequence[str], vocab: Path, instances: str, documents: Sequence[str]) -> Any:
+    """Measure the whole road from files to shards and to rows, in this process."""
+    common = ["--vocab", str(vocab), "--workers", "1", "--validation-fraction", "0.01"]
+    more = ["--instances", instances, "--compression", "none"]
+    text = sum(len(d.encode()) for d in documents) / 1e6
+    with tempfile.TemporaryDirectory() as name, progress.silence():
+        folder = Path(name)
+        warm = folder / "warm.txt"
+        warm.write_text("\n\n".join(documents[:100]) + "\n", "utf-8")
+        # Compiled before it counts.
+        prepare(["--text", str(warm), *common, *more, "--out", str(folder / "warm")])
+        shards, _ = cpu_seconds(
+            lambda: prepare([*sources, *common, "--out", str(folder / "shards")]), 1
         )
+        out = folder / "rows"
+        both, _ = cpu_seconds(lambda: prepare([*sources, *common, *more, "--out", str(out)]), 1)
+        count = sum(f["rows"] for f in Manifest.load(out).instances[0]["files"])
+    rows: list[dict[str, Any]] = [
+        {"stage": "whole road to token shards", "mb": text, "seconds": shards},
+        {"stage": f"whole road to rows {instances}", "mb": text, "seconds": both},
+    ]
+    if both > shards:  # else too little text to tell
+        rows.append({"stage": f"rows alone {instances}", "rows": count, "seconds": both - shards})
     return rows
 
 
-def this_machine() -> dict[str, Any]:
-    """Return processor, cores and versions."""
-    packages = ["numpy", "numba", "tokenizers", "sentencex", "h5py"]
-    packages += ["nanotoken"] if find_spec("nanotoken") else []
-    return {
-        "cpu": cpu_name(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-    }
+def stages(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure what the given sources allow."""
+    rows = dump_rows(args.dump, args.repeat) if args.dump else []
+    if args.wiki or args.books:
+        more, documents = text_rows(args.wiki, args.books, args.vocab, args.repeat)
+        sources = ["--wiki", *args.wiki] if args.wiki else []
+        sources += ["--books", *args.books] if args.books else []
+        rows += more + road_rows(sources, args.vocab, args.instances, documents)
+    for row in rows:
+        amount = "rows" if "rows" in row else "mb"
+        row[f"{amount}_per_second"] = row[amount] / max(row["seconds"], 1e-9)
+    return rows
 
 
-def facts(note: str) -> dict[str, Any]:
-    """Return what else a result must carry."""
-    return {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/prep.py", *sys.argv[1:]]),
-        "load_average": round(os.getloadavg()[0], 1),
-        "note": note,
-    }
+def show_stages(result: dict[str, Any]) -> None:
+    """Print the table of the stages."""
+    print(f"{'stage':<30}{'per CPU-second':>16}{'of':>15}{'CPU-s':>9}")
+    for row in result["stages"]:
+        if "rows" in row:
+            speed, amount = f"{row['rows_per_second']:,.0f} rows", f"{row['rows']:,} rows"
+        else:
+            unit = row.get("input", "MB")
+            speed, amount = f"{row['mb_per_second']:.1f} {unit}", f"{row['mb']:.1f} {unit}"
+        print(f"{row['stage']:<30}{speed:>16}{amount:>15}{row['seconds']:9.2f}")
+        if "ids_equal" in row:
+            print(f"  ids equal to ours: {'yes' if row['ids_equal'] else 'NO'}")
+    print(f"{result['data']}; {footer(result)}")
 
 
-def compare(args: argparse.Namespace) -> int:
-    """Run ours and NVIDIA's in turn, and print a table or JSON."""
-    results = paired(
-        args.wiki, args.books, args.vocab, args.nvidia, args.nvidia_python, args.share, args.stages
-    )
-    if args.json:
-        result = {**facts(args.note), "machine": this_machine(), "stages": results}
-        print(json.dumps(result, indent=2))
-        return 0
-    for row in results:
+def show_ratios(result: dict[str, Any]) -> None:
+    """Print the table of ours beside NVIDIA's."""
+    print(f"{'':<40}{'MB':>8}{'CPU-s':>16}{'MB/CPU-s':>10}{'times':>7}")
+    for row in result["stages"]:
+        print(f"{row['stage']} (NVIDIA: {row['nvidia_stage']})")
         print(
-            f"{row['stage']}: {row['mb']:.1f} MB. NVIDIA ({row['nvidia_stage']}) "
-            f"{row['nvidia_seconds']:.1f} CPU-s = {row['nvidia_mb_per_second']:.2f} MB/s"
+            f"{'  NVIDIA':<40}{row['mb']:8.1f}{row['nvidia_seconds']:16.1f}"
+            f"{row['nvidia_mb_per_second']:10.2f}{1:7.1f}"
         )
         for tokeniser, own in row["ours"].items():
             seconds = " / ".join(f"{s:.1f}" for s in own["seconds"])
             print(
-                f"  ours, --tokeniser {tokeniser}: {seconds} CPU-s = {own['mb_per_second']:.2f} "
-                f"MB/s, {own['ratio']:.1f} times"
+                f"{f'  ours, --tokeniser {tokeniser}':<40}{row['mb']:8.1f}{seconds:>16}"
+                f"{own['mb_per_second']:10.2f}{own['ratio']:7.1f}"
             )
-    return 0
+    print(footer(result))
 
 
-def main() -> int:
-    """Run, and print a table or JSON."""
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Read the command line and refuse what does not go together."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dump", type=Path, help="a MediaWiki dump")
     parser.add_argument("--wiki", nargs="*", default=[], help="folders of extracted articles")
     parser.add_argument("--books", nargs="*", default=[], help="folders of books")
     parser.add_argument("--vocab", type=Path, help="a vocab.txt (for the stages after text)")
+    parser.add_argument(
+        "--megabytes", type=float, default=4.0, help="of made-up text, if no source is given (4)"
+    )
     parser.add_argument("--instances", default="128:20", help="rows to make (128:20)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions (3)")
     parser.add_argument("--nvidia", type=Path, help="folder of create_pretraining_data.py")
@@ -195,35 +208,37 @@ def main() -> int:
         "--stages", nargs="+", default=["shards", "rows"], choices=("shards", "rows"),
         help="--nvidia: what to compare (both)",
     )  # fmt: skip
-    parser.add_argument("--note", default="", help="said in the result")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
+    add_result_options(parser)
+    args = parser.parse_args(argv)
+    if args.nvidia and not (args.vocab and (args.wiki or args.books)):
+        parser.error("--nvidia needs --vocab, and --wiki or --books")
+    if (args.wiki or args.books) and not args.vocab:
+        parser.error("--vocab is needed for the stages after text")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    args = parse_args(argv)
+    result = host_facts("prep.py", argv, args.note, PREPARATION_PACKAGES)
     if args.nvidia:
-        if not args.vocab or not (args.wiki or args.books):
-            parser.error("--nvidia needs --vocab, and --wiki or --books")
-        return compare(args)
-    rows = dump_rows(args.dump, args.repeat) if args.dump else []
-    if args.wiki or args.books:
-        if not args.vocab:
-            parser.error("--vocab is needed for the stages after text")
-        rows += text_rows(args.wiki, args.books, args.vocab, args.repeat, args.instances)
-    for row in rows:
-        if "rows" in row:
-            row["rows_per_second"] = row["rows"] / max(row["seconds"], 1e-9)
-        else:
-            row["mb_per_second"] = row["mb"] / max(row["seconds"], 1e-9)
-    machine = this_machine()
-    if args.json:
-        print(json.dumps({**facts(args.note), "machine": machine, "stages": rows}, indent=2))
-        return 0
-    for row in rows:
-        speed = (
-            f"{row['rows_per_second']:12,.0f} rows/s"
-            if "rows" in row
-            else f"{row['mb_per_second']:12.1f} MB/s"
-        )
-        print(f"{row['stage']:<30} {speed}   {row['seconds']:8.2f} CPU-s")
-    print(", ".join(f"{k} {v}" for k, v in machine.items()))
+        result["versions"] |= versions_in(args.nvidia_python, ("nltk",))
+        result["stages"] = paired(
+            args.wiki, args.books, args.vocab, args.nvidia, args.nvidia_python, args.share,
+            args.stages,
+        )  # fmt: skip
+        show_ratios(result)
+    else:
+        result["data"] = "given text"
+        with tempfile.TemporaryDirectory() as folder:
+            if not (args.dump or args.wiki or args.books):
+                result["data"] = "made-up text"
+                articles, vocab = write_corpus(Path(folder), args.megabytes)
+                args.wiki, args.vocab = [str(articles)], args.vocab or vocab
+            result["stages"] = stages(args)
+        show_stages(result)
+    write_result(result, args.json)
+    draw(args.picture, ratio_bars(result) if args.nvidia else stage_bars(result), width=9.0)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Rows from token shards, on one core: pairs and masks alone, NVIDIA's layout, files.
 
     python benchmarks/prep_rows.py --data PREPARED
+        [--json FILE] [--picture FILE.png]
 
 CPU-seconds of one process, best of the repetitions; compiled code is loaded beforehand. "pairs and
 masks" are the samples and masked rows in memory, without padding; "laid out" adds the padded
@@ -10,15 +11,10 @@ columns; each compression adds the file.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +23,15 @@ import numpy as np
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.common import cpu_name
+from benchmarks.common import (
+    PREPARATION_PACKAGES,
+    add_result_options,
+    draw,
+    footer,
+    host_facts,
+    write_result,
+)
+from benchmarks.prep_pictures import PAIRS_AND_MASKS, PROMISED_ROWS, row_bars
 from bertds.data.columns import empty_columns
 from bertds.data.hdf5 import write_instance_file
 from bertds.data.instances import InstanceSettings
@@ -75,7 +79,7 @@ def rates(
         return columns
 
     stages: list[tuple[str, Callable[[], int]]] = [
-        ("pairs and masks", pairs_and_masks),
+        (PAIRS_AND_MASKS, pairs_and_masks),
         ("laid out", lambda: len(laid_out()["input_ids"])),
     ]
     columns = laid_out()
@@ -109,38 +113,44 @@ def rates(
     return results
 
 
-def main() -> int:
-    """Measure, and print a table or JSON."""
+def show(result: dict[str, Any]) -> None:
+    """Print the table."""
+    stages: dict[str, dict[str, int]] = {}
+    for row in result["rates"]:
+        stages.setdefault(row["stage"], {})[row["rows_of"]] = row["rows_per_cpu_second"]
+    print(
+        f"{'rows per CPU-second':<24}" + "".join(f"{n:>12}" for n in PROMISED_ROWS) + "   promised"
+    )
+    for stage, rates in stages.items():
+        promised = " / ".join(f"{n:,}" for n in PROMISED_ROWS.values())
+        print(
+            f"{stage:<24}"
+            + "".join(f"{rates[n]:12,}" for n in PROMISED_ROWS)
+            + (f"   {promised}" if stage == PAIRS_AND_MASKS else "")
+        )
+    print(footer(result))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="a prepared folder")
     parser.add_argument("--shards", type=int, default=2, help="use the first N shards (2)")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions (3)")
-    parser.add_argument("--note", default="", help="said in the result")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
+    add_result_options(parser)
+    args = parser.parse_args(argv)
+    result = host_facts("prep_rows.py", argv, args.note, PREPARATION_PACKAGES)
     manifest = Manifest.load(args.data)
     tokenizer = load_tokenizer_info(args.data / "tokenizer")
     infos = manifest.splits["train"].shards[: args.shards]
     shards = [TokenShard.open(args.data / info.file, info, verify="size") for info in infos]
-    rows = []
-    for length, predictions in ((128, 20), (512, 80)):
-        rows += rates(shards, tokenizer, length, predictions, args.repeat)
-    if args.json:
-        result = {
-            "date": datetime.date.today().isoformat(),
-            "command": " ".join(["python", "benchmarks/prep_rows.py", *sys.argv[1:]]),
-            "machine": cpu_name(),
-            "cores": os.cpu_count(),
-            "load_average": round(os.getloadavg()[0], 1),
-            "python": platform.python_version(),
-            "versions": {name: version(name) for name in ("numpy", "numba", "h5py")},
-            "note": args.note,
-            "rates": rows,
-        }
-        print(json.dumps(result, indent=2))
-        return 0
-    for row in rows:
-        print("  ".join(str(value) for value in row.values()))
+    result["rates"] = []
+    for length in PROMISED_ROWS:
+        tokens, predictions = map(int, length.split(":"))
+        result["rates"] += rates(shards, tokenizer, tokens, predictions, args.repeat)
+    show(result)
+    write_result(result, args.json)
+    draw(args.picture, row_bars(result), width=12.0)
     return 0
 
 

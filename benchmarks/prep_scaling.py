@@ -1,6 +1,7 @@
 """Preparation over 1, 4 and 16 times the corpus, and with one and two workers: time and memory.
 
     python benchmarks/prep_scaling.py --wiki EXTRACTED --vocab vocab.txt
+        [--json FILE] [--picture FILE.png]
 
 The corpus is plain text; its copies differ in one word per document, so that none is a duplicate.
 Memory is the largest resident set of any process (each worker is one), as the system counts it.
@@ -11,10 +12,8 @@ and by CPU time: what the parent computes is serial (Amdahl), what workers compu
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -26,8 +25,16 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.common import cpu_name
+from benchmarks.common import (
+    PREPARATION_PACKAGES,
+    add_result_options,
+    draw,
+    footer,
+    host_facts,
+    write_result,
+)
 from benchmarks.prep_paired import write_text
+from benchmarks.prep_pictures import sizes_and_workers
 
 _SCRIPT = Path(__file__).resolve().parents[1] / "data_prep" / "build_wiki_books.py"
 # Runs the preparation in a process of its own; says what it and its workers used.
@@ -107,23 +114,24 @@ def speed_up(one: dict[str, float], two: dict[str, float]) -> dict[str, float]:
     }
 
 
-def main() -> int:
-    """Run all, and print JSON or a table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--wiki", nargs="*", default=[], help="folders of extracted articles")
-    parser.add_argument("--books", nargs="*", default=[], help="folders of books")
-    parser.add_argument("--vocab", type=Path, required=True, help="a vocab.txt")
-    parser.add_argument("--share", type=int, default=1, help="take every N-th file (1)")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 4, 16], help="(1 4 16)")
-    parser.add_argument("--workers-times", type=int, default=4, help="corpus of the 2-worker run")
-    parser.add_argument("--repeat", type=int, default=1, help="pairs of 1- and 2-worker runs (1)")
-    parser.add_argument("--instances", default="", help="also write rows, e.g. 128:20")
-    parser.add_argument("--note", default="", help="said in the result")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    more = []
-    if args.instances:
-        more = ["--instances", args.instances, "--compression", "none"]
+def show(result: dict[str, Any]) -> None:
+    """Print the table."""
+    heads = ("MB text", "wall s", "CPU s", "parent's", "MB/CPU-s", "peak MB")
+    print(f"{'':<20}" + "".join(f"{head:>10}" for head in heads))
+    for run in result["runs"]:
+        print(f"{run['run']:<20}" + "".join(f"{v:>10}" for k, v in run.items() if k != "run"))
+    for pair in result["two_workers"]:
+        print(
+            f"two workers: {pair['speed_up_by_clock']:.2f} times one by the clock with "
+            f"{pair['cores_had']:.2f} cores, {pair['speed_up_by_cpu']:.2f} by CPU time "
+            f"({pair['serial_share_of_cpu']:.1%} of it the parent's)"
+        )
+    print(footer(result))
+
+
+def measure(args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Run all sizes, then the pairs of one and two workers."""
+    more = ["--instances", args.instances, "--compression", "none"] if args.instances else []
     rows, pairs = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -144,23 +152,31 @@ def main() -> int:
                 rows.append(row(f"{args.workers_times}x, one worker", megabytes, one))
                 rows.append(row(f"{args.workers_times}x, two workers", megabytes, two))
                 pairs.append(speed_up(one, two))
-    result = {
-        "date": datetime.date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/prep_scaling.py", *sys.argv[1:]]),
-        "machine": cpu_name(),
-        "cores": os.cpu_count(),
-        "load_average": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "note": args.note,
-        "runs": rows,
-        "two_workers": pairs,
-    }
-    if args.json:
-        print(json.dumps(result, indent=2))
-        return 0
-    for one in rows:
-        print("  ".join(f"{value}" for value in one.values()))
-    print(pairs)
+    return {"runs": rows, "two_workers": pairs}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--wiki", nargs="*", default=[], help="folders of extracted articles")
+    parser.add_argument("--books", nargs="*", default=[], help="folders of books")
+    parser.add_argument("--vocab", type=Path, required=True, help="a vocab.txt")
+    parser.add_argument("--share", type=int, default=1, help="take every N-th file (1)")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 4, 16], help="(1 4 16)")
+    parser.add_argument(
+        "--workers-times", type=int, default=4, help="corpus of the 2-worker run (4); 0: none"
+    )
+    parser.add_argument("--repeat", type=int, default=1, help="pairs of 1- and 2-worker runs (1)")
+    parser.add_argument("--instances", default="", help="also write rows, e.g. 128:20")
+    add_result_options(parser)
+    args = parser.parse_args(argv)
+    if not (args.wiki or args.books):
+        parser.error("--wiki or --books is needed")
+    result = host_facts("prep_scaling.py", argv, args.note, PREPARATION_PACKAGES)
+    result |= measure(args)
+    show(result)
+    write_result(result, args.json)
+    draw(args.picture, sizes_and_workers(result), width=12.0 if result["two_workers"] else 9.0)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Wikitext to prose: ours beside WikiExtractor's and mwparserfromhell's, on the same dumps.
 
     python benchmarks/wikitext.py --dump DUMP.xml.bz2 ... --peers-python PEERS/bin/python
+        [--json FILE] [--picture FILE.png]
 
 ``PEERS`` is an environment of its own with ``wikiextractor`` (AGPL: compared with, nothing of it is
 used here) and ``mwparserfromhell``. Words kept, residue of markup per million characters, and
@@ -10,11 +11,9 @@ megabytes of XML per CPU-second, decompression not counted.
 from __future__ import annotations
 
 import argparse
-import datetime
 import html
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -28,7 +27,16 @@ from typing import Any
 if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.common import cpu_name
+from benchmarks.common import (
+    PREPARATION_PACKAGES,
+    add_result_options,
+    draw,
+    footer,
+    host_facts,
+    versions_in,
+    write_result,
+)
+from benchmarks.prep_pictures import residue_grid
 from data_prep.sources import READERS, file_units, find_files
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.extracted import is_section_title
@@ -44,6 +52,7 @@ RESIDUE = {
     "()": r"\(\s*\)",
     " ,": r" [,;]",
 }
+PEERS = ("wikiextractor", "mwparserfromhell")
 _WORD = re.compile(r"\w+")
 _DOC = re.compile(r"<doc [^>]*>\n(.*?)\n</doc>", re.DOTALL)
 _TITLE = re.compile(rb"<title>(.*?)</title>", re.DOTALL)
@@ -59,12 +68,11 @@ _SITEINFO = b"""
 _STRIP = """
 import json, sys, time
 import mwparserfromhell
-from importlib.metadata import version
 pages = [json.loads(line) for line in open(sys.argv[1])]
 began = time.process_time()
 texts = [mwparserfromhell.parse(page).strip_code() for page in pages]
 seconds = time.process_time() - began
-json.dump([seconds, texts, version("mwparserfromhell")], open(sys.argv[2], "w"))
+json.dump([seconds, texts], open(sys.argv[2], "w"))
 """
 
 
@@ -118,7 +126,7 @@ def mwparser_texts(pages: Sequence[bytes], python: str, folder: Path) -> tuple[l
     given, found = folder / "pages.jsonl", folder / "stripped.json"
     given.write_text("".join(json.dumps(source) + "\n" for source in sources))
     subprocess.run([python, "-c", _STRIP, str(given), str(found)], check=True)
-    seconds, texts, _ = json.loads(found.read_text())
+    seconds, texts = json.loads(found.read_text())
     return texts, seconds
 
 
@@ -168,42 +176,39 @@ def compare(dump: Path, python: str, repeat: int, beside: Path | None) -> dict[s
     return {"dump": dump.name, "mb_xml": xml / 1e6, "tools": rows}
 
 
-def main() -> int:
-    """Compare, and print tables or JSON."""
+def show(result: dict[str, Any]) -> None:
+    """Print a table for each dump."""
+    for dump in result["dumps"]:
+        print(f"{dump['dump']}: {dump['mb_xml']:.2f} MB XML; marks per million characters")
+        marks = "".join(f"{mark:>7}" for mark in RESIDUE)
+        print(f"{'':<26}articles   words  in prose  of WikiExtractor's{marks}  MB XML/s")
+        for row in dump["tools"]:
+            left = "".join(f"{n:7g}" for n in row["residue_per_million"].values())
+            print(
+                f"{row['tool']:<26}{row['articles']:8,}{row['words']:8,}"
+                f"{row['words_in_prose']:10,}{row['share_of_wikiextractor_words']:20.1%}{left}"
+                f"{row['mb_xml_per_cpu_second']:10.1f}"
+            )
+    print(footer(result))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dump", type=Path, nargs="+", required=True, help="MediaWiki dumps")
     parser.add_argument("--peers-python", required=True, help="interpreter that has both peers")
     parser.add_argument("--repeat", type=int, default=3, help="repetitions of ours (3)")
     parser.add_argument("--beside", type=Path, help="write our articles into this folder")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
-    dumps = [compare(dump, args.peers_python, args.repeat, args.beside) for dump in args.dump]
-    if args.json:
-        command = [args.peers_python, "-m", "pip", "freeze"]
-        frozen = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        peers = [p for p in frozen.split() if p.startswith(("wikiextractor", "mwparser"))]
-        result = {
-            "date": datetime.date.today().isoformat(),
-            "command": " ".join(["python", "benchmarks/wikitext.py", *sys.argv[1:]]),
-            "machine": cpu_name(),
-            "cores": os.cpu_count(),
-            "load_average": round(os.getloadavg()[0], 1),
-            "python": platform.python_version(),
-            "peers": peers,
-            "dumps": dumps,
-        }
-        print(json.dumps(result, indent=2))
-        return 0
-    for dump in dumps:
-        print(f"{dump['dump']}: {dump['mb_xml']:.2f} MB XML")
-        for row in dump["tools"]:
-            marks = "  ".join(f"{m!r} {n}" for m, n in row["residue_per_million"].items())
-            print(
-                f"  {row['tool']:<25} {row['articles']:4d} articles {row['words']:8,d} words, "
-                f"{row['words_in_prose']:,d} without titles "
-                f"({row['share_of_wikiextractor_words']:.1%} of WikiExtractor's)  {marks}  "
-                f"{row['mb_xml_per_cpu_second']} MB XML/s"
-            )
+    add_result_options(parser)
+    args = parser.parse_args(argv)
+    result = host_facts("wikitext.py", argv, args.note, PREPARATION_PACKAGES)
+    result["versions"] |= versions_in(args.peers_python, PEERS)
+    result["dumps"] = [
+        compare(dump, args.peers_python, args.repeat, args.beside) for dump in args.dump
+    ]
+    show(result)
+    write_result(result, args.json)
+    draw(args.picture, residue_grid(result), width=12.0, height=0.6 + 2.4 * len(args.dump))
     return 0
 
 

@@ -145,9 +145,14 @@ def test_preparation_needs_no_torch() -> None:
         "import sys\n"
         "sys.modules['torch'] = None\n"
         "import data_prep.executors, data_prep.prepare, data_prep.show\n"
+        "import benchmarks.filters, benchmarks.prep, benchmarks.prep_rows\n"
+        "import benchmarks.prep_scaling, benchmarks.wikitext\n"
+        "from benchmarks.common import PREPARATION_PACKAGES, footer, host_facts\n"
+        "print(footer(host_facts('prep.py', [], packages=PREPARATION_PACKAGES)))\n"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
+    assert "numba" in answer.stdout and "torch" not in answer.stdout
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
+from tests.benchmarks.results import result_of
+
 pytestmark = pytest.mark.slow
-CARRIED = {"date", "command", "machine", "load_average", "versions", "note"}
-
-
-def result_of(main, arguments, tmp_path) -> dict:
-    path, picture = tmp_path / "r.json", tmp_path / "r.png"
-    assert main([*arguments, "--json", str(path), "--picture", str(picture)]) == 0
-    assert picture.read_bytes()[:4] == b"\x89PNG"
-    result = json.loads(path.read_text())
-    assert set(result) >= CARRIED
-    return result
 
 
 def test_fp8_and_bf16_start_from_the_same_loss(tmp_path, capsys) -> None:
