@@ -39,7 +39,7 @@ style: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Made-up text unless DATA names a prepared folder.
+# Made-up text unless DATA names a prepared folder; preparation always has made-up text.
 bench: $(VENV)/.installed-dev
 	@mkdir -p bench
 	$(BIN)/python benchmarks/loader.py $(if $(DATA),--data $(DATA)) --seconds 2 \
@@ -50,6 +50,7 @@ bench: $(VENV)/.installed-dev
 	  --steps 4 --precisions fp32 bf16 --memory --json bench/train_step.json --picture bench/train_step.png
 	$(BIN)/python benchmarks/scaling.py $(if $(DATA),--data $(DATA)) --processes 1 2 --stages 1 2 \
 	  --steps 2 --accumulation 4 --json bench/scaling.json --picture bench/scaling.png
+	$(BIN)/python benchmarks/prep.py --json bench/prep.json --picture bench/prep.png
 	@echo "bench/"
 
 docs: $(VENV)/.installed-docs
