@@ -168,6 +168,10 @@ class _Columns(NamedTuple):
     """Its number there."""
     again: np.ndarray
     """bool, whether it is a repetition."""
+    payload: np.ndarray
+    """int64 [entries, 2]: begin and end of its tokens there."""
+    sentences: np.ndarray
+    """int64 [entries, 2]: begin and end of its sentences there."""
 
     def take(self, which: np.ndarray) -> _Columns:
         """Return some of the entries."""
@@ -203,10 +207,19 @@ def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
                 owner=np.full(len(numbers), len(opened)),
                 number=numbers,
                 again=np.arange(len(numbers)) >= len(documents),
+                payload=_ranges(part.payload_ends, numbers),
+                sentences=_ranges(part.sentence_ends, numbers),
             )
         )
         opened.append(part)
     return _Columns(*(np.concatenate(column) for column in zip(*columns))), opened
+
+
+def _ranges(ends: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return begin and end of some of the pieces that a running sum divides."""
+    begins = ends[np.maximum(numbers - 1, 0)]
+    begins[numbers == 0] = 0
+    return np.stack([begins, ends[numbers]], axis=1)
 
 
 def write_shard(task: ShardTask) -> dict[str, Any]:
@@ -229,19 +242,16 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     repeated = Counter(name for name, again in zip(names, kept.again.tolist()) if again)
     written = Counter(names) - repeated
 
-    ids, lengths, sentence_counts = [], [], []
-    for where, index in zip(kept.owner.tolist(), kept.number.tolist()):
-        part = opened[where]
-        begin, end = part.payload_of(index)
-        ids.append(part.payload[begin:end])
-        begin, end = part.sentences_of(index)
-        lengths.append(part.lengths[begin:end])
-        sentence_counts.append(end - begin)
+    ids, lengths = [], []
+    places = zip(kept.owner.tolist(), kept.payload.tolist(), kept.sentences.tolist())
+    for owner, (begin, end), (first, last) in places:
+        ids.append(opened[owner].payload[begin:end])
+        lengths.append(opened[owner].lengths[first:last])
     info = write_token_shard(
         task.path,
         np.concatenate(ids),
         _offsets(np.concatenate(lengths)),
-        _offsets(np.array(sentence_counts)),
+        _offsets(kept.sentences[:, 1] - kept.sentences[:, 0]),
         vocab_size=task.vocab_size,
         fingerprint=task.fingerprint,
     )
