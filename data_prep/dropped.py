@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,16 +27,16 @@ class DropLog:
 
     def __init__(self, sources: Sequence[str], keep: bool) -> None:
         self.sources, self.keep = sources, keep
-        self.counts: dict[str, Counter[str]] = {}
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.lines: list[str] = []
 
     def read(self, source: int) -> None:
         """Count a document that a source yielded."""
-        self.counts.setdefault(self.sources[source], Counter())["read"] += 1
+        self.counts[self.sources[source]]["read"] += 1
 
     def drop(self, source: int, reason: str, note: bytes) -> None:
         """Count a document that is left out; ``note`` is :func:`note_of` it."""
-        self.counts.setdefault(self.sources[source], Counter())[reason] += 1
+        self.counts[self.sources[source]][reason] += 1
         if self.keep:
             self.lines.append(f"{reason}\t{note.decode('utf-8')}\n")
 

@@ -63,6 +63,8 @@ def parse_mix(text: str, sources: Sequence[str]) -> Mix:
 def entries(key: tuple[int, int], weight: float) -> int:
     """Return how many times the document of this key enters."""
     whole = int(weight)
+    if whole == weight:
+        return whole
     # The key is a hash of text and seed; it also decides the order, so it is hashed once more.
     return whole + (random_u64(key[0] ^ key[1], 0) < (weight - whole) * 2.0**64)
 

@@ -147,7 +147,7 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
         file.write(json.dumps(header).encode().ljust(_HEADER_BYTES, b" "))
         for name, _, _, at in header:
             file.seek(at)
-            np.ascontiguousarray(arrays[name]).tofile(file)
+            file.write(np.ascontiguousarray(arrays[name]).data)
         file.truncate(position)
 
 

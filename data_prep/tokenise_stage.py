@@ -205,13 +205,14 @@ def _as_tokens(
     for batch in _batches(documents):
         sentences = [sentence for document in batch for sentence in document.sentences]
         ids, lengths = words.encode(sentences)
-        ends = np.cumsum(lengths)
-        first = 0
-        for document in batch:
-            last = first + len(document.sentences)
-            own = lengths[first:last]
-            begin, end = int(ends[first] - own[0]), int(ends[last - 1])
-            first = last
+        first = _running([len(document.sentences) for document in batch])
+        ends = _running(lengths)[first].tolist()
+        # Empty sentences go: where the others of each document lie, and their lengths.
+        full = lengths > 0
+        ends_of_full = _running(full)[first].tolist()
+        own = lengths[full].astype(np.int32)
+        for number, document in enumerate(batch):
+            begin, end = ends[number], ends[number + 1]
             if end - begin < settings.min_tokens:
                 log.drop(document.source, TOO_SHORT if end > begin else EMPTY, document.note)
                 continue
@@ -219,12 +220,17 @@ def _as_tokens(
             yield PartDocument(
                 document.key,
                 document.source,
-                own[own > 0].astype(np.int32),
+                own[ends_of_full[number] : ends_of_full[number + 1]],
                 ids[begin:end],
                 bands=_bands(document, settings),
                 repeats=tuple(repeat_key(document.key, i) for i in range(1, times)),
                 note=document.note,
             )
+
+
+def _running(values: Any) -> np.ndarray:
+    """Return the running sum, beginning with 0, int64 [values + 1]."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
 
 
 def _bands(document: _Sentences, settings: PrepSettings) -> np.ndarray | None:

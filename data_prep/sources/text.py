@@ -11,6 +11,8 @@ from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
 from data_prep.sources.blocks import compression, open_binary, whole_blocks
 
 LAYOUTS = ("blank-line", "line")
+_GROUP = 1 << 16
+"""Bytes of lines that are read together."""
 
 
 def read_text(unit: Unit) -> Iterator[Document]:
@@ -32,33 +34,31 @@ def text_document(data: bytes) -> Document:
 
 def raw_documents(unit: Unit) -> Iterator[bytes]:
     """Yield the bytes of each document that begins in the unit."""
-    per_line = unit.options[0] == "line"
-    lines = unit_lines(unit, with_previous=not per_line)
-    if per_line:
-        yield from (line for line, owned in lines if owned)
+    if unit.options[0] == "line":
+        yield from (line for line, owned in unit_lines(unit) if owned)
         return
     current: list[bytes] = []
     skipping = False  # a document that began in the unit before
     first = True
-    for line, owned in lines:
-        blank = not line.strip()
-        if first:
-            # The line before the unit: does a document of the unit before go on?
-            first, skipping = False, not blank
-            continue
-        if blank:
-            skipping = False
-            if current:
-                yield b"".join(current)
-                current = []
-            if not owned:
+    for lines, owned in _line_groups(unit, with_previous=True):
+        for line in lines:
+            blank = not line or line.isspace()
+            if first:
+                # The line before the unit: does a document of the unit before go on?
+                first, skipping = False, not blank
+            elif blank:
+                skipping = False
+                if current:
+                    yield b"".join(current)
+                    current = []
+                if not owned:
+                    return
+            elif not skipping:
+                if not current and not owned:
+                    return
+                current.append(line)
+            elif not owned:
                 return
-        elif not skipping:
-            if not current and not owned:
-                return
-            current.append(line)
-        elif not owned:
-            return
     if current:
         yield b"".join(current)
 
@@ -70,11 +70,18 @@ def unit_lines(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[byt
         unit: bytes ``[start, end)`` of a plain file, or a whole compressed one.
         with_previous: yield first the line before the unit (empty at the beginning of the file).
     """
+    for lines, owned in _line_groups(unit, with_previous):
+        for line in lines:
+            yield line, owned
+
+
+def _line_groups(unit: Unit, with_previous: bool) -> Iterator[tuple[list[bytes], bool]]:
+    """Yield the same lines, many at a time."""
     if compression(unit.path):
         if with_previous:
-            yield b"", True
+            yield [b""], True
         for line in compressed_lines(unit.path):
-            yield line, True
+            yield [line], True
         return
     with open_binary(unit.path) as file:
         previous = b""
@@ -83,11 +90,17 @@ def unit_lines(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[byt
         else:
             file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
         if with_previous:
-            yield previous, True
-        position = file.tell()
+            yield [previous], True
+        while (left := unit.end - file.tell()) > 0:
+            # readlines goes on until it has more than so many bytes: the last line, too, begins
+            # within the unit. (0 would be: all lines.)
+            few = min(left, _GROUP) - 1
+            lines = file.readlines(few) if few else [file.readline()]
+            if not any(lines):  # the file has become shorter
+                return
+            yield lines, True
         for line in file:
-            yield line, position < unit.end
-            position += len(line)
+            yield [line], False
 
 
 def _line_across(file: BinaryIO, start: int) -> bytes:
