@@ -21,14 +21,22 @@ def inputs_hash(values: Iterable[object]) -> str:
 
 
 def write_marker(
-    marker: Path, file: Path, result: dict[str, Any], inputs: str = ""
+    marker: Path, file: Path, result: dict[str, Any], inputs: str = "", sha256: str = ""
 ) -> dict[str, Any]:
-    """Record a result, with size and hash of the file that it stands for."""
+    """Record a result, with size and hash of the file that it stands for.
+
+    Args:
+        marker: where.
+        file: what the result stands for.
+        result: what else is to be known.
+        inputs: what the file was made from.
+        sha256: the file's hash, if it is known already.
+    """
     value = {
         **result,
         "inputs": inputs,
         "file_bytes": file.stat().st_size,
-        "file_sha256": sha256_file(file),
+        "file_sha256": sha256 or sha256_file(file),
     }
     write_json(marker, value, durable=False)
     return value

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.data.manifest import Manifest, ShardInfo, SplitInfo
-from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, vocabulary_file
 from bertds.errors import DataError
 from bertds.files import FolderLock, explain_os_error, remove_leftovers, sha256_file
 from data_prep import progress
@@ -157,7 +157,7 @@ class _Run:
         self.work = out / WORK_FOLDER
         self.sample: list[Unit] | None = None
         """Only these units of the files, for --dry-run."""
-        self.vocab_given = load_tokenizer_info(vocab).files["vocab.txt"] if vocab else None
+        self.vocab_given = vocabulary_file(vocab) if vocab else None
         self.test_ngrams = None
         if test_ngrams is not None:
             self.test_ngrams = self.work / "test_ngrams.npy"

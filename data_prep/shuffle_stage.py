@@ -123,8 +123,9 @@ def _lowest_keys(parts: Sequence[Path], count: int, near: Dropped) -> np.ndarray
     found = np.zeros(0, np.uint64)
     for path in parts:
         part = open_part(path)
-        keys = np.unique(part.key_high[_live(part, near)])[:count]
-        found = np.union1d(found, keys)[:count]
+        # Only keys below the highest so far can be among them.
+        _, end = part.range(0, int(found[-1]) if len(found) == count else _ALL)
+        found = np.union1d(found, part.key_high[:end][_live(part, near)[:end]])[:count]
     return found
 
 
@@ -263,7 +264,7 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
         "repeated": dict(sorted(repeated.items())),
         "dropped": log.counts_json(),
     }
-    return write_marker(task.marker, task.path, result, task.inputs)
+    return write_marker(task.marker, task.path, result, task.inputs, info.sha256)
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

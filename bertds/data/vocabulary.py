@@ -64,14 +64,16 @@ def read_vocabulary(path: Path | str) -> list[str]:
     path = Path(path)
     try:
         # Split at "\n" alone: some vocabularies hold U+2028 or U+0085 as tokens.
-        tokens = path.read_bytes().decode("utf-8").split("\n")
+        text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; is this a vocab.txt?") from error
+    tokens = text.split("\n")
     if tokens and tokens[-1] == "":
         tokens.pop()
-    tokens = [token.removesuffix("\r") for token in tokens]
+    if "\r" in text:
+        tokens = [token.removesuffix("\r") for token in tokens]
     if len(set(tokens)) != len(tokens):
         twice = next(token for number, token in enumerate(tokens) if token in tokens[:number])
         raise DataError(f"{path}: the token {twice!r} stands there twice")
@@ -88,6 +90,12 @@ def looks_lower_case(tokens: list[str]) -> bool:
     )
 
 
+def vocabulary_file(path: Path | str) -> Path:
+    """Return the ``vocab.txt`` itself, or that of a tokenizer folder."""
+    path = Path(path)
+    return path / "vocab.txt" if path.is_dir() else path
+
+
 def load_tokenizer_info(path: Path | str, lower_case: bool | None = None) -> TokenizerInfo:
     """Describe the tokenizer of a ``vocab.txt`` or of a folder that holds one.
 
@@ -100,7 +108,7 @@ def load_tokenizer_info(path: Path | str, lower_case: bool | None = None) -> Tok
         DataError: no vocabulary there, or it misses one of the five special tokens.
     """
     path = Path(path)
-    file = path / "vocab.txt" if path.is_dir() else path
+    file = vocabulary_file(path)
     tokens = read_vocabulary(file)
     ids = {token: number for number, token in enumerate(tokens)}
     missing = [token for token in SPECIAL_TOKENS.values() if token not in ids]

@@ -19,17 +19,16 @@ def read_text(unit: Unit) -> Iterator[Document]:
     """Yield the documents that begin in the unit; ``options`` holds the layout."""
     name = unit.path.name
     for number, document in enumerate(raw_documents(unit), 1):
-        place = f"{name}: document {number} from byte {unit.start}"
-        yield text_document(document)._replace(title=place)
+        yield text_document(document, f"{name}: document {number} from byte {unit.start}")
 
 
-def text_document(data: bytes) -> Document:
+def text_document(data: bytes, title: str = "") -> Document:
     """Decode and clean one document, lines being paragraphs."""
     try:
         text = clean_paragraphs(data.decode("utf-8"))
     except UnicodeDecodeError:
-        return Document("", BAD_UTF8)
-    return Document(text) if text else Document("", EMPTY)
+        return Document("", BAD_UTF8, title)
+    return Document(text, "" if text else EMPTY, title)
 
 
 def raw_documents(unit: Unit) -> Iterator[bytes]:
