@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from bertds.device_clock import DeviceClock
 from bertds.files import append_line, write_text
 from bertds.flops import Meter, peak_memory_gib
 from bertds.state import TrainState
@@ -100,6 +101,8 @@ class Metrics:
         self.meter = meter
         self.is_main = engine.rank == 0
         self.sums = Sums()
+        self.optimizer = DeviceClock(engine.device)
+        """Times the updates of the weights, the gradients' reduction included."""
         self._carried = [0.0] * len(Sums.NAMES)
         self._clock = time.perf_counter()
         self._tokens = 0
@@ -155,6 +158,7 @@ class Metrics:
             "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
             "seconds": round(seconds, 4),
             "stall_seconds": round(stall_seconds - self._stalled, 4),
+            "optimizer_seconds": round(self.optimizer.take(), 4),
             "skipped_steps": state.skipped_steps,
             "restarts": state.restarts,
             "memory_gib": peak_memory_gib(),

@@ -172,6 +172,8 @@ def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
             f"{calibration.tokens_per_row:.1f} tokens a row, {calibration.base_bytes / gib:.2f} "
             f"GiB beside the tensors, {calibration.stall_share:.1%} of the time in stalls"
         )
+        if calibration.memory_rate is not None:
+            print(f"  optimizer at {calibration.memory_rate / 1e9:.3g} GB/s, measured by that run")
     print(f"  rows of {plan.shape.tokens_per_row:.0f} real tokens "
           f"({'measured' if calibration else 'Wikipedia; --mean-tokens changes it'})")  # fmt: skip
     print("  network: half of the nominal bandwidth; 1 % stragglers per doubling of the nodes "

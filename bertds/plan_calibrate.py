@@ -13,8 +13,9 @@ import yaml
 from bertds.config import Config
 from bertds.config_io import load_config
 from bertds.errors import DataError
-from bertds.flops import forward_backward_flops, masked_per_row
+from bertds.flops import forward_backward_flops, masked_per_row, parameter_count
 from bertds.plan_memory import Shape, estimate
+from bertds.plan_time import micro_batch_bytes, optimizer_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,12 +24,18 @@ class Calibration:
 
     run: str
     rate: float
-    """Operations per second and device, those of recomputed layers included."""
+    """Operations per second and device, those of recomputed layers included; if there is a
+    ``memory_rate``, of the products alone, without the time of the optimizer and of moving weights
+    and gradients."""
     tokens_per_row: float
     base_bytes: float
     """Memory that is there beside what :func:`bertds.plan_memory.estimate` counts."""
     stall_share: float
     """Share of the time that training waited for the loader."""
+    memory_rate: float | None = None
+    """Bytes of weights, gradients and moments per second in the optimizer; None where it was not
+    measured apart: by several processes, whose time goes into talking as well, or by runs of before
+    it was recorded."""
 
 
 def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
@@ -81,15 +88,31 @@ def calibrate(run: Path) -> Calibration:
     if len(lines) < 2:
         raise DataError(f"{run}: {len(lines)} train lines; let it train for two or more")
     settings = check_deepspeed_values(values)
-    warm = lines[max(1, len(lines) // 5) :]  # the first ones compile, fill caches, warm up
+    begin = max(1, len(lines) // 5)  # the first ones compile, fill caches, warm up
+    warm = lines[begin:]
     tokens = lines[-1]["tokens"] / lines[-1]["samples"]
     masked = masked_per_row(
         tokens, config.data.masked_lm_prob, config.data.max_predictions_per_sequence
     )
     per_token = forward_backward_flops(config.model, words, tokens, masked) / tokens
     again = 4 / 3 if config.model.activation_checkpointing == "full" else 1.0
-    rate = median(line["tokens_per_second"] for line in warm) * per_token / ranks * again
     seconds = sum(line["seconds"] for line in warm)
+    updates = [
+        line.get("optimizer_seconds", 0.0) / (line["step"] - before["step"])
+        for before, line in zip(lines[begin - 1 :], warm)
+    ]
+    memory_rate, outside = None, 1.0
+    if ranks == 1 and (of_one := median(updates)) > 0.0:
+        count = parameter_count(config.model, words)
+        memory_rate = optimizer_bytes(count, settings.optimizer.kind) / of_one
+        moved = settings.batch_plan(ranks).gradient_accumulation_steps * micro_batch_bytes(
+            count, settings.precision
+        )
+        of_step = seconds / (warm[-1]["step"] - lines[begin - 1]["step"])
+        # Not more than half of what is left: caches can make the smallest models quicker.
+        left = 1.0 - of_one / of_step
+        outside = max(left / 2, left - moved / memory_rate / of_step)
+    rate = median(line["tokens_per_second"] for line in warm) * per_token / ranks * again / outside
     base = 0.0
     if "memory_gib" in lines[-1]:
         shape = Shape(
@@ -115,4 +138,5 @@ def calibrate(run: Path) -> Calibration:
         tokens_per_row=tokens,
         base_bytes=base,
         stall_share=sum(line["stall_seconds"] for line in warm) / max(seconds, 1e-9),
+        memory_rate=memory_rate,
     )

@@ -168,6 +168,7 @@ def forecast(
             accumulation=batch.gradient_accumulation_steps,
             devices_per_node=devices_per_node,
             rate=calibration.rate if calibration else None,
+            memory_rate=calibration.memory_rate if calibration else None,
             overlap=overlaps(settings, shape),
         ),
         steps=config.schedule.total_steps,

@@ -74,6 +74,20 @@ def micro_batch_share(tokens: float, on_cpu: bool) -> float:
     return min(1.0, tokens / (tokens + HALF_TOKENS) / full)
 
 
+def optimizer_bytes(count: float, optimizer: str) -> float:
+    """Return the bytes that updating so many numbers reads and writes."""
+    return count * ADAM_BYTES * (1.5 if "lamb" in optimizer.lower() else 1.0)
+
+
+def micro_batch_bytes(count: float, precision: str) -> float:
+    """Return the bytes that a micro batch moves however many rows it has.
+
+    The products read the weights forward and backward and write the gradients; these are read and
+    added to those of the micro batches before.
+    """
+    return 6.0 * BYTES[precision] * count
+
+
 def bytes_sent(shape: Shape, accumulation: int) -> tuple[float, float]:
     """Return the bytes that a device sends per step: gradients, and weights gathered.
 
@@ -98,6 +112,7 @@ def step_time(
     accumulation: int,
     devices_per_node: int,
     rate: float | None = None,
+    memory_rate: float | None = None,
     overlap: bool = False,
 ) -> StepTime:
     """Return one optimizer step's seconds.
@@ -108,6 +123,8 @@ def step_time(
         accumulation: micro batches per step.
         devices_per_node: processes of a node.
         rate: measured operations per second and device, instead of the table's.
+        memory_rate: measured bytes per second of the optimizer, instead of the table's; a ``rate``
+            that came with it is that of the products alone.
         overlap: whether gradients travel during the backward pass (overlap_comm).
     """
     model = shape.model
@@ -121,10 +138,12 @@ def step_time(
     again = 4 / 3 if model.activation_checkpointing == "full" else 1.0
     arithmetic = flops * again / rate
     count = parameter_count(model, shape.vocab_size)
+    if memory_rate is not None:
+        arithmetic += accumulation * micro_batch_bytes(count, shape.precision) / memory_rate
     mine = count / (shape.world_size if shape.stage >= 1 else 1)
-    traffic = mine * ADAM_BYTES * (1.5 if "lamb" in shape.optimizer.lower() else 1.0)
-    # On a CPU a measured rate has the optimizer's time in it.
-    optimizer = traffic / (0.7 * hardware.memory_bandwidth)
+    if memory_rate is None:
+        memory_rate = 0.7 * hardware.memory_bandwidth
+    optimizer = optimizer_bytes(mine, shape.optimizer) / memory_rate
     nodes = max(1, shape.world_size // devices_per_node)
     reduced, gathered = bytes_sent(shape, accumulation)
     speed = hardware.link_bandwidth * LINK_SHARE

@@ -227,7 +227,8 @@ class Run:
         state = self.state
         limit = self.guard.norm_limit(state)
         self.agreement.ask()
-        applied = self.engine.step(limit)
+        with self.metrics.optimizer.timed():
+            applied = self.engine.step(limit)
         self.folder.lock.check(at_most_every=1.0)  # before anything is written
         state.step += 1
         state.samples += self.plan.global_batch_size

@@ -22,8 +22,8 @@ def train_line(step: int, **changes: Any) -> dict[str, Any]:
         "step": step, "loss": 7.0, "mlm_loss": 3.0 + 4 * math.exp(-step / 1000), "nsp_loss": 0.6,
         "mlm_accuracy": 0.1 + step / 1e4, "nsp_accuracy": 0.7, "lr": 1e-3, "grad_norm": 1.0,
         "samples": 32 * step, "tokens": 3600 * step, "tokens_per_second": 5000.0, "seconds": 7.2,
-        "stall_seconds": 0.01, "skipped_steps": 0, "restarts": 0, "memory_gib": 0.7,
-        "tflops": 0.02,
+        "stall_seconds": 0.01, "optimizer_seconds": 0.4, "skipped_steps": 0, "restarts": 0,
+        "memory_gib": 0.7, "tflops": 0.02,
     }  # fmt: skip
     return {**values, **changes}
 
