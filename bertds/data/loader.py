@@ -168,10 +168,10 @@ class _Span:
 
 
 class BatchLoader:
-    """An endless iterator of this rank's :class:`StepBatch` es, prepared ahead in a thread.
+    """An endless iterator of each ``StepBatch`` of this rank, prepared ahead in a thread.
 
     Args:
-        source: what :func:`open_source` returned.
+        source: what ``open_source`` returned.
         data_config: ``prefetch_steps``, ``balance``, ``pack_tokens`` and
             ``max_predictions_per_sequence`` are used.
         batch_plan: a ``bertds.config.BatchPlan``.
@@ -327,8 +327,8 @@ def validation_batches(
     rows than another, or none. The rows are those of epoch 0, in the order of the shards.
 
     Args:
-        source: what :func:`open_source` returned for the split.
-        data_config: unused so far; as for :class:`BatchLoader`.
+        source: what ``open_source`` returned for the split.
+        data_config: unused so far; as for ``BatchLoader``.
         micro_batch_size: rows of a micro-batch; the last one may be smaller.
         rank: this process.
         world_size: how many processes.

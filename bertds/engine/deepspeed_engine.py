@@ -39,7 +39,7 @@ _NOT_FORWARDED = ("rows", "sequence_length", "masked")
 
 
 class Engine:
-    """A model under training, made by :meth:`create`.
+    """A model under training, made by ``create``.
 
     All methods but the readers of plain numbers are collective: every rank calls them.
     """
@@ -307,7 +307,7 @@ class Engine:
         return {name: vars(scaler)[name] for name in _SCALER_NUMBERS if name in vars(scaler)}
 
     def load_extra_state(self, state: Mapping[str, float]) -> None:
-        """Set what :meth:`extra_state` returned; keys of another precision are ignored."""
+        """Set what ``extra_state`` returned; keys of another precision are ignored."""
         scaler = self._loss_scaler()
         if scaler is not None:
             for name in _SCALER_NUMBERS:

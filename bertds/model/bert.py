@@ -91,7 +91,7 @@ class BertModel(nn.Module):
         cu_seqlens: Tensor,
         max_seqlen: int,
     ) -> tuple[Arrangement, Tensor]:
-        """As :meth:`encode`, with tokens left in the order in which they were computed."""
+        """As ``encode``, with tokens left in the order in which they were computed."""
         arrangement = arrange(cu_seqlens, max_seqlen)
         ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
         return arrangement, self(*ids, arrangement.layout)
@@ -103,7 +103,7 @@ class BertForPreTraining(nn.Module):
     Parameters are named as in transformers' ``BertForPreTraining``; without next-sentence
     prediction they are those of ``BertForMaskedLM``: neither pooler nor ``cls.seq_relationship``.
     The word table and the masked-LM bias have more rows than the vocabulary, see
-    :func:`bertds.model.embeddings.padded_vocabulary`; those rows are zero and stay so.
+    ``embeddings.padded_vocabulary``; those rows are zero and stay so.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -201,7 +201,7 @@ class BertForPreTraining(nn.Module):
         cu_seqlens: Tensor,
         max_seqlen: int,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return hidden states [T, H] and pooled rows [B, H], see :meth:`BertModel.encode`."""
+        """Return hidden states [T, H] and pooled rows [B, H], see ``BertModel.encode``."""
         return self.bert.encode(input_ids, segment_ids, position_ids, cu_seqlens, max_seqlen)
 
     def logits(

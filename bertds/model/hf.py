@@ -132,7 +132,7 @@ def config_from_transformers(
     Args:
         values: the JSON object.
         origin: DLE writes "gelu" and computes the tanh form, so there it means gelu_new. See
-            :func:`origin_of`.
+            ``origin_of``.
 
     Returns:
         The model's configuration and the vocabulary size as the file states it (DLE states the

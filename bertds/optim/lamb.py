@@ -41,7 +41,7 @@ from bertds.optim.slices import Partition
 
 
 class ShardedLamb(torch.optim.Optimizer):
-    """Exact LAMB over partitions. Call :meth:`bind` before the first step.
+    """Exact LAMB over partitions. Call ``bind`` before the first step.
 
     All parameters go into one group: ZeRO calls ``step`` once per group, and each call makes one
     all-reduce. Which tensors are decayed and adapted is known by name.
@@ -124,7 +124,7 @@ class ShardedLamb(torch.optim.Optimizer):
         """Update every parameter that has a gradient. One all-reduce if tensors are cut.
 
         Raises:
-            RuntimeError: a parameter was not announced to :meth:`bind`.
+            RuntimeError: a parameter was not announced to ``bind``.
         """
         if closure is not None:
             raise RuntimeError("ShardedLamb takes no closure")
