@@ -26,7 +26,8 @@ h2 { font-size:17px; margin:34px 0 12px; }
 p.sub, .note { color:var(--muted); margin:0; }
 .note { font-size:12.5px; padding:0 4px 2px; }
 button { font:inherit; font-size:13px; color:var(--muted); background:var(--card);
-  border:1px solid var(--line); border-radius:8px; padding:5px 11px; cursor:pointer; }
+  border:1px solid var(--line); border-radius:8px; padding:5px 11px; cursor:pointer;
+  flex:none; white-space:nowrap; }
 .tiles { display:grid; grid-template-columns:repeat(auto-fit,minmax(138px,1fr)); gap:12px;
   margin-top:12px; }
 .tile, figure, .card { background:var(--card); border:1px solid var(--line); border-radius:12px; }
@@ -48,6 +49,7 @@ th, td { text-align:left; padding:7px 14px 7px 0; border-bottom:1px solid var(--
   vertical-align:top; } tr:last-child td { border-bottom:0; }
 th { color:var(--muted); font-weight:500; white-space:nowrap; } td.n, th.n { text-align:right; }
 td.n { white-space:nowrap; }
+td:not(.n) { min-width:6em; overflow-wrap:anywhere; } td:first-child:not(.n) { min-width:8em; }
 code, pre { font:12.5px/1.55 ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monospace; }
 pre { margin:12px 0; white-space:pre-wrap; overflow-wrap:anywhere; }
 .warn { background:var(--warnbg); color:var(--warn); border-radius:10px; padding:10px 14px;
@@ -55,7 +57,8 @@ pre { margin:12px 0; white-space:pre-wrap; overflow-wrap:anywhere; }
 details { margin:12px 0; } summary { cursor:pointer; color:var(--accent); }
 .key.c0 { background:C0L; } .key.c1 { background:C1L; } .key.c2 { background:C2L; }
 .key.c3 { background:C3L; } .key.c4 { background:C4L; } .key.c5 { background:C5L; }
-@media (max-width:760px) { .pictures { grid-template-columns:1fr; } }
+@media (max-width:760px) { .pictures { grid-template-columns:minmax(0,1fr); }
+  figure.wide { overflow-x:auto; } figure.wide img { min-width:640px; } }
 @media print { button { display:none; } figure, .card, .tile { break-inside:avoid; } }
 """
 
@@ -103,6 +106,11 @@ def short(value: float) -> str:
         if value >= size:
             return f"{value / size:.3g} {word}"
     return f"{value:,.0f}"
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """Return a number with its noun: 1 shard, 1,200 shards."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def document(title: str, subtitle: str, style: str, parts: list[str]) -> str:

@@ -64,6 +64,13 @@ class RunView:
         """Time that training waited for the loader."""
         return sum(line["stall_seconds"] for line in self.train)
 
+    @property
+    def update_share(self) -> float | None:
+        """Share of the time spent in optimizer updates, of the lines that say it; None: none do."""
+        told = [line for line in self.train if line.get("optimizer_seconds") is not None]
+        seconds = sum(line["seconds"] for line in told)
+        return sum(line["optimizer_seconds"] for line in told) / seconds if seconds else None
+
     def typical(self, key: str) -> float | None:
         """Return the median of a train value after the first fifth of the lines."""
         values = [line[key] for line in self.train[len(self.train) // 5 :] if key in line]

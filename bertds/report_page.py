@@ -77,10 +77,12 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
 
 
 def _run_table(runs: list[RunView]) -> str:
+    updates = any(run.update_share is not None for run in runs)
     rows = []
     for run in runs:
         line = run.train[-1] if run.train else {}
         speed, memory = run.typical("tokens_per_second"), line.get("memory_gib")
+        update = "" if run.update_share is None else f"{run.update_share:.1%}"
         rows.append(
             [
                 run.title,
@@ -92,14 +94,15 @@ def _run_table(runs: list[RunView]) -> str:
                 f"{speed:,.0f}" if speed else "",
                 in_words(run.hours * 3600),
                 f"{run.stalled_seconds:.1f} s",
+                *([update] if updates else []),
                 len(run.restarts),
                 line.get("skipped_steps", ""),
                 f"{memory:.2f}" if memory else "",
             ]
         )
     head = ["run", "state", "steps", "length", "batch", "optimizer", "tokens/s", "time", "stalls",
-            "restarts", "skipped", "GiB"]  # fmt: skip
-    return table(head, rows, numbers=(2, 3, 4, 6, 7, 8, 9, 10, 11))
+            *(["updates"] if updates else []), "restarts", "skipped", "GiB"]  # fmt: skip
+    return table(head, rows, numbers=(2, 3, 4, *range(6, len(head))))
 
 
 def _optimizer(run: RunView) -> str:
@@ -107,7 +110,8 @@ def _optimizer(run: RunView) -> str:
     numbers = section.get("params", {})
     variant = f" ({numbers['variant']})" if "variant" in numbers else ""
     stage = run.deepspeed.get("zero_optimization", {}).get("stage", 0)
-    return f"{section.get('type', '')}{variant}, lr {numbers.get('lr', 0):g}, ZeRO {stage}"
+    told = f"{section.get('type', '')}{variant}, lr\N{NO-BREAK SPACE}{numbers.get('lr', 0):g}"
+    return f"{told}, ZeRO\N{NO-BREAK SPACE}{stage}"
 
 
 def _score_table(runs: list[RunView]) -> str:

@@ -125,7 +125,7 @@ def _draw(
             _mark(axes, chains, dress, wide)
             axes.grid(axis="x", visible=False)
             axes.margins(x=0.01)
-            axes.xaxis.set_major_formatter(_thousands)
+            axes.xaxis.set_major_formatter(thousands(axes.xaxis))
             if wide:
                 axes.set_xlabel("optimizer step, phases counted through")
             figure.tight_layout(pad=0.6)
@@ -136,10 +136,17 @@ def _draw(
             pyplot.close(figure)
 
 
-def _thousands(value: float, _: Any = None) -> str:
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:g}M"
-    return f"{value / 1e3:g}k" if abs(value) >= 10_000 else f"{value:g}"
+def thousands(axis: Any) -> Callable[..., str]:
+    """Return a formatter that writes all labels of an axis alike: 5,000 or, from 10k on, 5k."""
+
+    def label(value: float, _: Any = None) -> str:
+        highest = max(map(abs, axis.get_view_interval()))
+        for least, unit, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
+            if highest >= least and value:
+                return f"{value / unit:g}{letter}"
+        return f"{value:,g}"
+
+    return label
 
 
 def _mark(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> None:
@@ -247,7 +254,7 @@ def _curve(
             low = key in ("tokens_per_second", "tflops", "lr", "memory_gib")
             axes.set_ylim(bottom=0 if low else None)
             if key == "tokens_per_second":
-                axes.yaxis.set_major_formatter(_thousands)
+                axes.yaxis.set_major_formatter(thousands(axes.yaxis))
             if key == "lr":
                 axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         return True

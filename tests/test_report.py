@@ -8,7 +8,7 @@ import pytest
 
 from bertds.cli import main as command
 from bertds.report_data import read_chains
-from bertds.report_pictures import smooth
+from bertds.report_pictures import smooth, thousands
 from tests.runs_made import make_run, train_line
 
 
@@ -105,3 +105,38 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_smoothing_is_a_running_mean() -> None:
     assert smooth([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
+
+
+def test_time_in_updates_stands_beside_the_stalls_where_lines_tell_it(tmp_path: Path) -> None:
+    lines = [train_line(step, optimizer_seconds=1.8) for step in range(10, 101, 10)]
+    lines[0].pop("optimizer_seconds")  # written before the run was continued by a newer version
+    told = make_run(tmp_path / "runs/told", lines)
+    plain = [train_line(step) for step in range(10, 101, 10)]
+    for line in plain:
+        line.pop("optimizer_seconds", None)
+    silent = make_run(tmp_path / "runs/silent", plain)
+
+    def runs_table(*runs: Path) -> list[str]:
+        assert command(["report", *map(str, runs), "--out", str(tmp_path / "r")]) == 0
+        page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
+        return re.findall(r"<tr>.*?</tr>", page.split("<h2>Runs</h2>")[1].split("</table>")[0])
+
+    head, first, second = runs_table(told, silent)
+    assert '<th class="n">stalls</th><th class="n">updates</th>' in head
+    assert '<td class="n">0.1 s</td><td class="n">25.0%</td>' in first
+    assert '<td class="n">0.1 s</td><td class="n"></td>' in second
+    assert "updates" not in runs_table(silent)[0]
+
+
+@pytest.mark.parametrize(
+    ("highest", "wanted"),
+    [(800, ["0", "500"]), (4000, ["0", "500", "4,000"]), (14000, ["0", "0.5k", "4k", "14k"]),
+     (2e6, ["0", "0.5M", "2M"])],
+)  # fmt: skip
+def test_an_axis_is_labelled_in_one_unit(highest: float, wanted: list[str]) -> None:
+    from types import SimpleNamespace
+
+    label = thousands(SimpleNamespace(get_view_interval=lambda: (0, highest)))
+    for text in wanted:
+        factor = {"k": 1e3, "M": 1e6}.get(text[-1], 1)
+        assert label(float(text.rstrip("kM").replace(",", "")) * factor) == text
