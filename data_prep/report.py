@@ -37,7 +37,7 @@ def write_report(out: Path, manifest: Manifest) -> None:
         page.tiles(_headline(manifest, lengths, rows)),
         f'<h2>Pictures</h2><div class="pictures">{pictures}</div>'
         f'<p class="note" style="margin-top:10px">Lengths are those of {lengths.shards} of '
-        f"{len(train.shards)} training shard(s); documents lie in them in random order.</p>",
+        f"{page.count(len(train.shards), 'training shard')}; documents lie in random order.</p>",
         "<h2>Sources</h2>" + _sources(manifest),
         "<h2>Files</h2>" + _files(manifest),
         _settings(manifest),
@@ -198,7 +198,7 @@ def _files(manifest: Manifest) -> str:
         rows.append(
             [
                 f"NVIDIA HDF5, {instance['sequence_length']} tokens, {instance['max_predictions']} "
-                f"masks, {instance['dupe_factor']} pass(es)",
+                f"masks, {page.count(instance['dupe_factor'], 'pass', 'passes')}",
                 f"{len(instance['files']):,}",
                 f"{sum(file['bytes'] for file in instance['files']) / 1e6:,.1f}",
                 f"{count:,} rows",

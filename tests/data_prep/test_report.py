@@ -144,3 +144,8 @@ def test_bins_hold_every_value() -> None:
     counts, middle = draw.linear_bins(np.array([0, 3, 4, 99, 100, 5000]), 4, 100)
     assert counts[0] == 2 and counts[1] == 1 and counts[24] == 1 and counts[25] == 2
     assert counts.sum() == 6 and middle <= 25.5
+
+
+def test_numbers_and_their_nouns_agree(prepared: Path) -> None:
+    page = (prepared / "report.html").read_text()
+    assert "10 masks, 1 pass<" in page and "(s)" not in page and "(es)" not in page
