@@ -49,7 +49,7 @@ th, td { text-align:left; padding:7px 14px 7px 0; border-bottom:1px solid var(--
   vertical-align:top; } tr:last-child td { border-bottom:0; }
 th { color:var(--muted); font-weight:500; white-space:nowrap; } td.n, th.n { text-align:right; }
 td.n { white-space:nowrap; }
-td:not(.n) { min-width:6em; overflow-wrap:anywhere; } td:first-child:not(.n) { min-width:8em; }
+td:not(.n, :first-child) { min-width:6em; overflow-wrap:anywhere; }
 code, pre { font:12.5px/1.55 ui-monospace,SFMono-Regular,Menlo,"DejaVu Sans Mono",monospace; }
 pre { margin:12px 0; white-space:pre-wrap; overflow-wrap:anywhere; }
 .warn { background:var(--warnbg); color:var(--warn); border-radius:10px; padding:10px 14px;
