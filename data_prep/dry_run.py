@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertds import page
 from bertds.data.manifest import Manifest
 from bertds.errors import DataError
 from bertds.files import free_bytes
@@ -239,7 +240,7 @@ def tell(
     for source, documents in found.documents.items():
         own = [file for file in files if file.source == source]
         rows[source] = (
-            f"{len(own):,} file(s), {sum(f.bytes for f in own) / 1e6:,.1f} MB: about "
+            f"{page.count(len(own), 'file')}, {sum(f.bytes for f in own) / 1e6:,.1f} MB: about "
             f"{documents:,} documents, {found.tokens[source]:,} tokens"
         )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(found.dropped.items()))
@@ -254,7 +255,8 @@ def tell(
         f"{out}/.work meanwhile; {in_bytes(free)} are free"
     )
     seconds = max(found.seconds / (workers * tasks), found.one_reader_seconds)
-    split = f"{tasks} tasks of {workers} worker(s)" if tasks > 1 else f"{workers} worker(s)"
+    processes = page.count(workers, "worker")
+    split = f"{tasks} tasks of {processes}" if tasks > 1 else processes
     rows["time"] = (
         f"about {progress.in_time(seconds)} with {split}, "
         f"{progress.in_time(found.seconds)} with one"
