@@ -245,17 +245,17 @@ def main(argv: list[str] | None = None) -> int:
         args.model, args.processes, args.steps, args.accumulation = "tiny", [1, 2], 1, 2
     result = facts("scaling.py", argv, args.note)
     result["threads"], result["lines"] = 1, []
+    common = {
+        "data": args.data, "model": args.model, "rows": args.rows,
+        "accumulation": args.accumulation, "steps": args.steps,
+        "matrix_seconds": 0.2 if args.tiny else 2.0,
+    }  # fmt: skip
+    # The first run of all compiles, and finds a machine whose memory is not at hand yet.
+    run_ranks({**common, "stage": args.stages[0], "processes": args.processes[0]})
     for stage in args.stages:
         first = None
-        common = {
-            "data": args.data, "model": args.model, "stage": stage, "rows": args.rows,
-            "accumulation": args.accumulation, "steps": args.steps,
-            "matrix_seconds": 0.2 if args.tiny else 2.0,
-        }  # fmt: skip
-        # The first run of all compiles, and finds a machine whose memory is not at hand yet.
-        run_ranks({**common, "processes": args.processes[0]})
         for processes in args.processes:
-            job = {**common, "processes": processes}
+            job = {**common, "stage": stage, "processes": processes}
             line = {"stage": stage, "processes": processes, **run_ranks(job)}
             first = first or line
             line["scaling"] = line["tokens_per_second"] / first["tokens_per_second"]

@@ -95,8 +95,8 @@ def _prepare(args: argparse.Namespace, work: Path) -> int:
     try:
         return build_wiki_books.main([*command, *vocabulary])
     except OtherSettings as error:
-        before = str(error).rpartition("; choose ")[0]
-        raise DataError(f"{before}; choose another --work DIR (make run WORK=DIR)") from error
+        hint = "choose another --work DIR (make run WORK=DIR)"
+        raise DataError(f"{error.what}; {hint}") from error
 
 
 def _processes(wanted: int) -> tuple[int, dict[str, str]]:

@@ -22,7 +22,15 @@ REPORT_NAME = "report.html"
 
 
 class OtherSettings(DataError):
-    """The folder was prepared with other settings, or from other sources."""
+    """The folder was prepared with other settings, or from other sources.
+
+    Attributes:
+        what: the folder and what is different, without what can be done.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; choose another folder, or --overwrite to begin anew")
+        self.what = what
 
 
 class EarlierRun:
@@ -96,8 +104,7 @@ class EarlierRun:
             different = [d for d in different if not d.startswith("sources:")]
             different.insert(0, "the source files are others, or changed")
         raise OtherSettings(
-            f"{self.out}: prepared with other settings ({'; '.join(different[:3])}); choose "
-            "another folder, or --overwrite to begin anew"
+            f"{self.out}: prepared with other settings ({'; '.join(different[:3])})"
         )
 
     def _clear(self) -> None:

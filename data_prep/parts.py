@@ -26,7 +26,7 @@ import mmap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -110,6 +110,11 @@ class Part:
     def payload_of(self, number: int) -> tuple[int, int]:
         """Return the payload range of a document."""
         return int(self.payload_ends[number - 1]) if number else 0, int(self.payload_ends[number])
+
+
+def running_sum(values: Any) -> np.ndarray:
+    """Return the running sum, beginning with 0, int64 [values + 1]."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
 
 
 def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.dtype) -> None:

@@ -25,7 +25,7 @@ from data_prep.document import DUPLICATE, NEAR_DUPLICATE
 from data_prep.dropped import DropLog
 from data_prep.markers import read_marker, write_marker
 from data_prep.near_duplicates import Dropped, load_dropped, no_near_duplicates
-from data_prep.parts import Part, open_part
+from data_prep.parts import Part, open_part, running_sum
 
 _BUCKET_BITS = 20
 _ALL = 1 << 64
@@ -125,7 +125,8 @@ def _lowest_keys(parts: Sequence[Path], count: int, near: Dropped) -> np.ndarray
         part = open_part(path)
         # Only keys below the highest so far can be among them.
         _, end = part.range(0, int(found[-1]) if len(found) == count else _ALL)
-        found = np.union1d(found, part.key_high[:end][_live(part, near)[:end]])[:count]
+        keys = part.key_high[:end]
+        found = np.union1d(found, keys[~near.holds(keys, part.key_low[:end])])[:count]
     return found
 
 
@@ -251,8 +252,8 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     info = write_token_shard(
         task.path,
         np.concatenate(ids),
-        _offsets(np.concatenate(lengths)),
-        _offsets(kept.sentences[:, 1] - kept.sentences[:, 0]),
+        running_sum(np.concatenate(lengths)),
+        running_sum(kept.sentences[:, 1] - kept.sentences[:, 0]),
         vocab_size=task.vocab_size,
         fingerprint=task.fingerprint,
     )
@@ -265,7 +266,3 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
         "dropped": log.counts_json(),
     }
     return write_marker(task.marker, task.path, result, task.inputs, info.sha256)
-
-
-def _offsets(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -23,7 +23,7 @@ from data_prep.fast_tokeniser import NanotokenEncoder, TokensDiffer
 from data_prep.filters import document_filter
 from data_prep.markers import read_marker, write_marker
 from data_prep.mixing import entries, repeat_key
-from data_prep.parts import PartDocument, open_part, write_part
+from data_prep.parts import PartDocument, open_part, running_sum, write_part
 from data_prep.sentences import sentence_splitter
 from data_prep.settings import PrepSettings
 from data_prep.sources import READERS
@@ -205,11 +205,11 @@ def _as_tokens(
     for batch in _batches(documents):
         sentences = [sentence for document in batch for sentence in document.sentences]
         ids, lengths = words.encode(sentences)
-        first = _running([len(document.sentences) for document in batch])
-        ends = _running(lengths)[first].tolist()
+        first = running_sum([len(document.sentences) for document in batch])
+        ends = running_sum(lengths)[first].tolist()
         # Empty sentences go: where the others of each document lie, and their lengths.
         full = lengths > 0
-        ends_of_full = _running(full)[first].tolist()
+        ends_of_full = running_sum(full)[first].tolist()
         own = lengths[full].astype(np.int32)
         for number, document in enumerate(batch):
             begin, end = ends[number], ends[number + 1]
@@ -226,11 +226,6 @@ def _as_tokens(
                 repeats=tuple(repeat_key(document.key, i) for i in range(1, times)),
                 note=document.note,
             )
-
-
-def _running(values: Any) -> np.ndarray:
-    """Return the running sum, beginning with 0, int64 [values + 1]."""
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
 
 
 def _bands(document: _Sentences, settings: PrepSettings) -> np.ndarray | None:

@@ -128,16 +128,20 @@ def test_data_prep_uses_little_of_bertds_and_no_torch(repository: Path) -> None:
     assert guilty == []
 
 
+def output_of(code: str) -> str:
+    """Run code in a Python of its own, which must end well; return what it printed."""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 @pytest.mark.parametrize("module", ["bertds", "bertds.cli", "bertds.train", "bertds.config_io"])
 def test_light_modules_import_nothing_heavy(module: str) -> None:
     code = (
         f"import sys, {module}\n"
         f"print(sorted(set(m.split('.')[0] for m in sys.modules) & {HEAVY!r}))"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.strip() == "[]"
+    assert output_of(code).strip() == "[]"
 
 
 def test_preparation_needs_no_torch() -> None:
@@ -150,9 +154,8 @@ def test_preparation_needs_no_torch() -> None:
         "from benchmarks.common import PREPARATION_PACKAGES, footer, host_facts\n"
         "print(footer(host_facts('prep.py', [], packages=PREPARATION_PACKAGES)))\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert "numba" in answer.stdout and "torch" not in answer.stdout
+    output = output_of(code)
+    assert "numba" in output and "torch" not in output
 
 
 @pytest.mark.parametrize(
@@ -188,5 +191,4 @@ def test_compiled_loops_need_no_blas() -> None:
         "import scipy.linalg\n"
         "assert scipy.linalg.norm([3.0, 4.0]) == 5.0\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
+    output_of(code)

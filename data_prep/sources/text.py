@@ -62,20 +62,21 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
         yield b"".join(current)
 
 
-def unit_lines(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[bytes, bool]]:
+def unit_lines(unit: Unit) -> Iterator[tuple[bytes, bool]]:
     """Yield the lines that begin in the unit, then later ones flagged as not owned.
 
-    Args:
-        unit: bytes ``[start, end)`` of a plain file, or a whole compressed one.
-        with_previous: yield first the line before the unit (empty at the beginning of the file).
+    The unit is bytes ``[start, end)`` of a plain file, or a whole compressed one.
     """
-    for lines, owned in _line_groups(unit, with_previous):
+    for lines, owned in _line_groups(unit):
         for line in lines:
             yield line, owned
 
 
-def _line_groups(unit: Unit, with_previous: bool) -> Iterator[tuple[list[bytes], bool]]:
-    """Yield the same lines, many at a time."""
+def _line_groups(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[list[bytes], bool]]:
+    """Yield the same lines, many at a time.
+
+    With ``with_previous`` first the line before the unit (empty at the beginning of the file).
+    """
     if compression(unit.path):
         if with_previous:
             yield [b""], True
