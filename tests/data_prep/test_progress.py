@@ -52,7 +52,7 @@ def test_the_closing_table(
     for line in (
         "documents   72 read, 60 written",
         "dropped     empty 1, namespace 1, redirect 10",
-        r"train       54 documents, 925 sentences, 12,736 tokens in 1 shard\(s\)",
+        r"train       54 documents, 925 sentences, 12,736 tokens in 1 shard$",
         r"rows 64     [\d,]+ in \d+ files",
         r"time        \d+\.\d s: \d+\.\d MB/s, \d+ documents/s",
         "look at     .*/out/report.html, or: bertds prep show ",
