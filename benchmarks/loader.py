@@ -41,7 +41,7 @@ if not __package__:
 import numpy as np
 
 from benchmarks.common import add_result_options, draw, facts, write_result
-from bertds.config import BatchPlan, DataConfig
+from bertds.config.recipe import BatchPlan, DataConfig
 from bertds.data.instances import InstanceSettings, scan_shard
 from bertds.data.loader import BatchLoader
 from bertds.data.open import open_source

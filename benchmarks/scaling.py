@@ -32,7 +32,7 @@ import torch
 from benchmarks.collectives import Count, counting
 from benchmarks.common import add_result_options, draw, facts, matrix_rate, write_result
 from benchmarks.train_step import MODELS, PREDICTIONS, open_rows
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.data.loader import BatchLoader
 from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine

@@ -45,7 +45,7 @@ from benchmarks.common import (
 from benchmarks.parts import PartTimer
 from benchmarks.peer import Peer, pad_batch
 from benchmarks.step_report import OURS, PEER, paint, show
-from bertds.config import DataConfig, ModelConfig
+from bertds.config.recipe import DataConfig, ModelConfig
 from bertds.data.instances import InstanceSettings
 from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
 from bertds.data.source import Source

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bertds.config import BatchPlan
+from bertds.config.recipe import BatchPlan
 from bertds.runtime import StopWatch
 
 

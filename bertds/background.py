@@ -19,7 +19,7 @@ import torch
 
 from bertds.checkpoint_files import FileRecord, write_pieces
 from bertds.errors import BertdsError
-from bertds.files import explain_os_error, write_json
+from bertds.system.atomic_files import explain_os_error, write_json
 
 
 class CopiedPiece(NamedTuple):

@@ -20,11 +20,11 @@ import torch
 
 from bertds.background import BackgroundSave
 from bertds.checkpoint_files import CheckpointReader, write_manifest, write_pieces
-from bertds.config import CheckpointConfig
+from bertds.config.recipe import CheckpointConfig
 from bertds.errors import BertdsError, CheckpointError
-from bertds.files import explain_os_error, free_bytes, sync_folder, write_text
-from bertds.logs import log
 from bertds.state import TrainState
+from bertds.system.atomic_files import explain_os_error, free_bytes, sync_folder, write_text
+from bertds.system.logs import log
 
 _STEP = re.compile(r"^step_(\d{8,})$")
 

@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from bertds.errors import CheckpointError
-from bertds.files import sha256_file, write_json
+from bertds.system.atomic_files import sha256_file, write_json
 
 FORMAT = "bertds-checkpoint"
 VERSION = 1

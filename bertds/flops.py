@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 
 
 def forward_backward_flops(
@@ -132,7 +132,7 @@ def peak_memory_gib() -> float:
     """
     import sys
 
-    from bertds.own_memory import OWN
+    from bertds.system.memory import OWN
 
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():

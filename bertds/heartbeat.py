@@ -36,9 +36,9 @@ from datetime import timedelta
 from typing import Any
 
 from bertds.errors import EXIT_FAILED
-from bertds.files import start_time
 from bertds.liveness import CpuWatch, OwnTime
-from bertds.logs import log
+from bertds.system.atomic_files import start_time
+from bertds.system.logs import log
 
 BESIDE = 8
 """Ranks whose numbers are so near are looked at for being on the same machine."""

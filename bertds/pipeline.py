@@ -25,8 +25,8 @@ from types import FrameType
 from typing import Any
 
 from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError, DataError
-from bertds.files import write_json
 from bertds.report import write_report
+from bertds.system.atomic_files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -205,7 +205,7 @@ def _export(work: Path) -> None:
 
 def _scores(work: Path) -> dict[str, Any]:
     """Score both phases' last checkpoints on the held-out documents, once."""
-    from bertds.config import DataConfig
+    from bertds.config.recipe import DataConfig
     from bertds.evaluate import evaluate
     from bertds.trained import open_trained
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from bertds.config import Config
-from bertds.config_io import load_config
+from bertds.config.load import load_config
+from bertds.config.recipe import Config
 from bertds.errors import DataError
 from bertds.flops import forward_backward_flops, masked_per_row, parameter_count
 from bertds.plan_memory import Shape, estimate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bertds.config import BatchPlan, Config
+from bertds.config.recipe import BatchPlan, Config
 from bertds.engine.config_check import DeepSpeedSettings
 from bertds.flops import masked_per_row, mean_tokens, parameter_count
 from bertds.plan_calibrate import Calibration

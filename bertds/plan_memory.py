@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.flops import parameter_count
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}

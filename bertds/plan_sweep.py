@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from bertds.config import Config
+from bertds.config.recipe import Config
 from bertds.engine.config_check import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.plan_forecast import Forecast, forecast

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.flops import forward_backward_flops, parameter_count
 from bertds.plan_hardware import Hardware
 from bertds.plan_memory import BYTES, Shape

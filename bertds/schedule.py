@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from bertds.config import ScheduleConfig
+from bertds.config.recipe import ScheduleConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bertds.config import Config
+from bertds.config.recipe import Config
 from bertds.engine.config_check import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining

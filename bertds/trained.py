@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from bertds.checkpoint import locate
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model import hf
 from bertds.model.bert import BertForPreTraining

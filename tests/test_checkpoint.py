@@ -14,7 +14,7 @@ from bertds import checkpoint as checkpoint_module
 from bertds.checkpoint import Checkpoints, locate, newest_good, step_folders
 from bertds.checkpoint_files import CheckpointReader
 from bertds.cli import main as bertds
-from bertds.config import CheckpointConfig
+from bertds.config.recipe import CheckpointConfig
 from bertds.errors import BertdsError, CheckpointError
 from bertds.state import TrainState
 

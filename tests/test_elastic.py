@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertds.config import DataConfig
+from bertds.config.recipe import DataConfig
 from bertds.data.hdf5 import write_instance_file
 from bertds.data.instances import InstanceSettings
 from bertds.data.open import open_source

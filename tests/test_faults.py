@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bertds.config import GuardConfig
+from bertds.config.recipe import GuardConfig
 from bertds.guard import Guard
 from bertds.state import TrainState
 from tests.run_reading import (

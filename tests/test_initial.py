@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bertds.checkpoint import locate
-from bertds.config import DataConfig
+from bertds.config.recipe import DataConfig
 from bertds.data.open import open_source
 from bertds.errors import CheckpointError, DataError
 from bertds.initial import Start, check_alike

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bertds import micro_batch
-from bertds.config import Config, DataConfig, ModelConfig, RunConfig
+from bertds.config.recipe import Config, DataConfig, ModelConfig, RunConfig
 from bertds.engine.config_check import check_deepspeed_values
 from bertds.errors import ConfigError
 from bertds.micro_batch import choose_micro_batch, largest_that_runs

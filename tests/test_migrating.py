@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bertds.cli import COMMANDS
-from bertds.config_io import all_keys, load_config, split_assignments
+from bertds.config.load import all_keys, load_config, split_assignments
 from bertds.engine.config_schema import TOP
 from bertds.nemo_keys import flatten
 from tests.test_nemo_config import HDF5, NEWEST, TEXT

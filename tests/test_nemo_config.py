@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from bertds.cli import main
-from bertds.config_io import load_config
+from bertds.config.load import load_config
 from bertds.errors import ConfigError
 from bertds.nemo_config import translate
 from bertds.schedule import LearningRate

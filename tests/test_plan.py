@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from bertds.cli import main as command
-from bertds.config import Config, ModelConfig
-from bertds.config_io import load_config
+from bertds.config.load import load_config
+from bertds.config.recipe import Config, ModelConfig
 from bertds.device_clock import DeviceClock
 from bertds.engine.config_check import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import UserError
@@ -27,7 +27,6 @@ from bertds.flops import (
     parameter_count,
     peak_of,
 )
-from bertds.own_memory import OwnMemory
 from bertds.plan_calibrate import calibrate, read_run, train_lines
 from bertds.plan_forecast import forecast
 from bertds.plan_hardware import TABLE, Hardware, find
@@ -35,6 +34,7 @@ from bertds.plan_memory import Shape, estimate, layer_bytes
 from bertds.plan_sweep import best, sweep
 from bertds.plan_time import bytes_sent
 from bertds.runtime import free_port
+from bertds.system.memory import OwnMemory
 from tests.runs_made import make_run, train_line
 
 LARGE = ModelConfig(

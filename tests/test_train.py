@@ -234,7 +234,7 @@ def test_bad_input_is_one_line_and_exit_2(
 def test_a_run_folder_in_use_is_refused(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from bertds.files import FolderLock
+    from bertds.system.atomic_files import FolderLock
 
     (tmp_path / "run").mkdir()
     with FolderLock(tmp_path / "run", "a training run"):
@@ -245,8 +245,8 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
-    from bertds.files import write_json
     from bertds.setup_run import Run
+    from bertds.system.atomic_files import write_json
 
     lock = tmp_path / "run" / ".lock"
     theirs = {"host": "elsewhere", "pid": 1, "start": "1", "job": "77", "purpose": "a run"}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bertds.compiler import compiled
+from bertds.system.numba_jit import compiled
 
 Columns = dict[str, np.ndarray]
 

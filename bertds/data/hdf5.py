@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 
 from bertds.errors import DataError
-from bertds.files import atomic_path
+from bertds.system.atomic_files import atomic_path
 
 INSTANCE_DTYPES: dict[str, np.dtype] = {
     "input_ids": np.dtype("<i4"),

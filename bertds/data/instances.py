@@ -74,7 +74,7 @@ class InstanceSettings:
 
     @staticmethod
     def from_config(data: Any) -> InstanceSettings:
-        """Take them from a ``bertds.config.DataConfig``."""
+        """Take them from a ``bertds.config.recipe.DataConfig``."""
         return InstanceSettings(
             sequence_length=data.sequence_length,
             max_predictions=data.max_predictions_per_sequence,

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from bertds.compiler import compiled
 from bertds.data.rng import GAMMA, M1, M2, probability_threshold
+from bertds.system.numba_jit import compiled
 
 NSP, SOP, ONE_SEGMENT = 0, 1, 2
 DRAWS_BEFORE_CHUNKS, DRAWS_PER_CHUNK = 2, 4

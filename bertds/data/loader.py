@@ -174,7 +174,7 @@ class BatchLoader:
         source: what ``open_source`` returned.
         data_config: ``prefetch_steps``, ``balance``, ``pack_tokens`` and
             ``max_predictions_per_sequence`` are used.
-        batch_plan: a ``bertds.config.BatchPlan``.
+        batch_plan: a ``bertds.config.recipe.BatchPlan``.
         rank: this process.
         start: where the first global batch begins; a resumed run passes the last ``next``.
         seed: decides order, pairs and masks.

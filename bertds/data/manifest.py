@@ -14,7 +14,7 @@ from typing import Any
 
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import DataError
-from bertds.files import write_json
+from bertds.system.atomic_files import write_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "bertds-token-shards"

@@ -22,7 +22,7 @@ def open_source(data_config: Any, seed: int, *, split: str = "train") -> Source:
     """Open training data.
 
     Args:
-        data_config: a ``bertds.config.DataConfig``.
+        data_config: a ``bertds.config.recipe.DataConfig``.
         seed: decides the pairs and masks that are drawn on the fly.
         split: "train" or "validation". A text file or a single instance file is taken whole,
             whichever is asked for.

@@ -22,7 +22,7 @@ import numpy as np
 
 from bertds.data.manifest import ShardInfo
 from bertds.errors import DataError
-from bertds.files import atomic_path, sha256_file
+from bertds.system.atomic_files import atomic_path, sha256_file
 
 SHARD_FORMAT = "bertds-token-shard"
 SHARD_VERSION = 1

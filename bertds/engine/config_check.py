@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bertds.config import BatchPlan
+from bertds.config.recipe import BatchPlan
 from bertds.engine import config_schema as schema
 from bertds.errors import ConfigError
 from bertds.optim.registry import OptimizerSettings, nearest, parse_optimizer

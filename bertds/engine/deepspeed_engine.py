@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bertds.config import BatchPlan
+from bertds.config.recipe import BatchPlan
 from bertds.engine.config_check import DeepSpeedSettings
 from bertds.engine.gate import UpdateGate
 from bertds.engine.optimizers import build_optimizer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.finetune.tasks import TASKS, Task, get_task
-from bertds.logs import log
+from bertds.system.logs import log
 
 if TYPE_CHECKING:
     from bertds.finetune.load import DataOptions
@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     """Fine-tune and print the scores."""
     args = parse_args(argv)
     from bertds.finetune.glue_suite import table
-    from bertds.logs import start_logging
     from bertds.runtime import find_place
+    from bertds.system.logs import start_logging
 
     is_main = not args.deepspeed_config or find_place().is_main
     start_logging(is_main)

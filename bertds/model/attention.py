@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.model.dropout import dropout, dropout_add
 from bertds.model.rows import RowLayout
 

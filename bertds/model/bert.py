@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import ConfigError
 from bertds.model.embeddings import Embeddings
 from bertds.model.encoder import Encoder

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from bertds.logs import log
 from bertds.model.bert import BertForPreTraining
+from bertds.system.logs import log
 
 
 def missing_compiler(device_type: str) -> str:

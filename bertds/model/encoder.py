@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.model.attention import Attention, SublayerOutput
 from bertds.model.rows import RowLayout
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.config import BatchPlan, DataConfig, ModelConfig
+from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
 from bertds.data import token_source
 from bertds.data.balance import balance_rows
 from bertds.data.batches import IGNORED, pad_to_budget

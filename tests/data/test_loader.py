@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertds.config import BatchPlan, DataConfig
+from bertds.config.recipe import BatchPlan, DataConfig
 from bertds.data import token_source
 from bertds.data.hdf5 import write_instance_file
 from bertds.data.instances import InstanceSettings

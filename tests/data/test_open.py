@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bertds.config import BatchPlan, DataConfig
+from bertds.config.recipe import BatchPlan, DataConfig
 from bertds.data.hdf5 import write_instance_file
 from bertds.data.instances import InstanceSettings
 from bertds.data.loader import BatchLoader, open_source

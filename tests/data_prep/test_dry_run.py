@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bertds.data.manifest import Manifest
-from bertds.entry import guarded
+from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 from data_prep.document import SourceFile
 from data_prep.dry_run import in_bytes, sample_units

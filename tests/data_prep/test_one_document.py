@@ -12,7 +12,7 @@ import pytest
 
 from bertds.data.manifest import Manifest
 from bertds.data.vocabulary import read_vocabulary
-from bertds.entry import guarded
+from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 
 DIGITS = "0123456789"

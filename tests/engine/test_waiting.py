@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bertds.config import BatchPlan, DataConfig, ModelConfig
+from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
 from bertds.data.loader import BatchLoader, open_source
 from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine

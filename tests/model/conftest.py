@@ -10,7 +10,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.model.bert import BertForPreTraining
 from bertds.model.hf import config_to_transformers, load_transformers_state_dict
 from bertds.model.rows import flatten_padded

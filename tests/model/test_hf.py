@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.bert import BertForPreTraining
 from bertds.model.hf import (

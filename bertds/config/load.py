@@ -1,6 +1,6 @@
-"""Reads recipes: YAML and ``--set`` assignments become a checked :class:`~bertds.config.Config`.
+"""Reads recipes: YAML and ``--set`` assignments become a checked ``Config``.
 
-Later sources win: the defaults in ``bertds/config.py``, the recipe file, the assignments.
+Later sources win: the defaults in ``bertds/config/recipe.py``, the recipe file, the assignments.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from bertds.config import Config
+from bertds.config.recipe import Config
 from bertds.errors import ConfigError
 
 
@@ -70,7 +70,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 def _shipped_hint(path: Path) -> str:
-    folder = Path(__file__).parent / "recipes"
+    folder = Path(__file__).parents[1] / "recipes"
     names = [recipe.name for recipe in sorted(folder.glob("*.yaml"))]
     if path.name in names:
         return f"; a recipe of that name is at {folder / path.name}"

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
-from bertds.logs import LogFile, log
+from bertds.system.logs import LogFile, log
 
 
 def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
