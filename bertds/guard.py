@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import GuardConfig
 from bertds.errors import BertdsError
-from bertds.state import TrainState
 from bertds.system.logs import log
 
 SHOWN_SAMPLES = 64

@@ -14,8 +14,8 @@ from typing import Any
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
+from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
 from bertds.errors import ConfigError
-from bertds.flops import forward_backward_flops, masked_per_row, mean_tokens
 
 CLONE = Path(__file__).resolve().parents[1]
 

@@ -116,7 +116,7 @@ def _processes(wanted: int) -> tuple[int, dict[str, str]]:
 
 
 def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int:
-    from bertds.runtime import free_port
+    from bertds.distributed.stop_requests import free_port
 
     run_dir = work / f"phase{phase}"
     _say(f"train phase {phase}")
@@ -191,7 +191,7 @@ def wait_for(launcher: subprocess.Popen[Any], run_dir: Path) -> int:
 
 
 def _export(work: Path) -> None:
-    from bertds.checkpoint import step_folders
+    from bertds.checkpoint.save import step_folders
     from bertds.export import MARK, export
 
     _say("export")

@@ -59,10 +59,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     from bertds.config.load import load_config, split_assignments
     from bertds.config.recipe import Config
-    from bertds.engine.config_check import load_deepspeed_json
+    from bertds.cost_model.hardware import find
+    from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan_calibrate import calibrate
     from bertds.plan_forecast import forecast
-    from bertds.plan_hardware import find
     from bertds.setup_run import find_deepspeed_json
 
     values = split_assignments(args.set)

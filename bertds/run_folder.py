@@ -27,8 +27,8 @@ import yaml
 from bertds import __version__
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
+from bertds.distributed.stop_requests import command_line, find_place
 from bertds.errors import ConfigError
-from bertds.runtime import command_line, find_place
 from bertds.system.atomic_files import FolderLock, explain_os_error, write_json, write_text
 from bertds.system.logs import log, log_to_file
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bertds.data.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from bertds.data.formats.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import DataError
 from bertds.system.atomic_files import sha256_file, write_json

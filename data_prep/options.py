@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bertds.data.hdf5 import COMPRESSIONS
+from bertds.data.formats.nvidia_hdf5 import COMPRESSIONS
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file

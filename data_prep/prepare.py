@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertds.data.manifest import Manifest, ShardInfo, SplitInfo
+from bertds.data.formats.manifest import Manifest, ShardInfo, SplitInfo
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, vocabulary_file
 from bertds.errors import DataError
 from bertds.system.atomic_files import FolderLock, explain_os_error, remove_leftovers, sha256_file

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from bertds.display import html_page
 from bertds.system.atomic_files import write_text
 from data_prep import report_pictures as draw

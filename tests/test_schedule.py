@@ -7,7 +7,7 @@ import pytest
 
 from bertds.config.load import load_config
 from bertds.config.recipe import ScheduleConfig
-from bertds.schedule import LearningRate
+from bertds.optim.lr_schedule import LearningRate
 
 RECIPES = sorted(p.stem for p in Path(__file__).parents[1].glob("bertds/recipes/*.yaml"))
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from bertds.checkpoint import step_folders
-from bertds.checkpoint_files import CheckpointReader
+from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.save import step_folders
+from bertds.distributed.stop_requests import find_place
 from bertds.metrics import read_lines
-from bertds.runtime import find_place
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
 

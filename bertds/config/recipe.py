@@ -4,7 +4,7 @@ A recipe is a YAML file with the sections below. Its values are read in this ord
 winning: the defaults here, ``--config FILE``, ``--set key=value``. An unknown key, a wrong type
 or an impossible combination is an error that names the full key, what was found and what is
 allowed. The DeepSpeed JSON owns the optimizer and its numbers (the peak learning rate included),
-batch sizes, precision, ZeRO and clipping; see ``bertds/engine/config_check.py``.
+batch sizes, precision, ZeRO and clipping; see ``bertds/engine/ds_config.py``.
 
 The text under each field is shown by ``bertds config explain KEY``.
 """

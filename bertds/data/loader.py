@@ -27,10 +27,10 @@ import numpy as np
 
 from bertds.data.balance import balance_rows
 from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
-from bertds.data.open import open_source
 from bertds.data.order import DataPosition, EpochOrder, advance
-from bertds.data.rows import FlatRows, join_rows
-from bertds.data.source import Block, Source
+from bertds.data.samples.flat_rows import FlatRows, join_rows
+from bertds.data.sources.base import Block, Source
+from bertds.data.sources.open import open_source
 
 __all__ = [
     "BatchLoader",

@@ -17,7 +17,7 @@ import torch
 
 from bertds.errors import BertdsError
 from bertds.finetune.examples import Batching, Example, collate, epoch_batches
-from bertds.optim.groups import split_parameters
+from bertds.optim.weight_decay import split_parameters
 from bertds.system.logs import log
 
 LOG_SECONDS = 30.0

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertds.config.recipe import ModelConfig
 from bertds.model.attention import Attention, SublayerOutput
-from bertds.model.rows import RowLayout
+from bertds.model.row_layout import RowLayout
 
 
 class Gelu(nn.Module):

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertds.optim.lamb_numbers import StepNumbers
-from bertds.optim.slices import Partition
+from bertds.optim.lamb_coefficients import StepNumbers
+from bertds.optim.partition import Partition
 from bertds.system.numba_jit import compiled
 
 BLOCK = 16_384

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 from data_prep.document import SourceFile

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from bertds.system.atomic_files import FolderLock
 from bertds.system.run_command import guarded
 from data_prep import instance_stage, markers, shuffle_stage, tokenise_stage

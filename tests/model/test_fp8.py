@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
-from bertds.model.compiled import compile_layers
+from bertds.model.compile_layers import compile_layers
 from bertds.model.fp8 import (
     BACKWARD,
     FORWARD,

@@ -24,7 +24,7 @@ from bertds.model.hf import (
     to_dle_state_dict,
     to_transformers_state_dict,
 )
-from bertds.model.rows import flatten_padded, pad_rows
+from bertds.model.row_layout import flatten_padded, pad_rows
 
 
 def weights_of(model: BertForPreTraining) -> dict[str, torch.Tensor]:

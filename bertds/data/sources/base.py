@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bertds.data.rows import FlatRows, offsets_of
+from bertds.data.samples.flat_rows import FlatRows, offsets_of
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import DataError
 

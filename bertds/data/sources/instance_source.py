@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bertds.data.hdf5 import (
+from bertds.data.formats.nvidia_hdf5 import (
     FolderSettings,
     InstanceRows,
     find_instance_files,
@@ -16,8 +16,8 @@ from bertds.data.hdf5 import (
     read_header,
     read_instances,
 )
-from bertds.data.rows import FlatRows, offsets_of
-from bertds.data.source import Block, Source
+from bertds.data.samples.flat_rows import FlatRows, offsets_of
+from bertds.data.sources.base import Block, Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from bertds.data.instances import (
+from bertds.data.formats.manifest import Manifest, ShardInfo
+from bertds.data.formats.token_shards import TokenShard, Verify
+from bertds.data.samples.flat_rows import FlatRows, RowMaker, offsets_of
+from bertds.data.samples.pairing import (
     InstanceSettings,
     Pairs,
     count_shard,
     partner_number,
     scan_shard,
 )
-from bertds.data.manifest import Manifest, ShardInfo
-from bertds.data.rows import FlatRows, RowMaker, offsets_of
-from bertds.data.shards import TokenShard, Verify
-from bertds.data.source import Block, Source
+from bertds.data.sources.base import Block, Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from bertds.distributed.stop_requests import Place
 from bertds.errors import BertdsError
-from bertds.runtime import Place
 
 _COUNT, _OUTCOME = "bertds/come", "bertds/met"
 _ALL_CAME = "all"

@@ -14,7 +14,7 @@ import torch
 
 from bertds.engine.zero_layout import Layout, frozen_pieces, frozen_targets, refresh_weights
 from bertds.optim.moments import set_steps
-from bertds.optim.slices import Partition
+from bertds.optim.partition import Partition
 
 Kind = Literal["weight", "exp_avg", "exp_avg_sq"]
 KINDS: tuple[Kind, ...] = ("weight", "exp_avg", "exp_avg_sq")

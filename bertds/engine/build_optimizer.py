@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from bertds.engine.config_check import DeepSpeedSettings
+from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import BertdsError, ConfigError
-from bertds.optim.groups import is_decayed, split_parameters
 from bertds.optim.lamb import ShardedLamb
+from bertds.optim.weight_decay import is_decayed, split_parameters
 
 
 def build_optimizer(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from bertds.cost_model.flops import PEAKS
 from bertds.errors import ConfigError
-from bertds.flops import PEAKS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

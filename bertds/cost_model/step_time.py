@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 
 from bertds.config.recipe import ModelConfig
-from bertds.flops import forward_backward_flops, parameter_count
-from bertds.plan_hardware import Hardware
-from bertds.plan_memory import BYTES, Shape
+from bertds.cost_model.flops import forward_backward_flops, parameter_count
+from bertds.cost_model.hardware import Hardware
+from bertds.cost_model.memory import BYTES, Shape
 
 NETWORK_SHARE = 0.5
 """Of a node's nominal network bandwidth, what a large all-reduce reaches. DLE on 64 DGX-2H lost

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bertds.data.shards import TokenShard, token_dtype
+from bertds.data.formats.token_shards import TokenShard, token_dtype
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import DataError
 

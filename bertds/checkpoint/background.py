@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bertds.checkpoint_files import FileRecord, write_pieces
+from bertds.checkpoint.format import FileRecord, write_pieces
 from bertds.errors import BertdsError
 from bertds.system.atomic_files import explain_os_error, write_json
 

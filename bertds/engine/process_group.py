@@ -18,9 +18,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bertds.engine.meeting import meet
+from bertds.distributed.rendezvous import meet
+from bertds.distributed.stop_requests import Place, find_place
 from bertds.errors import ConfigError
-from bertds.runtime import Place, find_place
 
 MEETING_SECONDS = 600.0
 """So long do processes wait for each other, unless a recipe says otherwise."""

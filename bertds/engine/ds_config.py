@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertds.config.recipe import BatchPlan
-from bertds.engine import config_schema as schema
+from bertds.engine import ds_config_keys as schema
 from bertds.errors import ConfigError
-from bertds.optim.registry import OptimizerSettings, nearest, parse_optimizer
+from bertds.optim.settings import OptimizerSettings, nearest, parse_optimizer
 
 Precision = Literal["fp32", "bf16", "fp16", "autocast"]
 

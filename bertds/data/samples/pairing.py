@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from bertds.data.kernels import NSP, ONE_SEGMENT, SOP, scan
+from bertds.data.formats.token_shards import TokenShard
 from bertds.data.rng import (
     CHUNKS,
     PARTNER_SHARD,
@@ -35,7 +35,7 @@ from bertds.data.rng import (
     probability_threshold,
     random_u64,
 )
-from bertds.data.shards import TokenShard
+from bertds.data.samples.kernels import NSP, ONE_SEGMENT, SOP, scan
 from bertds.errors import ConfigError, DataError
 
 PairKind = Literal["nsp", "sop", "none"]

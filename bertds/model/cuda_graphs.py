@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bertds.model.encoder import Encoder
-from bertds.model.rows import RowLayout
+from bertds.model.row_layout import RowLayout
 
 MAX_SHAPES = 4
 """Each recorded shape keeps its activations' memory for good."""

@@ -35,8 +35,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
+from bertds.distributed.liveness import CpuWatch, OwnTime
 from bertds.errors import EXIT_FAILED
-from bertds.liveness import CpuWatch, OwnTime
 from bertds.system.atomic_files import start_time
 from bertds.system.logs import log
 

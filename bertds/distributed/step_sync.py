@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bertds.config.recipe import BatchPlan
-from bertds.runtime import StopWatch
+from bertds.distributed.stop_requests import StopWatch
 
 
 class _Sums:

@@ -20,7 +20,7 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from bertds.data.manifest import ShardInfo
+from bertds.data.formats.manifest import ShardInfo
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, sha256_file
 

@@ -17,15 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertds.data.columns import Columns, empty_columns, place_rows
-from bertds.data.instances import InstanceSettings, Pairs, partner_number, scan_shard
-from bertds.data.kernels import assemble
-from bertds.data.masking import (
-    ngram_thresholds,
-    predictions_by_length,
-)
+from bertds.data.formats.padded_columns import Columns, empty_columns, place_rows
+from bertds.data.formats.token_shards import TokenShard
 from bertds.data.rng import ROWS, SAMPLE_ORDER, derive_key, permutation
-from bertds.data.shards import TokenShard
+from bertds.data.samples.kernels import assemble
+from bertds.data.samples.masking import ngram_thresholds, predictions_by_length
+from bertds.data.samples.pairing import InstanceSettings, Pairs, partner_number, scan_shard
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import DataError
 
@@ -241,7 +238,7 @@ def _close_gaps(flat: FlatRows, counts: np.ndarray) -> None:
 def padded_layout(
     flat: FlatRows, sequence_length: int, max_predictions: int, pad: int
 ) -> dict[str, np.ndarray]:
-    """Return rows in NVIDIA's layout (see :mod:`bertds.data.hdf5`), dtypes and padding included."""
+    """Return rows in NVIDIA's layout (``formats/nvidia_hdf5``), dtypes and padding included."""
     columns = empty_columns(
         flat.rows, sequence_length, max_predictions, labels=flat.labels is not None
     )
@@ -296,7 +293,7 @@ def build_instances(
         chunk_rows: rows per chunk, at most.
 
     Yields:
-        Row arrays as :func:`bertds.data.hdf5.write_instance_file` takes them.
+        Row arrays as :func:`bertds.data.formats.nvidia_hdf5.write_instance_file` takes them.
 
     Raises:
         DataError: the corpus is one document and pairs are asked for, or a shard is damaged.

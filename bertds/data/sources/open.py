@@ -7,13 +7,13 @@ from typing import Any
 
 import h5py
 
-from bertds.data.hdf5 import list_instance_files
-from bertds.data.instance_source import InstanceSource, find_tokenizer
-from bertds.data.instances import InstanceSettings
-from bertds.data.manifest import MANIFEST_NAME
-from bertds.data.source import Source
-from bertds.data.text import text_shard
-from bertds.data.token_source import TokenSource
+from bertds.data.formats.manifest import MANIFEST_NAME
+from bertds.data.formats.nvidia_hdf5 import list_instance_files
+from bertds.data.formats.plain_text import text_shard
+from bertds.data.samples.pairing import InstanceSettings
+from bertds.data.sources.base import Source
+from bertds.data.sources.instance_source import InstanceSource, find_tokenizer
+from bertds.data.sources.token_source import TokenSource
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError, DataError
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bertds.config.recipe import ModelConfig
-from bertds.flops import parameter_count
+from bertds.cost_model.flops import parameter_count
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
 FRAGMENTS = {True: 0.13, False: 0.05}

@@ -18,11 +18,11 @@ from typing import Any, Protocol
 
 import torch
 
-from bertds.background import BackgroundSave
-from bertds.checkpoint_files import CheckpointReader, write_manifest, write_pieces
+from bertds.checkpoint.background import BackgroundSave
+from bertds.checkpoint.format import CheckpointReader, write_manifest, write_pieces
+from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import CheckpointConfig
 from bertds.errors import BertdsError, CheckpointError
-from bertds.state import TrainState
 from bertds.system.atomic_files import explain_os_error, free_bytes, sync_folder, write_text
 from bertds.system.logs import log
 
