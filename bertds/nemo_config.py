@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertds.config_io import nearest
+from bertds.config.load import nearest
 from bertds.errors import ConfigError
 from bertds.nemo_keys import Keys, flatten, resolve_references
 
@@ -197,7 +197,7 @@ def _data(keys: Keys, result: Translation) -> None:
 
 
 def _hdf5_length(path: Path) -> int:
-    from bertds.data.hdf5_files import dataset, open_hdf5
+    from bertds.data.formats.hdf5_files import dataset, open_hdf5
 
     files = [path] if path.is_file() else sorted([*path.glob("*.hdf5"), *path.glob("*.h5")])
     if not files:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from bertds.config_io import load_config
+from bertds.config.load import load_config
 from bertds.errors import ConfigError, DataError
-from bertds.files import atomic_path, temporary_name, write_text
-from bertds.inside import file_inside
 from bertds.run_folder import RunFolder
+from bertds.system.atomic_files import atomic_path, temporary_name, write_text
+from bertds.system.inside import file_inside
 
 
 @pytest.mark.parametrize("name", ["a", "train/shard_00000.h5", "a b", "ä"])

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from bertds.data.hdf5 import read_header, read_instances
-from bertds.data.shards import TokenShard
+from bertds.data.formats.nvidia_hdf5 import read_header, read_instances
+from bertds.data.formats.token_shards import TokenShard
 from bertds.errors import DataError
 
 SECRET = b"root:secret:0:0" * 20
