@@ -68,7 +68,7 @@ def start_weights(config: Config, model: Any, tokenizer: Any, checkpoints: Path)
         log.info("weights from %s (%d tensors start at random)", path, len(report.missing))
         return None
     reader = locate(path)
-    _check_architecture(path, reader.manifest["model"], wanted, config)
+    _check_architecture(path, reader.field("model").mapping(), wanted, config)
     _check_tokenizer(reader, tokenizer)
     return Start(reader, False)
 
@@ -86,11 +86,11 @@ def _check_architecture(
 
 
 def _check_tokenizer(reader: CheckpointReader, tokenizer: Any) -> None:
-    theirs = reader.manifest["tokenizer"]
-    if theirs["fingerprint"] != tokenizer.fingerprint:
+    theirs = reader.field("tokenizer").mapping()
+    if theirs.get("fingerprint") != tokenizer.fingerprint:
         raise CheckpointError(
-            f"{reader.folder}: trained with vocabulary {theirs['fingerprint'][:12]} "
-            f"({theirs['vocab_size']} tokens), the data has {tokenizer.fingerprint[:12]} "
+            f"{reader.folder}: trained with vocabulary {str(theirs.get('fingerprint'))[:12]} "
+            f"({theirs.get('vocab_size')} tokens), the data has {tokenizer.fingerprint[:12]} "
             f"({tokenizer.vocab_size} tokens)"
         )
 
@@ -136,7 +136,7 @@ def warn_of_other_data(start: Start | None, source: Any) -> None:
     """Say so if the data is not what the run has been trained on up to its checkpoint."""
     if start is None or not start.is_own:
         return
-    now, before = _facts(source.describe()), _facts(start.reader.manifest["data"])
+    now, before = _facts(source.describe()), _facts(start.reader.field("data").mapping())
     different = _difference(now, before)
     if different:
         log.warning(

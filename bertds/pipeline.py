@@ -205,7 +205,7 @@ def _export(work: Path) -> None:
 
 def _scores(work: Path) -> dict[str, Any]:
     """Score both phases' last checkpoints on the held-out documents, once."""
-    from bertds.config.recipe import DataConfig
+    from bertds.config.load import load_config
     from bertds.evaluate import evaluate
     from bertds.trained import open_trained
 
@@ -220,7 +220,7 @@ def _scores(work: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"stamp": stamp}
     for phase in ("phase1", "phase2"):
         trained = open_trained(work / phase)
-        data = DataConfig(**trained.manifest["recipe"]["data"])
+        data = load_config(trained.manifest["recipe"]).data
         result[phase] = {
             "sequence_length": data.sequence_length,
             **evaluate(trained, data, "validation", 32),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from bertds.checkpoint.save import locate
 from bertds.config.recipe import ModelConfig
+from bertds.cost_model.flops import parameter_count
 from bertds.errors import CheckpointError
 from bertds.model import hf
 from bertds.model.bert import BertForPreTraining
@@ -49,13 +51,19 @@ def open_trained(path: Path | str) -> Trained:
             model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected
         )
     reader = locate(path)
-    saved = reader.manifest["model"]
-    names = {item.name for item in fields(ModelConfig)}
-    config = ModelConfig(**{key: value for key, value in saved.items() if key in names})
-    model = BertForPreTraining(config, saved["vocab_size"])
+    config, vocab_size = reader.model()
+    # Before anything is allocated: a manifest may describe a model of any size.
+    saved = sum(math.prod(shape) for shape in reader.shapes.values())
+    if (wanted := parameter_count(config, vocab_size)) != saved:
+        raise CheckpointError(
+            f"{reader.folder}: the model that its manifest describes has {wanted:,} numbers, its "
+            f"tensors have {saved:,}"
+        )
+    model = BertForPreTraining(config, vocab_size)
     parameters = dict(model.named_parameters())
-    if set(parameters) != set(reader.shapes):
-        odd = sorted(set(parameters) ^ set(reader.shapes))
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if shapes != reader.shapes:
+        odd = sorted(name for name, _ in shapes.items() ^ reader.shapes.items())
         raise CheckpointError(f"{reader.folder}: parameters do not fit: {', '.join(odd[:4])}")
     with torch.no_grad():
         for name, weight in reader.weights():
@@ -63,6 +71,6 @@ def open_trained(path: Path | str) -> Trained:
     run_dir = reader.folder.resolve().parent.parent
     folder = run_dir / "tokenizer"
     return Trained(
-        model.eval(), config, saved["vocab_size"], reader.folder,
+        model.eval(), config, vocab_size, reader.folder,
         folder if (folder / "vocab.txt").is_file() else None, reader.manifest, [],
     )  # fmt: skip
