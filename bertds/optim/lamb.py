@@ -34,10 +34,10 @@ import torch
 import torch.distributed as dist
 
 from bertds.errors import BertdsError
+from bertds.optim.lamb_coefficients import StepNumbers
 from bertds.optim.lamb_cpu import CpuLamb
-from bertds.optim.lamb_numbers import StepNumbers
 from bertds.optim.moments import create_moments
-from bertds.optim.slices import Partition
+from bertds.optim.partition import Partition
 
 if TYPE_CHECKING:
     from bertds.optim.lamb_triton import TritonLamb

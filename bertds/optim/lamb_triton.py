@@ -20,8 +20,8 @@ import torch
 import triton
 import triton.language as tl
 
-from bertds.optim.lamb_numbers import StepNumbers
-from bertds.optim.slices import Partition
+from bertds.optim.lamb_coefficients import StepNumbers
+from bertds.optim.partition import Partition
 
 BLOCK = 2048
 """Elements per block; a power of two. Its float32 sum of squares is exact to about 1e-7."""

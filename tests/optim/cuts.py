@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from bertds.optim.groups import is_decayed
 from bertds.optim.lamb import ShardedLamb
-from bertds.optim.slices import Partition, Slice
+from bertds.optim.partition import Partition, Slice
+from bertds.optim.weight_decay import is_decayed
 from tests.optim.textbook import TextbookLamb
 
 Shapes = dict[str, tuple[int, ...]]

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 triton = pytest.importorskip("triton")
 
-from bertds.optim.groups import is_decayed  # noqa: E402
 from bertds.optim.lamb import ShardedLamb  # noqa: E402
 from bertds.optim.lamb_triton import BLOCK, cut_into_blocks  # noqa: E402
-from bertds.optim.slices import Partition, Slice  # noqa: E402
+from bertds.optim.partition import Partition, Slice  # noqa: E402
+from bertds.optim.weight_decay import is_decayed  # noqa: E402
 from tests.optim.cuts import (  # noqa: E402
     Shapes,
     distance,
@@ -177,9 +177,9 @@ from types import SimpleNamespace
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
-from bertds.optim.groups import is_decayed
+from bertds.optim.weight_decay import is_decayed
 from bertds.optim.lamb import ShardedLamb
-from bertds.optim.slices import Partition, Slice
+from bertds.optim.partition import Partition, Slice
 
 target = GPUTarget(*json.loads(sys.argv[1]))
 triton.runtime.driver.set_active(SimpleNamespace(

@@ -14,9 +14,9 @@ import torch
 
 lamb_triton = pytest.importorskip("bertds.optim.lamb_triton")
 
-from bertds.optim.groups import is_decayed  # noqa: E402
 from bertds.optim.lamb import ShardedLamb  # noqa: E402
-from bertds.optim.slices import Partition, Slice  # noqa: E402
+from bertds.optim.partition import Partition, Slice  # noqa: E402
+from bertds.optim.weight_decay import is_decayed  # noqa: E402
 
 NAMES = ["emb.weight", "LayerNorm.weight", "dense.bias"]
 
