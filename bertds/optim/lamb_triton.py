@@ -26,7 +26,7 @@ from bertds.optim.partition import Partition
 BLOCK = 2048
 """Elements per block; a power of two. Its float32 sum of squares is exact to about 1e-7."""
 WARPS = 8
-"""Warps per block: 8 elements per thread, 64 registers on sm_90: four blocks run at a time there."""
+"""Warps per block: 8 elements per thread and, on sm_90, 64 registers: four blocks run at a time."""
 CHUNK = 1024
 """Partial sums that the reduction reads at a time."""
 
