@@ -51,10 +51,11 @@ from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
 from bertds.data.source import Source
 from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
-from bertds.flops import forward_backward_flops, peak_memory_gib, peak_of
+from bertds.flops import forward_backward_flops, peak_memory_gib
 from bertds.model.bert import BertForPreTraining
 from bertds.model.compiled import compile_layers
 from bertds.model.hf import load_transformers_state_dict
+from bertds.plan_hardware import peak_of
 
 MODELS = {"tiny": (128, 2, 2), "mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 PREDICTIONS = {128: 20, 512: 80}

@@ -18,7 +18,7 @@ from bertds.engine.config_check import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.start import end_processes, meet_processes
 from bertds.errors import BertdsError, ConfigError
-from bertds.flops import Meter, device_peak
+from bertds.flops import Meter
 from bertds.guard import Guard
 from bertds.heap import Heap
 from bertds.heartbeat import Heartbeat
@@ -27,6 +27,7 @@ from bertds.logs import log, start_logging
 from bertds.metrics import Metrics
 from bertds.micro_batch import choose_micro_batch
 from bertds.model.bert import BertForPreTraining
+from bertds.plan_hardware import device_peak
 from bertds.run_folder import RunFolder, environment
 from bertds.runtime import Place, StopWatch, find_place, seconds_left_of_job
 from bertds.sample_log import SampleLog
@@ -103,7 +104,9 @@ class Run:
         check_alike(self.engine, start, self.source)
         warn_of_other_data(start, self.source)
         self.state = continue_run(config, self.engine, start)
-        self.folder.record(self.settings.values, tokenizer.files)
+        device = self.engine.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self.folder.record(self.settings.values, tokenizer.files, name)
         self.learning_rate = LearningRate(self.settings.optimizer.lr, config.schedule)
         if place.is_main:
             self.trackers = start_trackers(config, facts, self.folder.path)

@@ -25,6 +25,8 @@ LAYERS = [
         "own_memory",
     },
     {"model", "data", "optim"},
+    {"plan_gpu_file"},
+    {"plan_hardware"},
     {"schedule", "state", "heartbeat", "guard", "flops", "plan_memory", "health", "outlook"},
     {"engine"},
     {

@@ -25,12 +25,11 @@ from bertds.flops import (
     forward_backward_flops,
     masked_per_row,
     parameter_count,
-    peak_of,
 )
 from bertds.own_memory import OwnMemory
 from bertds.plan_calibrate import calibrate, read_run, train_lines
 from bertds.plan_forecast import forecast
-from bertds.plan_hardware import TABLE, Hardware, find
+from bertds.plan_hardware import Hardware, find, peak_of
 from bertds.plan_memory import Shape, estimate, layer_bytes
 from bertds.plan_sweep import best, sweep
 from bertds.plan_time import bytes_sent
@@ -191,7 +190,7 @@ def test_published_runs_within_a_quarter(
     rows: str | None,
     hours: float,
 ) -> None:
-    machine: Hardware = replace(TABLE[gpu], **changes)
+    machine: Hardware = replace(find(gpu), **changes)
     found = 0.0
     for number in (1, 2):
         config = phase(number, repository, recipe)
