@@ -30,7 +30,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                         help="h100 (default), a100, ... (--list-gpus), or cpu")  # fmt: skip
     parser.add_argument("--gpu-file", type=Path, metavar="F.yaml",
                         help="more GPUs, or other numbers for those there are, in the form of "
-                        "bertds/gpus.yaml (BERTDS_GPU_FILE)")  # fmt: skip
+                        "bertds/cost_model/gpus.yaml (BERTDS_GPU_FILE)")  # fmt: skip
     parser.add_argument("--list-gpus", action="store_true", help="print the GPUs and end")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
     parser.add_argument(
@@ -67,12 +67,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print the plan."""
     args = parse_args(argv)
-    from bertds.config import Config
-    from bertds.config_io import load_config, split_assignments
-    from bertds.engine.config_check import load_deepspeed_json
+    from bertds.config.load import load_config, split_assignments
+    from bertds.config.recipe import Config
+    from bertds.cost_model.hardware import find
+    from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan_calibrate import calibrate, check_calibration
     from bertds.plan_forecast import forecast
-    from bertds.plan_hardware import find
     from bertds.setup_run import find_deepspeed_json
 
     if args.list_gpus:
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def list_gpus(extra: Path | None) -> None:
     """Print the known GPUs, one a line."""
-    from bertds.plan_hardware import table
+    from bertds.cost_model.hardware import table
 
     print(f"{'GPU':<14}{'GiB':>7}{'TFLOP/s':>9}{'TB/s':>7}{'share of peak, 128 / 512':>27}")
     for item in table(extra).values():

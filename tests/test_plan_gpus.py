@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bertds.cli import main as command
+from bertds.cost_model.hardware import Hardware, find, kind_of, peak_of, table
 from bertds.errors import ConfigError
 from bertds.plan_calibrate import Calibration, calibrate, check_calibration
-from bertds.plan_hardware import Hardware, find, kind_of, peak_of, table
 from tests.runs_made import make_run, train_line
 
 
@@ -75,8 +75,8 @@ def test_the_derived_share_is_what_another_code_reached_on_the_a100() -> None:
 
 def test_the_h100_s_measured_rows_per_second_come_out(repository: Path) -> None:
     """Forward and backward: 1,980 rows a second of 104.9 tokens (large), 589,000 tokens (base)."""
-    from bertds.config_io import load_config
-    from bertds.engine.config_check import load_deepspeed_json
+    from bertds.config.load import load_config
+    from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan_forecast import forecast
 
     def seconds_per_token(recipe: str, rows: int, tokens: float) -> float:
@@ -215,8 +215,8 @@ def test_the_row_length_of_a_trial_holds_for_its_own_sequence_length(
     repository: Path, tmp_path: Path, phase: int
 ) -> None:
     """A trial of phase 1 used to plan phase 2 with rows of 112 tokens."""
-    from bertds.config_io import load_config
-    from bertds.engine.config_check import load_deepspeed_json
+    from bertds.config.load import load_config
+    from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan_forecast import forecast
 
     found = calibrate(trial(tmp_path / "run", "cpu"))

@@ -1,0 +1,211 @@
+"""GPUs that a plan can be made for, their peaks for MFU, and where their numbers come from.
+
+The numbers are in ``gpus.yaml``; a file of the same form adds GPUs or changes keys. Peaks are
+dense product rates without sparsity. The efficiency is the share of the half-precision peak that
+forward and backward reach on real tokens. This code was measured on an H100; where a GPU has no
+share of its own, it is derived from that one:
+
+```text
+share = share of the H100 / (p + m * (peak / H100's peak) * (H100's bandwidth / bandwidth))
+```
+
+with p the part of the H100's time that goes into products and attention, and m the part that goes
+into moving memory. The formula gives 46 and 39 % for the A100, where NVIDIA's DeepLearningExamples
+reached 45 and 38 % on real tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bertds.cost_model.gpu_file import DEFAULTS, FILE, check_gpu, read_gpus
+from bertds.errors import ConfigError
+
+MEASURED_ON = "h100"
+MEMORY_PART = {128: 0.31, 512: 0.29}
+"""Part of the H100's kernel time that moves memory: 36.6 of 118.5 ms at 128 tokens, 19.9 of 68.3 ms
+at 512 (BERT-large, profiled with whole layers compiled; docs/performance.md)."""
+VARIANTS = {"ti", "super", "laptop", "mobile", "max", "d", "mig", "nvl"}
+"""Words of a driver's name that mark a GPU with another peak."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hardware:
+    """One kind of device, and the node that it usually is in."""
+
+    name: str
+    """As given to ``--gpu``."""
+    peak_half: float
+    """bf16 or fp16 matrix operations per second."""
+    peak_full: float
+    """The same in float32 (TF32 where the device has it)."""
+    memory_gib: float
+    """Memory of one device, as its driver reports it."""
+    memory_bandwidth: float
+    """Bytes per second between the device and its memory."""
+    link_bandwidth: float
+    """Bytes per second and device and direction inside a node (NVLink; on CPU shared memory)."""
+    network_bandwidth: float
+    """Bytes per second and direction that a node has to the others."""
+    watts: float
+    """Of one device with its share of the node (CPU, network, fans), under load."""
+    efficiency_128: float
+    """Share of the peak reached on rows of 128 tokens."""
+    efficiency_512: float
+    """The same on rows of 512."""
+    efficiency_kind: str
+    """``measured``, ``published``, ``assumed`` or ``derived``."""
+    efficiency_source: str
+    """Where these shares are from."""
+    dollars_per_hour: float
+    """Price of one device and hour, to be overridden by ``--price``."""
+    devices_per_node: int = 8
+    """Devices of a node where ``--gpus`` does not say."""
+    driver: tuple[str, ...] = ()
+    """Words, in lower case, of the name that the driver reports."""
+    source: str
+    """Where the other numbers are from."""
+
+
+def table(extra: Path | None = None) -> dict[str, Hardware]:
+    """Return the known GPUs by name: the package's, then those of a file of the user's.
+
+    Args:
+        extra: a file like ``gpus.yaml``; default: the one that ``BERTDS_GPU_FILE`` names, if any.
+
+    Raises:
+        ConfigError: the file cannot be read, or an entry in it is wrong.
+    """
+    named = os.environ.get("BERTDS_GPU_FILE")
+    return _table(extra or (Path(named) if named else None))
+
+
+@cache
+def _table(extra: Path | None) -> dict[str, Hardware]:
+    rows = read_gpus(FILE)
+    if extra is not None:
+        for name, values in read_gpus(extra).items():
+            rows[name] = {**rows.get(name, {}), **values}
+    for name, values in rows.items():
+        check_gpu(extra or FILE, name, values)
+    return {name: _hardware(name, values, rows[MEASURED_ON]) for name, values in rows.items()}
+
+
+def _hardware(name: str, row: Mapping[str, Any], reference: Mapping[str, Any]) -> Hardware:
+    """Return one entry of the file in SI units, with an efficiency."""
+    values = {**DEFAULTS, **row}
+    share = values.get("efficiency")
+    kind = values.get("efficiency_kind", "assumed")
+    source = values.get("efficiency_source", "no source given")
+    if share is None:
+        share = {length: _derive(length, values, reference) for length in MEMORY_PART}
+        kind = "derived"
+        source = f"from the {MEASURED_ON.upper()}'s by peak and memory bandwidth"
+    return Hardware(
+        name=name,
+        peak_half=values["half_tflops"] * 1e12,
+        peak_full=values.get("full_tflops", values["half_tflops"] / 2) * 1e12,
+        memory_gib=float(values["memory_gib"]),
+        memory_bandwidth=values["memory_tb_s"] * 1e12,
+        link_bandwidth=values["link_gb_s"] * 1e9,
+        network_bandwidth=values["network_gb_s"] * 1e9,
+        watts=float(values["watts"]),
+        efficiency_128=float(share[128]),
+        efficiency_512=float(share[512]),
+        efficiency_kind=kind,
+        efficiency_source=source,
+        dollars_per_hour=float(values["dollars_per_hour"]),
+        devices_per_node=int(values["devices_per_node"]),
+        driver=tuple(word.lower() for word in values["driver"]),
+        source=values["source"],
+    )
+
+
+def _derive(length: int, row: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
+    """Return the share of the peak by the formula above."""
+    memory = MEMORY_PART[length]
+    slower = row["half_tflops"] / reference["half_tflops"]
+    slower *= reference["memory_tb_s"] / row["memory_tb_s"]
+    return round(reference["efficiency"][length] / (1.0 - memory + memory * slower), 3)
+
+
+def cpu() -> Hardware:
+    """Return this machine's CPU as one device; its speed is a guess until calibrated."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return Hardware(
+        name="cpu",
+        peak_half=threads * 160e9,
+        peak_full=threads * 160e9,
+        memory_gib=round(memory, 1),
+        memory_bandwidth=threads * 10e9,
+        link_bandwidth=2e9,
+        network_bandwidth=1.25e9,
+        watts=threads * 8.0,
+        efficiency_128=0.25,
+        efficiency_512=0.25,
+        efficiency_kind="assumed",
+        efficiency_source="a guess; calibrate with a run of this machine",
+        dollars_per_hour=threads * 0.05,
+        devices_per_node=1,
+        source=f"guess: {threads} threads x 64 operations per cycle x 2.5 GHz",
+    )
+
+
+def find(name: str, extra: Path | None = None) -> Hardware:
+    """Return a device by its name.
+
+    Args:
+        name: ``cpu``, or a name of the table.
+        extra: see :func:`table`.
+
+    Raises:
+        ConfigError: there is none of that name, or the file is wrong.
+    """
+    if name == "cpu":
+        return cpu()
+    known = table(extra)
+    if name not in known:
+        raise ConfigError(
+            f"--gpu {name}: choose one of {', '.join([*known, 'cpu'])}, or describe it in a file "
+            "(--gpu-file)"
+        )
+    return known[name]
+
+
+def kind_of(device_name: str) -> Hardware | None:
+    """Return the device that a driver's name means, or None if it is not in the table.
+
+    The entry all of whose words are in the name, and that has the most of them. A name with a
+    word of another variant (``Ti``, ``Laptop``, ``MIG``) that the entry does not have is no match.
+    """
+    words = set(re.findall(r"[a-z0-9]+", device_name.lower()))
+    matches = [
+        item
+        for item in table().values()
+        if item.driver and words >= set(item.driver) and not words & VARIANTS - set(item.driver)
+    ]
+    return max(matches, key=lambda item: len(item.driver), default=None)
+
+
+def peak_of(device_name: str, precision: str) -> float | None:
+    """Return the peak of a device by the name that its driver gives, or None if unknown."""
+    found = kind_of(device_name)
+    if found is None:
+        return None
+    return found.peak_full if precision == "fp32" else found.peak_half
+
+
+def device_peak(device_type: str, precision: str) -> float | None:
+    """Return the peak of this process's device; None on a CPU, whose peak is not known."""
+    if device_type != "cuda":
+        return None
+    import torch
+
+    return peak_of(torch.cuda.get_device_name(), precision)
