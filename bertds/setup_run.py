@@ -26,7 +26,7 @@ from bertds.initial import check_alike, continue_run, start_weights, warn_of_oth
 from bertds.logs import log, start_logging
 from bertds.metrics import Metrics
 from bertds.micro_batch import choose_micro_batch
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import build_model
 from bertds.run_folder import RunFolder, environment
 from bertds.runtime import Place, StopWatch, find_place, seconds_left_of_job
 from bertds.sample_log import SampleLog
@@ -76,7 +76,7 @@ class Run:
         tokenizer = self.source.tokenizer
         held_out = self._open_validation()
         torch.manual_seed(config.run.seed)  # the same initial weights on every rank
-        model = BertForPreTraining(config.model, tokenizer.vocab_size)
+        model = build_model(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints)
         self.settings = choose_micro_batch(model, config, self.settings, place)
