@@ -30,8 +30,8 @@ import torch
 from benchmarks.common import add_result_options, draw, facts, write_result
 from benchmarks.train_step import MODELS, PREDICTIONS, Case, _wait, open_rows
 from bertds.data.loader import BatchLoader
-from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.ds_config import check_deepspeed_values
 from bertds.model.bert import BertForPreTraining
 from bertds.model.fp8 import use_fp8
 

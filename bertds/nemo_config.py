@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertds.config_io import nearest
+from bertds.config.load import nearest
 from bertds.errors import ConfigError
 from bertds.nemo_keys import Keys, flatten, resolve_references
 

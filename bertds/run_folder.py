@@ -25,12 +25,12 @@ from typing import Any
 import yaml
 
 from bertds import __version__
-from bertds.config import Config
-from bertds.config_io import to_dict
+from bertds.config.load import to_dict
+from bertds.config.recipe import Config
+from bertds.distributed.stop_requests import command_line, find_place
 from bertds.errors import ConfigError
-from bertds.files import FolderLock, explain_os_error, write_json, write_text
-from bertds.logs import log, log_to_file
-from bertds.runtime import command_line, find_place
+from bertds.system.atomic_files import FolderLock, explain_os_error, write_json, write_text
+from bertds.system.logs import log, log_to_file
 
 # Settings that a continued run must share with its beginning: they decide which samples come in
 # which order, or what the model is.

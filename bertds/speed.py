@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from bertds.config import Config
-from bertds.engine.config_check import DeepSpeedSettings
+from bertds.config.recipe import Config
+from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
 from bertds.model.build import PreTrainingModel
@@ -33,7 +33,7 @@ def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSetting
                 "run.compile=true with zero_optimization.stage=3, whose parameters come and go "
                 "within a layer; use stage 0, 1 or 2"
             )
-        from bertds.model.compiled import compile_layers
+        from bertds.model.compile_layers import compile_layers
 
         compile_layers(model, "cuda" if cuda else "cpu")
     if config.run.cuda_graphs:
@@ -44,7 +44,7 @@ def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSetting
                 "run.cuda_graphs=true with model.activation_checkpointing=full: recomputing reads "
                 "the generator's state, which a recording cannot; choose one of them"
             )
-        from bertds.model.graphs import use_graphs
+        from bertds.model.cuda_graphs import use_graphs
 
         use_graphs(_bert_encoder(model))
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from bertds.data.hdf5 import find_instance_files, read_header
-from bertds.data.instances import InstanceSettings
-from bertds.data.manifest import MANIFEST_NAME, Manifest
-from bertds.data.shards import TokenShard
+from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
+from bertds.data.formats.nvidia_hdf5 import find_instance_files, read_header
+from bertds.data.formats.token_shards import TokenShard
+from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, ConfigError, DataError
 
@@ -99,7 +99,7 @@ def shard_rows(
         ConfigError: an impossible length.
     """
     # Not at the top: it imports a compiler, which takes a second.
-    from bertds.data.rows import build_instances
+    from bertds.data.samples.flat_rows import build_instances
 
     infos = manifest.splits[split].shards
     if not infos:

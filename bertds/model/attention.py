@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.model.dropout import dropout, dropout_add
-from bertds.model.rows import RowLayout
+from bertds.model.row_layout import RowLayout
 
 try:
     from torch.nn.attention.varlen import varlen_attn

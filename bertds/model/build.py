@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.model.bert import BertForPreTraining
 from bertds.model.modern import ModernBertForMaskedLM
 

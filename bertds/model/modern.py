@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.model.bert import PreTrainingOutput
 from bertds.model.dropout import dropout, dropout_add
 from bertds.model.embeddings import padded_vocabulary
 from bertds.model.encoder import Gelu
 from bertds.model.heads import Decoder
 from bertds.model.modern_attention import Rotation, rotate, rotation, window_attend
-from bertds.model.rows import RowLayout, arrange
+from bertds.model.row_layout import RowLayout, arrange
 
 
 def layer_norm(config: ModelConfig) -> nn.LayerNorm:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertds.model.dropout import dropout
-from bertds.model.rows import RowLayout
+from bertds.model.row_layout import RowLayout
 
 Rotation = tuple[Tensor, Tensor]
 """Cosine and sine of each token's angles, float32 [T, 1, D]."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 
 MODEL_TYPE = "modernbert"

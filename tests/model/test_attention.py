@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bertds.model.attention import grouped_attention, jagged_attention, padded_attention
-from bertds.model.rows import RowLayout, arrange
+from bertds.model.row_layout import RowLayout, arrange
 
 HEADS, WIDTH = 3, 8
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from bertds.model import compiled
+from bertds.model import compile_layers as layers_module
 from bertds.model.bert import BertForPreTraining
-from bertds.model.compiled import compile_layers
-from bertds.model.graphs import MAX_SHAPES, use_graphs
-from bertds.model.rows import RowLayout
+from bertds.model.compile_layers import compile_layers
+from bertds.model.cuda_graphs import MAX_SHAPES, use_graphs
+from bertds.model.row_layout import RowLayout
 
 
 def loss_and_gradients(model, inputs):
@@ -60,7 +60,7 @@ def test_nothing_is_compiled_after_the_first_batches(tiny, vocab_size, batch) ->
 
 @pytest.mark.slow
 def test_inductor_gives_the_same_numbers(tiny, vocab_size, batch) -> None:
-    if compiled.missing_compiler("cpu"):
+    if layers_module.missing_compiler("cpu"):
         pytest.skip("no C++ compiler")
     check_parity_and_recompilations(tiny, vocab_size, batch, "inductor")
 
@@ -84,7 +84,7 @@ def test_without_a_compiler_the_model_stays_as_it_is(tiny, vocab_size, monkeypat
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
     said = []
-    monkeypatch.setattr(compiled.log, "warning", lambda text, *more: said.append(text % more))
+    monkeypatch.setattr(layers_module.log, "warning", lambda text, *more: said.append(text % more))
     model = fresh(tiny, vocab_size)
     assert not compile_layers(model, "cpu")
     assert len(said) == 1 and "no C++ compiler is found" in said[0]

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bertds.config import Config
+from bertds.config.recipe import Config
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
-from bertds.model.compiled import compile_layers
+from bertds.model.compile_layers import compile_layers
 from bertds.model.fp8 import (
     BACKWARD,
     FORWARD,

@@ -13,10 +13,10 @@ import transformers
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.build import build_model
-from bertds.model.compiled import compile_layers
+from bertds.model.compile_layers import compile_layers
 from bertds.model.hf import (
     config_from_transformers,
     config_to_transformers,
@@ -29,8 +29,8 @@ from bertds.model.modern_attention import (
     padded_window_attention,
     window_attend,
 )
-from bertds.model.rows import RowLayout, flatten_padded
-from bertds.optim.groups import is_decayed
+from bertds.model.row_layout import RowLayout, flatten_padded
+from bertds.optim.weight_decay import is_decayed
 from bertds.trained import open_trained
 
 WORDS = 101  # not a multiple of 64, so that there are padded rows
