@@ -32,9 +32,7 @@ from bertds.model.build import PreTrainingModel
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 VOCABULARY_BIAS = "cls.predictions.bias"
 # The two styles share no name, so one list serves both.
-VOCABULARY_ROWS = (
-    WORD_TABLE, VOCABULARY_BIAS, modern_hf.WORD_TABLE, modern_hf.VOCABULARY_BIAS,
-)  # fmt: skip
+VOCABULARY_ROWS = (WORD_TABLE, VOCABULARY_BIAS, modern_hf.WORD_TABLE, modern_hf.VOCABULARY_BIAS)
 """Tensors with one row per word, which are padded inside."""
 TIED_COPIES = {
     "cls.predictions.decoder.weight": WORD_TABLE,
@@ -92,15 +90,9 @@ def to_transformers_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
 
 
 def to_dle_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
-    """Return the model's weights as NVIDIA DLE names and pads them (key ``model`` of its file).
-
-    Raises:
-        CheckpointError: a modern encoder, which DLE does not have.
-    """
+    """Return the model's weights as NVIDIA DLE names and pads them (key ``model`` of its file)."""
     if model.config.style == "modern":
-        raise CheckpointError(
-            "model.style=modern: DLE has only the original BERT; convert --to hf instead"
-        )
+        raise CheckpointError("model.style=modern: DLE has no such encoder; convert --to hf")
     rows = _round_up(model.vocab_size, DLE_VOCABULARY_MULTIPLE)
     state_dict = {}
     for name, tensor in to_transformers_state_dict(model).items():
