@@ -1,4 +1,4 @@
-"""Floating-point operations of BERT pre-training, and the devices' peaks: what MFU is made of.
+"""Floating-point operations of BERT pre-training: what MFU is made of.
 
 Multiply and add count as two. Only work that the mathematics asks for is counted: no padding, no
 recomputation, and the vocabulary only for masked tokens.
@@ -78,34 +78,6 @@ def mean_tokens(sequence_length: int) -> float:
     """
     place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))
     return sequence_length * (0.90 + (254 / 512 - 0.90) * place)
-
-
-# Dense matrix peak in operations per second, without sparsity, from the makers' data sheets.
-PEAKS: dict[str, dict[str, float]] = {
-    "v100": {"half": 125e12, "fp32": 15.7e12},
-    "a100": {"half": 312e12, "fp32": 156e12},  # fp32 runs as TF32 where it is allowed
-    "h100": {"half": 989e12, "fp32": 494e12},
-    "h200": {"half": 989e12, "fp32": 494e12},
-    "b200": {"half": 2250e12, "fp32": 1125e12},
-}
-
-
-def peak_of(device_name: str, precision: str) -> float | None:
-    """Return the peak of a device by the name that its driver gives, or None if unknown."""
-    name = device_name.lower()
-    for kind, peaks in PEAKS.items():
-        if kind in name:
-            return peaks["fp32" if precision == "fp32" else "half"]
-    return None
-
-
-def device_peak(device_type: str, precision: str) -> float | None:
-    """Return the peak of this process's device; None on a CPU, whose peak is not known."""
-    if device_type != "cuda":
-        return None
-    import torch
-
-    return peak_of(torch.cuda.get_device_name(), precision)
 
 
 @dataclass(frozen=True, slots=True)

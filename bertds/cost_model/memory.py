@@ -174,8 +174,6 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
         gradients += count * 4  # the float32 sum beside the half-precision gradient
     states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
     step = count * 4 / (ranks if stage >= 1 else 1)  # float32 copy of the gradient partition
-    if "lamb" in shape.optimizer.lower():
-        step += count * 4 / (ranks if stage >= 1 else 1)  # the update, before its trust ratio
     if shape.offload:
         states = step = 0.0
     bucket = min(shape.bucket, count) * size
