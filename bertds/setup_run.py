@@ -27,7 +27,7 @@ from bertds.guard import Guard
 from bertds.initial import check_alike, continue_run, start_weights, warn_of_other_data
 from bertds.metrics import Metrics
 from bertds.micro_batch import choose_micro_batch
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import build_model
 from bertds.optim.lr_schedule import LearningRate
 from bertds.run_folder import RunFolder, environment
 from bertds.sample_log import SampleLog
@@ -77,7 +77,7 @@ class Run:
         tokenizer = self.source.tokenizer
         held_out = self._open_validation()
         torch.manual_seed(config.run.seed)  # the same initial weights on every rank
-        model = BertForPreTraining(config.model, tokenizer.vocab_size)
+        model = build_model(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints)
         self.settings = choose_micro_batch(model, config, self.settings, place)
