@@ -14,14 +14,14 @@ from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
 from bertds.errors import CheckpointError
 from bertds.model import hf
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel, build_model
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A model with what is known of it."""
 
-    model: BertForPreTraining
+    model: PreTrainingModel
     config: ModelConfig
     vocab_size: int
     origin: Path
@@ -44,7 +44,7 @@ def open_trained(path: Path | str) -> Trained:
     path = Path(path)
     if (path / "config.json").is_file():
         config, vocab_size = hf.config_from_transformers(hf.read_config(path))
-        model = BertForPreTraining(config, vocab_size)
+        model = build_model(config, vocab_size)
         report = hf.load_transformers_state_dict(model, hf.read_state_dict(path))
         folder = path if (path / "vocab.txt").is_file() else None
         return Trained(
@@ -59,7 +59,7 @@ def open_trained(path: Path | str) -> Trained:
             f"{reader.folder}: the model that its manifest describes has {wanted:,} numbers, its "
             f"tensors have {saved:,}"
         )
-    model = BertForPreTraining(config, vocab_size)
+    model = build_model(config, vocab_size)
     parameters = dict(model.named_parameters())
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     if shapes != reader.shapes:
