@@ -21,7 +21,7 @@ from bertds.config.load import (
     to_dict,
 )
 from bertds.errors import EXIT_OK, ConfigError
-from bertds.run_folder import flatten
+from bertds.training.run_folder import flatten
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

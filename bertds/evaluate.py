@@ -13,8 +13,8 @@ from bertds.config.load import load_config
 from bertds.config.recipe import Config, DataConfig
 from bertds.data.loader import open_source, validation_batches
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
-from bertds.trained import Trained, open_trained
-from bertds.validation import score
+from bertds.pretrained.load import Trained, open_trained
+from bertds.training.validation import score
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -10,9 +10,9 @@ import yaml
 
 from bertds.config.load import read_yaml
 from bertds.errors import EXIT_OK
-from bertds.nemo_config import translate
 from bertds.system.atomic_files import write_json, write_text
 from bertds.system.logs import log
+from bertds.training.nemo.translate import translate
 
 
 def rows_in_epoch(data: dict[str, Any]) -> int:

@@ -192,7 +192,7 @@ def wait_for(launcher: subprocess.Popen[Any], run_dir: Path) -> int:
 
 def _export(work: Path) -> None:
     from bertds.checkpoint.save import step_folders
-    from bertds.export import MARK, export
+    from bertds.pretrained.export import MARK, export
 
     _say("export")
     mark = work / "model" / MARK
@@ -207,7 +207,7 @@ def _scores(work: Path) -> dict[str, Any]:
     """Score both phases' last checkpoints on the held-out documents, once."""
     from bertds.config.recipe import DataConfig
     from bertds.evaluate import evaluate
-    from bertds.trained import open_trained
+    from bertds.pretrained.load import open_trained
 
     _say("evaluate on held-out documents")
     file = work / "scores.json"
@@ -234,7 +234,7 @@ def _closing(work: Path, scores: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from bertds.metrics import FILE, read_lines
+    from bertds.monitor.metrics import FILE, read_lines
 
     console = Console(width=None if sys.stdout.isatty() else 100)
     table = Table(

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan_calibrate import calibrate
     from bertds.plan_forecast import forecast
-    from bertds.setup_run import find_deepspeed_json
+    from bertds.training.run import find_deepspeed_json
 
     values = split_assignments(args.set)
     prefix = "deepspeed."
@@ -132,8 +132,8 @@ def numbers(plan: Any) -> dict[str, Any]:
 
 
 def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
+    from bertds.monitor.progress import in_words
     from bertds.plan_sweep import fitting_layouts
-    from bertds.progress import in_words
 
     memory, step, batch = plan.memory, plan.step, plan.batch
     gib = 2**30

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from bertds.health import Finding, findings
-from bertds.run_folder import flatten
+from bertds.monitor.health import Finding, findings
 from bertds.status import expand, read_lines
+from bertds.training.run_folder import flatten
 
 
 @dataclass(kw_only=True)

@@ -15,9 +15,9 @@ import yaml
 
 from bertds.config.load import load_config
 from bertds.errors import EXIT_OK, DataError, UserError
-from bertds.health import Finding, findings
-from bertds.outlook import later_phases, seconds_of
-from bertds.progress import describe, in_words
+from bertds.monitor.health import Finding, findings
+from bertds.monitor.progress import describe, in_words
+from bertds.monitor.remaining_time import later_phases, seconds_of
 
 SILENT_FACTOR = 10.0
 """A live run that writes no line for so many times its usual pause is called silent."""

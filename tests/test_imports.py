@@ -13,16 +13,14 @@ LAYERS = [
     {"system"},
     {"display"},
     {"config", "recipes"},
-    {"device_clock", "runtime", "sample_log", "model_names", "liveness"},
     {"model", "data", "optim"},
-    {"cost_model"},
+    {"device_clock", "cost_model"},
     {"distributed"},
-    {"health", "outlook"},
     {"engine"},
     {"checkpoint"},
-    {"guard", "metrics", "validation", "progress", "tracking"},
-    {"run_folder", "initial", "speed", "micro_batch"},
-    {"setup_run"},
+    {"monitor"},
+    {"pretrained"},
+    {"training"},
     {"train"},
 ]
 ROOMS_APART = ({"model", "data", "optim"},)
@@ -81,7 +79,7 @@ def test_imports_run_one_way(repository: Path) -> None:
 
 def test_a_backward_import_is_noticed() -> None:
     assert rank("data") > rank("config") and rank("engine") > rank("optim")
-    assert rank("evaluate") > rank("train") > rank("setup_run") > rank("checkpoint")
+    assert rank("evaluate") > rank("train") > rank("training") > rank("checkpoint")
 
 
 def test_only_the_engine_imports_deepspeed(repository: Path) -> None:

@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, BertForPreTraining
 
 from bertds.cli import main as bertds
 from bertds.evaluate import tokens_per_word, unigram_entropy
-from bertds.metrics import read_lines
+from bertds.monitor.metrics import read_lines
 from bertds.pipeline import fill_masks
-from bertds.trained import open_trained
+from bertds.pretrained.load import open_trained
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.save import step_folders
 from bertds.distributed.stop_requests import find_place
-from bertds.metrics import read_lines
+from bertds.monitor.metrics import read_lines
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
 
@@ -245,8 +245,8 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
-    from bertds.setup_run import Run
     from bertds.system.atomic_files import write_json
+    from bertds.training.run import Run
 
     lock = tmp_path / "run" / ".lock"
     theirs = {"host": "elsewhere", "pid": 1, "start": "1", "job": "77", "purpose": "a run"}

@@ -35,9 +35,13 @@ from bertds.finetune.load import DataOptions, TaskData, load_task
 from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
 from bertds.finetune.scores import PERCENT, mean_and_spread
 from bertds.finetune.tasks import Task
+from bertds.pretrained.transformers_api import (
+    as_hugging_face_folder,
+    load_transformers,
+    tokenizer_of,
+)
 from bertds.system.atomic_files import FolderLock, write_json
 from bertds.system.logs import log
-from bertds.zoo import as_hugging_face_folder, load_transformers, tokenizer_of
 
 RESULTS = "results.json"
 

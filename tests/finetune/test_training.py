@@ -140,7 +140,7 @@ def test_predictions_keep_the_order_and_do_not_depend_on_the_batch(tiny_bert: Pa
 
 
 def test_long_sentences_are_cut_and_every_word_is_learned_once(tiny_bert: Path) -> None:
-    from bertds.zoo import tokenizer_of
+    from bertds.pretrained.transformers_api import tokenizer_of
 
     tokenizer = tokenizer_of(tiny_bert)
     words = ["film", "goods", "\u200b", "plot", "bads", "the"] * 6  # the zero-width one vanishes

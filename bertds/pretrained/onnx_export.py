@@ -17,9 +17,13 @@ import torch
 from torch import nn
 
 from bertds.errors import EXIT_OK, BertdsError, ConfigError
-from bertds.model_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained.transformers_api import (
+    TASK_CLASSES,
+    as_hugging_face_folder,
+    load_transformers,
+)
 from bertds.system.atomic_files import write_json
-from bertds.zoo import TASK_CLASSES, as_hugging_face_folder, load_transformers
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-3

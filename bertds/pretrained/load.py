@@ -11,8 +11,8 @@ import torch
 from bertds.checkpoint.save import locate
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
-from bertds.model import hf
 from bertds.model.bert import BertForPreTraining
+from bertds.pretrained import hf_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ def open_trained(path: Path | str) -> Trained:
     """
     path = Path(path)
     if (path / "config.json").is_file():
-        config, vocab_size = hf.config_from_transformers(hf.read_config(path))
+        config, vocab_size = hf_weights.config_from_transformers(hf_weights.read_config(path))
         model = BertForPreTraining(config, vocab_size)
-        report = hf.load_transformers_state_dict(model, hf.read_state_dict(path))
+        report = hf_weights.load_transformers_state_dict(model, hf_weights.read_state_dict(path))
         folder = path if (path / "vocab.txt").is_file() else None
         return Trained(
             model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected

@@ -1,7 +1,7 @@
 """Convert models: Hugging Face, runs, NVIDIA DLE, TensorFlow, NeMo and Megatron checkpoints.
 
 No code of a checkpoint is run: pickles are read with ``weights_only``, TensorFlow's files by
-:mod:`bertds.tf_checkpoint`.
+:mod:`bertds.pretrained.foreign.tensorflow_reader`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertds import foreign_names
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
-from bertds.megatron import MegatronBert
-from bertds.model import hf
 from bertds.model.bert import BertForPreTraining
-from bertds.model_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained import hf_weights
+from bertds.pretrained.foreign import parameter_names
+from bertds.pretrained.foreign.megatron import MegatronBert
+from bertds.pretrained.load import Trained, open_trained
+from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained.transformers_api import resolve
 from bertds.system.atomic_files import write_json
-from bertds.trained import Trained, open_trained
-from bertds.zoo import resolve
 
 CONFIG_NAMES = ("config.json", "bert_config.json")
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     """Convert one model."""
     args = parse_args(argv)
     if args.to == "onnx":
-        from bertds import onnx_export
+        from bertds.pretrained import onnx_export
 
         return onnx_export.main(args)
     with opened(args.source, args.config, args.vocab, args.gelu) as source:
@@ -110,15 +110,15 @@ def convert(trained: Trained, to: str, out: Path, *, cased: bool = False) -> Pat
 def _write_hf(trained: Trained, folder: Path, cased: bool) -> None:
     from safetensors.torch import save_file
 
-    config = hf.config_to_transformers(trained.config, trained.vocab_size)
+    config = hf_weights.config_to_transformers(trained.config, trained.vocab_size)
     write_json(folder / "config.json", config)
-    weights = hf.to_transformers_state_dict(trained.model)
+    weights = hf_weights.to_transformers_state_dict(trained.model)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     copy_tokenizer(trained.tokenizer_folder, folder, trained.config.max_position_embeddings, cased)
 
 
 def _write_dle(trained: Trained, folder: Path) -> None:
-    config = hf.config_to_transformers(trained.config, trained.vocab_size)
+    config = hf_weights.config_to_transformers(trained.config, trained.vocab_size)
     # DLE computes the tanh form whatever the word says; it knows only this one.
     config["hidden_act"] = "gelu"
     for key in ("architectures", "pad_token_id", "tie_word_embeddings", "model_type"):
@@ -127,8 +127,10 @@ def _write_dle(trained: Trained, folder: Path) -> None:
     if trained.config.hidden_act == "gelu":
         print("note: the model was trained with the erf GELU; DLE computes the tanh form")
     step = int(trained.manifest.get("step", 0))
-    state = {name: tensor.clone() for name, tensor in hf.to_dle_state_dict(trained.model).items()}
-    state["cls.predictions.decoder.weight"] = state[hf.WORD_TABLE]  # tied, stored once
+    state = {
+        name: tensor.clone() for name, tensor in hf_weights.to_dle_state_dict(trained.model).items()
+    }
+    state["cls.predictions.decoder.weight"] = state[hf_weights.WORD_TABLE]  # tied, stored once
     torch.save({"model": state, "optimizer": {}, "epoch": 0}, folder / f"ckpt_{step}.pt")
     if trained.tokenizer_folder is not None:
         shutil.copyfile(trained.tokenizer_folder / "vocab.txt", folder / "vocab.txt")
@@ -195,9 +197,9 @@ def tensorflow_prefix(path: Path) -> Path | None:
 def _open_tensorflow(
     prefix: Path, config: Path | None, vocab: Path | None, gelu: str | None
 ) -> Trained:
-    from bertds.tf_checkpoint import TensorFlowCheckpoint
+    from bertds.pretrained.foreign.tensorflow_reader import TensorFlowCheckpoint
 
-    weights, _ = foreign_names.from_tensorflow(TensorFlowCheckpoint(prefix))
+    weights, _ = parameter_names.from_tensorflow(TensorFlowCheckpoint(prefix))
     values = _read_config(prefix, config)
     # Google's code computes the tanh form of GELU.
     return _build(weights, values, prefix, _vocabulary(prefix, vocab), gelu or "gelu_new")
@@ -205,15 +207,15 @@ def _open_tensorflow(
 
 def _open_state_dict(path: Path, config: Path | None, vocab: Path | None, gelu: str | None) -> Any:
     weights, extra = read_flat(path)
-    if foreign_names.is_megatron(weights):
+    if parameter_names.is_megatron(weights):
         values = _read_config(path, config)
         return MegatronBert.from_state_dict(weights, values, extra, path, _vocabulary(path, vocab))
-    if foreign_names.is_nemo(weights):
-        weights, left_out = foreign_names.from_nemo(weights)
+    if parameter_names.is_nemo(weights):
+        weights, left_out = parameter_names.from_nemo(weights)
         return _build(
             weights, _read_config(path, config), path, _vocabulary(path, vocab), gelu, left_out
         )
-    dle = hf.origin_of(weights) == "dle"
+    dle = hf_weights.origin_of(weights) == "dle"
     values = _read_config(path, config)
     return _build(
         weights, values, path, _vocabulary(path, vocab), gelu or ("gelu_new" if dle else None)
@@ -224,7 +226,7 @@ def _build(
     weights: Mapping[str, Tensor], values: dict[str, Any], origin: Path, vocab: Path | None,
     gelu: str | None, left_out: Sequence[str] = (),
 ) -> Trained:  # fmt: skip
-    config, vocab_size = hf.config_from_transformers(values)
+    config, vocab_size = hf_weights.config_from_transformers(values)
     if not any(name.startswith("cls.seq_relationship") for name in weights):
         config = replace(config, next_sentence=False)
     if gelu is not None:
@@ -232,7 +234,7 @@ def _build(
     model = BertForPreTraining(config, vocab_size)
     weights = {name: tensor.float() for name, tensor in weights.items()}
     try:
-        report = hf.load_transformers_state_dict(model, weights)
+        report = hf_weights.load_transformers_state_dict(model, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from None
     folder = vocab.parent if vocab is not None else None
@@ -288,8 +290,8 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: it cannot be read, or holds no tensors.
     """
     if path.suffix == ".safetensors":
-        return hf.read_state_dict(path), {}
-    content = hf.load_pickle(path)
+        return hf_weights.read_state_dict(path), {}
+    content = hf_weights.load_pickle(path)
     extra = {}
     if isinstance(content, Mapping):
         extra = {k: v for k, v in content.items() if isinstance(v, (int, float, str))}

@@ -3,7 +3,7 @@
     model = bertds.from_pretrained("bert-base-uncased")        # a transformers model
     model = bertds.from_pretrained("runs/phase2", task="fill-mask")
 
-What a name may be: :mod:`bertds.model_names`.
+What a name may be: :mod:`bertds.pretrained.names`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
-from bertds.model_names import ALIASES, MODELS, hub_id, is_here, resolve
+from bertds.pretrained.names import ALIASES, MODELS, hub_id, is_here, resolve
 
 if TYPE_CHECKING:
-    from bertds.trained import Trained
+    from bertds.pretrained.load import Trained
 
 __all__ = ["MODELS", "hub_id", "resolve"]
 
@@ -45,7 +45,7 @@ def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
     if (path / "config.json").is_file():
         yield path
         return
-    from bertds.export import export
+    from bertds.pretrained.export import export
 
     with tempfile.TemporaryDirectory(prefix="bertds-") as folder:
         yield export(path, Path(folder) / "model")
@@ -53,7 +53,7 @@ def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
 
 def open_model(name_or_path: Path | str) -> Trained:
     """Load a model as this project's own class, with what is known of it."""
-    from bertds.trained import open_trained
+    from bertds.pretrained.load import open_trained
 
     return open_trained(resolve(name_or_path))
 

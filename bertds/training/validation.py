@@ -8,7 +8,7 @@ from typing import Any
 
 from bertds.config.recipe import Config
 from bertds.data.loader import validation_batches
-from bertds.metrics import Sums, means
+from bertds.monitor.metrics import Sums, means
 
 
 def score(

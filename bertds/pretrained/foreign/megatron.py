@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from bertds import foreign_names
 from bertds.errors import CheckpointError
-from bertds.model_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained.foreign import parameter_names
+from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
 from bertds.system.atomic_files import write_json
 
 
@@ -36,7 +36,7 @@ class MegatronBert:
         if not isinstance(heads, int) or heads < 1:
             raise CheckpointError(f"{path}: its configuration lacks num_attention_heads")
         version = float(extra.get("checkpoint_version", 3.0))
-        weights, _ = foreign_names.from_megatron(state_dict, heads, version=version)
+        weights, _ = parameter_names.from_megatron(state_dict, heads, version=version)
         table = weights["bert.embeddings.word_embeddings.weight"]
         vocab_size = int(values.get("vocab_size") or 0)
         if not vocab_size and vocab is not None:

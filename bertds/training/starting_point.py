@@ -13,8 +13,8 @@ from bertds.checkpoint.train_state import TrainState
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.errors import CheckpointError, DataError
-from bertds.model import hf
-from bertds.model_names import path_of
+from bertds.pretrained import hf_weights
+from bertds.pretrained.names import path_of
 from bertds.system.logs import log
 
 # Two models with these equal have the same tensors with the same meaning.
@@ -55,10 +55,10 @@ def start_weights(config: Config, model: Any, tokenizer: Any, checkpoints: Path)
         return None
     path = path_of(config.init.from_)
     if (path / "config.json").is_file():
-        theirs, vocab_size = hf.config_from_transformers(hf.read_config(path))
+        theirs, vocab_size = hf_weights.config_from_transformers(hf_weights.read_config(path))
         _check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)
         _check_vocabulary_file(path, tokenizer)
-        report = hf.load_transformers_state_dict(model, hf.read_state_dict(path))
+        report = hf_weights.load_transformers_state_dict(model, hf_weights.read_state_dict(path))
         if report.missing and config.init.heads == "require":
             raise CheckpointError(
                 f"{path}: has no weights for {', '.join(report.missing[:3])}"

@@ -18,7 +18,7 @@ from typing import Any
 
 from bertds.config.load import nearest
 from bertds.errors import ConfigError
-from bertds.nemo_keys import Keys, flatten, resolve_references
+from bertds.training.nemo.keys import Keys, flatten, resolve_references
 
 Rows = Callable[[dict[str, Any]], int]
 """Takes our data section, returns how many rows an epoch has."""
@@ -114,8 +114,8 @@ def _model(keys: Keys, result: Translation) -> None:
         settings = _read_json(Path(file))
     elif not settings and name is not None:
         # Without a configuration NeMo starts from the named model's weights.
-        from bertds.model.hf import read_config
-        from bertds.zoo import resolve
+        from bertds.pretrained.hf_weights import read_config
+        from bertds.pretrained.transformers_api import resolve
 
         folder = resolve(name)
         settings = dict(read_config(folder))
@@ -235,7 +235,7 @@ def _tokenizer(keys: Keys, result: Translation) -> None:
     if (Path(data["path"]) / "manifest.json").is_file():
         return  # our own prepared data bring their vocabulary
     if file is None and name is not None:
-        from bertds.zoo import resolve
+        from bertds.pretrained.transformers_api import resolve
 
         file = resolve(name) / "vocab.txt"
         if lower is None:

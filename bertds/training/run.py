@@ -22,19 +22,24 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.process_group import end_processes, meet_processes
 from bertds.errors import BertdsError, ConfigError
-from bertds.guard import Guard
-from bertds.initial import check_alike, continue_run, start_weights, warn_of_other_data
-from bertds.metrics import Metrics
-from bertds.micro_batch import choose_micro_batch
 from bertds.model.bert import BertForPreTraining
+from bertds.monitor.metrics import Metrics
+from bertds.monitor.trackers import start_trackers
 from bertds.optim.lr_schedule import LearningRate
-from bertds.run_folder import RunFolder, environment
-from bertds.sample_log import SampleLog
-from bertds.speed import speed_up
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
-from bertds.tracking import start_trackers
-from bertds.validation import Validator
+from bertds.training.auto_micro_batch import choose_micro_batch
+from bertds.training.bad_step_guard import Guard
+from bertds.training.run_folder import RunFolder, environment
+from bertds.training.sample_log import SampleLog
+from bertds.training.speedups import speed_up
+from bertds.training.starting_point import (
+    check_alike,
+    continue_run,
+    start_weights,
+    warn_of_other_data,
+)
+from bertds.training.validation import Validator
 
 clock = time.perf_counter
 """Seconds, for the training time that the clock schedule follows."""
@@ -343,7 +348,7 @@ def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -
             "no DeepSpeed JSON: give --deepspeed_config F.json, or run.deepspeed_config in the "
             "recipe"
         )
-    places = [Path(named), Path(__file__).resolve().parents[1] / named]
+    places = [Path(named), Path(__file__).resolve().parents[2] / named]
     if recipe:
         places.append(Path(recipe).resolve().parent / named)
     return next((place for place in places if place.is_file()), places[0])

@@ -17,7 +17,7 @@ from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
 from bertds.errors import ConfigError
 
-CLONE = Path(__file__).resolve().parents[1]
+CLONE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)

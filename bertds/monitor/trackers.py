@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from bertds import health
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError
-from bertds.outlook import later_phases
-from bertds.progress import ProgressBar, ProgressLines, TimeLeft
+from bertds.monitor import health
+from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft
+from bertds.monitor.remaining_time import later_phases
 from bertds.system.logs import log
 
 

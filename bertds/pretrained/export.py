@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 
 from bertds import __version__
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
-from bertds.metrics import FILE as METRICS_FILE
-from bertds.metrics import read_lines
-from bertds.model import hf
+from bertds.monitor.metrics import FILE as METRICS_FILE
+from bertds.monitor.metrics import read_lines
+from bertds.pretrained import hf_weights
+from bertds.pretrained.load import Trained, open_trained
 from bertds.system.atomic_files import explain_os_error, write_json
-from bertds.trained import Trained, open_trained
 
 MARK = "bertds_export.json"
 
@@ -86,9 +86,9 @@ def _write(trained: Trained, folder: Path) -> None:
     pad = tokenizer.get("special_ids", {}).get("pad", 0)
     write_json(
         folder / "config.json",
-        hf.config_to_transformers(trained.config, trained.vocab_size, pad_token_id=pad),
+        hf_weights.config_to_transformers(trained.config, trained.vocab_size, pad_token_id=pad),
     )
-    weights = hf.to_transformers_state_dict(trained.model)
+    weights = hf_weights.to_transformers_state_dict(trained.model)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert trained.tokenizer_folder is not None
     for source in sorted(trained.tokenizer_folder.iterdir()):
@@ -114,7 +114,7 @@ def model_card(trained: Trained) -> str:
     """Return the model card: what the model is, what it saw, how it was trained, its scores."""
     manifest, config = trained.manifest, trained.config
     parameters = sum(
-        tensor.numel() for tensor in hf.to_transformers_state_dict(trained.model).values()
+        tensor.numel() for tensor in hf_weights.to_transformers_state_dict(trained.model).values()
     )
     run_dir = trained.origin.resolve().parent.parent
     scores = [

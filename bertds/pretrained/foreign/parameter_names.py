@@ -43,7 +43,7 @@ def tf_name(name: str) -> tuple[str, bool] | None:
 
 
 def from_tensorflow(checkpoint: Any) -> tuple[dict[str, Tensor], list[str]]:
-    """Read a :class:`bertds.tf_checkpoint.TensorFlowCheckpoint` under transformers' names.
+    """Read a :class:`.tensorflow_reader.TensorFlowCheckpoint` under transformers' names.
 
     Returns:
         The weights, and the names that were left out (optimizer moments and counters).

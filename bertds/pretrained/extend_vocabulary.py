@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from bertds.convert import convert
 from bertds.errors import EXIT_OK, ConfigError, DataError
-from bertds.model import hf
 from bertds.model.bert import BertForPreTraining
-from bertds.trained import Trained
-from bertds.zoo import open_model
+from bertds.pretrained import hf_weights
+from bertds.pretrained.load import Trained
+from bertds.pretrained.open_any import convert
+from bertds.pretrained.transformers_api import open_model
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -81,8 +81,8 @@ def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[BertForP
     """
     numbers = {piece: number for number, piece in enumerate(old)}
     model = BertForPreTraining(trained.config, len(new))
-    source = hf.to_transformers_state_dict(trained.model)
-    table, bias = source[hf.WORD_TABLE], source[hf.VOCABULARY_BIAS]
+    source = hf_weights.to_transformers_state_dict(trained.model)
+    table, bias = source[hf_weights.WORD_TABLE], source[hf_weights.VOCABULARY_BIAS]
     rows, biases, unsplit = [], [], 0
     for piece in new:
         if piece in numbers:
@@ -94,8 +94,12 @@ def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[BertForP
                 split = [numbers["[UNK]"]]
         rows.append(table[split].mean(0))
         biases.append(bias[split].mean())
-    state = {**source, hf.WORD_TABLE: torch.stack(rows), hf.VOCABULARY_BIAS: torch.stack(biases)}
-    hf.load_transformers_state_dict(model, state)
+    state = {
+        **source,
+        hf_weights.WORD_TABLE: torch.stack(rows),
+        hf_weights.VOCABULARY_BIAS: torch.stack(biases),
+    }
+    hf_weights.load_transformers_state_dict(model, state)
     return model.eval(), unsplit
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertds.outlook import LaterPhase, seconds_of, speed
+from bertds.monitor.remaining_time import LaterPhase, seconds_of, speed
 from bertds.system.logs import log
 
 if TYPE_CHECKING:

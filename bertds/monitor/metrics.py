@@ -17,7 +17,7 @@ import torch
 
 from bertds.checkpoint.train_state import TrainState
 from bertds.cost_model.flops import Meter, peak_memory_gib
-from bertds.device_clock import DeviceClock
+from bertds.monitor.device_timer import DeviceClock
 from bertds.system.atomic_files import append_line, write_text
 
 FILE = "metrics.jsonl"
