@@ -31,9 +31,9 @@ from bertds.distributed.stop_requests import free_port
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import UserError
 from bertds.monitor.device_timer import DeviceClock
-from bertds.plan_calibrate import calibrate, read_run, train_lines
-from bertds.plan_forecast import forecast
-from bertds.plan_sweep import best, sweep
+from bertds.plan.calibration import calibrate, read_run, train_lines
+from bertds.plan.forecast import forecast
+from bertds.plan.sweep import best, sweep
 from bertds.system.memory import OwnMemory
 from tests.runs_made import make_run, train_line
 

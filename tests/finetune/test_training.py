@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertds.finetune.examples import Example, collate, encode_sentences, epoch_batches
+from bertds.finetune.features import Example, collate, encode_sentences, epoch_batches
 from bertds.finetune.loop import (
     TorchStepper,
     TrainSettings,
@@ -14,7 +14,7 @@ from bertds.finetune.loop import (
     predict,
     train,
 )
-from bertds.finetune.rows import Sentence
+from bertds.finetune.records import Sentence
 
 LENGTHS = [(7 * n) % 50 + 3 for n in range(333)]
 

@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from bertds.errors import DataError
-from bertds.finetune.conll import DOCUMENT_START, read_conll, read_ner_jsonl
-from bertds.finetune.rows import Question, Sentence, TextRow, lines_of
-from bertds.finetune.squad_files import questions_of, read_squad
-from bertds.finetune.text_files import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
+from bertds.finetune.readers.conll import DOCUMENT_START, read_conll, read_ner_jsonl
+from bertds.finetune.readers.squad import questions_of, read_squad
+from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
+from bertds.finetune.records import Question, Sentence, TextRow, lines_of
 from bertds.system.logs import log
 
 

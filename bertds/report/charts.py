@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from bertds.report_data import Chain
+from bertds.report.run_view import Chain
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

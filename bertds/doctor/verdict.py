@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from bertds.cluster_check import rounds_of_pairs
+from bertds.doctor.node import rounds_of_pairs
 
 CLOCK_SECONDS = 5.0
 """Clocks further apart than this confuse locks and logs."""

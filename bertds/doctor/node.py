@@ -93,7 +93,7 @@ def data_facts(path: str) -> dict[str, Any]:
 
 def code_digest() -> str:
     """Return a checksum over the package's own Python files, as this node sees them."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[1]
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         total.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())

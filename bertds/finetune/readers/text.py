@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
-from bertds.finetune.rows import BadRows, TextRow, lines_of, read_text
+from bertds.finetune.records import BadRows, TextRow, lines_of, read_text
 from bertds.finetune.tasks import Task
 from bertds.system.logs import log
 

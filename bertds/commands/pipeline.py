@@ -24,11 +24,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from bertds.commands.report import write_report
 from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError, DataError
-from bertds.report import write_report
 from bertds.system.atomic_files import write_json
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -80,7 +80,7 @@ def _say(text: str) -> None:
 
 
 def _prepare(args: argparse.Namespace, work: Path) -> int:
-    from bertds import demo_corpus
+    from bertds.pipeline import demo_corpus
     from data_prep import build_wiki_books
     from data_prep.earlier import OtherSettings
 
@@ -205,8 +205,8 @@ def _export(work: Path) -> None:
 
 def _scores(work: Path) -> dict[str, Any]:
     """Score both phases' last checkpoints on the held-out documents, once."""
+    from bertds.commands.evaluate import evaluate
     from bertds.config.recipe import DataConfig
-    from bertds.evaluate import evaluate
     from bertds.pretrained.load import open_trained
 
     _say("evaluate on held-out documents")

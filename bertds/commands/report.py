@@ -48,9 +48,9 @@ def write_report(runs: list[Path], out: Path, title: str = "BERT pre-training") 
     Raises:
         DataError: a folder is no run, or none of them has a line of metrics.
     """
-    from bertds.report_data import read_chains
-    from bertds.report_page import page
-    from bertds.report_pictures import draw_all
+    from bertds.report.charts import draw_all
+    from bertds.report.page import page
+    from bertds.report.run_view import read_chains
 
     chains = read_chains(runs)
     if not any(run.train for chain in chains for run in chain.runs):

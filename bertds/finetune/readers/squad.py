@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
-from bertds.finetune.rows import BadRows, Question, read_text
+from bertds.finetune.records import BadRows, Question, read_text
 
 
 def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question], BadRows]:

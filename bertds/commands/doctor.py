@@ -17,7 +17,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from bertds import cluster_check, machine_check
+from bertds.doctor import machine
+from bertds.doctor import node as cluster_check
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
 
 
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _judge(args: argparse.Namespace) -> int:
-    from bertds.cluster_verdict import judge, read_reports
+    from bertds.doctor.verdict import judge, read_reports
 
     try:
         text = Path(args.judge).read_text(encoding="utf-8", errors="replace")
@@ -99,7 +100,7 @@ def _this_machine(args: argparse.Namespace) -> int:
     version = sys.version_info
     tell(version >= (3, 11), "python", f"{version.major}.{version.minor}.{version.micro}")
     with_gpu = _tell_gpus(tell)
-    for finding in machine_check.all_findings(with_gpu=with_gpu):
+    for finding in machine.all_findings(with_gpu=with_gpu):
         tell(*finding)
     if args.data:
         seen = cluster_check.data_facts(args.data)

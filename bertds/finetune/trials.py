@@ -23,7 +23,10 @@ import torch
 from bertds import __version__
 from bertds.distributed.stop_requests import find_place
 from bertds.errors import ConfigError
-from bertds.finetune.heads import (
+from bertds.finetune.load import DataOptions, TaskData, load_task
+from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
+from bertds.finetune.scores import PERCENT, mean_and_spread
+from bertds.finetune.task_kinds import (
     CLASSES,
     Encoded,
     encode,
@@ -31,9 +34,6 @@ from bertds.finetune.heads import (
     score,
     write_predictions,
 )
-from bertds.finetune.load import DataOptions, TaskData, load_task
-from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
-from bertds.finetune.scores import PERCENT, mean_and_spread
 from bertds.finetune.tasks import Task
 from bertds.pretrained.transformers_api import (
     as_hugging_face_folder,

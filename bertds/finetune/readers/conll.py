@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bertds.errors import DataError
-from bertds.finetune.rows import BadRows, Sentence, lines_of
-from bertds.finetune.text_files import read_records
+from bertds.finetune.readers.text import read_records
+from bertds.finetune.records import BadRows, Sentence, lines_of
 from bertds.system.logs import log
 
 DOCUMENT_START = "-DOCSTART-"

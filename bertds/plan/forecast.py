@@ -10,7 +10,7 @@ from bertds.cost_model.hardware import Hardware
 from bertds.cost_model.memory import Memory, Shape, estimate
 from bertds.cost_model.step_time import StepTime, step_time
 from bertds.engine.ds_config import DeepSpeedSettings
-from bertds.plan_calibrate import Calibration
+from bertds.plan.calibration import Calibration
 
 GPU_BASE = 1.2 * 2**30
 """CUDA context, cuBLAS and NCCL buffers of one process."""

@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from bertds.errors import EXIT_OK, ConfigError, DataError
-from bertds.finetune.examples import Example, collate, encode_sentences, encode_texts
+from bertds.finetune.features import Example, collate, encode_sentences, encode_texts
 from bertds.finetune.loop import predict as run_model
-from bertds.finetune.rows import Question, Sentence, TextRow
+from bertds.finetune.predict_inputs import read_questions, read_texts, read_words
+from bertds.finetune.records import Question, Sentence, TextRow
 from bertds.finetune.squad_features import encode_questions, read_answers
-from bertds.predict_input import read_questions, read_texts, read_words
 from bertds.pretrained.transformers_api import (
     TASK_CLASSES,
     as_hugging_face_folder,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertds.finetune.conll import format_conll
-from bertds.finetune.examples import Example, encode_sentences, encode_texts
+from bertds.finetune.features import Example, encode_sentences, encode_texts
 from bertds.finetune.load import Split
+from bertds.finetune.readers.conll import format_conll
 from bertds.finetune.scores import (
     classification_scores,
     entity_scores,

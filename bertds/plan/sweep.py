@@ -11,7 +11,7 @@ from bertds.cost_model.hardware import Hardware
 from bertds.cost_model.memory import estimate
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
-from bertds.plan_forecast import Forecast, forecast
+from bertds.plan.forecast import Forecast, forecast
 
 MOST_DEVICES = 4096
 
@@ -69,7 +69,7 @@ def best(rows: list[Forecast]) -> list[Forecast]:
 def show(rows: list[Forecast], *, as_json: bool) -> None:
     """Print the best micro batch of each stage and node count, or all of them as JSON."""
     if as_json:
-        from bertds.plan import numbers
+        from bertds.commands.plan import numbers
 
         print(json.dumps([numbers(row) for row in rows], indent=1))
         return

@@ -142,7 +142,7 @@ def _finetune(
 ) -> dict[str, Any]:  # fmt: skip
     """Run one task; with ``once`` a run of the same settings that is done is not repeated."""
     from bertds.finetune.loop import TrainSettings
-    from bertds.finetune.run import RunOptions, earlier_results, finetune
+    from bertds.finetune.trials import RunOptions, earlier_results, finetune
 
     if args.regression and task.name != "text-classification":
         raise ConfigError(f"--regression: for text-classification, not for {task.name}")

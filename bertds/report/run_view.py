@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from bertds.commands.status import expand, read_lines
 from bertds.monitor.health import Finding, findings
-from bertds.status import expand, read_lines
 from bertds.training.run_folder import flatten
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from bertds.finetune.rows import Sentence, TextRow
+from bertds.finetune.records import Sentence, TextRow
 
 IGNORED = -100
 """Label of a position that is not scored (transformers')."""

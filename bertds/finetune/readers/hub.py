@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
-from bertds.finetune.conll import iob2, label_list
 from bertds.finetune.load import DataOptions, Rows, Split, TaskData, check_types
-from bertds.finetune.rows import Question, Sentence, TextRow
+from bertds.finetune.readers.conll import iob2, label_list
+from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
+from bertds.finetune.records import Question, Sentence, TextRow
 from bertds.finetune.tasks import Files, Task
-from bertds.finetune.text_files import PAIR_NAMES, TEXT_NAMES, parse_label
 
 
 def load_hub_task(task: Task, options: DataOptions) -> TaskData:

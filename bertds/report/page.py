@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bertds.display.html_page import STYLE, document, escape, short, table, tiles
 from bertds.monitor.progress import in_words
-from bertds.report_data import Chain, RunView
-from bertds.report_pictures import DARK, LIGHT, Picture
+from bertds.report.charts import DARK, LIGHT, Picture
+from bertds.report.run_view import Chain, RunView
 
 
 def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:

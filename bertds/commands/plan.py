@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     from bertds.config.recipe import Config
     from bertds.cost_model.hardware import find
     from bertds.engine.ds_config import load_deepspeed_json
-    from bertds.plan_calibrate import calibrate
-    from bertds.plan_forecast import forecast
+    from bertds.plan.calibration import calibrate
+    from bertds.plan.forecast import forecast
     from bertds.training.run import find_deepspeed_json
 
     values = split_assignments(args.set)
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         "price": args.price,
     }
     if args.sweep:
-        from bertds.plan_sweep import show, sweep
+        from bertds.plan.sweep import show, sweep
 
         rows = sweep(config, settings, hardware, devices, common)
         show(rows, as_json=args.json)
@@ -133,7 +133,7 @@ def numbers(plan: Any) -> dict[str, Any]:
 
 def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
     from bertds.monitor.progress import in_words
-    from bertds.plan_sweep import fitting_layouts
+    from bertds.plan.sweep import fitting_layouts
 
     memory, step, batch = plan.memory, plan.step, plan.batch
     gib = 2**30
