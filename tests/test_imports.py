@@ -132,7 +132,7 @@ def test_preparation_needs_no_torch() -> None:
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        "import data_prep.executors, data_prep.prepare, data_prep.show\n"
+        "import data_prep.launch, data_prep.prepare, data_prep.report.show_rows\n"
         "import benchmarks.filters, benchmarks.prep, benchmarks.prep_rows\n"
         "import benchmarks.prep_scaling, benchmarks.wikitext\n"
         "from benchmarks.common import PREPARATION_PACKAGES, footer, host_facts\n"

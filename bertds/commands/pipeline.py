@@ -82,7 +82,7 @@ def _say(text: str) -> None:
 def _prepare(args: argparse.Namespace, work: Path) -> int:
     from bertds.pipeline import demo_corpus
     from data_prep import build_wiki_books
-    from data_prep.earlier import OtherSettings
+    from data_prep.earlier_run import OtherSettings
 
     _say("prepare the corpus")
     wiki = list(args.wiki)

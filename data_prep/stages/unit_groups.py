@@ -10,7 +10,7 @@ from typing import Any
 
 from data_prep.document import SourceFile, Unit
 from data_prep.sources import file_state, file_units, is_read_by_one
-from data_prep.team import Group
+from data_prep.workers.team import Group
 
 _SMALLEST_UNIT, _LARGEST_UNIT = 1 << 20, 32 << 20
 _UNITS_WANTED = 64

@@ -1,4 +1,4 @@
-"""What the compiled loops of :mod:`data_prep.wordpiece_kernels` read and write: tables of words.
+"""What the compiled loops of ``wordpiece_kernels.py`` read and write: tables of words.
 
 Words of up to 15 bytes, nearly all, are looked up in ``short``: open addressing over rows of four
 uint64, which are the bytes themselves (the 16th is their number, so equal rows are equal words),

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable
 
 from data_prep.clean import word_set
-from data_prep.repetition import repetition
+from data_prep.selection.repetition import repetition
 
 _STOP_WORDS = word_set("the be to of and that have with")
 _ENDS = (".", "?", "!", '"', "'", "”", "’", "。", "？", "！")

@@ -15,8 +15,8 @@ import numpy as np
 
 from bertds.data.rng import random_u64_array
 from bertds.system.numba_jit import compiled
+from data_prep.selection.words import mixed, ngram_hashes, word_hashes
 from data_prep.settings import MinHashSettings
-from data_prep.words import mixed, ngram_hashes, word_hashes
 
 # Fixed, so that signatures of two preparations could be compared: not the user's seed.
 _ORDERS_KEY = 0x6D696E68617368

@@ -22,8 +22,8 @@ from bertds.data.rng import derive_key, permutation
 from bertds.data.samples.flat_rows import flat_instances, place_flat_rows
 from bertds.data.samples.pairing import InstanceSettings, count_shard, partner_number
 from bertds.data.vocabulary import TokenizerInfo
-from data_prep.markers import inputs_hash, read_marker, write_marker
 from data_prep.settings import InstanceRequest, PrepSettings
+from data_prep.stages.markers import inputs_hash, read_marker, write_marker
 
 _BLOCKS_PER_FILE = 2
 """Memory of a worker: so many passes over a shard of 4 million tokens, about 0.3 GB at 512."""

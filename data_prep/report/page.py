@@ -12,9 +12,9 @@ import numpy as np
 from bertds.data.formats.manifest import Manifest
 from bertds.display import html_page
 from bertds.system.atomic_files import write_text
-from data_prep import report_pictures as draw
-from data_prep.earlier import REPORT_NAME
-from data_prep.report_numbers import Lengths, Rows, read_lengths, read_rows
+from data_prep.earlier_run import REPORT_NAME
+from data_prep.report import svg_charts as draw
+from data_prep.report.statistics import Lengths, Rows, read_lengths, read_rows
 
 
 def write_report(out: Path, manifest: Manifest) -> None:

@@ -22,8 +22,8 @@ import numpy as np
 from bertds.errors import ConfigError, DataError
 from bertds.system.atomic_files import atomic_path, sha256_file
 from bertds.system.numba_jit import compiled
-from data_prep.task_texts import task_texts
-from data_prep.words import ngram_hashes, word_hashes
+from data_prep.selection.task_texts import task_texts
+from data_prep.selection.words import ngram_hashes, word_hashes
 
 NGRAM = 13
 SHORTEST_EXAMPLE = 8

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from bertds.errors import DataError
-from data_prep.wordpiece_kernels import count_ids, fill, gather, scan
-from data_prep.wordpiece_tables import (
+from data_prep.tokens.wordpiece_kernels import count_ids, fill, gather, scan
+from data_prep.tokens.wordpiece_tables import (
     END,
     LETTER,
     OPAQUE,

@@ -4,7 +4,7 @@ The key of a document is a keyed hash of its text, so the order is a shuffle tha
 draw. The lowest keys are the validation split; the rest is cut into shards of about equal tokens.
 A shard is a range of keys, gathered as one slice from every part; equal keys are duplicates.
 
-Repetitions (data_prep/mixing.py) have keys of their own and lie in the training shards alone: the
+Repetitions (selection/mixing.py) have keys of their own and lie in the training shards alone: the
 first of these also takes the ones whose keys fall among the held-out, and a repetition of a
 held-out document is passed over.
 """
@@ -22,10 +22,10 @@ import numpy as np
 from bertds.data.formats.token_shards import shard_name, write_token_shard
 from bertds.errors import DataError
 from data_prep.document import DUPLICATE, NEAR_DUPLICATE
-from data_prep.dropped import DropLog
-from data_prep.markers import read_marker, write_marker
-from data_prep.near_duplicates import Dropped, load_dropped, no_near_duplicates
-from data_prep.parts import Part, open_part, running_sum
+from data_prep.selection.drop_log import DropLog
+from data_prep.stages.markers import read_marker, write_marker
+from data_prep.stages.near_duplicates import Dropped, load_dropped, no_near_duplicates
+from data_prep.stages.part_files import Part, open_part, running_sum
 
 _BUCKET_BITS = 20
 _ALL = 1 << 64

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from data_prep.joint_lock import Claims, JointLock
-from data_prep.workers import Workers
+from data_prep.workers.joint_lock import Claims, JointLock
+from data_prep.workers.pool import Workers
 
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 

@@ -1,4 +1,4 @@
-"""The compiled inner loops of :mod:`data_prep.wordpiece`: bytes -> words -> ids.
+"""The compiled inner loops of :mod:`data_prep.tokens.wordpiece`: bytes -> words -> ids.
 
 All compiled code is in this one file on purpose: numba's cache on disk looks at the file of the
 outer function only, so a helper that changed elsewhere would leave stale machine code in use. The
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from bertds.system.numba_jit import compiled
-from data_prep.wordpiece_tables import END, LETTER, OPAQUE, PUNCTUATION, SHORT_BYTES, SPACE
+from data_prep.tokens.wordpiece_tables import END, LETTER, OPAQUE, PUNCTUATION, SHORT_BYTES, SPACE
 
 OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 PRIME = np.uint64(0x100000001B3)

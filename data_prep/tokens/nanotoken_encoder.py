@@ -1,7 +1,7 @@
 """``--tokeniser nanotoken``: WordPiece by the PyPI package ``nanotoken``, watched while it works.
 
 It is fast, young, and by one author. Alone it is quicker than our own way
-(data_prep/wordpiece.py) on text that is new to both; what is gained goes into watching it.
+(data_prep/tokens/wordpiece.py) on text that is new to both; what is gained goes into watching it.
 It is compared with ``tokenizers`` on a sample of every unit: ten sentences of each half megabyte
 (every four-hundredth of short ones), and as many again of those beyond ASCII, where tokenizers
 disagree first; more would cost what it saves. At the first difference the unit is done again by our
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bertds.errors import ConfigError
-from data_prep.wordpiece import huggingface_tokenizer
+from data_prep.tokens.wordpiece import huggingface_tokenizer
 
 _EVERY = 400
 _LEAST = 10
@@ -40,7 +40,7 @@ def check_installed() -> None:
 
 
 class NanotokenEncoder:
-    """Sentences to ids, as :class:`data_prep.wordpiece.WordPieceEncoder` does it."""
+    """Sentences to ids, as :class:`data_prep.tokens.wordpiece.WordPieceEncoder` does it."""
 
     def __init__(self, tokens: Sequence[str], lower_case: bool) -> None:
         from nanotoken import WordPieceTokenizer

@@ -12,8 +12,8 @@ from bertds.display import html_page
 from bertds.errors import DataError
 from data_prep import progress
 from data_prep.document import SourceFile
-from data_prep.earlier import REPORT_NAME
-from data_prep.mixing import Mix
+from data_prep.earlier_run import REPORT_NAME
+from data_prep.selection.mixing import Mix
 from data_prep.sources import source_order
 
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 
 from data_prep.clean import unescape, word_set
-from data_prep.wiki_lines import paragraphs_of
-from data_prep.wiki_math import LONGEST, formula_text
-from data_prep.wiki_templates import TEMPLATE_TEXT
+from data_prep.wiki.formulas import LONGEST, formula_text
+from data_prep.wiki.lines import paragraphs_of
+from data_prep.wiki.templates import TEMPLATE_TEXT
 
 # Elements whose content is not prose. Names in lower case.
 _DROPPED_ELEMENTS = word_set(

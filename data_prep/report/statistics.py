@@ -89,7 +89,7 @@ def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
     """Make some rows of these shards, as stage 3 makes them."""
     # Not at the top: it imports a compiler, which takes a second.
     from bertds.data.samples.flat_rows import build_instances
-    from data_prep.instance_stage import rows_seed
+    from data_prep.stages.instances import rows_seed
 
     found = []
     settings = manifest.settings

@@ -6,8 +6,8 @@
   ``--task-count`` elements is submitted (slurm/data_prep.sh).
 - ``ray``: ``--task-count`` tasks on the Ray cluster that is there, or on this machine.
 
-However they are started, they meet in the output folder (data_prep/team.py) and need nothing else
-from each other.
+However they are started, they meet in the output folder (data_prep/workers/team.py) and need
+nothing else from each other.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from bertds.errors import ConfigError
 from data_prep.document import CONTAMINATED, LANGUAGE, TOO_LONG, TOO_SHORT
 
 QUALITY_RULES = ("gopher", "repetition", "c4")
-"""Of data_prep/quality.py, which is imported where it is used: it brings a compiler along."""
+"""Of ``quality.py``, which is imported where it is used: it brings a compiler along."""
 
 Filter = Callable[[str], tuple[str, str]]
 """A text to the text that is kept, and the reason to drop it ("" = keep)."""
@@ -38,7 +38,7 @@ class FilterSettings:
     quality: tuple[str, ...] = ()
     """Sets of rules, applied in this order."""
     test_files: tuple[Any, ...] = ()
-    """:class:`data_prep.decontaminate.TestFile` of each ``--decontaminate``."""
+    """:class:`data_prep.selection.decontaminate.TestFile` of each ``--decontaminate``."""
     test_ngram: int = 13
 
     def __post_init__(self) -> None:
@@ -68,7 +68,7 @@ def document_filter(
 
     Args:
         settings: what is asked.
-        table: the n-grams of ``--decontaminate``, see :class:`data_prep.decontaminate.NgramTable`.
+        table: the n-grams of ``--decontaminate``, see :class:`.decontaminate.NgramTable`.
         split: cuts a text into sentences (C4 counts them).
     """
     if settings == FilterSettings():
@@ -104,19 +104,19 @@ def _words(least: int, most: int) -> Filter:
 
 
 def _language(codes: tuple[str, ...], least: float) -> Filter:
-    from data_prep.language import is_in
+    from data_prep.selection.language import is_in
 
     return lambda text: (text, "" if is_in(text, codes, least) else LANGUAGE)
 
 
 def _quality(rules: tuple[str, ...], split: Callable[[str], list[str]]) -> Filter:
-    from data_prep.quality import apply_rules
+    from data_prep.selection.quality import apply_rules
 
     return lambda text: apply_rules(rules, text, split)
 
 
 def _overlap(table: Path) -> Filter:
-    from data_prep.decontaminate import Overlaps
+    from data_prep.selection.decontaminate import Overlaps
 
     overlaps = Overlaps.load(table)
     return lambda text: (text, CONTAMINATED if overlaps.found_in(text) else "")

@@ -1,6 +1,6 @@
 """Near-duplicates of a whole corpus (``--dedup minhash``), between tokenising and shuffling.
 
-Every document in the parts has the hashes of its bands (data_prep/minhash.py). Documents with an
+Every document in the parts has the hashes of its bands (selection/minhash.py). Documents with an
 equal band are linked; of each connected group one document stays: of the first source in the order
 of the manifest, there the longest, of equally long ones the one with the lowest key. So the choice
 depends on the documents alone.
@@ -20,8 +20,8 @@ import numpy as np
 
 from bertds.system.atomic_files import atomic_path
 from bertds.system.numba_jit import compiled
-from data_prep.markers import read_marker, write_marker
-from data_prep.parts import open_part
+from data_prep.stages.markers import read_marker, write_marker
+from data_prep.stages.part_files import open_part
 
 _DOCUMENTS_AT_ONCE = 1 << 22
 """Of one task: 16 bytes each, and as much again while they are sorted."""

@@ -13,8 +13,8 @@ import numpy as np
 from bertds.data.vocabulary import SPECIAL_TOKENS
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, write_text
-from data_prep.parts import open_part
-from data_prep.wordpiece import huggingface_tokenizer
+from data_prep.stages.part_files import open_part
+from data_prep.tokens.wordpiece import huggingface_tokenizer
 
 _ALPHABET = 1000
 _BUCKET_BITS = 20

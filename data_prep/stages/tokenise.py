@@ -18,16 +18,16 @@ from bertds.data.vocabulary import read_vocabulary
 from bertds.errors import DataError
 from data_prep import progress
 from data_prep.document import EMPTY, LEFT_OUT, TOO_SHORT, Unit
-from data_prep.dropped import DropLog, note_of
-from data_prep.fast_tokeniser import NanotokenEncoder, TokensDiffer
-from data_prep.filters import document_filter
-from data_prep.markers import read_marker, write_marker
-from data_prep.mixing import entries, repeat_key
-from data_prep.parts import PartDocument, open_part, running_sum, write_part
-from data_prep.sentences import sentence_splitter
+from data_prep.selection.drop_log import DropLog, note_of
+from data_prep.selection.filters import document_filter
+from data_prep.selection.mixing import entries, repeat_key
 from data_prep.settings import PrepSettings
 from data_prep.sources import READERS
-from data_prep.wordpiece import WordPieceEncoder
+from data_prep.stages.markers import read_marker, write_marker
+from data_prep.stages.part_files import PartDocument, open_part, running_sum, write_part
+from data_prep.tokens.nanotoken_encoder import NanotokenEncoder, TokensDiffer
+from data_prep.tokens.sentences import sentence_splitter
+from data_prep.tokens.wordpiece import WordPieceEncoder
 
 _BATCH_CHARACTERS = 1 << 19
 _TEXT = np.dtype(np.uint8)
@@ -232,7 +232,7 @@ def _bands(document: _Sentences, settings: PrepSettings) -> np.ndarray | None:
     """Return the hashes of the document's MinHash bands, if they are asked for."""
     if settings.dedup != "minhash":
         return None
-    from data_prep.minhash import band_hashes
+    from data_prep.selection.minhash import band_hashes
 
     return band_hashes("\n".join(document.sentences), settings.minhash)
 
