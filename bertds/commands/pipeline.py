@@ -287,8 +287,8 @@ def fill_masks(model: Path) -> list[tuple[str, str]]:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    bert = BertForMaskedLM.from_pretrained(model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    bert = BertForMaskedLM.from_pretrained(model, trust_remote_code=False).eval()
     answers = []
     for text in EXAMPLES:
         inputs = tokenizer(text, return_tensors="pt")

@@ -5,7 +5,8 @@ sum, LayerNorm) and the whole feed-forward half. Everything element by element i
 loop. The number of tokens is dynamic from the start, and parameters are inputs, so one graph per
 region and mode serves all layers and all batches; nothing is compiled again after the first ones.
 Attention stays as it is: its products are a library's, and on a CPU their number changes with
-every batch.
+every batch. The modern encoder's regions are all before attention (LayerNorm, the product,
+rotation) and all after it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel
+from bertds.model.modern import ModernBertForMaskedLM
 from bertds.system.logs import log
 
 
@@ -33,9 +35,7 @@ def missing_compiler(device_type: str) -> str:
     return ""
 
 
-def compile_layers(
-    model: BertForPreTraining, device_type: str, *, backend: str = "inductor"
-) -> bool:
+def compile_layers(model: PreTrainingModel, device_type: str, *, backend: str = "inductor") -> bool:
     """Compile the layers of a model in place; the first passes then take a minute longer.
 
     Where there is no compiler, says so once and leaves the model as it is: the numbers are the
@@ -54,6 +54,12 @@ def compile_layers(
         log.warning("run.compile=true: %s; the layers run uncompiled", lacking)
         return False
     options: dict[str, Any] = {"dynamic": True, "fullgraph": True, "backend": backend}
+    if isinstance(model, ModernBertForMaskedLM):
+        blocks: Any = model.model.layers
+        for block in blocks:
+            block.project = torch.compile(block.project, **options)
+            block.feed_forward = torch.compile(block.feed_forward, **options)
+        return True
     layers: Any = model.bert.encoder.layer
     for layer in layers:
         ends = layer.attention.output

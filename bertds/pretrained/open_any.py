@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import build_model
 from bertds.pretrained import hf_weights
 from bertds.pretrained.foreign import parameter_names
 from bertds.pretrained.foreign.megatron import MegatronBert
@@ -175,7 +175,7 @@ def opened(
 
 def _with_gelu(trained: Trained, gelu: str) -> Trained:
     config = replace(trained.config, hidden_act=gelu)  # type: ignore[arg-type]
-    model = BertForPreTraining(config, trained.vocab_size)
+    model = build_model(config, trained.vocab_size)
     model.load_state_dict(trained.model.state_dict())
     return replace(trained, config=config, model=model.eval())
 
@@ -231,7 +231,7 @@ def _build(
         config = replace(config, next_sentence=False)
     if gelu is not None:
         config = replace(config, hidden_act=gelu)  # type: ignore[arg-type]
-    model = BertForPreTraining(config, vocab_size)
+    model = build_model(config, vocab_size)
     weights = {name: tensor.float() for name, tensor in weights.items()}
     try:
         report = hf_weights.load_transformers_state_dict(model, weights)

@@ -72,6 +72,8 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_name(path)
     try:
+        # What is there under this name is a left-over, or a link that somebody laid for us.
+        temporary.unlink(missing_ok=True)
         yield temporary
         if durable:
             sync_file(temporary)
@@ -235,6 +237,7 @@ class FolderLock:
         for _ in range(100):
             # A hard link to a complete file: the lock never exists half-written.
             candidate = temporary_name(self.path.with_name("lock"))
+            candidate.unlink(missing_ok=True)
             candidate.write_text(self._mine, encoding="utf-8")
             try:
                 os.link(candidate, self.path)

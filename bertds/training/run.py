@@ -13,7 +13,8 @@ from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.load import load_config, split_assignments, to_dict
 from bertds.config.recipe import Config
-from bertds.cost_model.flops import Meter, device_peak
+from bertds.cost_model.flops import Meter
+from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.distributed.step_sync import Agreement
@@ -22,7 +23,7 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.process_group import end_processes, meet_processes
 from bertds.errors import BertdsError, ConfigError
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import build_model
 from bertds.monitor.metrics import Metrics
 from bertds.monitor.trackers import start_trackers
 from bertds.optim.lr_schedule import LearningRate
@@ -81,7 +82,7 @@ class Run:
         tokenizer = self.source.tokenizer
         held_out = self._open_validation()
         torch.manual_seed(config.run.seed)  # the same initial weights on every rank
-        model = BertForPreTraining(config.model, tokenizer.vocab_size)
+        model = build_model(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints)
         self.settings = choose_micro_batch(model, config, self.settings, place)
@@ -108,7 +109,9 @@ class Run:
         check_alike(self.engine, start, self.source)
         warn_of_other_data(start, self.source)
         self.state = continue_run(config, self.engine, start)
-        self.folder.record(self.settings.values, tokenizer.files)
+        device = self.engine.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self.folder.record(self.settings.values, tokenizer.files, name)
         self.learning_rate = LearningRate(self.settings.optimizer.lr, config.schedule)
         if place.is_main:
             self.trackers = start_trackers(config, facts, self.folder.path)

@@ -30,6 +30,7 @@ from bertds.config.recipe import Config
 from bertds.distributed.stop_requests import command_line, find_place
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import FolderLock, explain_os_error, write_json, write_text
+from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
 
 # Settings that a continued run must share with its beginning: they decide which samples come in
@@ -41,6 +42,12 @@ FIXED_KEYS = (
     "data.ngram", "data.pairs",
 )  # fmt: skip
 FREE_KEYS = ("model.activation_checkpointing",)
+# What a run writes into its folder under names of its own; patterns, links among them are refused.
+WRITTEN = (
+    ".lock", "config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl", "log.txt",
+    "DONE", "samples_rank_*.jsonl", "wandb_id.json", "wandb", "tensorboard",
+    "tokenizer", "tokenizer/*", "checkpoints", "checkpoints/*", "slurm", "slurm/*",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -81,6 +88,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise explain_os_error(error, self.path) from error
+            refuse_links(self.path, WRITTEN, ConfigError)
             self.lock.acquire()
             try:
                 self._check_same_run()
@@ -104,8 +112,16 @@ class RunFolder:
                     "set it back, or choose another run.dir"
                 )
 
-    def record(self, deepspeed_json: dict[str, Any], tokenizer_files: dict[str, Path]) -> None:
-        """Save the resolved settings, the versions and the tokenizer (main process only)."""
+    def record(
+        self, deepspeed_json: dict[str, Any], tokenizer_files: dict[str, Path], device: str
+    ) -> None:
+        """Save the resolved settings, the versions and the tokenizer (main process only).
+
+        Args:
+            deepspeed_json: the settings as they are used.
+            tokenizer_files: where each file of the tokenizer is.
+            device: ``cpu``, or the name of the GPU that trains.
+        """
         if not self.is_main:
             return
         text = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
@@ -117,7 +133,9 @@ class RunFolder:
             starts = json.loads(file.read_text(encoding="utf-8")).get("starts", [])
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         ranks = find_place().world_size
-        starts.append({"time": now, "command": command_line(), "world_size": ranks})
+        starts.append(
+            {"time": now, "command": command_line(), "world_size": ranks, "device": device}
+        )
         write_json(file, {**environment(), "starts": starts})
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)

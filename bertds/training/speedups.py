@@ -8,20 +8,25 @@ from bertds.config.recipe import Config
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel
+from bertds.model.encoder import Encoder
+from bertds.model.modern import ModernBertForMaskedLM
 
 
-def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSettings) -> None:
+def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSettings) -> None:
     """Set FP8 products, and compile or record what the recipe wants compiled or recorded.
 
     Raises:
         ConfigError: the recipe asks for what its ZeRO stage or device does not have.
     """
     cuda = torch.cuda.is_available()
+    if isinstance(model, ModernBertForMaskedLM):
+        _check_modern(config)
     if config.model.fp8:
         check_fp8(config, settings.precision, torch.cuda.get_device_capability() if cuda else None)
         from bertds.model.fp8 import use_fp8
 
-        use_fp8(model.bert.encoder)
+        use_fp8(_bert_encoder(model))
     if config.run.compile:
         if settings.stage == 3:
             raise ConfigError(
@@ -41,7 +46,23 @@ def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSetti
             )
         from bertds.model.cuda_graphs import use_graphs
 
-        use_graphs(model.bert.encoder)
+        use_graphs(_bert_encoder(model))
+
+
+def _check_modern(config: Config) -> None:
+    for key, asked in (
+        ("model.fp8", config.model.fp8), ("run.cuda_graphs", config.run.cuda_graphs),
+    ):  # fmt: skip
+        if asked:
+            raise ConfigError(
+                f"{key}=true is not made for model.style=modern; set {key}=false (run.compile "
+                "works with it)"
+            )
+
+
+def _bert_encoder(model: PreTrainingModel) -> Encoder:
+    assert isinstance(model, BertForPreTraining)
+    return model.bert.encoder
 
 
 def check_fp8(config: Config, precision: str, capability: tuple[int, int] | None) -> None:

@@ -23,6 +23,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from bertds.data.formats.hdf5_files import dataset, open_hdf5
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path
 
@@ -219,8 +220,8 @@ def read_header(path: Path | str) -> InstanceHeader:
     Raises:
         DataError: not HDF5, damaged, a dataset is missing, or shapes disagree.
     """
-    with _open(path) as file:
-        return _header(Path(path), file)
+    with open_hdf5(path) as file:
+        return header_and_datasets(Path(path), file)[0]
 
 
 def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceRows:
@@ -234,12 +235,9 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
         DataError: the file is damaged or a row breaks the layout; names file and row.
     """
     path = Path(path)
-    with _open(path) as file:
-        header = _header(path, file)
-        try:
-            arrays = {n: file[n][...] for n in INSTANCE_DTYPES if n in file}
-        except (OSError, RuntimeError) as error:
-            raise DataError(f"{path}: damaged ({error})") from error
+    with open_hdf5(path) as file:
+        header, datasets = header_and_datasets(path, file)
+        arrays = {name: found[...] for name, found in datasets.items()}
     check = _Check(path)
     ids, mask = arrays["input_ids"], arrays["input_mask"] != 0
     segments, positions = arrays["segment_ids"], arrays["masked_lm_positions"]
@@ -322,22 +320,22 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]
 
 
-def _open(path: Path | str) -> h5py.File:
-    try:
-        return h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: missing") from error
-    except OSError as error:
-        raise DataError(f"{path}: damaged, or not HDF5 ({error})") from error
+def header_and_datasets(
+    path: Path, file: h5py.File
+) -> tuple[InstanceHeader, dict[str, h5py.Dataset]]:
+    """Check an open file against the layout; return its shape and its datasets by name.
 
-
-def _header(path: Path, file: h5py.File) -> InstanceHeader:
+    Raises:
+        DataError: a dataset is missing or lies elsewhere, or shapes or types disagree.
+    """
+    there = {name: dataset(path, file, name) for name in INSTANCE_DTYPES}
+    datasets = {name: found for name, found in there.items() if found is not None}
     required = [n for n in INSTANCE_DTYPES if n != "next_sentence_labels"]
-    missing = [n for n in required if not isinstance(file.get(n), h5py.Dataset)]
+    missing = [n for n in required if n not in datasets]
     if missing:
         raise DataError(f"{path}: not in NVIDIA's layout: {', '.join(missing)} missing")
-    shapes = {n: file[n].shape for n in required}
-    if any(len(shape) != 2 for shape in shapes.values()):
+    shapes = {n: datasets[n].shape for n in required}
+    if any(shape is None or len(shape) != 2 for shape in shapes.values()):
         raise DataError(f"{path}: each dataset must have 2 dimensions, found {shapes}")
     rows, length = shapes["input_ids"]
     predictions = shapes["masked_lm_positions"][1]
@@ -345,19 +343,20 @@ def _header(path: Path, file: h5py.File) -> InstanceHeader:
         width = predictions if name.startswith("masked") else length
         if shapes[name] != (rows, width):
             raise DataError(f"{path}: {name} is {shapes[name]}, expected {(rows, width)}")
-        if file[name].dtype.kind not in "iu":
-            raise DataError(f"{path}: {name} is {file[name].dtype}, expected integers")
+        if datasets[name].dtype.kind not in "iu":
+            raise DataError(f"{path}: {name} is {datasets[name].dtype}, expected integers")
     if length > np.iinfo(np.int16).max:
         raise DataError(f"{path}: rows of {length} tokens; at most {np.iinfo(np.int16).max}")
-    labels = file.get("next_sentence_labels")
+    labels = datasets.get("next_sentence_labels")
     if labels is not None and (labels.size != rows or labels.dtype.kind not in "iu"):
         raise DataError(f"{path}: next_sentence_labels is {labels.shape}, expected {(rows,)}")
-    return InstanceHeader(
+    header = InstanceHeader(
         rows=rows,
         sequence_length=length,
         max_predictions=predictions,
         has_labels=labels is not None,
     )
+    return header, datasets
 
 
 def _offsets(lengths: np.ndarray) -> np.ndarray:

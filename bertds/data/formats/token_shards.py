@@ -20,6 +20,7 @@ from typing import Literal
 import h5py
 import numpy as np
 
+from bertds.data.formats.hdf5_files import dataset, open_hdf5
 from bertds.data.formats.manifest import ShardInfo
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, sha256_file
@@ -190,16 +191,14 @@ class TokenShard:
         path = Path(path)
         if info is not None:
             _verify_file(path, info, verify)
+        with open_hdf5(path, "a token shard") as file:
+            _check_header(path, file, fingerprint)
+            places = {n: _place(path, file, n) for n in ARRAY_TYPES}
         try:
-            with h5py.File(path, "r") as file:
-                _check_header(path, file, fingerprint)
-                places = {n: _place(path, file, n) for n in ARRAY_TYPES}
             with open(path, "rb") as raw:
                 mapping = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: missing") from error
-        except (OSError, KeyError, RuntimeError) as error:
-            raise DataError(f"{path}: damaged, or not a token shard ({error})") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be mapped ({error})") from error
         arrays = {}
         for name, (dtype, count, offset) in places.items():
             if offset + count * dtype.itemsize > len(mapping):
@@ -261,10 +260,12 @@ def _check_header(path: Path, file: h5py.File, fingerprint: str | None) -> None:
 
 def _place(path: Path, file: h5py.File, name: str) -> tuple[np.dtype, int, int]:
     """Return dtype, length and byte offset of a contiguous dataset."""
-    dataset = file[name]
-    offset = dataset.id.get_offset()
-    if dataset.dtype not in [np.dtype(t) for t in ARRAY_TYPES[name]] or dataset.ndim != 1:
-        raise DataError(f"{path}: {name} is {dataset.dtype} with {dataset.ndim} dimensions")
+    found = dataset(path, file, name)
+    if found is None:
+        raise DataError(f"{path}: not a token shard: {name} is missing")
+    if found.dtype not in [np.dtype(t) for t in ARRAY_TYPES[name]] or found.ndim != 1:
+        raise DataError(f"{path}: {name} is {found.dtype} with {found.ndim} dimensions")
+    offset = found.id.get_offset()
     if offset is None:
         raise DataError(f"{path}: {name} is empty, chunked or compressed, so cannot be mapped")
-    return dataset.dtype, dataset.shape[0], int(offset)
+    return found.dtype, found.shape[0], int(offset)
