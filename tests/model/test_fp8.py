@@ -22,7 +22,7 @@ from bertds.model.fp8 import (
     scaled_product,
     use_fp8,
 )
-from bertds.speed import check_fp8
+from bertds.training.speedups import check_fp8
 
 
 def whole_numbers(*shape: int, seed: int) -> torch.Tensor:
