@@ -40,7 +40,7 @@ FIXED_KEYS = (
     "data.masked_lm_prob", "data.short_seq_prob", "data.whole_word_masking",
     "data.ngram", "data.pairs",
 )  # fmt: skip
-FREE_KEYS = ("model.activation_checkpointing",)
+FREE_KEYS = ("model.activation_checkpointing", "model.attention_kernel")
 
 
 class RunFolder:

@@ -92,7 +92,7 @@ class BertModel(nn.Module):
         max_seqlen: int,
     ) -> tuple[Arrangement, Tensor]:
         """As ``encode``, with tokens left in the order in which they were computed."""
-        arrangement = arrange(cu_seqlens, max_seqlen)
+        arrangement = arrange(cu_seqlens, max_seqlen, self.encoder.kernel())
         ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
         return arrangement, self(*ids, arrangement.layout)
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bertds.config import ModelConfig
-from bertds.model.attention import Attention, SublayerOutput
+from bertds.model.attention import Attention, Joined, SublayerOutput
+from bertds.model.attention_kernels import choose_kernel
+from bertds.model.precision import product_dtype
 from bertds.model.rows import RowLayout
 
 
@@ -50,7 +52,11 @@ class EncoderLayer(nn.Module):
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
         """Return [T, H]."""
-        return self.feed_forward(self.attention(hidden_TH, layout))
+        return self.compute(hidden_TH, layout, self.attention.self.joined())
+
+    def compute(self, hidden_TH: Tensor, layout: RowLayout, joined: Joined | None) -> Tensor:
+        """Return both halves' output, [T, H]; ``joined``: see ``SelfAttention.forward``."""
+        return self.feed_forward(self.attention(hidden_TH, layout, joined))
 
     def feed_forward(self, attended_TH: Tensor) -> Tensor:
         """Return the second half's output, [T, H]."""
@@ -63,7 +69,15 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.recompute = config.activation_checkpointing == "full"
+        self.head_width = config.hidden_size // config.num_attention_heads
+        self.attention_kernel: str = config.attention_kernel
         self.layer = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def kernel(self) -> str:
+        """Return the kernel that computes attention in this pass; asked once per pass."""
+        weight = next(self.parameters())
+        dtype = product_dtype(weight.device, weight.dtype)
+        return choose_kernel(self.attention_kernel, weight.device, dtype, self.head_width)
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
         """Return the last layer's output, [T, H]."""
