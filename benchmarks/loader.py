@@ -41,15 +41,15 @@ if not __package__:
 import numpy as np
 
 from benchmarks.common import add_result_options, draw, facts, write_result
-from bertds.config import BatchPlan, DataConfig
-from bertds.data.instances import InstanceSettings, scan_shard
+from bertds.config.recipe import BatchPlan, DataConfig
+from bertds.data.formats.token_shards import TokenShard
 from bertds.data.loader import BatchLoader
-from bertds.data.open import open_source
 from bertds.data.rng import permutation
-from bertds.data.rows import RowMaker
-from bertds.data.shards import TokenShard
-from bertds.data.source import Source
-from bertds.data.token_source import TokenSource
+from bertds.data.samples.flat_rows import RowMaker
+from bertds.data.samples.pairing import InstanceSettings, scan_shard
+from bertds.data.sources.base import Source
+from bertds.data.sources.open import open_source
+from bertds.data.sources.token_source import TokenSource
 from bertds.data.vocabulary import SPECIAL_TOKENS, TokenizerInfo
 
 TARGETS = {"fresh pairs and masks": (150_000, 60_000), "fresh masks": (300_000, 100_000)}

@@ -23,9 +23,9 @@ if not __package__:
 import torch
 
 from benchmarks.common import add_result_options, draw, facts, write_result
-from bertds.optim.groups import is_decayed
 from bertds.optim.lamb import ShardedLamb
-from bertds.optim.slices import Partition, Slice
+from bertds.optim.partition import Partition, Slice
+from bertds.optim.weight_decay import is_decayed
 
 SIZES = {"tiny": (128, 2), "base": (768, 12), "large": (1024, 24)}
 

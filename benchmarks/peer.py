@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.data.loader import MicroBatch
 from bertds.model.bert import PreTrainingOutput
 from bertds.model.hf import config_to_transformers

@@ -37,7 +37,7 @@ from benchmarks.common import (
 from benchmarks.made_up import write_corpus
 from benchmarks.prep_paired import paired
 from benchmarks.prep_pictures import YARDSTICK, ratio_bars, stage_bars
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
 from data_prep import progress
 from data_prep.build_wiki_books import main as prepare

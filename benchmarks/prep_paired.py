@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from data_prep.sources import READERS, file_units, find_files
 
 _HERE = Path(__file__).resolve().parent

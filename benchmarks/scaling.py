@@ -32,13 +32,13 @@ import torch
 from benchmarks.collectives import Count, counting
 from benchmarks.common import add_result_options, draw, facts, matrix_rate, write_result
 from benchmarks.train_step import MODELS, PREDICTIONS, open_rows
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
+from bertds.cost_model.memory import Shape
+from bertds.cost_model.step_time import bytes_sent
 from bertds.data.loader import BatchLoader
-from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.ds_config import check_deepspeed_values
 from bertds.model.bert import BertForPreTraining
-from bertds.plan_memory import Shape
-from bertds.plan_time import bytes_sent
 
 GPUS = (8, 64, 512, 4096)
 

@@ -9,8 +9,8 @@ Both models live in one process and take turns, step by step, on the same micro-
 busy moment hits both. The first part shows that they compute the same: equal weights, dropout 0,
 losses side by side. The second times whole steps (forward, backward, optimizer) with dropout 0.1.
 Padded slots are those of the batch padded to its longest row. MFU is the formula of
-``bertds/flops.py`` on real tokens, against the device's data-sheet peak, or on a CPU against its
-own matrix product. ``--tiny`` runs everything at a size that takes seconds, for CI.
+``bertds/cost_model/flops.py`` on real tokens, against the device's data-sheet peak, or on a CPU
+against its own matrix product. ``--tiny`` runs everything at a size that takes seconds, for CI.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from benchmarks.common import (
 from benchmarks.parts import PartTimer
 from benchmarks.peer import Peer, pad_batch
 from benchmarks.step_report import OURS, PEER, paint, show
-from bertds.config import DataConfig, ModelConfig
-from bertds.data.instances import InstanceSettings
+from bertds.config.recipe import DataConfig, ModelConfig
+from bertds.cost_model.flops import forward_backward_flops, peak_memory_gib, peak_of
 from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
-from bertds.data.source import Source
-from bertds.engine.config_check import check_deepspeed_values
+from bertds.data.samples.pairing import InstanceSettings
+from bertds.data.sources.base import Source
 from bertds.engine.deepspeed_engine import Engine
-from bertds.flops import forward_backward_flops, peak_memory_gib, peak_of
+from bertds.engine.ds_config import check_deepspeed_values
 from bertds.model.bert import BertForPreTraining
-from bertds.model.compiled import compile_layers
+from bertds.model.compile_layers import compile_layers
 from bertds.model.hf import load_transformers_state_dict
 
 MODELS = {"tiny": (128, 2, 2), "mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import save_file
 
-from bertds.checkpoint import locate, step_folders
-from bertds.checkpoint_files import CheckpointReader, read_manifest, write_manifest, write_pieces
+from bertds.checkpoint.format import CheckpointReader, read_manifest, write_manifest, write_pieces
+from bertds.checkpoint.save import locate, step_folders
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError
-from bertds.files import atomic_path, explain_os_error, sync_folder
+from bertds.system.atomic_files import atomic_path, explain_os_error, sync_folder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -10,8 +10,8 @@ import sys
 from importlib import import_module
 
 from bertds import __version__
-from bertds.entry import guarded
 from bertds.errors import EXIT_BAD_INPUT, EXIT_OK
+from bertds.system.run_command import guarded
 
 COMMANDS = {
     "prep": ("data_prep.build_wiki_books", "cut a corpus into training shards"),

@@ -10,8 +10,8 @@ from functools import cache
 
 import yaml
 
-from bertds import config as declarations
-from bertds.config_io import (
+from bertds.config import recipe as declarations
+from bertds.config.load import (
     all_keys,
     default_of,
     describe_type,
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     elif args.action == "explain":
         _explain(args.key)
     elif args.action == "schema":
-        from bertds.config_schema import json_schema
+        from bertds.config.json_schema import json_schema
 
         print(json.dumps(json_schema(field_docs()), indent=2))
     elif args.action == "diff":
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 @cache
 def field_docs() -> dict[str, str]:
-    """Return the text under every field of ``bertds/config.py``, by dotted key."""
+    """Return the text under every field of ``bertds/config/recipe.py``, by dotted key."""
     sections = {
         item.annotation.id: item.target.id
         for node in ast.parse(inspect.getsource(declarations)).body

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from bertds import foreign_names
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
-from bertds.files import write_json
 from bertds.megatron import MegatronBert
 from bertds.model import hf
 from bertds.model.bert import BertForPreTraining
 from bertds.model_folder import copy_tokenizer, fresh_folder
+from bertds.system.atomic_files import write_json
 from bertds.trained import Trained, open_trained
 from bertds.zoo import resolve
 

@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from bertds.errors import BertdsError
-from bertds.files import atomic_path, sha256_file
+from bertds.system.atomic_files import atomic_path, sha256_file
 
 REQUIREMENT = "gensim==4.4.0"
 FILE_NAME = "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertds.config import Config, DataConfig
-from bertds.config_io import load_config
+from bertds.config.load import load_config
+from bertds.config.recipe import Config, DataConfig
 from bertds.data.loader import open_source, validation_batches
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
 from bertds.trained import Trained, open_trained

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from bertds import __version__
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
-from bertds.files import explain_os_error, write_json
 from bertds.metrics import FILE as METRICS_FILE
 from bertds.metrics import read_lines
 from bertds.model import hf
+from bertds.system.atomic_files import explain_os_error, write_json
 from bertds.trained import Trained, open_trained
 
 MARK = "bertds_export.json"

@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from bertds.config import GuardConfig
+from bertds.checkpoint.train_state import TrainState
+from bertds.config.recipe import GuardConfig
 from bertds.errors import BertdsError
-from bertds.logs import log
-from bertds.state import TrainState
+from bertds.system.logs import log
 
 SHOWN_SAMPLES = 64
 """A message lists at most so many samples of the bad micro batch."""

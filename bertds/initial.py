@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertds.checkpoint import locate, newest_good
-from bertds.checkpoint_files import CheckpointReader
-from bertds.config import Config
-from bertds.config_io import to_dict
+from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.save import locate, newest_good
+from bertds.checkpoint.train_state import TrainState
+from bertds.config.load import to_dict
+from bertds.config.recipe import Config
 from bertds.errors import CheckpointError, DataError
-from bertds.logs import log
 from bertds.model import hf
 from bertds.model_names import path_of
-from bertds.state import TrainState
+from bertds.system.logs import log
 
 # Two models with these equal have the same tensors with the same meaning.
 ARCHITECTURE = (

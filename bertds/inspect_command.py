@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from bertds.checkpoint import step_folders
-from bertds.checkpoint_files import read_manifest
-from bertds.config import BatchPlan, Config
-from bertds.config_io import load_config
+from bertds.checkpoint.format import read_manifest
+from bertds.checkpoint.save import step_folders
+from bertds.config.load import load_config
+from bertds.config.recipe import BatchPlan, Config
 from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.order import advance

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from bertds import foreign_names
 from bertds.errors import CheckpointError
-from bertds.files import write_json
 from bertds.model_folder import copy_tokenizer, fresh_folder
+from bertds.system.atomic_files import write_json
 
 
 class MegatronBert:

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import torch
 
+from bertds.checkpoint.train_state import TrainState
+from bertds.cost_model.flops import Meter, peak_memory_gib
 from bertds.device_clock import DeviceClock
-from bertds.files import append_line, write_text
-from bertds.flops import Meter, peak_memory_gib
-from bertds.state import TrainState
+from bertds.system.atomic_files import append_line, write_text
 
 FILE = "metrics.jsonl"
 

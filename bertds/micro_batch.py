@@ -26,17 +26,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bertds.config import BatchPlan, Config
-from bertds.config_io import to_dict
-from bertds.engine.config_check import DeepSpeedSettings
-from bertds.engine.start import start_processes
+from bertds.config.load import to_dict
+from bertds.config.recipe import BatchPlan, Config
+from bertds.cost_model.flops import cpu_memory_available
+from bertds.cost_model.memory import FRAGMENTS, Shape, estimate
+from bertds.distributed.stop_requests import Place
+from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.engine.process_group import start_processes
 from bertds.errors import ConfigError
-from bertds.files import write_json
-from bertds.flops import cpu_memory_available
-from bertds.logs import log
 from bertds.model.bert import BertForPreTraining
-from bertds.plan_memory import FRAGMENTS, Shape, estimate
-from bertds.runtime import Place
+from bertds.system.atomic_files import write_json
+from bertds.system.logs import log
 
 SHARE = 0.85
 """Of the free memory, what may be used."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bertds.errors import ConfigError
-from bertds.files import write_json
+from bertds.system.atomic_files import write_json
 
 MARK = "bertds_export.json"
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import yaml
 
-from bertds.config_io import read_yaml
+from bertds.config.load import read_yaml
 from bertds.errors import EXIT_OK
-from bertds.files import write_json, write_text
-from bertds.logs import log
 from bertds.nemo_config import translate
+from bertds.system.atomic_files import write_json, write_text
+from bertds.system.logs import log
 
 
 def rows_in_epoch(data: dict[str, Any]) -> int:
     """Return how many rows the training data have."""
-    from bertds.config import DataConfig
+    from bertds.config.recipe import DataConfig
     from bertds.data.loader import open_source
 
     return int(open_source(DataConfig(**data), 42, split="train").samples_in_epoch(0))
@@ -36,8 +36,8 @@ def main(argv: list[str] | None = None) -> int:
                         help="recipe keys that win, as for bertds train")  # fmt: skip
     parser.add_argument("overrides", nargs="*", metavar="nemo.key=value", help="NeMo's own keys")
     args = parser.parse_intermixed_args(argv)
-    from bertds.config_io import load_config, split_assignments
-    from bertds.logs import start_logging
+    from bertds.config.load import load_config, split_assignments
+    from bertds.system.logs import start_logging
 
     start_logging(is_main=True)
     overrides = split_assignments(args.overrides)

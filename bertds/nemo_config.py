@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertds.config_io import nearest
+from bertds.config.load import nearest
 from bertds.errors import ConfigError
 from bertds.nemo_keys import Keys, flatten, resolve_references
 
@@ -197,14 +197,16 @@ def _data(keys: Keys, result: Translation) -> None:
 
 
 def _hdf5_length(path: Path) -> int:
-    import h5py
+    from bertds.data.formats.hdf5_files import dataset, open_hdf5
 
     files = [path] if path.is_file() else sorted([*path.glob("*.hdf5"), *path.glob("*.h5")])
-    try:
-        with h5py.File(files[0], "r") as file:
-            return int(file["input_ids"].shape[1])
-    except (IndexError, OSError, KeyError):
-        raise ConfigError(f"{path}: no HDF5 file with input_ids in it") from None
+    if not files:
+        raise ConfigError(f"{path}: no HDF5 file there")
+    with open_hdf5(files[0]) as file:
+        found = dataset(files[0], file, "input_ids")
+        if found is None or found.ndim != 2:
+            raise ConfigError(f"{files[0]}: no input_ids of 2 dimensions in it")
+        return int(found.shape[1])
 
 
 _SPECIAL = {

@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from bertds.errors import EXIT_OK, BertdsError, ConfigError
-from bertds.files import write_json
 from bertds.model_folder import copy_tokenizer, fresh_folder
+from bertds.system.atomic_files import write_json
 from bertds.zoo import TASK_CLASSES, as_hugging_face_folder, load_transformers
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertds.config import Config
-from bertds.config_io import load_config
+from bertds.config.load import load_config
+from bertds.config.recipe import Config
+from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
 from bertds.errors import ConfigError
-from bertds.flops import forward_backward_flops, masked_per_row, mean_tokens
 
 CLONE = Path(__file__).resolve().parents[1]
 

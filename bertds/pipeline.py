@@ -25,8 +25,8 @@ from types import FrameType
 from typing import Any
 
 from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError, DataError
-from bertds.files import write_json
 from bertds.report import write_report
+from bertds.system.atomic_files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -116,7 +116,7 @@ def _processes(wanted: int) -> tuple[int, dict[str, str]]:
 
 
 def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int:
-    from bertds.runtime import free_port
+    from bertds.distributed.stop_requests import free_port
 
     run_dir = work / f"phase{phase}"
     _say(f"train phase {phase}")
@@ -191,7 +191,7 @@ def wait_for(launcher: subprocess.Popen[Any], run_dir: Path) -> int:
 
 
 def _export(work: Path) -> None:
-    from bertds.checkpoint import step_folders
+    from bertds.checkpoint.save import step_folders
     from bertds.export import MARK, export
 
     _say("export")
@@ -205,7 +205,7 @@ def _export(work: Path) -> None:
 
 def _scores(work: Path) -> dict[str, Any]:
     """Score both phases' last checkpoints on the held-out documents, once."""
-    from bertds.config import DataConfig
+    from bertds.config.recipe import DataConfig
     from bertds.evaluate import evaluate
     from bertds.trained import open_trained
 
@@ -287,8 +287,8 @@ def fill_masks(model: Path) -> list[tuple[str, str]]:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    bert = BertForMaskedLM.from_pretrained(model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+    bert = BertForMaskedLM.from_pretrained(model, trust_remote_code=False).eval()
     answers = []
     for text in EXAMPLES:
         inputs = tokenizer(text, return_tensors="pt")

@@ -57,12 +57,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print the plan."""
     args = parse_args(argv)
-    from bertds.config import Config
-    from bertds.config_io import load_config, split_assignments
-    from bertds.engine.config_check import load_deepspeed_json
+    from bertds.config.load import load_config, split_assignments
+    from bertds.config.recipe import Config
+    from bertds.cost_model.hardware import find
+    from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan_calibrate import calibrate
     from bertds.plan_forecast import forecast
-    from bertds.plan_hardware import find
     from bertds.setup_run import find_deepspeed_json
 
     values = split_assignments(args.set)

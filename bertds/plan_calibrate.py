@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-from bertds.config import Config
-from bertds.config_io import load_config
+from bertds.config.load import load_config
+from bertds.config.recipe import Config
+from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
+from bertds.cost_model.memory import Shape, estimate
+from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
 from bertds.errors import DataError
-from bertds.flops import forward_backward_flops, masked_per_row, parameter_count
-from bertds.plan_memory import Shape, estimate
-from bertds.plan_time import micro_batch_bytes, optimizer_bytes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class Calibration:
     and gradients."""
     tokens_per_row: float
     base_bytes: float
-    """Memory that is there beside what :func:`bertds.plan_memory.estimate` counts."""
+    """Memory that is there beside what :func:`bertds.cost_model.memory.estimate` counts."""
     stall_share: float
     """Share of the time that training waited for the loader."""
     memory_rate: float | None = None
@@ -81,7 +81,7 @@ def calibrate(run: Path) -> Calibration:
     Raises:
         DataError: it has not trained for two log lines yet.
     """
-    from bertds.engine.config_check import check_deepspeed_values
+    from bertds.engine.ds_config import check_deepspeed_values
 
     config, values, words, ranks = read_run(run)
     lines = train_lines(run)

@@ -6,12 +6,12 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from bertds.config import Config
-from bertds.engine.config_check import DeepSpeedSettings
+from bertds.config.recipe import Config
+from bertds.cost_model.hardware import Hardware
+from bertds.cost_model.memory import estimate
+from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.plan_forecast import Forecast, forecast
-from bertds.plan_hardware import Hardware
-from bertds.plan_memory import estimate
 
 MOST_DEVICES = 4096
 

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 
 from bertds.errors import EXIT_OK, ConfigError, DataError
-from bertds.files import atomic_path, write_text
 from bertds.finetune.examples import Example, collate, encode_sentences, encode_texts
 from bertds.finetune.loop import predict as run_model
 from bertds.finetune.rows import Question, Sentence, TextRow
 from bertds.finetune.squad_features import encode_questions, read_answers
-from bertds.logs import start_logging
 from bertds.predict_input import read_questions, read_texts, read_words
+from bertds.system.atomic_files import atomic_path, write_text
+from bertds.system.logs import start_logging
 from bertds.zoo import TASK_CLASSES, as_hugging_face_folder, load_transformers, tokenizer_of
 
 TASKS = ("fill-mask", "text-classification", "ner", "qa", "embeddings")

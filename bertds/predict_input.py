@@ -13,7 +13,7 @@ from bertds.finetune.conll import DOCUMENT_START, read_conll, read_ner_jsonl
 from bertds.finetune.rows import Question, Sentence, TextRow, lines_of
 from bertds.finetune.squad_files import questions_of, read_squad
 from bertds.finetune.text_files import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
-from bertds.logs import log
+from bertds.system.logs import log
 
 
 def _all_lines(source: str) -> list[tuple[int, str]]:

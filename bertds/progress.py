@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertds.logs import log
 from bertds.outlook import LaterPhase, seconds_of, speed
+from bertds.system.logs import log
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

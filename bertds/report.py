@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from bertds.errors import EXIT_OK, DataError
-from bertds.files import atomic_path, write_text
+from bertds.system.atomic_files import atomic_path, write_text
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertds.page import STYLE, document, escape, short, table, tiles
+from bertds.display.html_page import STYLE, document, escape, short, table, tiles
 from bertds.progress import in_words
 from bertds.report_data import Chain, RunView
 from bertds.report_pictures import DARK, LIGHT, Picture

@@ -25,12 +25,13 @@ from typing import Any
 import yaml
 
 from bertds import __version__
-from bertds.config import Config
-from bertds.config_io import to_dict
+from bertds.config.load import to_dict
+from bertds.config.recipe import Config
+from bertds.distributed.stop_requests import command_line, find_place
 from bertds.errors import ConfigError
-from bertds.files import FolderLock, explain_os_error, write_json, write_text
-from bertds.logs import log, log_to_file
-from bertds.runtime import command_line, find_place
+from bertds.system.atomic_files import FolderLock, explain_os_error, write_json, write_text
+from bertds.system.inside import refuse_links
+from bertds.system.logs import log, log_to_file
 
 # Settings that a continued run must share with its beginning: they decide which samples come in
 # which order, or what the model is.
@@ -41,6 +42,12 @@ FIXED_KEYS = (
     "data.ngram", "data.pairs",
 )  # fmt: skip
 FREE_KEYS = ("model.activation_checkpointing", "model.attention_kernel")
+# What a run writes into its folder under names of its own; patterns, links among them are refused.
+WRITTEN = (
+    ".lock", "config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl", "log.txt",
+    "DONE", "samples_rank_*.jsonl", "wandb_id.json", "wandb", "tensorboard",
+    "tokenizer", "tokenizer/*", "checkpoints", "checkpoints/*", "slurm", "slurm/*",
+)  # fmt: skip
 
 
 class RunFolder:
@@ -81,6 +88,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise explain_os_error(error, self.path) from error
+            refuse_links(self.path, WRITTEN, ConfigError)
             self.lock.acquire()
             try:
                 self._check_same_run()

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bertds.files import append_line, write_text
+from bertds.system.atomic_files import append_line, write_text
 
 
 class SampleLog:

@@ -9,30 +9,30 @@ from typing import Any
 
 import torch
 
-from bertds.agreement import Agreement
-from bertds.checkpoint import Checkpoints
-from bertds.config import Config
-from bertds.config_io import load_config, split_assignments, to_dict
+from bertds.checkpoint.save import Checkpoints
+from bertds.checkpoint.train_state import TrainState
+from bertds.config.load import load_config, split_assignments, to_dict
+from bertds.config.recipe import Config
+from bertds.cost_model.flops import Meter, device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
-from bertds.engine.config_check import DeepSpeedSettings, load_deepspeed_json
+from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.step_sync import Agreement
+from bertds.distributed.stop_requests import Place, StopWatch, find_place, seconds_left_of_job
 from bertds.engine.deepspeed_engine import Engine
-from bertds.engine.start import end_processes, meet_processes
+from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
+from bertds.engine.process_group import end_processes, meet_processes
 from bertds.errors import BertdsError, ConfigError
-from bertds.flops import Meter, device_peak
 from bertds.guard import Guard
-from bertds.heap import Heap
-from bertds.heartbeat import Heartbeat
 from bertds.initial import check_alike, continue_run, start_weights, warn_of_other_data
-from bertds.logs import log, start_logging
 from bertds.metrics import Metrics
 from bertds.micro_batch import choose_micro_batch
 from bertds.model.bert import BertForPreTraining
+from bertds.optim.lr_schedule import LearningRate
 from bertds.run_folder import RunFolder, environment
-from bertds.runtime import Place, StopWatch, find_place, seconds_left_of_job
 from bertds.sample_log import SampleLog
-from bertds.schedule import LearningRate
 from bertds.speed import speed_up
-from bertds.state import TrainState
+from bertds.system.heap_trim import Heap
+from bertds.system.logs import log, start_logging
 from bertds.tracking import start_trackers
 from bertds.validation import Validator
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import torch
 
-from bertds.config import Config
-from bertds.engine.config_check import DeepSpeedSettings
+from bertds.config.recipe import Config
+from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
-from bertds.logs import log
 from bertds.model.attention_kernels import activate_kernel
 from bertds.model.bert import BertForPreTraining
+from bertds.system.logs import log
 
 Capability = tuple[int, int] | None
 """A GPU's compute capability; None = no GPU."""
@@ -37,7 +37,7 @@ def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSetti
 
         words.append(f"FP8: {use_fp8(encoder)} linear layers (experimental)")
     if wants_compile(config, settings.stage, cuda=cuda):
-        from bertds.model.compiled import compile_layers
+        from bertds.model.compile_layers import compile_layers
 
         compiled = compile_layers(model, "cuda" if cuda else "cpu")
         if not compiled and config.run.fp8:
@@ -45,7 +45,7 @@ def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSetti
         words.append("layers: compiled" if compiled else "layers: not compiled")
     if config.run.cuda_graphs:
         check_graphs(config, settings.stage, capability)
-        from bertds.model.graphs import use_graphs
+        from bertds.model.cuda_graphs import use_graphs
 
         use_graphs(encoder)
         words.append("encoder: recorded CUDA graphs")

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from bertds.config_io import load_config
+from bertds.config.load import load_config
 from bertds.errors import EXIT_OK, DataError, UserError
 from bertds.health import Finding, findings
 from bertds.outlook import later_phases, seconds_of
@@ -184,7 +184,7 @@ def _later(values: dict[str, Any], train: list[dict[str, Any]], run: Path) -> fl
 
 def _owner(lock: Path) -> tuple[str, bool]:
     """Return who holds a run's lock and whether it lives, as far as this machine can tell."""
-    from bertds.files import start_time
+    from bertds.system.atomic_files import start_time
 
     try:
         owner = json.loads(lock.read_text(encoding="utf-8"))

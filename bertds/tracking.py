@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from bertds import health
-from bertds.config import Config
+from bertds.config.recipe import Config
 from bertds.errors import ConfigError
-from bertds.logs import log
 from bertds.outlook import later_phases
 from bertds.progress import ProgressBar, ProgressLines, TimeLeft
+from bertds.system.logs import log
 
 
 def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> list[Any]:

@@ -19,8 +19,8 @@ import argparse
 import os
 from typing import TYPE_CHECKING, Any
 
-from bertds.entry import guarded
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
+from bertds.system.run_command import guarded
 
 if TYPE_CHECKING:
     from bertds.setup_run import Run

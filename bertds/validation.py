@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
-from bertds.config import Config
+from bertds.config.recipe import Config
 from bertds.data.loader import validation_batches
 from bertds.metrics import Sums, means
 

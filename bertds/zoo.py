@@ -77,17 +77,29 @@ def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **argum
 
 
 def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
-    """Load a transformers class from a folder: quiet, no pickled code, errors in one line."""
+    """Load a transformers class from a folder: quiet, none of its code run, errors in one line.
+
+    Left to itself, transformers asks on the terminal whether to run a folder's own code
+    (``auto_map``), and would take the first line of the texts to predict for the answer.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or only by running code of its own.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         return getattr(transformers, class_name).from_pretrained(
-            folder, local_files_only=True, **arguments
+            folder, **{**arguments, "local_files_only": True, "trust_remote_code": False}
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
+        if "trust_remote_code" in str(error):
+            reason = (
+                "its config asks for code of its own, auto_map; no code of a model is run, "
+                "trust_remote_code=False"
+            )
         raise CheckpointError(f"{folder}: cannot be loaded as {class_name} ({reason})") from error
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:  # run by path: the clone's packages, not this folder's modules
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bertds.entry import guarded
+from bertds.system.run_command import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:

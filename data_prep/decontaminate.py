@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.compiler import compiled
 from bertds.errors import ConfigError, DataError
-from bertds.files import atomic_path, sha256_file
+from bertds.system.atomic_files import atomic_path, sha256_file
+from bertds.system.numba_jit import compiled
 from data_prep.task_texts import task_texts
 from data_prep.words import ngram_hashes, word_hashes
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bertds.errors import DataError
-from bertds.files import write_text
+from bertds.system.atomic_files import write_text
 
 FOLDER = "dropped"
 

@@ -17,10 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bertds import page
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
+from bertds.display import html_page
 from bertds.errors import DataError
-from bertds.files import free_bytes
+from bertds.system.atomic_files import free_bytes
 from data_prep import progress
 from data_prep.document import SourceFile, Unit
 from data_prep.parts import open_part
@@ -240,8 +240,8 @@ def tell(
     for source, documents in found.documents.items():
         own = [file for file in files if file.source == source]
         rows[source] = (
-            f"{page.count(len(own), 'file')}, {sum(f.bytes for f in own) / 1e6:,.1f} MB: about "
-            f"{documents:,} documents, {found.tokens[source]:,} tokens"
+            f"{html_page.count(len(own), 'file')}, {sum(f.bytes for f in own) / 1e6:,.1f} MB: "
+            f"about {documents:,} documents, {found.tokens[source]:,} tokens"
         )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(found.dropped.items()))
     rows["dropped"] = reasons or "none in the sample"
@@ -255,7 +255,7 @@ def tell(
         f"{out}/.work meanwhile; {in_bytes(free)} are free"
     )
     seconds = max(found.seconds / (workers * tasks), found.one_reader_seconds)
-    processes = page.count(workers, "worker")
+    processes = html_page.count(workers, "worker")
     split = f"{tasks} tasks of {processes}" if tasks > 1 else processes
     rows["time"] = (
         f"about {progress.in_time(seconds)} with {split}, "

@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bertds.data.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from bertds.data.formats.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import DataError
-from bertds.files import sha256_file, write_json
+from bertds.system.atomic_files import sha256_file, write_json
 from data_prep import progress
 from data_prep.document import SourceFile
 from data_prep.settings import PrepSettings, differences

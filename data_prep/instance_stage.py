@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.data.columns import empty_columns
-from bertds.data.hdf5 import FolderSettings, instance_file_name, write_instance_file
-from bertds.data.instances import InstanceSettings, count_shard, partner_number
-from bertds.data.manifest import ShardInfo
+from bertds.data.formats.manifest import ShardInfo
+from bertds.data.formats.nvidia_hdf5 import FolderSettings, instance_file_name, write_instance_file
+from bertds.data.formats.padded_columns import empty_columns
+from bertds.data.formats.token_shards import TokenShard
 from bertds.data.rng import derive_key, permutation
-from bertds.data.rows import flat_instances, place_flat_rows
-from bertds.data.shards import TokenShard
+from bertds.data.samples.flat_rows import flat_instances, place_flat_rows
+from bertds.data.samples.pairing import InstanceSettings, count_shard, partner_number
 from bertds.data.vocabulary import TokenizerInfo
 from data_prep.markers import inputs_hash, read_marker, write_marker
 from data_prep.settings import InstanceRequest, PrepSettings

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import BertdsError, InUseError
-from bertds.files import (
+from bertds.system.atomic_files import (
     MEMBER_FILES,
     explain_os_error,
     in_use,

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bertds.files import sha256_file, write_json
+from bertds.system.atomic_files import sha256_file, write_json
 
 
 def inputs_hash(values: Iterable[object]) -> str:

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from bertds.compiler import compiled
 from bertds.data.rng import random_u64_array
+from bertds.system.numba_jit import compiled
 from data_prep.settings import MinHashSettings
 from data_prep.words import mixed, ngram_hashes, word_hashes
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.compiler import compiled
-from bertds.files import atomic_path
+from bertds.system.atomic_files import atomic_path
+from bertds.system.numba_jit import compiled
 from data_prep.markers import read_marker, write_marker
 from data_prep.parts import open_part
 

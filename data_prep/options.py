@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bertds.data.hdf5 import COMPRESSIONS
+from bertds.data.formats.nvidia_hdf5 import COMPRESSIONS
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
-from bertds.files import sha256_file
+from bertds.system.atomic_files import sha256_file
 from data_prep.document import SourceFile
 from data_prep.fast_tokeniser import check_installed
 from data_prep.filter_options import add_filter_options, minhash_settings

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertds.errors import DataError
-from bertds.files import atomic_path
+from bertds.system.atomic_files import atomic_path
 
 _HEADER_BYTES = 4096
 _NAMES = (

@@ -26,10 +26,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bertds.data.manifest import Manifest, ShardInfo, SplitInfo
+from bertds.data.formats.manifest import Manifest, ShardInfo, SplitInfo
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, vocabulary_file
 from bertds.errors import DataError
-from bertds.files import FolderLock, explain_os_error, remove_leftovers, sha256_file
+from bertds.system.atomic_files import FolderLock, explain_os_error, remove_leftovers, sha256_file
 from data_prep import progress
 from data_prep.decontaminate import NgramTable
 from data_prep.document import SourceFile, Unit

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bertds.compiler import compiled
+from bertds.system.numba_jit import compiled
 from data_prep.words import mixed, ngram_hashes
 
 _TOP = ((2, 0.20), (3, 0.18), (4, 0.16))

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from bertds import page
-from bertds.data.manifest import Manifest
-from bertds.files import write_text
+from bertds.data.formats.manifest import Manifest
+from bertds.display import html_page
+from bertds.system.atomic_files import write_text
 from data_prep import report_pictures as draw
 from data_prep.earlier import REPORT_NAME
 from data_prep.report_numbers import Lengths, Rows, read_lengths, read_rows
@@ -25,35 +25,36 @@ def write_report(out: Path, manifest: Manifest) -> None:
     tokens = sum(split.tokens for split in manifest.splits.values())
     casing = "uncased" if manifest.tokenizer.lower_case else "cased"
     subtitle = (
-        f"{page.short(tokens)} tokens of a vocabulary of {manifest.tokenizer.vocab_size:,}, "
+        f"{html_page.short(tokens)} tokens of a vocabulary of {manifest.tokenizer.vocab_size:,}, "
         f"{casing}; seed {manifest.settings['seed']}"
     )
     pictures = "".join(
-        f"<figure><figcaption>{page.escape(title)}</figcaption>{svg}"
-        f'<p class="note">{page.escape(note)}</p></figure>'
+        f"<figure><figcaption>{html_page.escape(title)}</figcaption>{svg}"
+        f'<p class="note">{html_page.escape(note)}</p></figure>'
         for title, svg, note in _pictures(manifest, lengths, rows)
     )
     parts = [
-        page.tiles(_headline(manifest, lengths, rows)),
+        html_page.tiles(_headline(manifest, lengths, rows)),
         f'<h2>Pictures</h2><div class="pictures">{pictures}</div>'
         f'<p class="note" style="margin-top:10px">Lengths are those of {lengths.shards} of '
-        f"{page.count(len(train.shards), 'training shard')}; documents lie in random order.</p>",
+        f"{html_page.count(len(train.shards), 'training shard')}; "
+        "documents lie in random order.</p>",
         "<h2>Sources</h2>" + _sources(manifest),
         "<h2>Files</h2>" + _files(manifest),
         _settings(manifest),
     ]
-    style = page.STYLE + draw.STYLE
+    style = html_page.STYLE + draw.STYLE
     title = f"What was prepared: {manifest.settings['dataset']}"
-    write_text(out / REPORT_NAME, page.document(title, subtitle, style, parts))
+    write_text(out / REPORT_NAME, html_page.document(title, subtitle, style, parts))
 
 
 def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tuple[str, str]]:
     documents = manifest.documents
     splits = manifest.splits.values()
     values = [
-        (page.short(documents["written"]), "documents"),
-        (page.short(sum(s.sentences for s in splits)), "sentences"),
-        (page.short(sum(s.tokens for s in splits)), "tokens"),
+        (html_page.short(documents["written"]), "documents"),
+        (html_page.short(sum(s.sentences for s in splits)), "sentences"),
+        (html_page.short(sum(s.tokens for s in splits)), "tokens"),
         (f"{1 - documents['written'] / max(1, documents['read']):.1%}", "dropped"),
         (f"{lengths.unknown:.2%}", "tokens are [UNK]"),
     ]
@@ -178,7 +179,7 @@ def _sources(manifest: Manifest) -> str:
             ]
         )
     head = ["source", "licence", "files", "MB", "read", "written", "dropped"]
-    return page.table(head, rows, numbers=(2, 3, 4, 5))
+    return html_page.table(head, rows, numbers=(2, 3, 4, 5))
 
 
 def _files(manifest: Manifest) -> str:
@@ -198,13 +199,13 @@ def _files(manifest: Manifest) -> str:
         rows.append(
             [
                 f"NVIDIA HDF5, {instance['sequence_length']} tokens, {instance['max_predictions']} "
-                f"masks, {page.count(instance['dupe_factor'], 'pass', 'passes')}",
+                f"masks, {html_page.count(instance['dupe_factor'], 'pass', 'passes')}",
                 f"{len(instance['files']):,}",
                 f"{sum(file['bytes'] for file in instance['files']) / 1e6:,.1f}",
                 f"{count:,} rows",
             ]
         )
-    return page.table(["what", "files", "MB", "holds"], rows, numbers=(1, 2))
+    return html_page.table(["what", "files", "MB", "holds"], rows, numbers=(1, 2))
 
 
 def _settings(manifest: Manifest) -> str:
@@ -212,4 +213,5 @@ def _settings(manifest: Manifest) -> str:
         [key, value if isinstance(value, str | int | float) else json.dumps(value)]
         for key, value in manifest.settings.items()
     ]
-    return f"<details><summary>All settings</summary>{page.table(['setting', ''], rows)}</details>"
+    table = html_page.table(["setting", ""], rows)
+    return f"<details><summary>All settings</summary>{table}</details>"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bertds.data.instances import InstanceSettings
-from bertds.data.manifest import Manifest, ShardInfo
-from bertds.data.shards import TokenShard
+from bertds.data.formats.manifest import Manifest, ShardInfo
+from bertds.data.formats.token_shards import TokenShard
+from bertds.data.samples.pairing import InstanceSettings
 from bertds.errors import DataError
 
 _SHARDS_READ = 8
@@ -88,7 +88,7 @@ def read_lengths(out: Path, manifest: Manifest) -> Lengths:
 def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
     """Make some rows of these shards, as stage 3 makes them."""
     # Not at the top: it imports a compiler, which takes a second.
-    from bertds.data.rows import build_instances
+    from bertds.data.samples.flat_rows import build_instances
     from data_prep.instance_stage import rows_seed
 
     found = []

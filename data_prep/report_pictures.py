@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bertds.page import escape
+from bertds.display.html_page import escape
 
 WIDTH, HEIGHT = 520, 242
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 20, 26

@@ -13,19 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
-from bertds.data.hdf5 import find_instance_files, read_header
-from bertds.data.instances import InstanceSettings
-from bertds.data.manifest import MANIFEST_NAME, Manifest
-from bertds.data.shards import TokenShard
+from bertds.data.formats.hdf5_files import open_hdf5
+from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
+from bertds.data.formats.nvidia_hdf5 import find_instance_files, header_and_datasets, read_header
+from bertds.data.formats.token_shards import TokenShard
+from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, ConfigError, DataError
 
-_COLUMNS = (
-    "input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
-)  # fmt: skip
 _LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
 _CLS, _SEP, _MASK = "[CLS]", "[SEP]", "[MASK]"
 
@@ -99,7 +96,7 @@ def shard_rows(
         ConfigError: an impossible length.
     """
     # Not at the top: it imports a compiler, which takes a second.
-    from bertds.data.rows import build_instances
+    from bertds.data.samples.flat_rows import build_instances
 
     infos = manifest.splits[split].shards
     if not infos:
@@ -143,9 +140,9 @@ def file_rows(path: Path, split: str, first: int, count: int, vocab_size: int) -
             first -= rows
             continue
         end = min(rows, first + count)
-        with h5py.File(file_path, "r") as file:
-            labels = ["next_sentence_labels"] if "next_sentence_labels" in file else []
-            columns = {name: file[name][first:end] for name in [*_COLUMNS, *labels]}
+        with open_hdf5(file_path) as file:
+            _, datasets = header_and_datasets(file_path, file)
+            columns = {name: found[first:end] for name, found in datasets.items()}
         largest = int(columns["input_ids"].max())
         if largest >= vocab_size:
             raise DataError(

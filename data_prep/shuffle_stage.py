@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.data.shards import shard_name, write_token_shard
+from bertds.data.formats.token_shards import shard_name, write_token_shard
 from bertds.errors import DataError
 from data_prep.document import DUPLICATE, NEAR_DUPLICATE
 from data_prep.dropped import DropLog

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertds import page
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
+from bertds.display import html_page
 from bertds.errors import DataError
 from data_prep import progress
 from data_prep.document import SourceFile
@@ -102,7 +102,7 @@ def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) ->
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{split.documents:,} documents, {split.sentences:,} sentences, "
-            f"{split.tokens:,} tokens in {page.count(len(split.shards), 'shard')}"
+            f"{split.tokens:,} tokens in {html_page.count(len(split.shards), 'shard')}"
         )
     for instance in manifest.instances:
         count = sum(file["rows"] for file in instance["files"])

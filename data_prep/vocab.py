@@ -12,7 +12,7 @@ import numpy as np
 
 from bertds.data.vocabulary import SPECIAL_TOKENS
 from bertds.errors import DataError
-from bertds.files import atomic_path, write_text
+from bertds.system.atomic_files import atomic_path, write_text
 from data_prep.parts import open_part
 from data_prep.wordpiece import huggingface_tokenizer
 

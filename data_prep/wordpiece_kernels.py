@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bertds.compiler import compiled
+from bertds.system.numba_jit import compiled
 from data_prep.wordpiece_tables import END, LETTER, OPAQUE, PUNCTUATION, SHORT_BYTES, SPACE
 
 OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits

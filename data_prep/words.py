@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from bertds.compiler import compiled
+from bertds.system.numba_jit import compiled
 
 _NOT_WORD = re.compile(r"[\W_]+")
 _UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")

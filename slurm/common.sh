@@ -20,15 +20,31 @@ SITE_SETTINGS=(
   SBATCH_CONSTRAINT SBATCH_RESERVATION SBATCH_GPUS_PER_NODE
 )
 
-say() { printf 'bertds: %s\n' "$*" >&2; }
+say() { # one line; a value in it moves no cursor
+  local text=$*
+  printf 'bertds: %s\n' "${text//[[:cntrl:]]/?}" >&2
+}
 
 refuse() { # bad input: one line, never requeued
   say "error: $*"
   exit 2
 }
 
+# What bash calculates with it first evaluates: "a[$(command)]" runs the command. So every value
+# that comes from a file, an option or the environment is matched as digits before any (( )).
+is_number() { [[ ${1-} =~ ^(0|[1-9][0-9]{0,14})$ ]]; }
+
+number_or() { # number_or DEFAULT VALUE: the value if it is a whole number, else the default
+  if is_number "${2-}"; then echo "$2"; else echo "$1"; fi
+}
+
+plain() { # plain TEXT: what a file says, for a message or a command: one short line, no controls
+  local text=${1:0:200}
+  printf '%s' "${text//[![:alnum:]._:,()\[\]-]/?}"
+}
+
 whole() { # whole NAME VALUE [LEAST]: refuse what is not a whole number
-  if ! [[ $2 =~ ^(0|[1-9][0-9]*)$ ]] || (($2 < ${3:-0})); then
+  if ! is_number "$2" || (($2 < ${3:-0})); then
     refuse "$1=$2: must be a whole number, ${3:-0} or more"
   fi
 }
@@ -147,19 +163,21 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   local wanted from=--ntasks-per-node cpus per_task job=${SLURM_JOB_ID:-0}
   NODES=${SLURM_JOB_NUM_NODES:-${SLURM_NNODES:-}}
   [ -n "$NODES" ] || refuse "this is not a Slurm job; submit it: sbatch slurm/phase1.sh"
+  whole --nodes "$NODES" 1
+  whole SLURM_JOB_ID "$job"
   [ -z "${SLURM_GPUS_PER_TASK:-}" ] || refuse "--gpus-per-task=$SLURM_GPUS_PER_TASK hides a node's" \
     "GPUs from each other's ranks; ask for them with --gpus-per-node"
   GPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-${SLURM_GPUS_PER_NODE:-0}}
   GPUS_PER_NODE=${GPUS_PER_NODE##*:} # "a100:4"
   wanted=${BERTDS_RANKS_PER_NODE:-${SLURM_NTASKS_PER_NODE:-}}
   if [ -z "$wanted" ] && [ -n "${SLURM_NTASKS:-}" ]; then
+    whole SLURM_NTASKS "$SLURM_NTASKS" 1
     wanted=${SLURM_TASKS_PER_NODE:-$((SLURM_NTASKS / NODES))}
     [[ $wanted != *,* ]] || refuse "the nodes have unequal numbers of tasks ($wanted);" \
       "use --ntasks-per-node instead of --ntasks"
     wanted=${wanted%%(*}
   fi
   wanted=${wanted:-1}
-  whole --nodes "$NODES" 1
   whole --gpus-per-node "$GPUS_PER_NODE"
   [ -z "${BERTDS_RANKS_PER_NODE:-}" ] || from=BERTDS_RANKS_PER_NODE
   whole "$from" "$wanted" 1
@@ -172,12 +190,14 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   WORLD_SIZE=$((NODES * RANKS_PER_NODE))
   cpus=${SLURM_JOB_CPUS_PER_NODE:-${SLURM_CPUS_ON_NODE:-$RANKS_PER_NODE}}
   cpus=$(smallest_count "$cpus")
+  whole --cpus-per-node "$cpus"
   per_task=$((cpus / RANKS_PER_NODE))
   CPUS_PER_RANK=$((per_task > 0 ? per_task : 1))
   MASTER_ADDR=$(first_host "${SLURM_JOB_NODELIST:-${SLURM_NODELIST:-localhost}}")
   # Three ports a job (training, and two for the preflight), below the range that the system
   # hands out for outgoing connections (32768 and up).
   MASTER_PORT=$((15000 + job * 3 % 15000))
+  [ -z "${OMP_NUM_THREADS:-}" ] || whole OMP_NUM_THREADS "$OMP_NUM_THREADS" 1
   if [ -z "${OMP_NUM_THREADS:-}" ]; then
     OMP_NUM_THREADS=$CPUS_PER_RANK
     ((GPUS_PER_NODE == 0 || OMP_NUM_THREADS <= 8)) || OMP_NUM_THREADS=8

@@ -39,10 +39,26 @@ export BERTDS_HOME=$home
 
 if [ "${1:-}" = --from ]; then
   [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || refuse "--from needs an array: sbatch --array=1-N"
+  whole SLURM_ARRAY_TASK_ID "$SLURM_ARRAY_TASK_ID"
   [ -f "${2:-}" ] || refuse "--from ${2:-}: no such file"
   line=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$2")
   [ -n "$line" ] || refuse "$2: has no line $SLURM_ARRAY_TASK_ID"
-  eval "set -- $line" # the line is a command line: quotes and wildcards mean what they mean there
+  # The line is one of arguments, not of a program: quotes and wildcards mean what they mean in a
+  # shell, and nothing in it is run.
+  [[ $line != *[\$\`]* ]] ||
+    refuse "$2, line $SLURM_ARRAY_TASK_ID: holds \$ or a backquote; nothing is run or replaced" \
+      "there, so write paths and values out"
+  answer=$(xargs printf '%s\n' <<< "$line" 2>&1) ||
+    refuse "$2, line $SLURM_ARRAY_TASK_ID: ${answer//$'\n'/ }"
+  set --
+  while IFS= read -r word; do
+    [[ $word != \~/* ]] || word=$HOME/${word:2}
+    if [[ $word == *[*?[]* ]] && found=$(compgen -G "$word"); then
+      while IFS= read -r word; do set -- "$@" "$word"; done < <(sort <<< "$found")
+    else
+      set -- "$@" "$word"
+    fi
+  done <<< "$answer"
 elif [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
   set -- --executor slurm "$@"
 fi

@@ -7,7 +7,8 @@ set -u
 
 image=$1 mounts=$2 options=()
 shift 2
-for one in ${mounts//,/ }; do
+IFS=, read -ra list <<< "$mounts"
+for one in "${list[@]}"; do
   [[ $one == *:*:* ]] || one=$one:none:x-create=auto,rbind
   options+=(--mount "$one")
 done

@@ -125,14 +125,18 @@ clear_dead_lock() { # locks of jobs that have ended, or of this one before it wa
     # A lock of several tasks is held by its members: it goes when the last of them has gone.
     if [ ! -e "$file" ] || grep -q '"session"' "$file" && [ "$file" = "$1/.lock" ]; then continue; fi
     owner=$(sed -n 's/.*"job": *"\([0-9][0-9]*\)".*/\1/p' "$file" 2> /dev/null)
-    [ -n "$owner" ] || continue
+    is_number "$owner" || continue
     if [ "$owner" = "$SLURM_JOB_ID" ] || ! is_alive "$owner"; then rm -f "$file"; fi
   done
 }
 
 # ---- crashes -------------------------------------------------------------------------------
 
-newest_step() { cat "$RUN/checkpoints/latest" 2> /dev/null || echo none; }
+newest_step() { # the newest checkpoint's name, or none
+  local name=''
+  read -r name 2> /dev/null < "$RUN/checkpoints/latest" || true
+  if [[ $name =~ ^step_[0-9]{8,15}$ ]]; then echo "$name"; else echo none; fi
+}
 
 crashed() { # crashed REASON [NAME=VALUE]: try again, but not for ever
   local limit=${BERTDS_MAX_CRASHES:-3} count=0 step='' now
@@ -140,6 +144,7 @@ crashed() { # crashed REASON [NAME=VALUE]: try again, but not for ever
   now=$(newest_step)
   read -r count step 2> /dev/null < "$RUN/slurm/crashes" || true
   [ "$step" = "$now" ] || count=0 # a new checkpoint since then: it got on
+  count=$(number_or 0 "$count")
   count=$((count + 1))
   echo "$count $now" > "$RUN/slurm/crashes"
   note "crash $count: $1"
@@ -199,7 +204,7 @@ preflight() { # preflight DATA: name bad nodes before they make everybody hang
   bad=$RUN/slurm/bad_nodes.$SLURM_JOB_ID
   examine "$mode" "$data" "$bad"
   code=$?
-  hosts=$(cat "$bad" 2> /dev/null)
+  hosts=$(plain "$(cat "$bad" 2> /dev/null)")
   rm -f "$bad"
   case $code in
     0) [ "$mode" = quick ] || echo "$SLURM_JOB_NODELIST" > "$RUN/slurm/preflight_nodes" ;;
@@ -237,9 +242,13 @@ start_job() {
 open_run() { # RUN/slurm, and no other job in it
   mkdir -p "$RUN/slurm" 2> /dev/null
   [ -w "$RUN/slurm" ] || refuse "$RUN: cannot be written"
-  local owner
+  local owner file
+  # A run folder of others: what is written there goes nowhere else.
+  for file in "$RUN/slurm" "$RUN"/slurm/*; do
+    [ ! -L "$file" ] || refuse "$file: is a link; nothing is written through links, remove it"
+  done
   owner=$(cat "$RUN/slurm/job" 2> /dev/null)
-  if [ -n "$owner" ] && [ "$owner" != "$SLURM_JOB_ID" ] && is_alive "$owner"; then
+  if is_number "$owner" && [ "$owner" != "$SLURM_JOB_ID" ] && is_alive "$owner"; then
     refuse "$RUN: in use by Slurm job $owner; wait for it, cancel it, or choose another run.dir"
   fi
   echo "$SLURM_JOB_ID" > "$RUN/slurm/job"
@@ -250,7 +259,7 @@ need_phase1() { # phase 2 begins after phase 1's last step, whatever became of i
   local first=$1 job
   [ ! -e "$first/DONE" ] || return 0
   job=$(cat "$first/slurm/job" 2> /dev/null)
-  if [ -n "$job" ] && is_alive "$job"; then
+  if is_number "$job" && is_alive "$job"; then
     say "$first is not done yet: waiting for Slurm job $job"
     requeue "Dependency=afterok:$job"
   fi
@@ -305,6 +314,8 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
   for file in "$BERTDS_EXITS"/rank_*; do
     [ -e "$file" ] || continue
     read -r one host < "$file"
+    one=$(number_or 1 "$one") # a torn file: it did not end well
+    host=$(plain "$host")
     case $one in
       0 | 75) ;;
       130 | 143) early="rank ${file##*_} on $host was ended by a signal before it could save" ;;

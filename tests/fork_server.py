@@ -155,8 +155,8 @@ def _warm(command: list[str]) -> None:
     import torch
 
     from bertds.data.loader import cut, open_source
+    from bertds.distributed.stop_requests import Place
     from bertds.model.bert import BertForPreTraining
-    from bertds.runtime import Place
     from bertds.setup_run import read_settings
     from bertds.train import parse_args
 
@@ -175,7 +175,7 @@ def serve() -> None:
     import bertds.setup_run
     import bertds.train
     import tests.plants
-    from bertds.engine.start import import_deepspeed
+    from bertds.engine.process_group import import_deepspeed
 
     assert bertds.setup_run and bertds.train and tests.plants
     import_deepspeed()

@@ -54,9 +54,9 @@ def plant(plan: dict[str, Any]) -> None:
 
         _before(setup_run.Run, "_leave", insist)
     if "room" in plan:
-        from bertds import checkpoint
+        from bertds.checkpoint import save
 
-        checkpoint.free_bytes = lambda folder: plan["room"]
+        save.free_bytes = lambda folder: plan["room"]
     if {"nan", "overflow", "spike", "slow", "hog", "error", "stop"} & set(plan):
         _plant_bad_steps(plan)
 
@@ -91,7 +91,9 @@ def _after(owner: Any, name: str, act: Callable[[], None]) -> None:
 
 
 def _plant_death(point: str, passing: int, number: int) -> None:
-    from bertds import checkpoint, checkpoint_files, metrics, setup_run
+    from bertds import metrics, setup_run
+    from bertds.checkpoint import format as checkpoint_format
+    from bertds.checkpoint import save
     from bertds.engine import deepspeed_engine
     from bertds.engine.deepspeed_engine import Engine
 
@@ -111,14 +113,14 @@ def _plant_death(point: str, passing: int, number: int) -> None:
         "step": lambda: _before(Engine, "step", die),
         "stepped": lambda: _after(Engine, "step", die),
         "validation": lambda: _before(Engine, "eval_forward", die),
-        "fresh": lambda: _after(checkpoint.Checkpoints, "_fresh", die),
-        "write": lambda: _before(checkpoint_files.HashingFile, "write", die),
-        "sync": lambda: _before(checkpoint_files.HashingFile, "close", die),
-        "manifest": lambda: _before(checkpoint, "write_manifest", die),
+        "fresh": lambda: _after(save.Checkpoints, "_fresh", die),
+        "write": lambda: _before(checkpoint_format.HashingFile, "write", die),
+        "sync": lambda: _before(checkpoint_format.HashingFile, "close", die),
+        "manifest": lambda: _before(save, "write_manifest", die),
         "publish": lambda: _before(Path, "rename", die),
         "published": lambda: _after(Path, "rename", die),
-        "latest": lambda: _before(checkpoint, "write_text", die),
-        "remove": lambda: _before(checkpoint.shutil, "rmtree", die),
+        "latest": lambda: _before(save, "write_text", die),
+        "remove": lambda: _before(save.shutil, "rmtree", die),
         "metrics": lambda: _before(metrics.Metrics, "write", die),
     }
     assert set(places) == {*POINTS, "meet"}  # one that only a launcher sees ends no life

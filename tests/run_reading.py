@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from bertds.checkpoint import step_folders
-from bertds.checkpoint_files import CheckpointReader
+from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.save import step_folders
 from bertds.metrics import read_lines
 from bertds.sample_log import read_samples
 

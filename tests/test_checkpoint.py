@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertds import checkpoint as checkpoint_module
-from bertds.checkpoint import Checkpoints, locate, newest_good, step_folders
-from bertds.checkpoint_files import CheckpointReader
+from bertds.checkpoint import save as checkpoint_module
+from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.save import Checkpoints, locate, newest_good, step_folders
+from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
-from bertds.config import CheckpointConfig
+from bertds.config.recipe import CheckpointConfig
 from bertds.errors import BertdsError, CheckpointError
-from bertds.state import TrainState
 
 SHAPES = {"a.weight": (3, 4), "b.bias": (5,)}
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertds.config import DataConfig
-from bertds.data.hdf5 import write_instance_file
-from bertds.data.instances import InstanceSettings
-from bertds.data.open import open_source
-from bertds.data.rows import build_instances
+from bertds.config.recipe import DataConfig
+from bertds.data.formats.nvidia_hdf5 import write_instance_file
+from bertds.data.samples.flat_rows import build_instances
+from bertds.data.samples.pairing import InstanceSettings
+from bertds.data.sources.open import open_source
 from tests.run_reading import losses, newest, samples
 from tests.tiny import write_tiny_data
 

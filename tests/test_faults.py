@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from bertds.config import GuardConfig
+from bertds.checkpoint.train_state import TrainState
+from bertds.config.recipe import GuardConfig
 from bertds.guard import Guard
-from bertds.state import TrainState
 from tests.run_reading import (
     assert_same_state,
     losses,

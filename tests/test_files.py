@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from bertds.errors import BertdsError, InUseError
-from bertds.files import (
+from bertds.sample_log import SampleLog
+from bertds.system.atomic_files import (
     FolderLock,
     append_line,
     atomic_path,
@@ -20,8 +21,7 @@ from bertds.files import (
     write_json,
     write_text,
 )
-from bertds.logs import log, log_to_file
-from bertds.sample_log import SampleLog
+from bertds.system.logs import log, log_to_file
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_leftover(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_sha256_is_that_of_sha256sum(tmp_path: Path) -> None:
 
 def test_a_lock_is_refused_while_its_owner_lives(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom bertds.files import FolderLock\n"
+        "import sys\nfrom pathlib import Path\nfrom bertds.system.atomic_files import FolderLock\n"
         f"FolderLock(Path({str(tmp_path)!r}), 'a test').acquire()\n"
         "print('held', flush=True)\nsys.stdin.read()\n"
     )

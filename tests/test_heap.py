@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bertds.heap import ROOM, Heap, _malloc_trim, resident_bytes
+from bertds.system.heap_trim import ROOM, Heap, _malloc_trim, resident_bytes
 from tests.ranks import REPOSITORY
 
 MIB = 2**20
@@ -43,7 +43,7 @@ def test_a_small_process_has_room_and_an_unknown_size_changes_nothing() -> None:
 
 # Blocks too small to be mapped one by one; every second one stays.
 SCATTER = """
-from bertds.heap import Heap, resident_bytes
+from bertds.system.heap_trim import Heap, resident_bytes
 heap = Heap()
 heap.look()
 blocks = [bytearray(b"x") * 100_000 for _ in range(4000)]

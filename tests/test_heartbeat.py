@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from bertds import liveness
-from bertds.engine.meeting import meet
+from bertds.distributed import liveness
+from bertds.distributed.heartbeat import Heartbeat, _TimedStore
+from bertds.distributed.liveness import CpuWatch, OwnTime, processor_time
+from bertds.distributed.rendezvous import meet
+from bertds.distributed.stop_requests import Place
 from bertds.errors import BertdsError
-from bertds.heartbeat import Heartbeat, _TimedStore
-from bertds.liveness import CpuWatch, OwnTime, processor_time
-from bertds.runtime import Place
 from tests.ranks import free_ports
 
 
@@ -111,8 +111,10 @@ def test_only_the_frozen_one_is_killed(
     heartbeat.verdict = verdict
     heartbeat._neighbours = {1: {"pid": 7, "start": "1", "host": "here"}}
     seen: list[int] = []
-    monkeypatch.setattr("bertds.heartbeat.start_time", lambda pid: "1")
-    monkeypatch.setattr("bertds.heartbeat.os.kill", lambda pid, number: seen.append(pid))
+    monkeypatch.setattr("bertds.distributed.heartbeat.start_time", lambda pid: "1")
+    monkeypatch.setattr(
+        "bertds.distributed.heartbeat.os.kill", lambda pid, number: seen.append(pid)
+    )
     heartbeat._end_frozen()
     assert seen == killed
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from bertds.checkpoint import locate
-from bertds.config import DataConfig
-from bertds.data.open import open_source
+from bertds.checkpoint.save import locate
+from bertds.checkpoint.train_state import TrainState
+from bertds.config.recipe import DataConfig
+from bertds.data.sources.open import open_source
 from bertds.errors import CheckpointError, DataError
 from bertds.initial import Start, check_alike
-from bertds.state import TrainState
 from tests.test_checkpoint import make
 from tests.tiny import write_tiny_data
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bertds.cli import main as bertds
-from bertds.config import BatchPlan, DataConfig
+from bertds.config.recipe import BatchPlan, DataConfig
 from bertds.data.loader import BatchLoader, open_source
 from bertds.inspect_command import describe, sample
 

@@ -89,7 +89,7 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 )  # fmt: skip
 def test_doctor_says_which_attention_kernel_runs(capability, installed, said, monkeypatch) -> None:
     monkeypatch.setattr("bertds.model.attention_kernels.is_installed", lambda kernel: installed)
-    found = list(machine_check.attention(capability))
+    found = list(check.attention(capability))
     assert [name for _, name, _ in found] == [name for name, _ in said]
     assert all(text.startswith(start) for (_, _, text), (_, start) in zip(found, said, strict=True))
     assert all(good is not False for good, _, _ in found)

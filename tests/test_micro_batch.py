@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from bertds import micro_batch
-from bertds.config import Config, DataConfig, ModelConfig, RunConfig
-from bertds.engine.config_check import check_deepspeed_values
+from bertds.config.recipe import Config, DataConfig, ModelConfig, RunConfig
+from bertds.distributed.stop_requests import Place
+from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError
 from bertds.micro_batch import choose_micro_batch, largest_that_runs
 from bertds.model.bert import BertForPreTraining
-from bertds.runtime import Place
 
 ALONE = Place(0, 0, 1)
 MODEL = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,

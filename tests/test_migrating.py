@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from bertds.cli import COMMANDS
-from bertds.config_io import all_keys, load_config, split_assignments
-from bertds.engine.config_schema import TOP
+from bertds.config.load import all_keys, load_config, split_assignments
+from bertds.engine.ds_config_keys import TOP
 from bertds.nemo_keys import flatten
 from tests.test_nemo_config import HDF5, NEWEST, TEXT
 
@@ -103,7 +103,7 @@ def json_key(key: str) -> None:
 
 def test_the_learning_rates_of_bing_bert_by_its_flags(repository: Path) -> None:
     """LE, EE and EP of its optimization.py, written out, with an offset."""
-    from bertds.schedule import LearningRate
+    from bertds.optim.lr_schedule import LearningRate
 
     peak, offset, total, warmup = 11e-3, 10e-4, 1000, 0.1
     rows = dict(table(repository, "DeepSpeed's"))

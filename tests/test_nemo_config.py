@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from bertds.cli import main
-from bertds.config_io import load_config
+from bertds.config.load import load_config
 from bertds.errors import ConfigError
 from bertds.nemo_config import translate
-from bertds.schedule import LearningRate
+from bertds.optim.lr_schedule import LearningRate
 
 # The keys and values of NeMo's two published files.
 TEXT = """
@@ -242,7 +242,7 @@ def test_written_files(
                  f"model.train_ds.data_file={tiny_text}", *SMALL,
                  f"model.tokenizer.vocab_file={tiny_vocab}"]) == 0  # fmt: skip
     assert load_config(tmp_path / "o" / "recipe.yaml").model.hidden_size == 32
-    from bertds.engine.config_check import load_deepspeed_json
+    from bertds.engine.ds_config import load_deepspeed_json
 
     assert load_deepspeed_json(tmp_path / "o" / "deepspeed.json").train_batch_size == 16
 

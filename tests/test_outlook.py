@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bertds.config_io import load_config
+from bertds.config.load import load_config
 from bertds.errors import ConfigError
 from bertds.outlook import later_phases, seconds_of, speed
 from bertds.status import read_status, seconds_of_all

@@ -15,26 +15,26 @@ import pytest
 import torch
 
 from bertds.cli import main as command
-from bertds.config import Config, ModelConfig
-from bertds.config_io import load_config
-from bertds.device_clock import DeviceClock
-from bertds.engine.config_check import DeepSpeedSettings, load_deepspeed_json
-from bertds.errors import UserError
-from bertds.flops import (
+from bertds.config.load import load_config
+from bertds.config.recipe import Config, ModelConfig
+from bertds.cost_model.flops import (
     Meter,
     forward_backward_flops,
     masked_per_row,
     parameter_count,
     peak_of,
 )
-from bertds.own_memory import OwnMemory
+from bertds.cost_model.hardware import TABLE, Hardware, find
+from bertds.cost_model.memory import Shape, estimate, layer_bytes
+from bertds.cost_model.step_time import bytes_sent
+from bertds.device_clock import DeviceClock
+from bertds.distributed.stop_requests import free_port
+from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
+from bertds.errors import UserError
 from bertds.plan_calibrate import calibrate, read_run, train_lines
 from bertds.plan_forecast import forecast
-from bertds.plan_hardware import TABLE, Hardware, find
-from bertds.plan_memory import Shape, estimate, layer_bytes
 from bertds.plan_sweep import best, sweep
-from bertds.plan_time import bytes_sent
-from bertds.runtime import free_port
+from bertds.system.memory import OwnMemory
 from tests.runs_made import make_run, train_line
 
 LARGE = ModelConfig(
@@ -384,7 +384,7 @@ def test_meter_reads_flops_and_mfu() -> None:
 
 def test_memory_is_a_process_s_own_and_not_its_starter_s() -> None:
     """A program of 600 MB starts a small one, as a pipeline or a notebook starts a run."""
-    inner = "from bertds.flops import peak_memory_gib; print(peak_memory_gib())"
+    inner = "from bertds.cost_model.flops import peak_memory_gib; print(peak_memory_gib())"
     outer = (
         "import subprocess, sys; held = bytearray(600_000_000); "
         f"subprocess.run([sys.executable, '-c', {inner!r}], check=True)"
@@ -481,7 +481,7 @@ def test_memory_of_real_runs_within_a_tenth(
 
 def planned(run: Path, calibrating_run: Path) -> Any:
     """Forecast a run from its own settings and another run's measurements."""
-    from bertds.engine.config_check import check_deepspeed_values
+    from bertds.engine.ds_config import check_deepspeed_values
 
     config, values, words, ranks = read_run(run)
     return forecast(

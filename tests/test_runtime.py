@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bertds.distributed.stop_requests import StopWatch, find_place
 from bertds.errors import ConfigError
-from bertds.runtime import StopWatch, find_place
 
 
 def test_places_of_launchers() -> None:
@@ -75,7 +75,7 @@ def test_the_stop_file_and_the_time_limit(tmp_path: Path) -> None:
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from bertds.runtime import StopWatch
+from bertds.distributed.stop_requests import StopWatch
 watch = StopWatch(Path(sys.argv[1]), None).listen()
 print("ready", flush=True)
 while not watch.reason():

@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertds import background as background_module
-from bertds import checkpoint as checkpoint_module
-from bertds.checkpoint import Checkpoints, locate
+from bertds.checkpoint import background as background_module
+from bertds.checkpoint import save as checkpoint_module
+from bertds.checkpoint.save import Checkpoints, locate
+from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.errors import BertdsError
 from bertds.metrics import read_lines
-from bertds.state import TrainState
 from tests.run_reading import assert_same_state, losses, newest, saved_steps
 from tests.test_checkpoint import FakeEngine, make
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bertds.config import ScheduleConfig
-from bertds.config_io import load_config
-from bertds.schedule import LearningRate
+from bertds.config.load import load_config
+from bertds.config.recipe import ScheduleConfig
+from bertds.optim.lr_schedule import LearningRate
 
 RECIPES = sorted(p.stem for p in Path(__file__).parents[1].glob("bertds/recipes/*.yaml"))
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from bertds import progress, tracking
-from bertds.logs import log, start_logging
 from bertds.outlook import LaterPhase
 from bertds.progress import ProgressBar, ProgressLines, TimeLeft, describe, in_words
+from bertds.system.logs import log, start_logging
 from bertds.tracking import Watcher
 from bertds.train import entry
 from tests.runs_made import train_line

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from bertds.checkpoint import step_folders
-from bertds.checkpoint_files import CheckpointReader
+from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.save import step_folders
+from bertds.distributed.stop_requests import find_place
 from bertds.metrics import read_lines
-from bertds.runtime import find_place
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
 
@@ -234,7 +234,7 @@ def test_bad_input_is_one_line_and_exit_2(
 def test_a_run_folder_in_use_is_refused(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from bertds.files import FolderLock
+    from bertds.system.atomic_files import FolderLock
 
     (tmp_path / "run").mkdir()
     with FolderLock(tmp_path / "run", "a training run"):
@@ -245,8 +245,8 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
-    from bertds.files import write_json
     from bertds.setup_run import Run
+    from bertds.system.atomic_files import write_json
 
     lock = tmp_path / "run" / ".lock"
     theirs = {"host": "elsewhere", "pid": 1, "start": "1", "job": "77", "purpose": "a run"}

@@ -71,7 +71,7 @@ def test_training_starts_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """init.from takes what `bertds models` lists; other words are paths, missing ones too."""
     from types import SimpleNamespace
 
-    from bertds.config_io import load_config
+    from bertds.config.load import load_config
     from bertds.errors import CheckpointError
     from bertds.initial import start_weights
     from bertds.model.bert import BertForPreTraining

@@ -63,8 +63,8 @@ def write_tiny_vocab(path: Path) -> Path:
 
 def write_tiny_data(folder: Path, vocab: Path, ends: Sequence[int] = (5, 30, 60)) -> Path:
     """Write training shards that end after so many documents, and one of validation."""
-    from bertds.data.manifest import Manifest, SplitInfo
-    from bertds.data.shards import shard_name, write_token_shard
+    from bertds.data.formats.manifest import Manifest, SplitInfo
+    from bertds.data.formats.token_shards import shard_name, write_token_shard
     from bertds.data.vocabulary import load_tokenizer_info
 
     (folder / "tokenizer").mkdir(parents=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bertds.data.order import DataPosition
-from bertds.data.rows import FlatRows
+from bertds.data.samples.flat_rows import FlatRows
 
 IGNORED = -100
 """The label of a position or row that stands for nothing: no loss, no gradient."""

@@ -27,10 +27,10 @@ import numpy as np
 
 from bertds.data.balance import balance_rows
 from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
-from bertds.data.open import open_source
 from bertds.data.order import DataPosition, EpochOrder, advance
-from bertds.data.rows import FlatRows, join_rows
-from bertds.data.source import Block, Source
+from bertds.data.samples.flat_rows import FlatRows, join_rows
+from bertds.data.sources.base import Block, Source
+from bertds.data.sources.open import open_source
 
 __all__ = [
     "BatchLoader",
@@ -174,7 +174,7 @@ class BatchLoader:
         source: what ``open_source`` returned.
         data_config: ``prefetch_steps``, ``balance``, ``pack_tokens`` and
             ``max_predictions_per_sequence`` are used.
-        batch_plan: a ``bertds.config.BatchPlan``.
+        batch_plan: a ``bertds.config.recipe.BatchPlan``.
         rank: this process.
         start: where the first global batch begins; a resumed run passes the last ``next``.
         seed: decides order, pairs and masks.

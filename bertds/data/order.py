@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertds.data.rng import SAMPLE_ORDER, SHARD_ORDER, derive_key, permutation
-from bertds.data.source import Source
+from bertds.data.sources.base import Source
 
 
 @dataclass(frozen=True, slots=True)

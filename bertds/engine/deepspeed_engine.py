@@ -22,17 +22,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bertds.config import BatchPlan
-from bertds.engine.config_check import DeepSpeedSettings
-from bertds.engine.gate import UpdateGate
-from bertds.engine.optimizers import build_optimizer
-from bertds.engine.pieces import Piece, Reader, collect_pieces, restore_pieces
-from bertds.engine.start import check_precision, end_processes, import_deepspeed, start_processes
+from bertds.config.recipe import BatchPlan
+from bertds.distributed.stop_requests import Place
+from bertds.engine.build_optimizer import build_optimizer
+from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.engine.process_group import (
+    check_precision,
+    end_processes,
+    import_deepspeed,
+    start_processes,
+)
+from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
+from bertds.engine.update_gate import UpdateGate
 from bertds.engine.zero_layout import Layout, norm_under_way, read_layout
 from bertds.errors import BertdsError
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps, create_moments
-from bertds.runtime import Place
 
 # What of a micro batch is not an argument of the model.
 _NOT_FORWARDED = ("rows", "sequence_length", "masked")
@@ -267,7 +272,7 @@ class Engine:
     # ----------------------------------------------------------------------------------------
 
     def pieces(self) -> list[Piece]:
-        """Return this rank's part of the weights and moments; see bertds/engine/pieces.py."""
+        """Return this rank's part of the weights and moments; see bertds/engine/state_pieces.py."""
         return collect_pieces(self._layout, self._optimizer, self.rank, self.world_size)
 
     def optimizer_steps(self) -> int:

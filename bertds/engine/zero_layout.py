@@ -31,7 +31,7 @@ import torch
 import torch.distributed as dist
 
 from bertds.errors import BertdsError
-from bertds.optim.slices import Partition, Slice
+from bertds.optim.partition import Partition, Slice
 
 TESTED_VERSIONS = ("0.19.8",)
 

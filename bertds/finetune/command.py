@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.finetune.tasks import TASKS, Task, get_task
-from bertds.logs import log
+from bertds.system.logs import log
 
 if TYPE_CHECKING:
     from bertds.finetune.load import DataOptions
@@ -60,16 +60,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Fine-tune and print the scores."""
     args = parse_args(argv)
+    from bertds.distributed.stop_requests import find_place
     from bertds.finetune.glue_suite import table
-    from bertds.logs import start_logging
-    from bertds.runtime import find_place
+    from bertds.system.logs import start_logging
 
     is_main = not args.deepspeed_config or find_place().is_main
     start_logging(is_main)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     results = _run_suite(args, is_main) if args.task == "glue" else {args.task: _run_one(args)}
     if args.deepspeed_config:
-        from bertds.engine.start import end_processes
+        from bertds.engine.process_group import end_processes
 
         end_processes()
     if is_main:
@@ -148,7 +148,7 @@ def _finetune(
         raise ConfigError(f"--regression: for text-classification, not for {task.name}")
     rates = tuple(args.learning_rate or task.learning_rates)
     if args.deepspeed_config and not args.learning_rate:
-        from bertds.engine.config_check import load_deepspeed_json
+        from bertds.engine.ds_config import load_deepspeed_json
 
         rates = (load_deepspeed_json(args.deepspeed_config).optimizer.lr,)
     epochs = args.epochs if args.epochs is not None else task.epochs

@@ -13,7 +13,7 @@ from pathlib import Path
 from bertds.errors import DataError
 from bertds.finetune.rows import BadRows, Sentence, lines_of
 from bertds.finetune.text_files import read_records
-from bertds.logs import log
+from bertds.system.logs import log
 
 DOCUMENT_START = "-DOCSTART-"
 _TAG = re.compile(r"O|[BIES]-.+")

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from bertds.engine.config_check import load_deepspeed_json
+from bertds.distributed.stop_requests import find_place
 from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import BertdsError
 from bertds.finetune.examples import IGNORED, Example, collate
 from bertds.finetune.loop import TrainSettings, to_device
-from bertds.runtime import find_place
 
 _PREFIX = "model."
 

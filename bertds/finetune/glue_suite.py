@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
-from bertds.files import write_json
 from bertds.finetune.scores import PERCENT
 from bertds.finetune.tasks import GLUE, TASKS
+from bertds.system.atomic_files import write_json
 
 MNLI_FIRST = ("rte", "mrpc", "stsb")
 """Small tasks that the papers (RoBERTa, MosaicBERT) start from the MNLI model."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertds.files import write_text
 from bertds.finetune.conll import format_conll
 from bertds.finetune.examples import Example, encode_sentences, encode_texts
 from bertds.finetune.load import Split
@@ -24,6 +23,7 @@ from bertds.finetune.scores import (
 from bertds.finetune.squad_features import Answers, encode_questions, read_answers
 from bertds.finetune.squad_scores import squad_scores
 from bertds.finetune.tasks import Task
+from bertds.system.atomic_files import write_text
 
 Logits = list[tuple[torch.Tensor, ...]]
 

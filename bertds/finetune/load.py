@@ -11,7 +11,7 @@ from bertds.finetune.rows import BadRows, Question, Sentence, TextRow, find_file
 from bertds.finetune.squad_files import read_squad
 from bertds.finetune.tasks import Files, Task
 from bertds.finetune.text_files import read_glue_tsv, read_own
-from bertds.logs import log
+from bertds.system.logs import log
 
 Rows = list[TextRow] | list[Sentence] | list[Question]
 

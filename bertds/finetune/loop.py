@@ -17,8 +17,8 @@ import torch
 
 from bertds.errors import BertdsError
 from bertds.finetune.examples import Batching, Example, collate, epoch_batches
-from bertds.logs import log
-from bertds.optim.groups import split_parameters
+from bertds.optim.weight_decay import split_parameters
+from bertds.system.logs import log
 
 LOG_SECONDS = 30.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from bertds.errors import DataError
-from bertds.logs import log
+from bertds.system.logs import log
 
 MOST_BAD_SHARE = 0.01
 """More malformed rows than this, and the file is of another format."""

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from bertds import __version__
+from bertds.distributed.stop_requests import find_place
 from bertds.errors import ConfigError
-from bertds.files import FolderLock, write_json
 from bertds.finetune.heads import (
     CLASSES,
     Encoded,
@@ -35,8 +35,8 @@ from bertds.finetune.load import DataOptions, TaskData, load_task
 from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
 from bertds.finetune.scores import PERCENT, mean_and_spread
 from bertds.finetune.tasks import Task
-from bertds.logs import log
-from bertds.runtime import find_place
+from bertds.system.atomic_files import FolderLock, write_json
+from bertds.system.logs import log
 from bertds.zoo import as_hugging_face_folder, load_transformers, tokenizer_of
 
 RESULTS = "results.json"

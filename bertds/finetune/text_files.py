@@ -17,7 +17,7 @@ from typing import Any
 from bertds.errors import DataError
 from bertds.finetune.rows import BadRows, TextRow, lines_of, read_text
 from bertds.finetune.tasks import Task
-from bertds.logs import log
+from bertds.system.logs import log
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "premise", "question1")
 PAIR_NAMES = ("text_pair", "sentence2", "text_b", "hypothesis", "question2", "pair")

@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.model.attention_kernels import attend
 from bertds.model.dropout import dropout_add
-from bertds.model.rows import RowLayout
+from bertds.model.row_layout import RowLayout
 
 
 class Joined(NamedTuple):

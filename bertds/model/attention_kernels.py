@@ -34,7 +34,7 @@ from torch import Tensor
 
 from bertds.errors import ConfigError
 from bertds.model.dropout import dropout
-from bertds.model.rows import RowLayout
+from bertds.model.row_layout import RowLayout
 
 HALVES = (torch.bfloat16, torch.float16)
 WIDEST_HEAD = 256

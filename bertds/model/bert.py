@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import ConfigError
 from bertds.model.embeddings import Embeddings
 from bertds.model.encoder import Encoder
 from bertds.model.heads import Pooler, PreTrainingHeads
-from bertds.model.rows import Arrangement, RowLayout, arrange
+from bertds.model.row_layout import Arrangement, RowLayout, arrange
 
 
 class PreTrainingOutput(NamedTuple):

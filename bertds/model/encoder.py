@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.model.attention import Attention, Joined, SublayerOutput
 from bertds.model.attention_kernels import choose_kernel
 from bertds.model.precision import product_dtype
-from bertds.model.rows import RowLayout
+from bertds.model.row_layout import RowLayout
 
 
 class Gelu(nn.Module):

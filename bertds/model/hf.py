@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.bert import BertForPreTraining
 

@@ -33,11 +33,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from bertds.optim.lamb_coefficients import StepNumbers
 from bertds.optim.lamb_cpu import CpuLamb
 from bertds.optim.lamb_foreach import ForeachLamb
-from bertds.optim.lamb_numbers import StepNumbers
 from bertds.optim.moments import create_moments
-from bertds.optim.slices import Partition
+from bertds.optim.partition import Partition
 
 
 class ShardedLamb(torch.optim.Optimizer):

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertds.compiler import compiled
-from bertds.optim.lamb_numbers import StepNumbers
-from bertds.optim.slices import Partition
+from bertds.optim.lamb_coefficients import StepNumbers
+from bertds.optim.partition import Partition
+from bertds.system.numba_jit import compiled
 
 BLOCK = 16_384
 """Elements per block: its float32 sum of squares is exact to about 1e-7."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from bertds.optim.lamb_numbers import StepNumbers
-from bertds.optim.slices import Partition
+from bertds.optim.lamb_coefficients import StepNumbers
+from bertds.optim.partition import Partition
 
 
 class ForeachLamb:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.collectives import CALLS
 from benchmarks.scaling import main, predicted_bytes, run_ranks, shape_of
-from bertds.flops import parameter_count
+from bertds.cost_model.flops import parameter_count
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from bertds.data.manifest import Manifest, SplitInfo
-from bertds.data.shards import TokenShard, shard_name, write_token_shard
+from bertds.data.formats.manifest import Manifest, SplitInfo
+from bertds.data.formats.token_shards import TokenShard, shard_name, write_token_shard
 from bertds.data.vocabulary import load_tokenizer_info
 
 VOCABULARY = ["[PAD]", *(f"[unused{n}]" for n in range(5)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

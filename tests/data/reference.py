@@ -1,8 +1,9 @@
 """The algorithms of bertds.data in plain Python, and Google's, to compare with.
 
-``scan`` and ``make_row`` are the twins of the compiled loops in bertds/data/kernels.py: written for
-reading, slow, with the same draws. ``google_instances`` follows the published algorithm (sentence
-lists, ``random.Random``, token by token), knows nothing of ours, and must agree in distribution.
+``scan`` and ``make_row`` are the twins of the compiled loops in bertds/data/samples/kernels.py:
+written for reading, slow, with the same draws. ``google_instances`` follows the published
+algorithm (sentence lists, ``random.Random``, token by token), knows nothing of ours, and must
+agree in distribution.
 """
 
 from __future__ import annotations

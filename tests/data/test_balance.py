@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.config import BatchPlan, DataConfig, ModelConfig
-from bertds.data import token_source
+from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
 from bertds.data.balance import balance_rows
 from bertds.data.batches import IGNORED, pad_to_budget
-from bertds.data.hdf5 import write_instance_file
+from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, open_source
-from bertds.data.rows import build_instances
+from bertds.data.samples.flat_rows import build_instances
+from bertds.data.sources import token_source
 from bertds.model.bert import BertForPreTraining
 
 LENGTH, PREDICTIONS = 32, 5

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bertds.data.hdf5 import (
+from bertds.data.formats.nvidia_hdf5 import (
     FolderSettings,
     find_instance_files,
     instance_file_name,
@@ -15,8 +15,8 @@ from bertds.data.hdf5 import (
     read_instances,
     write_instance_file,
 )
-from bertds.data.instances import InstanceSettings
-from bertds.data.rows import build_instances
+from bertds.data.samples.flat_rows import build_instances
+from bertds.data.samples.pairing import InstanceSettings
 from bertds.errors import DataError
 
 SHAPE = {"sequence_length": 32, "max_predictions": 5}

@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from bertds.data.instances import InstanceSettings, count_shard, partner_number, scan_shard
-from bertds.data.rows import RowMaker, build_instances
-from bertds.data.shards import TokenShard
+from bertds.data.formats.token_shards import TokenShard
+from bertds.data.samples.flat_rows import RowMaker, build_instances
+from bertds.data.samples.pairing import InstanceSettings, count_shard, partner_number, scan_shard
 from bertds.errors import ConfigError, DataError
 
 SETTINGS = [

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from bertds.config import BatchPlan, DataConfig
-from bertds.data import token_source
-from bertds.data.hdf5 import write_instance_file
-from bertds.data.instances import InstanceSettings
+from bertds.config.recipe import BatchPlan, DataConfig
+from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, DataPosition, open_source, validation_batches
-from bertds.data.masking import ngram_thresholds
 from bertds.data.order import EpochOrder, advance
-from bertds.data.rows import build_instances
+from bertds.data.samples.flat_rows import build_instances
+from bertds.data.samples.masking import ngram_thresholds
+from bertds.data.samples.pairing import InstanceSettings
+from bertds.data.sources import token_source
 
 LENGTH, PREDICTIONS = 32, 5
 START = DataPosition()

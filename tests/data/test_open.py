@@ -11,12 +11,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bertds.config import BatchPlan, DataConfig
-from bertds.data.hdf5 import write_instance_file
-from bertds.data.instances import InstanceSettings
+from bertds.config.recipe import BatchPlan, DataConfig
+from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, open_source
 from bertds.data.rng import random_u64
-from bertds.data.rows import build_instances
+from bertds.data.samples.flat_rows import build_instances
+from bertds.data.samples.pairing import InstanceSettings
 from bertds.errors import ConfigError, DataError
 
 PLAN = BatchPlan(global_batch_size=4, micro_batch_size=2, world_size=1)
@@ -162,8 +162,8 @@ def test_text_edges_are_handled(tmp_path, vocab):
 
 
 def test_text_gives_the_rows_that_its_tokens_in_shards_give(sentences, vocab, tmp_path):
-    from bertds.data.manifest import Manifest, SplitInfo
-    from bertds.data.shards import write_token_shard
+    from bertds.data.formats.manifest import Manifest, SplitInfo
+    from bertds.data.formats.token_shards import write_token_shard
 
     path, _ = sentences
     text = open_source(small(path, vocab=str(vocab)), 1)
@@ -227,12 +227,12 @@ def test_a_read_only_installation_compiles_all_the_same(repository, tmp_path, us
     package = tmp_path / "site" / "bertds"
     shutil.copytree(repository / "bertds", package, ignore=shutil.ignore_patterns("__pycache__"))
     # A file where numba would make its folder: it cannot be written, not even by root.
-    (package / "data" / "__pycache__").touch()
+    (package / "data" / "samples" / "__pycache__").touch()
     cache = tmp_path / "cache"
     if user_cache == "not writable":
         cache.touch()
     script = (
-        "from bertds.data import kernels; import numpy as np; print(kernels.__file__); "
+        "from bertds.data.samples import kernels; import numpy as np; print(kernels.__file__); "
         "print(kernels.scan.stats.cache_path); print(kernels.jit_u64(np.uint64(1), np.uint64(0)))"
     )
     environment = {
@@ -254,8 +254,10 @@ def test_a_read_only_installation_compiles_all_the_same(repository, tmp_path, us
 def test_preparation_needs_no_torch(repository):
     script = (
         "import sys; sys.modules['torch'] = None; sys.modules['deepspeed'] = None\n"
-        "from bertds.data import hdf5, instances, kernels, manifest, masking, open, order, rng\n"
-        "from bertds.data import rows, shards, vocabulary"
+        "from bertds.data import order, rng, vocabulary\n"
+        "from bertds.data.formats import manifest, nvidia_hdf5, token_shards\n"
+        "from bertds.data.samples import flat_rows, kernels, masking, pairing\n"
+        "from bertds.data.sources import open"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=repository, capture_output=True, text=True

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertds.data import kernels, rng
+from bertds.data import rng
+from bertds.data.samples import kernels
 
 WORDS = st.integers(0, 2**64 - 1)
 

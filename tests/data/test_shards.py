@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from bertds.data.manifest import Manifest
-from bertds.data.shards import TokenShard, write_token_shard
+from bertds.data.formats.manifest import Manifest
+from bertds.data.formats.token_shards import TokenShard, write_token_shard
 from bertds.data.vocabulary import load_tokenizer_info, tokenizer_fingerprint
 from bertds.errors import DataError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from bertds.errors import ConfigError, DataError
 from data_prep.build_wiki_books import main
 from data_prep.decontaminate import Overlaps, check_ngram, read_test_files

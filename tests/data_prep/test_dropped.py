@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from data_prep import dropped, near_duplicates, shuffle_stage, tokenise_stage
 from data_prep.build_wiki_books import main
 from data_prep.markers import write_marker

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.data.manifest import Manifest
-from bertds.entry import guarded
+from bertds.data.formats.manifest import Manifest
+from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 from data_prep.document import SourceFile
 from data_prep.dry_run import in_bytes, sample_units

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import read_vocabulary
 from bertds.errors import ConfigError
 from data_prep import fast_tokeniser, tokenise_stage

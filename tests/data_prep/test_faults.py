@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.data.manifest import Manifest
-from bertds.entry import guarded
-from bertds.files import FolderLock
+from bertds.data.formats.manifest import Manifest
+from bertds.system.atomic_files import FolderLock
+from bertds.system.run_command import guarded
 from data_prep import instance_stage, markers, shuffle_stage, tokenise_stage
 from data_prep.build_wiki_books import main
 from data_prep.workers import Workers
@@ -231,7 +231,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(
 ) -> None:
     code = (
         "import os, signal, sys\n"
-        "from bertds.entry import guarded\n"
+        "from bertds.system.run_command import guarded\n"
         "from data_prep import prepare\n"
         "from data_prep.build_wiki_books import main\n"
         "def die(task):\n"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from bertds.errors import DataError
 from data_prep.build_wiki_books import main
 from data_prep.document import Document, SourceFile

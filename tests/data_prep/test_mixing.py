@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.data.manifest import Manifest
-from bertds.data.shards import TokenShard
+from bertds.data.formats.manifest import Manifest
+from bertds.data.formats.token_shards import TokenShard
 from bertds.errors import ConfigError
 from data_prep.build_wiki_books import main
 from data_prep.mixing import entries, parse_mix

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bertds.data.manifest import Manifest
-from bertds.data.shards import TokenShard
+from bertds.data.formats.manifest import Manifest
+from bertds.data.formats.token_shards import TokenShard
 from data_prep import minhash, near_duplicates
 from data_prep.build_wiki_books import main
 from data_prep.minhash import band_hashes, candidate_probability

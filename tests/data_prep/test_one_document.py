@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from bertds.data.manifest import Manifest
+from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import read_vocabulary
-from bertds.entry import guarded
+from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 
 DIGITS = "0123456789"

@@ -15,8 +15,8 @@ import h5py
 import numpy as np
 import pytest
 
-from bertds.data.manifest import Manifest
-from bertds.data.shards import TokenShard
+from bertds.data.formats.manifest import Manifest
+from bertds.data.formats.token_shards import TokenShard
 from bertds.data.vocabulary import read_vocabulary
 from data_prep.build_wiki_books import main
 from data_prep.instance_stage import deal_blocks

@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from bertds.data.manifest import Manifest
-from bertds.data.shards import TokenShard
+from bertds.data.formats.manifest import Manifest
+from bertds.data.formats.token_shards import TokenShard
 from data_prep import report_pictures as draw
 from data_prep.build_wiki_books import main
 

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertds.entry import guarded
 from bertds.errors import BertdsError, InUseError
-from bertds.files import FolderLock, living_holder
+from bertds.system.atomic_files import FolderLock, living_holder
+from bertds.system.run_command import guarded
 from data_prep import unit_groups
 from data_prep.build_wiki_books import main
 from data_prep.executors import array_element, without_own_options
@@ -27,7 +27,7 @@ from data_prep.workers import Workers
 # process by SIGKILL in the middle of its work, after so many markers.
 TASK = """
 import os, signal, sys
-from bertds.entry import guarded
+from bertds.system.run_command import guarded
 from data_prep import instance_stage, markers, shuffle_stage, tokenise_stage, unit_groups
 from data_prep.build_wiki_books import main
 unit_groups._LARGEST_GROUP = 1

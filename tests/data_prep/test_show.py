@@ -83,7 +83,7 @@ def test_rows_of_token_shards_are_text_of_that_split(
 def test_a_terminal_gets_colours(prepared: Path) -> None:
     from rich.console import Console
 
-    from bertds.data.manifest import Manifest
+    from bertds.data.formats.manifest import Manifest
     from data_prep.show import describe, shard_rows
 
     words = read_vocabulary(prepared / "tokenizer" / "vocab.txt")

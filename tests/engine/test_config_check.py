@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bertds.engine import config_schema
-from bertds.engine.config_check import check_deepspeed_values, load_deepspeed_json
+from bertds.engine import ds_config_keys
+from bertds.engine.ds_config import check_deepspeed_values, load_deepspeed_json
 from bertds.errors import ConfigError
 
 GOOD: dict[str, Any] = {
@@ -194,27 +194,27 @@ def test_the_tables_know_every_key_of_this_deepspeed() -> None:
     )
 
     for table, model in (
-        (config_schema.ZERO, DeepSpeedZeroConfig),
-        (config_schema.OFFLOAD_OPTIMIZER, DeepSpeedZeroOffloadOptimizerConfig),
-        (config_schema.OFFLOAD_PARAM, DeepSpeedZeroOffloadParamConfig),
-        (config_schema.BF16, DeepSpeedBF16Config),
-        (config_schema.FP16, DeepSpeedFP16Config),
-        (config_schema.TOP["comms_logger"], CommsLoggerConfig),
+        (ds_config_keys.ZERO, DeepSpeedZeroConfig),
+        (ds_config_keys.OFFLOAD_OPTIMIZER, DeepSpeedZeroOffloadOptimizerConfig),
+        (ds_config_keys.OFFLOAD_PARAM, DeepSpeedZeroOffloadParamConfig),
+        (ds_config_keys.BF16, DeepSpeedBF16Config),
+        (ds_config_keys.FP16, DeepSpeedFP16Config),
+        (ds_config_keys.TOP["comms_logger"], CommsLoggerConfig),
     ):
         theirs = set(model.model_fields)
         theirs |= {field.alias for field in model.model_fields.values() if field.alias}
-        accepted = {k for k, rule in table.items() if not isinstance(rule, config_schema.Refused)}
+        accepted = {k for k, rule in table.items() if not isinstance(rule, ds_config_keys.Refused)}
         assert accepted <= theirs
         assert theirs <= set(table)
     removed = config._REMOVED_TOP_LEVEL_CONFIG_KEYS
-    assert all(isinstance(config_schema.TOP[key], config_schema.Refused) for key in removed)
+    assert all(isinstance(ds_config_keys.TOP[key], ds_config_keys.Refused) for key in removed)
     import deepspeed.runtime.constants as constants
 
     words = {v for k, v in vars(constants).items() if k.isupper() and isinstance(v, str)}
     words |= {"bf16", "fp16", "zero_optimization", "comms_logger", "flops_profiler", "timers"}
     accepted = {
-        key for key, rule in config_schema.TOP.items()
-        if not isinstance(rule, config_schema.Refused)
+        key for key, rule in ds_config_keys.TOP.items()
+        if not isinstance(rule, ds_config_keys.Refused)
     }  # fmt: skip
     assert accepted - words - {"bfloat16"} == set()
 

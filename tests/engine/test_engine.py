@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import BertdsError, ConfigError
 from tests.engine.reference import train_reference
 from tests.engine.toy import (
@@ -282,7 +282,7 @@ def test_offloaded_adam_on_torchs_own(stage: int) -> None:
 
 def test_the_naive_way_is_wrong() -> None:
     """One trust ratio for the whole flat vector, as a stock LAMB would see it under ZeRO."""
-    from bertds.optim.slices import Partition, Slice
+    from bertds.optim.partition import Partition, Slice
 
     engine = make_engine(values(1, optimizer="Lamb", params={"variant": "paper"}))
     partition = engine._layout.partitions[0]
@@ -325,10 +325,10 @@ def test_fused_adam_of_the_gpu_resumes_bit_for_bit(
 ) -> None:
     from deepspeed.ops.adam import fused_adam
 
-    from bertds.engine import deepspeed_engine, optimizers
+    from bertds.engine import build_optimizer, deepspeed_engine
 
     monkeypatch.setattr(fused_adam, "FusedAdamBuilder", _FakeFusedAdam)
-    real = optimizers.build_optimizer
+    real = build_optimizer.build_optimizer
 
     def build(model: torch.nn.Module, settings: Any, device: torch.device) -> Any:
         return real(model, settings, SimpleNamespace(type="cuda"))

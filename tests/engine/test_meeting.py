@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed as dist
 
-from bertds.engine.meeting import meet
+from bertds.distributed.rendezvous import meet
+from bertds.distributed.stop_requests import Place
 from bertds.errors import BertdsError
-from bertds.runtime import Place
 
 
 def test_an_attempt_after_a_restart_does_not_meet_the_ranks_of_the_one_before(

@@ -14,12 +14,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bertds.config import BatchPlan, DataConfig, ModelConfig
+from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
 from bertds.data.loader import BatchLoader, open_source
-from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.ds_config import check_deepspeed_values
 from bertds.metrics import Sums
-from bertds.model import rows
+from bertds.model import row_layout
 from bertds.model.bert import BertForPreTraining
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique2", "_unique2", "equal",
@@ -101,7 +101,7 @@ def test_the_watch_sees_what_would_wait(micro_batches) -> None:
     """Sorting rows by length, as a CPU does, is seen: so the zeros above mean something."""
     watch = Watch()
     with watch:
-        rows.arrange(micro_batches[0][0].cu_seqlens, micro_batches[0][0].max_seqlen)
+        row_layout.arrange(micro_batches[0][0].cu_seqlens, micro_batches[0][0].max_seqlen)
         torch.tensor(3.0).item()
     assert sum(watch.asked.values()) >= 2
     assert any("arrange" in who for who in watch.asked)

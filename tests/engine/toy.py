@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from bertds.engine.config_check import check_deepspeed_values
 from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.ds_config import check_deepspeed_values
 
 ROWS = 24
 """Rows in a global batch."""

@@ -8,7 +8,7 @@ import pytest
 from bertds.errors import DataError
 from bertds.finetune.tasks import TASKS
 from bertds.finetune.text_files import read_glue_tsv, read_own, read_records
-from bertds.logs import start_logging
+from bertds.system.logs import start_logging
 
 
 def write(path: Path, text: str) -> Path:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bertds.model.attention_kernels import grouped_attention, padded_attention
-from bertds.model.rows import arrange
+from bertds.model.row_layout import arrange
 
 HEADS, WIDTH = 3, 8
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from bertds.model import compiled
+from bertds.model import compile_layers as compiling
 from bertds.model.bert import BertForPreTraining
-from bertds.model.compiled import compile_layers
-from bertds.model.graphs import MAX_SHAPES, use_graphs
-from bertds.model.rows import RowLayout
+from bertds.model.compile_layers import compile_layers
+from bertds.model.cuda_graphs import MAX_SHAPES, use_graphs
+from bertds.model.row_layout import RowLayout
 
 
 def loss_and_gradients(model, inputs):
@@ -69,7 +69,7 @@ def test_a_whole_layer_is_one_graph_with_attention_inside(tiny, vocab_size, batc
 @pytest.mark.slow
 @pytest.mark.parametrize(("kernel", "graphs"), [("auto", 2), ("padded", 1)])
 def test_inductor_gives_the_same_numbers(tiny, vocab_size, batch, kernel, graphs) -> None:
-    if compiled.missing_compiler("cpu"):
+    if compiling.missing_compiler("cpu"):
         pytest.skip("no C++ compiler")
     config = replace(tiny, attention_kernel=kernel)
     check_parity_and_recompilations(config, vocab_size, batch, "inductor", graphs)
@@ -94,7 +94,7 @@ def test_without_a_compiler_the_model_stays_as_it_is(tiny, vocab_size, monkeypat
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
     said = []
-    monkeypatch.setattr(compiled.log, "warning", lambda text, *more: said.append(text % more))
+    monkeypatch.setattr(compiling.log, "warning", lambda text, *more: said.append(text % more))
     model = fresh(tiny, vocab_size)
     assert not compile_layers(model, "cpu")
     assert len(said) == 1 and "no C++ compiler is found" in said[0]

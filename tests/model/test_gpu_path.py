@@ -14,14 +14,14 @@ import torch
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import ConfigError
 from bertds.model import attention_kernels
 from bertds.model.attention import are_neighbours, join
 from bertds.model.attention_kernels import activate_kernel, choose_kernel
 from bertds.model.bert import BertForPreTraining
-from bertds.model.compiled import compile_layers
-from bertds.model.rows import RowLayout
+from bertds.model.compile_layers import compile_layers
+from bertds.model.row_layout import RowLayout
 
 VOCABULARY = 101
 LENGTHS = [9, 24, 5, 17]

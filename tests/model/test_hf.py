@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from bertds.config import ModelConfig
+from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.bert import BertForPreTraining
 from bertds.model.hf import (
@@ -24,7 +24,7 @@ from bertds.model.hf import (
     to_dle_state_dict,
     to_transformers_state_dict,
 )
-from bertds.model.rows import flatten_padded, pad_rows
+from bertds.model.row_layout import flatten_padded, pad_rows
 
 
 def weights_of(model: BertForPreTraining) -> dict[str, torch.Tensor]:

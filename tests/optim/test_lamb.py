@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.optim.groups import is_decayed
 from bertds.optim.lamb import ShardedLamb
-from bertds.optim.slices import Partition, Slice
+from bertds.optim.partition import Partition, Slice
+from bertds.optim.weight_decay import is_decayed
 from tests.optim.textbook import TextbookLamb
 
 SHAPES = {

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bertds.optim.groups import is_decayed
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.lamb_foreach import ForeachLamb
-from bertds.optim.slices import Partition, Slice
+from bertds.optim.partition import Partition, Slice
+from bertds.optim.weight_decay import is_decayed
 
 NAMES = ["emb.weight", "LayerNorm.weight", "dense.bias"]
 

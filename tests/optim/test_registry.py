@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bertds.errors import ConfigError
-from bertds.optim.groups import is_decayed, split_parameters
-from bertds.optim.registry import parse_optimizer
+from bertds.optim.settings import parse_optimizer
+from bertds.optim.weight_decay import is_decayed, split_parameters
 
 
 def test_lamb_variants_have_their_own_defaults() -> None:

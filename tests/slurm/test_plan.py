@@ -195,8 +195,8 @@ def test_outside_a_job_the_scripts_say_what_to_do(repository: Path) -> None:
 
 
 def test_no_script_holds_a_hyper_parameter(repository: Path) -> None:
-    from bertds.config import Config
-    from bertds.config_io import to_dict
+    from bertds.config.load import to_dict
+    from bertds.config.recipe import Config
 
     keys = {f"{section}.{key}" for section, values in to_dict(Config()).items() for key in values}
     keys |= {"train_batch_size", "train_micro_batch_size", "--lr", "total_steps", "warmup"}

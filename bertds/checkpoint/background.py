@@ -1,0 +1,127 @@
+"""A checkpoint that is written while training goes on.
+
+The main thread copies the state (that is all that training waits for); a thread on each rank
+writes its file and, last, a small ``rank_R.part.json`` beside it; rank 0's thread waits for all of
+these and publishes. Nothing here is a collective operation: the ranks meet in the folder. Errors
+are kept and raised by the next save, on all ranks together.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bertds.checkpoint.format import FileRecord, write_pieces
+from bertds.errors import BertdsError
+from bertds.system.atomic_files import explain_os_error, write_json
+
+
+class CopiedPiece(NamedTuple):
+    """A piece of the state that training no longer changes."""
+
+    name: str
+    kind: str
+    start: int
+    tensor: torch.Tensor
+
+
+def _part(rank: int) -> str:
+    return f"rank_{rank:05d}.part.json"
+
+
+class BackgroundSave:
+    """One save under way; it begins at once.
+
+    Args:
+        folder: the temporary checkpoint folder; exists.
+        rank: this rank.
+        world_size: how many ranks write.
+        pieces: this rank's live pieces; copied before this returns.
+        publish: given every rank's (file record, piece records), makes the checkpoint visible.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rank: int,
+        world_size: int,
+        pieces: list[Any],
+        publish: Callable[[list[Any]], None],
+    ) -> None:
+        self.folder = folder
+        self._rank = rank
+        self._world_size = world_size
+        self._pieces = [
+            CopiedPiece(p.name, p.kind, p.start, p.tensor.detach().to("cpu", copy=True))
+            for p in pieces
+        ]
+        self._publish = publish
+        self._problem: OSError | BertdsError | None = None
+        self._written = threading.Event()
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="bertds-save", daemon=True)
+        self._thread.start()
+
+    def wait_written(self) -> None:
+        """Wait until this rank's file is on the disk.
+
+        Raises:
+            OSError, BertdsError: what went wrong with it.
+        """
+        self._written.wait()
+        if self._problem is not None:
+            raise self._problem
+
+    def wait_published(self) -> None:
+        """Wait until the checkpoint is visible; call it after all ranks' files are written.
+
+        Raises:
+            OSError, BertdsError: what went wrong.
+        """
+        self._thread.join()
+        if self._problem is not None:
+            raise self._problem
+
+    def abandon(self, patience_seconds: float = 0.0) -> None:
+        """Stop waiting for other ranks' files; a checkpoint without them stays invisible."""
+        self._thread.join(patience_seconds)
+        self._abandoned.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            record, pieces = write_pieces(self.folder, self._rank, self._pieces)
+            self._pieces = []
+            write_json(self.folder / _part(self._rank), {"file": asdict(record), "pieces": pieces})
+            self._written.set()
+            if self._rank == 0:
+                parts = self._gather()
+                if parts is not None:
+                    self._publish(parts)
+        except OSError as error:
+            self._problem = explain_os_error(error, Path(error.filename or self.folder))
+        except BertdsError as error:
+            self._problem = error
+        except Exception as error:
+            self._problem = BertdsError(f"{self.folder}: {type(error).__name__}: {error}")
+        finally:
+            self._written.set()
+
+    def _gather(self) -> list[Any] | None:
+        """Wait for every rank's part; None if told to give up."""
+        files = [self.folder / _part(rank) for rank in range(self._world_size)]
+        while not all(file.is_file() for file in files):
+            if self._abandoned.wait(0.05):
+                return None
+        parts = []
+        for file in files:
+            part = json.loads(file.read_text(encoding="utf-8"))
+            parts.append((FileRecord(**part["file"]), part["pieces"]))
+            file.unlink()
+        return parts

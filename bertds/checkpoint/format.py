@@ -1,0 +1,240 @@
+"""The checkpoint format: what one checkpoint folder holds, how it is written, read and verified.
+
+```text
+step_00000100/
+  rank_00000.safetensors   the pieces that rank 0 owned: flat fp32 slices of weights and moments
+  rank_00001.safetensors
+  manifest.json            written last: what each piece is, file sizes and checksums, the state
+```
+
+A piece is a slice ``[start, start + length)`` of one parameter, flattened, of one kind: ``weight``,
+``exp_avg`` or ``exp_avg_sq``. The pieces of all ranks tile every parameter exactly once, so a
+reader on any number of ranks, with any ZeRO stage, finds what it needs without knowing how many
+ranks wrote. Nothing is pickled. The files follow the safetensors format and can be read with its
+library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from bertds.errors import CheckpointError
+from bertds.system.atomic_files import sha256_file, write_json
+
+FORMAT = "bertds-checkpoint"
+VERSION = 1
+KINDS = ("weight", "exp_avg", "exp_avg_sq")
+
+
+class PieceRecord(NamedTuple):
+    """Where one piece lies."""
+
+    file: str
+    key: str
+    name: str
+    kind: str
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One written file."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class HashingFile:
+    """A file that hashes what is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
+        self._hash = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        self._file.write(data)
+        self._hash.update(data)
+        self.bytes += len(data)
+
+    def close(self, *, sync: bool = True) -> str:
+        """Flush to the disk, close, and return the SHA-256 of the contents."""
+        if sync:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._file.close()
+        return self._hash.hexdigest()
+
+
+def write_pieces(folder: Path, rank: int, pieces: Iterable[Any]) -> tuple[FileRecord, list[Any]]:
+    """Write one rank's pieces as a safetensors file, streaming: no second copy is held.
+
+    Args:
+        folder: the (temporary) checkpoint folder.
+        rank: this rank.
+        pieces: objects with ``name``, ``kind``, ``start`` and ``tensor`` (1-D float32).
+
+    Returns:
+        The file's record and the piece records.
+    """
+    pieces = list(pieces)
+    name = f"rank_{rank:05d}.safetensors"
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", "bertds": FORMAT}}
+    records, end = [], 0
+    for piece in pieces:
+        key, length = f"{piece.kind}/{piece.name}/{piece.start}", piece.tensor.numel()
+        header[key] = {"dtype": "F32", "shape": [length], "data_offsets": [end, end + 4 * length]}
+        records.append(PieceRecord(name, key, piece.name, piece.kind, piece.start, length))
+        end += 4 * length
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data starts at a multiple of 8 bytes
+    file = HashingFile(folder / name)
+    try:
+        file.write(struct.pack("<Q", len(text)))
+        file.write(text)
+        for piece in pieces:
+            if piece.tensor.numel():
+                values = piece.tensor.detach().to("cpu", torch.float32).contiguous()
+                file.write(memoryview(values.numpy()).cast("B"))
+    except BaseException:
+        file.close(sync=False)
+        raise
+    return FileRecord(name, file.bytes, file.close()), records
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    """Return the checksum that a manifest carries of itself."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write ``manifest.json`` with a checksum of itself."""
+    manifest = {"format": FORMAT, "version": VERSION, **manifest}
+    manifest["sha256"] = _digest(manifest)
+    write_json(folder / "manifest.json", manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check ``manifest.json``.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of another format or version.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: not a checkpoint (it has no manifest.json)") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged ({error})") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not the manifest of a bertds checkpoint")
+    if manifest.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path}: format version {manifest.get('version')}, this program reads {VERSION}"
+        )
+    if manifest.get("sha256") != _digest(manifest):
+        raise CheckpointError(f"{path}: damaged (its checksum does not match)")
+    return manifest
+
+
+class CheckpointReader:
+    """Reads slices of weights and moments from one checkpoint.
+
+    Args:
+        folder: the checkpoint folder.
+        verify: check every file's size and SHA-256 first.
+
+    Raises:
+        CheckpointError: something is missing or damaged; the message names the file.
+    """
+
+    def __init__(self, folder: Path | str, *, verify: bool = True) -> None:
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        if verify:
+            self.verify()
+        self.shapes: dict[str, tuple[int, ...]] = {
+            name: tuple(shape) for name, shape in self.manifest["shapes"].items()
+        }
+        self._pieces: dict[tuple[str, str], list[PieceRecord]] = {}
+        for values in self.manifest["pieces"]:
+            record = PieceRecord(*values)
+            self._pieces.setdefault((record.name, record.kind), []).append(record)
+        for records in self._pieces.values():
+            records.sort(key=lambda record: record.start)
+        self._open_files: dict[str, Any] = {}
+
+    def verify(self) -> None:
+        """Check that every file is there, whole and unchanged."""
+        for record in self.manifest["files"]:
+            path = self.folder / record["file"]
+            if not path.is_file():
+                raise CheckpointError(f"{path}: missing")
+            size = path.stat().st_size
+            if size != record["bytes"]:
+                raise CheckpointError(f"{path}: {size} bytes, {record['bytes']} were written")
+            if sha256_file(path) != record["sha256"]:
+                raise CheckpointError(f"{path}: damaged (its checksum does not match)")
+
+    def has_moments(self) -> bool:
+        """Whether optimizer moments were saved."""
+        return any(kind == "exp_avg" for _, kind in self._pieces)
+
+    def kinds(self, name: str) -> list[str]:
+        """Return what was saved of a parameter: its weight and, unless frozen, its moments."""
+        return [kind for kind in KINDS if (name, kind) in self._pieces]
+
+    def read(self, name: str, kind: str, start: int, length: int) -> torch.Tensor:
+        """Return elements ``[start, start + length)`` of a flattened parameter or moment.
+
+        Returns:
+            float32 tensor of shape [length] on the CPU.
+
+        Raises:
+            CheckpointError: the checkpoint does not hold them.
+        """
+        result = torch.empty(length, dtype=torch.float32)
+        filled = 0
+        for record in self._pieces.get((name, kind), []):
+            begin, end = max(start, record.start), min(start + length, record.start + record.length)
+            if begin < end:
+                part = self._slice(record, begin - record.start, end - record.start)
+                result[begin - start : end - start] = part
+                filled += end - begin
+        if filled != length:
+            raise CheckpointError(
+                f"{self.folder}: holds {filled} of the {length} elements wanted of {kind} {name}"
+            )
+        return result
+
+    def _slice(self, record: PieceRecord, begin: int, end: int) -> torch.Tensor:
+        try:
+            if record.file not in self._open_files:
+                handle = safe_open(self.folder / record.file, framework="pt", device="cpu")
+                self._open_files[record.file] = handle.__enter__()
+            return self._open_files[record.file].get_slice(record.key)[begin:end]
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{self.folder / record.file}: damaged ({error})") from None
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every parameter by name, whole, in its shape."""
+        for name, shape in self.shapes.items():
+            numel = 1
+            for size in shape:
+                numel *= size
+            yield name, self.read(name, "weight", 0, numel).reshape(shape)

@@ -1,0 +1,313 @@
+"""Checkpoints: complete or invisible, kept by a rule, and found again.
+
+A checkpoint is written into ``checkpoints/.tmp-step_N`` by all ranks, each its own file; rank 0
+then writes the manifest with every file's checksum and publishes the folder with one rename.
+``checkpoints/latest`` names the newest published one. On resume the newest checkpoint that
+verifies is used; a damaged one is passed over with a warning that names both.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from bertds.checkpoint.background import BackgroundSave
+from bertds.checkpoint.format import CheckpointReader, write_manifest, write_pieces
+from bertds.checkpoint.train_state import TrainState
+from bertds.config.recipe import CheckpointConfig
+from bertds.errors import BertdsError, CheckpointError
+from bertds.system.atomic_files import explain_os_error, free_bytes, sync_folder, write_text
+from bertds.system.logs import log
+
+_STEP = re.compile(r"^step_(\d{8,})$")
+
+
+class SavableEngine(Protocol):
+    """What saving and loading need of the engine; see ``bertds/engine/deepspeed_engine.py``."""
+
+    rank: int
+
+    def pieces(self) -> list[Any]:
+        """Return the pieces that this rank owns."""
+
+    def load_pieces(self, read: Callable[..., Any], *, optimizer_steps: int, moments: bool) -> None:
+        """Write masters and moments from pieces."""
+
+    def optimizer_steps(self) -> int:
+        """Return the optimizer's step counter."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return the loss scaler's numbers."""
+
+    def load_extra_state(self, values: dict[str, Any]) -> None:
+        """Restore the loss scaler's numbers."""
+
+    def global_sums(self, values: list[float]) -> Any:
+        """Sum numbers over all ranks."""
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return every rank's value, on every rank."""
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """Return the published checkpoints of a run, newest first."""
+    if not checkpoints.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in checkpoints.iterdir()
+             if (match := _STEP.match(path.name))]  # fmt: skip
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_good(checkpoints: Path) -> CheckpointReader | None:
+    """Return the newest checkpoint that verifies, or None if there is none at all.
+
+    Warns about damaged ones and about a ``latest`` that names nothing.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one of them is damaged.
+    """
+    folders = step_folders(checkpoints)
+    latest = checkpoints / "latest"
+    if latest.is_file():
+        name = latest.read_text(encoding="utf-8", errors="replace").strip()
+        if not _STEP.match(name) or not (checkpoints / name).is_dir():
+            log.warning("%s names %r, which does not exist; looking for the newest", latest, name)
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            reader = CheckpointReader(folder)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            log.warning("%s; falling back to %s", problem, folder)
+        return reader
+    if problems:
+        raise CheckpointError(
+            f"{checkpoints}: no checkpoint is intact: {'; '.join(problems)}. Remove the folder "
+            "to start again from the beginning"
+        )
+    return None
+
+
+class Checkpoints:
+    """Saves and finds the checkpoints of one run. Saving is collective: all ranks call it.
+
+    Args:
+        run_dir: the run folder.
+        config: cadence and keeping.
+        engine: whose weights and moments are saved.
+        shapes: the full shape of every parameter (under ZeRO-3 the module no longer knows).
+        facts: what else the manifest records: model, tokenizer, recipe, data, versions.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: CheckpointConfig,
+        engine: SavableEngine,
+        shapes: dict[str, tuple[int, ...]],
+        facts: dict[str, Any],
+    ) -> None:
+        self.folder = Path(run_dir) / "checkpoints"
+        self.config = config
+        self.engine = engine
+        self.shapes = shapes
+        self.facts = facts
+        self.is_main = engine.rank == 0
+        self.saved_step: int | None = None
+        self._background: BackgroundSave | None = None
+
+    def save(self, state: TrainState, *, wait: bool = True) -> None:
+        """Save now, unless this very step is saved already.
+
+        Args:
+            state: where training stands.
+            wait: False lets ``checkpoint.background`` copy the state and return; what then goes
+                wrong is raised by the next save.
+
+        Raises:
+            BertdsError: on every rank, if any rank could not write, or a weight is not finite;
+                the last good checkpoint is untouched.
+        """
+        if self._background is not None and (wait or self.saved_step != state.step):
+            self.finish()
+        if self.saved_step == state.step:
+            return
+        name = f"step_{state.step:08d}"
+        final, temporary = self.folder / name, self.folder / f".tmp-{name}"
+        pieces = self.engine.pieces()
+        self._check(pieces)
+        self._together(lambda: self._fresh(temporary) if self.is_main else None, temporary)
+        manifest = {
+            "step": state.step,
+            "state": state.state_dict(),
+            "optimizer_steps": self.engine.optimizer_steps(),
+            "engine": self.engine.extra_state(),
+            **self.facts,
+            "shapes": {key: list(shape) for key, shape in self.shapes.items()},
+        }
+        self.saved_step = state.step
+        kept = copy.copy(state)
+        if self.config.background and not wait:
+            self._background = BackgroundSave(
+                temporary,
+                self.engine.rank,
+                len(self.engine.gather_objects(None)),
+                pieces,
+                lambda parts: self._publish(temporary, final, manifest, parts, kept),
+            )
+            return
+        written = self._together(
+            lambda: write_pieces(temporary, self.engine.rank, pieces), temporary
+        )
+        parts = self.engine.gather_objects(written)
+        self._together(
+            lambda: (
+                self._publish(temporary, final, manifest, parts, kept) if self.is_main else None
+            ),
+            temporary,
+        )
+
+    def finish(self) -> None:
+        """Wait until a save in the background is published. Collective.
+
+        Raises:
+            BertdsError: on every rank, if any rank could not write.
+        """
+        background, self._background = self._background, None
+        if background is None:
+            return
+        self._together(background.wait_written, background.folder, background.abandon)
+        self._together(background.wait_published, background.folder)
+
+    def abandon(self) -> None:
+        """Let a save in the background end by itself, if it is quick; not collective."""
+        if self._background is not None:
+            self._background.abandon(patience_seconds=5.0)
+            self._background = None
+
+    def _fresh(self, temporary: Path) -> None:
+        self.folder.mkdir(exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+
+    def _publish(
+        self,
+        temporary: Path,
+        final: Path,
+        manifest: dict[str, Any],
+        parts: list[Any],
+        state: TrainState,
+    ) -> None:
+        """Make a written checkpoint visible (main process only)."""
+        files = [asdict(record) for record, _ in parts]
+        pieces = [list(piece) for _, records in parts for piece in records]
+        write_manifest(temporary, {**manifest, "files": files, "pieces": pieces})
+        sync_folder(temporary)
+        if final.exists():  # a damaged one of the same step, passed over on resume
+            self._remove(final)
+        temporary.rename(final)
+        sync_folder(self.folder)
+        write_text(self.folder / "latest", final.name + "\n")
+        log.info("saved %s", final)
+        self._prune(state)
+
+    def _together(
+        self, work: Callable[[], Any], temporary: Path, on_failure: Callable[[], None] | None = None
+    ) -> Any:
+        """Do one rank's part of a save; if any rank fails, all raise and the part is removed."""
+        result, problem = None, ""
+        try:
+            result = work()
+        except OSError as error:
+            problem = str(explain_os_error(error, Path(error.filename or temporary)))
+        except BertdsError as error:
+            problem = str(error)
+        problems = [text for text in self.engine.gather_objects(problem) if text]
+        if problems:
+            self.saved_step = None
+            if on_failure is not None:
+                on_failure()
+            if self.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            raise BertdsError(f"checkpoint not saved: {problems[0]}")
+        return result
+
+    def _check(self, pieces: list[Any]) -> None:
+        """Refuse to begin where the disk is too full or a value is not finite."""
+        anchor = self.folder if self.folder.is_dir() else self.folder.parent
+        facts = self.engine.gather_objects(
+            (
+                sum(4 * piece.tensor.numel() for piece in pieces),
+                free_bytes(anchor),
+                _not_finite(pieces),
+            )
+        )
+        broken = [name for _, _, name in facts if name]
+        if broken:
+            raise BertdsError(
+                f"checkpoint not saved: {broken[0]} holds a value that is not finite; the last "
+                "checkpoint is untouched. Lower the learning rate and run this again"
+            )
+        total, room = sum(fact[0] for fact in facts), min(fact[1] for fact in facts)
+        if room < total * 1.02 + 2**20:
+            raise BertdsError(
+                f"checkpoint not saved: {self.folder} has {room / 2**30:.2f} GiB free and the "
+                f"checkpoint needs {total / 2**30:.2f}; free some space and run this again"
+            )
+
+    def _prune(self, state: TrainState) -> None:
+        """Remove checkpoints that no rule keeps."""
+        config = self.config
+        if config.keep_last == 0:
+            return
+        for folder in step_folders(self.folder)[config.keep_last :]:
+            step = int(folder.name.removeprefix("step_"))
+            milestone = config.milestone_steps and step % config.milestone_steps == 0
+            best = config.keep_best and step == state.best_step
+            if not milestone and not best:
+                self._remove(folder)
+
+    @staticmethod
+    def _remove(folder: Path) -> None:
+        # Renamed first: a half-removed folder must not look like a checkpoint.
+        grave = folder.with_name(f".tmp-removed-{folder.name}")
+        shutil.rmtree(grave, ignore_errors=True)
+        folder.rename(grave)
+        shutil.rmtree(grave, ignore_errors=True)
+
+
+def _not_finite(pieces: list[Any]) -> str:
+    """Return the name of a weight or moment with a NaN or an infinity, or ""."""
+    whole = [piece for piece in pieces if piece.tensor.numel()]
+    if not whole:
+        return ""
+    good = torch.stack([piece.tensor.isfinite().all() for piece in whole]).tolist()
+    return next((f"{p.kind} {p.name}" for p, fine in zip(whole, good) if not fine), "")
+
+
+def locate(path: Path | str) -> CheckpointReader:
+    """Open the checkpoint that a user named: a checkpoint folder, or a run (its newest good one).
+
+    Raises:
+        CheckpointError: neither is there.
+    """
+    path = Path(path)
+    if (path / "manifest.json").is_file() and _STEP.match(path.resolve().name):
+        return CheckpointReader(path)
+    if (path / "checkpoints").is_dir():
+        reader = newest_good(path / "checkpoints")
+        if reader is not None:
+            return reader
+        raise CheckpointError(f"{path}: a run without any checkpoint yet")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run or checkpoint")
+    raise CheckpointError(f"{path}: neither a run nor a checkpoint")

@@ -1,0 +1,58 @@
+"""A JSON Schema of recipes, generated from the dataclasses: editors complete and check with it.
+
+Put ``# yaml-language-server: $schema=recipe.schema.json`` on a recipe's first line.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from bertds.config.load import _POSITIVE, _SHARES, all_keys, default_of
+from bertds.config.recipe import Config
+
+SIMPLE = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
+
+
+def json_schema(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the schema.
+
+    Args:
+        texts: what each dotted key means.
+    """
+    hints = get_type_hints(Config)
+    sections: dict[str, Any] = {
+        name: {
+            "type": ["object", "null"],
+            "description": " ".join((kind.__doc__ or "").split()),
+            "additionalProperties": False,
+            "properties": {},
+        }
+        for name, kind in hints.items()
+    }
+    for key, kind in all_keys().items():
+        section, name = key.split(".", 1)
+        value = {"description": texts.get(key, ""), **_type(kind), "default": default_of(key)}
+        if any(arm in (int, float) for arm in (kind, *get_args(kind))):
+            value["minimum"] = 1 if key in _POSITIVE else 0
+            if key in _SHARES:
+                value["maximum"] = 1
+        sections[section]["properties"][name] = value
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "bertds recipe",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": sections,
+    }
+
+
+def _type(kind: Any) -> dict[str, Any]:
+    if get_origin(kind) is Literal:
+        return {"enum": list(get_args(kind))}
+    if get_origin(kind) in (Union, types.UnionType):
+        if any(get_origin(arm) is Literal for arm in get_args(kind)):
+            return {"anyOf": [_type(arm) for arm in get_args(kind)]}
+        return {"type": [SIMPLE[arm] for arm in get_args(kind)]}
+    return {"type": SIMPLE[kind]}

@@ -1,0 +1,360 @@
+"""Reads recipes: YAML and ``--set`` assignments become a checked ``Config``.
+
+Later sources win: the defaults in ``bertds/config/recipe.py``, the recipe file, the assignments.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from bertds.config.recipe import Config
+from bertds.errors import ConfigError
+
+REMOVED_KEYS: dict[str, tuple[Any, str]] = {
+    "model.fp8": (False, "its FP8 products were 1.7 times slower than bf16; see run.fp8"),
+}
+"""Keys that recipes of earlier versions may have: the value that changes nothing, which is still
+read, and what to say to any other."""
+
+
+def key_of(name: str) -> str:
+    """Return the YAML key of a field name (``from_`` is ``from``)."""
+    return name.rstrip("_")
+
+
+def all_keys() -> dict[str, Any]:
+    """Return every dotted key with its declared type, in the order of declaration."""
+    keys: dict[str, Any] = {}
+    for section in fields(Config):
+        section_type = get_type_hints(Config)[section.name]
+        hints = get_type_hints(section_type)
+        for item in fields(section_type):
+            keys[f"{section.name}.{key_of(item.name)}"] = hints[item.name]
+    return keys
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean X?)" for the known name closest to ``name``, or ""."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:  # a right name in the wrong section
+        close = [key for key in known if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Read a recipe file into nested dictionaries.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, not a mapping, or names a key twice.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe{_shipped_hint(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    try:
+        value = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        where = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid YAML: {where}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: a recipe is a mapping of sections, found {_kind(value)}")
+    return value
+
+
+def _shipped_hint(path: Path) -> str:
+    folder = Path(__file__).parents[1] / "recipes"
+    names = [recipe.name for recipe in sorted(folder.glob("*.yaml"))]
+    if path.name in names:
+        return f"; a recipe of that name is at {folder / path.name}"
+    return ""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice instead of keeping the last one."""
+
+
+def _construct_unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {key!r} stands twice", key_node.start_mark
+            )
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _construct_unique)
+
+
+def split_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn ``["run.seed=1", "schedule.decay=constant"]`` into ``{"run.seed": 1, ...}``.
+
+    Values are read as YAML, so ``null``, ``true`` and ``[1, 2]`` mean what they mean in a recipe.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {assignment}: write it as key=value")
+        if key in values:
+            raise ConfigError(f"--set {key}: given twice")
+        try:
+            values[key] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            values[key] = text
+    return values
+
+
+def load_config(
+    recipe: Path | str | Mapping[str, Any] | None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """Build the settings from a recipe and dotted overrides, and check them.
+
+    Args:
+        recipe: a YAML path, or already nested dictionaries, or None for the defaults.
+        overrides: dotted keys and values, as :func:`split_assignments` gives them.
+
+    Raises:
+        ConfigError: with the full key, the value and the remedy.
+    """
+    where = f"{recipe}: " if isinstance(recipe, (str, Path)) else ""
+    nested = read_yaml(recipe) if isinstance(recipe, (str, Path)) else dict(recipe or {})
+    flat: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    sections = {section.name for section in fields(Config)}
+    for name, values in nested.items():
+        if name not in sections:
+            raise ConfigError(
+                f"{where}unknown section {name!r}{nearest(str(name), sections | set(all_keys()))}; "
+                f"the sections are {', '.join(sorted(sections))}"
+            )
+        if values is None:
+            continue
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{where}{name} must be a mapping, found {_kind(values)}")
+        for key, value in values.items():
+            flat[f"{name}.{key}"] = value
+            origins[f"{name}.{key}"] = where
+    for key, value in (overrides or {}).items():
+        flat[key] = value
+        origins[key] = "--set "
+    for key, (neutral, remedy) in REMOVED_KEYS.items():
+        if key in flat and flat.pop(key) != neutral:
+            raise ConfigError(f"{origins[key]}{key} is no longer a key; {remedy}")
+    known = all_keys()
+    built: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    for key, value in flat.items():
+        if key not in known:
+            hint = nearest(key, known)
+            if not hint:
+                section = key.split(".", 1)[0]
+                hint = (
+                    f"; bertds config explain {section} lists those of {section}"
+                    if section in sections
+                    else f"; the sections are {', '.join(sorted(sections))}"
+                )
+            raise ConfigError(f"{origins[key]}unknown key {key}{hint}")
+        section, name = key.split(".", 1)
+        attribute = "from_" if name == "from" else name
+        built[section][attribute] = _coerce(value, known[key], f"{origins[key]}{key}")
+    hints = get_type_hints(Config)
+    config = Config(**{name: hints[name](**values) for name, values in built.items()})
+    check(config)
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return nested dictionaries with the YAML keys, ready to be dumped and read back."""
+    result: dict[str, Any] = {}
+    for item in fields(config):
+        value = getattr(config, item.name)
+        result[key_of(item.name)] = to_dict(value) if is_dataclass(value) else value
+    return result
+
+
+def default_of(key: str) -> Any:
+    """Return the default value of a dotted key."""
+    section, name = key.split(".", 1)
+    section_type = get_type_hints(Config)[section]
+    for item in fields(section_type):
+        if key_of(item.name) == name:
+            return item.default if item.default is not MISSING else None
+    raise ConfigError(f"unknown key {key}{nearest(key, all_keys())}")
+
+
+def describe_type(kind: Any) -> str:
+    """Return a declared type in words, such as ``one of gelu, gelu_new`` or ``number or null``."""
+    if get_origin(kind) is Literal:
+        choices = ", ".join(str(choice) for choice in get_args(kind))
+        return f"one of {choices}" if len(get_args(kind)) > 1 else choices
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(describe_type(arm) for arm in get_args(kind))
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return "null" if kind is type(None) else names[kind]
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}
+    return names.get(type(value), type(value).__name__) + f" ({str(value)[:60]!r})"
+
+
+def _coerce(value: Any, kind: Any, key: str) -> Any:
+    """Convert a YAML value to its declared type, or refuse it with the key named."""
+    wrong = ConfigError(f"{key}={value!r} must be {describe_type(kind)}")
+    if get_origin(kind) is Literal:
+        # YAML 1.1 reads a bare `off` as false; a choice named "off" means the word.
+        if value is False and "off" in get_args(kind):
+            value = "off"
+        if value in get_args(kind) and isinstance(value, str):
+            return value
+        raise wrong
+    if get_origin(kind) in (Union, types.UnionType):
+        arms = get_args(kind)
+        if value is None and type(None) in arms:
+            return None
+        for arm in arms:
+            if arm is not type(None):
+                try:
+                    return _coerce(value, arm, key)
+                except ConfigError:
+                    continue
+        raise wrong
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise wrong
+    if kind is str:
+        if isinstance(value, str):
+            return value
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return str(value)  # `run.name: 7` is text that looks like a number
+        raise wrong
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise wrong
+    try:
+        number = float(value)  # YAML 1.1 reads 6e-3 and 1_000 as text
+    except ValueError:
+        raise wrong from None
+    if not math.isfinite(number):
+        raise wrong
+    if kind is float:
+        return number
+    if number != int(number):
+        raise wrong
+    return int(value) if isinstance(value, int) else int(number)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def check(config: Config) -> None:
+    """Refuse values and combinations that cannot work, naming key, value and remedy."""
+    model, data, schedule = config.model, config.data, config.schedule
+    for key in all_keys():
+        section, name = key.split(".", 1)
+        value = getattr(getattr(config, section), "from_" if name == "from" else name)
+        lowest = 1 if key in _POSITIVE else 0
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            _require(value >= lowest, f"{key}={value} must be at least {lowest}")
+    for key in _SHARES:
+        section, name = key.split(".", 1)
+        value = getattr(getattr(config, section), name)
+        _require(value is None or value <= 1, f"{key}={value} is a share; at most 1 is allowed")
+    _require(
+        model.hidden_size % model.num_attention_heads == 0,
+        f"model.hidden_size={model.hidden_size} is not a multiple of "
+        f"model.num_attention_heads={model.num_attention_heads}",
+    )
+    _require(
+        data.sequence_length <= model.max_position_embeddings,
+        f"data.sequence_length={data.sequence_length} exceeds model.max_position_embeddings="
+        f"{model.max_position_embeddings}; raise the latter",
+    )
+    _require(
+        data.sequence_length >= 8,
+        f"data.sequence_length={data.sequence_length} leaves no room for two "
+        "segments; use 8 or more",
+    )
+    _require(
+        data.max_predictions_per_sequence < data.sequence_length,
+        f"data.max_predictions_per_sequence={data.max_predictions_per_sequence} must be below "
+        f"data.sequence_length={data.sequence_length}",
+    )
+    _require(
+        data.pairs != "none" or not model.next_sentence,
+        "model.next_sentence=true needs pairs, but data.pairs=none; set one of them otherwise",
+    )
+    _require(
+        not config.run.cuda_graphs or data.pack_tokens > 0,
+        "run.cuda_graphs=true needs shapes that stay the same; set data.pack_tokens",
+    )
+    _require(
+        not config.run.fp8 or (data.pack_tokens > 0 and data.pack_tokens % 16 == 0),
+        f"run.fp8=true needs a number of tokens that is a multiple of 16; set data.pack_tokens, "
+        f"found {data.pack_tokens}",
+    )
+    _require(
+        not config.run.fp8 or config.run.compile is not False,
+        "run.fp8=true with run.compile=false: uncompiled, its casts cost more than its products "
+        "save; set run.compile=auto",
+    )
+    _require(
+        not data.pack_tokens or data.pack_tokens >= data.sequence_length,
+        f"data.pack_tokens={data.pack_tokens} is shorter than one row, data.sequence_length="
+        f"{data.sequence_length}; give about the rows of a micro batch times their mean length",
+    )
+    _require(1 <= data.ngram <= 16, f"data.ngram={data.ngram}: allowed: 1 to 16 (1 = no runs)")
+    _require(
+        schedule.warmup_steps is None or schedule.warmup_ratio is None,
+        f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="
+        f"{schedule.warmup_ratio} are both given; keep one (null takes the other out)",
+    )
+    _require(
+        schedule.warmup_steps is None or schedule.clock_hours is None,
+        "schedule.warmup_steps counts steps, but schedule.clock_hours follows the clock; "
+        "give schedule.warmup_ratio instead",
+    )
+    horizon = schedule.horizon_steps or schedule.first_step + schedule.total_steps
+    _require(
+        horizon >= schedule.first_step + schedule.total_steps,
+        f"schedule.horizon_steps={horizon} is before the run's end, schedule.first_step + "
+        f"schedule.total_steps={schedule.first_step + schedule.total_steps}; raise it",
+    )
+    if schedule.warmup_steps is not None:
+        _require(
+            schedule.warmup_steps <= horizon,
+            f"schedule.warmup_steps={schedule.warmup_steps} exceeds schedule.total_steps="
+            f"{horizon}; lower it",
+        )
+
+
+_POSITIVE = {
+    "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads",
+    "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
+    "data.max_predictions_per_sequence", "data.prefetch_steps", "schedule.total_steps",
+    "schedule.decay_every_steps", "schedule.horizon_steps", "log.every_steps",
+    "guard.max_bad_steps", "guard.spike_window", "guard.meeting_timeout_seconds",
+}  # fmt: skip
+_SHARES = (
+    "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "data.masked_lm_prob",
+    "data.short_seq_prob", "schedule.warmup_ratio", "schedule.warmup_from", "schedule.floor",
+)  # fmt: skip

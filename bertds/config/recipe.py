@@ -1,0 +1,331 @@
+"""The recipe: every setting that the DeepSpeed JSON does not own, declared once.
+
+A recipe is a YAML file with the sections below. Its values are read in this order, later ones
+winning: the defaults here, ``--config FILE``, ``--set key=value``. An unknown key, a wrong type
+or an impossible combination is an error that names the full key, what was found and what is
+allowed. The DeepSpeed JSON owns the optimizer and its numbers (the peak learning rate included),
+batch sizes, precision, ZeRO and clipping; see ``bertds/engine/ds_config.py``.
+
+The text under each field is shown by ``bertds config explain KEY``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bertds.errors import ConfigError
+
+# --------------------------------------------------------------------------------------------
+# Settings that change the result
+# --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Architecture, in transformers' names. The vocabulary size comes from the data."""
+
+    hidden_size: int = 768
+    """Width H of the hidden states."""
+    num_hidden_layers: int = 12
+    """Number of encoder layers L."""
+    num_attention_heads: int = 12
+    """Number of attention heads; must divide hidden_size."""
+    intermediate_size: int = 3072
+    """Width of the feed-forward layer, 4 H in every published BERT."""
+    max_position_embeddings: int = 512
+    """Longest sequence that the model can ever read."""
+    type_vocab_size: int = 2
+    """Number of segment ids."""
+    hidden_act: Literal["gelu", "gelu_new"] = "gelu"
+    """gelu is the exact erf form; gelu_new is the tanh approximation (NVIDIA DLE, Google)."""
+    hidden_dropout_prob: float = 0.1
+    """Dropout on embeddings and on both outputs of a layer."""
+    attention_probs_dropout_prob: float = 0.1
+    """Dropout on the attention probabilities."""
+    initializer_range: float = 0.02
+    """Standard deviation of the truncated normal that weights start from."""
+    layer_norm_eps: float = 1e-12
+    """Epsilon in LayerNorm."""
+    next_sentence: bool = True
+    """Train the next-sentence head beside the masked-LM head; false = masked LM only."""
+    activation_checkpointing: Literal["none", "full"] = "none"
+    """full recomputes each layer in the backward pass: about 1/3 more time, far less memory."""
+    attention_kernel: Literal["auto", "flash", "fa3", "fa4", "padded"] = "auto"
+    """How attention is computed; changes the speed, not the result. flash is torch's
+    FlashAttention 2; fa3 and fa4 need their package, their GPU and attention dropout 0; padded
+    runs everywhere. auto on a GPU in bf16 or fp16: fa3 or fa4 where they can run, else flash; in
+    float32 padded; on a CPU rows grouped by length."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is trained on, and how rows are made from it."""
+
+    path: str = ""
+    """The folder that data_prep wrote, a folder or file of NVIDIA HDF5, or a plain text file."""
+    vocab: str = ""
+    """A vocab.txt, needed where the data brings none (NVIDIA HDF5, text); else leave it empty."""
+    lower_case: bool | None = None
+    """Casing of `vocab`; null = what the data's own tokenizer says, else guessed from the
+    vocabulary (no capitals: uncased)."""
+    sequence_length: int = 128
+    """Longest row in tokens, [CLS] and [SEP] included."""
+    max_predictions_per_sequence: int = 20
+    """At most so many masked positions a row."""
+    masked_lm_prob: float = 0.15
+    """Share of a row's tokens, special ones counted, that is masked."""
+    short_seq_prob: float = 0.1
+    """Probability that a chunk of a document aims at a random shorter length."""
+    whole_word_masking: bool = False
+    """Mask all pieces of a word together."""
+    ngram: int = 1
+    """Mask runs of up to so many whole words, a run of k with probability proportional to 1/k
+    (ALBERT: 3); 1 = no runs."""
+    pairs: Literal["nsp", "sop", "none"] = "nsp"
+    """nsp: true or random next segment; sop: in order or swapped; none: one segment."""
+    verify: Literal["full", "size"] = "full"
+    """full checks each shard's SHA-256 when it is first opened; size only looks at its length."""
+    prefetch_steps: int = 2
+    """Optimizer steps that the loader prepares ahead. Changes the speed, not the result."""
+    balance: Literal["rows", "tokens"] = "rows"
+    """tokens deals the rows of each global batch out to ranks and micro-batches so that all get
+    nearly as many real tokens; rows takes them as they lie. Same samples in the same step."""
+    pack_tokens: int = 0
+    """Bring each micro-batch to this many tokens (or the next multiple) with fillers that no loss
+    counts, so that shapes stay the same, for CUDA graphs; 0 = rows as long as they are."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """Number of steps and learning-rate shape. The peak learning rate is the JSON's."""
+
+    total_steps: int = 1000
+    """Optimizer updates in this run (this phase)."""
+    warmup_steps: int | None = None
+    """Updates until the peak; give this or warmup_ratio."""
+    warmup_ratio: float | None = None
+    """Warm-up as a share of the schedule's length (horizon_steps, or the clock budget)."""
+    warmup_power: float = 1.0
+    """Warm-up is (t / warmup) ** power: 1 linear, 2 quadratic (bing_bert)."""
+    warmup_from: float = 0.0
+    """Share of the peak at which warm-up starts."""
+    decay: Literal["polynomial", "exponential", "cosine", "constant"] = "polynomial"
+    """polynomial: (1 - t / T) ** power; exponential: decay_factor ** (t / decay_every_steps);
+    cosine: (1 + cos(pi t / T)) / 2."""
+    power: float = 1.0
+    """Degree of the polynomial decay: 1 linear, 0.5 NVIDIA DLE and NeMo's square root."""
+    decay_from: Literal["start", "warmup_end"] = "start"
+    """Where t of the decay counts from. start makes the curve jump down after warm-up, as the
+    published LAMB recipes do; warmup_end joins it smoothly."""
+    decay_factor: float = 0.9
+    """Exponential decay: the factor per decay_every_steps."""
+    decay_every_steps: int = 250
+    """Exponential decay: the number of steps per decay_factor."""
+    floor: float = 0.0
+    """Share of the peak that decay ends at: f = floor + (1 - floor) * decay."""
+    first_step: int = 0
+    """Position on the schedule of this run's first step; Devlin's phase 2 continues at 900000."""
+    horizon_steps: int | None = None
+    """Length T of the schedule; null = first_step + total_steps."""
+    clock_hours: float | None = None
+    """If set, the schedule follows training time instead of steps: t / T = hours / clock_hours,
+    and the run ends at clock_hours (or at total_steps, whichever is first)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InitConfig:
+    """Where weights come from when the run starts for the first time."""
+
+    from_: str = ""
+    """A run, a checkpoint, a Hugging Face folder or a name of `bertds models`; empty = random
+    weights."""
+    optimizer_state: Literal["none", "moments", "all"] = "moments"
+    """From a run or checkpoint: moments keeps both Adam moments and restarts the step counter
+    (NVIDIA DLE's phase 2); all keeps the counter too (Devlin); none starts them at zero."""
+    heads: Literal["require", "allow_missing"] = "require"
+    """allow_missing starts absent pre-training heads at random (an encoder-only folder)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GuardConfig:
+    """What happens when a batch's loss or gradient goes wrong.
+
+    Non-finite ones never reach the weights in any case.
+    """
+
+    max_bad_steps: int = 10
+    """Stop with an error after so many steps in a row were skipped (fp16 overflows while the
+    loss scale is searched are not counted)."""
+    spike_sigmas: float = 0.0
+    """Skip a step whose gradient norm is over mean + so many standard deviations of the last
+    `spike_window` steps; 0 = never."""
+    spike_window: int = 200
+    """Number of recent updates that the spike rule looks back on; it waits for 20 of them (or for
+    a whole window, if that is shorter)."""
+    peer_timeout_seconds: float = 45.0
+    """A process that gives no sign of life for so long is lost, and the others end with an error
+    that names it; 0 = do not watch. Changes nothing in the result."""
+    meeting_timeout_seconds: float = 600.0
+    """So long the processes wait for each other at the start; then those that came end with an
+    error that names the missing ones. Changes nothing in the result."""
+
+
+# --------------------------------------------------------------------------------------------
+# Settings that do not change the result (but for the seed)
+# --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """The run itself."""
+
+    dir: str = ""
+    """The run folder. Running again with the same folder continues."""
+    name: str = ""
+    """A name for displays and trackers; empty = the run folder's own."""
+    seed: int = 42
+    """Seed of initial weights, order, pairs, masks and dropout. Changes the result."""
+    deepspeed_config: str = ""
+    """The DeepSpeed JSON that this recipe is meant for, used when none is given."""
+    next_recipe: str = ""
+    """The recipe of the phase that follows, if one does. Only for the progress display, which then
+    says what is left of the whole plan; that phase is started by its own command."""
+    max_hours: float | None = None
+    """Stop after so many hours of this process, save, and exit with 75 (run me again)."""
+    stop_margin_minutes: float = 3.0
+    """Stop likewise when a Slurm job's end (SLURM_JOB_END_TIME) is so near, or when nine tenths
+    of the job's time are over, whichever is later."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile for the layers; auto = on a GPU, unless ZeRO stage 3, run.cuda_graphs or a
+    missing compiler rules it out. Needs Triton on a GPU and a C++ compiler on a CPU; not for ZeRO
+    stage 3. Compiling takes 4 to 15 s on a GPU (measured, BERT-large), a minute on a CPU."""
+    cuda_graphs: bool = False
+    """Record the encoder once per shape and replay it; needs a GPU and data.pack_tokens."""
+    fp8: bool = False
+    """Experimental: torchao's FP8 products in the encoder's linear layers while training. Needs
+    `pip install 'bertds[fp8]'`, bf16 in the JSON, a GPU of compute capability 8.9 or higher,
+    run.compile, ZeRO stage 0 to 2, and data.pack_tokens, a multiple of 16. Its speed has not been
+    measured. Changes the result a little."""
+    memory_limit_gib: float | None = None
+    """What a process may use when the JSON's train_micro_batch_size_per_gpu is "auto"; null =
+    85 % of the free memory of the GPU, or of this process's share of the machine's."""
+    log_samples: bool = False
+    """Write the (epoch, sample) numbers of every step to samples_rank_R.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogConfig:
+    """Cadence of the metrics."""
+
+    every_steps: int = 10
+    """One train line in metrics.jsonl per so many steps, and one after the last."""
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+    """auto: a progress bar on a terminal, plain lines elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    """Scoring on held-out documents."""
+
+    every_steps: int = 0
+    """Validate per so many steps and at the end; 0 = only at the end."""
+    path: str = ""
+    """Held-out data; empty = the validation split beside data.path, where there is one."""
+    max_samples: int = 10_000
+    """Score at most so many rows; 0 = all."""
+    micro_batch_size: int = 0
+    """Rows per forward pass; 0 = the training micro batch."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """Cadence and keeping of checkpoints."""
+
+    every_steps: int = 0
+    """Save per so many steps; a save at the end always happens. 0 = only at the end."""
+    keep_last: int = 2
+    """Keep the newest so many; 0 = keep all."""
+    milestone_steps: int = 0
+    """Keep every checkpoint whose step is a multiple of this; 0 = none."""
+    keep_best: bool = False
+    """Also save and keep the one with the lowest masked-LM validation loss."""
+    background: bool = False
+    """Copy the state and write it in a thread while training goes on; costs the memory of one
+    copy. A failed write ends the run at the next save."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    """Trackers beside metrics.jsonl, which is always written."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Weights & Biases; offline needs no account. A resumed run continues the same W&B run."""
+    wandb_project: str = "bertds"
+    """Project name in Weights & Biases."""
+    tensorboard: bool = False
+    """Write TensorBoard event files to the run folder's tensorboard/."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """A whole recipe."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+# --------------------------------------------------------------------------------------------
+# Batch plan: the JSON's numbers in our own words
+# --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchPlan:
+    """How one optimizer step's samples are cut.
+
+    global batch = micro batch x gradient accumulation steps x world size.
+    """
+
+    global_batch_size: int
+    micro_batch_size: int
+    world_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("global_batch_size", "micro_batch_size", "world_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        per_forward = self.micro_batch_size * self.world_size
+        if self.global_batch_size % per_forward == 0:
+            return
+        below = self.global_batch_size // per_forward * per_forward
+        near = [str(batch) for batch in (below, below + per_forward) if batch > 0]
+        micro = [m for m in range(1, self.global_batch_size + 1)
+                 if self.global_batch_size % (m * self.world_size) == 0]  # fmt: skip
+        hint = ""
+        if micro:
+            nearest = min(micro, key=lambda m: (abs(m - self.micro_batch_size), m))
+            hint = f", or train_micro_batch_size_per_gpu={nearest}"
+        raise ConfigError(
+            f"train_batch_size={self.global_batch_size} is not a multiple of "
+            f"train_micro_batch_size_per_gpu={self.micro_batch_size} x {self.world_size} "
+            f"processes; nearest that are: train_batch_size={' or '.join(near)}{hint}"
+        )
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Micro batches per rank and optimizer step."""
+        return self.global_batch_size // (self.micro_batch_size * self.world_size)
+
+    @property
+    def rows_per_rank(self) -> int:
+        """Samples per rank and optimizer step."""
+        return self.global_batch_size // self.world_size

@@ -1,0 +1,158 @@
+"""Floating-point operations of BERT pre-training, and the devices' peaks: what MFU is made of.
+
+Multiply and add count as two. Only work that the mathematics asks for is counted: no padding, no
+recomputation, and the vocabulary only for masked tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bertds.config.recipe import ModelConfig
+
+
+def forward_backward_flops(
+    model: ModelConfig, vocab_size: int, tokens: float, masked: float, rows: float = 1.0
+) -> float:
+    """Return the operations of one forward and backward pass.
+
+    3 * [L (8 H^2 + 4 H I) T + 4 H L T S + P (2 H^2 + 2 H V) + 2 H^2], the backward pass being
+    twice the forward; with I = 4 H the first term is the usual 24 H^2 L T.
+
+    Args:
+        model: width H, layers L, feed-forward width I.
+        vocab_size: words V.
+        tokens: real tokens T of all rows.
+        masked: masked tokens P of all rows.
+        rows: rows; every row is taken to be S = tokens / rows long.
+    """
+    width, layers = model.hidden_size, model.num_hidden_layers
+    length = tokens / max(rows, 1e-9)
+    linear = layers * tokens * (8 * width**2 + 4 * width * model.intermediate_size)
+    attention = 4 * width * layers * tokens * length
+    head = masked * (2 * width**2 + 2 * width * vocab_size)
+    pooler = rows * 2 * width**2 if model.next_sentence else 0.0
+    return 3.0 * (linear + attention + head + pooler)
+
+
+def parameter_count(model: ModelConfig, vocab_size: int) -> int:
+    """Return the number of trained numbers, the word table's padding rows included."""
+    width, inner = model.hidden_size, model.intermediate_size
+    rows = -(-vocab_size // 64) * 64
+    embeddings = (rows + model.max_position_embeddings + model.type_vocab_size + 2) * width
+    layer = 4 * width * width + 4 * width + 2 * width * inner + inner + width + 4 * width
+    head = width * width + 3 * width + rows
+    count = embeddings + model.num_hidden_layers * layer + head
+    if model.next_sentence:
+        count += width * width + width + 2 * width + 2
+    return count
+
+
+def masked_per_row(tokens: float, probability: float, most: int) -> float:
+    """Return the masked tokens of a row of so many real tokens."""
+    return min(float(most), max(1.0, probability * tokens))
+
+
+def mean_tokens(sequence_length: int) -> float:
+    """Return the real tokens of a Wikipedia row, where nothing better is known.
+
+    512: 254 (REFERENCE: half of the slots of Wikipedia rows are padding). 128: 115 (10 % padding
+    measured). Others in between, on a logarithmic scale of the length.
+    """
+    place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))
+    return sequence_length * (0.90 + (254 / 512 - 0.90) * place)
+
+
+# Dense matrix peak in operations per second, without sparsity, from the makers' data sheets.
+PEAKS: dict[str, dict[str, float]] = {
+    "v100": {"half": 125e12, "fp32": 15.7e12},
+    "a100": {"half": 312e12, "fp32": 156e12},  # fp32 runs as TF32 where it is allowed
+    "h100": {"half": 989e12, "fp32": 494e12},
+    "h200": {"half": 989e12, "fp32": 494e12},
+    "b200": {"half": 2250e12, "fp32": 1125e12},
+}
+
+
+def peak_of(device_name: str, precision: str) -> float | None:
+    """Return the peak of a device by the name that its driver gives, or None if unknown."""
+    name = device_name.lower()
+    for kind, peaks in PEAKS.items():
+        if kind in name:
+            return peaks["fp32" if precision == "fp32" else "half"]
+    return None
+
+
+def device_peak(device_type: str, precision: str) -> float | None:
+    """Return the peak of this process's device; None on a CPU, whose peak is not known."""
+    if device_type != "cuda":
+        return None
+    import torch
+
+    return peak_of(torch.cuda.get_device_name(), precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Turns a window's tokens and seconds into achieved operations per second and MFU.
+
+    Attributes:
+        model: the architecture.
+        vocab_size: words.
+        masked_lm_prob: share of masked tokens.
+        most_masked: most masked tokens of a row.
+        devices: how many processes share the work.
+        peak: of one device, or None.
+    """
+
+    model: ModelConfig
+    vocab_size: int
+    masked_lm_prob: float
+    most_masked: int
+    devices: int
+    peak: float | None
+
+    def read(self, tokens: int, samples: int, seconds: float) -> dict[str, float]:
+        """Return ``tflops`` (per device) and, where the peak is known, ``mfu``."""
+        if samples <= 0 or seconds <= 0.0:
+            return {}
+        masked = samples * masked_per_row(tokens / samples, self.masked_lm_prob, self.most_masked)
+        done = forward_backward_flops(self.model, self.vocab_size, tokens, masked, samples)
+        rate = done / seconds / self.devices
+        result = {"tflops": float(f"{rate / 1e12:.4g}")}
+        if self.peak:
+            result["mfu"] = round(rate / self.peak, 4)
+        return result
+
+
+def peak_memory_gib() -> float:
+    """Return the most memory that this process has used: GPU memory, or its own on a CPU.
+
+    Not ``ru_maxrss``: it begins with what the process that started this one held.
+    """
+    import sys
+
+    from bertds.system.memory import OWN
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    return round(OWN.look() / 2**30, 3)
+
+
+def cpu_memory_available() -> float:
+    """Return the bytes that can be had without swapping, a container's limit included."""
+    from pathlib import Path
+
+    free = float("inf")
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = float(line.split()[1]) * 1024
+    try:
+        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
+        if most != "max":
+            free = min(free, float(most) - float(used))
+    except OSError:
+        pass
+    return free

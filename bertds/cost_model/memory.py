@@ -1,0 +1,166 @@
+"""How much memory one process needs: what ZeRO keeps, what the backward pass waits for, buffers.
+
+Counted in bytes, tensor by tensor, from what bertds/model and DeepSpeed 0.19.8 hold at their
+peak. Two moments can be the highest: the end of the last forward pass (all activations, the
+vocabulary's logits) and the optimizer step (all gradients and its temporaries).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bertds.config.recipe import ModelConfig
+from bertds.cost_model.flops import parameter_count
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
+FRAGMENTS = {True: 0.13, False: 0.05}
+"""What the allocator holds beside what is asked for, on CPU and on GPU. CPU: fitted to the runs of
+docs/planning.md; GPU: assumed."""
+RECOMPUTED = {True: 0.2, False: 0.0}
+"""With activation checkpointing, what each layer leaves behind after its backward pass, in units of
+what a layer keeps without it and without dropout. CPU: holes of the heap, fitted likewise; GPU:
+assumed."""
+ZERO_CODE = 45 * 2**20
+"""On a CPU: what DeepSpeed's ZeRO stages import (torch's inductor, networkx) and stage 0 does not;
+measured."""
+GATHERED = 1_000_000_000
+"""stage3_max_live_parameters, DeepSpeed's default."""
+CHUNK_BYTES = 1 << 28  # bertds.model.losses.CHUNK_BYTES, without importing torch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """What decides the memory of one process."""
+
+    model: ModelConfig
+    vocab_size: int
+    sequence_length: int
+    tokens_per_row: float
+    masked_per_row: float
+    micro_batch: int
+    precision: str
+    stage: int
+    world_size: int
+    optimizer: str
+    on_cpu: bool
+    offload: bool = False
+    bucket: int = 500_000_000
+    """reduce_bucket_size, in numbers; DeepSpeed's default is 5e8."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """Bytes of one process."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    buffers: float
+    fragments: float
+    base: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return (
+            self.weights + self.gradients + self.optimizer + self.activations + self.buffers
+            + self.fragments + self.base
+        )  # fmt: skip
+
+
+def layer_bytes(shape: Shape) -> float:
+    """Return what one encoder layer keeps for its backward pass, for the whole micro batch.
+
+    On a GPU the flash kernels keep queries, keys, values and output; on a CPU the products of
+    :func:`bertds.model.attention.grouped_attention` keep the attention weights too.
+    """
+    model = shape.model
+    width, inner = model.hidden_size, model.intermediate_size
+    size = BYTES[shape.precision]
+    tokens = shape.micro_batch * shape.tokens_per_row
+    hidden, attention = model.hidden_dropout_prob > 0, model.attention_probs_dropout_prob > 0
+    weights = 3 * width * width * size  # queries, keys and values' weights side by side
+    if not shape.on_cpu:
+        # layer input, q k v, context, sums before both LayerNorms, first LayerNorm's output
+        values = (8 * width + 2 * inner) * size + (2 * width if hidden else 0)
+        values += 4 * model.num_attention_heads + 16
+        return tokens * values + weights
+    numbers: float = 8 * width + 2 * inner + 4
+    numbers += 2 * width if hidden else 0  # the noise of both sums
+    per_row = model.num_attention_heads * mean_square(shape) / shape.tokens_per_row
+    numbers += per_row * (3 if attention else 1)
+    return (tokens * numbers + 3 * width * width) * 4
+
+
+def mean_square(shape: Shape) -> float:
+    """Return the mean of the squared row length; most rows are full, some are short."""
+    mean, longest = shape.tokens_per_row, shape.sequence_length
+    return mean * longest * 0.985 if mean < longest else mean * mean
+
+
+def activations(shape: Shape) -> float:
+    """Return what waits for the backward pass at the end of a forward pass, and its temporaries."""
+    model = shape.model
+    width = model.hidden_size
+    size = 4 if shape.on_cpu else BYTES[shape.precision]
+    tokens = shape.micro_batch * shape.tokens_per_row
+    masked = shape.micro_batch * shape.masked_per_row
+    layers = model.num_hidden_layers
+    one = layer_bytes(shape)
+    kept = layers * one
+    if model.activation_checkpointing == "full":
+        plain = layer_bytes(replace(shape, model=replace(
+            model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+        )))  # fmt: skip
+        kept = layers * tokens * width * size + one + layers * RECOMPUTED[shape.on_cpu] * plain
+    embeddings = tokens * width * size * (3 if model.hidden_dropout_prob > 0 else 2)
+    words = -(-shape.vocab_size // 64) * 64
+    head = words * width * size + masked * width * size * 5
+    # Chunks of logits: as computed, in float32, their log-softmax.
+    chunk = min(masked, max(64, CHUNK_BYTES // (4 * words)))
+    logits = chunk * words * (4 + 4 + (size if size < 4 else 0))
+    # The first layers' backward pass: gradients beside what is still kept.
+    backward = tokens * (2 * model.intermediate_size + 2 * width) * size
+    return kept + embeddings + head + max(logits, backward)
+
+
+def estimate(shape: Shape, base: float = 0.0) -> Memory:
+    """Return one process's memory at its peak.
+
+    Args:
+        shape: what is trained, and how.
+        base: bytes that are there without any of it (Python, torch, the CUDA context).
+    """
+    count = parameter_count(shape.model, shape.vocab_size)
+    ranks, stage = shape.world_size, shape.stage
+    low = shape.precision in ("bf16", "fp16")
+    size = BYTES[shape.precision] if low else 4
+    weights = count * size / (ranks if stage == 3 else 1)
+    kept_gradients = 4 if shape.precision != "fp16" else 2  # summed over micro batches in float32
+    gradients = count * (kept_gradients if stage >= 2 else size) / (ranks if stage >= 2 else 1)
+    if low and stage <= 1:
+        gradients += count * 4  # the float32 sum beside the half-precision gradient
+    states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
+    step = count * 4 / (ranks if stage >= 1 else 1)  # float32 copy of the gradient partition
+    if "lamb" in shape.optimizer.lower():
+        step += count * 4 / (ranks if stage >= 1 else 1)  # the update, before its trust ratio
+    if shape.offload:
+        states = step = 0.0
+    bucket = min(shape.bucket, count) * size
+    buffers = 0.0 if stage == 0 else bucket
+    if stage == 3:
+        buffers += min(count, GATHERED) * size  # weights brought together, until they are let go
+    live = activations(shape)
+    # Of activations and the step's temporaries only the larger is alive at the peak.
+    live = max(live, step)
+    asked = weights + gradients + states + live + buffers
+    return Memory(
+        weights=weights,
+        gradients=gradients,
+        optimizer=states,
+        activations=live,
+        buffers=buffers,
+        fragments=FRAGMENTS[shape.on_cpu] * asked,
+        base=base + (ZERO_CODE if shape.on_cpu and stage >= 1 else 0),
+    )

@@ -1,0 +1,165 @@
+"""How long a step takes and a run lasts: arithmetic, optimizer, network; energy, cost, volume.
+
+```text
+seconds of a step = arithmetic + optimizer + communication that nothing hides + stragglers
+```
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bertds.config.recipe import ModelConfig
+from bertds.cost_model.flops import forward_backward_flops, parameter_count
+from bertds.cost_model.hardware import Hardware
+from bertds.cost_model.memory import BYTES, Shape
+
+NETWORK_SHARE = 0.5
+"""Of a node's nominal network bandwidth, what a large all-reduce reaches. DLE on 64 DGX-2H lost
+13 % to it at one micro batch a step: 1.34 GB in about 30 ms beside the stragglers."""
+LINK_SHARE = 0.7
+"""The same inside a node."""
+STRAGGLERS_PER_DOUBLING = 0.01
+"""Share of the arithmetic that each doubling of the nodes loses to the slowest one (the same
+figures)."""
+FULL_TOKENS = 4096
+"""Real tokens of a micro batch from which a GPU is as quick as it gets."""
+HALF_TOKENS = 700
+"""Smaller micro batches reach t / (t + this). DLE's V100: 125 sequences/s at 16, 182 at 64."""
+ADAM_BYTES = 28
+"""Per number: weight, gradient and two moments read; weight and two moments written."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepTime:
+    """Seconds and bytes of one optimizer step on one device."""
+
+    arithmetic: float
+    optimizer: float
+    communication: float
+    exposed: float
+    stragglers: float
+    bytes_sent: float
+    flops: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of a step."""
+        return self.arithmetic + self.optimizer + self.exposed + self.stragglers
+
+    @property
+    def bound_by(self) -> str:
+        """What takes most of the step: the device or the network."""
+        return "network" if self.exposed > self.arithmetic else "device"
+
+
+def row_flops(model: ModelConfig, vocab_size: int, tokens: float, masked: float) -> float:
+    """Return the operations of one row, forward and backward."""
+    return forward_backward_flops(model, vocab_size, tokens, masked)
+
+
+def efficiency(hardware: Hardware, sequence_length: int) -> float:
+    """Return the share of the peak, between the two lengths that were published."""
+    low, high = hardware.efficiency_128, hardware.efficiency_512
+    place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))
+    return low + (high - low) * place
+
+
+def micro_batch_share(tokens: float, on_cpu: bool) -> float:
+    """Return how much of the speed a micro batch of so many tokens reaches."""
+    if on_cpu:
+        return 1.0
+    full = FULL_TOKENS / (FULL_TOKENS + HALF_TOKENS)
+    return min(1.0, tokens / (tokens + HALF_TOKENS) / full)
+
+
+def optimizer_bytes(count: float, optimizer: str) -> float:
+    """Return the bytes that updating so many numbers reads and writes."""
+    return count * ADAM_BYTES * (1.5 if "lamb" in optimizer.lower() else 1.0)
+
+
+def micro_batch_bytes(count: float, precision: str) -> float:
+    """Return the bytes that a micro batch moves however many rows it has.
+
+    The products read the weights forward and backward and write the gradients; these are read and
+    added to those of the micro batches before.
+    """
+    return 6.0 * BYTES[precision] * count
+
+
+def bytes_sent(shape: Shape, accumulation: int) -> tuple[float, float]:
+    """Return the bytes that a device sends per step: gradients, and weights gathered.
+
+    Ring algorithms: an all-reduce is a reduce-scatter and an all-gather, each (W - 1) / W of the
+    vector. Stage 2 reduces each micro batch, stage 3 also gathers the weights twice for each.
+    """
+    ranks = shape.world_size
+    low = shape.precision in ("bf16", "fp16")
+    vector: float = parameter_count(shape.model, shape.vocab_size) * (
+        BYTES[shape.precision] if low else 4
+    )
+    vector *= (ranks - 1) / ranks
+    reduced = vector * (accumulation if shape.stage >= 2 else 1)
+    gathered = vector * (2 * accumulation if shape.stage == 3 else 1)
+    return reduced, gathered
+
+
+def step_time(
+    shape: Shape,
+    hardware: Hardware,
+    *,
+    accumulation: int,
+    devices_per_node: int,
+    rate: float | None = None,
+    memory_rate: float | None = None,
+    overlap: bool = False,
+) -> StepTime:
+    """Return one optimizer step's seconds.
+
+    Args:
+        shape: what is trained.
+        hardware: on what.
+        accumulation: micro batches per step.
+        devices_per_node: processes of a node.
+        rate: measured operations per second and device, instead of the table's.
+        memory_rate: measured bytes per second of the optimizer, instead of the table's; a ``rate``
+            that came with it is that of the products alone.
+        overlap: whether gradients travel during the backward pass (overlap_comm).
+    """
+    model = shape.model
+    per_row = row_flops(model, shape.vocab_size, shape.tokens_per_row, shape.masked_per_row)
+    flops = per_row * shape.micro_batch * accumulation
+    if rate is None:
+        half = shape.precision != "fp32"
+        peak = hardware.peak_half if half else hardware.peak_full
+        rate = peak * efficiency(hardware, shape.sequence_length)
+        rate *= micro_batch_share(shape.micro_batch * shape.tokens_per_row, shape.on_cpu)
+    again = 4 / 3 if model.activation_checkpointing == "full" else 1.0
+    arithmetic = flops * again / rate
+    count = parameter_count(model, shape.vocab_size)
+    if memory_rate is not None:
+        arithmetic += accumulation * micro_batch_bytes(count, shape.precision) / memory_rate
+    mine = count / (shape.world_size if shape.stage >= 1 else 1)
+    if memory_rate is None:
+        memory_rate = 0.7 * hardware.memory_bandwidth
+    optimizer = optimizer_bytes(mine, shape.optimizer) / memory_rate
+    nodes = max(1, shape.world_size // devices_per_node)
+    reduced, gathered = bytes_sent(shape, accumulation)
+    speed = hardware.link_bandwidth * LINK_SHARE
+    if nodes > 1:
+        speed = min(speed, hardware.network_bandwidth * NETWORK_SHARE)
+    communication = (reduced + gathered) / speed
+    hidden = 0.0
+    if overlap or shape.stage == 3:
+        window = arithmetic * (2 / 3) / (1 if shape.stage >= 2 else accumulation)
+        hidden = min(reduced / speed + (gathered / speed if shape.stage == 3 else 0.0), window)
+    return StepTime(
+        arithmetic=arithmetic,
+        optimizer=optimizer,
+        communication=communication,
+        exposed=communication - hidden,
+        stragglers=arithmetic * STRAGGLERS_PER_DOUBLING * math.log2(nodes),
+        bytes_sent=reduced + gathered,
+        flops=flops,
+    )

@@ -1,0 +1,92 @@
+"""A plain text file, tokenised when training starts, as one token shard in memory.
+
+One sentence a line, an empty line between documents (the input of Google's, NVIDIA's and NeMo's
+scripts). For corpora beyond some hundred megabytes preparation is the better way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertds.data.formats.token_shards import TokenShard, token_dtype
+from bertds.data.vocabulary import TokenizerInfo
+from bertds.errors import DataError
+
+_LINES_AT_ONCE = 2_048
+
+
+def wordpiece_tokenizer(tokenizer: TokenizerInfo) -> Any:
+    """Return a ``tokenizers.Tokenizer`` that gives BERT's WordPiece ids, without special tokens."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import BertPreTokenizer
+
+    ids = {token: number for number, token in enumerate(tokenizer.vocabulary())}
+    built = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
+    built.normalizer = BertNormalizer(lowercase=tokenizer.lower_case)
+    built.pre_tokenizer = BertPreTokenizer()
+    return built
+
+
+def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
+    """Tokenise a text file.
+
+    Raises:
+        DataError: it cannot be read, holds no sentence, or a line is not UTF-8 (named by number).
+    """
+    wordpiece = wordpiece_tokenizer(tokenizer)
+    dtype = token_dtype(tokenizer.vocab_size)
+    pieces: list[np.ndarray] = []
+    sentence_lengths: list[int] = []
+    document_lengths = [0]
+    for batch in _batches(path):
+        texts = [line for line in batch if line]
+        encoded = iter(wordpiece.encode_batch_fast(texts, add_special_tokens=False))
+        for line in batch:
+            if not line:
+                if document_lengths[-1]:
+                    document_lengths.append(0)
+                continue
+            ids = np.array(next(encoded).ids, dtype=dtype)
+            if len(ids):
+                pieces.append(ids)
+                sentence_lengths.append(len(ids))
+                document_lengths[-1] += 1
+    if not sentence_lengths:
+        raise DataError(f"{path}: holds no text")
+    if not document_lengths[-1]:
+        document_lengths.pop()
+    return TokenShard.from_arrays(
+        str(path),
+        np.concatenate(pieces),
+        np.concatenate([[0], np.cumsum(sentence_lengths)]),
+        np.concatenate([[0], np.cumsum(document_lengths)]),
+    )
+
+
+def _batches(path: Path) -> Iterator[list[str]]:
+    """Yield stripped lines, many at a time; an empty one ends a document."""
+    batch: list[str] = []
+    try:
+        with open(path, "rb") as file:
+            for number, raw in enumerate(file, start=1):
+                if number == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                try:
+                    batch.append(raw.decode("utf-8").strip())
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}: line {number} is not UTF-8 (byte 0x{raw[error.start]:02x} at "
+                        f"column {error.start + 1})"
+                    ) from error
+                if len(batch) >= _LINES_AT_ONCE:
+                    yield batch
+                    batch = []
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    yield batch

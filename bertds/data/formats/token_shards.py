@@ -1,0 +1,271 @@
+"""Token shards: flat token ids with sentence and document offsets, in one contiguous HDF5 file.
+
+```text
+token_ids         uint16|uint32 [T]      all tokens, no special ones
+sentence_offsets  int64 [sentences + 1]  sentence s is token_ids[offsets[s] : offsets[s + 1]]
+document_offsets  int64 [documents + 1]  document d is sentences offsets[d] ... offsets[d + 1] - 1
+```
+
+Contiguous and uncompressed, so that the file is mapped into memory once per machine and read where
+needed; HDF5 around it, so that every tool can look inside. Equal contents give equal bytes.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+
+from bertds.data.formats.hdf5_files import dataset, open_hdf5
+from bertds.data.formats.manifest import ShardInfo
+from bertds.errors import DataError
+from bertds.system.atomic_files import atomic_path, sha256_file
+
+SHARD_FORMAT = "bertds-token-shard"
+SHARD_VERSION = 1
+Verify = Literal["full", "size"]
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of shard ``number``, ``shard_00042.h5``."""
+    return f"shard_{number:05d}.h5"
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    """Return the smallest id type: uint16 up to 65,535 tokens, else uint32."""
+    return np.dtype("<u2") if vocab_size <= 65_535 else np.dtype("<u4")
+
+
+def write_token_shard(
+    path: Path | str,
+    token_ids: np.ndarray,
+    sentence_offsets: np.ndarray,
+    document_offsets: np.ndarray,
+    *,
+    vocab_size: int,
+    fingerprint: str,
+) -> ShardInfo:
+    """Write one shard atomically and deterministically.
+
+    Args:
+        path: ``OUT/<split>/shard_00000.h5``; its folder must exist.
+        token_ids: integers [T], each below ``vocab_size``.
+        sentence_offsets: integers [sentences + 1], strictly increasing from 0 to T.
+        document_offsets: integers [documents + 1], strictly increasing from 0 to sentences.
+        vocab_size: size of the tokenizer's vocabulary; decides the id type.
+        fingerprint: the tokenizer's fingerprint.
+
+    Returns:
+        The shard's entry for the manifest; ``file`` is ``<split>/shard_00000.h5``.
+
+    Raises:
+        ValueError: offsets or ids break the rules above.
+        BertdsError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    token_ids = np.asarray(token_ids)
+    if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab_size:
+        raise ValueError(f"{path}: token ids must lie in [0, {vocab_size})")
+    arrays = {
+        "token_ids": token_ids.astype(token_dtype(vocab_size), copy=False),
+        "sentence_offsets": np.asarray(sentence_offsets, dtype="<i8"),
+        "document_offsets": np.asarray(document_offsets, dtype="<i8"),
+    }
+    for problem in offset_problems(*arrays.values()):
+        raise ValueError(f"{path}: {problem}")
+    with atomic_path(path) as temporary:
+        # Aligned, so that a mapped array is as fast as, and of the same type as, one in memory.
+        layout = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
+        with h5py.File(temporary, "w", **layout) as file:
+            file.attrs["format"] = SHARD_FORMAT
+            file.attrs["version"] = SHARD_VERSION
+            file.attrs["vocab_size"] = vocab_size
+            file.attrs["fingerprint"] = fingerprint
+            for name, array in arrays.items():
+                # No time stamps: equal contents must give equal bytes.
+                file.create_dataset(name, data=array, track_times=False)
+        size, checksum = temporary.stat().st_size, sha256_file(temporary)
+    return ShardInfo(
+        file=f"{path.parent.name}/{path.name}",
+        bytes=size,
+        sha256=checksum,
+        documents=len(arrays["document_offsets"]) - 1,
+        sentences=len(arrays["sentence_offsets"]) - 1,
+        tokens=len(arrays["token_ids"]),
+    )
+
+
+def offset_problems(tokens: np.ndarray, sentences: np.ndarray, documents: np.ndarray) -> list[str]:
+    """Return what is wrong with the offsets (they index memory unchecked later), or nothing."""
+    problems = []
+    for name, offsets, total in (
+        ("sentence_offsets", sentences, len(tokens)),
+        ("document_offsets", documents, len(sentences) - 1),
+    ):
+        if len(offsets) < 2:
+            problems.append(f"{name} is empty")
+        elif offsets[0] != 0 or offsets[-1] != total:
+            problems.append(
+                f"{name} runs from {offsets[0]} to {offsets[-1]}, expected 0 to {total}"
+            )
+        elif not np.all(offsets[1:] > offsets[:-1]):
+            problems.append(f"{name} does not increase strictly (an empty sentence or document)")
+    return problems
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenShard:
+    """The three arrays of a shard, read-only views of a memory map (or plain arrays)."""
+
+    name: str
+    """The file, for messages."""
+    token_ids: np.ndarray
+    sentence_offsets: np.ndarray
+    document_offsets: np.ndarray
+    mapping: mmap.mmap | None = None
+
+    @property
+    def documents(self) -> int:
+        """How many documents."""
+        return len(self.document_offsets) - 1
+
+    @property
+    def sentences(self) -> int:
+        """How many sentences."""
+        return len(self.sentence_offsets) - 1
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens."""
+        return len(self.token_ids)
+
+    @staticmethod
+    def from_arrays(
+        name: str,
+        token_ids: np.ndarray,
+        sentence_offsets: np.ndarray,
+        document_offsets: np.ndarray,
+    ) -> TokenShard:
+        """Make a shard of arrays in memory (uint16 or uint32 ids, int64 offsets).
+
+        Raises:
+            ValueError: the offsets are not those of a shard.
+        """
+        sentence_offsets = np.asarray(sentence_offsets, np.int64)
+        document_offsets = np.asarray(document_offsets, np.int64)
+        arrays = (token_ids, sentence_offsets, document_offsets)
+        for problem in offset_problems(*arrays):
+            raise ValueError(f"{name}: {problem}")
+        return TokenShard(
+            name, _read_only(token_ids), _read_only(sentence_offsets), _read_only(document_offsets)
+        )
+
+    def read_ahead(self) -> None:
+        """Ask the system to bring the file into the page cache in large reads."""
+        if self.mapping is not None and hasattr(mmap, "MADV_WILLNEED"):
+            self.mapping.madvise(mmap.MADV_WILLNEED)
+
+    @staticmethod
+    def open(
+        path: Path | str,
+        info: ShardInfo | None = None,
+        verify: Verify = "full",
+        fingerprint: str | None = None,
+    ) -> TokenShard:
+        """Map a shard into memory.
+
+        Args:
+            path: the shard file.
+            info: its entry in the manifest; None checks the file's structure only.
+            verify: "full" compares the SHA-256 with ``info``, "size" only the size.
+            fingerprint: the tokenizer that the shard must have been made with.
+
+        Raises:
+            DataError: the file is missing, truncated, damaged, or of another format, version or
+                tokenizer.
+        """
+        path = Path(path)
+        if info is not None:
+            _verify_file(path, info, verify)
+        with open_hdf5(path, "a token shard") as file:
+            _check_header(path, file, fingerprint)
+            places = {n: _place(path, file, n) for n in ARRAY_TYPES}
+        try:
+            with open(path, "rb") as raw:
+                mapping = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be mapped ({error})") from error
+        arrays = {}
+        for name, (dtype, count, offset) in places.items():
+            if offset + count * dtype.itemsize > len(mapping):
+                raise DataError(f"{path}: cut short inside {name}")
+            arrays[name] = _read_only(np.frombuffer(mapping, dtype, count, offset))
+        shard = TokenShard(str(path), **arrays, mapping=mapping)
+        for problem in offset_problems(*arrays.values()):
+            raise DataError(f"{path}: damaged: {problem}")
+        if info is not None:
+            counts = (shard.documents, shard.sentences, shard.tokens)
+            if counts != (info.documents, info.sentences, info.tokens):
+                raise DataError(
+                    f"{path}: holds {counts} documents, sentences, tokens; the manifest says "
+                    f"{(info.documents, info.sentences, info.tokens)}"
+                )
+        return shard
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """Return a read-only, aligned view: one type for the compiled loops, whatever the origin."""
+    array = np.require(array, requirements=["C", "ALIGNED"]).view()
+    array.flags.writeable = False
+    return array
+
+
+ARRAY_TYPES = {
+    "token_ids": ("<u2", "<u4"),
+    "sentence_offsets": ("<i8",),
+    "document_offsets": ("<i8",),
+}
+
+
+def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise DataError(f"{path}: missing, although the manifest lists it") from error
+    if size != info.bytes:
+        raise DataError(f"{path}: {size} bytes, the manifest says {info.bytes}; prepare it again")
+    if verify == "full" and (found := sha256_file(path)) != info.sha256:
+        raise DataError(
+            f"{path}: damaged: SHA-256 {found[:12]}..., the manifest says {info.sha256[:12]}..."
+        )
+
+
+def _check_header(path: Path, file: h5py.File, fingerprint: str | None) -> None:
+    if file.attrs.get("format") != SHARD_FORMAT:
+        raise DataError(f"{path}: not a token shard (format {file.attrs.get('format')!r})")
+    if file.attrs.get("version") != SHARD_VERSION:
+        raise DataError(
+            f"{path}: shard version {file.attrs.get('version')}, this bertds reads {SHARD_VERSION}"
+        )
+    if fingerprint is not None and file.attrs.get("fingerprint") != fingerprint:
+        raise DataError(
+            f"{path}: made with another tokenizer (fingerprint "
+            f"{str(file.attrs.get('fingerprint'))[:12]}..., expected {fingerprint[:12]}...)"
+        )
+
+
+def _place(path: Path, file: h5py.File, name: str) -> tuple[np.dtype, int, int]:
+    """Return dtype, length and byte offset of a contiguous dataset."""
+    found = dataset(path, file, name)
+    if found is None:
+        raise DataError(f"{path}: not a token shard: {name} is missing")
+    if found.dtype not in [np.dtype(t) for t in ARRAY_TYPES[name]] or found.ndim != 1:
+        raise DataError(f"{path}: {name} is {found.dtype} with {found.ndim} dimensions")
+    offset = found.id.get_offset()
+    if offset is None:
+        raise DataError(f"{path}: {name} is empty, chunked or compressed, so cannot be mapped")
+    return found.dtype, found.shape[0], int(offset)

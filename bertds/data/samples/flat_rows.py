@@ -1,0 +1,336 @@
+"""Samples to rows: truncation, special tokens, masks, in one compiled pass over flat memory.
+
+```text
+Pairs (token ranges) --gather--> FlatRows (real tokens only, one row after the other)
+                                     |--> micro-batches (loader)
+                                     '--> NVIDIA's padded [N, S] layout (build_instances)
+```
+
+Everything random about a row (which end loses tokens, which positions are masked, what replaces
+them) comes from one stream with the key (seed, epoch, shard number, number in the shard).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bertds.data.formats.padded_columns import Columns, empty_columns, place_rows
+from bertds.data.formats.token_shards import TokenShard
+from bertds.data.rng import ROWS, SAMPLE_ORDER, derive_key, permutation
+from bertds.data.samples.kernels import assemble
+from bertds.data.samples.masking import ngram_thresholds, predictions_by_length
+from bertds.data.samples.pairing import InstanceSettings, Pairs, partner_number, scan_shard
+from bertds.data.vocabulary import TokenizerInfo
+from bertds.errors import DataError
+
+
+@dataclass(slots=True, eq=False)
+class FlatRows:
+    """Rows without padding: row r is the range ``row_offsets[r] : row_offsets[r + 1]``."""
+
+    input_ids: np.ndarray
+    """int64 [T], already masked."""
+    segment_ids: np.ndarray
+    """int64 [T]."""
+    position_ids: np.ndarray
+    """int64 [T], from 0 in each row."""
+    row_offsets: np.ndarray
+    """int64 [N + 1]."""
+    masked_positions: np.ndarray
+    """int64 [M], indices into the flat arrays, ascending."""
+    masked_ids: np.ndarray
+    """int64 [M], the original ids."""
+    mask_offsets: np.ndarray
+    """int64 [N + 1]: which masked positions belong to which row."""
+    labels: np.ndarray | None
+    """int64 [N], 1 = random or swapped; None without pairs."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(self.row_offsets) - 1
+
+    def last(self, count: int) -> FlatRows:
+        """Return the last rows as rows of their own."""
+        first = self.rows - count
+        token, mask = int(self.row_offsets[first]), int(self.mask_offsets[first])
+        return FlatRows(
+            self.input_ids[token:],
+            self.segment_ids[token:],
+            self.position_ids[token:],
+            self.row_offsets[first:] - token,
+            self.masked_positions[mask:] - token,
+            self.masked_ids[mask:],
+            self.mask_offsets[first:] - mask,
+            None if self.labels is None else self.labels[first:],
+        )
+
+
+def join_rows(pieces: Sequence[FlatRows]) -> FlatRows:
+    """Put rows one after the other."""
+    if len(pieces) == 1:
+        return pieces[0]
+    starts = offsets_of(np.array([len(piece.input_ids) for piece in pieces]))
+    shifted = [p.masked_positions + s for p, s in zip(pieces, starts[:-1], strict=True)]
+    labels = [piece.labels for piece in pieces if piece.labels is not None]
+    return FlatRows(
+        np.concatenate([piece.input_ids for piece in pieces]),
+        np.concatenate([piece.segment_ids for piece in pieces]),
+        np.concatenate([piece.position_ids for piece in pieces]),
+        offsets_of(np.concatenate([np.diff(piece.row_offsets) for piece in pieces])),
+        np.concatenate(shifted),
+        np.concatenate([piece.masked_ids for piece in pieces]),
+        offsets_of(np.concatenate([np.diff(piece.mask_offsets) for piece in pieces])),
+        np.concatenate(labels) if labels else None,
+    )
+
+
+def offsets_of(lengths: np.ndarray) -> np.ndarray:
+    """Return int64 [N + 1]: 0, then the running sum."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+class RowMaker:
+    """Turns samples into rows for one tokenizer and one set of settings."""
+
+    def __init__(self, settings: InstanceSettings, tokenizer: TokenizerInfo, seed: int) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.seed = seed
+        self._predictions = predictions_by_length(
+            settings.sequence_length,
+            settings.special_tokens,
+            settings.masked_lm_prob,
+            settings.max_predictions,
+        )
+        self._whole_words = settings.whole_word_masking or settings.ngram > 1
+        self._ngram = ngram_thresholds(settings.ngram)
+        self._continues = np.zeros(1, np.bool_)
+        if self._whole_words:
+            self._continues = tokenizer.continuation_pieces()
+            if not self._continues.any():
+                raise DataError(
+                    "whole-word masking needs a WordPiece vocabulary, and this one has no ## piece"
+                )
+
+    def row_lengths(self, pairs: Pairs, samples: np.ndarray) -> np.ndarray:
+        """Return how many tokens the rows of some samples have, int64 [n]."""
+        tokens = pairs.a_length[samples].astype(np.int64) + pairs.b_length[samples]
+        settings = self.settings
+        return np.minimum(tokens, settings.max_tokens) + settings.special_tokens
+
+    def make(
+        self,
+        parts: Sequence[Pairs],
+        shard_numbers: Sequence[int],
+        part_of_row: np.ndarray | None,
+        sample_of_row: np.ndarray,
+        epoch: int,
+    ) -> FlatRows:
+        """Make rows in the order asked for.
+
+        Args:
+            parts: samples of some shards.
+            shard_numbers: the number of each part's shard.
+            part_of_row: int [N], which part a row comes from; None if there is one part.
+            sample_of_row: int64 [N], which sample of that part.
+            epoch: epoch, or pass.
+
+        Raises:
+            DataError: a shard holds an id outside the vocabulary.
+        """
+        settings, count = self.settings, len(sample_of_row)
+        groups = _group(part_of_row, sample_of_row, len(parts))
+        lengths = np.empty(count, np.int64)
+        labels = np.empty(count, np.int64)
+        for part, rows, samples in groups:
+            pairs = parts[part]
+            lengths[rows] = self.row_lengths(pairs, samples)
+            labels[rows] = pairs.labels[samples]
+        row_offsets = offsets_of(lengths)
+        capacity = offsets_of(self._predictions[lengths])
+        total, masked = int(row_offsets[-1]), int(capacity[-1])
+        flat = FlatRows(
+            np.empty(total, np.int64),
+            np.empty(total, np.int64),
+            np.empty(total, np.int64),
+            row_offsets,
+            np.empty(masked, np.int64),
+            np.empty(masked, np.int64),
+            capacity,
+            None if settings.pairs == "none" else labels,
+        )
+        masked_counts = np.empty(count, np.int64)
+        special = self.tokenizer.special_ids
+        for part, rows, samples in groups:
+            pairs = parts[part]
+            bad_row = assemble(
+                pairs.shard.token_ids,
+                pairs.other.token_ids,
+                pairs.a_begin,
+                pairs.a_length,
+                pairs.b_begin,
+                pairs.b_length,
+                pairs.labels,
+                np.uint64(derive_key(self.seed, ROWS, epoch, shard_numbers[part])),
+                rows,
+                samples,
+                row_offsets,
+                capacity,
+                flat.input_ids,
+                flat.segment_ids,
+                flat.position_ids,
+                flat.masked_positions,
+                flat.masked_ids,
+                masked_counts,
+                settings.max_tokens,
+                special["cls"],
+                special["sep"],
+                special["mask"],
+                self.tokenizer.vocab_size,
+                self._whole_words,
+                self._continues,
+                self._ngram,
+            )
+            if bad_row >= 0:
+                raise DataError(
+                    f"{pairs.shard.name}: damaged: a token id is not below the vocabulary's "
+                    f"{self.tokenizer.vocab_size}"
+                )
+        _close_gaps(flat, masked_counts)
+        return flat
+
+
+def _group(
+    part_of_row: np.ndarray | None, sample_of_row: np.ndarray, parts: int
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Return (part, its rows, their samples) for each part that has rows."""
+    if part_of_row is None or parts == 1:
+        return [(0, np.arange(len(sample_of_row)), sample_of_row)]
+    order = np.argsort(part_of_row, kind="stable")
+    ends = np.searchsorted(part_of_row[order], np.arange(parts + 1))
+    groups = []
+    for part in range(parts):
+        rows = order[ends[part] : ends[part + 1]]
+        if len(rows):
+            groups.append((part, rows, sample_of_row[rows]))
+    return groups
+
+
+def _close_gaps(flat: FlatRows, counts: np.ndarray) -> None:
+    """Drop the unused slots that whole words leave, so that the masked positions are dense."""
+    masked = int(flat.mask_offsets[-1])
+    wanted = np.diff(flat.mask_offsets)
+    if int(counts.sum()) == masked:
+        return
+    slot = np.arange(masked) - np.repeat(flat.mask_offsets[:-1], wanted)
+    used = slot < np.repeat(counts, wanted)
+    flat.masked_positions = flat.masked_positions[used]
+    flat.masked_ids = flat.masked_ids[used]
+    flat.mask_offsets = offsets_of(counts)
+
+
+def padded_layout(
+    flat: FlatRows, sequence_length: int, max_predictions: int, pad: int
+) -> dict[str, np.ndarray]:
+    """Return rows in NVIDIA's layout (``formats/nvidia_hdf5``), dtypes and padding included."""
+    columns = empty_columns(
+        flat.rows, sequence_length, max_predictions, labels=flat.labels is not None
+    )
+    place_flat_rows(flat, columns, np.arange(flat.rows), pad)
+    return columns
+
+
+def place_flat_rows(flat: FlatRows, columns: Columns, places: np.ndarray, pad: int) -> None:
+    """Write row r to row ``places[r]`` of columns in NVIDIA's layout."""
+    place_rows(
+        places,
+        pad,
+        flat.row_offsets,
+        flat.input_ids,
+        flat.segment_ids,
+        flat.mask_offsets,
+        flat.masked_positions,
+        flat.masked_ids,
+        columns["input_ids"],
+        columns["input_mask"],
+        columns["segment_ids"],
+        columns["masked_lm_positions"],
+        columns["masked_lm_ids"],
+    )
+    if flat.labels is not None:
+        columns["next_sentence_labels"][places] = flat.labels
+
+
+def build_instances(
+    shards: Sequence[TokenShard],
+    pass_number: int,
+    settings: InstanceSettings,
+    seed: int,
+    *,
+    tokenizer: TokenizerInfo,
+    shard_numbers: Sequence[int] | None = None,
+    chunk_rows: int = 8_192,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield the rows of one pass over shards, in NVIDIA's layout, chunk by chunk.
+
+    The rows are those that the loader would train on in epoch ``pass_number`` with this seed.
+    Within a shard they come in random order. Memory: one shard's samples (25 bytes each) and one
+    chunk.
+
+    Args:
+        shards: all shards of the corpus, open (they are only mapped).
+        pass_number: 0 ... dupe_factor - 1.
+        settings: row settings.
+        seed: any int; different passes and shards get different streams from it.
+        tokenizer: of the shards.
+        shard_numbers: which shards to do; None does all, in order.
+        chunk_rows: rows per chunk, at most.
+
+    Yields:
+        Row arrays as :func:`bertds.data.formats.nvidia_hdf5.write_instance_file` takes them.
+
+    Raises:
+        DataError: the corpus is one document and pairs are asked for, or a shard is damaged.
+    """
+    for flat in flat_instances(
+        shards, pass_number, settings, seed, tokenizer, shard_numbers, chunk_rows
+    ):
+        yield padded_layout(
+            flat, settings.sequence_length, settings.max_predictions, tokenizer.special_ids["pad"]
+        )
+
+
+def flat_instances(
+    shards: Sequence[TokenShard],
+    pass_number: int,
+    settings: InstanceSettings,
+    seed: int,
+    tokenizer: TokenizerInfo,
+    shard_numbers: Sequence[int] | None = None,
+    chunk_rows: int = 1_024,
+) -> Iterator[FlatRows]:
+    """Yield the rows of :func:`build_instances` without padding."""
+    maker = RowMaker(settings, tokenizer, seed)
+    documents = [shard.documents for shard in shards]
+    for number in range(len(shards)) if shard_numbers is None else shard_numbers:
+        other = number
+        if settings.pairs == "nsp":
+            other = partner_number(seed, pass_number, number, documents)
+        pairs = scan_shard(
+            shards[number],
+            shards[other],
+            shard_number=number,
+            epoch=pass_number,
+            seed=seed,
+            settings=settings,
+        )
+        order = permutation(derive_key(seed, SAMPLE_ORDER, pass_number, number), pairs.size)
+        for start in range(0, pairs.size, chunk_rows):
+            samples = order[start : start + chunk_rows]
+            yield maker.make([pairs], [number], None, samples, pass_number)

@@ -1,0 +1,113 @@
+"""What every source of training rows offers, whatever its files: counts, and blocks of rows.
+
+A source is a list of shards; an epoch of it is the rows of all shards. Sample number ``i`` of an
+epoch is row ``i`` in the order of the shards. Training reads whole blocks of a few shards at a time
+(order.py decides which), so memory is bounded by the block.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from bertds.data.samples.flat_rows import FlatRows, offsets_of
+from bertds.data.vocabulary import TokenizerInfo
+from bertds.errors import DataError
+
+_EPOCHS_REMEMBERED = 4
+
+
+class Block(ABC):
+    """The rows of a few shards, ready to be picked."""
+
+    rows: int
+    """How many rows; they are numbered 0 ... rows - 1 in the order of the block's shards."""
+
+    @abstractmethod
+    def gather(self, numbers: np.ndarray) -> FlatRows:
+        """Return rows by number (int64 [n]), in the order asked for."""
+
+    @abstractmethod
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Return how many tokens rows have, int64 [n], without making them."""
+
+
+class Source(ABC):
+    """A corpus, one split of it."""
+
+    tokenizer: TokenizerInfo
+    seed: int
+    name: str
+    """The path, for messages."""
+    shards: int
+    """How many shards."""
+    block_rows: int
+    """A block takes further shards until it has about so many rows."""
+    has_pairs: bool
+    """Whether rows come with a next-sentence (or sentence-order) label."""
+    sequence_length: int
+
+    def __init__(self) -> None:
+        self._counts: dict[int, np.ndarray] = {}
+        self._lock = threading.RLock()
+
+    @abstractmethod
+    def count_rows(self, epoch: int, shard: int) -> int:
+        """Return how many rows a shard gives in an epoch."""
+
+    @abstractmethod
+    def open_block(self, epoch: int, shards: Sequence[int]) -> Block:
+        """Return the rows of some shards in an epoch."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts for the log and the run's record."""
+
+    def token_counts(self) -> np.ndarray | None:
+        """Return how often each token id stands in the text, int64 [vocab_size], if that is known.
+
+        Instance files repeat the text and mask it, so they do not say.
+        """
+        return None
+
+    def sibling(self, split: str) -> Source | None:
+        """Return another split of the same data, or None where the data has none."""
+        return None
+
+    def rows_by_shard(self, epoch: int) -> np.ndarray:
+        """Return int64 [shards]: rows of each shard in this epoch (counted once, then kept).
+
+        Raises:
+            DataError: the epoch has no row at all, or a shard is damaged.
+        """
+        with self._lock:
+            if epoch not in self._counts:
+                counts = [self.count_rows(epoch, shard) for shard in range(self.shards)]
+                if not any(counts):
+                    raise DataError(f"{self.name}: not a single training row can be made of it")
+                while len(self._counts) >= _EPOCHS_REMEMBERED:
+                    del self._counts[min(self._counts)]
+                self._counts[epoch] = np.array(counts, dtype=np.int64)
+            return self._counts[epoch]
+
+    def samples_in_epoch(self, epoch: int) -> int:
+        """Return how many samples an epoch has (pairs are drawn anew, so it varies a little)."""
+        return int(self.rows_by_shard(epoch).sum())
+
+    def first_samples(self, epoch: int) -> np.ndarray:
+        """Return int64 [shards + 1]: the sample number at which each shard begins."""
+        return offsets_of(self.rows_by_shard(epoch))
+
+    def with_seed(self, seed: int) -> Self:
+        """Return the same source with pairs and masks drawn from another seed."""
+        if seed == self.seed:
+            return self
+        other = copy.copy(self)
+        other.seed = seed
+        other._counts = {}
+        return other

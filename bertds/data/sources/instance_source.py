@@ -1,0 +1,175 @@
+"""Rows read from NVIDIA's HDF5 files: pairs and masks as they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertds.data.formats.nvidia_hdf5 import (
+    FolderSettings,
+    InstanceRows,
+    find_instance_files,
+    list_instance_files,
+    read_header,
+    read_instances,
+)
+from bertds.data.samples.flat_rows import FlatRows, offsets_of
+from bertds.data.sources.base import Block, Source
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.errors import DataError
+
+BLOCK_BYTES = 256 << 20
+"""A block of rows in memory; there are two, this one and the next."""
+
+
+class InstanceBlock(Block):
+    """All rows of a few files, unpadded, in memory."""
+
+    def __init__(self, files: Sequence[InstanceRows]) -> None:
+        self._tokens = np.concatenate([f.token_ids for f in files])
+        self._token_starts = _joined([f.row_offsets for f in files])
+        self._seconds = np.concatenate([f.second_start for f in files])
+        self._positions = np.concatenate([f.masked_positions for f in files])
+        self._masked = np.concatenate([f.masked_ids for f in files])
+        self._mask_starts = _joined([f.mask_offsets for f in files])
+        labels = [f.labels for f in files if f.labels is not None]
+        self._labels = np.concatenate(labels) if len(labels) == len(files) else None
+        self.rows = len(self._seconds)
+
+    def gather(self, numbers: np.ndarray) -> FlatRows:
+        """Copy rows out."""
+        row_offsets, tokens = _ranges(self._token_starts, numbers)
+        mask_offsets, masks = _ranges(self._mask_starts, numbers)
+        lengths, masked = np.diff(row_offsets), np.diff(mask_offsets)
+        positions = np.arange(row_offsets[-1]) - np.repeat(row_offsets[:-1], lengths)
+        seconds = np.repeat(self._seconds[numbers].astype(np.int64), lengths)
+        in_row = self._positions[masks].astype(np.int64)
+        return FlatRows(
+            self._tokens[tokens].astype(np.int64),
+            (positions >= seconds).astype(np.int64),
+            positions,
+            row_offsets,
+            in_row + np.repeat(row_offsets[:-1], masked),
+            self._masked[masks].astype(np.int64),
+            mask_offsets,
+            None if self._labels is None else self._labels[numbers].astype(np.int64),
+        )
+
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Return how many tokens rows have."""
+        return self._token_starts[numbers + 1] - self._token_starts[numbers]
+
+
+def _joined(offsets: Sequence[np.ndarray]) -> np.ndarray:
+    return offsets_of(np.concatenate([np.diff(o) for o in offsets]))
+
+
+def _ranges(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each row begins in the output, and the flat indices of all rows' elements."""
+    lengths = starts[rows + 1] - starts[rows]
+    offsets = offsets_of(lengths)
+    return offsets, np.arange(offsets[-1]) + np.repeat(starts[rows] - offsets[:-1], lengths)
+
+
+class InstanceSource(Source):
+    """The files of one dataset; a file is a shard. An epoch is all rows, the same every time."""
+
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: TokenizerInfo,
+        seed: int,
+        *,
+        split: str,
+        sequence_length: int,
+        with_pairs: bool,
+    ) -> None:
+        super().__init__()
+        self.name, self.seed, self.tokenizer = str(path), seed, tokenizer
+        self._files = find_instance_files(path, split)
+        self._headers = [read_header(file) for file in self._files]
+        self.shards = len(self._files)
+        self.sequence_length = sequence_length
+        first = self._headers[0]
+        for file, header in zip(self._files, self._headers, strict=True):
+            if header.sequence_length > sequence_length:
+                raise DataError(
+                    f"{file}: rows of {header.sequence_length} tokens, but "
+                    f"data.sequence_length={sequence_length}"
+                )
+            if header.has_labels != first.has_labels:
+                raise DataError(
+                    f"{file}: next_sentence_labels {'is' if header.has_labels else 'is not'} "
+                    f"there, unlike in {self._files[0]}"
+                )
+        self.has_pairs = with_pairs and first.has_labels
+        row_bytes = 2 * sequence_length + 4 * first.max_predictions + 32
+        self.block_rows = max(1, BLOCK_BYTES // row_bytes)
+        self._path, self._split, self._with_pairs = path, split, with_pairs
+
+    def sibling(self, split: str) -> InstanceSource | None:
+        """Return the ``training`` or the ``test`` files of the folder, or None without any."""
+        word = "training" if split == "train" else "test"
+        if self._path.is_file() or not any(
+            word in file.name for file in list_instance_files(self._path)
+        ):
+            return None
+        return InstanceSource(
+            self._path,
+            self.tokenizer,
+            self.seed,
+            split=split,
+            sequence_length=self.sequence_length,
+            with_pairs=self._with_pairs,
+        )
+
+    def count_rows(self, epoch: int, shard: int) -> int:
+        """Return the rows of a file."""
+        return self._headers[shard].rows
+
+    def open_block(self, epoch: int, shards: Sequence[int]) -> InstanceBlock:
+        """Read some files whole."""
+        files = [read_instances(self._files[n], self.tokenizer.vocab_size) for n in shards]
+        block = InstanceBlock(files)
+        if not self.has_pairs:
+            block._labels = None
+        return block
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts for the log and the run's record."""
+        return {
+            "kind": "NVIDIA HDF5",
+            "path": self.name,
+            "shards": self.shards,
+            "split": self._split,
+            "rows": sum(header.rows for header in self._headers),
+            "sequence_length": self.sequence_length,
+            "max_predictions": max(header.max_predictions for header in self._headers),
+            "pairs": "nsp" if self.has_pairs else "none",
+            "vocab_size": self.tokenizer.vocab_size,
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+        }
+
+
+def find_tokenizer(path: Path, vocab: str, lower_case: bool | None) -> TokenizerInfo:
+    """Return the tokenizer of instance files: ``vocab``, or the one that lies above them.
+
+    A folder that preparation wrote holds ``tokenizer/`` next to the ``hdf5_lower_case_...`` ones;
+    the casing may also stand in that folder's name.
+
+    Raises:
+        DataError: no vocabulary is given and none is found.
+    """
+    above = [path, *path.absolute().parents[:3]]
+    if lower_case is None:
+        named = [FolderSettings.parse(folder.name) for folder in above]
+        lower_case = next((s.lower_case for s in named if s is not None), None)
+    if vocab:
+        return load_tokenizer_info(vocab, lower_case)
+    for folder in above:
+        if (folder / "tokenizer" / "vocab.txt").is_file():
+            return load_tokenizer_info(folder / "tokenizer", lower_case)
+    raise DataError(f"{path}: instance files hold no vocabulary; set data.vocab to their vocab.txt")

@@ -1,0 +1,91 @@
+"""Finds out what ``data.path`` is, and opens it: the three doors to the same rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from bertds.data.formats.manifest import MANIFEST_NAME
+from bertds.data.formats.nvidia_hdf5 import list_instance_files
+from bertds.data.formats.plain_text import text_shard
+from bertds.data.samples.pairing import InstanceSettings
+from bertds.data.sources.base import Source
+from bertds.data.sources.instance_source import InstanceSource, find_tokenizer
+from bertds.data.sources.token_source import TokenSource
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import ConfigError, DataError
+
+
+def open_source(data_config: Any, seed: int, *, split: str = "train") -> Source:
+    """Open training data.
+
+    Args:
+        data_config: a ``bertds.config.recipe.DataConfig``.
+        seed: decides the pairs and masks that are drawn on the fly.
+        split: "train" or "validation". A text file or a single instance file is taken whole,
+            whichever is asked for.
+
+    Returns:
+        Token shards of a prepared folder (one with ``manifest.json``), NVIDIA HDF5 (a folder of
+        ``.hdf5`` files or one of them), or a plain text file.
+
+    Raises:
+        ConfigError: a setting is missing or impossible.
+        DataError: the data is missing, damaged, or does not fit the settings.
+    """
+    if not data_config.path:
+        raise ConfigError("data.path is not set: a prepared folder, NVIDIA HDF5, or a text file")
+    path = Path(data_config.path)
+    settings = InstanceSettings.from_config(data_config)
+    if not path.exists():
+        raise DataError(f"data.path={path}: no such file or folder")
+    if path.is_dir():
+        if (path / MANIFEST_NAME).exists():
+            return TokenSource.from_folder(
+                path,
+                settings,
+                seed,
+                split=split,
+                verify=data_config.verify,
+                vocab=data_config.vocab,
+            )
+        if (path.parent / MANIFEST_NAME).exists() and any(path.glob("shard_*.h5")):
+            raise DataError(f"data.path={path} is one split; give the folder above it")
+        # Preparation works in .work, and removes it at its end.
+        if any(path.glob("*/shard_*.h5")) or (path / ".work").is_dir():
+            raise DataError(
+                f"{path / MANIFEST_NAME}: missing; preparation writes it last, so this folder is "
+                f"not complete: run preparation again"
+            )
+        if not list_instance_files(path):
+            raise DataError(
+                f"data.path={path}: neither {MANIFEST_NAME} of a prepared folder nor .hdf5 files"
+            )
+        return _open_instances(data_config, path, seed, split)
+    if h5py.is_hdf5(path) or path.suffix in (".hdf5", ".h5"):
+        return _open_instances(data_config, path, seed, split)
+    return _open_text(data_config, path, settings, seed)
+
+
+def _open_instances(data_config: Any, path: Path, seed: int, split: str) -> Source:
+    return InstanceSource(
+        path,
+        find_tokenizer(path, data_config.vocab, data_config.lower_case),
+        seed,
+        split=split,
+        sequence_length=data_config.sequence_length,
+        with_pairs=data_config.pairs != "none",
+    )
+
+
+def _open_text(data_config: Any, path: Path, settings: InstanceSettings, seed: int) -> Source:
+    if not data_config.vocab:
+        raise ConfigError(f"data.vocab is not set: the text file {path} needs a vocab.txt")
+    tokenizer = load_tokenizer_info(data_config.vocab, data_config.lower_case)
+    shard = text_shard(path, tokenizer)
+    facts = {"documents": shard.documents, "sentences": shard.sentences, "tokens": shard.tokens}
+    return TokenSource(
+        str(path), "text", tokenizer, settings, seed, [shard.documents], {0: shard}, facts=facts
+    )

@@ -1,0 +1,237 @@
+"""Rows made on the fly from token shards: fresh pairs and fresh masks in every epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertds.data.formats.manifest import Manifest, ShardInfo
+from bertds.data.formats.token_shards import TokenShard, Verify
+from bertds.data.samples.flat_rows import FlatRows, RowMaker, offsets_of
+from bertds.data.samples.pairing import (
+    InstanceSettings,
+    Pairs,
+    count_shard,
+    partner_number,
+    scan_shard,
+)
+from bertds.data.sources.base import Block, Source
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.errors import DataError
+
+BLOCK_ROWS = 2_000_000
+"""About 100 MB for a block and the next: 25 bytes a sample, 8 for the order."""
+
+
+_TOKENS_AT_ONCE = 1 << 22
+
+
+class TokenBlock(Block):
+    """Samples of a few token shards; tokens stay in the memory map until a row is made."""
+
+    def __init__(
+        self, maker: RowMaker, parts: Sequence[Pairs], shard_numbers: Sequence[int], epoch: int
+    ) -> None:
+        self._maker = maker
+        self._parts = parts
+        self._shard_numbers = shard_numbers
+        self._epoch = epoch
+        self._starts = offsets_of(np.array([part.size for part in parts]))
+        self.rows = int(self._starts[-1])
+        for part in parts:
+            part.shard.read_ahead()
+
+    def gather(self, numbers: np.ndarray) -> FlatRows:
+        """Make the rows, with their masks."""
+        if len(self._parts) == 1:
+            return self._maker.make(self._parts, self._shard_numbers, None, numbers, self._epoch)
+        part = np.searchsorted(self._starts, numbers, side="right") - 1
+        samples = numbers - self._starts[part]
+        return self._maker.make(self._parts, self._shard_numbers, part, samples, self._epoch)
+
+    def lengths(self, numbers: np.ndarray) -> np.ndarray:
+        """Return how many tokens rows have, special ones included."""
+        part = np.searchsorted(self._starts, numbers, side="right") - 1
+        lengths = np.empty(len(numbers), np.int64)
+        for index, pairs in enumerate(self._parts):
+            here = part == index
+            lengths[here] = self._maker.row_lengths(pairs, numbers[here] - self._starts[index])
+        return lengths
+
+
+class TokenSource(Source):
+    """Token shards of a prepared folder, or one shard in memory."""
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        tokenizer: TokenizerInfo,
+        settings: InstanceSettings,
+        seed: int,
+        documents: Sequence[int],
+        opened: dict[int, TokenShard],
+        *,
+        folder: Path | None = None,
+        infos: Sequence[ShardInfo] = (),
+        verify: Verify = "full",
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.kind = name, kind
+        self.tokenizer, self.settings, self.seed = tokenizer, settings, seed
+        self.shards = len(documents)
+        self.block_rows = BLOCK_ROWS
+        self.has_pairs = settings.pairs != "none"
+        self.sequence_length = settings.sequence_length
+        self._documents = documents
+        self._opened = opened
+        self._folder, self._infos, self._verify = folder, infos, verify
+        self._facts = facts or {}
+        if settings.pairs == "nsp" and sum(documents) < 2:
+            partner_number(seed, 0, 0, documents)  # says why one document is not enough
+
+    @staticmethod
+    def from_folder(
+        folder: Path,
+        settings: InstanceSettings,
+        seed: int,
+        *,
+        split: str,
+        verify: Verify,
+        vocab: str = "",
+    ) -> TokenSource:
+        """Open a folder that preparation wrote; all shards must be there in their full size.
+
+        Raises:
+            DataError: see :meth:`Manifest.load` and :meth:`TokenShard.open`; or ``vocab`` is
+                another vocabulary than the one that the shards were made with.
+        """
+        manifest = Manifest.load(folder)
+        chosen = manifest.split(folder, split)
+        if vocab:
+            given = load_tokenizer_info(vocab, manifest.tokenizer.lower_case)
+            if given.fingerprint != manifest.tokenizer.fingerprint:
+                raise DataError(
+                    f"data.vocab={vocab} ({given.vocab_size} tokens) is not the vocabulary that "
+                    f"{folder} was prepared with ({manifest.tokenizer.vocab_size} tokens); leave "
+                    f"data.vocab empty, or prepare the data with it"
+                )
+        _check_tokenizer_folder(folder, manifest.tokenizer)
+        for info in chosen.shards:
+            path = folder / info.file
+            if not path.is_file():
+                raise DataError(f"{path}: missing, although the manifest lists it")
+            if (size := path.stat().st_size) != info.bytes:
+                raise DataError(f"{path}: {size} bytes, the manifest says {info.bytes}")
+        checksums = " ".join(info.sha256 for info in chosen.shards)
+        return TokenSource(
+            str(folder),
+            "token shards",
+            manifest.tokenizer,
+            settings,
+            seed,
+            [info.documents for info in chosen.shards],
+            {},
+            folder=folder,
+            infos=chosen.shards,
+            verify=verify,
+            facts={
+                "split": split,
+                "documents": chosen.documents,
+                "sentences": chosen.sentences,
+                "tokens": chosen.tokens,
+                "checksum": hashlib.sha256(checksums.encode()).hexdigest()[:16],
+            },
+        )
+
+    def token_counts(self) -> np.ndarray:
+        """Return how often each token id stands in this split, int64 [vocab_size]."""
+        counts = np.zeros(self.tokenizer.vocab_size, np.int64)
+        for number in range(self.shards):
+            ids = self.shard(number).token_ids
+            for start in range(0, len(ids), _TOKENS_AT_ONCE):
+                part = np.bincount(ids[start : start + _TOKENS_AT_ONCE], minlength=len(counts))
+                if len(part) > len(counts):
+                    raise DataError(f"{self.shard(number).name}: a token id is not in vocab.txt")
+                counts += part
+        return counts
+
+    def sibling(self, split: str) -> TokenSource | None:
+        """Return another split of the prepared folder, or None if it has no document."""
+        if self._folder is None:
+            return None
+        there = Manifest.load(self._folder).splits.get(split)
+        if there is None or not there.documents:
+            return None
+        return TokenSource.from_folder(
+            self._folder, self.settings, self.seed, split=split, verify=self._verify
+        )
+
+    def shard(self, number: int) -> TokenShard:
+        """Return an open shard; the first time, its checksum is verified."""
+        with self._lock:
+            if number not in self._opened:
+                info = self._infos[number]
+                assert self._folder is not None
+                self._opened[number] = TokenShard.open(
+                    self._folder / info.file, info, self._verify, self.tokenizer.fingerprint
+                )
+            return self._opened[number]
+
+    def count_rows(self, epoch: int, shard: int) -> int:
+        """Return how many samples a shard is cut into in this epoch."""
+        return count_shard(*self._scan_place(epoch, shard), **self._scan_key(epoch, shard))
+
+    def open_block(self, epoch: int, shards: Sequence[int]) -> TokenBlock:
+        """Cut the documents of some shards into samples."""
+        parts = [
+            scan_shard(*self._scan_place(epoch, shard), **self._scan_key(epoch, shard))
+            for shard in shards
+        ]
+        maker = RowMaker(self.settings, self.tokenizer, self.seed)
+        return TokenBlock(maker, parts, list(shards), epoch)
+
+    def describe(self) -> dict[str, Any]:
+        """Return plain facts for the log and the run's record."""
+        return {
+            "kind": self.kind,
+            "path": self.name,
+            "shards": self.shards,
+            **self._facts,
+            "sequence_length": self.sequence_length,
+            "pairs": self.settings.pairs,
+            "vocab_size": self.tokenizer.vocab_size,
+            "tokenizer_fingerprint": self.tokenizer.fingerprint,
+        }
+
+    def _scan_place(self, epoch: int, shard: int) -> tuple[TokenShard, TokenShard]:
+        other = shard
+        if self.settings.pairs == "nsp":
+            other = partner_number(self.seed, epoch, shard, self._documents)
+        return self.shard(shard), self.shard(other)
+
+    def _scan_key(self, epoch: int, shard: int) -> dict[str, Any]:
+        return {
+            "shard_number": shard,
+            "epoch": epoch,
+            "seed": self.seed,
+            "settings": self.settings,
+        }
+
+
+def _check_tokenizer_folder(folder: Path, tokenizer: TokenizerInfo) -> None:
+    """The vocabulary lies beside the shards and goes into the export: it must be the same one."""
+    if "vocab.txt" not in tokenizer.files:
+        raise DataError(f"{folder / 'tokenizer' / 'vocab.txt'}: missing")
+    there = load_tokenizer_info(tokenizer.files["vocab.txt"], tokenizer.lower_case)
+    if there.fingerprint != tokenizer.fingerprint:
+        raise DataError(
+            f"{tokenizer.files['vocab.txt']}: not the vocabulary that the shards were made with "
+            f"(fingerprint {there.fingerprint[:12]}..., the manifest says "
+            f"{tokenizer.fingerprint[:12]}...)"
+        )

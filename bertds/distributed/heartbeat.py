@@ -1,0 +1,344 @@
+"""Notices a peer that is dead or frozen while this rank waits for it, and ends the job.
+
+```text
+each rank, every second or two          rank 0                        the others
+  beat/R = n  -----------------------> reads all beats
+                                        one stands still -> verdict -> read the verdict and
+                                                                       rank 0's own beat
+```
+
+Two daemon threads per rank, beside the training and never in its way: one talks to the store of
+the process group, one judges and so cannot hang in the store. Processes of one machine also watch
+each other's process numbers, so a killed one is noticed within a second or two. The threads go on
+beating while a rank compiles, saves or validates: only a process that does not run at all is
+silent. Whoever finds a peer lost says which, kills it if it is frozen on the same machine (a
+stopped process would keep its port and its GPU), and leaves.
+
+Silence is measured in the listener's own running time, and only over rounds in which it did
+listen: on a machine that gives it no turn, it would else take its own deafness for the others'
+silence. A silent process of the same machine whose processor time grows is starved, not frozen:
+it gets ten times as long.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+from bertds.distributed.liveness import CpuWatch, OwnTime
+from bertds.errors import EXIT_FAILED
+from bertds.system.atomic_files import start_time
+from bertds.system.logs import log
+
+BESIDE = 8
+"""Ranks whose numbers are so near are looked at for being on the same machine."""
+STARVED = 10
+"""So many timeouts has a silent process of this machine that is seen to use the processor."""
+CONNECTION_WORDS = ("gloo", "nccl", "connection", "socket", "timed out", "timeout", "peer")
+"""An error of a collective operation holds one of these."""
+
+_LOST = re.compile(r"rank (\d+)(?: \(process \d+ on [^)]*\))? is lost: ")
+
+
+class _TimedStore:
+    """The store, with a note of when a question was asked that it has not answered yet."""
+
+    def __init__(self, store: Any, own: OwnTime) -> None:
+        self._store = store
+        self._own = own
+        self.asked: float | None = None
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        self.asked = self._own.seconds
+        answer = question()
+        self.asked = None
+        return answer
+
+    def has(self, key: str) -> bool:
+        return bool(self._ask(lambda: self._store.check([key])))
+
+    def get(self, key: str) -> str:
+        return str(self._ask(lambda: self._store.get(key)).decode())
+
+    def set(self, key: str, value: str) -> None:
+        self._ask(lambda: self._store.set(key, value))
+
+
+class Heartbeat:
+    """Watches the peers of one run, from :meth:`start` to :meth:`stop`.
+
+    Args:
+        rank: this process.
+        world_size: how many there are; alone, nothing is watched.
+        timeout_seconds: a peer silent for so long is lost.
+        store: the process group's key-value store; each thread gets a clone.
+        on_leave: called before this process is ended because of a peer (gives locks back).
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        timeout_seconds: float,
+        store: Any,
+        on_leave: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.timeout = timeout_seconds
+        self.period = min(2.0, max(0.1, timeout_seconds / 20))
+        self.verdict = ""
+        """What was found, once a peer is lost."""
+        self._store = store
+        self._on_leave = on_leave
+        self._stopped = threading.Event()
+        self._found = threading.Event()
+        self._main_handles_it = False
+        self._main_leaves = False
+        self._threads: list[threading.Thread] = []
+        self._own = OwnTime(3 * self.period)
+        self._seen = dict.fromkeys(self._watched(), 0.0)  # on our own clock, as the next one
+        self._listened = 0.0
+        self._talk: _TimedStore | None = None
+        self._cpu = CpuWatch()
+        self._beats: dict[int, str] = {}
+        self._peers: dict[int, dict[str, Any]] = {}
+        self._neighbours: dict[int, dict[str, Any]] = {}
+        self._parent = os.getppid()
+        self._parent_gone: float | None = None
+        self._progress = 0.0
+
+    def start(self) -> Heartbeat:
+        """Begin to beat and to watch."""
+        if self.world_size > 1:
+            self._threads = [
+                threading.Thread(target=work, name=f"bertds-{name}", daemon=True)
+                for name, work in (("beat", self._beat), ("watch", self._watch))
+            ]
+            for thread in self._threads:
+                thread.start()
+        return self
+
+    def progress(self) -> None:
+        """Say that this rank's training goes on (a step is done, a save begins or ends)."""
+        self._progress = self._own.seconds
+
+    def stop(self, failure: str = "") -> None:
+        """End the threads.
+
+        Args:
+            failure: why this rank leaves before its time, told to the others; "" = in order.
+        """
+        if not self._threads:
+            return
+        self._main_leaves = True
+        if failure:
+            # In a thread of its own: where the store is gone, this may take for ever.
+            word = threading.Thread(target=self._say_why, args=(failure,), daemon=True)
+            word.start()
+            word.join(2 * self.period)
+        if failure and self.rank == 0:
+            # Rank 0's process holds the store: the others must have the time to read it.
+            self._let_read(3 * self.period)
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(2 * self.period)
+        self._threads = []
+
+    def _say_why(self, failure: str) -> None:
+        with suppress(Exception):
+            self._store.clone().set(self._key("left", self.rank), failure[:500])
+
+    def _let_read(self, seconds: float) -> None:
+        """Wait so long, or until all the others have said that they leave too."""
+        others = [self._key("left", other) for other in self._watched()]
+        end = time.monotonic() + seconds
+        with suppress(Exception):
+            store = self._store.clone()
+            while time.monotonic() < end and not store.check(others):
+                self._stopped.wait(min(0.1, self.period))
+
+    def explain(self, error: BaseException) -> str:
+        """Return which peer's loss made a collective operation fail, or "" if none did.
+
+        Waits until the watch has found it, ``timeout_seconds`` at most.
+        """
+        text = f"{type(error).__name__} {error}".lower()
+        if not self._threads or not any(word in text for word in CONNECTION_WORDS):
+            return ""
+        self._main_handles_it = True
+        self._found.wait(self.timeout + 4 * self.period)
+        return self.verdict
+
+    # -- the thread that talks ---------------------------------------------------------------
+
+    def _watched(self) -> list[int]:
+        everybody = range(self.world_size)
+        return [r for r in everybody if r != self.rank] if self.rank == 0 else [0]
+
+    @staticmethod
+    def _key(what: str, rank: int) -> str:
+        return f"bertds/{what}/{rank}"
+
+    def _beat(self) -> None:
+        try:
+            clone = self._store.clone()
+            clone.set_timeout(timedelta(seconds=self.timeout))
+            store = self._talk = _TimedStore(clone, self._own)
+            me = {
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "start": start_time(os.getpid()),
+            }
+            store.set(self._key("who", self.rank), json.dumps(me))
+            number = 0
+            while not self._stopped.is_set():
+                number += 1
+                store.set(self._key("beat", self.rank), str(number))
+                self._meet(store)
+                self._listen(store)
+                self._stopped.wait(self.period)
+        except Exception as error:  # the store is gone, and rank 0 with it
+            if not self._stopped.is_set() and not self._left_in_order():
+                self._conclude(0, f"its store does not answer ({str(error).splitlines()[0][:120]})")
+
+    def _left_in_order(self) -> bool:
+        """Wait a moment: at the end of a run the store may go before this thread is told."""
+        return self._stopped.wait(4 * self.period)
+
+    def _meet(self, store: _TimedStore) -> None:
+        """Learn who the peers are; those of this machine can be watched by process number.
+
+        Rank 0 asks for all, the others for rank 0 and for those beside them, who are likely to be
+        on the same machine: a thousand ranks that ask for a thousand would choke the store.
+        """
+        beside = range(max(0, self.rank - BESIDE), min(self.world_size, self.rank + BESIDE + 1))
+        for other in range(self.world_size) if self.rank == 0 else {0, *beside}:
+            if other == self.rank or other in self._peers:
+                continue
+            key = self._key("who", other)
+            if store.has(key):
+                who = json.loads(store.get(key))
+                self._peers[other] = who
+                near = who["host"] == socket.gethostname() and who["start"]
+                # Containers may share a host name but not process numbers.
+                if near and start_time(who["pid"]) == who["start"]:
+                    self._neighbours[other] = who
+
+    def _listen(self, store: _TimedStore) -> None:
+        keys = [self._key("beat", other) for other in self._watched()]
+        for other, key in zip(self._watched(), keys, strict=True):
+            if self.rank == 0 and store.has(self._key("left", other)):
+                self._conclude(other, "", store.get(self._key("left", other)))
+            if store.has(key):
+                value = store.get(key)
+                if self._beats.get(other) != value:
+                    self._beats[other] = value
+                    self._seen[other] = self._own.seconds
+        if self.rank == 0:
+            if self.verdict:
+                store.set("bertds/verdict", self.verdict)
+        elif store.has("bertds/verdict"):
+            self._set(store.get("bertds/verdict"))
+        elif store.has(self._key("left", 0)):
+            self._conclude(0, "", store.get(self._key("left", 0)))
+        self._listened = self._own.seconds
+
+    # -- the thread that judges --------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self.period):
+            now = self._own.tick()
+            self._look_at_neighbours()
+            self._look_at_parent(now)
+            for other in self._seen:
+                silence = self._silence(other)
+                if silence > self.timeout * (STARVED if self._is_running(other) else 1):
+                    self._conclude(other, f"silent for {silence:.0f} s")
+            if self.verdict:
+                self._leave()
+                return
+
+    def _silence(self, other: int) -> float:
+        """Return for how long, in our own running time, a peer is known to have been silent."""
+        silence = self._listened - self._seen[other]
+        asked = self._talk.asked if self._talk else 0.0
+        if other == 0 and asked is not None:  # its process holds the store, which does not answer
+            silence = max(silence, self._own.seconds - asked)
+        return silence
+
+    def _is_running(self, other: int) -> bool:
+        who = self._neighbours.get(other)
+        if who is None:
+            return False
+        return self._cpu.ran_since(who["pid"], self._own.seconds - self.timeout)
+
+    def _look_at_neighbours(self) -> None:
+        for other, who in list(self._neighbours.items()):
+            self._cpu.look(who["pid"], self._own.seconds)
+            if start_time(who["pid"]) != who["start"]:
+                # Perhaps it left in order and said why: give the word time to arrive.
+                self._stopped.wait(2 * self.period)
+                if not self._stopped.is_set():
+                    self._conclude(other, "its process has ended (killed, or out of memory)")
+
+    def _look_at_parent(self, now: float) -> None:
+        """Leave if the launcher is gone and this rank hangs; else the loop stops in order."""
+        if os.getppid() == self._parent:
+            return
+        self._parent_gone = self._parent_gone or now
+        if now - max(self._parent_gone, self._progress) > self.timeout:
+            self._set(
+                f"rank {self.rank}: the launcher is gone, and no step was finished for "
+                f"{self.timeout:.0f} s"
+            )
+
+    def _conclude(self, rank: int, how: str, said: str = "") -> None:
+        who = self._peers.get(rank)
+        place = f" (process {who['pid']} on {who['host']})" if who else ""
+        what = f"left with: {said}" if said else f"is lost: {how}"
+        self._set(f"rank {rank}{place} {what}")
+
+    def _set(self, verdict: str) -> None:
+        if not self.verdict:
+            self.verdict = verdict
+            self._found.set()
+
+    def _leave(self) -> None:
+        self._end_frozen()
+        # Rank 0's process holds the store: the others must have the time to read the verdict.
+        # And this rank's main thread may be on its way out with an error of its own.
+        if self._stopped.wait(3 * self.period):
+            return
+        if (self._main_leaves or self._main_handles_it) and self._stopped.wait(30.0):
+            return  # it was thrown out of its collective, or failed, and speaks for itself
+        message = f"{self.verdict}. This job ends here; run the same command again to continue"
+        log.error("%s", message) if log.handlers else print(message, file=sys.stderr)
+        with suppress(Exception):
+            self._on_leave()
+        for handler in log.handlers:
+            with suppress(Exception):
+                handler.flush()
+        os._exit(EXIT_FAILED)
+
+    def _end_frozen(self) -> None:
+        """Kill silent peers of this machine: stopped, they would keep their port and GPU."""
+        # Not one that only passed on whom it had lost ("rank 0 left with: rank 1 is lost: ...").
+        found = _LOST.match(self.verdict)
+        named = int(found[1]) if found else None
+        for other, who in self._neighbours.items():
+            silent = other in self._seen and self._silence(other) > self.timeout
+            silent = silent and not self._is_running(other)
+            if (silent or other == named) and start_time(who["pid"]) == who["start"]:
+                with suppress(OSError):
+                    os.kill(who["pid"], signal.SIGKILL)

@@ -1,0 +1,98 @@
+"""What the ranks tell each other in each step, in two small all-reduces.
+
+At its beginning: masked positions and real tokens of the step's samples, and rank 0's clock. The
+loss is divided by the whole global batch's count of masked positions, so the result depends on
+neither micro batch nor world size. Before the update: how many ranks wish to stop; so a wish that
+comes while the step is under way ends the run after this step. On a GPU both are read after the
+update, which has waited for the gradient norm, so that nothing else waits for the device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bertds.config.recipe import BatchPlan
+from bertds.distributed.stop_requests import StopWatch
+
+
+class _Sums:
+    """Sums on their way to the host."""
+
+    def __init__(self, sums: torch.Tensor) -> None:
+        self._host = sums
+        self._event: torch.cuda.Event | None = None
+        if sums.device.type == "cuda":
+            self._host = torch.empty(sums.shape, dtype=sums.dtype, pin_memory=True)
+            self._host.copy_(sums, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def values(self) -> list[float]:
+        """Wait until they have arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._host.tolist()
+
+
+class Agreement:
+    """One run's exchange.
+
+    Args:
+        engine: for ``global_sums`` and ``device``.
+        plan: for the loss scales.
+        watch: this rank's wish to stop.
+    """
+
+    def __init__(self, engine: Any, plan: BatchPlan, watch: StopWatch) -> None:
+        self.engine = engine
+        self.plan = plan
+        self.watch = watch
+        self._counts: _Sums | None = None
+        self._wishes: _Sums | None = None
+        self._stop = False
+        self.main_hours = 0.0
+        self.hours = 0.0
+        self.tokens = 0
+
+    def begin(self, batch: Any) -> dict[str, torch.Tensor | float]:
+        """Exchange this step's counts.
+
+        Args:
+            batch: this rank's part of the step, with ``masked_tokens`` and ``real_tokens``.
+
+        Returns:
+            ``mlm_scale`` and ``nsp_scale``: what the engine multiplies loss sums with, so that
+            its averaging over micro batches and ranks gives the mean over the global batch.
+        """
+        hours = self.main_hours if self.engine.rank == 0 else 0.0
+        sums = self.engine.global_sums(
+            [float(batch.masked_tokens), float(batch.real_tokens), hours]
+        )
+        self._counts = _Sums(sums)
+        forwards = self.plan.gradient_accumulation_steps * self.plan.world_size
+        return {
+            "mlm_scale": forwards / sums[0].clamp_min(1.0),
+            "nsp_scale": forwards / self.plan.global_batch_size,
+        }
+
+    def ask(self) -> None:
+        """Exchange the wishes to stop; call it before the update."""
+        wish = 1.0 if self.watch.reason() else 0.0
+        self._wishes = _Sums(self.engine.global_sums([wish]))
+
+    def read(self) -> None:
+        """Take in what this step exchanged; call it after the update."""
+        if self._counts is not None:
+            _, tokens, self.hours = self._counts.values()
+            self.tokens += int(tokens)
+        if self._wishes is not None:
+            self._stop = self._stop or self._wishes.values()[0] > 0
+        self._counts = self._wishes = None
+
+    def reason_to_stop(self) -> str:
+        """Return why all ranks stop after this step, or ""."""
+        if not self._stop:
+            return ""
+        return self.watch.reason() or "another rank was asked to stop"

@@ -1,0 +1,98 @@
+"""Builds the optimizer that the JSON asks for, on the implementation that suits the device.
+
+====================== ==================================================================
+Lamb                   bertds.optim.lamb, everywhere
+Adam, AdamW on a GPU   DeepSpeed's FusedAdam; torch's fused one with ``"torch_adam": true``
+Adam, AdamW on a CPU   torch's fused one: as quick as DeepSpeed's, and needs no compiler
+... offloaded          DeepSpeed's CPU Adam, which needs a compiler; torch's fused one with
+                       ``"zero_force_ds_cpu_optimizer": false``
+====================== ==================================================================
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.errors import BertdsError, ConfigError
+from bertds.optim.lamb import ShardedLamb
+from bertds.optim.weight_decay import is_decayed, split_parameters
+
+
+def build_optimizer(
+    model: torch.nn.Module, settings: DeepSpeedSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    """Return an optimizer over the model's trainable parameters.
+
+    Raises:
+        ConfigError: nothing is trainable.
+        BertdsError: DeepSpeed's optimizer could not be compiled; the message says what to do.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if not named:
+        raise ConfigError("the model has no trainable parameter")
+    wanted = settings.optimizer
+    if wanted.kind == "Lamb":
+        # One group for all: ZeRO steps group by group, and each would need an all-reduce.
+        return ShardedLamb(
+            [p for _, p in named],
+            lr=wanted.lr,
+            betas=wanted.betas,
+            eps=wanted.eps,
+            weight_decay=wanted.weight_decay,
+            variant=wanted.variant,
+            bias_correction=wanted.bias_correction,
+            min_coeff=wanted.min_coeff,
+            max_coeff=wanted.max_coeff,
+            is_decayed=is_decayed,
+        )
+    decayed, not_decayed = split_parameters(named)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": wanted.weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    numbers: dict[str, Any] = {"lr": wanted.lr, "betas": wanted.betas, "eps": wanted.eps}
+    decoupled = wanted.kind == "AdamW"
+    if settings.offloads_optimizer and settings.values.get("zero_force_ds_cpu_optimizer", True):
+        return _cpu_adam(groups, numbers, decoupled)
+    if device.type == "cuda" and not settings.offloads_optimizer and not wanted.torch_adam:
+        return _fused_adam(groups, numbers, decoupled)
+    if decoupled:
+        return torch.optim.AdamW(groups, fused=True, **numbers)
+    return torch.optim.Adam(groups, fused=True, **numbers)
+
+
+def _fused_adam(
+    groups: list[dict[str, Any]], numbers: dict[str, Any], decoupled: bool
+) -> torch.optim.Optimizer:
+    from deepspeed.ops.adam import FusedAdam
+
+    try:
+        return FusedAdam(groups, adam_w_mode=decoupled, **numbers)
+    except Exception as error:
+        raise BertdsError(
+            f"DeepSpeed's FusedAdam could not be compiled ({_first_line(error)}); install the CUDA "
+            "toolkit and ninja, or set optimizer.params.torch_adam=true for torch's own"
+        ) from error
+
+
+def _cpu_adam(
+    groups: list[dict[str, Any]], numbers: dict[str, Any], decoupled: bool
+) -> torch.optim.Optimizer:
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    try:
+        return DeepSpeedCPUAdam(groups, adamw_mode=decoupled, **numbers)
+    except Exception as error:
+        raise BertdsError(
+            f"DeepSpeed's CPU Adam could not be compiled ({_first_line(error)}); install a C++ "
+            "compiler and ninja, or set zero_force_ds_cpu_optimizer=false for torch's own"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

@@ -1,0 +1,309 @@
+"""Reads a DeepSpeed JSON and refuses what DeepSpeed would silently ignore or we could not honour.
+
+The file stays an ordinary DeepSpeed JSON. Two things are ours: ``optimizer.type`` "Lamb" is the
+exact one of this project with its ``variant``, and keys that start with ``_`` or are named
+``comment`` are comments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bertds.config.recipe import BatchPlan
+from bertds.engine import ds_config_keys as schema
+from bertds.errors import ConfigError
+from bertds.optim.settings import OptimizerSettings, nearest, parse_optimizer
+
+Precision = Literal["fp32", "bf16", "fp16", "autocast"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeepSpeedSettings:
+    """A DeepSpeed JSON, checked."""
+
+    path: str
+    """Where it was read from, for messages."""
+    values: dict[str, Any]
+    """The JSON with overrides applied, comments removed and numbers as numbers."""
+    optimizer: OptimizerSettings
+    """The optimizer section."""
+    train_batch_size: int
+    """The global batch: samples per optimizer step."""
+    train_micro_batch_size_per_gpu: int
+    """Samples per process and forward pass; 0 = "auto", found when training starts."""
+    gradient_accumulation_steps: int | None
+    """As the JSON gives it, or None; batch_plan derives it and checks this one."""
+    stage: int
+    """ZeRO stage, 0 to 3, after low precision was moved from stage 0 to 1."""
+    precision: Precision
+    """Of the weights that the model computes with; autocast keeps them float32 and computes in
+    bfloat16. Master weights and moments are always float32."""
+    gradient_clipping: float
+    """Largest global gradient norm; 0 = no clipping. 1.0 if the JSON is silent, as in DeepSpeed."""
+    notices: tuple[str, ...] = field(default=())
+    """What was changed, to be told to the user once."""
+
+    @property
+    def finds_micro_batch(self) -> bool:
+        """Whether the micro-batch is still to be found, see bertds/micro_batch.py."""
+        return self.train_micro_batch_size_per_gpu == 0
+
+    @property
+    def offloads_optimizer(self) -> bool:
+        """Whether masters and moments live in the CPU's memory."""
+        zero = self.values.get("zero_optimization", {})
+        return zero.get("offload_optimizer", {}).get("device", "none") == "cpu"
+
+    def batch_plan(self, world_size: int) -> BatchPlan:
+        """Cut the global batch for a number of processes.
+
+        Raises:
+            ConfigError: it does not divide (the nearest sizes that do are named), or the JSON
+                gives another gradient_accumulation_steps.
+        """
+        if self.finds_micro_batch:
+            raise ConfigError(
+                f'{self.path}: train_micro_batch_size_per_gpu="auto" is found when training '
+                "starts; give a number here"
+            )
+        plan = BatchPlan(
+            global_batch_size=self.train_batch_size,
+            micro_batch_size=self.train_micro_batch_size_per_gpu,
+            world_size=world_size,
+        )
+        given = self.gradient_accumulation_steps
+        if given is not None and given != plan.gradient_accumulation_steps:
+            raise ConfigError(
+                f"{self.path}: gradient_accumulation_steps={given}, but train_batch_size="
+                f"{self.train_batch_size} with train_micro_batch_size_per_gpu="
+                f"{self.train_micro_batch_size_per_gpu} on {world_size} processes makes it "
+                f"{plan.gradient_accumulation_steps}; leave gradient_accumulation_steps out"
+            )
+        return plan
+
+
+def load_deepspeed_json(
+    path: Path | str, overrides: Mapping[str, Any] | None = None
+) -> DeepSpeedSettings:
+    """Read and check a DeepSpeed JSON.
+
+    Args:
+        path: the file.
+        overrides: dotted keys and values that win over the file's, such as
+            ``{"zero_optimization.stage": 2}``. Numbers may be given as text.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds an unknown key, a wrong type, a key that
+            something else owns, or a combination that cannot be honoured.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise ConfigError(f"{path}: cannot be read ({reason})") from None
+    try:
+        values = json.loads(text, object_pairs_hook=_no_repeated_keys)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return check_deepspeed_values(values, overrides, path=str(path))
+
+
+def check_deepspeed_values(
+    values: Any, overrides: Mapping[str, Any] | None = None, *, path: str = "DeepSpeed JSON"
+) -> DeepSpeedSettings:
+    """Check the contents of a DeepSpeed JSON; see :func:`load_deepspeed_json`."""
+    try:
+        if not isinstance(values, dict):
+            raise ConfigError(f"must be a JSON object, found {type(values).__name__}")
+        values = _without_comments(copy.deepcopy(values))
+        for key, value in (overrides or {}).items():
+            _override(values, key, value)
+        values = _check_section(values, schema.TOP, "")
+        return _resolve(values, path)
+    except ConfigError as error:
+        message = str(error)
+        # What was set on the command line does not stand in the file.
+        if any(re.match(rf"{re.escape(key)}\b", message) for key in overrides or ()):
+            raise ConfigError(f"--set deepspeed.{message}") from None
+        raise ConfigError(message if message.startswith(path) else f"{path}: {message}") from None
+
+
+def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ConfigError(f"the key {key!r} is given twice")
+        result[key] = value
+    return result
+
+
+def _without_comments(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_comments(inner)
+        for key, inner in value.items()
+        if not key.startswith("_") and key != "comment"
+    }
+
+
+def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, last = dotted.split(".")
+    here = values
+    for section in sections:
+        inner = here.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{dotted}={value!r}: {section} is not a section")
+        here = inner
+    if isinstance(value, str):
+        try:
+            value = json.loads(value.lower() if value in ("True", "False") else value)
+        except json.JSONDecodeError:
+            with contextlib.suppress(ValueError):
+                value = float(value)  # 1e-3 is a float to Python, text to YAML, nothing to JSON
+    here[last] = value
+
+
+def _check_section(values: Any, table: dict[str, Any], prefix: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{prefix[:-1]}={values!r} must be an object")
+    checked = {}
+    for key, value in values.items():
+        full = prefix + key
+        rule = table.get(key)
+        if rule is None:
+            raise ConfigError(f"{full} is not a key of DeepSpeed's{nearest(key, table)}")
+        if isinstance(rule, schema.Refused):
+            if not isinstance(value, dict | list) and value in rule.harmless:
+                continue
+            raise ConfigError(f"{full}={_short(value)} is not used here: {rule.why}")
+        checked[key] = (
+            _check_section(value, rule, full + ".")
+            if isinstance(rule, dict)
+            else _check_value(value, rule, full)
+        )
+    return checked
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _check_value(value: Any, rule: Any, full: str) -> Any:
+    if rule == schema.WHOLE_OR_AUTO:
+        if value == "auto":
+            return value
+        rule = schema.WHOLE
+    if value == "auto":
+        raise ConfigError(f'{full}="auto": give a value; "auto" means something to others only')
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(rule, schema.Choice):
+        if isinstance(value, bool) or value not in rule.words:
+            words = ", ".join(str(word) for word in rule.words)
+            raise ConfigError(f"{full}={_short(value)} must be one of {words}")
+        return value
+    if rule in (schema.WHOLE, schema.WHOLE_OR_ZERO):
+        least = 1 if rule == schema.WHOLE else 0
+        if not is_number or value != int(value if math.isfinite(value) else 0) or value < least:
+            raise ConfigError(f"{full}={_short(value)} must be a whole number of at least {least}")
+        return int(value)
+    if rule == schema.NUMBER:
+        if not is_number or not math.isfinite(value) or value < 0:
+            raise ConfigError(f"{full}={_short(value)} must be a number of at least 0")
+        return value
+    wanted = {schema.FLAG: bool, schema.TEXT: str, schema.LIST: list}.get(rule)
+    if wanted is not None and not isinstance(value, wanted):
+        name = {bool: "true or false", str: "text", list: "a list"}[wanted]
+        raise ConfigError(f"{full}={_short(value)} must be {name}")
+    return value
+
+
+def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
+    if "optimizer" not in values:
+        raise ConfigError("the section optimizer is missing")
+    for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
+        if key not in values:
+            raise ConfigError(
+                f"{key} is missing; give train_batch_size (the global batch) and "
+                "train_micro_batch_size_per_gpu, accumulation is derived"
+            )
+    optimizer = parse_optimizer(values["optimizer"])
+    precision = _precision(values)
+    stage = values.setdefault("zero_optimization", {}).get("stage", 0)
+    zero = values["zero_optimization"]
+    notices = []
+    if stage == 0 and precision in ("bf16", "fp16"):
+        stage = zero["stage"] = 1
+        notices.append(
+            f"{path}: {precision} at ZeRO stage 0 would make a step before the first one "
+            "(DeepSpeed 0.19.8); stage 1 is used"
+        )
+    for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
+        if zero.get(key, {}).get("device", "none") != "none" and stage < least:
+            raise ConfigError(
+                f"zero_optimization.{key} needs ZeRO stage {least} or higher, found {stage}"
+            )
+    accumulation = values.get("data_types", {}).get("grad_accum_dtype")
+    if precision in ("fp32", "autocast") and accumulation not in (None, "fp32"):
+        raise ConfigError(
+            f"data_types.grad_accum_dtype={accumulation!r} with float32 weights; leave it out"
+        )
+    if precision == "fp16" and accumulation == "bf16":
+        raise ConfigError("data_types.grad_accum_dtype='bf16' does not go with fp16")
+    if precision == "bf16" and accumulation is None:
+        # DeepSpeed would add micro batches up in bf16, where after some hundreds of them the
+        # next one is lost in rounding, and the result depends on how the batch is cut.
+        values.setdefault("data_types", {})["grad_accum_dtype"] = "fp32"
+    if zero.get("reduce_scatter", True) and stage == 2 and values.get("prescale_gradients"):
+        raise ConfigError("prescale_gradients=true does not go with ZeRO stage 2")
+    micro_batch = values["train_micro_batch_size_per_gpu"]
+    return DeepSpeedSettings(
+        path=path,
+        values=values,
+        optimizer=optimizer,
+        train_batch_size=values["train_batch_size"],
+        train_micro_batch_size_per_gpu=0 if micro_batch == "auto" else micro_batch,
+        gradient_accumulation_steps=values.get("gradient_accumulation_steps"),
+        stage=stage,
+        precision=precision,
+        gradient_clipping=float(values.get("gradient_clipping", 1.0)),
+        notices=tuple(notices),
+    )
+
+
+def _precision(values: dict[str, Any]) -> Precision:
+    if "bf16" in values and "bfloat16" in values:
+        raise ConfigError("bf16 and bfloat16 are two spellings of one section; keep bf16")
+    enabled = [
+        name
+        for name, section in (
+            ("bf16", values.get("bf16", values.get("bfloat16", {}))),
+            ("fp16", values.get("fp16", {})),
+            ("autocast", values.get("torch_autocast", {})),
+        )
+        if section.get("enabled", False)
+    ]
+    if len(enabled) > 1:
+        raise ConfigError(f"{' and '.join(enabled)} are both enabled; choose one")
+    if not enabled:
+        return "fp32"
+    if enabled[0] == "autocast":
+        dtype = values["torch_autocast"].get("dtype")
+        if dtype not in ("bfloat16", "bf16"):
+            raise ConfigError(
+                f"torch_autocast.dtype={dtype!r} must be bfloat16; for float16, whose loss must be "
+                "scaled, use the fp16 section"
+            )
+    return enabled[0]  # type: ignore[return-value]

@@ -1,0 +1,167 @@
+"""Everything that must be right before DeepSpeed is imported and its processes meet.
+
+On a machine without a GPU, DeepSpeed 0.19.8 would look for an accelerator aloud, and each
+``init_distributed`` would compile an operator that only inference uses, so that a newcomer without
+a compiler could not train. Both are avoided here. Its INFO lines, which it writes to standard
+output, are kept quiet unless asked for (``"log_level"`` in the JSON).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from datetime import timedelta
+from types import ModuleType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from bertds.distributed.rendezvous import meet
+from bertds.distributed.stop_requests import Place, find_place
+from bertds.errors import ConfigError
+
+MEETING_SECONDS = 600.0
+"""So long do processes wait for each other, unless a recipe says otherwise."""
+
+
+def import_deepspeed(log_level: str | None = None) -> ModuleType:
+    """Import DeepSpeed, quietly, and with the right accelerator."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import deepspeed
+        import deepspeed.ops
+    # torch 2.13 deprecates two collectives that every ZeRO run uses.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*all_gather_into_tensor.*")
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*reduce_scatter_tensor.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="deepspeed.*")
+    level = getattr(logging, (log_level or "error").upper())
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(level)
+    for handler in logger.handlers:
+        handler.setLevel(level)
+    # This file prints memory figures, unconditionally, while it is set up.
+    from deepspeed.runtime import bf16_optimizer
+
+    bf16_optimizer.see_memory_usage = lambda *arguments, **options: None
+    if _is_cpu():
+        # An empty table of operators: nothing is compiled for the CPU's communication backend.
+        deepspeed.ops.__compatible_ops__ = {}
+    return deepspeed
+
+
+def _is_cpu() -> bool:
+    from deepspeed.accelerator import get_accelerator
+
+    return get_accelerator().device_name() == "cpu"
+
+
+_store: Any = None  # where the processes of the run now under way have met
+
+
+def meet_processes(limit_seconds: float = MEETING_SECONDS) -> Any:
+    """Let the processes of the run find each other, before anything heavy is imported or opened.
+
+    Args:
+        limit_seconds: how long to wait for those that have not come.
+
+    Returns:
+        The key-value store at which they met.
+
+    Raises:
+        BertdsError: not all came; the message names the missing ones.
+    """
+    global _store
+    if _store is None:
+        _store = meet(find_place(), limit_seconds)
+    return _store
+
+
+def start_processes(
+    log_level: str | None = None, timeout_seconds: float = 1800.0
+) -> tuple[Place, torch.device]:
+    """Make the process group of the run; alone, a world of one. Does nothing the second time.
+
+    Args:
+        log_level: of DeepSpeed's own messages; None = errors only.
+        timeout_seconds: how long a collective operation waits for a silent peer.
+
+    Returns:
+        This process's place and its device.
+
+    Raises:
+        BertdsError: the processes did not find each other.
+    """
+    deepspeed = import_deepspeed(log_level)
+    place = find_place()
+    if _is_cpu():
+        device = torch.device("cpu")
+    else:
+        device = torch.device("cuda", place.local_rank)
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        timeout = timedelta(seconds=timeout_seconds)
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        if place.world_size == 1:
+            # No TCP port: two such runs on one machine, both started with the launcher's usual
+            # port, would else fail on a port already in use.
+            store: Any = dist.HashStore()
+        else:
+            store = dist.PrefixStore("bertds/group", meet_processes())
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=place.rank,
+            world_size=place.world_size,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+        deepspeed.init_distributed(
+            dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
+        )
+    return place, device
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that the device does not have.
+
+    Raises:
+        ConfigError: fp16 on a CPU without it, or bf16 on a GPU that is too old.
+    """
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    name = accelerator.device_name()
+    if precision == "fp16" and not accelerator.is_fp16_supported():
+        raise ConfigError(f"fp16.enabled=true: a {name} cannot train in fp16; use bf16")
+    if precision == "bf16" and not accelerator.is_bf16_supported():
+        raise ConfigError(f"bf16.enabled=true: this {name} has no bf16; use fp16")
+
+
+def end_processes(engine: Any = None, *, wait: bool = True) -> None:
+    """End the run's collective life: barrier, engine, process group, in this order.
+
+    Without the barrier a ZeRO-3 process now and then aborts while it exits.
+
+    Args:
+        engine: the DeepSpeed engine, if there is one.
+        wait: False leaves the barrier out, where other ranks may be gone.
+    """
+    global _store
+    _store = None
+    if wait and dist.is_initialized():
+        dist.barrier()
+    if engine is not None:
+        engine.destroy()
+    if dist.is_initialized():
+        if not wait and dist.get_backend() == "nccl":
+            # Destroying would wait for operations that a lost peer never finishes.
+            dist.distributed_c10d._abort_process_group()
+            return
+        import deepspeed.comm
+
+        deepspeed.comm.destroy_process_group()

@@ -1,0 +1,108 @@
+"""The training state by parameter name: what a checkpoint writes and a resume reads.
+
+A piece is a stretch of one tensor's master weights or of one of its moments. All ranks' pieces
+together cover every tensor exactly once. Nothing in a piece tells of ranks, partitions or ZeRO
+stages, so any other run can be built from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from bertds.engine.zero_layout import Layout, frozen_pieces, frozen_targets, refresh_weights
+from bertds.optim.moments import set_steps
+from bertds.optim.partition import Partition
+
+Kind = Literal["weight", "exp_avg", "exp_avg_sq"]
+KINDS: tuple[Kind, ...] = ("weight", "exp_avg", "exp_avg_sq")
+Reader = Callable[[str, str, int, int], torch.Tensor]
+"""read(name, kind, start, length) -> that many float32 values."""
+
+
+class Piece(NamedTuple):
+    """A stretch of one tensor's state."""
+
+    name: str
+    """The parameter's name in the model."""
+    kind: Kind
+    """weight (float32 master) or a moment."""
+    start: int
+    """Offset in the flattened tensor."""
+    tensor: torch.Tensor
+    """1-D float32 view of live state (a copy, for a frozen low-precision weight)."""
+
+
+def _state(optimizer: torch.optim.Optimizer, partition: Partition, kind: str) -> torch.Tensor:
+    if kind == "weight":
+        return partition.flat()
+    return optimizer.state[partition.tensor][kind].view(-1)
+
+
+def _owners(layout: Layout, world_size: int) -> dict[str, int]:
+    """Stage 0 holds everything everywhere: deal whole tensors out, largest first, evenly."""
+    load = [0] * world_size
+    owners = {}
+    for name in sorted(layout.numels, key=lambda name: (-layout.numels[name], name)):
+        rank = min(range(world_size), key=load.__getitem__)
+        owners[name] = rank
+        load[rank] += layout.numels[name]
+    return owners
+
+
+def collect_pieces(
+    layout: Layout, optimizer: torch.optim.Optimizer, rank: int, world_size: int
+) -> list[Piece]:
+    """Return this rank's pieces, in the order of partitions and slices."""
+    owners = _owners(layout, world_size) if layout.kind == "stage0" else None
+    pieces = []
+    for partition in layout.partitions:
+        for kind in KINDS:
+            vector = _state(optimizer, partition, kind)
+            for piece in partition.slices:
+                if owners is None or owners[piece.name] == rank:
+                    part = vector[piece.offset : piece.offset + piece.length]
+                    pieces.append(Piece(piece.name, kind, piece.start, part))
+    for name, start, vector in frozen_pieces(layout, rank, world_size):
+        pieces.append(Piece(name, "weight", start, vector.float()))
+    return pieces
+
+
+@torch.no_grad()
+def restore_pieces(
+    engine: Any,
+    layout: Layout,
+    optimizer: torch.optim.Optimizer,
+    read: Reader,
+    *,
+    rank: int,
+    optimizer_steps: int,
+    moments: bool,
+) -> None:
+    """Write masters (and moments) on this rank, then refresh the weights. Collective.
+
+    Args:
+        engine: the DeepSpeed engine.
+        layout: where things lie on this rank.
+        optimizer: the optimizer that owns the moments.
+        read: gives a stretch of a tensor's state; see :data:`Reader`.
+        rank: this rank.
+        optimizer_steps: number of updates that the moments have seen.
+        moments: False sets moments and counters to zero.
+    """
+    for partition in layout.partitions:
+        for kind in KINDS:
+            vector = _state(optimizer, partition, kind)
+            if kind != "weight" and not moments:
+                vector.zero_()
+                continue
+            for piece in partition.slices:
+                values = read(piece.name, kind, piece.start, piece.length)
+                vector[piece.offset : piece.offset + piece.length].copy_(values.view(-1))
+    for name, start, vector in frozen_targets(layout, rank):
+        vector.copy_(read(name, "weight", start, vector.numel()).view(-1))
+    steps = optimizer_steps if moments else 0
+    set_steps(optimizer, [partition.tensor for partition in layout.partitions], steps)
+    refresh_weights(engine, layout)

@@ -1,0 +1,100 @@
+"""``torch.compile`` for the layers: one graph per direction, shared by all layers and all batches.
+
+On a GPU a whole layer is compiled, attention within it: the flash operator is an operator like
+another. The number of tokens, of rows and the longest row are dynamic from the start, and
+parameters are inputs, so nothing is compiled again when a batch has another shape. What is joined
+for the product of queries, keys and values comes in from outside the graph, where it may be joined
+without a copy.
+
+On a CPU attention is one product per row length, whose number changes with every batch. There two
+regions of each layer are compiled: the end of the attention half (linear, dropout, residual sum,
+LayerNorm) and the whole feed-forward half.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertds.model.attention import Joined
+from bertds.model.bert import BertForPreTraining
+from bertds.model.encoder import EncoderLayer
+from bertds.model.row_layout import RowLayout
+from bertds.system.logs import log
+
+
+def missing_compiler(device_type: str) -> str:
+    """Return what ``torch.compile`` lacks on this machine, in words; "" = nothing."""
+    if device_type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return "" if has_triton() else "Triton is not installed, or the GPU is too old for it"
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except (exc.InvalidCxxCompiler, RuntimeError):
+        return "no C++ compiler is found (install g++, or set CXX)"
+    return ""
+
+
+def compile_layers(
+    model: BertForPreTraining, device_type: str, *, backend: str = "inductor"
+) -> bool:
+    """Compile the layers of a model in place; the first passes then take longer.
+
+    Where there is no compiler, says so once and leaves the model as it is: the numbers are the
+    same, only slower.
+
+    Args:
+        model: its parameters and their names stay the same.
+        device_type: where it will run.
+        backend: of ``torch.compile``; others than inductor need no compiler.
+
+    Returns:
+        Whether the layers are compiled.
+    """
+    lacking = missing_compiler(device_type) if backend == "inductor" else ""
+    if lacking:
+        log.warning("run.compile: %s; the layers run uncompiled", lacking)
+        return False
+    options: dict[str, Any] = {"dynamic": True, "fullgraph": True, "backend": backend}
+    encoder = model.bert.encoder
+    layers: Any = encoder.layer
+    if device_type == "cpu" and encoder.attention_kernel != "padded":
+        for layer in layers:
+            ends = layer.attention.output
+            ends.forward = torch.compile(ends.forward, **options)
+            layer.feed_forward = torch.compile(layer.feed_forward, **options)
+        return True
+    compute = torch.compile(_compute, **options)
+    for layer in layers:
+        layer.forward = functools.partial(_forward, compute, layer)
+    return True
+
+
+def _compute(
+    layer: EncoderLayer,
+    hidden_TH: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    kernel: str,
+    joined: Joined | None,
+) -> Tensor:
+    """A layer as a function of tensors and plain values, which is what is compiled."""
+    layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, kernel=kernel)
+    return layer.compute(hidden_TH, layout, joined)
+
+
+def _forward(compute: Any, layer: EncoderLayer, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
+    """Stand in for a layer's ``forward``."""
+    joined = layer.attention.self.joined()
+    for parameter in joined or ():
+        torch._dynamo.mark_static(parameter)  # else its sizes would be unknowns of the graph
+    output_TH: Tensor = compute(
+        layer, hidden_TH, layout.cu_seqlens, layout.max_seqlen, layout.kernel, joined
+    )
+    return output_TH

@@ -1,0 +1,68 @@
+"""How every command ends: one line on standard error and an exit code, no traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+
+from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
+from bertds.system.logs import LogFile, log
+
+
+def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
+    """Run a command's ``main`` and turn what it raises into an exit code.
+
+    ``--debug`` anywhere in the arguments shows the traceback.
+
+    Args:
+        main: takes the arguments, returns the exit code.
+        argv: the arguments; None = ``sys.argv[1:]``.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return main(arguments)
+    except BertdsError as error:
+        _report(f"error: {error}", debug)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe went away (`... | head`). Python would complain while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        _report(
+            f"error: the package {str(error.name).partition('.')[0]} is not installed for "
+            f"{sys.executable}; make install sets up .venv with all that is needed: use "
+            ".venv/bin/python, or source .venv/bin/activate",
+            debug,
+        )
+        return EXIT_BAD_INPUT
+    except Exception as error:
+        _report(
+            f"unexpected error: {type(error).__name__}: {' '.join(str(error).split())} "
+            "(run again with --debug for the traceback)",
+            debug,
+        )
+        return EXIT_FAILED
+
+
+def _report(message: str, debug: bool) -> None:
+    rank = os.environ.get("RANK", "0")
+    if rank != "0":
+        # Bad input fails on every rank alike; rank 0 speaks for all, and the launcher ends the
+        # others meanwhile. If this rank is alone with its error, it speaks after a moment.
+        time.sleep(3.0)
+        message = f"rank {rank}: {message}"
+    if debug:
+        traceback.print_exc()
+    if log.handlers:
+        for handler in log.handlers:
+            if isinstance(handler, LogFile):
+                handler.emit(log.makeRecord(log.name, 40, __file__, 0, message, (), sys.exc_info()))
+    print(f"bertds: {message}", file=sys.stderr, flush=True)
