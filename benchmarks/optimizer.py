@@ -1,7 +1,8 @@
 """Time per optimizer step: our LAMB beside torch's fused AdamW, on BERT-sized tensors.
 
-Same process, alternating, one flat vector each as ZeRO gives it. On a GPU also DeepSpeed's
-FusedAdam and FusedLamb (the latter tensor by tensor: it cannot do otherwise).
+Same process, alternating, one flat vector each as ZeRO gives it. On a CPU our LAMB is its compiled
+loops, on a GPU its Triton kernels; there also DeepSpeed's FusedAdam and FusedLamb (the latter
+tensor by tensor: it cannot do otherwise).
 
     python benchmarks/optimizer.py [--sizes base large] [--repeats 20]
         [--json FILE] [--picture FILE.png]

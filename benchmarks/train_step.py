@@ -46,7 +46,8 @@ from benchmarks.parts import PartTimer
 from benchmarks.peer import Peer, pad_batch
 from benchmarks.step_report import OURS, PEER, paint, show
 from bertds.config.recipe import DataConfig, ModelConfig
-from bertds.cost_model.flops import forward_backward_flops, peak_memory_gib, peak_of
+from bertds.cost_model.flops import forward_backward_flops, peak_memory_gib
+from bertds.cost_model.hardware import peak_of
 from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
 from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.sources.base import Source

@@ -25,7 +25,7 @@ from bertds import foreign_names
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
 from bertds.megatron import MegatronBert
 from bertds.model import hf
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import build_model
 from bertds.model_folder import copy_tokenizer, fresh_folder
 from bertds.system.atomic_files import write_json
 from bertds.trained import Trained, open_trained
@@ -173,7 +173,7 @@ def opened(
 
 def _with_gelu(trained: Trained, gelu: str) -> Trained:
     config = replace(trained.config, hidden_act=gelu)  # type: ignore[arg-type]
-    model = BertForPreTraining(config, trained.vocab_size)
+    model = build_model(config, trained.vocab_size)
     model.load_state_dict(trained.model.state_dict())
     return replace(trained, config=config, model=model.eval())
 
@@ -229,7 +229,7 @@ def _build(
         config = replace(config, next_sentence=False)
     if gelu is not None:
         config = replace(config, hidden_act=gelu)  # type: ignore[arg-type]
-    model = BertForPreTraining(config, vocab_size)
+    model = build_model(config, vocab_size)
     weights = {name: tensor.float() for name, tensor in weights.items()}
     try:
         report = hf.load_transformers_state_dict(model, weights)

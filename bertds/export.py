@@ -37,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     """Export one run."""
     args = parse_args(argv)
     folder = export(args.run, args.out)
-    print(f"wrote {folder}: load it with BertForPreTraining.from_pretrained({str(folder)!r})")
+    (architecture,) = hf.read_config(folder)["architectures"]
+    print(f"wrote {folder}: load it with {architecture}.from_pretrained({str(folder)!r})")
     return EXIT_OK
 
 
@@ -125,15 +126,17 @@ def model_card(trained: Trained) -> str:
     state, data = manifest.get("state", {}), manifest.get("data", {})
     optimizer = deepspeed.get("optimizer", {})
     heads = "masked LM and next sentence" if config.next_sentence else "masked LM"
+    kind = "ModernBERT" if config.style == "modern" else "BERT"
+    architecture = hf.config_to_transformers(config, trained.vocab_size)["architectures"][0]
     lines = [
-        "---", "library_name: transformers", "tags: [bert, fill-mask, pretraining]",
+        "---", "library_name: transformers", f"tags: [{kind.lower()}, fill-mask, pretraining]",
         "pipeline_tag: fill-mask", "---", "",
         f"# {recipe.get('run', {}).get('name') or run_dir.name}", "",
-        f"A BERT of {config.num_hidden_layers} layers, width {config.hidden_size}, "
+        f"A {kind} of {config.num_hidden_layers} layers, width {config.hidden_size}, "
         f"{config.num_attention_heads} heads, {parameters:,} parameters, vocabulary "
         f"{trained.vocab_size:,}, pre-trained with {heads} by bertds {__version__}.", "",
-        "```python", "from transformers import AutoTokenizer, BertForPreTraining",
-        'model = BertForPreTraining.from_pretrained("PATH")',
+        "```python", f"from transformers import AutoTokenizer, {architecture}",
+        f'model = {architecture}.from_pretrained("PATH")',
         'tokenizer = AutoTokenizer.from_pretrained("PATH")', "```", "",
         "## Data", "", *_table(data), "",
         "## Training", "",

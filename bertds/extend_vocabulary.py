@@ -20,7 +20,7 @@ import torch
 from bertds.convert import convert
 from bertds.errors import EXIT_OK, ConfigError, DataError
 from bertds.model import hf
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel, build_model
 from bertds.trained import Trained
 from bertds.zoo import open_model
 
@@ -73,16 +73,17 @@ def split_piece(piece: str, vocabulary: dict[str, int]) -> list[int]:
     return numbers
 
 
-def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[BertForPreTraining, int]:
+def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[PreTrainingModel, int]:
     """Return the model with another vocabulary, and how many pieces had no split.
 
     A piece that both vocabularies hold keeps its vector; another one gets the mean of its old
     split; one without a split gets the vector of [UNK].
     """
     numbers = {piece: number for number, piece in enumerate(old)}
-    model = BertForPreTraining(trained.config, len(new))
+    model = build_model(trained.config, len(new))
     source = hf.to_transformers_state_dict(trained.model)
-    table, bias = source[hf.WORD_TABLE], source[hf.VOCABULARY_BIAS]
+    table_name, bias_name = (name for name in hf.VOCABULARY_ROWS if name in source)
+    table, bias = source[table_name], source[bias_name]
     rows, biases, unsplit = [], [], 0
     for piece in new:
         if piece in numbers:
@@ -94,7 +95,7 @@ def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[BertForP
                 split = [numbers["[UNK]"]]
         rows.append(table[split].mean(0))
         biases.append(bias[split].mean())
-    state = {**source, hf.WORD_TABLE: torch.stack(rows), hf.VOCABULARY_BIAS: torch.stack(biases)}
+    state = {**source, table_name: torch.stack(rows), bias_name: torch.stack(biases)}
     hf.load_transformers_state_dict(model, state)
     return model.eval(), unsplit
 

@@ -34,7 +34,7 @@ from bertds.distributed.stop_requests import Place
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import start_processes
 from bertds.errors import ConfigError
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel
 from bertds.system.atomic_files import write_json
 from bertds.system.logs import log
 
@@ -45,7 +45,7 @@ PROBES = (1, 3)
 
 
 def choose_micro_batch(
-    model: BertForPreTraining, config: Config, settings: DeepSpeedSettings, place: Place
+    model: PreTrainingModel, config: Config, settings: DeepSpeedSettings, place: Place
 ) -> DeepSpeedSettings:
     """Return the settings with a number in place of "auto". Collective.
 
@@ -76,7 +76,7 @@ def choose_micro_batch(
 
 
 def search(
-    model: BertForPreTraining,
+    model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
     place: Place,
@@ -125,7 +125,7 @@ def largest_that_runs(candidates: list[int], run: Callable[[int], Any]) -> int:
     return candidates[0]
 
 
-def measured_bytes(model: BertForPreTraining, inputs: dict[str, Any]) -> float:
+def measured_bytes(model: PreTrainingModel, inputs: dict[str, Any]) -> float:
     """Return what one forward and backward pass adds to the memory, at its peak."""
     if next(model.parameters()).is_cuda:
         torch.cuda.synchronize()
@@ -151,7 +151,7 @@ def measured_bytes(model: BertForPreTraining, inputs: dict[str, Any]) -> float:
     return sum(kept.values()) * (1.0 + FRAGMENTS[True])
 
 
-def _run(model: BertForPreTraining, inputs: dict[str, Any]) -> None:
+def _run(model: PreTrainingModel, inputs: dict[str, Any]) -> None:
     output = model(**inputs)
     (output.mlm_loss_sum + output.nsp_loss_sum).backward()
 
@@ -175,7 +175,7 @@ def full_rows(config: Config, rows: int, device: torch.device) -> dict[str, Any]
 
 
 def state_bytes(
-    model: BertForPreTraining,
+    model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
     place: Place,
@@ -216,7 +216,7 @@ def memory_limit(config: Config, device: torch.device) -> float:
 
 
 def describe(
-    model: BertForPreTraining,
+    model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
     place: Place,

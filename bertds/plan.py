@@ -22,13 +22,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="bertds plan",
         description="Say what a run will need: memory, time, energy, cost, network, disk.",
     )
-    parser.add_argument("--config", metavar="R.yaml", required=True, help="the recipe")
+    parser.add_argument("--config", metavar="R.yaml", help="the recipe")
     parser.add_argument("--deepspeed_config", metavar="F.json", help="the DeepSpeed JSON")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
                         help="override recipe keys, or deepspeed.KEY")  # fmt: skip
-    parser.add_argument("--gpu", default="h100", help="v100, a100, h100, h200, b200 or cpu (h100)")
+    parser.add_argument("--gpu", default="h100", metavar="NAME",
+                        help="h100 (default), a100, ... (--list-gpus), or cpu")  # fmt: skip
+    parser.add_argument("--gpu-file", type=Path, metavar="F.yaml",
+                        help="more GPUs, or other numbers for those there are, in the form of "
+                        "bertds/cost_model/gpus.yaml (BERTDS_GPU_FILE)")  # fmt: skip
+    parser.add_argument("--list-gpus", action="store_true", help="print the GPUs and end")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
-    parser.add_argument("--gpus", type=int, metavar="N", help="devices of a machine (8; cpu: 1)")
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="devices of a machine (as --gpu usually has)"
+    )
     parser.add_argument("--price", type=float, metavar="D", help="dollars per device and hour")
     parser.add_argument("--vocab-size", type=int, default=30522, metavar="N", help="words (30522)")
     parser.add_argument(
@@ -51,7 +58,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="compare stages, micro batches and node counts up to 4,096 devices",
     )
     parser.add_argument("--json", action="store_true", help="print numbers for programs")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not (args.config or args.list_gpus):
+        parser.error("the following arguments are required: --config")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,10 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     from bertds.config.recipe import Config
     from bertds.cost_model.hardware import find
     from bertds.engine.ds_config import load_deepspeed_json
-    from bertds.plan_calibrate import calibrate
+    from bertds.plan_calibrate import calibrate, check_calibration
     from bertds.plan_forecast import forecast
     from bertds.setup_run import find_deepspeed_json
 
+    if args.list_gpus:
+        list_gpus(args.gpu_file)
+        return EXIT_OK
     values = split_assignments(args.set)
     prefix = "deepspeed."
     config: Config = load_config(
@@ -74,11 +87,13 @@ def main(argv: list[str] | None = None) -> int:
         find_deepspeed_json(config, args.config, args.deepspeed_config),
         {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)},
     )
-    hardware = find(args.gpu)
-    devices = args.gpus or (1 if args.gpu == "cpu" else 8)
+    hardware = find(args.gpu, args.gpu_file)
+    devices = hardware.devices_per_node if args.gpus is None else args.gpus
     if args.nodes < 1 or devices < 1:
         raise ConfigError(f"--nodes {args.nodes} --gpus {devices}: both must be at least 1")
     calibration = calibrate(Path(args.calibrate)) if args.calibrate else None
+    if calibration is not None:
+        check_calibration(calibration, hardware, settings.precision)
     common: dict[str, Any] = {
         "vocab_size": args.vocab_size,
         "tokens_per_row": args.mean_tokens,
@@ -99,6 +114,19 @@ def main(argv: list[str] | None = None) -> int:
     else:
         _show(plan, calibration, args)
     return EXIT_OK
+
+
+def list_gpus(extra: Path | None) -> None:
+    """Print the known GPUs, one a line."""
+    from bertds.cost_model.hardware import table
+
+    print(f"{'GPU':<14}{'GiB':>7}{'TFLOP/s':>9}{'TB/s':>7}{'share of peak, 128 / 512':>27}")
+    for item in table(extra).values():
+        shares = f"{item.efficiency_128:.1%} / {item.efficiency_512:.1%} {item.efficiency_kind}"
+        print(
+            f"{item.name:<14}{item.memory_gib:>7.1f}{item.peak_half / 1e12:>9.0f}"
+            f"{item.memory_bandwidth / 1e12:>7.2f}{shares:>27}"
+        )
 
 
 def numbers(plan: Any) -> dict[str, Any]:
@@ -127,6 +155,7 @@ def numbers(plan: Any) -> dict[str, Any]:
         "kilowatt_hours": plan.kilowatt_hours,
         "dollars": plan.dollars,
         "mfu": plan.mfu,
+        "speed_from": "calibrated" if plan.calibrated else plan.hardware.efficiency_kind,
         "checkpoint_gib": plan.checkpoint_gib,
     }
 
@@ -166,7 +195,13 @@ def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
           f"{plan.checkpoint_gib:.2f} GiB a checkpoint")  # fmt: skip
     print("\nassumptions")
     print(f"  machine: {plan.hardware.source}")
-    if calibration is not None:
+    if calibration is None:
+        machine = plan.hardware
+        print(
+            f"  speed {machine.efficiency_kind}, {machine.efficiency_128:.1%} of the peak at 128 "
+            f"tokens and {machine.efficiency_512:.1%} at 512: {machine.efficiency_source}"
+        )
+    else:
         print(
             f"  calibrated by {calibration.run}: {calibration.rate / 1e12:.4g} TFLOP/s a device, "
             f"{calibration.tokens_per_row:.1f} tokens a row, {calibration.base_bytes / gib:.2f} "
@@ -174,8 +209,13 @@ def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
         )
         if calibration.memory_rate is not None:
             print(f"  optimizer at {calibration.memory_rate / 1e9:.3g} GB/s, measured by that run")
-    print(f"  rows of {plan.shape.tokens_per_row:.0f} real tokens "
-          f"({'measured' if calibration else 'Wikipedia; --mean-tokens changes it'})")  # fmt: skip
+    length = plan.shape.sequence_length
+    origin = "Wikipedia; --mean-tokens changes it"
+    if args.mean_tokens is not None:
+        origin = "--mean-tokens"
+    elif calibration is not None and calibration.sequence_length == length:
+        origin = "measured"
+    print(f"  rows of {plan.shape.tokens_per_row:.0f} real tokens ({origin})")
     print("  network: half of the nominal bandwidth; 1 % stragglers per doubling of the nodes "
           "(fit to DLE's 64 DGX-2H)")  # fmt: skip
     print("  energy: devices with their share of the node at full load, no cooling")

@@ -13,9 +13,10 @@ import yaml
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
+from bertds.cost_model.hardware import Hardware, kind_of
 from bertds.cost_model.memory import Shape, estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
-from bertds.errors import DataError
+from bertds.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,6 +24,12 @@ class Calibration:
     """What one run measured."""
 
     run: str
+    device: str
+    """``cpu``, or the name of the GPU that the run trained on; "" for a GPU of a run that does not
+    say which (before it was recorded)."""
+    precision: str
+    """What the run computed in: ``fp32``, ``bf16``, ``fp16`` or ``autocast``."""
+    sequence_length: int
     rate: float
     """Operations per second and device, those of recomputed layers included; if there is a
     ``memory_rate``, of the products alone, without the time of the optimizer and of moving weights
@@ -36,6 +43,34 @@ class Calibration:
     """Bytes of weights, gradients and moments per second in the optimizer; None where it was not
     measured apart: by several processes, whose time goes into talking as well, or by runs of before
     it was recorded."""
+
+
+def check_calibration(calibration: Calibration, hardware: Hardware, precision: str) -> None:
+    """Refuse measurements of another kind of device or of another precision.
+
+    Raises:
+        ConfigError: the run cannot tell how quick the planned one will be.
+    """
+    start = f"--calibrate {calibration.run}: that run trained on"
+    on_cpu = calibration.device == "cpu"
+    if on_cpu != (hardware.name == "cpu"):
+        planned = "the CPU" if hardware.name == "cpu" else f"{hardware.name} GPUs"
+        trained = "a CPU" if on_cpu else calibration.device or "a GPU"
+        raise ConfigError(
+            f"{start} {trained}, which says nothing about {planned}; plan with "
+            f"{'--gpu cpu' if on_cpu else 'that --gpu'}, or leave --calibrate out"
+        )
+    kind = None if on_cpu else kind_of(calibration.device)
+    if kind is not None and kind.peak_half != hardware.peak_half:
+        raise ConfigError(
+            f"{start} {calibration.device}, which says nothing about {hardware.name} GPUs; plan "
+            f"with --gpu {kind.name}, or leave --calibrate out"
+        )
+    if (calibration.precision == "fp32") != (precision == "fp32"):
+        raise ConfigError(
+            f"{start} {calibration.device or 'a GPU'} in {calibration.precision}, and the plan is "
+            f"for {precision}, whose speed differs; calibrate with a run in {precision}"
+        )
 
 
 def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
@@ -60,6 +95,15 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
         ranks = int(facts.get("world_size", ranks))
         words = int(facts.get("model", {}).get("vocab_size", words))
     return config, settings, words, ranks
+
+
+def device_of(run: Path, lines: list[dict[str, Any]]) -> str:
+    """Return the device that a run trained on, as :attr:`Calibration.device` says it."""
+    if (run / "environment.json").is_file():
+        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
+        if starts and "device" in starts[-1]:
+            return str(starts[-1]["device"])
+    return "" if "mfu" in lines[-1] else "cpu"  # MFU is never written on a CPU
 
 
 def train_lines(run: Path) -> list[dict[str, Any]]:
@@ -88,6 +132,7 @@ def calibrate(run: Path) -> Calibration:
     if len(lines) < 2:
         raise DataError(f"{run}: {len(lines)} train lines; let it train for two or more")
     settings = check_deepspeed_values(values)
+    device = device_of(run, lines)
     begin = max(1, len(lines) // 5)  # the first ones compile, fill caches, warm up
     warm = lines[begin:]
     tokens = lines[-1]["tokens"] / lines[-1]["samples"]
@@ -126,7 +171,7 @@ def calibrate(run: Path) -> Calibration:
             stage=settings.stage,
             world_size=ranks,
             optimizer=settings.optimizer.kind,
-            on_cpu="mfu" not in lines[-1],
+            on_cpu=device == "cpu",
             offload=settings.offloads_optimizer,
         )
         # Of the first lines: later ones have grown by holes of the heap, which no estimate counts.
@@ -134,6 +179,9 @@ def calibrate(run: Path) -> Calibration:
         base = max(0.0, early * 2**30 - estimate(shape).total)
     return Calibration(
         run=str(run),
+        device=device,
+        precision=settings.precision,
+        sequence_length=config.data.sequence_length,
         rate=rate,
         tokens_per_row=tokens,
         base_bytes=base,

@@ -131,7 +131,9 @@ def forecast(
         nodes * devices_per_node
     ) if micro_batch else settings.batch_plan(nodes * devices_per_node)  # fmt: skip
     length = config.data.sequence_length
-    known = calibration.tokens_per_row if calibration else None
+    known = None  # rows of another length say nothing about these
+    if calibration is not None and calibration.sequence_length == length:
+        known = calibration.tokens_per_row
     tokens = min(float(length), tokens_per_row or known or mean_tokens(length))
     zero = settings.values.get("zero_optimization", {})
     on_cpu = hardware.name == "cpu"

@@ -112,8 +112,16 @@ class RunFolder:
                     "set it back, or choose another run.dir"
                 )
 
-    def record(self, deepspeed_json: dict[str, Any], tokenizer_files: dict[str, Path]) -> None:
-        """Save the resolved settings, the versions and the tokenizer (main process only)."""
+    def record(
+        self, deepspeed_json: dict[str, Any], tokenizer_files: dict[str, Path], device: str
+    ) -> None:
+        """Save the resolved settings, the versions and the tokenizer (main process only).
+
+        Args:
+            deepspeed_json: the settings as they are used.
+            tokenizer_files: where each file of the tokenizer is.
+            device: ``cpu``, or the name of the GPU that trains.
+        """
         if not self.is_main:
             return
         text = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
@@ -125,7 +133,9 @@ class RunFolder:
             starts = json.loads(file.read_text(encoding="utf-8")).get("starts", [])
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         ranks = find_place().world_size
-        starts.append({"time": now, "command": command_line(), "world_size": ranks})
+        starts.append(
+            {"time": now, "command": command_line(), "world_size": ranks, "device": device}
+        )
         write_json(file, {**environment(), "starts": starts})
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)

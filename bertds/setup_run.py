@@ -13,7 +13,8 @@ from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.load import load_config, split_assignments, to_dict
 from bertds.config.recipe import Config
-from bertds.cost_model.flops import Meter, device_peak
+from bertds.cost_model.flops import Meter
+from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.distributed.step_sync import Agreement
@@ -26,7 +27,7 @@ from bertds.guard import Guard
 from bertds.initial import check_alike, continue_run, start_weights, warn_of_other_data
 from bertds.metrics import Metrics
 from bertds.micro_batch import choose_micro_batch
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import build_model
 from bertds.optim.lr_schedule import LearningRate
 from bertds.run_folder import RunFolder, environment
 from bertds.sample_log import SampleLog
@@ -76,7 +77,7 @@ class Run:
         tokenizer = self.source.tokenizer
         held_out = self._open_validation()
         torch.manual_seed(config.run.seed)  # the same initial weights on every rank
-        model = BertForPreTraining(config.model, tokenizer.vocab_size)
+        model = build_model(config.model, tokenizer.vocab_size)
         shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         start = start_weights(config, model, tokenizer, self.folder.checkpoints)
         self.settings = choose_micro_batch(model, config, self.settings, place)
@@ -103,7 +104,9 @@ class Run:
         check_alike(self.engine, start, self.source)
         warn_of_other_data(start, self.source)
         self.state = continue_run(config, self.engine, start)
-        self.folder.record(self.settings.values, tokenizer.files)
+        device = self.engine.device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self.folder.record(self.settings.values, tokenizer.files, name)
         self.learning_rate = LearningRate(self.settings.optimizer.lr, config.schedule)
         if place.is_main:
             self.trackers = start_trackers(config, facts, self.folder.path)

@@ -13,13 +13,14 @@ from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.model.attention_kernels import activate_kernel
 from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel
 from bertds.system.logs import log
 
 Capability = tuple[int, int] | None
 """A GPU's compute capability; None = no GPU."""
 
 
-def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSettings) -> None:
+def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSettings) -> None:
     """Choose the attention kernel; compile, record or convert what the recipe wants.
 
     Logs what was chosen, in one line.
@@ -29,13 +30,12 @@ def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSetti
     """
     cuda = torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if cuda else None
-    encoder = model.bert.encoder
     words = [f"attention: {attention_words(config, settings.precision, capability)}"]
     if config.run.fp8:
         check_fp8(config, settings, capability)
         from bertds.model.fp8_layers import use_fp8
 
-        words.append(f"FP8: {use_fp8(encoder)} linear layers (experimental)")
+        words.append(f"FP8: {use_fp8(model.encoder_layers())} linear layers (experimental)")
     if wants_compile(config, settings.stage, cuda=cuda):
         from bertds.model.compile_layers import compile_layers
 
@@ -47,7 +47,8 @@ def speed_up(model: BertForPreTraining, config: Config, settings: DeepSpeedSetti
         check_graphs(config, settings.stage, capability)
         from bertds.model.cuda_graphs import use_graphs
 
-        use_graphs(encoder)
+        assert isinstance(model, BertForPreTraining)  # checked above
+        use_graphs(model.bert.encoder)
         words.append("encoder: recorded CUDA graphs")
     log.info("%s", "; ".join(words))
 
@@ -96,6 +97,11 @@ def wants_compile(config: Config, stage: int, *, cuda: bool) -> bool:
 
 def check_graphs(config: Config, stage: int, capability: Capability) -> None:
     """Refuse recorded graphs where they cannot be made."""
+    if config.model.style == "modern":
+        raise ConfigError(
+            "run.cuda_graphs=true is not made for model.style=modern; set run.cuda_graphs=false "
+            "(run.compile works with it)"
+        )
     if capability is None or stage == 3:
         raise ConfigError("run.cuda_graphs=true needs a GPU and ZeRO stage 0, 1 or 2")
     if config.model.activation_checkpointing != "none":

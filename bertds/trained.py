@@ -12,14 +12,14 @@ from bertds.checkpoint.save import locate
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model import hf
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel, build_model
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A model with what is known of it."""
 
-    model: BertForPreTraining
+    model: PreTrainingModel
     config: ModelConfig
     vocab_size: int
     origin: Path
@@ -42,7 +42,7 @@ def open_trained(path: Path | str) -> Trained:
     path = Path(path)
     if (path / "config.json").is_file():
         config, vocab_size = hf.config_from_transformers(hf.read_config(path))
-        model = BertForPreTraining(config, vocab_size)
+        model = build_model(config, vocab_size)
         report = hf.load_transformers_state_dict(model, hf.read_state_dict(path))
         folder = path if (path / "vocab.txt").is_file() else None
         return Trained(
@@ -52,7 +52,7 @@ def open_trained(path: Path | str) -> Trained:
     saved = reader.manifest["model"]
     names = {item.name for item in fields(ModelConfig)}
     config = ModelConfig(**{key: value for key, value in saved.items() if key in names})
-    model = BertForPreTraining(config, saved["vocab_size"])
+    model = build_model(config, saved["vocab_size"])
     parameters = dict(model.named_parameters())
     if set(parameters) != set(reader.shapes):
         odd = sorted(set(parameters) ^ set(reader.shapes))

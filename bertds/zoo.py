@@ -70,10 +70,15 @@ def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **argum
         CheckpointError: there is no such model.
         ConfigError: there is no such task.
     """
+    from bertds.model.hf import read_config
+
     if task not in TASK_CLASSES:
         raise ConfigError(f"task={task!r}: unknown; allowed: {', '.join(TASK_CLASSES)}")
     with as_hugging_face_folder(name_or_path) as folder:
-        return load_transformers(folder, TASK_CLASSES[task], **arguments)
+        class_name = TASK_CLASSES[task]
+        if task == "pretraining" and read_config(folder).get("model_type") == "modernbert":
+            class_name = "ModernBertForMaskedLM"  # its only pre-training head
+        return load_transformers(folder, class_name, **arguments)
 
 
 def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Triton reads this when it is imported: without a GPU its kernels run in its interpreter.
+if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.

@@ -183,9 +183,10 @@ def check_settings(arguments: list[str]) -> None:
     load_config(ROOT / recipe if recipe and (ROOT / recipe).is_file() else None, values)
 
 
+NEEDS_FILES = {"--calibrate", "--gpu-file"}  # of the reader's
 RUNNABLE = [
     line for line in LINES
-    if line.words[0] == "bertds" and line.words[1:2] in CHEAP and "--calibrate" not in line.words
+    if line.words[0] == "bertds" and line.words[1:2] in CHEAP and not NEEDS_FILES & {*line.words}
 ]  # fmt: skip
 
 

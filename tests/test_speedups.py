@@ -146,7 +146,7 @@ def test_torchao_converts_the_encoder_and_keeps_losses_and_names() -> None:
         model = BertForPreTraining(config, 65).bfloat16()
         names = list(model.state_dict())
         if fp8:
-            assert use_fp8(model.bert.encoder, emulate=True) == 6 * 2
+            assert use_fp8(model.encoder_layers(), emulate=True) == 6 * 2
             torch._dynamo.reset()
             assert compile_layers(model, "cpu", backend="aot_eager")
         assert list(model.state_dict()) == names

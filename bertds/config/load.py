@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from bertds.config.recipe import Config
+from bertds.config.recipe import Config, ModelConfig
 from bertds.errors import ConfigError
 
 REMOVED_KEYS: dict[str, tuple[Any, str]] = {
@@ -284,6 +284,7 @@ def check(config: Config) -> None:
         f"model.hidden_size={model.hidden_size} is not a multiple of "
         f"model.num_attention_heads={model.num_attention_heads}",
     )
+    check_style(model)
     _require(
         data.sequence_length <= model.max_position_embeddings,
         f"data.sequence_length={data.sequence_length} exceeds model.max_position_embeddings="
@@ -347,9 +348,32 @@ def check(config: Config) -> None:
         )
 
 
+def check_style(model: ModelConfig) -> None:
+    """Refuse what the modern encoder does not have, or cannot be built with."""
+    if model.style != "modern":
+        return
+    _require(
+        not model.next_sentence,
+        "model.style=modern has no next-sentence head; set model.next_sentence=false (and "
+        "data.pairs=none for rows of one segment)",
+    )
+    width = model.hidden_size // model.num_attention_heads
+    _require(
+        width % 2 == 0,
+        f"model.style=modern turns pairs of numbers, but a head is {width} wide "
+        f"(model.hidden_size / model.num_attention_heads); make it even",
+    )
+    _require(
+        model.local_attention >= 2 and model.local_attention % 2 == 0,
+        f"model.local_attention={model.local_attention} must be even and at least 2: half of it "
+        "is seen on each side",
+    )
+
+
 _POSITIVE = {
     "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads",
     "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
+    "model.global_attn_every_n_layers", "model.global_rope_theta", "model.local_rope_theta",
     "data.max_predictions_per_sequence", "data.prefetch_steps", "schedule.total_steps",
     "schedule.decay_every_steps", "schedule.horizon_steps", "log.every_steps",
     "guard.max_bad_steps", "guard.spike_window", "guard.meeting_timeout_seconds",

@@ -25,6 +25,10 @@ from bertds.errors import ConfigError
 class ModelConfig:
     """Architecture, in transformers' names. The vocabulary size comes from the data."""
 
+    style: Literal["bert", "modern"] = "bert"
+    """bert is the original encoder; modern is ModernBERT's: LayerNorm first, rotary positions,
+    gated feed-forward, no biases, local and global attention. modern has no next-sentence head,
+    no segments and no position table."""
     hidden_size: int = 768
     """Width H of the hidden states."""
     num_hidden_layers: int = 12
@@ -32,7 +36,8 @@ class ModelConfig:
     num_attention_heads: int = 12
     """Number of attention heads; must divide hidden_size."""
     intermediate_size: int = 3072
-    """Width of the feed-forward layer, 4 H in every published BERT."""
+    """Width I of the feed-forward layer, 4 H in every published BERT; modern: of its gated half,
+    1.5 H in ModernBERT-base."""
     max_position_embeddings: int = 512
     """Longest sequence that the model can ever read."""
     type_vocab_size: int = 2
@@ -40,13 +45,23 @@ class ModelConfig:
     hidden_act: Literal["gelu", "gelu_new"] = "gelu"
     """gelu is the exact erf form; gelu_new is the tanh approximation (NVIDIA DLE, Google)."""
     hidden_dropout_prob: float = 0.1
-    """Dropout on embeddings and on both outputs of a layer."""
+    """Dropout on embeddings and on both outputs of a layer; modern: on embeddings and inside the
+    feed-forward layer. ModernBERT's is 0."""
     attention_probs_dropout_prob: float = 0.1
-    """Dropout on the attention probabilities."""
+    """Dropout on the attention probabilities; modern: on attention's output too."""
+    local_attention: int = 128
+    """modern: width of the window in local layers, in tokens: half to each side."""
+    global_attn_every_n_layers: int = 3
+    """modern: every Nth layer, from the first, attends to the whole row; 1 = all layers."""
+    global_rope_theta: float = 160_000.0
+    """modern: base of the rotary wavelengths in global layers; ModernBERT trains with 10000 up to
+    1,024 tokens and goes on with 160000 up to 8,192."""
+    local_rope_theta: float = 10_000.0
+    """modern: base of the rotary wavelengths in local layers."""
     initializer_range: float = 0.02
     """Standard deviation of the truncated normal that weights start from."""
     layer_norm_eps: float = 1e-12
-    """Epsilon in LayerNorm."""
+    """Epsilon in LayerNorm; ModernBERT's is 1e-5."""
     next_sentence: bool = True
     """Train the next-sentence head beside the masked-LM head; false = masked LM only."""
     activation_checkpointing: Literal["none", "full"] = "none"

@@ -1,4 +1,4 @@
-"""Floating-point operations of BERT pre-training, and the devices' peaks: what MFU is made of.
+"""Floating-point operations of BERT pre-training: what MFU is made of.
 
 Multiply and add count as two. Only work that the mathematics asks for is counted: no padding, no
 recomputation, and the vocabulary only for masked tokens.
@@ -18,7 +18,8 @@ def forward_backward_flops(
     """Return the operations of one forward and backward pass.
 
     3 * [L (8 H^2 + 4 H I) T + 4 H L T S + P (2 H^2 + 2 H V) + 2 H^2], the backward pass being
-    twice the forward; with I = 4 H the first term is the usual 24 H^2 L T.
+    twice the forward; with I = 4 H the first term is the usual 24 H^2 L T. A modern encoder's
+    feed-forward layer has a gate, so 6 H I; its local layers see a window instead of S.
 
     Args:
         model: width H, layers L, feed-forward width I.
@@ -29,17 +30,32 @@ def forward_backward_flops(
     """
     width, layers = model.hidden_size, model.num_hidden_layers
     length = tokens / max(rows, 1e-9)
-    linear = layers * tokens * (8 * width**2 + 4 * width * model.intermediate_size)
-    attention = 4 * width * layers * tokens * length
+    products = 6 if model.style == "modern" else 4
+    linear = layers * tokens * (8 * width**2 + products * width * model.intermediate_size)
+    seen = sum(seen_tokens(model, number, length) for number in range(layers))
+    attention = 4 * width * tokens * seen
     head = masked * (2 * width**2 + 2 * width * vocab_size)
     pooler = rows * 2 * width**2 if model.next_sentence else 0.0
     return 3.0 * (linear + attention + head + pooler)
+
+
+def seen_tokens(model: ModelConfig, layer: int, length: float) -> float:
+    """Return how many tokens each token attends to in one layer, in a row of ``length``."""
+    if model.style == "modern" and layer % model.global_attn_every_n_layers:
+        return min(length, model.local_attention + 1.0)
+    return length
 
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:
     """Return the number of trained numbers, the word table's padding rows included."""
     width, inner = model.hidden_size, model.intermediate_size
     rows = -(-vocab_size // 64) * 64
+    if model.style == "modern":
+        layer = 4 * width * width + 3 * width * inner + 2 * width
+        # Word table and its LayerNorm; the first layer has one LayerNorm less; the last LayerNorm;
+        # the head and its LayerNorm; the vocabulary's bias.
+        around = rows * width + width - width + width + width * width + width + rows
+        return around + model.num_hidden_layers * layer
     embeddings = (rows + model.max_position_embeddings + model.type_vocab_size + 2) * width
     layer = 4 * width * width + 4 * width + 2 * width * inner + inner + width + 4 * width
     head = width * width + 3 * width + rows
@@ -62,34 +78,6 @@ def mean_tokens(sequence_length: int) -> float:
     """
     place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))
     return sequence_length * (0.90 + (254 / 512 - 0.90) * place)
-
-
-# Dense matrix peak in operations per second, without sparsity, from the makers' data sheets.
-PEAKS: dict[str, dict[str, float]] = {
-    "v100": {"half": 125e12, "fp32": 15.7e12},
-    "a100": {"half": 312e12, "fp32": 156e12},  # fp32 runs as TF32 where it is allowed
-    "h100": {"half": 989e12, "fp32": 494e12},
-    "h200": {"half": 989e12, "fp32": 494e12},
-    "b200": {"half": 2250e12, "fp32": 1125e12},
-}
-
-
-def peak_of(device_name: str, precision: str) -> float | None:
-    """Return the peak of a device by the name that its driver gives, or None if unknown."""
-    name = device_name.lower()
-    for kind, peaks in PEAKS.items():
-        if kind in name:
-            return peaks["fp32" if precision == "fp32" else "half"]
-    return None
-
-
-def device_peak(device_type: str, precision: str) -> float | None:
-    """Return the peak of this process's device; None on a CPU, whose peak is not known."""
-    if device_type != "cuda":
-        return None
-    import torch
-
-    return peak_of(torch.cuda.get_device_name(), precision)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,43 @@
-"""Machines that a plan can be made for, and where their numbers come from.
+"""GPUs that a plan can be made for, their peaks for MFU, and where their numbers come from.
 
-Peaks are dense matrix rates without sparsity. Efficiencies are shares of the half-precision peak
-that published BERT pre-training reached on real tokens; ``--calibrate RUN`` replaces them by what
-a run of one's own measured.
+The numbers are in ``gpus.yaml``; a file of the same form adds GPUs or changes keys. Peaks are
+dense product rates without sparsity. The efficiency is the share of the half-precision peak that
+forward and backward reach on real tokens. This code was measured on an H100; where a GPU has no
+share of its own, it is derived from that one:
+
+```text
+share = share of the H100 / (p + m * (peak / H100's peak) * (H100's bandwidth / bandwidth))
+```
+
+with p the part of the H100's time that goes into products and attention, and m the part that goes
+into moving memory. The formula gives 46 and 39 % for the A100, where NVIDIA's DeepLearningExamples
+reached 45 and 38 % on real tokens.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from bertds.cost_model.flops import PEAKS
+from bertds.cost_model.gpu_file import DEFAULTS, FILE, check_gpu, read_gpus
 from bertds.errors import ConfigError
+
+MEASURED_ON = "h100"
+MEMORY_PART = {128: 0.31, 512: 0.29}
+"""Part of the H100's kernel time that moves memory: 36.6 of 118.5 ms at 128 tokens, 19.9 of 68.3 ms
+at 512 (BERT-large, profiled with whole layers compiled; docs/performance.md)."""
+VARIANTS = {"ti", "super", "laptop", "mobile", "max", "d", "mig", "nvl"}
+"""Words of a driver's name that mark a GPU with another peak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """One kind of device, and the node that it usually sits in."""
+    """One kind of device, and the node that it usually is in."""
 
     name: str
     """As given to ``--gpu``."""
@@ -38,57 +59,80 @@ class Hardware:
     """Share of the peak reached on rows of 128 tokens."""
     efficiency_512: float
     """The same on rows of 512."""
+    efficiency_kind: str
+    """``measured``, ``published``, ``assumed`` or ``derived``."""
+    efficiency_source: str
+    """Where these shares are from."""
     dollars_per_hour: float
-    """List price of one device and hour, to be overridden by ``--price``."""
+    """Price of one device and hour, to be overridden by ``--price``."""
+    devices_per_node: int = 8
+    """Devices of a node where ``--gpus`` does not say."""
+    driver: tuple[str, ...] = ()
+    """Words, in lower case, of the name that the driver reports."""
     source: str
-    """Where the numbers are from."""
+    """Where the other numbers are from."""
 
 
-def _gpu(name: str, **values: float | str) -> Hardware:
-    peaks = PEAKS[name.split("_")[0]]
-    return Hardware(name=name, peak_half=peaks["half"], peak_full=peaks["fp32"], **values)  # type: ignore[arg-type]
+def table(extra: Path | None = None) -> dict[str, Hardware]:
+    """Return the known GPUs by name: the package's, then those of a file of the user's.
+
+    Args:
+        extra: a file like ``gpus.yaml``; default: the one that ``BERTDS_GPU_FILE`` names, if any.
+
+    Raises:
+        ConfigError: the file cannot be read, or an entry in it is wrong.
+    """
+    named = os.environ.get("BERTDS_GPU_FILE")
+    return _table(extra or (Path(named) if named else None))
 
 
-TABLE = {
-    item.name: item
-    for item in (
-        _gpu(
-            "v100", memory_gib=31.7, memory_bandwidth=0.9e12, link_bandwidth=150e9,
-            network_bandwidth=100e9, watts=625.0, efficiency_128=0.43, efficiency_512=0.29,
-            dollars_per_hour=2.5,
-            source="NVIDIA V100 SXM3 32 GB data sheet; DGX-2: 16 GPUs, 10 kW, 8 x 100 Gb/s; "
-            "efficiency: DLE's 224 and 36 sequences/s per GPU",
-        ),
-        _gpu(
-            "a100", memory_gib=79.2, memory_bandwidth=2.0e12, link_bandwidth=300e9,
-            network_bandwidth=200e9, watts=812.0, efficiency_128=0.45, efficiency_512=0.38,
-            dollars_per_hour=2.0,
-            source="NVIDIA A100 SXM 80 GB data sheet; DGX A100: 8 GPUs, 6.5 kW, 8 x 200 Gb/s; "
-            "efficiency: DLE's 580 and 210 (binned) sequences/s per GPU, real tokens",
-        ),
-        _gpu(
-            "h100", memory_gib=79.1, memory_bandwidth=3.35e12, link_bandwidth=450e9,
-            network_bandwidth=400e9, watts=1275.0, efficiency_128=0.40, efficiency_512=0.40,
-            dollars_per_hour=3.0,
-            source="NVIDIA H100 SXM data sheet; DGX H100: 8 GPUs, 10.2 kW, 8 x 400 Gb/s; "
-            "efficiency: assumed somewhat below MLPerf's H200",
-        ),
-        _gpu(
-            "h200", memory_gib=139.8, memory_bandwidth=4.8e12, link_bandwidth=450e9,
-            network_bandwidth=400e9, watts=1275.0, efficiency_128=0.42, efficiency_512=0.42,
-            dollars_per_hour=3.5,
-            source="NVIDIA H200 SXM data sheet; DGX H200: 8 GPUs, 10.2 kW, 8 x 400 Gb/s; "
-            "efficiency: below MLPerf v4's 49-53 %, which uses FP8 and CUDA graphs",
-        ),
-        _gpu(
-            "b200", memory_gib=179.0, memory_bandwidth=8.0e12, link_bandwidth=900e9,
-            network_bandwidth=400e9, watts=1787.0, efficiency_128=0.33, efficiency_512=0.35,
-            dollars_per_hour=5.0,
-            source="NVIDIA B200 SXM data sheet; DGX B200: 8 GPUs, 14.3 kW, 8 x 400 Gb/s; "
-            "efficiency: assumed, no published BERT run",
-        ),
+@cache
+def _table(extra: Path | None) -> dict[str, Hardware]:
+    rows = read_gpus(FILE)
+    if extra is not None:
+        for name, values in read_gpus(extra).items():
+            rows[name] = {**rows.get(name, {}), **values}
+    for name, values in rows.items():
+        check_gpu(extra or FILE, name, values)
+    return {name: _hardware(name, values, rows[MEASURED_ON]) for name, values in rows.items()}
+
+
+def _hardware(name: str, row: Mapping[str, Any], reference: Mapping[str, Any]) -> Hardware:
+    """Return one entry of the file in SI units, with an efficiency."""
+    values = {**DEFAULTS, **row}
+    share = values.get("efficiency")
+    kind = values.get("efficiency_kind", "assumed")
+    source = values.get("efficiency_source", "no source given")
+    if share is None:
+        share = {length: _derive(length, values, reference) for length in MEMORY_PART}
+        kind = "derived"
+        source = f"from the {MEASURED_ON.upper()}'s by peak and memory bandwidth"
+    return Hardware(
+        name=name,
+        peak_half=values["half_tflops"] * 1e12,
+        peak_full=values.get("full_tflops", values["half_tflops"] / 2) * 1e12,
+        memory_gib=float(values["memory_gib"]),
+        memory_bandwidth=values["memory_tb_s"] * 1e12,
+        link_bandwidth=values["link_gb_s"] * 1e9,
+        network_bandwidth=values["network_gb_s"] * 1e9,
+        watts=float(values["watts"]),
+        efficiency_128=float(share[128]),
+        efficiency_512=float(share[512]),
+        efficiency_kind=kind,
+        efficiency_source=source,
+        dollars_per_hour=float(values["dollars_per_hour"]),
+        devices_per_node=int(values["devices_per_node"]),
+        driver=tuple(word.lower() for word in values["driver"]),
+        source=values["source"],
     )
-}  # fmt: skip
+
+
+def _derive(length: int, row: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
+    """Return the share of the peak by the formula above."""
+    memory = MEMORY_PART[length]
+    slower = row["half_tflops"] / reference["half_tflops"]
+    slower *= reference["memory_tb_s"] / row["memory_tb_s"]
+    return round(reference["efficiency"][length] / (1.0 - memory + memory * slower), 3)
 
 
 def cpu() -> Hardware:
@@ -106,20 +150,62 @@ def cpu() -> Hardware:
         watts=threads * 8.0,
         efficiency_128=0.25,
         efficiency_512=0.25,
+        efficiency_kind="assumed",
+        efficiency_source="a guess; calibrate with a run of this machine",
         dollars_per_hour=threads * 0.05,
-        source=f"guess: {threads} threads x 64 operations per cycle x 2.5 GHz at 25 %; "
-        "calibrate with a run of this machine",
+        devices_per_node=1,
+        source=f"guess: {threads} threads x 64 operations per cycle x 2.5 GHz",
     )
 
 
-def find(name: str) -> Hardware:
-    """Return a device of the table.
+def find(name: str, extra: Path | None = None) -> Hardware:
+    """Return a device by its name.
+
+    Args:
+        name: ``cpu``, or a name of the table.
+        extra: see :func:`table`.
 
     Raises:
-        ConfigError: there is none of that name.
+        ConfigError: there is none of that name, or the file is wrong.
     """
     if name == "cpu":
         return cpu()
-    if name not in TABLE:
-        raise ConfigError(f"--gpu {name}: choose one of {', '.join([*TABLE, 'cpu'])}")
-    return TABLE[name]
+    known = table(extra)
+    if name not in known:
+        raise ConfigError(
+            f"--gpu {name}: choose one of {', '.join([*known, 'cpu'])}, or describe it in a file "
+            "(--gpu-file)"
+        )
+    return known[name]
+
+
+def kind_of(device_name: str) -> Hardware | None:
+    """Return the device that a driver's name means, or None if it is not in the table.
+
+    The entry all of whose words are in the name, and that has the most of them. A name with a
+    word of another variant (``Ti``, ``Laptop``, ``MIG``) that the entry does not have is no match.
+    """
+    words = set(re.findall(r"[a-z0-9]+", device_name.lower()))
+    matches = [
+        item
+        for item in table().values()
+        if item.driver and words >= set(item.driver) and not words & VARIANTS - set(item.driver)
+    ]
+    return max(matches, key=lambda item: len(item.driver), default=None)
+
+
+def peak_of(device_name: str, precision: str) -> float | None:
+    """Return the peak of a device by the name that its driver gives, or None if unknown."""
+    found = kind_of(device_name)
+    if found is None:
+        return None
+    return found.peak_full if precision == "fp32" else found.peak_half
+
+
+def device_peak(device_type: str, precision: str) -> float | None:
+    """Return the peak of this process's device; None on a CPU, whose peak is not known."""
+    if device_type != "cuda":
+        return None
+    import torch
+
+    return peak_of(torch.cuda.get_device_name(), precision)

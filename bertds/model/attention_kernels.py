@@ -34,6 +34,7 @@ from torch import Tensor
 
 from bertds.errors import ConfigError
 from bertds.model.dropout import dropout
+from bertds.model.precision import product_dtype
 from bertds.model.row_layout import RowLayout
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -166,6 +167,12 @@ def choose_kernel(asked: str, device: torch.device, dtype: torch.dtype, head_wid
         lacking = missing_for_flash(dtype, head_width, _capability(device))
         return "padded" if lacking else "flash"
     return "padded" if asked == "auto" else "flash"
+
+
+def kernel_of_pass(asked: str, weight: Tensor, head_width: int) -> str:
+    """Return :func:`choose_kernel` for a model with this weight, autocast considered."""
+    dtype = product_dtype(weight.device, weight.dtype)
+    return choose_kernel(asked, weight.device, dtype, head_width)
 
 
 # -- FlashAttention 3 and 4 ---------------------------------------------------------------------

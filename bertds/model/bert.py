@@ -193,6 +193,10 @@ class BertForPreTraining(nn.Module):
             nsp_correct = (logits_B2.argmax(1) == labels_B).sum()
         return PreTrainingOutput(mlm_loss_sum, nsp_loss_sum, mlm_correct, nsp_correct)
 
+    def encoder_layers(self) -> nn.ModuleList:
+        """Return the layers of the encoder."""
+        return self.bert.encoder.layer
+
     def encode(
         self,
         input_ids: Tensor,

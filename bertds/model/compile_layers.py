@@ -8,7 +8,9 @@ without a copy.
 
 On a CPU attention is one product per row length, whose number changes with every batch. There two
 regions of each layer are compiled: the end of the attention half (linear, dropout, residual sum,
-LayerNorm) and the whole feed-forward half.
+LayerNorm) and the whole feed-forward half. The modern encoder's regions are all before attention
+(LayerNorm, the product, rotation) and all after it; a whole layer of it is one graph per kind of
+layer: the first, local ones, global ones.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ import torch
 from torch import Tensor
 
 from bertds.model.attention import Joined
-from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel
 from bertds.model.encoder import EncoderLayer
+from bertds.model.modern import ModernBertForMaskedLM, ModernLayer
+from bertds.model.modern_attention import Rotation
 from bertds.model.row_layout import RowLayout
 from bertds.system.logs import log
 
@@ -41,9 +45,7 @@ def missing_compiler(device_type: str) -> str:
     return ""
 
 
-def compile_layers(
-    model: BertForPreTraining, device_type: str, *, backend: str = "inductor"
-) -> bool:
+def compile_layers(model: PreTrainingModel, device_type: str, *, backend: str = "inductor") -> bool:
     """Compile the layers of a model in place; the first passes then take longer.
 
     Where there is no compiler, says so once and leaves the model as it is: the numbers are the
@@ -62,39 +64,57 @@ def compile_layers(
         log.warning("run.compile: %s; the layers run uncompiled", lacking)
         return False
     options: dict[str, Any] = {"dynamic": True, "fullgraph": True, "backend": backend}
-    encoder = model.bert.encoder
-    layers: Any = encoder.layer
-    if device_type == "cpu" and encoder.attention_kernel != "padded":
+    modern = isinstance(model, ModernBertForMaskedLM)
+    layers: Any = model.encoder_layers()
+    if device_type == "cpu" and model.config.attention_kernel != "padded":
         for layer in layers:
-            ends = layer.attention.output
-            ends.forward = torch.compile(ends.forward, **options)
-            layer.feed_forward = torch.compile(layer.feed_forward, **options)
+            _compile_regions(layer, options)
         return True
     compute = torch.compile(_compute, **options)
     for layer in layers:
-        layer.forward = functools.partial(_forward, compute, layer)
+        layer.forward = functools.partial(_modern_forward if modern else _forward, compute, layer)
     return True
 
 
+def _compile_regions(layer: Any, options: dict[str, Any]) -> None:
+    if isinstance(layer, ModernLayer):
+        layer.project = torch.compile(layer.project, **options)  # type: ignore[method-assign]
+    else:
+        ends = layer.attention.output
+        ends.forward = torch.compile(ends.forward, **options)
+    layer.feed_forward = torch.compile(layer.feed_forward, **options)
+
+
 def _compute(
-    layer: EncoderLayer,
+    layer: Any,
     hidden_TH: Tensor,
     cu_seqlens: Tensor,
     max_seqlen: int,
     kernel: str,
-    joined: Joined | None,
+    extra: Joined | Rotation | None,
 ) -> Tensor:
     """A layer as a function of tensors and plain values, which is what is compiled."""
     layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, kernel=kernel)
-    return layer.compute(hidden_TH, layout, joined)
+    output_TH: Tensor = layer.compute(hidden_TH, layout, extra)
+    return output_TH
 
 
 def _forward(compute: Any, layer: EncoderLayer, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
-    """Stand in for a layer's ``forward``."""
+    """Stand in for the ``forward`` of BERT's layers."""
     joined = layer.attention.self.joined()
     for parameter in joined or ():
         torch._dynamo.mark_static(parameter)  # else its sizes would be unknowns of the graph
     output_TH: Tensor = compute(
         layer, hidden_TH, layout.cu_seqlens, layout.max_seqlen, layout.kernel, joined
+    )
+    return output_TH
+
+
+def _modern_forward(
+    compute: Any, layer: ModernLayer, hidden_TH: Tensor, layout: RowLayout, turn: Rotation
+) -> Tensor:
+    """Stand in for the ``forward`` of the modern encoder's layers."""
+    output_TH: Tensor = compute(
+        layer, hidden_TH, layout.cu_seqlens, layout.max_seqlen, layout.kernel, turn
     )
     return output_TH

@@ -11,8 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertds.config.recipe import ModelConfig
 from bertds.model.attention import Attention, Joined, SublayerOutput
-from bertds.model.attention_kernels import choose_kernel
-from bertds.model.precision import product_dtype
+from bertds.model.attention_kernels import kernel_of_pass
 from bertds.model.row_layout import RowLayout
 
 
@@ -75,9 +74,7 @@ class Encoder(nn.Module):
 
     def kernel(self) -> str:
         """Return the kernel that computes attention in this pass; asked once per pass."""
-        weight = next(self.parameters())
-        dtype = product_dtype(weight.device, weight.dtype)
-        return choose_kernel(self.attention_kernel, weight.device, dtype, self.head_width)
+        return kernel_of_pass(self.attention_kernel, next(self.parameters()), self.head_width)
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
         """Return the last layer's output, [T, H]."""

@@ -12,16 +12,14 @@ from typing import Any
 
 from torch import nn
 
-from bertds.model.encoder import Encoder
 
-
-def use_fp8(encoder: Encoder, **options: Any) -> int:
-    """Convert an encoder's linear layers in place.
+def use_fp8(layers: nn.Module, **options: Any) -> int:
+    """Convert the linear layers of an encoder's layers in place.
 
     The number of tokens must be a multiple of 16, as ``data.pack_tokens`` makes it.
 
     Args:
-        encoder: bfloat16 or to be cast to it; its parameters stay the same objects.
+        layers: bfloat16 or to be cast to it; its parameters stay the same objects.
         options: for torchao's ``Float8LinearConfig``.
 
     Returns:
@@ -29,8 +27,8 @@ def use_fp8(encoder: Encoder, **options: Any) -> int:
     """
     from torchao.float8 import Float8LinearConfig, convert_to_float8_training
 
-    convert_to_float8_training(encoder, config=Float8LinearConfig(**options))
+    convert_to_float8_training(layers, config=Float8LinearConfig(**options))
     return sum(
         isinstance(module, nn.Linear) and type(module) is not nn.Linear
-        for module in encoder.modules()
+        for module in layers.modules()
     )

@@ -26,20 +26,26 @@ from torch import Tensor
 
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
-from bertds.model.bert import BertForPreTraining
+from bertds.model import modern_hf
+from bertds.model.build import PreTrainingModel
 
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 VOCABULARY_BIAS = "cls.predictions.bias"
+# The two styles share no name, so one list serves both.
+VOCABULARY_ROWS = (WORD_TABLE, VOCABULARY_BIAS, modern_hf.WORD_TABLE, modern_hf.VOCABULARY_BIAS)
+"""Tensors with one row per word, which are padded inside."""
 TIED_COPIES = {
     "cls.predictions.decoder.weight": WORD_TABLE,
     "cls.predictions.decoder.bias": VOCABULARY_BIAS,
+    "decoder.weight": modern_hf.WORD_TABLE,
 }
 DLE_VOCABULARY_MULTIPLE = 8
 
 # DLE fuses these linear layers with their activation and names them so.
 _DLE_NAME = re.compile(r"\.(intermediate|pooler|transform)\.dense_act\.")
 _OUR_NAME = re.compile(r"\.(intermediate|pooler|transform)\.dense\.")
-_HEADS = ("cls.", "bert.pooler.")
+_HEADS = ("cls.", "bert.pooler.", *modern_hf.HEADS)
+_LAYER = re.compile(r"^(?:bert\.encoder\.layer|model\.layers)\.(\d+)\.")
 _SKIPPED = re.compile(r"(^|\.)embeddings\.position_ids$")  # a buffer of old transformers
 _MAX_LISTED = 4
 
@@ -72,19 +78,21 @@ def strip_padding(state_dict: Mapping[str, Tensor], vocab_size: int) -> dict[str
     for name, tensor in state_dict.items():
         if name in TIED_COPIES:
             continue
-        if name in (WORD_TABLE, VOCABULARY_BIAS):
+        if name in VOCABULARY_ROWS:
             tensor = tensor[:vocab_size]
         stripped[name] = tensor.detach().contiguous()
     return stripped
 
 
-def to_transformers_state_dict(model: BertForPreTraining) -> dict[str, Tensor]:
+def to_transformers_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
     """Return the model's weights under transformers' names; tensors may share its memory."""
     return strip_padding(model.state_dict(), model.vocab_size)
 
 
-def to_dle_state_dict(model: BertForPreTraining) -> dict[str, Tensor]:
+def to_dle_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
     """Return the model's weights as NVIDIA DLE names and pads them (key ``model`` of its file)."""
+    if model.config.style == "modern":
+        raise CheckpointError("model.style=modern: DLE has no such encoder; convert --to hf")
     rows = _round_up(model.vocab_size, DLE_VOCABULARY_MULTIPLE)
     state_dict = {}
     for name, tensor in to_transformers_state_dict(model).items():
@@ -99,6 +107,8 @@ def config_to_transformers(
     config: ModelConfig, vocab_size: int, pad_token_id: int = 0
 ) -> dict[str, Any]:
     """Return the contents of transformers' config.json for a model of ours."""
+    if config.style == "modern":
+        return modern_hf.config_to_transformers(config, vocab_size, pad_token_id)
     return {
         "architectures": ["BertForPreTraining" if config.next_sentence else "BertForMaskedLM"],
         "model_type": "bert",
@@ -141,8 +151,10 @@ def config_from_transformers(
     Raises:
         CheckpointError: not a BERT, or a kind of BERT that is not trained here; names the key.
     """
+    if values.get("model_type") == modern_hf.MODEL_TYPE:
+        return modern_hf.config_from_transformers(values)
     for key, allowed in (
-        ("model_type", ("bert",)),
+        ("model_type", ("bert", modern_hf.MODEL_TYPE)),
         ("position_embedding_type", ("absolute",)),
         ("is_decoder", (False,)),
         ("add_cross_attention", (False,)),
@@ -177,7 +189,7 @@ def origin_of(names: Iterable[str]) -> Literal["transformers", "dle"]:
 
 
 def load_transformers_state_dict(
-    model: BertForPreTraining, state_dict: Mapping[str, Tensor]
+    model: PreTrainingModel, state_dict: Mapping[str, Tensor]
 ) -> LoadReport:
     """Copy weights of transformers or DLE into a model of ours.
 
@@ -209,7 +221,7 @@ def load_transformers_state_dict(
         if name not in source:
             continue
         tensor, shape = source[name], parameter.shape
-        if name in (WORD_TABLE, VOCABULARY_BIAS):
+        if name in VOCABULARY_ROWS:
             shape = torch.Size((model.vocab_size, *shape[1:]))
             if tensor.shape[0] not in allowed_rows:
                 raise CheckpointError(
@@ -339,7 +351,9 @@ def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The first PyTorch BERTs called LayerNorm's two so.
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
-        if name.startswith(("embeddings.", "encoder.", "pooler.")):
+        if name.startswith(modern_hf.ENCODER_ALONE):
+            name = f"model.{name}"
+        elif name.startswith(("embeddings.", "encoder.", "pooler.")):
             name = f"bert.{name}"
         if not _SKIPPED.search(name):
             renamed[name] = tensor
@@ -356,9 +370,8 @@ def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def _check_layers(model: BertForPreTraining, source: Mapping[str, Tensor]) -> None:
-    pattern = re.compile(r"^bert\.encoder\.layer\.(\d+)\.")
-    layers = {int(match[1]) for match in map(pattern.match, source) if match}
+def _check_layers(model: PreTrainingModel, source: Mapping[str, Tensor]) -> None:
+    layers = {int(match[1]) for match in map(_LAYER.match, source) if match}
     expected = model.config.num_hidden_layers
     if len(layers) != expected:
         raise CheckpointError(

@@ -28,16 +28,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
 
+from bertds.errors import BertdsError
 from bertds.optim.lamb_coefficients import StepNumbers
 from bertds.optim.lamb_cpu import CpuLamb
-from bertds.optim.lamb_foreach import ForeachLamb
 from bertds.optim.moments import create_moments
 from bertds.optim.partition import Partition
+
+if TYPE_CHECKING:
+    from bertds.optim.lamb_triton import TritonLamb
+
+Kernels = Literal["compiled", "triton"]
 
 
 class ShardedLamb(torch.optim.Optimizer):
@@ -80,7 +85,7 @@ class ShardedLamb(torch.optim.Optimizer):
         self.min_coeff = min_coeff
         self.max_coeff = max_coeff
         self.is_decayed = is_decayed
-        self._works: dict[int, CpuLamb | ForeachLamb] = {}
+        self._works: dict[int, CpuLamb | TritonLamb] = {}
         self._device = torch.device("cpu")
 
     def bind(
@@ -89,7 +94,7 @@ class ShardedLamb(torch.optim.Optimizer):
         names: list[str],
         device: torch.device | None = None,
         *,
-        use_foreach: bool | None = None,
+        kernels: Kernels | None = None,
     ) -> None:
         """Say which tensor pieces lie in which partition.
 
@@ -97,8 +102,11 @@ class ShardedLamb(torch.optim.Optimizer):
             partitions: this rank's; their tensors are (or will be) this optimizer's parameters.
             names: all tensors of the model in one order, the same on all ranks.
             device: where collectives run; None = the partitions' own.
-            use_foreach: the implementation; None = compiled kernels on a CPU, torch's multi-tensor
-                operations on a GPU.
+            kernels: compiled = loops for a CPU; triton = kernels for a GPU; None = what suits each
+                partition's device.
+
+        Raises:
+            BertdsError: a partition is on a GPU and there is no Triton.
         """
         index = {name: number for number, name in enumerate(names)}
         decayed = [self.is_decayed(name) for name in names]
@@ -116,8 +124,9 @@ class ShardedLamb(torch.optim.Optimizer):
         for partition in partitions:
             create_moments(self, partition.tensor)
             on_cpu = partition.tensor.device.type == "cpu"
-            kind = ForeachLamb if (use_foreach or not on_cpu) else CpuLamb
-            self._works[id(partition.tensor)] = kind(partition, index, decayed, adapted)
+            wanted = kernels or ("compiled" if on_cpu else "triton")
+            kind = CpuLamb if wanted == "compiled" else _triton_lamb()
+            self._works[id(partition.tensor)] = kind(partition, index, decayed)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -182,3 +191,14 @@ class ShardedLamb(torch.optim.Optimizer):
             if len(values):
                 summary[name] = (float(values.min()), float(values.median()), float(values.max()))
         return summary
+
+
+def _triton_lamb() -> type[TritonLamb]:
+    try:
+        from bertds.optim.lamb_triton import TritonLamb
+    except ImportError as error:
+        raise BertdsError(
+            f"LAMB on a GPU needs Triton, which comes with torch for CUDA and ROCm ({error}); "
+            "pip install triton"
+        ) from error
+    return TritonLamb

@@ -22,8 +22,6 @@ class StepNumbers:
     decay: float
     step_size: float
     """Learning rate, with the bias correction where the variant puts it there."""
-    step: float
-    """The t of ``first`` and ``second``; infinity where they are 1."""
 
     @classmethod
     def of(
@@ -32,14 +30,10 @@ class StepNumbers:
         """Compute them for step number ``step`` (1 for the first)."""
         beta1, beta2 = group["betas"]
         first = second = 1.0
-        corrected = math.inf
         step_size = float(group["lr"])
         if bias_correction and variant == "deepspeed":
             # fused_lamb_cuda: the correction is no part of the update whose norm is taken.
             step_size *= math.sqrt(1.0 - beta2**step) / (1.0 - beta1**step)
         elif bias_correction:
             first, second = 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)
-            corrected = float(step)
-        return cls(
-            beta1, beta2, first, second, group["eps"], group["weight_decay"], step_size, corrected
-        )
+        return cls(beta1, beta2, first, second, group["eps"], group["weight_decay"], step_size)

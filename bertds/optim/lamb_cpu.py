@@ -102,7 +102,6 @@ class CpuLamb:
         partition: the flat weights and the pieces in them.
         index: number of each tensor in the vectors of sums and ratios.
         decayed: per tensor, whether weight decay applies.
-        adapted: per tensor, whether a trust ratio applies.
     """
 
     def __init__(
@@ -110,9 +109,7 @@ class CpuLamb:
         partition: Partition,
         index: dict[str, int],
         decayed: list[bool],
-        adapted: list[bool],
     ) -> None:
-        del adapted  # the ratio of the others is 1
         self.partition = partition
         starts, ends, tensors = [], [], []
         for piece in partition.slices:

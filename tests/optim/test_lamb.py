@@ -1,9 +1,8 @@
-"""LAMB against a textbook, on given gradients: both implementations, any cut of the tensors."""
+"""LAMB against a textbook, on given gradients and any cut of the tensors."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 
 import pytest
@@ -14,107 +13,23 @@ from hypothesis import strategies as st
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.partition import Partition, Slice
 from bertds.optim.weight_decay import is_decayed
-from tests.optim.textbook import TextbookLamb
-
-SHAPES = {
-    "emb.weight": (37, 11),
-    "emb.LayerNorm.weight": (11,),
-    "dense.weight": (300, 101),  # more than one block of the compiled loops
-    "dense.bias": (300,),
-    "zero.weight": (5, 3),
-    "last.bias": (1,),
-}
-NUMBERS = {"lr": 0.02, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.1}
-CLAMP = {"nvidia": {}, "paper": {}, "deepspeed": {"low": 0.01, "high": 10.0}}
+from tests.optim.cuts import (
+    NUMBERS,
+    SHAPES,
+    distance,
+    make,
+    partitions_of,
+    start_weights,
+    textbook,
+    train,
+)
 
 
-def random_tensors(seed: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {n: torch.randn(s, generator=generator) for n, s in SHAPES.items()}
-
-
-def start_weights() -> dict[str, torch.Tensor]:
-    made = random_tensors(0)
-    made["zero.weight"].zero_()
-    return made
-
-
-def partitions_of(
-    weights: dict[str, torch.Tensor], cuts: list[int], padding: int = 3
-) -> list[Partition]:
-    """The concatenated tensors, cut at ``cuts``; each part ends in garbage as padding."""
-    flat = torch.cat([w.reshape(-1) for w in weights.values()])
-    edges = [0, *sorted(cuts), len(flat)]
-    parts = []
-    for low, high in itertools.pairwise(edges):
-        slices, start = [], 0
-        for name, weight in weights.items():
-            end = start + weight.numel()
-            first, last = max(low, start), min(high, end)
-            if first < last:
-                slices.append(Slice(name, first - start, first - low, last - first))
-            start = end
-        garbage = torch.full((padding,), float("nan"))
-        tensor = torch.nn.Parameter(torch.cat([flat[low:high], garbage]))
-        parts.append(Partition(tensor=tensor, slices=slices))
-    return parts
-
-
-def train(
-    parts: list[Partition], optimizer: ShardedLamb, steps: int, scale: float = 1.0
-) -> dict[str, torch.Tensor]:
-    for step in range(steps):
-        gradients = random_tensors(100 + step)
-        for part in parts:
-            grad = torch.full_like(part.tensor, float("nan"))
-            for piece in part.slices:
-                values = gradients[piece.name].reshape(-1)[piece.start : piece.start + piece.length]
-                grad[piece.offset : piece.offset + piece.length] = values * scale
-            part.tensor.grad = grad
-        optimizer.step()
-    result = {name: torch.zeros(shape).reshape(-1) for name, shape in SHAPES.items()}
-    for part in parts:
-        for piece in part.slices:
-            values = part.flat()[piece.offset : piece.offset + piece.length]
-            result[piece.name][piece.start : piece.start + piece.length] = values
-    return result
-
-
-def make(parts: list[Partition], variant: str, *, use_foreach: bool = False, **more) -> ShardedLamb:
-    clamp = CLAMP[variant]
-    more.setdefault("min_coeff", clamp.get("low", 0.0))
-    more.setdefault("max_coeff", clamp.get("high", math.inf))
-    optimizer = ShardedLamb(
-        [part.tensor for part in parts], variant=variant, is_decayed=is_decayed, **NUMBERS, **more
-    )
-    optimizer.bind(parts, list(SHAPES), use_foreach=use_foreach)
-    return optimizer
-
-
-def textbook(variant: str, steps: int, **more) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    weights = {name: w.double() for name, w in start_weights().items()}
-    reference = TextbookLamb(
-        weights.items(), variant=variant, **NUMBERS, **{**CLAMP[variant], **more}
-    )
-    for step in range(steps):
-        reference.step({n: g.double() for n, g in random_tensors(100 + step).items()})
-    return weights, reference.ratios
-
-
-def distance(found: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> float:
-    return max(
-        float((found[n].double() - w.reshape(-1)).norm() / w.norm()) for n, w in want.items()
-    )
-
-
-@pytest.mark.parametrize("use_foreach", [False, True], ids=["compiled", "foreach"])
 @pytest.mark.parametrize("bias_correction", [True, False])
 @pytest.mark.parametrize("variant", ["nvidia", "deepspeed", "paper"])
-def test_fifty_steps_are_the_textbooks(
-    variant: str, bias_correction: bool, use_foreach: bool
-) -> None:
+def test_fifty_steps_are_the_textbooks(variant: str, bias_correction: bool) -> None:
     parts = partitions_of(start_weights(), [200, 17_000])
-    optimizer = make(parts, variant, use_foreach=use_foreach, bias_correction=bias_correction)
+    optimizer = make(parts, variant, bias_correction=bias_correction)
     found = train(parts, optimizer, 50)
     want, ratios = textbook(variant, 50, bias_correction=bias_correction)
     assert distance(found, want) < 1e-6
@@ -122,10 +37,10 @@ def test_fifty_steps_are_the_textbooks(
 
 
 @settings(max_examples=15, deadline=None)
-@given(cuts=st.lists(st.integers(0, 31_000), max_size=5), foreach=st.booleans())
-def test_any_cut_gives_the_same(cuts: list[int], foreach: bool) -> None:
+@given(cuts=st.lists(st.integers(0, 31_000), max_size=5))
+def test_any_cut_gives_the_same(cuts: list[int]) -> None:
     parts = partitions_of(start_weights(), cuts)
-    found = train(parts, make(parts, "paper", use_foreach=foreach), 4)
+    found = train(parts, make(parts, "paper"), 4)
     assert distance(found, textbook("paper", 4)[0]) < 5e-7
 
 
