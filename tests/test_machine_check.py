@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bertds import machine_check as check
 from bertds.cli import main as command
+from bertds.doctor import machine as check
 
 
 def only(findings: object) -> tuple[bool | None, str, str]:

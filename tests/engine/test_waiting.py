@@ -18,9 +18,9 @@ from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
 from bertds.data.loader import BatchLoader, open_source
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
-from bertds.metrics import Sums
 from bertds.model import row_layout
 from bertds.model.bert import BertForPreTraining
+from bertds.monitor.metrics import Sums
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique2", "_unique2", "equal",
            "is_nonzero"}  # fmt: skip

@@ -17,12 +17,6 @@ from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.build import build_model
 from bertds.model.compile_layers import compile_layers
-from bertds.model.hf import (
-    config_from_transformers,
-    config_to_transformers,
-    load_transformers_state_dict,
-    to_transformers_state_dict,
-)
 from bertds.model.modern import ModernBertForMaskedLM
 from bertds.model.modern_attention import (
     grouped_window_attention,
@@ -31,7 +25,13 @@ from bertds.model.modern_attention import (
 )
 from bertds.model.row_layout import RowLayout, flatten_padded
 from bertds.optim.weight_decay import is_decayed
-from bertds.trained import open_trained
+from bertds.pretrained.hf_weights import (
+    config_from_transformers,
+    config_to_transformers,
+    load_transformers_state_dict,
+    to_transformers_state_dict,
+)
+from bertds.pretrained.load import open_trained
 
 WORDS = 101  # not a multiple of 64, so that there are padded rows
 
