@@ -31,6 +31,7 @@ def all_findings(*, with_gpu: bool) -> Iterator[Finding]:
     """Everything, in the order in which it is printed."""
     yield from packages()
     yield from compiler(with_gpu=with_gpu)
+    yield from attention(gpu_capability() if with_gpu else None)
     yield from processors()
     yield from shared_memory()
     yield from limits()
@@ -93,6 +94,35 @@ def compiler(
         )
     else:
         yield True, "compiler", "g++, nvcc, ninja"
+
+
+def gpu_capability() -> tuple[int, int] | None:
+    """Return the first GPU's compute capability; None where torch sees none."""
+    import torch
+
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def attention(capability: tuple[int, int] | None) -> Iterator[Finding]:
+    """Which attention kernel a bf16 run takes here, with and without attention dropout."""
+    if capability is None:
+        yield True, "attention", "grouped by row length (CPU)"
+        return
+    import torch
+
+    from bertds.model import attention_kernels as kernels
+
+    lacking = kernels.missing_for_flash(torch.float16, 64, capability)
+    if lacking:
+        yield None, "attention", f"padded rows; torch's FlashAttention: {lacking}"
+        return
+    yield True, "attention", "FlashAttention 2 (torch's own), with any dropout"
+    for kernel, package in kernels.FLASH_PACKAGES.items():
+        if capability[0] not in package.majors:
+            continue
+        lacking = kernels.missing_for_package(kernel, capability, 0.0)
+        usable = "installed; taken where model.attention_probs_dropout_prob is 0"
+        yield (None if lacking else True), package.title, lacking or usable
 
 
 def processors() -> Iterator[Finding]:

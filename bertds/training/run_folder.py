@@ -41,7 +41,7 @@ FIXED_KEYS = (
     "data.masked_lm_prob", "data.short_seq_prob", "data.whole_word_masking",
     "data.ngram", "data.pairs",
 )  # fmt: skip
-FREE_KEYS = ("model.activation_checkpointing",)
+FREE_KEYS = ("model.activation_checkpointing", "model.attention_kernel")
 # What a run writes into its folder under names of its own; patterns, links among them are refused.
 WRITTEN = (
     ".lock", "config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl", "log.txt",
