@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,8 @@ from bertds.errors import DataError
 from bertds.system.atomic_files import write_text
 
 FOLDER = "dropped"
+ENCODING_PREFIX = "encoding:"
+"""Of the counts that are no drops: documents decoded from a detected encoding."""
 
 
 class DropLog:
@@ -33,6 +35,10 @@ class DropLog:
     def read(self, source: int) -> None:
         """Count a document that a source yielded."""
         self.counts[self.sources[source]]["read"] += 1
+
+    def decoded(self, source: int, encoding: str) -> None:
+        """Count a document that was decoded from an encoding that had to be detected."""
+        self.counts[self.sources[source]][f"{ENCODING_PREFIX}{encoding}"] += 1
 
     def drop(self, source: int, reason: str, note: bytes) -> None:
         """Count a document that is left out; ``note`` is :func:`note_of` it."""
@@ -49,6 +55,17 @@ class DropLog:
         if self.keep:
             write_text(path, "".join(self.lines))
         return len(self.lines)
+
+
+def split_counts(counts: Mapping[str, int]) -> tuple[Counter[str], dict[str, int]]:
+    """Return a source's counts without encodings, and how many documents each encoding had."""
+    encodings = {
+        name.removeprefix(ENCODING_PREFIX): count
+        for name, count in sorted(counts.items())
+        if name.startswith(ENCODING_PREFIX)
+    }
+    rest = Counter({n: c for n, c in counts.items() if not n.startswith(ENCODING_PREFIX)})
+    return rest, encodings
 
 
 def note_of(source: str, title: str, text: str) -> bytes:

@@ -33,7 +33,7 @@ _SAMPLE_BYTES = 8 << 20
 _LEAST_OF_A_SOURCE = 1 << 20
 _UNIT_BYTES = 256 << 10
 _LARGEST_UNIT = 4 << 20
-_RECORD_ENDS = {"text": b"\n", "jsonl": b"\n", "extracted": b"</doc>"}
+_RECORD_ENDS = dict.fromkeys(["text", "jsonl", "extracted-json"], b"\n") | {"extracted": b"</doc>"}
 _FILES_OPENED = 64
 """Of each source; books and extracted articles are many small files."""
 

@@ -76,7 +76,13 @@ class EarlierRun:
         return False
 
     def _finished_before(self) -> bool:
-        manifest = Manifest.load(self.out)
+        try:
+            manifest = Manifest.load(self.out)
+        except DataError:
+            if not self.overwrite:
+                raise
+            self._clear()  # a damaged manifest says nothing that could be used
+            return False
         before = {
             "sources": sorted(
                 [s["name"], f["name"], f["bytes"]] for s in manifest.sources for f in s["files"]

@@ -83,7 +83,7 @@ def _parser(full: bool) -> argparse.ArgumentParser:
     group.add_argument("--wiki", **paths, help="MediaWiki dumps (.xml, .bz2), or <doc> files")
     group.add_argument("--books", **paths, help="folders of books as .txt (Project Gutenberg)")
     group.add_argument("--text", **paths, help="plain text, blank lines between documents")
-    group.add_argument("--jsonl", **paths, help="JSON lines with a text in each (.gz, .zst too)")
+    group.add_argument("--jsonl", **paths, help="JSON lines with a text in each")
     group.add_argument("--parquet", **paths, help="Parquet files with a text column")
     group.add_argument("--pubmed", **paths, help="BioASQ / PubMed JSON: address -> abstract")
     group.add_argument("--hf", **{**paths, "metavar": "NAME[:CONFIG]"},

@@ -12,6 +12,7 @@ from bertds.display import html_page
 from bertds.errors import DataError
 from data_prep import progress
 from data_prep.document import SourceFile
+from data_prep.dropped import split_counts
 from data_prep.earlier import REPORT_NAME
 from data_prep.mixing import Mix
 from data_prep.sources import source_order
@@ -38,7 +39,7 @@ def count_documents(
     dropped_totals: Counter[str] = Counter()
     for kind in source_order(files):
         own = [file for file in files if file.source == kind]
-        dropped = Counter(counts.get(kind, {}))
+        dropped, encodings = split_counts(counts.get(kind, {}))
         read = dropped.pop("read", 0)
         written = sum(shard["written"].get(kind, 0) for shard in shards)
         repeated = sum(shard["repeated"].get(kind, 0) for shard in shards)
@@ -55,6 +56,8 @@ def count_documents(
                 "dropped": dict(sorted(dropped.items())),
             }
         )
+        if encodings:
+            sources[-1]["encodings"] = encodings
         if mix:
             sources[-1]["weight"] = dict(mix).get(kind, 1.0)
             sources[-1]["documents_repeated"] = repeated
@@ -86,6 +89,7 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
     for result in results:
         for of_source in result["counts"].values():
             counts.update(of_source)
+    counts, _ = split_counts(counts)
     read = counts.pop("read", 0)
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()) if count)
     raise DataError(f"no document is left of {read:,}" + (f": {dropped}" if dropped else ""))
@@ -99,6 +103,13 @@ def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) ->
         "documents": f"{documents['read']:,} read, {documents['written']:,} written",
         "dropped": dropped or "none",
     }
+    found = [
+        f"{source['name']}: {count:,} in {encoding}"
+        for source in manifest.sources
+        for encoding, count in source.get("encodings", {}).items()
+    ]
+    if found:
+        rows["decoded"] = f"{', '.join(found)} (detected; look at some of them)"
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{split.documents:,} documents, {split.sentences:,} sentences, "

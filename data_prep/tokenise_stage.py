@@ -155,6 +155,8 @@ def _unit_documents(unit: Unit, task: StageTask, log: DropLog) -> Iterator[_Sent
     try:
         for document in READERS[unit.reader](unit):
             log.read(source)
+            if document.encoding:
+                log.decoded(source, document.encoding)
             text, reason = document.text, document.dropped
             note = note_of(unit.source, document.title, text) if keep else b""
             if check is not None and not reason and text:

@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[1, 2]")
     (tmp_path / "x.jsonl").write_text("{}\nno json\n")
     (tmp_path / "x.txt").write_text("few words\n")
-    (tmp_path / "x.bin").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "x.bin").write_bytes(b"caf\xe9 \xff")
     for name, message in (
         ("x.json", "not SQuAD's JSON"),
         ("x.jsonl", "line 2 is not JSON"),
