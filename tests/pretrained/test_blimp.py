@@ -11,12 +11,12 @@ import pytest
 import torch
 import transformers
 
+from bertds.commands.evaluate import main
 from bertds.errors import DataError
-from bertds.evaluate import main
 from bertds.model.build import build_model
 from bertds.pretrained import blimp
 from bertds.pretrained.blimp import evaluate_blimp, pseudo_log_likelihoods, read_pairs
-from bertds.trained import open_trained
+from bertds.pretrained.load import open_trained
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "the a cat cats dog dogs see sees sleep sleep ##s chase ##d it him ##self her ? . no ever"
@@ -144,8 +144,8 @@ def test_a_tie_is_wrong(model_folder: Path, folder: Path) -> None:
 def test_a_runs_scores_are_kept_for_its_report(
     command: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bertds.report_data import read_run
-    from bertds.report_page import _blimp_section
+    from bertds.report.page import _blimp_section
+    from bertds.report.run_view import read_run
     from bertds.train import entry
 
     assert entry(command("run", "schedule.total_steps=1", "schedule.warmup_steps=0")) == 0
