@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-# Reasons for which a document is not written. Sources and stages use these; data_prep/quality.py
-# and data_prep/repetition.py have names for their rules.
+# Reasons for which a document is not written. Sources and stages use these; quality.py and
+# repetition.py in data_prep/selection have names for their rules.
 REDIRECT = "redirect"
 NAMESPACE = "namespace"
 NOT_TEXT = "not_wikitext"
@@ -14,6 +14,7 @@ EMPTY = "empty"
 TOO_SHORT = "too_short"
 BAD_UTF8 = "bad_utf8"
 MALFORMED = "malformed"
+NO_TEXT_KEY = "no_text_key"
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near_duplicate"
 TOO_LONG = "too_long"
@@ -31,6 +32,8 @@ class Document(NamedTuple):
     """Why the document is left out; empty when it is kept."""
     title: str = ""
     """What a person would call it, where the source says: a page's title, a book's file."""
+    encoding: str = ""
+    """What it was decoded from, where that was detected."""
 
 
 class Unit(NamedTuple):

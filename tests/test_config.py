@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bertds.commands.config import field_docs, main
 from bertds.config.load import all_keys, default_of, load_config, split_assignments, to_dict
 from bertds.config.recipe import BatchPlan
-from bertds.config_command import field_docs, main
 from bertds.errors import ConfigError
 
 
@@ -61,6 +61,9 @@ def test_a_resolved_config_reads_back_the_same() -> None:
         ("schedule.warmup_steps=9000", "schedule.warmup_steps=9000 exceeds"),
         ("schedule.total_steps=0", "schedule.total_steps=0 must be at least 1"),
         ("data.pairs=none", "model.next_sentence=true needs pairs"),
+        ("model.style=modern", "no next-sentence head; set model.next_sentence=false"),
+        ("model.style=mod", "must be one of bert, modern"),
+        ("model.global_attn_every_n_layers=0", "must be at least 1"),
         ("schedule", "write it as key=value"),
     ],
 )
@@ -119,3 +122,18 @@ def test_config_command_shows_and_compares(
     assert main(["show", first, "--set", "run.seed=9"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["run"]["seed"] == 9
     assert main(["validate", first, second]) == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.local_attention", 7, "model.local_attention=7 must be even and at least 2"),
+        ("model.local_attention", 0, "model.local_attention=0 must be even and at least 2"),
+        ("model.num_attention_heads", 768, "a head is 1 wide"),
+    ],
+)
+def test_what_a_modern_encoder_cannot_be(key: str, value: int, message: str) -> None:
+    modern = {"model.style": "modern", "model.next_sentence": False}
+    assert load_config(None, modern).model.style == "modern"
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {**modern, key: value})

@@ -26,18 +26,22 @@ from bertds.cost_model.flops import (
 from bertds.cost_model.hardware import Hardware, find, peak_of
 from bertds.cost_model.memory import Shape, estimate, layer_bytes
 from bertds.cost_model.step_time import bytes_sent
-from bertds.device_clock import DeviceClock
 from bertds.distributed.stop_requests import free_port
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import UserError
-from bertds.plan_calibrate import calibrate, read_run, train_lines
-from bertds.plan_forecast import forecast
-from bertds.plan_sweep import best, sweep
+from bertds.monitor.device_timer import DeviceClock
+from bertds.plan.calibration import calibrate, read_run, train_lines
+from bertds.plan.forecast import forecast
+from bertds.plan.sweep import best, sweep
 from bertds.system.memory import OwnMemory
 from tests.runs_made import make_run, train_line
 
 LARGE = ModelConfig(
     hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
+)
+
+MODERN_BASE = ModelConfig(
+    style="modern", num_hidden_layers=22, intermediate_size=1152, next_sentence=False
 )
 
 
@@ -69,16 +73,27 @@ def test_flops_are_the_published_ones(
         (LARGE, 30522),
         (ModelConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=2,
                      intermediate_size=100, next_sentence=False), 77),
+        (MODERN_BASE, 50368),
     ],
 )  # fmt: skip
 def test_parameters_are_counted_as_the_model_has_them(model: ModelConfig, words: int) -> None:
     import torch
 
-    from bertds.model.bert import BertForPreTraining
+    from bertds.model.build import build_model
 
     with torch.device("meta"):
-        real = sum(p.numel() for p in BertForPreTraining(model, words).parameters())
+        real = sum(p.numel() for p in build_model(model, words).parameters())
     assert parameter_count(model, words) == real
+
+
+def test_a_modern_encoder_is_counted_by_hand() -> None:
+    """ModernBERT-base: 149 M parameters (arXiv:2412.13663, table 4); 8 global layers of 22."""
+    assert parameter_count(MODERN_BASE, 50368) == 149_655_232
+    linear = 22 * 1024 * (8 * 768**2 + 6 * 768 * 1152)
+    attention = 4 * 768 * 1024 * (8 * 1024 + 14 * 129)
+    head = 300 * (2 * 768**2 + 2 * 768 * 50368)
+    found = forward_backward_flops(MODERN_BASE, 50368, 1024, 300)
+    assert found == pytest.approx(3 * (linear + attention + head), rel=1e-12)
 
 
 def shape_of(model: ModelConfig, rows: int, **changes: Any) -> Shape:
@@ -90,22 +105,24 @@ def shape_of(model: ModelConfig, rows: int, **changes: Any) -> Shape:
     return Shape(**{**values, **changes})
 
 
+@pytest.mark.parametrize("style", ["bert", "modern"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [4, 12])
-def test_a_layer_keeps_what_autograd_saves(dropout: float, rows: int) -> None:
+def test_a_layer_keeps_what_autograd_saves(dropout: float, rows: int, style: Any) -> None:
     """The difference between five layers and two, by hooks on every saved tensor."""
     import torch
 
-    from bertds.model.bert import BertForPreTraining
+    from bertds.model.build import build_model
 
     def saved(layers: int) -> tuple[int, ModelConfig]:
         config = ModelConfig(
             hidden_size=128, num_hidden_layers=layers, num_attention_heads=4,
             intermediate_size=512, hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout, style=style, next_sentence=style == "bert",
+            local_attention=16,
         )  # fmt: skip
         torch.manual_seed(0)
-        model = BertForPreTraining(config, 1024).train()
+        model = build_model(config, 1024).train()
         ours = {p.untyped_storage().data_ptr() for p in model.parameters()}
         seen: dict[int, tuple[int, torch.Tensor]] = {}
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 
 from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.save import step_folders
 from bertds.distributed.stop_requests import find_place
-from bertds.metrics import read_lines
+from bertds.monitor.metrics import read_lines
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
 
@@ -115,6 +116,60 @@ def test_a_run_stopped_after_every_step_equals_an_unbroken_one(
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 2  # after step 4, and after the last, the sixth
     assert_same_weights(tmp_path / "broken", tmp_path / "whole")
+
+
+MODERN = ("model.style=modern", "model.next_sentence=false", "data.pairs=none",
+          "model.num_hidden_layers=3", "model.global_attn_every_n_layers=2",
+          "model.local_attention=8")  # fmt: skip
+
+
+def test_a_modern_encoder_resumes_bit_equal_and_is_exported(command: Any, tmp_path: Path) -> None:
+    from bertds.pretrained.export import export
+
+    extra = [*MODERN, "model.hidden_dropout_prob=0.1", "model.attention_probs_dropout_prob=0.1",
+             "model.activation_checkpointing=full", "schedule.total_steps=3"]  # fmt: skip
+    assert entry(command("whole", *extra)) == 0
+    assert [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(3)][-1] == 0
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "broken", tmp_path / "whole")
+    # What transformers loads is what was trained; and a run may start from it.
+    theirs, info = transformers.ModernBertForMaskedLM.from_pretrained(
+        export(tmp_path / "whole", tmp_path / "hf"), output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    trained = weights(tmp_path / "whole")["model.layers.2.attn.Wqkv.weight"]
+    assert theirs.model.layers[2].attn.Wqkv.weight.flatten().equal(trained.flatten())
+    card = (tmp_path / "hf" / "README.md").read_text()
+    assert "ModernBertForMaskedLM.from_pretrained" in card and "A ModernBERT of 3 layers" in card
+    more = [*MODERN, f"init.from={tmp_path / 'hf'}"]
+    assert entry(command("more", *more, "schedule.total_steps=1", "schedule.warmup_steps=0")) == 0
+    assert losses(tmp_path / "more")[0] < losses(tmp_path / "whole")[0]
+    # Longer rows may follow shorter ones; another window may not.
+    assert entry(command("longer", *more, "model.max_position_embeddings=128",
+                         "schedule.total_steps=1", "schedule.warmup_steps=0")) == 0  # fmt: skip
+    assert entry(command("other", *more, "model.local_attention=4")) == 2
+    assert entry(command("bert", "model.next_sentence=false", f"init.from={tmp_path / 'hf'}")) == 2
+
+
+@pytest.mark.slow
+def test_a_modern_encoder_trains_alike_at_every_stage(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    key = "deepspeed.zero_optimization.stage"
+    lamb = [*MODERN, "deepspeed.optimizer.type=Lamb"]
+    assert entry(command("one", *lamb)) == 0
+    for stage in (1, 2, 3):
+        two = command(f"two{stage}", *lamb, f"{key}={stage}")
+        assert fork_server.run(two, 2, output=tmp_path)[0] == 0
+    for stage in (1, 2, 3):
+        assert losses(tmp_path / f"two{stage}") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def test_what_a_modern_encoder_is_not_made_for(
+    command: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert entry(command("run", *MODERN, "run.cuda_graphs=true", "data.pack_tokens=400")) == 2
+    assert "run.cuda_graphs=true is not made for model.style=modern" in capfd.readouterr().err
 
 
 def test_a_run_comes_back_elsewhere(command: Any, tmp_path: Path) -> None:
@@ -245,8 +300,8 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
-    from bertds.setup_run import Run
     from bertds.system.atomic_files import write_json
+    from bertds.training.run import Run
 
     lock = tmp_path / "run" / ".lock"
     theirs = {"host": "elsewhere", "pid": 1, "start": "1", "job": "77", "purpose": "a run"}

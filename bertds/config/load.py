@@ -15,8 +15,14 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from bertds.config.recipe import Config
+from bertds.config.recipe import Config, ModelConfig
 from bertds.errors import ConfigError
+
+REMOVED_KEYS: dict[str, tuple[Any, str]] = {
+    "model.fp8": (False, "its FP8 products were 1.7 times slower than bf16; see run.fp8"),
+}
+"""Keys that recipes of earlier versions may have: the value that changes nothing, which is still
+read, and what to say to any other."""
 
 
 def key_of(name: str) -> str:
@@ -149,6 +155,9 @@ def load_config(
     for key, value in (overrides or {}).items():
         flat[key] = value
         origins[key] = "--set "
+    for key, (neutral, remedy) in REMOVED_KEYS.items():
+        if key in flat and flat.pop(key) != neutral:
+            raise ConfigError(f"{origins[key]}{key} is no longer a key; {remedy}")
     known = all_keys()
     built: dict[str, dict[str, Any]] = {name: {} for name in sections}
     for key, value in flat.items():
@@ -193,7 +202,8 @@ def default_of(key: str) -> Any:
 def describe_type(kind: Any) -> str:
     """Return a declared type in words, such as ``one of gelu, gelu_new`` or ``number or null``."""
     if get_origin(kind) is Literal:
-        return "one of " + ", ".join(str(choice) for choice in get_args(kind))
+        choices = ", ".join(str(choice) for choice in get_args(kind))
+        return f"one of {choices}" if len(get_args(kind)) > 1 else choices
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(describe_type(arm) for arm in get_args(kind))
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
@@ -274,6 +284,7 @@ def check(config: Config) -> None:
         f"model.hidden_size={model.hidden_size} is not a multiple of "
         f"model.num_attention_heads={model.num_attention_heads}",
     )
+    check_style(model)
     _require(
         data.sequence_length <= model.max_position_embeddings,
         f"data.sequence_length={data.sequence_length} exceeds model.max_position_embeddings="
@@ -296,6 +307,16 @@ def check(config: Config) -> None:
     _require(
         not config.run.cuda_graphs or data.pack_tokens > 0,
         "run.cuda_graphs=true needs shapes that stay the same; set data.pack_tokens",
+    )
+    _require(
+        not config.run.fp8 or (data.pack_tokens > 0 and data.pack_tokens % 16 == 0),
+        f"run.fp8=true needs a number of tokens that is a multiple of 16; set data.pack_tokens, "
+        f"found {data.pack_tokens}",
+    )
+    _require(
+        not config.run.fp8 or config.run.compile is not False,
+        "run.fp8=true with run.compile=false: uncompiled, its casts cost more than its products "
+        "save; set run.compile=auto",
     )
     _require(
         not data.pack_tokens or data.pack_tokens >= data.sequence_length,
@@ -327,9 +348,32 @@ def check(config: Config) -> None:
         )
 
 
+def check_style(model: ModelConfig) -> None:
+    """Refuse what the modern encoder does not have, or cannot be built with."""
+    if model.style != "modern":
+        return
+    _require(
+        not model.next_sentence,
+        "model.style=modern has no next-sentence head; set model.next_sentence=false (and "
+        "data.pairs=none for rows of one segment)",
+    )
+    width = model.hidden_size // model.num_attention_heads
+    _require(
+        width % 2 == 0,
+        f"model.style=modern turns pairs of numbers, but a head is {width} wide "
+        f"(model.hidden_size / model.num_attention_heads); make it even",
+    )
+    _require(
+        model.local_attention >= 2 and model.local_attention % 2 == 0,
+        f"model.local_attention={model.local_attention} must be even and at least 2: half of it "
+        "is seen on each side",
+    )
+
+
 _POSITIVE = {
     "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads",
     "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
+    "model.global_attn_every_n_layers", "model.global_rope_theta", "model.local_rope_theta",
     "data.max_predictions_per_sequence", "data.prefetch_steps", "schedule.total_steps",
     "schedule.decay_every_steps", "schedule.horizon_steps", "log.every_steps",
     "guard.max_bad_steps", "guard.spike_window", "guard.meeting_timeout_seconds",

@@ -18,7 +18,8 @@ def forward_backward_flops(
     """Return the operations of one forward and backward pass.
 
     3 * [L (8 H^2 + 4 H I) T + 4 H L T S + P (2 H^2 + 2 H V) + 2 H^2], the backward pass being
-    twice the forward; with I = 4 H the first term is the usual 24 H^2 L T.
+    twice the forward; with I = 4 H the first term is the usual 24 H^2 L T. A modern encoder's
+    feed-forward layer has a gate, so 6 H I; its local layers see a window instead of S.
 
     Args:
         model: width H, layers L, feed-forward width I.
@@ -29,17 +30,32 @@ def forward_backward_flops(
     """
     width, layers = model.hidden_size, model.num_hidden_layers
     length = tokens / max(rows, 1e-9)
-    linear = layers * tokens * (8 * width**2 + 4 * width * model.intermediate_size)
-    attention = 4 * width * layers * tokens * length
+    products = 6 if model.style == "modern" else 4
+    linear = layers * tokens * (8 * width**2 + products * width * model.intermediate_size)
+    seen = sum(seen_tokens(model, number, length) for number in range(layers))
+    attention = 4 * width * tokens * seen
     head = masked * (2 * width**2 + 2 * width * vocab_size)
     pooler = rows * 2 * width**2 if model.next_sentence else 0.0
     return 3.0 * (linear + attention + head + pooler)
+
+
+def seen_tokens(model: ModelConfig, layer: int, length: float) -> float:
+    """Return how many tokens each token attends to in one layer, in a row of ``length``."""
+    if model.style == "modern" and layer % model.global_attn_every_n_layers:
+        return min(length, model.local_attention + 1.0)
+    return length
 
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:
     """Return the number of trained numbers, the word table's padding rows included."""
     width, inner = model.hidden_size, model.intermediate_size
     rows = -(-vocab_size // 64) * 64
+    if model.style == "modern":
+        layer = 4 * width * width + 3 * width * inner + 2 * width
+        # Word table and its LayerNorm; the first layer has one LayerNorm less; the last LayerNorm;
+        # the head and its LayerNorm; the vocabulary's bias.
+        around = rows * width + width - width + width + width * width + width + rows
+        return around + model.num_hidden_layers * layer
     embeddings = (rows + model.max_position_embeddings + model.type_vocab_size + 2) * width
     layer = 4 * width * width + 4 * width + 2 * width * inner + inner + width + 4 * width
     head = width * width + 3 * width + rows

@@ -80,6 +80,8 @@ def layer_bytes(shape: Shape) -> float:
     size = BYTES[shape.precision]
     tokens = shape.micro_batch * shape.tokens_per_row
     hidden, attention = model.hidden_dropout_prob > 0, model.attention_probs_dropout_prob > 0
+    if model.style == "modern":
+        return _modern_layer_bytes(shape)
     weights = 3 * width * width * size  # queries, keys and values' weights side by side
     if not shape.on_cpu:
         # layer input, q k v, context, sums before both LayerNorms, first LayerNorm's output
@@ -91,6 +93,34 @@ def layer_bytes(shape: Shape) -> float:
     per_row = model.num_attention_heads * mean_square(shape) / shape.tokens_per_row
     numbers += per_row * (3 if attention else 1)
     return (tokens * numbers + 3 * width * width) * 4
+
+
+def _modern_layer_bytes(shape: Shape) -> float:
+    """As :func:`layer_bytes`, the mean of a modern encoder's global and local layers.
+
+    Pre-LayerNorm keeps the residual sums and both normalised inputs; queries and keys are kept
+    turned; the gated layer keeps both halves, the activated one and their product.
+    """
+    model = shape.model
+    width, inner = model.hidden_size, model.intermediate_size
+    size = 4 if shape.on_cpu else BYTES[shape.precision]
+    tokens = shape.micro_batch * shape.tokens_per_row
+    # two residual sums, two normalised inputs, q k v, context
+    numbers: float = 8 * width + 4 * inner
+    numbers += inner if model.hidden_dropout_prob > 0 else 0
+    attention = model.attention_probs_dropout_prob > 0
+    numbers += width if attention else 0
+    if not shape.on_cpu:
+        return tokens * (numbers * size + 4 * model.num_attention_heads + 16)
+    every = model.global_attn_every_n_layers
+    local_share = (every - 1) / every
+    seen = mean_square(shape) / shape.tokens_per_row  # attention weights of one token and head
+    blocks = 1.5 * model.local_attention  # three of half a window, which long rows are cut into
+    if shape.tokens_per_row > blocks:
+        seen = (1 - local_share) * seen + local_share * blocks
+        numbers += local_share * 4 * width  # keys and values are there three times
+    numbers += model.num_attention_heads * seen * (3 if attention else 1)
+    return tokens * (numbers + 4) * 4
 
 
 def mean_square(shape: Shape) -> float:
@@ -121,7 +151,8 @@ def activations(shape: Shape) -> float:
     chunk = min(masked, max(64, CHUNK_BYTES // (4 * words)))
     logits = chunk * words * (4 + 4 + (size if size < 4 else 0))
     # The first layers' backward pass: gradients beside what is still kept.
-    backward = tokens * (2 * model.intermediate_size + 2 * width) * size
+    widened = 4 if model.style == "modern" else 2
+    backward = tokens * (widened * model.intermediate_size + 2 * width) * size
     return kept + embeddings + head + max(logits, backward)
 
 

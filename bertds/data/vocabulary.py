@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from bertds.errors import DataError
+from bertds.system.json_fields import Field
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+MAX_VOCABULARY = 1 << 24
+"""More tokens than any vocabulary has; a larger number is damage, or meant to fill the memory."""
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -37,6 +40,31 @@ class TokenizerInfo:
             "fingerprint": self.fingerprint,
             "special_ids": dict(self.special_ids),
         }
+
+    @staticmethod
+    def from_field(given: Field, files: dict[str, Path] | None = None) -> TokenizerInfo:
+        """Check what a manifest says of its tokenizer.
+
+        Args:
+            given: the ``tokenizer`` object.
+            files: the files that lie beside it.
+
+        Raises:
+            UserError: (of the field's kind) a key is missing, unknown or impossible.
+        """
+        given.only(("vocab_size", "lower_case", "fingerprint", "special_ids"))
+        size = given["vocab_size"].integer(len(SPECIAL_TOKENS), MAX_VOCABULARY)
+        special = given["special_ids"].only(SPECIAL_TOKENS)
+        ids = {name: special[name].integer(0, size - 1) for name in SPECIAL_TOKENS}
+        if len(set(ids.values())) < len(ids):
+            special.fail("five different ids")
+        return TokenizerInfo(
+            vocab_size=size,
+            lower_case=given["lower_case"].boolean(),
+            fingerprint=given["fingerprint"].sha256(),
+            special_ids=ids,
+            files=files or {},
+        )
 
     def vocabulary(self) -> list[str]:
         """Return the tokens in the order of their ids."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from bertds.errors import BertdsError
-from bertds.finetune.examples import Batching, Example, collate, epoch_batches
+from bertds.finetune.features import Batching, Example, collate, epoch_batches
 from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.weight_decay import split_parameters
 from bertds.system.logs import log

@@ -13,7 +13,9 @@ def is_decayed(name: str) -> bool:
     Args:
         name: the parameter's name in the model, as transformers spells it.
     """
-    return not (name.endswith("bias") or "LayerNorm" in name or "layer_norm" in name)
+    # ModernBERT names its LayerNorms norm, attn_norm, mlp_norm and final_norm.
+    unscaled = name.endswith(("bias", "norm.weight")) or "LayerNorm" in name
+    return not (unscaled or "layer_norm" in name)
 
 
 def split_parameters(

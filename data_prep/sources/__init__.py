@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from data_prep import progress
 from data_prep.document import Document, SourceFile, Unit
 from data_prep.sources import blocks
 from data_prep.sources.books import read_book
-from data_prep.sources.extracted import OPENING, read_extracted
+from data_prep.sources.extracted import OPENING, read_extracted, read_extracted_json
 from data_prep.sources.hub import hub_units, read_hub, row_group_units
 from data_prep.sources.multistream import (
     cuts,
@@ -19,7 +22,13 @@ from data_prep.sources.multistream import (
     is_index,
     stream_offsets,
 )
-from data_prep.sources.records import parquet_row_groups, read_jsonl, read_parquet, read_pubmed
+from data_prep.sources.records import (
+    check_jsonl,
+    parquet_row_groups,
+    read_jsonl,
+    read_parquet,
+    read_pubmed,
+)
 from data_prep.sources.text import read_text
 from data_prep.sources.wikipedia import page_batches, read_dump, sniff_dump
 
@@ -30,6 +39,7 @@ SOURCE_KINDS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed")
 READERS: dict[str, Callable[[Unit], Iterator[Document]]] = {
     "dump": read_dump,
     "extracted": read_extracted,
+    "extracted-json": read_extracted_json,
     "book": read_book,
     "text": read_text,
     "jsonl": read_jsonl,
@@ -39,14 +49,18 @@ READERS: dict[str, Callable[[Unit], Iterator[Document]]] = {
 }
 
 _MOST_SOURCES = 255
-_SUFFIXES = {
-    "wiki": None,
-    "books": (".txt", ".txt.gz", ".txt.bz2", ".text"),
-    "text": None,
-    "jsonl": (".jsonl", ".json", ".ndjson", ".jsonl.gz", ".jsonl.zst", ".jsonl.bz2", ".json.gz"),
+_PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
+# What is taken from a folder; "" takes all. A file that is named is taken whatever its name.
+_ENDINGS = {
+    "wiki": ("",),
+    "books": (".txt", ".text"),
+    "text": ("",),
+    "jsonl": (".jsonl", ".json", ".ndjson"),
     "parquet": (".parquet",),
-    "pubmed": (".json", ".json.gz"),
+    "pubmed": (".json",),
 }
+_WIKI_JSON = re.compile(r"wiki_\d+(?:\.bz2|\.gz)?", re.IGNORECASE)
+"""Names of WikiExtractor's files, which ``--json`` does not change."""
 
 
 def source_order(files: Iterable[SourceFile]) -> tuple[str, ...]:
@@ -89,12 +103,7 @@ def find_files(
     for given in paths:
         path = Path(given)
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.is_file() and _wanted(kind, p))
-            if not found:
-                suffixes = _SUFFIXES[kind]
-                wanted = f"{'|'.join(suffixes)} file" if suffixes else "file"
-                raise DataError(f"{path}: no {wanted} in this folder (for --{kind})")
-            files += [(p, p.relative_to(path).as_posix()) for p in found]
+            files += [(p, p.relative_to(path).as_posix()) for p in _in_folder(kind, path)]
         elif path.is_file() and kind == "wiki" and is_index(path):
             indexes = [*indexes, given]  # a pattern such as enwiki-* names it too
         elif path.is_file():
@@ -144,11 +153,61 @@ def with_indexes(files: list[SourceFile], given: Iterable[str]) -> list[SourceFi
     return [f._replace(streams=str(found[f.path])) if f.path in found else f for f in files]
 
 
+def _in_folder(kind: str, folder: Path) -> list[Path]:
+    """Return the files of a folder that its option takes, and say what else the folder holds.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = []
+    others: Counter[str] = Counter()
+    for path in _walk(folder):
+        if path.name.startswith(".") or path.stat().st_size == 0 or is_index(path):
+            continue
+        if _wanted(kind, path):
+            found.append(path)
+        else:
+            others[path.suffix.lower() or path.name] += 1
+    left = ", ".join(f"{count} {name}" for name, count in others.most_common(5))
+    if not found:
+        endings = [ending for ending in _ENDINGS[kind] if ending]
+        wanted = f"{'|'.join(endings)} file" if endings else "file"
+        held = f"; it holds {left}" if left else ""
+        raise DataError(f"{folder}: no {wanted} in this folder (for --{kind}){held}")
+    if left:
+        progress.say(f"{folder}: left alone by --{kind}: {left}")
+    return sorted(found)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those below; a linked folder once, however often."""
+    seen: set[str] = set()
+    waiting = [folder]
+    linked: list[Path] = []
+    while waiting or linked:
+        current = waiting.pop() if waiting else linked.pop(0)
+        real = os.path.realpath(current)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(current), key=lambda entry: entry.name)
+        except OSError as error:
+            raise DataError(f"{current}: cannot be read ({error.strerror})") from error
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir():
+                # Links come last, so that a file below the folder keeps its own name.
+                (linked if entry.is_symlink() else waiting).append(path)
+            elif entry.is_file():
+                yield path
+
+
 def _wanted(kind: str, path: Path) -> bool:
-    if path.name.startswith(".") or path.stat().st_size == 0 or is_index(path):
-        return False
-    suffixes = _SUFFIXES[kind]
-    return suffixes is None or path.name.lower().endswith(suffixes)
+    name = path.name.lower()
+    if kind == "jsonl" and _WIKI_JSON.fullmatch(name):
+        return True
+    return any(name.endswith(e + packed) for e in _ENDINGS[kind] for packed in _PACKED)
 
 
 def source_file(
@@ -165,20 +224,27 @@ def source_file(
         raise DataError(f"{path}: the file is empty")
     if known_reader:
         reader = known_reader
+        blocks.open_binary(path).close()
     elif kind == "wiki":
         head = next(blocks.whole_blocks(path), (b"", True))[0]
         if OPENING in head[: 64 << 10]:
             reader = "extracted"
+        elif head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+            reader = "extracted-json"
+            check_jsonl(path, "text")
         else:
             options = sniff_dump(path)
-    blocks.open_binary(path).close()
+    elif kind == "jsonl":
+        check_jsonl(path, options[0])
+    elif kind != "parquet":
+        blocks.check_is_text(path)
     return SourceFile(kind, reader, path.resolve(), name, size, options)
 
 
 def is_read_by_one(file: SourceFile) -> bool:
     """Tell whether only one process can read the file: a dump in one compressed stream."""
     kind = "" if file.reader != "dump" or file.streams else blocks.compression(file.path)
-    return kind in ("gz", "zst") or _single_bz2(file, kind)
+    return kind not in ("", "bz2") or _single_bz2(file, kind)
 
 
 def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
+import lzma
 import re
 import zlib
 from collections.abc import Generator, Iterator
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bertds.errors import DataError
+from data_prep.sources import formats
 
 BLOCK_BYTES = 1 << 20
 STREAM_HEADER = re.compile(rb"BZh[1-9]1AY&SY")
@@ -29,14 +32,34 @@ Block = tuple[bytes, bool]
 
 
 def compression(path: Path) -> str:
-    """Return "bz2", "gz", "zst" or "" by the first bytes of the file, not by its name."""
+    """Return what is around the text, by the first bytes of the file, not by its name.
+
+    Returns:
+        "bz2", "gz", "xz", "zst", one of :data:`formats.WIDE`, or "" for plain bytes.
+    """
     with open_binary(path) as file:
-        magic = file.read(4)
-    if magic[:3] == b"BZh":
-        return "bz2"
-    if magic[:2] == b"\x1f\x8b":
-        return "gz"
-    return "zst" if magic == b"\x28\xb5\x2f\xfd" else ""
+        return formats.wrapping(file.read(formats.HEAD_BYTES))
+
+
+def check_is_text(path: Path) -> None:
+    """Refuse a file that holds no text, packed or not.
+
+    Raises:
+        DataError: says what it is, and what can be done.
+    """
+    with open_binary(path) as file:
+        head = file.read(formats.HEAD_BYTES)
+    if formats.wrapping(head) in formats.COMPRESSED:
+        next(whole_blocks(path), None)
+    else:
+        _refuse(path, formats.not_text(head), "")
+
+
+def _refuse(path: Path, what: str, packing: str) -> None:
+    if what:
+        inside = f" in {packing} data" if packing else ""
+        name, semicolon, remedy = what.partition(";")
+        raise DataError(f"{path}: not text but {name}{inside}{semicolon}{remedy}")
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -130,29 +153,41 @@ def _next_stream(file: BinaryIO, start: int, end: int) -> int | None:
 
 
 def whole_blocks(path: Path) -> Iterator[Block]:
-    """Yield the contents of a file, decompressed as its first bytes say.
+    """Yield the contents of a file, unpacked as its first bytes say, UTF-16 and UTF-32 as UTF-8.
 
     Raises:
-        DataError: the file is damaged or ends too early.
+        DataError: the file is damaged, ends too early, or holds no text.
     """
     kind = compression(path)
-    if kind == "bz2":
-        yield from bz2_blocks(path, 0, 1 << 62)
-        return
+    blocks = _unpacked(path, kind)
+    head = next(blocks, b"")
+    packing = kind if kind in formats.COMPRESSED else ""
+    inner = formats.wrapping(head[: formats.HEAD_BYTES])
+    if packing and inner in formats.COMPRESSED:
+        raise DataError(f"{path}: not text but {inner} data in {packing} data; unpack it once")
+    _refuse(path, formats.not_text(head[: formats.HEAD_BYTES]), packing)
+    both: Iterator[bytes] = itertools.chain([head] if head else [], blocks)
+    if inner in formats.WIDE:
+        both = formats.as_utf8(both, inner)
+    for block in both:
+        yield block, True
+
+
+def _unpacked(path: Path, kind: str) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a file."""
     try:
-        if kind == "gz":
-            with gzip.open(path, "rb") as file:
+        if kind == "bz2":
+            yield from (block for block, _ in bz2_blocks(path, 0, 1 << 62))
+        elif kind in ("gz", "xz", "zst"):
+            opener: Any = {"gz": gzip.open, "xz": lzma.open, "zst": _open_zstandard}[kind]
+            with opener(path) as file:
                 while block := file.read(BLOCK_BYTES):
-                    yield block, True
-        elif kind == "zst":
-            with _open_zstandard(path) as file:
-                while block := file.read(BLOCK_BYTES):
-                    yield block, True
+                    yield block
         else:
-            yield from plain_blocks(path, 0, path.stat().st_size)
+            yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
     except EOFError as error:
         raise DataError(f"{path}: truncated: the compressed data end too early") from error
-    except (OSError, zlib.error, RuntimeError) as error:
+    except (OSError, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise DataError(f"{path}: damaged ({error})") from error
 
 

@@ -1,24 +1,33 @@
-"""Already extracted articles: ``<doc id= url= title=> ... </doc>``, plain, .bz2 or .gz.
+"""Already extracted articles: ``<doc id= url= title=> ... </doc>``, plain or compressed.
 
-That is WikiExtractor's output. The first line of a body is the title; it and the short lines that
-end in a full stop (section titles, ``Career.``) are not prose and are left out. A document that is
+That is WikiExtractor's output, or with ``--json`` one object per line. The first line of a body is
+the title; it and the short lines that end in a full stop (section titles, ``Career.``) are not
+prose and are left out. Tags and entities that the extractor left are undone. A document that is
 only a title (a redirect, in that format) counts as empty.
 """
 
 from __future__ import annotations
 
-import html
+import json
 import re
 from collections.abc import Iterator
 
 from bertds.errors import DataError
-from data_prep.clean import clean_line
-from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
+from data_prep.clean import clean_line, unescape, without_tags
+from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
 from data_prep.sources.blocks import compression, plain_blocks, records, whole_blocks
+from data_prep.sources.text import unit_lines
 
 OPENING, CLOSING = b"<doc id=", b"</doc>"
 
-_TITLE = re.compile(r'title="([^"]*)"')
+# The value may hold quotation marks: it ends before another attribute, or before the tag's end.
+_TITLE = re.compile(r'\btitle="(.*?)"(?=\s+[a-z_]+="|\s*/?>\s*$)')
+_NOT_PROSE = re.compile(
+    r"<(ref|references|gallery|timeline|style|script|math)(?:\s[^<>]*)?(?<!/)>.*?</\1\s*>",
+    re.DOTALL | re.IGNORECASE,
+)
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_LINE_BREAK = re.compile(r"\s*<br\s*/?>\s*", re.IGNORECASE)
 _SECTION_TITLE_WORDS = 8
 
 
@@ -43,15 +52,52 @@ def doc_document(record: bytes) -> Document:
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     head, _, body = text.partition("\n")
-    body = body[: body.rfind("</doc>")]
-    lines = [line for line in map(str.strip, body.split("\n")) if line]
     found = _TITLE.search(head)
-    title = html.unescape(found[1]) if found is not None else ""
-    if lines and lines[0] == title:
+    return body_document(found[1] if found is not None else "", body[: body.rfind("</doc>")])
+
+
+def body_document(title: str, body: str) -> Document:
+    """Turn the title and the body of an article, both with their escapes, into a document."""
+    title = unescape(title)
+    if "<" in body or "&" in body:
+        body = without_markup(body)
+    lines = [line for line in map(str.strip, body.split("\n")) if line]
+    if lines and clean_line(lines[0]) == clean_line(without_markup(title)):
         del lines[0]
     paragraphs = [clean_line(line) for line in lines if not is_section_title(line)]
     text = "\n".join(p for p in paragraphs if p)
     return Document(text, "" if text else EMPTY, title)
+
+
+def without_markup(text: str) -> str:
+    """Undo what an extractor left of a page: entities, tags, elements without prose."""
+    text = unescape(text)
+    if "<" not in text:
+        return text
+    text = _COMMENT.sub("", text)
+    text = _NOT_PROSE.sub("", text)
+    return without_tags(_LINE_BREAK.sub(" ", text))
+
+
+def read_extracted_json(unit: Unit) -> Iterator[Document]:
+    """Yield a document for every line that begins in the unit: WikiExtractor's ``--json``."""
+    for line, owned in unit_lines(unit):
+        if not owned:
+            return
+        if line.strip():
+            yield _json_document(line)
+
+
+def _json_document(line: bytes) -> Document:
+    try:
+        record = json.loads(line)
+        title, body = record.get("title", ""), record["text"]
+        text = body.encode("utf-8", "replace").decode("utf-8")
+    except UnicodeDecodeError:
+        return Document("", BAD_UTF8)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Document("", MALFORMED)
+    return body_document(title if isinstance(title, str) else "", text)
 
 
 def is_section_title(line: str) -> bool:

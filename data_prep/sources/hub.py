@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import ConfigError, DataError
-from data_prep.document import Document, SourceFile, Unit
+from data_prep.document import NO_TEXT_KEY, Document, SourceFile, Unit
 from data_prep.sources.records import (
     parquet_documents,
     parquet_row_groups,
@@ -192,7 +192,10 @@ def read_hub(unit: Unit) -> Iterator[Document]:
 
     try:
         rows = datasets.load_dataset(layout, data_files=[path], split="train", streaming=True)
-        for row in rows:
+        for number, row in enumerate(rows):
+            if key not in row and number:
+                yield Document("", NO_TEXT_KEY, record_title(row))
+                continue
             if key not in row:
                 raise DataError(
                     f"{path}: a record has no {key!r} (it has: {', '.join(list(row)[:8])}); name "

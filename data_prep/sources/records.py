@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
-from data_prep.clean import clean_paragraphs, without_tags
-from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
+from data_prep.clean import clean_paragraphs, unescape, without_tags
+from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Unit
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.text import unit_lines
 
@@ -21,25 +21,80 @@ def read_jsonl(unit: Unit) -> Iterator[Document]:
         if not owned:
             return
         if line.strip():
-            yield json_document(line, key, unit.path)
+            yield json_document(line, key)
 
 
-def json_document(line: bytes, key: str, path: Path) -> Document:
+def json_document(line: bytes, key: str) -> Document:
     """Read one line: an object with a text under ``key``."""
     try:
         value = json.loads(line)
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Document("", MALFORMED)
     if not isinstance(value, dict):
         return Document("", MALFORMED)
     if key not in value:
-        keys = ", ".join(list(value)[:8])
-        raise DataError(
-            f"{path}: a record has no {key!r} (it has: {keys}); name the text's key with --text-key"
-        )
+        return Document("", NO_TEXT_KEY, record_title(value))
     return text_value_document(value[key], record_title(value))
+
+
+def check_jsonl(path: Path, key: str) -> None:
+    """Refuse a file that is not JSON lines, or none of whose first records has the text's key.
+
+    Raises:
+        DataError: names the line, what was found there, and the remedy.
+    """
+    head = next(whole_blocks(path), (b"", True))[0].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith(b"["):  # often a single line of the whole file's size: do not parse it
+        raise _not_lines(path, 1, _ARRAY)
+    without_key = ""
+    size = 0
+    lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, path.stat().st_size, 0))
+    for number, (line, _) in enumerate(lines, 1):
+        size += len(line)
+        found = _line_problem(line, key)
+        if found == "":
+            return
+        if found not in (None, _NO_KEY) and not without_key:
+            raise _not_lines(path, number, str(found))
+        if found == _NO_KEY and not without_key:
+            there = ", ".join(list(json.loads(line))[:8])
+            without_key = f"{path}: line {number}: the record has no {key!r} (it has: {there})"
+        if size > _CHECKED_BYTES:
+            break
+    if without_key:
+        raise DataError(f"{without_key}; name the text's key with --text-key")
+
+
+def _not_lines(path: Path, number: int, found: str) -> DataError:
+    return DataError(
+        f"{path}: line {number} is {found}, but --jsonl reads one JSON object per line; "
+        f"convert it: jq -c '{'.[]' if found == _ARRAY else '.'}' FILE > FILE.jsonl"
+    )
+
+
+_NO_KEY, _ARRAY = "an object without the key", "the beginning of a JSON array"
+_CHECKED_BYTES = 1 << 20
+
+
+def _line_problem(line: bytes, key: str) -> str | None:
+    """Return what is wrong with a line of JSON lines; "" if nothing, None if it says nothing."""
+    text = line.strip()
+    if not text:
+        return None
+    try:
+        value = json.loads(text)
+    except UnicodeDecodeError:
+        return None
+    except (ValueError, RecursionError):
+        if text.startswith(b"["):
+            return _ARRAY
+        # An object over several lines begins so; a damaged line does not end after a comma.
+        return "part of a JSON object" if text in (b"{", b"}") or text[:1] == b'"' else None
+    if isinstance(value, dict):
+        return "" if key in value else _NO_KEY
+    return _ARRAY if isinstance(value, list) else "no JSON object"
 
 
 def record_title(record: Mapping[str, Any]) -> str:
@@ -69,7 +124,7 @@ def read_pubmed(unit: Unit) -> Iterator[Document]:
     if not isinstance(value, dict):
         raise DataError(f"{unit.path}: expected an object, address -> abstract")
     for address, abstract in value.items():
-        text = without_tags(abstract) if isinstance(abstract, str) else abstract
+        text = unescape(without_tags(abstract)) if isinstance(abstract, str) else abstract
         yield text_value_document(text, address)
 
 
@@ -90,11 +145,24 @@ def parquet_documents(opened: Any, path: str, row_groups: range, column: str) ->
                 row_groups=list(row_groups),
                 columns=list(dict.fromkeys([column, *names[:1]])),
             ):
-                titles = batch.column(names[0]).to_pylist() if names else [""] * len(batch)
+                titles = batch.column(names[0]) if names else [None] * len(batch)
                 for value, title in zip(batch.column(column), titles):
-                    yield text_value_document(value.as_py(), "" if title is None else str(title))
+                    yield _cell_document(value, title)
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: damaged Parquet ({error})") from error
+
+
+def _cell_document(value: Any, title: Any) -> Document:
+    """Return the document of one cell; other writers than pyarrow leave broken UTF-8 in some."""
+    try:
+        name = title.as_py() if title is not None else None
+    except UnicodeDecodeError:
+        name = None
+    name = "" if name is None else str(name)
+    try:
+        return text_value_document(value.as_py(), name)
+    except UnicodeDecodeError:
+        return Document("", BAD_UTF8, name)
 
 
 def parquet_row_groups(opened: Any, path: Path | str, column: str) -> list[int]:

@@ -11,6 +11,7 @@ from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
 from data_prep.sources.blocks import compression, open_binary, whole_blocks
 
 LAYOUTS = ("blank-line", "line")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GROUP = 1 << 16
 """Bytes of lines that are read together."""
 
@@ -88,7 +89,7 @@ def _line_groups(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[l
         if unit.start > 0:
             previous = _line_across(file, unit.start)
         else:
-            file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
+            file.seek(3 if file.read(3) == _BYTE_ORDER_MARK else 0)
         if with_previous:
             yield [previous], True
         while (left := unit.end - file.tell()) > 0:
@@ -123,7 +124,10 @@ def _line_across(file: BinaryIO, start: int) -> bytes:
 def compressed_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a compressed file."""
     rest: list[bytes] = []
+    first = True
     for block, _ in whole_blocks(path):
+        if first:
+            block, first = block.removeprefix(_BYTE_ORDER_MARK), False
         lines = block.split(b"\n")
         rest.append(lines[0])
         if len(lines) > 1:

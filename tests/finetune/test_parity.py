@@ -17,8 +17,8 @@ import torch
 
 from bertds.finetune.load import DataOptions
 from bertds.finetune.loop import TrainSettings
-from bertds.finetune.run import RunOptions, finetune
 from bertds.finetune.tasks import TASKS
+from bertds.finetune.trials import RunOptions, finetune
 
 SIZE = os.environ.get("BERTDS_PARITY", "quick")
 FULL = SIZE == "full"

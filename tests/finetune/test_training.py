@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertds.finetune.examples import Example, collate, encode_sentences, epoch_batches
+from bertds.finetune.features import Example, collate, encode_sentences, epoch_batches
 from bertds.finetune.loop import (
     TorchStepper,
     TrainSettings,
@@ -14,7 +14,7 @@ from bertds.finetune.loop import (
     predict,
     train,
 )
-from bertds.finetune.rows import Sentence
+from bertds.finetune.records import Sentence
 
 LENGTHS = [(7 * n) % 50 + 3 for n in range(333)]
 
@@ -142,7 +142,7 @@ def test_predictions_keep_the_order_and_do_not_depend_on_the_batch(tiny_bert: Pa
 
 
 def test_long_sentences_are_cut_and_every_word_is_learned_once(tiny_bert: Path) -> None:
-    from bertds.zoo import tokenizer_of
+    from bertds.pretrained.transformers_api import tokenizer_of
 
     tokenizer = tokenizer_of(tiny_bert)
     words = ["film", "goods", "\u200b", "plot", "bads", "the"] * 6  # the zero-width one vanishes

@@ -1,0 +1,281 @@
+"""``"train_micro_batch_size_per_gpu": "auto"``: the largest micro-batch that this machine holds.
+
+    two passes over rows of full length --> bytes a row --> largest divisor that fits --> tried
+                                                                    |          (GPU: for real)
+                                       answer kept in ~/.cache/bertds/micro_batch.json
+
+What the backward pass waits for grows linearly with the rows, so two small measurements give the
+slope: on a GPU the allocator's peak, on a CPU the bytes of the tensors that autograd keeps. What
+ZeRO keeps beside them is counted as ``bertds plan`` counts it. The answer is kept per machine,
+model, precision, stage and processes, so that a continued run cuts its batches as before.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bertds.config.load import to_dict
+from bertds.config.recipe import BatchPlan, Config
+from bertds.cost_model.flops import cpu_memory_available
+from bertds.cost_model.memory import FRAGMENTS, Shape, estimate
+from bertds.distributed.stop_requests import Place
+from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.engine.process_group import start_processes
+from bertds.errors import ConfigError
+from bertds.model.build import PreTrainingModel
+from bertds.system.atomic_files import write_json
+from bertds.system.logs import log
+
+SHARE = 0.85
+"""Of the free memory, what may be used."""
+PROBES = (1, 3)
+"""Rows of the two measurements."""
+
+
+def choose_micro_batch(
+    model: PreTrainingModel, config: Config, settings: DeepSpeedSettings, place: Place
+) -> DeepSpeedSettings:
+    """Return the settings with a number in place of "auto". Collective.
+
+    Raises:
+        ConfigError: the global batch does not divide by the processes, or not one row fits.
+    """
+    if not settings.finds_micro_batch:
+        return settings
+    BatchPlan(
+        global_batch_size=settings.train_batch_size, micro_batch_size=1,
+        world_size=place.world_size,
+    )  # fmt: skip
+    _, device = start_processes(settings.values.get("log_level"))
+    facts = describe(model, config, settings, place, device)
+    found = read_answer(facts)
+    if found is None:
+        per_rank = settings.train_batch_size // place.world_size
+        found = search(model, config, settings, place, device, per_rank)
+        log.info("micro batch %d found (%s)", found, answers_file())
+    if place.world_size > 1:  # machines may differ: what the smallest can hold
+        all_found: list[Any] = [None] * place.world_size
+        dist.all_gather_object(all_found, found)
+        found = min(all_found)
+    if place.local_rank == 0:
+        keep_answer(facts, found)
+    values = {**settings.values, "train_micro_batch_size_per_gpu": found}
+    return replace(settings, values=values, train_micro_batch_size_per_gpu=found)
+
+
+def search(
+    model: PreTrainingModel,
+    config: Config,
+    settings: DeepSpeedSettings,
+    place: Place,
+    device: torch.device,
+    per_rank: int,
+) -> int:
+    """Return the largest divisor of a rank's rows whose memory fits."""
+    precision = settings.precision
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+    trial_model = copy.deepcopy(model).to(device, dtype).train()
+
+    def measure(rows: int) -> float:
+        autocast: AbstractContextManager[Any] = nullcontext()
+        if precision == "autocast":
+            autocast = torch.autocast(device.type, torch.bfloat16)
+        with autocast:
+            return measured_bytes(trial_model, full_rows(config, rows, device))
+
+    limit = memory_limit(config, device)
+    kept = state_bytes(model, config, settings, place, device)
+    few, more = (measure(rows) for rows in PROBES)
+    slope = (more - few) / (PROBES[1] - PROBES[0])
+    most = (limit - kept - few) / max(slope, 1.0) + PROBES[0]
+    divisors = [rows for rows in range(1, per_rank + 1) if per_rank % rows == 0]
+    fitting = [rows for rows in divisors if rows <= most]
+    if not fitting:
+        raise ConfigError(
+            f'{settings.path}: train_micro_batch_size_per_gpu="auto": not one row of '
+            f"{config.data.sequence_length} tokens fits: {(kept + few) / 2**30:.2f} GiB are "
+            f"needed, {limit / 2**30:.2f} may be used; a higher ZeRO stage, offload or "
+            "model.activation_checkpointing=full need less"
+        )
+    if device.type == "cuda":
+        return largest_that_runs(fitting, measure)
+    return fitting[-1]
+
+
+def largest_that_runs(candidates: list[int], run: Callable[[int], Any]) -> int:
+    """Return the largest candidate that does not run out of memory; the least if all do."""
+    for rows in reversed(candidates[1:]):
+        try:
+            run(rows)
+            return rows
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    return candidates[0]
+
+
+def measured_bytes(model: PreTrainingModel, inputs: dict[str, Any]) -> float:
+    """Return what one forward and backward pass adds to the memory, at its peak."""
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        _run(model, inputs)
+        torch.cuda.synchronize()
+        peak = torch.cuda.max_memory_allocated() - before
+        model.zero_grad(set_to_none=True)
+        return float(peak)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        _run(model, inputs)
+    model.zero_grad(set_to_none=True)
+    return sum(kept.values()) * (1.0 + FRAGMENTS[True])
+
+
+def _run(model: PreTrainingModel, inputs: dict[str, Any]) -> None:
+    output = model(**inputs)
+    (output.mlm_loss_sum + output.nsp_loss_sum).backward()
+
+
+def full_rows(config: Config, rows: int, device: torch.device) -> dict[str, Any]:
+    """Return the largest micro-batch of so many rows: all full, all predictions used."""
+    length, most = config.data.sequence_length, config.data.max_predictions_per_sequence
+    positions = torch.arange(length).repeat(rows)
+    masked = (torch.arange(rows)[:, None] * length + torch.arange(most)).flatten()
+    tensors = {
+        "input_ids": positions.clone(),
+        "segment_ids": torch.zeros_like(positions),
+        "position_ids": positions,
+        "cu_seqlens": torch.arange(rows + 1, dtype=torch.int32) * length,
+        "masked_lm_positions": masked,
+        "masked_lm_ids": torch.zeros_like(masked),
+        "next_sentence_labels": torch.zeros(rows, dtype=torch.int64),
+    }
+    tensors["input_ids"] %= 5  # ids that every vocabulary has
+    return {name: t.to(device) for name, t in tensors.items()} | {"max_seqlen": length}
+
+
+def state_bytes(
+    model: PreTrainingModel,
+    config: Config,
+    settings: DeepSpeedSettings,
+    place: Place,
+    device: torch.device,
+) -> float:
+    """Return what weights, gradients, optimizer and ZeRO's buffers take on one process."""
+    zero = settings.values.get("zero_optimization", {})
+    shape = Shape(
+        model=config.model,
+        vocab_size=model.vocab_size,
+        sequence_length=config.data.sequence_length,
+        tokens_per_row=config.data.sequence_length,
+        masked_per_row=config.data.max_predictions_per_sequence,
+        micro_batch=1,
+        precision=settings.precision,
+        stage=settings.stage,
+        world_size=place.world_size,
+        optimizer=settings.optimizer.kind,
+        on_cpu=device.type == "cpu",
+        offload=settings.offloads_optimizer,
+        bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
+    )
+    memory = estimate(shape)
+    return memory.weights + memory.gradients + memory.optimizer + memory.buffers
+
+
+def memory_limit(config: Config, device: torch.device) -> float:
+    """Return the bytes that this process may use."""
+    if config.run.memory_limit_gib:
+        return config.run.memory_limit_gib * 2**30
+    if device.type == "cuda":
+        return SHARE * float(torch.cuda.mem_get_info(device)[0])
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return SHARE * cpu_memory_available() / here
+
+
+# -- the kept answers ---------------------------------------------------------------------------
+
+
+def describe(
+    model: PreTrainingModel,
+    config: Config,
+    settings: DeepSpeedSettings,
+    place: Place,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Return everything that the answer depends on."""
+    cuda = device.type == "cuda"
+    total = torch.cuda.get_device_properties(device).total_memory if cuda else cpu_memory_total()
+    return {
+        "machine": torch.cuda.get_device_name(device) if cuda else "cpu",
+        "memory_gib": round(total / 2**30, 1),
+        "limit_gib": config.run.memory_limit_gib,
+        "model": {**to_dict(config.model), "vocab_size": model.vocab_size},
+        "row": [config.data.sequence_length, config.data.max_predictions_per_sequence],
+        "precision": settings.precision,
+        "stage": settings.stage,
+        "offload": settings.offloads_optimizer,
+        "optimizer": settings.optimizer.kind,
+        "global_batch": settings.train_batch_size,
+        "processes": place.world_size,
+        "torch": torch.__version__,
+    }
+
+
+def cpu_memory_total() -> float:
+    """Return the machine's memory in bytes."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def answers_file() -> Path:
+    """Return where answers are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "bertds" / "micro_batch.json"
+
+
+def _key(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _answers() -> dict[str, Any]:
+    try:
+        values = json.loads(answers_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def read_answer(facts: dict[str, Any]) -> int | None:
+    """Return the kept answer, or None; a damaged file holds none."""
+    entry = _answers().get(_key(facts))
+    found = entry.get("micro_batch") if isinstance(entry, dict) else None
+    return found if isinstance(found, int) and found > 0 else None
+
+
+def keep_answer(facts: dict[str, Any], micro_batch: int) -> None:
+    """Add an answer to the file; where it cannot be written, the next run searches again."""
+    try:
+        answers_file().parent.mkdir(parents=True, exist_ok=True)
+        entry = {"micro_batch": micro_batch, **facts}
+        write_json(answers_file(), {**_answers(), _key(facts): entry})
+    except OSError as error:
+        log.warning("%s: not written (%s)", answers_file(), error.strerror)

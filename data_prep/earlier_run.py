@@ -1,0 +1,162 @@
+"""What an earlier run left in the output folder: finished, to be continued, repaired or refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bertds.data.formats.manifest import MANIFEST_NAME, Manifest, ShardInfo
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import DataError
+from bertds.system.atomic_files import sha256_file, write_json
+from data_prep import progress
+from data_prep.document import SourceFile
+from data_prep.settings import PrepSettings, differences
+
+WORK_FOLDER = ".work"
+REPORT_NAME = "report.html"
+
+
+class OtherSettings(DataError):
+    """The folder was prepared with other settings, or from other sources.
+
+    Attributes:
+        what: the folder and what is different, without what can be done.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; choose another folder, or --overwrite to begin anew")
+        self.what = what
+
+
+class EarlierRun:
+    """The contents of an output folder, seen by a run that is about to begin there."""
+
+    def __init__(
+        self, out: Path, files: Sequence[SourceFile], settings: PrepSettings, overwrite: bool
+    ) -> None:
+        self.out, self.work = out, out / WORK_FOLDER
+        self.plan = self.work / "plan.json"
+        self.overwrite = overwrite
+        self.manifest: Manifest | None = None
+        """Of a finished folder in which files are missing or damaged."""
+        # What must be equal for earlier results to be used.
+        self.identity = {
+            "sources": sorted([f.source, f.name, f.bytes] for f in files),
+            "text options": sorted({f"{f.source} {' '.join(f.options)}" for f in files}),
+            **settings.to_json(),
+        }
+
+    def is_finished(self) -> bool:
+        """Tell whether nothing is left to do; else leave a folder in which work can go on.
+
+        Raises:
+            DataError: the folder holds results of other settings or sources, or foreign files.
+        """
+        if (self.out / MANIFEST_NAME).exists() and self._finished_before():
+            shutil.rmtree(self.work, ignore_errors=True)
+            return True
+        if self.manifest is None and self.plan.exists():
+            self._same_or_cleared(_read_json(self.plan), self.identity)
+        elif self.manifest is None and self.overwrite:
+            self._clear()
+        elif self.manifest is None:
+            foreign = next((p for p in self.out.iterdir() if p.name[0] != "."), None)
+            if foreign is not None:
+                raise DataError(
+                    f"{self.out}: holds {foreign.name} but no {MANIFEST_NAME}; choose an empty "
+                    "folder, or --overwrite to remove an earlier preparation there"
+                )
+        self.work.mkdir(exist_ok=True)
+        write_json(self.plan, self.identity)
+        return False
+
+    def _finished_before(self) -> bool:
+        try:
+            manifest = Manifest.load(self.out)
+        except DataError:
+            if not self.overwrite:
+                raise
+            self._clear()  # a damaged manifest says nothing that could be used
+            return False
+        before = {
+            "sources": sorted(
+                [s["name"], f["name"], f["bytes"]] for s in manifest.sources for f in s["files"]
+            ),
+            **manifest.settings,
+        }
+        now = {key: value for key, value in self.identity.items() if key != "text options"}
+        if not self._same_or_cleared(before, now):
+            return False
+        damaged = damaged_files(self.out, manifest)
+        if damaged:
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            progress.say(f"{self.out}: {damaged[0]}{more} missing or damaged; making it again")
+            self.manifest = manifest
+        return not damaged
+
+    def _same_or_cleared(self, before: dict[str, Any], now: dict[str, Any]) -> bool:
+        different = differences(before, json.loads(json.dumps(now)))
+        if not different:
+            return True
+        if self.overwrite:
+            self._clear()
+            return False
+        if before.get("sources") != now.get("sources"):
+            different = [d for d in different if not d.startswith("sources:")]
+            different.insert(0, "the source files are others, or changed")
+        raise OtherSettings(
+            f"{self.out}: prepared with other settings ({'; '.join(different[:3])})"
+        )
+
+    def _clear(self) -> None:
+        """Remove what preparation writes, and nothing else."""
+        for name in (MANIFEST_NAME, REPORT_NAME):
+            (self.out / name).unlink(missing_ok=True)
+        for name in (WORK_FOLDER, "tokenizer", "train", "validation", "dropped"):
+            shutil.rmtree(self.out / name, ignore_errors=True)
+        for folder in self.out.glob("hdf5_lower_case_*"):
+            shutil.rmtree(folder)
+
+    def check_repair(self, splits: dict[str, list[ShardInfo]]) -> None:
+        """Say so if shards that were made again are not the lost ones."""
+        if self.manifest is None and (self.out / MANIFEST_NAME).exists():
+            self.manifest = Manifest.load(self.out)  # another task has looked at the folder
+        if self.manifest is None:
+            return
+        if any(list(self.manifest.splits[name].shards) != infos for name, infos in splits.items()):
+            (self.out / MANIFEST_NAME).unlink()
+            progress.say(f"{self.out}: the sources have changed since; all files are made again")
+
+
+def damaged_files(out: Path, manifest: Manifest) -> list[str]:
+    """Return the files of a finished folder that are missing or changed."""
+    entries = [asdict(shard) for split in manifest.splits.values() for shard in split.shards]
+    entries += [file for instance in manifest.instances for file in instance["files"]]
+    damaged = []
+    for entry in entries:
+        path = out / entry["file"]
+        try:
+            good = path.stat().st_size == entry["bytes"] and sha256_file(path) == entry["sha256"]
+        except OSError:
+            good = False
+        if not good:
+            damaged.append(entry["file"])
+    try:
+        tokenizer = load_tokenizer_info(out / "tokenizer", manifest.tokenizer.lower_case)
+        good = tokenizer.fingerprint == manifest.tokenizer.fingerprint and len(tokenizer.files) == 3
+    except DataError:
+        good = False
+    return damaged if good else [*damaged, "tokenizer"]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,122 @@
+"""Which encoding a book is in that is not Unicode: by what it says, by its letters, or undecided.
+
+Western and central European encodings differ in the accented letters alone, which a general
+detector confuses. So a text in Latin script is held against the alphabets of the languages that
+each encoding was made for; other scripts are left to ``charset-normalizer``. What stays undecided
+is not decoded: a wrong guess would put garbage into the training data without a trace.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections import Counter
+
+_SAMPLE_BYTES = 256 << 10
+_DECLARED = re.compile(rb"^Character set encoding:\s*([A-Za-z0-9_.:-]+)", re.MULTILINE | re.I)
+_HIGH = bytes(range(0x80, 0x100))
+_ASCII_LETTERS = re.compile(rb"[A-Za-z]")
+_LATIN_SHARE = 0.25
+"""Of the letters in a text of Latin script, at most this share is accented (Vietnamese aside)."""
+_KNOWN_SHARE = 0.97
+
+# Lower-case letters beyond ASCII of each language, by encoding; the first encoding wins a tie.
+_ALPHABETS: dict[str, tuple[str, ...]] = {
+    "cp1252": (
+        "àâæçèéêëîïôöœùûüÿ",  # French, and what English borrows
+        "äöüßéàè",  # German
+        "áéíñóúüºª",  # Spanish
+        "ãõáâàçéêíóôúü",  # Portuguese
+        "àèéìíòóùúî",  # Italian
+        "åäöéæøáàü",  # Danish, Norwegian, Swedish, Finnish
+        "áéíóúýðþæö",  # Icelandic
+        "àçèéíïòóúü·",  # Catalan
+        "éëïöüèêóáíú",  # Dutch
+    ),
+    "cp1250": ("ąćęłńóśźż", "áčďéěíňóřšťúůýžäĺľŕô", "áéíóöőúüű", "ăâîşţșț", "čćđšž"),
+    "iso8859_2": ("ąćęłńóśźż", "áčďéěíňóřšťúůýžäĺľŕô", "áéíóöőúüű", "ăâîşţșț", "čćđšž"),
+    "cp1254": ("çğıöşüâîû",),
+    "cp1257": ("āčēģīķļņšūž", "ąčęėįšųūž", "äöüõšž"),
+}
+_OTHER_SCRIPTS = [
+    "cp1251", "koi8_r", "koi8_u", "iso8859_5", "cp866", "cp1253", "cp1255", "cp1256", "gb18030",
+    "big5hkscs", "cp932", "euc_jp", "cp949", "iso2022_jp",
+]  # fmt: skip
+_KANA, _KANA_SHARE = re.compile("[\u3041-\u30fc]"), 0.2
+_MOST_CHAOS = 0.1
+_CHAOS_LEAD, _COHERENCE_LEAD = 0.02, 0.03
+
+
+def detect(data: bytes) -> str:
+    """Return the encoding of a text that is not UTF-8, as Python names it; "" if undecided."""
+    declared = _declared(data)
+    if declared:
+        return declared
+    sample = data[:_SAMPLE_BYTES]
+    if len(data) > len(sample):
+        # No byte of a longer character is a line feed, so the cut is between characters.
+        sample = sample[: sample.rfind(b"\n") + 1] or sample
+    high = len(sample) - len(sample.translate(None, _HIGH))
+    if high and high <= _LATIN_SHARE * (high + len(_ASCII_LETTERS.findall(sample))):
+        return _latin(sample)
+    return _other_script(sample)
+
+
+def _declared(data: bytes) -> str:
+    """Return the encoding that a book of Project Gutenberg names in its header, if it fits."""
+    found = _DECLARED.search(data[:8192])
+    if found is None:
+        return ""
+    try:
+        name = codecs.lookup(found[1].decode("ascii")).name
+        # Books that say Latin-1 use the quotes and dashes of Windows-1252, its extension.
+        name = "cp1252" if name in ("iso8859-1", "latin_1") else name
+        data.decode(name)
+    except (LookupError, UnicodeDecodeError):
+        return ""
+    return "" if name in ("ascii", "utf-8") else name
+
+
+def _latin(sample: bytes) -> str:
+    best, best_share = "", 0.0
+    for encoding, alphabets in _ALPHABETS.items():
+        text = sample.decode(encoding, "replace")
+        share = max(_share(text, alphabet) for alphabet in alphabets)
+        if share > best_share:
+            best, best_share = encoding, share
+    return best if best_share >= _KNOWN_SHARE else ""
+
+
+def _share(text: str, alphabet: str) -> float:
+    """Return the share of a text's letters beyond ASCII that an alphabet has.
+
+    A sign within a word is a letter of another encoding, and counts as a miss; quotes, dashes
+    and signs elsewhere say little.
+    """
+    counts: Counter[str] = Counter(c for c in text if c > "\x7f" and c.isalpha())
+    own = sum(count for letter, count in counts.items() if letter.lower() in alphabet)
+    misses = len(re.findall(r"(?<=[^\W\d_])[^\w\s\x00-\x7f’–—-](?=[^\W\d_])", text))
+    misses += text.count("\ufffd")
+    letters = counts.total() + misses
+    return own / letters if letters else 1.0
+
+
+def _other_script(sample: bytes) -> str:
+    from charset_normalizer import from_bytes
+
+    matches = list(from_bytes(sample, cp_isolation=_OTHER_SCRIPTS, threshold=_MOST_CHAOS))
+    if not matches:
+        return ""
+    for match in matches:
+        # Syllables in number are Japanese: other texts show none when they are decoded wrongly.
+        if len(_KANA.findall(str(match))) > _KANA_SHARE * len(str(match)):
+            return str(match.encoding)
+    best = matches[0]
+    for other in matches[1:]:
+        alike = (
+            other.chaos <= best.chaos + _CHAOS_LEAD
+            and other.coherence >= best.coherence - _COHERENCE_LEAD
+        )
+        if alike and str(other) != str(best):
+            return ""
+    return str(best.encoding)

@@ -1,0 +1,85 @@
+"""Project Gutenberg's frame around a book: header, small print, licence.
+
+```text
+since 2003   header  *** START OF ...  book  *** END OF ...  licence
+before       header  ***START**THE SMALL PRINT!  ...  *END*THE SMALL PRINT!  book
+some         header  book  *** START: FULL LICENSE ***  ...  *END THE SMALL PRINT!
+volumes      header  *** START OF ...  book  *** END OF ...  *** START OF ...  book  ...
+```
+
+A marker counts only where it may stand: a line in the midst of a long book that reads like one
+must not cost the rest.
+"""
+
+from __future__ import annotations
+
+import re
+
+_START = re.compile(r"^\*\*\* ?START OF (?:THIS|THE) PROJECT GUTENBERG[^\n]*\n?", re.MULTILINE)
+_END = re.compile(
+    r"^(?:\*\*\* ?END OF (?:THIS|THE) PROJECT GUTENBERG|End of (?:the |this )?Project Gutenberg)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_PRINT_BEGIN = re.compile(
+    r"^\*\*\* ?START(?:\*\*| ?\*\* ?|: )(?:THE SMALL PRINT|FULL LICENSE)[^\n]*\n?", re.MULTILINE
+)
+_PRINT_END = re.compile(r"^\*END ?(?:\*\*?)? ?THE SMALL PRINT![^\n]*\n?", re.MULTILINE)
+_HEADER_LINE = re.compile(
+    r"This header should be the first thing seen|Please take a look at the important information "
+    r"in this header|Copyright laws are changing all over the world|\**Welcome To The World of "
+    r"Free Plain Vanilla|\**These e(?:Books|texts) (?:Are|Were) Prepared By|We encourage you to "
+    r"keep this file",
+    re.IGNORECASE,
+)
+_LONGEST_FRAME = 40_000
+"""Characters of header, small print or licence, with room to spare (the licence has 19,000)."""
+
+
+def without_frame(text: str) -> str:
+    """Return a book without what Project Gutenberg put around it.
+
+    Args:
+        text: the file, with line feeds as line ends.
+    """
+    text = _without_small_print(text)
+    starts = list(_START.finditer(text))
+    if starts and _is_late(starts[0], text):
+        return _up_to_end(text[: starts[0].start()])
+    if not starts:
+        return _up_to_end(text)
+    ends = [start.start() for start in starts[1:]] + [len(text)]
+    return "\n\n".join(
+        _up_to_end(text[start.end() : end]) for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def is_header_line(paragraph: str) -> bool:
+    """Tell whether a paragraph is one of the header's notices to the reader."""
+    return _HEADER_LINE.match(paragraph) is not None
+
+
+def _without_small_print(text: str) -> str:
+    end = _PRINT_END.search(text)
+    begin = _PRINT_BEGIN.search(text)
+    if begin is not None and (end is None or begin.start() < end.start()):
+        before, after = text[: begin.start()], text[end.end() :] if end is not None else ""
+        # It stands before the book, or (some files of 2003) after it.
+        return after if len(after.strip()) > len(before.strip()) else before
+    if end is None:
+        return text
+    # Only its end is marked: nothing follows where it is the end of the file too.
+    after = text[end.end() :]
+    return after if _up_to_end(after).strip() else text[: end.start()]
+
+
+def _is_late(start: re.Match[str], text: str) -> bool:
+    before = start.start()
+    return before > _LONGEST_FRAME and before > len(text) - start.end()
+
+
+def _up_to_end(text: str) -> str:
+    """Return the text before the first end marker after which no more than a licence follows."""
+    for end in _END.finditer(text):
+        if len(text) - end.start() <= _LONGEST_FRAME:
+            return text[: end.start()]
+    return text
