@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from bertds.checkpoint.save import locate
 from bertds.config.load import load_config
 from bertds.config.recipe import Config, DataConfig
 from bertds.data.loader import open_source, validation_batches
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
+from bertds.pretrained.blimp import FILE as BLIMP_FILE
+from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
 from bertds.pretrained.load import Trained, open_trained
+from bertds.pretrained.transformers_api import as_hugging_face_folder, tokenizer_of
+from bertds.system.atomic_files import write_json
 from bertds.training.validation import score
 
 
@@ -21,7 +27,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds evaluate",
-        description="Masked-LM loss and accuracy and next-sentence accuracy on held-out text.",
+        description="Masked-LM loss and accuracy and next-sentence accuracy on held-out text; with "
+        "--blimp, accuracy on BLiMP's minimal pairs instead.",
     )
     parser.add_argument("model", help="a run, a checkpoint, or a Hugging Face folder")
     parser.add_argument("--data", metavar="DIR", help="prepared data (default: the run's own)")
@@ -39,6 +46,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="rows a pass (32)")
     parser.add_argument("--max-samples", type=int, default=0, metavar="N", help="0 = all (default)")
+    parser.add_argument(
+        "--blimp", metavar="FOLDER", help="score BLiMP: the folder of its 67 *.jsonl files. A "
+        "run's scores are kept in its blimp.json, for its report and model card"
+    )  # fmt: skip
+    parser.add_argument(
+        "--limit", type=int, metavar="N", help="with --blimp: the first N pairs of each file "
+        "(default: all)"
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
 
@@ -46,6 +61,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Score one model and print the result."""
     args = parse_args(argv)
+    if args.blimp is not None:
+        return _blimp(args)
+    if args.limit is not None:
+        raise ConfigError("--limit goes with --blimp; --max-samples limits held-out rows")
     trained = open_trained(args.model)
     data = _data_config(trained, args)
     scores = evaluate(trained, data, args.split, args.batch, args.max_samples)
@@ -55,6 +74,35 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{args.model} on {data.path} ({args.split}, {data.sequence_length} tokens)")
     for key, value in scores.items():
         print(f"  {key:<16} {value:,.4f}" if value != int(value) else f"  {key:<16} {value:,.0f}")
+    return EXIT_OK
+
+
+def _blimp(args: argparse.Namespace) -> int:
+    """Score BLiMP, print the result and keep it with the run."""
+    for option in ("data", "vocab", "sequence_length", "max_predictions", "whole_words"):
+        if getattr(args, option):
+            raise ConfigError(f"--{option.replace('_', '-')} does not go with --blimp")
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit {args.limit}: must be at least 1")
+    pairs = read_pairs(args.blimp, args.limit or 0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # As a Hugging Face folder, so that a run's tokenizer is the very one it is exported with.
+    with as_hugging_face_folder(args.model) as folder:
+        model = open_trained(folder).model.to(device).eval()
+        tokenizer = tokenizer_of(folder)
+    result = {
+        "model": str(args.model),
+        "limit": args.limit,
+        **evaluate_blimp(model, tokenizer, pairs, device=device),
+    }
+    run = Path(args.model)
+    if (run / "checkpoints").is_dir():
+        write_json(run / BLIMP_FILE, {**result, "step": locate(run).manifest.get("step")})
+    if args.json:
+        print(json.dumps(result))
+        return EXIT_OK
+    print(f"{args.model} on BLiMP: {result['pairs']:,} pairs, accuracy in percent (chance: 50)")
+    print("\n".join(describe(result)))
     return EXIT_OK
 
 

@@ -25,26 +25,26 @@ from torch import Tensor
 
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
-from bertds.model import modern_hf
 from bertds.model.build import PreTrainingModel
+from bertds.pretrained import modernbert
 from bertds.system.json_fields import parse_json
 
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 VOCABULARY_BIAS = "cls.predictions.bias"
 # The two styles share no name, so one list serves both.
-VOCABULARY_ROWS = (WORD_TABLE, VOCABULARY_BIAS, modern_hf.WORD_TABLE, modern_hf.VOCABULARY_BIAS)
+VOCABULARY_ROWS = (WORD_TABLE, VOCABULARY_BIAS, modernbert.WORD_TABLE, modernbert.VOCABULARY_BIAS)
 """Tensors with one row per word, which are padded inside."""
 TIED_COPIES = {
     "cls.predictions.decoder.weight": WORD_TABLE,
     "cls.predictions.decoder.bias": VOCABULARY_BIAS,
-    "decoder.weight": modern_hf.WORD_TABLE,
+    "decoder.weight": modernbert.WORD_TABLE,
 }
 DLE_VOCABULARY_MULTIPLE = 8
 
 # DLE fuses these linear layers with their activation and names them so.
 _DLE_NAME = re.compile(r"\.(intermediate|pooler|transform)\.dense_act\.")
 _OUR_NAME = re.compile(r"\.(intermediate|pooler|transform)\.dense\.")
-_HEADS = ("cls.", "bert.pooler.", *modern_hf.HEADS)
+_HEADS = ("cls.", "bert.pooler.", *modernbert.HEADS)
 _LAYER = re.compile(r"^(?:bert\.encoder\.layer|model\.layers)\.(\d+)\.")
 _SKIPPED = re.compile(r"(^|\.)embeddings\.position_ids$")  # a buffer of old transformers
 _MAX_LISTED = 4
@@ -108,7 +108,7 @@ def config_to_transformers(
 ) -> dict[str, Any]:
     """Return the contents of transformers' config.json for a model of ours."""
     if config.style == "modern":
-        return modern_hf.config_to_transformers(config, vocab_size, pad_token_id)
+        return modernbert.config_to_transformers(config, vocab_size, pad_token_id)
     return {
         "architectures": ["BertForPreTraining" if config.next_sentence else "BertForMaskedLM"],
         "model_type": "bert",
@@ -151,10 +151,10 @@ def config_from_transformers(
     Raises:
         CheckpointError: not a BERT, or a kind of BERT that is not trained here; names the key.
     """
-    if values.get("model_type") == modern_hf.MODEL_TYPE:
-        return modern_hf.config_from_transformers(values)
+    if values.get("model_type") == modernbert.MODEL_TYPE:
+        return modernbert.config_from_transformers(values)
     for key, allowed in (
-        ("model_type", ("bert", modern_hf.MODEL_TYPE)),
+        ("model_type", ("bert", modernbert.MODEL_TYPE)),
         ("position_embedding_type", ("absolute",)),
         ("is_decoder", (False,)),
         ("add_cross_attention", (False,)),
@@ -351,7 +351,7 @@ def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         # The first PyTorch BERTs called LayerNorm's two so.
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
-        if name.startswith(modern_hf.ENCODER_ALONE):
+        if name.startswith(modernbert.ENCODER_ALONE):
             name = f"model.{name}"
         elif name.startswith(("embeddings.", "encoder.", "pooler.")):
             name = f"bert.{name}"

@@ -41,6 +41,7 @@ def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:
     parts.append("</div>")
     parts.append("<h2>Runs</h2>" + _run_table(runs))
     parts.append(_score_table(runs))
+    parts.append(_blimp_section(runs))
     parts.append(_data_section(runs))
     parts.append(_repeat_section(runs))
     return document(title, _subtitle(runs), style, parts)
@@ -129,6 +130,35 @@ def _score_table(runs: list[RunView]) -> str:
     head = ["run", *(key.replace("_", " ") for key in keys)]
     return "<h2>Scores on held-out documents</h2>" + table(
         head, rows, numbers=tuple(range(1, len(head)))
+    )
+
+
+def _blimp_section(runs: list[RunView]) -> str:
+    """BLiMP by field in one table, by paradigm in another that is folded away."""
+    scored = [run for run in runs if run.blimp]
+    if not scored:
+        return ""
+
+    def rows(kind: str) -> list[list[str]]:
+        names = sorted({name for run in scored for name in run.blimp[kind]})
+        return [
+            [name.replace("_", " "), *(f"{run.blimp[kind].get(name, 0):.1f}" for run in scored)]
+            for name in names
+        ]
+
+    overall = ["overall", *(f"{run.blimp['overall']:.1f}" for run in scored)]
+    pairs = ["pairs", *(f"{run.blimp['pairs']:,}" for run in scored)]
+    step = ["step", *(f"{run.blimp.get('step') or 0:,}" for run in scored)]
+    head = ["", *(run.title for run in scored)]
+    numbers = tuple(range(1, len(head)))
+    return (
+        "<h2>BLiMP: grammatical minimal pairs</h2>"
+        "<p>Percent of pairs whose grammatical sentence the model finds likelier; guessing gives "
+        "50.</p>"
+        + table(head, [overall, *rows("fields"), pairs, step], numbers=numbers)
+        + "<details><summary>By paradigm</summary>"
+        + table(head, rows("paradigms"), numbers=numbers)
+        + "</details>"
     )
 
 

@@ -107,6 +107,12 @@ class RunView:
                 result.update(own if file.parent != self.path else values)
         return {k: v for k, v in result.items() if type(v) in (int, float)}
 
+    @cached_property
+    def blimp(self) -> dict[str, Any]:
+        """What ``bertds evaluate RUN --blimp`` left in the run folder, or empty."""
+        file = self.path / "blimp.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
     def settings(self) -> dict[str, Any]:
         """Return every setting by dotted key, the DeepSpeed JSON's under ``deepspeed``."""
         result = flatten(self.config)

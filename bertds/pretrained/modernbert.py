@@ -1,7 +1,7 @@
 """The modern encoder's configuration and names in transformers (``ModernBertForMaskedLM``).
 
-The published ModernBERT folders hold ``config.json`` and ``model.safetensors``. Switches that the
-encoder of ``modern.py`` does not have (biases, other rotary scalings, an irregular order of local
+The published ModernBERT folders hold ``config.json`` and ``model.safetensors``. Switches that
+``bertds.model.modern`` does not have (biases, other rotary scalings, an irregular order of local
 and global layers) are refused by name, not ignored.
 """
 
