@@ -16,6 +16,7 @@ from bertds.cost_model.flops import forward_backward_flops, masked_per_row, para
 from bertds.cost_model.hardware import Hardware, kind_of
 from bertds.cost_model.memory import Shape, estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
+from bertds.data.vocabulary import has_tokenizer, load_tokenizer_info
 from bertds.errors import ConfigError, DataError
 
 
@@ -84,8 +85,8 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
             raise DataError(f"{run}: no {name} there; give a run folder that has trained")
     config = load_config(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
     settings = json.loads((run / "deepspeed.json").read_text(encoding="utf-8"))
-    vocabulary = run / "tokenizer" / "vocab.txt"
-    words = len(vocabulary.read_text(encoding="utf-8").splitlines()) if vocabulary.is_file() else 0
+    folder = run / "tokenizer"
+    words = load_tokenizer_info(folder).vocab_size if has_tokenizer(folder) else 0
     ranks = 1
     if (run / "environment.json").is_file():
         starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from bertds.config.load import load_config
+from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, DataError, UserError
 from bertds.health import Finding, findings
 from bertds.outlook import later_phases, seconds_of
@@ -173,8 +174,7 @@ def _later(values: dict[str, Any], train: list[dict[str, Any]], run: Path) -> fl
         return 0.0
     try:
         config = load_config(values)
-        vocabulary = (run / "tokenizer" / "vocab.txt").read_text(encoding="utf-8")
-        phases = later_phases(config, len(vocabulary.splitlines()))
+        phases = later_phases(config, load_tokenizer_info(run / "tokenizer").vocab_size)
         starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
         devices = int(starts[-1].get("world_size", 1))
     except (UserError, OSError, ValueError, KeyError, IndexError):

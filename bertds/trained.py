@@ -10,6 +10,7 @@ import torch
 
 from bertds.checkpoint.save import locate
 from bertds.config.recipe import ModelConfig
+from bertds.data.vocabulary import has_tokenizer
 from bertds.errors import CheckpointError
 from bertds.model import hf
 from bertds.model.build import PreTrainingModel, build_model
@@ -44,7 +45,7 @@ def open_trained(path: Path | str) -> Trained:
         config, vocab_size = hf.config_from_transformers(hf.read_config(path))
         model = build_model(config, vocab_size)
         report = hf.load_transformers_state_dict(model, hf.read_state_dict(path))
-        folder = path if (path / "vocab.txt").is_file() else None
+        folder = path if has_tokenizer(path) else None
         return Trained(
             model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected
         )
@@ -64,5 +65,5 @@ def open_trained(path: Path | str) -> Trained:
     folder = run_dir / "tokenizer"
     return Trained(
         model.eval(), config, saved["vocab_size"], reader.folder,
-        folder if (folder / "vocab.txt").is_file() else None, reader.manifest, [],
+        folder if has_tokenizer(folder) else None, reader.manifest, [],
     )  # fmt: skip

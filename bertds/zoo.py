@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertds.data.vocabulary import has_tokenizer
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
 from bertds.model_names import ALIASES, MODELS, hub_id, is_here, resolve
 
@@ -120,7 +121,7 @@ def load_tokenizer(name_or_path: Path | str) -> Any:
 
 def tokenizer_of(folder: Path) -> Any:
     """Load the tokenizer of a Hugging Face folder; see :func:`load_tokenizer`."""
-    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+    if not has_tokenizer(folder):
         raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")
     return load_transformers(folder, "AutoTokenizer", use_fast=True)
 

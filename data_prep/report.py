@@ -15,6 +15,7 @@ from bertds.system.atomic_files import write_text
 from data_prep import report_pictures as draw
 from data_prep.earlier import REPORT_NAME
 from data_prep.report_numbers import Lengths, Rows, read_lengths, read_rows
+from data_prep.summary import tokenizer_words
 
 
 def write_report(out: Path, manifest: Manifest) -> None:
@@ -23,7 +24,7 @@ def write_report(out: Path, manifest: Manifest) -> None:
     rows = read_rows(out, manifest)
     train = manifest.splits["train"]
     tokens = sum(split.tokens for split in manifest.splits.values())
-    casing = "uncased" if manifest.tokenizer.lower_case else "cased"
+    casing = tokenizer_words(manifest.tokenizer)
     subtitle = (
         f"{html_page.short(tokens)} tokens of a vocabulary of {manifest.tokenizer.vocab_size:,}, "
         f"{casing}; seed {manifest.settings['seed']}"

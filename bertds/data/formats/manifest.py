@@ -145,22 +145,13 @@ def _from_json(value: dict[str, Any], folder: Path) -> Manifest:
             if split[key] != getattr(splits[name], key):
                 raise ValueError(f"splits.{name}.{key} is not the sum over its shards")
     return Manifest(
-        tokenizer=TokenizerInfo(
-            vocab_size=int(tokenizer["vocab_size"]),
-            lower_case=bool(tokenizer["lower_case"]),
-            fingerprint=str(tokenizer["fingerprint"]),
-            special_ids={k: int(tokenizer["special_ids"][k]) for k in _SPECIAL},
-            files=files,
-        ),
+        tokenizer=TokenizerInfo.from_json(tokenizer, files),
         splits=splits,
         documents=value["documents"],
         settings=value["settings"],
         sources=value["sources"],
         instances=value["instances"],
     )
-
-
-_SPECIAL = ("pad", "unk", "cls", "sep", "mask")
 
 
 def _parse(path: Path, read: Callable[[], Any]) -> Any:

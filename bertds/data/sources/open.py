@@ -82,7 +82,9 @@ def _open_instances(data_config: Any, path: Path, seed: int, split: str) -> Sour
 
 def _open_text(data_config: Any, path: Path, settings: InstanceSettings, seed: int) -> Source:
     if not data_config.vocab:
-        raise ConfigError(f"data.vocab is not set: the text file {path} needs a vocab.txt")
+        raise ConfigError(
+            f"data.vocab is not set: the text file {path} needs a vocab.txt or tokenizer.json"
+        )
     tokenizer = load_tokenizer_info(data_config.vocab, data_config.lower_case)
     shard = text_shard(path, tokenizer)
     facts = {"documents": shard.documents, "sentences": shard.sentences, "tokens": shard.tokens}

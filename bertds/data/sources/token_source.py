@@ -114,7 +114,7 @@ class TokenSource(Source):
         manifest = Manifest.load(folder)
         chosen = manifest.split(folder, split)
         if vocab:
-            given = load_tokenizer_info(vocab, manifest.tokenizer.lower_case)
+            given = load_tokenizer_info(vocab, *manifest.tokenizer.rules)
             if given.fingerprint != manifest.tokenizer.fingerprint:
                 raise DataError(
                     f"data.vocab={vocab} ({given.vocab_size} tokens) is not the vocabulary that "
@@ -157,9 +157,14 @@ class TokenSource(Source):
             for start in range(0, len(ids), _TOKENS_AT_ONCE):
                 part = np.bincount(ids[start : start + _TOKENS_AT_ONCE], minlength=len(counts))
                 if len(part) > len(counts):
-                    raise DataError(f"{self.shard(number).name}: a token id is not in vocab.txt")
+                    raise DataError(f"{self.shard(number).name}: an id is not in the vocabulary")
                 counts += part
         return counts
+
+    def word_count(self) -> int:
+        """Return how many words this split has, by the bits of its shards."""
+        shards = (self.shard(number) for number in range(self.shards))
+        return sum(int(np.bitwise_count(shard.word_starts).sum()) for shard in shards)
 
     def sibling(self, split: str) -> TokenSource | None:
         """Return another split of the prepared folder, or None if it has no document."""
@@ -226,12 +231,13 @@ class TokenSource(Source):
 
 def _check_tokenizer_folder(folder: Path, tokenizer: TokenizerInfo) -> None:
     """The vocabulary lies beside the shards and goes into the export: it must be the same one."""
-    if "vocab.txt" not in tokenizer.files:
-        raise DataError(f"{folder / 'tokenizer' / 'vocab.txt'}: missing")
-    there = load_tokenizer_info(tokenizer.files["vocab.txt"], tokenizer.lower_case)
+    name = "vocab.txt" if tokenizer.is_wordpiece else "tokenizer.json"
+    if name not in tokenizer.files:
+        raise DataError(f"{folder / 'tokenizer' / name}: missing")
+    there = load_tokenizer_info(tokenizer.files[name], *tokenizer.rules)
     if there.fingerprint != tokenizer.fingerprint:
         raise DataError(
-            f"{tokenizer.files['vocab.txt']}: not the vocabulary that the shards were made with "
+            f"{tokenizer.files[name]}: not the vocabulary that the shards were made with "
             f"(fingerprint {there.fingerprint[:12]}..., the manifest says "
             f"{tokenizer.fingerprint[:12]}...)"
         )
