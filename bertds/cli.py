@@ -16,21 +16,30 @@ from bertds.system.run_command import guarded
 COMMANDS = {
     "prep": ("data_prep.build_wiki_books", "cut a corpus into training shards"),
     "train": ("bertds.train", "pre-train for one phase (one process; use deepspeed for more)"),
-    "export": ("bertds.export", "write a run as a Hugging Face folder"),
-    "evaluate": ("bertds.evaluate", "score a run or a Hugging Face folder on held-out text"),
-    "finetune": ("bertds.finetune.command", "fine-tune on GLUE, NER, SQuAD or own data; score"),
-    "predict": ("bertds.predict", "fill masks, classify, tag, answer, embed"),
-    "models": ("bertds.zoo", "list the pre-trained models known by name"),
-    "convert": ("bertds.convert", "to and from Hugging Face, NVIDIA DLE, TensorFlow, Megatron"),
-    "extend": ("bertds.extend_vocabulary", "give a model a domain's words"),
-    "pipeline": ("bertds.pipeline", "prepare, train both phases, export, evaluate"),
-    "plan": ("bertds.plan", "say what a run will need: memory, time, energy, cost, disk"),
-    "status": ("bertds.status", "say how a run is doing, from another shell"),
-    "report": ("bertds.report", "write one page on one or several runs, to be looked at"),
-    "checkpoint": ("bertds.checkpoint_command", "list, verify, convert the checkpoints of a run"),
-    "inspect": ("bertds.inspect_command", "print the rows of a step, or samples by number"),
-    "config": ("bertds.config_command", "show, explain, compare and check settings"),
-    "doctor": ("bertds.doctor", "check that this machine, or a cluster's nodes, are fit to train"),
+    "export": ("bertds.pretrained.export", "write a run as a Hugging Face folder"),
+    "evaluate": (
+        "bertds.commands.evaluate",
+        "score a run or a Hugging Face folder on held-out text",
+    ),
+    "finetune": ("bertds.commands.finetune", "fine-tune on GLUE, NER, SQuAD or own data; score"),
+    "predict": ("bertds.finetune.predictor", "fill masks, classify, tag, answer, embed"),
+    "models": ("bertds.pretrained.transformers_api", "list the pre-trained models known by name"),
+    "convert": (
+        "bertds.pretrained.open_any",
+        "to and from Hugging Face, NVIDIA DLE, TensorFlow, Megatron",
+    ),
+    "extend": ("bertds.pretrained.extend_vocabulary", "give a model a domain's words"),
+    "pipeline": ("bertds.commands.pipeline", "prepare, train both phases, export, evaluate"),
+    "plan": ("bertds.commands.plan", "say what a run will need: memory, time, energy, cost, disk"),
+    "status": ("bertds.commands.status", "say how a run is doing, from another shell"),
+    "report": ("bertds.commands.report", "write one page on one or several runs, to be looked at"),
+    "checkpoint": ("bertds.commands.checkpoint", "list, verify, convert the checkpoints of a run"),
+    "inspect": ("bertds.commands.inspect_rows", "print the rows of a step, or samples by number"),
+    "config": ("bertds.commands.config", "show, explain, compare and check settings"),
+    "doctor": (
+        "bertds.commands.doctor",
+        "check that this machine, or a cluster's nodes, are fit to train",
+    ),
 }
 
 
@@ -64,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_BAD_INPUT
     module = COMMANDS[name][0]
     if name == "train" and any(argument.startswith("--nemo-config") for argument in arguments):
-        module = "bertds.nemo_command"  # translates the file, then trains
+        module = "bertds.commands.train_nemo"  # translates the file, then trains
     command = import_module(module)
     return guarded(command.main, arguments[1:])
 

@@ -32,10 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["show"]:
-        from data_prep.show import main as show
+        from data_prep.report.show_rows import main as show
 
         return show(arguments[1:])
-    from data_prep.executors import execute
+    from data_prep.launch import execute
     from data_prep.options import parse_args
 
     return execute(parse_args(arguments), arguments)

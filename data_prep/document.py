@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-# Reasons for which a document is not written. Sources and stages use these; data_prep/quality.py
-# and data_prep/repetition.py have names for their rules.
+# Reasons for which a document is not written. Sources and stages use these; quality.py and
+# repetition.py in data_prep/selection have names for their rules.
 REDIRECT = "redirect"
 NAMESPACE = "namespace"
 NOT_TEXT = "not_wikitext"

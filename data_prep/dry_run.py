@@ -23,11 +23,11 @@ from bertds.errors import DataError
 from bertds.system.atomic_files import free_bytes
 from data_prep import progress
 from data_prep.document import SourceFile, Unit
-from data_prep.parts import open_part
 from data_prep.settings import PrepSettings
 from data_prep.sources import blocks, file_units, is_read_by_one
-from data_prep.team import Alone, Group
-from data_prep.workers import Workers
+from data_prep.stages.part_files import open_part
+from data_prep.workers.pool import Workers
+from data_prep.workers.team import Alone, Group
 
 _SAMPLE_BYTES = 8 << 20
 _LEAST_OF_A_SOURCE = 1 << 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from data_prep.decontaminate import NgramTable, TestFile, check_ngram, read_test_files
-from data_prep.filters import QUALITY_RULES, FilterSettings
+from data_prep.selection.decontaminate import NgramTable, TestFile, check_ngram, read_test_files
+from data_prep.selection.filters import QUALITY_RULES, FilterSettings
 from data_prep.settings import DEDUP, MinHashSettings
 
 
@@ -54,7 +54,7 @@ def filter_settings(args: argparse.Namespace) -> tuple[FilterSettings, NgramTabl
         check_ngram(args.decontaminate_ngram)
         files, table = read_test_files(args.decontaminate, args.decontaminate_ngram)
     if args.keep_language:
-        from data_prep.language import check_languages
+        from data_prep.selection.language import check_languages
 
         check_languages(args.keep_language)
     settings = FilterSettings(

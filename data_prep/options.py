@@ -14,14 +14,14 @@ from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file
 from data_prep.document import SourceFile
-from data_prep.fast_tokeniser import check_installed
 from data_prep.filter_options import add_filter_options, minhash_settings
-from data_prep.filters import FilterSettings
-from data_prep.mixing import parse_mix
+from data_prep.selection.filters import FilterSettings
+from data_prep.selection.mixing import parse_mix
 from data_prep.settings import InstanceRequest, PrepSettings
 from data_prep.sources import SOURCE_KINDS, find_files, source_order
 from data_prep.sources.hub import NAME_PREFIX, find_hub
 from data_prep.sources.text import LAYOUTS
+from data_prep.tokens.nanotoken_encoder import check_installed
 
 _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
 

@@ -8,9 +8,9 @@ sources --units--> 1 tokenise: part files, each sorted by the hash of its docume
 ```
 
 Units, shards and files are tasks for worker processes, of this process or of several on one host
-or many (data_prep/team.py). Each task writes one file under a temporary name, renames it, and
-leaves a marker with its size and hash in ``OUT/.work``; a killed run started again does what has
-no valid marker. Which unit, worker, process or path a document came from leaves no trace in the
+or many (data_prep/workers/team.py). Each task writes one file under a temporary name, renames it,
+and leaves a marker with its size and hash in ``OUT/.work``; a killed run started again does what
+has no valid marker. Which unit, worker, process or path a document came from leaves no trace in the
 result: documents are ordered by the hash of their text.
 """
 
@@ -32,32 +32,32 @@ from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 from bertds.system.atomic_files import FolderLock, explain_os_error, remove_leftovers, sha256_file
 from data_prep import progress
-from data_prep.decontaminate import NgramTable
 from data_prep.document import SourceFile, Unit
-from data_prep.dropped import gather, logs_in_order
 from data_prep.dry_run import forecast, tell
-from data_prep.earlier import REPORT_NAME, WORK_FOLDER, EarlierRun
+from data_prep.earlier_run import REPORT_NAME, WORK_FOLDER, EarlierRun
 from data_prep.filter_options import filter_settings
-from data_prep.joint_lock import TASKS_FOLDER, JointLock
-from data_prep.markers import inputs_hash, read_marker, write_marker
-from data_prep.near_duplicates import (
+from data_prep.options import prep_settings, source_files, source_licences, worker_count
+from data_prep.report.counts import check_any_left, count_documents, report, warn_of_unknown
+from data_prep.report.page import write_report
+from data_prep.selection.decontaminate import NgramTable
+from data_prep.selection.drop_log import gather, logs_in_order
+from data_prep.settings import PrepSettings
+from data_prep.sources import source_order
+from data_prep.stages.markers import inputs_hash, read_marker, write_marker
+from data_prep.stages.near_duplicates import (
     choose,
     link_tasks,
     load_dropped,
     save_dropped,
     write_links,
 )
-from data_prep.options import prep_settings, source_files, source_licences, worker_count
-from data_prep.report import write_report
-from data_prep.settings import PrepSettings
-from data_prep.shuffle_stage import ShardRange, ShardTask, plan_shards, write_shard
-from data_prep.sources import source_order
-from data_prep.summary import check_any_left, count_documents, report, warn_of_unknown
-from data_prep.team import Alone, Group, Team, Together
-from data_prep.tokenise_stage import StageTask, run_stage
-from data_prep.unit_groups import unit_groups, unit_name
-from data_prep.vocab import train_vocabulary, write_tokenizer_folder, write_vocabulary
-from data_prep.workers import Workers
+from data_prep.stages.shuffle import ShardRange, ShardTask, plan_shards, write_shard
+from data_prep.stages.tokenise import StageTask, run_stage
+from data_prep.stages.unit_groups import unit_groups, unit_name
+from data_prep.stages.vocabulary import train_vocabulary, write_tokenizer_folder, write_vocabulary
+from data_prep.workers.joint_lock import TASKS_FOLDER, JointLock
+from data_prep.workers.pool import Workers
+from data_prep.workers.team import Alone, Group, Team, Together
 
 
 def prepare(args: argparse.Namespace) -> int:
@@ -69,7 +69,7 @@ def prepare(args: argparse.Namespace) -> int:
     licences = source_licences(args.licence, files)
     if settings.instances:
         # Here and below, not at the top: it imports a compiler, which takes a second.
-        from data_prep.instance_stage import row_settings
+        from data_prep.stages.instances import row_settings
 
         for request in settings.instances:
             row_settings(settings, request)
@@ -378,7 +378,7 @@ class _Run:
         """Stage 3: files of rows. Returns the manifest's ``instances``."""
         if not self.settings.instances:
             return []
-        from data_prep.instance_stage import instance_entries, instance_tasks, write_rows
+        from data_prep.stages.instances import instance_entries, instance_tasks, write_rows
 
         tasks = instance_tasks(self.out, self.work / "rows", splits, self.settings, tokenizer)
 

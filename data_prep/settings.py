@@ -8,15 +8,15 @@ from typing import Any
 
 from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import ConfigError
-from data_prep.filters import FilterSettings
-from data_prep.mixing import Mix
+from data_prep.selection.filters import FilterSettings
+from data_prep.selection.mixing import Mix
 
 DEDUP = ("exact", "minhash", "none")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MinHashSettings:
-    """How alike documents must be to count as near-duplicates; see data_prep/minhash.py."""
+    """How alike documents must be to count as near-duplicates; see ``selection/minhash.py``."""
 
     bands: int = 14
     rows: int = 8
@@ -94,7 +94,7 @@ class PrepSettings:
     mix: Mix = ()
     """Weights of sources, where they are not 1."""
     tokeniser: str = "cache"
-    """cache: data_prep/wordpiece.py; nanotoken: data_prep/fast_tokeniser.py."""
+    """cache: data_prep/tokens/wordpiece.py; nanotoken: data_prep/tokens/nanotoken_encoder.py."""
     keep_dropped: bool = False
     """Whether OUT/dropped holds the documents that were left out."""
 

@@ -157,8 +157,8 @@ def _warm(command: list[str]) -> None:
     from bertds.data.loader import cut, open_source
     from bertds.distributed.stop_requests import Place
     from bertds.model.bert import BertForPreTraining
-    from bertds.setup_run import read_settings
     from bertds.train import parse_args
+    from bertds.training.run import read_settings
 
     args = parse_args(command)
     config, _ = read_settings(args.config, args.deepspeed_config, args.set, Place(0, 0, 1))
@@ -172,12 +172,12 @@ def _warm(command: list[str]) -> None:
 
 def serve() -> None:
     """Answer requests, one a line, until standard input ends."""
-    import bertds.setup_run
     import bertds.train
+    import bertds.training.run
     import tests.plants
     from bertds.engine.process_group import import_deepspeed
 
-    assert bertds.setup_run and bertds.train and tests.plants
+    assert bertds.training.run and bertds.train and tests.plants
     import_deepspeed()
     import torch
     import transformers  # noqa: F401

@@ -9,8 +9,8 @@ import torch
 
 from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.save import step_folders
-from bertds.metrics import read_lines
-from bertds.sample_log import read_samples
+from bertds.monitor.metrics import read_lines
+from bertds.training.sample_log import read_samples
 
 
 def train_lines(run: Path) -> list[dict[str, Any]]:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bertds.commands.config import field_docs, main
 from bertds.config.load import all_keys, default_of, load_config, split_assignments, to_dict
 from bertds.config.recipe import BatchPlan
-from bertds.config_command import field_docs, main
 from bertds.errors import ConfigError
 
 

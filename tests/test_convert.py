@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import load_file
 
 from bertds.cli import main
-from bertds.convert import opened
 from bertds.errors import CheckpointError
-from bertds.tf_checkpoint import TensorFlowCheckpoint, masked_crc32c
+from bertds.pretrained.foreign.tensorflow_reader import TensorFlowCheckpoint, masked_crc32c
+from bertds.pretrained.open_any import opened
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(26))]
 SIZES = {
@@ -75,8 +75,8 @@ def test_a_run_goes_round_bit_equal(
     import subprocess
     import sys
 
-    from bertds.model.hf import to_transformers_state_dict
-    from bertds.trained import open_trained
+    from bertds.pretrained.hf_weights import to_transformers_state_dict
+    from bertds.pretrained.load import open_trained
 
     command = [sys.executable, "-m", "bertds.cli", "train", "--config", str(tiny_recipe),
                "--deepspeed_config", str(tiny_json), "--set", f"run.dir={tmp_path / 'run'}",

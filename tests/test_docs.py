@@ -13,10 +13,10 @@ import yaml
 
 from bertds.cli import COMMANDS
 from bertds.cli import main as command
+from bertds.commands.config import field_docs
 from bertds.config.json_schema import json_schema
 from bertds.config.load import all_keys, load_config, split_assignments
 from bertds.config.recipe import Config
-from bertds.config_command import field_docs
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bertds.cli import main
-from bertds.extend_vocabulary import read_pieces, split_piece
+from bertds.pretrained.extend_vocabulary import read_pieces, split_piece
 
 OLD = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "gene", "##s", "##tic", "pro", "##te", "##in"]
 

@@ -11,7 +11,7 @@ import torch
 
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import GuardConfig
-from bertds.guard import Guard
+from bertds.training.bad_step_guard import Guard
 from tests.run_reading import (
     assert_same_state,
     losses,

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from bertds.errors import BertdsError, InUseError
-from bertds.sample_log import SampleLog
 from bertds.system.atomic_files import (
     FolderLock,
     append_line,
@@ -22,6 +21,7 @@ from bertds.system.atomic_files import (
     write_text,
 )
 from bertds.system.logs import log, log_to_file
+from bertds.training.sample_log import SampleLog
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_leftover(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from bertds.cli import main
 from bertds.errors import CheckpointError
-from bertds.zoo import TASK_CLASSES, load_transformers
+from bertds.pretrained.transformers_api import TASK_CLASSES, load_transformers
 
 SIZES = {
     "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -13,17 +13,17 @@ LAYERS = [
     {"system"},
     {"display"},
     {"config", "recipes"},
-    {"device_clock", "runtime", "sample_log", "model_names", "liveness"},
     {"model", "data", "optim"},
-    {"cost_model"},
+    {"device_clock", "cost_model"},
     {"distributed"},
-    {"health", "outlook"},
     {"engine"},
     {"checkpoint"},
-    {"guard", "metrics", "validation", "progress", "tracking"},
-    {"run_folder", "initial", "speed", "micro_batch"},
-    {"setup_run"},
+    {"monitor"},
+    {"pretrained"},
+    {"training"},
     {"train"},
+    {"finetune", "plan", "report", "doctor", "pipeline", "commands"},
+    {"cli", "__main__"},
 ]
 ROOMS_APART = ({"model", "data", "optim"},)
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "matplotlib", "pandas"}
@@ -81,7 +81,7 @@ def test_imports_run_one_way(repository: Path) -> None:
 
 def test_a_backward_import_is_noticed() -> None:
     assert rank("data") > rank("config") and rank("engine") > rank("optim")
-    assert rank("evaluate") > rank("train") > rank("setup_run") > rank("checkpoint")
+    assert rank("commands") > rank("train") > rank("training") > rank("checkpoint")
 
 
 def test_only_the_engine_imports_deepspeed(repository: Path) -> None:
@@ -132,7 +132,7 @@ def test_preparation_needs_no_torch() -> None:
     code = (
         "import sys\n"
         "sys.modules['torch'] = None\n"
-        "import data_prep.executors, data_prep.prepare, data_prep.show\n"
+        "import data_prep.launch, data_prep.prepare, data_prep.report.show_rows\n"
         "import benchmarks.filters, benchmarks.prep, benchmarks.prep_rows\n"
         "import benchmarks.prep_scaling, benchmarks.wikitext\n"
         "from benchmarks.common import PREPARATION_PACKAGES, footer, host_facts\n"

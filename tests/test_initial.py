@@ -13,7 +13,7 @@ from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import DataConfig
 from bertds.data.sources.open import open_source
 from bertds.errors import CheckpointError, DataError
-from bertds.initial import Start, check_alike
+from bertds.training.starting_point import Start, check_alike
 from tests.test_checkpoint import make
 from tests.tiny import write_tiny_data
 

@@ -6,9 +6,9 @@ import pytest
 
 from bertds.config.load import load_config
 from bertds.errors import ConfigError, DataError
-from bertds.run_folder import RunFolder
 from bertds.system.atomic_files import atomic_path, temporary_name, write_text
 from bertds.system.inside import file_inside
+from bertds.training.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("name", ["a", "train/shard_00000.h5", "a b", "ä"])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bertds.cli import main as bertds
+from bertds.commands.inspect_rows import describe, sample
 from bertds.config.recipe import BatchPlan, DataConfig
 from bertds.data.loader import BatchLoader, open_source
-from bertds.inspect_command import describe, sample
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bertds import machine_check as check
 from bertds.cli import main as command
+from bertds.doctor import machine as check
 
 
 def only(findings: object) -> tuple[bool | None, str, str]:
@@ -72,3 +72,24 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert "--shm-size" in only(check.shared_memory(tmp_path / "nothing"))[2]
     monkeypatch.setattr(check, "DISK_BYTES", 1e30)
     assert "bertds plan" in only(check.disks((str(tmp_path),)))[2]
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "said"),
+    [
+        (None, False, [("attention", "grouped by row length (CPU)")]),
+        ((7, 0), False, [("attention", "padded rows; torch's FlashAttention: it needs compute")]),
+        ((8, 0), True, [("attention", "FlashAttention 2 (torch's own), with any dropout")]),
+        ((9, 0), False, [("attention", "FlashAttention 2"),
+                         ("FlashAttention 3", "FlashAttention 3 is not installed: pip install"),
+                         ("FlashAttention 4", "FlashAttention 4 is not installed: pip install")]),
+        ((10, 0), True, [("attention", "FlashAttention 2"),
+                         ("FlashAttention 4", "installed; taken where model.attention_probs")]),
+    ],
+)  # fmt: skip
+def test_doctor_says_which_attention_kernel_runs(capability, installed, said, monkeypatch) -> None:
+    monkeypatch.setattr("bertds.model.attention_kernels.is_installed", lambda kernel: installed)
+    found = list(check.attention(capability))
+    assert [name for _, name, _ in found] == [name for name, _ in said]
+    assert all(text.startswith(start) for (_, _, text), (_, start) in zip(found, said, strict=True))
+    assert all(good is not False for good, _, _ in found)

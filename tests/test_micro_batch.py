@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertds import micro_batch
 from bertds.config.recipe import Config, DataConfig, ModelConfig, RunConfig
 from bertds.distributed.stop_requests import Place
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError
-from bertds.micro_batch import choose_micro_batch, largest_that_runs
 from bertds.model.bert import BertForPreTraining
+from bertds.training import auto_micro_batch
+from bertds.training.auto_micro_batch import choose_micro_batch, largest_that_runs
 
 ALONE = Place(0, 0, 1)
 MODEL = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -52,11 +52,11 @@ def find(model, config, json_settings) -> int:
 def test_what_is_found_fits_and_the_next_does_not(model) -> None:
     wanted = settings()
     device = torch.device("cpu")
-    kept = micro_batch.state_bytes(model, recipe(None), wanted, ALONE, device)
+    kept = auto_micro_batch.state_bytes(model, recipe(None), wanted, ALONE, device)
     divisors = [n for n in range(1, 97) if 96 % n == 0]
     for target in (1, 4, 12, 48):
-        inputs = micro_batch.full_rows(recipe(None), target, device)
-        need = kept + micro_batch.measured_bytes(model, inputs)
+        inputs = auto_micro_batch.full_rows(recipe(None), target, device)
+        need = kept + auto_micro_batch.measured_bytes(model, inputs)
         found = find(model, recipe(need * 1.01 / 2**30), wanted)
         assert found == target
         assert found in divisors
@@ -65,7 +65,9 @@ def test_what_is_found_fits_and_the_next_does_not(model) -> None:
 def test_memory_grows_linearly_with_the_rows(model) -> None:
     device = torch.device("cpu")
     sizes = [
-        micro_batch.measured_bytes(model, micro_batch.full_rows(recipe(None), rows, device))
+        auto_micro_batch.measured_bytes(
+            model, auto_micro_batch.full_rows(recipe(None), rows, device)
+        )
         for rows in (2, 4, 8)
     ]
     assert sizes[2] - sizes[1] == pytest.approx(2 * (sizes[1] - sizes[0]), rel=0.02)
@@ -81,9 +83,9 @@ def test_all_of_a_ranks_rows_are_the_most(model) -> None:
 
 def test_the_answer_is_kept_and_belongs_to_its_facts(model, cache, monkeypatch) -> None:
     searched = []
-    real = micro_batch.search
+    real = auto_micro_batch.search
     monkeypatch.setattr(
-        micro_batch, "search", lambda *args: searched.append(1) or real(*args)
+        auto_micro_batch, "search", lambda *args: searched.append(1) or real(*args)
     )  # fmt: skip
     first = find(model, recipe(8.0), settings())
     assert find(model, recipe(8.0), settings()) == first

@@ -12,7 +12,7 @@ import yaml
 from bertds.cli import COMMANDS
 from bertds.config.load import all_keys, load_config, split_assignments
 from bertds.engine.ds_config_keys import TOP
-from bertds.nemo_keys import flatten
+from bertds.training.nemo.keys import flatten
 from tests.test_nemo_config import HDF5, NEWEST, TEXT
 
 # The names that their argument parsers and files take.

@@ -9,8 +9,8 @@ import yaml
 from bertds.cli import main
 from bertds.config.load import load_config
 from bertds.errors import ConfigError
-from bertds.nemo_config import translate
 from bertds.optim.lr_schedule import LearningRate
+from bertds.training.nemo.translate import translate
 
 # The keys and values of NeMo's two published files.
 TEXT = """

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bertds.metrics import read_lines
+from bertds.monitor.metrics import read_lines
 from bertds.system.atomic_files import start_time
 
 ENDLESS = ["schedule.total_steps=100000", "checkpoint.every_steps=2", "data.prefetch_steps=1"]

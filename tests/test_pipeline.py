@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from bertds.commands.pipeline import main, wait_for
 from bertds.errors import DataError
-from bertds.pipeline import main, wait_for
 from data_prep import build_wiki_books
 
 

@@ -26,13 +26,13 @@ from bertds.cost_model.flops import (
 from bertds.cost_model.hardware import Hardware, find, peak_of
 from bertds.cost_model.memory import Shape, estimate, layer_bytes
 from bertds.cost_model.step_time import bytes_sent
-from bertds.device_clock import DeviceClock
 from bertds.distributed.stop_requests import free_port
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import UserError
-from bertds.plan_calibrate import calibrate, read_run, train_lines
-from bertds.plan_forecast import forecast
-from bertds.plan_sweep import best, sweep
+from bertds.monitor.device_timer import DeviceClock
+from bertds.plan.calibration import calibrate, read_run, train_lines
+from bertds.plan.forecast import forecast
+from bertds.plan.sweep import best, sweep
 from bertds.system.memory import OwnMemory
 from tests.runs_made import make_run, train_line
 

@@ -11,7 +11,7 @@ import pytest
 from bertds.cli import main as command
 from bertds.cost_model.hardware import Hardware, find, kind_of, peak_of, table
 from bertds.errors import ConfigError
-from bertds.plan_calibrate import Calibration, calibrate, check_calibration
+from bertds.plan.calibration import Calibration, calibrate, check_calibration
 from tests.runs_made import make_run, train_line
 
 
@@ -77,7 +77,7 @@ def test_the_h100_s_measured_rows_per_second_come_out(repository: Path) -> None:
     """Forward and backward: 1,980 rows a second of 104.9 tokens (large), 589,000 tokens (base)."""
     from bertds.config.load import load_config
     from bertds.engine.ds_config import load_deepspeed_json
-    from bertds.plan_forecast import forecast
+    from bertds.plan.forecast import forecast
 
     def seconds_per_token(recipe: str, rows: int, tokens: float) -> float:
         plan = forecast(
@@ -217,7 +217,7 @@ def test_the_row_length_of_a_trial_holds_for_its_own_sequence_length(
     """A trial of phase 1 used to plan phase 2 with rows of 112 tokens."""
     from bertds.config.load import load_config
     from bertds.engine.ds_config import load_deepspeed_json
-    from bertds.plan_forecast import forecast
+    from bertds.plan.forecast import forecast
 
     found = calibrate(trial(tmp_path / "run", "cpu"))
     machine: Hardware = find("cpu")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bertds.cli import main as command
-from bertds.report_data import read_chains
-from bertds.report_pictures import smooth, thousands
+from bertds.report.charts import smooth, thousands
+from bertds.report.run_view import read_chains
 from tests.runs_made import make_run, train_line
 
 

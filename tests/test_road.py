@@ -14,10 +14,10 @@ import torch
 from transformers import AutoTokenizer, BertForPreTraining
 
 from bertds.cli import main as bertds
-from bertds.evaluate import tokens_per_word, unigram_entropy
-from bertds.metrics import read_lines
-from bertds.pipeline import fill_masks
-from bertds.trained import open_trained
+from bertds.commands.evaluate import tokens_per_word, unigram_entropy
+from bertds.commands.pipeline import fill_masks
+from bertds.monitor.metrics import read_lines
+from bertds.pretrained.load import open_trained
 
 
 @pytest.fixture(autouse=True)

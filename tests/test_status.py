@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from bertds.cli import main as command
-from bertds.health import findings
-from bertds.status import in_lines, read_status
+from bertds.commands.status import in_lines, read_status
+from bertds.monitor.health import findings
 from bertds.system.atomic_files import FolderLock
 from tests.runs_made import make_run, train_line
 

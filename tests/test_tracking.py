@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from bertds import progress, tracking
-from bertds.outlook import LaterPhase
-from bertds.progress import ProgressBar, ProgressLines, TimeLeft, describe, in_words
+from bertds.monitor import progress
+from bertds.monitor import trackers as tracking
+from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft, describe, in_words
+from bertds.monitor.remaining_time import LaterPhase
+from bertds.monitor.trackers import Watcher
 from bertds.system.logs import log, start_logging
-from bertds.tracking import Watcher
 from bertds.train import entry
 from tests.runs_made import train_line
 

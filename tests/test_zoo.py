@@ -9,7 +9,7 @@ import torch
 
 import bertds
 from bertds.cli import main
-from bertds.zoo import MODELS, hub_id, resolve
+from bertds.pretrained.transformers_api import MODELS, hub_id, resolve
 
 
 @pytest.fixture(autouse=True)
@@ -73,8 +73,8 @@ def test_training_starts_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     from bertds.config.load import load_config
     from bertds.errors import CheckpointError
-    from bertds.initial import start_weights
     from bertds.model.bert import BertForPreTraining
+    from bertds.training.starting_point import start_weights
 
     small(tmp_path, "bert-tiny")
     monkeypatch.setenv("BERTDS_MODELS", str(tmp_path))

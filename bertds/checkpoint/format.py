@@ -23,28 +23,27 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from bertds.checkpoint.manifest import (
+    FORMAT,
+    KINDS,
+    VERSION,
+    PieceRecord,
+    digest,
+    model_from,
+    read_manifest,
+)
+from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.system.atomic_files import sha256_file, write_json
+from bertds.system.json_fields import Field
 
-FORMAT = "bertds-checkpoint"
-VERSION = 1
-KINDS = ("weight", "exp_avg", "exp_avg_sq")
-
-
-class PieceRecord(NamedTuple):
-    """Where one piece lies."""
-
-    file: str
-    key: str
-    name: str
-    kind: str
-    start: int
-    length: int
+__all__ = ["FORMAT", "KINDS", "VERSION", "CheckpointReader", "FileRecord", "HashingFile",
+           "PieceRecord", "read_manifest", "write_manifest", "write_pieces"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,41 +114,11 @@ def write_pieces(folder: Path, rank: int, pieces: Iterable[Any]) -> tuple[FileRe
     return FileRecord(name, file.bytes, file.close()), records
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    """Return the checksum that a manifest carries of itself."""
-    rest = {key: value for key, value in manifest.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Write ``manifest.json`` with a checksum of itself."""
     manifest = {"format": FORMAT, "version": VERSION, **manifest}
-    manifest["sha256"] = _digest(manifest)
+    manifest["sha256"] = digest(manifest)
     write_json(folder / "manifest.json", manifest)
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check ``manifest.json``.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of another format or version.
-    """
-    path = Path(folder) / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: not a checkpoint (it has no manifest.json)") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged ({error})") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not the manifest of a bertds checkpoint")
-    if manifest.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path}: format version {manifest.get('version')}, this program reads {VERSION}"
-        )
-    if manifest.get("sha256") != _digest(manifest):
-        raise CheckpointError(f"{path}: damaged (its checksum does not match)")
-    return manifest
 
 
 class CheckpointReader:
@@ -191,6 +160,22 @@ class CheckpointReader:
             if sha256_file(path) != record["sha256"]:
                 raise CheckpointError(f"{path}: damaged (its checksum does not match)")
 
+    def field(self, name: str) -> Field:
+        """Return what the manifest says under a key, for checking.
+
+        Raises:
+            CheckpointError: the manifest does not have the key.
+        """
+        return Field(self.folder / "manifest.json", "", self.manifest, CheckpointError)[name]
+
+    def model(self) -> tuple[ModelConfig, int]:
+        """Return the model's configuration and the size of its vocabulary.
+
+        Raises:
+            CheckpointError: the manifest does not say.
+        """
+        return model_from(Field(self.folder / "manifest.json", "", self.manifest, CheckpointError))
+
     def has_moments(self) -> bool:
         """Whether optimizer moments were saved."""
         return any(kind == "exp_avg" for _, kind in self._pieces)
@@ -227,7 +212,15 @@ class CheckpointReader:
             if record.file not in self._open_files:
                 handle = safe_open(self.folder / record.file, framework="pt", device="cpu")
                 self._open_files[record.file] = handle.__enter__()
-            return self._open_files[record.file].get_slice(record.key)[begin:end]
+            stretch = self._open_files[record.file].get_slice(record.key)
+            found = (stretch.get_dtype(), stretch.get_shape())
+            if found != ("F32", [record.length]):
+                raise CheckpointError(
+                    f"{self.folder / record.file}: {record.key} is {found[0]} {found[1]}, the "
+                    f"manifest says F32 [{record.length}]"
+                )
+            part: torch.Tensor = stretch[begin:end]
+            return part
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self.folder / record.file}: damaged ({error})") from None
 

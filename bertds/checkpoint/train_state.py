@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from bertds.errors import CheckpointError
+from bertds.system.json_fields import Field
 
 
 @dataclass(slots=True)
@@ -63,3 +64,24 @@ class TrainState:
             odd = sorted(set(values) ^ names)
             raise CheckpointError(f"training state: missing or unknown fields {', '.join(odd)}")
         return cls(**values)
+
+    @classmethod
+    def from_field(cls, state: Field) -> TrainState:
+        """Rebuild a state from a manifest, each number checked against its declared type.
+
+        Raises:
+            CheckpointError: a number is missing or unknown, or is none; names the key.
+        """
+        rebuilt = cls.from_state_dict(state.mapping())
+        for item in fields(cls):
+            value = state[item.name]
+            kind = str(item.type)
+            if value.value is None and "None" in kind:
+                continue
+            if kind.startswith("int"):
+                value.integer()
+            elif kind.startswith("float"):
+                value.number(0)
+            elif any(type(one.value) not in (int, float) for one in value.elements()):
+                value.fail("a list of numbers")
+        return rebuilt

@@ -52,5 +52,7 @@ def _type(kind: Any) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"enum": list(get_args(kind))}
     if get_origin(kind) in (Union, types.UnionType):
+        if any(get_origin(arm) is Literal for arm in get_args(kind)):
+            return {"anyOf": [_type(arm) for arm in get_args(kind)]}
         return {"type": [SIMPLE[arm] for arm in get_args(kind)]}
     return {"type": SIMPLE[kind]}

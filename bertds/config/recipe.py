@@ -66,10 +66,11 @@ class ModelConfig:
     """Train the next-sentence head beside the masked-LM head; false = masked LM only."""
     activation_checkpointing: Literal["none", "full"] = "none"
     """full recomputes each layer in the backward pass: about 1/3 more time, far less memory."""
-    fp8: bool = False
-    """Multiply in FP8 in the encoder's linear layers while training (e4m3, gradients e5m2, one
-    scale per tensor). Needs bf16 in the JSON, and a GPU of Hopper's or Ada's kind or newer; on a
-    CPU it is imitated, slowly. Changes the result a little."""
+    attention_kernel: Literal["auto", "flash", "fa3", "fa4", "padded"] = "auto"
+    """How attention is computed; changes the speed, not the result. flash is torch's
+    FlashAttention 2; fa3 and fa4 need their package, their GPU and attention dropout 0; padded
+    runs everywhere. auto on a GPU in bf16 or fp16: fa3 or fa4 where they can run, else flash; in
+    float32 padded; on a CPU rows grouped by length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,11 +211,17 @@ class RunConfig:
     stop_margin_minutes: float = 3.0
     """Stop likewise when a Slurm job's end (SLURM_JOB_END_TIME) is so near, or when nine tenths
     of the job's time are over, whichever is later."""
-    compile: bool = False
-    """torch.compile for the layers: about a minute longer to start, quicker afterwards on GPUs.
-    Needs Triton on a GPU and a C++ compiler on a CPU; not for ZeRO stage 3."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile for the layers; auto = on a GPU, unless ZeRO stage 3, run.cuda_graphs or a
+    missing compiler rules it out. Needs Triton on a GPU and a C++ compiler on a CPU; not for ZeRO
+    stage 3. Compiling takes 4 to 15 s on a GPU (measured, BERT-large), a minute on a CPU."""
     cuda_graphs: bool = False
     """Record the encoder once per shape and replay it; needs a GPU and data.pack_tokens."""
+    fp8: bool = False
+    """Experimental: torchao's FP8 products in the encoder's linear layers while training. Needs
+    `pip install 'bertds[fp8]'`, bf16 in the JSON, a GPU of compute capability 8.9 or higher,
+    run.compile, ZeRO stage 0 to 2, and data.pack_tokens, a multiple of 16. Its speed has not been
+    measured. Changes the result a little."""
     memory_limit_gib: float | None = None
     """What a process may use when the JSON's train_micro_batch_size_per_gpu is "auto"; null =
     85 % of the free memory of the GPU, or of this process's share of the machine's."""

@@ -12,8 +12,11 @@ import numpy as np
 from bertds.data import tokenizer_json
 from bertds.data.tokenizer_json import JsonTokenizer, WordPieceRules
 from bertds.errors import DataError
+from bertds.system.json_fields import Field
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+MAX_VOCABULARY = 1 << 24
+"""More tokens than any vocabulary has; a larger number is damage, or meant to fill the memory."""
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
 WORDPIECE = "wordpiece"
 
@@ -57,23 +60,6 @@ class TokenizerInfo:
             value |= {"model": self.model, "special_tokens": dict(self.special_tokens)}
         return value
 
-    @staticmethod
-    def from_json(value: dict[str, Any], files: dict[str, Path]) -> TokenizerInfo:
-        """Read the manifest's ``tokenizer`` object; raises KeyError, TypeError or ValueError."""
-        special = value["special_ids"]
-        strip = value.get("strip_accents")
-        return TokenizerInfo(
-            vocab_size=int(value["vocab_size"]),
-            lower_case=bool(value["lower_case"]),
-            fingerprint=str(value["fingerprint"]),
-            special_ids={name: int(special[name]) for name in SPECIAL_TOKENS},
-            model=str(value.get("model", WORDPIECE)),
-            strip_accents=None if strip is None else bool(strip),
-            chinese_characters=bool(value.get("chinese_characters", True)),
-            special_tokens={**SPECIAL_TOKENS, **value.get("special_tokens", {})},
-            files=files,
-        )
-
     @property
     def is_wordpiece(self) -> bool:
         """Whether it is BERT's own, whose pieces say whether they continue a word."""
@@ -97,6 +83,32 @@ class TokenizerInfo:
                 return self.files[name]
         raise DataError(f"the tokenizer's {names[0]} is missing; set data.vocab")
 
+    @staticmethod
+    def from_field(given: Field, files: dict[str, Path] | None = None) -> TokenizerInfo:
+        """Check what a manifest says of its tokenizer.
+
+        Args:
+            given: the ``tokenizer`` object.
+            files: the files that lie beside it.
+
+        Raises:
+            UserError: (of the field's kind) a key is missing, unknown or impossible.
+        """
+        given.only((*_MANIFEST_KEYS, *_UNUSUAL_KEYS))
+        size = given["vocab_size"].integer(len(SPECIAL_TOKENS), MAX_VOCABULARY)
+        special = given["special_ids"].only(SPECIAL_TOKENS)
+        ids = {name: special[name].integer(0, size - 1) for name in SPECIAL_TOKENS}
+        if len(set(ids.values())) < len(ids):
+            special.fail("five different ids")
+        return TokenizerInfo(
+            vocab_size=size,
+            lower_case=given["lower_case"].boolean(),
+            fingerprint=given["fingerprint"].sha256(),
+            special_ids=ids,
+            files=files or {},
+            **_unusual(given),
+        )
+
     def vocabulary(self) -> list[str]:
         """Return the tokens in the order of their ids."""
         file = self.main_file
@@ -112,6 +124,23 @@ class TokenizerInfo:
     def continuation_pieces(self) -> np.ndarray:
         """Return bool [vocab_size]: True where the token continues a word (``##ing``)."""
         return np.array([t.startswith("##") for t in self.vocabulary()], dtype=np.bool_)
+
+
+_MANIFEST_KEYS = ("vocab_size", "lower_case", "fingerprint", "special_ids")
+_UNUSUAL_KEYS = ("model", "special_tokens", "strip_accents", "chinese_characters")
+
+
+def _unusual(given: Field) -> dict[str, Any]:
+    """Return what a manifest says that is not so of BERT's own tokenizers."""
+    found: dict[str, Any] = {}
+    for name in ("strip_accents", "chinese_characters"):
+        if (value := given.get(name)) is not None:
+            found[name] = value.boolean()
+    if (model := given.get("model")) is not None:
+        names = given["special_tokens"].only(SPECIAL_TOKENS)
+        found["model"] = model.text()
+        found["special_tokens"] = {name: names[name].text() for name in SPECIAL_TOKENS}
+    return found
 
 
 def tokenizer_fingerprint(vocabulary_bytes: bytes, rules: WordPieceRules | bool) -> str:

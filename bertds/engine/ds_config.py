@@ -53,7 +53,7 @@ class DeepSpeedSettings:
 
     @property
     def finds_micro_batch(self) -> bool:
-        """Whether the micro-batch is still to be found, see bertds/micro_batch.py."""
+        """Whether the micro-batch is still to be found, see bertds/training/auto_micro_batch.py."""
         return self.train_micro_batch_size_per_gpu == 0
 
     @property

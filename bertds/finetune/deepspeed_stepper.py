@@ -18,7 +18,7 @@ from bertds.distributed.stop_requests import find_place
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import BertdsError
-from bertds.finetune.examples import IGNORED, Example, collate
+from bertds.finetune.features import IGNORED, Example, collate
 from bertds.finetune.loop import TrainSettings, to_device
 
 _PREFIX = "model."

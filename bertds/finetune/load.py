@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bertds.errors import DataError
-from bertds.finetune.conll import label_list, read_conll, read_ner_jsonl, unseen_types
-from bertds.finetune.rows import BadRows, Question, Sentence, TextRow, find_file
-from bertds.finetune.squad_files import read_squad
+from bertds.finetune.readers.conll import label_list, read_conll, read_ner_jsonl, unseen_types
+from bertds.finetune.readers.squad import read_squad
+from bertds.finetune.readers.text import read_glue_tsv, read_own
+from bertds.finetune.records import BadRows, Question, Sentence, TextRow, find_file
 from bertds.finetune.tasks import Files, Task
-from bertds.finetune.text_files import read_glue_tsv, read_own
 from bertds.system.logs import log
 
 Rows = list[TextRow] | list[Sentence] | list[Question]
@@ -64,7 +64,7 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     """
     root = Path(options.data)
     if (options.data and not root.exists()) or (root / "dataset_dict.json").is_file():
-        from bertds.finetune.hub import load_hub_task
+        from bertds.finetune.readers.hub import load_hub_task
 
         return load_hub_task(task, options)
     if task.folder and (root / task.folder).is_dir():

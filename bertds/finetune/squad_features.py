@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from bertds.errors import ConfigError
-from bertds.finetune.examples import Example
-from bertds.finetune.rows import Question
+from bertds.finetune.features import Example
+from bertds.finetune.records import Question
 
 WINDOW_OVERLAP = 128
 MAX_QUERY_LENGTH = 64

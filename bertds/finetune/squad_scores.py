@@ -12,7 +12,7 @@ import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from bertds.finetune.rows import Question
+from bertds.finetune.records import Question
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b", re.UNICODE)
 _PUNCTUATION = str.maketrans("", "", string.punctuation)

@@ -1,125 +1,74 @@
-"""Self-attention over a flat row of real tokens: no score with a padding token is computed.
+"""The first half of an encoder layer: self-attention over a flat row of real tokens.
 
-Three ways to the same result; which one is taken depends on the device alone:
+The product of queries, keys and values is one, though their weights are three parameters (LAMB's
+trust ratio is per tensor, and checkpoints name them). :func:`join` lays the three side by side:
+without a copy where they are neighbours in memory, as in the flat buffers of ZeRO 1 and 2.
 
-- ``grouped``: rows sorted by length, one batched product per length, no mask. CPU.
-- ``varlen``: torch's flash kernels for ragged rows. CUDA in bf16 and fp16.
-- ``padded``: pad, masked scaled_dot_product_attention, unpad. Everywhere else, and the reference.
+How attention itself is computed is in bertds/model/attention_kernels.py.
 
-Measured on 2 Zen 5 cores, 8 rows of 12 heads, forward and backward, dropout 0.1 (padded ->
-grouped): 128 tokens 33 -> 24 ms fp32, 31 -> 17 ms bf16; 512 tokens with 37 % full rows 731 ->
-179 ms fp32, 627 -> 140 ms bf16; the quick dropout mask then takes off about another half. Plain
-products beat torch's CPU flash kernel even without dropout (bf16, 512: 99 -> 48 ms).
-
-Sizes: T tokens, H width, N heads, D width of a head, B rows, S longest row, G rows of a group,
-L their length.
+Sizes: T tokens, H width, N heads, D width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertds.config.recipe import ModelConfig
-from bertds.model.dropout import dropout, dropout_add
+from bertds.model.attention_kernels import attend
+from bertds.model.dropout import dropout_add
 from bertds.model.row_layout import RowLayout
 
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch before 2.10
-    varlen_attn = None  # type: ignore[assignment]
+
+class Joined(NamedTuple):
+    """Queries', keys' and values' parameters, one below the other."""
+
+    weight: Tensor
+    """[3 H, H]"""
+    bias: Tensor
+    """[3 H]"""
 
 
-def grouped_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> Tensor:
-    """Attend within each row; rows of one length lie side by side and are one product.
+def are_neighbours(parts: list[Tensor]) -> bool:
+    """Return whether tensors of one shape follow each other in one storage, without a gap."""
+    first = parts[0]
+    storage, start, length = first.untyped_storage()._cdata, first.storage_offset(), first.numel()
+    return all(
+        part.is_contiguous()
+        and part.untyped_storage()._cdata == storage
+        and part.storage_offset() == start + index * length
+        for index, part in enumerate(parts)
+    )
+
+
+class _Neighbours(torch.autograd.Function):
+    """Tensors that are neighbours in memory as one, over that very memory."""
+
+    @staticmethod
+    def forward(ctx: Any, *parts: Tensor) -> Tensor:
+        ctx.count, first = len(parts), parts[0]
+        rows = len(parts) * first.shape[0]
+        return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad.chunk(ctx.count)
+
+
+def join(parts: list[Tensor], *, in_place: bool) -> Tensor:
+    """Return three tensors of one shape as one, joined along the first dimension.
 
     Args:
-        qkv_T3ND: queries, keys and values of all tokens, rows sorted by length.
-        layout: must know its groups.
-        dropout_p: probability to drop an attention weight; 0 outside training.
-
-    Returns:
-        [T, N, D].
+        parts: each [R, ...].
+        in_place: use their own memory where they are neighbours in it, instead of a copy.
     """
-    assert layout.groups is not None
-    width = qkv_T3ND.shape[-1]
-    pieces = qkv_T3ND.split([rows * length for rows, length in layout.groups])
-    outputs = []
-    for (rows, length), piece in zip(layout.groups, pieces, strict=True):
-        if length == 0:  # filler rows that were not needed
-            continue
-        piece_3GNLD = piece.unflatten(0, (rows, length)).permute(2, 0, 3, 1, 4)
-        query_GNLD, key_GNLD, value_GNLD = piece_3GNLD.unbind(0)
-        scores_GNLL = (query_GNLD * width**-0.5) @ key_GNLD.transpose(-1, -2)
-        weights_GNLL = dropout(scores_GNLL.softmax(-1), dropout_p, training=True)
-        outputs.append((weights_GNLL @ value_GNLD).transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)
-
-
-def padded_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> Tensor:
-    """Pad the rows to the longest, attend under a mask, drop the padding again.
-
-    Same arguments and result as :func:`grouped_attention`, for rows in any order.
-    """
-    tokens, columns = qkv_T3ND.shape[0], layout.max_seqlen
-    slots_T = layout.padded_slots(tokens, columns)
-    padded = qkv_T3ND.new_zeros((layout.rows * columns, *qkv_T3ND.shape[1:]))
-    padded_BS3ND = padded.index_copy(0, slots_T, qkv_T3ND).unflatten(0, (layout.rows, columns))
-    query_BNSD, key_BNSD, value_BNSD = padded_BS3ND.permute(2, 0, 3, 1, 4).unbind(0)
-    lengths_B = layout.cu_seqlens.diff()
-    real_BS = torch.arange(columns, device=slots_T.device) < lengths_B[:, None]
-    output_BNSD = F.scaled_dot_product_attention(
-        query_BNSD, key_BNSD, value_BNSD, attn_mask=real_BS[:, None, None, :], dropout_p=dropout_p
-    )
-    return output_BNSD.transpose(1, 2).flatten(0, 1).index_select(0, slots_T)
-
-
-def varlen_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> Tensor:
-    """Attend with the flash kernels for ragged rows. Same arguments and result as above.
-
-    ``varlen_attn`` has no dropout. With dropout, jagged nested tensors lead to the same flash
-    kernel by another public door, which passes it on.
-    """
-    query_TND, key_TND, value_TND = qkv_T3ND.unbind(1)
-    if dropout_p == 0.0 and varlen_attn is not None:
-        cu_seqlens, longest = layout.cu_seqlens, layout.max_seqlen
-        output_TND = varlen_attn(
-            query_TND, key_TND, value_TND, cu_seqlens, cu_seqlens, longest, longest
-        )
-        assert isinstance(output_TND, Tensor)  # a pair only where auxiliary outputs are asked for
-        return output_TND
-    return jagged_attention(qkv_T3ND, layout, dropout_p)
-
-
-def jagged_attention(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> Tensor:
-    """Attend on jagged nested tensors. Same arguments and result as above."""
-    query, key, value = (
-        torch.nested.nested_tensor_from_jagged(
-            # The lengths' bounds are given so that nested tensors need not ask the device. A least
-            # length of 0 would rule the flash kernel out; it does skip the empty rows of fillers.
-            values_TND.contiguous(),
-            offsets=layout.cu_seqlens,
-            min_seqlen=1,
-            max_seqlen=layout.max_seqlen,
-        ).transpose(1, 2)
-        for values_TND in qkv_T3ND.unbind(1)
-    )
-    output = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout_p)
-    return output.transpose(1, 2).values()
-
-
-def attend(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> Tensor:
-    """Attend within each row by the way that suits the device; returns [T, N, D]."""
-    if layout.groups is not None:
-        return grouped_attention(qkv_T3ND, layout, dropout_p)
-    width = qkv_T3ND.shape[-1]
-    half = qkv_T3ND.dtype in (torch.bfloat16, torch.float16)
-    if qkv_T3ND.is_cuda and half and width % 8 == 0 and width <= 256:  # what flash kernels take
-        return varlen_attention(qkv_T3ND, layout, dropout_p)
-    return padded_attention(qkv_T3ND, layout, dropout_p)
+    if in_place and are_neighbours(parts):
+        joined: Tensor = _Neighbours.apply(*parts)
+        return joined
+    return torch.cat(parts)
 
 
 class SelfAttention(nn.Module):
@@ -132,27 +81,40 @@ class SelfAttention(nn.Module):
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.value = nn.Linear(config.hidden_size, config.hidden_size)
-        self.product: Callable[[Tensor, Tensor, Tensor], Tensor] = F.linear
-        """What makes the one product while training; fp8.py sets another."""
 
-    def project(self, hidden_TH: Tensor) -> Tensor:
-        """Return queries, keys and values side by side, [T, 3 H]."""
+    def joined(self) -> Joined | None:
+        """Return the parameters of the one product; None where it cannot be one.
+
+        ZeRO-3 partitions its parameters and has them whole only inside the forward of the module
+        that owns them, so each of the three must be called. So must what FP8 puts in their place.
+        """
         parts = (self.query, self.key, self.value)
-        if hasattr(self.query.weight, "ds_id"):
-            # ZeRO-3 partitions its parameters and has them whole only inside the forward of the
-            # module that owns them, so each of the three must be called.
-            return torch.cat([part(hidden_TH) for part in parts], dim=-1)
-        # One product: bf16 on CPU 10-25 % quicker than three, fp32 the same.
-        product = self.product if self.training else F.linear
-        return product(
-            hidden_TH,
-            torch.cat([part.weight for part in parts]),
-            torch.cat([part.bias for part in parts]),
+        if hasattr(self.query.weight, "ds_id") or type(self.query) is not nn.Linear:
+            return None
+        # On a CPU the copy is kept: there a product may depend on where its input begins.
+        in_place = self.query.weight.device.type != "cpu"
+        return Joined(
+            join([part.weight for part in parts], in_place=in_place),
+            join([part.bias for part in parts], in_place=in_place),
         )
 
-    def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
-        """Return what each token gathers from its row, [T, H]."""
-        qkv_T3ND = self.project(hidden_TH).unflatten(-1, (3, self.heads, -1))
+    def project(self, hidden_TH: Tensor, joined: Joined | None) -> Tensor:
+        """Return queries, keys and values side by side, [T, 3 H]."""
+        if joined is None:
+            parts = (self.query, self.key, self.value)
+            return torch.cat([part(hidden_TH) for part in parts], dim=-1)
+        # One product: bf16 on CPU 10-25 % quicker than three, fp32 the same.
+        return F.linear(hidden_TH, joined.weight, joined.bias)
+
+    def forward(self, hidden_TH: Tensor, layout: RowLayout, joined: Joined | None) -> Tensor:
+        """Return what each token gathers from its row, [T, H].
+
+        Args:
+            hidden_TH: the layer's input.
+            layout: where the rows are, and with which kernel to attend.
+            joined: what :meth:`joined` returned.
+        """
+        qkv_T3ND = self.project(hidden_TH, joined).unflatten(-1, (3, self.heads, -1))
         return attend(qkv_T3ND, layout, self.dropout_p if self.training else 0.0).flatten(1)
 
 
@@ -179,6 +141,6 @@ class Attention(nn.Module):
         self.self = SelfAttention(config)
         self.output = SublayerOutput(config.hidden_size, config)
 
-    def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
+    def forward(self, hidden_TH: Tensor, layout: RowLayout, joined: Joined | None) -> Tensor:
         """Return [T, H]."""
-        return self.output(self.self(hidden_TH, layout), hidden_TH)
+        return self.output(self.self(hidden_TH, layout, joined), hidden_TH)

@@ -92,7 +92,7 @@ class BertModel(nn.Module):
         max_seqlen: int,
     ) -> tuple[Arrangement, Tensor]:
         """As ``encode``, with tokens left in the order in which they were computed."""
-        arrangement = arrange(cu_seqlens, max_seqlen)
+        arrangement = arrange(cu_seqlens, max_seqlen, self.encoder.kernel())
         ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
         return arrangement, self(*ids, arrangement.layout)
 
@@ -192,6 +192,10 @@ class BertForPreTraining(nn.Module):
             nsp_loss_sum = F.cross_entropy(logits_B2, labels_B, reduction="sum")
             nsp_correct = (logits_B2.argmax(1) == labels_B).sum()
         return PreTrainingOutput(mlm_loss_sum, nsp_loss_sum, mlm_correct, nsp_correct)
+
+    def encoder_layers(self) -> nn.ModuleList:
+        """Return the layers of the encoder."""
+        return self.bert.encoder.layer
 
     def encode(
         self,

@@ -1,22 +1,32 @@
-"""``torch.compile`` for the parts of a layer whose operations do not depend on how rows lie.
+"""``torch.compile`` for the layers: one graph per direction, shared by all layers and all batches.
 
-Two regions of each layer are compiled: the end of the attention half (linear, dropout, residual
-sum, LayerNorm) and the whole feed-forward half. Everything element by element in them becomes one
-loop. The number of tokens is dynamic from the start, and parameters are inputs, so one graph per
-region and mode serves all layers and all batches; nothing is compiled again after the first ones.
-Attention stays as it is: its products are a library's, and on a CPU their number changes with
-every batch. The modern encoder's regions are all before attention (LayerNorm, the product,
-rotation) and all after it.
+On a GPU a whole layer is compiled, attention within it: the flash operator is an operator like
+another. The number of tokens, of rows and the longest row are dynamic from the start, and
+parameters are inputs, so nothing is compiled again when a batch has another shape. What is joined
+for the product of queries, keys and values comes in from outside the graph, where it may be joined
+without a copy.
+
+On a CPU attention is one product per row length, whose number changes with every batch. There two
+regions of each layer are compiled: the end of the attention half (linear, dropout, residual sum,
+LayerNorm) and the whole feed-forward half. The modern encoder's regions are all before attention
+(LayerNorm, the product, rotation) and all after it; a whole layer of it is one graph per kind of
+layer: the first, local ones, global ones.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from bertds.model.attention import Joined
 from bertds.model.build import PreTrainingModel
-from bertds.model.modern import ModernBertForMaskedLM
+from bertds.model.encoder import EncoderLayer
+from bertds.model.modern import ModernBertForMaskedLM, ModernLayer
+from bertds.model.modern_attention import Rotation
+from bertds.model.row_layout import RowLayout
 from bertds.system.logs import log
 
 
@@ -36,7 +46,7 @@ def missing_compiler(device_type: str) -> str:
 
 
 def compile_layers(model: PreTrainingModel, device_type: str, *, backend: str = "inductor") -> bool:
-    """Compile the layers of a model in place; the first passes then take a minute longer.
+    """Compile the layers of a model in place; the first passes then take longer.
 
     Where there is no compiler, says so once and leaves the model as it is: the numbers are the
     same, only slower.
@@ -51,18 +61,60 @@ def compile_layers(model: PreTrainingModel, device_type: str, *, backend: str = 
     """
     lacking = missing_compiler(device_type) if backend == "inductor" else ""
     if lacking:
-        log.warning("run.compile=true: %s; the layers run uncompiled", lacking)
+        log.warning("run.compile: %s; the layers run uncompiled", lacking)
         return False
     options: dict[str, Any] = {"dynamic": True, "fullgraph": True, "backend": backend}
-    if isinstance(model, ModernBertForMaskedLM):
-        blocks: Any = model.model.layers
-        for block in blocks:
-            block.project = torch.compile(block.project, **options)
-            block.feed_forward = torch.compile(block.feed_forward, **options)
+    modern = isinstance(model, ModernBertForMaskedLM)
+    layers: Any = model.encoder_layers()
+    if device_type == "cpu" and model.config.attention_kernel != "padded":
+        for layer in layers:
+            _compile_regions(layer, options)
         return True
-    layers: Any = model.bert.encoder.layer
+    compute = torch.compile(_compute, **options)
     for layer in layers:
+        layer.forward = functools.partial(_modern_forward if modern else _forward, compute, layer)
+    return True
+
+
+def _compile_regions(layer: Any, options: dict[str, Any]) -> None:
+    if isinstance(layer, ModernLayer):
+        layer.project = torch.compile(layer.project, **options)  # type: ignore[method-assign]
+    else:
         ends = layer.attention.output
         ends.forward = torch.compile(ends.forward, **options)
-        layer.feed_forward = torch.compile(layer.feed_forward, **options)
-    return True
+    layer.feed_forward = torch.compile(layer.feed_forward, **options)
+
+
+def _compute(
+    layer: Any,
+    hidden_TH: Tensor,
+    cu_seqlens: Tensor,
+    max_seqlen: int,
+    kernel: str,
+    extra: Joined | Rotation | None,
+) -> Tensor:
+    """A layer as a function of tensors and plain values, which is what is compiled."""
+    layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, kernel=kernel)
+    output_TH: Tensor = layer.compute(hidden_TH, layout, extra)
+    return output_TH
+
+
+def _forward(compute: Any, layer: EncoderLayer, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
+    """Stand in for the ``forward`` of BERT's layers."""
+    joined = layer.attention.self.joined()
+    for parameter in joined or ():
+        torch._dynamo.mark_static(parameter)  # else its sizes would be unknowns of the graph
+    output_TH: Tensor = compute(
+        layer, hidden_TH, layout.cu_seqlens, layout.max_seqlen, layout.kernel, joined
+    )
+    return output_TH
+
+
+def _modern_forward(
+    compute: Any, layer: ModernLayer, hidden_TH: Tensor, layout: RowLayout, turn: Rotation
+) -> Tensor:
+    """Stand in for the ``forward`` of the modern encoder's layers."""
+    output_TH: Tensor = compute(
+        layer, hidden_TH, layout.cu_seqlens, layout.max_seqlen, layout.kernel, turn
+    )
+    return output_TH

@@ -34,13 +34,14 @@ Recorder = Callable[[nn.Module, tuple[Tensor, Tensor]], Callable[[Tensor, Tensor
 class _OneShape(nn.Module):
     """The encoder as a function of tensors alone, which is what can be recorded."""
 
-    def __init__(self, encoder: Encoder, max_seqlen: int) -> None:
+    def __init__(self, encoder: Encoder, max_seqlen: int, kernel: str) -> None:
         super().__init__()
         self.encoder = encoder
         self.max_seqlen = max_seqlen
+        self.kernel = kernel
 
     def forward(self, hidden_TH: Tensor, cu_seqlens: Tensor) -> Tensor:
-        layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=self.max_seqlen)
+        layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=self.max_seqlen, kernel=self.kernel)
         return Encoder.forward(self.encoder, hidden_TH, layout)
 
 
@@ -87,7 +88,7 @@ class GraphedEncoder:
             if not self._recorded:
                 for parameter in encoder.parameters():
                     parameter.register_hook(torch.clone)
-            module = _OneShape(encoder, layout.max_seqlen)
+            module = _OneShape(encoder, layout.max_seqlen, layout.kernel)
             self._recorded[key] = self._record(module, sample)
         return self._recorded[key](hidden_TH, layout.cu_seqlens)
 

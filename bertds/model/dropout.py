@@ -40,8 +40,10 @@ def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
     """Return ``values`` with each element dropped with ``probability`` while training."""
     if not training or probability == 0.0:
         return values
-    if values.device.type != "cpu" or _compiling():
+    if _compiling():
         return F.dropout(values, probability)  # the compiler draws within its own loop
+    if values.device.type != "cpu":
+        return torch.native_dropout(values, probability, True)[0]  # one kernel each way
     return values * dropout_noise(values, probability)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bertds.config.recipe import ModelConfig
-from bertds.model.attention import Attention, SublayerOutput
+from bertds.model.attention import Attention, Joined, SublayerOutput
+from bertds.model.attention_kernels import kernel_of_pass
 from bertds.model.row_layout import RowLayout
 
 
@@ -50,7 +51,11 @@ class EncoderLayer(nn.Module):
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
         """Return [T, H]."""
-        return self.feed_forward(self.attention(hidden_TH, layout))
+        return self.compute(hidden_TH, layout, self.attention.self.joined())
+
+    def compute(self, hidden_TH: Tensor, layout: RowLayout, joined: Joined | None) -> Tensor:
+        """Return both halves' output, [T, H]; ``joined``: see ``SelfAttention.forward``."""
+        return self.feed_forward(self.attention(hidden_TH, layout, joined))
 
     def feed_forward(self, attended_TH: Tensor) -> Tensor:
         """Return the second half's output, [T, H]."""
@@ -63,7 +68,13 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.recompute = config.activation_checkpointing == "full"
+        self.head_width = config.hidden_size // config.num_attention_heads
+        self.attention_kernel: str = config.attention_kernel
         self.layer = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def kernel(self) -> str:
+        """Return the kernel that computes attention in this pass; asked once per pass."""
+        return kernel_of_pass(self.attention_kernel, next(self.parameters()), self.head_width)
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
         """Return the last layer's output, [T, H]."""

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from bertds.model.precision import product_dtype, without_autocast
+
 CHUNK_BYTES = 1 << 28
 """Largest float32 logits tensor of one chunk (2,198 tokens at 30,528 words)."""
 
@@ -47,14 +49,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         vocab_size: int,
         with_gradient: bool,
     ) -> tuple[Tensor, Tensor]:
-        device_type = hidden_MH.device.type
-        dtype = hidden_MH.dtype
-        if torch.is_autocast_enabled(device_type):
-            dtype = torch.get_autocast_dtype(device_type)
+        dtype = product_dtype(hidden_MH.device, hidden_MH.dtype)
         ctx.dtypes = (hidden_MH.dtype, weight_VH.dtype, bias_V.dtype)
         loss_sum = hidden_MH.new_zeros((), dtype=torch.float32)
         correct = labels_M.new_zeros(())
-        with torch.autocast(device_type, enabled=False):
+        with without_autocast(hidden_MH.device):
             hidden_MH, weight_VH, bias_V = (t.to(dtype) for t in (hidden_MH, weight_VH, bias_V))
             chunk = tokens_per_chunk(weight_VH.shape[0])
             # Sums over several chunks are kept in float32.
@@ -129,9 +128,7 @@ def linear_cross_entropy(
         logit (int64 scalar).
     """
     inputs = (hidden_MH, weight_VH, bias_V)
-    dtype = hidden_MH.dtype
-    if torch.is_autocast_enabled(hidden_MH.device.type):
-        dtype = torch.get_autocast_dtype(hidden_MH.device.type)
+    dtype = product_dtype(hidden_MH.device, hidden_MH.dtype)
     if dtype != torch.float16:
         with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
         return _LinearCrossEntropy.apply(*inputs, labels_M, vocab_size, with_gradient)

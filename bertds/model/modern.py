@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bertds.config.recipe import ModelConfig
+from bertds.model.attention_kernels import kernel_of_pass
 from bertds.model.bert import PreTrainingOutput
 from bertds.model.dropout import dropout, dropout_add
 from bertds.model.embeddings import padded_vocabulary
@@ -103,6 +104,10 @@ class ModernLayer(nn.Module):
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout, turn: Rotation) -> Tensor:
         """Return [T, H]."""
+        return self.compute(hidden_TH, layout, turn)
+
+    def compute(self, hidden_TH: Tensor, layout: RowLayout, turn: Rotation) -> Tensor:
+        """Return both halves' output, [T, H]."""
         dropout_p = self.attn.dropout_p if self.training else 0.0
         parts = self.project(hidden_TH, turn)
         context_TH = window_attend(*parts, layout, dropout_p, self.reach).flatten(1)
@@ -129,11 +134,16 @@ class ModernBertModel(nn.Module):
         self.head_width = config.hidden_size // config.num_attention_heads
         self.thetas = {True: config.global_rope_theta, False: config.local_rope_theta}
         self.recompute = config.activation_checkpointing == "full"
+        self.attention_kernel: str = config.attention_kernel
         self.embeddings = ModernEmbeddings(config, vocab_size)
         self.layers = nn.ModuleList(
             ModernLayer(config, number) for number in range(config.num_hidden_layers)
         )
         self.final_norm = layer_norm(config)
+
+    def kernel(self) -> str:
+        """Return the kernel that computes attention in this pass; asked once per pass."""
+        return kernel_of_pass(self.attention_kernel, next(self.parameters()), self.head_width)
 
     def forward(self, input_ids_T: Tensor, position_ids_T: Tensor, layout: RowLayout) -> Tensor:
         """Return hidden states [T, H] of tokens that lie in the layout's order."""
@@ -231,6 +241,10 @@ class ModernBertForMaskedLM(nn.Module):
         no_loss, no_rows = torch.zeros_like(loss_sum), torch.zeros_like(correct)
         return PreTrainingOutput(loss_sum, no_loss, correct, no_rows)
 
+    def encoder_layers(self) -> nn.ModuleList:
+        """Return the layers of the encoder."""
+        return self.model.layers
+
     def hidden_at(
         self,
         input_ids: Tensor,
@@ -240,7 +254,7 @@ class ModernBertForMaskedLM(nn.Module):
         positions: Tensor,
     ) -> Tensor:
         """Return the encoder's output [M, H] at ``positions``, indices into T."""
-        arrangement = arrange(cu_seqlens, max_seqlen)
+        arrangement = arrange(cu_seqlens, max_seqlen, self.model.kernel())
         ids, places = (arrangement.take_tokens(t) for t in (input_ids, position_ids))
         hidden_TH = self.model(ids, places, arrangement.layout)
         return hidden_TH.index_select(0, arrangement.find_tokens(positions))

@@ -1,6 +1,6 @@
 """Attention of the modern encoder: rotary positions, and layers that look only a window far.
 
-As ``attention.py``, on flat rows of real tokens, and likewise by device:
+As ``attention_kernels.py``, on flat rows of real tokens, and with the same choice of kernel:
 
 - ``grouped``: rows of one length are one batched product. A local layer's long rows are cut into
   blocks of one window half, and each block meets itself and its two neighbours. CPU.
@@ -145,7 +145,7 @@ def flash_window_attention(
     """Attend with the flash kernels for ragged rows. Same arguments and result as above."""
     cu_seqlens, longest = layout.cu_seqlens, layout.max_seqlen
     window = -1 if reach is None else reach
-    # The public varlen_attn has no dropout; the operator below it has had both for years.
+    # torch's public function for ragged rows has no dropout; the operator below it has.
     output_TND: Tensor = torch.ops.aten._flash_attention_forward(
         query_TND, key_TND, value_TND, cu_seqlens, cu_seqlens, longest, longest, dropout_p,
         False, False, window_size_left=window, window_size_right=window,
@@ -186,6 +186,13 @@ def padded_window_attention(
     return output_BNSD.transpose(1, 2).flatten(0, 1).index_select(0, slots_T)
 
 
+WINDOW_KERNELS = {
+    "flash": flash_window_attention,
+    "grouped": grouped_window_attention,
+    "padded": padded_window_attention,
+}
+
+
 def window_attend(
     query_TND: Tensor,
     key_TND: Tensor,
@@ -194,14 +201,6 @@ def window_attend(
     dropout_p: float,
     reach: int | None,
 ) -> Tensor:
-    """Attend by the way that suits the device; same arguments and result as above."""
+    """Attend with the layout's kernel; same arguments and result as above."""
     arguments = (query_TND, key_TND, value_TND, layout, dropout_p, reach)
-    if layout.groups is not None:
-        return grouped_window_attention(*arguments)
-    width = query_TND.shape[-1]
-    half = query_TND.dtype in (torch.bfloat16, torch.float16)
-    # "meta" follows CUDA, so that a machine without a GPU can check this branch's shapes.
-    flash = query_TND.device.type in ("cuda", "meta") and half
-    if flash and width % 8 == 0 and width <= 256:  # what the flash kernels take
-        return flash_window_attention(*arguments)
-    return padded_window_attention(*arguments)
+    return WINDOW_KERNELS[layout.kernel](*arguments)

@@ -31,6 +31,8 @@ class RowLayout:
     """Length of the longest row (or an upper bound)."""
     groups: tuple[tuple[int, int], ...] | None = None
     """(rows, length) of each run of equally long rows, in order; None = not known on the host."""
+    kernel: str = "padded"
+    """What computes attention: a key of ``attention_kernels.KERNELS``."""
 
     @property
     def rows(self) -> int:
@@ -77,28 +79,30 @@ class Arrangement(NamedTuple):
         return values_T if self.token_rank is None else values_T.index_select(0, self.token_rank)
 
 
-def arrange(cu_seqlens: Tensor, max_seqlen: int) -> Arrangement:
+def arrange(cu_seqlens: Tensor, max_seqlen: int, kernel: str = "grouped") -> Arrangement:
     """Choose the order in which the rows are computed.
 
     Args:
         cu_seqlens: int32 [B + 1], ascending from 0.
         max_seqlen: length of the longest row.
+        kernel: what computes attention.
 
     Returns:
-        On CPU: rows sorted by length, longest first, with the groups of equal lengths. Elsewhere
-        the order given: reading the lengths would make the device wait, and its kernels take
-        ragged rows as they are.
+        For ``grouped``: rows sorted by length, longest first, with the groups of equal lengths.
+        Else the order given: reading the lengths would make a GPU wait, and the other kernels
+        take ragged rows as they are.
     """
-    if cu_seqlens.device.type != "cpu":
-        return Arrangement(
-            RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen), None, None, None
-        )
+    if kernel != "grouped":
+        layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, kernel=kernel)
+        return Arrangement(layout, None, None, None)
     lengths_B = cu_seqlens.diff().long()
     row_order = torch.argsort(lengths_B, descending=True, stable=True)
     sorted_B = lengths_B[row_order]
     groups = tuple((len(list(run)), length) for length, run in groupby(sorted_B.tolist()))
     if torch.equal(sorted_B, lengths_B):
-        layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, groups=groups)
+        layout = RowLayout(
+            cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, groups=groups, kernel=kernel
+        )
         return Arrangement(layout, None, None, None)
     sorted_cu_seqlens = torch.cat([cu_seqlens.new_zeros(1), sorted_B.cumsum(0).to(torch.int32)])
     tokens = int(cu_seqlens[-1])
@@ -106,7 +110,9 @@ def arrange(cu_seqlens: Tensor, max_seqlen: int) -> Arrangement:
     token_order = torch.arange(tokens) + torch.repeat_interleave(shift_B, sorted_B)
     token_rank = torch.empty_like(token_order)
     token_rank[token_order] = torch.arange(tokens)
-    layout = RowLayout(cu_seqlens=sorted_cu_seqlens, max_seqlen=max_seqlen, groups=groups)
+    layout = RowLayout(
+        cu_seqlens=sorted_cu_seqlens, max_seqlen=max_seqlen, groups=groups, kernel=kernel
+    )
     return Arrangement(layout, token_order, row_order, token_rank)
 
 

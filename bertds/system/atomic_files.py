@@ -23,7 +23,7 @@ from bertds.errors import BertdsError, InUseError
 
 TEMPORARY_PREFIX = ".tmp-"
 MEMBER_FILES = ".tasks/member-*.json"
-"""Of a folder that several tasks fill together (data_prep/joint_lock.py): one for each of them."""
+"""Of a folder that several tasks fill together (data_prep/workers/joint_lock.py): one per task."""
 
 
 def temporary_name(path: Path) -> Path:

@@ -27,7 +27,7 @@ from data_prep.sources.blocks import (
     records,
     whole_blocks,
 )
-from data_prep.wikitext import clean_wikitext
+from data_prep.wiki.extract import clean_wikitext
 
 _OPENING, _CLOSING = b"<page>", b"</page>"
 _END = b"</mediawiki>"

@@ -9,10 +9,10 @@ import pytest
 from bertds.data.formats.manifest import Manifest
 from bertds.errors import ConfigError, DataError
 from data_prep.build_wiki_books import main
-from data_prep.decontaminate import Overlaps, check_ngram, read_test_files
+from data_prep.selection.decontaminate import Overlaps, check_ngram, read_test_files
+from data_prep.selection.task_texts import task_texts
+from data_prep.selection.words import normalised
 from data_prep.sources import READERS, file_units, find_files
-from data_prep.task_texts import task_texts
-from data_prep.words import normalised
 
 EXAMPLE = (
     "Around 0335 GMT , Tab shares were up 19 cents , or 4.4 % , at A $ 4.56 , having earlier set "

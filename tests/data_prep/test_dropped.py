@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from bertds.data.formats.manifest import Manifest
-from data_prep import dropped, near_duplicates, shuffle_stage, tokenise_stage
 from data_prep.build_wiki_books import main
-from data_prep.markers import write_marker
+from data_prep.selection import drop_log
+from data_prep.stages import near_duplicates, shuffle, tokenise
+from data_prep.stages.markers import write_marker
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_killed_and_started_again_the_same_documents_are_there(
         return write_marker(marker, *rest)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        for module in (tokenise_stage, shuffle_stage, near_duplicates):
+        for module in (tokenise, shuffle, near_duplicates):
             patch.setattr(module, "write_marker", stop_after)
         with pytest.raises(Killed):
             main(command)
@@ -114,4 +115,4 @@ def test_killed_and_started_again_the_same_documents_are_there(
 
 def test_a_lost_log_is_named(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"gone\.dropped: missing"):
-        dropped.gather([tmp_path / "gone.dropped"], tmp_path, tmp_path)
+        drop_log.gather([tmp_path / "gone.dropped"], tmp_path, tmp_path)

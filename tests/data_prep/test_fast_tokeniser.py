@@ -9,9 +9,10 @@ import pytest
 from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import read_vocabulary
 from bertds.errors import ConfigError
-from data_prep import fast_tokeniser, tokenise_stage
 from data_prep.build_wiki_books import main
 from data_prep.sources import READERS, file_units, find_files
+from data_prep.stages import tokenise
+from data_prep.tokens import nanotoken_encoder
 
 pytest.importorskip("nanotoken")
 
@@ -44,7 +45,7 @@ def test_real_text_has_the_ids_of_tokenizers(shared_data: Path, casing: str) -> 
         for document in READERS[unit.reader](unit)
         for line in document.text.split("\n")
     ][:2000]
-    encoder = fast_tokeniser.NanotokenEncoder(read_vocabulary(path), casing == "uncased")
+    encoder = nanotoken_encoder.NanotokenEncoder(read_vocabulary(path), casing == "uncased")
     ids, lengths = encoder.encode(lines)
     expected = [e.ids for e in theirs.encode_batch(lines, add_special_tokens=False)]
     assert lengths.tolist() == list(map(len, expected))
@@ -69,7 +70,7 @@ def test_at_the_first_difference_it_is_dropped_with_a_warning(
 ) -> None:  # fmt: skip
     calls = []
 
-    class Wrong(fast_tokeniser.NanotokenEncoder):
+    class Wrong(nanotoken_encoder.NanotokenEncoder):
         def __init__(self, tokens: list[str], lower_case: bool) -> None:
             super().__init__(tokens, lower_case)
             right = self._fast
@@ -82,14 +83,14 @@ def test_at_the_first_difference_it_is_dropped_with_a_warning(
 
             self._fast = Fast()
 
-    monkeypatch.setattr(tokenise_stage, "NanotokenEncoder", Wrong)
-    monkeypatch.setattr(tokenise_stage, "_distrusted", set())
-    tokenise_stage.encoder.cache_clear()
+    monkeypatch.setattr(tokenise, "NanotokenEncoder", Wrong)
+    monkeypatch.setattr(tokenise, "_distrusted", set())
+    tokenise.encoder.cache_clear()
     out = tmp_path / "out"
     try:
         assert main(arguments(out, wiki_dump, vocab, "--tokeniser", "nanotoken")) == 0
     finally:
-        tokenise_stage.encoder.cache_clear()
+        tokenise.encoder.cache_clear()
     assert shards(made.tree(out)) == shards(made.tree(usual))
     assert capsys.readouterr().err.count("nanotoken and tokenizers disagree on") == 1
     assert len(calls) == 1
@@ -100,4 +101,4 @@ def test_without_the_package_the_option_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nanotoken", None)
     with pytest.raises(ConfigError, match=r"pip install 'bertds\[nanotoken\]'"):
-        fast_tokeniser.check_installed()
+        nanotoken_encoder.check_installed()

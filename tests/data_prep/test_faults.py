@@ -15,9 +15,9 @@ import pytest
 from bertds.data.formats.manifest import Manifest
 from bertds.system.atomic_files import FolderLock
 from bertds.system.run_command import guarded
-from data_prep import instance_stage, markers, shuffle_stage, tokenise_stage
 from data_prep.build_wiki_books import main
-from data_prep.workers import Workers
+from data_prep.stages import instances, markers, shuffle, tokenise
+from data_prep.workers.pool import Workers
 from tests.soak.kill_preparation import kill_often
 
 
@@ -67,7 +67,7 @@ def test_stopped_after_any_marker_only_the_rest_is_done(
         written.append(marker)
         return markers.write_marker(marker, *rest)  # type: ignore[arg-type]
 
-    modules = (tokenise_stage, shuffle_stage, instance_stage)
+    modules = (tokenise, shuffle, instances)
     with monkeypatch.context() as patch:
         for module in modules:
             patch.setattr(module, "write_marker", stop_after)
@@ -212,16 +212,16 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
-    real = shuffle_stage.write_token_shard
+    real = shuffle.write_token_shard
 
     def full(path: Path, *args: object, **kwargs: object) -> object:
         with open("/dev/full", "wb") as file:
             file.write(bytes(10_000))
         raise AssertionError
 
-    monkeypatch.setattr(shuffle_stage, "write_token_shard", full)
+    monkeypatch.setattr(shuffle, "write_token_shard", full)
     assert "disk is full" in fails(arguments(out, wiki, vocab), capsys, code=1)
-    monkeypatch.setattr(shuffle_stage, "write_token_shard", real)
+    monkeypatch.setattr(shuffle, "write_token_shard", real)
     assert main(arguments(out, wiki, vocab)) == 0
     assert made.tree(out) == unbroken
 
@@ -276,7 +276,7 @@ def test_a_source_touched_between_two_runs_is_read_again(
     wiki.write_bytes(made.dump(pages))
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(instance_stage, "write_marker", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(instances, "write_marker", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             main(arguments(out, wiki, vocab))
     wiki.write_bytes(made.dump(pages[::-1]).replace(b"P3<", b"P4<"))  # as long, another text

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data_prep import sentences, wikitext
 from data_prep.clean import clean_line, clean_paragraphs
-from data_prep.sentences import sentence_splitter
 from data_prep.sources import wikipedia
+from data_prep.tokens import sentences
+from data_prep.tokens.sentences import sentence_splitter
+from data_prep.wiki import extract
 
 text = st.text(
     st.sampled_from("aB. !?\"'&;\t\n\r\x00\x85\xa0\u2028  ampnbs<>é漢—“”…"), max_size=120
@@ -41,10 +42,10 @@ def test_plain_links_show_what_the_stack_shows(monkeypatch: pytest.MonkeyPatch) 
         depths = [*itertools.accumulate(1 if pair == "[[" else -1 for pair in pairs)]
         if depths and min(depths) == 0 == depths[-1]:
             texts.append(text)
-    assert sum(bool(wikitext._PLAIN_LINK.search(text)) for text in texts) > 150
-    fast = [wikitext._link_text(text) for text in texts]
-    monkeypatch.setattr(wikitext, "_PLAIN_LINK", re.compile("(?!)()"))
-    assert fast == [wikitext._link_text(text) for text in texts]
+    assert sum(bool(extract._PLAIN_LINK.search(text)) for text in texts) > 150
+    fast = [extract._link_text(text) for text in texts]
+    monkeypatch.setattr(extract, "_PLAIN_LINK", re.compile("(?!)()"))
+    assert fast == [extract._link_text(text) for text in texts]
 
 
 def test_quotes_and_escapes_in_one_pass_as_one_by_one() -> None:
@@ -53,7 +54,7 @@ def test_quotes_and_escapes_in_one_pass_as_one_by_one() -> None:
         for mark in ("'''''", "''''", "'''", "''"):
             run = run.replace(mark, "'" if len(mark) == 4 else "")
         text = f"One two x{chr(39) * length}y three four five six."
-        assert wikitext.clean_wikitext(text) == f"One two x{run}y three four five six."
+        assert extract.clean_wikitext(text) == f"One two x{run}y three four five six."
     page = "<page><title>T</title><ns>0</ns><text>%s</text></page>"
     text = "A &amp;lt; b &lt;i&gt;of&lt;/i&gt; &quot;c&quot;&amp;quot; &apos;d&apos; it is."
     found = wikipedia.page_document((page % text).encode(), frozenset())

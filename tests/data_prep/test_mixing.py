@@ -12,8 +12,8 @@ from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
 from bertds.errors import ConfigError
 from data_prep.build_wiki_books import main
-from data_prep.mixing import entries, parse_mix
-from data_prep.tokenise_stage import content_key
+from data_prep.selection.mixing import entries, parse_mix
+from data_prep.stages.tokenise import content_key
 
 
 def documents(out: Path) -> dict[str, Counter[tuple[int, ...]]]:

@@ -19,7 +19,7 @@ from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.vocabulary import read_vocabulary
 from data_prep.build_wiki_books import main
-from data_prep.instance_stage import deal_blocks
+from data_prep.stages.instances import deal_blocks
 
 SCRIPT = "data_prep/build_wiki_books.py"
 
@@ -196,7 +196,7 @@ def test_a_trained_vocabulary_is_the_same_every_time_and_loads_in_transformers(
     assert len(tokenizer) == manifest.tokenizer.vocab_size <= 300
     assert tokenizer.mask_token_id == manifest.tokenizer.special_ids["mask"] == 4
     text = "The state of World, this may be known."
-    from data_prep.wordpiece import WordPieceEncoder
+    from data_prep.tokens.wordpiece import WordPieceEncoder
 
     tokens = read_vocabulary(tmp_path / "a" / "tokenizer" / "vocab.txt")
     ids = WordPieceEncoder(tokens, True).encode([text])[0].tolist()

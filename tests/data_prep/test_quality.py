@@ -7,11 +7,11 @@ import pytest
 
 from bertds.errors import ConfigError
 from data_prep.document import CONTAMINATED, TOO_LONG, TOO_SHORT
-from data_prep.filters import FilterSettings, document_filter
-from data_prep.quality import c4, gopher
-from data_prep.repetition import repetition
-from data_prep.sentences import sentence_splitter
+from data_prep.selection.filters import FilterSettings, document_filter
+from data_prep.selection.quality import c4, gopher
+from data_prep.selection.repetition import repetition
 from data_prep.sources import READERS, file_units, find_files
+from data_prep.tokens.sentences import sentence_splitter
 
 SPLIT = sentence_splitter("en")
 
@@ -156,7 +156,7 @@ def test_good_prose_passes_all_rules_and_bad_prose_names_its_fault() -> None:
 
 
 def test_the_filters_come_in_order_and_name_reasons(tmp_path: Path) -> None:
-    from data_prep.decontaminate import read_test_files
+    from data_prep.selection.decontaminate import read_test_files
 
     (tmp_path / "t.txt").write_text("Most of the buildings were lost in it, as we know.\n")
     _, table = read_test_files([str(tmp_path / "t.txt")], 13)
@@ -189,7 +189,7 @@ def test_impossible_filters(values: dict, message: str) -> None:
 
 def test_languages_are_told_apart() -> None:
     pytest.importorskip("py3langid")
-    from data_prep.language import check_languages, is_in
+    from data_prep.selection.language import check_languages, is_in
 
     german = "Der Vertrag wurde am ersten Tag des Jahres in der Stadt unterzeichnet. " * 12
     assert is_in(PROSE, ("en",), 0.65) and not is_in(german, ("en",), 0.65)

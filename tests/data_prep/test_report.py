@@ -12,8 +12,8 @@ import pytest
 
 from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
-from data_prep import report_pictures as draw
 from data_prep.build_wiki_books import main
+from data_prep.report import svg_charts as draw
 
 
 def arguments(out: Path, wiki: Path, vocab: Path) -> list[str]:

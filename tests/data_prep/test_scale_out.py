@@ -16,19 +16,19 @@ import pytest
 from bertds.errors import BertdsError, InUseError
 from bertds.system.atomic_files import FolderLock, living_holder
 from bertds.system.run_command import guarded
-from data_prep import unit_groups
 from data_prep.build_wiki_books import main
-from data_prep.executors import array_element, without_own_options
-from data_prep.joint_lock import Claims, JointLock
-from data_prep.team import Group, Together
-from data_prep.workers import Workers
+from data_prep.launch import array_element, without_own_options
+from data_prep.stages import unit_groups
+from data_prep.workers.joint_lock import Claims, JointLock
+from data_prep.workers.pool import Workers
+from data_prep.workers.team import Group, Together
 
 # Small groups, so that all tasks have something to do. With a number in the environment: end this
 # process by SIGKILL in the middle of its work, after so many markers.
 TASK = """
 import os, signal, sys
 from bertds.system.run_command import guarded
-from data_prep import instance_stage, markers, shuffle_stage, tokenise_stage, unit_groups
+from data_prep.stages import instances, markers, shuffle, tokenise, unit_groups
 from data_prep.build_wiki_books import main
 unit_groups._LARGEST_GROUP = 1
 left = int(os.environ.get("DIE_AFTER", "1000000"))
@@ -39,7 +39,7 @@ def marker(*arguments):
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
     return result
-for stage in (instance_stage, shuffle_stage, tokenise_stage):
+for stage in (instances, shuffle, tokenise):
     stage.write_marker = marker
 raise SystemExit(guarded(main))
 """
@@ -207,7 +207,7 @@ def test_many_that_start_at_once_agree_on_one_session(tmp_path: Path, repository
     code = """
 import json, os, sys, time
 from pathlib import Path
-from data_prep.joint_lock import JointLock
+from data_prep.workers.joint_lock import JointLock
 out = Path(sys.argv[1])
 for turn in range(8):
     folder = out / str(turn)

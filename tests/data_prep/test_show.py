@@ -84,7 +84,7 @@ def test_a_terminal_gets_colours(prepared: Path) -> None:
     from rich.console import Console
 
     from bertds.data.formats.manifest import Manifest
-    from data_prep.show import describe, shard_rows
+    from data_prep.report.show_rows import describe, shard_rows
 
     words = read_vocabulary(prepared / "tokenizer" / "vocab.txt")
     row = next(shard_rows(prepared, Manifest.load(prepared), "train", 0, 1, 64))

@@ -27,8 +27,8 @@ from bertds.data.tokenizer_json import JsonTokenizer, WordPieceRules
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
 from bertds.errors import ConfigError, DataError
 from data_prep.build_wiki_books import main
-from data_prep.vocab import choose_alphabet
-from data_prep.wordpiece import WordPieceEncoder
+from data_prep.stages.vocabulary import choose_alphabet
+from data_prep.tokens.wordpiece import WordPieceEncoder
 
 GERMAN = "Er möchte das schöne Haus.\n\nEr müsste das Haus.\n\nEin Mann: das Haus.\n"
 TOKENS = """[PAD] [UNK] [CLS] [SEP] [MASK] er möchte mochte das schöne schone haus . müsste musste

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.wiki_math import formula_text
-from data_prep.wikitext import clean_wikitext
+from data_prep.wiki.extract import clean_wikitext
+from data_prep.wiki.formulas import formula_text
 
 TAIL = " It stands here so that the line is long enough to be prose."
 

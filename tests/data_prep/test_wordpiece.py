@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bertds.data.vocabulary import read_vocabulary
-from data_prep.wordpiece import WordPieceEncoder
-from data_prep.wordpiece_tables import new_cache
+from data_prep.tokens.wordpiece import WordPieceEncoder
+from data_prep.tokens.wordpiece_tables import new_cache
 
 
 @pytest.fixture(scope="module", params=["uncased", "cased"])

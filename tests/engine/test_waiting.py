@@ -18,10 +18,9 @@ from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
 from bertds.data.loader import BatchLoader, open_source
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
-from bertds.metrics import Sums
 from bertds.model import row_layout
 from bertds.model.bert import BertForPreTraining
-from bertds.model.row_layout import Arrangement, RowLayout
+from bertds.monitor.metrics import Sums
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique2", "_unique2", "equal",
            "is_nonzero"}  # fmt: skip
@@ -46,12 +45,6 @@ class Watch(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
-def as_on_a_gpu(cu_seqlens, max_seqlen):
-    """The arrangement that every device but a CPU gets."""
-    layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen)
-    return Arrangement(layout, None, None, None)
-
-
 @pytest.fixture
 def micro_batches(tiny_data):
     config = DataConfig(path=str(tiny_data), sequence_length=32, max_predictions_per_sequence=5)
@@ -60,17 +53,15 @@ def micro_batches(tiny_data):
         return [next(loader).micro_batches for _ in range(2)]
 
 
-def forward_backward(
-    monkeypatch, micro_batches, **json_values
-) -> tuple[Counter[str], Counter[str]]:
-    monkeypatch.setattr("bertds.model.bert.arrange", as_on_a_gpu)
+def forward_backward(micro_batches, **json_values) -> tuple[Counter[str], Counter[str]]:
     settings = check_deepspeed_values(
         {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 4,
          "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}, **json_values}
     )  # fmt: skip
     model = BertForPreTraining(
         ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                    intermediate_size=64, max_position_embeddings=32), 65,
+                    intermediate_size=64, max_position_embeddings=32,
+                    attention_kernel="padded"), 65,  # rows unsorted, as on a GPU
     )  # fmt: skip
     engine = Engine.create(model, settings, settings.batch_plan(1), seed=1)
     sums = Sums()
@@ -96,9 +87,9 @@ def forward_backward(
 
 @pytest.mark.parametrize("precision", [{}, {"bf16": {"enabled": True}}])
 @pytest.mark.parametrize("stage", [0, 1, 2])
-def test_forward_and_backward_never_wait(monkeypatch, micro_batches, stage, precision) -> None:
+def test_forward_and_backward_never_wait(micro_batches, stage, precision) -> None:
     asked, stepping = forward_backward(
-        monkeypatch, micro_batches, zero_optimization={"stage": stage}, **precision
+        micro_batches, zero_optimization={"stage": stage}, **precision
     )
     assert asked == Counter()
     # Once per optimizer step DeepSpeed (at stage 0 the engine) reads the gradient norm.

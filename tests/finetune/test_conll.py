@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bertds.errors import DataError
-from bertds.finetune.conll import (
+from bertds.finetune.readers.conll import (
     format_conll,
     iob2,
     label_list,
@@ -94,7 +94,8 @@ def test_orphans_of_an_iob2_file_are_reported(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(
-        "bertds.finetune.conll.log.warning", lambda text, *values: said.append(text % values)
+        "bertds.finetune.readers.conll.log.warning",
+        lambda text, *values: said.append(text % values),
     )
     path = write(tmp_path / "x", "a\tB-X\n\nb\tB-X\n\nc\tO\nd\tI-X\n")
     assert read_conll(path, split="dev")[0][2].tags == ["O", "B-X"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bertds.errors import DataError
+from bertds.finetune.readers.text import read_glue_tsv, read_own, read_records
 from bertds.finetune.tasks import TASKS
-from bertds.finetune.text_files import read_glue_tsv, read_own, read_records
 from bertds.system.logs import start_logging
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bertds.finetune.examples import Example, collate, encode_sentences, epoch_batches
+from bertds.finetune.features import Example, collate, encode_sentences, epoch_batches
 from bertds.finetune.loop import (
     TorchStepper,
     TrainSettings,
@@ -14,7 +14,7 @@ from bertds.finetune.loop import (
     predict,
     train,
 )
-from bertds.finetune.rows import Sentence
+from bertds.finetune.records import Sentence
 
 LENGTHS = [(7 * n) % 50 + 3 for n in range(333)]
 
@@ -97,7 +97,9 @@ def test_weights_equal_those_of_a_plain_loop(tiny_bert: Path) -> None:
         order = torch.randperm(50, generator=shuffle).tolist()
         for begin in range(0, 50, 8):
             plain(**collate([rows[i] for i in order[begin : begin + 8]], 0)).loss.backward()
-            torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+            # torch's own norm of float32 numbers on a CPU is low by up to 1e-3.
+            grads = [p.grad.double().flatten() for p in plain.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grads_with_norm_(plain.parameters(), 1.0, torch.cat(grads).norm())
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -140,7 +142,7 @@ def test_predictions_keep_the_order_and_do_not_depend_on_the_batch(tiny_bert: Pa
 
 
 def test_long_sentences_are_cut_and_every_word_is_learned_once(tiny_bert: Path) -> None:
-    from bertds.zoo import tokenizer_of
+    from bertds.pretrained.transformers_api import tokenizer_of
 
     tokenizer = tokenizer_of(tiny_bert)
     words = ["film", "goods", "\u200b", "plot", "bads", "the"] * 6  # the zero-width one vanishes

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from bertds.model.attention import grouped_attention, jagged_attention, padded_attention
-from bertds.model.row_layout import RowLayout, arrange
+from bertds.model.attention_kernels import grouped_attention, padded_attention
+from bertds.model.row_layout import arrange
 
 HEADS, WIDTH = 3, 8
 
@@ -32,8 +32,7 @@ def literal_attention(qkv: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     return output
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("attend", [grouped_attention, padded_attention, jagged_attention])
+@pytest.mark.parametrize("attend", [grouped_attention, padded_attention])
 @pytest.mark.parametrize("lengths", [[7, 7, 5, 3, 3, 1], [4], [6, 6, 6]])
 def test_output_and_gradient_equal_the_definition(attend, lengths) -> None:
     torch.manual_seed(0)
@@ -45,30 +44,6 @@ def test_output_and_gradient_equal_the_definition(attend, lengths) -> None:
     (gradient,) = torch.autograd.grad(output, qkv, upstream)
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("cu_seqlens", [[0, 7, 12], [0, 7, 12, 12]])  # the second: a filler row
-def test_torch_takes_jagged_rows_for_its_flash_kernel(cu_seqlens, monkeypatch) -> None:
-    """What of torch's choice does not depend on a GPU, on the very tensors that it is asked of."""
-    from torch.backends.cuda import SDPAParams
-    from torch.nested._internal import sdpa
-
-    asked = []
-
-    def ask(query, key, value, dropout_p):
-        parameters = SDPAParams(query, key, value, None, dropout_p, False, False)
-        asked.append(sdpa._can_use_flash_sdpa_jagged(parameters, debug=True))
-        dense = sdpa._sdpa_nested_preprocessing(query, key, value)
-        assert [tensor.shape for tensor in dense[:3]] == 3 * [(12, HEADS, 8)]
-        assert dense[3].tolist() == cu_seqlens and dense[3].dtype == torch.int32
-        assert dense[5] == 7  # the longest row, from the host
-        return query
-
-    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", ask)
-    layout = RowLayout(cu_seqlens=torch.tensor(cu_seqlens, dtype=torch.int32), max_seqlen=7)
-    jagged_attention(torch.randn(12, 3, HEADS, 8), layout, 0.1)
-    assert asked == [True]
 
 
 @pytest.mark.parametrize("dropout_p", [0.1, 0.4])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from bertds.model import compile_layers as layers_module
+from bertds.model import compile_layers as compiling
 from bertds.model.bert import BertForPreTraining
 from bertds.model.compile_layers import compile_layers
 from bertds.model.cuda_graphs import MAX_SHAPES, use_graphs
@@ -35,13 +35,15 @@ def forget():
     torch._dynamo.reset()
 
 
-def check_parity_and_recompilations(tiny, vocab_size, batch, backend) -> None:
-    plain, compiled_one = fresh(tiny, vocab_size), fresh(tiny, vocab_size)
+SHAPES = [(0, 6), (0, 3), (2, 6), (1, 5), (3, 6)]
+
+
+def check_parity_and_recompilations(config, vocab_size, batch, backend, graphs_of_layers) -> None:
+    plain, compiled_one = fresh(config, vocab_size), fresh(config, vocab_size)
     assert compile_layers(compiled_one, "cpu", backend=backend)
     assert list(plain.state_dict()) == list(compiled_one.state_dict())
-    shapes = [(0, 6), (0, 3), (2, 6), (1, 5), (3, 6), (0, 5), (4, 6)]
     graphs = []
-    for rows in shapes:
+    for rows in SHAPES:
         inputs = batch.rows(*rows).ours()
         want, gradients = loss_and_gradients(plain, inputs)
         found, others = loss_and_gradients(compiled_one, inputs)
@@ -49,20 +51,28 @@ def check_parity_and_recompilations(tiny, vocab_size, batch, backend) -> None:
         for left, right in zip(gradients, others, strict=True):
             torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
         graphs.append(counters["stats"]["unique_graphs"])
-    # All layers share two graphs, and no other number of tokens asks for another.
-    assert graphs[0] == 2
-    assert graphs[-1] == graphs[1] <= 4
+    # All layers share their graphs, and no other number of tokens or rows asks for another.
+    assert graphs == [graphs_of_layers] * len(SHAPES)
+    assert not counters["graph_break"]
 
 
-def test_nothing_is_compiled_after_the_first_batches(tiny, vocab_size, batch) -> None:
-    check_parity_and_recompilations(tiny, vocab_size, batch, "aot_eager")
+def test_a_cpu_compiles_two_regions_of_each_layer(tiny, vocab_size, batch) -> None:
+    check_parity_and_recompilations(tiny, vocab_size, batch, "aot_eager", 2)
+
+
+def test_a_whole_layer_is_one_graph_with_attention_inside(tiny, vocab_size, batch) -> None:
+    """As on a GPU, with the kernel that runs everywhere; gradients equal the uncompiled ones."""
+    padded = replace(tiny, attention_kernel="padded")
+    check_parity_and_recompilations(padded, vocab_size, batch, "aot_eager", 1)
 
 
 @pytest.mark.slow
-def test_inductor_gives_the_same_numbers(tiny, vocab_size, batch) -> None:
-    if layers_module.missing_compiler("cpu"):
+@pytest.mark.parametrize(("kernel", "graphs"), [("auto", 2), ("padded", 1)])
+def test_inductor_gives_the_same_numbers(tiny, vocab_size, batch, kernel, graphs) -> None:
+    if compiling.missing_compiler("cpu"):
         pytest.skip("no C++ compiler")
-    check_parity_and_recompilations(tiny, vocab_size, batch, "inductor")
+    config = replace(tiny, attention_kernel=kernel)
+    check_parity_and_recompilations(config, vocab_size, batch, "inductor", graphs)
 
 
 def test_compiled_dropout_follows_the_seed_and_the_probability(tiny, vocab_size, batch) -> None:
@@ -84,7 +94,7 @@ def test_without_a_compiler_the_model_stays_as_it_is(tiny, vocab_size, monkeypat
 
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", none_found)
     said = []
-    monkeypatch.setattr(layers_module.log, "warning", lambda text, *more: said.append(text % more))
+    monkeypatch.setattr(compiling.log, "warning", lambda text, *more: said.append(text % more))
     model = fresh(tiny, vocab_size)
     assert not compile_layers(model, "cpu")
     assert len(said) == 1 and "no C++ compiler is found" in said[0]

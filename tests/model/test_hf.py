@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.bert import BertForPreTraining
-from bertds.model.hf import (
+from bertds.model.row_layout import flatten_padded, pad_rows
+from bertds.pretrained.hf_weights import (
     config_from_transformers,
     config_to_transformers,
     load_transformers_state_dict,
@@ -24,7 +25,6 @@ from bertds.model.hf import (
     to_dle_state_dict,
     to_transformers_state_dict,
 )
-from bertds.model.row_layout import flatten_padded, pad_rows
 
 
 def weights_of(model: BertForPreTraining) -> dict[str, torch.Tensor]:

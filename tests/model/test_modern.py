@@ -17,12 +17,6 @@ from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.build import build_model
 from bertds.model.compile_layers import compile_layers
-from bertds.model.hf import (
-    config_from_transformers,
-    config_to_transformers,
-    load_transformers_state_dict,
-    to_transformers_state_dict,
-)
 from bertds.model.modern import ModernBertForMaskedLM
 from bertds.model.modern_attention import (
     grouped_window_attention,
@@ -31,7 +25,13 @@ from bertds.model.modern_attention import (
 )
 from bertds.model.row_layout import RowLayout, flatten_padded
 from bertds.optim.weight_decay import is_decayed
-from bertds.trained import open_trained
+from bertds.pretrained.hf_weights import (
+    config_from_transformers,
+    config_to_transformers,
+    load_transformers_state_dict,
+    to_transformers_state_dict,
+)
+from bertds.pretrained.load import open_trained
 
 WORDS = 101  # not a multiple of 64, so that there are padded rows
 
@@ -155,7 +155,7 @@ def test_grouped_and_padded_attention_agree(reach: int | None) -> None:
     starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
     parts = torch.randn(3, sum(lengths), 2, 8).unbind(0)
     sorted_rows = RowLayout(cu_seqlens=starts, max_seqlen=61, groups=groups)
-    unknown = replace(sorted_rows, groups=None)
+    unknown = replace(sorted_rows, groups=None)  # the kernels are called by name
     results = []
     for way, layout in (
         (grouped_window_attention, sorted_rows),
@@ -183,8 +183,9 @@ def test_a_window_costs_its_length_not_the_rows() -> None:
 
     parts = torch.randn(3, 8192, 1, 4).unbind(0)
     layout = RowLayout(
-        cu_seqlens=torch.tensor([0, 8192], dtype=torch.int32), max_seqlen=8192, groups=((1, 8192),)
-    )
+        cu_seqlens=torch.tensor([0, 8192], dtype=torch.int32), max_seqlen=8192,
+        groups=((1, 8192),), kernel="grouped",
+    )  # fmt: skip
     with torch.no_grad(), Watch():
         window_attend(*parts, layout, 0.0, 64)
     assert largest <= 8192 * 3 * 64
@@ -205,7 +206,7 @@ def test_the_flash_branch_runs_on_meta_tensors(reach: int | None) -> None:
     starts = torch.empty(4, dtype=torch.int32, device="meta")
     with Watch():
         output = window_attend(
-            *wqkv.unbind(1), RowLayout(cu_seqlens=starts, max_seqlen=30), 0.1, reach
+            *wqkv.unbind(1), RowLayout(cu_seqlens=starts, max_seqlen=30, kernel="flash"), 0.1, reach
         )
         output.sum().backward()
     assert output.shape == (50, 2, 16) and wqkv.grad.shape == wqkv.shape
@@ -217,25 +218,52 @@ def test_the_flash_branch_runs_on_meta_tensors(reach: int | None) -> None:
         assert kwargs["window_size_left"] == kwargs["window_size_right"] == window
 
 
-def test_a_whole_model_runs_on_meta_tensors_in_bfloat16() -> None:
+def on_meta(config: ModelConfig) -> tuple[Any, dict[str, Any]]:
+    """A model in bfloat16 on the GPU's path, and a batch for it."""
     with torch.device("meta"):
-        model = build_model(replace(MODERN, hidden_size=64), WORDS).to(torch.bfloat16)
-        numbers = torch.empty(40, dtype=torch.int64)
-        starts = torch.empty(3, dtype=torch.int32)
-    turn = torch.empty(40, 1, 16, device="meta")
-    hidden = model.model.embeddings(numbers)
-    layout = RowLayout(cu_seqlens=starts, max_seqlen=30)
-    for layer in model.model.layers:
-        hidden = layer(hidden, layout, (turn, turn))
-    hidden.sum().backward()
-    assert hidden.shape == (40, 64) and hidden.dtype == torch.bfloat16
-    assert model.model.layers[0].attn.Wqkv.weight.grad is not None
+        model = build_model(replace(config, attention_kernel="flash"), WORDS).to(torch.bfloat16)
+        ids, starts = torch.empty(40, dtype=torch.int64), torch.empty(3, dtype=torch.int32)
+    return model, {
+        "input_ids": ids, "segment_ids": ids, "position_ids": ids, "cu_seqlens": starts,
+        "max_seqlen": 30, "masked_lm_positions": ids[:5], "masked_lm_ids": ids[:5],
+    }  # fmt: skip
+
+
+def test_a_whole_model_runs_on_meta_tensors_in_bfloat16() -> None:
+    model, arguments = on_meta(replace(MODERN, hidden_size=64))
+    model(**arguments).mlm_loss_sum.backward()
+    for parameter in model.parameters():
+        assert parameter.grad.shape == parameter.shape and parameter.grad.dtype == torch.bfloat16
 
 
 @pytest.mark.slow
-def test_compiled_layers_give_the_same_numbers() -> None:
+def test_whole_layers_are_one_graph_per_kind() -> None:
+    """On the GPU's path: the first layer, the local ones, the other global ones; any shape."""
+    from torch._dynamo.utils import counters
+
     torch._dynamo.reset()
-    config = replace(MODERN, num_hidden_layers=2, global_attn_every_n_layers=2)
+    counters.clear()
+    config = replace(
+        MODERN, hidden_size=64, num_hidden_layers=6, attention_probs_dropout_prob=0.1
+    )  # fmt: skip
+    model, arguments = on_meta(config)
+    assert compile_layers(model, "meta", backend="aot_eager")
+    for tokens in (40, 33, 36, 21):
+        per_token = ("input_ids", "segment_ids", "position_ids")
+        shorter = {name: arguments[name][:tokens] for name in per_token}
+        model(**{**arguments, **shorter, "max_seqlen": tokens - 9}).mlm_loss_sum.backward()
+        assert counters["stats"]["unique_graphs"] == 3
+    assert not counters["graph_break"]
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["auto", "padded"])  # regions; whole layers, as on a GPU
+def test_compiled_layers_give_the_same_numbers(kernel: Any) -> None:
+    torch._dynamo.reset()
+    config = replace(
+        MODERN, num_hidden_layers=2, global_attn_every_n_layers=2, attention_kernel=kernel
+    )
     plain, _ = make_pair(config)
     compiled, _ = make_pair(config)
     assert compile_layers(compiled, "cpu", backend="aot_eager")

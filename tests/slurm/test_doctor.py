@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertds.doctor import main
+from bertds.commands.doctor import main
 from tests.ranks import free_ports
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from bertds.cluster_check import data_facts, gpu_facts, job_gpus, rounds_of_pairs
-from bertds.cluster_verdict import Verdict, judge, read_reports
+from bertds.doctor.node import data_facts, gpu_facts, job_gpus, rounds_of_pairs
+from bertds.doctor.verdict import Verdict, judge, read_reports
 
 NODES = ["n1", "n2", "n3", "n4"]
 

@@ -6,15 +6,18 @@ machine, so that the same inputs and settings give the same bytes.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from bertds.data.vocabulary import TokenizerInfo
+from bertds.data.vocabulary import (
+    TokenizerInfo,
+    load_tokenizer_info,
+)
 from bertds.errors import DataError
 from bertds.system.atomic_files import write_json
+from bertds.system.inside import file_inside
+from bertds.system.json_fields import Field, read_fields
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = "bertds-token-shards"
@@ -99,26 +102,14 @@ class Manifest:
         Raises:
             DataError: it is missing, damaged, of another format or version, or does not add up.
         """
-        path = Path(folder) / MANIFEST_NAME
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            root = read_fields(Path(folder) / MANIFEST_NAME, DataError)
         except FileNotFoundError as error:
             raise DataError(
-                f"{path}: missing; preparation writes it last, so this folder is not complete"
+                f"{Path(folder) / MANIFEST_NAME}: missing; preparation writes it last, so this "
+                "folder is not complete"
             ) from error
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read as JSON ({error})") from error
-        found = value.get("format") if isinstance(value, dict) else type(value).__name__
-        if found != MANIFEST_FORMAT:
-            raise DataError(f"{path}: format is {found!r}, expected {MANIFEST_FORMAT!r}")
-        if value.get("version") != MANIFEST_VERSION:
-            raise DataError(
-                f"{path}: version is {value.get('version')!r}, this bertds reads version "
-                f"{MANIFEST_VERSION}; prepare the data again"
-            )
-        manifest: Manifest = _parse(path, lambda: _from_json(value, Path(folder)))
-        _parse(path, lambda: _check_counts(path, manifest.documents))
-        return manifest
+        return manifest_from(root, Path(folder))
 
     def split(self, folder: Path | str, name: str) -> SplitInfo:
         """Return one split that has documents, or raise DataError that names those there are."""
@@ -129,38 +120,140 @@ class Manifest:
         return split
 
 
-def _from_json(value: dict[str, Any], folder: Path) -> Manifest:
-    tokenizer = value["tokenizer"]
-    tokenizer_folder = folder / "tokenizer"
-    files = (
-        {p.name: p for p in sorted(tokenizer_folder.iterdir())}
-        if (tokenizer_folder.is_dir())
-        else {}
-    )
-    splits = {}
-    for name, split in value["splits"].items():
-        shards = tuple(ShardInfo(**shard) for shard in split["shards"])
-        splits[name] = SplitInfo(shards=shards)
-        for key in ("documents", "sentences", "tokens"):
-            if split[key] != getattr(splits[name], key):
-                raise ValueError(f"splits.{name}.{key} is not the sum over its shards")
-    return Manifest(
-        tokenizer=TokenizerInfo.from_json(tokenizer, files),
+_SHARD = ("file", "bytes", "sha256", "documents", "sentences", "tokens")
+_TOTALS = ("documents", "sentences", "tokens")
+_INSTANCE_FILE = ("file", "bytes", "sha256", "rows")
+_SOURCE_COUNTS = ("documents_read", "documents_written", "documents_repeated")
+
+
+def manifest_from(root: Field, folder: Path) -> Manifest:
+    """Check a manifest against the format, key by key, and return what it says.
+
+    Args:
+        root: the whole of ``manifest.json``.
+        folder: the prepared folder; every file that the manifest names is inside it.
+
+    Raises:
+        DataError: the first thing that is not as it should be, with its key.
+    """
+    found = root.value.get("format")
+    if found != MANIFEST_FORMAT:
+        raise DataError(f"{root.file}: format is {found!r}, expected {MANIFEST_FORMAT!r}")
+    if root.value.get("version") != MANIFEST_VERSION:
+        raise DataError(
+            f"{root.file}: version is {root.value.get('version')!r}, this bertds reads version "
+            f"{MANIFEST_VERSION}; prepare the data again"
+        )
+    root.only(("format", "version", *(item.name for item in fields(Manifest))))
+    splits = {name: _split_from(split, folder) for name, split in root["splits"].items()}
+    manifest = Manifest(
+        tokenizer=_tokenizer_from(root["tokenizer"], folder),
         splits=splits,
-        documents=value["documents"],
-        settings=value["settings"],
-        sources=value["sources"],
-        instances=value["instances"],
+        documents=_documents_from(root["documents"]),
+        settings=root["settings"].mapping(),
+        sources=[_source_from(source) for source in root["sources"].elements()],
+        instances=[_instance_from(one, folder) for one in root["instances"].elements()],
     )
+    _check_counts(root.file, manifest.documents)
+    return manifest
 
 
-def _parse(path: Path, read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except KeyError as error:
-        raise DataError(f"{path}: the key {error} is missing") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: not a valid manifest ({error})") from error
+def _split_from(split: Field, folder: Path) -> SplitInfo:
+    split.only((*_TOTALS, "shards"))
+    shards = []
+    for shard in split["shards"].elements():
+        shard.only(_SHARD)
+        _file_from(shard, folder)
+        documents, sentences, tokens = (shard[name].integer(1) for name in _TOTALS)
+        if not documents <= sentences <= tokens:
+            shard.fail("documents of one sentence or more, sentences of one token or more")
+        shards.append(ShardInfo(**shard.mapping()))
+    files = [shard.file for shard in shards]
+    if len(set(files)) < len(files):
+        split["shards"].fail("a list that names each file once")
+    info = SplitInfo(shards=tuple(shards))
+    for key in _TOTALS:
+        if split[key].integer() != getattr(info, key):
+            raise DataError(f"{split.file}: {split.key}.{key} is not the sum over its shards")
+    return info
+
+
+def _file_from(entry: Field, folder: Path) -> None:
+    name = entry["file"]
+    file_inside(folder, name.value, f"{name.file}: {name.key}", DataError)
+    entry["bytes"].integer()
+    entry["sha256"].sha256()
+
+
+def _tokenizer_from(given: Field, folder: Path) -> TokenizerInfo:
+    files = folder / "tokenizer"
+    there = {p.name: p for p in sorted(files.iterdir())} if files.is_dir() else {}
+    info = TokenizerInfo.from_field(given, there)
+    if ("vocab.txt" if info.is_wordpiece else "tokenizer.json") in info.files:
+        _check_vocabulary(given, info)
+    return info
+
+
+def _check_vocabulary(given: Field, info: TokenizerInfo) -> None:
+    """The vocabulary beside the shards goes into the export: it must be the one they were made of.
+
+    Raises:
+        DataError: it is another one, or its special tokens have other ids.
+    """
+    file = info.main_file
+    there = load_tokenizer_info(file, *info.rules)
+    if there.fingerprint != info.fingerprint:
+        raise DataError(
+            f"{file}: not the vocabulary that the shards were made with (fingerprint "
+            f"{there.fingerprint[:12]}..., the manifest says {info.fingerprint[:12]}...)"
+        )
+    if there.vocab_size != info.vocab_size:
+        given["vocab_size"].fail(f"{there.vocab_size}, the tokens of {file}")
+    for name, number in there.special_ids.items():
+        if info.special_ids[name] != number:
+            given["special_ids"][name].fail(
+                f"{number}, where {file} has {there.special_tokens[name]}"
+            )
+
+
+def _documents_from(documents: Field) -> dict[str, Any]:
+    documents.only(("read", "written", "dropped", "repeated"))
+    for name in ("read", "written"):
+        documents[name].integer()
+    if (repeated := documents.get("repeated")) is not None:
+        repeated.integer()
+    for _, count in documents["dropped"].items():
+        count.integer()
+    return documents.mapping()
+
+
+def _source_from(source: Field) -> dict[str, Any]:
+    for name in ("name", "kind", "licence"):
+        source[name].text()
+    for name in _SOURCE_COUNTS:
+        if name in source.mapping() or name != "documents_repeated":
+            source[name].integer()
+    if (weight := source.get("weight")) is not None:
+        weight.number(0)
+    for _, count in source["dropped"].items():
+        count.integer()
+    for file in source["files"].elements():
+        file["name"].text()
+        file["bytes"].integer()
+    return source.mapping()
+
+
+def _instance_from(instance: Field, folder: Path) -> dict[str, Any]:
+    for name in ("folder", "dataset"):
+        instance[name].text()
+    for name in ("sequence_length", "max_predictions", "dupe_factor"):
+        instance[name].integer(1)
+    instance["masked_lm_prob"].number(0)
+    for file in instance["files"].elements():
+        file.only(_INSTANCE_FILE)
+        _file_from(file, folder)
+        file["rows"].integer()
+    return instance.mapping()
 
 
 def _check_counts(path: Path, documents: dict[str, Any]) -> None:

@@ -1,0 +1,136 @@
+"""Looks whether this machine, or each node of a Slurm job, is fit to train.
+
+```text
+bertds doctor                     this machine: packages, GPUs, memory, disk
+bertds doctor --cluster ...       in a job, on each node: what it sees, as JSON lines
+bertds doctor --judge FILE ...    in the job's script: names the bad nodes
+```
+
+The batch scripts do the last two before the first step; ``sbatch slurm/doctor.sh`` does nothing
+else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bertds.doctor import machine
+from bertds.doctor import node as cluster_check
+from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds doctor",
+        description="Check that this machine, or each node of a Slurm job, is fit to train.",
+        epilog="Exit codes: 0 fit, 1 a node or this machine is not, 2 wrong everywhere alike.",
+    )
+    parser.add_argument("--data", default="", metavar="PATH", help="prepared data to look at")
+    parser.add_argument("--run", default="", metavar="DIR", help="run folder to write to")
+    parser.add_argument("--min-free-gb", type=float, default=5.0, metavar="N",
+                        help="room that the run folder needs (5)")  # fmt: skip
+    group = parser.add_argument_group("in a Slurm job (slurm/doctor.sh calls both)")
+    group.add_argument("--cluster", action="store_true",
+                       help="examine this node and its way to the others")  # fmt: skip
+    group.add_argument("--judge", metavar="FILE", help="read the nodes' reports, name bad nodes")
+    group.add_argument("--level", choices=("full", "quick"), default="full",
+                       help="quick leaves out computations and bandwidths")  # fmt: skip
+    group.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each node")
+    group.add_argument("--seconds", type=float, default=35.0, metavar="N", help="time limit (35)")
+    group.add_argument("--nodes", default="", metavar="A,B,...", help="all nodes' names")
+    group.add_argument("--partition", default="", help="the job's partition, for messages")
+    group.add_argument("--bad-nodes", metavar="FILE", help="write the bad nodes' names here")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Examine, or judge what was examined."""
+    args = parse_args(argv)
+    if args.judge:
+        return _judge(args)
+    if args.cluster:
+        return cluster_check.report(args.run, args.data, args.gpus, args.level, args.seconds)
+    return _this_machine(args)
+
+
+def _judge(args: argparse.Namespace) -> int:
+    from bertds.doctor.verdict import judge, read_reports
+
+    try:
+        text = Path(args.judge).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{args.judge}: cannot be read ({error.strerror})") from error
+    nodes = args.nodes.split(",")
+    verdict = judge(
+        read_reports(text.splitlines()), nodes, args.level, args.min_free_gb, args.partition
+    )
+    for note in verdict.notes:
+        print(f"preflight: {note}", file=sys.stderr)
+    for problem in verdict.everywhere:
+        print(f"bertds: error: preflight: {problem}", file=sys.stderr)
+    for node, problems in verdict.problems.items():
+        for problem in problems:
+            print(f"bertds: preflight: bad node {node}: {problem}", file=sys.stderr)
+    if args.bad_nodes:
+        Path(args.bad_nodes).write_text(",".join(verdict.problems), encoding="utf-8")
+    if verdict.everywhere:
+        return EXIT_BAD_INPUT
+    if verdict.problems or not text.strip():
+        return EXIT_FAILED
+    print(f"preflight: {len(nodes)} nodes are fit", file=sys.stderr)
+    return EXIT_OK
+
+
+# ---- one machine -----------------------------------------------------------------------------
+
+
+def _this_machine(args: argparse.Namespace) -> int:
+    failures = 0
+
+    def tell(good: bool | None, what: str, found: str) -> None:
+        nonlocal failures
+        mark = {True: "ok  ", False: "FAIL", None: "note"}[good]
+        failures += good is False
+        print(f"{mark}  {what:<14} {found}")
+
+    version = sys.version_info
+    tell(version >= (3, 11), "python", f"{version.major}.{version.minor}.{version.micro}")
+    with_gpu = _tell_gpus(tell)
+    for finding in machine.all_findings(with_gpu=with_gpu):
+        tell(*finding)
+    if args.data:
+        seen = cluster_check.data_facts(args.data)
+        tell("error" not in seen, "data", seen.get("error", args.data))
+    if args.run:
+        Path(args.run).mkdir(parents=True, exist_ok=True)
+        seen = cluster_check.folder_facts(args.run)
+        room = seen.get("free_gb", 0.0)
+        text = seen.get("error") or f"{args.run}: {room} GB free, {args.min_free_gb:g} wanted"
+        tell("error" not in seen and room >= args.min_free_gb, "run folder", text)
+    return EXIT_FAILED if failures else EXIT_OK
+
+
+def _tell_gpus(tell: Callable[[bool | None, str, str], None]) -> bool:
+    """Try each GPU; return whether there is any."""
+    try:
+        import torch
+    except ImportError as error:
+        tell(False, "torch", f"cannot be imported: {error}")
+        return False
+    driver = cluster_check.gpu_facts()
+    if not torch.cuda.is_available():
+        if driver:
+            tell(False, "GPU", f"the driver shows {len(driver)}, torch {torch.__version__} none; "
+                 "install the torch build of the driver's CUDA version (pytorch.org)")  # fmt: skip
+        else:
+            tell(None, "GPU", "none; training runs on the CPU")
+        return bool(driver)
+    results = cluster_check.try_gpus(torch.cuda.device_count())
+    for index, result in results.items():
+        name = torch.cuda.get_device_name(int(index))
+        tell(result == "ok", f"GPU {index}", f"{name}, {result}")
+    return True

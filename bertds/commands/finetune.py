@@ -1,0 +1,195 @@
+"""``bertds finetune``: fine-tune a pre-trained model on a task and score it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertds.errors import EXIT_OK, ConfigError
+from bertds.finetune.tasks import TASKS, Task, get_task
+from bertds.system.logs import log
+
+if TYPE_CHECKING:
+    from bertds.finetune.load import DataOptions
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds finetune",
+        usage="%(prog)s --task TASK --model MODEL --data DIR_OR_HUB --out DIR [options]",
+        description="Fine-tune on a task, score it with the papers' metrics, write predictions in "
+        "the official format. Several --learning-rate and --seeds: all are tried.",
+    )
+    add = parser.add_argument
+    add("--task", required=True, help=f"glue, {', '.join(TASKS)}")
+    add("--model", required=True, help="a name of `bertds models`, a run, a folder, a hub id")
+    add("--data", default="", metavar="DIR_OR_HUB", help="a folder as published, OWNER/NAME, hub")
+    add("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
+    add("--train", default="", metavar="FILE", help="single files instead of --data's")
+    add("--dev", default="", metavar="FILE", help="(the same, to score on)")
+    add("--test", default="", metavar="FILE", help="(the same, to predict)")
+    add("--text-column", default="", metavar="NAME", help="columns of your own files")
+    add("--pair-column", default="", metavar="NAME", help="(the second text)")
+    add("--label-column", default="", metavar="NAME", help="(the label)")
+    add("--regression", action="store_true", help="your labels are numbers to predict")
+    add("--learning-rate", type=float, nargs="+", default=None, metavar="LR",
+        help="one or several; the best on dev is kept (default: 5e-5 4e-5 3e-5 2e-5)")  # fmt: skip
+    add("--seeds", type=int, nargs="+", default=[42], metavar="N", help="one or several (42)")
+    add("--epochs", type=float, default=None, metavar="N", help="default 3, SQuAD 2")
+    add("--batch-size", type=int, default=None, metavar="N", help="rows a step (32)")
+    add("--max-length", type=int, default=None, metavar="N", help="tokens (128, SQuAD 384)")
+    add("--warmup-ratio", type=float, default=0.1, metavar="F", help="share of the steps (0.1)")
+    add("--weight-decay", type=float, default=0.01, metavar="F", help="(0.01)")
+    add("--bf16", action="store_true", help="compute in bfloat16")
+    add("--batching", choices=("length", "random"), default="length",
+        help="length: rows of like length together, less padding (default)")  # fmt: skip
+    add("--null-threshold", type=float, default=0.0, metavar="F", help="SQuAD 2.0 (0)")
+    add("--mnli-first", action="store_true", help="rte, mrpc, stsb start from an MNLI model")
+    add("--mnli-data", default="", metavar="DIR", help="MNLI's folder, if not below --data")
+    add("--max-train-rows", type=int, default=0, metavar="N", help="take a sample (0 = all)")
+    add("--max-dev-rows", type=int, default=0, metavar="N", help="(the same for dev)")
+    add("--deepspeed_config", default="", metavar="F.json", help="train under DeepSpeed")
+    add("--no-model", action="store_true", help="keep scores and predictions, not the weights")
+    add("--local_rank", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Fine-tune and print the scores."""
+    args = parse_args(argv)
+    from bertds.distributed.stop_requests import find_place
+    from bertds.finetune.glue_suite import table
+    from bertds.system.logs import start_logging
+
+    is_main = not args.deepspeed_config or find_place().is_main
+    start_logging(is_main)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    results = _run_suite(args, is_main) if args.task == "glue" else {args.task: _run_one(args)}
+    if args.deepspeed_config:
+        from bertds.engine.process_group import end_processes
+
+        end_processes()
+    if is_main:
+        print(table(results))
+        print(f"wrote {args.out}")
+    return EXIT_OK
+
+
+def _run_suite(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
+    from bertds.finetune.glue_suite import present_tasks, run_suite
+
+    if not args.data:
+        raise ConfigError("--task glue needs --data: the folder with GLUE's folders, or hub")
+    names = present_tasks(args.data)
+    if args.mnli_first and "mnli" not in names:
+        raise ConfigError(f"--mnli-first: no MNLI folder in {args.data}")
+
+    def run_one(name: str, out: Path) -> dict[str, Any]:
+        mnli = args.out / "mnli" / "model"
+        start = _start(args, name, mnli)
+        return _finetune(args, get_task(name), out, _data(args, name), start, once=True)
+
+    return run_suite(names, args.out, run_one, is_main=is_main)
+
+
+def _run_one(args: argparse.Namespace) -> dict[str, Any]:
+    from bertds.finetune.glue_suite import MNLI_FIRST
+
+    task = get_task(args.task)
+    data = _data(args, task.name)
+    if not args.data and not args.train:
+        raise ConfigError("--data DIR_OR_HUB is needed, or --train and --dev files")
+    if args.mnli_first:
+        if task.name not in MNLI_FIRST:
+            raise ConfigError(f"--mnli-first: for {', '.join(MNLI_FIRST)}, not for {task.name}")
+        mnli = args.out.with_name(f"{args.out.name}-mnli")
+        mnli_data = _data(args, "mnli", data=args.mnli_data or args.data)
+        _finetune(args, get_task("mnli"), mnli, mnli_data, args.model, once=True)
+        return _finetune(args, task, args.out, data, str(mnli / "model"))
+    return _finetune(args, task, args.out, data, args.model)
+
+
+def _start(args: argparse.Namespace, name: str, mnli: Path) -> str:
+    from bertds.finetune.glue_suite import MNLI_FIRST
+
+    return str(mnli) if args.mnli_first and name in MNLI_FIRST else args.model
+
+
+def _data(args: argparse.Namespace, name: str, data: str | None = None) -> DataOptions:
+    from bertds.finetune.load import DataOptions
+
+    single = name == args.task
+    return DataOptions(
+        data=args.data if data is None else data,
+        train_file=args.train if single else "",
+        dev_file=args.dev if single else "",
+        test_file=args.test if single else "",
+        text_column=args.text_column,
+        pair_column=args.pair_column,
+        label_column=args.label_column,
+        regression=args.regression,
+        max_train_rows=args.max_train_rows,
+        max_dev_rows=args.max_dev_rows,
+    )
+
+
+def _finetune(
+    args: argparse.Namespace, task: Task, out: Path, data: DataOptions, model: str, *,
+    once: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Run one task; with ``once`` a run of the same settings that is done is not repeated."""
+    from bertds.finetune.loop import TrainSettings
+    from bertds.finetune.trials import RunOptions, earlier_results, finetune
+
+    if args.regression and task.name != "text-classification":
+        raise ConfigError(f"--regression: for text-classification, not for {task.name}")
+    rates = tuple(args.learning_rate or task.learning_rates)
+    if args.deepspeed_config and not args.learning_rate:
+        from bertds.engine.ds_config import load_deepspeed_json
+
+        rates = (load_deepspeed_json(args.deepspeed_config).optimizer.lr,)
+    epochs = args.epochs if args.epochs is not None else task.epochs
+    batch_size = args.batch_size if args.batch_size is not None else task.batch_size
+    max_length = args.max_length if args.max_length is not None else task.max_length
+    for option, value, least in (
+        ("epochs", epochs, 0.0), ("batch-size", batch_size, 0), ("max-length", max_length, 4),
+        ("learning-rate", min(rates), 0.0),
+    ):  # fmt: skip
+        if value <= least:
+            raise ConfigError(f"--{option} {value}: must be above {least:g}")
+    if not 0.0 <= args.warmup_ratio < 1.0:
+        raise ConfigError(f"--warmup-ratio {args.warmup_ratio}: must be from 0 to below 1")
+    if args.deepspeed_config and (args.bf16 or args.batch_size is not None):
+        raise ConfigError(
+            "--bf16 and --batch-size are the DeepSpeed JSON's: set bf16.enabled and "
+            f"train_batch_size in {args.deepspeed_config}"
+        )
+    settings = TrainSettings(
+        learning_rate=rates[0],
+        epochs=epochs,
+        batch_size=batch_size,
+        warmup_ratio=args.warmup_ratio,
+        weight_decay=args.weight_decay,
+        precision="bf16" if args.bf16 else "fp32",
+        batching=args.batching,
+    )
+    options = RunOptions(
+        model=model,
+        out=out,
+        settings=settings,
+        learning_rates=rates,
+        seeds=tuple(dict.fromkeys(args.seeds)),
+        max_length=max_length,
+        deepspeed=args.deepspeed_config,
+        null_threshold=args.null_threshold,
+        # Other tasks start from MNLI's.
+        save_model=not args.no_model or (args.mnli_first and task.name == "mnli"),
+    )
+    done = earlier_results(data, options) if once else None
+    if done is not None:
+        log.info("%s: done before", out)
+        return done
+    return finetune(task, data, options)

@@ -1,0 +1,221 @@
+"""``bertds plan``: what a run will need, before it is started.
+
+Memory per device, time, energy, cost, communication and disk, from the recipe, the DeepSpeed JSON
+and a table of machines; with ``--sweep`` for many layouts, with ``--calibrate RUN`` from what a
+run of one's own measured. Every assumption is printed with its source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import EXIT_OK, ConfigError
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds plan",
+        description="Say what a run will need: memory, time, energy, cost, network, disk.",
+    )
+    parser.add_argument("--config", metavar="R.yaml", help="the recipe")
+    parser.add_argument("--deepspeed_config", metavar="F.json", help="the DeepSpeed JSON")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+                        help="override recipe keys, or deepspeed.KEY")  # fmt: skip
+    parser.add_argument("--gpu", default="h100", metavar="NAME",
+                        help="h100 (default), a100, ... (--list-gpus), or cpu")  # fmt: skip
+    parser.add_argument("--gpu-file", type=Path, metavar="F.yaml",
+                        help="more GPUs, or other numbers for those there are, in the form of "
+                        "bertds/cost_model/gpus.yaml (BERTDS_GPU_FILE)")  # fmt: skip
+    parser.add_argument("--list-gpus", action="store_true", help="print the GPUs and end")
+    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="devices of a machine (as --gpu usually has)"
+    )
+    parser.add_argument("--price", type=float, metavar="D", help="dollars per device and hour")
+    parser.add_argument("--vocab-size", type=int, default=30522, metavar="N", help="words (30522)")
+    parser.add_argument(
+        "--mean-tokens",
+        type=float,
+        metavar="N",
+        help="real tokens of a row (Wikipedia's: 115 of 128, 254 of 512)",
+    )
+    parser.add_argument(
+        "--corpus-tokens",
+        type=float,
+        default=4.3e9,
+        metavar="N",
+        help="tokens of the corpus, for the disk (4.3e9: Wikipedia and books)",
+    )
+    parser.add_argument("--calibrate", metavar="RUN", help="use what this run folder measured")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="compare stages, micro batches and node counts up to 4,096 devices",
+    )
+    parser.add_argument("--json", action="store_true", help="print numbers for programs")
+    args = parser.parse_args(argv)
+    if not (args.config or args.list_gpus):
+        parser.error("the following arguments are required: --config")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the plan."""
+    args = parse_args(argv)
+    from bertds.config.load import load_config, split_assignments
+    from bertds.config.recipe import Config
+    from bertds.cost_model.hardware import find
+    from bertds.engine.ds_config import load_deepspeed_json
+    from bertds.plan.calibration import calibrate, check_calibration
+    from bertds.plan.forecast import forecast
+    from bertds.training.run import find_deepspeed_json
+
+    if args.list_gpus:
+        list_gpus(args.gpu_file)
+        return EXIT_OK
+    values = split_assignments(args.set)
+    prefix = "deepspeed."
+    config: Config = load_config(
+        args.config, {k: v for k, v in values.items() if not k.startswith(prefix)}
+    )
+    settings = load_deepspeed_json(
+        find_deepspeed_json(config, args.config, args.deepspeed_config),
+        {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)},
+    )
+    hardware = find(args.gpu, args.gpu_file)
+    devices = hardware.devices_per_node if args.gpus is None else args.gpus
+    if args.nodes < 1 or devices < 1:
+        raise ConfigError(f"--nodes {args.nodes} --gpus {devices}: both must be at least 1")
+    calibration = calibrate(Path(args.calibrate)) if args.calibrate else None
+    if calibration is not None:
+        check_calibration(calibration, hardware, settings.precision)
+    common: dict[str, Any] = {
+        "vocab_size": args.vocab_size,
+        "tokens_per_row": args.mean_tokens,
+        "calibration": calibration,
+        "price": args.price,
+    }
+    if args.sweep:
+        from bertds.plan.sweep import show, sweep
+
+        rows = sweep(config, settings, hardware, devices, common)
+        show(rows, as_json=args.json)
+        return EXIT_OK
+    plan = forecast(
+        config, settings, hardware, nodes=args.nodes, devices_per_node=devices, **common
+    )
+    if args.json:
+        print(json.dumps(numbers(plan), indent=2))
+    else:
+        _show(plan, calibration, args)
+    return EXIT_OK
+
+
+def list_gpus(extra: Path | None) -> None:
+    """Print the known GPUs, one a line."""
+    from bertds.cost_model.hardware import table
+
+    print(f"{'GPU':<14}{'GiB':>7}{'TFLOP/s':>9}{'TB/s':>7}{'share of peak, 128 / 512':>27}")
+    for item in table(extra).values():
+        shares = f"{item.efficiency_128:.1%} / {item.efficiency_512:.1%} {item.efficiency_kind}"
+        print(
+            f"{item.name:<14}{item.memory_gib:>7.1f}{item.peak_half / 1e12:>9.0f}"
+            f"{item.memory_bandwidth / 1e12:>7.2f}{shares:>27}"
+        )
+
+
+def numbers(plan: Any) -> dict[str, Any]:
+    """Return a forecast as plain numbers."""
+    gib = 2**30
+    return {
+        "devices": plan.batch.world_size,
+        "micro_batch": plan.batch.micro_batch_size,
+        "accumulation": plan.batch.gradient_accumulation_steps,
+        "global_batch": plan.batch.global_batch_size,
+        "stage": plan.shape.stage,
+        "memory_gib": {
+            **{k: round(v / gib, 3) for k, v in dataclasses.asdict(plan.memory).items()},
+            "total": round(plan.memory_gib, 3),
+        },
+        "fits": plan.fits,
+        "steps": plan.steps,
+        "samples": plan.samples,
+        "tokens": plan.tokens,
+        "flops": plan.flops,
+        "seconds_per_step": plan.step.total,
+        "bound_by": plan.step.bound_by,
+        "bytes_sent_per_step": plan.step.bytes_sent,
+        "hours": plan.hours,
+        "device_hours": plan.device_hours,
+        "kilowatt_hours": plan.kilowatt_hours,
+        "dollars": plan.dollars,
+        "mfu": plan.mfu,
+        "speed_from": "calibrated" if plan.calibrated else plan.hardware.efficiency_kind,
+        "checkpoint_gib": plan.checkpoint_gib,
+    }
+
+
+def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
+    from bertds.monitor.progress import in_words
+    from bertds.plan.sweep import fitting_layouts
+
+    memory, step, batch = plan.memory, plan.step, plan.batch
+    gib = 2**30
+    print(
+        f"{plan.steps:,} steps of {batch.global_batch_size:,} rows = micro batch "
+        f"{batch.micro_batch_size} x {batch.gradient_accumulation_steps} accumulation x "
+        f"{batch.world_size} {plan.hardware.name}; ZeRO stage {plan.shape.stage}, "
+        f"{plan.shape.precision}, {plan.shape.optimizer}\n"
+    )
+    print(f"memory of a device    {plan.memory_gib:9.2f} GiB of {plan.hardware.memory_gib:.1f}: "
+          f"{'fits' if plan.fits else 'DOES NOT FIT'}")  # fmt: skip
+    for name in dataclasses.asdict(memory):
+        print(f"  {name:<18}  {getattr(memory, name) / gib:9.2f}")
+    print("  fits, by stage: " + fitting_layouts(plan))
+    print(
+        f"time of a step        {step.total:9.3f} s   (arithmetic {step.arithmetic:.3f}, optimizer "
+        f"{step.optimizer:.3f}, network {step.exposed:.3f}, stragglers {step.stragglers:.3f})"
+    )
+    print(f"time of the phase     {in_words(plan.hours * 3600):>11}   MFU {plan.mfu:.1%}, "
+          f"{step.bound_by}-bound")  # fmt: skip
+    print(f"sent per step         {step.bytes_sent / 1e9:9.3f} GB by each device, "
+          f"{step.communication:.3f} s")  # fmt: skip
+    print(f"work                  {plan.samples:,} rows, {plan.tokens:.3g} real tokens, "
+          f"{plan.flops / 1e18:.3g} EFLOP")  # fmt: skip
+    print(f"devices               {plan.device_hours:9.1f} device-hours, "
+          f"{plan.kilowatt_hours:,.1f} kWh")  # fmt: skip
+    print(f"cost                  {plan.dollars:9,.0f} dollars at {plan.price:g} per device-hour")
+    shards = args.corpus_tokens * (2 if args.vocab_size < 65_536 else 4) * 1.03
+    print(f"disk                  {shards / gib:9.1f} GiB token shards, "
+          f"{plan.checkpoint_gib:.2f} GiB a checkpoint")  # fmt: skip
+    print("\nassumptions")
+    print(f"  machine: {plan.hardware.source}")
+    if calibration is None:
+        machine = plan.hardware
+        print(
+            f"  speed {machine.efficiency_kind}, {machine.efficiency_128:.1%} of the peak at 128 "
+            f"tokens and {machine.efficiency_512:.1%} at 512: {machine.efficiency_source}"
+        )
+    else:
+        print(
+            f"  calibrated by {calibration.run}: {calibration.rate / 1e12:.4g} TFLOP/s a device, "
+            f"{calibration.tokens_per_row:.1f} tokens a row, {calibration.base_bytes / gib:.2f} "
+            f"GiB beside the tensors, {calibration.stall_share:.1%} of the time in stalls"
+        )
+        if calibration.memory_rate is not None:
+            print(f"  optimizer at {calibration.memory_rate / 1e9:.3g} GB/s, measured by that run")
+    length = plan.shape.sequence_length
+    origin = "Wikipedia; --mean-tokens changes it"
+    if args.mean_tokens is not None:
+        origin = "--mean-tokens"
+    elif calibration is not None and calibration.sequence_length == length:
+        origin = "measured"
+    print(f"  rows of {plan.shape.tokens_per_row:.0f} real tokens ({origin})")
+    print("  network: half of the nominal bandwidth; 1 % stragglers per doubling of the nodes "
+          "(fit to DLE's 64 DGX-2H)")  # fmt: skip
+    print("  energy: devices with their share of the node at full load, no cooling")

@@ -1,0 +1,245 @@
+"""``bertds status RUN``: how a run is doing, from another shell. Reads only; the run goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bertds.config.load import load_config
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import EXIT_OK, DataError, UserError
+from bertds.monitor.health import Finding, findings
+from bertds.monitor.progress import describe, in_words
+from bertds.monitor.remaining_time import later_phases, seconds_of
+
+SILENT_FACTOR = 10.0
+"""A live run that writes no line for so many times its usual pause is called silent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """One run folder, as it stands."""
+
+    run: Path
+    state: str
+    """done, training, silent, stopped or not started."""
+    step: int
+    total_steps: int
+    seconds_per_step: float
+    last: dict[str, Any]
+    """The last train line, or empty."""
+    validation: dict[str, Any]
+    """The last validation line, or empty."""
+    age_seconds: float
+    """Since the last metric line."""
+    checkpoints: list[str]
+    starts: int
+    owner: str
+    found: list[Finding]
+    later_seconds: float = 0.0
+    """What the phases after this one will take, where the recipe names them."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the last step, at the recent speed."""
+        return max(0, self.total_steps - self.step) * self.seconds_per_step
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds status",
+        description="Say how runs are doing. Reads their folders and touches nothing.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN",
+                        help="run folders, or a folder of several")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print numbers for programs")
+    parser.add_argument("--watch", type=float, metavar="S", help="again every S seconds")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the state of each run."""
+    args = parse_args(argv)
+    while True:
+        runs = [run for given in args.runs for run in expand(given)]
+        states = [read_status(run) for run in runs]
+        if args.json:
+            print(json.dumps([_numbers(state) for state in states], indent=1))
+        else:
+            for state in states:
+                print(in_lines(state))
+            left = seconds_of_all(states)
+            if left > 0 and (len(states) > 1 or states[-1].later_seconds):
+                print(f"all phases: {in_words(left)} left at the recent speed")
+        if not args.watch:
+            return EXIT_OK
+        time.sleep(args.watch)
+        print()
+
+
+def seconds_of_all(states: list[Status]) -> float:
+    """Return what is left of several phases and of those that follow the last of them."""
+    unfinished = [state for state in states if state.state != "done"]
+    if not unfinished:
+        return 0.0
+    return sum(state.seconds_left for state in unfinished) + states[-1].later_seconds
+
+
+def expand(folder: Path) -> list[Path]:
+    """Return the run folders that a folder stands for: itself, or its phases.
+
+    Raises:
+        DataError: it is no run folder and holds none.
+    """
+    if (folder / "config.yaml").is_file():
+        return [folder]
+    inside = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    if not inside:
+        raise DataError(f"{folder}: no run folder (there is no config.yaml)")
+    return inside
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read metric lines; one that is being written is left out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                value = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(value, dict) and "step" in value:
+                lines.append(value)
+    return lines
+
+
+def read_status(run: Path) -> Status:
+    """Read one run folder."""
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+    total = int(config.get("schedule", {}).get("total_steps", 0))
+    file = run / "metrics.jsonl"
+    lines = read_lines(file)
+    train = [line for line in lines if "split" not in line]
+    age = time.time() - file.stat().st_mtime if file.is_file() else 0.0
+    step = lines[-1]["step"] if lines else 0
+    recent = train[-10:]
+    per_step = 0.0
+    if recent:
+        steps = recent[-1]["step"] - recent[0]["step"]
+        seconds = sum(line["seconds"] for line in recent[1:])
+        per_step = seconds / steps if steps else recent[0]["seconds"] / max(1, recent[0]["step"])
+    owner, alive = _owner(run / ".lock")
+    pause = max((line["seconds"] for line in recent), default=0.0)
+    if (run / "DONE").is_file():
+        state = "done"
+    elif alive:
+        silent = bool(train) and age > max(60.0, SILENT_FACTOR * pause)
+        state = "silent" if silent else "training"
+    else:
+        state = "stopped" if lines else "not started"
+    starts = 0
+    if (run / "environment.json").is_file():
+        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+        starts = len(environment.get("starts", []))
+    return Status(
+        run=run,
+        state=state,
+        step=step,
+        total_steps=total,
+        seconds_per_step=per_step,
+        last=train[-1] if train else {},
+        validation=next((line for line in reversed(lines) if "split" in line), {}),
+        age_seconds=age,
+        checkpoints=sorted(p.parent.name for p in run.glob("checkpoints/step_*/manifest.json")),
+        starts=starts,
+        owner=owner,
+        found=findings(lines),
+        later_seconds=_later(config, train, run),
+    )
+
+
+def _later(values: dict[str, Any], train: list[dict[str, Any]], run: Path) -> float:
+    """Return the seconds of the phases that the recipe names, at the recent speed."""
+    recent = [line["tflops"] for line in train[-10:] if "tflops" in line]
+    if not recent or not values.get("run", {}).get("next_recipe"):
+        return 0.0
+    try:
+        config = load_config(values)
+        phases = later_phases(config, load_tokenizer_info(run / "tokenizer").vocab_size)
+        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
+        devices = int(starts[-1].get("world_size", 1))
+    except (UserError, OSError, ValueError, KeyError, IndexError):
+        return 0.0  # the recipe has moved, or the run was just created
+    return seconds_of(phases, sum(recent) / len(recent) * 1e12 * devices)
+
+
+def _owner(lock: Path) -> tuple[str, bool]:
+    """Return who holds a run's lock and whether it lives, as far as this machine can tell."""
+    from bertds.system.atomic_files import start_time
+
+    try:
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+        age = time.time() - lock.stat().st_mtime
+    except (OSError, ValueError):
+        return "", False
+    name = f"process {owner.get('pid')} on {owner.get('host')}"
+    if owner.get("job"):
+        name += f", Slurm job {owner['job']}"
+    if owner.get("host") == socket.gethostname():
+        return name, start_time(int(owner["pid"])) == owner.get("start")
+    return name, age < 600.0
+
+
+def bar(share: float, width: int = 24) -> str:
+    """Return a bar of text."""
+    full = round(width * min(1.0, max(0.0, share)))
+    return "#" * full + "-" * (width - full)
+
+
+def in_lines(status: Status) -> str:
+    """Return a status in a few lines of text."""
+    share = status.step / status.total_steps if status.total_steps else 0.0
+    head = f"{status.run}: {status.state}"
+    if status.owner and status.state in ("training", "silent"):
+        head += f" ({status.owner})"
+    lines = [head, f"  [{bar(share)}] step {status.step:,} of {status.total_steps:,}, {share:.1%}"]
+    if status.state not in ("done",) and status.seconds_per_step:
+        lines[-1] += f", {in_words(status.seconds_left)} left"
+    if status.last:
+        lines.append(f"  {describe(status.last)}")
+    if status.validation:
+        lines.append(f"  {describe(status.validation)}")
+    kept = ", ".join(status.checkpoints[-3:]) or "none yet"
+    lines.append(f"  checkpoints: {kept}; starts: {status.starts}")
+    if status.state in ("training", "silent"):
+        lines.append(f"  last line {in_words(status.age_seconds)} ago")
+    if status.state == "silent":
+        lines.append("  ! nothing was written for long; see log.txt, and the ranks with py-spy")
+    lines += [f"  ! {found}" for found in status.found]
+    return "\n".join(lines)
+
+
+def _numbers(status: Status) -> dict[str, Any]:
+    return {
+        "run": os.fspath(status.run),
+        "state": status.state,
+        "step": status.step,
+        "total_steps": status.total_steps,
+        "seconds_left": round(status.seconds_left, 1),
+        "later_phases_seconds": round(status.later_seconds, 1),
+        "age_seconds": round(status.age_seconds, 1),
+        "train": status.last,
+        "validation": status.validation,
+        "checkpoints": status.checkpoints,
+        "starts": status.starts,
+        "warnings": [str(found) for found in status.found],
+    }

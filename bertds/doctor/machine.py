@@ -1,0 +1,223 @@
+"""What `bertds doctor` looks at on one machine beside its GPUs, each with what to mend.
+
+Every function returns findings: good (True), broken (False) or worth knowing (None), the thing's
+name, and what was found, ending in the remedy where there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+Finding = tuple[bool | None, str, str]
+
+EXTRAS = {
+    "wandb": "wandb", "tensorboard": "tensorboard", "scikit-learn": "finetune",
+    "seqeval": "finetune", "onnxruntime": "onnx",
+}  # fmt: skip
+OPEN_FILES = 4096
+"""Shards are memory-mapped, and each loader, rank and socket holds a few files open."""
+SHARED_BYTES = 1e9
+"""NCCL keeps its buffers between the GPUs of a machine in /dev/shm; containers often have 64 MB."""
+DISK_BYTES = 5e9
+
+
+def all_findings(*, with_gpu: bool) -> Iterator[Finding]:
+    """Everything, in the order in which it is printed."""
+    yield from packages()
+    yield from compiler(with_gpu=with_gpu)
+    yield from attention(gpu_capability() if with_gpu else None)
+    yield from processors()
+    yield from shared_memory()
+    yield from limits()
+    yield from network()
+    yield from disks()
+    yield None, "slurm", "found" if shutil.which("sbatch") else "not on this machine"
+
+
+def packages(installed: Callable[[str], str] = version) -> Iterator[Finding]:
+    """Each package that bertds requires, in a version that it requires; and the optional ones."""
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(text) for text in requires("bertds") or []]
+    except PackageNotFoundError:
+        wanted = []
+        yield False, "bertds", "not installed; pip install -c constraints.txt -e ."
+    for requirement in wanted:
+        if requirement.marker is not None:  # an extra's
+            continue
+        try:
+            found = installed(requirement.name)
+        except PackageNotFoundError:
+            yield False, requirement.name, "missing; pip install -c constraints.txt -e ."
+            continue
+        if requirement.specifier.contains(found, prereleases=True):
+            yield True, requirement.name, found
+        else:
+            yield (
+                False,
+                requirement.name,
+                (
+                    f"{found}, but bertds needs {requirement.specifier}; "
+                    "pip install -c constraints.txt -e ."
+                ),
+            )
+    for name, extra in EXTRAS.items():
+        try:
+            yield True, name, installed(name)
+        except PackageNotFoundError:
+            yield None, name, f"not installed; pip install 'bertds[{extra}]' if you need it"
+
+
+def compiler(
+    *, with_gpu: bool, which: Callable[[str], str | None] = shutil.which
+) -> Iterator[Finding]:
+    """What DeepSpeed's FusedAdam is built with when a GPU run first uses it."""
+    lacking = [tool for tool in ("g++", "nvcc", "ninja") if not which(tool)]
+    if not with_gpu:
+        yield True, "compiler", "none is needed on a CPU"
+    elif lacking:
+        yield (
+            None,
+            "compiler",
+            (
+                f"no {', '.join(lacking)}: DeepSpeed's fused Adam cannot be built (LAMB needs "
+                "none); install g++ and the CUDA toolkit of torch's version, "
+                "pip install 'bertds[gpu]'"
+            ),
+        )
+    else:
+        yield True, "compiler", "g++, nvcc, ninja"
+
+
+def gpu_capability() -> tuple[int, int] | None:
+    """Return the first GPU's compute capability; None where torch sees none."""
+    import torch
+
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def attention(capability: tuple[int, int] | None) -> Iterator[Finding]:
+    """Which attention kernel a bf16 run takes here, with and without attention dropout."""
+    if capability is None:
+        yield True, "attention", "grouped by row length (CPU)"
+        return
+    import torch
+
+    from bertds.model import attention_kernels as kernels
+
+    lacking = kernels.missing_for_flash(torch.float16, 64, capability)
+    if lacking:
+        yield None, "attention", f"padded rows; torch's FlashAttention: {lacking}"
+        return
+    yield True, "attention", "FlashAttention 2 (torch's own), with any dropout"
+    for kernel, package in kernels.FLASH_PACKAGES.items():
+        if capability[0] not in package.majors:
+            continue
+        lacking = kernels.missing_for_package(kernel, capability, 0.0)
+        usable = "installed; taken where model.attention_probs_dropout_prob is 0"
+        yield (None if lacking else True), package.title, lacking or usable
+
+
+def processors() -> Iterator[Finding]:
+    """Cores that this process may use, and memory."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    yield True, "cores", f"{cores}, {memory:.0f} GiB of memory"
+
+
+def shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
+    """Shared memory of this machine or container."""
+    total = shutil.disk_usage(folder).total if folder.is_dir() else 0
+    text = f"{total / 1e9:.1f} GB"
+    if total < SHARED_BYTES:
+        text += ", little for several GPUs; docker run --shm-size=8g, or --ipc=host"
+    yield (True if total >= SHARED_BYTES else None), "/dev/shm", text
+
+
+def limits(limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> Iterator[Finding]:
+    """Open files, and memory that may be pinned."""
+    files, most = limit(resource.RLIMIT_NOFILE)
+    endless = files == resource.RLIM_INFINITY
+    if endless or files >= OPEN_FILES:
+        yield True, "open files", "unlimited" if endless else f"{files:,}"
+    else:
+        allowed = most == resource.RLIM_INFINITY or most >= OPEN_FILES
+        yield (
+            None,
+            "open files",
+            f"{files:,}; "
+            + (
+                "ulimit -n 65536"
+                if allowed
+                else f"raise nofile in /etc/security/limits.conf ({most:,})"
+            ),
+        )
+    pinned = limit(resource.RLIMIT_MEMLOCK)[0]
+    free = pinned == resource.RLIM_INFINITY
+    if free or not Path("/sys/class/infiniband").is_dir():
+        yield True, "locked memory", "unlimited" if free else f"{pinned / 2**20:,.0f} MiB"
+    else:
+        yield (
+            None,
+            "locked memory",
+            (
+                f"{pinned / 2**20:,.0f} MiB; InfiniBand registers its buffers there: "
+                "ulimit -l unlimited"
+            ),
+        )
+
+
+def network(
+    root: Path = Path("/sys/class/net"), resolve: Callable[[str], str] = socket.gethostbyname
+) -> Iterator[Finding]:
+    """Interfaces that are up with their speed, and whether this host finds itself by its name."""
+    found = []
+    for path in sorted(root.glob("*")) if root.is_dir() else []:
+        try:
+            up = (path / "operstate").read_text().strip() == "up"
+        except OSError:
+            up = False
+        if not up or path.name == "lo":
+            continue
+        try:
+            speed = int((path / "speed").read_text())
+        except (OSError, ValueError):
+            speed = 0
+        found.append(f"{path.name} {speed / 1000:g} Gbit/s" if speed > 0 else path.name)
+    cards = root.parent / "infiniband"
+    if cards.is_dir():
+        found += [f"InfiniBand {card.name}" for card in sorted(cards.iterdir())]
+    yield (
+        (True if found else None),
+        "network",
+        ", ".join(found) or ("no interface is up; one machine alone needs none"),
+    )
+    host = socket.gethostname()
+    try:
+        yield True, "host name", f"{host} is {resolve(host)}"
+    except OSError:
+        yield (
+            None,
+            "host name",
+            (
+                f"{host} does not resolve, so other machines and gloo may not find this one; add "
+                "it to /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+            ),
+        )
+
+
+def disks(folders: tuple[str, ...] = (".", os.environ.get("TMPDIR", "/tmp"))) -> Iterator[Finding]:
+    """Free room here and in the folder for temporary files."""
+    for folder in dict.fromkeys(folders):
+        free = shutil.disk_usage(folder).free
+        text = f"{Path(folder).resolve()}: {free / 1e9:,.0f} GB free"
+        if free < DISK_BYTES:
+            text += "; `bertds plan` says what shards and checkpoints need"
+        yield (True if free >= DISK_BYTES else None), "disk", text

@@ -1,0 +1,225 @@
+"""What the nodes' reports mean: which node is bad, what is wrong on all of them, and the numbers.
+
+A thing that is wrong on every node alike is the user's or the site's (a wrong path, a CPU build of
+torch): bad input, for no retry would mend it. A thing that is wrong on some nodes is theirs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from bertds.doctor.node import rounds_of_pairs
+
+CLOCK_SECONDS = 5.0
+"""Clocks further apart than this confuse locks and logs."""
+BUSY_MB = 1024
+"""More GPU memory in use than this belongs to somebody else."""
+SLOW_SHARE = 1 / 3
+"""A pair below this share of the median bandwidth is worth a word."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The outcome."""
+
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    """Bad nodes, with what is wrong on each."""
+    everywhere: list[str] = field(default_factory=list)
+    """What is wrong on all nodes alike."""
+    notes: list[str] = field(default_factory=list)
+    """Numbers, and what is odd but no reason to stop."""
+
+    def blame(self, node: str, text: str) -> None:
+        """Add a problem of one node."""
+        self.problems.setdefault(node, []).append(text)
+
+
+def read_reports(lines: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return each node's lines; what is not JSON (a library's chatter) is left out."""
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for text in lines:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "node" in line:
+            reports.setdefault(line["node"], []).append(line)
+    return reports
+
+
+def judge(
+    reports: dict[str, list[dict[str, Any]]], nodes: list[str], level: str, min_free_gb: float,
+    partition: str = "",
+) -> Verdict:  # fmt: skip
+    """Compare the nodes' reports.
+
+    Args:
+        reports: from :func:`read_reports`.
+        nodes: names of all nodes, the first one first.
+        level: "full" if GPUs and pairs were tried.
+        min_free_gb: room that the run folder must have.
+        partition: the job's, for messages.
+    """
+    verdict = Verdict()
+    said = {node: {k: v for line in reports.get(node, []) for k, v in line.items()}
+            for node in nodes}  # fmt: skip
+    facts = {node: values["facts"] for node, values in said.items() if "facts" in values}
+    for node in nodes:
+        if node not in facts:
+            verdict.blame(node, "no report: it does not start a task or does not see the code")
+    if not facts:
+        verdict.problems.clear()
+        verdict.notes.append("no node reported: srun could not start the preflight")
+        return verdict
+
+    def check(test: Callable[[dict[str, Any]], str]) -> None:
+        """Apply a test to each node's facts; wrong everywhere is nobody's own fault."""
+        found = {node: text for node, values in facts.items() if (text := test(values))}
+        if len(found) == len(nodes):
+            verdict.everywhere.append(found[nodes[0]])
+        else:
+            for node, text in found.items():
+                verdict.blame(node, text)
+
+    check(lambda f: f.get("data", {}).get("error", ""))
+    check(lambda f: f.get("run", {}).get("error", ""))
+    check(lambda f: f.get("temporary", {}).get("error", ""))
+    check(lambda f: _too_little_room(f, min_free_gb))
+    check(lambda f: _gpus_missing(f, partition))
+    check(_gpus_busy)
+    for node, values in facts.items():
+        for gpu in values.get("gpus", []):
+            if gpu["ecc"]:
+                name = f"GPU {gpu['index']} ({gpu['name']})"
+                verdict.blame(node, f"{name} has {gpu['ecc']} uncorrected memory errors")
+    _check_equal(verdict, "data", {n: f.get("data", {}).get("digest") for n, f in facts.items()})
+    _check_equal(verdict, "code", {n: f.get("code") for n, f in facts.items()})
+    for name in sorted({name for f in facts.values() for name in f.get("packages", {})}):
+        found = {node: f.get("packages", {}).get(name) for node, f in facts.items()}
+        _check_equal(verdict, name, found)
+    for node, values in said.items():
+        meet = values.get("meet", {})
+        if "error" in meet:
+            verdict.blame(node, meet["error"])
+        elif abs(meet.get("clock", 0.0)) > CLOCK_SECONDS:
+            verdict.blame(node, f"its clock is {-meet['clock']:+.1f} s off that of {nodes[0]}")
+    if level == "full" and not verdict.everywhere:  # one reason is enough
+        _check_computations(verdict, said, facts)
+        _check_pairs(verdict, reports, nodes)
+    _blame_the_first(verdict, said, nodes)
+    return verdict
+
+
+def _too_little_room(facts: dict[str, Any], min_free_gb: float) -> str:
+    free = facts.get("run", {}).get("free_gb")
+    if free is not None and free < min_free_gb:
+        return f"{free} GB free for the run folder, {min_free_gb:g} wanted (BERTDS_MIN_FREE_GB)"
+    return ""
+
+
+def _gpus_missing(facts: dict[str, Any], partition: str) -> str:
+    given, found = facts.get("gpus_given", 0), len(facts.get("gpus", []))
+    if given and found < given:
+        where = f" (partition {partition})" if partition else ""
+        return f"no free GPU: Slurm gave {given} on each node{where}, the driver shows {found}"
+    return ""
+
+
+def _gpus_busy(facts: dict[str, Any]) -> str:
+    for gpu in facts.get("gpus", []):
+        if gpu["used_mb"] > BUSY_MB:
+            return (
+                f"no free GPU: {gpu['used_mb']} MB of GPU {gpu['index']} ({gpu['name']}) are in "
+                "use by somebody else"
+            )
+    return ""
+
+
+def _check_equal(verdict: Verdict, what: str, by_node: dict[str, Any]) -> None:
+    """Blame the nodes that differ from most; in a tie the first node is right."""
+    values = {node: value for node, value in by_node.items() if value is not None}
+    if len(set(values.values())) < 2:
+        return
+    usual = Counter(values.values()).most_common(1)[0][0]  # of equally common ones the first seen
+    for node, found in values.items():
+        if found != usual:
+            verdict.blame(node, f"{what} differs: {found}, elsewhere {usual}")
+
+
+def _check_computations(
+    verdict: Verdict, said: dict[str, dict[str, Any]], facts: dict[str, Any]
+) -> None:
+    wrong = {}
+    for node, values in said.items():
+        if node in facts and facts[node].get("gpus_given"):
+            if "gpu" not in values:
+                continue  # it was busy with something that has a complaint of its own
+            bad = [f"GPU {i}: {text}" for i, text in values["gpu"].items() if text != "ok"]
+            if bad:
+                wrong[node] = "; ".join(bad)
+    if wrong and len(wrong) == len(said):
+        verdict.everywhere.append(next(iter(wrong.values())))
+    else:
+        for node, text in wrong.items():
+            verdict.blame(node, text)
+
+
+def _check_pairs(
+    verdict: Verdict, reports: dict[str, list[dict[str, Any]]], nodes: list[str]
+) -> None:
+    """Blame the nodes that fail with most of their partners; report the bandwidths."""
+    speeds: dict[tuple[str, str], float] = {}
+    errors: dict[tuple[str, str], str] = {}
+    for line in (line for lines in reports.values() for line in lines if "pair" in line):
+        pair = (line["pair"][0], line["pair"][1])
+        if "gbps" in line:
+            speeds[pair] = min(line["gbps"], speeds.get(pair, float("inf")))
+        else:
+            errors[pair] = line["error"]
+    expected = [(nodes[a], nodes[b]) for pairs in rounds_of_pairs(len(nodes)) for a, b in pairs]
+    # A pair with a node that has a complaint already says nothing about the other one.
+    tried = [p for p in expected if not set(p) & set(verdict.problems)]
+    failed = {p: errors.get(p, "no answer") for p in tried if p in errors or p not in speeds}
+    while failed:
+        shares = {
+            node: sum(node in p for p in failed) / max(1, sum(node in p for p in tried))
+            for node in nodes
+        }
+        # Between two the later one is taken: the batch script itself runs on the first node.
+        worst = max(nodes, key=lambda n: (shares[n], nodes.index(n)))
+        mine = {p: text for p, text in failed.items() if worst in p}
+        (other, text) = next(((a if b == worst else b), t) for (a, b), t in mine.items())
+        verdict.blame(worst, f"no all-reduce with {other}: {text}")
+        failed = {p: t for p, t in failed.items() if worst not in p}
+        tried = [p for p in tried if worst not in p]
+    if speeds:
+        usual = median(speeds.values())
+        low = min(speeds, key=lambda p: speeds[p])
+        verdict.notes.append(
+            f"all-reduce between two nodes: {usual:.2f} Gbit/s at the median of {len(speeds)} "
+            f"pairs, least {speeds[low]:.2f} ({low[0]} - {low[1]})"
+        )
+        if len(nodes) <= 8:
+            verdict.notes += [f"  {a} - {b}: {s:.2f} Gbit/s" for (a, b), s in speeds.items()]
+        verdict.notes += [
+            f"slow pair: {a} - {b}, {s:.2f} Gbit/s"
+            for (a, b), s in speeds.items() if s < SLOW_SHARE * usual
+        ]  # fmt: skip
+
+
+def _blame_the_first(verdict: Verdict, said: dict[str, dict[str, Any]], nodes: list[str]) -> None:
+    """If no other node reaches the first one, it is the first one that is bad."""
+    others = [said[node].get("meet", {}) for node in nodes[1:] if "facts" in said[node]]
+    if len(others) < 2 or not all("error" in meet for meet in others):
+        return
+    for node in nodes[1:]:
+        kept = [text for text in verdict.problems.get(node, []) if "cannot reach" not in text]
+        verdict.problems.pop(node, None)
+        if kept:
+            verdict.problems[node] = kept
+    verdict.blame(nodes[0], "no other node reaches it")

@@ -1,0 +1,253 @@
+"""Use a model: fill masks, classify, tag, answer questions, embed; from a file or standard input.
+
+```text
+bertds predict --task fill-mask --model M <<< "the capital of france is [MASK] ."
+bertds predict --task text-classification --model OUT/model --input texts.txt --out labels.jsonl
+bertds predict --task ner --model OUT/model --input sentences.txt
+bertds predict --task qa --model OUT/model --input dev-v1.1.json --out predictions.json
+bertds predict --task embeddings --model M --input texts.txt --out vectors.npy
+```
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertds.errors import EXIT_OK, ConfigError, DataError
+from bertds.finetune.features import Example, collate, encode_sentences, encode_texts
+from bertds.finetune.loop import predict as run_model
+from bertds.finetune.predict_inputs import read_questions, read_texts, read_words
+from bertds.finetune.records import Question, Sentence, TextRow
+from bertds.finetune.squad_features import encode_questions, read_answers
+from bertds.pretrained.transformers_api import (
+    TASK_CLASSES,
+    as_hugging_face_folder,
+    load_transformers,
+    tokenizer_of,
+)
+from bertds.system.atomic_files import atomic_path, write_text
+from bertds.system.logs import start_logging
+
+TASKS = ("fill-mask", "text-classification", "ner", "qa", "embeddings")
+POOLINGS = ("mean", "cls", "pooler")
+Forward = Callable[[dict[str, torch.Tensor]], Any]
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds predict",
+        description="Use a pre-trained or fine-tuned model on a file or standard input.",
+        epilog="Input: a text a line, or .csv/.tsv/.jsonl with a text column; ner: words apart by "
+        "blanks, CoNLL columns, or .jsonl with tokens; qa: SQuAD .json, or .jsonl with question "
+        "and context. Output: JSON lines, one for each text or line (a blank line keeps its "
+        "place); embeddings: .npy or .parquet.",
+    )
+    add = parser.add_argument
+    add("--task", required=True, choices=TASKS)
+    add("--model", required=True, help="a name of `bertds models`, a run, a folder")
+    add("--input", default="-", metavar="FILE", help="- = standard input (default)")
+    add("--out", default="-", metavar="FILE", help="- = standard output (default)")
+    add("--top", type=int, default=5, metavar="N", help="answers a mask (5)")
+    add("--pooling", choices=POOLINGS, default="mean", help="how tokens become a vector (mean)")
+    add("--batch-size", type=int, default=32, metavar="N", help="rows a pass (32)")
+    add("--max-length", type=int, default=0, metavar="N", help="tokens (default: the model's)")
+    add("--v2", action="store_true", help="qa: allow no answer (SQuAD 2.0)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict and write."""
+    args = parse_args(argv)
+    if args.task == "embeddings" and not args.out.endswith((".npy", ".parquet")):
+        raise ConfigError(f"--out {args.out}: embeddings go to a .npy or .parquet file")
+    if args.batch_size < 1 or args.top < 1:
+        raise ConfigError("--batch-size and --top must be at least 1")
+    start_logging(is_main=True)
+    with as_hugging_face_folder(args.model) as folder:
+        predictor = Predictor(folder, args)
+    if args.task == "embeddings":
+        rows = read_texts(args.input)
+        write_vectors(Path(args.out), rows, predictor.embed(rows))
+    elif args.task == "qa":
+        _write_answers(args, predictor)
+    else:
+        answers: list[Any]
+        if args.task == "ner":
+            answers = predictor.tag(read_words(args.input))
+        elif args.task == "fill-mask":
+            answers = predictor.fill(read_texts(args.input))
+        else:
+            answers = predictor.classify(read_texts(args.input))
+        _write_lines(args.out, answers)
+    return EXIT_OK
+
+
+def _write_lines(out: str, answers: Sequence[Any]) -> None:
+    text = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    sys.stdout.write(text) if out == "-" else write_text(out, text)
+
+
+def _write_answers(args: argparse.Namespace, predictor: Predictor) -> None:
+    questions = read_questions(args.input)
+    answers = predictor.answer(questions, v2=args.v2)
+    if args.out.endswith(".json"):  # the official format
+        write_text(args.out, json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
+    else:
+        _write_lines(args.out, [{"id": key, "answer": text} for key, text in answers.items()])
+
+
+class Predictor:
+    """A model with its tokenizer, and one method for each thing it can be asked."""
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        kind = {"embeddings": "encoder"}.get(args.task, args.task)
+        self.tokenizer = tokenizer_of(folder)
+        self._check_head(folder, args.task)
+        self.model = load_transformers(folder, TASK_CLASSES[kind], dtype=torch.float32).eval()
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device)
+        self.pad_id = int(self.tokenizer.pad_token_id or 0)
+        self.batch_size, self.top, self.pooling = args.batch_size, args.top, args.pooling
+        positions = int(self.model.config.max_position_embeddings)
+        self.max_length = min(args.max_length or positions, positions)
+
+    @staticmethod
+    def _check_head(folder: Path, task: str) -> None:
+        """Refuse a model without the head: transformers would make a random one.
+
+        Raises:
+            ConfigError: the folder's architecture has another head.
+        """
+        wanted = {"text-classification": "SequenceClassification", "ner": "TokenClassification",
+                  "qa": "QuestionAnswering",
+                  "fill-mask": ("MaskedLM", "PreTraining")}.get(task)  # fmt: skip
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = (config.get("architectures") or [""])[0]
+        if wanted and found and not found.endswith(wanted):
+            raise ConfigError(f"--task {task}: {folder} is a {found}, without the head for it")
+
+    def _forward(self, batch: dict[str, torch.Tensor]) -> Any:
+        with torch.inference_mode():
+            return self.model(**{name: t.to(self.device) for name, t in batch.items()})
+
+    def _logits(self, examples: Sequence[Example]) -> list[tuple[torch.Tensor, ...]]:
+        return run_model(self._forward, examples, self.pad_id, self.batch_size)
+
+    def _encode(self, rows: list[TextRow]) -> list[Example]:
+        return encode_texts(self.tokenizer, rows, self.max_length)
+
+    def classify(self, rows: list[TextRow]) -> list[dict[str, Any]]:
+        """Return label and probability per text; the number itself for a regression model."""
+        labels = self.model.config.id2label
+        answers: list[dict[str, Any]] = []
+        for row, (logits,) in zip(rows, self._logits(self._encode(rows))):
+            if len(logits) == 1:
+                answers.append({"id": row.id, "score": round(float(logits[0]), 4)})
+                continue
+            shares = logits.softmax(-1)
+            best = int(shares.argmax())
+            answers.append(
+                {"id": row.id, "label": labels[best], "probability": round(float(shares[best]), 4)}
+            )
+        return answers
+
+    def fill(self, rows: list[TextRow]) -> list[dict[str, Any]]:
+        """Return the likeliest words of every mask.
+
+        Raises:
+            DataError: a text has no mask, or it was cut off.
+        """
+        mask, mask_id = self.tokenizer.mask_token, self.tokenizer.mask_token_id
+        answers = []
+        examples = self._encode(rows)
+        for begin in range(0, len(rows), self.batch_size):
+            part = examples[begin : begin + self.batch_size]
+            places = [[i for i, t in enumerate(e.input_ids) if t == mask_id] for e in part]
+            for row, found in zip(rows[begin : begin + len(part)], places):
+                if not found and row.text:
+                    raise DataError(
+                        f"line {row.line}: no {mask} in its first {self.max_length} tokens"
+                    )
+            logits = self._forward(collate(part, self.pad_id)).logits.float().cpu()
+            for n, (row, found) in enumerate(zip(rows[begin : begin + len(part)], places)):
+                masks = []
+                for place in found:
+                    best = logits[n, place].softmax(-1).topk(self.top)
+                    words = self.tokenizer.convert_ids_to_tokens(best.indices.tolist())
+                    shares = [round(share, 4) for share in best.values.tolist()]
+                    masks.append([list(pair) for pair in zip(words, shares)])
+                answers.append({"id": row.id, "masks": masks})
+        return answers
+
+    def tag(self, sentences: list[Sentence]) -> list[dict[str, Any]]:
+        """Return words and tags per sentence."""
+        id2label = self.model.config.id2label
+        labels = [id2label[number] for number in range(len(id2label))]
+        tags = [["O"] * len(sentence.words) for sentence in sentences]
+        full = [n for n, sentence in enumerate(sentences) if sentence.words]
+        examples, places = encode_sentences(
+            self.tokenizer, [sentences[n] for n in full], labels, self.max_length
+        )
+        for place, (logits,) in zip(places, self._logits(examples)):
+            for word, position in place.places:
+                tags[full[place.sentence]][word] = labels[int(logits[position].argmax())]
+        return [{"words": s.words, "tags": t} for s, t in zip(sentences, tags)]
+
+    def answer(self, questions: list[Question], *, v2: bool) -> dict[str, str]:
+        """Return an answer per question id."""
+        length = min(self.max_length, 384)
+        examples, windows = encode_questions(self.tokenizer, questions, length, train=False)
+        logits = self._logits(examples)
+        starts, ends = ([pair[n].numpy() for pair in logits] for n in (0, 1))
+        return read_answers(questions, windows, starts, ends, v2=v2).texts
+
+    def embed(self, rows: list[TextRow]) -> np.ndarray:
+        """Return float32 [texts, hidden size]: the mean of the real tokens, [CLS], or the pooler.
+
+        Raises:
+            ConfigError: the model has no pooler.
+        """
+        examples = self._encode(rows)
+        vectors = np.zeros((len(rows), self.model.config.hidden_size), np.float32)
+        order = sorted(range(len(rows)), key=lambda row: len(examples[row]))
+        for begin in range(0, len(order), self.batch_size):
+            part = order[begin : begin + self.batch_size]
+            batch = collate([examples[row] for row in part], self.pad_id)
+            output = self._forward(batch)
+            if self.pooling == "pooler":
+                if output.pooler_output is None:
+                    raise ConfigError("--pooling pooler: this model has no pooler")
+                pooled = output.pooler_output
+            elif self.pooling == "cls":
+                pooled = output.last_hidden_state[:, 0]
+            else:
+                mask = batch["attention_mask"].to(self.device).unsqueeze(-1)
+                pooled = (output.last_hidden_state * mask).sum(1) / mask.sum(1)
+            vectors[part] = pooled.float().cpu().numpy()
+        return vectors
+
+
+def write_vectors(path: Path, rows: list[TextRow], vectors: np.ndarray) -> None:
+    """Write vectors as .npy (the matrix alone) or Parquet (columns id and embedding)."""
+    with atomic_path(path) as temporary:
+        if path.suffix == ".npy":
+            with open(temporary, "wb") as file:
+                np.save(file, vectors)
+            return
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+
+        column = arrow.FixedSizeListArray.from_arrays(
+            arrow.array(vectors.reshape(-1)), vectors.shape[1]
+        )
+        table = arrow.table({"id": [row.id for row in rows], "embedding": column})
+        parquet.write_table(table, temporary)

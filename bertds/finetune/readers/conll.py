@@ -1,0 +1,199 @@
+"""Reads and writes CoNLL columns: one word a line, its tag in the last column.
+
+Both tag schemes are read and given back as IOB2: in IOB1 (CoNLL-2003 as published) an entity
+starts with ``I-`` and ``B-`` stands only between two adjacent entities of one type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bertds.errors import DataError
+from bertds.finetune.readers.text import read_records
+from bertds.finetune.records import BadRows, Sentence, lines_of
+from bertds.system.logs import log
+
+DOCUMENT_START = "-DOCSTART-"
+_TAG = re.compile(r"O|[BIES]-.+")
+
+
+def read_conll(
+    path: Path, *, split: str, tagged: bool = True, limit: int = 0,
+    lines: Iterable[tuple[int, str]] | None = None,
+) -> tuple[list[Sentence], BadRows]:  # fmt: skip
+    """Read one file of CoNLL columns, separated by tabs or spaces.
+
+    A word whose line is malformed is never dropped alone (that would shift the sentence): in
+    training data its whole sentence is left out and counted, elsewhere the line is refused.
+
+    Args:
+        path: plain or gzip.
+        split: train, dev or test.
+        tagged: False reads words only (a file to predict).
+        limit: at most so many sentences; 0 = all.
+        lines: (number, line) instead of the file's.
+
+    Returns:
+        The sentences, tags in IOB2, and the malformed lines.
+
+    Raises:
+        DataError: malformed lines; see :class:`BadRows`.
+    """
+    bad = BadRows(path, tolerated=split == "train")
+    sentences: list[Sentence] = []
+    words: list[str] = []
+    tags: list[tuple[int, str]] = []
+    first_line, broken, new_document = 0, False, False
+    separator: str | None = None
+    columns = 0
+
+    def end_sentence() -> None:
+        nonlocal words, tags, broken, new_document
+        if words and not broken:
+            texts = [tag for _, tag in tags] if tagged else None
+            sentences.append(Sentence(words, texts, first_line, new_document))
+            new_document = False
+        words, tags, broken = [], [], False
+
+    for number, line in lines_of(path) if lines is None else lines:
+        if not line.strip(" \t"):
+            end_sentence()
+            if limit and len(sentences) >= limit:
+                break
+            continue
+        if separator is None:
+            separator = "\t" if "\t" in line else " "
+        values = [
+            value for value in line.strip(" \t").split(separator) if value or separator == "\t"
+        ]
+        if values[0] == DOCUMENT_START:
+            end_sentence()
+            new_document = True
+            continue
+        if not columns:
+            columns = len(values)
+        if not words and not broken:
+            first_line = number
+        reason = _fault(values, columns, tagged)
+        if reason:
+            bad.add(number, reason)
+            broken = True
+            continue
+        words.append(values[0])
+        if tagged:
+            tags.append((number, values[-1]))
+    end_sentence()
+    bad.finish(len(sentences))
+    if tagged:
+        _to_iob2(path, sentences)
+    return sentences, bad
+
+
+def _fault(values: list[str], columns: int, tagged: bool) -> str:
+    if len(values) != columns:
+        return f"{len(values)} columns, {columns} in the first line"
+    if not values[0]:
+        return "no word"
+    if tagged and columns < 2:
+        return "one column: a word without a tag"
+    if tagged and not _TAG.fullmatch(values[-1]):
+        return f"{values[-1]!r} is no tag (O, B-TYPE, I-TYPE)"
+    return ""
+
+
+def _to_iob2(path: Path, sentences: list[Sentence]) -> None:
+    """Turn IOB1, IOB2 and IOBES into IOB2, in place; report what is neither."""
+    orphans: list[int] = []  # lines of an I- that starts an entity
+    starts = 0  # B- that starts an entity after O or another type: IOB2's mark
+    for sentence in sentences:
+        assert sentence.tags is not None
+        previous = "O"
+        for offset, tag in enumerate(sentence.tags):
+            prefix, _, kind = tag.partition("-")
+            if tag != "O" and (previous == "O" or previous != kind):
+                starts += prefix in "BS"
+                if prefix in "IE":
+                    orphans.append(sentence.line + offset)
+            previous = kind if tag != "O" else "O"
+        sentence.tags = iob2(sentence.tags)
+    if orphans and len(orphans) <= starts:
+        # An IOB2 file with a few entities that start with I-: read as conlleval reads them.
+        shown = ", ".join(map(str, orphans[:5])) + (" ..." if len(orphans) > 5 else "")
+        log.warning(
+            "%s: %d of %d entities of this IOB2 file start with I- (line %s); read as B-",
+            path, len(orphans), len(orphans) + starts, shown,
+        )  # fmt: skip
+
+
+def iob2(tags: Sequence[str]) -> list[str]:
+    """Return one sentence's tags in IOB2, from IOB1, IOB2 or IOBES."""
+    result = []
+    previous = "O"
+    for tag in tags:
+        prefix, _, kind = tag.partition("-")
+        if tag == "O":
+            result.append("O")
+            previous = "O"
+            continue
+        starts = prefix in "BS" or previous != kind
+        result.append(("B-" if starts else "I-") + kind)
+        previous = "" if prefix in "ES" else kind  # E and S end their entity
+    return result
+
+
+def read_ner_jsonl(path: Path, *, split: str, tagged: bool = True) -> list[Sentence]:
+    """Read JSONL with ``tokens`` (or ``words``) and ``tags`` (or ``ner_tags``) as lists of text.
+
+    Raises:
+        DataError: a key is missing, or the two lists differ in length; by line.
+    """
+    sentences = []
+    for number, record in read_records(path):
+        words = record.get("tokens", record.get("words"))
+        tags = record.get("tags", record.get("ner_tags"))
+        if not isinstance(words, list) or not words:
+            raise DataError(f"{path}, line {number}: no list 'tokens'")
+        if not tagged or (tags is None and split == "test"):
+            sentences.append(Sentence(list(map(str, words)), None, number))
+            continue
+        if not isinstance(tags, list) or len(tags) != len(words):
+            count = len(tags) if isinstance(tags, list) else "no"
+            raise DataError(f"{path}, line {number}: {len(words)} tokens, {count} tags")
+        for tag in tags:
+            if not isinstance(tag, str) or not _TAG.fullmatch(tag):
+                raise DataError(f"{path}, line {number}: {tag!r} is no tag (O, B-TYPE, I-TYPE)")
+        sentences.append(Sentence(list(map(str, words)), iob2(tags), number))
+    if not sentences:
+        raise DataError(f"{path}: no rows")
+    return sentences
+
+
+def label_list(sentences: Iterable[Sentence]) -> tuple[str, ...]:
+    """Return O, then B- and I- of every type seen, types sorted."""
+    types = sorted({tag[2:] for s in sentences for tag in s.tags or () if tag != "O"})
+    return ("O", *(f"{prefix}-{kind}" for kind in types for prefix in "BI"))
+
+
+def unseen_types(sentences: Iterable[Sentence], labels: Iterable[str]) -> dict[str, list[int]]:
+    """Return the entity types that ``labels`` lacks, with the lines of their sentences."""
+    known = {label[2:] for label in labels}
+    unseen: dict[str, list[int]] = {}
+    for sentence in sentences:
+        for kind in sorted({tag[2:] for tag in sentence.tags or () if tag != "O"}):
+            if kind not in known:
+                unseen.setdefault(kind, []).append(sentence.line)
+    return unseen
+
+
+def format_conll(sentences: Iterable[Sentence], predicted: Iterable[Sequence[str]]) -> str:
+    """Return ``word gold predicted`` lines, what the official ``conlleval`` reads (IOB2)."""
+    lines = []
+    for sentence, tags in zip(sentences, predicted, strict=True):
+        if sentence.after_document_start:
+            lines += [f"{DOCUMENT_START} O O", ""]
+        gold = sentence.tags or ["O"] * len(sentence.words)
+        lines += [f"{w} {g} {p}" for w, g, p in zip(sentence.words, gold, tags, strict=True)]
+        lines.append("")
+    return "\n".join(lines) + "\n"

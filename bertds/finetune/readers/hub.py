@@ -1,0 +1,165 @@
+"""Reads tasks with the datasets library: from the Hugging Face hub or a saved DatasetDict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import DataError
+from bertds.finetune.load import DataOptions, Rows, Split, TaskData, check_types
+from bertds.finetune.readers.conll import iob2, label_list
+from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
+from bertds.finetune.records import Question, Sentence, TextRow
+from bertds.finetune.tasks import Files, Task
+
+
+def load_hub_task(task: Task, options: DataOptions) -> TaskData:
+    """Read a task from the hub.
+
+    ``--data hub`` takes the task's usual data set; ``--data OWNER/NAME[:CONFIGURATION]`` another
+    one; a folder written by ``DatasetDict.save_to_disk`` is read as it is.
+
+    Raises:
+        DataError: it cannot be loaded (offline, say), or lacks a split or a column.
+    """
+    splits = _load(task, options.data)
+    data = TaskData(Split("train", []), [], [], task.labels, sources={"hub": options.data})
+    for files, role, limit in (
+        (task.train, "train", options.max_train_rows),
+        (task.dev, "dev", options.max_dev_rows),
+        (task.test, "test", 0),
+    ):
+        for place in files:
+            table = splits.get(place.hub_split)
+            if table is None:
+                continue
+            if limit:
+                table = table.select(range(min(limit, len(table))))
+            where = f"{options.data}, {place.hub_split}"
+            rows = _rows(task, table, where, role, data)
+            name = place.hub_split if len(files) > 1 else role
+            if role == "train":
+                data.train = Split("train", rows)
+            else:
+                getattr(data, role).append(Split(name, rows, _submission(place)))
+    if not data.train.rows or not data.dev:
+        raise DataError(f"{options.data}: needs the splits train and validation, has {[*splits]}")
+    check_types(task, data)
+    return data
+
+
+def _submission(place: Files) -> str:
+    return place.submission
+
+
+def _load(task: Task, name: str) -> Mapping[str, Any]:
+    import datasets
+    import huggingface_hub
+
+    datasets.disable_progress_bars()
+    huggingface_hub.logging.set_verbosity_error()  # each of its tries to reach the hub is a line
+    if Path(name).is_dir():
+        return datasets.load_from_disk(name)
+    repository, configuration = task.hub if name == "hub" else (name, "")
+    if ":" in repository:
+        repository, configuration = repository.split(":", 1)
+    if not repository:
+        raise DataError(
+            f"--data {name}: no such folder, and {task.name} has no data set on the hub"
+        )
+    if "/" not in repository:
+        raise DataError(f"--data {name}: no such folder (a data set on the hub is OWNER/NAME)")
+    try:
+        return datasets.load_dataset(repository, configuration or None)
+    except Exception as error:  # whatever a missing network makes the library raise
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"--data {name}: neither a folder nor a data set that can be loaded ({reason})"
+        ) from None
+
+
+def _rows(task: Task, table: Any, where: str, role: str, data: TaskData) -> Rows:
+    if task.kind == "qa":
+        return [_question(record, where, number) for number, record in enumerate(table)]
+    if task.kind == "ner":
+        return _sentences(table, where, role, data)
+    return _texts(task, table, where, role, data)
+
+
+def _texts(task: Task, table: Any, where: str, role: str, data: TaskData) -> list[TextRow]:
+    columns = table.column_names
+    names = {
+        role_: task.hub_columns.get(name, name)
+        for role_, name in (("text", task.text), ("pair", task.pair or ""), ("label", task.label))
+    }
+    if not task.folder:  # any data set: the usual names
+        names["text"] = next((n for n in TEXT_NAMES if n in columns), names["text"])
+        names["pair"] = next((n for n in PAIR_NAMES if n in columns), "")
+    for role_ in ("text", "pair") if names["pair"] else ("text",):
+        if names[role_] not in columns:
+            raise DataError(f"{where}: no column {names[role_]!r}; found {columns}")
+    feature = table.features.get(names["label"])
+    label_names = getattr(feature, "names", None)
+    if not data.labels and task.kind == "classification" and role == "train":
+        data.labels = tuple(label_names or sorted({str(v) for v in table[names["label"]]}))
+    rows = []
+    for number, record in enumerate(table):
+        label: int | float | None = record.get(names["label"])
+        if label is not None and (label == -1 or role == "test"):
+            label = None
+        elif label is not None and task.kind == "classification":
+            # The files' labels and the hub's have the same order (glue: names or 0/1).
+            text = label_names[int(label)] if label_names and not task.labels else str(label)
+            if label_names and task.labels:
+                label = int(label)
+            else:
+                label = _checked(text, task, data, where, number)
+        elif label is not None:
+            label = float(label)
+        pair = record[names["pair"]] if names["pair"] else None
+        rows.append(
+            TextRow(str(record.get("idx", number)), record[names["text"]], pair, label, number)
+        )
+    return rows
+
+
+def _checked(text: str, task: Task, data: TaskData, where: str, number: int) -> int | float:
+    shown = Task(name=task.name, kind=task.kind, labels=data.labels)
+    try:
+        return parse_label(text, shown)
+    except ValueError as error:
+        raise DataError(f"{where}, row {number}: {error}") from None
+
+
+def _sentences(table: Any, where: str, role: str, data: TaskData) -> list[Sentence]:
+    column = next((n for n in ("ner_tags", "tags", "labels") if n in table.column_names), None)
+    if "tokens" not in table.column_names or column is None:
+        raise DataError(f"{where}: no columns tokens and ner_tags; found {table.column_names}")
+    inner = getattr(table.features[column], "feature", None)
+    names = getattr(inner, "names", None)
+    sentences = []
+    for number, record in enumerate(table):
+        tags = [names[t] if names else str(t) for t in record[column]]
+        if not record["tokens"]:
+            continue
+        if len(tags) != len(record["tokens"]):
+            raise DataError(
+                f"{where}, row {number}: {len(record['tokens'])} tokens, {len(tags)} tags"
+            )
+        sentences.append(Sentence(list(record["tokens"]), iob2(tags), number))
+    if role == "train":
+        data.labels = label_list(sentences)
+    return sentences
+
+
+def _question(record: dict[str, Any], where: str, number: int) -> Question:
+    try:
+        texts, starts = record["answers"]["text"], record["answers"]["answer_start"]
+        answers = list(zip(texts, map(int, starts), strict=True))
+        return Question(
+            str(record["id"]), record["question"].strip(), record["context"], answers,
+            record.get("title", ""),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where}, row {number}: not a SQuAD row ({error!r})") from None

@@ -1,0 +1,101 @@
+"""Reads SQuAD JSON, version 1.1 and 2.0, and checks every answer's offset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import DataError
+from bertds.finetune.records import BadRows, Question, read_text
+
+
+def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question], BadRows]:
+    """Read one SQuAD file.
+
+    An answer whose ``answer_start`` does not point at its text would teach the model a wrong
+    span: such questions are left out of the training data and counted by id. EM and F1 do not
+    use offsets, so elsewhere they are counted and kept.
+
+    Args:
+        path: plain or gzip JSON.
+        split: train, dev or test (answers are optional in a test file).
+        limit: at most so many questions; 0 = all.
+
+    Returns:
+        The questions and what was left out (train) or merely counted.
+
+    Raises:
+        DataError: not SQuAD's layout (the place is named), an id that is there twice, an answered
+            question without answers, or too many wrong offsets.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    return questions_of(content, path, split=split, limit=limit)
+
+
+def questions_of(
+    content: Any, path: Path, *, split: str, limit: int = 0
+) -> tuple[list[Question], BadRows]:
+    """Return the questions of a SQuAD file that is read already; see :func:`read_squad`."""
+    bad = BadRows(path, tolerated=True, what="question", kept=split != "train")
+    questions: list[Question] = []
+    seen: set[str] = set()
+    for place, title, context, qa in _walk(path, content):
+        question = _question(place, title, context, qa, split)
+        if question.id in seen:
+            raise DataError(f"{path}: the id {question.id!r} stands there twice")
+        seen.add(question.id)
+        wrong = [
+            (text, start) for text, start in question.answers
+            if context[start : start + len(text)] != text or start < 0 or not text
+        ]  # fmt: skip
+        if wrong:
+            text, start = wrong[0]
+            found = context[max(start, 0) : max(start, 0) + len(text)]
+            bad.add(question.id, f"answer {text!r} is not at {start}, there is {found!r}")
+        if not wrong or split != "train":
+            questions.append(question)
+        if limit and len(questions) >= limit:
+            break
+    bad.finish(len(questions))
+    return questions, bad
+
+
+def _walk(path: Path, content: Any) -> Any:
+    """Yield (place, title, context, qa) and refuse another layout."""
+    articles = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(articles, list):
+        raise DataError(f"{path}: no list 'data'; this is not SQuAD's layout")
+    for a, article in enumerate(articles):
+        paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
+        if not isinstance(paragraphs, list):
+            raise DataError(f"{path}: data[{a}] has no list 'paragraphs'")
+        for p, paragraph in enumerate(paragraphs):
+            place = f"{path}: data[{a}].paragraphs[{p}]"
+            context = paragraph.get("context") if isinstance(paragraph, dict) else None
+            if not isinstance(context, str) or not isinstance(paragraph.get("qas"), list):
+                raise DataError(f"{place} lacks 'context' or 'qas'")
+            for q, qa in enumerate(paragraph["qas"]):
+                yield f"{place}.qas[{q}]", article.get("title", ""), context, qa
+
+
+def _question(place: str, title: str, context: str, qa: Any, split: str) -> Question:
+    if not isinstance(qa, dict) or not isinstance(qa.get("question"), str) or "id" not in qa:
+        raise DataError(f"{place} lacks 'id' or 'question'")
+    answers = []
+    for number, answer in enumerate(qa.get("answers") or []):
+        text = answer.get("text") if isinstance(answer, dict) else None
+        start = answer.get("answer_start") if isinstance(answer, dict) else None
+        if not isinstance(text, str) or not isinstance(start, int):
+            raise DataError(f"{place}.answers[{number}] lacks 'text' or 'answer_start'")
+        answers.append((text, start))
+    impossible = bool(qa.get("is_impossible", False))
+    if impossible and answers:
+        raise DataError(f"{place}: is_impossible, yet it has answers")
+    if not answers and not impossible and split != "test":
+        raise DataError(f"{place}: no answers, and not is_impossible")
+    # Leading blanks of some questions cost tokens and mean nothing.
+    return Question(str(qa["id"]), qa["question"].strip(), context, answers, str(title))

@@ -1,0 +1,298 @@
+"""Reads GLUE's TSV files as they are published, and people's own CSV, TSV and JSONL.
+
+GLUE files have no quoting: a quote character is text, and a reader that honours quotes swallows
+the rows until the next one (MRPC loses hundreds). CoLA has no header but in its test file; MRPC
+starts with a byte order mark; a few QQP training rows lack columns.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import DataError
+from bertds.finetune.records import BadRows, TextRow, lines_of, read_text
+from bertds.finetune.tasks import Task
+from bertds.system.logs import log
+
+TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "premise", "question1")
+PAIR_NAMES = ("text_pair", "sentence2", "text_b", "hypothesis", "question2", "pair")
+LABEL_NAMES = ("label", "labels", "score", "class", "target")
+ID_NAMES = ("index", "id", "guid")
+
+
+def read_glue_tsv(
+    path: Path, task: Task, *, split: str, limit: int = 0
+) -> tuple[list[TextRow], BadRows]:
+    """Read one GLUE file.
+
+    Args:
+        path: plain or gzip.
+        task: says which columns hold what.
+        split: train, dev or test; a test file needs no labels.
+        limit: read at most so many good rows; 0 = all.
+
+    Returns:
+        The rows in the file's order, and the malformed ones.
+
+    Raises:
+        DataError: a column is missing, or rows are malformed; see :class:`BadRows`.
+    """
+    lines = lines_of(path)
+    bad = BadRows(path, tolerated=split == "train")
+    if task.columns and split != "test":
+        columns = list(task.columns)
+    else:
+        first = next(lines, None)
+        if first is None:
+            raise DataError(f"{path}: empty file")
+        columns = first[1].split("\t")
+    places = _places(path, columns, task, split)
+    rows: list[TextRow] = []
+    for number, line in lines:
+        values = line.split("\t")
+        if len(values) != len(columns):
+            bad.add(number, f"{len(values)} columns, {len(columns)} expected")
+            continue
+        row = _row(values, places, task, number, len(rows) + len(bad.rows), split, bad)
+        if row is not None:
+            rows.append(row)
+        if limit and len(rows) == limit:
+            break
+    bad.finish(len(rows))
+    return rows, bad
+
+
+def _places(path: Path, columns: list[str], task: Task, split: str) -> dict[str, int]:
+    wanted = {
+        "text": task.text,
+        "pair": task.pair,
+        "label": None if split == "test" else task.label,
+    }
+    places = {}
+    for role, name in wanted.items():
+        if name is None:
+            continue
+        if name not in columns:
+            raise DataError(
+                f"{path}, line 1: no column {name!r}; found {', '.join(map(repr, columns[:12]))}"
+            )
+        places[role] = columns.index(name)
+    if "index" in columns and split == "test":
+        places["id"] = columns.index("index")
+    elif "id" in columns and split == "test":
+        places["id"] = columns.index("id")
+    return places
+
+
+def _row(
+    values: list[str], places: dict[str, int], task: Task, number: int, order: int, split: str,
+    bad: BadRows,
+) -> TextRow | None:  # fmt: skip
+    text = values[places["text"]]
+    pair = values[places["pair"]] if "pair" in places else None
+    if split == "train" and (not text.strip() or (pair is not None and not pair.strip())):
+        # Elsewhere an empty sentence keeps its place, so that predictions do not shift.
+        bad.add(number, "an empty sentence")
+        return None
+    label: int | float | None = None
+    if "label" in places:
+        try:
+            label = parse_label(values[places["label"]], task)
+        except ValueError as error:
+            bad.add(number, str(error))
+            return None
+    row_id = values[places["id"]] if "id" in places else str(order)
+    return TextRow(row_id, text, pair, label, number)
+
+
+def parse_label(text: str, task: Task) -> int | float:
+    """Return a label's number, or the score of a regression task.
+
+    Raises:
+        ValueError: no such label; says which there are.
+    """
+    if task.kind == "regression":
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"{text!r} is not a number") from None
+        return value
+    if text not in task.labels:
+        allowed = ", ".join(task.labels[:8]) + (" ..." if len(task.labels) > 8 else "")
+        raise ValueError(f"label {text!r} is none of {allowed}")
+    return task.labels.index(text)
+
+
+# --------------------------------------------------------------------------------------------
+# Own files
+# --------------------------------------------------------------------------------------------
+
+
+def read_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Read a CSV, TSV or JSONL file into (line, record).
+
+    CSV has the quoting of RFC 4180; TSV has none (a quote is text), as in GLUE.
+
+    Raises:
+        DataError: an unbalanced quote, a row with another number of columns, a line that is not
+            a JSON object: named by line.
+    """
+    name = path.name.removesuffix(".gz")
+    if name.endswith((".jsonl", ".json")):
+        return _read_jsonl(path)
+    if name.endswith(".tsv"):
+        table = [(number, line.split("\t")) for number, line in lines_of(path) if line]
+    elif name.endswith(".csv"):
+        table = _read_csv(path)
+    else:
+        raise DataError(f"{path}: is neither .csv, .tsv nor .jsonl")
+    if not table:
+        raise DataError(f"{path}: empty file")
+    header = [column.strip() for column in table[0][1]]
+    if len(set(header)) != len(header):
+        raise DataError(f"{path}, line 1: a column name stands there twice")
+    records = []
+    for number, values in table[1:]:
+        if len(values) != len(header):
+            raise DataError(
+                f"{path}, line {number}: {len(values)} columns, the header has {len(header)}"
+            )
+        records.append((number, dict(zip(header, values))))
+    return records
+
+
+def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    # Newlines as they are: a quoted field may hold some.
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    table: list[tuple[int, list[str]]] = []
+    started = 1
+    spanning: list[int] = []
+    try:
+        for values in reader:
+            if values:
+                table.append((started, values))
+            if reader.line_num > started:
+                spanning.append(started)
+            started = reader.line_num + 1
+    except csv.Error as error:
+        # An unbalanced quote swallows everything up to the next one: name where the row began.
+        raise DataError(
+            f"{path}, line {started}: {error} (an unbalanced quote? a quote inside a field is "
+            "written twice)"
+        ) from None
+    if spanning:
+        # Two unbalanced quotes make valid CSV: the rows between them are one field then.
+        shown = ", ".join(map(str, spanning[:5])) + (" ..." if len(spanning) > 5 else "")
+        log.warning("%s: %d rows span several lines, in quotes (from line %s)", path,
+                    len(spanning), shown)  # fmt: skip
+    return table
+
+
+def _read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    records = []
+    for number, line in lines_of(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from None
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, line {number}: not a JSON object")
+        records.append((number, record))
+    return records
+
+
+def choose_column(
+    path: Path, columns: list[str], given: str, usual: tuple[str, ...], role: str
+) -> str | None:
+    """Return the column for a role: the one given, or the first of the usual names.
+
+    Raises:
+        DataError: the given one is not there.
+    """
+    if given:
+        if given not in columns:
+            raise DataError(f"{path}: no column {given!r} for the {role}; found {columns}")
+        return given
+    return next((name for name in usual if name in columns), None)
+
+
+def read_own(
+    path: Path,
+    *,
+    split: str,
+    labels: tuple[str, ...] = (),
+    regression: bool = False,
+    text_column: str = "",
+    pair_column: str = "",
+    label_column: str = "",
+) -> tuple[list[TextRow], tuple[str, ...]]:
+    """Read one of people's own files.
+
+    Args:
+        path: .csv, .tsv or .jsonl, also gzipped.
+        split: train, dev or test.
+        labels: those of the training data; empty = take them from this file, sorted.
+        regression: labels are numbers to predict.
+        text_column: the column names; empty = the usual ones.
+        pair_column: the second text's.
+        label_column: the label's.
+
+    Returns:
+        The rows, and the labels.
+
+    Raises:
+        DataError: a column or a label is missing, or a label was never seen in training (by line).
+    """
+    records = read_records(path)
+    if not records:
+        raise DataError(f"{path}: no rows")
+    columns = list(records[0][1])
+    text = choose_column(path, columns, text_column, TEXT_NAMES, "text")
+    pair = choose_column(path, columns, pair_column, PAIR_NAMES, "second text")
+    label = choose_column(path, columns, label_column, LABEL_NAMES, "label")
+    index = choose_column(path, columns, "", ID_NAMES, "id")
+    if text is None:
+        raise DataError(f"{path}: no text column ({', '.join(TEXT_NAMES)}); found {columns}")
+    if label is None and split != "test":
+        raise DataError(f"{path}: no label column ({', '.join(LABEL_NAMES)}); found {columns}")
+    for number, record in records:
+        for column in (text, pair, None if split == "test" else label):
+            if column is not None and record.get(column) in (None, ""):
+                raise DataError(f"{path}, line {number}: nothing in column {column!r}")
+    if not labels and not regression and label is not None:
+        labels = tuple(sorted({_label_text(record[label]) for _, record in records}))
+        if len(labels) < 2:
+            raise DataError(f"{path}: only one label, {labels[0]!r}; nothing to learn")
+    kind = "regression" if regression else "classification"
+    task = Task(name="own", kind=kind, labels=labels)  # type: ignore[arg-type]
+    rows = []
+    for order, (number, record) in enumerate(records):
+        value: int | float | None = None
+        if label is not None and record.get(label) not in (None, ""):
+            try:
+                value = parse_label(_label_text(record[label]), task)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: {error}") from None
+        rows.append(
+            TextRow(
+                str(record[index]) if index else str(order),
+                str(record[text]),
+                str(record[pair]) if pair else None,
+                value,
+                number,
+            )
+        )
+    return rows, labels
+
+
+def _label_text(value: Any) -> str:
+    return str(value).strip()

@@ -1,0 +1,313 @@
+"""Fine-tunes one task: every learning rate and seed, the best kept, predictions written.
+
+```text
+OUT/
+  results.json           settings, every run's scores, mean and spread, what was left out
+  model/                 the best run's model: a Hugging Face folder
+  predictions/           dev and test, in the task's official format
+```
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertds import __version__
+from bertds.distributed.stop_requests import find_place
+from bertds.errors import ConfigError
+from bertds.finetune.load import DataOptions, TaskData, load_task
+from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
+from bertds.finetune.scores import PERCENT, mean_and_spread
+from bertds.finetune.task_kinds import (
+    CLASSES,
+    Encoded,
+    encode,
+    head_arguments,
+    score,
+    write_predictions,
+)
+from bertds.finetune.tasks import Task
+from bertds.pretrained.transformers_api import (
+    as_hugging_face_folder,
+    load_transformers,
+    tokenizer_of,
+)
+from bertds.system.atomic_files import FolderLock, write_json
+from bertds.system.logs import log
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """What is tried on one task."""
+
+    model: str
+    out: Path
+    settings: TrainSettings
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    max_length: int
+    deepspeed: str = ""
+    """A DeepSpeed JSON; it owns batch size, precision and clipping then."""
+    null_threshold: float = 0.0
+    """SQuAD 2.0: how much better "no answer" must score."""
+    save_model: bool = True
+
+
+@dataclass(slots=True)
+class Trial:
+    """One learning rate and seed."""
+
+    learning_rate: float
+    seed: int
+    scores: dict[str, dict[str, float]]
+    """Split -> metric -> value."""
+    report: TrainReport
+
+
+def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict[str, Any]:
+    """Fine-tune and return what ``results.json`` holds.
+
+    Raises:
+        ConfigError: ``options.out`` holds something else.
+        DataError: the data is missing or malformed.
+        CheckpointError: there is no such model.
+    """
+    check_out(options.out)
+    data = load_task(task, data_options)
+    if data_options.regression:
+        task = replace(task, kind="regression", metrics=("pearson", "spearman"),
+                       main_metric="spearman")  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    is_main = not options.deepspeed or find_place().is_main
+    lock = FolderLock(options.out, "fine-tuning") if is_main else nullcontext()
+    with lock, as_hugging_face_folder(options.model) as folder:
+        return _Runner(task, data, options, folder).run(data_options)
+
+
+def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str, Any] | None:
+    """Return what ``options.out`` holds of the same run, or None if nothing.
+
+    Raises:
+        ConfigError: it is of another model, other data or settings, whose scores these are not.
+    """
+    file = options.out / RESULTS
+    if not file.is_file():
+        return None
+    try:
+        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: not JSON ({error}); remove it") from None
+    for key, value in _asked(data_options, options).items():
+        found = results.get(key)
+        if found != value:
+            if isinstance(found, dict) and isinstance(value, dict):
+                key, found, value = next(
+                    (f"{key}.{k}", found.get(k), v) for k, v in value.items() if found.get(k) != v
+                )
+            raise ConfigError(
+                f"{file}: was made with {key}={found!r}, this is {key}={value!r}; choose another "
+                "--out, or remove it"
+            )
+    return results
+
+
+def _asked(data_options: DataOptions, options: RunOptions) -> dict[str, Any]:
+    """Return what decides the scores, as ``results.json`` keeps it."""
+    settings = asdict(options.settings)
+    for name in ("learning_rate", "seed"):
+        settings.pop(name)
+    return {
+        "model": options.model,
+        "data": asdict(data_options),
+        "max_length": options.max_length,
+        "settings": settings,
+        "deepspeed": options.deepspeed,
+        "learning_rates": list(options.learning_rates),
+        "seeds": list(options.seeds),
+    }
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that holds anything but an earlier result.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: is a file; choose a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / RESULTS).is_file():
+        others = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
+        if others:
+            raise ConfigError(
+                f"--out {out}: exists and is no earlier result ({others[0]}); choose another folder"
+            )
+
+
+class _Runner:
+    """One task with its encoded data; runs the trials."""
+
+    def __init__(self, task: Task, data: TaskData, options: RunOptions, folder: Path) -> None:
+        self.task, self.data, self.options, self.folder = task, data, options, folder
+        self.tokenizer = tokenizer_of(folder)
+        self.pad_id = int(self.tokenizer.pad_token_id or 0)
+        max_length = self._max_length()
+        self.labels = data.labels
+        self.train = encode(task, self.tokenizer, data.train, self.labels, max_length, train=True)
+        self.scored = [self._encode(split, max_length) for split in data.dev]
+        self.unscored = [self._encode(split, max_length) for split in data.test]
+        self.stepper: Stepper
+        self.best: tuple[float, dict[str, torch.Tensor]] | None = None
+        self.best_predictions: dict[str, Any] = {}
+
+    def _max_length(self) -> int:
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        positions = int(config.get("max_position_embeddings", self.options.max_length))
+        if self.options.max_length > positions:
+            log.info("rows are cut to %d tokens: the model has no more positions", positions)
+        return min(self.options.max_length, positions)
+
+    def _encode(self, split: Any, max_length: int) -> Encoded:
+        return encode(
+            self.task, self.tokenizer, split, self.labels, max_length,
+            null_threshold=self.options.null_threshold,
+        )  # fmt: skip
+
+    def run(self, data_options: DataOptions) -> dict[str, Any]:
+        """Run all trials and write the folder."""
+        options = self.options
+        trials: list[Trial] = []
+        for learning_rate in options.learning_rates:
+            for seed in options.seeds:
+                trials.append(self.trial(learning_rate, seed))
+        chosen = choose_learning_rate(trials, self.scored[0].split.name, self.task.main_metric)
+        results = self._results(trials, chosen, data_options)
+        if self._is_main():
+            self._write(results)
+        return results
+
+    def _is_main(self) -> bool:
+        return getattr(self.stepper, "rank", 0) == 0
+
+    def trial(self, learning_rate: float, seed: int) -> Trial:
+        """Train one model from the start and score it."""
+        options, task = self.options, self.task
+        settings = replace(options.settings, learning_rate=learning_rate, seed=seed)
+        torch.manual_seed(seed)  # the new head
+        model = load_transformers(
+            self.folder, CLASSES[task.kind], dtype=torch.float32,
+            **head_arguments(task, self.labels),
+        )  # fmt: skip
+        if options.deepspeed:
+            from bertds.finetune.deepspeed_stepper import DeepSpeedStepper
+
+            self.stepper = DeepSpeedStepper(model, settings, self.pad_id, options.deepspeed)
+            settings = self.stepper.settings
+        else:
+            self.stepper = TorchStepper(model, settings, self.pad_id)
+        report = train(self.stepper, self.train.examples, settings)
+        scores, predictions = {}, {}
+        for encoded in [*self.scored, *self.unscored]:
+            logits = predict(self.stepper.logits, encoded.examples, self.pad_id)
+            predicted = encoded.decode(logits)
+            predictions[encoded.split.name] = predicted
+            scores[encoded.split.name] = score(task, encoded.split, predicted)
+        main = scores[self.scored[0].split.name].get(task.main_metric, 0.0)
+        log.info(
+            "%s, learning rate %g, seed %d: %s (%d steps, %.0f s)", task.name, learning_rate, seed,
+            in_words(scores, task.metrics), report.steps, report.seconds,
+        )  # fmt: skip
+        if self.best is None or main > self.best[0]:
+            collect = getattr(self.stepper, "full_weights", None)
+            weights = collect() if collect else model.state_dict()
+            self.best = (main, {n: t.detach().to("cpu", copy=True) for n, t in weights.items()})
+            self.best_predictions = predictions
+        return Trial(learning_rate, seed, scores, report)
+
+    def _results(
+        self, trials: list[Trial], chosen: float, data_options: DataOptions
+    ) -> dict[str, Any]:
+        options, task = self.options, self.task
+        summary: dict[str, Any] = {}
+        for split in trials[0].scores:
+            for metric in trials[0].scores[split]:
+                values = [t.scores[split][metric] for t in trials if t.learning_rate == chosen]
+                mean, spread = mean_and_spread(values)
+                summary.setdefault(split, {})[metric] = {
+                    "mean": mean, "spread": spread, "best": max(values),
+                }  # fmt: skip
+        return {
+            "bertds": __version__,
+            "task": task.name,
+            **_asked(data_options, options),
+            "sources": self.data.sources,
+            "rows": {
+                "train": len(self.data.train.rows),
+                **{split.name: len(split.rows) for split in [*self.data.dev, *self.data.test]},
+            },
+            "left_out": self.data.left_out,
+            "labels": list(self.labels),
+            "main_metric": task.main_metric,
+            "chosen_learning_rate": chosen,
+            "scores": summary,
+            "published": task.published,
+            "runs": [
+                {
+                    "learning_rate": trial.learning_rate,
+                    "seed": trial.seed,
+                    "scores": trial.scores,
+                    "steps": trial.report.steps,
+                    "seconds": round(trial.report.seconds, 1),
+                    "loss": trial.report.last_loss,
+                }
+                for trial in trials
+            ],
+        }
+
+    def _write(self, results: dict[str, Any]) -> None:
+        out, task = self.options.out, self.task
+        assert self.best is not None
+        shutil.rmtree(out / "predictions", ignore_errors=True)
+        for encoded in [*self.scored, *self.unscored]:
+            split = encoded.split
+            write_predictions(
+                task, split, self.best_predictions[split.name], self.labels, out / "predictions"
+            )
+        if self.options.save_model:
+            shutil.rmtree(out / "model", ignore_errors=True)
+            model = load_transformers(
+                self.folder, CLASSES[task.kind], dtype=torch.float32,
+                **head_arguments(task, self.labels),
+            )  # fmt: skip
+            model.load_state_dict(self.best[1])
+            model.save_pretrained(out / "model")
+            self.tokenizer.save_pretrained(out / "model")
+            if (self.folder / "vocab.txt").is_file():  # transformers 5 writes tokenizer.json only
+                shutil.copyfile(self.folder / "vocab.txt", out / "model" / "vocab.txt")
+        write_json(out / RESULTS, results)
+
+
+def choose_learning_rate(trials: Sequence[Trial], split: str, metric: str) -> float:
+    """Return the learning rate with the best mean dev score (the first of equals)."""
+    means: dict[float, float] = {}
+    for rate in dict.fromkeys(trial.learning_rate for trial in trials):
+        values = [t.scores[split].get(metric, 0.0) for t in trials if t.learning_rate == rate]
+        means[rate] = mean_and_spread(values)[0]
+    return max(means, key=lambda rate: means[rate])
+
+
+def in_words(scores: dict[str, dict[str, float]], metrics: Sequence[str]) -> str:
+    """Return scores in percent, as the papers print them."""
+    return "; ".join(
+        f"{split} " + ", ".join(f"{m} {values[m] * PERCENT:.2f}" for m in metrics if m in values)
+        for split, values in scores.items() if values
+    )  # fmt: skip

@@ -1,0 +1,237 @@
+"""What is measured while a run trains: sums on the device, one line per cadence in JSON.
+
+Nothing here reads a tensor's value between two log lines: losses are added up on the device and
+fetched, summed over the ranks, when a line is due. A run that is continued cuts the lines after
+its checkpoint's step first, so that no step stands twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from bertds.checkpoint.train_state import TrainState
+from bertds.cost_model.flops import Meter, peak_memory_gib
+from bertds.monitor.device_timer import DeviceClock
+from bertds.system.atomic_files import append_line, write_text
+
+FILE = "metrics.jsonl"
+
+
+class Sums:
+    """Adds up losses and counts of forward passes without waiting for the device."""
+
+    NAMES = ("mlm_loss", "nsp_loss", "mlm_correct", "nsp_correct", "masked", "rows")
+
+    def __init__(self) -> None:
+        self._sums: torch.Tensor | None = None
+
+    def add(self, output: Any, masked: int, rows: int) -> None:
+        """Add one forward pass; one whose loss is not finite is left out, counts and all.
+
+        Args:
+            output: has ``mlm_loss_sum``, ``nsp_loss_sum``, ``mlm_correct``, ``nsp_correct``.
+            masked: number of masked positions in it.
+            rows: number of rows in it.
+        """
+        parts = (output.mlm_loss_sum, output.nsp_loss_sum, output.mlm_correct, output.nsp_correct)
+        measured = [part.detach().to(torch.float64) for part in parts]
+        one = torch.ones_like(measured[0])
+        values = torch.stack([*measured, one * masked, one * rows])
+        values = torch.where(values.isfinite().all(), values, 0.0)
+        self._sums = values if self._sums is None else self._sums.add_(values)
+
+    def take(self) -> list[float]:
+        """Return the sums in the order of NAMES and start again from zero. Waits for the device."""
+        values = [0.0] * len(self.NAMES) if self._sums is None else self._sums.tolist()
+        self._sums = None
+        return values
+
+
+def means(sums: list[float], next_sentence: bool) -> dict[str, float]:
+    """Turn global sums into mean losses and accuracies."""
+    values = dict(zip(Sums.NAMES, sums))
+    masked, rows = max(values["masked"], 1.0), max(values["rows"], 1.0)
+    result = {"mlm_loss": values["mlm_loss"] / masked}
+    accuracy = {"mlm_accuracy": values["mlm_correct"] / masked}
+    if next_sentence:
+        result["nsp_loss"] = values["nsp_loss"] / rows
+        accuracy["nsp_accuracy"] = values["nsp_correct"] / rows
+    return {"loss": sum(result.values()), **result, **accuracy}
+
+
+class Listener(Protocol):
+    """Somebody who shows or stores metric lines (progress display, W&B, TensorBoard)."""
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Take one metric line."""
+
+
+class Metrics:
+    """Collects, writes and passes on the metrics of one run.
+
+    Args:
+        run_dir: where ``metrics.jsonl`` stands.
+        every_steps: cadence of train lines.
+        next_sentence: whether the next-sentence head is trained.
+        engine: for sums over the ranks, gradient norm, loss scale, trust ratios.
+        listeners: who else gets each line (main process only).
+        meter: turns tokens and seconds into operations per second and MFU.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        every_steps: int,
+        next_sentence: bool,
+        engine: Any,
+        listeners: list[Listener],
+        meter: Meter | None = None,
+    ) -> None:
+        self.path = Path(run_dir) / FILE
+        self.every_steps = every_steps
+        self.next_sentence = next_sentence
+        self.engine = engine
+        self.listeners = listeners
+        self.meter = meter
+        self.is_main = engine.rank == 0
+        self.sums = Sums()
+        self.optimizer = DeviceClock(engine.device)
+        """Times the updates of the weights, the gradients' reduction included."""
+        self._carried = [0.0] * len(Sums.NAMES)
+        self._clock = time.perf_counter()
+        self._tokens = 0
+        self._samples = 0
+        self._stalled = 0.0
+
+    def start(self, state: TrainState) -> None:
+        """Prepare to go on after ``state.step``: cut later lines, start the clock."""
+        if self.is_main:
+            cut_after(self.path, state.step, state.validated_step)
+        self._clock = time.perf_counter()
+        self._tokens = state.tokens
+        self._samples = state.samples
+
+    def add(self, output: Any, masked: int, rows: int) -> None:
+        """Add one micro batch's forward pass."""
+        self.sums.add(output, masked, rows)
+
+    def window(self) -> list[float]:
+        """Return the unfinished window's global sums, for a checkpoint. Collective."""
+        return self._gather()
+
+    def restore_window(self, sums: list[float]) -> None:
+        """Continue an unfinished window; an empty list is a new one."""
+        self._carried = list(sums) or [0.0] * len(Sums.NAMES)
+
+    def _gather(self) -> list[float]:
+        totals = self.engine.global_sums(self.sums.take())
+        self._carried = [a + b for a, b in zip(self._carried, list(map(float, totals)))]
+        return list(self._carried)
+
+    def write_if_due(
+        self, state: TrainState, learning_rate: float, stall_seconds: float, *, last: bool = False
+    ) -> None:
+        """Write a train line when the step is due, or the run's last. Collective."""
+        if state.step % self.every_steps and not last:
+            return
+        totals = self._gather()
+        self._carried = [0.0] * len(Sums.NAMES)
+        now = time.perf_counter()
+        seconds, tokens = now - self._clock, state.tokens - self._tokens
+        measured = totals[Sums.NAMES.index("masked")] > 0  # else every loss was not finite
+        values: dict[str, Any] = {
+            "step": state.step,
+            **{
+                key: _short(value) if measured else None
+                for key, value in means(totals, self.next_sentence).items()
+            },
+            "lr": learning_rate,
+            "grad_norm": _short(self.engine.gradient_norm()),
+            "samples": state.samples,
+            "tokens": state.tokens,
+            "tokens_per_second": round(tokens / max(seconds, 1e-9), 1),
+            "seconds": round(seconds, 4),
+            "stall_seconds": round(stall_seconds - self._stalled, 4),
+            "optimizer_seconds": round(self.optimizer.take(), 4),
+            "skipped_steps": state.skipped_steps,
+            "restarts": state.restarts,
+            "memory_gib": peak_memory_gib(),
+        }
+        if self.meter is not None:
+            values.update(self.meter.read(tokens, state.samples - self._samples, seconds))
+        self._samples = state.samples
+        scale = self.engine.loss_scale()
+        if scale is not None:
+            values["loss_scale"] = scale
+        ratios = self.engine.trust_ratios()
+        if ratios:
+            values["trust_ratio"] = {
+                group: [_short(number) for number in triple] for group, triple in ratios.items()
+            }
+        self._clock, self._tokens, self._stalled = now, state.tokens, stall_seconds
+        self.write(values)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append one line and pass it on (main process only)."""
+        if not self.is_main:
+            return
+        append_line(self.path, json.dumps(values))
+        for listener in self.listeners:
+            listener.line(values)
+
+    def pause(self) -> _Pause:
+        """Take the time of a ``with`` block (validation, saving) out of the throughput."""
+        return _Pause(self)
+
+
+class _Pause:
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+
+    def __enter__(self) -> None:
+        self.begin = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.metrics._clock += time.perf_counter() - self.begin
+
+
+def _short(value: float | None) -> float | None:
+    """Round to 8 significant digits: what a float32 holds, and no noise of the summing order.
+
+    Not finite becomes None, because JSON knows no NaN.
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{float(value):.8g}")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a metrics file; a last line cut short by a crash is left out."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                value = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(value, dict):
+                lines.append(value)
+    return lines
+
+
+def cut_after(path: Path, step: int, validated_step: int | None = None) -> None:
+    """Remove lines of steps after ``step``, of a validation that comes again, and broken ones."""
+
+    def stays(line: dict[str, Any]) -> bool:
+        again = "split" in line and line.get("step") == step != validated_step
+        return bool(line.get("step", 0) <= step and not again)
+
+    if path.is_file():
+        kept = [line for line in read_lines(path) if stays(line)]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

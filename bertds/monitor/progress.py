@@ -1,0 +1,191 @@
+"""How a run's progress is shown: a display on a terminal, plain lines in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from bertds.monitor.remaining_time import LaterPhase, seconds_of, speed
+from bertds.system.logs import log
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration as a person writes it: ``45 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 172_800:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86_400:.1f} days"
+
+
+def describe(values: dict[str, Any]) -> str:
+    """Return a metric line in words."""
+    return "  ".join(facts(values))
+
+
+def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
+    """Return the parts of a metric line in words; loader stalls from a share of the time on."""
+    if "split" in values:
+        parts = [f"{values['split']} at step {values['step']}: mlm loss {values['mlm_loss']:.4f}"]
+    elif values["loss"] is None:
+        return ["no finite loss"]
+    else:
+        parts = [f"loss {values['loss']:.4f}", f"mlm {values['mlm_loss']:.4f}"]
+    parts.append(f"mlm accuracy {values['mlm_accuracy']:.1%}")
+    if "nsp_accuracy" in values:
+        parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}")
+    if "lr" in values:
+        parts.append(f"lr {values['lr']:.3g}")
+        if values.get("grad_norm") is not None:
+            parts.append(f"grad norm {values['grad_norm']:.3g}")
+        parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
+        if "mfu" in values:
+            parts.append(f"MFU {values['mfu']:.1%}")
+        if "memory_gib" in values:
+            parts.append(f"{values['memory_gib']:.2f} GiB")
+        stalled = values["stall_seconds"] / max(values["seconds"], 1e-9)
+        if stalled > stalls_from:
+            parts.append(f"stalled {stalled:.0%}")
+    return parts
+
+
+class TimeLeft:
+    """Says how long a run will still take, by what it took since it was started.
+
+    Args:
+        total_steps: of this phase.
+        later: the phases that follow.
+        devices: processes that share the work.
+    """
+
+    def __init__(
+        self, total_steps: int, later: Sequence[LaterPhase] = (), devices: int = 1
+    ) -> None:
+        self.total_steps = total_steps
+        self.later = list(later)
+        self.devices = devices
+        self._begin: tuple[float, int] | None = None
+        self._speed = 0.0
+
+    def after(self, values: dict[str, Any]) -> str:
+        """Return the time left after a train line in words; empty while nothing is known."""
+        now, step = time.monotonic(), values["step"]
+        begin, first = self._begin = self._begin or (now, step)
+        new = speed(values, self.devices)
+        # A window of a few steps can be slow or quick by chance; the plan's end should not jump.
+        self._speed = 0.8 * self._speed + 0.2 * new if self._speed and new else new or self._speed
+        if step <= first:
+            return ""
+        phase = (now - begin) / (step - first) * (self.total_steps - step)
+        if not self.later or not self._speed:
+            return f"{in_words(phase)} left"
+        whole = phase + seconds_of(self.later, self._speed)
+        number = len(self.later)
+        names = "the next phase" if number == 1 else f"the next {number} phases"
+        return f"{in_words(phase)} left, {in_words(whole)} with {names}"
+
+
+class ProgressLines:
+    """Plain lines, for log files and pipes: train lines at most every few seconds."""
+
+    def __init__(
+        self, total_steps: int, left: TimeLeft | None = None, least_seconds: float = 5.0
+    ) -> None:
+        self.total_steps = total_steps
+        self.least_seconds = least_seconds
+        self._left = left or TimeLeft(total_steps)
+        self._last = 0.0
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Show one metric line."""
+        if "split" in values:
+            log.info("%s", describe(values))
+            return
+        now, step, left = time.monotonic(), values["step"], self._left.after(values)
+        if now - self._last >= self.least_seconds or step == self.total_steps:
+            self._last = now
+            tail = f"  {left}" if left else ""
+            log.info("step %d/%d  %s%s", step, self.total_steps, describe(values), tail)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class ProgressBar:
+    """A few lines at the foot of a terminal, wrapped to its width; the log goes on above them.
+
+    ::
+
+        phase1 ━━━━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━━━━━━━━ 420/1000 steps
+        loss 4.6809   mlm 3.9932   mlm accuracy 9.8%   nsp accuracy 56.2%   lr 0.00161
+        grad norm 1.1   21,402 tokens/s   0.72 GiB   stalled 0%
+        2 min left, 6 min with the next phase
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total_steps: int,
+        left: TimeLeft | None = None,
+        console: Console | None = None,
+    ) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.name = name
+        self.total_steps = total_steps
+        self._left = left or TimeLeft(total_steps)
+        self._step = 0
+        self._facts = ["starting"]
+        self._console = console or Console(stderr=True)
+        self._live = Live(
+            console=self._console,
+            get_renderable=self._picture,
+            refresh_per_second=2,
+        )
+        self._live.start()
+
+    def line(self, values: dict[str, Any]) -> None:
+        """Show one metric line; a validation line stays in the log."""
+        if "split" in values:
+            log.info("%s", describe(values))
+            return
+        self._step = values["step"]
+        left = self._left.after(values)
+        self._facts = [*facts(values, -1.0), *([left] if left else [])]
+
+    def close(self) -> None:
+        """Leave the terminal as it was, the last lines standing."""
+        self._live.stop()
+
+    def _picture(self) -> Group:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar as Bar
+        from rich.table import Table
+        from rich.text import Text
+
+        width = self._console.width
+        head = Table.grid(padding=(0, 1))
+        head.add_row(
+            Text(self.name, style="bold", no_wrap=True, overflow="ellipsis"),
+            Bar(total=self.total_steps, completed=self._step, width=max(8, min(40, width // 3))),
+            Text(f"{self._step}/{self.total_steps} steps", no_wrap=True),
+        )
+        return Group(head, Text("\n".join(packed(self._facts, width))))
+
+
+def packed(parts: Sequence[str], width: int) -> list[str]:
+    """Return parts in lines of at most ``width`` characters, none of them cut in two."""
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + 3 + len(part) <= width:
+            lines[-1] += f"   {part}"
+        else:
+            lines.append(part)
+    return lines

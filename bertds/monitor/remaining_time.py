@@ -1,0 +1,88 @@
+"""What is left of the whole plan: this phase, and those that its recipe says will follow.
+
+Phases that have not begun are forecast from their recipes at the arithmetic speed of the running
+one: operations of the phase / operations per second. Longer rows run a little quicker on a GPU,
+so what is said errs on the long side.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertds.config.load import load_config
+from bertds.config.recipe import Config
+from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
+from bertds.errors import ConfigError
+
+CLONE = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class LaterPhase:
+    """A phase that has not begun."""
+
+    recipe: str
+    flops: float
+    """Operations of all its steps on all devices."""
+
+
+def later_phases(config: Config, vocab_size: int, recipe: str = "") -> list[LaterPhase]:
+    """Follow ``run.next_recipe`` from recipe to recipe.
+
+    Args:
+        config: the running phase.
+        vocab_size: words of the vocabulary, the same in all phases.
+        recipe: where ``config`` was read, for paths relative to it.
+
+    Raises:
+        ConfigError: a recipe or its DeepSpeed JSON is missing or malformed, or one leads back.
+    """
+    phases: list[LaterPhase] = []
+    seen = {Path(recipe).resolve()} if recipe else set()
+    while config.run.next_recipe:
+        named = config.run.next_recipe
+        path = _find(named, recipe)
+        if path.resolve() in seen:
+            raise ConfigError(f"run.next_recipe={named}: it leads back to a phase before it")
+        seen.add(path.resolve())
+        recipe, config = str(path), load_config(path)
+        phases.append(LaterPhase(named, _flops(config, vocab_size, recipe)))
+    return phases
+
+
+def seconds_of(phases: list[LaterPhase], flops_per_second: float) -> float:
+    """Return what later phases take at the speed of this one; 0 if that is not known."""
+    return sum(p.flops for p in phases) / flops_per_second if flops_per_second > 0 else 0.0
+
+
+def speed(line: dict[str, Any], devices: int) -> float:
+    """Return the operations per second of all devices that a train line tells; 0 if none."""
+    return float(line.get("tflops", 0.0)) * 1e12 * devices
+
+
+def _find(named: str, recipe: str) -> Path:
+    """Look from the working directory, beside this clone's ``bertds/``, beside the recipe."""
+    places = [Path(named), CLONE / named]
+    if recipe:
+        places.append(Path(recipe).resolve().parent / named)
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _flops(config: Config, vocab_size: int, recipe: str) -> float:
+    named = config.run.deepspeed_config
+    if not named:
+        raise ConfigError(f"{recipe}: names no run.deepspeed_config, so its batch is not known")
+    path = _find(named, recipe)
+    try:
+        batch = json.loads(path.read_text(encoding="utf-8"))["train_batch_size"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"{path}: no train_batch_size can be read there ({error!r})") from None
+    tokens = mean_tokens(config.data.sequence_length)
+    masked = masked_per_row(
+        tokens, config.data.masked_lm_prob, config.data.max_predictions_per_sequence
+    )
+    per_row = forward_backward_flops(config.model, vocab_size, tokens, masked)
+    return per_row * float(batch) * config.schedule.total_steps

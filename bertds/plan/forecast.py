@@ -1,0 +1,180 @@
+"""One run's forecast: recipe, JSON and machine in; memory, time, energy, cost, disk out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bertds.config.recipe import BatchPlan, Config
+from bertds.cost_model.flops import masked_per_row, mean_tokens, parameter_count
+from bertds.cost_model.hardware import Hardware
+from bertds.cost_model.memory import Memory, Shape, estimate
+from bertds.cost_model.step_time import StepTime, step_time
+from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.plan.calibration import Calibration
+
+GPU_BASE = 1.2 * 2**30
+"""CUDA context, cuBLAS and NCCL buffers of one process."""
+CPU_BASE = 0.3 * 2**30
+"""Python, torch and DeepSpeed as loaded, without pages of files: 0.25 GiB measured (own_memory.py);
+some more for the process group and the loader's threads, assumed."""
+STARTUP_SECONDS = 120.0
+"""From the launch to the first step: imports, process groups, shards checked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What to expect of one phase."""
+
+    shape: Shape
+    batch: BatchPlan
+    memory: Memory
+    step: StepTime
+    steps: int
+    hardware: Hardware
+    price: float
+    calibrated: bool
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak stays below 95 % of the device's memory."""
+        return self.memory_gib <= 0.95 * self.hardware.memory_gib
+
+    @property
+    def memory_gib(self) -> float:
+        """The peak of one process."""
+        return self.memory.total / 2**30
+
+    @property
+    def hours(self) -> float:
+        """Wall clock of the phase."""
+        return (self.steps * self.step.total + STARTUP_SECONDS) / 3600
+
+    @property
+    def samples(self) -> int:
+        """Rows seen."""
+        return self.steps * self.batch.global_batch_size
+
+    @property
+    def tokens(self) -> float:
+        """Real tokens seen."""
+        return self.samples * self.shape.tokens_per_row
+
+    @property
+    def flops(self) -> float:
+        """Operations of the whole phase on all devices."""
+        return self.steps * self.step.flops * self.batch.world_size
+
+    @property
+    def mfu(self) -> float:
+        """Model operations over what the devices could do in the time of a step."""
+        peak = self.hardware.peak_full
+        if self.shape.precision != "fp32":
+            peak = self.hardware.peak_half
+        return self.step.flops / self.step.total / peak
+
+    @property
+    def device_hours(self) -> float:
+        """Hours times devices."""
+        return self.hours * self.batch.world_size
+
+    @property
+    def kilowatt_hours(self) -> float:
+        """Energy of the devices and their nodes; cooling comes on top."""
+        return self.device_hours * self.hardware.watts / 1000
+
+    @property
+    def dollars(self) -> float:
+        """At the stated price per device and hour."""
+        return self.device_hours * self.price
+
+    @property
+    def checkpoint_gib(self) -> float:
+        """One checkpoint: float32 weights and both moments."""
+        return 12 * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
+
+
+def overlaps(settings: DeepSpeedSettings, shape: Shape) -> bool:
+    """Return whether gradients travel during the backward pass.
+
+    ``overlap_comm`` does nothing for DeepSpeed 0.19.8's BF16 optimizer, which serves stage 1 in
+    bf16 with float32 sums: it reduces when the last backward pass is over.
+    """
+    values = settings.values
+    float_sums = values.get("data_types", {}).get("grad_accum_dtype") == "fp32"
+    bf16_optimizer = (
+        shape.stage == 1 and shape.precision == "bf16" and float_sums and not shape.offload
+    )
+    wanted = values.get("zero_optimization", {}).get("overlap_comm", False)
+    return bool(wanted) and not bf16_optimizer
+
+
+def forecast(
+    config: Config,
+    settings: DeepSpeedSettings,
+    hardware: Hardware,
+    *,
+    nodes: int,
+    devices_per_node: int,
+    vocab_size: int = 30522,
+    tokens_per_row: float | None = None,
+    calibration: Calibration | None = None,
+    price: float | None = None,
+    micro_batch: int | None = None,
+    stage: int | None = None,
+) -> Forecast:
+    """Forecast one phase.
+
+    Raises:
+        ConfigError: the global batch cannot be cut for so many devices.
+    """
+    batch = replace(settings, train_micro_batch_size_per_gpu=micro_batch).batch_plan(
+        nodes * devices_per_node
+    ) if micro_batch else settings.batch_plan(nodes * devices_per_node)  # fmt: skip
+    length = config.data.sequence_length
+    known = None  # rows of another length say nothing about these
+    if calibration is not None and calibration.sequence_length == length:
+        known = calibration.tokens_per_row
+    tokens = min(float(length), tokens_per_row or known or mean_tokens(length))
+    zero = settings.values.get("zero_optimization", {})
+    on_cpu = hardware.name == "cpu"
+    if on_cpu:  # its processes share the machine's memory
+        hardware = replace(hardware, memory_gib=hardware.memory_gib / devices_per_node)
+    shape = Shape(
+        model=config.model,
+        vocab_size=vocab_size,
+        sequence_length=length,
+        tokens_per_row=tokens,
+        masked_per_row=masked_per_row(
+            tokens, config.data.masked_lm_prob, config.data.max_predictions_per_sequence
+        ),
+        micro_batch=batch.micro_batch_size,
+        precision=settings.precision,
+        stage=settings.stage if stage is None else stage,
+        world_size=batch.world_size,
+        optimizer=settings.optimizer.kind,
+        on_cpu=on_cpu,
+        offload=settings.offloads_optimizer,
+        bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
+    )
+    base = CPU_BASE if on_cpu else GPU_BASE
+    if calibration and calibration.base_bytes:
+        base = calibration.base_bytes
+    memory = estimate(shape, base)
+    return Forecast(
+        shape=shape,
+        batch=batch,
+        memory=memory,
+        step=step_time(
+            shape,
+            hardware,
+            accumulation=batch.gradient_accumulation_steps,
+            devices_per_node=devices_per_node,
+            rate=calibration.rate if calibration else None,
+            memory_rate=calibration.memory_rate if calibration else None,
+            overlap=overlaps(settings, shape),
+        ),
+        steps=config.schedule.total_steps,
+        hardware=hardware,
+        price=hardware.dollars_per_hour if price is None else price,
+        calibrated=calibration is not None,
+    )

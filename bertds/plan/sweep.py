@@ -1,0 +1,106 @@
+"""Many layouts side by side: ZeRO stages, micro batches, node counts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from bertds.config.recipe import Config
+from bertds.cost_model.hardware import Hardware
+from bertds.cost_model.memory import estimate
+from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.errors import ConfigError
+from bertds.plan.forecast import Forecast, forecast
+
+MOST_DEVICES = 4096
+
+
+def sweep(
+    config: Config,
+    settings: DeepSpeedSettings,
+    hardware: Hardware,
+    devices_per_node: int,
+    common: dict[str, Any],
+) -> list[Forecast]:
+    """Forecast every stage, micro batch (powers of two) and node count that divides the batch."""
+    rows = []
+    nodes = 1
+    while nodes * devices_per_node <= MOST_DEVICES:
+        for stage in range(1 if settings.precision in ("bf16", "fp16") else 0, 4):
+            micro = 1
+            while micro <= 1024:
+                try:
+                    rows.append(
+                        forecast(
+                            config,
+                            replace(settings, gradient_accumulation_steps=None),
+                            hardware,
+                            nodes=nodes,
+                            devices_per_node=devices_per_node,
+                            stage=stage,
+                            micro_batch=micro,
+                            **common,
+                        )
+                    )
+                except ConfigError:  # the global batch cannot be cut so
+                    break
+                micro *= 2
+        nodes *= 2
+    return rows
+
+
+def best(rows: list[Forecast]) -> list[Forecast]:
+    """Return, of each node count and stage, the quickest that fits (or the smallest that is)."""
+    groups: dict[tuple[int, int], list[Forecast]] = {}
+    for row in rows:
+        groups.setdefault((row.batch.world_size, row.shape.stage), []).append(row)
+    chosen = []
+    for members in groups.values():
+        fitting = [row for row in members if row.fits]
+        chosen.append(
+            min(fitting, key=lambda r: (r.step.total, r.memory_gib))
+            if fitting
+            else min(members, key=lambda r: r.memory_gib)
+        )
+    return chosen
+
+
+def show(rows: list[Forecast], *, as_json: bool) -> None:
+    """Print the best micro batch of each stage and node count, or all of them as JSON."""
+    if as_json:
+        from bertds.commands.plan import numbers
+
+        print(json.dumps([numbers(row) for row in rows], indent=1))
+        return
+    print(
+        f"{'devices':>7} {'stage':>5} {'micro':>6} {'accum':>6} {'GiB':>8} {'fits':>5} "
+        f"{'s/step':>9} {'hours':>9} {'MFU':>6} {'bound by':>9} {'kWh':>9} {'dollars':>9}"
+    )
+    for row in best(rows):
+        print(
+            f"{row.batch.world_size:>7} {row.shape.stage:>5} {row.batch.micro_batch_size:>6} "
+            f"{row.batch.gradient_accumulation_steps:>6} {row.memory_gib:>8.2f} "
+            f"{'yes' if row.fits else 'no':>5} {row.step.total:>9.3f} {row.hours:>9.2f} "
+            f"{row.mfu:>6.1%} {row.step.bound_by:>9} {row.kilowatt_hours:>9.1f} "
+            f"{row.dollars:>9.0f}"
+        )
+    print(f"\n{len(rows)} layouts tried; of each stage and number of devices the quickest that "
+          "fits. --json prints all.")  # fmt: skip
+
+
+def fitting_layouts(plan: Forecast) -> str:
+    """Return the largest micro batch (power of two) of each stage that fits, in words."""
+    words = []
+    base = plan.memory.base
+    for stage in range(1 if plan.shape.precision in ("bf16", "fp16") else 0, 4):
+        largest = 0
+        micro = 1
+        while micro <= 4096:
+            shape = replace(plan.shape, stage=stage, micro_batch=micro)
+            if estimate(shape, base).total > 0.9 * plan.hardware.memory_gib * 2**30:
+                break
+            largest = micro
+            micro *= 2
+        words.append(f"{stage}: micro batch {largest}" if largest else f"{stage}: none")
+    return ", ".join(words)

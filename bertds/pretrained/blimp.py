@@ -1,0 +1,231 @@
+"""BLiMP: which of two sentences that differ in one point of grammar does a model find likelier?
+
+    pairs --tokenizer--> sentences --one masked copy per token--> passes --> sums --> accuracies
+
+Warstadt et al. 2020 (arXiv:1912.00582): 67 paradigms of 1,000 pairs. A masked language model scores
+a sentence by its pseudo-log-likelihood (Salazar et al. 2020, arXiv:1910.14659): each token in turn
+is masked, and the log-probabilities of the true tokens are summed. A pair counts as right only if
+the good sentence's sum is higher; a tie is wrong.
+
+All masked copies of a sentence, and of many sentences of like length, make one forward pass of a
+flat row, so there is no padding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertds.errors import DataError
+
+TOKENS_PER_PASS = 16_384
+"""Most tokens of one forward pass, all masked copies counted."""
+LOGITS_BYTES = 1 << 28
+"""Most bytes of float32 logits of one forward pass."""
+FILE = "blimp.json"
+"""Where a run folder keeps its scores, for the report and the model card."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One minimal pair."""
+
+    good: str
+    bad: str
+    paradigm: str
+    """UID: the file's name."""
+    field: str
+    """morphology, syntax, semantics or syntax_semantics."""
+    term: str
+    """The phenomenon, one of twelve."""
+
+
+def read_pairs(folder: Path | str, limit: int = 0) -> list[Pair]:
+    """Read the pairs of all ``*.jsonl`` of a folder (or of its ``data/``), file by file.
+
+    Args:
+        folder: the official files, or others of their form.
+        limit: take that many of each file, from its beginning; 0 = all.
+
+    Raises:
+        DataError: no file there, or a line is not a pair; names file, line and key.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("*.jsonl")) or sorted((folder / "data").glob("*.jsonl"))
+    if not files:
+        raise DataError(
+            f"--blimp {folder}: no *.jsonl in it; unpack the data folder of the BLiMP repository"
+        )
+    pairs: list[Pair] = []
+    for file in files:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{file}: cannot be read ({error})") from None
+        numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
+        pairs += [_pair(file, n, line) for n, line in numbered[: limit or None]]
+    if not pairs:
+        raise DataError(f"--blimp {folder}: its files hold no pair")
+    return pairs
+
+
+def _pair(file: Path, number: int, line: str) -> Pair:
+    try:
+        values = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{file}: line {number} is not JSON ({error})") from None
+    found = {}
+    for key in ("sentence_good", "sentence_bad", "UID", "field", "linguistics_term"):
+        value = values.get(key) if isinstance(values, dict) else None
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{file}: line {number} has no text under {key}")
+        found[key] = value
+    return Pair(
+        found["sentence_good"],
+        found["sentence_bad"],
+        found["UID"],
+        found["field"].replace("/", "_"),  # one official file writes syntax/semantics
+        found["linguistics_term"],
+    )
+
+
+@dataclass(slots=True)
+class _Sentence:
+    ids: list[int]
+    scored: list[int]
+    """Positions that are masked in turn: all but the special tokens."""
+
+
+def pseudo_log_likelihoods(
+    model: Any, tokenizer: Any, texts: Sequence[str], *, device: torch.device | str = "cpu"
+) -> list[float]:
+    """Return each text's sum of the log-probabilities of its tokens, each masked in turn.
+
+    Args:
+        model: of ``build_model``, in evaluation mode, on ``device``.
+        tokenizer: transformers' tokenizer of the model.
+        texts: any number; equal ones are computed once.
+        device: where the passes run.
+
+    Raises:
+        DataError: a text has more tokens than the model can read, or none.
+    """
+    unique = list(dict.fromkeys(texts))
+    sentences = [_encode(tokenizer, text, model.config) for text in unique]
+    order = sorted(range(len(unique)), key=lambda n: len(sentences[n].ids))
+    sums = torch.zeros(len(unique), dtype=torch.float64)
+    copies = [(n, position) for n in order for position in sentences[n].scored]
+    mask_id = int(tokenizer.mask_token_id)
+    with torch.inference_mode():
+        for chunk in _passes(copies, sentences, model.vocab_size):
+            scores = _score(model, chunk, sentences, mask_id, device)
+            sums.index_add_(0, torch.tensor([n for n, _ in chunk]), scores)
+    by_text = dict(zip(unique, sums.tolist(), strict=True))
+    return [by_text[text] for text in texts]
+
+
+def _encode(tokenizer: Any, text: str, config: Any) -> _Sentence:
+    encoded = tokenizer(text, return_special_tokens_mask=True)
+    ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+    scored = [position for position, is_special in enumerate(special) if not is_special]
+    if len(ids) > config.max_position_embeddings:
+        raise DataError(
+            f"{text[:60]!r}: {len(ids)} tokens, and the model reads at most "
+            f"{config.max_position_embeddings}"
+        )
+    if not scored:
+        raise DataError(f"{text[:60]!r}: the tokenizer leaves no token of it")
+    return _Sentence(ids, scored)
+
+
+def _passes(
+    copies: Sequence[tuple[int, int]], sentences: Sequence[_Sentence], vocab_size: int
+) -> Iterator[Sequence[tuple[int, int]]]:
+    """Cut the masked copies, which are sorted by length, into forward passes."""
+    most = max(1, LOGITS_BYTES // (4 * vocab_size))
+    begin = tokens = 0
+    for end, (number, _) in enumerate(copies):
+        length = len(sentences[number].ids)
+        if end > begin and (tokens + length > TOKENS_PER_PASS or end - begin >= most):
+            yield copies[begin:end]
+            begin, tokens = end, 0
+        tokens += length
+    yield copies[begin:]
+
+
+def _score(
+    model: Any,
+    copies: Sequence[tuple[int, int]],
+    sentences: Sequence[_Sentence],
+    mask_id: int,
+    device: torch.device | str,
+) -> torch.Tensor:
+    """Return the log-probability of the masked token of each copy, float64 [M] on the CPU."""
+    rows = [sentences[number].ids for number, _ in copies]
+    lengths = torch.tensor([len(row) for row in rows])
+    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+    ids = torch.tensor([token for row in rows for token in row])
+    masked = starts[:-1] + torch.tensor([position for _, position in copies])
+    true_ids = ids[masked]
+    ids[masked] = mask_id
+    places = torch.cat([torch.arange(length) for length in lengths.tolist()])
+    logits_MK, _ = model.logits(
+        ids.to(device),
+        torch.zeros_like(ids).to(device),
+        places.to(device),
+        starts.to(torch.int32).to(device),
+        int(lengths.max()),
+        masked.to(device),
+    )
+    log_probs_MK = logits_MK.float().log_softmax(-1)
+    return log_probs_MK.gather(1, true_ids.to(device)[:, None])[:, 0].double().cpu()
+
+
+def evaluate_blimp(
+    model: Any, tokenizer: Any, pairs: Sequence[Pair], *, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Score pairs.
+
+    Returns:
+        ``overall``, ``fields``, ``terms`` and ``paradigms`` in percent, and the number of
+        ``pairs``. A field's score, a term's and the overall one are means over paradigms, as the
+        paper's; with all pairs that is also the mean over pairs.
+    """
+    texts = [text for pair in pairs for text in (pair.good, pair.bad)]
+    sums = pseudo_log_likelihoods(model, tokenizer, texts, device=device)
+    right: dict[str, list[bool]] = {}
+    homes: dict[str, Pair] = {}
+    for pair, good, bad in zip(pairs, sums[0::2], sums[1::2], strict=True):
+        right.setdefault(pair.paradigm, []).append(good > bad)
+        homes[pair.paradigm] = pair
+    paradigms = {name: 100.0 * sum(hits) / len(hits) for name, hits in sorted(right.items())}
+    fields: dict[str, list[float]] = {}
+    terms: dict[str, list[float]] = {}
+    for name, score in paradigms.items():
+        fields.setdefault(homes[name].field, []).append(score)
+        terms.setdefault(homes[name].term, []).append(score)
+    return {
+        "pairs": len(pairs),
+        "overall": _mean(list(paradigms.values())),
+        "fields": {name: _mean(scores) for name, scores in sorted(fields.items())},
+        "terms": {name: _mean(scores) for name, scores in sorted(terms.items())},
+        "paradigms": {name: round(score, 4) for name, score in paradigms.items()},
+    }
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return round(sum(scores) / len(scores), 4)
+
+
+def describe(result: dict[str, Any]) -> list[str]:
+    """Return a result as lines of text: overall, fields, paradigms."""
+    lines = [f"  {'overall':<58} {result['overall']:6.2f}"]
+    for title in ("fields", "terms", "paradigms"):
+        lines += ["", f"  {title}"]
+        lines += [f"    {name:<56} {score:6.2f}" for name, score in result[title].items()]
+    return lines

@@ -1,0 +1,172 @@
+"""Give a model new words: a domain's vocabulary beside the old one (or in its place).
+
+A new piece starts as the mean of the vectors of the pieces that the old vocabulary cuts it into,
+so that the model begins near what it knew (Gee et al. 2022, Fast Vocabulary Transfer). Its output
+bias starts as the mean of theirs.
+
+    bertds extend MODEL DIR --words pieces.txt      # old vocabulary, then the new pieces
+    bertds extend MODEL DIR --vocab vocab.txt       # another vocabulary altogether
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import EXIT_OK, ConfigError, DataError
+from bertds.model.build import PreTrainingModel, build_model
+from bertds.pretrained import hf_weights
+from bertds.pretrained.load import Trained
+from bertds.pretrained.open_any import convert
+from bertds.pretrained.transformers_api import open_model
+from bertds.system.atomic_files import write_json
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def read_pieces(path: Path) -> list[str]:
+    """Read one piece a line.
+
+    Raises:
+        DataError: an empty line, a blank inside a piece, or a piece that stands there twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    pieces = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+    seen: dict[str, int] = {}
+    for number, piece in enumerate(pieces, start=1):
+        if not piece or piece != piece.strip():
+            raise DataError(f"{path}, line {number}: an empty piece, or blanks around it")
+        if piece in seen:
+            raise DataError(f"{path}, line {number}: {piece!r} is in line {seen[piece]} already")
+        seen[piece] = number
+    return pieces
+
+
+def split_piece(piece: str, vocabulary: dict[str, int]) -> list[int]:
+    """Cut a piece into pieces of a vocabulary, longest first (WordPiece).
+
+    Returns:
+        Their numbers; empty if that cannot be done.
+    """
+    continued = piece.startswith("##")
+    text, begin, numbers = piece.removeprefix("##"), 0, []
+    while begin < len(text):
+        prefix = "##" if continued or begin else ""
+        for end in range(len(text), begin, -1):
+            number = vocabulary.get(prefix + text[begin:end])
+            if number is not None:
+                break
+        else:
+            if prefix and continued and begin == 0:
+                # A word's inside that the old vocabulary only knows as a word of its own.
+                number = vocabulary.get(text)
+                return [number] if number is not None else []
+            return []
+        numbers.append(number)
+        begin = end
+    return numbers
+
+
+def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[PreTrainingModel, int]:
+    """Return the model with another vocabulary, and how many pieces had no split.
+
+    A piece that both vocabularies hold keeps its vector; another one gets the mean of its old
+    split; one without a split gets the vector of [UNK].
+    """
+    numbers = {piece: number for number, piece in enumerate(old)}
+    model = build_model(trained.config, len(new))
+    source = hf_weights.to_transformers_state_dict(trained.model)
+    table_name, bias_name = (name for name in hf_weights.VOCABULARY_ROWS if name in source)
+    table, bias = source[table_name], source[bias_name]
+    rows, biases, unsplit = [], [], 0
+    for piece in new:
+        if piece in numbers:
+            split = [numbers[piece]]
+        else:
+            split = split_piece(piece, numbers)
+            if not split:
+                unsplit += 1
+                split = [numbers["[UNK]"]]
+        rows.append(table[split].mean(0))
+        biases.append(bias[split].mean())
+    state = {**source, table_name: torch.stack(rows), bias_name: torch.stack(biases)}
+    hf_weights.load_transformers_state_dict(model, state)
+    return model.eval(), unsplit
+
+
+def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) -> tuple[int, int]:
+    """Write a Hugging Face folder of a model with more or other words.
+
+    Returns:
+        How many pieces are new, and how many of them had no split.
+
+    Raises:
+        ConfigError: neither or both of ``words`` and ``vocab`` are given.
+        DataError: the pieces are malformed, or nothing is new.
+    """
+    import tempfile
+
+    if (words is None) == (vocab is None):
+        raise ConfigError("give --words FILE (pieces to add) or --vocab FILE (a whole vocabulary)")
+    trained = open_model(source)
+    if trained.tokenizer_folder is None:
+        raise DataError(f"{source}: no vocab.txt and no tokenizer.json beside it")
+    tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+    if not tokenizer.is_wordpiece:
+        raise DataError(f"{source}: its tokenizer is {tokenizer.model}; only WordPiece is extended")
+    old = tokenizer.vocabulary()
+    given = read_pieces(words or vocab)  # type: ignore[arg-type]
+    if words is not None:
+        known = set(old)
+        new = old + [piece for piece in given if piece not in known]
+    else:
+        lacking = [piece for piece in SPECIAL if piece not in given]
+        if lacking:
+            raise DataError(f"{vocab}: lacks {', '.join(lacking)}")
+        new = given
+    added = len(set(new) - set(old))
+    if not added:
+        raise DataError(f"{words or vocab}: the model knows all of these pieces")
+    model, unsplit = extended(trained, old, new)
+    with tempfile.TemporaryDirectory(prefix="bertds-") as folder:
+        (Path(folder) / "vocab.txt").write_text("\n".join(new) + "\n", encoding="utf-8")
+        write_json(
+            Path(folder) / "tokenizer_config.json",
+            {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": tokenizer.lower_case,
+                "strip_accents": tokenizer.strip_accents,
+                "tokenize_chinese_chars": tokenizer.chinese_characters,
+                "model_max_length": trained.config.max_position_embeddings,
+            },
+        )
+        changed = replace(
+            trained, model=model, vocab_size=len(new), tokenizer_folder=Path(folder), missing=[]
+        )
+        convert(changed, "hf", out, cased=not tokenizer.lower_case)
+    return added, unsplit
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Extend one model's vocabulary."""
+    parser = argparse.ArgumentParser(
+        prog="bertds extend",
+        description="Give a model new pieces, each starting as the mean of its old split; then "
+        "prepare the domain's text with DIR/vocab.txt and train with init.from=DIR.",
+    )
+    parser.add_argument("model", help="a name of `bertds models`, a run, a folder")
+    parser.add_argument("out", type=Path, metavar="DIR", help="the Hugging Face folder to write")
+    parser.add_argument("--words", type=Path, metavar="FILE", help="pieces to add, one a line")
+    parser.add_argument("--vocab", type=Path, metavar="FILE", help="a vocabulary to take instead")
+    args = parser.parse_args(argv)
+    added, unsplit = extend(args.model, args.out, words=args.words, vocab=args.vocab)
+    print(f"wrote {args.out}: {added:,} new pieces, {unsplit:,} of them without an old split")
+    return EXIT_OK

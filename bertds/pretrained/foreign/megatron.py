@@ -1,0 +1,74 @@
+"""Megatron's BERT (Megatron-LM, NeMo, BioMegatron) as transformers' ``megatron-bert``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bertds.errors import CheckpointError
+from bertds.pretrained.foreign import parameter_names
+from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
+from bertds.system.atomic_files import write_json
+
+
+class MegatronBert:
+    """A Megatron BERT: transformers' ``megatron-bert``, which has its LayerNorms first."""
+
+    def __init__(
+        self, weights: dict[str, Tensor], config: dict[str, Any], vocab: Path | None
+    ) -> None:
+        self.weights, self.config, self.vocab = weights, config, vocab
+        self.missing: list[str] = []
+
+    @classmethod
+    def from_state_dict(
+        cls, state_dict: Mapping[str, Tensor], values: dict[str, Any], extra: dict[str, Any],
+        path: Path, vocab: Path | None,
+    ) -> MegatronBert:  # fmt: skip
+        """Rename and shape a Megatron state dict; see ``foreign_names.from_megatron``."""
+        if values.get("transformer_block_type", "pre_ln") != "pre_ln":
+            raise CheckpointError(f"{path}: only the transformer_block_type pre_ln is read")
+        heads = values.get("num_attention_heads")
+        if not isinstance(heads, int) or heads < 1:
+            raise CheckpointError(f"{path}: its configuration lacks num_attention_heads")
+        version = float(extra.get("checkpoint_version", 3.0))
+        weights, _ = parameter_names.from_megatron(state_dict, heads, version=version)
+        table = weights["bert.embeddings.word_embeddings.weight"]
+        vocab_size = int(values.get("vocab_size") or 0)
+        if not vocab_size and vocab is not None:
+            vocab_size = len(vocab.read_text(encoding="utf-8").splitlines())
+        vocab_size = vocab_size or table.shape[0]
+        # Megatron pads the vocabulary to a multiple of 128 per device.
+        for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
+            if name in weights:
+                weights[name] = weights[name][:vocab_size].contiguous()
+        layers = {int(m[1]) for m in (re.search(r"layer\.(\d+)\.", n) for n in weights) if m}
+        intermediate = weights["bert.encoder.layer.0.intermediate.dense.weight"].shape[0]
+        config = {
+            "model_type": "megatron-bert", "architectures": ["MegatronBertForPreTraining"],
+            "vocab_size": vocab_size, "hidden_size": table.shape[1],
+            "num_hidden_layers": len(layers), "num_attention_heads": heads,
+            "intermediate_size": intermediate,
+            "max_position_embeddings":
+                weights["bert.embeddings.position_embeddings.weight"].shape[0],
+            "type_vocab_size": 2, "hidden_act": "gelu_new",
+            "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+            "layer_norm_eps": float(values.get("layer_norm_eps", 1e-5)), "pad_token_id": 0,
+            "tie_word_embeddings": True,
+        }  # fmt: skip
+        return cls({n: t.float().contiguous() for n, t in weights.items()}, config, vocab)
+
+    def write(self, out: Path, cased: bool) -> None:
+        """Write a Hugging Face folder."""
+        from safetensors.torch import save_file
+
+        if self.vocab is None:
+            raise CheckpointError("no vocab.txt beside the checkpoint; give --vocab FILE")
+        with fresh_folder(out) as folder:
+            write_json(folder / "config.json", self.config)
+            save_file(self.weights, folder / "model.safetensors", metadata={"format": "pt"})
+            copy_tokenizer(self.vocab.parent, folder, self.config["max_position_embeddings"], cased)

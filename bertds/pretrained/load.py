@@ -1,0 +1,77 @@
+"""Opens anything that holds a pre-trained BERT: a run, a checkpoint, a Hugging Face folder."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bertds.checkpoint.save import locate
+from bertds.config.recipe import ModelConfig
+from bertds.cost_model.flops import parameter_count
+from bertds.data.vocabulary import has_tokenizer
+from bertds.errors import CheckpointError
+from bertds.model.build import PreTrainingModel, build_model
+from bertds.pretrained import hf_weights
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model with what is known of it."""
+
+    model: PreTrainingModel
+    config: ModelConfig
+    vocab_size: int
+    origin: Path
+    """The checkpoint or Hugging Face folder that the weights were read from."""
+    tokenizer_folder: Path | None
+    manifest: dict[str, Any]
+    """The checkpoint's manifest; empty for a Hugging Face folder."""
+    missing: list[str]
+    """Weights that were not there and are random."""
+    unused: list[str] = field(default_factory=list)
+    """Weights that this model has no place for (the head of a fine-tuned one)."""
+
+
+def open_trained(path: Path | str) -> Trained:
+    """Load a model with its weights on the CPU in float32.
+
+    Raises:
+        CheckpointError: there is no model at ``path``, or it is damaged.
+    """
+    path = Path(path)
+    if (path / "config.json").is_file():
+        config, vocab_size = hf_weights.config_from_transformers(hf_weights.read_config(path))
+        model = build_model(config, vocab_size)
+        report = hf_weights.load_transformers_state_dict(model, hf_weights.read_state_dict(path))
+        folder = path if has_tokenizer(path) else None
+        return Trained(
+            model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected
+        )
+    reader = locate(path)
+    config, vocab_size = reader.model()
+    # Before anything is allocated: a manifest may describe a model of any size.
+    saved = sum(math.prod(shape) for shape in reader.shapes.values())
+    if (wanted := parameter_count(config, vocab_size)) != saved:
+        raise CheckpointError(
+            f"{reader.folder}: the model that its manifest describes has {wanted:,} numbers, its "
+            f"tensors have {saved:,}"
+        )
+    model = build_model(config, vocab_size)
+    parameters = dict(model.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    if shapes != reader.shapes:
+        odd = sorted(name for name, _ in shapes.items() ^ reader.shapes.items())
+        raise CheckpointError(f"{reader.folder}: parameters do not fit: {', '.join(odd[:4])}")
+    with torch.no_grad():
+        for name, weight in reader.weights():
+            parameters[name].copy_(weight)
+    run_dir = reader.folder.resolve().parent.parent
+    folder = run_dir / "tokenizer"
+    return Trained(
+        model.eval(), config, vocab_size, reader.folder,
+        folder if has_tokenizer(folder) else None, reader.manifest, [],
+    )  # fmt: skip

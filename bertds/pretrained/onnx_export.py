@@ -1,0 +1,148 @@
+"""Write a model as ONNX and check that ONNX Runtime gives the same numbers.
+
+Needs the extra ``onnx`` (``pip install 'bertds[onnx]'``): an exporter and a runtime to check with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bertds.errors import EXIT_OK, BertdsError, ConfigError
+from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained.transformers_api import (
+    TASK_CLASSES,
+    as_hugging_face_folder,
+    load_transformers,
+)
+from bertds.system.atomic_files import write_json
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+TOLERANCE = 1e-3
+"""Largest allowed difference of an output, absolute, in float32."""
+# (rows, tokens): other shapes than the one that is traced.
+CHECKED_SHAPES = ((1, 5), (3, 17), (2, 64))
+_TASK_OF_HEAD = {
+    "ForSequenceClassification": "text-classification", "ForTokenClassification": "ner",
+    "ForQuestionAnswering": "qa", "ForMaskedLM": "fill-mask", "ForPreTraining": "fill-mask",
+}  # fmt: skip
+
+
+class _Tensors(nn.Module):
+    """The model with tensors in and a tuple of tensors out, which is all that ONNX knows."""
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        output = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        )
+        return tuple(output[name] for name in self.names)
+
+
+def task_of(folder: Path) -> str:
+    """Return the task of a folder's head; ``encoder`` without one."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = (config.get("architectures") or [""])[0]
+    return next((t for head, t in _TASK_OF_HEAD.items() if architecture.endswith(head)), "encoder")
+
+
+def export_onnx(source: str | Path, out: Path) -> dict[str, float]:
+    """Write ``model.onnx`` with config and tokenizer.
+
+    Args:
+        source: anything ``bertds.from_pretrained`` takes.
+        out: must be absent, empty, or an earlier conversion.
+
+    Returns:
+        The largest absolute difference of each output between torch and ONNX Runtime.
+
+    Raises:
+        ConfigError: the packages are not installed.
+        BertdsError: the outputs differ by more than ``TOLERANCE``.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise ConfigError(f"--to onnx needs {error.name}: pip install 'bertds[onnx]'") from None
+    with as_hugging_face_folder(source) as folder, fresh_folder(out) as temporary:
+        task = task_of(folder)
+        model = load_transformers(folder, TASK_CLASSES[task], dtype=torch.float32,
+                                  attn_implementation="eager").eval()  # fmt: skip
+        names = {"qa": ("start_logits", "end_logits"), "encoder": ("last_hidden_state",)}.get(
+            task, ("logits",)
+        )
+        wrapped = _Tensors(model, names).eval()
+        positions = int(model.config.max_position_embeddings)
+        _trace(wrapped, names, min(16, positions), temporary / "model.onnx")
+        session = onnxruntime.InferenceSession(
+            str(temporary / "model.onnx"), providers=["CPUExecutionProvider"]
+        )
+        differences = compare(wrapped, session, names, model.config.vocab_size, positions)
+        worst = max(differences.values())
+        if not worst <= TOLERANCE:
+            raise BertdsError(
+                f"{out}: ONNX Runtime's outputs differ by {worst:.2g} from torch's (allowed "
+                f"{TOLERANCE:g}); nothing was written"
+            )
+        write_json(temporary / "config.json", json.loads((folder / "config.json").read_text()))
+        copy_tokenizer(folder, temporary, positions, cased=False)
+    return differences
+
+
+def _trace(wrapped: nn.Module, names: tuple[str, ...], length: int, path: Path) -> None:
+    sample = tuple(torch.ones(2, length, dtype=torch.int64) for _ in INPUTS)
+    shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    for logger in ("torch.onnx", "onnxscript", "torch.export"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            wrapped, sample, str(path), dynamo=True, input_names=list(INPUTS),
+            output_names=list(names), dynamic_shapes=tuple(shape for _ in INPUTS),
+            external_data=False, verbose=False,
+        )  # fmt: skip
+
+
+def compare(
+    wrapped: nn.Module, session: Any, names: tuple[str, ...], vocab_size: int, positions: int
+) -> dict[str, float]:
+    """Return the largest difference of each output over batches of several shapes."""
+    generator = np.random.default_rng(0)
+    differences = dict.fromkeys(names, 0.0)
+    for rows, tokens in CHECKED_SHAPES:
+        tokens = min(tokens, positions)
+        ids = generator.integers(0, vocab_size, (rows, tokens), dtype=np.int64)
+        mask = np.ones((rows, tokens), np.int64)
+        mask[-1, tokens // 2 + 1 :] = 0  # padding
+        segments = np.zeros((rows, tokens), np.int64)
+        segments[:, tokens // 3 :] = 1
+        inputs = dict(zip(INPUTS, (ids, mask, segments)))
+        with torch.inference_mode():
+            expected = wrapped(*(torch.from_numpy(inputs[name]) for name in INPUTS))
+        for name, left, right in zip(names, expected, session.run(list(names), inputs)):
+            real = mask.astype(bool) if right.shape[:2] == mask.shape else slice(None)
+            difference = float(np.abs(left.numpy()[real] - right[real]).max())
+            differences[name] = max(differences[name], difference)
+    return differences
+
+
+def main(args: argparse.Namespace) -> int:
+    """Export for ``bertds convert --to onnx``."""
+    for name, difference in export_onnx(args.source, Path(args.out)).items():
+        print(f"{name}: differs from torch by at most {difference:.2g}")
+    print(f"wrote {args.out}/model.onnx")
+    return EXIT_OK

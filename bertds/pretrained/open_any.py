@@ -1,0 +1,365 @@
+"""Convert models: Hugging Face, runs, NVIDIA DLE, TensorFlow, NeMo and Megatron checkpoints.
+
+No code of a checkpoint is run: pickles are read with ``weights_only``, TensorFlow's files by
+:mod:`bertds.pretrained.foreign.tensorflow_reader`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import EXIT_OK, CheckpointError, ConfigError
+from bertds.model.build import build_model
+from bertds.pretrained import hf_weights
+from bertds.pretrained.foreign import parameter_names
+from bertds.pretrained.foreign.megatron import MegatronBert
+from bertds.pretrained.load import Trained, open_trained
+from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained.transformers_api import resolve
+from bertds.system.atomic_files import write_json
+
+CONFIG_NAMES = ("config.json", "bert_config.json")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds convert",
+        description="Convert a model to a Hugging Face folder or an NVIDIA DLE checkpoint. SRC: a "
+        "run, a Hugging Face folder, a name of `bertds models`, DLE's ckpt_*.pt, a TensorFlow "
+        "checkpoint (bert_model.ckpt or its folder), a NeMo or Megatron checkpoint (.nemo, .ckpt, "
+        ".pt).",
+    )
+    add = parser.add_argument
+    add("source", metavar="SRC")
+    add("out", metavar="DIR", help="the folder to write")
+    add(
+        "--to",
+        choices=("hf", "dle", "onnx"),
+        required=True,
+        help="hf: Hugging Face; dle: NVIDIA DLE; onnx (from runs and hf)",
+    )
+    add("--config", type=Path, metavar="FILE", help="config.json or bert_config.json of SRC "
+        "(default: beside it)")  # fmt: skip
+    add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: beside it)")
+    add("--cased", action="store_true", help="SRC does not lower-case")
+    add("--gelu", choices=("gelu", "gelu_new"), help="erf or tanh; default by origin: DLE, "
+        "TensorFlow and Megatron tanh, others as their config says")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert one model."""
+    args = parse_args(argv)
+    if args.to == "onnx":
+        from bertds.pretrained import onnx_export
+
+        return onnx_export.main(args)
+    with opened(args.source, args.config, args.vocab, args.gelu) as source:
+        if isinstance(source, MegatronBert):
+            if args.to != "hf":
+                raise ConfigError(f"--to {args.to}: a Megatron BERT only goes to hf (another "
+                                  "architecture: LayerNorm first)")  # fmt: skip
+            source.write(Path(args.out), args.cased)
+        else:
+            convert(source, args.to, Path(args.out), cased=args.cased)
+            for name in source.missing:
+                print(f"not in the source, random: {name}")
+            for name in source.unused:
+                print(f"left out, this model has no place for it: {name}")
+    print(f"wrote {args.out}")
+    return EXIT_OK
+
+
+def convert(trained: Trained, to: str, out: Path, *, cased: bool = False) -> Path:
+    """Write an opened model. The folder appears whole or not at all.
+
+    Args:
+        trained: of :func:`opened`.
+        to: hf or dle.
+        out: must be absent, empty, or an earlier conversion.
+        cased: whether the vocabulary is cased, where nothing beside it says so.
+
+    Raises:
+        ConfigError: ``out`` holds something else.
+        CheckpointError: a Hugging Face folder needs a vocabulary and there is none.
+    """
+    if to == "hf" and trained.tokenizer_folder is None:
+        raise CheckpointError(f"{trained.origin}: no vocab.txt beside it; give --vocab FILE")
+    with fresh_folder(out) as folder:
+        if to == "hf":
+            _write_hf(trained, folder, cased)
+        else:
+            _write_dle(trained, folder)
+    return out
+
+
+def _write_hf(trained: Trained, folder: Path, cased: bool) -> None:
+    from safetensors.torch import save_file
+
+    config = hf_weights.config_to_transformers(trained.config, trained.vocab_size)
+    write_json(folder / "config.json", config)
+    weights = hf_weights.to_transformers_state_dict(trained.model)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    copy_tokenizer(trained.tokenizer_folder, folder, trained.config.max_position_embeddings, cased)
+
+
+def _write_dle(trained: Trained, folder: Path) -> None:
+    config = hf_weights.config_to_transformers(trained.config, trained.vocab_size)
+    # DLE computes the tanh form whatever the word says; it knows only this one.
+    config["hidden_act"] = "gelu"
+    for key in ("architectures", "pad_token_id", "tie_word_embeddings", "model_type"):
+        config.pop(key)
+    write_json(folder / "bert_config.json", config)
+    if trained.config.hidden_act == "gelu":
+        print("note: the model was trained with the erf GELU; DLE computes the tanh form")
+    step = int(trained.manifest.get("step", 0))
+    state = {
+        name: tensor.clone() for name, tensor in hf_weights.to_dle_state_dict(trained.model).items()
+    }
+    state["cls.predictions.decoder.weight"] = state[hf_weights.WORD_TABLE]  # tied, stored once
+    torch.save({"model": state, "optimizer": {}, "epoch": 0}, folder / f"ckpt_{step}.pt")
+    if trained.tokenizer_folder is not None:
+        tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+        if not tokenizer.is_wordpiece:
+            raise CheckpointError(
+                f"{trained.origin}: DLE reads WordPiece's vocab.txt, its tokenizer is "
+                f"{tokenizer.model}; convert it to hf"
+            )
+        text = "".join(f"{token}\n" for token in tokenizer.vocabulary())
+        (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
+
+
+# --------------------------------------------------------------------------------------------
+# Reading
+# --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def opened(
+    source: str | Path, config: Path | None = None, vocab: Path | None = None,
+    gelu: str | None = None,
+) -> Iterator[Any]:  # fmt: skip
+    """Open a model of any origin: yields a :class:`Trained`, or a :class:`MegatronBert`.
+
+    Raises:
+        CheckpointError: nothing readable there, or it lacks a configuration.
+    """
+    path = Path(source)
+    prefix = tensorflow_prefix(path)
+    with tempfile.TemporaryDirectory(prefix="bertds-") as scratch:
+        if vocab is not None:
+            vocab = _named_vocab(vocab, Path(scratch))
+        if prefix is not None:
+            yield _open_tensorflow(prefix, config, vocab, gelu)
+            return
+        if not path.exists():
+            path = resolve(source)
+        if path.is_file():
+            if tarfile.is_tarfile(path):
+                path, config, vocab = _unpack_nemo(path, Path(scratch), config, vocab)
+            yield _open_state_dict(path, config, vocab, gelu)
+            return
+        for option, given in (("config", config), ("vocab", vocab)):
+            if given is not None:
+                raise ConfigError(f"--{option}: {path} has its own")
+        trained = open_trained(path)
+        yield _with_gelu(trained, gelu) if gelu else trained
+
+
+def _with_gelu(trained: Trained, gelu: str) -> Trained:
+    config = replace(trained.config, hidden_act=gelu)  # type: ignore[arg-type]
+    model = build_model(config, trained.vocab_size)
+    model.load_state_dict(trained.model.state_dict())
+    return replace(trained, config=config, model=model.eval())
+
+
+def tensorflow_prefix(path: Path) -> Path | None:
+    """Return the prefix of a TensorFlow checkpoint, given it, one of its files or its folder."""
+    text = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(path))
+    if Path(f"{text}.index").is_file():
+        return Path(text)
+    if path.is_dir() and not (path / "config.json").is_file():
+        found = sorted(path.glob("*.index"))
+        if len(found) > 1:
+            raise CheckpointError(f"{path}: several checkpoints in it; name one of {found[:3]}")
+        if found:
+            return found[0].with_suffix("")
+    return None
+
+
+def _open_tensorflow(
+    prefix: Path, config: Path | None, vocab: Path | None, gelu: str | None
+) -> Trained:
+    from bertds.pretrained.foreign.tensorflow_reader import TensorFlowCheckpoint
+
+    weights, _ = parameter_names.from_tensorflow(TensorFlowCheckpoint(prefix))
+    values = _read_config(prefix, config)
+    # Google's code computes the tanh form of GELU.
+    return _build(weights, values, prefix, _vocabulary(prefix, vocab), gelu or "gelu_new")
+
+
+def _open_state_dict(path: Path, config: Path | None, vocab: Path | None, gelu: str | None) -> Any:
+    weights, extra = read_flat(path)
+    if parameter_names.is_megatron(weights):
+        values = _read_config(path, config)
+        return MegatronBert.from_state_dict(weights, values, extra, path, _vocabulary(path, vocab))
+    if parameter_names.is_nemo(weights):
+        weights, left_out = parameter_names.from_nemo(weights)
+        return _build(
+            weights, _read_config(path, config), path, _vocabulary(path, vocab), gelu, left_out
+        )
+    dle = hf_weights.origin_of(weights) == "dle"
+    values = _read_config(path, config)
+    return _build(
+        weights, values, path, _vocabulary(path, vocab), gelu or ("gelu_new" if dle else None)
+    )
+
+
+def _build(
+    weights: Mapping[str, Tensor], values: dict[str, Any], origin: Path, vocab: Path | None,
+    gelu: str | None, left_out: Sequence[str] = (),
+) -> Trained:  # fmt: skip
+    config, vocab_size = hf_weights.config_from_transformers(values)
+    if not any(name.startswith("cls.seq_relationship") for name in weights):
+        config = replace(config, next_sentence=False)
+    if gelu is not None:
+        config = replace(config, hidden_act=gelu)  # type: ignore[arg-type]
+    model = build_model(config, vocab_size)
+    weights = {name: tensor.float() for name, tensor in weights.items()}
+    try:
+        report = hf_weights.load_transformers_state_dict(model, weights)
+    except CheckpointError as error:
+        raise CheckpointError(f"{origin}: {error}") from None
+    folder = vocab.parent if vocab is not None else None
+    return Trained(
+        model.eval(), config, vocab_size, origin, folder, {}, report.missing,
+        [*report.unexpected, *left_out],
+    )  # fmt: skip
+
+
+def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
+    file = given or next(
+        (path.parent / name for name in CONFIG_NAMES if (path.parent / name).is_file()), None
+    )
+    if file is None:
+        raise CheckpointError(
+            f"{path}: no bert_config.json beside it; give --config FILE (the number of heads "
+            "cannot be read from weights)"
+        )
+    try:
+        values = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file}: not a JSON object")
+    return values
+
+
+def _named_vocab(given: Path, scratch: Path) -> Path:
+    if not given.is_file():
+        raise CheckpointError(f"--vocab {given}: no such file")
+    if given.name == "vocab.txt":
+        return given
+    copy = scratch / "given" / "vocab.txt"  # what a Hugging Face folder calls it
+    copy.parent.mkdir()
+    shutil.copyfile(given, copy)
+    return copy
+
+
+def _vocabulary(path: Path, given: Path | None) -> Path | None:
+    if given is not None:
+        return given
+    beside = path.parent / "vocab.txt"
+    return beside if beside.is_file() else None
+
+
+def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a pickle's tensors under dotted names, without running its code.
+
+    Returns:
+        The tensors (of ``model``, ``state_dict`` or the top), and the plain values beside them.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds no tensors.
+    """
+    if path.suffix == ".safetensors":
+        return hf_weights.read_state_dict(path), {}
+    content = hf_weights.load_pickle(path)
+    extra = {}
+    if isinstance(content, Mapping):
+        extra = {k: v for k, v in content.items() if isinstance(v, (int, float, str))}
+        for key in ("model", "state_dict"):
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+    tensors = dict(_flatten(content))
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors")
+    return tensors, extra
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield prefix, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _unpack_nemo(
+    path: Path, scratch: Path, config: Path | None, vocab: Path | None
+) -> tuple[Path, Path | None, Path | None]:
+    """Take weights, configuration and vocabulary out of a .nemo archive (a tar)."""
+    import yaml
+
+    weights: Path | None = None
+    with tarfile.open(path) as archive:
+        for member in archive:
+            name = Path(member.name).name  # never a path of the archive's choosing
+            file = archive.extractfile(member) if member.isfile() else None
+            if file is None:
+                continue
+            target = None
+            if name == "model_weights.ckpt":
+                weights = target = scratch / name
+            elif name == "model_config.yaml" and config is None:
+                try:
+                    values = yaml.safe_load(file.read())
+                except yaml.YAMLError as error:
+                    raise CheckpointError(f"{path}: {name}: not YAML ({error})") from None
+                config = scratch / "bert_config.json"
+                write_json(config, nemo_model_config(values))
+            elif name.endswith("vocab.txt") and vocab is None:
+                vocab = target = scratch / "vocab.txt"
+            if target is not None:
+                with open(target, "wb") as output:
+                    shutil.copyfileobj(file, output)
+    if weights is None:
+        raise CheckpointError(f"{path}: no model_weights.ckpt in the archive")
+    return weights, config, vocab
+
+
+def nemo_model_config(values: Any) -> dict[str, Any]:
+    """Return transformers' configuration keys from a NeMo model_config.yaml."""
+    model = values if isinstance(values, dict) else {}
+    nested = (model.get("language_model") or {}).get("config")
+    if isinstance(nested, dict) and nested:
+        return nested
+    renamed = {"num_layers": "num_hidden_layers", "ffn_hidden_size": "intermediate_size",
+               "layernorm_epsilon": "layer_norm_eps"}  # fmt: skip
+    result = {renamed.get(str(key), str(key)): value for key, value in model.items()}
+    return {key: value for key, value in result.items() if isinstance(value, (int, float, str))}

@@ -1,0 +1,151 @@
+"""Pre-trained models by name: the published BERTs, runs, checkpoints and Hugging Face folders.
+
+    model = bertds.from_pretrained("bert-base-uncased")        # a transformers model
+    model = bertds.from_pretrained("runs/phase2", task="fill-mask")
+
+What a name may be: :mod:`bertds.pretrained.names`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertds.data.vocabulary import has_tokenizer
+from bertds.errors import EXIT_OK, CheckpointError, ConfigError
+from bertds.pretrained.names import ALIASES, MODELS, hub_id, is_here, resolve
+
+if TYPE_CHECKING:
+    from bertds.pretrained.load import Trained
+
+__all__ = ["MODELS", "hub_id", "resolve"]
+
+TASK_CLASSES = {
+    "pretraining": "BertForPreTraining",
+    "fill-mask": "AutoModelForMaskedLM",
+    "encoder": "AutoModel",
+    "text-classification": "AutoModelForSequenceClassification",
+    "ner": "AutoModelForTokenClassification",
+    "qa": "AutoModelForQuestionAnswering",
+}
+
+
+@contextmanager
+def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
+    """Yield a Hugging Face folder of any model; a run is exported to a temporary one.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    path = resolve(name_or_path)
+    if (path / "config.json").is_file():
+        yield path
+        return
+    from bertds.pretrained.export import export
+
+    with tempfile.TemporaryDirectory(prefix="bertds-") as folder:
+        yield export(path, Path(folder) / "model")
+
+
+def open_model(name_or_path: Path | str) -> Trained:
+    """Load a model as this project's own class, with what is known of it."""
+    from bertds.pretrained.load import open_trained
+
+    return open_trained(resolve(name_or_path))
+
+
+def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **arguments: Any) -> Any:
+    """Load a model as a transformers model.
+
+    Args:
+        name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
+        task: pretraining, fill-mask, encoder, text-classification, ner or qa: which head.
+        arguments: for the class's own ``from_pretrained`` (``num_labels=3``, ...).
+
+    Raises:
+        CheckpointError: there is no such model.
+        ConfigError: there is no such task.
+    """
+    from bertds.pretrained.hf_weights import read_config
+
+    if task not in TASK_CLASSES:
+        raise ConfigError(f"task={task!r}: unknown; allowed: {', '.join(TASK_CLASSES)}")
+    with as_hugging_face_folder(name_or_path) as folder:
+        class_name = TASK_CLASSES[task]
+        if task == "pretraining" and read_config(folder).get("model_type") == "modernbert":
+            class_name = "ModernBertForMaskedLM"  # its only pre-training head
+        return load_transformers(folder, class_name, **arguments)
+
+
+def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
+    """Load a transformers class from a folder: quiet, none of its code run, errors in one line.
+
+    Left to itself, transformers asks on the terminal whether to run a folder's own code
+    (``auto_map``), and would take the first line of the texts to predict for the answer.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or only by running code of its own.
+    """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        return getattr(transformers, class_name).from_pretrained(
+            folder, **{**arguments, "local_files_only": True, "trust_remote_code": False}
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if "trust_remote_code" in str(error):
+            reason = (
+                "its config asks for code of its own, auto_map; no code of a model is run, "
+                "trust_remote_code=False"
+            )
+        raise CheckpointError(f"{folder}: cannot be loaded as {class_name} ({reason})") from error
+
+
+def load_tokenizer(name_or_path: Path | str) -> Any:
+    """Load a model's tokenizer (transformers).
+
+    Raises:
+        CheckpointError: there is none beside the model.
+    """
+    with as_hugging_face_folder(name_or_path) as folder:
+        return tokenizer_of(folder)
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """Load the tokenizer of a Hugging Face folder; see :func:`load_tokenizer`."""
+    if not has_tokenizer(folder):
+        raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")
+    return load_transformers(folder, "AutoTokenizer", use_fast=True)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List the named models."""
+    parser = argparse.ArgumentParser(
+        prog="bertds models",
+        description="List the models that --model, init.from and bertds.from_pretrained know by "
+        "name. A run, a checkpoint, a Hugging Face folder or a hub id is taken too.",
+    )
+    parser.add_argument("--names", action="store_true", help="print the names alone")
+    args = parser.parse_args(argv)
+    if args.names:
+        print("\n".join([*MODELS, *ALIASES]))
+        return EXIT_OK
+    of_alias: dict[str, list[str]] = {}
+    for alias, name in ALIASES.items():
+        of_alias.setdefault(name, []).append(alias)
+    width = max(map(len, MODELS))
+    for named in MODELS.values():
+        here = "local" if is_here(named.name) else "-"
+        aliases = f"  = {', '.join(of_alias[named.name])}" if named.name in of_alias else ""
+        print(f"{named.name:<{width}}  {here:<5}  {named.about}{aliases}")
+    print("\nlocal: in the cache or below $BERTDS_MODELS; others are fetched from the hub when "
+          "used (hf download HUB_ID)", file=sys.stderr)  # fmt: skip
+    return EXIT_OK

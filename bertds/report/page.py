@@ -1,0 +1,237 @@
+"""The report's page: one HTML file with everything inside it."""
+
+from __future__ import annotations
+
+from bertds.display.html_page import STYLE, document, escape, short, table, tiles
+from bertds.monitor.progress import in_words
+from bertds.report.charts import DARK, LIGHT, Picture
+from bertds.report.run_view import Chain, RunView
+
+
+def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:
+    """Return the whole page."""
+    style = STYLE
+    for number, colour in enumerate(LIGHT.lines):
+        style = style.replace(f"C{number}L", colour)
+    dark = "".join(f" .key.c{i} {{ background:{c}; }}" for i, c in enumerate(DARK.lines))
+    style += "@media (prefers-color-scheme: dark) {" + dark + " }"
+    runs = [run for chain in chains for run in chain.runs]
+    parts: list[str] = []
+    for number, chain in enumerate(chains):
+        parts.append(
+            f'<div class="chain"><span class="key c{number % 6}"></span>{escape(chain.title)}</div>'
+        )
+        parts.append(tiles(_headline(chain)))
+        parts += [
+            f'<div class="warn">{escape(run.path.name)}: {escape(found)}</div>'
+            for run in chain.runs for found in run.found
+        ]  # fmt: skip
+    parts.append('<h2>Curves</h2><div class="pictures">')
+    for picture in pictures:
+        kind = ' class="wide"' if picture.wide else ""
+        note = f'<p class="note">{escape(picture.note)}</p>' if picture.note else ""
+        parts.append(
+            f"<figure{kind}><figcaption>{escape(picture.title)}</figcaption>"
+            f'<img class="light" alt="{escape(picture.title)}" src="{picture.uri("light")}">'
+            f'<img class="dark" alt="" src="{picture.uri("dark")}">{note}</figure>'
+        )
+    parts.append("</div>")
+    parts.append("<h2>Runs</h2>" + _run_table(runs))
+    parts.append(_score_table(runs))
+    parts.append(_blimp_section(runs))
+    parts.append(_data_section(runs))
+    parts.append(_repeat_section(runs))
+    return document(title, _subtitle(runs), style, parts)
+
+
+def _subtitle(runs: list[RunView]) -> str:
+    sizes = []
+    for run in runs:
+        model = run.config.get("model", {})
+        size = f"{model.get('num_hidden_layers')} layers of {model.get('hidden_size')}"
+        if size not in sizes:
+            sizes.append(size)
+    return f"BERT, {' and '.join(sizes)}; {len(runs)} run{'s' if len(runs) > 1 else ''}"
+
+
+def _headline(chain: Chain) -> list[tuple[str, str]]:
+    values: list[tuple[str, str]] = []
+    last = chain.runs[-1]
+    if last.validation:
+        line = last.validation[-1]
+        values.append((f"{line['mlm_loss']:.3f}", "masked-LM loss, held out"))
+        values.append((f"{line['mlm_accuracy']:.1%}", "masked-LM accuracy, held out"))
+        if "nsp_accuracy" in line:
+            values.append((f"{line['nsp_accuracy']:.1%}", "next-sentence accuracy, held out"))
+    tokens = sum(run.train[-1]["tokens"] for run in chain.runs if run.train)
+    values.append((short(tokens), "real tokens seen"))
+    values.append((in_words(sum(run.hours for run in chain.runs) * 3600), "training time"))
+    speed, mfu = last.typical("tokens_per_second"), last.typical("mfu")
+    if mfu is not None:
+        values.append((f"{mfu:.1%}", "MFU, median"))
+    elif speed is not None:
+        values.append((short(speed), "tokens per second, median"))
+    stalled = sum(run.stalled_seconds for run in chain.runs)
+    hours = sum(run.hours for run in chain.runs)
+    values.append((f"{stalled / max(1e-9, hours * 3600):.1%}", "of the time in loader stalls"))
+    return values
+
+
+def _run_table(runs: list[RunView]) -> str:
+    updates = any(run.update_share is not None for run in runs)
+    rows = []
+    for run in runs:
+        line = run.train[-1] if run.train else {}
+        speed, memory = run.typical("tokens_per_second"), line.get("memory_gib")
+        update = "" if run.update_share is None else f"{run.update_share:.1%}"
+        rows.append(
+            [
+                run.title,
+                "done" if run.done else "not finished",
+                f"{run.last_step:,} / {run.total_steps:,}",
+                run.config.get("data", {}).get("sequence_length", ""),
+                f"{run.deepspeed.get('train_batch_size', 0):,}",
+                _optimizer(run),
+                f"{speed:,.0f}" if speed else "",
+                in_words(run.hours * 3600),
+                f"{run.stalled_seconds:.1f} s",
+                *([update] if updates else []),
+                len(run.restarts),
+                line.get("skipped_steps", ""),
+                f"{memory:.2f}" if memory else "",
+            ]
+        )
+    head = ["run", "state", "steps", "length", "batch", "optimizer", "tokens/s", "time", "stalls",
+            *(["updates"] if updates else []), "restarts", "skipped", "GiB"]  # fmt: skip
+    return table(head, rows, numbers=(2, 3, 4, *range(6, len(head))))
+
+
+def _optimizer(run: RunView) -> str:
+    section = run.deepspeed.get("optimizer", {})
+    numbers = section.get("params", {})
+    variant = f" ({numbers['variant']})" if "variant" in numbers else ""
+    stage = run.deepspeed.get("zero_optimization", {}).get("stage", 0)
+    told = f"{section.get('type', '')}{variant}, lr\N{NO-BREAK SPACE}{numbers.get('lr', 0):g}"
+    return f"{told}, ZeRO\N{NO-BREAK SPACE}{stage}"
+
+
+def _score_table(runs: list[RunView]) -> str:
+    scored = [run for run in runs if run.scores]
+    if not scored:
+        return ""
+    keys = list(dict.fromkeys(key for run in scored for key in run.scores))
+    rows = [
+        [run.title, *(f"{run.scores[k]:.4g}" if k in run.scores else "" for k in keys)]
+        for run in scored
+    ]
+    head = ["run", *(key.replace("_", " ") for key in keys)]
+    return "<h2>Scores on held-out documents</h2>" + table(
+        head, rows, numbers=tuple(range(1, len(head)))
+    )
+
+
+def _blimp_section(runs: list[RunView]) -> str:
+    """BLiMP by field in one table, by paradigm in another that is folded away."""
+    scored = [run for run in runs if run.blimp]
+    if not scored:
+        return ""
+
+    def rows(kind: str) -> list[list[str]]:
+        names = sorted({name for run in scored for name in run.blimp[kind]})
+        return [
+            [name.replace("_", " "), *(f"{run.blimp[kind].get(name, 0):.1f}" for run in scored)]
+            for name in names
+        ]
+
+    overall = ["overall", *(f"{run.blimp['overall']:.1f}" for run in scored)]
+    pairs = ["pairs", *(f"{run.blimp['pairs']:,}" for run in scored)]
+    step = ["step", *(f"{run.blimp.get('step') or 0:,}" for run in scored)]
+    head = ["", *(run.title for run in scored)]
+    numbers = tuple(range(1, len(head)))
+    return (
+        "<h2>BLiMP: grammatical minimal pairs</h2>"
+        "<p>Percent of pairs whose grammatical sentence the model finds likelier; guessing gives "
+        "50.</p>"
+        + table(head, [overall, *rows("fields"), pairs, step], numbers=numbers)
+        + "<details><summary>By paradigm</summary>"
+        + table(head, rows("paradigms"), numbers=numbers)
+        + "</details>"
+    )
+
+
+def _data_section(runs: list[RunView]) -> str:
+    seen: dict[str, RunView] = {}
+    for run in runs:
+        if run.manifest:
+            seen.setdefault(run.config["data"]["path"], run)
+    parts = []
+    for path, run in seen.items():
+        data = run.manifest
+        documents = data.get("documents", {})
+        dropped = documents.get("dropped", {})
+        words = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in
+                          sorted(dropped.items(), key=lambda item: -item[1]))  # fmt: skip
+        rows = [
+            ["folder", path],
+            ["documents", f"{documents.get('written', 0):,} of {documents.get('read', 0):,} read"
+             + (f"; dropped: {words}" if words else "")],
+        ]  # fmt: skip
+        rows += [
+            [name, f"{split.get('documents', 0):,} documents, {split.get('sentences', 0):,} "
+             f"sentences, {split.get('tokens', 0):,} tokens"]
+            for name, split in data.get("splits", {}).items()
+        ]  # fmt: skip
+        rows += [
+            [f"source: {source.get('name', '')}", f"{source.get('kind', '')}, "
+             f"{source.get('licence', '')}: "
+             + ", ".join(file["name"] for file in source.get("files", [])[:4])
+             + (" ..." if len(source.get("files", [])) > 4 else "")]
+            for source in data.get("sources", [])
+        ]  # fmt: skip
+        tokenizer = data.get("tokenizer", {})
+        rows.append(["tokenizer", f"{tokenizer.get('vocab_size', 0):,} words, "
+                     f"{'lower case' if tokenizer.get('lower_case') else 'cased'}, fingerprint "
+                     f"{str(tokenizer.get('fingerprint', ''))[:16]}"])  # fmt: skip
+        parts.append(table(["data", ""], rows))
+    return "<h2>Data</h2>" + "".join(parts) if parts else ""
+
+
+def _repeat_section(runs: list[RunView]) -> str:
+    parts = ["<h2>To repeat it</h2>"]
+    for run in runs:
+        commands: list[str] = []
+        for start in run.environment.get("starts", []):
+            if not commands or commands[-1] != start["command"]:
+                commands.append(start["command"])
+        versions = run.environment.get("packages", {})
+        words = ", ".join(f"{name} {number}" for name, number in versions.items())
+        parts.append(
+            f'<div class="card"><pre>{escape(chr(10).join(commands) or run.path)}</pre>'
+            f'<p class="note">bertds {escape(run.environment.get("bertds", ""))}, commit '
+            f"{escape(run.environment.get('commit') or 'unknown')}, Python "
+            f"{escape(run.environment.get('python', ''))}, {escape(words)}</p>"
+            f"{_details(run)}</div>"
+        )
+    if len(runs) > 1:
+        parts.append(_differences(runs))
+    return "".join(parts)
+
+
+def _details(run: RunView) -> str:
+    lines = "\n".join(f"{key}: {value}" for key, value in run.settings().items())
+    return (
+        f"<details><summary>every setting of {escape(run.title)}</summary>"
+        f"<pre>{escape(lines)}</pre></details>"
+    )
+
+
+def _differences(runs: list[RunView]) -> str:
+    settings = [run.settings() for run in runs]
+    keys = list(dict.fromkeys(key for values in settings for key in values))
+    rows = []
+    for key in keys:
+        values = [str(found.get(key, "")) for found in settings]
+        if len(set(values)) > 1 and key != "run.dir":
+            rows.append([key, *values])
+    head = ["setting", *(run.title for run in runs)]
+    return "<h2>Settings in which the runs differ</h2>" + table(head, rows) if rows else ""

@@ -1,0 +1,223 @@
+"""What a report shows: run folders read into series, runs that follow each other joined."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from bertds.commands.status import expand, read_lines
+from bertds.monitor.health import Finding, findings
+from bertds.training.run_folder import flatten
+
+
+@dataclass(kw_only=True)
+class RunView:
+    """One run folder, read once."""
+
+    path: Path
+    config: dict[str, Any]
+    deepspeed: dict[str, Any]
+    environment: dict[str, Any]
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    found: list[Finding]
+    done: bool
+
+    @property
+    def total_steps(self) -> int:
+        """Steps that the recipe asks for."""
+        return int(self.config.get("schedule", {}).get("total_steps", 0))
+
+    @property
+    def last_step(self) -> int:
+        """The last step that is in the metrics."""
+        return max((line["step"] for line in [*self.train, *self.validation]), default=0)
+
+    @property
+    def title(self) -> str:
+        """Its name in the report: its own, or its folder's with the folder above."""
+        name = self.config.get("run", {}).get("name") or ""
+        return name or "/".join(self.path.resolve().parts[-2:])
+
+    @property
+    def restarts(self) -> list[int]:
+        """The steps after which the run was continued."""
+        steps = []
+        for before, after in zip(self.train, self.train[1:]):
+            if after.get("restarts", 0) > before.get("restarts", 0):
+                steps.append(before["step"])
+        return steps
+
+    @cached_property
+    def hours(self) -> float:
+        """Training time in the train lines: stalls within, validation and saving left out."""
+        return sum(line["seconds"] for line in self.train) / 3600
+
+    @property
+    def stalled_seconds(self) -> float:
+        """Time that training waited for the loader."""
+        return sum(line["stall_seconds"] for line in self.train)
+
+    @property
+    def update_share(self) -> float | None:
+        """Share of the time spent in optimizer updates, of the lines that say it; None: none do."""
+        told = [line for line in self.train if line.get("optimizer_seconds") is not None]
+        seconds = sum(line["seconds"] for line in told)
+        return sum(line["optimizer_seconds"] for line in told) / seconds if seconds else None
+
+    def typical(self, key: str) -> float | None:
+        """Return the median of a train value after the first fifth of the lines."""
+        values = [line[key] for line in self.train[len(self.train) // 5 :] if key in line]
+        return median(values) if values else None
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The data's manifest, or empty where the data is gone or brings none."""
+        path = self.config.get("data", {}).get("path") or ""
+        file = Path(path) / "manifest.json"
+        return json.loads(file.read_text(encoding="utf-8")) if path and file.is_file() else {}
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """Scores that stand in the run folder or beside it (``scores.json``)."""
+        result: dict[str, Any] = {}
+        for file in (self.path.parent / "scores.json", self.path / "scores.json"):
+            if file.is_file():
+                values = json.loads(file.read_text(encoding="utf-8"))
+                result.update(
+                    values.get(self.path.name, {}) if file.parent != self.path else values
+                )
+        return {k: v for k, v in result.items() if isinstance(v, (int, float))}
+
+    @cached_property
+    def blimp(self) -> dict[str, Any]:
+        """What ``bertds evaluate RUN --blimp`` left in the run folder, or empty."""
+        file = self.path / "blimp.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def settings(self) -> dict[str, Any]:
+        """Return every setting by dotted key, the DeepSpeed JSON's under ``deepspeed``."""
+        result = flatten(self.config)
+        result.update(_deep(self.deepspeed, "deepspeed"))
+        return result
+
+
+def _deep(value: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, inner in value.items():
+        result.update(_deep(inner, f"{prefix}.{key}"))
+    return result
+
+
+def read_run(path: Path) -> RunView:
+    """Read one run folder."""
+
+    def load(name: str) -> dict[str, Any]:
+        file = path / name
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    lines = read_lines(path / "metrics.jsonl")
+    return RunView(
+        path=path,
+        config=yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {},
+        deepspeed=load("deepspeed.json"),
+        environment=load("environment.json"),
+        train=[line for line in lines if "split" not in line],
+        validation=[line for line in lines if "split" in line],
+        found=findings(lines),
+        done=(path / "DONE").is_file(),
+    )
+
+
+@dataclass(kw_only=True)
+class Chain:
+    """Runs that follow each other: phase 1, and the phase 2 that starts from it."""
+
+    runs: list[RunView] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """One name for all of it."""
+        names = [run.title for run in self.runs]
+        if len(names) == 1:
+            return names[0]
+        folders = {run.path.resolve().parent.name for run in self.runs}
+        tails = [run.path.name for run in self.runs]
+        if len(folders) == 1:
+            return f"{folders.pop()}: {' → '.join(tails)}"
+        return " → ".join(names)
+
+    def offsets(self) -> list[int]:
+        """Return each run's first step when the steps are counted through."""
+        result, total = [], 0
+        for run in self.runs:
+            result.append(total)
+            total += run.last_step
+        return result
+
+    def series(self, key: str, *, split: str = "train") -> tuple[list[float], list[float]]:
+        """Return (steps counted through, values) of a key; absent and empty values left out."""
+        steps: list[float] = []
+        values: list[float] = []
+        for offset, run in zip(self.offsets(), self.runs):
+            for line in run.train if split == "train" else run.validation:
+                if line.get(key) is not None:
+                    steps.append(offset + line["step"])
+                    values.append(float(line[key]))
+        return steps, values
+
+    def trust_ratios(self) -> dict[str, tuple[list[float], list[tuple[float, ...]]]]:
+        """Return per parameter group the steps and their (lowest, median, highest)."""
+        result: dict[str, tuple[list[float], list[tuple[float, ...]]]] = {}
+        for offset, run in zip(self.offsets(), self.runs):
+            for line in run.train:
+                for group, triple in (line.get("trust_ratio") or {}).items():
+                    if None not in triple:
+                        steps, values = result.setdefault(group, ([], []))
+                        steps.append(offset + line["step"])
+                        values.append(tuple(triple))
+        return result
+
+    def restarts(self) -> list[int]:
+        """Return the steps after which a run was continued."""
+        return [
+            offset + step for offset, run in zip(self.offsets(), self.runs) for step in run.restarts
+        ]
+
+    def borders(self) -> list[int]:
+        """Return the steps at which a phase begins, but for the first."""
+        return self.offsets()[1:]
+
+
+def read_chains(folders: list[Path]) -> list[Chain]:
+    """Read run folders and join those of which one starts from the other."""
+    views: dict[Path, RunView] = {}
+    for folder in folders:
+        for path in expand(folder):
+            views.setdefault(path.resolve(), read_run(path))
+    follows: dict[Path, Path] = {}
+    for path, view in views.items():
+        origin = view.config.get("init", {}).get("from") or ""
+        for candidate in (Path(origin).resolve(), *Path(origin).resolve().parents):
+            if origin and candidate in views and candidate != path:
+                follows[path] = candidate
+                break
+    taken = set(follows.values())
+    chains = []
+    for path in views:
+        if path in taken:
+            continue  # it is the beginning of another one
+        runs = [views[path]]
+        while path in follows and views[follows[path]] not in runs:
+            path = follows[path]
+            runs.insert(0, views[path])
+        chains.append(Chain(runs=runs))
+    return chains

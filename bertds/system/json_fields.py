@@ -1,0 +1,166 @@
+"""JSON of others: read without surprises, and checked key by key against what is expected.
+
+A manifest is read once, through :class:`Field`, in the module that owns its format. Everything that
+is not as it should be is one line with the file, the key, what was found and what is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from bertds.errors import UserError
+
+MOST = 2**63 - 1
+"""The largest integer: what numpy, torch and HDF5 count with."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON text.
+
+    Raises:
+        ValueError: it is none, or is nested so deeply that reading it would exhaust the stack
+            (``json`` alone raises RecursionError, which is no ValueError).
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def read_fields(path: Path, error: type[UserError], *, nan: bool = False) -> Field:
+    """Read a file that holds one JSON object, strictly: no key twice and, unless ``nan``, no NaN.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        UserError: (``error``) it cannot be read, or is no JSON object.
+    """
+    constant = None if nan else _no_constant
+    try:
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=constant)
+    except FileNotFoundError:
+        raise
+    except RecursionError:
+        raise error(f"{path}: damaged (nested too deeply)") from None
+    except (OSError, ValueError) as problem:
+        raise error(f"{path}: damaged ({problem})") from None
+    if not isinstance(value, dict):
+        raise error(f"{path}: not a JSON object")
+    return Field(path, "", value, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A value in a JSON file, with its key for the message when it is not as it should be."""
+
+    file: Path
+    key: str
+    """As a user would write it: ``splits.train.shards[3].bytes``; "" for the whole file."""
+    value: Any
+    error: type[UserError]
+    """What is raised."""
+
+    def fail(self, expected: str) -> NoReturn:
+        """Raise the error for this value."""
+        shown = json.dumps(self.value, ensure_ascii=True, default=str)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        raise self.error(f"{self.file}: {self.key} is {shown}: must be {expected}")
+
+    def __getitem__(self, name: str) -> Field:
+        """Return a value of an object by its key, which must be there."""
+        found = self.get(name)
+        if found is None:
+            raise self.error(f"{self.file}: the key {self._below(name)!r} is missing")
+        return found
+
+    def get(self, name: str) -> Field | None:
+        """Return a value of an object by its key, or None without the key."""
+        if name not in self.mapping():
+            return None
+        return Field(self.file, self._below(name), self.value[name], self.error)
+
+    def _below(self, name: str) -> str:
+        return f"{self.key}.{name}" if self.key else name
+
+    def items(self) -> Iterator[tuple[str, Field]]:
+        """Yield the keys and values of an object."""
+        for name, value in self.mapping().items():
+            yield name, Field(self.file, self._below(name), value, self.error)
+
+    def elements(self) -> Iterator[Field]:
+        """Yield the values of a list."""
+        if not isinstance(self.value, list):
+            self.fail("a list")
+        for number, value in enumerate(self.value):
+            yield Field(self.file, f"{self.key}[{number}]", value, self.error)
+
+    def mapping(self) -> dict[str, Any]:
+        """Return an object."""
+        if not isinstance(self.value, dict):
+            self.fail("an object")
+        return self.value
+
+    def only(self, names: Iterable[str]) -> Field:
+        """Refuse an object with keys other than these (they need not all be there)."""
+        allowed = list(names)
+        for name in self.mapping():
+            if name not in allowed:
+                raise self.error(
+                    f"{self.file}: unknown key {self._below(name)!r:.80}; allowed: "
+                    f"{', '.join(allowed)}"
+                )
+        return self
+
+    def integer(self, least: int = 0, most: int = MOST) -> int:
+        """Return a whole number (not true, not 1.0)."""
+        if type(self.value) is not int or not least <= self.value <= most:
+            self.fail(
+                f"a whole number, {least:,} or more" if most == MOST
+                else f"a whole number from {least:,} to {most:,}"
+            )  # fmt: skip
+        return self.value
+
+    def number(self, least: float = -math.inf) -> float:
+        """Return a finite number."""
+        good = isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
+        if not good or not math.isfinite(self.value) or self.value < least:
+            self.fail("a number" if least == -math.inf else f"a number, {least:g} or more")
+        return float(self.value)
+
+    def boolean(self) -> bool:
+        """Return true or false."""
+        if not isinstance(self.value, bool):
+            self.fail("true or false")
+        return self.value
+
+    def text(self, one_of: Iterable[str] = ()) -> str:
+        """Return text, of these where some are given."""
+        allowed = list(one_of)
+        if not isinstance(self.value, str) or (allowed and self.value not in allowed):
+            self.fail(" or ".join(map(repr, allowed)) if allowed else "text")
+        return self.value
+
+    def sha256(self) -> str:
+        """Return a SHA-256 in lower-case hexadecimal."""
+        if not isinstance(self.value, str) or not _SHA256.fullmatch(self.value):
+            self.fail("a SHA-256, 64 hexadecimal digits")
+        return self.value

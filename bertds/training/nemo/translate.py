@@ -1,0 +1,388 @@
+"""NeMo's two BERT pre-training configurations, run here: each key is mapped or refused by name.
+
+    bertds train --nemo-config bert_pretraining_from_text_config.yaml model.train_ds.data_file=F
+    bertds train --nemo-config F.yaml --write DIR      # only write recipe.yaml and deepspeed.json
+
+``batch_size`` is NeMo's: rows a device. The global batch is batch_size x devices x nodes x
+accumulate_grad_batches; with another number of processes accumulation makes up the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertds.config.load import nearest
+from bertds.errors import ConfigError
+from bertds.training.nemo.keys import Keys, flatten, resolve_references
+
+Rows = Callable[[dict[str, Any]], int]
+"""Takes our data section, returns how many rows an epoch has."""
+
+# Keys without a counterpart here that change nothing of the result: why each is not needed.
+WITHOUT_EFFECT = {
+    "trainer.accelerator": "the device is found", "trainer.strategy": "DeepSpeed",
+    "trainer.distributed_backend": "DeepSpeed", "trainer.amp_level": "precision says it",
+    "trainer.replace_sampler_ddp": "order is a function of the seed",
+    "trainer.use_distributed_sampler": "order is a function of the seed",
+    "trainer.num_sanity_val_steps": "nothing is tried first",
+    "trainer.checkpoint_callback": "checkpoints are always written",
+    "trainer.enable_checkpointing": "checkpoints are always written",
+    "trainer.logger": "metrics.jsonl is always written", "trainer.benchmark": "a speed switch",
+    "trainer.check_val_every_n_epoch": "val_check_interval says it",
+    "model.train_ds.num_workers": "one thread reads ahead",
+    "model.train_ds.pin_memory": "always, on a GPU", "model.train_ds.use_cache": "not needed",
+    "model.train_ds.drop_last": "batches run on into the next epoch",
+    "model.validation_ds.num_workers": "", "model.validation_ds.pin_memory": "",
+    "model.validation_ds.use_cache": "", "model.validation_ds.drop_last": "",
+    "model.validation_ds.shuffle": "", "model.tokenizer.sample_size": "for SentencePiece",
+    "model.tokenizer.data_file": "for SentencePiece",
+    "model.tokenizer.vocab_size": "vocab.txt says",
+    "model.optim.sched.last_epoch": "a resumed run knows its step",
+    "exp_manager.create_checkpoint_callback": "checkpoints are always written",
+    "exp_manager.checkpoint_callback_params": "see checkpoint.* in the recipe",
+    "exp_manager.resume_if_exists": "always", "exp_manager.resume_ignore_no_checkpoint": "always",
+    "model.max_seq_length": "", "model.mask_prob": "", "model.short_seq_prob": "",
+    "model.pretrained_model_name": "", "name": "", "do_training": "", "seed": "", "hydra": "",
+    "model.nemo_path": "bertds export and convert write the model",
+}  # fmt: skip
+_MODEL_KEYS = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps",
+)  # fmt: skip
+
+
+@dataclass(slots=True)
+class Translation:
+    """What a NeMo file means here."""
+
+    recipe: dict[str, dict[str, Any]]
+    deepspeed: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+def translate(
+    values: Mapping[str, Any], source: str, rows_of: Rows, overrides: Mapping[str, Any] = {},
+) -> Translation:  # fmt: skip
+    """Map a NeMo configuration.
+
+    Args:
+        values: the YAML file's.
+        source: its name, for messages.
+        rows_of: counts the rows of an epoch; called only if the file counts in epochs.
+        overrides: dotted NeMo keys that win.
+
+    Raises:
+        ConfigError: a key or value that cannot be honoured; names it.
+    """
+    flat = flatten(values)
+    for key, value in overrides.items():
+        for other in [name for name in flat if name.startswith(f"{key}.") or
+                      key.startswith(f"{name}.")]:  # fmt: skip
+            del flat[other]
+        flat[key] = value
+    keys = Keys(resolve_references(flat), source)
+    result = Translation({}, {})
+    _model(keys, result)
+    _data(keys, result)
+    _tokenizer(keys, result)
+    _optimizer_and_batch(keys, result)
+    _schedule(keys, result, rows_of)
+    _run(keys, result)
+    _refuse_the_rest(keys, result)
+    return result
+
+
+def _model(keys: Keys, result: Translation) -> None:
+    prefix = "model.language_model."
+    name = keys.take(f"{prefix}pretrained_model_name")
+    file = keys.take(f"{prefix}config_file", f"{prefix}bert_config_file")
+    settings: dict[str, Any] = {}
+    for section in ("config", "bert_config"):
+        keys.take(f"{prefix}{section}")
+        for key in (*_MODEL_KEYS, "hidden_act", "vocab_size"):
+            value = keys.take(f"{prefix}{section}.{key}")
+            if value is not None:
+                settings[key] = value
+    start = keys.take(f"{prefix}lm_checkpoint", f"{prefix}bert_checkpoint")
+    if file is not None:
+        settings = _read_json(Path(file))
+    elif not settings and name is not None:
+        # Without a configuration NeMo starts from the named model's weights.
+        from bertds.pretrained.hf_weights import read_config
+        from bertds.pretrained.transformers_api import resolve
+
+        folder = resolve(name)
+        settings = dict(read_config(folder))
+        start = start or str(folder)
+    model = {key: settings[key] for key in _MODEL_KEYS if key in settings}
+    act = settings.get("hidden_act", "gelu")
+    if act not in ("gelu", "gelu_new"):
+        keys.fail(f"{prefix}config.hidden_act", act, "gelu, gelu_new")
+    model["hidden_act"] = act
+    only_mlm = bool(keys.take("model.only_mlm_loss", default=False))
+    model["next_sentence"] = not only_mlm
+    result.recipe["model"] = model
+    keys.expect("model.num_tok_classification_layers", (1, None), "1: BERT's masked-LM head")
+    layers = keys.take("model.num_seq_classification_layers")
+    if layers not in (2, None):
+        keys.fail("model.num_seq_classification_layers", layers, "2")
+    if layers == 2 and not only_mlm:
+        result.notes.append(
+            "model.num_seq_classification_layers=2: the next-sentence head is BERT's, a tanh layer "
+            "(the pooler) and a linear one; NeMo's two-layer head has ReLU between them"
+        )
+    if start is not None:
+        result.recipe["init"] = {"from": str(start), "optimizer_state": "none"}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
+
+
+def _data(keys: Keys, result: Translation) -> None:
+    train = "model.train_ds."
+    path = keys.take(f"{train}data_file")
+    if path is None:
+        raise ConfigError(f"{keys.source}: {train}data_file is not set; give {train}data_file=PATH")
+    data: dict[str, Any] = {"path": str(path)}
+    length = keys.number(f"{train}max_seq_length")
+    predictions = keys.number(f"{train}max_predictions_per_seq")
+    mask = keys.number(f"{train}mask_prob")
+    if length is not None:
+        data["sequence_length"] = int(length)
+    elif predictions is not None:  # HDF5: the file says its length
+        data["sequence_length"] = _hdf5_length(Path(path))
+    if predictions is None:
+        # NeMo's text path masks each token by itself, so it knows no limit.
+        predictions = math.ceil((mask or 0.15) * data.get("sequence_length", 128) * 1.1)
+        result.notes.append(
+            f"max_predictions_per_sequence={predictions}: NeMo's text files set none"
+        )
+    data["max_predictions_per_sequence"] = int(predictions)
+    for theirs, ours in (("mask_prob", "masked_lm_prob"), ("short_seq_prob", "short_seq_prob")):
+        value = mask if theirs == "mask_prob" else keys.number(f"{train}{theirs}")
+        if value is not None:
+            data[ours] = value
+    if not result.recipe["model"]["next_sentence"]:
+        data["pairs"] = "none"
+    keys.expect(f"{train}shuffle", (True,), "true: order is always shuffled")
+    keys.expect(f"{train}num_samples", (-1, None), "-1 (prepare a smaller corpus instead)")
+    result.recipe["data"] = data
+    held_out = "model.validation_ds."
+    validation: dict[str, Any] = {}
+    given = keys.take(f"{held_out}data_file")
+    if given is not None:
+        validation["path"] = str(given)
+    batch = keys.number(f"{held_out}batch_size")
+    if batch is not None:
+        validation["micro_batch_size"] = int(batch)
+    samples = keys.number(f"{held_out}num_samples")
+    if samples is not None:
+        validation["max_samples"] = 0 if samples < 0 else int(samples)
+    for name in ("max_seq_length", "mask_prob", "short_seq_prob", "max_predictions_per_seq"):
+        value = keys.take(f"{held_out}{name}")
+        mine = keys.flat.get(f"{train}{name}")
+        if value is not None and mine is not None and value != mine:
+            keys.fail(f"{held_out}{name}", value, f"{mine}, as in {train}{name}")
+    result.recipe["validation"] = validation
+
+
+def _hdf5_length(path: Path) -> int:
+    from bertds.data.formats.hdf5_files import dataset, open_hdf5
+
+    files = [path] if path.is_file() else sorted([*path.glob("*.hdf5"), *path.glob("*.h5")])
+    if not files:
+        raise ConfigError(f"{path}: no HDF5 file there")
+    with open_hdf5(files[0]) as file:
+        found = dataset(files[0], file, "input_ids")
+        if found is None or found.ndim != 2:
+            raise ConfigError(f"{files[0]}: no input_ids of 2 dimensions in it")
+        return int(found.shape[1])
+
+
+_SPECIAL = {
+    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "bos_token": "[CLS]",
+    "mask_token": "[MASK]", "eos_token": "[SEP]", "cls_token": "[CLS]",
+}  # fmt: skip
+
+
+def _tokenizer(keys: Keys, result: Translation) -> None:
+    prefix = "model.tokenizer."
+    keys.take("model.tokenizer")
+    kind = keys.take(f"{prefix}tokenizer_name", default="")
+    model = keys.take(f"{prefix}tokenizer_model")
+    if kind == "sentencepiece" or model is not None:
+        keys.fail(f"{prefix}tokenizer_name", kind or model, "WordPiece (vocab_file)")
+    keys.expect(f"{prefix}special_tokens", (None,), "null: the vocabulary's own")
+    for token, usual in _SPECIAL.items():
+        keys.expect(f"{prefix}special_tokens.{token}", (usual, None), f"{usual}, as in vocab.txt")
+    file = keys.take(f"{prefix}vocab_file")
+    lower = keys.take(f"{prefix}do_lower_case")
+    name = keys.take(f"{prefix}pretrained_model_name")
+    name = name or keys.flat.get("model.language_model.pretrained_model_name")
+    if kind and kind not in ("nemobert", "bert", "word", "nemo_bert") and "/" not in kind:
+        name = name or kind  # newer files: tokenizer_name is the model's name
+    data = result.recipe["data"]
+    if lower is not None:
+        data["lower_case"] = bool(lower)
+    if (Path(data["path"]) / "manifest.json").is_file():
+        return  # our own prepared data bring their vocabulary
+    if file is None and name is not None:
+        from bertds.pretrained.transformers_api import resolve
+
+        file = resolve(name) / "vocab.txt"
+        if lower is None:
+            data["lower_case"] = "uncased" in str(name)
+    if file is None:
+        raise ConfigError(f"{keys.source}: no vocabulary; give {prefix}vocab_file=vocab.txt")
+    data["vocab"] = str(file)
+
+
+_OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "lamb": "Lamb", "fused_adam": "AdamW"}
+
+
+def _optimizer_and_batch(keys: Keys, result: Translation) -> None:
+    name = keys.take("model.optim.name", default="adamw")
+    if name not in _OPTIMIZERS:
+        keys.fail("model.optim.name", name, ", ".join(_OPTIMIZERS))
+    parameters: dict[str, Any] = {"lr": keys.number("model.optim.lr", default=1e-3)}
+    for theirs in ("weight_decay", "eps"):
+        value = keys.number(f"model.optim.{theirs}")
+        if value is not None:
+            parameters[theirs] = value
+    betas = keys.take("model.optim.betas")
+    if betas is not None:
+        parameters["betas"] = list(betas)
+    devices = keys.take("trainer.devices", "trainer.gpus", default=1)
+    if isinstance(devices, (list, tuple)):
+        devices = len(devices)
+    if devices in (-1, "auto", "-1"):
+        import torch
+
+        devices = torch.cuda.device_count() or 1
+    if not isinstance(devices, int):
+        keys.fail("trainer.devices", devices, "a number, a list or -1")
+    nodes = int(keys.number("trainer.num_nodes", default=1))
+    accumulate = int(keys.number("trainer.accumulate_grad_batches", default=1))
+    micro = int(keys.number("model.train_ds.batch_size", default=16))
+    deepspeed: dict[str, Any] = {
+        "train_batch_size": micro * max(1, devices) * nodes * accumulate,
+        "train_micro_batch_size_per_gpu": micro,
+        "optimizer": {"type": _OPTIMIZERS[name], "params": parameters},
+        "zero_optimization": {"stage": 1},
+    }
+    clip = keys.number("trainer.gradient_clip_val", default=0.0)
+    if clip:
+        deepspeed["gradient_clipping"] = clip
+    precision = str(keys.take("trainer.precision", default="32")).split("-")[0]
+    if precision not in ("16", "bf16", "32"):
+        keys.fail("trainer.precision", precision, "16, bf16, 32 (and their -mixed, -true forms)")
+    if precision != "32":
+        import torch
+
+        if precision == "16" and not torch.cuda.is_available():
+            result.notes.append("trainer.precision=16: no GPU here, so bf16")
+            precision = "bf16"
+        deepspeed["fp16" if precision == "16" else "bf16"] = {"enabled": True}
+    result.deepspeed = deepspeed
+
+
+_DECAYS: dict[str, dict[str, Any]] = {
+    "CosineAnnealing": {"decay": "cosine", "decay_from": "warmup_end"},
+    "SquareRootAnnealing": {"decay": "polynomial", "power": 0.5, "decay_from": "start"},
+    "WarmupAnnealing": {"decay": "polynomial", "power": 1.0, "decay_from": "warmup_end"},
+    "PolynomialDecayAnnealing": {"decay": "polynomial", "power": 1.0, "decay_from": "warmup_end"},
+    "WarmupPolicy": {"decay": "constant"},
+}
+
+
+def _schedule(keys: Keys, result: Translation, rows_of: Rows) -> None:
+    prefix = "model.optim.sched."
+    name = keys.take(f"{prefix}name")
+    keys.take("model.optim.sched")
+    if name is not None and name not in _DECAYS:
+        keys.fail(f"{prefix}name", name, ", ".join(_DECAYS))
+    schedule = dict(_DECAYS[name or "WarmupPolicy"])
+    power = keys.number(f"{prefix}power")
+    if power is not None:
+        if name != "PolynomialDecayAnnealing":
+            keys.fail(f"{prefix}power", power, "only with PolynomialDecayAnnealing")
+        schedule["power"] = power
+    lowest = keys.number(f"{prefix}min_lr", default=0.0)
+    if lowest:
+        if name not in ("CosineAnnealing", "PolynomialDecayAnnealing"):
+            keys.fail(f"{prefix}min_lr", lowest, f"0 with {name}")
+        schedule["floor"] = lowest / result.deepspeed["optimizer"]["params"]["lr"]
+    batch = result.deepspeed["train_batch_size"]
+    epochs = keys.number("trainer.max_epochs")
+    steps = keys.number("trainer.max_steps")
+    per_epoch = 0
+    interval = keys.number("trainer.val_check_interval")
+    if steps is None or steps < 0 or isinstance(interval, float):
+        per_epoch = max(1, rows_of(result.recipe["data"]) // batch)
+    if steps is None or steps < 0:
+        if not epochs or epochs < 0:
+            raise ConfigError(
+                f"{keys.source}: neither trainer.max_steps nor trainer.max_epochs is set"
+            )
+        steps = int(epochs * per_epoch)
+    schedule["total_steps"] = int(steps)
+    warmup_steps = keys.number(f"{prefix}warmup_steps")
+    warmup_ratio = keys.number(f"{prefix}warmup_ratio")
+    if warmup_steps is not None:
+        schedule["warmup_steps"] = int(warmup_steps)
+    elif warmup_ratio is not None:
+        schedule["warmup_ratio"] = warmup_ratio
+    result.recipe["schedule"] = schedule
+    if interval is not None:
+        every = round(interval * per_epoch) if isinstance(interval, float) else int(interval)
+        result.recipe["validation"]["every_steps"] = max(1, every)
+
+
+def _run(keys: Keys, result: Translation) -> None:
+    root = keys.take("exp_manager.exp_dir", "exp_manager.root_dir", default="NeMo_experiments")
+    name = keys.take("exp_manager.name", default=None) or keys.flat.get("name") or "BERT"
+    result.recipe["run"] = {"dir": str(Path(root) / str(name)), "name": str(name)}
+    seed = keys.flat.get("seed")
+    if seed is not None:
+        result.recipe["run"]["seed"] = int(seed)
+    every = keys.number("trainer.log_every_n_steps", "trainer.row_log_interval")
+    if every is not None:
+        result.recipe["log"] = {"every_steps": max(1, int(every))}
+    tracking: dict[str, Any] = {}
+    if keys.take("exp_manager.create_tensorboard_logger"):
+        tracking["tensorboard"] = True
+    if keys.take("exp_manager.create_wandb_logger"):
+        tracking["wandb"] = "online"
+    project = keys.take("exp_manager.wandb_logger_kwargs.project")
+    if project is not None:
+        tracking["wandb_project"] = str(project)
+    wandb_name = keys.take("exp_manager.wandb_logger_kwargs.name")
+    del wandb_name  # the run's name is used
+    keys.take("exp_manager.wandb_logger_kwargs")
+    if tracking:
+        result.recipe["tracking"] = tracking
+
+
+def _refuse_the_rest(keys: Keys, result: Translation) -> None:
+    for key in keys.flat:
+        if key in keys.taken:
+            continue
+        reasons = (why for name, why in WITHOUT_EFFECT.items() if f"{key}.".startswith(f"{name}."))
+        reason = next(reasons, None)
+        if reason is None:
+            known = [*keys.taken, *WITHOUT_EFFECT]
+            raise ConfigError(
+                f"{keys.source}: {key}: unknown or not supported{nearest(key, known)}"
+            )
+        if reason:
+            result.notes.append(f"{key} is not used: {reason}")

@@ -1,0 +1,145 @@
+"""What makes a run quicker, settled before the engine takes the model.
+
+``model.attention_kernel``, ``run.compile``, ``run.fp8`` and ``run.cuda_graphs``, each checked
+against the device, the ZeRO stage and what is installed.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from bertds.config.recipe import Config
+from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.errors import ConfigError
+from bertds.model.attention_kernels import activate_kernel
+from bertds.model.bert import BertForPreTraining
+from bertds.model.build import PreTrainingModel
+from bertds.system.logs import log
+
+Capability = tuple[int, int] | None
+"""A GPU's compute capability; None = no GPU."""
+
+
+def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSettings) -> None:
+    """Choose the attention kernel; compile, record or convert what the recipe wants.
+
+    Logs what was chosen, in one line.
+
+    Raises:
+        ConfigError: the recipe asks for what its ZeRO stage, device or installation lacks.
+    """
+    cuda = torch.cuda.is_available()
+    capability = torch.cuda.get_device_capability() if cuda else None
+    words = [f"attention: {attention_words(config, settings.precision, capability)}"]
+    if config.run.fp8:
+        check_fp8(config, settings, capability)
+        from bertds.model.fp8_layers import use_fp8
+
+        words.append(f"FP8: {use_fp8(model.encoder_layers())} linear layers (experimental)")
+    if wants_compile(config, settings.stage, cuda=cuda):
+        from bertds.model.compile_layers import compile_layers
+
+        compiled = compile_layers(model, "cuda" if cuda else "cpu")
+        if not compiled and config.run.fp8:
+            raise ConfigError("run.fp8=true needs torch.compile, which this machine lacks")
+        words.append("layers: compiled" if compiled else "layers: not compiled")
+    if config.run.cuda_graphs:
+        check_graphs(config, settings.stage, capability)
+        from bertds.model.cuda_graphs import use_graphs
+
+        assert isinstance(model, BertForPreTraining)  # checked above
+        use_graphs(model.bert.encoder)
+        words.append("encoder: recorded CUDA graphs")
+    log.info("%s", "; ".join(words))
+
+
+def attention_words(config: Config, precision: str, capability: Capability) -> str:
+    """Make the attention kernel ready and return which one runs.
+
+    Args:
+        config: the recipe.
+        precision: of the DeepSpeed JSON.
+        capability: the GPU's.
+    """
+    dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision, torch.bfloat16)
+    model = config.model
+    return activate_kernel(
+        model.attention_kernel,
+        model.attention_probs_dropout_prob,
+        dtype,
+        model.hidden_size // model.num_attention_heads,
+        capability,
+    )
+
+
+def wants_compile(config: Config, stage: int, *, cuda: bool) -> bool:
+    """Return whether the layers shall be compiled.
+
+    Args:
+        config: the recipe.
+        stage: of ZeRO.
+        cuda: whether the run is on a GPU.
+
+    Raises:
+        ConfigError: ``run.compile=true`` under ZeRO-3.
+    """
+    asked = config.run.compile
+    if asked == "auto":
+        # Compiling inside a recording has not been tried on a GPU.
+        return cuda and stage < 3 and not config.run.cuda_graphs
+    if asked and stage == 3:
+        raise ConfigError(
+            "run.compile=true with zero_optimization.stage=3, whose parameters come and go "
+            "within a layer; use stage 0, 1 or 2, or run.compile=auto"
+        )
+    return asked
+
+
+def check_graphs(config: Config, stage: int, capability: Capability) -> None:
+    """Refuse recorded graphs where they cannot be made."""
+    if config.model.style == "modern":
+        raise ConfigError(
+            "run.cuda_graphs=true is not made for model.style=modern; set run.cuda_graphs=false "
+            "(run.compile works with it)"
+        )
+    if capability is None or stage == 3:
+        raise ConfigError("run.cuda_graphs=true needs a GPU and ZeRO stage 0, 1 or 2")
+    if config.model.activation_checkpointing != "none":
+        raise ConfigError(
+            "run.cuda_graphs=true with model.activation_checkpointing=full: recomputing reads "
+            "the generator's state, which a recording cannot; choose one of them"
+        )
+
+
+def check_fp8(config: Config, settings: DeepSpeedSettings, capability: Capability) -> None:
+    """Refuse FP8 where its products cannot be made, or would not be compiled.
+
+    Args:
+        config: the recipe.
+        settings: the DeepSpeed JSON.
+        capability: the GPU's.
+    """
+    if settings.precision != "bf16":
+        raise ConfigError(
+            f'run.fp8=true needs "bf16": {{"enabled": true}} in the DeepSpeed JSON, found '
+            f"{settings.precision}"
+        )
+    if capability is None or capability < (8, 9):
+        found = "there is none" if capability is None else "this one has {}.{}".format(*capability)
+        raise ConfigError(
+            f"run.fp8=true needs a GPU of compute capability 8.9 or higher (Ada, Hopper); {found}"
+        )
+    if settings.stage == 3:
+        raise ConfigError("run.fp8=true needs run.compile, and so ZeRO stage 0, 1 or 2, found 3")
+    if config.run.cuda_graphs:
+        raise ConfigError("run.fp8=true with run.cuda_graphs=true; choose one of them")
+    for name in ("hidden_size", "intermediate_size"):
+        size = getattr(config.model, name)
+        if size % 16:
+            raise ConfigError(f"run.fp8=true: model.{name}={size} must be a multiple of 16")
+    try:
+        import torchao.float8  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"run.fp8=true needs torchao ({error}): pip install 'bertds[fp8]'"
+        ) from None

@@ -1,0 +1,186 @@
+"""Where a run's weights come from: its own newest checkpoint, another run, a folder, or chance."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertds.checkpoint.format import CheckpointReader
+from bertds.checkpoint.save import locate, newest_good
+from bertds.checkpoint.train_state import TrainState
+from bertds.config.load import to_dict
+from bertds.config.recipe import Config
+from bertds.data.vocabulary import has_tokenizer, load_tokenizer_info
+from bertds.errors import CheckpointError, DataError
+from bertds.pretrained import hf_weights
+from bertds.pretrained.names import path_of
+from bertds.system.logs import log
+
+# Two models with these equal have the same tensors with the same meaning.
+ARCHITECTURE = (
+    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+    "max_position_embeddings", "type_vocab_size", "hidden_act", "next_sentence", "vocab_size",
+    "style", "local_attention", "global_attn_every_n_layers",
+)  # fmt: skip
+ONLY_BERT = ("max_position_embeddings", "type_vocab_size")
+"""A modern encoder has no table for these: a longer phase 2 may start from a shorter phase 1."""
+ONLY_MODERN = ("local_attention", "global_attn_every_n_layers")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A checkpoint to begin from."""
+
+    reader: CheckpointReader
+    is_own: bool
+    """Whether it is this run's own: everything is taken, not only weights and moments."""
+
+
+def start_weights(config: Config, model: Any, tokenizer: Any, checkpoints: Path) -> Start | None:
+    """Find the start, and load weights of a Hugging Face folder into the model right away.
+
+    Args:
+        config: the recipe.
+        model: the new model with random weights.
+        tokenizer: the data's tokenizer.
+        checkpoints: the run's own checkpoint folder.
+
+    Raises:
+        CheckpointError: what ``init.from`` names is missing, damaged, or of another architecture
+            or vocabulary.
+    """
+    own = newest_good(checkpoints)
+    wanted = {**to_dict(config.model), "vocab_size": tokenizer.vocab_size}
+    if own is not None:
+        _check_tokenizer(own, tokenizer)
+        return Start(own, True)
+    if not config.init.from_:
+        return None
+    path = path_of(config.init.from_)
+    if (path / "config.json").is_file():
+        theirs, vocab_size = hf_weights.config_from_transformers(hf_weights.read_config(path))
+        _check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)
+        _check_vocabulary_file(path, tokenizer)
+        report = hf_weights.load_transformers_state_dict(model, hf_weights.read_state_dict(path))
+        if report.missing and config.init.heads == "require":
+            raise CheckpointError(
+                f"{path}: has no weights for {', '.join(report.missing[:3])}"
+                f"{' ...' if len(report.missing) > 3 else ''}; set init.heads=allow_missing to "
+                "start those at random"
+            )
+        log.info("weights from %s (%d tensors start at random)", path, len(report.missing))
+        return None
+    reader = locate(path)
+    _check_architecture(path, reader.field("model").mapping(), wanted, config)
+    _check_tokenizer(reader, tokenizer)
+    return Start(reader, False)
+
+
+def _check_architecture(
+    path: Path, theirs: dict[str, Any], ours: dict[str, Any], config: Config
+) -> None:
+    free = {"next_sentence"} if config.init.heads == "allow_missing" else set()
+    free.update(ONLY_BERT if config.model.style == "modern" else ONLY_MODERN)
+    # Checkpoints from before there were styles lack their keys: they are BERTs.
+    theirs = {"style": "bert", **theirs}
+    for key in ("style", *ARCHITECTURE):  # what explains the other differences is said first
+        if key not in free and theirs.get(key) != ours[key]:
+            raise CheckpointError(
+                f"{path}: its {key} is {theirs.get(key)}, this run's is {ours[key]}; "
+                "weights can only be taken from the same architecture and vocabulary"
+            )
+
+
+def _check_tokenizer(reader: CheckpointReader, tokenizer: Any) -> None:
+    theirs = reader.field("tokenizer").mapping()
+    if theirs.get("fingerprint") != tokenizer.fingerprint:
+        raise CheckpointError(
+            f"{reader.folder}: trained with vocabulary {str(theirs.get('fingerprint'))[:12]} "
+            f"({theirs.get('vocab_size')} tokens), the data has {tokenizer.fingerprint[:12]} "
+            f"({tokenizer.vocab_size} tokens)"
+        )
+
+
+def _check_vocabulary_file(path: Path, tokenizer: Any) -> None:
+    if not tokenizer.files or not has_tokenizer(path):
+        return
+    if load_tokenizer_info(path).vocabulary() != tokenizer.vocabulary():
+        raise CheckpointError(f"{path}: another vocabulary than the data's {tokenizer.main_file}")
+
+
+def check_alike(engine: Any, start: Start | None, source: Any) -> None:
+    """Check that all ranks begin from the same checkpoint and read the same data. Collective.
+
+    On machines that do not share the run folder each would find its own, and go on in silence
+    with a model put together of two.
+
+    Raises:
+        CheckpointError: another checkpoint on some rank.
+        DataError: other data on some rank.
+    """
+    begin = "the beginning"
+    if start is not None:
+        manifest = start.reader.manifest
+        begin = f"{start.reader.folder.name} ({manifest['sha256'][:12]})"
+    mine = (socket.gethostname(), begin, _facts(source.describe()))
+    everybody = engine.gather_objects(mine)
+    main_host, main_begin, main_facts = everybody[0]
+    for rank, (host, theirs, facts) in enumerate(everybody):
+        if theirs != main_begin:
+            raise CheckpointError(
+                f"rank 0 on {main_host} would start from {main_begin}, rank {rank} on {host} from "
+                f"{theirs}; all processes must see the same run folder"
+            )
+        if facts != main_facts:
+            raise DataError(
+                f"rank {rank} on {host} reads other data than rank 0 on {main_host}: "
+                f"{_difference(facts, main_facts)}; data.path must hold the same on all machines"
+            )
+
+
+def warn_of_other_data(start: Start | None, source: Any) -> None:
+    """Say so if the data is not what the run has been trained on up to its checkpoint."""
+    if start is None or not start.is_own:
+        return
+    now, before = _facts(source.describe()), _facts(start.reader.field("data").mapping())
+    different = _difference(now, before)
+    if different:
+        log.warning(
+            "the data has changed since %s: %s; from here on the order is another one, in which "
+            "samples of this epoch may come again or be left out",
+            start.reader.folder.name,
+            different,
+        )
+
+
+def _facts(described: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where the data lies: copies are as good."""
+    return {key: value for key, value in described.items() if key != "path"}
+
+
+def _difference(now: dict[str, Any], before: dict[str, Any]) -> str:
+    """Return what both know and differ in, "" for nothing."""
+    shared = [key for key in now if key in before and now[key] != before[key]]
+    return ", ".join(f"{key} {now[key]} instead of {before[key]}" for key in shared[:3])
+
+
+def continue_run(config: Config, engine: Any, start: Start | None) -> TrainState:
+    """Load weights and moments into the engine and return where training goes on."""
+    if start is None:
+        return TrainState()
+    reader, manifest = start.reader, start.reader.manifest
+    keep = config.init.optimizer_state
+    if start.is_own:
+        steps, moments = manifest["optimizer_steps"], True
+    else:
+        steps, moments = (manifest["optimizer_steps"] if keep == "all" else 0), keep != "none"
+    engine.load_pieces(reader.read, optimizer_steps=steps, moments=moments)
+    if not start.is_own:
+        log.info("weights%s from %s", " and moments" if moments else "", reader.folder)
+        return TrainState()
+    engine.load_extra_state(manifest["engine"])
+    state = TrainState.from_state_dict(manifest["state"])
+    state.restarts += 1
+    return state

@@ -1,0 +1,92 @@
+"""Scoring on held-out documents: masked-LM loss and accuracy, next-sentence accuracy, apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Any
+
+from bertds.config.recipe import Config
+from bertds.data.loader import validation_batches
+from bertds.monitor.metrics import Sums, means
+
+
+def score(
+    batches: Iterable[Any],
+    forward: Callable[[Any], Any],
+    global_sums: Callable[[list[float]], Any],
+    next_sentence: bool,
+    *,
+    passes: int | None = None,
+    filler: Callable[[], Iterable[Any]] | None = None,
+) -> dict[str, float]:
+    """Score micro batches with fixed masks; every rank brings its own part, perhaps none.
+
+    Args:
+        batches: this rank's micro batches.
+        forward: gives an output with loss sums and correct counts, without gradients.
+        global_sums: sums a list over the ranks.
+        next_sentence: whether the model has a next-sentence head.
+        passes: make exactly so many forward passes, the same number on every rank: under ZeRO-3 a
+            forward pass is a collective, and a rank with fewer batches would leave the others
+            waiting for ever. The extra ones do not count.
+        filler: gives batches for the extra passes to a rank that has none of its own.
+
+    Returns:
+        ``loss, mlm_loss, mlm_accuracy`` and, with the head, ``nsp_loss, nsp_accuracy``; and
+        ``rows`` and ``masked``, the counts behind them.
+    """
+    sums, done, last = Sums(), 0, None
+    for batch in batches:
+        sums.add(forward(batch), int(batch.masked_lm_ids.numel()), batch.rows)
+        done, last = done + 1, batch
+    if passes is not None and done < passes:
+        if last is None and filler is not None:
+            last = next(iter(islice(filler(), 1)))
+        for _ in range(passes - done):
+            forward(last)
+    totals = [float(value) for value in global_sums(sums.take())]
+    result = {key: float(f"{value:.8g}") for key, value in means(totals, next_sentence).items()}
+    return {**result, "masked": totals[4], "rows": totals[5]}
+
+
+class Validator:
+    """Scores one run's model on its held-out rows.
+
+    Args:
+        config: the recipe.
+        source: the held-out rows.
+        engine: for forward passes and sums over the ranks.
+    """
+
+    def __init__(self, config: Config, source: Any, engine: Any) -> None:
+        self.config = config
+        self.source = source
+        self.engine = engine
+        self.micro_batch = config.validation.micro_batch_size or engine.batch.micro_batch_size
+
+    def score(self) -> dict[str, float]:
+        """Return losses and accuracies; see :func:`score`. Collective."""
+        config, engine = self.config, self.engine
+        rows = self.source.with_seed(config.run.seed).samples_in_epoch(0)
+        rows = min(rows, config.validation.max_samples or rows)
+        most_rows = -(-rows // engine.world_size)
+        return score(
+            self._batches(engine.rank, engine.world_size),
+            lambda batch: engine.eval_forward(batch.to(engine.device)),
+            engine.global_sums,
+            config.model.next_sentence,
+            passes=-(-most_rows // self.micro_batch),
+            filler=lambda: self._batches(0, 1),
+        )
+
+    def _batches(self, rank: int, world_size: int) -> Iterable[Any]:
+        return validation_batches(
+            self.source,
+            self.config.data,
+            self.micro_batch,
+            rank,
+            world_size,
+            seed=self.config.run.seed,
+            max_samples=self.config.validation.max_samples,
+        )

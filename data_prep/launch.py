@@ -1,0 +1,163 @@
+"""``--executor``: where the tasks of one preparation run.
+
+- ``local``: here. ``--task-count N --task-index K``, in N shells on any hosts that share the
+  folder, are N tasks.
+- ``slurm``: within an element of an array job, that element is one task; elsewhere the array of
+  ``--task-count`` elements is submitted (slurm/data_prep.sh).
+- ``ray``: ``--task-count`` tasks on the Ray cluster that is there, or on this machine.
+
+However they are started, they meet in the output folder (data_prep/workers/team.py) and need
+nothing else from each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import EXIT_BAD_INPUT, BertdsError, ConfigError, DataError
+from data_prep import progress
+from data_prep.prepare import prepare
+
+EXECUTORS = ("local", "slurm", "ray")
+_OWN_OPTIONS = ("--executor", "--task-count", "--task-index")
+_CLONE = Path(__file__).resolve().parents[1]
+
+
+def execute(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Prepare, here or elsewhere.
+
+    Args:
+        args: the command line.
+        argv: the same as it was given, to be handed on.
+
+    Returns:
+        0.
+
+    Raises:
+        BertdsError: one line that says what is wrong.
+    """
+    if args.dry_run:
+        return prepare(args)
+    if args.executor == "slurm" and "SLURM_ARRAY_TASK_ID" in os.environ:
+        args.task_index, args.task_count = array_element(os.environ)
+    elif args.executor != "local":
+        if args.task_count < 2:
+            raise ConfigError(
+                f"--executor {args.executor} needs --task-count N, 2 or more (--workers are the "
+                "processes of each)"
+            )
+        start = _submit if args.executor == "slurm" else _run_on_ray
+        return start(args, without_own_options(argv))
+    if args.task_count < 1:
+        raise ConfigError(f"--task-count {args.task_count}: allowed: 1 or more")
+    if args.executor == "local" and not 0 <= args.task_index < args.task_count:
+        raise ConfigError(
+            f"--task-index {args.task_index}: allowed: 0 to {args.task_count - 1} "
+            f"(--task-count {args.task_count})"
+        )
+    return prepare(args)
+
+
+def array_element(environment: Any) -> tuple[int, int]:
+    """Return index and count of this element of a Slurm array (``--array=1-16:5`` has 4)."""
+    number, first, step, count = (
+        int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
+        for name, default in (("ID", 0), ("MIN", 0), ("STEP", 1), ("COUNT", 1))
+    )
+    return (number - first) // max(1, step), count
+
+
+def without_own_options(argv: Sequence[str]) -> list[str]:
+    """Return the arguments without those that say where to run."""
+    kept: list[str] = []
+    skip = False
+    for argument in argv:
+        name, equals, _ = argument.partition("=")
+        if skip:
+            skip = False
+        elif name in _OWN_OPTIONS:
+            skip = not equals
+        else:
+            kept.append(argument)
+    return kept
+
+
+def _submit(args: argparse.Namespace, argv: list[str]) -> int:
+    """Submit the array job and say how to watch it."""
+    script = _CLONE / "slurm" / "data_prep.sh"
+    if not script.is_file():
+        raise ConfigError(f"{script}: not found; --executor slurm is run from a clone of bertds")
+    command = [
+        "bash", str(_CLONE / "slurm" / "submit.sh"), f"--array=0-{args.task_count - 1}",
+        str(script), *argv,
+    ]  # fmt: skip
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode == 127 or "sbatch: command not found" in answer.stderr:
+        raise ConfigError("--executor slurm: no sbatch here; run this on a login node")
+    job = answer.stdout.strip()
+    if answer.returncode != 0 or not job:
+        lines = answer.stderr.strip().splitlines() or ["sbatch gave no job id"]
+        raise ConfigError(lines[-1].removeprefix("bertds: error: "))
+    progress.say(
+        f"submitted: job {job}, {args.task_count} tasks\n"
+        f"watch:     squeue --jobs={job}\n"
+        f"cancel:    scancel {job}"
+    )
+    return 0
+
+
+def _run_on_ray(args: argparse.Namespace, argv: list[str]) -> int:
+    """Run the tasks on a Ray cluster and wait for them; Ray restarts those that die."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "--executor ray needs the package ray: pip install 'bertds[ray]'"
+        ) from error
+    workers = max(1, args.workers)
+    paths = filter(None, [str(_CLONE), os.environ.get("PYTHONPATH")])
+    # With RAY_ADDRESS, or a cluster of this machine, that one; else a new one on this machine.
+    ray.init(
+        ignore_reinit_error=True, log_to_driver=True,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+    )  # fmt: skip
+    try:
+        part = ray.remote(num_cpus=workers, max_retries=3)(run_part)
+        cwd = os.getcwd()
+        tasks = [
+            part.remote(
+                [*argv, "--workers", str(workers), "--task-count", str(args.task_count),
+                 "--task-index", str(index)],
+                cwd,
+            )
+            for index in range(args.task_count)
+        ]  # fmt: skip
+        answers = []
+        for task in tasks:
+            try:
+                answers.append(ray.get(task))
+            except ray.exceptions.RayError as error:  # died, and again when it was restarted
+                answers.append((1, f"a Ray task died: {str(error).splitlines()[0]}"))
+    finally:
+        ray.shutdown()
+    failed = next((answer for answer in answers if answer[0] != 0), None)
+    if failed is not None:
+        raise (DataError if failed[0] == EXIT_BAD_INPUT else BertdsError)(failed[1])
+    progress.say(f"prepared {args.out} by {args.task_count} Ray tasks")
+    return 0
+
+
+def run_part(argv: list[str], cwd: str) -> tuple[int, str]:
+    """Do one task's part in a process of Ray's. Returns exit code and error."""
+    from data_prep.options import parse_args
+
+    os.chdir(cwd)
+    try:
+        return execute(parse_args(argv), argv), ""
+    except BertdsError as error:
+        return error.exit_code, str(error)

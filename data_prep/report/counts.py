@@ -1,0 +1,155 @@
+"""The counts of a preparation: for the manifest, and for the person who waits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertds.data.formats.manifest import Manifest
+from bertds.data.vocabulary import TokenizerInfo
+from bertds.display import html_page
+from bertds.errors import DataError
+from data_prep import progress
+from data_prep.document import SourceFile
+from data_prep.earlier_run import REPORT_NAME
+from data_prep.selection.drop_log import split_counts
+from data_prep.selection.mixing import Mix
+from data_prep.sources import source_order
+
+_MUCH_UNKNOWN = 0.01
+
+
+def count_documents(
+    files: Sequence[SourceFile],
+    results: Sequence[dict[str, Any]],
+    shards: Sequence[dict[str, Any]],
+    licences: Mapping[str, str],
+    mix: Mix = (),
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the manifest's ``sources`` and ``documents``; read = written + dropped in each.
+
+    With ``--mix`` there are ``weight`` and ``documents_repeated`` (``repeated`` in total) too: the
+    splits hold so many entries more than documents were written.
+    """
+    counts: dict[str, Counter[str]] = {}
+    for result in results:
+        for source, of_source in result["counts"].items():
+            counts.setdefault(source, Counter()).update(of_source)
+    sources = []
+    totals: Counter[str] = Counter()
+    dropped_totals: Counter[str] = Counter()
+    for kind in source_order(files):
+        own = [file for file in files if file.source == kind]
+        dropped, encodings = split_counts(counts.get(kind, {}))
+        read = dropped.pop("read", 0)
+        written = sum(shard["written"].get(kind, 0) for shard in shards)
+        repeated = sum(shard["repeated"].get(kind, 0) for shard in shards)
+        for shard in shards:
+            dropped.update(shard["dropped"].get(kind, {}))
+        sources.append(
+            {
+                "name": kind,
+                "kind": ",".join(sorted({file.reader for file in own})),
+                "licence": licences.get(kind, ""),
+                "files": [{"name": f.name, "bytes": f.bytes} for f in own],
+                "documents_read": read,
+                "documents_written": written,
+                "dropped": dict(sorted(dropped.items())),
+            }
+        )
+        if encodings:
+            sources[-1]["encodings"] = encodings
+        if mix:
+            sources[-1]["weight"] = dict(mix).get(kind, 1.0)
+            sources[-1]["documents_repeated"] = repeated
+        totals.update(read=read, written=written, repeated=repeated)
+        dropped_totals.update(dropped)
+    documents = {
+        "read": totals["read"],
+        "written": totals["written"],
+        "dropped": dict(sorted(dropped_totals.items())),
+    }
+    if mix:
+        documents["repeated"] = totals["repeated"]
+    return sources, documents
+
+
+def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> None:
+    """Refuse to go on without a document.
+
+    Args:
+        last: results of the last stage; its documents are what is left.
+        results: of all stages so far.
+
+    Raises:
+        DataError: says how many were read, and why they were dropped.
+    """
+    if any(result["documents"] for result in last):
+        return
+    counts: Counter[str] = Counter()
+    for result in results:
+        for of_source in result["counts"].values():
+            counts.update(of_source)
+    counts, _ = split_counts(counts)
+    read = counts.pop("read", 0)
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()) if count)
+    raise DataError(f"no document is left of {read:,}" + (f": {dropped}" if dropped else ""))
+
+
+def tokenizer_words(tokenizer: TokenizerInfo) -> str:
+    """Return the kind of a tokenizer in words: ``uncased``, ``bpe, cased``."""
+    if tokenizer.is_wordpiece:
+        return tokenizer.rules.casing
+    return f"{tokenizer.model}, {'uncased' if tokenizer.lower_case else 'cased'}"
+
+
+def warn_of_unknown(results: Sequence[dict[str, Any]], tokenizer: TokenizerInfo) -> None:
+    """Say so if more than 1 % of the tokens are unknown ones: the vocabulary is of other text."""
+    # Markers of an interrupted run of an earlier version have no such counts.
+    tokens = sum(result.get("tokens", 0) for result in results)
+    unknown = sum(result.get("unknown", 0) for result in results)
+    if unknown > _MUCH_UNKNOWN * tokens:
+        progress.say(
+            f"warning: {unknown:,} of {tokens:,} tokens ({100 * unknown / tokens:.1f} %) are "
+            f"{tokenizer.special_tokens['unk']}: the vocabulary ({tokenizer.vocab_size:,} tokens, "
+            f"{tokenizer.rules.casing}) is of other text; see --train-vocab, --cased"
+        )
+
+
+def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) -> None:
+    """Print the closing table; ``whole``: nothing was there from an earlier, killed run."""
+    documents = manifest.documents
+    dropped = ", ".join(f"{reason} {count:,}" for reason, count in documents["dropped"].items())
+    rows = {
+        "documents": f"{documents['read']:,} read, {documents['written']:,} written",
+        "dropped": dropped or "none",
+    }
+    found = [
+        f"{source['name']}: {count:,} in {encoding}"
+        for source in manifest.sources
+        for encoding, count in source.get("encodings", {}).items()
+    ]
+    if found:
+        rows["decoded"] = f"{', '.join(found)} (detected; look at some of them)"
+    for name, split in manifest.splits.items():
+        rows[name] = (
+            f"{split.documents:,} documents, {split.sentences:,} sentences, "
+            f"{split.tokens:,} tokens in {html_page.count(len(split.shards), 'shard')}"
+        )
+    for instance in manifest.instances:
+        count = sum(file["rows"] for file in instance["files"])
+        rows[f"rows {instance['sequence_length']}"] = f"{count:,} in {len(instance['files'])} files"
+    rows["vocabulary"] = (
+        f"{manifest.tokenizer.vocab_size:,} tokens, {tokenizer_words(manifest.tokenizer)}"
+    )
+    rows["time"] = f"{seconds:.1f} s"
+    if whole:
+        size = sum(file["bytes"] for source in manifest.sources for file in source["files"])
+        rows["time"] += (
+            f": {size / 1e6 / seconds:,.1f} MB/s, {documents['read'] / seconds:,.0f} documents/s"
+        )
+    rows["look at"] = f"{out / REPORT_NAME}, or: bertds prep show {out}"
+    progress.say(f"prepared {out}")
+    progress.summary(rows)

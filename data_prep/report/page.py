@@ -1,0 +1,218 @@
+"""``OUT/report.html``: one page that shows what was prepared."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertds.data.formats.manifest import Manifest
+from bertds.display import html_page
+from bertds.system.atomic_files import write_text
+from data_prep.earlier_run import REPORT_NAME
+from data_prep.report import svg_charts as draw
+from data_prep.report.counts import tokenizer_words
+from data_prep.report.statistics import Lengths, Rows, read_lengths, read_rows
+
+
+def write_report(out: Path, manifest: Manifest) -> None:
+    """Write the page; the same bytes for the same folder."""
+    lengths = read_lengths(out, manifest)
+    rows = read_rows(out, manifest)
+    train = manifest.splits["train"]
+    tokens = sum(split.tokens for split in manifest.splits.values())
+    casing = tokenizer_words(manifest.tokenizer)
+    subtitle = (
+        f"{html_page.short(tokens)} tokens of a vocabulary of {manifest.tokenizer.vocab_size:,}, "
+        f"{casing}; seed {manifest.settings['seed']}"
+    )
+    pictures = "".join(
+        f"<figure><figcaption>{html_page.escape(title)}</figcaption>{svg}"
+        f'<p class="note">{html_page.escape(note)}</p></figure>'
+        for title, svg, note in _pictures(manifest, lengths, rows)
+    )
+    parts = [
+        html_page.tiles(_headline(manifest, lengths, rows)),
+        f'<h2>Pictures</h2><div class="pictures">{pictures}</div>'
+        f'<p class="note" style="margin-top:10px">Lengths are those of {lengths.shards} of '
+        f"{html_page.count(len(train.shards), 'training shard')}; "
+        "documents lie in random order.</p>",
+        "<h2>Sources</h2>" + _sources(manifest),
+        "<h2>Files</h2>" + _files(manifest),
+        _settings(manifest),
+    ]
+    style = html_page.STYLE + draw.STYLE
+    title = f"What was prepared: {manifest.settings['dataset']}"
+    write_text(out / REPORT_NAME, html_page.document(title, subtitle, style, parts))
+
+
+def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tuple[str, str]]:
+    documents = manifest.documents
+    splits = manifest.splits.values()
+    values = [
+        (html_page.short(documents["written"]), "documents"),
+        (html_page.short(sum(s.sentences for s in splits)), "sentences"),
+        (html_page.short(sum(s.tokens for s in splits)), "tokens"),
+        (f"{1 - documents['written'] / max(1, documents['read']):.1%}", "dropped"),
+        (f"{lengths.unknown:.2%}", "tokens are [UNK]"),
+    ]
+    for one in rows[:2]:
+        fill = float(one.tokens.mean()) / one.sequence_length
+        values.append((f"{fill:.1%}", f"row of {one.sequence_length} filled"))
+    return values
+
+
+def _pictures(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tuple[str, str, str]]:
+    """Return (title, picture, note) of each."""
+    found = []
+    for title, values in (
+        ("Tokens per document", lengths.tokens_per_document),
+        ("Sentences per document", lengths.sentences_per_document),
+    ):
+        found.append((title, draw.histogram(*draw.octave_bins(values)), _quantiles(values)))
+    values = lengths.tokens_per_sentence
+    end = min(200, max(20, 20 * math.ceil(float(np.percentile(values, 99.5)) / 20)))
+    width = end // 20
+    counts, middle = draw.linear_bins(values, width, end)
+    ticks = [(n / width, f"{n}" if n < end else f"{n} +") for n in range(0, end + 1, 4 * width)]
+    found.append(("Tokens per sentence", draw.histogram(counts, ticks, middle), _quantiles(values)))
+    for one in rows:
+        length = one.sequence_length
+        width = max(1, length // 32)
+        counts, middle = draw.linear_bins(one.tokens, width, length)
+        ticks = [(n / width, f"{n}") for n in range(0, length + 1, length // 4)]
+        fill = float(one.tokens.mean()) / length
+        found.append(
+            (
+                f"Tokens per row of {length}",
+                draw.histogram(counts, ticks, middle),
+                f"{fill:.1%} of a row is filled, {np.mean(one.tokens >= length):.1%} of the rows "
+                f"are full. {one.rows:,} rows.",
+            )
+        )
+    if rows:
+        found.append(("Masked tokens", draw.shares(_mask_shares(rows)), _mask_note(rows)))
+    if any(one.label is not None for one in rows):
+        sop = manifest.settings.get("pairs") == "sop"
+        names = ("in order", "swapped") if sop else ("next", "random")
+        found.append(
+            (
+                "Sentence order" if sop else "Next sentence",
+                draw.shares(
+                    [
+                        (
+                            str(one.sequence_length),
+                            ((names[0], 1 - one.label), (names[1], one.label)),
+                        )
+                        for one in rows
+                        if one.label is not None
+                    ]
+                ),
+                "Label 0 and label 1. A document's last segment has no next one, so that random "
+                "ones are more than half."
+                if not sop
+                else "Label 0 and label 1.",
+            )
+        )
+    dropped = sorted(manifest.documents["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
+    read = max(1, manifest.documents["read"])
+    written = manifest.documents["written"]
+    bars = [("written", float(written), f"{written:,}  ({written / read:.1%})")]
+    bars += [(name, float(n), f"{n:,}  ({n / read:.1%})") for name, n in dropped]
+    found.append(
+        ("Written and dropped documents", draw.bars(bars), f"{read:,} documents were read.")
+    )
+    sources = [(s["name"], s["documents_written"]) for s in manifest.sources]
+    sources.sort(key=lambda pair: (-pair[1], pair[0]))
+    bars = [(name, float(n), f"{n:,}  ({n / max(1, written):.1%})") for name, n in sources[:10]]
+    found.append(("Top sources", draw.bars(bars), "Documents written."))
+    return found
+
+
+def _mask_shares(rows: list[Rows]) -> list[tuple[str, tuple[tuple[str, float], ...]]]:
+    return [
+        (
+            str(one.sequence_length),
+            (
+                ("[MASK]", one.mask_token),
+                ("itself", one.kept_token),
+                ("a random token", one.random_token),
+            ),
+        )
+        for one in rows
+    ]
+
+
+def _mask_note(rows: list[Rows]) -> str:
+    told = [
+        f"{float(one.masked.sum()) / float(one.tokens.sum()):.1%} of the tokens, "
+        f"{float(one.masked.mean()):.1f} a row (at most {one.max_predictions}) at "
+        f"{one.sequence_length}"
+        for one in rows
+    ]
+    return "What stands at masked places. Masked: " + "; ".join(told) + "."
+
+
+def _quantiles(values: np.ndarray) -> str:
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return (
+        f"Mean {values.mean():,.1f}, median {middle:,.0f}; nine of ten between {low:,.0f} and "
+        f"{high:,.0f}; longest {values.max():,}."
+    )
+
+
+def _sources(manifest: Manifest) -> str:
+    rows: list[list[Any]] = []
+    for source in manifest.sources:
+        dropped = ", ".join(f"{name} {count:,}" for name, count in source["dropped"].items())
+        rows.append(
+            [
+                source["name"],
+                source["licence"],
+                f"{len(source['files']):,}",
+                f"{sum(f['bytes'] for f in source['files']) / 1e6:,.1f}",
+                f"{source['documents_read']:,}",
+                f"{source['documents_written']:,}",
+                dropped or "none",
+            ]
+        )
+    head = ["source", "licence", "files", "MB", "read", "written", "dropped"]
+    return html_page.table(head, rows, numbers=(2, 3, 4, 5))
+
+
+def _files(manifest: Manifest) -> str:
+    rows: list[list[Any]] = []
+    for name, split in manifest.splits.items():
+        rows.append(
+            [
+                f"{name}/",
+                f"{len(split.shards):,}",
+                f"{sum(shard.bytes for shard in split.shards) / 1e6:,.1f}",
+                f"{split.documents:,} documents, {split.sentences:,} sentences, "
+                f"{split.tokens:,} tokens",
+            ]
+        )
+    for instance in manifest.instances:
+        count = sum(file["rows"] for file in instance["files"])
+        rows.append(
+            [
+                f"NVIDIA HDF5, {instance['sequence_length']} tokens, {instance['max_predictions']} "
+                f"masks, {html_page.count(instance['dupe_factor'], 'pass', 'passes')}",
+                f"{len(instance['files']):,}",
+                f"{sum(file['bytes'] for file in instance['files']) / 1e6:,.1f}",
+                f"{count:,} rows",
+            ]
+        )
+    return html_page.table(["what", "files", "MB", "holds"], rows, numbers=(1, 2))
+
+
+def _settings(manifest: Manifest) -> str:
+    rows = [
+        [key, value if isinstance(value, str | int | float) else json.dumps(value)]
+        for key, value in manifest.settings.items()
+    ]
+    table = html_page.table(["setting", ""], rows)
+    return f"<details><summary>All settings</summary>{table}</details>"

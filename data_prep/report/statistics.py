@@ -1,0 +1,141 @@
+"""What the report of a preparation shows: lengths of documents and sentences, and rows.
+
+Documents lie in random order, so a few shards stand for all; the page says how many were read.
+Everything is a function of the shards, so the page has the same bytes every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from bertds.data.formats.manifest import Manifest, ShardInfo
+from bertds.data.formats.token_shards import TokenShard
+from bertds.data.samples.pairing import InstanceSettings
+from bertds.errors import DataError
+
+_SHARDS_READ = 8
+_ROW_KEYS = ("masked_lm_prob", "short_seq_prob", "whole_word_masking", "ngram", "pairs")
+_ROWS_OF_A_SHARD = 2048
+_USUAL_ROWS = {"sequence_length": 128, "max_predictions": 20}
+"""Shown when no --instances were asked for: what the trainer's first phase usually makes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Lengths:
+    """Of the documents and sentences in some training shards; int64 arrays."""
+
+    shards: int
+    """How many were read."""
+    tokens_per_document: np.ndarray
+    sentences_per_document: np.ndarray
+    tokens_per_sentence: np.ndarray
+    unknown: float
+    """Share of tokens that are [UNK]."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Rows:
+    """Of some training rows of one length."""
+
+    sequence_length: int
+    max_predictions: int
+    rows: int
+    tokens: np.ndarray
+    """int64 [N]: real tokens of each row, [CLS] and [SEP] included."""
+    masked: np.ndarray
+    """int64 [N]: masked positions of each row."""
+    label: float | None
+    """Share of rows with next_sentence_label 1; None without pairs."""
+    mask_token: float
+    """Of the masked positions: share that shows [MASK], another token, and the token itself."""
+    random_token: float
+    kept_token: float
+
+
+def _chosen_shards(manifest: Manifest) -> Sequence[ShardInfo]:
+    infos = manifest.splits["train"].shards
+    return infos[:: max(1, -(-len(infos) // _SHARDS_READ))]
+
+
+def read_lengths(out: Path, manifest: Manifest) -> Lengths:
+    """Read lengths from some training shards, spread evenly."""
+    documents, sentences, tokens, unknown, total = [], [], [], 0, 0
+    chosen = _chosen_shards(manifest)
+    for info in chosen:
+        shard = TokenShard.open(out / info.file, info, verify="size")
+        starts = np.asarray(shard.sentence_offsets)
+        tokens.append(np.diff(starts))
+        borders = np.asarray(shard.document_offsets)
+        sentences.append(np.diff(borders))
+        documents.append(np.diff(starts[borders]))
+        ids = np.asarray(shard.token_ids)
+        unknown += int(np.count_nonzero(ids == manifest.tokenizer.special_ids["unk"]))
+        total += len(ids)
+    return Lengths(
+        shards=len(chosen),
+        tokens_per_document=np.concatenate(documents),
+        sentences_per_document=np.concatenate(sentences),
+        tokens_per_sentence=np.concatenate(tokens),
+        unknown=unknown / max(1, total),
+    )
+
+
+def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
+    """Make some rows of these shards, as stage 3 makes them."""
+    # Not at the top: it imports a compiler, which takes a second.
+    from bertds.data.samples.flat_rows import build_instances
+    from data_prep.stages.instances import rows_seed
+
+    found = []
+    settings = manifest.settings
+    shards = [
+        TokenShard.open(out / info.file, info, verify="size") for info in _chosen_shards(manifest)
+    ]
+    for request in settings["instances"] or [_USUAL_ROWS]:
+        row_settings = InstanceSettings(**request, **{key: settings[key] for key in _ROW_KEYS})
+        chunks: list[dict[str, np.ndarray]] = []
+        try:
+            for number in range(len(shards)):
+                rows = build_instances(
+                    shards,
+                    0,
+                    row_settings,
+                    rows_seed(settings["seed"], "train"),
+                    tokenizer=manifest.tokenizer,
+                    shard_numbers=[number],
+                    chunk_rows=_ROWS_OF_A_SHARD,
+                )
+                chunks += islice(rows, 1)
+        except DataError:  # a corpus of one document has no pairs: nothing to show
+            continue
+        columns = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
+        found.append(_describe(request, columns, manifest, settings["pairs"] != "none"))
+    return found
+
+
+def _describe(
+    request: dict[str, int], columns: dict[str, np.ndarray], manifest: Manifest, pairs: bool
+) -> Rows:
+    positions = columns["masked_lm_positions"].astype(np.int64)
+    rows, places = np.nonzero(positions)
+    shown = columns["input_ids"][rows, positions[rows, places]]
+    truth = columns["masked_lm_ids"][rows, places]
+    masked = shown == manifest.tokenizer.special_ids["mask"]
+    kept = (shown == truth) & ~masked
+    count = max(1, len(rows))
+    return Rows(
+        sequence_length=request["sequence_length"],
+        max_predictions=request["max_predictions"],
+        rows=len(positions),
+        tokens=columns["input_mask"].sum(axis=1, dtype=np.int64),
+        masked=np.count_nonzero(positions, axis=1).astype(np.int64),
+        label=float(columns["next_sentence_labels"].mean()) if pairs else None,
+        mask_token=float(masked.sum()) / count,
+        random_token=float((~masked & ~kept).sum()) / count,
+        kept_token=float(kept.sum()) / count,
+    )

@@ -1,0 +1,122 @@
+"""Which documents are good enough: filters that look at one document at a time, in this order.
+
+```text
+words (--min-words, --max-words) -> language -> quality rules -> overlap with test files
+```
+
+Each drop has a reason that the manifest counts. A filter is a pure function of the text, so that
+workers and units leave no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import ConfigError
+from data_prep.document import CONTAMINATED, LANGUAGE, TOO_LONG, TOO_SHORT
+
+QUALITY_RULES = ("gopher", "repetition", "c4")
+"""Of ``quality.py``, which is imported where it is used: it brings a compiler along."""
+
+Filter = Callable[[str], tuple[str, str]]
+"""A text to the text that is kept, and the reason to drop it ("" = keep)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilterSettings:
+    """What is asked of a document; the defaults ask nothing."""
+
+    min_words: int = 0
+    max_words: int = 0
+    """0 = no limit."""
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes; none = any language."""
+    language_score: float = 0.65
+    quality: tuple[str, ...] = ()
+    """Sets of rules, applied in this order."""
+    test_files: tuple[Any, ...] = ()
+    """:class:`data_prep.selection.decontaminate.TestFile` of each ``--decontaminate``."""
+    test_ngram: int = 13
+
+    def __post_init__(self) -> None:
+        for option, value in (("--min-words", self.min_words), ("--max-words", self.max_words)):
+            if value < 0:
+                raise ConfigError(f"{option} {value}: allowed: 0 or more (0 = no limit)")
+        if 0 < self.max_words < self.min_words:
+            raise ConfigError(
+                f"--max-words {self.max_words} is below --min-words {self.min_words}; no document "
+                "would be left"
+            )
+        if not 0.0 <= self.language_score <= 1.0:
+            raise ConfigError(f"--language-score {self.language_score}: allowed: 0 to 1")
+        for rules in self.quality:
+            if rules not in QUALITY_RULES:
+                raise ConfigError(f"--quality {rules}: allowed: {', '.join(QUALITY_RULES)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the manifest's ``settings.filters``."""
+        return asdict(self)
+
+
+def document_filter(
+    settings: FilterSettings, table: Path | None, split: Callable[[str], list[str]]
+) -> Filter | None:
+    """Return the filter that the settings ask for; None if they ask nothing.
+
+    Args:
+        settings: what is asked.
+        table: the n-grams of ``--decontaminate``, see :class:`.decontaminate.NgramTable`.
+        split: cuts a text into sentences (C4 counts them).
+    """
+    if settings == FilterSettings():
+        return None
+    steps: list[Filter] = []
+    if settings.min_words or settings.max_words:
+        steps.append(_words(settings.min_words, settings.max_words))
+    if settings.languages:
+        steps.append(_language(settings.languages, settings.language_score))
+    if settings.quality:
+        steps.append(_quality(settings.quality, split))
+    if table is not None:
+        steps.append(_overlap(table))
+
+    def apply(text: str) -> tuple[str, str]:
+        for step in steps:
+            text, reason = step(text)
+            if reason:
+                return text, reason
+        return text, ""
+
+    return apply
+
+
+def _words(least: int, most: int) -> Filter:
+    def step(text: str) -> tuple[str, str]:
+        words = len(text.split())
+        if words < least:
+            return text, TOO_SHORT
+        return text, TOO_LONG if 0 < most < words else ""
+
+    return step
+
+
+def _language(codes: tuple[str, ...], least: float) -> Filter:
+    from data_prep.selection.language import is_in
+
+    return lambda text: (text, "" if is_in(text, codes, least) else LANGUAGE)
+
+
+def _quality(rules: tuple[str, ...], split: Callable[[str], list[str]]) -> Filter:
+    from data_prep.selection.quality import apply_rules
+
+    return lambda text: apply_rules(rules, text, split)
+
+
+def _overlap(table: Path) -> Filter:
+    from data_prep.selection.decontaminate import Overlaps
+
+    overlaps = Overlaps.load(table)
+    return lambda text: (text, CONTAMINATED if overlaps.found_in(text) else "")

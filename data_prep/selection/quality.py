@@ -1,0 +1,112 @@
+"""Rules that tell prose from the rest, by the published thresholds.
+
+- ``gopher``: Gopher's quality rules (Rae et al., arXiv:2112.11446, appendix A.1.1).
+- ``repetition``: Gopher's repetition rules (the same, table A1).
+- ``c4``: the rules of C4 (Raffel et al., arXiv:1910.10683, section 2.2) and of its code: lines go
+  that do not end as sentences, have fewer than three words or a very long one, or speak of
+  JavaScript and cookies; documents that hold a curly bracket or "lorem ipsum", or keep fewer than
+  five sentences.
+
+datatrove has the same rules, and tests compare with it. They are our own here because datatrove's
+ask spaCy or NLTK for words and sentences: a heavy install, and a download. A word is what stands
+between spaces. The stop words are English; the other rules know no language.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from data_prep.clean import word_set
+from data_prep.selection.repetition import repetition
+
+_STOP_WORDS = word_set("the be to of and that have with")
+_ENDS = (".", "?", "!", '"', "'", "”", "’", "。", "？", "！")
+_CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
+_POLICIES = (
+    "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies",
+    "use cookies",
+)  # fmt: skip
+
+RULES = ("gopher", "repetition", "c4")
+
+Split = Callable[[str], list[str]]
+"""A text to its sentences."""
+
+
+def apply_rules(rules: tuple[str, ...], text: str, split: Split) -> tuple[str, str]:
+    """Apply sets of rules in turn.
+
+    Args:
+        rules: names out of :data:`RULES`.
+        text: paragraphs, one a line.
+        split: cuts a text into sentences.
+
+    Returns:
+        The text (``c4`` takes lines out of it), and the reason to drop it ("" = keep).
+    """
+    for rule in rules:
+        reason = ""
+        if rule == "gopher":
+            reason = gopher(text)
+        elif rule == "repetition":
+            reason = repetition(text)
+        else:
+            text, reason = c4(text, split)
+        if reason:
+            return text, reason
+    return text, ""
+
+
+def gopher(text: str) -> str:
+    """Return why Gopher's quality rules drop a text, or ""."""
+    words = text.split()
+    solid = [word for word in words if any(map(str.isalnum, word))]
+    if len(solid) < 50:
+        return "gopher_short"
+    if len(solid) > 100_000:
+        return "gopher_long"
+    if not 3 <= sum(map(len, solid)) / len(solid) <= 10:
+        return "gopher_word_length"
+    ellipses = text.count("...") + text.count("…")
+    if max(text.count("#"), ellipses) > 0.1 * len(words):
+        return "gopher_symbols"
+    lines = [line.strip() for line in text.splitlines()]
+    if sum(line.startswith(("•", "-")) for line in lines) > 0.9 * len(lines):
+        return "gopher_bullets"
+    if sum(line.endswith(("...", "…")) for line in lines) > 0.3 * len(lines):
+        return "gopher_ellipses"
+    if sum(any(map(str.isalpha, word)) for word in words) < 0.8 * len(words):
+        return "gopher_letters"
+    if len(_STOP_WORDS.intersection(words)) < 2:
+        return "gopher_stop_words"
+    return ""
+
+
+def c4(text: str, split: Split) -> tuple[str, str]:
+    """Return the lines of a text that C4 would keep, and why it is dropped, or ""."""
+    kept = []
+    sentences = 0
+    for line in text.splitlines():
+        words = line.split()
+        if any(len(word) > 1000 for word in words):
+            continue
+        line = _CITATION.sub("", line.strip())
+        if not line.endswith(_ENDS) or line.endswith("..."):
+            continue
+        if len(words) < 3:
+            continue
+        lower = line.lower()
+        if "lorem ipsum" in lower:
+            return text, "c4_lorem_ipsum"
+        if "javascript" in lower:
+            continue
+        if "{" in line:
+            return text, "c4_curly_bracket"
+        if any(policy in lower for policy in _POLICIES):
+            continue
+        sentences += len(split(line))
+        kept.append(line)
+    if sentences < 5:
+        return text, "c4_few_sentences"
+    return "\n".join(kept), ""

@@ -1,0 +1,239 @@
+"""Stage 3 (``--instances``): training rows with fixed masks, in NVIDIA's HDF5 layout.
+
+A pass goes once over a shard and gives a block of rows; there are ``dupe_factor`` passes. The
+blocks are dealt out to files so that no file holds two passes over one document; the rows of a
+file are shuffled. Every shard, pass and file has a random stream of its own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bertds.data.formats.manifest import ShardInfo
+from bertds.data.formats.nvidia_hdf5 import FolderSettings, instance_file_name, write_instance_file
+from bertds.data.formats.padded_columns import empty_columns
+from bertds.data.formats.token_shards import TokenShard
+from bertds.data.rng import derive_key, permutation
+from bertds.data.samples.flat_rows import flat_instances, place_flat_rows
+from bertds.data.samples.pairing import InstanceSettings, count_shard, partner_number
+from bertds.data.vocabulary import TokenizerInfo
+from data_prep.settings import InstanceRequest, PrepSettings
+from data_prep.stages.markers import inputs_hash, read_marker, write_marker
+
+_BLOCKS_PER_FILE = 2
+"""Memory of a worker: so many passes over a shard of 4 million tokens, about 0.3 GB at 512."""
+# Below the seed, beside the streams of bertds.data.rng.
+_FILE_ORDER = 101
+_SPLIT_NAMES = {"train": "training", "validation": "test"}
+
+
+class InstanceTask(NamedTuple):
+    """One file of rows to write."""
+
+    out: Path
+    file: Path
+    marker: Path
+    split: str
+    number: int
+    blocks: tuple[tuple[int, int], ...]
+    """(shard, pass) pairs."""
+    shards: tuple[ShardInfo, ...]
+    """All shards of the split."""
+    request: InstanceRequest
+    settings: PrepSettings
+    tokenizer: TokenizerInfo
+    inputs: str
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Return what a valid marker of an earlier run says."""
+        return read_marker(self.marker, self.out / self.file, self.inputs)
+
+
+def folder_settings(settings: PrepSettings, request: InstanceRequest) -> FolderSettings:
+    """Return what the folder's name says."""
+    return FolderSettings(
+        lower_case=settings.lower_case,
+        sequence_length=request.sequence_length,
+        max_predictions=request.max_predictions,
+        masked_lm_prob=settings.masked_lm_prob,
+        random_seed=settings.seed,
+        dupe_factor=settings.dupe_factor,
+    )
+
+
+def row_settings(settings: PrepSettings, request: InstanceRequest) -> InstanceSettings:
+    """Return the settings of the rows, checked.
+
+    Raises:
+        ConfigError: an impossible value.
+    """
+    return InstanceSettings(
+        sequence_length=request.sequence_length,
+        max_predictions=request.max_predictions,
+        masked_lm_prob=settings.masked_lm_prob,
+        short_seq_prob=settings.short_seq_prob,
+        whole_word_masking=settings.whole_word_masking,
+        ngram=settings.ngram,
+        pairs=settings.pairs,  # type: ignore[arg-type]
+    )
+
+
+def deal_blocks(shards: int, passes: int) -> list[tuple[tuple[int, int], ...]]:
+    """Deal (shard, pass) blocks out to files; no file gets two passes over one shard."""
+    files = max(passes, -(-shards * passes // _BLOCKS_PER_FILE))
+    dealt: list[list[tuple[int, int]]] = [[] for _ in range(files)]
+    for shard in range(shards):
+        for one_pass in range(passes):
+            # Consecutive numbers for the passes over one shard, and files >= passes.
+            dealt[(shard * passes + one_pass) % files].append((shard, one_pass))
+    return [tuple(blocks) for blocks in dealt]
+
+
+def instance_tasks(
+    out: Path,
+    work: Path,
+    splits: dict[str, list[ShardInfo]],
+    settings: PrepSettings,
+    tokenizer: TokenizerInfo,
+) -> list[InstanceTask]:
+    """Return a task for every file of every ``--instances``."""
+    tasks = []
+    for request in settings.instances:
+        name = folder_settings(settings, request).name()
+        for split, shards in splits.items():
+            if not shards:
+                continue
+            inputs = inputs_hash(shard.sha256 for shard in shards)
+            for number, blocks in enumerate(deal_blocks(len(shards), settings.dupe_factor)):
+                file = instance_file_name(settings.dataset, _SPLIT_NAMES[split], number)
+                tasks.append(
+                    InstanceTask(
+                        out=out,
+                        file=Path(name) / settings.dataset / file,
+                        marker=work / f"rows-{request.sequence_length}-{split}-{number}.json",
+                        split=split,
+                        number=number,
+                        blocks=blocks,
+                        shards=tuple(shards),
+                        request=request,
+                        settings=settings,
+                        tokenizer=tokenizer,
+                        inputs=inputs,
+                    )
+                )
+    return tasks
+
+
+def instance_entries(
+    settings: PrepSettings, results: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the manifest's ``instances`` from what the markers record."""
+    entries = []
+    for request in settings.instances:
+        name = folder_settings(settings, request).name()
+        own = [r for r in results if r["file"].startswith(f"{name}/")]
+        entries.append(
+            {
+                "folder": name,
+                "dataset": settings.dataset,
+                "sequence_length": request.sequence_length,
+                "max_predictions": request.max_predictions,
+                "masked_lm_prob": settings.masked_lm_prob,
+                "dupe_factor": settings.dupe_factor,
+                "files": [
+                    {
+                        "file": r["file"],
+                        "bytes": r["file_bytes"],
+                        "sha256": r["file_sha256"],
+                        "rows": r["rows"],
+                    }
+                    for r in sorted(own, key=lambda r: r["file"])
+                ],
+            }
+        )
+    return entries
+
+
+def rows_seed(seed: int, split: str) -> int:
+    """Return the seed of a split's rows. Each split's shards are numbered from 0."""
+    return derive_key(seed, _FILE_ORDER, 0 if split == "train" else 1)
+
+
+def write_rows(task: InstanceTask) -> dict[str, Any]:
+    """Make and write the rows of one file; return what its marker records."""
+    settings = row_settings(task.settings, task.request)
+    shards = _MappedShards(task.out, task.shards, task.tokenizer.fingerprint)
+    seed = rows_seed(task.settings.seed, task.split)
+    count = sum(_count_rows(shards, *block, settings, seed) for block in task.blocks)
+    order = permutation(derive_key(seed, 2, task.number), count)
+    places = np.empty_like(order)  # where the n-th row that is made lies in the file
+    places[order] = np.arange(count)
+    columns = empty_columns(
+        count,
+        settings.sequence_length,
+        settings.max_predictions,
+        labels=settings.pairs != "none",
+    )
+    first = 0
+    for shard, one_pass in task.blocks:
+        for flat in flat_instances(shards, one_pass, settings, seed, task.tokenizer, [shard]):
+            own = places[first : first + flat.rows]
+            place_flat_rows(flat, columns, own, task.tokenizer.special_ids["pad"])
+            first += flat.rows
+    path = task.out / task.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = write_instance_file(
+        path,
+        [columns],
+        sequence_length=task.request.sequence_length,
+        max_predictions=task.request.max_predictions,
+        compression=task.settings.compression,
+        rows=count,
+    )
+    result = {"file": task.file.as_posix(), "rows": rows}
+    return write_marker(task.marker, path, result, task.inputs)
+
+
+def _count_rows(
+    shards: _MappedShards, number: int, one_pass: int, settings: InstanceSettings, seed: int
+) -> int:
+    other = number
+    if settings.pairs == "nsp":
+        other = partner_number(seed, one_pass, number, [shard.documents for shard in shards])
+    return count_shard(
+        shards[number],
+        shards[other],
+        shard_number=number,
+        epoch=one_pass,
+        seed=seed,
+        settings=settings,
+    )
+
+
+class _MappedShards(Sequence[Any]):
+    """All shards of a split: counts from the manifest's entries, a few of them mapped at a time."""
+
+    def __init__(self, out: Path, infos: Sequence[ShardInfo], fingerprint: str) -> None:
+        self._out, self._infos, self._fingerprint = out, infos, fingerprint
+        self._open: OrderedDict[int, TokenShard] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._infos)  # ShardInfo has the counts, which is what is iterated for
+
+    def __getitem__(self, number: Any) -> Any:
+        if number not in self._open:
+            info = self._infos[number]
+            self._open[number] = TokenShard.open(
+                self._out / info.file, info, verify="size", fingerprint=self._fingerprint
+            )
+            if len(self._open) > 4:
+                self._open.popitem(last=False)
+        return self._open[number]

@@ -1,0 +1,273 @@
+"""Stage 2: all documents in the order of their keys -> validation and training shards.
+
+The key of a document is a keyed hash of its text, so the order is a shuffle that no worker has to
+draw. The lowest keys are the validation split; the rest is cut into shards of about equal tokens.
+A shard is a range of keys, gathered as one slice from every part; equal keys are duplicates.
+
+Repetitions (selection/mixing.py) have keys of their own and lie in the training shards alone: the
+first of these also takes the ones whose keys fall among the held-out, and a repetition of a
+held-out document is passed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bertds.data.formats.token_shards import shard_name, write_token_shard
+from bertds.data.tokenizer_json import WORD_START
+from bertds.errors import DataError
+from data_prep.document import DUPLICATE, NEAR_DUPLICATE
+from data_prep.selection.drop_log import DropLog
+from data_prep.stages.markers import read_marker, write_marker
+from data_prep.stages.near_duplicates import Dropped, load_dropped, no_near_duplicates
+from data_prep.stages.part_files import Part, open_part, running_sum
+
+_BUCKET_BITS = 20
+_ALL = 1 << 64
+
+
+class ShardRange(NamedTuple):
+    """The keys ``[low, high)`` of one shard."""
+
+    split: str
+    number: int
+    low: int
+    high: int
+    held_out: int = 0
+    """Documents with lower keys are the validation split."""
+
+
+class ShardTask(NamedTuple):
+    """One shard to write."""
+
+    range: ShardRange
+    parts: tuple[Path, ...]
+    out: Path
+    marker: Path
+    vocab_size: int
+    fingerprint: str
+    sources: tuple[str, ...]
+    """Names of all sources, in their order."""
+    near: Path | None = None
+    """The keys of near-duplicates."""
+    keep_duplicates: bool = False
+    keep_dropped: bool = False
+    inputs: str = ""
+    word_starts: bool = False
+    """Whether the ids carry WORD_START."""
+
+    @property
+    def path(self) -> Path:
+        """The shard's file."""
+        return self.out / self.range.split / shard_name(self.range.number)
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Return what a valid marker of an earlier run says."""
+        return read_marker(self.marker, self.path, self.inputs)
+
+
+def plan_shards(
+    parts: Sequence[Path],
+    shard_tokens: int,
+    validation_fraction: float,
+    near: Dropped | None = None,
+) -> list[ShardRange]:
+    """Cut the keys into the validation split and shards.
+
+    Memory: two histograms, and the keys of the validation documents.
+
+    Args:
+        parts: all parts.
+        shard_tokens: tokens of a shard, about.
+        validation_fraction: share of the documents that is held out.
+        near: keys of near-duplicates, which are not written.
+
+    Raises:
+        DataError: there are no documents, or too few for the split.
+    """
+    near = near or no_near_duplicates()
+    documents = sum(int(_live(open_part(part), near).sum()) for part in parts)
+    if documents == 0:
+        raise DataError("no document is left: the sources are empty, or all were dropped")
+    held_out = 0
+    if validation_fraction > 0:
+        wanted = max(2, round(validation_fraction * documents))
+        keys = _lowest_keys(parts, wanted + 2, near)
+        if len(keys) < wanted + 2:
+            raise DataError(
+                f"{len(keys)} different documents are too few to hold {wanted} of them out and "
+                "train on 2 or more; add documents or set --validation-fraction 0"
+            )
+        held_out = int(keys[wanted - 1]) + 1
+    ranges = []
+    for split, low, high in (("validation", 0, held_out), ("train", held_out, _ALL)):
+        if high > low:
+            edges = _edges(parts, low, high, shard_tokens, near)
+            ranges += [
+                ShardRange(split, number, edges[number], edges[number + 1], held_out)
+                for number in range(len(edges) - 1)
+            ]
+    return ranges
+
+
+def _live(part: Part, near: Dropped) -> np.ndarray:
+    """Return which documents of a part are no near-duplicates, bool [D]."""
+    return ~near.holds(part.key_high, part.key_low)
+
+
+def _lowest_keys(parts: Sequence[Path], count: int, near: Dropped) -> np.ndarray:
+    """Return the ``count`` lowest different keys, sorted (fewer if there are fewer)."""
+    found = np.zeros(0, np.uint64)
+    for path in parts:
+        part = open_part(path)
+        # Only keys below the highest so far can be among them.
+        _, end = part.range(0, int(found[-1]) if len(found) == count else _ALL)
+        keys = part.key_high[:end]
+        found = np.union1d(found, keys[~near.holds(keys, part.key_low[:end])])[:count]
+    return found
+
+
+def _edges(
+    parts: Sequence[Path], low: int, high: int, shard_tokens: int, near: Dropped
+) -> list[int]:
+    """Return the limits of shards of about equal tokens, each with a document in it."""
+    shift = np.uint64(64 - _BUCKET_BITS)
+    tokens = np.zeros(1 << _BUCKET_BITS)
+    for path in parts:
+        part = open_part(path)
+        first, end = part.range(low, high)
+        lengths = np.diff(part.payload_ends, prepend=0)
+        own = lengths[first:end] * _live(part, near)[first:end]
+        buckets = (part.key_high[first:end] >> shift).astype(np.int64)
+        np.add.at(tokens, buckets, own)
+        if high == _ALL:
+            # The first shard takes the low keys too. (Validation ranges end below _ALL.)
+            good = part.key_high[part.repeat_of] >= np.uint64(low)
+            good &= _live(part, near)[part.repeat_of]
+            again = part.repeat_of[good]
+            buckets = (np.maximum(part.repeat_high[good], np.uint64(low)) >> shift).astype(np.int64)
+            np.add.at(tokens, buckets, lengths[again])
+    running = np.cumsum(tokens)
+    shards = max(1, -(-int(running[-1]) // shard_tokens))
+    targets = running[-1] * np.arange(1, shards) / shards
+    buckets = np.unique(np.searchsorted(running, targets) + 1)
+    inner = [int(b) << int(shift) for b in buckets.tolist() if running[b - 1] < running[-1]]
+    return [low, *(edge for edge in inner if low < edge < high), high]
+
+
+class _Columns(NamedTuple):
+    """Entries of a shard: a document each, or a repetition of one."""
+
+    high: np.ndarray
+    low: np.ndarray
+    source: np.ndarray
+    owner: np.ndarray
+    """Which of the opened parts has it."""
+    number: np.ndarray
+    """Its number there."""
+    again: np.ndarray
+    """bool, whether it is a repetition."""
+    payload: np.ndarray
+    """int64 [entries, 2]: begin and end of its tokens there."""
+    sentences: np.ndarray
+    """int64 [entries, 2]: begin and end of its sentences there."""
+
+    def take(self, which: np.ndarray) -> _Columns:
+        """Return some of the entries."""
+        return _Columns(*(column[which] for column in self))
+
+
+def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
+    """Return all entries of the task's range, as they lie in the parts."""
+    one = task.range
+    first_train = one.split == "train" and one.number == 0
+    columns: list[_Columns] = []
+    opened: list[Part] = []
+    for path in task.parts:
+        part = open_part(path)
+        documents = np.arange(*part.range(one.low, one.high))
+        again = np.zeros(0, np.int64)
+        if one.split == "train":
+            again = np.arange(*part.repeats(0 if first_train else one.low, one.high))
+            # Neither of the held-out, nor of those that are not written.
+            of = part.repeat_of[again]
+            good = part.key_high[of] >= np.uint64(one.held_out)
+            good &= ~near.holds(part.key_high[of], part.key_low[of])
+            again = again[good]
+        if len(documents) + len(again) == 0:
+            continue
+        of = part.repeat_of[again].astype(np.int64)
+        numbers = np.concatenate([documents, of])
+        columns.append(
+            _Columns(
+                high=np.concatenate([part.key_high[documents], part.repeat_high[again]]),
+                low=np.concatenate([part.key_low[documents], part.repeat_low[again]]),
+                source=part.sources[numbers],
+                owner=np.full(len(numbers), len(opened)),
+                number=numbers,
+                again=np.arange(len(numbers)) >= len(documents),
+                payload=_ranges(part.payload_ends, numbers),
+                sentences=_ranges(part.sentence_ends, numbers),
+            )
+        )
+        opened.append(part)
+    return _Columns(*(np.concatenate(column) for column in zip(*columns))), opened
+
+
+def _ranges(ends: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Return begin and end of some of the pieces that a running sum divides."""
+    begins = ends[np.maximum(numbers - 1, 0)]
+    begins[numbers == 0] = 0
+    return np.stack([begins, ends[numbers]], axis=1)
+
+
+def write_shard(task: ShardTask) -> dict[str, Any]:
+    """Gather one range of keys from all parts and write it; return what its marker records."""
+    near = load_dropped(task.near)
+    found, opened = _entries(task, near)
+    found = found.take(np.lexsort((found.source, found.low, found.high)))
+    same = np.zeros(len(found.high), np.bool_)
+    if not task.keep_duplicates:
+        same[1:] = (found.high[1:] == found.high[:-1]) & (found.low[1:] == found.low[:-1])
+    alike = near.holds(found.high, found.low) & ~found.again & ~same
+    log = DropLog(task.sources, task.keep_dropped)
+    for reason, which in ((DUPLICATE, same & ~found.again), (NEAR_DUPLICATE, alike)):
+        gone = found.take(np.flatnonzero(which))
+        for source, owner, index in zip(gone.source, gone.owner, gone.number):
+            log.drop(int(source), reason, opened[owner].note(int(index)))
+    log.save(task.marker.with_suffix(".dropped"))
+    kept = found.take(np.flatnonzero(~same & ~alike))
+    names = [task.sources[source] for source in kept.source.tolist()]
+    repeated = Counter(name for name, again in zip(names, kept.again.tolist()) if again)
+    written = Counter(names) - repeated
+
+    ids, lengths = [], []
+    places = zip(kept.owner.tolist(), kept.payload.tolist(), kept.sentences.tolist())
+    for owner, (begin, end), (first, last) in places:
+        ids.append(opened[owner].payload[begin:end])
+        lengths.append(opened[owner].lengths[first:last])
+    tokens = np.concatenate(ids)
+    info = write_token_shard(
+        task.path,
+        tokens & ~WORD_START if task.word_starts else tokens,
+        running_sum(np.concatenate(lengths)),
+        running_sum(kept.sentences[:, 1] - kept.sentences[:, 0]),
+        vocab_size=task.vocab_size,
+        fingerprint=task.fingerprint,
+        word_starts=tokens >= WORD_START if task.word_starts else None,
+    )
+    result = {
+        "split": task.range.split,
+        "number": task.range.number,
+        "info": asdict(info),
+        "written": dict(sorted(written.items())),
+        "repeated": dict(sorted(repeated.items())),
+        "dropped": log.counts_json(),
+    }
+    return write_marker(task.marker, task.path, result, task.inputs, info.sha256)

@@ -1,0 +1,53 @@
+"""Groups of units: what one process claims at a time when several prepare one corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from data_prep.document import SourceFile, Unit
+from data_prep.sources import file_state, file_units, is_read_by_one
+from data_prep.workers.team import Group
+
+_SMALLEST_UNIT, _LARGEST_UNIT = 1 << 20, 32 << 20
+_UNITS_WANTED = 64
+_LARGEST_GROUP = 256
+
+
+def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Iterator[Group]:
+    """Cut the files into units, and gather small ones; the same in all processes.
+
+    A dump that only one process can read is one group, so that the others need not decompress it
+    for nothing. Else a group holds about one unit's bytes: books and extracted articles are many
+    small files, and a claim for each would cost more than the work.
+    """
+    total = sum(file.bytes for file in files)
+    size = min(max(total // _UNITS_WANTED, _SMALLEST_UNIT), _LARGEST_UNIT)
+    number = 0
+    gathered: list[Unit] = []
+
+    def group(units: Callable[[], Iterable[Unit]]) -> Group:
+        nonlocal number
+        number += 1
+        return Group(f"{number - 1:06d}", lambda: map(task, units()))
+
+    for file in files:
+        if is_read_by_one(file):
+            yield group(partial(file_units, file, size))
+            continue
+        for unit in file_units(file, size):
+            gathered.append(unit)
+            if sum(u.size for u in gathered) >= size or len(gathered) == _LARGEST_GROUP:
+                yield group(partial(iter, tuple(gathered)))
+                gathered = []
+    if gathered:
+        yield group(partial(iter, gathered))
+
+
+def unit_name(unit: Unit) -> str:
+    """Return a name for the unit's part that changes when the file does."""
+    identity = [*unit[:6], *unit.options, *file_state(unit)]
+    return hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()

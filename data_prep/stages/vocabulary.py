@@ -1,0 +1,183 @@
+"""Vocabularies: training one (the same every time), and the files that transformers loads."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bertds.data.tokenizer_json import WordPieceRules
+from bertds.data.vocabulary import SPECIAL_TOKENS
+from bertds.errors import DataError
+from bertds.system.atomic_files import atomic_path, write_text
+from data_prep.stages.part_files import open_part
+from data_prep.tokens.wordpiece import huggingface_tokenizer
+
+_ALPHABET = 1000
+_WANTED_COVERAGE, _LEAST_COVERAGE = 0.9995, 0.99
+# What BERT's tokenizer takes for one: neither kana nor Hangul.
+_IDEOGRAPH = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf"
+    "\U0002f800-\U0002fa1f]"
+)
+_BUCKET_BITS = 20
+
+
+def train_vocabulary(
+    parts: Sequence[Path], size: int, rules: WordPieceRules, sample_bytes: int
+) -> list[str]:
+    """Train a WordPiece vocabulary on the text of (a sample of) the documents.
+
+    ``tokenizers``' trainer numbers the pieces ``##x`` in the order of a randomly seeded hash table,
+    and breaks ties by these numbers, so two runs differ. Handing it the whole alphabet, plain and
+    as ``##x``, as its first tokens fixes the numbers and with them the result.
+
+    Args:
+        parts: text parts.
+        size: tokens wanted; a small text may give fewer.
+        rules: what is done to text before pieces are looked up.
+        sample_bytes: about so much text is read: the documents with the highest keys, which never
+            are the validation split unless the sample is the whole corpus.
+
+    Raises:
+        DataError: there is no text.
+    """
+    from tokenizers import Tokenizer, models, trainers
+
+    pipeline = huggingface_tokenizer({"[UNK]": 0}, rules)
+    lowest = _sample_start(parts, sample_bytes)
+    characters: Counter[str] = Counter()
+    for sentence in _sentences(parts, lowest):
+        characters.update(pipeline.normalizer.normalize_str(sentence))
+    alphabet = choose_alphabet(characters, size, rules)
+    # Punctuation and ideographs are words of their own and never continue one.
+    alone = {f"##{c}" for c in alphabet if _stands_alone(c, rules)}
+    first = [*SPECIAL_TOKENS.values(), *alphabet, *(f"##{c}" for c in alphabet)]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=size + len(alone),
+        special_tokens=first,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_sentences(parts, lowest), trainer)
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    return [t for t in sorted(vocabulary, key=vocabulary.__getitem__) if t not in alone]
+
+
+def choose_alphabet(characters: Counter[str], size: int, rules: WordPieceRules) -> list[str]:
+    """Return the characters that become tokens, sorted.
+
+    The most frequent ones that make up 99.95 % of the text and at least 1,000, all of ASCII that
+    occurs; fewer if ``size`` has no room, as long as 99 % of the text is covered.
+
+    Raises:
+        DataError: there is no text, or no room.
+    """
+    counts = Counter({c: n for c, n in characters.items() if not c.isspace()})
+    total = counts.total()
+    if not total:
+        raise DataError("there is no text to train a vocabulary on")
+    ordered = sorted(counts, key=lambda c: (not c.isascii(), -counts[c], c))
+    alphabet: list[str] = []
+    covered, needed = 0, len(SPECIAL_TOKENS)
+    for character in ordered:
+        if len(alphabet) >= _ALPHABET and covered >= _WANTED_COVERAGE * total:
+            break
+        more = 1 if _stands_alone(character, rules) else 2
+        if needed + more > size and covered >= _LEAST_COVERAGE * total:
+            break
+        alphabet.append(character)
+        covered += counts[character]
+        needed += more
+    if needed > size:
+        raise DataError(
+            f"--train-vocab {size}: the text has {len(counts)} different characters, so at least "
+            f"{needed} tokens are needed"
+        )
+    return sorted(alphabet)
+
+
+def _stands_alone(character: str, rules: WordPieceRules) -> bool:
+    ascii_symbol = character.isascii() and not character.isalnum()
+    return (
+        ascii_symbol
+        or unicodedata.category(character).startswith("P")
+        or (rules.chinese_characters and _IDEOGRAPH.match(character) is not None)
+    )
+
+
+def _sample_start(parts: Sequence[Path], sample_bytes: int) -> int:
+    """Return the lowest key of the sample: the highest keys that hold ``sample_bytes`` of text."""
+    shift = np.uint64(64 - _BUCKET_BITS)
+    total = np.zeros(1 << _BUCKET_BITS)
+    for path in parts:
+        part = open_part(path)
+        buckets = (part.key_high >> shift).astype(np.int64)
+        lengths = np.diff(part.payload_ends, prepend=0)
+        total += np.bincount(buckets, weights=lengths, minlength=len(total))
+    from_above = np.cumsum(total[::-1])[::-1]
+    enough = np.flatnonzero(from_above >= sample_bytes)
+    return (int(enough[-1]) if len(enough) else 0) << int(shift)
+
+
+def _sentences(parts: Sequence[Path], lowest: int) -> Iterator[str]:
+    for path in parts:
+        part = open_part(path)
+        for number in range(part.range(lowest, 1 << 64)[0], part.documents):
+            begin, _ = part.payload_of(number)
+            first, last = part.sentences_of(number)
+            for length in part.lengths[first:last].tolist():
+                yield bytes(part.payload[begin : begin + length]).decode("utf-8", "replace")
+                begin += length
+
+
+def write_vocabulary(path: Path, tokens: Sequence[str]) -> None:
+    """Write ``vocab.txt``."""
+    write_text(path, "".join(f"{token}\n" for token in tokens))
+
+
+def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, rules: WordPieceRules) -> None:
+    """Write ``vocab.txt``, ``tokenizer.json`` and ``tokenizer_config.json`` for transformers.
+
+    Args:
+        folder: created if missing.
+        vocab_bytes: the contents of vocab.txt, kept as they are.
+        rules: what is done to text.
+    """
+    from tokenizers import AddedToken, decoders, processors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "vocab.txt") as temporary:
+        temporary.write_bytes(vocab_bytes)
+    lines = vocab_bytes.decode("utf-8").split("\n")
+    tokens = [token.removesuffix("\r") for token in (lines[:-1] if lines[-1] == "" else lines)]
+    ids = {token: number for number, token in enumerate(tokens)}
+    tokenizer = huggingface_tokenizer(ids, rules)
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS.values()]
+    )
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    config = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": rules.lower_case,
+        # None, BERT's own: as the casing.
+        "strip_accents": None if rules.strip_accents == rules.lower_case else rules.strip_accents,
+        "tokenize_chinese_chars": rules.chinese_characters,
+        "model_max_length": 512,
+        **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+    }
+    write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,200 @@
+"""Who does the work of a stage: this process with its workers, or several tasks together.
+
+The stages do not know which. A stage is groups of tasks; each task writes one file and a marker.
+
+- ``Alone``: what has a valid marker is done, the rest is given to the workers.
+- ``Together``: each of several processes, on one host or many, claims groups that nobody has,
+  does them as above, and tells the others. None begins the next stage before all groups of this
+  one are done. Who has nothing left to claim waits, and takes over what a dead task had claimed;
+  so it does not matter how many tasks there are, when they start, or which of them survive.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+from data_prep.workers.joint_lock import Claims, JointLock
+from data_prep.workers.pool import Workers
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+
+
+class Task(Protocol):
+    """One file to write."""
+
+    def earlier(self) -> dict[str, Any] | None:
+        """Return what an earlier run's valid marker says, or None: the file must be made."""
+        ...
+
+
+class Group(NamedTuple):
+    """Tasks that one process does."""
+
+    name: str
+    """The same in all processes."""
+    tasks: Callable[[], Iterable[Any]]
+    """Gives the tasks; may read a large file meanwhile."""
+
+
+class Team(Protocol):
+    """What the stages ask for."""
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return ``make()``, a value for JSON; of several processes one calls it."""
+        ...
+
+    def each(
+        self,
+        stage: str,
+        function: Callable[[Any], dict[str, Any]],
+        groups: Iterable[Group],
+        done: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Have every task done, by whomever; ``done`` is told all results."""
+        ...
+
+
+class Alone:
+    """This process and its workers."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return ``make()``."""
+        return _through_json(make())
+
+    def each(
+        self,
+        stage: str,
+        function: Callable[[Any], dict[str, Any]],
+        groups: Iterable[Group],
+        done: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Do what has no valid marker."""
+
+        def tasks() -> Iterator[Any]:
+            for group in groups:
+                for task in group.tasks():
+                    earlier = task.earlier()
+                    if earlier is None:
+                        yield task
+                    else:
+                        done(earlier)
+
+        self.workers.run(function, tasks(), done)
+
+
+class _Call(NamedTuple):
+    """A task that remembers its group."""
+
+    group: str
+    function: Callable[[Any], dict[str, Any]]
+    task: Any
+
+
+def _call(call: _Call) -> tuple[str, dict[str, Any]]:
+    return call.group, call.function(call.task)
+
+
+class Together:
+    """This process as one of several tasks."""
+
+    def __init__(self, workers: Workers, lock: JointLock) -> None:
+        self.workers, self.lock = workers, lock
+        self.claims = Claims(lock)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what ``make()`` gave to the task that was first to call it."""
+        pause = _SHORTEST_PAUSE
+        while f"{name}.done" not in self.claims.names():
+            if self.claims.take(name):
+                value = _through_json(make())
+                self.claims.finish(name, value)
+                return value
+            pause = _sleep(pause)
+        return self.claims.value(name)
+
+    def each(
+        self,
+        stage: str,
+        function: Callable[[Any], dict[str, Any]],
+        groups: Iterable[Group],
+        done: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """Do what no other task does, and wait for the others."""
+        waiting = {f"{stage}-{group.name}": group for group in self._from_own_place([*groups])}
+        pause = _SHORTEST_PAUSE
+        while True:
+            own = self._claimed(waiting, function, done)
+            there = self.claims.names()
+            for name in [name for name in waiting if f"{name}.done" in there]:
+                del waiting[name]
+                for result in [] if name in own else self.claims.value(name):
+                    done(result)
+            if not waiting:
+                return
+            pause = _SHORTEST_PAUSE if own else _sleep(pause)
+
+    def _from_own_place(self, groups: list[Group]) -> list[Group]:
+        """Order groups so that tasks which start together do not go for the same ones."""
+        first = len(groups) * (self.lock.index % self.lock.count) // self.lock.count
+        return groups[first:] + groups[:first]
+
+    def _claimed(
+        self,
+        waiting: dict[str, Group],
+        function: Callable[[Any], dict[str, Any]],
+        done: Callable[[dict[str, Any]], None],
+    ) -> set[str]:
+        """Claim groups one by one as workers become free, and do them; return their names."""
+        results: dict[str, list[dict[str, Any]]] = {}
+        open_tasks: dict[str, int] = {}
+
+        def finish_if_whole(name: str) -> None:
+            if open_tasks[name] == 0:
+                self.claims.finish(name, results[name])
+
+        def calls() -> Iterator[_Call]:
+            there = self.claims.names()
+            for name, group in waiting.items():
+                # The listing is of some time ago: it only saves asking for what was done then.
+                if f"{name}.done" in there or not self.claims.take(name):
+                    continue
+                if (self.claims.folder / f"{name}.done").exists():
+                    continue
+                results[name] = []
+                open_tasks[name] = 1  # the group itself, until its last task is given out
+                for task in group.tasks():
+                    earlier = task.earlier()
+                    if earlier is None:
+                        open_tasks[name] += 1
+                        yield _Call(name, function, task)
+                    else:
+                        results[name].append(earlier)
+                        done(earlier)
+                open_tasks[name] -= 1
+                finish_if_whole(name)
+
+        def told(answer: tuple[str, dict[str, Any]]) -> None:
+            name, result = answer
+            results[name].append(result)
+            done(result)
+            open_tasks[name] -= 1
+            finish_if_whole(name)
+
+        self.workers.run(_call, calls(), told)
+        return set(results)
+
+
+def _sleep(pause: float) -> float:
+    time.sleep(pause)
+    return min(1.5 * pause, _LONGEST_PAUSE)
+
+
+def _through_json(value: Any) -> Any:
+    """Return a value as the other tasks will read it, so that all go on with the same."""
+    return json.loads(json.dumps(value))
