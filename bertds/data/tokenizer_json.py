@@ -188,7 +188,8 @@ class JsonTokenizer:
                 marked.append(token)
                 continue
             begins = token[:1] in _WORD_MARKS
-            text = decode([number], skip_special_tokens=False).strip() or token
+            text = decode([number], skip_special_tokens=False)
+            text = text.strip() or ("␣" if text else token)
             marked.append(text if begins or not text[0].isalnum() else f"##{text}")
         return marked
 

@@ -18,7 +18,7 @@ from bertds.data.formats.nvidia_hdf5 import (
 )
 from bertds.data.samples.flat_rows import FlatRows, offsets_of
 from bertds.data.sources.base import Block, Source
-from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_info
 from bertds.errors import DataError
 
 BLOCK_BYTES = 256 << 20
@@ -170,7 +170,7 @@ def find_tokenizer(path: Path, vocab: str, lower_case: bool | None) -> Tokenizer
     if vocab:
         return _wordpiece(path, load_tokenizer_info(vocab, lower_case))
     for folder in above:
-        if (folder / "tokenizer" / "vocab.txt").is_file():
+        if has_tokenizer(folder / "tokenizer"):
             return _wordpiece(path, load_tokenizer_info(folder / "tokenizer", lower_case))
     raise DataError(f"{path}: instance files hold no vocabulary; set data.vocab to their vocab.txt")
 

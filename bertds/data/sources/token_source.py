@@ -121,8 +121,9 @@ class TokenSource(Source):
                     f"{folder} was prepared with ({manifest.tokenizer.vocab_size} tokens); leave "
                     f"data.vocab empty, or prepare the data with it"
                 )
-        if "vocab.txt" not in manifest.tokenizer.files:
-            raise DataError(f"{folder / 'tokenizer' / 'vocab.txt'}: missing")
+        name = "vocab.txt" if manifest.tokenizer.is_wordpiece else "tokenizer.json"
+        if name not in manifest.tokenizer.files:
+            raise DataError(f"{folder / 'tokenizer' / name}: missing")
         for info in chosen.shards:
             path = folder / info.file
             if not path.is_file():
