@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,8 @@ def read_vocabulary(path: Path | str) -> list[str]:
     if "\r" in text:
         tokens = [token.removesuffix("\r") for token in tokens]
     if len(set(tokens)) != len(tokens):
-        twice = next(token for number, token in enumerate(tokens) if token in tokens[:number])
+        twice, count = Counter(tokens).most_common(1)[0]
+        assert count > 1
         raise DataError(f"{path}: the token {twice!r} stands there twice")
     return tokens
 
