@@ -16,9 +16,9 @@ import transformers
 from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.save import step_folders
 from bertds.distributed.stop_requests import find_place
-from bertds.monitor.metrics import read_lines
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
+from tests.run_reading import read_lines
 
 
 @pytest.fixture(autouse=True)
