@@ -118,10 +118,12 @@ def load_deepspeed_json(
         raise ConfigError(f"{path}: cannot be read ({reason})") from None
     try:
         values = json.loads(text, object_pairs_hook=_no_repeated_keys)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
     return check_deepspeed_values(values, overrides, path=str(path))
 
 

@@ -37,6 +37,7 @@ from bertds.engine.process_group import start_processes
 from bertds.errors import ConfigError
 from bertds.model.build import PreTrainingModel
 from bertds.system.atomic_files import write_json
+from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
 
 SHARE = 0.85
@@ -269,7 +270,7 @@ def _key(facts: dict[str, Any]) -> str:
 
 def _answers() -> dict[str, Any]:
     try:
-        values = json.loads(answers_file().read_text(encoding="utf-8"))
+        values = parse_json(answers_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
