@@ -17,8 +17,7 @@ from bertds.checkpoint.save import Checkpoints, locate
 from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.errors import BertdsError
-from bertds.monitor.metrics import read_lines
-from tests.run_reading import assert_same_state, losses, newest, saved_steps
+from tests.run_reading import assert_same_state, losses, newest, read_lines, saved_steps
 from tests.test_checkpoint import FakeEngine, make
 
 

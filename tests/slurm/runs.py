@@ -8,7 +8,7 @@ from typing import Any
 
 from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.save import step_folders
-from bertds.monitor.metrics import read_lines
+from tests.run_reading import read_lines
 
 # What the training decides; the rest of a line tells of the clock, the memory and the restarts.
 RESULTS = {
