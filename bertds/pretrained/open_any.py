@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
 from bertds.model.build import build_model
 from bertds.pretrained import hf_weights
@@ -133,7 +134,14 @@ def _write_dle(trained: Trained, folder: Path) -> None:
     state["cls.predictions.decoder.weight"] = state[hf_weights.WORD_TABLE]  # tied, stored once
     torch.save({"model": state, "optimizer": {}, "epoch": 0}, folder / f"ckpt_{step}.pt")
     if trained.tokenizer_folder is not None:
-        shutil.copyfile(trained.tokenizer_folder / "vocab.txt", folder / "vocab.txt")
+        tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+        if not tokenizer.is_wordpiece:
+            raise CheckpointError(
+                f"{trained.origin}: DLE reads WordPiece's vocab.txt, its tokenizer is "
+                f"{tokenizer.model}; convert it to hf"
+            )
+        text = "".join(f"{token}\n" for token in tokenizer.vocabulary())
+        (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
 # --------------------------------------------------------------------------------------------
