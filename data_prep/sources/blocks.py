@@ -49,8 +49,10 @@ def check_is_text(path: Path) -> None:
     """
     with open_binary(path) as file:
         head = file.read(formats.HEAD_BYTES)
-    if formats.wrapping(head) in formats.COMPRESSED:
-        next(whole_blocks(path), None)
+    kind = formats.wrapping(head)
+    if kind in formats.COMPRESSED:
+        inside = next(_unpacked(path, kind, formats.HEAD_BYTES), b"")
+        _check_inside(path, kind, inside[: formats.HEAD_BYTES])
     else:
         _refuse(path, formats.not_text(head), "")
 
@@ -161,11 +163,7 @@ def whole_blocks(path: Path) -> Iterator[Block]:
     kind = compression(path)
     blocks = _unpacked(path, kind)
     head = next(blocks, b"")
-    packing = kind if kind in formats.COMPRESSED else ""
-    inner = formats.wrapping(head[: formats.HEAD_BYTES])
-    if packing and inner in formats.COMPRESSED:
-        raise DataError(f"{path}: not text but {inner} data in {packing} data; unpack it once")
-    _refuse(path, formats.not_text(head[: formats.HEAD_BYTES]), packing)
+    inner = _check_inside(path, kind, head[: formats.HEAD_BYTES])
     both: Iterator[bytes] = itertools.chain([head] if head else [], blocks)
     if inner in formats.WIDE:
         both = formats.as_utf8(both, inner)
@@ -173,15 +171,25 @@ def whole_blocks(path: Path) -> Iterator[Block]:
         yield block, True
 
 
-def _unpacked(path: Path, kind: str) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file."""
+def _check_inside(path: Path, kind: str, head: bytes) -> str:
+    """Refuse contents that are no text; return what is around them still: one of WIDE, or ""."""
+    packing = kind if kind in formats.COMPRESSED else ""
+    inner = formats.wrapping(head)
+    if packing and inner in formats.COMPRESSED:
+        raise DataError(f"{path}: not text but {inner} data in {packing} data; unpack it once")
+    _refuse(path, formats.not_text(head), packing)
+    return inner
+
+
+def _unpacked(path: Path, kind: str, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a file, in blocks of about ``size``."""
     try:
         if kind == "bz2":
             yield from (block for block, _ in bz2_blocks(path, 0, 1 << 62))
         elif kind in ("gz", "xz", "zst"):
             opener: Any = {"gz": gzip.open, "xz": lzma.open, "zst": _open_zstandard}[kind]
             with opener(path) as file:
-                while block := file.read(BLOCK_BYTES):
+                while block := file.read(size):
                     yield block
         else:
             yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
