@@ -6,11 +6,6 @@ No code of a checkpoint is run: pickles are read with ``weights_only``, TensorFl
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-import lzma
-=======
-import argparse
->>>>>>> main
 import re
 import shutil
 import tarfile
