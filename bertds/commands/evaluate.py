@@ -13,10 +13,12 @@ import torch
 from bertds.checkpoint.save import locate
 from bertds.config.load import load_config
 from bertds.config.recipe import Config, DataConfig
+from bertds.data.batches import MicroBatch
 from bertds.data.loader import open_source, validation_batches
 from bertds.data.sources.base import Source
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
+from bertds.model.bert import PreTrainingOutput
 from bertds.pretrained.blimp import FILE as BLIMP_FILE
 from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
 from bertds.pretrained.load import Trained, open_trained
@@ -150,7 +152,7 @@ def evaluate(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained.model.to(device)
 
-    def forward(micro_batch: Any) -> Any:
+    def forward(micro_batch: MicroBatch) -> PreTrainingOutput:
         with torch.inference_mode():
             return trained.model(**micro_batch.to(device).model_inputs())
 
@@ -198,7 +200,7 @@ def unigram_entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def _check_vocabulary(trained: Trained, source: Any) -> None:
+def _check_vocabulary(trained: Trained, source: Source) -> None:
     tokenizer = source.tokenizer
     if tokenizer.vocab_size != trained.vocab_size:
         raise DataError(

@@ -11,9 +11,13 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, ConfigError
+
+if TYPE_CHECKING:
+    from bertds.plan.calibration import Calibration
+    from bertds.plan.forecast import Forecast
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -129,7 +133,7 @@ def list_gpus(extra: Path | None) -> None:
         )
 
 
-def numbers(plan: Any) -> dict[str, Any]:
+def numbers(plan: Forecast) -> dict[str, Any]:
     """Return a forecast as plain numbers."""
     gib = 2**30
     return {
@@ -160,7 +164,7 @@ def numbers(plan: Any) -> dict[str, Any]:
     }
 
 
-def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
+def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namespace) -> None:
     from bertds.monitor.progress import in_words
     from bertds.plan.sweep import fitting_layouts
 

@@ -243,7 +243,7 @@ def describe_type(kind: Any) -> str:
     return "null" if kind is type(None) else names[kind]
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}
     return names.get(type(value), type(value).__name__) + f" ({str(value)[:60]!r})"
 
