@@ -37,8 +37,8 @@ from typing import Any, TypeVar
 
 from bertds.distributed.liveness import CpuWatch, OwnTime
 from bertds.errors import EXIT_FAILED
-from bertds.system.atomic_files import start_time
 from bertds.system.logs import log
+from bertds.system.processes import start_time
 
 T = TypeVar("T")
 
