@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
@@ -12,6 +12,9 @@ from data_prep.clean import clean_paragraphs, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Unit
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.text import unit_lines
+
+if TYPE_CHECKING:
+    from pyarrow import Scalar
 
 
 def read_jsonl(unit: Unit) -> Iterator[Document]:
@@ -152,7 +155,7 @@ def parquet_documents(opened: Any, path: str, row_groups: range, column: str) ->
         raise DataError(f"{path}: damaged Parquet ({error})") from error
 
 
-def _cell_document(value: Any, title: Any) -> Document:
+def _cell_document(value: Scalar, title: Scalar | None) -> Document:
     """Return the document of one cell; other writers than pyarrow leave broken UTF-8 in some."""
     try:
         name = title.as_py() if title is not None else None
