@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import read_manifest
-from bertds.checkpoint.save import step_folders
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config
-from bertds.config.recipe import BatchPlan, Config
+from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.order import advance

@@ -100,19 +100,6 @@ def tiles(values: list[tuple[str, str]]) -> str:
     ) + "</div>"  # fmt: skip
 
 
-def short(value: float) -> str:
-    """Return a large number as a person reads it: 1.3 M."""
-    for size, word in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if value >= size:
-            return f"{value / size:.3g} {word}"
-    return f"{value:,.0f}"
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun: 1 shard, 1,200 shards."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def document(title: str, subtitle: str, style: str, parts: list[str]) -> str:
     """Return a whole page: headline, a switch between light and dark, and the parts."""
     head = (

@@ -37,8 +37,8 @@ from typing import Any
 
 from bertds.distributed.liveness import CpuWatch, OwnTime
 from bertds.errors import EXIT_FAILED
-from bertds.system.atomic_files import start_time
 from bertds.system.logs import log
+from bertds.system.processes import start_time
 
 BESIDE = 8
 """Ranks whose numbers are so near are looked at for being on the same machine."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from bertds.distributed.stop_requests import Place
+from bertds.distributed.rank_info import Place
 from bertds.errors import BertdsError
 
 _COUNT, _OUTCOME = "bertds/come", "bertds/met"

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bertds.config.recipe import BatchPlan
-from bertds.distributed.stop_requests import Place
+from bertds.config.batch_plan import BatchPlan
+from bertds.distributed.rank_info import Place
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.exact_norms import use_exact_norms

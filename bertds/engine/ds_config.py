@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bertds.config.recipe import BatchPlan
+from bertds.config.batch_plan import BatchPlan
 from bertds.engine import ds_config_keys as schema
 from bertds.errors import ConfigError
 from bertds.optim.settings import OptimizerSettings, nearest, parse_optimizer

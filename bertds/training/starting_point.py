@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertds.checkpoint.find import locate, newest_good
 from bertds.checkpoint.format import CheckpointReader
-from bertds.checkpoint.save import locate, newest_good
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.data.vocabulary import has_tokenizer, load_tokenizer_info
 from bertds.errors import CheckpointError, DataError
-from bertds.pretrained import hf_weights
+from bertds.pretrained import hf_config, hf_weights, weight_files
 from bertds.pretrained.names import path_of
 from bertds.system.logs import log
 
@@ -60,10 +60,10 @@ def start_weights(config: Config, model: Any, tokenizer: Any, checkpoints: Path)
         return None
     path = path_of(config.init.from_)
     if (path / "config.json").is_file():
-        theirs, vocab_size = hf_weights.config_from_transformers(hf_weights.read_config(path))
+        theirs, vocab_size = hf_config.config_from_transformers(hf_config.read_config(path))
         _check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)
         _check_vocabulary_file(path, tokenizer)
-        report = hf_weights.load_transformers_state_dict(model, hf_weights.read_state_dict(path))
+        report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
         if report.missing and config.init.heads == "require":
             raise CheckpointError(
                 f"{path}: has no weights for {', '.join(report.missing[:3])}"
