@@ -72,7 +72,7 @@ document.querySelector('button').addEventListener('click', function () {
 """
 
 
-def escape(value: Any) -> str:
+def escape(value: object) -> str:
     """Return text that HTML takes as text."""
     return html.escape(str(value))
 
@@ -80,7 +80,7 @@ def escape(value: Any) -> str:
 def table(head: list[str], rows: list[list[Any]], numbers: tuple[int, ...] = ()) -> str:
     """Return a table in a card; columns in ``numbers`` are set to the right."""
 
-    def cell(tag: str, place: int, value: Any) -> str:
+    def cell(tag: str, place: int, value: object) -> str:
         kind = ' class="n"' if place in numbers else ""
         return f"<{tag}{kind}>{escape(value)}</{tag}>"
 

@@ -204,7 +204,7 @@ def _check_section(values: Any, table: dict[str, Any], prefix: str) -> dict[str,
     return checked
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
 

@@ -45,7 +45,7 @@ class _WithLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, **arguments: torch.Tensor) -> Any:
+    def forward(self, **arguments: torch.Tensor) -> object:
         output = self.model(**arguments)
         if getattr(output, "loss", None) is None:
             return output

@@ -15,7 +15,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from bertds.errors import BertdsError
 
@@ -112,7 +111,7 @@ def append_line(path: Path, text: str) -> None:
         raise explain_os_error(error, path) from error
 
 
-def write_json(path: Path | str, value: Any, *, durable: bool = True) -> None:
+def write_json(path: Path | str, value: object, *, durable: bool = True) -> None:
     """Write a JSON file atomically, with keys in the order given and a newline at the end.
 
     ``durable`` as of :func:`atomic_path`.

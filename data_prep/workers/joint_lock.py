@@ -264,7 +264,7 @@ class Claims:
         self._seen[member.name] = (beat, since)
         return now - since < self.patience_seconds
 
-    def finish(self, name: str, value: Any) -> None:
+    def finish(self, name: str, value: object) -> None:
         """Tell all tasks that this is done, with what came out."""
         write_json(self.folder / f"{name}.done", {"value": value})
 
