@@ -1,6 +1,7 @@
 # make run    install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
 # make test   install the test extras and run the tests (ARGS="-k lamb" chooses)
 # make check  lint, formatting, types
+# make canary  the engine's tests with the newest DeepSpeed and torch, in an environment of its own
 # make bench  the CPU benchmarks in under ten minutes, into bench/ (DATA=prepared folder)
 # make docs   build the documentation into site/, strictly
 PYTHON ?= python3
@@ -12,7 +13,7 @@ DATA ?=
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-slurm test-all check style docs install install-dev bench
+.PHONY: run test test-slow test-slurm test-all check style docs install install-dev bench canary
 
 run: $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
@@ -29,6 +30,10 @@ test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slurm and not gpu" tests/slurm $(ARGS)
 
 test-all: test test-slow
+
+# ARGS="--deepspeed 0.19.8 --torch 2.13.0" chooses versions. Installs about 3 GB into .venv-canary.
+canary: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.canary $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
