@@ -46,7 +46,7 @@ from benchmarks.parts import PartTimer
 from benchmarks.peer import Peer, pad_batch
 from benchmarks.step_report import OURS, PEER, paint, show
 from bertds.config.recipe import DataConfig, ModelConfig
-from bertds.cost_model.flops import forward_backward_flops, peak_memory_gib
+from bertds.cost_model.flops import forward_backward_flops
 from bertds.cost_model.hardware import peak_of
 from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
 from bertds.data.samples.pairing import InstanceSettings
@@ -56,6 +56,7 @@ from bertds.engine.ds_config import check_deepspeed_values
 from bertds.model.bert import BertForPreTraining
 from bertds.model.compile_layers import compile_layers
 from bertds.pretrained.hf_weights import load_transformers_state_dict
+from bertds.system.memory import peak_memory_gib
 
 MODELS = {"tiny": (128, 2, 2), "mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 PREDICTIONS = {128: 20, 512: 80}
@@ -73,6 +74,7 @@ class Case:
     steps: int
     data: str
     compile: bool = False
+    torch_adam: bool = False
 
     def architecture(self, dropout: float) -> ModelConfig:
         """Return the model's settings."""
@@ -88,10 +90,13 @@ class Case:
 
     def deepspeed_json(self) -> dict[str, Any]:
         """Return the DeepSpeed JSON that both run under."""
+        params: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.01}
+        if self.torch_adam:
+            params["torch_adam"] = True
         values: dict[str, Any] = {
             "train_batch_size": self.rows,
             "train_micro_batch_size_per_gpu": self.rows,
-            "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "weight_decay": 0.01}},
+            "optimizer": {"type": "AdamW", "params": params},
             "gradient_clipping": 1.0,
             "zero_optimization": {"stage": 1},
         }
@@ -337,6 +342,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="ours with compiled layers; counts recompilations"
     )
+    parser.add_argument(
+        "--torch-adam", action="store_true", help="torch's fused AdamW: nothing to compile first"
+    )
     parser.add_argument("--tiny", action="store_true", help="BERT-tiny, few rows: takes seconds")
     add_result_options(parser)
     parser.add_argument(
@@ -361,7 +369,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = [
         Case(
             model=args.model, length=length, precision=precision, rows=args.rows,
-            steps=args.steps, data=args.data, compile=args.compile,
+            steps=args.steps, data=args.data, compile=args.compile, torch_adam=args.torch_adam,
         )
         for length in args.lengths
         for precision in args.precisions

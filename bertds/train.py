@@ -17,7 +17,7 @@ if not __package__:  # run by path: this clone's own package, whatever is instal
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.system.run_command import guarded
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # Where a peer is lost, torch's C++ parts would print stack traces over our one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from bertds.training.run import build_run
+    from bertds.training.build import build_run
 
     run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
     if run is None:  # the run was done before
@@ -102,8 +102,7 @@ def train(run: Run) -> bool:
 
 def entry(argv: list[str] | None = None) -> int:
     """Run :func:`main` as a command: errors become one line and an exit code."""
-    arguments: Any = argv
-    return guarded(main, arguments)
+    return guarded(main, argv)
 
 
 if __name__ == "__main__":

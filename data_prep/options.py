@@ -22,6 +22,7 @@ from data_prep.sources import SOURCE_KINDS, find_files, source_order
 from data_prep.sources.hub import NAME_PREFIX, find_hub
 from data_prep.sources.text import LAYOUTS
 from data_prep.tokens.nanotoken_encoder import check_installed
+from data_prep.wiki.templates import check_file
 
 _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
 
@@ -92,6 +93,8 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("the split of --hf (train)"))
     group.add_argument("--wiki-index", nargs="+", action="extend", default=[], metavar="FILE",
                        help=rare("indexes of multistream dumps (found if beside them)"))
+    group.add_argument("--wiki-templates", metavar="FILE",
+                       help=rare("YAML: templates whose words stay, as wiki/templates.yaml has"))
     group.add_argument("--text-layout", choices=LAYOUTS, default="blank-line",
                        help=rare("what separates the documents of --text (blank-line)"))
     group.add_argument("--text-key", default="text", metavar="KEY",
@@ -102,7 +105,8 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("whose sentence rules to use (en)"))
 
     group = parser.add_argument_group("vocabulary (one of the first two)")
-    group.add_argument("--vocab", metavar="FILE", help="a vocab.txt")
+    group.add_argument("--vocab", metavar="FILE",
+                       help="a vocab.txt, a tokenizer.json (BPE, unigram too), a folder with one")
     group.add_argument(
         "--train-vocab", type=int, default=0, metavar="N", help="train one of N tokens"
     )
@@ -110,6 +114,8 @@ def _parser(full: bool) -> argparse.ArgumentParser:
     casing.add_argument("--uncased", dest="lower_case", action="store_true", default=None,
                         help="lower-case the text (default: as the vocabulary is)")
     casing.add_argument("--cased", dest="lower_case", action="store_false", help="keep its case")
+    group.add_argument("--keep-accents", action="store_true",
+                       help=rare("do not strip accents, lower-cased or not"))
     group.add_argument("--vocab-sample-bytes", type=int, default=100_000_000, metavar="N",
                        help=rare("text that --train-vocab reads (100000000)"))
 
@@ -187,6 +193,11 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
         "jsonl": (args.text_key,),
         "parquet": (args.text_key,),
     }
+    if args.wiki_templates:
+        path = Path(args.wiki_templates).resolve()
+        check_file(path)
+        # With its hash: what was read with other contents is not used again.
+        options["wiki"] = (f"templates={sha256_file(path)}:{path}",)
     files = []
     for kind in SOURCE_KINDS:
         files += find_files(
@@ -219,13 +230,7 @@ def prep_settings(
     """
     if args.workers < 0:
         raise ConfigError(f"--workers {args.workers}: allowed: 0 (all cores) or more")
-    lower_case, vocab_sha256 = args.lower_case, ""
-    if args.vocab:
-        tokenizer = load_tokenizer_info(args.vocab, lower_case)
-        lower_case = tokenizer.lower_case
-        vocab_sha256 = sha256_file(tokenizer.files["vocab.txt"])
-    if args.tokeniser == "nanotoken":
-        check_installed()
+    tokenizer = _asked_tokenizer(args)
     requests = [InstanceRequest.parse(text) for text in args.instances]
     if len({r.sequence_length for r in requests}) < len(requests):
         raise ConfigError("--instances: each sequence length only once")
@@ -240,10 +245,10 @@ def prep_settings(
         raise ConfigError(f"--dataset-name {dataset!r}: letters, digits, _ and - only")
     return PrepSettings(
         seed=args.seed,
-        lower_case=True if lower_case is None else lower_case,
+        **tokenizer,
+        wiki_templates_sha256=sha256_file(Path(args.wiki_templates)) if args.wiki_templates else "",
         vocab_size=args.train_vocab,
         vocab_sample_bytes=args.vocab_sample_bytes if args.train_vocab else 100_000_000,
-        vocab_sha256=vocab_sha256,
         language=args.language,
         min_tokens=args.min_tokens,
         shard_tokens=args.shard_tokens,
@@ -264,6 +269,33 @@ def prep_settings(
         tokeniser=args.tokeniser,
         keep_dropped=args.keep_dropped,
     )
+
+
+def _asked_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that describe the tokenizer, given or to be trained."""
+    strip_accents = False if args.keep_accents else None
+    fast = args.tokeniser == "nanotoken"
+    if fast:
+        check_installed()
+    if not args.vocab:
+        lower_case = args.lower_case is not False
+        unusual = args.keep_accents and lower_case
+        return {"lower_case": lower_case, "strip_accents": False if unusual else None}
+    tokenizer = load_tokenizer_info(args.vocab, args.lower_case, strip_accents)
+    if not tokenizer.is_wordpiece and (args.instances or fast):
+        option = "--tokeniser nanotoken" if fast else "--instances"
+        raise ConfigError(
+            f"{option} is for BERT's WordPiece ({'' if fast else 'NVIDIA HDF5 holds no other; '}"
+            f"{args.vocab} is {tokenizer.model}): leave it out; the token shards serve any model"
+        )
+    same = tokenizer.fingerprint if not tokenizer.is_wordpiece else sha256_file(tokenizer.main_file)
+    return {
+        "lower_case": tokenizer.lower_case,
+        "strip_accents": tokenizer.strip_accents,
+        "chinese_characters": tokenizer.chinese_characters,
+        "tokenizer_model": tokenizer.model,
+        "vocab_sha256": same,
+    }
 
 
 def source_licences(given: list[str], files: Sequence[SourceFile]) -> dict[str, str]:

@@ -6,30 +6,13 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import ConfigError
 from data_prep.selection.filters import FilterSettings
+from data_prep.selection.minhash import MinHashSettings
 from data_prep.selection.mixing import Mix
 
 DEDUP = ("exact", "minhash", "none")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MinHashSettings:
-    """How alike documents must be to count as near-duplicates; see ``selection/minhash.py``."""
-
-    bands: int = 14
-    rows: int = 8
-    ngram: int = 5
-    """Words of an n-gram; a shorter text is one n-gram."""
-
-    def __post_init__(self) -> None:
-        for name, value, most in (
-            ("bands", self.bands, 200),
-            ("rows", self.rows, 100),
-            ("ngram", self.ngram, 50),
-        ):
-            if not 1 <= value <= most:
-                raise ConfigError(f"--minhash-{name} {value}: allowed: 1 to {most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +38,20 @@ class PrepSettings:
     seed: int = 12345
     """Decides the order of documents, the split, pairs and masks of instance files."""
     lower_case: bool = True
+    strip_accents: bool | None = None
+    """None: as ``lower_case``."""
+    chinese_characters: bool = True
+    """Whether each ideograph is a word."""
+    tokenizer_model: str = "wordpiece"
+    """Else what tokenizer.json says: bpe, unigram, ..."""
     vocab_size: int = 0
     """Of the vocabulary to train; 0 = one was given."""
     vocab_sample_bytes: int = 100_000_000
     """A vocabulary is trained on about so much text, chosen document by document by hash."""
     vocab_sha256: str = ""
     """Of the vocabulary that was given."""
+    wiki_templates_sha256: str = ""
+    """Of the file of ``--wiki-templates``."""
     language: str = "en"
     """Whose sentence rules sencentex uses."""
     min_tokens: int = 8
@@ -126,12 +117,25 @@ class PrepSettings:
             if not good:
                 raise ConfigError(f"{option} {value}: allowed: {allowed}")
 
+    @property
+    def rules(self) -> WordPieceRules:
+        """What is done to text before pieces are looked up (WordPiece)."""
+        return WordPieceRules.of(self.lower_case, self.strip_accents, self.chinese_characters)
+
+    @property
+    def is_wordpiece(self) -> bool:
+        """Whether the tokenizer is BERT's own."""
+        return self.tokenizer_model == "wordpiece"
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's ``settings``."""
         value = asdict(self) | {"instances": [asdict(i) for i in self.instances]}
         # What asks nothing is not named, as it was not before it could be asked for.
         default = asdict(PrepSettings())
-        for key in ("filters", "dedup", "minhash", "mix", "tokeniser", "keep_dropped"):
+        for key in (
+            "filters", "dedup", "minhash", "mix", "tokeniser", "keep_dropped", "strip_accents",
+            "chinese_characters", "tokenizer_model", "wiki_templates_sha256",
+        ):  # fmt: skip
             if value[key] == default[key]:
                 del value[key]
         if self.mix:

@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 
+from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
-from bertds.checkpoint.save import step_folders
-from bertds.monitor.metrics import read_lines
+from bertds.monitor.run_files import read_metrics
 from bertds.training.sample_log import read_samples
+
+
+def read_lines(metrics: Path) -> list[dict[str, Any]]:
+    """Every line of a metrics.jsonl."""
+    return read_metrics(metrics).lines
 
 
 def train_lines(run: Path) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bertds.monitor.metrics import read_lines
-from bertds.system.atomic_files import start_time
+from bertds.system.processes import start_time
+from tests.run_reading import read_lines
 
 ENDLESS = ["schedule.total_steps=100000", "checkpoint.every_steps=2", "data.prefetch_steps=1"]
 

@@ -12,7 +12,7 @@ from bertds.cli import main as command
 from bertds.cost_model.hardware import Hardware, find, kind_of, peak_of, table
 from bertds.errors import ConfigError
 from bertds.plan.calibration import Calibration, calibrate, check_calibration
-from tests.runs_made import make_run, train_line
+from tests.runs_made import add_vocabulary, make_run, train_line
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,12 @@ def test_the_h100_s_measured_rows_per_second_come_out(repository: Path) -> None:
         plan = forecast(
             load_config(repository / f"bertds/recipes/{recipe}_phase1.yaml"),
             load_deepspeed_json(repository / "ds_configs/lamb_phase1_h100.json"),
-            find("h100"), nodes=1, devices_per_node=1, micro_batch=rows, tokens_per_row=tokens,
-        )  # fmt: skip
+            find("h100"),
+            nodes=1,
+            devices_per_node=1,
+            micro_batch=rows,
+            tokens_per_row=tokens,
+        )
         return plan.step.arithmetic / (plan.batch.global_batch_size * tokens)
 
     assert 1 / seconds_per_token("large", 256, 104.9) == pytest.approx(1980 * 104.9, rel=0.03)
@@ -155,8 +159,7 @@ def test_a_wrong_file_is_refused_by_key(tmp_path: Path, text: str, message: str)
 def trial(folder: Path, device: str | None, length: int = 128, **changes: float) -> Path:
     """A run folder that says, or not, what it trained on."""
     made = make_run(folder, [train_line(n, **changes) for n in range(1, 6)], length=length)
-    (made / "tokenizer").mkdir()
-    (made / "tokenizer" / "vocab.txt").write_text("word\n" * 100)
+    add_vocabulary(made, 100)
     if device is not None:
         start = {"time": "", "command": "", "world_size": 1, "device": device}
         (made / "environment.json").write_text(json.dumps({"starts": [start]}))
@@ -224,7 +227,10 @@ def test_the_row_length_of_a_trial_holds_for_its_own_sequence_length(
     plan = forecast(
         load_config(repository / f"bertds/recipes/large_phase{phase}.yaml"),
         load_deepspeed_json(repository / f"ds_configs/lamb_phase{phase}_a100_80g.json"),
-        machine, nodes=1, devices_per_node=1, calibration=found,
-    )  # fmt: skip
+        machine,
+        nodes=1,
+        devices_per_node=1,
+        calibration=found,
+    )
     expected = found.tokens_per_row if phase == 1 else 254
     assert plan.shape.tokens_per_row == pytest.approx(expected, rel=0.01)

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from bertds.checkpoint import background as background_module
 from bertds.checkpoint import save as checkpoint_module
-from bertds.checkpoint.save import Checkpoints, locate
+from bertds.checkpoint.find import locate
+from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.errors import BertdsError
-from bertds.monitor.metrics import read_lines
-from tests.run_reading import assert_same_state, losses, newest, saved_steps
+from tests.run_reading import assert_same_state, losses, newest, read_lines, saved_steps
 from tests.test_checkpoint import FakeEngine, make
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
-from bertds.monitor.metrics import read_lines
-from tests.run_reading import assert_same_state, losses, saved_steps, train_lines
+from tests.run_reading import assert_same_state, losses, read_lines, saved_steps, train_lines
 
 ENDLESS = "schedule.total_steps=100000"
 

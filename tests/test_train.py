@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import transformers
 
+from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
-from bertds.checkpoint.save import step_folders
-from bertds.distributed.stop_requests import find_place
-from bertds.monitor.metrics import read_lines
+from bertds.distributed.rank_info import find_place
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
+from tests.run_reading import read_lines
 
 
 @pytest.fixture(autouse=True)
@@ -289,7 +289,7 @@ def test_bad_input_is_one_line_and_exit_2(
 def test_a_run_folder_in_use_is_refused(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from bertds.system.atomic_files import FolderLock
+    from bertds.system.folder_lock import FolderLock
 
     (tmp_path / "run").mkdir()
     with FolderLock(tmp_path / "run", "a training run"):
@@ -301,11 +301,11 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
 ) -> None:
     """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
     from bertds.system.atomic_files import write_json
-    from bertds.training.run import Run
+    from bertds.training import build
 
     lock = tmp_path / "run" / ".lock"
     theirs = {"host": "elsewhere", "pid": 1, "start": "1", "job": "77", "purpose": "a run"}
-    monkeypatch.setattr(Run, "_announce", lambda run: write_json(lock, theirs))
+    monkeypatch.setattr(build, "announce", lambda *_, **__: write_json(lock, theirs))
     assert "in use by a run (process 1 on elsewhere, Slurm job 77)" in bad(command("run"), capsys)
     assert json.loads(lock.read_text()) == theirs
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

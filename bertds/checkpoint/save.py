@@ -9,92 +9,26 @@ verifies is used; a damaged one is passed over with a warning that names both.
 from __future__ import annotations
 
 import copy
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 
 from bertds.checkpoint.background import BackgroundSave
-from bertds.checkpoint.format import CheckpointReader, write_manifest, write_pieces
+from bertds.checkpoint.find import step_folders
+from bertds.checkpoint.format import write_manifest, write_pieces
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import CheckpointConfig
-from bertds.errors import BertdsError, CheckpointError
+from bertds.engine.interface import SavableEngine
+from bertds.engine.state_pieces import Piece
+from bertds.errors import BertdsError
 from bertds.system.atomic_files import explain_os_error, free_bytes, sync_folder, write_text
 from bertds.system.logs import log
 
-_STEP = re.compile(r"^step_(\d{8,})$")
-
-
-class SavableEngine(Protocol):
-    """What saving and loading need of the engine; see ``bertds/engine/deepspeed_engine.py``."""
-
-    rank: int
-
-    def pieces(self) -> list[Any]:
-        """Return the pieces that this rank owns."""
-
-    def load_pieces(self, read: Callable[..., Any], *, optimizer_steps: int, moments: bool) -> None:
-        """Write masters and moments from pieces."""
-
-    def optimizer_steps(self) -> int:
-        """Return the optimizer's step counter."""
-
-    def extra_state(self) -> dict[str, Any]:
-        """Return the loss scaler's numbers."""
-
-    def load_extra_state(self, values: dict[str, Any]) -> None:
-        """Restore the loss scaler's numbers."""
-
-    def global_sums(self, values: list[float]) -> Any:
-        """Sum numbers over all ranks."""
-
-    def gather_objects(self, value: Any) -> list[Any]:
-        """Return every rank's value, on every rank."""
-
-
-def step_folders(checkpoints: Path) -> list[Path]:
-    """Return the published checkpoints of a run, newest first."""
-    if not checkpoints.is_dir():
-        return []
-    found = [(int(match[1]), path) for path in checkpoints.iterdir()
-             if (match := _STEP.match(path.name))]  # fmt: skip
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def newest_good(checkpoints: Path) -> CheckpointReader | None:
-    """Return the newest checkpoint that verifies, or None if there is none at all.
-
-    Warns about damaged ones and about a ``latest`` that names nothing.
-
-    Raises:
-        CheckpointError: there are checkpoints, but every one of them is damaged.
-    """
-    folders = step_folders(checkpoints)
-    latest = checkpoints / "latest"
-    if latest.is_file():
-        name = latest.read_text(encoding="utf-8", errors="replace").strip()
-        if not _STEP.match(name) or not (checkpoints / name).is_dir():
-            log.warning("%s names %r, which does not exist; looking for the newest", latest, name)
-    problems: list[str] = []
-    for folder in folders:
-        try:
-            reader = CheckpointReader(folder)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        for problem in problems:
-            log.warning("%s; falling back to %s", problem, folder)
-        return reader
-    if problems:
-        raise CheckpointError(
-            f"{checkpoints}: no checkpoint is intact: {'; '.join(problems)}. Remove the folder "
-            "to start again from the beginning"
-        )
-    return None
+T = TypeVar("T")
 
 
 class Checkpoints:
@@ -221,10 +155,10 @@ class Checkpoints:
         self._prune(state)
 
     def _together(
-        self, work: Callable[[], Any], temporary: Path, on_failure: Callable[[], None] | None = None
-    ) -> Any:
+        self, work: Callable[[], T], temporary: Path, on_failure: Callable[[], None] | None = None
+    ) -> T:
         """Do one rank's part of a save; if any rank fails, all raise and the part is removed."""
-        result, problem = None, ""
+        problem = ""
         try:
             result = work()
         except OSError as error:
@@ -241,7 +175,7 @@ class Checkpoints:
             raise BertdsError(f"checkpoint not saved: {problems[0]}")
         return result
 
-    def _check(self, pieces: list[Any]) -> None:
+    def _check(self, pieces: list[Piece]) -> None:
         """Refuse to begin where the disk is too full or a value is not finite."""
         anchor = self.folder if self.folder.is_dir() else self.folder.parent
         facts = self.engine.gather_objects(
@@ -285,29 +219,10 @@ class Checkpoints:
         shutil.rmtree(grave, ignore_errors=True)
 
 
-def _not_finite(pieces: list[Any]) -> str:
+def _not_finite(pieces: list[Piece]) -> str:
     """Return the name of a weight or moment with a NaN or an infinity, or ""."""
     whole = [piece for piece in pieces if piece.tensor.numel()]
     if not whole:
         return ""
     good = torch.stack([piece.tensor.isfinite().all() for piece in whole]).tolist()
     return next((f"{p.kind} {p.name}" for p, fine in zip(whole, good) if not fine), "")
-
-
-def locate(path: Path | str) -> CheckpointReader:
-    """Open the checkpoint that a user named: a checkpoint folder, or a run (its newest good one).
-
-    Raises:
-        CheckpointError: neither is there.
-    """
-    path = Path(path)
-    if (path / "manifest.json").is_file() and _STEP.match(path.resolve().name):
-        return CheckpointReader(path)
-    if (path / "checkpoints").is_dir():
-        reader = newest_good(path / "checkpoints")
-        if reader is not None:
-            return reader
-        raise CheckpointError(f"{path}: a run without any checkpoint yet")
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such run or checkpoint")
-    raise CheckpointError(f"{path}: neither a run nor a checkpoint")

@@ -7,22 +7,23 @@ epoch and sample number, so nothing needed to be kept.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import read_manifest
-from bertds.checkpoint.save import step_folders
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config
-from bertds.config.recipe import BatchPlan, Config
+from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.order import advance
+from bertds.data.sources.base import Source
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
+from bertds.system.json_fields import parse_json
 
 LABELS = {
     "nsp": ("the next segment", "a random segment"),
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         names, whole = step(run, config, source, batch_size, args.step)
         rows = iter(whole)
-    words = source.tokenizer.vocabulary()
+    words = source.tokenizer.pieces()
     for number, (name, row) in enumerate(zip(names.tolist(), rows)):
         if args.limit and number == args.limit:
             print(f"... and {len(names) - args.limit} more")
@@ -79,12 +80,12 @@ def read_run(run: Path, data: str | None) -> tuple[Config, int]:
         if not (run / name).is_file():
             raise CheckpointError(f"{run}: not a run folder (it has no {name})")
     config = load_config(run / "config.yaml", {"data.path": data} if data else {})
-    settings = json.loads((run / "deepspeed.json").read_text(encoding="utf-8"))
+    settings = parse_json((run / "deepspeed.json").read_text(encoding="utf-8"))
     return config, int(settings["train_batch_size"])
 
 
 def step(
-    run: Path, config: Config, source: Any, batch_size: int, number: int
+    run: Path, config: Config, source: Source, batch_size: int, number: int
 ) -> tuple[np.ndarray, list[MicroBatch]]:
     """Return names, int64 [B, 2], and rows, one a micro batch, of one step's global batch."""
     if number < 1:
@@ -103,7 +104,7 @@ def step(
     return batch.samples, batch.micro_batches
 
 
-def sample(source: Any, epoch: int, number: int) -> MicroBatch:
+def sample(source: Source, epoch: int, number: int) -> MicroBatch:
     """Return one sample's row.
 
     Raises:

@@ -5,51 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bertds.config.load import load_config
-from bertds.errors import EXIT_OK, DataError, UserError
-from bertds.monitor.health import Finding, findings
-from bertds.monitor.progress import describe, in_words
-from bertds.monitor.remaining_time import later_phases, seconds_of
-
-SILENT_FACTOR = 10.0
-"""A live run that writes no line for so many times its usual pause is called silent."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Status:
-    """One run folder, as it stands."""
-
-    run: Path
-    state: str
-    """done, training, silent, stopped or not started."""
-    step: int
-    total_steps: int
-    seconds_per_step: float
-    last: dict[str, Any]
-    """The last train line, or empty."""
-    validation: dict[str, Any]
-    """The last validation line, or empty."""
-    age_seconds: float
-    """Since the last metric line."""
-    checkpoints: list[str]
-    starts: int
-    owner: str
-    found: list[Finding]
-    later_seconds: float = 0.0
-    """What the phases after this one will take, where the recipe names them."""
-
-    @property
-    def seconds_left(self) -> float:
-        """Until the last step, at the recent speed."""
-        return max(0, self.total_steps - self.step) * self.seconds_per_step
+from bertds.display.words import in_words
+from bertds.errors import EXIT_OK
+from bertds.monitor.progress import describe
+from bertds.monitor.status import Status, expand, read_status, seconds_of_all
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -85,120 +48,6 @@ def main(argv: list[str] | None = None) -> int:
         print()
 
 
-def seconds_of_all(states: list[Status]) -> float:
-    """Return what is left of several phases and of those that follow the last of them."""
-    unfinished = [state for state in states if state.state != "done"]
-    if not unfinished:
-        return 0.0
-    return sum(state.seconds_left for state in unfinished) + states[-1].later_seconds
-
-
-def expand(folder: Path) -> list[Path]:
-    """Return the run folders that a folder stands for: itself, or its phases.
-
-    Raises:
-        DataError: it is no run folder and holds none.
-    """
-    if (folder / "config.yaml").is_file():
-        return [folder]
-    inside = sorted(path.parent for path in folder.glob("*/config.yaml"))
-    if not inside:
-        raise DataError(f"{folder}: no run folder (there is no config.yaml)")
-    return inside
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read metric lines; one that is being written is left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                value = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(value, dict) and "step" in value:
-                lines.append(value)
-    return lines
-
-
-def read_status(run: Path) -> Status:
-    """Read one run folder."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-    total = int(config.get("schedule", {}).get("total_steps", 0))
-    file = run / "metrics.jsonl"
-    lines = read_lines(file)
-    train = [line for line in lines if "split" not in line]
-    age = time.time() - file.stat().st_mtime if file.is_file() else 0.0
-    step = lines[-1]["step"] if lines else 0
-    recent = train[-10:]
-    per_step = 0.0
-    if recent:
-        steps = recent[-1]["step"] - recent[0]["step"]
-        seconds = sum(line["seconds"] for line in recent[1:])
-        per_step = seconds / steps if steps else recent[0]["seconds"] / max(1, recent[0]["step"])
-    owner, alive = _owner(run / ".lock")
-    pause = max((line["seconds"] for line in recent), default=0.0)
-    if (run / "DONE").is_file():
-        state = "done"
-    elif alive:
-        silent = bool(train) and age > max(60.0, SILENT_FACTOR * pause)
-        state = "silent" if silent else "training"
-    else:
-        state = "stopped" if lines else "not started"
-    starts = 0
-    if (run / "environment.json").is_file():
-        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-        starts = len(environment.get("starts", []))
-    return Status(
-        run=run,
-        state=state,
-        step=step,
-        total_steps=total,
-        seconds_per_step=per_step,
-        last=train[-1] if train else {},
-        validation=next((line for line in reversed(lines) if "split" in line), {}),
-        age_seconds=age,
-        checkpoints=sorted(p.parent.name for p in run.glob("checkpoints/step_*/manifest.json")),
-        starts=starts,
-        owner=owner,
-        found=findings(lines),
-        later_seconds=_later(config, train, run),
-    )
-
-
-def _later(values: dict[str, Any], train: list[dict[str, Any]], run: Path) -> float:
-    """Return the seconds of the phases that the recipe names, at the recent speed."""
-    recent = [line["tflops"] for line in train[-10:] if "tflops" in line]
-    if not recent or not values.get("run", {}).get("next_recipe"):
-        return 0.0
-    try:
-        config = load_config(values)
-        vocabulary = (run / "tokenizer" / "vocab.txt").read_text(encoding="utf-8")
-        phases = later_phases(config, len(vocabulary.splitlines()))
-        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
-        devices = int(starts[-1].get("world_size", 1))
-    except (UserError, OSError, ValueError, KeyError, IndexError):
-        return 0.0  # the recipe has moved, or the run was just created
-    return seconds_of(phases, sum(recent) / len(recent) * 1e12 * devices)
-
-
-def _owner(lock: Path) -> tuple[str, bool]:
-    """Return who holds a run's lock and whether it lives, as far as this machine can tell."""
-    from bertds.system.atomic_files import start_time
-
-    try:
-        owner = json.loads(lock.read_text(encoding="utf-8"))
-        age = time.time() - lock.stat().st_mtime
-    except (OSError, ValueError):
-        return "", False
-    name = f"process {owner.get('pid')} on {owner.get('host')}"
-    if owner.get("job"):
-        name += f", Slurm job {owner['job']}"
-    if owner.get("host") == socket.gethostname():
-        return name, start_time(int(owner["pid"])) == owner.get("start")
-    return name, age < 600.0
-
-
 def bar(share: float, width: int = 24) -> str:
     """Return a bar of text."""
     full = round(width * min(1.0, max(0.0, share)))
@@ -224,7 +73,7 @@ def in_lines(status: Status) -> str:
         lines.append(f"  last line {in_words(status.age_seconds)} ago")
     if status.state == "silent":
         lines.append("  ! nothing was written for long; see log.txt, and the ranks with py-spy")
-    lines += [f"  ! {found}" for found in status.found]
+    lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
     return "\n".join(lines)
 
 
@@ -242,4 +91,5 @@ def _numbers(status: Status) -> dict[str, Any]:
         "checkpoints": status.checkpoints,
         "starts": status.starts,
         "warnings": [str(found) for found in status.found],
+        "unreadable": status.problems,
     }

@@ -9,13 +9,18 @@ from typing import Any
 import yaml
 
 from bertds.errors import ConfigError
+from bertds.system.yaml_text import load_yaml
 
 FILE = Path(__file__).with_name("gpus.yaml")
 NEEDED = ("half_tflops", "memory_gib", "memory_tb_s", "watts")
 DEFAULTS: dict[str, Any] = {
-    "link_gb_s": 32.0, "network_gb_s": 1.25, "devices_per_node": 8, "dollars_per_hour": 0.0,
-    "driver": [], "source": "no source given",
-}  # fmt: skip
+    "link_gb_s": 32.0,
+    "network_gb_s": 1.25,
+    "devices_per_node": 8,
+    "dollars_per_hour": 0.0,
+    "driver": [],
+    "source": "no source given",
+}
 KINDS = ("measured", "published", "assumed")
 KEYS = {*NEEDED, *DEFAULTS, "full_tflops", "efficiency", "efficiency_kind", "efficiency_source"}
 
@@ -27,7 +32,7 @@ def read_gpus(path: Path) -> dict[str, dict[str, Any]]:
         ConfigError: it cannot be read, or is not of that form.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):

@@ -21,10 +21,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig
 from bertds.data.balance import balance_rows
 from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
 from bertds.data.order import DataPosition, EpochOrder, advance
@@ -174,7 +175,7 @@ class BatchLoader:
         source: what ``open_source`` returned.
         data_config: ``prefetch_steps``, ``balance``, ``pack_tokens`` and
             ``max_predictions_per_sequence`` are used.
-        batch_plan: a ``bertds.config.recipe.BatchPlan``.
+        batch_plan: a ``bertds.config.batch_plan.BatchPlan``.
         rank: this process.
         start: where the first global batch begins; a resumed run passes the last ``next``.
         seed: decides order, pairs and masks.
@@ -188,8 +189,8 @@ class BatchLoader:
     def __init__(
         self,
         source: Source,
-        data_config: Any,
-        batch_plan: Any,
+        data_config: DataConfig,
+        batch_plan: BatchPlan,
         rank: int,
         *,
         start: DataPosition = DataPosition(),  # noqa: B008 - immutable
@@ -313,7 +314,7 @@ class BatchLoader:
 
 def validation_batches(
     source: Source,
-    data_config: Any,
+    data_config: DataConfig,
     micro_batch_size: int,
     rank: int,
     world_size: int,

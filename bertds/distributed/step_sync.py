@@ -9,11 +9,11 @@ update, which has waited for the gradient norm, so that nothing else waits for t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
-from bertds.config.recipe import BatchPlan
+from bertds.config.batch_plan import BatchPlan
+from bertds.data.batches import StepBatch
+from bertds.distributed.ranks import Ranks
 from bertds.distributed.stop_requests import StopWatch
 
 
@@ -40,12 +40,12 @@ class Agreement:
     """One run's exchange.
 
     Args:
-        engine: for ``global_sums`` and ``device``.
+        engine: adds numbers up over the ranks.
         plan: for the loss scales.
         watch: this rank's wish to stop.
     """
 
-    def __init__(self, engine: Any, plan: BatchPlan, watch: StopWatch) -> None:
+    def __init__(self, engine: Ranks, plan: BatchPlan, watch: StopWatch) -> None:
         self.engine = engine
         self.plan = plan
         self.watch = watch
@@ -56,11 +56,11 @@ class Agreement:
         self.hours = 0.0
         self.tokens = 0
 
-    def begin(self, batch: Any) -> dict[str, torch.Tensor | float]:
+    def begin(self, batch: StepBatch) -> dict[str, torch.Tensor | float]:
         """Exchange this step's counts.
 
         Args:
-            batch: this rank's part of the step, with ``masked_tokens`` and ``real_tokens``.
+            batch: this rank's part of the step.
 
         Returns:
             ``mlm_scale`` and ``nsp_scale``: what the engine multiplies loss sums with, so that

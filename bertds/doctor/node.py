@@ -28,7 +28,12 @@ import time
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from bertds.system.json_fields import parse_json
+
+if TYPE_CHECKING:
+    from torch import distributed as dist
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "h5py", "numba")
 ALL_PAIRS_UP_TO = 16
@@ -79,7 +84,7 @@ def data_facts(path: str) -> dict[str, Any]:
             listing = "\n".join(f"{f.relative_to(data)} {f.stat().st_size}" for f in files)
             return {"digest": hashlib.sha256(listing.encode()).hexdigest()[:16]}
         content = manifest.read_bytes()
-        for split in json.loads(content).get("splits", {}).values():
+        for split in parse_json(content).get("splits", {}).values():
             for shard in split.get("shards", []):
                 file = data / shard["file"]
                 size = file.stat().st_size if file.is_file() else None
@@ -242,7 +247,7 @@ def try_gpus(gpus: int) -> dict[str, str]:
     return results
 
 
-def measure_pair(store: Any, pair: tuple[int, int], me: int, backend: str) -> float:
+def measure_pair(store: dist.Store, pair: tuple[int, int], me: int, backend: str) -> float:
     """Return the all-reduce bandwidth between two nodes in Gbit/s.
 
     Raises:

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import torch
 
 from bertds.checkpoint.train_state import TrainState
-from bertds.cost_model.flops import Meter, peak_memory_gib
+from bertds.engine.interface import ModelOutput, TrainingEngine
 from bertds.monitor.device_timer import DeviceClock
-from bertds.system.atomic_files import append_line, write_text
-
-FILE = "metrics.jsonl"
+from bertds.monitor.metrics_file import FILE, cut_after
+from bertds.monitor.mfu import Meter
+from bertds.system.atomic_files import append_line
+from bertds.system.memory import peak_memory_gib
 
 
 class Sums:
@@ -31,7 +32,7 @@ class Sums:
     def __init__(self) -> None:
         self._sums: torch.Tensor | None = None
 
-    def add(self, output: Any, masked: int, rows: int) -> None:
+    def add(self, output: ModelOutput, masked: int, rows: int) -> None:
         """Add one forward pass; one whose loss is not finite is left out, counts and all.
 
         Args:
@@ -89,7 +90,7 @@ class Metrics:
         run_dir: Path,
         every_steps: int,
         next_sentence: bool,
-        engine: Any,
+        engine: TrainingEngine,
         listeners: list[Listener],
         meter: Meter | None = None,
     ) -> None:
@@ -117,7 +118,7 @@ class Metrics:
         self._tokens = state.tokens
         self._samples = state.samples
 
-    def add(self, output: Any, masked: int, rows: int) -> None:
+    def add(self, output: ModelOutput, masked: int, rows: int) -> None:
         """Add one micro batch's forward pass."""
         self.sums.add(output, masked, rows)
 
@@ -209,29 +210,3 @@ def _short(value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return float(f"{float(value):.8g}")
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics file; a last line cut short by a crash is left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                value = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                lines.append(value)
-    return lines
-
-
-def cut_after(path: Path, step: int, validated_step: int | None = None) -> None:
-    """Remove lines of steps after ``step``, of a validation that comes again, and broken ones."""
-
-    def stays(line: dict[str, Any]) -> bool:
-        again = "split" in line and line.get("step") == step != validated_step
-        return bool(line.get("step", 0) <= step and not again)
-
-    if path.is_file():
-        kept = [line for line in read_lines(path) if stays(line)]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

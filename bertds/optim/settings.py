@@ -187,7 +187,7 @@ def _muon(values: dict[str, Any], ns_steps: Any, where: str) -> OptimizerSetting
     return OptimizerSettings(**values, kind="Muon", ns_steps=ns_steps)
 
 
-def _number(value: Any, where: str, low: float, high: float) -> float:
+def _number(value: object, where: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise ConfigError(f"{where}={value!r} must be a number")
     if not low <= value <= high or math.isinf(value):
@@ -196,7 +196,7 @@ def _number(value: Any, where: str, low: float, high: float) -> float:
     return float(value)
 
 
-def _flag(value: Any, where: str) -> bool:
+def _flag(value: object, where: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{where}={value!r} must be true or false")
     return value

@@ -10,19 +10,20 @@ bias starts as the mean of theirs.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bertds.errors import EXIT_OK, ConfigError, DataError
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import ConfigError, DataError
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
+from bertds.pretrained.convert import convert
 from bertds.pretrained.load import Trained
-from bertds.pretrained.open_any import convert
 from bertds.pretrained.transformers_api import open_model
+from bertds.system.atomic_files import write_json
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -116,8 +117,11 @@ def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) ->
         raise ConfigError("give --words FILE (pieces to add) or --vocab FILE (a whole vocabulary)")
     trained = open_model(source)
     if trained.tokenizer_folder is None:
-        raise DataError(f"{source}: no vocab.txt beside it")
-    old = read_pieces(trained.tokenizer_folder / "vocab.txt")
+        raise DataError(f"{source}: no vocab.txt and no tokenizer.json beside it")
+    tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+    if not tokenizer.is_wordpiece:
+        raise DataError(f"{source}: its tokenizer is {tokenizer.model}; only WordPiece is extended")
+    old = tokenizer.vocabulary()
     given = read_pieces(words or vocab)  # type: ignore[arg-type]
     if words is not None:
         known = set(old)
@@ -133,38 +137,18 @@ def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) ->
     model, unsplit = extended(trained, old, new)
     with tempfile.TemporaryDirectory(prefix="bertds-") as folder:
         (Path(folder) / "vocab.txt").write_text("\n".join(new) + "\n", encoding="utf-8")
+        write_json(
+            Path(folder) / "tokenizer_config.json",
+            {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": tokenizer.lower_case,
+                "strip_accents": tokenizer.strip_accents,
+                "tokenize_chinese_chars": tokenizer.chinese_characters,
+                "model_max_length": trained.config.max_position_embeddings,
+            },
+        )
         changed = replace(
             trained, model=model, vocab_size=len(new), tokenizer_folder=Path(folder), missing=[]
         )
-        convert(changed, "hf", out, cased=_is_cased(trained))
+        convert(changed, "hf", out, cased=not tokenizer.lower_case)
     return added, unsplit
-
-
-def _is_cased(trained: Trained) -> bool:
-    import json
-
-    tokenizer = trained.manifest.get("tokenizer")
-    if tokenizer is not None:
-        return not tokenizer.get("lower_case", True)
-    assert trained.tokenizer_folder is not None
-    file = trained.tokenizer_folder / "tokenizer_config.json"
-    if not file.is_file():
-        return False
-    return not json.loads(file.read_text(encoding="utf-8")).get("do_lower_case", True)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Extend one model's vocabulary."""
-    parser = argparse.ArgumentParser(
-        prog="bertds extend",
-        description="Give a model new pieces, each starting as the mean of its old split; then "
-        "prepare the domain's text with DIR/vocab.txt and train with init.from=DIR.",
-    )
-    parser.add_argument("model", help="a name of `bertds models`, a run, a folder")
-    parser.add_argument("out", type=Path, metavar="DIR", help="the Hugging Face folder to write")
-    parser.add_argument("--words", type=Path, metavar="FILE", help="pieces to add, one a line")
-    parser.add_argument("--vocab", type=Path, metavar="FILE", help="a vocabulary to take instead")
-    args = parser.parse_args(argv)
-    added, unsplit = extend(args.model, args.out, words=args.words, vocab=args.vocab)
-    print(f"wrote {args.out}: {added:,} new pieces, {unsplit:,} of them without an old split")
-    return EXIT_OK

@@ -8,16 +8,15 @@ What a name may be: :mod:`bertds.pretrained.names`.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertds.errors import EXIT_OK, CheckpointError, ConfigError
-from bertds.pretrained.names import ALIASES, MODELS, hub_id, is_here, resolve
+from bertds.data.vocabulary import has_tokenizer
+from bertds.errors import CheckpointError, ConfigError
+from bertds.pretrained.names import MODELS, hub_id, resolve
 
 if TYPE_CHECKING:
     from bertds.pretrained.load import Trained
@@ -70,7 +69,7 @@ def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **argum
         CheckpointError: there is no such model.
         ConfigError: there is no such task.
     """
-    from bertds.pretrained.hf_weights import read_config
+    from bertds.pretrained.hf_config import read_config
 
     if task not in TASK_CLASSES:
         raise ConfigError(f"task={task!r}: unknown; allowed: {', '.join(TASK_CLASSES)}")
@@ -92,6 +91,14 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
     """
     import transformers
 
+<<<<<<< HEAD
+    from bertds.model.build import check_size
+    from bertds.pretrained.hf_config import read_config
+
+    if (folder / "config.json").is_file() and class_name != "AutoTokenizer":
+        check_size(read_config(folder), f"{folder / 'config.json'}: ")
+=======
+>>>>>>> main
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -118,33 +125,22 @@ def load_tokenizer(name_or_path: Path | str) -> Any:
         return tokenizer_of(folder)
 
 
+def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """Return tokens as a person reads them: WordPiece's as they are, others as the text they are.
+
+    Args:
+        tokenizer: a fast one of transformers.
+        ids: of single tokens.
+    """
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    if type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece":
+        return tokens
+    texts = [(tokenizer.decode([i]), token) for i, token in zip(ids, tokens, strict=True)]
+    return [text.strip() or text or token for text, token in texts]
+
+
 def tokenizer_of(folder: Path) -> Any:
     """Load the tokenizer of a Hugging Face folder; see :func:`load_tokenizer`."""
-    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+    if not has_tokenizer(folder):
         raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")
     return load_transformers(folder, "AutoTokenizer", use_fast=True)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """List the named models."""
-    parser = argparse.ArgumentParser(
-        prog="bertds models",
-        description="List the models that --model, init.from and bertds.from_pretrained know by "
-        "name. A run, a checkpoint, a Hugging Face folder or a hub id is taken too.",
-    )
-    parser.add_argument("--names", action="store_true", help="print the names alone")
-    args = parser.parse_args(argv)
-    if args.names:
-        print("\n".join([*MODELS, *ALIASES]))
-        return EXIT_OK
-    of_alias: dict[str, list[str]] = {}
-    for alias, name in ALIASES.items():
-        of_alias.setdefault(name, []).append(alias)
-    width = max(map(len, MODELS))
-    for named in MODELS.values():
-        here = "local" if is_here(named.name) else "-"
-        aliases = f"  = {', '.join(of_alias[named.name])}" if named.name in of_alias else ""
-        print(f"{named.name:<{width}}  {here:<5}  {named.about}{aliases}")
-    print("\nlocal: in the cache or below $BERTDS_MODELS; others are fetched from the hub when "
-          "used (hf download HUB_ID)", file=sys.stderr)  # fmt: skip
-    return EXIT_OK

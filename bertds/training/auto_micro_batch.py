@@ -1,7 +1,8 @@
 """``"train_micro_batch_size_per_gpu": "auto"``: the largest micro-batch that this machine holds.
 
     two passes over rows of full length --> bytes a row --> largest divisor that fits --> tried
-                                                                    |          (GPU: for real)
+                                                                    |  (GPU: at most GPU_TOKENS,
+                                                                    |   and for real)
                                        answer kept in ~/.cache/bertds/micro_batch.json
 
 What the backward pass waits for grows linearly with the rows, so two small measurements give the
@@ -13,35 +14,36 @@ model, precision, stage and processes, so that a continued run cuts its batches 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import to_dict
-from bertds.config.recipe import BatchPlan, Config
-from bertds.cost_model.flops import cpu_memory_available
+from bertds.config.recipe import Config
 from bertds.cost_model.memory import FRAGMENTS, Shape, estimate
-from bertds.distributed.stop_requests import Place
+from bertds.distributed.rank_info import Place
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import start_processes
 from bertds.errors import ConfigError
 from bertds.model.build import PreTrainingModel
-from bertds.system.atomic_files import write_json
 from bertds.system.logs import log
+from bertds.system.memory import cpu_memory_available, cpu_memory_total
+from bertds.training.micro_batch_cache import answers_file, keep_answer, read_answer
 
 SHARE = 0.85
 """Of the free memory, what may be used."""
 PROBES = (1, 3)
 """Rows of the two measurements."""
+GPU_TOKENS = 65_536
+"""On a GPU the search starts from micro batches of this many tokens when every row is full: its
+kernels are then long enough that the host is never the limit, and larger ones gain nothing."""
 
 
 def choose_micro_batch(
@@ -110,8 +112,14 @@ def search(
             "model.activation_checkpointing=full need less"
         )
     if device.type == "cuda":
-        return largest_that_runs(fitting, measure)
+        return largest_that_runs(worth_trying(fitting, config.data.sequence_length), measure)
     return fitting[-1]
+
+
+def worth_trying(candidates: list[int], sequence_length: int) -> list[int]:
+    """Return the candidates of at most ``GPU_TOKENS`` tokens; the least one in any case."""
+    few = [rows for rows in candidates if rows * sequence_length <= GPU_TOKENS]
+    return few or candidates[:1]
 
 
 def largest_that_runs(candidates: list[int], run: Callable[[int], Any]) -> int:
@@ -237,45 +245,6 @@ def describe(
         "optimizer": settings.optimizer.kind,
         "global_batch": settings.train_batch_size,
         "processes": place.world_size,
+        "most_tokens": GPU_TOKENS if cuda else None,
         "torch": torch.__version__,
     }
-
-
-def cpu_memory_total() -> float:
-    """Return the machine's memory in bytes."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def answers_file() -> Path:
-    """Return where answers are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "bertds" / "micro_batch.json"
-
-
-def _key(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _answers() -> dict[str, Any]:
-    try:
-        values = json.loads(answers_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def read_answer(facts: dict[str, Any]) -> int | None:
-    """Return the kept answer, or None; a damaged file holds none."""
-    entry = _answers().get(_key(facts))
-    found = entry.get("micro_batch") if isinstance(entry, dict) else None
-    return found if isinstance(found, int) and found > 0 else None
-
-
-def keep_answer(facts: dict[str, Any], micro_batch: int) -> None:
-    """Add an answer to the file; where it cannot be written, the next run searches again."""
-    try:
-        answers_file().parent.mkdir(parents=True, exist_ok=True)
-        entry = {"micro_batch": micro_batch, **facts}
-        write_json(answers_file(), {**_answers(), _key(facts): entry})
-    except OSError as error:
-        log.warning("%s: not written (%s)", answers_file(), error.strerror)

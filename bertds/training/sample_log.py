@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bertds.system.atomic_files import append_line, write_text
+from bertds.system.json_fields import parse_json
 
 
 class SampleLog:
@@ -23,7 +26,7 @@ class SampleLog:
             cut_samples(path, step)  # also those of ranks that this time do not exist
         self._path = run_dir / f"samples_rank_{rank:05d}.jsonl"
 
-    def write(self, step: int, samples: Any) -> None:
+    def write(self, step: int, samples: np.ndarray) -> None:
         """Record one step's samples, int64 [rows, 2]: epoch and sample number."""
         append_line(self._path, json.dumps({"step": step, "samples": samples.tolist()}))
 
@@ -33,7 +36,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             continue
     return records

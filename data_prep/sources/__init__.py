@@ -233,7 +233,7 @@ def source_file(
             reader = "extracted-json"
             check_jsonl(path, "text")
         else:
-            options = sniff_dump(path)
+            options += sniff_dump(path)
     elif kind == "jsonl":
         check_jsonl(path, options[0])
     elif kind != "parquet":

@@ -23,15 +23,16 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path
+from bertds.system.json_fields import parse_json
 
 _HEADER_BYTES = 4096
 _NAMES = (
@@ -112,7 +113,7 @@ class Part:
         return int(self.payload_ends[number - 1]) if number else 0, int(self.payload_ends[number])
 
 
-def running_sum(values: Any) -> np.ndarray:
+def running_sum(values: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the running sum, beginning with 0, int64 [values + 1]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
 
@@ -166,7 +167,7 @@ def open_part(path: Path) -> Part:
         # Each shard opens every part. np.memmap would take several times as long, and its slices.
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        header = json.loads(mapped[:_HEADER_BYTES])
+        header = parse_json(mapped[:_HEADER_BYTES])
         arrays = {name: np.frombuffer(mapped, kind, count, at) for name, kind, count, at in header}
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged part ({error}); remove it and run this again") from error
