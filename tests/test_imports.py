@@ -278,8 +278,4 @@ def test_json_of_others_is_read_in_one_way(repository: Path) -> None:
         for module, source in read_sources(repository).items()
         if re.search(r"\bjson\.loads?\(|\byaml\.(safe_)?load\(", source)
     }
-<<<<<<< HEAD
-    assert found == {*own, "bertds.config.recipe.yaml_text"}
-=======
-    assert found == {*own, "bertds/system/yaml_text.py"}
->>>>>>> main
+    assert found == {*own, "bertds.system.yaml_text"}

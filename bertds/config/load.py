@@ -14,16 +14,11 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-<<<<<<< HEAD
 from bertds.config.checks import check
 from bertds.config.describe import describe_type
 from bertds.config.keys import all_keys, key_of
 from bertds.config.recipe import Config
 from bertds.config.suggest import nearest
-from bertds.config.recipe.yaml_text import LimitedLoader, load_yaml
-=======
-from bertds.config.recipe import Config, ModelConfig
->>>>>>> main
 from bertds.errors import ConfigError
 from bertds.system.yaml_text import LimitedLoader, load_yaml
 

@@ -154,7 +154,6 @@ def load_transformers_state_dict(
     return LoadReport(missing, unexpected)
 
 
-<<<<<<< HEAD
 def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors that have fewer numbers than their shapes say.
 
@@ -172,106 +171,6 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
                 f"{path}: {name} has the shape {tuple(tensor.shape)}, and "
                 f"{tensor.untyped_storage().nbytes():,} bytes for it"
             )
-=======
-def read_config(folder: Path | str) -> dict[str, Any]:
-    """Read a Hugging Face folder's ``config.json``.
-
-    Raises:
-        CheckpointError: it is missing or not a JSON object.
-    """
-    path = Path(folder) / "config.json"
-    try:
-        values = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return values
-
-
-def read_state_dict(path: Path | str) -> dict[str, Tensor]:
-    """Read the tensors of a Hugging Face folder, or of one .safetensors, .bin or .pt file.
-
-    A DLE checkpoint's ``model`` entry is taken by itself.
-
-    Raises:
-        CheckpointError: nothing readable there; names the file.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        return _read_file(path)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (path / name).is_file():
-            return _read_file(path / name)
-        index = path / f"{name}.index.json"
-        if index.is_file():
-            tensors: dict[str, Tensor] = {}
-            for shard in _shards_of(index):
-                tensors |= _read_file(path / shard)
-            return tensors
-    raise CheckpointError(f"{path}: found neither model.safetensors nor pytorch_model.bin")
-
-
-def _shards_of(index: Path) -> list[str]:
-    try:
-        names = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index}: not a list of weight files ({error})") from error
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index}: {name!r} is not the name of a file beside it")
-    return sorted(names)
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-    except Exception as error:  # whatever a damaged file makes the library raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error
-    content = load_pickle(path)
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
-    ):
-        raise CheckpointError(f"{path}: holds no state dict of tensors")
-    return dict(content)
-
-
-def load_pickle(path: Path) -> Any:
-    """Read a pickle's tensors and plain values on the CPU; none of its code is run.
-
-    Beside torch's own list only two kinds of plain values are let in, which Megatron's files hold:
-    an ``argparse.Namespace`` and numpy arrays (its settings and random state).
-
-    Raises:
-        CheckpointError: it is damaged, or needs other classes; names the class.
-    """
-    rebuild = np.zeros(1).__reduce__()[0]  # its module's name differs between versions of numpy
-    plain: list[Any] = [
-        argparse.Namespace, np.ndarray, np.dtype, np.dtypes.UInt32DType,
-        (rebuild, "numpy.core.multiarray._reconstruct"),
-        (rebuild, "numpy._core.multiarray._reconstruct"),
-    ]  # fmt: skip
-    try:
-        with torch.serialization.safe_globals(plain):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged or hostile pickle makes torch raise
-        found = re.search(r"(?i)unsupported (?:global:? |class )+([\w.]+)", str(error))
-        first = str(error).strip().split("\n")[0][:200]
-        reason = (
-            f"it needs {found[1]}; no code of a checkpoint is run" if found
-            else first if re.search("[a-z]", first) and "weights_only" not in first
-            else "no file of torch.save, or damaged"
-        )  # fmt: skip
-        raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error
->>>>>>> main
 
 
 def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

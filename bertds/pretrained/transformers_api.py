@@ -91,14 +91,11 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
     """
     import transformers
 
-<<<<<<< HEAD
     from bertds.model.build import check_size
     from bertds.pretrained.hf_config import read_config
 
     if (folder / "config.json").is_file() and class_name != "AutoTokenizer":
         check_size(read_config(folder), f"{folder / 'config.json'}: ")
-=======
->>>>>>> main
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
