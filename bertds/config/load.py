@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from bertds.config.recipe import Config, ModelConfig
+from bertds.config.recipe import Config, ModelConfig, ScheduleConfig
 from bertds.errors import ConfigError
 
 REMOVED_KEYS: dict[str, tuple[Any, str]] = {
@@ -340,12 +340,44 @@ def check(config: Config) -> None:
         f"schedule.horizon_steps={horizon} is before the run's end, schedule.first_step + "
         f"schedule.total_steps={schedule.first_step + schedule.total_steps}; raise it",
     )
+    check_decay(schedule, horizon)
     if schedule.warmup_steps is not None:
         _require(
             schedule.warmup_steps <= horizon,
             f"schedule.warmup_steps={schedule.warmup_steps} exceeds schedule.total_steps="
             f"{horizon}; lower it",
         )
+
+
+def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
+    """Refuse a last phase of decay that contradicts the rest of the schedule."""
+    steps, ratio = schedule.decay_steps, schedule.decay_ratio
+    if steps is None and ratio is None:
+        return
+    key, value = ("decay_steps", steps) if ratio is None else ("decay_ratio", ratio)
+    _require(
+        steps is None or ratio is None,
+        f"schedule.decay_steps={steps} and schedule.decay_ratio={ratio} are both given; keep one "
+        "(null takes the other out)",
+    )
+    _require(
+        steps is None or schedule.clock_hours is None,
+        "schedule.decay_steps counts steps, but schedule.clock_hours follows the clock; give "
+        "schedule.decay_ratio instead",
+    )
+    _require(
+        schedule.decay in ("polynomial", "cosine", "sqrt") and schedule.decay_from == "start",
+        f"schedule.{key}={value} sets where decay begins, which schedule.decay={schedule.decay} "
+        f"with schedule.decay_from={schedule.decay_from} does not have; use polynomial, cosine or "
+        "sqrt, and leave decay_from out",
+    )
+    decay_share = ratio if ratio is not None else (steps or 0) / horizon
+    warmup_share = schedule.warmup_ratio or (schedule.warmup_steps or 0) / horizon
+    _require(
+        0 < decay_share <= 1 and decay_share + warmup_share <= 1 + 1e-9,
+        f"schedule.{key}={value}: warm-up and decay together must fit into the schedule of "
+        f"{horizon} steps, and decay must have a length; lower it",
+    )
 
 
 def check_style(model: ModelConfig) -> None:
@@ -380,5 +412,6 @@ _POSITIVE = {
 }  # fmt: skip
 _SHARES = (
     "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "data.masked_lm_prob",
-    "data.short_seq_prob", "schedule.warmup_ratio", "schedule.warmup_from", "schedule.floor",
+    "data.short_seq_prob", "schedule.decay_ratio", "schedule.warmup_ratio",
+    "schedule.warmup_from", "schedule.floor",
 )  # fmt: skip

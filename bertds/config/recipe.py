@@ -62,6 +62,10 @@ class ModelConfig:
     """Standard deviation of the truncated normal that weights start from."""
     layer_norm_eps: float = 1e-12
     """Epsilon in LayerNorm; ModernBERT's is 1e-5."""
+    z_loss: float = 0.0
+    """Weight of the z-loss (PaLM, arXiv:2204.02311): the mean squared logarithm of the softmax's
+    normaliser joins the gradient, which keeps logits small; 0 = off, 1e-4 is usual. Reported losses
+    stay the plain cross-entropy."""
     next_sentence: bool = True
     """Train the next-sentence head beside the masked-LM head; false = masked LM only."""
     activation_checkpointing: Literal["none", "full"] = "none"
@@ -125,9 +129,14 @@ class ScheduleConfig:
     """Warm-up is (t / warmup) ** power: 1 linear, 2 quadratic (bing_bert)."""
     warmup_from: float = 0.0
     """Share of the peak at which warm-up starts."""
-    decay: Literal["polynomial", "exponential", "cosine", "constant"] = "polynomial"
+    decay: Literal["polynomial", "exponential", "cosine", "sqrt", "constant"] = "polynomial"
     """polynomial: (1 - t / T) ** power; exponential: decay_factor ** (t / decay_every_steps);
-    cosine: (1 + cos(pi t / T)) / 2."""
+    cosine: (1 + cos(pi t / T)) / 2; sqrt: 1 - sqrt(t / T), ModernBERT's last phase."""
+    decay_steps: int | None = None
+    """Decay only over this many steps at the end of the schedule, with the learning rate constant
+    before: a trapezoid (warm-up, stable, decay). null = decay from `decay_from` on."""
+    decay_ratio: float | None = None
+    """The same as a share of the schedule's length; give this or decay_steps."""
     power: float = 1.0
     """Degree of the polynomial decay: 1 linear, 0.5 NVIDIA DLE and NeMo's square root."""
     decay_from: Literal["start", "warmup_end"] = "start"
