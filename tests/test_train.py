@@ -118,6 +118,43 @@ def test_a_run_stopped_after_every_step_equals_an_unbroken_one(
     assert_same_weights(tmp_path / "broken", tmp_path / "whole")
 
 
+CHANGING = ("schedule.batch_from=4", "schedule.batch_ramp_steps=4", "data.masked_lm_prob=0.3",
+            "data.masked_lm_prob_end=0.1", "schedule.decay_steps=2", "model.z_loss=1e-3",
+            "data.max_predictions_per_sequence=12")  # fmt: skip
+"""Batches of 4, 4, 8, 8, 12, 12 rows; the mask rate falls by a thirtieth per step."""
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_what_changes_over_a_run_is_a_function_of_the_step(
+    command: Any, tmp_path: Path, stage: int
+) -> None:
+    extra = [*CHANGING, f"deepspeed.zero_optimization.stage={stage}"]
+    assert entry(command("whole", *extra)) == 0
+    lines = [line for line in read_lines(tmp_path / "whole" / "metrics.jsonl")
+             if "split" not in line]  # fmt: skip
+    assert [line["samples"] for line in lines] == [4, 8, 16, 24, 36, 48]
+    codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
+    assert codes == [75, 75, 75, 75, 75, 0]
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "broken", tmp_path / "whole")
+    if stage == 2:  # another micro batch: other accumulation, the same steps
+        other = command("other", *extra, "deepspeed.train_micro_batch_size_per_gpu=4")
+        assert entry(other) == 0
+        assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_same_growing_batches(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    extra = [*CHANGING, "deepspeed.zero_optimization.stage=1", "data.balance=tokens"]
+    assert entry(command("one", *extra)) == 0
+    assert fork_server.run(command("two", *extra), 2, output=tmp_path)[0] == 0
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
 MODERN = ("model.style=modern", "model.next_sentence=false", "data.pairs=none",
           "model.num_hidden_layers=3", "model.global_attn_every_n_layers=2",
           "model.local_attention=8")  # fmt: skip

@@ -341,6 +341,19 @@ def check(config: Config) -> None:
         f"schedule.total_steps={schedule.first_step + schedule.total_steps}; raise it",
     )
     check_decay(schedule, horizon)
+    _require(
+        (schedule.batch_from is None) == (schedule.batch_ramp_steps == 0),
+        f"schedule.batch_from={schedule.batch_from} and schedule.batch_ramp_steps="
+        f"{schedule.batch_ramp_steps} go together; give both or neither",
+    )
+    _require(
+        data.masked_lm_prob_end is None or 0 < data.masked_lm_prob_end < 1,
+        f"data.masked_lm_prob_end={data.masked_lm_prob_end} must be between 0 and 1",
+    )
+    _require(
+        data.masked_lm_prob_steps is None or data.masked_lm_prob_end is not None,
+        f"data.masked_lm_prob_steps={data.masked_lm_prob_steps} needs data.masked_lm_prob_end",
+    )
     if schedule.warmup_steps is not None:
         _require(
             schedule.warmup_steps <= horizon,
@@ -407,11 +420,13 @@ _POSITIVE = {
     "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
     "model.global_attn_every_n_layers", "model.global_rope_theta", "model.local_rope_theta",
     "data.max_predictions_per_sequence", "data.prefetch_steps", "schedule.total_steps",
-    "schedule.decay_every_steps", "schedule.horizon_steps", "log.every_steps",
+    "data.masked_lm_prob_steps", "schedule.batch_from", "schedule.decay_every_steps",
+    "schedule.horizon_steps", "log.every_steps",
     "guard.max_bad_steps", "guard.spike_window", "guard.meeting_timeout_seconds",
 }  # fmt: skip
 _SHARES = (
     "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "data.masked_lm_prob",
+    "data.masked_lm_prob_end",
     "data.short_seq_prob", "schedule.decay_ratio", "schedule.warmup_ratio",
     "schedule.warmup_from", "schedule.floor",
 )  # fmt: skip

@@ -94,6 +94,11 @@ class DataConfig:
     """At most so many masked positions a row."""
     masked_lm_prob: float = 0.15
     """Share of a row's tokens, special ones counted, that is masked."""
+    masked_lm_prob_end: float | None = None
+    """Share of masked tokens at the end: it moves from masked_lm_prob on a straight line over the
+    steps (0.30 to 0.15, say). Held-out rows are masked with it throughout. null = no change."""
+    masked_lm_prob_steps: int | None = None
+    """Number of steps until masked_lm_prob_end is reached; null = schedule.total_steps."""
     short_seq_prob: float = 0.1
     """Probability that a chunk of a document aims at a random shorter length."""
     whole_word_masking: bool = False
@@ -148,6 +153,11 @@ class ScheduleConfig:
     """Exponential decay: the number of steps per decay_factor."""
     floor: float = 0.0
     """Share of the peak that decay ends at: f = floor + (1 - floor) * decay."""
+    batch_from: int | None = None
+    """Global batch of the first step. It must divide train_batch_size, to which the batch grows in
+    equal parts over batch_ramp_steps. Accumulation is derived. null = train_batch_size always."""
+    batch_ramp_steps: int = 0
+    """Number of steps until the global batch is train_batch_size; needs batch_from."""
     first_step: int = 0
     """Position on the schedule of this run's first step; Devlin's phase 2 continues at 900000."""
     horizon_steps: int | None = None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from bertds.config.recipe import BatchPlan
 from bertds.data.order import DataPosition
 from bertds.data.samples.flat_rows import FlatRows
 
@@ -79,6 +80,8 @@ class StepBatch:
     """int64 [rows, 2]: epoch and sample number of each row, in order."""
     next: DataPosition
     """Where the next global batch begins (the same on every rank)."""
+    plan: BatchPlan
+    """How this step's global batch is cut."""
 
 
 def cut(flat: FlatRows, micro_batch_size: int, sequence_length: int) -> list[MicroBatch]:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from bertds.config.recipe import BatchPlan
 from bertds.distributed.stop_requests import StopWatch
 
 
@@ -41,13 +40,11 @@ class Agreement:
 
     Args:
         engine: for ``global_sums`` and ``device``.
-        plan: for the loss scales.
         watch: this rank's wish to stop.
     """
 
-    def __init__(self, engine: Any, plan: BatchPlan, watch: StopWatch) -> None:
+    def __init__(self, engine: Any, watch: StopWatch) -> None:
         self.engine = engine
-        self.plan = plan
         self.watch = watch
         self._counts: _Sums | None = None
         self._wishes: _Sums | None = None
@@ -60,7 +57,7 @@ class Agreement:
         """Exchange this step's counts.
 
         Args:
-            batch: this rank's part of the step, with ``masked_tokens`` and ``real_tokens``.
+            batch: this rank's part of the step: ``masked_tokens``, ``real_tokens``, ``plan``.
 
         Returns:
             ``mlm_scale`` and ``nsp_scale``: what the engine multiplies loss sums with, so that
@@ -71,10 +68,11 @@ class Agreement:
             [float(batch.masked_tokens), float(batch.real_tokens), hours]
         )
         self._counts = _Sums(sums)
-        forwards = self.plan.gradient_accumulation_steps * self.plan.world_size
+        plan = batch.plan
+        forwards = plan.gradient_accumulation_steps * plan.world_size
         return {
             "mlm_scale": forwards / sums[0].clamp_min(1.0),
-            "nsp_scale": forwards / self.plan.global_batch_size,
+            "nsp_scale": forwards / plan.global_batch_size,
         }
 
     def ask(self) -> None:

@@ -12,6 +12,7 @@ import torch
 from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.load import load_config, split_assignments, to_dict
+from bertds.config.ramps import BatchRamp, MaskRate, mean_mask_rate
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import Meter
 from bertds.cost_model.hardware import device_peak
@@ -87,6 +88,7 @@ class Run:
         start = start_weights(config, model, tokenizer, self.folder.checkpoints)
         self.settings = choose_micro_batch(model, config, self.settings, place)
         self.plan = self.settings.batch_plan(place.world_size)
+        self.ramp = BatchRamp.of(config.schedule, self.plan)
         speed_up(model, config, self.settings)
         self.engine = Engine.create(model, self.settings, self.plan, seed=config.run.seed)
         if held_out is not None:
@@ -124,7 +126,7 @@ class Run:
             Meter(
                 config.model,
                 tokenizer.vocab_size,
-                config.data.masked_lm_prob,
+                mean_mask_rate(config.data, config.schedule.total_steps),
                 config.data.max_predictions_per_sequence,
                 place.world_size,
                 device_peak(self.engine.device.type, self.settings.precision),
@@ -134,7 +136,7 @@ class Run:
         self.metrics.restore_window(self.state.window)
         job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
         watch = StopWatch(self.folder.path, config.run.max_hours, job_seconds).listen()
-        self.agreement = Agreement(self.engine, self.plan, watch)
+        self.agreement = Agreement(self.engine, watch)
         self.agreement.hours = self.state.hours
         self.agreement.main_hours = self.state.main_hours
         self.agreement.tokens = self.state.tokens
@@ -146,6 +148,9 @@ class Run:
             start=DataPosition(self.state.epoch, self.state.offset),
             seed=config.run.seed,
             pin=self.engine.device.type == "cuda",
+            ramp=self.ramp,
+            mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
+            first_step=self.state.step,
         )
         self._batches = iter(self.loader)
         if config.run.log_samples:
@@ -215,6 +220,7 @@ class Run:
     def next_batch(self) -> Any:
         """Return this rank's part of the next optimizer step."""
         batch = next(self._batches)
+        self.engine.use_batch(batch.plan)
         if self.sample_log is not None:
             self.sample_log.write(self.state.step + 1, batch.samples)
         return batch
@@ -239,7 +245,7 @@ class Run:
             applied = self.engine.step(limit)
         self.folder.lock.check(at_most_every=1.0)  # before anything is written
         state.step += 1
-        state.samples += self.plan.global_batch_size
+        state.samples += batch.plan.global_batch_size
         state.epoch, state.offset = batch.next.epoch, batch.next.offset
         now = clock()
         self.agreement.main_hours += (now - self._hours_clock) / 3600.0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import Config
 from bertds.data.loader import validation_batches
 from bertds.monitor.metrics import Sums, means
@@ -89,4 +90,5 @@ class Validator:
             world_size,
             seed=self.config.run.seed,
             max_samples=self.config.validation.max_samples,
+            mask_rate=held_out_mask_rate(self.config.data),
         )
