@@ -13,6 +13,7 @@ from bertds.data.formats.manifest import MANIFEST_NAME, Manifest, ShardInfo
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import DataError
 from bertds.system.atomic_files import sha256_file, write_json
+from bertds.system.json_fields import parse_json
 from data_prep import progress
 from data_prep.document import SourceFile
 from data_prep.settings import PrepSettings, differences
@@ -100,7 +101,7 @@ class EarlierRun:
         return not damaged
 
     def _same_or_cleared(self, before: dict[str, Any], now: dict[str, Any]) -> bool:
-        different = differences(before, json.loads(json.dumps(now)))
+        different = differences(before, parse_json(json.dumps(now)))
         if not different:
             return True
         if self.overwrite:
@@ -156,7 +157,7 @@ def damaged_files(out: Path, manifest: Manifest) -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

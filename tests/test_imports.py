@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -176,3 +177,16 @@ def test_compiled_loops_need_no_blas() -> None:
         "assert scipy.linalg.norm([3.0, 4.0]) == 5.0\n"
     )
     output_of(code)
+
+
+def test_json_of_others_is_read_in_one_way(repository: Path) -> None:
+    """``json.loads`` raises RecursionError for deep nesting, which no reader expects."""
+    own = {"bertds/system/json_fields.py", "bertds/engine/ds_config.py",
+           "bertds/distributed/heartbeat.py"}  # fmt: skip
+    found = {
+        str(path.relative_to(repository))
+        for package in ("bertds", "data_prep")
+        for path in files(package, repository)
+        if re.search(r"\bjson\.loads?\(|\byaml\.(safe_)?load\(", path.read_text(encoding="utf-8"))
+    }
+    assert found == {*own, "bertds/config/yaml_text.py"}

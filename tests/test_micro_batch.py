@@ -14,7 +14,7 @@ from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
 from bertds.training import auto_micro_batch
-from bertds.training.auto_micro_batch import choose_micro_batch, largest_that_runs
+from bertds.training.auto_micro_batch import choose_micro_batch, largest_that_runs, worth_trying
 
 ALONE = Place(0, 0, 1)
 MODEL = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
@@ -140,3 +140,11 @@ def test_a_run_starts_with_auto(command, tiny_json, tmp_path) -> None:
     path = tmp_path / "auto.json"
     path.write_text(json.dumps(values))
     assert main(command("run", "schedule.total_steps=2", deepspeed=path)) == 0
+
+
+def test_on_a_gpu_the_search_starts_from_enough_tokens() -> None:
+    divisors = [2**power for power in range(13)]
+    assert worth_trying(divisors, 128)[-1] == 512
+    assert worth_trying(divisors, 512)[-1] == 128
+    assert worth_trying([1, 3, 5], 128) == [1, 3, 5]  # memory is the limit
+    assert worth_trying([1, 2], 100_000) == [1]

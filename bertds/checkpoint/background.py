@@ -8,7 +8,6 @@ are kept and raised by the next save, on all ranks together.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,6 +19,7 @@ import torch
 from bertds.checkpoint.format import FileRecord, write_pieces
 from bertds.errors import BertdsError
 from bertds.system.atomic_files import explain_os_error, write_json
+from bertds.system.json_fields import parse_json
 
 
 class CopiedPiece(NamedTuple):
@@ -121,7 +121,7 @@ class BackgroundSave:
                 return None
         parts = []
         for file in files:
-            part = json.loads(file.read_text(encoding="utf-8"))
+            part = parse_json(file.read_text(encoding="utf-8"))
             parts.append((FileRecord(**part["file"]), part["pieces"]))
             file.unlink()
         return parts

@@ -7,7 +7,6 @@ epoch and sample number, so nothing needed to be kept.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.order import advance
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
+from bertds.system.json_fields import parse_json
 
 LABELS = {
     "nsp": ("the next segment", "a random segment"),
@@ -79,7 +79,7 @@ def read_run(run: Path, data: str | None) -> tuple[Config, int]:
         if not (run / name).is_file():
             raise CheckpointError(f"{run}: not a run folder (it has no {name})")
     config = load_config(run / "config.yaml", {"data.path": data} if data else {})
-    settings = json.loads((run / "deepspeed.json").read_text(encoding="utf-8"))
+    settings = parse_json((run / "deepspeed.json").read_text(encoding="utf-8"))
     return config, int(settings["train_batch_size"])
 
 

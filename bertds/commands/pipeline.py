@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any
 from bertds.commands.report import write_report
 from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError, DataError
 from bertds.system.atomic_files import write_json
+from bertds.system.json_fields import parse_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -197,7 +197,7 @@ def _export(work: Path) -> None:
     _say("export")
     mark = work / "model" / MARK
     newest = step_folders(work / "phase2" / "checkpoints")[0]
-    if mark.is_file() and json.loads(mark.read_text())["origin"] == newest.name:
+    if mark.is_file() and parse_json(mark.read_text())["origin"] == newest.name:
         print(f"{mark.parent}: done before", file=sys.stderr)
         return
     print(f"wrote {export(work / 'phase2', work / 'model')}", file=sys.stderr)
@@ -213,7 +213,7 @@ def _scores(work: Path) -> dict[str, Any]:
     file = work / "scores.json"
     stamp = {phase: (work / phase / "DONE").stat().st_mtime_ns for phase in ("phase1", "phase2")}
     if file.is_file():
-        before: dict[str, Any] = json.loads(file.read_text())
+        before: dict[str, Any] = parse_json(file.read_text())
         if before.get("stamp") == stamp:
             print(f"{file}: done before", file=sys.stderr)
             return before
@@ -234,7 +234,8 @@ def _closing(work: Path, scores: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from bertds.monitor.metrics import FILE, read_lines
+    from bertds.monitor.metrics import FILE
+    from bertds.monitor.run_files import read_metrics
 
     console = Console(width=None if sys.stdout.isatty() else 100)
     table = Table(
@@ -247,7 +248,7 @@ def _closing(work: Path, scores: dict[str, Any]) -> None:
     for phase in ("phase1", "phase2"):
         values = scores[phase]
         speeds = sorted(
-            line["tokens_per_second"] for line in read_lines(work / phase / FILE)
+            line["tokens_per_second"] for line in read_metrics(work / phase / FILE).lines
             if "tokens_per_second" in line
         )  # fmt: skip
         table.add_row(

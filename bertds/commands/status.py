@@ -7,17 +7,16 @@ import json
 import os
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from bertds.config.load import load_config
 from bertds.errors import EXIT_OK, DataError, UserError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.progress import describe, in_words
 from bertds.monitor.remaining_time import later_phases, seconds_of
+from bertds.monitor.run_files import at, read_metrics, read_object, read_recipe, starts_of
 
 SILENT_FACTOR = 10.0
 """A live run that writes no line for so many times its usual pause is called silent."""
@@ -45,6 +44,10 @@ class Status:
     found: list[Finding]
     later_seconds: float = 0.0
     """What the phases after this one will take, where the recipe names them."""
+    problems: list[str] = field(default_factory=list)
+    """What of the folder could not be read, one line each."""
+    skipped_lines: int = 0
+    """Lines of ``metrics.jsonl`` that are torn or odd."""
 
     @property
     def seconds_left(self) -> float:
@@ -107,27 +110,14 @@ def expand(folder: Path) -> list[Path]:
     return inside
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read metric lines; one that is being written is left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                value = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(value, dict) and "step" in value:
-                lines.append(value)
-    return lines
-
-
 def read_status(run: Path) -> Status:
     """Read one run folder."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-    total = int(config.get("schedule", {}).get("total_steps", 0))
+    problems: list[str] = []
+    config = read_recipe(run / "config.yaml", problems)
+    total = at(config, "schedule.total_steps", int, 0)
     file = run / "metrics.jsonl"
-    lines = read_lines(file)
-    train = [line for line in lines if "split" not in line]
+    metrics = read_metrics(file)
+    lines, train = metrics.lines, metrics.train
     age = time.time() - file.stat().st_mtime if file.is_file() else 0.0
     step = lines[-1]["step"] if lines else 0
     recent = train[-10:]
@@ -135,7 +125,9 @@ def read_status(run: Path) -> Status:
     if recent:
         steps = recent[-1]["step"] - recent[0]["step"]
         seconds = sum(line["seconds"] for line in recent[1:])
-        per_step = seconds / steps if steps else recent[0]["seconds"] / max(1, recent[0]["step"])
+        per_step = (
+            seconds / steps if steps > 0 else recent[0]["seconds"] / max(1, recent[0]["step"])
+        )
     owner, alive = _owner(run / ".lock")
     pause = max((line["seconds"] for line in recent), default=0.0)
     if (run / "DONE").is_file():
@@ -145,10 +137,11 @@ def read_status(run: Path) -> Status:
         state = "silent" if silent else "training"
     else:
         state = "stopped" if lines else "not started"
-    starts = 0
-    if (run / "environment.json").is_file():
-        environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
-        starts = len(environment.get("starts", []))
+    starts = starts_of(read_object(run / "environment.json", problems))
+    read_object(run / "DONE", problems)
+    if metrics.skipped:
+        lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
+        problems.append(f"metrics.jsonl: {lost} left out, torn or odd")
     return Status(
         run=run,
         state=state,
@@ -159,26 +152,32 @@ def read_status(run: Path) -> Status:
         validation=next((line for line in reversed(lines) if "split" in line), {}),
         age_seconds=age,
         checkpoints=sorted(p.parent.name for p in run.glob("checkpoints/step_*/manifest.json")),
-        starts=starts,
+        starts=len(starts),
         owner=owner,
         found=findings(lines),
-        later_seconds=_later(config, train, run),
+        later_seconds=_later(config, train, run, starts),
+        problems=problems,
+        skipped_lines=metrics.skipped,
     )
 
 
-def _later(values: dict[str, Any], train: list[dict[str, Any]], run: Path) -> float:
+def _later(
+    values: dict[str, Any],
+    train: list[dict[str, Any]],
+    run: Path,
+    starts: list[dict[str, Any]],
+) -> float:
     """Return the seconds of the phases that the recipe names, at the recent speed."""
-    recent = [line["tflops"] for line in train[-10:] if "tflops" in line]
-    if not recent or not values.get("run", {}).get("next_recipe"):
+    recent = [line["tflops"] for line in train[-10:] if line.get("tflops") is not None]
+    if not recent or not at(values, "run.next_recipe", str, ""):
         return 0.0
     try:
         config = load_config(values)
         vocabulary = (run / "tokenizer" / "vocab.txt").read_text(encoding="utf-8")
         phases = later_phases(config, len(vocabulary.splitlines()))
-        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
-        devices = int(starts[-1].get("world_size", 1))
-    except (UserError, OSError, ValueError, KeyError, IndexError):
+    except (UserError, OSError, ValueError):
         return 0.0  # the recipe has moved, or the run was just created
+    devices = at(starts[-1], "world_size", int, 1) if starts else 1
     return seconds_of(phases, sum(recent) / len(recent) * 1e12 * devices)
 
 
@@ -187,15 +186,17 @@ def _owner(lock: Path) -> tuple[str, bool]:
     from bertds.system.atomic_files import start_time
 
     try:
-        owner = json.loads(lock.read_text(encoding="utf-8"))
         age = time.time() - lock.stat().st_mtime
-    except (OSError, ValueError):
+    except OSError:
+        return "", False
+    owner = read_object(lock, [])
+    if not owner:
         return "", False
     name = f"process {owner.get('pid')} on {owner.get('host')}"
     if owner.get("job"):
         name += f", Slurm job {owner['job']}"
     if owner.get("host") == socket.gethostname():
-        return name, start_time(int(owner["pid"])) == owner.get("start")
+        return name, start_time(at(owner, "pid", int, 0)) == owner.get("start")
     return name, age < 600.0
 
 
@@ -224,7 +225,7 @@ def in_lines(status: Status) -> str:
         lines.append(f"  last line {in_words(status.age_seconds)} ago")
     if status.state == "silent":
         lines.append("  ! nothing was written for long; see log.txt, and the ranks with py-spy")
-    lines += [f"  ! {found}" for found in status.found]
+    lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
     return "\n".join(lines)
 
 
@@ -242,4 +243,5 @@ def _numbers(status: Status) -> dict[str, Any]:
         "checkpoints": status.checkpoints,
         "starts": status.starts,
         "warnings": [str(found) for found in status.found],
+        "unreadable": status.problems,
     }

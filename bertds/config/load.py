@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from bertds.config.recipe import Config, ModelConfig, ScheduleConfig
+from bertds.config.yaml_text import LimitedLoader, load_yaml
 from bertds.errors import ConfigError
 
 REMOVED_KEYS: dict[str, tuple[Any, str]] = {
@@ -64,7 +65,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
+        value = load_yaml(text, _UniqueKeyLoader)
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
         raise ConfigError(f"{path}: not valid YAML: {where}") from None
@@ -83,14 +84,18 @@ def _shipped_hint(path: Path) -> str:
     return ""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice instead of keeping the last one."""
+class _UniqueKeyLoader(LimitedLoader):
+    """A loader that refuses a key given twice instead of keeping the last one."""
 
 
 def _construct_unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if not isinstance(key, Hashable):
+            raise yaml.constructor.ConstructorError(
+                None, None, "a key that is a list or a mapping", key_node.start_mark
+            )
         if key in seen:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key {key!r} stands twice", key_node.start_mark
@@ -115,7 +120,7 @@ def split_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         if key in values:
             raise ConfigError(f"--set {key}: given twice")
         try:
-            values[key] = yaml.safe_load(text) if text else ""
+            values[key] = load_yaml(text) if text else ""
         except yaml.YAMLError:
             values[key] = text
     return values
@@ -178,6 +183,34 @@ def load_config(
     config = Config(**{name: hints[name](**values) for name, values in built.items()})
     check(config)
     return config
+
+
+def lenient(nested: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return what of a recipe's text can be shown, and the keys of what cannot.
+
+    For a run that is looked at, which another version may have written. Values of keys that are
+    known have their declared type; others are kept if they are plain.
+    """
+    known = all_keys()
+    kept: dict[str, dict[str, Any]] = {}
+    odd: list[str] = []
+    for name, values in (nested if isinstance(nested, dict) else {"": nested}).items():
+        if values is not None and (not isinstance(values, dict) or not isinstance(name, str)):
+            odd.append(str(name)[:40])
+            continue
+        section = kept.setdefault(name, {})
+        for key, value in (values or {}).items():
+            dotted = f"{name}.{key}"[:80]
+            try:
+                if dotted in known:
+                    section[key] = _coerce(value, known[dotted], dotted)
+                elif isinstance(key, str) and isinstance(value, (str, int, float, type(None))):
+                    section[key] = value
+                else:
+                    odd.append(dotted)
+            except (ConfigError, OverflowError):
+                odd.append(dotted)
+    return kept, odd
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from bertds.config.yaml_text import load_yaml
 from bertds.errors import ConfigError
 
 FILE = Path(__file__).with_name("gpus.yaml")
@@ -27,7 +28,7 @@ def read_gpus(path: Path) -> dict[str, dict[str, Any]]:
         ConfigError: it cannot be read, or is not of that form.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):

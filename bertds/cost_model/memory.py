@@ -25,7 +25,8 @@ ZERO_CODE = 45 * 2**20
 measured."""
 GATHERED = 1_000_000_000
 """stage3_max_live_parameters, DeepSpeed's default."""
-CHUNK_BYTES = 1 << 28  # bertds.model.losses.CHUNK_BYTES, without importing torch
+CHUNK_BYTES = {True: 1 << 28, False: 1 << 29}
+"""bertds.model.losses.CHUNK_BYTES on a CPU and GPU_CHUNK_BYTES, without importing torch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +74,7 @@ def layer_bytes(shape: Shape) -> float:
     """Return what one encoder layer keeps for its backward pass, for the whole micro batch.
 
     On a GPU the flash kernels keep queries, keys, values and output; on a CPU the products of
-    :func:`bertds.model.attention.grouped_attention` keep the attention weights too.
+    :func:`bertds.model.attention_kernels.grouped_attention` keep the attention weights too.
     """
     model = shape.model
     width, inner = model.hidden_size, model.intermediate_size
@@ -148,7 +149,7 @@ def activations(shape: Shape) -> float:
     words = -(-shape.vocab_size // 64) * 64
     head = words * width * size + masked * width * size * 5
     # Chunks of logits: as computed, in float32, their log-softmax.
-    chunk = min(masked, max(64, CHUNK_BYTES // (4 * words)))
+    chunk = min(masked, max(64, CHUNK_BYTES[shape.on_cpu] // (4 * words)))
     logits = chunk * words * (4 + 4 + (size if size < 4 else 0))
     # The first layers' backward pass: gradients beside what is still kept.
     widened = 4 if model.style == "modern" else 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bertds.errors import DataError
-from bertds.system.json_fields import Field
+from bertds.system.json_fields import Field, parse_json
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 MAX_VOCABULARY = 1 << 24
@@ -103,7 +103,8 @@ def read_vocabulary(path: Path | str) -> list[str]:
     if "\r" in text:
         tokens = [token.removesuffix("\r") for token in tokens]
     if len(set(tokens)) != len(tokens):
-        twice = next(token for number, token in enumerate(tokens) if token in tokens[:number])
+        twice, count = Counter(tokens).most_common(1)[0]
+        assert count > 1
         raise DataError(f"{path}: the token {twice!r} stands there twice")
     return tokens
 
@@ -148,7 +149,7 @@ def load_tokenizer_info(path: Path | str, lower_case: bool | None = None) -> Tok
     config = file.parent / "tokenizer_config.json"
     if lower_case is None and config.is_file():
         try:
-            lower_case = json.loads(config.read_text(encoding="utf-8")).get("do_lower_case")
+            lower_case = parse_json(config.read_text(encoding="utf-8")).get("do_lower_case")
         except (ValueError, AttributeError) as error:
             raise DataError(f"{config}: not a JSON object ({error})") from error
     if lower_case is None:

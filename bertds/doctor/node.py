@@ -30,6 +30,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from bertds.system.json_fields import parse_json
+
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "h5py", "numba")
 ALL_PAIRS_UP_TO = 16
 """Up to so many nodes every pair is measured, beyond that log2(n) partners of each."""
@@ -79,7 +81,7 @@ def data_facts(path: str) -> dict[str, Any]:
             listing = "\n".join(f"{f.relative_to(data)} {f.stat().st_size}" for f in files)
             return {"digest": hashlib.sha256(listing.encode()).hexdigest()[:16]}
         content = manifest.read_bytes()
-        for split in json.loads(content).get("splits", {}).values():
+        for split in parse_json(content).get("splits", {}).values():
             for shard in split.get("shards", []):
                 file = data / shard["file"]
                 size = file.stat().st_size if file.is_file() else None

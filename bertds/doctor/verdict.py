@@ -6,7 +6,6 @@ torch): bad input, for no retry would mend it. A thing that is wrong on some nod
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from bertds.doctor.node import rounds_of_pairs
+from bertds.system.json_fields import parse_json
 
 CLOCK_SECONDS = 5.0
 """Clocks further apart than this confuse locks and logs."""
@@ -44,7 +44,7 @@ def read_reports(lines: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     reports: dict[str, list[dict[str, Any]]] = {}
     for text in lines:
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError:
             continue
         if isinstance(line, dict) and "node" in line:

@@ -37,7 +37,7 @@ def build_optimizer(
     if wanted.kind == "Lamb":
         # One group for all: ZeRO steps group by group, and each would need an all-reduce.
         return ShardedLamb(
-            [p for _, p in named],
+            memory_order(named, device),
             lr=wanted.lr,
             betas=wanted.betas,
             eps=wanted.eps,
@@ -63,6 +63,22 @@ def build_optimizer(
     if decoupled:
         return torch.optim.AdamW(groups, fused=True, **numbers)
     return torch.optim.Adam(groups, fused=True, **numbers)
+
+
+def memory_order(
+    named: list[tuple[str, torch.nn.Parameter]], device: torch.device
+) -> list[torch.nn.Parameter]:
+    """Return parameters in the order in which ZeRO 1 and 2 lay them out in one flat buffer.
+
+    On a GPU weights come before biases, so that a layer's query, key and value weights (and their
+    biases) are neighbours, and its one product needs no copy of them; see
+    ``bertds.model.attention.join``. Adam's two groups are that order anyway. Checkpoints go by
+    name, so the order may change between runs.
+    """
+    if device.type == "cpu":
+        return [parameter for _, parameter in named]
+    decayed, not_decayed = split_parameters(named)
+    return decayed + not_decayed
 
 
 def _fused_adam(

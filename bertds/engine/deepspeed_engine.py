@@ -26,6 +26,7 @@ from bertds.config.recipe import BatchPlan
 from bertds.distributed.stop_requests import Place
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.engine.exact_norms import use_exact_norms
 from bertds.engine.process_group import (
     check_precision,
     end_processes,
@@ -36,6 +37,7 @@ from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pi
 from bertds.engine.update_gate import UpdateGate
 from bertds.engine.zero_layout import Layout, norm_under_way, read_layout
 from bertds.errors import BertdsError
+from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps, create_moments
 
@@ -121,6 +123,8 @@ class Engine:
             config=_deepspeed_config(settings, batch_plan, optimizer),
         )
         layout = read_layout(wrapped, optimizer)
+        if layout.kind == "bf16":
+            use_exact_norms()
         for partition in layout.partitions:
             create_moments(optimizer, partition.tensor)
         if isinstance(optimizer, ShardedLamb):
@@ -227,16 +231,14 @@ class Engine:
         # and would let a NaN through.
         parameters = [partition.tensor for partition in self._layout.partitions]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        self._norm = norm
+        self._norm = norm = global_norm(gradients)
         if not bool(torch.isfinite(norm)):
             self._engine.zero_grad()
             self._engine.micro_steps += 1
             return False
         limit = self.settings.gradient_clipping
         if limit > 0.0:
-            # As ZeRO does it: divide by max(1, (norm + 1e-6) / limit).
-            torch._foreach_mul_(gradients, 1.0 / ((norm + 1e-6) / limit).clamp(min=1.0))
+            clip_gradients(gradients, norm, limit)
         self._engine.step()
         return True
 

@@ -65,6 +65,9 @@ class DeepSpeedSettings:
     def batch_plan(self, world_size: int) -> BatchPlan:
         """Cut the global batch for a number of processes.
 
+        Processes that have fewer rows than ``train_micro_batch_size_per_gpu`` take all of theirs
+        in one forward pass, so that one JSON serves one GPU and hundreds.
+
         Raises:
             ConfigError: it does not divide (the nearest sizes that do are named), or the JSON
                 gives another gradient_accumulation_steps.
@@ -74,12 +77,15 @@ class DeepSpeedSettings:
                 f'{self.path}: train_micro_batch_size_per_gpu="auto" is found when training '
                 "starts; give a number here"
             )
+        given, micro_batch = self.gradient_accumulation_steps, self.train_micro_batch_size_per_gpu
+        rows, rest = divmod(self.train_batch_size, world_size)
+        if given is None and rest == 0 < rows:
+            micro_batch = min(micro_batch, rows)
         plan = BatchPlan(
             global_batch_size=self.train_batch_size,
-            micro_batch_size=self.train_micro_batch_size_per_gpu,
+            micro_batch_size=micro_batch,
             world_size=world_size,
         )
-        given = self.gradient_accumulation_steps
         if given is not None and given != plan.gradient_accumulation_steps:
             raise ConfigError(
                 f"{self.path}: gradient_accumulation_steps={given}, but train_batch_size="
@@ -112,10 +118,12 @@ def load_deepspeed_json(
         raise ConfigError(f"{path}: cannot be read ({reason})") from None
     try:
         values = json.loads(text, object_pairs_hook=_no_repeated_keys)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not JSON: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not JSON: nested too deeply") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
     return check_deepspeed_values(values, overrides, path=str(path))
 
 

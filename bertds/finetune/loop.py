@@ -17,6 +17,7 @@ import torch
 
 from bertds.errors import BertdsError
 from bertds.finetune.features import Batching, Example, collate, epoch_batches
+from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.weight_decay import split_parameters
 from bertds.system.logs import log
 
@@ -93,7 +94,8 @@ class TorchStepper:
                 f"fine-tuning: the loss became {value} at learning rate {learning_rate:.3g}; "
                 "lower --learning-rate"
             )
-        torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm)
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        clip_gradients(gradients, global_norm(gradients), self._settings.max_gradient_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()

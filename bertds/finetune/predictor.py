@@ -34,6 +34,7 @@ from bertds.pretrained.transformers_api import (
     tokenizer_of,
 )
 from bertds.system.atomic_files import atomic_path, write_text
+from bertds.system.json_fields import parse_json
 from bertds.system.logs import start_logging
 
 TASKS = ("fill-mask", "text-classification", "ner", "qa", "embeddings")
@@ -130,7 +131,7 @@ class Predictor:
         wanted = {"text-classification": "SequenceClassification", "ner": "TokenClassification",
                   "qa": "QuestionAnswering",
                   "fill-mask": ("MaskedLM", "PreTraining")}.get(task)  # fmt: skip
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         found = (config.get("architectures") or [""])[0]
         if wanted and found and not found.endswith(wanted):
             raise ConfigError(f"--task {task}: {folder} is a {found}, without the head for it")

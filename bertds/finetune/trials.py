@@ -10,7 +10,6 @@ OUT/
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -41,6 +40,7 @@ from bertds.pretrained.transformers_api import (
     tokenizer_of,
 )
 from bertds.system.atomic_files import FolderLock, write_json
+from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
 
 RESULTS = "results.json"
@@ -104,7 +104,7 @@ def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str,
     if not file.is_file():
         return None
     try:
-        results: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        results: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{file}: not JSON ({error}); remove it") from None
     for key, value in _asked(data_options, options).items():
@@ -170,7 +170,7 @@ class _Runner:
         self.best_predictions: dict[str, Any] = {}
 
     def _max_length(self) -> int:
-        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((self.folder / "config.json").read_text(encoding="utf-8"))
         positions = int(config.get("max_position_embeddings", self.options.max_length))
         if self.options.max_length > positions:
             log.info("rows are cut to %d tokens: the model has no more positions", positions)

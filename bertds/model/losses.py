@@ -25,12 +25,16 @@ from torch.utils.checkpoint import checkpoint
 from bertds.model.precision import product_dtype, without_autocast
 
 CHUNK_BYTES = 1 << 28
-"""Largest float32 logits tensor of one chunk (2,198 tokens at 30,528 words)."""
+"""Largest float32 logits tensor of one chunk on a CPU (2,198 tokens at 30,528 words)."""
+GPU_CHUNK_BYTES = 1 << 29
+"""The same on a GPU: each chunk costs the host 30 operators, and the peak of a large micro batch
+is in the layers' backward pass."""
 
 
-def tokens_per_chunk(padded_vocab: int) -> int:
+def tokens_per_chunk(padded_vocab: int, device_type: str = "cpu") -> int:
     """Return how many tokens' logits are held at once."""
-    return max(64, CHUNK_BYTES // (4 * padded_vocab))
+    most = CHUNK_BYTES if device_type == "cpu" else GPU_CHUNK_BYTES
+    return max(64, most // (4 * padded_vocab))
 
 
 def float_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor, vocab_size: int) -> Tensor:
@@ -60,7 +64,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         correct = labels_M.new_zeros(())
         with without_autocast(hidden_MH.device):
             hidden_MH, weight_VH, bias_V = (t.to(dtype) for t in (hidden_MH, weight_VH, bias_V))
-            chunk = tokens_per_chunk(weight_VH.shape[0])
+            chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)
             # Sums over several chunks are kept in float32.
             sum_dtype = dtype if labels_M.numel() <= chunk else torch.float32
             hidden_grads, weight_grad, bias_grad = [], None, None
@@ -158,7 +162,7 @@ def linear_cross_entropy(
         return _LinearCrossEntropy.apply(*inputs, labels_M, vocab_size, with_gradient, z_weight)
     # fp16: the loss scale must be in the gradient before it is cast, or small ones become 0. So
     # each chunk is recomputed in the backward pass instead.
-    chunk = tokens_per_chunk(weight_VH.shape[0])
+    chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)
     if labels_M.numel() <= chunk:
         return plain_cross_entropy(*inputs, labels_M, vocab_size, z_weight)
     results = [

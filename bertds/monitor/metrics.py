@@ -18,6 +18,7 @@ import torch
 from bertds.checkpoint.train_state import TrainState
 from bertds.cost_model.flops import Meter, peak_memory_gib
 from bertds.monitor.device_timer import DeviceClock
+from bertds.monitor.run_files import read_metrics
 from bertds.system.atomic_files import append_line, write_text
 
 FILE = "metrics.jsonl"
@@ -211,20 +212,6 @@ def _short(value: float | None) -> float | None:
     return float(f"{float(value):.8g}")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a metrics file; a last line cut short by a crash is left out."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                value = json.loads(text)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                lines.append(value)
-    return lines
-
-
 def cut_after(path: Path, step: int, validated_step: int | None = None) -> None:
     """Remove lines of steps after ``step``, of a validation that comes again, and broken ones."""
 
@@ -233,5 +220,5 @@ def cut_after(path: Path, step: int, validated_step: int | None = None) -> None:
         return bool(line.get("step", 0) <= step and not again)
 
     if path.is_file():
-        kept = [line for line in read_lines(path) if stays(line)]
+        kept = [line for line in read_metrics(path).lines if stays(line)]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

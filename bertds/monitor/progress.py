@@ -38,16 +38,16 @@ def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
     else:
         parts = [f"loss {values['loss']:.4f}", f"mlm {values['mlm_loss']:.4f}"]
     parts.append(f"mlm accuracy {values['mlm_accuracy']:.1%}")
-    if "nsp_accuracy" in values:
+    if values.get("nsp_accuracy") is not None:
         parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}")
     if "lr" in values:
         parts.append(f"lr {values['lr']:.3g}")
         if values.get("grad_norm") is not None:
             parts.append(f"grad norm {values['grad_norm']:.3g}")
         parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
-        if "mfu" in values:
+        if values.get("mfu") is not None:
             parts.append(f"MFU {values['mfu']:.1%}")
-        if "memory_gib" in values:
+        if values.get("memory_gib") is not None:
             parts.append(f"{values['memory_gib']:.2f} GiB")
         stalled = values["stall_seconds"] / max(values["seconds"], 1e-9)
         if stalled > stalls_from:

@@ -7,7 +7,6 @@ so what is said errs on the long side.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from bertds.config.ramps import BatchRamp, mean_mask_rate
 from bertds.config.recipe import BatchPlan, Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
 from bertds.errors import ConfigError
+from bertds.system.json_fields import parse_json
 
 CLONE = Path(__file__).resolve().parents[2]
 
@@ -78,7 +78,7 @@ def _flops(config: Config, vocab_size: int, recipe: str) -> float:
         raise ConfigError(f"{recipe}: names no run.deepspeed_config, so its batch is not known")
     path = _find(named, recipe)
     try:
-        batch = json.loads(path.read_text(encoding="utf-8"))["train_batch_size"]
+        batch = parse_json(path.read_text(encoding="utf-8"))["train_batch_size"]
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{path}: no train_batch_size can be read there ({error!r})") from None
     tokens = mean_tokens(config.data.sequence_length)

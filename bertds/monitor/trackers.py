@@ -18,6 +18,7 @@ from bertds.errors import ConfigError
 from bertds.monitor import health
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft
 from bertds.monitor.remaining_time import later_phases
+from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
 
 
@@ -88,7 +89,7 @@ def saved_checkpoints(run_dir: Path) -> dict[str, dict[str, Any]]:
     """Return what stands in a run's checkpoints, by name: step, samples, bytes."""
     found = {}
     for manifest in sorted(run_dir.glob("checkpoints/step_*/manifest.json")):
-        facts = json.loads(manifest.read_text(encoding="utf-8"))
+        facts = parse_json(manifest.read_text(encoding="utf-8"))
         found[manifest.parent.name] = {
             "step": facts.get("step"),
             "samples": facts.get("state", {}).get("samples"),
@@ -111,7 +112,7 @@ class WandbTracker:
         os.environ.setdefault("WANDB_SILENT", "true")
         id_file = run_dir / "wandb_id.json"
         if id_file.is_file():
-            run_id = json.loads(id_file.read_text(encoding="utf-8"))["id"]
+            run_id = parse_json(id_file.read_text(encoding="utf-8"))["id"]
         else:
             run_id = secrets.token_hex(4)  # as long as W&B's own
             id_file.write_text(json.dumps({"id": run_id}) + "\n", encoding="utf-8")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
-from bertds.config.load import load_config
+from bertds.config.load import load_config, read_yaml
 from bertds.config.ramps import mean_mask_rate
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
@@ -18,6 +15,7 @@ from bertds.cost_model.hardware import Hardware, kind_of
 from bertds.cost_model.memory import Shape, estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
 from bertds.errors import ConfigError, DataError
+from bertds.monitor.run_files import at, read_metrics, read_object, starts_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,41 +81,47 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
     for name in ("config.yaml", "deepspeed.json", "metrics.jsonl"):
         if not (run / name).is_file():
             raise DataError(f"{run}: no {name} there; give a run folder that has trained")
-    config = load_config(yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")))
-    settings = json.loads((run / "deepspeed.json").read_text(encoding="utf-8"))
+    from bertds.checkpoint.manifest import read_manifest
+    from bertds.checkpoint.save import step_folders
+
+    config = load_config(read_yaml(run / "config.yaml"))
+    settings = _object(run / "deepspeed.json")
     vocabulary = run / "tokenizer" / "vocab.txt"
-    words = len(vocabulary.read_text(encoding="utf-8").splitlines()) if vocabulary.is_file() else 0
-    ranks = 1
-    if (run / "environment.json").is_file():
-        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
-        ranks = int(starts[-1].get("world_size", 1)) if starts else 1
-    for manifest in sorted(run.glob("checkpoints/step_*/manifest.json")):
-        facts = json.loads(manifest.read_text(encoding="utf-8"))
-        ranks = int(facts.get("world_size", ranks))
-        words = int(facts.get("model", {}).get("vocab_size", words))
+    words = 0
+    if vocabulary.is_file():
+        words = len(vocabulary.read_text(encoding="utf-8", errors="replace").splitlines())
+    starts = _starts(run)
+    ranks = at(starts[-1], "world_size", int, 1) if starts else 1
+    for folder in reversed(step_folders(run / "checkpoints")):
+        facts = read_manifest(folder)
+        ranks = facts["world_size"]
+        words = at(facts, "model.vocab_size", int, words)
     return config, settings, words, ranks
+
+
+def _object(path: Path) -> dict[str, Any]:
+    problems: list[str] = []
+    found = read_object(path, problems)
+    for problem in problems:
+        raise DataError(f"{path.parent}: {problem}")
+    return found
+
+
+def _starts(run: Path) -> list[dict[str, Any]]:
+    return starts_of(_object(run / "environment.json"))
 
 
 def device_of(run: Path, lines: list[dict[str, Any]]) -> str:
     """Return the device that a run trained on, as :attr:`Calibration.device` says it."""
-    if (run / "environment.json").is_file():
-        starts = json.loads((run / "environment.json").read_text(encoding="utf-8"))["starts"]
-        if starts and "device" in starts[-1]:
-            return str(starts[-1]["device"])
+    starts = _starts(run)
+    if starts and "device" in starts[-1]:
+        return str(starts[-1]["device"])
     return "" if "mfu" in lines[-1] else "cpu"  # MFU is never written on a CPU
 
 
 def train_lines(run: Path) -> list[dict[str, Any]]:
     """Return the train lines of a run's metrics; lines cut short are left out."""
-    lines = []
-    for text in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        try:
-            value = json.loads(text)
-        except ValueError:
-            continue
-        if "tokens_per_second" in value:
-            lines.append(value)
-    return lines
+    return read_metrics(run / "metrics.jsonl").train
 
 
 def calibrate(run: Path) -> Calibration:

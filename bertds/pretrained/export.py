@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from bertds import __version__
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
 from bertds.monitor.metrics import FILE as METRICS_FILE
-from bertds.monitor.metrics import read_lines
+from bertds.monitor.run_files import read_metrics
 from bertds.pretrained import hf_weights
 from bertds.pretrained.load import Trained, open_trained
 from bertds.system.atomic_files import explain_os_error, write_json
@@ -119,7 +119,7 @@ def model_card(trained: Trained) -> str:
     )
     run_dir = trained.origin.resolve().parent.parent
     scores = [
-        line for line in read_lines(run_dir / METRICS_FILE)
+        line for line in read_metrics(run_dir / METRICS_FILE).lines
         if line.get("split") == "validation" and line["step"] <= manifest.get("step", 0)
     ]  # fmt: skip
     recipe, deepspeed = manifest.get("recipe", {}), manifest.get("deepspeed", {})

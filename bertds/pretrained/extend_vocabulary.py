@@ -23,6 +23,7 @@ from bertds.pretrained import hf_weights
 from bertds.pretrained.load import Trained
 from bertds.pretrained.open_any import convert
 from bertds.pretrained.transformers_api import open_model
+from bertds.system.json_fields import parse_json
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -141,7 +142,6 @@ def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) ->
 
 
 def _is_cased(trained: Trained) -> bool:
-    import json
 
     tokenizer = trained.manifest.get("tokenizer")
     if tokenizer is not None:
@@ -150,7 +150,7 @@ def _is_cased(trained: Trained) -> bool:
     file = trained.tokenizer_folder / "tokenizer_config.json"
     if not file.is_file():
         return False
-    return not json.loads(file.read_text(encoding="utf-8")).get("do_lower_case", True)
+    return not parse_json(file.read_text(encoding="utf-8")).get("do_lower_case", True)
 
 
 def main(argv: list[str] | None = None) -> int:

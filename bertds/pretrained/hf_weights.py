@@ -13,7 +13,6 @@ Files are read with safetensors or ``torch.load(weights_only=True)``: no code in
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -28,6 +27,7 @@ from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.build import PreTrainingModel
 from bertds.pretrained import modernbert
+from bertds.system.json_fields import parse_json
 
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 VOCABULARY_BIAS = "cls.predictions.bias"
@@ -250,7 +250,7 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     """
     path = Path(folder) / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if not isinstance(values, dict):
@@ -283,7 +283,7 @@ def read_state_dict(path: Path | str) -> dict[str, Tensor]:
 
 def _shards_of(index: Path) -> list[str]:
     try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index}: not a list of weight files ({error})") from error
     for name in names:

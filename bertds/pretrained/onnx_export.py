@@ -6,7 +6,6 @@ Needs the extra ``onnx`` (``pip install 'bertds[onnx]'``): an exporter and a run
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -24,6 +23,7 @@ from bertds.pretrained.transformers_api import (
     load_transformers,
 )
 from bertds.system.atomic_files import write_json
+from bertds.system.json_fields import parse_json
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-3
@@ -54,7 +54,7 @@ class _Tensors(nn.Module):
 
 def task_of(folder: Path) -> str:
     """Return the task of a folder's head; ``encoder`` without one."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     architecture = (config.get("architectures") or [""])[0]
     return next((t for head, t in _TASK_OF_HEAD.items() if architecture.endswith(head)), "encoder")
 
@@ -98,7 +98,7 @@ def export_onnx(source: str | Path, out: Path) -> dict[str, float]:
                 f"{out}: ONNX Runtime's outputs differ by {worst:.2g} from torch's (allowed "
                 f"{TOLERANCE:g}); nothing was written"
             )
-        write_json(temporary / "config.json", json.loads((folder / "config.json").read_text()))
+        write_json(temporary / "config.json", parse_json((folder / "config.json").read_text()))
         copy_tokenizer(folder, temporary, positions, cased=False)
     return differences
 

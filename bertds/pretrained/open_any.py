@@ -7,7 +7,6 @@ No code of a checkpoint is run: pickles are read with ``weights_only``, TensorFl
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import tarfile
@@ -30,6 +29,7 @@ from bertds.pretrained.load import Trained, open_trained
 from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
 from bertds.pretrained.transformers_api import resolve
 from bertds.system.atomic_files import write_json
+from bertds.system.json_fields import parse_json
 
 CONFIG_NAMES = ("config.json", "bert_config.json")
 
@@ -254,7 +254,7 @@ def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
             "cannot be read from weights)"
         )
     try:
-        values = json.loads(Path(file).read_text(encoding="utf-8"))
+        values = parse_json(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from None
     if not isinstance(values, dict):
@@ -318,6 +318,8 @@ def _unpack_nemo(
     """Take weights, configuration and vocabulary out of a .nemo archive (a tar)."""
     import yaml
 
+    from bertds.config.yaml_text import load_yaml
+
     weights: Path | None = None
     with tarfile.open(path) as archive:
         for member in archive:
@@ -330,7 +332,7 @@ def _unpack_nemo(
                 weights = target = scratch / name
             elif name == "model_config.yaml" and config is None:
                 try:
-                    values = yaml.safe_load(file.read())
+                    values = load_yaml(file.read())
                 except yaml.YAMLError as error:
                     raise CheckpointError(f"{path}: {name}: not YAML ({error})") from None
                 config = scratch / "bert_config.json"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bertds.display.html_page import STYLE, document, escape, short, table, tiles
 from bertds.monitor.progress import in_words
+from bertds.monitor.run_files import at, starts_of
 from bertds.report.charts import DARK, LIGHT, Picture
 from bertds.report.run_view import Chain, RunView
 
@@ -24,7 +27,7 @@ def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:
         parts.append(tiles(_headline(chain)))
         parts += [
             f'<div class="warn">{escape(run.path.name)}: {escape(found)}</div>'
-            for run in chain.runs for found in run.found
+            for run in chain.runs for found in [*run.unreadable(), *run.found]
         ]  # fmt: skip
     parts.append('<h2>Curves</h2><div class="pictures">')
     for picture in pictures:
@@ -61,7 +64,7 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
         line = last.validation[-1]
         values.append((f"{line['mlm_loss']:.3f}", "masked-LM loss, held out"))
         values.append((f"{line['mlm_accuracy']:.1%}", "masked-LM accuracy, held out"))
-        if "nsp_accuracy" in line:
+        if line.get("nsp_accuracy") is not None:
             values.append((f"{line['nsp_accuracy']:.1%}", "next-sentence accuracy, held out"))
     tokens = sum(run.train[-1]["tokens"] for run in chain.runs if run.train)
     values.append((short(tokens), "real tokens seen"))
@@ -89,8 +92,8 @@ def _run_table(runs: list[RunView]) -> str:
                 run.title,
                 "done" if run.done else "not finished",
                 f"{run.last_step:,} / {run.total_steps:,}",
-                run.config.get("data", {}).get("sequence_length", ""),
-                f"{run.deepspeed.get('train_batch_size', 0):,}",
+                at(run.config, "data.sequence_length", int, 0) or "",
+                f"{at(run.deepspeed, 'train_batch_size', int, 0):,}",
                 _optimizer(run),
                 f"{speed:,.0f}" if speed else "",
                 in_words(run.hours * 3600),
@@ -107,11 +110,11 @@ def _run_table(runs: list[RunView]) -> str:
 
 
 def _optimizer(run: RunView) -> str:
-    section = run.deepspeed.get("optimizer", {})
-    numbers = section.get("params", {})
-    variant = f" ({numbers['variant']})" if "variant" in numbers else ""
-    stage = run.deepspeed.get("zero_optimization", {}).get("stage", 0)
-    told = f"{section.get('type', '')}{variant}, lr\N{NO-BREAK SPACE}{numbers.get('lr', 0):g}"
+    kind = at(run.deepspeed, "optimizer.type", str, "")
+    variant = at(run.deepspeed, "optimizer.params.variant", str, "")
+    rate = at(run.deepspeed, "optimizer.params.lr", (int, float), 0.0)
+    stage = at(run.deepspeed, "zero_optimization.stage", int, 0)
+    told = f"{kind}{f' ({variant})' if variant else ''}, lr\N{NO-BREAK SPACE}{rate:g}"
     return f"{told}, ZeRO\N{NO-BREAK SPACE}{stage}"
 
 
@@ -200,16 +203,17 @@ def _repeat_section(runs: list[RunView]) -> str:
     parts = ["<h2>To repeat it</h2>"]
     for run in runs:
         commands: list[str] = []
-        for start in run.environment.get("starts", []):
-            if not commands or commands[-1] != start["command"]:
-                commands.append(start["command"])
-        versions = run.environment.get("packages", {})
+        for start in starts_of(run.environment):
+            said = at(start, "command", str, "")
+            if not commands or commands[-1] != said:
+                commands.append(said)
+        versions: dict[str, Any] = at(run.environment, "packages", dict, {})
         words = ", ".join(f"{name} {number}" for name, number in versions.items())
         parts.append(
             f'<div class="card"><pre>{escape(chr(10).join(commands) or run.path)}</pre>'
-            f'<p class="note">bertds {escape(run.environment.get("bertds", ""))}, commit '
-            f"{escape(run.environment.get('commit') or 'unknown')}, Python "
-            f"{escape(run.environment.get('python', ''))}, {escape(words)}</p>"
+            f'<p class="note">bertds {escape(at(run.environment, "bertds", str, ""))}, commit '
+            f"{escape(at(run.environment, 'commit', str, '') or 'unknown')}, Python "
+            f"{escape(at(run.environment, 'python', str, ''))}, {escape(words)}</p>"
             f"{_details(run)}</div>"
         )
     if len(runs) > 1:

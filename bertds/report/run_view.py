@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
-from bertds.commands.status import expand, read_lines
+from bertds.commands.status import expand
+from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
+from bertds.errors import DataError
 from bertds.monitor.health import Finding, findings
+from bertds.monitor.run_files import at, read_metrics, read_object, read_recipe
 from bertds.training.run_folder import flatten
 
 
@@ -28,11 +28,18 @@ class RunView:
     validation: list[dict[str, Any]]
     found: list[Finding]
     done: bool
+    problems: list[str] = field(default_factory=list)
+    """What of the folder could not be read, one line each."""
+
+    def unreadable(self) -> list[str]:
+        """Return what of the folder, and of the data that it names, could not be read."""
+        _ = self.manifest, self.scores  # read when they are first asked for
+        return self.problems
 
     @property
     def total_steps(self) -> int:
         """Steps that the recipe asks for."""
-        return int(self.config.get("schedule", {}).get("total_steps", 0))
+        return at(self.config, "schedule.total_steps", int, 0)
 
     @property
     def last_step(self) -> int:
@@ -42,7 +49,7 @@ class RunView:
     @property
     def title(self) -> str:
         """Its name in the report: its own, or its folder's with the folder above."""
-        name = self.config.get("run", {}).get("name") or ""
+        name = at(self.config, "run.name", str, "")
         return name or "/".join(self.path.resolve().parts[-2:])
 
     @property
@@ -50,7 +57,7 @@ class RunView:
         """The steps after which the run was continued."""
         steps = []
         for before, after in zip(self.train, self.train[1:]):
-            if after.get("restarts", 0) > before.get("restarts", 0):
+            if (after.get("restarts") or 0) > (before.get("restarts") or 0):
                 steps.append(before["step"])
         return steps
 
@@ -73,15 +80,21 @@ class RunView:
 
     def typical(self, key: str) -> float | None:
         """Return the median of a train value after the first fifth of the lines."""
-        values = [line[key] for line in self.train[len(self.train) // 5 :] if key in line]
+        lines = self.train[len(self.train) // 5 :]
+        values = [line[key] for line in lines if line.get(key) is not None]
         return median(values) if values else None
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """The data's manifest, or empty where the data is gone or brings none."""
-        path = self.config.get("data", {}).get("path") or ""
-        file = Path(path) / "manifest.json"
-        return json.loads(file.read_text(encoding="utf-8")) if path and file.is_file() else {}
+        path = at(self.config, "data.path", str, "")
+        if not path or not (Path(path) / MANIFEST_NAME).is_file():
+            return {}
+        try:
+            return Manifest.load(path).to_json()
+        except DataError as error:
+            self.problems.append(str(error))
+            return {}
 
     @cached_property
     def scores(self) -> dict[str, Any]:
@@ -89,11 +102,10 @@ class RunView:
         result: dict[str, Any] = {}
         for file in (self.path.parent / "scores.json", self.path / "scores.json"):
             if file.is_file():
-                values = json.loads(file.read_text(encoding="utf-8"))
-                result.update(
-                    values.get(self.path.name, {}) if file.parent != self.path else values
-                )
-        return {k: v for k, v in result.items() if isinstance(v, (int, float))}
+                values = read_object(file, self.problems)
+                own: dict[str, Any] = at(values, self.path.name, dict, {})
+                result.update(own if file.parent != self.path else values)
+        return {k: v for k, v in result.items() if type(v) in (int, float)}
 
     @cached_property
     def blimp(self) -> dict[str, Any]:
@@ -119,22 +131,24 @@ def _deep(value: Any, prefix: str) -> dict[str, Any]:
 
 def read_run(path: Path) -> RunView:
     """Read one run folder."""
-
-    def load(name: str) -> dict[str, Any]:
-        file = path / name
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-    lines = read_lines(path / "metrics.jsonl")
-    return RunView(
+    problems: list[str] = []
+    metrics = read_metrics(path / "metrics.jsonl")
+    if metrics.skipped:
+        lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
+        problems.append(f"metrics.jsonl: {lost} left out, torn or odd")
+    view = RunView(
         path=path,
-        config=yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8")) or {},
-        deepspeed=load("deepspeed.json"),
-        environment=load("environment.json"),
-        train=[line for line in lines if "split" not in line],
-        validation=[line for line in lines if "split" in line],
-        found=findings(lines),
+        config=read_recipe(path / "config.yaml", problems),
+        deepspeed=read_object(path / "deepspeed.json", problems),
+        environment=read_object(path / "environment.json", problems),
+        train=metrics.train,
+        validation=metrics.validation,
+        found=findings(metrics.lines),
         done=(path / "DONE").is_file(),
+        problems=problems,
     )
+    read_object(path / "DONE", problems)
+    return view
 
 
 @dataclass(kw_only=True)
@@ -205,7 +219,7 @@ def read_chains(folders: list[Path]) -> list[Chain]:
             views.setdefault(path.resolve(), read_run(path))
     follows: dict[Path, Path] = {}
     for path, view in views.items():
-        origin = view.config.get("init", {}).get("from") or ""
+        origin = at(view.config, "init.from", str, "")
         for candidate in (Path(origin).resolve(), *Path(origin).resolve().parents):
             if origin and candidate in views and candidate != path:
                 follows[path] = candidate

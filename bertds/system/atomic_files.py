@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import BertdsError, InUseError
+from bertds.system.json_fields import parse_json
 
 TEMPORARY_PREFIX = ".tmp-"
 MEMBER_FILES = ".tasks/member-*.json"
@@ -171,7 +172,7 @@ def living_holder(
         now: the file server's time, where it is known; None = this host's.
     """
     try:
-        holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        holder: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         age = (time.time() if now is None else now) - path.stat().st_mtime
     except (OSError, ValueError):
         return None
@@ -274,7 +275,7 @@ class FolderLock:
     def _holders(self) -> list[Path]:
         """The files that show who holds the lock: itself, or those of all members of a group."""
         try:
-            group = json.loads(self.path.read_text(encoding="utf-8")).get("group")
+            group = parse_json(self.path.read_text(encoding="utf-8")).get("group")
         except (OSError, ValueError):
             group = None
         return sorted(self.path.parent.glob(MEMBER_FILES)) if group else [self.path]
@@ -308,7 +309,7 @@ class FolderLock:
         self._held = False
         self._released.set()
         try:
-            taken = in_use(self.path.parent, json.loads(found))
+            taken = in_use(self.path.parent, parse_json(found))
         except (ValueError, AttributeError):
             taken = f"{self.path}: removed by somebody else, who may write to the folder now"
         raise InUseError(f"{taken}. This process stops without saving")

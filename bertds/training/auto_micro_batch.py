@@ -1,7 +1,8 @@
 """``"train_micro_batch_size_per_gpu": "auto"``: the largest micro-batch that this machine holds.
 
     two passes over rows of full length --> bytes a row --> largest divisor that fits --> tried
-                                                                    |          (GPU: for real)
+                                                                    |  (GPU: at most GPU_TOKENS,
+                                                                    |   and for real)
                                        answer kept in ~/.cache/bertds/micro_batch.json
 
 What the backward pass waits for grows linearly with the rows, so two small measurements give the
@@ -36,12 +37,16 @@ from bertds.engine.process_group import start_processes
 from bertds.errors import ConfigError
 from bertds.model.build import PreTrainingModel
 from bertds.system.atomic_files import write_json
+from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
 
 SHARE = 0.85
 """Of the free memory, what may be used."""
 PROBES = (1, 3)
 """Rows of the two measurements."""
+GPU_TOKENS = 65_536
+"""On a GPU the search starts from micro batches of this many tokens when every row is full: its
+kernels are then long enough that the host is never the limit, and larger ones gain nothing."""
 
 
 def choose_micro_batch(
@@ -112,8 +117,14 @@ def search(
             "model.activation_checkpointing=full need less"
         )
     if device.type == "cuda":
-        return largest_that_runs(fitting, measure)
+        return largest_that_runs(worth_trying(fitting, config.data.sequence_length), measure)
     return fitting[-1]
+
+
+def worth_trying(candidates: list[int], sequence_length: int) -> list[int]:
+    """Return the candidates of at most ``GPU_TOKENS`` tokens; the least one in any case."""
+    few = [rows for rows in candidates if rows * sequence_length <= GPU_TOKENS]
+    return few or candidates[:1]
 
 
 def largest_that_runs(candidates: list[int], run: Callable[[int], Any]) -> int:
@@ -239,6 +250,7 @@ def describe(
         "optimizer": settings.optimizer.kind,
         "global_batch": config.schedule.batch_from or settings.train_batch_size,
         "processes": place.world_size,
+        "most_tokens": GPU_TOKENS if cuda else None,
         "torch": torch.__version__,
     }
 
@@ -260,7 +272,7 @@ def _key(facts: dict[str, Any]) -> str:
 
 def _answers() -> dict[str, Any]:
     try:
-        values = json.loads(answers_file().read_text(encoding="utf-8"))
+        values = parse_json(answers_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}

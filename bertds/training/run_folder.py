@@ -12,7 +12,6 @@ RUN/
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import shutil
@@ -25,10 +24,11 @@ from typing import Any
 import yaml
 
 from bertds import __version__
-from bertds.config.load import to_dict
+from bertds.config.load import read_yaml, to_dict
 from bertds.config.recipe import Config
 from bertds.distributed.stop_requests import command_line, find_place
 from bertds.errors import ConfigError
+from bertds.monitor.run_files import read_object, starts_of
 from bertds.system.atomic_files import FolderLock, explain_os_error, write_json, write_text
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
@@ -102,7 +102,7 @@ class RunFolder:
         file = self.path / "config.yaml"
         if not file.is_file():
             return
-        before = flatten(yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+        before = flatten(read_yaml(file))
         now = flatten(to_dict(self.config))
         for key, value in now.items():
             fixed = key in FIXED_KEYS or key.split(".")[0] in FIXED_SECTIONS
@@ -127,10 +127,8 @@ class RunFolder:
         text = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "deepspeed.json", deepspeed_json)
-        starts = []
         file = self.path / "environment.json"
-        if file.is_file():
-            starts = json.loads(file.read_text(encoding="utf-8")).get("starts", [])
+        starts = starts_of(read_object(file, []))  # one that a crash tore begins anew
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         ranks = find_place().world_size
         starts.append(
@@ -163,7 +161,8 @@ def flatten(nested: dict[str, Any]) -> dict[str, Any]:
     return {
         f"{section}.{key}": value
         for section, values in nested.items()
-        for key, value in (values or {}).items()
+        if isinstance(values, dict)
+        for key, value in values.items()
     }
 
 

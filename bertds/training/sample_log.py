@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.system.atomic_files import append_line, write_text
+from bertds.system.json_fields import parse_json
 
 
 class SampleLog:
@@ -33,7 +34,7 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            records.append(json.loads(line))
+            records.append(parse_json(line))
         except ValueError:
             continue
     return records

@@ -8,11 +8,11 @@ only a title (a redirect, in that format) counts as empty.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 
 from bertds.errors import DataError
+from bertds.system.json_fields import parse_json
 from data_prep.clean import clean_line, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
 from data_prep.sources.blocks import compression, plain_blocks, records, whole_blocks
@@ -90,7 +90,7 @@ def read_extracted_json(unit: Unit) -> Iterator[Document]:
 
 def _json_document(line: bytes) -> Document:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
         title, body = record.get("title", ""), record["text"]
         text = body.encode("utf-8", "replace").decode("utf-8")
     except UnicodeDecodeError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
+from bertds.system.json_fields import parse_json
 from data_prep.clean import clean_paragraphs, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Unit
 from data_prep.sources.blocks import whole_blocks
@@ -27,7 +27,7 @@ def read_jsonl(unit: Unit) -> Iterator[Document]:
 def json_document(line: bytes, key: str) -> Document:
     """Read one line: an object with a text under ``key``."""
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     except (ValueError, RecursionError):
@@ -59,7 +59,7 @@ def check_jsonl(path: Path, key: str) -> None:
         if found not in (None, _NO_KEY) and not without_key:
             raise _not_lines(path, number, str(found))
         if found == _NO_KEY and not without_key:
-            there = ", ".join(list(json.loads(line))[:8])
+            there = ", ".join(list(parse_json(line))[:8])
             without_key = f"{path}: line {number}: the record has no {key!r} (it has: {there})"
         if size > _CHECKED_BYTES:
             break
@@ -84,7 +84,7 @@ def _line_problem(line: bytes, key: str) -> str | None:
     if not text:
         return None
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except UnicodeDecodeError:
         return None
     except (ValueError, RecursionError):
@@ -118,7 +118,7 @@ def read_pubmed(unit: Unit) -> Iterator[Document]:
     """Yield the abstracts of one JSON object, address -> abstract (BioASQ); .gz or plain."""
     data = b"".join(block for block, _ in whole_blocks(unit.path))
     try:
-        value = json.loads(data)
+        value = parse_json(data)
     except ValueError as error:
         raise DataError(f"{unit.path}: not JSON ({error})") from error
     if not isinstance(value, dict):

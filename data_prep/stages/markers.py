@@ -7,12 +7,12 @@ So neither markers nor parts are flushed to the disk: what a power cut takes is 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bertds.system.atomic_files import sha256_file, write_json
+from bertds.system.json_fields import parse_json
 
 
 def inputs_hash(values: Iterable[object]) -> str:
@@ -45,7 +45,7 @@ def write_marker(
 def read_marker(marker: Path, file: Path, inputs: str = "") -> dict[str, Any] | None:
     """Return a recorded result, or None if it must be made (again)."""
     try:
-        value: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+        value: dict[str, Any] = parse_json(marker.read_text(encoding="utf-8"))
         if value["inputs"] != inputs or file.stat().st_size != value["file_bytes"]:
             return None
         if sha256_file(file) != value["file_sha256"]:

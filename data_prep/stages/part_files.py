@@ -32,6 +32,7 @@ import numpy as np
 
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path
+from bertds.system.json_fields import parse_json
 
 _HEADER_BYTES = 4096
 _NAMES = (
@@ -166,7 +167,7 @@ def open_part(path: Path) -> Part:
         # Each shard opens every part. np.memmap would take several times as long, and its slices.
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        header = json.loads(mapped[:_HEADER_BYTES])
+        header = parse_json(mapped[:_HEADER_BYTES])
         arrays = {name: np.frombuffer(mapped, kind, count, at) for name, kind, count, at in header}
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged part ({error}); remove it and run this again") from error

@@ -34,6 +34,7 @@ from bertds.system.atomic_files import (
     this_process,
     write_json,
 )
+from bertds.system.json_fields import parse_json
 
 TASKS_FOLDER = ".tasks"
 _BEAT_SECONDS = 5.0
@@ -122,7 +123,7 @@ class JointLock:
         except FileNotFoundError:
             return "", {}
         try:
-            lock = json.loads(text)
+            lock = parse_json(text)
         except ValueError:
             lock = {}
         return text or " ", lock if isinstance(lock, dict) else {}
@@ -190,7 +191,7 @@ class JointLock:
             return
         self._left.set()
         with suppress(OSError):
-            if json.loads(self.member.read_text(encoding="utf-8"))["token"] == self.token:
+            if parse_json(self.member.read_text(encoding="utf-8"))["token"] == self.token:
                 self.member.unlink()
             if self._others():
                 return
@@ -246,9 +247,9 @@ class Claims:
 
     def _is_alive(self, claim: Path) -> bool:
         try:
-            owner = json.loads(claim.read_text(encoding="utf-8"))
+            owner = parse_json(claim.read_text(encoding="utf-8"))
             member = self.lock.tasks / owner["member"]
-            found = json.loads(member.read_text(encoding="utf-8"))
+            found = parse_json(member.read_text(encoding="utf-8"))
             beat = member.stat().st_mtime_ns
         except (OSError, ValueError, KeyError):
             return False
@@ -271,4 +272,4 @@ class Claims:
 
     def value(self, name: str) -> Any:
         """Return what came out of a piece of work that is done."""
-        return json.loads((self.folder / f"{name}.done").read_text(encoding="utf-8"))["value"]
+        return parse_json((self.folder / f"{name}.done").read_text(encoding="utf-8"))["value"]

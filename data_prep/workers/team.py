@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+from bertds.system.json_fields import parse_json
 from data_prep.workers.joint_lock import Claims, JointLock
 from data_prep.workers.pool import Workers
 
@@ -197,4 +198,4 @@ def _sleep(pause: float) -> float:
 
 def _through_json(value: Any) -> Any:
     """Return a value as the other tasks will read it, so that all go on with the same."""
-    return json.loads(json.dumps(value))
+    return parse_json(json.dumps(value))

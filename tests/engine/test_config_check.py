@@ -182,6 +182,19 @@ def test_accumulation_is_derived_and_must_agree() -> None:
         check_deepspeed_values(GOOD).batch_plan(3)
 
 
+def test_a_process_with_few_rows_takes_them_all_at_once() -> None:
+    """One JSON for one GPU and for hundreds: its micro batch is the most, not a condition."""
+    settings = check_deepspeed_values(
+        {**GOOD, "train_batch_size": 65536, "train_micro_batch_size_per_gpu": 512}
+    )
+    for processes, micro_batch, accumulation in ((1, 512, 128), (128, 512, 1), (256, 256, 1)):
+        plan = settings.batch_plan(processes)
+        assert plan.micro_batch_size == micro_batch
+        assert plan.gradient_accumulation_steps == accumulation
+    with pytest.raises(ConfigError, match="65536 is not a multiple"):
+        settings.batch_plan(192)
+
+
 def test_the_tables_know_every_key_of_this_deepspeed() -> None:
     """Each key of DeepSpeed's models is accepted or refused; each that we accept is one of its."""
     from deepspeed.comm.config import CommsLoggerConfig

@@ -23,7 +23,7 @@ def inputs(count: int, dtype: torch.dtype = torch.float32):
 
 @pytest.mark.parametrize("chunk", [1000, 64, 7])
 def test_loss_count_and_gradients_equal_torch(monkeypatch, chunk) -> None:
-    monkeypatch.setattr(losses, "tokens_per_chunk", lambda _: chunk)
+    monkeypatch.setattr(losses, "tokens_per_chunk", lambda *_: chunk)
     leaves, labels = inputs(150)
     hidden, weight, bias = leaves
     logits = F.linear(hidden, weight[:REAL], bias[:REAL])
@@ -53,7 +53,7 @@ def test_the_plain_way_gives_the_same() -> None:
 @pytest.mark.parametrize("chunk", [1000, 16])
 def test_half_precision_keeps_the_loss_scale_in_small_gradients(monkeypatch, chunk) -> None:
     """fp16 cannot hold a probability below 6e-8; scaled by 2^16 it can."""
-    monkeypatch.setattr(losses, "tokens_per_chunk", lambda _: chunk)
+    monkeypatch.setattr(losses, "tokens_per_chunk", lambda *_: chunk)
     leaves, labels = inputs(32, torch.float16)
     leaves[2].data[5] = -16.0  # a word of probability about 1e-8 everywhere
     leaves[1].data[5] = 0.0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
 from bertds.finetune.records import BadRows, Question, read_text
+from bertds.system.json_fields import parse_json
 
 
 def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question], BadRows]:
@@ -30,7 +30,7 @@ def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question
             question without answers, or too many wrong offsets.
     """
     try:
-        content = json.loads(read_text(path))
+        content = parse_json(read_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     return questions_of(content, path, split=split, limit=limit)

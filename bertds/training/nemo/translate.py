@@ -9,7 +9,6 @@ accumulate_grad_batches; with another number of processes accumulation makes up 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 
 from bertds.config.load import nearest
 from bertds.errors import ConfigError
+from bertds.system.json_fields import parse_json
 from bertds.training.nemo.keys import Keys, flatten, resolve_references
 
 Rows = Callable[[dict[str, Any]], int]
@@ -143,7 +143,7 @@ def _model(keys: Keys, result: Translation) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
 

@@ -1,0 +1,166 @@
+"""A run's own files as another shell finds them: half-written, torn by a crash, or odd.
+
+Whoever looks at a run (``status``, ``report``, an export's card) must not fail for that. What is
+not as training writes it is left out and counted, and whoever shows the run says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from bertds.config.load import lenient
+from bertds.config.yaml_text import load_yaml
+from bertds.system.json_fields import parse_json
+
+T = TypeVar("T")
+
+# Of a train line: whole numbers, numbers, and numbers that are null where the loss is not finite.
+_WHOLE = ("step", "tokens", "samples", "skipped_steps")
+_NUMBERS = ("lr", "seconds", "stall_seconds", "tokens_per_second")
+_LOSSES = ("loss", "mlm_loss", "mlm_accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLines:
+    """The lines of ``metrics.jsonl``, train and validation ones mixed as they were written."""
+
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    skipped: int = 0
+    """Lines that are torn or odd."""
+
+    @property
+    def train(self) -> list[dict[str, Any]]:
+        """The train lines."""
+        return [line for line in self.lines if "split" not in line]
+
+    @property
+    def validation(self) -> list[dict[str, Any]]:
+        """The validation lines."""
+        return [line for line in self.lines if "split" in line]
+
+
+def read_metrics(path: Path) -> MetricLines:
+    """Read a metrics file; empty where there is none."""
+    lines, skipped = [], 0
+    for text in _lines_of(path):
+        try:
+            value = parse_json(text)
+        except ValueError:
+            value = None
+        if is_metric_line(value):
+            lines.append(value)
+        elif text.strip():
+            skipped += 1
+    return MetricLines(lines, skipped)
+
+
+def _lines_of(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def is_metric_line(value: Any) -> bool:
+    """Tell whether a value is a train or validation line as training writes it."""
+    if not isinstance(value, dict) or not _whole(value.get("step")):
+        return False
+    if not all(_known(name, one) for name, one in value.items()):
+        return False
+    if "split" in value:
+        return all(_number(value.get(name)) for name in ("mlm_loss", "mlm_accuracy"))
+    if not all(_whole(value.get(name)) for name in _WHOLE):
+        return False
+    if not all(_number(value.get(name)) for name in _NUMBERS):
+        return False
+    if not all(name in value for name in _LOSSES):
+        return False
+    return value["loss"] is None or all(_number(value[name]) for name in _LOSSES)
+
+
+def _known(name: str, value: Any) -> bool:
+    if name == "split":
+        return isinstance(value, str) and value.isprintable()
+    if name == "trust_ratio":
+        return isinstance(value, dict) and all(
+            isinstance(ends, list)
+            and len(ends) == 3
+            and all(end is None or _number(end) for end in ends)
+            for ends in value.values()
+        )
+    return value is None or _number(value)
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63
+
+
+def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read a JSON file with one object: empty where there is none, or it is torn.
+
+    Args:
+        path: the file.
+        problems: gets a line where the file is there and cannot be read.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path.name} cannot be read ({_one_line(error)})")
+        return {}
+    if not isinstance(value, dict):
+        problems.append(f"{path.name} holds no JSON object")
+        return {}
+    return value
+
+
+def read_recipe(path: Path, problems: list[str]) -> dict[str, Any]:
+    """Read a run's ``config.yaml``: what in it is a setting, by section.
+
+    A recipe of another version may have keys that this one does not know; they are kept if they are
+    plain. What has the wrong type is left out and goes to ``problems``.
+    """
+    try:
+        value = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        problems.append(f"{path.name} cannot be read ({_one_line(error)})")
+        return {}
+    kept, odd = lenient(value)
+    if odd:
+        problems.append(f"{path.name}: left out what is no setting: {', '.join(odd[:4])}"[:200])
+    return kept
+
+
+def starts_of(environment: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the starts that ``environment.json`` records, those of them that say anything."""
+    starts = at(environment, "starts", list, [])
+    return [start for start in starts if isinstance(start, dict)]
+
+
+def at(values: Mapping[str, Any], key: str, kind: type[T] | tuple[type, ...], default: T) -> T:
+    """Return what nested values hold under a dotted key, or the default where it is no ``kind``."""
+    found: Any = values
+    for name in key.split("."):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    if isinstance(found, bool) and kind is not bool:
+        return default
+    fits: bool = isinstance(found, kind)
+    result: T = found if fits else default
+    return result
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120]
