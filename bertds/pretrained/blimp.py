@@ -13,7 +13,6 @@ flat row, so there is no padding.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 
 from bertds.errors import DataError
+from bertds.system.json_fields import parse_json
 
 TOKENS_PER_PASS = 16_384
 """Most tokens of one forward pass, all masked copies counted."""
@@ -76,7 +76,7 @@ def read_pairs(folder: Path | str, limit: int = 0) -> list[Pair]:
 
 def _pair(file: Path, number: int, line: str) -> Pair:
     try:
-        values = json.loads(line)
+        values = parse_json(line)
     except ValueError as error:
         raise DataError(f"{file}: line {number} is not JSON ({error})") from None
     found = {}

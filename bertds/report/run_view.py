@@ -110,8 +110,7 @@ class RunView:
     @cached_property
     def blimp(self) -> dict[str, Any]:
         """What ``bertds evaluate RUN --blimp`` left in the run folder, or empty."""
-        file = self.path / "blimp.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        return read_object(self.path / "blimp.json", self.problems)
 
     def settings(self) -> dict[str, Any]:
         """Return every setting by dotted key, the DeepSpeed JSON's under ``deepspeed``."""
