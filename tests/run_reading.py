@@ -9,12 +9,12 @@ import torch
 
 from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.save import step_folders
-from bertds.monitor.metrics import read_lines
+from bertds.monitor.run_files import read_metrics
 from bertds.training.sample_log import read_samples
 
 
 def train_lines(run: Path) -> list[dict[str, Any]]:
-    return [line for line in read_lines(run / "metrics.jsonl") if "split" not in line]
+    return [line for line in read_metrics(run / "metrics.jsonl").lines if "split" not in line]
 
 
 def losses(run: Path) -> list[float]:

@@ -16,7 +16,7 @@ import transformers
 from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.save import step_folders
 from bertds.distributed.stop_requests import find_place
-from bertds.monitor.metrics import read_lines
+from bertds.monitor.run_files import read_metrics
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
 
@@ -35,7 +35,9 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in read_lines(run / "metrics.jsonl") if "split" not in line]
+    return [
+        line["loss"] for line in read_metrics(run / "metrics.jsonl").lines if "split" not in line
+    ]
 
 
 def weights(run: Path) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
         "config.yaml", "deepspeed.json", "environment.json", "tokenizer", "metrics.jsonl",
         "log.txt", "checkpoints", "DONE",
     }  # fmt: skip
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_metrics(run / "metrics.jsonl").lines
     train = [line for line in lines if "split" not in line]
     assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
     wanted = {"step", "loss", "mlm_loss", "nsp_loss", "lr", "grad_norm", "samples", "tokens",
@@ -132,7 +134,7 @@ def test_what_changes_over_a_run_is_a_function_of_the_step(
 ) -> None:
     extra = [*CHANGING, f"deepspeed.zero_optimization.stage={stage}"]
     assert entry(command("whole", *extra)) == 0
-    lines = [line for line in read_lines(tmp_path / "whole" / "metrics.jsonl")
+    lines = [line for line in read_metrics(tmp_path / "whole" / "metrics.jsonl").lines
              if "split" not in line]  # fmt: skip
     assert [line["samples"] for line in lines] == [4, 8, 16, 24, 36, 48]
     codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
@@ -256,7 +258,7 @@ def test_phase_two_takes_weights_and_moments_and_restarts_the_schedule(
         return reader.read("bert.embeddings.LayerNorm.weight", "exp_avg_sq", 0, 32), reader.manifest
 
     assert entry(command("two", *longer, first)) == 0
-    lines = read_lines(tmp_path / "two" / "metrics.jsonl")
+    lines = read_metrics(tmp_path / "two" / "metrics.jsonl").lines
     assert lines[0]["step"] == 1 and lines[0]["lr"] == pytest.approx(5e-3 / 2)
     (before, one), (_, zero) = moment("one"), moment("zero")
     assert one["optimizer_steps"] == 6 and zero["optimizer_steps"] == 1
@@ -419,7 +421,7 @@ def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
     ranks = start_ranks(2, [command("run", "schedule.total_steps=100000")], tmp_path)
     try:
         deadline = time.monotonic() + 120
-        while not read_lines(tmp_path / "run" / "metrics.jsonl"):
+        while not read_metrics(tmp_path / "run" / "metrics.jsonl").lines:
             assert time.monotonic() < deadline and all(r.poll() is None for r in ranks)
             time.sleep(0.1)
         ranks[1].send_signal(signal.SIGUSR1)
@@ -431,7 +433,7 @@ def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
                 rank.kill()
     assert "CODES [75]" in (tmp_path / "rank0.txt").read_text()
     saved = step_folders(tmp_path / "run" / "checkpoints")[0]
-    assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == int(saved.name[5:])
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl").lines[-1]["step"] == int(saved.name[5:])
 
 
 def test_without_a_launcher_the_process_is_alone() -> None:
