@@ -112,7 +112,7 @@ def test_chunks_hold_at_most_the_stated_bytes() -> None:
 @pytest.mark.parametrize("chunk", [1000, 64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_z_loss_joins_the_gradient_and_not_the_value(monkeypatch, chunk, dtype) -> None:
-    monkeypatch.setattr(losses, "tokens_per_chunk", lambda _: chunk)
+    monkeypatch.setattr(losses, "tokens_per_chunk", lambda *_: chunk)
     leaves, labels = inputs(150, dtype)
     labels[::7] = -100  # fillers
     hidden, weight, bias = leaves
