@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # Where a peer is lost, torch's C++ parts would print stack traces over our one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    from bertds.training.run import build_run
+    from bertds.training.build import build_run
 
     run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
     if run is None:  # the run was done before

@@ -155,13 +155,12 @@ def _warm(command: list[str]) -> None:
     import torch
 
     from bertds.data.loader import cut, open_source
-    from bertds.distributed.stop_requests import Place
     from bertds.model.bert import BertForPreTraining
     from bertds.train import parse_args
-    from bertds.training.run import read_settings
+    from bertds.training.settings import read_settings
 
     args = parse_args(command)
-    config, _ = read_settings(args.config, args.deepspeed_config, args.set, Place(0, 0, 1))
+    config, _ = read_settings(args.config, args.deepspeed_config, args.set)
     source = open_source(config.data, 1, split="train")
     source.samples_in_epoch(0)
     batch = cut(source.open_block(0, [0]).gather(np.arange(2)), 2, config.data.sequence_length)[0]
@@ -173,11 +172,11 @@ def _warm(command: list[str]) -> None:
 def serve() -> None:
     """Answer requests, one a line, until standard input ends."""
     import bertds.train
-    import bertds.training.run
+    import bertds.training.build
     import tests.plants
     from bertds.engine.process_group import import_deepspeed
 
-    assert bertds.training.run and bertds.train and tests.plants
+    assert bertds.training.build and bertds.train and tests.plants
     import_deepspeed()
     import torch
     import transformers  # noqa: F401

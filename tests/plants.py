@@ -40,19 +40,19 @@ def plant(plan: dict[str, Any]) -> None:
     if "die" in plan:
         _plant_death(*plan["die"])
     if "clock" in plan:
-        from bertds.training import run
+        from bertds.training import clock
 
         ticks = itertools.count(0.0, plan["clock"])
-        run.clock = lambda: next(ticks)  # type: ignore[assignment]
+        clock.seconds = lambda: next(ticks)
     if "insist" in plan:
-        from bertds.training import run
+        from bertds.training.leaving import Leaving
 
         def insist() -> None:
             for _ in range(plan["insist"]):
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.05)
 
-        _before(run.Run, "_leave", insist)
+        _before(Leaving, "leave", insist)
     if "room" in plan:
         from bertds.checkpoint import save
 
@@ -96,7 +96,7 @@ def _plant_death(point: str, passing: int, number: int) -> None:
     from bertds.engine import deepspeed_engine
     from bertds.engine.deepspeed_engine import Engine
     from bertds.monitor import metrics
-    from bertds.training import run
+    from bertds.training import build
 
     left = [passing]
 
@@ -107,9 +107,9 @@ def _plant_death(point: str, passing: int, number: int) -> None:
             time.sleep(0.05)
 
     places = {
-        "meet": lambda: _before(run, "meet_processes", die),
+        "meet": lambda: _before(build, "meet_processes", die),
         "wrap": lambda: _before(deepspeed_engine, "build_optimizer", die),
-        "build": lambda: _before(run, "continue_run", die),
+        "build": lambda: _before(build, "continue_run", die),
         "forward": lambda: _before(Engine, "forward_backward", die),
         "step": lambda: _before(Engine, "step", die),
         "stepped": lambda: _after(Engine, "step", die),
@@ -138,8 +138,8 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
     now = {"step": 0}
     make, seed, forward = BatchLoader._make, Engine.seed_dropout, BertForPreTraining.forward
 
-    def make_and_mark(self: Any, position: Any) -> Any:
-        batch = make(self, position)
+    def make_and_mark(self: Any, *where: Any) -> Any:
+        batch = make(self, *where)
         first = 0
         for micro_batch in batch.micro_batches:
             rows = batch.samples[first : first + micro_batch.rows]

@@ -340,11 +340,11 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
 ) -> None:
     """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
     from bertds.system.atomic_files import write_json
-    from bertds.training.run import Run
+    from bertds.training import build
 
     lock = tmp_path / "run" / ".lock"
     theirs = {"host": "elsewhere", "pid": 1, "start": "1", "job": "77", "purpose": "a run"}
-    monkeypatch.setattr(Run, "_announce", lambda run: write_json(lock, theirs))
+    monkeypatch.setattr(build, "announce", lambda *_, **__: write_json(lock, theirs))
     assert "in use by a run (process 1 on elsewhere, Slurm job 77)" in bad(command("run"), capsys)
     assert json.loads(lock.read_text()) == theirs
     assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import torch
 
@@ -22,38 +22,14 @@ from bertds.checkpoint.background import BackgroundSave
 from bertds.checkpoint.format import CheckpointReader, write_manifest, write_pieces
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import CheckpointConfig
+from bertds.engine.interface import SavableEngine
+from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError, CheckpointError
 from bertds.system.atomic_files import explain_os_error, free_bytes, sync_folder, write_text
 from bertds.system.logs import log
 
+T = TypeVar("T")
 _STEP = re.compile(r"^step_(\d{8,})$")
-
-
-class SavableEngine(Protocol):
-    """What saving and loading need of the engine; see ``bertds/engine/deepspeed_engine.py``."""
-
-    rank: int
-
-    def pieces(self) -> list[Any]:
-        """Return the pieces that this rank owns."""
-
-    def load_pieces(self, read: Callable[..., Any], *, optimizer_steps: int, moments: bool) -> None:
-        """Write masters and moments from pieces."""
-
-    def optimizer_steps(self) -> int:
-        """Return the optimizer's step counter."""
-
-    def extra_state(self) -> dict[str, Any]:
-        """Return the loss scaler's numbers."""
-
-    def load_extra_state(self, values: dict[str, Any]) -> None:
-        """Restore the loss scaler's numbers."""
-
-    def global_sums(self, values: list[float]) -> Any:
-        """Sum numbers over all ranks."""
-
-    def gather_objects(self, value: Any) -> list[Any]:
-        """Return every rank's value, on every rank."""
 
 
 def step_folders(checkpoints: Path) -> list[Path]:
@@ -221,10 +197,10 @@ class Checkpoints:
         self._prune(state)
 
     def _together(
-        self, work: Callable[[], Any], temporary: Path, on_failure: Callable[[], None] | None = None
-    ) -> Any:
+        self, work: Callable[[], T], temporary: Path, on_failure: Callable[[], None] | None = None
+    ) -> T:
         """Do one rank's part of a save; if any rank fails, all raise and the part is removed."""
-        result, problem = None, ""
+        problem = ""
         try:
             result = work()
         except OSError as error:
@@ -241,7 +217,7 @@ class Checkpoints:
             raise BertdsError(f"checkpoint not saved: {problems[0]}")
         return result
 
-    def _check(self, pieces: list[Any]) -> None:
+    def _check(self, pieces: list[Piece]) -> None:
         """Refuse to begin where the disk is too full or a value is not finite."""
         anchor = self.folder if self.folder.is_dir() else self.folder.parent
         facts = self.engine.gather_objects(
@@ -285,7 +261,7 @@ class Checkpoints:
         shutil.rmtree(grave, ignore_errors=True)
 
 
-def _not_finite(pieces: list[Any]) -> str:
+def _not_finite(pieces: list[Piece]) -> str:
     """Return the name of a weight or moment with a NaN or an infinity, or ""."""
     whole = [piece for piece in pieces if piece.tensor.numel()]
     if not whole:

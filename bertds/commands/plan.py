@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan.calibration import calibrate, check_calibration
     from bertds.plan.forecast import forecast
-    from bertds.training.run import find_deepspeed_json
+    from bertds.training.settings import find_deepspeed_json
 
     if args.list_gpus:
         list_gpus(args.gpu_file)

@@ -5,6 +5,7 @@ T tokens, B rows, M masked positions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,8 +61,8 @@ class MicroBatch(NamedTuple):
         """Return the arguments of the model's ``forward``, by name."""
         return {name: getattr(self, name) for name in self._fields[:8]}
 
-    def _map(self, change: Any) -> MicroBatch:
-        changed = {
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
+        changed: dict[str, Any] = {
             name: change(value)
             for name, value in zip(self._fields, self, strict=True)
             if isinstance(value, torch.Tensor)

@@ -21,12 +21,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from bertds.config.ramps import BatchRamp, MaskRate
-from bertds.config.recipe import BatchPlan
+from bertds.config.recipe import BatchPlan, DataConfig
 from bertds.data.balance import balance_rows
 from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
 from bertds.data.order import DataPosition, EpochOrder, advance
@@ -201,8 +200,8 @@ class BatchLoader:
     def __init__(
         self,
         source: Source,
-        data_config: Any,
-        batch_plan: Any,
+        data_config: DataConfig,
+        batch_plan: BatchPlan,
         rank: int,
         *,
         start: DataPosition = DataPosition(),  # noqa: B008 - immutable
@@ -337,7 +336,7 @@ class BatchLoader:
 
 def validation_batches(
     source: Source,
-    data_config: Any,
+    data_config: DataConfig,
     micro_batch_size: int,
     rank: int,
     world_size: int,

@@ -9,10 +9,10 @@ update, which has waited for the gradient norm, so that nothing else waits for t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from bertds.data.batches import StepBatch
+from bertds.distributed.ranks import Ranks
 from bertds.distributed.stop_requests import StopWatch
 
 
@@ -39,11 +39,11 @@ class Agreement:
     """One run's exchange.
 
     Args:
-        engine: for ``global_sums`` and ``device``.
+        engine: adds numbers up over the ranks.
         watch: this rank's wish to stop.
     """
 
-    def __init__(self, engine: Any, watch: StopWatch) -> None:
+    def __init__(self, engine: Ranks, watch: StopWatch) -> None:
         self.engine = engine
         self.watch = watch
         self._counts: _Sums | None = None
@@ -53,11 +53,11 @@ class Agreement:
         self.hours = 0.0
         self.tokens = 0
 
-    def begin(self, batch: Any) -> dict[str, torch.Tensor | float]:
+    def begin(self, batch: StepBatch) -> dict[str, torch.Tensor | float]:
         """Exchange this step's counts.
 
         Args:
-            batch: this rank's part of the step: ``masked_tokens``, ``real_tokens``, ``plan``.
+            batch: this rank's part of the step.
 
         Returns:
             ``mlm_scale`` and ``nsp_scale``: what the engine multiplies loss sums with, so that

@@ -17,6 +17,7 @@ import torch
 
 from bertds.checkpoint.train_state import TrainState
 from bertds.cost_model.flops import Meter, peak_memory_gib
+from bertds.engine.interface import ModelOutput, TrainingEngine
 from bertds.monitor.device_timer import DeviceClock
 from bertds.monitor.run_files import read_metrics
 from bertds.system.atomic_files import append_line, write_text
@@ -32,7 +33,7 @@ class Sums:
     def __init__(self) -> None:
         self._sums: torch.Tensor | None = None
 
-    def add(self, output: Any, masked: int, rows: int) -> None:
+    def add(self, output: ModelOutput, masked: int, rows: int) -> None:
         """Add one forward pass; one whose loss is not finite is left out, counts and all.
 
         Args:
@@ -90,7 +91,7 @@ class Metrics:
         run_dir: Path,
         every_steps: int,
         next_sentence: bool,
-        engine: Any,
+        engine: TrainingEngine,
         listeners: list[Listener],
         meter: Meter | None = None,
     ) -> None:
@@ -118,7 +119,7 @@ class Metrics:
         self._tokens = state.tokens
         self._samples = state.samples
 
-    def add(self, output: Any, masked: int, rows: int) -> None:
+    def add(self, output: ModelOutput, masked: int, rows: int) -> None:
         """Add one micro batch's forward pass."""
         self.sums.add(output, masked, rows)
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 from statistics import fmean, pstdev
-from typing import Any
 
+import numpy as np
 import torch
 
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import GuardConfig
+from bertds.engine.interface import ModelOutput, TrainingEngine
 from bertds.errors import BertdsError
 from bertds.system.logs import log
 
@@ -29,6 +30,9 @@ FEWEST_NORMS = 20
 SMALLEST_DEVIATION = 0.01
 """Share of the mean that the standard deviation is taken to be at least: no spike from noise."""
 
+Losses = tuple[torch.Tensor, torch.Tensor, int, int]
+"""Masked-LM and next-sentence loss sums of a micro batch, its masked tokens and its rows."""
+
 
 class Guard:
     """Judges each step of one run. Its memory lies in the training state.
@@ -38,12 +42,12 @@ class Guard:
         engine: for the norm and for what the ranks tell each other.
     """
 
-    def __init__(self, config: GuardConfig, engine: Any) -> None:
+    def __init__(self, config: GuardConfig, engine: TrainingEngine) -> None:
         self.config = config
         self.engine = engine
-        self._losses: list[tuple[torch.Tensor, torch.Tensor, int, int]] = []
+        self._losses: list[Losses] = []
 
-    def watch(self, output: Any, masked: int, rows: int) -> None:
+    def watch(self, output: ModelOutput, masked: int, rows: int) -> None:
         """Remember one micro batch's losses until the step is judged; does not read them."""
         self._losses.append((output.mlm_loss_sum, output.nsp_loss_sum, masked, rows))
 
@@ -55,7 +59,7 @@ class Guard:
         mean = fmean(norms)
         return mean + config.spike_sigmas * max(pstdev(norms, mean), SMALLEST_DEVIATION * mean)
 
-    def judge(self, state: TrainState, samples: Any, applied: bool, limit: float) -> None:
+    def judge(self, state: TrainState, samples: np.ndarray, applied: bool, limit: float) -> None:
         """Take note of a step that has just been counted. Collective when it made no update.
 
         Args:
@@ -99,7 +103,7 @@ class Guard:
         if self.engine.rank == 0:
             log.warning("step %d made no update: %s; %s", state.step, what, where)
 
-    def _find(self, losses: list[tuple[Any, Any, int, int]], samples: Any) -> str:
+    def _find(self, losses: list[Losses], samples: np.ndarray) -> str:
         """Return which micro batches are to blame, with rank and sample numbers. Collective."""
         mine, first = [], 0
         for number, (mlm, nsp, masked, rows) in enumerate(losses):

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bertds.system.atomic_files import append_line, write_text
 from bertds.system.json_fields import parse_json
 
@@ -24,7 +26,7 @@ class SampleLog:
             cut_samples(path, step)  # also those of ranks that this time do not exist
         self._path = run_dir / f"samples_rank_{rank:05d}.jsonl"
 
-    def write(self, step: int, samples: Any) -> None:
+    def write(self, step: int, samples: np.ndarray) -> None:
         """Record one step's samples, int64 [rows, 2]: epoch and sample number."""
         append_line(self._path, json.dumps({"step": step, "samples": samples.tolist()}))
 

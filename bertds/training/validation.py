@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any
+
+import torch
 
 from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import Config
+from bertds.data.batches import MicroBatch
 from bertds.data.loader import validation_batches
+from bertds.data.sources.base import Source
+from bertds.engine.interface import ModelOutput, TrainingEngine
 from bertds.monitor.metrics import Sums, means
 
 
 def score(
-    batches: Iterable[Any],
-    forward: Callable[[Any], Any],
-    global_sums: Callable[[list[float]], Any],
+    batches: Iterable[MicroBatch],
+    forward: Callable[[MicroBatch], ModelOutput],
+    global_sums: Callable[[list[float]], Iterable[float | torch.Tensor]],
     next_sentence: bool,
     *,
     passes: int | None = None,
-    filler: Callable[[], Iterable[Any]] | None = None,
+    filler: Callable[[], Iterable[MicroBatch]] | None = None,
 ) -> dict[str, float]:
     """Score micro batches with fixed masks; every rank brings its own part, perhaps none.
 
@@ -37,7 +41,8 @@ def score(
         ``loss, mlm_loss, mlm_accuracy`` and, with the head, ``nsp_loss, nsp_accuracy``; and
         ``rows`` and ``masked``, the counts behind them.
     """
-    sums, done, last = Sums(), 0, None
+    sums, done = Sums(), 0
+    last: MicroBatch | None = None
     for batch in batches:
         sums.add(forward(batch), int(batch.masked_lm_ids.numel()), batch.rows)
         done, last = done + 1, batch
@@ -45,6 +50,7 @@ def score(
         if last is None and filler is not None:
             last = next(iter(islice(filler(), 1)))
         for _ in range(passes - done):
+            assert last is not None  # a rank without batches of its own is given a filler
             forward(last)
     totals = [float(value) for value in global_sums(sums.take())]
     result = {key: float(f"{value:.8g}") for key, value in means(totals, next_sentence).items()}
@@ -60,7 +66,7 @@ class Validator:
         engine: for forward passes and sums over the ranks.
     """
 
-    def __init__(self, config: Config, source: Any, engine: Any) -> None:
+    def __init__(self, config: Config, source: Source, engine: TrainingEngine) -> None:
         self.config = config
         self.source = source
         self.engine = engine
@@ -81,7 +87,7 @@ class Validator:
             filler=lambda: self._batches(0, 1),
         )
 
-    def _batches(self, rank: int, world_size: int) -> Iterable[Any]:
+    def _batches(self, rank: int, world_size: int) -> Iterable[MicroBatch]:
         return validation_batches(
             self.source,
             self.config.data,

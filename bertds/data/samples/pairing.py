@@ -22,10 +22,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from bertds.config.recipe import DataConfig
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.rng import (
     CHUNKS,
@@ -73,7 +74,7 @@ class InstanceSettings:
             raise ConfigError(f"ngram={self.ngram}; allowed: 1 to 16")
 
     @staticmethod
-    def from_config(data: Any) -> InstanceSettings:
+    def from_config(data: DataConfig) -> InstanceSettings:
         """Take them from a ``bertds.config.recipe.DataConfig``."""
         return InstanceSettings(
             sequence_length=data.sequence_length,

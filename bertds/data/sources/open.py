@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import h5py
 
+from bertds.config.recipe import DataConfig
 from bertds.data.formats.manifest import MANIFEST_NAME
 from bertds.data.formats.nvidia_hdf5 import list_instance_files
 from bertds.data.formats.plain_text import text_shard
@@ -18,7 +18,7 @@ from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError, DataError
 
 
-def open_source(data_config: Any, seed: int, *, split: str = "train") -> Source:
+def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> Source:
     """Open training data.
 
     Args:
@@ -69,7 +69,7 @@ def open_source(data_config: Any, seed: int, *, split: str = "train") -> Source:
     return _open_text(data_config, path, settings, seed)
 
 
-def _open_instances(data_config: Any, path: Path, seed: int, split: str) -> Source:
+def _open_instances(data_config: DataConfig, path: Path, seed: int, split: str) -> Source:
     return InstanceSource(
         path,
         find_tokenizer(path, data_config.vocab, data_config.lower_case),
@@ -80,7 +80,9 @@ def _open_instances(data_config: Any, path: Path, seed: int, split: str) -> Sour
     )
 
 
-def _open_text(data_config: Any, path: Path, settings: InstanceSettings, seed: int) -> Source:
+def _open_text(
+    data_config: DataConfig, path: Path, settings: InstanceSettings, seed: int
+) -> Source:
     if not data_config.vocab:
         raise ConfigError(f"data.vocab is not set: the text file {path} needs a vocab.txt")
     tokenizer = load_tokenizer_info(data_config.vocab, data_config.lower_case)

@@ -1,0 +1,92 @@
+"""What the training loop's collaborators need of the engine, as one protocol.
+
+``DeepSpeedEngine`` is the only implementation that ships. Metrics, checkpoints, validation and the
+bad-step guard are written against this protocol, so that they never see DeepSpeed and tests can
+hand them a small stand-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+from bertds.config.recipe import BatchPlan
+from bertds.data.batches import MicroBatch
+from bertds.distributed.ranks import Ranks
+from bertds.engine.state_pieces import Piece, Reader
+
+
+class ModelOutput(Protocol):
+    """Scalars of one micro batch, on the device. Every model returns a named tuple of them."""
+
+    @property
+    def mlm_loss_sum(self) -> torch.Tensor:
+        """float32: cross-entropy summed over masked tokens."""
+
+    @property
+    def nsp_loss_sum(self) -> torch.Tensor:
+        """float32: cross-entropy summed over rows; 0 without next-sentence labels."""
+
+    @property
+    def mlm_correct(self) -> torch.Tensor:
+        """int64: number of masked tokens predicted correctly."""
+
+    @property
+    def nsp_correct(self) -> torch.Tensor:
+        """int64: number of rows whose next-sentence label was predicted correctly."""
+
+
+class SavableEngine(Ranks, Protocol):
+    """What saving and loading a checkpoint needs."""
+
+    def pieces(self) -> list[Piece]:
+        """Return the pieces of weights and moments that this rank owns."""
+
+    def load_pieces(self, read: Reader, *, optimizer_steps: int, moments: bool) -> None:
+        """Set weights and moments from saved ones, by name."""
+
+    def optimizer_steps(self) -> int:
+        """Return the number of updates that the moments have seen."""
+
+    def extra_state(self) -> dict[str, float]:
+        """Return the loss scaler's numbers (fp16 only)."""
+
+    def load_extra_state(self, state: Mapping[str, float]) -> None:
+        """Restore the loss scaler's numbers."""
+
+
+class TrainingEngine(SavableEngine, Protocol):
+    """What one training step, its metrics and its validation need."""
+
+    @property
+    def batch(self) -> BatchPlan:
+        """How a step's samples are cut."""
+
+    def forward_backward(
+        self,
+        micro_batch: MicroBatch,
+        *,
+        mlm_scale: float | torch.Tensor,
+        nsp_scale: float | torch.Tensor,
+    ) -> ModelOutput:
+        """Run a micro batch through the model and add its gradient."""
+
+    def eval_forward(self, micro_batch: MicroBatch) -> ModelOutput:
+        """Run a micro batch through the model without dropout and without gradients."""
+
+    def step(self, norm_limit: float = ...) -> bool:
+        """Update the weights; return whether an update was made."""
+
+    def gradient_norm(self) -> float | None:
+        """Return the last step's global gradient norm before clipping."""
+
+    def loss_scale(self) -> float | None:
+        """Return the current loss scale; None without fp16."""
+
+    def searching_loss_scale(self) -> bool:
+        """Return whether a skipped step may be an overflow that a lower scale cures."""
+
+    def trust_ratios(self) -> dict[str, tuple[float, float, float]]:
+        """Return LAMB's (lowest, median, highest) trust ratio per group; empty without LAMB."""

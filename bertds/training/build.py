@@ -1,0 +1,281 @@
+"""Builds a run: reads the settings, then makes each collaborator in the order of their needs.
+
+    settings -> run folder -> peers -> data -> model and start -> engine -> state
+             -> checkpoints, metrics, loader -> Run
+
+Whatever is open is closed again if a later part cannot be made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from bertds.checkpoint.save import Checkpoints
+from bertds.checkpoint.train_state import TrainState
+from bertds.config.load import to_dict
+from bertds.config.ramps import BatchRamp, MaskRate, mean_mask_rate
+from bertds.config.recipe import BatchPlan, Config
+from bertds.cost_model.flops import Meter
+from bertds.cost_model.hardware import device_peak
+from bertds.data.loader import BatchLoader, DataPosition, open_source
+from bertds.data.sources.base import Source
+from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.step_sync import Agreement
+from bertds.distributed.stop_requests import Place, StopWatch, find_place, seconds_left_of_job
+from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.engine.process_group import meet_processes
+from bertds.model.build import PreTrainingModel, build_model
+from bertds.monitor.metrics import Listener, Metrics
+from bertds.monitor.trackers import start_trackers
+from bertds.optim.lr_schedule import LearningRate
+from bertds.system.heap_trim import Heap
+from bertds.system.logs import log, start_logging
+from bertds.training.auto_micro_batch import choose_micro_batch
+from bertds.training.bad_step_guard import Guard
+from bertds.training.clock import TrainingClock
+from bertds.training.leaving import Leaving
+from bertds.training.run import Collaborators, Run
+from bertds.training.run_folder import RunFolder, environment
+from bertds.training.sample_log import SampleLog
+from bertds.training.settings import read_settings
+from bertds.training.speedups import speed_up
+from bertds.training.starting_point import (
+    check_alike,
+    continue_run,
+    start_weights,
+    warn_of_other_data,
+)
+from bertds.training.validation import Validator
+
+
+def build_run(
+    recipe: str | None,
+    deepspeed_json: str | None,
+    assignments: list[str],
+    *,
+    log_samples: bool = False,
+) -> Run | None:
+    """Read all settings and build the run.
+
+    Returns:
+        The run, or None if it was already done.
+
+    Raises:
+        UserError: a setting, the data, the run folder or a checkpoint is wrong.
+    """
+    place = find_place()
+    start_logging(place.is_main)
+    if log_samples:
+        assignments = [*assignments, "run.log_samples=true"]
+    config, settings = read_settings(recipe, deepspeed_json, assignments)
+    folder = RunFolder(config, place.is_main)
+    if folder.done:
+        log.info("%s: already done; choose another run.dir to train again", folder.path)
+        return None
+    with ExitStack() as closing:
+        closing.callback(folder.open().close)
+        leaving = closing.enter_context(Leaving())
+        return _build(config, settings, place, folder, leaving, closing)
+
+
+def _build(
+    config: Config,
+    settings: DeepSpeedSettings,
+    place: Place,
+    folder: RunFolder,
+    leaving: Leaving,
+    closing: ExitStack,
+) -> Run:
+    """Make every part; ``leaving`` and ``closing`` learn of each as soon as it is open."""
+    for notice in settings.notices:
+        log.info("%s", notice)
+    leaving.heartbeat = heartbeat = watch_peers(config, place, folder)
+    if not settings.finds_micro_batch:
+        settings.batch_plan(place.world_size)  # what is wrong with it is said first
+
+    source = open_source(config.data, config.run.seed, split="train")
+    held_out = open_held_out(config, source)
+    vocab_size = source.tokenizer.vocab_size
+
+    torch.manual_seed(config.run.seed)  # the same initial weights on every rank
+    model = build_model(config.model, vocab_size)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    start = start_weights(config, model, source.tokenizer, folder.checkpoints)
+
+    # The micro batch is settled before layers are compiled or recorded for its shapes.
+    settings = choose_micro_batch(model, config, settings, place)
+    plan = settings.batch_plan(place.world_size)
+    ramp = BatchRamp.of(config.schedule, plan)
+    leaving.engine = engine = build_engine(config, settings, plan, model)
+    validator = None if held_out is None else Validator(config, held_out, engine)
+    facts = facts_of(config, settings, place, source)
+    leaving.checkpoints = checkpoints = Checkpoints(
+        folder.path, config.checkpoint, engine, shapes, facts
+    )
+
+    check_alike(engine, start, source)
+    warn_of_other_data(start, source)
+    state = continue_run(config, engine, start)
+    folder.record(settings.values, source.tokenizer.files, device_name(engine.device))
+
+    trackers = start_trackers(config, facts, folder.path) if place.is_main else []
+    for tracker in trackers:
+        closing.callback(tracker.close)
+    metrics = build_metrics(config, settings, folder, engine, trackers, vocab_size)
+    metrics.start(state)
+    metrics.restore_window(state.window)
+
+    loader = BatchLoader(
+        source,
+        config.data,
+        plan,
+        place.rank,
+        start=DataPosition(state.epoch, state.offset),
+        seed=config.run.seed,
+        pin=engine.device.type == "cuda",
+        ramp=ramp,
+        mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
+        first_step=state.step,
+    )
+    closing.callback(loader.close)
+    parts = Collaborators(
+        folder=folder,
+        engine=engine,
+        loader=loader,
+        learning_rate=LearningRate(settings.optimizer.lr, config.schedule),
+        metrics=metrics,
+        checkpoints=checkpoints,
+        agreement=build_agreement(config, engine, folder, state),
+        guard=Guard(config.guard, engine),
+        clock=TrainingClock(),
+        validator=validator,
+        sample_log=open_sample_log(folder, engine, state) if config.run.log_samples else None,
+        heap=Heap() if engine.device.type == "cpu" else None,
+        heartbeat=heartbeat,
+    )
+    announce(config, plan, state, engine, has_held_out=validator is not None)
+    parts.clock.start()
+    return Run(config, plan, state, parts, closing.pop_all())
+
+
+def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | None:
+    """Meet the other processes and watch them from now on; None with a single process."""
+    guard = config.guard
+    if place.world_size == 1:
+        return None
+    store = meet_processes(guard.meeting_timeout_seconds)
+    if guard.peer_timeout_seconds <= 0:
+        return None
+    return Heartbeat(
+        place.rank,
+        place.world_size,
+        guard.peer_timeout_seconds,
+        store,
+        on_leave=folder.lock.release,
+    ).start()
+
+
+def open_held_out(config: Config, source: Source) -> Source | None:
+    """Return the rows to validate on: ``validation.path``, else the training data's own split."""
+    if config.validation.path:
+        data = dataclasses.replace(config.data, path=config.validation.path)
+        return open_source(data, config.run.seed, split="validation")
+    return source.sibling("validation")
+
+
+def build_engine(
+    config: Config, settings: DeepSpeedSettings, plan: BatchPlan, model: PreTrainingModel
+) -> Engine:
+    """Apply the recipe's speed settings to the model and hand it to DeepSpeed. Collective."""
+    speed_up(model, config, settings)
+    return Engine.create(model, settings, plan, seed=config.run.seed)
+
+
+def facts_of(
+    config: Config, settings: DeepSpeedSettings, place: Place, source: Source
+) -> dict[str, Any]:
+    """Return everything that was resolved, for checkpoints and trackers."""
+    tokenizer = source.tokenizer
+    return {
+        "model": {**to_dict(config.model), "vocab_size": tokenizer.vocab_size},
+        "tokenizer": tokenizer.to_json(),
+        "recipe": to_dict(config),
+        "deepspeed": settings.values,
+        "data": source.describe(),
+        "world_size": place.world_size,
+        "versions": environment(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return ``cpu``, or the name of the GPU that trains."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def build_metrics(
+    config: Config,
+    settings: DeepSpeedSettings,
+    folder: RunFolder,
+    engine: Engine,
+    trackers: list[Listener],
+    vocab_size: int,
+) -> Metrics:
+    """Return the metrics of the run, with the meter of its operations per second."""
+    meter = Meter(
+        config.model,
+        vocab_size,
+        mean_mask_rate(config.data, config.schedule.total_steps),
+        config.data.max_predictions_per_sequence,
+        engine.world_size,
+        device_peak(engine.device.type, settings.precision),
+    )
+    every_steps, next_sentence = config.log.every_steps, config.model.next_sentence
+    return Metrics(folder.path, every_steps, next_sentence, engine, trackers, meter)
+
+
+def build_agreement(
+    config: Config, engine: Engine, folder: RunFolder, state: TrainState
+) -> Agreement:
+    """Listen for stop requests, and return the ranks' exchange at each step."""
+    job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
+    watch = StopWatch(folder.path, config.run.max_hours, job_seconds).listen()
+    agreement = Agreement(engine, watch)
+    agreement.hours = state.hours
+    agreement.main_hours = state.main_hours
+    agreement.tokens = state.tokens
+    return agreement
+
+
+def open_sample_log(folder: RunFolder, engine: Engine, state: TrainState) -> SampleLog:
+    """Open this rank's record of samples. Collective: rank 0 goes first."""
+    if engine.rank == 0:  # alone, since it tidies up before the others write
+        own = SampleLog(folder.path, 0, state.step)
+        engine.gather_objects(None)
+        return own
+    engine.gather_objects(None)
+    return SampleLog(folder.path, engine.rank, state.step)
+
+
+def announce(
+    config: Config, plan: BatchPlan, state: TrainState, engine: Engine, *, has_held_out: bool
+) -> None:
+    """Log what is about to be trained."""
+    log.info(
+        "%s: %d steps of %d samples = micro batch %d x %d accumulation x %d processes; "
+        "sequence length %d; %s",
+        f"continuing at step {state.step}" if state.step else "starting",
+        config.schedule.total_steps,
+        plan.global_batch_size,
+        plan.micro_batch_size,
+        plan.gradient_accumulation_steps,
+        plan.world_size,
+        config.data.sequence_length,
+        engine.describe(),
+    )
+    if not has_held_out and engine.rank == 0:
+        log.warning("no held-out data: set validation.path, or prepare a validation split")

@@ -1,0 +1,28 @@
+"""Measures training time, which a schedule by the clock follows."""
+
+from __future__ import annotations
+
+import time
+
+
+def seconds() -> float:
+    """Return a monotonic time in seconds."""
+    return time.perf_counter()
+
+
+class TrainingClock:
+    """Counts hours of training in laps, one per optimizer step."""
+
+    def __init__(self) -> None:
+        self._lap_began = seconds()
+
+    def start(self) -> None:
+        """Begin a lap now; what came before is not counted."""
+        self._lap_began = seconds()
+
+    def lap_hours(self) -> float:
+        """Return the hours since the last lap began, and begin another."""
+        now = seconds()
+        hours = (now - self._lap_began) / 3600.0
+        self._lap_began = now
+        return hours

@@ -1,0 +1,61 @@
+"""How a rank leaves a run: in order with the others, or at once and saying why."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from bertds.checkpoint.save import Checkpoints
+from bertds.distributed.heartbeat import Heartbeat
+from bertds.engine.deepspeed_engine import Engine
+from bertds.engine.process_group import end_processes
+from bertds.errors import BertdsError
+
+
+class Leaving:
+    """A context that ends this rank's part, with whatever of it exists by then.
+
+    The builder fills in the parts as it makes them, so that an error half way through building
+    closes exactly what is open.
+    """
+
+    def __init__(self) -> None:
+        self.heartbeat: Heartbeat | None = None
+        self.engine: Engine | None = None
+        self.checkpoints: Checkpoints | None = None
+
+    def __enter__(self) -> Leaving:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Leave; an error that a lost peer caused becomes one that names the peer."""
+        del kind, traceback
+        lost = ""
+        if error is not None and self.heartbeat is not None and not isinstance(error, BertdsError):
+            lost = self.heartbeat.explain(error)
+        self.leave(lost or " ".join(str(error or "").split()), orderly=error is None)
+        if lost:
+            raise BertdsError(f"{lost}; run the same command again to continue") from error
+
+    def leave(self, failure: str, *, orderly: bool) -> None:
+        """End saving, heartbeat and engine.
+
+        Args:
+            failure: what the other ranks are told if this one leaves out of order.
+            orderly: whether all ranks leave together.
+        """
+        if self.checkpoints is not None:
+            self.checkpoints.abandon()
+        if orderly and self.engine is not None:
+            # No rank's heartbeat may stop while another rank still watches it.
+            self.engine.gather_objects(None)
+        if self.heartbeat is not None:
+            self.heartbeat.stop("" if orderly else failure or "an error")
+        if self.engine is not None:
+            self.engine.close(orderly=orderly)
+        elif self.heartbeat is not None:
+            end_processes(wait=False)
