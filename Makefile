@@ -2,6 +2,8 @@
 # make test   install the test extras and run the tests (ARGS="-k lamb" chooses)
 # make check  lint, formatting, types
 # make bench  the CPU benchmarks in under ten minutes, into bench/ (DATA=prepared folder)
+# make gpu-check   the whole check of one GPU in eight minutes, into benchmarks/results/ (DATA=prepared folder)
+# make test-gpu    the tests that need a GPU
 # make docs   build the documentation into site/, strictly
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +14,7 @@ DATA ?=
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-slurm test-all check style docs install install-dev bench
+.PHONY: run test test-slow test-slurm test-gpu test-all check style docs install install-dev bench gpu-check
 
 run: $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
@@ -27,6 +29,10 @@ test-slow: $(VENV)/.installed-dev
 # Needs root and Debian's slurmctld, slurmd, slurm-client (and pdsh): starts a small cluster of its own.
 test-slurm: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slurm and not gpu" tests/slurm $(ARGS)
+
+# One GPU is enough; under 90 seconds.
+test-gpu: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 test-all: test test-slow
 
@@ -52,6 +58,10 @@ bench: $(VENV)/.installed-dev
 	  --steps 2 --accumulation 4 --json bench/scaling.json --picture bench/scaling.png
 	$(BIN)/python benchmarks/prep.py --json bench/prep.json --picture bench/prep.png
 	@echo "bench/"
+
+# Prints a table after each stage; what is cut off keeps what it has. ARGS="--minutes 4" and such.
+gpu-check: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu_check.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/bertds config schema > docs/recipe.schema.json

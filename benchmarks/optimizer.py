@@ -62,7 +62,9 @@ def bert_shapes(hidden: int, layers: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def make_steps(shapes: dict[str, tuple[int, ...]], device: str) -> dict[str, Callable[[], None]]:
+def make_steps(
+    shapes: dict[str, tuple[int, ...]], device: str, *, deepspeed: bool = True
+) -> dict[str, Callable[[], None]]:
     """Return one function per optimizer that makes a step."""
     generator = torch.Generator().manual_seed(0)
     total = sum(torch.Size(shape).numel() for shape in shapes.values())
@@ -88,7 +90,7 @@ def make_steps(shapes: dict[str, tuple[int, ...]], device: str) -> dict[str, Cal
         lamb = ShardedLamb([parameter], variant=variant, is_decayed=is_decayed, **numbers)
         lamb.bind([Partition(tensor=parameter, slices=slices)], list(shapes))
         steps[f"bertds Lamb {variant}"] = lamb.step
-    if device == "cuda":
+    if device == "cuda" and deepspeed:
         from deepspeed.ops.adam import FusedAdam
         from deepspeed.ops.lamb import FusedLamb
 
@@ -130,6 +132,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["base", "large"])
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
+    parser.add_argument(
+        "--no-deepspeed", dest="deepspeed", action="store_false",
+        help="without DeepSpeed's optimizers, which take minutes to compile",
+    )  # fmt: skip
     add_result_options(parser)
     arguments = parser.parse_args(argv)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -137,7 +143,9 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{result['machine']}, {result['threads']} threads, load {result['load_average']}")
     for size in arguments.sizes:
         shapes = bert_shapes(*SIZES[size])
-        times = measure(make_steps(shapes, device), arguments.repeats, device)
+        times = measure(
+            make_steps(shapes, device, deepspeed=arguments.deepspeed), arguments.repeats, device
+        )
         rows = {}
         first = None
         print(

@@ -73,6 +73,7 @@ class Case:
     steps: int
     data: str
     compile: bool = False
+    torch_adam: bool = False
 
     def architecture(self, dropout: float) -> ModelConfig:
         """Return the model's settings."""
@@ -88,10 +89,13 @@ class Case:
 
     def deepspeed_json(self) -> dict[str, Any]:
         """Return the DeepSpeed JSON that both run under."""
+        params: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.01}
+        if self.torch_adam:
+            params["torch_adam"] = True
         values: dict[str, Any] = {
             "train_batch_size": self.rows,
             "train_micro_batch_size_per_gpu": self.rows,
-            "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "weight_decay": 0.01}},
+            "optimizer": {"type": "AdamW", "params": params},
             "gradient_clipping": 1.0,
             "zero_optimization": {"stage": 1},
         }
@@ -337,6 +341,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--compile", action="store_true", help="ours with compiled layers; counts recompilations"
     )
+    parser.add_argument(
+        "--torch-adam", action="store_true", help="torch's fused AdamW: nothing to compile first"
+    )
     parser.add_argument("--tiny", action="store_true", help="BERT-tiny, few rows: takes seconds")
     add_result_options(parser)
     parser.add_argument(
@@ -361,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
     cases = [
         Case(
             model=args.model, length=length, precision=precision, rows=args.rows,
-            steps=args.steps, data=args.data, compile=args.compile,
+            steps=args.steps, data=args.data, compile=args.compile, torch_adam=args.torch_adam,
         )
         for length in args.lengths
         for precision in args.precisions

@@ -46,6 +46,21 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """``-m gpu`` trains on the GPU: DeepSpeed is told so before it is imported."""
+    if config.option.markexpr == "gpu":
+        os.environ["DS_ACCELERATOR"] = "cuda"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def no_launcher() -> Iterator[None]:
     """A run inside the test process names its place in the environment; no other test sees it."""

@@ -13,6 +13,11 @@ from bertds.monitor.run_files import read_metrics
 from bertds.training.sample_log import read_samples
 
 
+def read_lines(metrics: Path) -> list[dict[str, Any]]:
+    """Every line of a metrics.jsonl."""
+    return read_metrics(metrics).lines
+
+
 def train_lines(run: Path) -> list[dict[str, Any]]:
     return [line for line in read_metrics(run / "metrics.jsonl").lines if "split" not in line]
 

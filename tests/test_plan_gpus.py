@@ -83,8 +83,12 @@ def test_the_h100_s_measured_rows_per_second_come_out(repository: Path) -> None:
         plan = forecast(
             load_config(repository / f"bertds/recipes/{recipe}_phase1.yaml"),
             load_deepspeed_json(repository / "ds_configs/lamb_phase1_h100.json"),
-            find("h100"), nodes=1, devices_per_node=1, micro_batch=rows, tokens_per_row=tokens,
-        )  # fmt: skip
+            find("h100"),
+            nodes=1,
+            devices_per_node=1,
+            micro_batch=rows,
+            tokens_per_row=tokens,
+        )
         return plan.step.arithmetic / (plan.batch.global_batch_size * tokens)
 
     assert 1 / seconds_per_token("large", 256, 104.9) == pytest.approx(1980 * 104.9, rel=0.03)
@@ -224,7 +228,10 @@ def test_the_row_length_of_a_trial_holds_for_its_own_sequence_length(
     plan = forecast(
         load_config(repository / f"bertds/recipes/large_phase{phase}.yaml"),
         load_deepspeed_json(repository / f"ds_configs/lamb_phase{phase}_a100_80g.json"),
-        machine, nodes=1, devices_per_node=1, calibration=found,
-    )  # fmt: skip
+        machine,
+        nodes=1,
+        devices_per_node=1,
+        calibration=found,
+    )
     expected = found.tokens_per_row if phase == 1 else 254
     assert plan.shape.tokens_per_row == pytest.approx(expected, rel=0.01)

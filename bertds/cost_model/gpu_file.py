@@ -14,9 +14,13 @@ from bertds.errors import ConfigError
 FILE = Path(__file__).with_name("gpus.yaml")
 NEEDED = ("half_tflops", "memory_gib", "memory_tb_s", "watts")
 DEFAULTS: dict[str, Any] = {
-    "link_gb_s": 32.0, "network_gb_s": 1.25, "devices_per_node": 8, "dollars_per_hour": 0.0,
-    "driver": [], "source": "no source given",
-}  # fmt: skip
+    "link_gb_s": 32.0,
+    "network_gb_s": 1.25,
+    "devices_per_node": 8,
+    "dollars_per_hour": 0.0,
+    "driver": [],
+    "source": "no source given",
+}
 KINDS = ("measured", "published", "assumed")
 KEYS = {*NEEDED, *DEFAULTS, "full_tflops", "efficiency", "efficiency_kind", "efficiency_source"}
 

@@ -1,0 +1,62 @@
+"""A prepared folder of made-up text, written in seconds: for runs that are given no data.
+
+Documents and sentences are as long as English Wikipedia's (lognormal), so rows are as ragged; the
+words are drawn by Zipf's law, so that there is something to learn: which words are common. The
+vocabulary is as large as bert-base-uncased's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bertds.data.formats.manifest import Manifest, SplitInfo
+from bertds.data.formats.token_shards import shard_name, write_token_shard
+from bertds.data.vocabulary import SPECIAL_TOKENS, TokenizerInfo, load_tokenizer_info
+
+VOCABULARY = 30_522
+
+
+def write_prepared(folder: Path, tokens: int) -> Path:
+    """Write a training and a validation shard, tokenizer and manifest; return the folder.
+
+    Args:
+        folder: is made; what is in it is overwritten.
+        tokens: of the training shard, about.
+    """
+    (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
+    special = list(SPECIAL_TOKENS.values())
+    words = [*special, *(f"w{number}" for number in range(VOCABULARY - len(special)))]
+    (folder / "tokenizer" / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    tokenizer = load_tokenizer_info(folder / "tokenizer", True)
+    splits, documents = {}, 0
+    for seed, (split, size) in enumerate({"train": tokens, "validation": tokens // 50}.items()):
+        (folder / split).mkdir(exist_ok=True)
+        shard, count = _shard(folder / split / shard_name(0), tokenizer, size, seed)
+        splits[split] = SplitInfo(shards=(shard,))
+        documents += count
+    counts = {"read": documents, "written": documents, "dropped": {}}
+    Manifest(tokenizer=tokenizer, splits=splits, documents=counts).save(folder)
+    return folder
+
+
+def _shard(path: Path, tokenizer: TokenizerInfo, tokens: int, seed: int):
+    generator = np.random.default_rng(seed)
+    sentences = np.maximum(1, generator.lognormal(3.1, 0.55, tokens // 26 + 8).astype(np.int64))
+    lengths = np.maximum(1, generator.lognormal(2.0, 1.2, len(sentences)).astype(np.int64))
+    ends = np.cumsum(lengths)
+    ends = np.unique([0, *ends[ends < len(sentences)].tolist(), len(sentences)])
+    total = int(sentences.sum())
+    # Zipf's law by its inverse: the rank of a word is about V ** u, u uniform.
+    ranks = (VOCABULARY - 10.0) ** generator.random(total)
+    ids = (ranks.astype(np.int64) + 8).clip(max=VOCABULARY - 1)
+    info = write_token_shard(
+        path,
+        ids,
+        np.concatenate([[0], np.cumsum(sentences)]),
+        ends,
+        vocab_size=tokenizer.vocab_size,
+        fingerprint=tokenizer.fingerprint,
+    )
+    return info, len(ends) - 1
