@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest, ShardInfo
-from bertds.data.vocabulary import load_tokenizer_info
+from bertds.data.vocabulary import TOKENIZER_FILES, load_tokenizer_info
 from bertds.errors import DataError
 from bertds.system.atomic_files import sha256_file, write_json
 from bertds.system.json_fields import parse_json
@@ -148,8 +148,10 @@ def damaged_files(out: Path, manifest: Manifest) -> list[str]:
         if not good:
             damaged.append(entry["file"])
     try:
-        tokenizer = load_tokenizer_info(out / "tokenizer", manifest.tokenizer.lower_case)
-        good = tokenizer.fingerprint == manifest.tokenizer.fingerprint and len(tokenizer.files) == 3
+        tokenizer = load_tokenizer_info(out / "tokenizer", *manifest.tokenizer.rules)
+        wanted = len(TOKENIZER_FILES) if tokenizer.is_wordpiece else len(TOKENIZER_FILES) - 1
+        good = tokenizer.fingerprint == manifest.tokenizer.fingerprint
+        good = good and len(tokenizer.files) == wanted
     except DataError:
         good = False
     return damaged if good else [*damaged, "tokenizer"]

@@ -13,7 +13,7 @@ from bertds.data.formats.nvidia_hdf5 import COMPRESSIONS
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file
-from data_prep.document import SourceFile
+from data_prep.document import Limits, SourceFile
 from data_prep.filter_options import add_filter_options, minhash_settings
 from data_prep.selection.filters import FilterSettings
 from data_prep.selection.mixing import parse_mix
@@ -98,11 +98,16 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("the text's key in --jsonl, column in --parquet and --hf (text)"))
     group.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT",
                        help=rare("a source's licence for the manifest"))
+    group.add_argument("--max-document-mb", type=int, default=256, metavar="N",
+                       help=rare("refuse a document of more than N MB (256)"))
+    group.add_argument("--max-unpack-ratio", type=int, default=250, metavar="N",
+                       help=rare("refuse a compressed file of more than N times its size (250)"))
     group.add_argument("--language", default="en", metavar="CODE",
                        help=rare("whose sentence rules to use (en)"))
 
     group = parser.add_argument_group("vocabulary (one of the first two)")
-    group.add_argument("--vocab", metavar="FILE", help="a vocab.txt")
+    group.add_argument("--vocab", metavar="FILE",
+                       help="a vocab.txt, a tokenizer.json (BPE, unigram too), a folder with one")
     group.add_argument(
         "--train-vocab", type=int, default=0, metavar="N", help="train one of N tokens"
     )
@@ -110,6 +115,8 @@ def _parser(full: bool) -> argparse.ArgumentParser:
     casing.add_argument("--uncased", dest="lower_case", action="store_true", default=None,
                         help="lower-case the text (default: as the vocabulary is)")
     casing.add_argument("--cased", dest="lower_case", action="store_false", help="keep its case")
+    group.add_argument("--keep-accents", action="store_true",
+                       help=rare("do not strip accents, lower-cased or not"))
     group.add_argument("--vocab-sample-bytes", type=int, default=100_000_000, metavar="N",
                        help=rare("text that --train-vocab reads (100000000)"))
 
@@ -187,6 +194,7 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
         "jsonl": (args.text_key,),
         "parquet": (args.text_key,),
     }
+    limits = _limits(args)
     files = []
     for kind in SOURCE_KINDS:
         files += find_files(
@@ -194,14 +202,26 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
             getattr(args, kind, []),
             options.get(kind, ()),
             args.wiki_index if kind == "wiki" else (),
+            limits,
         )
     for given in args.hf:
-        files += find_hub(given, args.hf_split, args.text_key)
+        found = find_hub(given, args.hf_split, args.text_key)
+        files += [file._replace(limits=limits) for file in found]
     if not files:
         raise ConfigError(
             "no source: give --wiki, --books, --text, --jsonl, --parquet, --pubmed or --hf"
         )
     return files
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    for option, value in (
+        ("--max-document-mb", args.max_document_mb),
+        ("--max-unpack-ratio", args.max_unpack_ratio),
+    ):
+        if not 1 <= value <= 1_000_000:
+            raise ConfigError(f"{option} {value}: allowed: 1 to 1000000")
+    return Limits(args.max_document_mb << 20, args.max_unpack_ratio)
 
 
 def prep_settings(
@@ -219,13 +239,7 @@ def prep_settings(
     """
     if args.workers < 0:
         raise ConfigError(f"--workers {args.workers}: allowed: 0 (all cores) or more")
-    lower_case, vocab_sha256 = args.lower_case, ""
-    if args.vocab:
-        tokenizer = load_tokenizer_info(args.vocab, lower_case)
-        lower_case = tokenizer.lower_case
-        vocab_sha256 = sha256_file(tokenizer.files["vocab.txt"])
-    if args.tokeniser == "nanotoken":
-        check_installed()
+    tokenizer = _asked_tokenizer(args)
     requests = [InstanceRequest.parse(text) for text in args.instances]
     if len({r.sequence_length for r in requests}) < len(requests):
         raise ConfigError("--instances: each sequence length only once")
@@ -240,10 +254,9 @@ def prep_settings(
         raise ConfigError(f"--dataset-name {dataset!r}: letters, digits, _ and - only")
     return PrepSettings(
         seed=args.seed,
-        lower_case=True if lower_case is None else lower_case,
+        **tokenizer,
         vocab_size=args.train_vocab,
         vocab_sample_bytes=args.vocab_sample_bytes if args.train_vocab else 100_000_000,
-        vocab_sha256=vocab_sha256,
         language=args.language,
         min_tokens=args.min_tokens,
         shard_tokens=args.shard_tokens,
@@ -264,6 +277,33 @@ def prep_settings(
         tokeniser=args.tokeniser,
         keep_dropped=args.keep_dropped,
     )
+
+
+def _asked_tokenizer(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that describe the tokenizer, given or to be trained."""
+    strip_accents = False if args.keep_accents else None
+    fast = args.tokeniser == "nanotoken"
+    if fast:
+        check_installed()
+    if not args.vocab:
+        lower_case = args.lower_case is not False
+        unusual = args.keep_accents and lower_case
+        return {"lower_case": lower_case, "strip_accents": False if unusual else None}
+    tokenizer = load_tokenizer_info(args.vocab, args.lower_case, strip_accents)
+    if not tokenizer.is_wordpiece and (args.instances or fast):
+        option = "--tokeniser nanotoken" if fast else "--instances"
+        raise ConfigError(
+            f"{option} is for BERT's WordPiece ({'' if fast else 'NVIDIA HDF5 holds no other; '}"
+            f"{args.vocab} is {tokenizer.model}): leave it out; the token shards serve any model"
+        )
+    same = tokenizer.fingerprint if not tokenizer.is_wordpiece else sha256_file(tokenizer.main_file)
+    return {
+        "lower_case": tokenizer.lower_case,
+        "strip_accents": tokenizer.strip_accents,
+        "chinese_characters": tokenizer.chinese_characters,
+        "tokenizer_model": tokenizer.model,
+        "vocab_sha256": same,
+    }
 
 
 def source_licences(given: list[str], files: Sequence[SourceFile]) -> dict[str, str]:

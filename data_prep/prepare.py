@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from bertds.data.formats.manifest import Manifest, ShardInfo, SplitInfo
-from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info, vocabulary_file
+from bertds.data.tokenizer_json import JsonTokenizer
+from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 from bertds.system.atomic_files import FolderLock, explain_os_error, remove_leftovers, sha256_file
 from data_prep import progress
@@ -36,7 +37,7 @@ from data_prep.dry_run import forecast, tell
 from data_prep.earlier_run import REPORT_NAME, WORK_FOLDER, EarlierRun
 from data_prep.filter_options import filter_settings
 from data_prep.options import prep_settings, source_files, source_licences, worker_count
-from data_prep.report.counts import check_any_left, count_documents, report
+from data_prep.report.counts import check_any_left, count_documents, report, warn_of_unknown
 from data_prep.report.page import write_report
 from data_prep.selection.decontaminate import NgramTable
 from data_prep.selection.drop_log import gather, logs_in_order
@@ -157,7 +158,7 @@ class _Run:
         self.work = out / WORK_FOLDER
         self.sample: list[Unit] | None = None
         """Only these units of the files, for --dry-run."""
-        self.vocab_given = vocabulary_file(vocab) if vocab else None
+        self.vocab_given = load_tokenizer_info(vocab, *settings.rules).main_file if vocab else None
         self.test_ngrams = None
         if test_ngrams is not None:
             self.test_ngrams = self.work / "test_ngrams.npy"
@@ -173,6 +174,7 @@ class _Run:
         else:
             tokenised = results
         check_any_left(tokenised, results)
+        self.team.once("unknown", lambda: warn_of_unknown(tokenised, tokenizer))
         shards = self._write_shards(tokenised, tokenizer)
         splits = {
             split: [ShardInfo(**s["info"]) for s in shards if s["split"] == split]
@@ -246,10 +248,17 @@ class _Run:
 
         def write() -> None:
             vocab = self.vocab_given or self._trained(results)
-            write_tokenizer_folder(folder, vocab.read_bytes(), settings.lower_case)
+            if not settings.is_wordpiece:
+                JsonTokenizer(vocab).write(folder)
+            elif vocab.suffix == ".json":
+                tokens = load_tokenizer_info(vocab, *settings.rules).vocabulary()
+                contents = "".join(f"{token}\n" for token in tokens).encode()
+                write_tokenizer_folder(folder, contents, settings.rules)
+            else:
+                write_tokenizer_folder(folder, vocab.read_bytes(), settings.rules)
 
         self.team.once("vocabulary", write)
-        return load_tokenizer_info(folder, settings.lower_case)
+        return load_tokenizer_info(folder, *settings.rules)
 
     def _trained(self, results: list[dict[str, Any]]) -> Path:
         settings = self.settings
@@ -259,9 +268,14 @@ class _Run:
             check_any_left(results, results)
             progress.say(f"training a vocabulary of {settings.vocab_size} tokens")
             tokens = train_vocabulary(
-                self._parts("text", results), settings.vocab_size, settings.lower_case,
+                self._parts("text", results), settings.vocab_size, settings.rules,
                 settings.vocab_sample_bytes,
             )  # fmt: skip
+            if len(tokens) < settings.vocab_size:
+                progress.say(
+                    f"warning: --train-vocab {settings.vocab_size:,} asks for more tokens than the "
+                    f"text has pieces that occur twice: the vocabulary has {len(tokens):,}"
+                )
             write_vocabulary(vocab, tokens)
             write_marker(marker, vocab, {}, inputs)
         return vocab
@@ -336,6 +350,7 @@ class _Run:
                     near=near,
                     keep_duplicates=settings.dedup == "none",
                     keep_dropped=settings.keep_dropped,
+                    word_starts=not settings.is_wordpiece,
                     inputs=inputs_hash([contents, *one]),
                 )
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import ConfigError
 from data_prep.selection.filters import FilterSettings
 from data_prep.selection.mixing import Mix
@@ -55,6 +56,12 @@ class PrepSettings:
     seed: int = 12345
     """Decides the order of documents, the split, pairs and masks of instance files."""
     lower_case: bool = True
+    strip_accents: bool | None = None
+    """None: as ``lower_case``."""
+    chinese_characters: bool = True
+    """Whether each ideograph is a word."""
+    tokenizer_model: str = "wordpiece"
+    """Else what tokenizer.json says: bpe, unigram, ..."""
     vocab_size: int = 0
     """Of the vocabulary to train; 0 = one was given."""
     vocab_sample_bytes: int = 100_000_000
@@ -126,12 +133,25 @@ class PrepSettings:
             if not good:
                 raise ConfigError(f"{option} {value}: allowed: {allowed}")
 
+    @property
+    def rules(self) -> WordPieceRules:
+        """What is done to text before pieces are looked up (WordPiece)."""
+        return WordPieceRules.of(self.lower_case, self.strip_accents, self.chinese_characters)
+
+    @property
+    def is_wordpiece(self) -> bool:
+        """Whether the tokenizer is BERT's own."""
+        return self.tokenizer_model == "wordpiece"
+
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's ``settings``."""
         value = asdict(self) | {"instances": [asdict(i) for i in self.instances]}
         # What asks nothing is not named, as it was not before it could be asked for.
         default = asdict(PrepSettings())
-        for key in ("filters", "dedup", "minhash", "mix", "tokeniser", "keep_dropped"):
+        for key in (
+            "filters", "dedup", "minhash", "mix", "tokeniser", "keep_dropped", "strip_accents",
+            "chinese_characters", "tokenizer_model",
+        ):  # fmt: skip
             if value[key] == default[key]:
                 del value[key]
         if self.mix:

@@ -15,6 +15,8 @@ from bertds.config.load import load_config
 from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import Config, DataConfig
 from bertds.data.loader import open_source, validation_batches
+from bertds.data.sources.base import Source
+from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
 from bertds.pretrained.blimp import FILE as BLIMP_FILE
 from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
@@ -165,12 +167,18 @@ def evaluate(
     counts = source.token_counts()
     if counts is not None:
         scores["unigram_entropy"] = unigram_entropy(counts)
-        vocabulary = source.tokenizer.files.get("vocab.txt")
-        if vocabulary is not None:
-            pieces = vocabulary.read_text(encoding="utf-8").splitlines()
-            scores["tokens_per_word"] = tokens_per_word(counts, pieces)
+        per_word = _tokens_per_word(source, counts)
+        if per_word:
+            scores["tokens_per_word"] = per_word
             scores["mlm_loss_per_word"] = scores["mlm_loss"] * scores["tokens_per_word"]
     return scores
+
+
+def _tokens_per_word(source: Source, counts: np.ndarray) -> float:
+    """Return the same of a corpus, or 0 where its tokenizer's files are not known."""
+    if not source.tokenizer.is_wordpiece:
+        return float(counts.sum() / max(1, source.word_count()))
+    return tokens_per_word(counts, source.tokenizer.vocabulary()) if source.tokenizer.files else 0.0
 
 
 def tokens_per_word(counts: np.ndarray, pieces: list[str]) -> float:
@@ -205,8 +213,7 @@ def _check_vocabulary(trained: Trained, source: Any) -> None:
     if theirs and theirs != tokenizer.fingerprint:
         raise DataError(f"{trained.origin}: another vocabulary than the data's, of the same size")
     folder = trained.tokenizer_folder
-    ours = tokenizer.files.get("vocab.txt")
-    if folder is None or ours is None or theirs:
+    if folder is None or not tokenizer.files or theirs:
         return
-    if (folder / "vocab.txt").read_bytes().split() != ours.read_bytes().split():
-        raise CheckpointError(f"{folder}/vocab.txt: another vocabulary than {ours}")
+    if load_tokenizer_info(folder).vocabulary() != tokenizer.vocabulary():
+        raise CheckpointError(f"{folder}: another vocabulary than {tokenizer.main_file}")

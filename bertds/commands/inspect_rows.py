@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         names, whole = step(run, config, source, batch_size, args.step)
         rows = iter(whole)
-    words = source.tokenizer.vocabulary()
+    words = source.tokenizer.pieces()
     for number, (name, row) in enumerate(zip(names.tolist(), rows)):
         if args.limit and number == args.limit:
             print(f"... and {len(names) - args.limit} more")

@@ -286,18 +286,20 @@ def fill_masks(model: Path) -> list[tuple[str, str]]:
     import torch
     from transformers import AutoTokenizer, BertForMaskedLM, logging
 
+    from bertds.pretrained.transformers_api import token_texts
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     bert = BertForMaskedLM.from_pretrained(model, trust_remote_code=False).eval()
     answers = []
     for text in EXAMPLES:
-        inputs = tokenizer(text, return_tensors="pt")
+        inputs = tokenizer(text.replace("[MASK]", tokenizer.mask_token), return_tensors="pt")
         place = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0]
         with torch.inference_mode():
             shares = bert(**inputs).logits[0, place].softmax(-1)
         best = shares.topk(5)
-        words = tokenizer.convert_ids_to_tokens(best.indices.tolist())
+        words = token_texts(tokenizer, best.indices.tolist())
         shown = ", ".join(f"{word} {share:.0%}" for word, share in zip(words, best.values.tolist()))
         answers.append((text, shown))
     return answers

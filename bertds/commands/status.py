@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.config.load import load_config
+from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, DataError, UserError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.progress import describe, in_words
@@ -173,8 +174,7 @@ def _later(
         return 0.0
     try:
         config = load_config(values)
-        vocabulary = (run / "tokenizer" / "vocab.txt").read_text(encoding="utf-8")
-        phases = later_phases(config, len(vocabulary.splitlines()))
+        phases = later_phases(config, load_tokenizer_info(run / "tokenizer").vocab_size)
     except (UserError, OSError, ValueError):
         return 0.0  # the recipe has moved, or the run was just created
     devices = at(starts[-1], "world_size", int, 1) if starts else 1

@@ -10,36 +10,79 @@ from typing import Any
 
 import numpy as np
 
+from bertds.data import tokenizer_json
+from bertds.data.tokenizer_json import JsonTokenizer, WordPieceRules
 from bertds.errors import DataError
-from bertds.system.json_fields import Field, parse_json
+from bertds.system.json_fields import Field
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 MAX_VOCABULARY = 1 << 24
 """More tokens than any vocabulary has; a larger number is damage, or meant to fill the memory."""
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
+WORDPIECE = "wordpiece"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerInfo:
-    """The identity of a WordPiece tokenizer, as the manifest holds it."""
+    """The identity of a tokenizer, as the manifest holds it."""
 
     vocab_size: int
     lower_case: bool
     fingerprint: str
-    """SHA-256 over the bytes of vocab.txt, a newline, and ``uncased`` or ``cased``."""
+    """SHA-256: of WordPiece over the bytes of vocab.txt, a newline, and ``uncased`` or ``cased``
+    (with what departs from these); of other models over tokenizer.json and the special tokens."""
     special_ids: dict[str, int]
     """Ids of pad, unk, cls, sep and mask."""
+    model: str = WORDPIECE
+    """``wordpiece``: BERT's own. Else what tokenizer.json says: bpe, unigram, ..."""
+    strip_accents: bool | None = None
+    """None: as ``lower_case``."""
+    chinese_characters: bool = True
+    """Whether each ideograph is a word (WordPiece)."""
+    special_tokens: dict[str, str] = field(default_factory=lambda: dict(SPECIAL_TOKENS))
+    """Names of pad, unk, cls, sep and mask."""
     files: dict[str, Path] = field(default_factory=dict, compare=False)
-    """Where vocab.txt (and tokenizer.json, tokenizer_config.json) lie; not part of the identity."""
+    """Where vocab.txt (and tokenizer.json, tokenizer_config.json) are; no part of the identity."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's ``tokenizer`` object."""
-        return {
+        value: dict[str, Any] = {
             "vocab_size": self.vocab_size,
             "lower_case": self.lower_case,
             "fingerprint": self.fingerprint,
             "special_ids": dict(self.special_ids),
         }
+        # What BERT's own tokenizer does not need is not named, as it was not before.
+        if self.strip_accents is not None:
+            value["strip_accents"] = self.strip_accents
+        if not self.chinese_characters:
+            value["chinese_characters"] = False
+        if self.model != WORDPIECE:
+            value |= {"model": self.model, "special_tokens": dict(self.special_tokens)}
+        return value
+
+    @property
+    def is_wordpiece(self) -> bool:
+        """Whether it is BERT's own, whose pieces say whether they continue a word."""
+        return self.model == WORDPIECE
+
+    @property
+    def rules(self) -> WordPieceRules:
+        """What is done to text before pieces are looked up (WordPiece)."""
+        return WordPieceRules.of(self.lower_case, self.strip_accents, self.chinese_characters)
+
+    @property
+    def main_file(self) -> Path:
+        """The file that holds the vocabulary.
+
+        Raises:
+            DataError: it is missing.
+        """
+        names = ["vocab.txt", tokenizer_json.FILE] if self.is_wordpiece else [tokenizer_json.FILE]
+        for name in names:
+            if name in self.files:
+                return self.files[name]
+        raise DataError(f"the tokenizer's {names[0]} is missing; set data.vocab")
 
     @staticmethod
     def from_field(given: Field, files: dict[str, Path] | None = None) -> TokenizerInfo:
@@ -52,7 +95,7 @@ class TokenizerInfo:
         Raises:
             UserError: (of the field's kind) a key is missing, unknown or impossible.
         """
-        given.only(("vocab_size", "lower_case", "fingerprint", "special_ids"))
+        given.only((*_MANIFEST_KEYS, *_UNUSUAL_KEYS))
         size = given["vocab_size"].integer(len(SPECIAL_TOKENS), MAX_VOCABULARY)
         special = given["special_ids"].only(SPECIAL_TOKENS)
         ids = {name: special[name].integer(0, size - 1) for name in SPECIAL_TOKENS}
@@ -64,23 +107,53 @@ class TokenizerInfo:
             fingerprint=given["fingerprint"].sha256(),
             special_ids=ids,
             files=files or {},
+            **_unusual(given),
         )
 
     def vocabulary(self) -> list[str]:
         """Return the tokens in the order of their ids."""
-        if "vocab.txt" not in self.files:
-            raise DataError("the tokenizer's vocab.txt is missing; set data.vocab")
-        return read_vocabulary(self.files["vocab.txt"])
+        file = self.main_file
+        if file.suffix == ".json":
+            tokens = tokenizer_json.bert_wordpiece(tokenizer_json.read_json(file))
+            return JsonTokenizer(file).tokens if tokens is None else tokens
+        return read_vocabulary(file)
+
+    def pieces(self) -> list[str]:
+        """Return the tokens as a person reads them: what continues a word begins with ``##``."""
+        return self.vocabulary() if self.is_wordpiece else JsonTokenizer(self.main_file).pieces()
 
     def continuation_pieces(self) -> np.ndarray:
         """Return bool [vocab_size]: True where the token continues a word (``##ing``)."""
         return np.array([t.startswith("##") for t in self.vocabulary()], dtype=np.bool_)
 
 
-def tokenizer_fingerprint(vocabulary_bytes: bytes, lower_case: bool) -> str:
-    """Return the identity of a vocabulary and its casing as hexadecimal SHA-256."""
-    casing = b"uncased" if lower_case else b"cased"
-    return hashlib.sha256(vocabulary_bytes + b"\n" + casing).hexdigest()
+_MANIFEST_KEYS = ("vocab_size", "lower_case", "fingerprint", "special_ids")
+_UNUSUAL_KEYS = ("model", "special_tokens", "strip_accents", "chinese_characters")
+
+
+def _unusual(given: Field) -> dict[str, Any]:
+    """Return what a manifest says that is not so of BERT's own tokenizers."""
+    found: dict[str, Any] = {}
+    for name in ("strip_accents", "chinese_characters"):
+        if (value := given.get(name)) is not None:
+            found[name] = value.boolean()
+    if (model := given.get("model")) is not None:
+        names = given["special_tokens"].only(SPECIAL_TOKENS)
+        found["model"] = model.text()
+        found["special_tokens"] = {name: names[name].text() for name in SPECIAL_TOKENS}
+    return found
+
+
+def tokenizer_fingerprint(vocabulary_bytes: bytes, rules: WordPieceRules | bool) -> str:
+    """Return the identity of a vocabulary and its rules as hexadecimal SHA-256.
+
+    Args:
+        vocabulary_bytes: the contents of vocab.txt.
+        rules: what is done to text; a bool is BERT's own, uncased or cased.
+    """
+    if isinstance(rules, bool):
+        rules = WordPieceRules.of(rules)
+    return hashlib.sha256(vocabulary_bytes + b"\n" + rules.casing.encode()).hexdigest()
 
 
 def read_vocabulary(path: Path | str) -> list[str]:
@@ -97,6 +170,11 @@ def read_vocabulary(path: Path | str) -> list[str]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; is this a vocab.txt?") from error
+    if text.startswith("\ufeff"):
+        raise DataError(
+            f"{path}: begins with a byte order mark, which would be part of its first token; "
+            "save it as UTF-8 without one (sed -i '1s/^\\xef\\xbb\\xbf//' FILE)"
+        )
     tokens = text.split("\n")
     if tokens and tokens[-1] == "":
         tokens.pop()
@@ -119,26 +197,101 @@ def looks_lower_case(tokens: list[str]) -> bool:
     )
 
 
-def vocabulary_file(path: Path | str) -> Path:
-    """Return the ``vocab.txt`` itself, or that of a tokenizer folder."""
-    path = Path(path)
-    return path / "vocab.txt" if path.is_dir() else path
-
-
-def load_tokenizer_info(path: Path | str, lower_case: bool | None = None) -> TokenizerInfo:
-    """Describe the tokenizer of a ``vocab.txt`` or of a folder that holds one.
+def load_tokenizer_info(
+    path: Path | str,
+    lower_case: bool | None = None,
+    strip_accents: bool | None = None,
+    chinese_characters: bool | None = None,
+) -> TokenizerInfo:
+    """Describe the tokenizer of a ``vocab.txt``, a ``tokenizer.json``, or a folder with one.
 
     Args:
-        path: a vocabulary file, or a transformers tokenizer folder with ``vocab.txt``.
-        lower_case: the casing; None takes it from ``tokenizer_config.json`` beside the vocabulary,
-            else from the vocabulary itself (see :func:`looks_lower_case`).
+        path: the file or folder. A folder's vocab.txt goes before its tokenizer.json.
+        lower_case: the casing; None takes it from ``tokenizer_config.json`` there, else from
+            ``tokenizer.json``, else from the vocabulary itself (see :func:`looks_lower_case`).
+        strip_accents: None as the files say, and if they do not, as ``lower_case``.
+        chinese_characters: None as the files say, else True.
 
     Raises:
-        DataError: no vocabulary there, or it misses one of the five special tokens.
+        DataError: no vocabulary there, it misses one of the five special tokens, or the casing
+            asked for is not that of a tokenizer whose file decides it.
     """
     path = Path(path)
-    file = vocabulary_file(path)
-    tokens = read_vocabulary(file)
+    file = _vocabulary_file(path)
+    folder = file.parent
+    content = {}
+    if (folder / tokenizer_json.FILE).is_file():
+        content = tokenizer_json.read_json(folder / tokenizer_json.FILE)
+    if file.suffix == ".json":
+        content = tokenizer_json.read_json(file)
+        tokens = tokenizer_json.bert_wordpiece(content)
+        if tokens is None:
+            return _json_info(file, (lower_case, strip_accents, chinese_characters))
+        vocabulary = "".join(f"{token}\n" for token in tokens).encode()
+    else:
+        tokens, vocabulary = read_vocabulary(file), file.read_bytes()
+    special_ids = _special_ids(file, tokens)
+    said = tokenizer_json.normalizer_rules(content)
+    if (folder / tokenizer_json.CONFIG).is_file():
+        said |= {
+            key: value
+            for key, value in tokenizer_json.read_json(folder / tokenizer_json.CONFIG).items()
+            if value is not None
+        }
+    if lower_case is None:
+        lower_case = said.get("do_lower_case")
+    if lower_case is None:
+        lower_case = looks_lower_case(tokens)
+    rules = WordPieceRules.of(
+        bool(lower_case),
+        said.get("strip_accents") if strip_accents is None else strip_accents,
+        said.get("tokenize_chinese_chars") if chinese_characters is None else chinese_characters,
+    )
+    unusual = rules.strip_accents != rules.lower_case
+    return TokenizerInfo(
+        vocab_size=len(tokens),
+        lower_case=rules.lower_case,
+        fingerprint=tokenizer_fingerprint(vocabulary, rules),
+        special_ids=special_ids,
+        strip_accents=rules.strip_accents if unusual else None,
+        chinese_characters=rules.chinese_characters,
+        files=_files(path, file),
+    )
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Tell whether a folder holds a vocab.txt or a tokenizer.json."""
+    return any((folder / name).is_file() for name in ("vocab.txt", tokenizer_json.FILE))
+
+
+def _vocabulary_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    names = ["vocab.txt", tokenizer_json.FILE]
+    if all((path / name).is_file() for name in names):
+        # Some models of other kinds have a vocab.txt too, which alone says little.
+        model = tokenizer_json.read_json(path / tokenizer_json.FILE).get("model") or {}
+        if model.get("type", "WordPiece") != "WordPiece":
+            return path / tokenizer_json.FILE
+    for name in names:
+        if (path / name).is_file():
+            return path / name
+    there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
+    raise DataError(f"{path}: neither {' nor '.join(names)} in this folder (there: {there})")
+
+
+def _files(path: Path, file: Path) -> dict[str, Path]:
+    """Return the files of a tokenizer; beside a vocab.txt that was named, others may be foreign."""
+    alone = not path.is_dir() and file.suffix != ".json"
+    own = {
+        name: file.parent / name
+        for name in TOKENIZER_FILES
+        if not alone and (file.parent / name).is_file()
+    }
+    return own | {tokenizer_json.FILE if file.suffix == ".json" else "vocab.txt": file}
+
+
+def _special_ids(file: Path, tokens: list[str]) -> dict[str, int]:
     ids = {token: number for number, token in enumerate(tokens)}
     missing = [token for token in SPECIAL_TOKENS.values() if token not in ids]
     if missing:
@@ -146,23 +299,24 @@ def load_tokenizer_info(path: Path | str, lower_case: bool | None = None) -> Tok
             f"{file}: the vocabulary ({len(tokens)} tokens) misses {', '.join(missing)}; BERT "
             f"needs {', '.join(SPECIAL_TOKENS.values())}"
         )
-    config = file.parent / "tokenizer_config.json"
-    if lower_case is None and config.is_file():
-        try:
-            lower_case = parse_json(config.read_text(encoding="utf-8")).get("do_lower_case")
-        except (ValueError, AttributeError) as error:
-            raise DataError(f"{config}: not a JSON object ({error})") from error
-    if lower_case is None:
-        lower_case = looks_lower_case(tokens)
+    return {name: ids[token] for name, token in SPECIAL_TOKENS.items()}
+
+
+def _json_info(file: Path, asked: tuple[bool | None, ...]) -> TokenizerInfo:
+    """Describe a tokenizer that is not BERT's WordPiece; its file decides everything."""
+    tokenizer = JsonTokenizer(file)
+    is_so = (tokenizer.lower_case, tokenizer.lower_case, True)
+    if any(wanted is not None and wanted != found for wanted, found in zip(asked, is_so)):
+        raise DataError(
+            f"{file}: a {tokenizer.model} tokenizer: casing and accents are as its file says; "
+            "leave --cased, --uncased, --keep-accents and data.lower_case out"
+        )
     return TokenizerInfo(
-        vocab_size=len(tokens),
-        lower_case=bool(lower_case),
-        fingerprint=tokenizer_fingerprint(file.read_bytes(), bool(lower_case)),
-        special_ids={name: ids[token] for name, token in SPECIAL_TOKENS.items()},
-        files={
-            name: file.parent / name
-            for name in TOKENIZER_FILES
-            if name != "vocab.txt" and path.is_dir() and (file.parent / name).is_file()
-        }
-        | {"vocab.txt": file},
+        vocab_size=len(tokenizer.tokens),
+        lower_case=tokenizer.lower_case,
+        fingerprint=tokenizer.fingerprint,
+        special_ids=tokenizer.special_ids,
+        model=tokenizer.model,
+        special_tokens=tokenizer.special_tokens,
+        files=_files(file, file),
     )

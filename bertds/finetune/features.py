@@ -60,6 +60,18 @@ class WordPlaces:
     """(word, position in the example)."""
 
 
+def space_matters(tokenizer: Any) -> bool:
+    """Tell whether a word has other tokens after a space: a byte-level BPE's "it" and " it"."""
+    apart = tokenizer(["a", "b"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+    together: list[int] = tokenizer("a b", add_special_tokens=False)["input_ids"]
+    return bool(apart != together)
+
+
+def in_running_text(words: Sequence[str], spaces: bool) -> list[str]:
+    """Return words so that each has the tokens that it has within a text."""
+    return [f" {word}" if spaces and number else word for number, word in enumerate(words)]
+
+
 def encode_sentences(
     tokenizer: Any, sentences: Sequence[Sentence], labels: Sequence[str], max_length: int
 ) -> tuple[list[Example], list[WordPlaces]]:
@@ -70,8 +82,10 @@ def encode_sentences(
     has no place; it is predicted as O.
     """
     numbers = {label: number for number, label in enumerate(labels)}
+    spaces = space_matters(tokenizer)
     encoded = tokenizer(
-        [sentence.words for sentence in sentences], is_split_into_words=True, truncation=True,
+        [in_running_text(sentence.words, spaces) for sentence in sentences],
+        is_split_into_words=True, truncation=True,
         max_length=max_length, return_overflowing_tokens=True, return_token_type_ids=True,
         return_attention_mask=False,
     )  # fmt: skip

@@ -31,6 +31,7 @@ from bertds.pretrained.transformers_api import (
     TASK_CLASSES,
     as_hugging_face_folder,
     load_transformers,
+    token_texts,
     tokenizer_of,
 )
 from bertds.system.atomic_files import atomic_path, write_text
@@ -183,7 +184,7 @@ class Predictor:
                 masks = []
                 for place in found:
                     best = logits[n, place].softmax(-1).topk(self.top)
-                    words = self.tokenizer.convert_ids_to_tokens(best.indices.tolist())
+                    words = token_texts(self.tokenizer, best.indices.tolist())
                     shares = [round(share, 4) for share in best.values.tolist()]
                     masks.append([list(pair) for pair in zip(words, shares)])
                 answers.append({"id": row.id, "masks": masks})

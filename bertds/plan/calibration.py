@@ -14,6 +14,7 @@ from bertds.cost_model.flops import forward_backward_flops, masked_per_row, para
 from bertds.cost_model.hardware import Hardware, kind_of
 from bertds.cost_model.memory import Shape, estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
+from bertds.data.vocabulary import has_tokenizer, load_tokenizer_info
 from bertds.errors import ConfigError, DataError
 from bertds.monitor.run_files import at, read_metrics, read_object, starts_of
 
@@ -86,10 +87,8 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
 
     config = load_config(read_yaml(run / "config.yaml"))
     settings = _object(run / "deepspeed.json")
-    vocabulary = run / "tokenizer" / "vocab.txt"
-    words = 0
-    if vocabulary.is_file():
-        words = len(vocabulary.read_text(encoding="utf-8", errors="replace").splitlines())
+    vocabulary = run / "tokenizer"
+    words = load_tokenizer_info(vocabulary).vocab_size if has_tokenizer(vocabulary) else 0
     starts = _starts(run)
     ranks = at(starts[-1], "world_size", int, 1) if starts else 1
     for folder in reversed(step_folders(run / "checkpoints")):

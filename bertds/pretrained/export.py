@@ -60,7 +60,7 @@ def export(run: Path | str, out: Path | str) -> Path:
         )
     trained = open_trained(run)
     if trained.tokenizer_folder is None:
-        raise CheckpointError(f"{run}: no tokenizer/vocab.txt beside it; a model without is no use")
+        raise CheckpointError(f"{run}: no tokenizer/vocab.txt beside it, which an export needs")
     temporary = out.with_name(f".tmp-{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

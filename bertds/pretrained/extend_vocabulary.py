@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 
+from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, ConfigError, DataError
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
 from bertds.pretrained.load import Trained
 from bertds.pretrained.open_any import convert
 from bertds.pretrained.transformers_api import open_model
-from bertds.system.json_fields import parse_json
+from bertds.system.atomic_files import write_json
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -117,8 +118,11 @@ def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) ->
         raise ConfigError("give --words FILE (pieces to add) or --vocab FILE (a whole vocabulary)")
     trained = open_model(source)
     if trained.tokenizer_folder is None:
-        raise DataError(f"{source}: no vocab.txt beside it")
-    old = read_pieces(trained.tokenizer_folder / "vocab.txt")
+        raise DataError(f"{source}: no vocab.txt and no tokenizer.json beside it")
+    tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+    if not tokenizer.is_wordpiece:
+        raise DataError(f"{source}: its tokenizer is {tokenizer.model}; only WordPiece is extended")
+    old = tokenizer.vocabulary()
     given = read_pieces(words or vocab)  # type: ignore[arg-type]
     if words is not None:
         known = set(old)
@@ -134,23 +138,21 @@ def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) ->
     model, unsplit = extended(trained, old, new)
     with tempfile.TemporaryDirectory(prefix="bertds-") as folder:
         (Path(folder) / "vocab.txt").write_text("\n".join(new) + "\n", encoding="utf-8")
+        write_json(
+            Path(folder) / "tokenizer_config.json",
+            {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": tokenizer.lower_case,
+                "strip_accents": tokenizer.strip_accents,
+                "tokenize_chinese_chars": tokenizer.chinese_characters,
+                "model_max_length": trained.config.max_position_embeddings,
+            },
+        )
         changed = replace(
             trained, model=model, vocab_size=len(new), tokenizer_folder=Path(folder), missing=[]
         )
-        convert(changed, "hf", out, cased=_is_cased(trained))
+        convert(changed, "hf", out, cased=not tokenizer.lower_case)
     return added, unsplit
-
-
-def _is_cased(trained: Trained) -> bool:
-
-    tokenizer = trained.manifest.get("tokenizer")
-    if tokenizer is not None:
-        return not tokenizer.get("lower_case", True)
-    assert trained.tokenizer_folder is not None
-    file = trained.tokenizer_folder / "tokenizer_config.json"
-    if not file.is_file():
-        return False
-    return not parse_json(file.read_text(encoding="utf-8")).get("do_lower_case", True)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -12,6 +12,7 @@ import torch
 from bertds.checkpoint.save import locate
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
+from bertds.data.vocabulary import has_tokenizer
 from bertds.errors import CheckpointError
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
@@ -46,7 +47,7 @@ def open_trained(path: Path | str) -> Trained:
         config, vocab_size = hf_weights.config_from_transformers(hf_weights.read_config(path))
         model = build_model(config, vocab_size)
         report = hf_weights.load_transformers_state_dict(model, hf_weights.read_state_dict(path))
-        folder = path if (path / "vocab.txt").is_file() else None
+        folder = path if has_tokenizer(path) else None
         return Trained(
             model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected
         )
@@ -72,5 +73,5 @@ def open_trained(path: Path | str) -> Trained:
     folder = run_dir / "tokenizer"
     return Trained(
         model.eval(), config, vocab_size, reader.folder,
-        folder if (folder / "vocab.txt").is_file() else None, reader.manifest, [],
+        folder if has_tokenizer(folder) else None, reader.manifest, [],
     )  # fmt: skip

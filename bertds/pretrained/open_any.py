@@ -7,10 +7,12 @@ No code of a checkpoint is run: pickles are read with ``weights_only``, TensorFl
 from __future__ import annotations
 
 import argparse
+import lzma
 import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
 from bertds.model.build import build_model
 from bertds.pretrained import hf_weights
@@ -133,7 +136,14 @@ def _write_dle(trained: Trained, folder: Path) -> None:
     state["cls.predictions.decoder.weight"] = state[hf_weights.WORD_TABLE]  # tied, stored once
     torch.save({"model": state, "optimizer": {}, "epoch": 0}, folder / f"ckpt_{step}.pt")
     if trained.tokenizer_folder is not None:
-        shutil.copyfile(trained.tokenizer_folder / "vocab.txt", folder / "vocab.txt")
+        tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+        if not tokenizer.is_wordpiece:
+            raise CheckpointError(
+                f"{trained.origin}: DLE reads WordPiece's vocab.txt, its tokenizer is "
+                f"{tokenizer.model}; convert it to hf"
+            )
+        text = "".join(f"{token}\n" for token in tokenizer.vocabulary())
+        (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
 # --------------------------------------------------------------------------------------------
@@ -299,6 +309,7 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if isinstance(content.get(key), Mapping):
                 content = content[key]
     tensors = dict(_flatten(content))
+    hf_weights.check_tensors(path, tensors)
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
     return tensors, extra
@@ -312,6 +323,22 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
 
 
+# Weights hardly pack at all: what comes to more than this was made to fill the disk.
+MAX_UNPACKED_RATIO = 20
+FREE_BYTES = 64 << 20
+_MOST = {"model_config.yaml": 1 << 20, "vocab.txt": 64 << 20}
+"""The largest of the small files."""
+
+
+@contextmanager
+def _opened_tar(path: Path) -> Iterator[tarfile.TarFile]:
+    try:
+        with tarfile.open(path) as archive:
+            yield archive
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise CheckpointError(f"{path}: damaged archive ({error})") from None
+
+
 def _unpack_nemo(
     path: Path, scratch: Path, config: Path | None, vocab: Path | None
 ) -> tuple[Path, Path | None, Path | None]:
@@ -321,9 +348,17 @@ def _unpack_nemo(
     from bertds.config.yaml_text import load_yaml
 
     weights: Path | None = None
-    with tarfile.open(path) as archive:
+    left = FREE_BYTES + MAX_UNPACKED_RATIO * path.stat().st_size
+    with _opened_tar(path) as archive:
         for member in archive:
             name = Path(member.name).name  # never a path of the archive's choosing
+            left -= max(0, member.size)
+            if left < 0 or (name in _MOST and member.size > _MOST[name]):
+                raise CheckpointError(
+                    f"{path}: {name!r:.80} has {member.size:,} bytes in an archive of "
+                    f"{path.stat().st_size:,}; if that is right, unpack it with tar and give its "
+                    "model_weights.ckpt"
+                )
             file = archive.extractfile(member) if member.isfile() else None
             if file is None:
                 continue

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertds.data.vocabulary import has_tokenizer
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError
 from bertds.pretrained.names import ALIASES, MODELS, hub_id, is_here, resolve
 
@@ -92,6 +93,11 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
     """
     import transformers
 
+    from bertds.model.build import check_size
+    from bertds.pretrained.hf_weights import read_config
+
+    if (folder / "config.json").is_file() and class_name != "AutoTokenizer":
+        check_size(read_config(folder), f"{folder / 'config.json'}: ")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
@@ -118,9 +124,23 @@ def load_tokenizer(name_or_path: Path | str) -> Any:
         return tokenizer_of(folder)
 
 
+def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+    """Return tokens as a person reads them: WordPiece's as they are, others as the text they are.
+
+    Args:
+        tokenizer: a fast one of transformers.
+        ids: of single tokens.
+    """
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    if type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece":
+        return tokens
+    texts = [(tokenizer.decode([i]), token) for i, token in zip(ids, tokens, strict=True)]
+    return [text.strip() or text or token for text, token in texts]
+
+
 def tokenizer_of(folder: Path) -> Any:
     """Load the tokenizer of a Hugging Face folder; see :func:`load_tokenizer`."""
-    if not any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json")):
+    if not has_tokenizer(folder):
         raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")
     return load_transformers(folder, "AutoTokenizer", use_fast=True)
 

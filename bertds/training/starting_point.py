@@ -12,6 +12,7 @@ from bertds.checkpoint.save import locate, newest_good
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
+from bertds.data.vocabulary import has_tokenizer, load_tokenizer_info
 from bertds.errors import CheckpointError, DataError
 from bertds.pretrained import hf_weights
 from bertds.pretrained.names import path_of
@@ -103,10 +104,10 @@ def _check_tokenizer(reader: CheckpointReader, tokenizer: Any) -> None:
 
 
 def _check_vocabulary_file(path: Path, tokenizer: Any) -> None:
-    file = path / "vocab.txt"
-    ours = tokenizer.files.get("vocab.txt")
-    if file.is_file() and ours and file.read_bytes().split() != ours.read_bytes().split():
-        raise CheckpointError(f"{file}: another vocabulary than the data's {ours}")
+    if not tokenizer.files or not has_tokenizer(path):
+        return
+    if load_tokenizer_info(path).vocabulary() != tokenizer.vocabulary():
+        raise CheckpointError(f"{path}: another vocabulary than the data's {tokenizer.main_file}")
 
 
 def check_alike(engine: Any, start: Start | None, source: Any) -> None:

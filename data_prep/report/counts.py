@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.data.formats.manifest import Manifest
+from bertds.data.vocabulary import TokenizerInfo
 from bertds.display import html_page
 from bertds.errors import DataError
 from data_prep import progress
@@ -16,6 +17,8 @@ from data_prep.earlier_run import REPORT_NAME
 from data_prep.selection.drop_log import split_counts
 from data_prep.selection.mixing import Mix
 from data_prep.sources import source_order
+
+_MUCH_UNKNOWN = 0.01
 
 
 def count_documents(
@@ -95,6 +98,26 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
     raise DataError(f"no document is left of {read:,}" + (f": {dropped}" if dropped else ""))
 
 
+def tokenizer_words(tokenizer: TokenizerInfo) -> str:
+    """Return the kind of a tokenizer in words: ``uncased``, ``bpe, cased``."""
+    if tokenizer.is_wordpiece:
+        return tokenizer.rules.casing
+    return f"{tokenizer.model}, {'uncased' if tokenizer.lower_case else 'cased'}"
+
+
+def warn_of_unknown(results: Sequence[dict[str, Any]], tokenizer: TokenizerInfo) -> None:
+    """Say so if more than 1 % of the tokens are unknown ones: the vocabulary is of other text."""
+    # Markers of an interrupted run of an earlier version have no such counts.
+    tokens = sum(result.get("tokens", 0) for result in results)
+    unknown = sum(result.get("unknown", 0) for result in results)
+    if unknown > _MUCH_UNKNOWN * tokens:
+        progress.say(
+            f"warning: {unknown:,} of {tokens:,} tokens ({100 * unknown / tokens:.1f} %) are "
+            f"{tokenizer.special_tokens['unk']}: the vocabulary ({tokenizer.vocab_size:,} tokens, "
+            f"{tokenizer.rules.casing}) is of other text; see --train-vocab, --cased"
+        )
+
+
 def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) -> None:
     """Print the closing table; ``whole``: nothing was there from an earlier, killed run."""
     documents = manifest.documents
@@ -119,8 +142,7 @@ def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) ->
         count = sum(file["rows"] for file in instance["files"])
         rows[f"rows {instance['sequence_length']}"] = f"{count:,} in {len(instance['files'])} files"
     rows["vocabulary"] = (
-        f"{manifest.tokenizer.vocab_size:,} tokens, "
-        f"{'uncased' if manifest.tokenizer.lower_case else 'cased'}"
+        f"{manifest.tokenizer.vocab_size:,} tokens, {tokenizer_words(manifest.tokenizer)}"
     )
     rows["time"] = f"{seconds:.1f} s"
     if whole:

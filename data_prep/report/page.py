@@ -14,6 +14,7 @@ from bertds.display import html_page
 from bertds.system.atomic_files import write_text
 from data_prep.earlier_run import REPORT_NAME
 from data_prep.report import svg_charts as draw
+from data_prep.report.counts import tokenizer_words
 from data_prep.report.statistics import Lengths, Rows, read_lengths, read_rows
 
 
@@ -23,7 +24,7 @@ def write_report(out: Path, manifest: Manifest) -> None:
     rows = read_rows(out, manifest)
     train = manifest.splits["train"]
     tokens = sum(split.tokens for split in manifest.splits.values())
-    casing = "uncased" if manifest.tokenizer.lower_case else "cased"
+    casing = tokenizer_words(manifest.tokenizer)
     subtitle = (
         f"{html_page.short(tokens)} tokens of a vocabulary of {manifest.tokenizer.vocab_size:,}, "
         f"{casing}; seed {manifest.settings['seed']}"

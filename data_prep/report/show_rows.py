@@ -24,7 +24,7 @@ from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, ConfigError, DataError
 
 _LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
-_CLS, _SEP, _MASK = "[CLS]", "[SEP]", "[MASK]"
+_FRAME = ("[CLS]", "[SEP]", "<s>", "</s>")
 
 
 class Row(NamedTuple):
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise DataError(f"{path}: no such file or folder")
     if (path / MANIFEST_NAME).is_file():
         manifest = Manifest.load(path)
-        words = load_tokenizer_info(path / "tokenizer", manifest.tokenizer.lower_case).vocabulary()
+        words = load_tokenizer_info(path / "tokenizer", *manifest.tokenizer.rules).pieces()
         pairs = str(manifest.settings.get("pairs", "nsp"))
         rows = shard_rows(path, manifest, args.split, args.first, args.rows, args.sequence_length)
     else:
@@ -174,12 +174,12 @@ def _row(columns: dict[str, np.ndarray], number: int) -> Row:
 def _vocabulary_beside(path: Path, given: str | None) -> tuple[list[str], str]:
     """Return the tokens, and what the labels mean, from OUT above a folder of rows."""
     if given:
-        return load_tokenizer_info(given).vocabulary(), "nsp"
+        return load_tokenizer_info(given).pieces(), "nsp"
     for folder in path.resolve().parents:
         if (folder / MANIFEST_NAME).is_file() and (folder / "tokenizer").is_dir():
             settings = Manifest.load(folder).settings
             tokenizer = load_tokenizer_info(folder / "tokenizer")
-            return tokenizer.vocabulary(), str(settings.get("pairs", "nsp"))
+            return tokenizer.pieces(), str(settings.get("pairs", "nsp"))
     raise ConfigError(f"{path}: no manifest.json here, and no prepared folder above; give --vocab")
 
 
@@ -209,7 +209,7 @@ def describe(number: int, row: Row, words: list[str], pairs: str) -> Any:
             if position in row.masked:
                 text.append(word, style="bold red")
                 text.append("{" + words[row.masked[position]] + "}", style="green")
-            elif word in (_CLS, _SEP):
+            elif word in _FRAME:
                 text.append(word, style="dim")
             else:
                 text.append(word[2:] if is_piece else word, style=style)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bertds.data.formats.token_shards import shard_name, write_token_shard
+from bertds.data.tokenizer_json import WORD_START
 from bertds.errors import DataError
 from data_prep.document import DUPLICATE, NEAR_DUPLICATE
 from data_prep.selection.drop_log import DropLog
@@ -58,6 +59,8 @@ class ShardTask(NamedTuple):
     keep_duplicates: bool = False
     keep_dropped: bool = False
     inputs: str = ""
+    word_starts: bool = False
+    """Whether the ids carry WORD_START."""
 
     @property
     def path(self) -> Path:
@@ -249,13 +252,15 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
     for owner, (begin, end), (first, last) in places:
         ids.append(opened[owner].payload[begin:end])
         lengths.append(opened[owner].lengths[first:last])
+    tokens = np.concatenate(ids)
     info = write_token_shard(
         task.path,
-        np.concatenate(ids),
+        tokens & ~WORD_START if task.word_starts else tokens,
         running_sum(np.concatenate(lengths)),
         running_sum(kept.sentences[:, 1] - kept.sentences[:, 0]),
         vocab_size=task.vocab_size,
         fingerprint=task.fingerprint,
+        word_starts=tokens >= WORD_START if task.word_starts else None,
     )
     result = {
         "split": task.range.split,

@@ -7,14 +7,15 @@ sample of it, and the text parts are tokenised (``tokenise_part``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertds.data.vocabulary import read_vocabulary
+from bertds.data.tokenizer_json import WORD_START, JsonTokenizer, WordPieceRules
+from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import DataError
 from data_prep import progress
 from data_prep.document import EMPTY, LEFT_OUT, TOO_SHORT, Unit
@@ -64,16 +65,35 @@ class StageTask(NamedTuple):
         return self.text_part.stat().st_size if self.text_part else 0
 
 
-Encoder = WordPieceEncoder | NanotokenEncoder
+class JsonEncoder:
+    """Sentences to ids by a tokenizer of another model than BERT's WordPiece.
+
+    The ids carry WORD_START, which the shard keeps apart.
+    """
+
+    dtype = np.dtype(np.uint32)
+
+    def __init__(self, tokenizer: JsonTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.unknown = tokenizer.special_ids["unk"]
+        self.encode = tokenizer.encode
+        self.in_running_text = tokenizer.in_running_text
+
+
+Encoder = WordPieceEncoder | NanotokenEncoder | JsonEncoder
 _distrusted: set[str] = set()
 """Fingerprints of vocabularies for which nanotoken was found to be wrong, in this process."""
 
 
 @lru_cache(maxsize=2)
-def encoder(vocab: Path, lower_case: bool, fingerprint: str, fast: bool = False) -> Encoder:
+def encoder(
+    vocab: Path, rules: WordPieceRules, wordpiece: bool, fingerprint: str, fast: bool = False
+) -> Encoder:
     """Return this process's encoder for the vocabulary of this fingerprint."""
+    if not wordpiece:
+        return JsonEncoder(JsonTokenizer(vocab))
     kind = NanotokenEncoder if fast else WordPieceEncoder
-    return kind(read_vocabulary(vocab), lower_case)
+    return kind(load_tokenizer_info(vocab, *rules).vocabulary(), rules)
 
 
 def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
@@ -114,10 +134,12 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         parts = _as_text(documents)
         payload_type: np.dtype[Any] = _TEXT
     else:
-        words = encoder(task.vocab, task.settings.lower_case, task.fingerprint, fast)
+        settings = task.settings
+        words = encoder(task.vocab, settings.rules, settings.is_wordpiece, task.fingerprint, fast)
         parts = _as_tokens(documents, words, task, log)
         payload_type = words.dtype
     kept = list(parts)
+    tokens, unknown = _token_counts(kept, words) if task.vocab is not None else (0, 0)
     # Before the marker, which stands for both files.
     log.save(task.part.with_suffix(".dropped"))
     write_part(task.part, kept, payload_type)
@@ -127,10 +149,24 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         "size": task.size,
         "documents": len(kept),
         "counts": log.counts_json(),
+        "tokens": tokens,
+        "unknown": unknown,
         "stage": int(unit is None),
         "order": _place(task, unit) if unit is not None else None,
     }
     return write_marker(task.marker, task.part, result, task.inputs)
+
+
+def _token_counts(documents: Sequence[PartDocument], words: Encoder) -> tuple[int, int]:
+    """Return how many tokens there are, and how many of them are unknown."""
+    tokens = sum(len(document.payload) for document in documents)
+    wanted = {words.unknown, words.unknown | int(WORD_START)}
+    unknown = sum(
+        int(np.count_nonzero(document.payload == one))
+        for document in documents
+        for one in (wanted if isinstance(words, JsonEncoder) else (words.unknown,))
+    )
+    return tokens, unknown
 
 
 def _place(task: StageTask, unit: Unit) -> list[Any]:
@@ -206,6 +242,12 @@ def _as_tokens(
     weights = [dict(settings.mix).get(source, 1.0) for source in task.sources]
     for batch in _batches(documents):
         sentences = [sentence for document in batch for sentence in document.sentences]
+        if isinstance(words, JsonEncoder):
+            sentences = [
+                words.in_running_text(sentence, number == 0)
+                for document in batch
+                for number, sentence in enumerate(document.sentences)
+            ]
         ids, lengths = words.encode(sentences)
         first = running_sum([len(document.sentences) for document in batch])
         ends = running_sum(lengths)[first].tolist()

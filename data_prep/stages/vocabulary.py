@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bertds.data.tokenizer_json import WordPieceRules
 from bertds.data.vocabulary import SPECIAL_TOKENS
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, write_text
@@ -17,11 +19,17 @@ from data_prep.stages.part_files import open_part
 from data_prep.tokens.wordpiece import huggingface_tokenizer
 
 _ALPHABET = 1000
+_WANTED_COVERAGE, _LEAST_COVERAGE = 0.9995, 0.99
+# What BERT's tokenizer takes for one: neither kana nor Hangul.
+_IDEOGRAPH = re.compile(
+    "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf"
+    "\U0002f800-\U0002fa1f]"
+)
 _BUCKET_BITS = 20
 
 
 def train_vocabulary(
-    parts: Sequence[Path], size: int, lower_case: bool, sample_bytes: int
+    parts: Sequence[Path], size: int, rules: WordPieceRules, sample_bytes: int
 ) -> list[str]:
     """Train a WordPiece vocabulary on the text of (a sample of) the documents.
 
@@ -32,7 +40,7 @@ def train_vocabulary(
     Args:
         parts: text parts.
         size: tokens wanted; a small text may give fewer.
-        lower_case: whether text is lower-cased and stripped of accents.
+        rules: what is done to text before pieces are looked up.
         sample_bytes: about so much text is read: the documents with the highest keys, which never
             are the validation split unless the sample is the whole corpus.
 
@@ -41,23 +49,15 @@ def train_vocabulary(
     """
     from tokenizers import Tokenizer, models, trainers
 
-    pipeline = huggingface_tokenizer({"[UNK]": 0}, lower_case)
+    pipeline = huggingface_tokenizer({"[UNK]": 0}, rules)
     lowest = _sample_start(parts, sample_bytes)
     characters: Counter[str] = Counter()
     for sentence in _sentences(parts, lowest):
         characters.update(pipeline.normalizer.normalize_str(sentence))
-    common = sorted(characters.items(), key=lambda pair: (-pair[1], pair[0]))
-    alphabet = sorted([c for c, _ in common if not c.isspace()][:_ALPHABET])
-    if not alphabet:
-        raise DataError("there is no text to train a vocabulary on")
+    alphabet = choose_alphabet(characters, size, rules)
     # Punctuation and ideographs are words of their own and never continue one.
-    alone = {f"##{c}" for c in alphabet if _stands_alone(c)}
+    alone = {f"##{c}" for c in alphabet if _stands_alone(c, rules)}
     first = [*SPECIAL_TOKENS.values(), *alphabet, *(f"##{c}" for c in alphabet)]
-    if size < len(first) - len(alone):
-        raise DataError(
-            f"--train-vocab {size}: the text has {len(alphabet)} different characters, so at least "
-            f"{len(first) - len(alone)} tokens are needed"
-        )
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
     trainer = trainers.WordPieceTrainer(
@@ -72,13 +72,45 @@ def train_vocabulary(
     return [t for t in sorted(vocabulary, key=vocabulary.__getitem__) if t not in alone]
 
 
-def _stands_alone(character: str) -> bool:
+def choose_alphabet(characters: Counter[str], size: int, rules: WordPieceRules) -> list[str]:
+    """Return the characters that become tokens, sorted.
+
+    The most frequent ones that make up 99.95 % of the text and at least 1,000, all of ASCII that
+    occurs; fewer if ``size`` has no room, as long as 99 % of the text is covered.
+
+    Raises:
+        DataError: there is no text, or no room.
+    """
+    counts = Counter({c: n for c, n in characters.items() if not c.isspace()})
+    total = counts.total()
+    if not total:
+        raise DataError("there is no text to train a vocabulary on")
+    ordered = sorted(counts, key=lambda c: (not c.isascii(), -counts[c], c))
+    alphabet: list[str] = []
+    covered, needed = 0, len(SPECIAL_TOKENS)
+    for character in ordered:
+        if len(alphabet) >= _ALPHABET and covered >= _WANTED_COVERAGE * total:
+            break
+        more = 1 if _stands_alone(character, rules) else 2
+        if needed + more > size and covered >= _LEAST_COVERAGE * total:
+            break
+        alphabet.append(character)
+        covered += counts[character]
+        needed += more
+    if needed > size:
+        raise DataError(
+            f"--train-vocab {size}: the text has {len(counts)} different characters, so at least "
+            f"{needed} tokens are needed"
+        )
+    return sorted(alphabet)
+
+
+def _stands_alone(character: str, rules: WordPieceRules) -> bool:
     ascii_symbol = character.isascii() and not character.isalnum()
     return (
         ascii_symbol
         or unicodedata.category(character).startswith("P")
-        or 0x4E00 <= ord(character) <= 0x9FFF
-        or 0x3400 <= ord(character) <= 0x4DBF
+        or (rules.chinese_characters and _IDEOGRAPH.match(character) is not None)
     )
 
 
@@ -112,13 +144,13 @@ def write_vocabulary(path: Path, tokens: Sequence[str]) -> None:
     write_text(path, "".join(f"{token}\n" for token in tokens))
 
 
-def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, lower_case: bool) -> None:
+def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, rules: WordPieceRules) -> None:
     """Write ``vocab.txt``, ``tokenizer.json`` and ``tokenizer_config.json`` for transformers.
 
     Args:
         folder: created if missing.
         vocab_bytes: the contents of vocab.txt, kept as they are.
-        lower_case: casing.
+        rules: what is done to text.
     """
     from tokenizers import AddedToken, decoders, processors
 
@@ -128,7 +160,7 @@ def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, lower_case: bool) -
     lines = vocab_bytes.decode("utf-8").split("\n")
     tokens = [token.removesuffix("\r") for token in (lines[:-1] if lines[-1] == "" else lines)]
     ids = {token: number for number, token in enumerate(tokens)}
-    tokenizer = huggingface_tokenizer(ids, lower_case)
+    tokenizer = huggingface_tokenizer(ids, rules)
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
@@ -141,9 +173,10 @@ def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, lower_case: bool) -
     write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
     config = {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lower_case,
-        "strip_accents": None,
-        "tokenize_chinese_chars": True,
+        "do_lower_case": rules.lower_case,
+        # None, BERT's own: as the casing.
+        "strip_accents": None if rules.strip_accents == rules.lower_case else rules.strip_accents,
+        "tokenize_chinese_chars": rules.chinese_characters,
         "model_max_length": 512,
         **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
     }

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import ConfigError
 from data_prep.tokens.wordpiece import huggingface_tokenizer
 
@@ -42,13 +43,14 @@ def check_installed() -> None:
 class NanotokenEncoder:
     """Sentences to ids, as :class:`data_prep.tokens.wordpiece.WordPieceEncoder` does it."""
 
-    def __init__(self, tokens: Sequence[str], lower_case: bool) -> None:
+    def __init__(self, tokens: Sequence[str], rules: WordPieceRules | bool) -> None:
         from nanotoken import WordPieceTokenizer
 
         vocabulary = {token: number for number, token in enumerate(tokens)}
+        self.unknown = vocabulary["[UNK]"]
         self.dtype = np.dtype(np.uint16 if len(tokens) <= 65_535 else np.uint32)
         # Without added tokens: text that spells [MASK] is text.
-        self._exact = huggingface_tokenizer(vocabulary, lower_case)
+        self._exact = huggingface_tokenizer(vocabulary, rules)
         self._fast: Any = WordPieceTokenizer.from_json(self._exact.to_str())
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:

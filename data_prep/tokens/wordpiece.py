@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import DataError
 from data_prep.tokens.wordpiece_kernels import count_ids, fill, gather, scan
 from data_prep.tokens.wordpiece_tables import (
@@ -45,17 +46,29 @@ _BATCH_CHARACTERS = 1 << 20
 _SMALLEST_CACHE = 1 << 12
 # A cut before one of these is invisible to the tokenizer: it sets spaces around them anyway.
 _SAFE_CUT = re.compile(r"[!-/:-@\[-`{-~\u4e00-\u9fff\u3400-\u4dbf]")
+_SAFE_ASCII_CUT = re.compile(r"[!-/:-@\[-`{-~]")
 _PIECE_CHARACTERS = 1 << 16
 
 
-def huggingface_tokenizer(vocabulary: dict[str, int], lower_case: bool) -> Any:
-    """Return the ``tokenizers`` pipeline of BERT, without added special tokens."""
+def huggingface_tokenizer(vocabulary: dict[str, int], rules: WordPieceRules | bool) -> Any:
+    """Return the ``tokenizers`` pipeline of BERT, without added special tokens.
+
+    Args:
+        vocabulary: tokens and their ids.
+        rules: what is done to text; a bool is BERT's own, uncased or cased.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(
         models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
     )
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
+    if isinstance(rules, bool):
+        rules = WordPieceRules.of(rules)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=rules.lower_case,
+        strip_accents=rules.strip_accents,
+        handle_chinese_chars=rules.chinese_characters,
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return tokenizer
 
@@ -64,22 +77,30 @@ class WordPieceEncoder:
     """Sentences to ids. Keeps a bounded cache (about 80 MB); one per process."""
 
     def __init__(
-        self, tokens: Sequence[str], lower_case: bool, *, cache_entries: int = 1 << 19
+        self,
+        tokens: Sequence[str],
+        rules: WordPieceRules | bool,
+        *,
+        cache_entries: int = 1 << 19,
     ) -> None:
         """Build the encoder.
 
         Args:
             tokens: the vocabulary in the order of its ids.
-            lower_case: whether text is lower-cased and stripped of accents.
+            rules: what is done to text; a bool is BERT's own, uncased or cased.
             cache_entries: the cache is emptied when it is full.
         """
         vocabulary = {token: number for number, token in enumerate(tokens)}
         if "[UNK]" not in vocabulary:
             raise DataError("the vocabulary misses [UNK]")
         self.dtype = np.dtype(np.uint16 if len(tokens) <= 65_535 else np.uint32)
-        unknown = vocabulary["[UNK]"]
-        self._exact = huggingface_tokenizer(vocabulary, lower_case)
-        self._bytes = _byte_tables(vocabulary, lower_case, unknown, self._exact)
+        self.unknown = unknown = vocabulary["[UNK]"]
+        if isinstance(rules, bool):
+            rules = WordPieceRules.of(rules)
+        self._exact = huggingface_tokenizer(vocabulary, rules)
+        self._bytes = _byte_tables(vocabulary, rules.lower_case, unknown, self._exact)
+        # Where ideographs are not divided, a cut between them would divide a word.
+        self._safe_cut = _SAFE_CUT if rules.chinese_characters else _SAFE_ASCII_CUT
         rests = {t[2:].encode(): n for t, n in vocabulary.items() if t.startswith("##")}
         firsts = {t.encode(): n for t, n in vocabulary.items() if not t.startswith("##")}
         self._words = Words(
@@ -179,7 +200,7 @@ class WordPieceEncoder:
     ) -> None:
         """Tokenise a sentence that is larger than the cache, piece by piece."""
         total = 0
-        for piece in _giant_pieces(sentence, limit):
+        for piece in _giant_pieces(sentence, limit, self._safe_cut):
             if len(piece) < limit:
                 ids, _ = self.encode([piece])
             else:  # a chunk that nothing divides
@@ -244,14 +265,14 @@ def _vocabulary_table(tokens: dict[bytes, int], same: np.ndarray) -> Table:
     return table
 
 
-def _giant_pieces(text: str, limit: int) -> Iterator[str]:
+def _giant_pieces(text: str, limit: int, safe_cut: re.Pattern[str]) -> Iterator[str]:
     """Cut a giant sentence where the tokenizer cuts it anyway: at spaces, marks, ideographs."""
     start = 0
     step = min(limit // 8, _PIECE_CHARACTERS)
     while len(text) - start > step:
         end = text.rfind(" ", start, start + step)
         if end <= start:
-            match = _SAFE_CUT.search(text, start + step)
+            match = safe_cut.search(text, start + step)
             space = text.find(" ", start + step)
             ends = [e for e in (match.start() if match else -1, space) if e >= 0]
             if not ends:

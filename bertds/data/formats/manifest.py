@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from bertds.data.vocabulary import (
-    SPECIAL_TOKENS,
     TokenizerInfo,
     load_tokenizer_info,
 )
@@ -190,7 +189,7 @@ def _tokenizer_from(given: Field, folder: Path) -> TokenizerInfo:
     files = folder / "tokenizer"
     there = {p.name: p for p in sorted(files.iterdir())} if files.is_dir() else {}
     info = TokenizerInfo.from_field(given, there)
-    if "vocab.txt" in info.files:
+    if ("vocab.txt" if info.is_wordpiece else "tokenizer.json") in info.files:
         _check_vocabulary(given, info)
     return info
 
@@ -201,8 +200,8 @@ def _check_vocabulary(given: Field, info: TokenizerInfo) -> None:
     Raises:
         DataError: it is another one, or its special tokens have other ids.
     """
-    file = info.files["vocab.txt"]
-    there = load_tokenizer_info(file, info.lower_case)
+    file = info.main_file
+    there = load_tokenizer_info(file, *info.rules)
     if there.fingerprint != info.fingerprint:
         raise DataError(
             f"{file}: not the vocabulary that the shards were made with (fingerprint "
@@ -212,7 +211,9 @@ def _check_vocabulary(given: Field, info: TokenizerInfo) -> None:
         given["vocab_size"].fail(f"{there.vocab_size}, the tokens of {file}")
     for name, number in there.special_ids.items():
         if info.special_ids[name] != number:
-            given["special_ids"][name].fail(f"{number}, where {file} has {SPECIAL_TOKENS[name]}")
+            given["special_ids"][name].fail(
+                f"{number}, where {file} has {there.special_tokens[name]}"
+            )
 
 
 def _documents_from(documents: Field) -> dict[str, Any]:

@@ -6,17 +6,40 @@ scripts). For corpora beyond some hundred megabytes preparation is the better wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bertds.data.formats.token_shards import TokenShard, token_dtype
+from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import DataError
 
 _LINES_AT_ONCE = 2_048
+
+
+def _encoder(tokenizer: TokenizerInfo) -> Callable[[list[tuple[str, bool]]], list[np.ndarray]]:
+    """Return what turns sentences into ids, with WORD_START unless it is WordPiece.
+
+    A sentence comes with whether it is the first of its document.
+    """
+    if not tokenizer.is_wordpiece:
+        model = JsonTokenizer(tokenizer.main_file)
+
+        def encode(sentences: list[tuple[str, bool]]) -> list[np.ndarray]:
+            ids, lengths = model.encode(model.in_running_text(*one) for one in sentences)
+            return np.split(ids, np.cumsum(lengths)[:-1]) if sentences else []
+
+        return encode
+    wordpiece = wordpiece_tokenizer(tokenizer)
+    return lambda sentences: [
+        np.array(encoding.ids, np.uint32)
+        for encoding in wordpiece.encode_batch_fast(
+            [text for text, _ in sentences], add_special_tokens=False
+        )
+    ]
 
 
 def wordpiece_tokenizer(tokenizer: TokenizerInfo) -> Any:
@@ -28,7 +51,12 @@ def wordpiece_tokenizer(tokenizer: TokenizerInfo) -> Any:
 
     ids = {token: number for number, token in enumerate(tokenizer.vocabulary())}
     built = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
-    built.normalizer = BertNormalizer(lowercase=tokenizer.lower_case)
+    rules = tokenizer.rules
+    built.normalizer = BertNormalizer(
+        lowercase=rules.lower_case,
+        strip_accents=rules.strip_accents,
+        handle_chinese_chars=rules.chinese_characters,
+    )
     built.pre_tokenizer = BertPreTokenizer()
     return built
 
@@ -39,20 +67,25 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
     Raises:
         DataError: it cannot be read, holds no sentence, or a line is not UTF-8 (named by number).
     """
-    wordpiece = wordpiece_tokenizer(tokenizer)
+    encode = _encoder(tokenizer)
     dtype = token_dtype(tokenizer.vocab_size)
     pieces: list[np.ndarray] = []
     sentence_lengths: list[int] = []
     document_lengths = [0]
+    first = True
     for batch in _batches(path):
-        texts = [line for line in batch if line]
-        encoded = iter(wordpiece.encode_batch_fast(texts, add_special_tokens=False))
+        texts = []
+        for line in batch:
+            if line:
+                texts.append((line, first))
+            first = not line
+        encoded = iter(encode(texts))
         for line in batch:
             if not line:
                 if document_lengths[-1]:
                     document_lengths.append(0)
                 continue
-            ids = np.array(next(encoded).ids, dtype=dtype)
+            ids = next(encoded)
             if len(ids):
                 pieces.append(ids)
                 sentence_lengths.append(len(ids))
@@ -61,11 +94,13 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
         raise DataError(f"{path}: holds no text")
     if not document_lengths[-1]:
         document_lengths.pop()
+    ids = np.concatenate(pieces)
     return TokenShard.from_arrays(
         str(path),
-        np.concatenate(pieces),
+        (ids & ~WORD_START).astype(dtype),
         np.concatenate([[0], np.cumsum(sentence_lengths)]),
         np.concatenate([[0], np.cumsum(document_lengths)]),
+        word_starts=None if tokenizer.is_wordpiece else ids >= WORD_START,
     )
 
 

@@ -4,6 +4,8 @@
 token_ids         uint16|uint32 [T]      all tokens, no special ones
 sentence_offsets  int64 [sentences + 1]  sentence s is token_ids[offsets[s] : offsets[s + 1]]
 document_offsets  int64 [documents + 1]  document d is sentences offsets[d] ... offsets[d + 1] - 1
+word_starts       uint8 [ceil(T / 8)]    bit t (lowest first): token t begins a word; only where
+                                         pieces do not say so themselves, as WordPiece's do
 ```
 
 Contiguous and uncompressed, so that the file is mapped into memory once per machine and read where
@@ -13,7 +15,7 @@ needed; HDF5 around it, so that every tool can look inside. Equal contents give 
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +50,7 @@ def write_token_shard(
     *,
     vocab_size: int,
     fingerprint: str,
+    word_starts: np.ndarray | None = None,
 ) -> ShardInfo:
     """Write one shard atomically and deterministically.
 
@@ -58,6 +61,7 @@ def write_token_shard(
         document_offsets: integers [documents + 1], strictly increasing from 0 to sentences.
         vocab_size: size of the tokenizer's vocabulary; decides the id type.
         fingerprint: the tokenizer's fingerprint.
+        word_starts: bool [T], which tokens begin a word; None for WordPiece.
 
     Returns:
         The shard's entry for the manifest; ``file`` is ``<split>/shard_00000.h5``.
@@ -77,6 +81,8 @@ def write_token_shard(
     }
     for problem in offset_problems(*arrays.values()):
         raise ValueError(f"{path}: {problem}")
+    if word_starts is not None:
+        arrays["word_starts"] = np.packbits(word_starts, bitorder="little")
     with atomic_path(path) as temporary:
         # Aligned, so that a mapped array is as fast as, and of the same type as, one in memory.
         layout = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
@@ -127,6 +133,8 @@ class TokenShard:
     sentence_offsets: np.ndarray
     document_offsets: np.ndarray
     mapping: mmap.mmap | None = None
+    word_starts: np.ndarray = field(default_factory=lambda: _read_only(np.zeros(0, np.uint8)))
+    """uint8 [ceil(T / 8)], or empty for WordPiece."""
 
     @property
     def documents(self) -> int:
@@ -149,6 +157,7 @@ class TokenShard:
         token_ids: np.ndarray,
         sentence_offsets: np.ndarray,
         document_offsets: np.ndarray,
+        word_starts: np.ndarray | None = None,
     ) -> TokenShard:
         """Make a shard of arrays in memory (uint16 or uint32 ids, int64 offsets).
 
@@ -160,9 +169,12 @@ class TokenShard:
         arrays = (token_ids, sentence_offsets, document_offsets)
         for problem in offset_problems(*arrays):
             raise ValueError(f"{name}: {problem}")
-        return TokenShard(
+        shard = TokenShard(
             name, _read_only(token_ids), _read_only(sentence_offsets), _read_only(document_offsets)
         )
+        if word_starts is None:
+            return shard
+        return replace(shard, word_starts=_read_only(np.packbits(word_starts, bitorder="little")))
 
     def read_ahead(self) -> None:
         """Ask the system to bring the file into the page cache in large reads."""
@@ -194,6 +206,8 @@ class TokenShard:
         with open_hdf5(path, "a token shard") as file:
             _check_header(path, file, fingerprint)
             places = {n: _place(path, file, n) for n in ARRAY_TYPES}
+            if "word_starts" in file:
+                places["word_starts"] = _place(path, file, "word_starts")
         try:
             with open(path, "rb") as raw:
                 mapping = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
@@ -205,8 +219,10 @@ class TokenShard:
                 raise DataError(f"{path}: cut short inside {name}")
             arrays[name] = _read_only(np.frombuffer(mapping, dtype, count, offset))
         shard = TokenShard(str(path), **arrays, mapping=mapping)
-        for problem in offset_problems(*arrays.values()):
+        for problem in offset_problems(*(arrays[name] for name in ARRAY_TYPES)):
             raise DataError(f"{path}: damaged: {problem}")
+        if len(shard.word_starts) not in (0, -(-shard.tokens // 8)):
+            raise DataError(f"{path}: damaged: {len(shard.word_starts)} bytes of word_starts")
         if info is not None:
             counts = (shard.documents, shard.sentences, shard.tokens)
             if counts != (info.documents, info.sentences, info.tokens):
@@ -229,6 +245,7 @@ ARRAY_TYPES = {
     "sentence_offsets": ("<i8",),
     "document_offsets": ("<i8",),
 }
+_OPTIONAL_TYPES = {"word_starts": ("|u1",)}
 
 
 def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
@@ -263,7 +280,8 @@ def _place(path: Path, file: h5py.File, name: str) -> tuple[np.dtype, int, int]:
     found = dataset(path, file, name)
     if found is None:
         raise DataError(f"{path}: not a token shard: {name} is missing")
-    if found.dtype not in [np.dtype(t) for t in ARRAY_TYPES[name]] or found.ndim != 1:
+    types = [np.dtype(t) for t in (ARRAY_TYPES | _OPTIONAL_TYPES)[name]]
+    if found.dtype not in types or found.ndim != 1:
         raise DataError(f"{path}: {name} is {found.dtype} with {found.ndim} dimensions")
     offset = found.id.get_offset()
     if offset is None:

@@ -106,7 +106,7 @@ class RowMaker:
         self._whole_words = settings.whole_word_masking or settings.ngram > 1
         self._ngram = ngram_thresholds(settings.ngram)
         self._continues = np.zeros(1, np.bool_)
-        if self._whole_words:
+        if self._whole_words and tokenizer.is_wordpiece:
             self._continues = tokenizer.continuation_pieces()
             if not self._continues.any():
                 raise DataError(
@@ -124,6 +124,12 @@ class RowMaker:
         tokens = pairs.a_length[samples].astype(np.int64) + pairs.b_length[samples]
         settings = self.settings
         return np.minimum(tokens, settings.max_tokens) + settings.special_tokens
+
+    def _word_starts(self, shard: TokenShard) -> np.ndarray:
+        """Return which tokens of a shard begin words; empty where pieces say so themselves."""
+        if self._whole_words and not self.tokenizer.is_wordpiece and not len(shard.word_starts):
+            raise DataError(f"{shard.name}: has no word_starts, which whole-word masking needs")
+        return shard.word_starts
 
     def make(
         self,
@@ -178,6 +184,8 @@ class RowMaker:
             bad_row = assemble(
                 pairs.shard.token_ids,
                 pairs.other.token_ids,
+                self._word_starts(pairs.shard),
+                self._word_starts(pairs.other),
                 pairs.a_begin,
                 pairs.a_length,
                 pairs.b_begin,

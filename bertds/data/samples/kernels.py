@@ -163,19 +163,20 @@ def jit_choose_tokens(key, draw, start, first_end, end, special, wanted, positio
 
 @numba.njit(inline="always")
 def jit_choose_words(
-    key, draw, start, first_end, end, wanted, ids, continues, ngram, order, begins, positions, out
+    key, draw, start, first_end, end, wanted, ids, inside, ngram, order, begins, positions, out
 ):
     """Choose whole words of up to ``wanted`` pieces together; see the module's docstring.
 
-    ``order`` and ``begins`` are int64 scratch of at least ``end - start`` + 1 entries. Returns the
-    counter of the next draw and the number of positions written.
+    ``inside[position - start]`` tells whether a token goes on with the word before it. ``order``
+    and ``begins`` are int64 scratch of at least ``end - start`` + 1 entries. Returns the counter of
+    the next draw and the number of positions written.
     """
     words = 0
     for position in range(start + 1, end - 1):
         if position == first_end:
             continue
         opens = position == start + 1 or position == first_end + 1
-        if opens or not continues[ids[position]]:
+        if opens or not inside[position - start]:
             begins[words] = position
             order[words] = words
             words += 1
@@ -262,6 +263,8 @@ def _binomial_half(key, draw, trials):
 def assemble(
     tokens_a,
     tokens_b,
+    starts_a,
+    starts_b,
     a_begin,
     a_length,
     b_begin,
@@ -293,6 +296,7 @@ def assemble(
     """
     order = np.empty(max_tokens + 4, np.int64)
     begins = np.empty(max_tokens + 4, np.int64)
+    inside = np.empty(max_tokens + 4, np.bool_)
     for number in range(len(rows)):
         row, sample = rows[number], samples[number]
         key = jit_u64(shard_key, np.uint64(sample))
@@ -342,9 +346,20 @@ def assemble(
 
         out = mask_offsets[row]
         wanted = mask_offsets[row + 1] - out
+        if whole_words and len(starts_a) > 0:
+            # The tokenizer's own words: bits of the shards that the segments come from.
+            for i in range(a):
+                inside[1 + i] = not (starts_a[(a0 + i) >> 3] >> ((a0 + i) & 7)) & 1
+            starts_of_b = starts_b if labels[sample] == 1 else starts_a
+            for i in range(b):
+                place = first_end - start + 1 + i
+                inside[place] = not (starts_of_b[(b0 + i) >> 3] >> ((b0 + i) & 7)) & 1
+        elif whole_words:
+            for i in range(start, end):
+                inside[i - start] = continues[input_ids[i]]
         if whole_words:
             draw, chosen = jit_choose_words(
-                key, draw, start, first_end, end, wanted, input_ids, continues, ngram, order,
+                key, draw, start, first_end, end, wanted, input_ids, inside, ngram, order,
                 begins, masked_positions, out,
             )  # fmt: skip
         else:

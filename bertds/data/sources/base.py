@@ -83,6 +83,10 @@ class Source(ABC):
         """
         return None
 
+    def word_count(self) -> int:
+        """Return how many words the text has where the shards say where they begin, else 0."""
+        return 0
+
     def sibling(self, split: str) -> Source | None:
         """Return another split of the same data, or None where the data has none."""
         return None

@@ -18,7 +18,7 @@ from bertds.data.formats.nvidia_hdf5 import (
 )
 from bertds.data.samples.flat_rows import FlatRows, offsets_of
 from bertds.data.sources.base import Block, Source
-from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
+from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_info
 from bertds.errors import DataError
 
 BLOCK_BYTES = 256 << 20
@@ -170,8 +170,17 @@ def find_tokenizer(path: Path, vocab: str, lower_case: bool | None) -> Tokenizer
         named = [FolderSettings.parse(folder.name) for folder in above]
         lower_case = next((s.lower_case for s in named if s is not None), None)
     if vocab:
-        return load_tokenizer_info(vocab, lower_case)
+        return _wordpiece(path, load_tokenizer_info(vocab, lower_case))
     for folder in above:
-        if (folder / "tokenizer" / "vocab.txt").is_file():
-            return load_tokenizer_info(folder / "tokenizer", lower_case)
+        if has_tokenizer(folder / "tokenizer"):
+            return _wordpiece(path, load_tokenizer_info(folder / "tokenizer", lower_case))
     raise DataError(f"{path}: instance files hold no vocabulary; set data.vocab to their vocab.txt")
+
+
+def _wordpiece(path: Path, tokenizer: TokenizerInfo) -> TokenizerInfo:
+    if not tokenizer.is_wordpiece:
+        raise DataError(
+            f"{path}: NVIDIA's HDF5 is for BERT's WordPiece, this tokenizer is {tokenizer.model}; "
+            "train on the token shards that preparation writes"
+        )
+    return tokenizer

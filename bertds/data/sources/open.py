@@ -84,7 +84,9 @@ def _open_text(
     data_config: DataConfig, path: Path, settings: InstanceSettings, seed: int
 ) -> Source:
     if not data_config.vocab:
-        raise ConfigError(f"data.vocab is not set: the text file {path} needs a vocab.txt")
+        raise ConfigError(
+            f"data.vocab is not set: the text file {path} needs a vocab.txt or tokenizer.json"
+        )
     tokenizer = load_tokenizer_info(data_config.vocab, data_config.lower_case)
     shard = text_shard(path, tokenizer)
     facts = {"documents": shard.documents, "sentences": shard.sentences, "tokens": shard.tokens}

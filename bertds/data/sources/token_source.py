@@ -115,15 +115,16 @@ class TokenSource(Source):
         manifest = Manifest.load(folder)
         chosen = manifest.split(folder, split)
         if vocab:
-            given = load_tokenizer_info(vocab, manifest.tokenizer.lower_case)
+            given = load_tokenizer_info(vocab, *manifest.tokenizer.rules)
             if given.fingerprint != manifest.tokenizer.fingerprint:
                 raise DataError(
                     f"data.vocab={vocab} ({given.vocab_size} tokens) is not the vocabulary that "
                     f"{folder} was prepared with ({manifest.tokenizer.vocab_size} tokens); leave "
                     f"data.vocab empty, or prepare the data with it"
                 )
-        if "vocab.txt" not in manifest.tokenizer.files:
-            raise DataError(f"{folder / 'tokenizer' / 'vocab.txt'}: missing")
+        name = "vocab.txt" if manifest.tokenizer.is_wordpiece else "tokenizer.json"
+        if name not in manifest.tokenizer.files:
+            raise DataError(f"{folder / 'tokenizer' / name}: missing")
         for info in chosen.shards:
             path = folder / info.file
             if not path.is_file():
@@ -159,9 +160,14 @@ class TokenSource(Source):
             for start in range(0, len(ids), _TOKENS_AT_ONCE):
                 part = np.bincount(ids[start : start + _TOKENS_AT_ONCE], minlength=len(counts))
                 if len(part) > len(counts):
-                    raise DataError(f"{self.shard(number).name}: a token id is not in vocab.txt")
+                    raise DataError(f"{self.shard(number).name}: an id is not in the vocabulary")
                 counts += part
         return counts
+
+    def word_count(self) -> int:
+        """Return how many words this split has, by the bits of its shards."""
+        shards = (self.shard(number) for number in range(self.shards))
+        return sum(int(np.bitwise_count(shard.word_starts).sum()) for shard in shards)
 
     def sibling(self, split: str) -> TokenSource | None:
         """Return another split of the prepared folder, or None if it has no document."""

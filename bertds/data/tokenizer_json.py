@@ -1,0 +1,318 @@
+"""``tokenizer.json``: what it says, and ids by the ``tokenizers`` library.
+
+```text
+WordPiece as BERT has it  -> tokens and rules; the rest of the code reads it like a vocab.txt
+anything else             -> JsonTokenizer: byte-level BPE, SentencePiece unigram and BPE, ...
+```
+
+Rows are laid out as ``cls A sep B sep`` with segments 0 and 1, whatever the model. A file whose own
+template differs (RoBERTa's ``</s></s>``, none at all) is written on with ours, so that what reads
+the exported folder builds the rows that the model was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from bertds.errors import DataError
+from bertds.system.json_fields import parse_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+FILE = "tokenizer.json"
+CONFIG = "tokenizer_config.json"
+WORD_START = np.uint32(1 << 31)
+"""Added to the id of a token that begins a word, between encoder and shard."""
+
+# By what a token does; the second and later are what files without a configuration call it.
+_NAMES = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>"),
+    "sep": ("[SEP]", "</s>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+# Sentences in these scripts are joined without a space.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uf900-\ufaff\uff00-\uffef]"
+)
+_WORD_MARKS = ("\u0120", "\u2581")
+"""A space, as byte-level BPE and SentencePiece write it."""
+_AT_ONCE = 4096
+_LONGEST = 1 << 20
+"""Tokens; transformers writes 10^30 where no length is known."""
+
+
+class WordPieceRules(NamedTuple):
+    """What BERT's tokenizer does to text before it looks up pieces."""
+
+    lower_case: bool
+    strip_accents: bool
+    chinese_characters: bool = True
+    """Each ideograph is a word."""
+
+    @staticmethod
+    def of(
+        lower_case: bool, strip_accents: bool | None = None, chinese_characters: bool | None = None
+    ) -> WordPieceRules:
+        """Return the rules; None is BERT's own: accents go with the capitals."""
+        strip = lower_case if strip_accents is None else strip_accents
+        return WordPieceRules(lower_case, strip, chinese_characters is not False)
+
+    @property
+    def casing(self) -> str:
+        """Return the rules in words; ``uncased`` and ``cased`` are BERT's two."""
+        words = ["uncased" if self.lower_case else "cased"]
+        if self.strip_accents != self.lower_case:
+            words.append("accents stripped" if self.strip_accents else "accents kept")
+        if not self.chinese_characters:
+            words.append("ideographs not divided")
+        return ", ".join(words)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raises DataError in one line."""
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not a JSON object ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: not a JSON object ({type(value).__name__})")
+    return value
+
+
+def bert_wordpiece(content: Mapping[str, Any]) -> list[str] | None:
+    """Return the tokens of a ``tokenizer.json`` that does what BERT's own tokenizer does.
+
+    None if it is another model, or WordPiece with another way of cutting words.
+    """
+    model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
+    usual = (
+        model.get("type", "WordPiece") == "WordPiece"
+        and "continuing_subword_prefix" in model
+        and model["continuing_subword_prefix"] == "##"
+        and model.get("unk_token") == "[UNK]"
+        and model.get("max_input_chars_per_word", 100) == 100
+        and normalizer.get("type") == "BertNormalizer"
+        and normalizer.get("clean_text") is True
+        and (content.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+        # Other added tokens are looked for in the text before it is cut into words.
+        and all(token.get("special") for token in content.get("added_tokens", ()))
+    )
+    if not usual:
+        return None
+    ids = {**model["vocab"], **{t["content"]: t["id"] for t in content.get("added_tokens", ())}}
+    tokens = sorted(ids, key=ids.__getitem__)
+    dense = [ids[token] for token in tokens] == list(range(len(tokens)))
+    return tokens if dense and not any("\n" in token for token in tokens) else None
+
+
+def normalizer_rules(content: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Return what the BertNormalizer of a ``tokenizer.json`` says, by transformers' names."""
+    normalizer = content.get("normalizer") or {}
+    if normalizer.get("type") != "BertNormalizer":
+        return {}
+    return {
+        "do_lower_case": normalizer.get("lowercase"),
+        "strip_accents": normalizer.get("strip_accents"),
+        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars"),
+    }
+
+
+class JsonTokenizer:
+    """A tokenizer of any model, as its file says, but for the layout of rows."""
+
+    def __init__(self, path: Path) -> None:
+        """Load ``path`` and the names of the special tokens beside it.
+
+        Raises:
+            DataError: it is damaged, or has no token for one of the five purposes.
+        """
+        from tokenizers import Tokenizer
+
+        self.path = path
+        given = read_json(path)
+        try:
+            self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises plain Exception
+            raise DataError(f"{path}: the tokenizers library cannot read it ({error})") from error
+        model = str((given.get("model") or {}).get("type", "unknown")).lower()
+        self.model = "custom_wordpiece" if model == "wordpiece" else model
+        self.special_tokens = _special_tokens(path, self._tokenizer)
+        self.special_ids = {
+            name: self._tokenizer.get_vocab(with_added_tokens=True)[token]
+            for name, token in self.special_tokens.items()
+        }
+        self.content = path.read_bytes()
+        if not self._has_our_layout():
+            self._tokenizer.post_processor = self._our_layout(given)
+            self.content = (self._tokenizer.to_str(pretty=True) + "\n").encode()
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        # Text that spells a special token is text.
+        self._tokenizer.encode_special_tokens = True
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the file as it is written on, and the special tokens' names."""
+        names = json.dumps(self.special_tokens, sort_keys=True).encode()
+        return hashlib.sha256(self.content + b"\n" + names).hexdigest()
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The tokens by id, added ones included; "" where an id has none."""
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        tokens = [""] * (max(ids.values()) + 1)
+        for token, number in ids.items():
+            tokens[number] = token
+        return tokens
+
+    def pieces(self) -> list[str]:
+        """Return the tokens as text, in WordPiece's way: ``##`` before what begins no word.
+
+        A guess from the token alone, for display: letters that follow no space go on with a word.
+        """
+        decode, marked = self._tokenizer.decode, []
+        for number, token in enumerate(self.tokens):
+            if token in self.special_tokens.values():
+                marked.append(token)
+                continue
+            begins = token[:1] in _WORD_MARKS
+            text = decode([number], skip_special_tokens=False)
+            text = text.strip() or ("␣" if text else token)
+            marked.append(text if begins or not text[0].isalnum() else f"##{text}")
+        return marked
+
+    @property
+    def lower_case(self) -> bool:
+        """Whether text is lower-cased."""
+        normalizer = self._tokenizer.normalizer
+        return normalizer is not None and "A" not in normalizer.normalize_str("A")
+
+    @cached_property
+    def _space_matters(self) -> bool:
+        """Whether a word has other ids after a space than at the beginning of a text."""
+        first, second, spaced, both = (self.ids(text) for text in ("a", "b", " b", "a b"))
+        return both != first + second and both == first + spaced
+
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Tokenise sentences, each by itself.
+
+        Returns:
+            ids: uint32 [T], WORD_START added where a word begins.
+            lengths: int64 [sentences], tokens of each sentence; may be 0.
+        """
+        texts = [s.encode("utf-8", "replace").decode("utf-8") for s in sentences]
+        ids: list[np.ndarray] = [np.zeros(0, np.uint32)]
+        lengths = np.zeros(len(texts), np.int64)
+        for begin in range(0, len(texts), _AT_ONCE):
+            found = self._tokenizer.encode_batch(
+                texts[begin : begin + _AT_ONCE], add_special_tokens=False
+            )
+            for number, encoding in enumerate(found, begin):
+                own = np.array(encoding.ids, np.uint32)
+                words = np.array([-1 if w is None else w for w in encoding.word_ids], np.int64)
+                own[np.diff(words, prepend=-2) != 0] |= WORD_START
+                ids.append(own)
+                lengths[number] = len(own)
+        return np.concatenate(ids), lengths
+
+    def in_running_text(self, sentence: str, first: bool) -> str:
+        """Return a sentence so that the ids of a document's sentences are those of its text.
+
+        A byte-level BPE has one token for "It" and another for " It": all sentences but the first
+        follow a space, unless their script has none.
+        """
+        if first or not self._space_matters or _UNSPACED.match(sentence):
+            return sentence
+        return f" {sentence}"
+
+    def write(self, folder: Path, length: int = 512) -> None:
+        """Write the folder that transformers loads."""
+        from bertds.system.atomic_files import atomic_path, write_text
+
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / FILE) as temporary:
+            temporary.write_bytes(self.content)
+        beside = self.path.parent / CONFIG
+        longest = read_json(beside).get("model_max_length") if beside.is_file() else None
+        if not isinstance(longest, int) or longest > _LONGEST:
+            longest = length
+        config = {
+            # Loads the file as it is; other classes build their own pipeline from parts of it.
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": longest,
+            "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+            "clean_up_tokenization_spaces": False,
+            **{f"{name}_token": token for name, token in self.special_tokens.items()},
+        }
+        write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+    def _has_our_layout(self) -> bool:
+        one, two = self._tokenizer.encode("a"), self._tokenizer.encode("a", "b")
+        a, b = self.ids("a"), self.ids("b")
+        cls, sep = self.special_ids["cls"], self.special_ids["sep"]
+        segments = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+        return (
+            one.ids == [cls, *a, sep]
+            and two.ids == [cls, *a, sep, *b, sep]
+            and two.type_ids == segments
+        )
+
+    def _our_layout(self, given: Mapping[str, Any]) -> Any:
+        from tokenizers import processors
+
+        cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]
+        template = processors.TemplateProcessing(
+            single=[f"{cls}:0", "$A:0", f"{sep}:0"],
+            pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
+            special_tokens=[(cls, self.special_ids["cls"]), (sep, self.special_ids["sep"])],
+        )
+        if not _trims_offsets(given.get("post_processor") or {}):
+            return template
+        # The offsets of " word" begin at the word, for answers in a text.
+        return processors.Sequence([processors.ByteLevel(trim_offsets=True), template])
+
+
+def _trims_offsets(processor: Mapping[str, Any]) -> bool:
+    inner = processor.get("processors") or ()
+    return bool(processor.get("trim_offsets")) or any(map(_trims_offsets, inner))
+
+
+def _special_tokens(path: Path, tokenizer: Tokenizer) -> dict[str, str]:
+    """Return the names of the special tokens, from the files beside it or by what is usual."""
+    named: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", CONFIG):
+        if (path.parent / name).is_file():
+            named |= read_json(path.parent / name)
+    found: dict[str, str] = {}
+    for purpose, usual in _NAMES.items():
+        value = named.get(f"{purpose}_token")
+        value = value.get("content") if isinstance(value, dict) else value
+        candidates = [value] if isinstance(value, str) else usual
+        token = next((t for t in candidates if tokenizer.token_to_id(t) is not None), None)
+        if token is None:
+            there = f"names {value!r}, which it does not have" if value else "names none"
+            raise DataError(
+                f"{path}: no {purpose} token: {CONFIG} {there}; BERT needs {', '.join(_NAMES)}: "
+                f"add the token, and {purpose}_token to {CONFIG}"
+            )
+        found[purpose] = token
+    if len(set(found.values())) < len(found):
+        raise DataError(f"{path}: two purposes share a special token ({found}); BERT needs five")
+    return found
