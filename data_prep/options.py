@@ -13,7 +13,7 @@ from bertds.data.formats.nvidia_hdf5 import COMPRESSIONS
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file
-from data_prep.document import Limits, SourceFile
+from data_prep.document import SourceFile
 from data_prep.filter_options import add_filter_options, minhash_settings
 from data_prep.selection.filters import FilterSettings
 from data_prep.selection.mixing import parse_mix
@@ -22,6 +22,7 @@ from data_prep.sources import SOURCE_KINDS, find_files, source_order
 from data_prep.sources.hub import NAME_PREFIX, find_hub
 from data_prep.sources.text import LAYOUTS
 from data_prep.tokens.nanotoken_encoder import check_installed
+from data_prep.wiki.templates import check_file
 
 _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
 
@@ -92,16 +93,14 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("the split of --hf (train)"))
     group.add_argument("--wiki-index", nargs="+", action="extend", default=[], metavar="FILE",
                        help=rare("indexes of multistream dumps (found if beside them)"))
+    group.add_argument("--wiki-templates", metavar="FILE",
+                       help=rare("YAML: templates whose words stay, as wiki/templates.yaml has"))
     group.add_argument("--text-layout", choices=LAYOUTS, default="blank-line",
                        help=rare("what separates the documents of --text (blank-line)"))
     group.add_argument("--text-key", default="text", metavar="KEY",
                        help=rare("the text's key in --jsonl, column in --parquet and --hf (text)"))
     group.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT",
                        help=rare("a source's licence for the manifest"))
-    group.add_argument("--max-document-mb", type=int, default=256, metavar="N",
-                       help=rare("refuse a document of more than N MB (256)"))
-    group.add_argument("--max-unpack-ratio", type=int, default=250, metavar="N",
-                       help=rare("refuse a compressed file of more than N times its size (250)"))
     group.add_argument("--language", default="en", metavar="CODE",
                        help=rare("whose sentence rules to use (en)"))
 
@@ -194,7 +193,11 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
         "jsonl": (args.text_key,),
         "parquet": (args.text_key,),
     }
-    limits = _limits(args)
+    if args.wiki_templates:
+        path = Path(args.wiki_templates).resolve()
+        check_file(path)
+        # With its hash: what was read with other contents is not used again.
+        options["wiki"] = (f"templates={sha256_file(path)}:{path}",)
     files = []
     for kind in SOURCE_KINDS:
         files += find_files(
@@ -202,26 +205,14 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
             getattr(args, kind, []),
             options.get(kind, ()),
             args.wiki_index if kind == "wiki" else (),
-            limits,
         )
     for given in args.hf:
-        found = find_hub(given, args.hf_split, args.text_key)
-        files += [file._replace(limits=limits) for file in found]
+        files += find_hub(given, args.hf_split, args.text_key)
     if not files:
         raise ConfigError(
             "no source: give --wiki, --books, --text, --jsonl, --parquet, --pubmed or --hf"
         )
     return files
-
-
-def _limits(args: argparse.Namespace) -> Limits:
-    for option, value in (
-        ("--max-document-mb", args.max_document_mb),
-        ("--max-unpack-ratio", args.max_unpack_ratio),
-    ):
-        if not 1 <= value <= 1_000_000:
-            raise ConfigError(f"{option} {value}: allowed: 1 to 1000000")
-    return Limits(args.max_document_mb << 20, args.max_unpack_ratio)
 
 
 def prep_settings(
@@ -255,6 +246,7 @@ def prep_settings(
     return PrepSettings(
         seed=args.seed,
         **tokenizer,
+        wiki_templates_sha256=sha256_file(Path(args.wiki_templates)) if args.wiki_templates else "",
         vocab_size=args.train_vocab,
         vocab_sample_bytes=args.vocab_sample_bytes if args.train_vocab else 100_000_000,
         language=args.language,

@@ -68,6 +68,8 @@ class PrepSettings:
     """A vocabulary is trained on about so much text, chosen document by document by hash."""
     vocab_sha256: str = ""
     """Of the vocabulary that was given."""
+    wiki_templates_sha256: str = ""
+    """Of the file of ``--wiki-templates``."""
     language: str = "en"
     """Whose sentence rules sencentex uses."""
     min_tokens: int = 8
@@ -150,7 +152,7 @@ class PrepSettings:
         default = asdict(PrepSettings())
         for key in (
             "filters", "dedup", "minhash", "mix", "tokeniser", "keep_dropped", "strip_accents",
-            "chinese_characters", "tokenizer_model",
+            "chinese_characters", "tokenizer_model", "wiki_templates_sha256",
         ):  # fmt: skip
             if value[key] == default[key]:
                 del value[key]

@@ -189,4 +189,4 @@ def test_json_of_others_is_read_in_one_way(repository: Path) -> None:
         for path in files(package, repository)
         if re.search(r"\bjson\.loads?\(|\byaml\.(safe_)?load\(", path.read_text(encoding="utf-8"))
     }
-    assert found == {*own, "bertds/config/yaml_text.py"}
+    assert found == {*own, "bertds/system/yaml_text.py"}

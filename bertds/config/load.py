@@ -16,8 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from bertds.config.recipe import Config, ModelConfig, ScheduleConfig
-from bertds.config.yaml_text import LimitedLoader, load_yaml
 from bertds.errors import ConfigError
+from bertds.system.yaml_text import LimitedLoader, load_yaml
 
 REMOVED_KEYS: dict[str, tuple[Any, str]] = {
     "model.fp8": (False, "its FP8 products were 1.7 times slower than bf16; see run.fp8"),

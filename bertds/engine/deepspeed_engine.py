@@ -35,12 +35,7 @@ from bertds.engine.process_group import (
 )
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.update_gate import UpdateGate
-from bertds.engine.zero_layout import (
-    Layout,
-    add_gradients_at_once,
-    norm_under_way,
-    read_layout,
-)
+from bertds.engine.zero_layout import Layout, norm_under_way, read_layout
 from bertds.errors import BertdsError
 from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.lamb import ShardedLamb
@@ -128,7 +123,6 @@ class Engine:
             config=_deepspeed_config(settings, batch_plan, optimizer),
         )
         layout = read_layout(wrapped, optimizer)
-        add_gradients_at_once(wrapped)
         if layout.kind == "bf16":
             use_exact_norms()
         for partition in layout.partitions:

@@ -93,11 +93,6 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
     """
     import transformers
 
-    from bertds.model.build import check_size
-    from bertds.pretrained.hf_weights import read_config
-
-    if (folder / "config.json").is_file() and class_name != "AutoTokenizer":
-        check_size(read_config(folder), f"{folder / 'config.json'}: ")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:

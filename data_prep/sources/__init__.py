@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bertds.errors import ConfigError, DataError
 from data_prep import progress
-from data_prep.document import Document, Limits, SourceFile, Unit
+from data_prep.document import Document, SourceFile, Unit
 from data_prep.sources import blocks
 from data_prep.sources.books import read_book
 from data_prep.sources.extracted import OPENING, read_extracted, read_extracted_json
@@ -86,11 +86,7 @@ def file_state(unit: Unit) -> list[int]:
 
 
 def find_files(
-    kind: str,
-    paths: Iterable[str],
-    options: tuple[str, ...],
-    indexes: Iterable[str] = (),
-    limits: Limits = blocks.DEFAULT_LIMITS,
+    kind: str, paths: Iterable[str], options: tuple[str, ...], indexes: Iterable[str] = ()
 ) -> list[SourceFile]:
     """Return the input files below the given files and folders, in the order of their names.
 
@@ -99,7 +95,6 @@ def find_files(
         paths: files and folders.
         options: what their reader asks for.
         indexes: indexes of multistream dumps; those beside their dumps are found without.
-        limits: what a file may unpack to, and the size of a document.
 
     Raises:
         DataError: a path is missing, unreadable, holds no such file, or is of another kind.
@@ -122,7 +117,7 @@ def find_files(
         # Extracted articles come as thousands of small files, and to look into each costs as much
         # as reading it: the first of a folder speaks for the others (their reader checks them).
         known = "extracted" if path.parent in extracted else ""
-        file = source_file(kind, path, name, options, known, limits)
+        file = source_file(kind, path, name, options, known)
         if file.reader == "extracted":
             extracted.add(path.parent)
         found_files.append(file)
@@ -216,12 +211,7 @@ def _wanted(kind: str, path: Path) -> bool:
 
 
 def source_file(
-    kind: str,
-    path: Path,
-    name: str,
-    options: tuple[str, ...],
-    known_reader: str = "",
-    limits: Limits = blocks.DEFAULT_LIMITS,
+    kind: str, path: Path, name: str, options: tuple[str, ...], known_reader: str = ""
 ) -> SourceFile:
     """Look into a file and choose its reader, unless it is known.
 
@@ -241,14 +231,14 @@ def source_file(
             reader = "extracted"
         elif head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             reader = "extracted-json"
-            check_jsonl(path, "text", limits)
+            check_jsonl(path, "text")
         else:
-            options = sniff_dump(path)
+            options += sniff_dump(path)
     elif kind == "jsonl":
-        check_jsonl(path, options[0], limits)
+        check_jsonl(path, options[0])
     elif kind != "parquet":
         blocks.check_is_text(path)
-    return SourceFile(kind, reader, path.resolve(), name, size, options, limits=limits)
+    return SourceFile(kind, reader, path.resolve(), name, size, options)
 
 
 def is_read_by_one(file: SourceFile) -> bool:
@@ -262,11 +252,11 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     kind = "" if file.reader in ("parquet", "hf") else blocks.compression(file.path)
     whole = Unit(
         file.source, file.reader, str(file.path), 0, 0, file.bytes, file.bytes, file.options
-    )._replace(limits=file.limits)
+    )
     if file.reader == "hf":
         yield from hub_units(file, whole, unit_bytes)
     elif file.reader == "parquet":
-        sizes = parquet_row_groups(file.path, file.path, file.options[0], file.limits)
+        sizes = parquet_row_groups(file.path, file.path, file.options[0])
         yield from row_group_units(whole, sizes, unit_bytes)
     elif file.streams:
         offsets = stream_offsets(Path(file.streams), file.path)
@@ -274,8 +264,7 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
             yield whole._replace(number=number, start=start, end=end, size=end - start)
     elif is_read_by_one(file):
         ratio = 4 if kind else 1  # the progress bar counts bytes of the file
-        batches = page_batches(file.path, min(unit_bytes, 8 << 20), file.limits)
-        for number, pages in enumerate(batches):
+        for number, pages in enumerate(page_batches(file.path, min(unit_bytes, 8 << 20))):
             size = sum(map(len, pages)) // ratio
             yield whole._replace(number=number, size=size, records=pages)
     elif file.reader in ("book", "pubmed") or (kind and file.reader != "dump"):

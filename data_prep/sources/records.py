@@ -9,9 +9,8 @@ from typing import Any
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
 from data_prep.clean import clean_paragraphs, unescape, without_tags
-from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Limits, Unit
-from data_prep.sources.blocks import DEFAULT_LIMITS, whole_blocks
-from data_prep.sources.limits import Unpacking
+from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Unit
+from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.text import unit_lines
 
 
@@ -40,7 +39,7 @@ def json_document(line: bytes, key: str) -> Document:
     return text_value_document(value[key], record_title(value))
 
 
-def check_jsonl(path: Path, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
+def check_jsonl(path: Path, key: str) -> None:
     """Refuse a file that is not JSON lines, or none of whose first records has the text's key.
 
     Raises:
@@ -50,9 +49,8 @@ def check_jsonl(path: Path, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
     if head.startswith(b"["):  # often a single line of the whole file's size: do not parse it
         raise _not_lines(path, 1, _ARRAY)
     without_key = ""
-    end = path.stat().st_size
-    lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, end, 0, limits=limits))
     size = 0
+    lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, path.stat().st_size, 0))
     for number, (line, _) in enumerate(lines, 1):
         size += len(line)
         found = _line_problem(line, key)
@@ -118,7 +116,7 @@ def text_value_document(value: object, title: str = "") -> Document:
 
 def read_pubmed(unit: Unit) -> Iterator[Document]:
     """Yield the abstracts of one JSON object, address -> abstract (BioASQ); .gz or plain."""
-    data = b"".join(block for block, _ in whole_blocks(unit.path, unit.limits))
+    data = b"".join(block for block, _ in whole_blocks(unit.path))
     try:
         value = parse_json(data)
     except ValueError as error:
@@ -167,19 +165,16 @@ def _cell_document(value: Any, title: Any) -> Document:
         return Document("", BAD_UTF8, name)
 
 
-def parquet_row_groups(
-    opened: Any, path: Path | str, column: str, limits: Limits = DEFAULT_LIMITS
-) -> list[int]:
+def parquet_row_groups(opened: Any, path: Path | str, column: str) -> list[int]:
     """Return the size in bytes of each row group, after checking that the column is there.
 
     Args:
         opened: a path, or an open file.
         path: its name, for errors.
         column: the text's.
-        limits: what it may unpack to.
 
     Raises:
-        DataError: not Parquet, no such column, or it unpacks to far too much.
+        DataError: not Parquet, or no such column.
     """
     from pyarrow import ArrowException, parquet
 
@@ -187,16 +182,9 @@ def parquet_row_groups(
         with parquet.ParquetFile(opened) as file:
             names = file.schema_arrow.names
             metadata = file.metadata
-            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-            sizes = [group.total_byte_size for group in groups]
-            packed = sum(
-                group.column(i).total_compressed_size
-                for group in groups
-                for i in range(group.num_columns)
-            )
+            sizes = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: not a Parquet file ({error})") from error
-    Unpacking(Path(path), limits).add(sum(sizes), packed)
     if column not in names:
         raise DataError(
             f"{path}: no column {column!r} (there: {', '.join(names[:8])}); set --text-key"

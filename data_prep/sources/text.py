@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.clean import clean_paragraphs
-from data_prep.document import BAD_UTF8, EMPTY, Document, Limits, Unit
-from data_prep.sources.blocks import DEFAULT_LIMITS, compression, open_binary, whole_blocks
-from data_prep.sources.limits import check_document
+from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
+from data_prep.sources.blocks import compression, open_binary, whole_blocks
 
 LAYOUTS = ("blank-line", "line")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -39,7 +38,6 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
         yield from (line for line, owned in unit_lines(unit) if owned)
         return
     current: list[bytes] = []
-    size = 0
     skipping = False  # a document that began in the unit before
     first = True
     for lines, owned in _line_groups(unit, with_previous=True):
@@ -52,15 +50,13 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
                 skipping = False
                 if current:
                     yield b"".join(current)
-                    current, size = [], 0
+                    current = []
                 if not owned:
                     return
             elif not skipping:
                 if not current and not owned:
                     return
                 current.append(line)
-                size += len(line)
-                check_document(unit.path, size, unit.limits)
             elif not owned:
                 return
     if current:
@@ -85,7 +81,7 @@ def _line_groups(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[l
     if compression(unit.path):
         if with_previous:
             yield [b""], True
-        for line in compressed_lines(unit.path, unit.limits):
+        for line in compressed_lines(unit.path):
             yield [line], True
         return
     with open_binary(unit.path) as file:
@@ -125,28 +121,20 @@ def _line_across(file: BinaryIO, start: int) -> bytes:
     return file.readline()
 
 
-def compressed_lines(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
-    """Yield the lines of a compressed file.
-
-    Raises:
-        DataError: a line is too large, or the file unpacks to far too much.
-    """
+def compressed_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a compressed file."""
     rest: list[bytes] = []
-    size = 0
     first = True
-    for block, _ in whole_blocks(path, limits):
+    for block, _ in whole_blocks(path):
         if first:
             block, first = block.removeprefix(_BYTE_ORDER_MARK), False
         lines = block.split(b"\n")
         rest.append(lines[0])
-        size += len(lines[0])
-        check_document(path, size, limits)
         if len(lines) > 1:
             yield b"".join(rest) + b"\n"
             for line in lines[1:-1]:
                 yield line + b"\n"
             rest = [lines[-1]]
-            size = len(rest[0])
     last = b"".join(rest)
     if last:
         yield last
