@@ -34,7 +34,7 @@ from bertds.plan.calibration import calibrate, read_run, train_lines
 from bertds.plan.forecast import forecast
 from bertds.plan.sweep import best, sweep
 from bertds.system.memory import OwnMemory
-from tests.runs_made import make_run, train_line
+from tests.runs_made import add_vocabulary, make_run, train_line
 
 LARGE = ModelConfig(
     hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
@@ -334,8 +334,7 @@ def test_calibration_separates_the_optimizer_and_what_each_micro_batch_moves(
         settings["train_micro_batch_size_per_gpu"] = rows
         settings["train_batch_size"] = rows * micro_batches
         (made / "deepspeed.json").write_text(json.dumps(settings))
-        (made / "tokenizer").mkdir()
-        (made / "tokenizer" / "vocab.txt").write_text("word\n" * vocabulary)
+        add_vocabulary(made, vocabulary)
         return made
 
     few, many = run("few", 2, 1), run("many", 8, 4)
