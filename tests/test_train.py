@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -70,6 +71,9 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
     validation = [line for line in lines if line.get("split") == "validation"]
     assert [line["step"] for line in validation] == [3, 6]
     assert {"mlm_loss", "mlm_accuracy", "nsp_accuracy"} <= set(validation[0])
+    # 60 words, some more frequent than others; about half of the pairs are random.
+    assert 3.0 < validation[0]["unigram_entropy"] < math.log(65)
+    assert 0.5 <= validation[0]["nsp_majority"] < 0.75
     assert [p.name for p in step_folders(run / "checkpoints")] == ["step_00000006", "step_00000003"]
     # Done is done: nothing is repeated.
     before = (run / "metrics.jsonl").read_text()
