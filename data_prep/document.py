@@ -36,6 +36,16 @@ class Document(NamedTuple):
     """What it was decoded from, where that was detected."""
 
 
+class Limits(NamedTuple):
+    """What reading may come to: a small file must not fill the memory or run for days."""
+
+    document_bytes: int = 256 << 20
+    """The largest document (``--max-document-mb``). Shakespeare's works have 5.5 MB."""
+    unpack_ratio: int = 250
+    """Bytes unpacked per byte of a compressed file (``--max-unpack-ratio``): text comes to 3 to 8,
+    repetitive JSON to 50; a bomb to 1,000 (gzip) and 40,000 (bzip2)."""
+
+
 class Unit(NamedTuple):
     """A piece of work of bounded size: part of one file, or records that the parent has read."""
 
@@ -54,6 +64,7 @@ class Unit(NamedTuple):
     options: tuple[str, ...] = ()
     records: tuple[bytes, ...] | None = None
     """The contents, when only one process can read the file (a single bzip2 or gzip stream)."""
+    limits: Limits = Limits()
 
     @property
     def path(self) -> Path:
@@ -75,3 +86,4 @@ class SourceFile(NamedTuple):
     """What the source itself says about its licence."""
     streams: str = ""
     """Of a multistream dump: the file that names its streams."""
+    limits: Limits = Limits()

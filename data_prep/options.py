@@ -13,7 +13,7 @@ from bertds.data.formats.nvidia_hdf5 import COMPRESSIONS
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file
-from data_prep.document import SourceFile
+from data_prep.document import Limits, SourceFile
 from data_prep.filter_options import add_filter_options, minhash_settings
 from data_prep.selection.filters import FilterSettings
 from data_prep.selection.mixing import parse_mix
@@ -101,6 +101,10 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("the text's key in --jsonl, column in --parquet and --hf (text)"))
     group.add_argument("--licence", action="append", default=[], metavar="SOURCE=TEXT",
                        help=rare("a source's licence for the manifest"))
+    group.add_argument("--max-document-mb", type=int, default=256, metavar="N",
+                       help=rare("refuse a document of more than N MB (256)"))
+    group.add_argument("--max-unpack-ratio", type=int, default=250, metavar="N",
+                       help=rare("refuse a compressed file of more than N times its size (250)"))
     group.add_argument("--language", default="en", metavar="CODE",
                        help=rare("whose sentence rules to use (en)"))
 
@@ -198,6 +202,7 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
         check_file(path)
         # With its hash: what was read with other contents is not used again.
         options["wiki"] = (f"templates={sha256_file(path)}:{path}",)
+    limits = _limits(args)
     files = []
     for kind in SOURCE_KINDS:
         files += find_files(
@@ -205,14 +210,26 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
             getattr(args, kind, []),
             options.get(kind, ()),
             args.wiki_index if kind == "wiki" else (),
+            limits,
         )
     for given in args.hf:
-        files += find_hub(given, args.hf_split, args.text_key)
+        found = find_hub(given, args.hf_split, args.text_key)
+        files += [file._replace(limits=limits) for file in found]
     if not files:
         raise ConfigError(
             "no source: give --wiki, --books, --text, --jsonl, --parquet, --pubmed or --hf"
         )
     return files
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    for option, value in (
+        ("--max-document-mb", args.max_document_mb),
+        ("--max-unpack-ratio", args.max_unpack_ratio),
+    ):
+        if not 1 <= value <= 1_000_000:
+            raise ConfigError(f"{option} {value}: allowed: 1 to 1000000")
+    return Limits(args.max_document_mb << 20, args.max_unpack_ratio)
 
 
 def prep_settings(

@@ -9,28 +9,10 @@ from typing import Any
 from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import ConfigError
 from data_prep.selection.filters import FilterSettings
+from data_prep.selection.minhash import MinHashSettings
 from data_prep.selection.mixing import Mix
 
 DEDUP = ("exact", "minhash", "none")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MinHashSettings:
-    """How alike documents must be to count as near-duplicates; see ``selection/minhash.py``."""
-
-    bands: int = 14
-    rows: int = 8
-    ngram: int = 5
-    """Words of an n-gram; a shorter text is one n-gram."""
-
-    def __post_init__(self) -> None:
-        for name, value, most in (
-            ("bands", self.bands, 200),
-            ("rows", self.rows, 100),
-            ("ngram", self.ngram, 50),
-        ):
-            if not 1 <= value <= most:
-                raise ConfigError(f"--minhash-{name} {value}: allowed: 1 to {most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

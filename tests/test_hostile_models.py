@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,85 @@ def test_nobody_can_ask_for_a_models_own_code(with_code, name: str) -> None:
     with pytest.raises(CheckpointError):
         load_transformers(folder, name, trust_remote_code=True)
     assert not marker.exists()
+
+
+def nemo(path: Path, members: dict[str, bytes | int]) -> Path:
+    """An archive; a number is a member of as many zeros."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = content if isinstance(content, int) else len(content)
+            zeros = isinstance(content, int)
+            archive.addfile(info, io.BytesIO(b"\0" * content if zeros else content))
+    return path
+
+
+ALIASES = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{b}: &{b} [{','.join([f'*{a}'] * 10)}]\n" for a, b in zip("abcdefgh", "bcdefghi")
+)
+
+
+@pytest.mark.parametrize(("members", "said"), [
+    ({"model_weights.ckpt": 80 << 20}, "'model_weights.ckpt' has 83,886,080 bytes in an archive"),
+    ({"junk": 80 << 20, "model_weights.ckpt": b""}, "'junk' has 83,886,080 bytes in an archive"),
+    ({"model_config.yaml": 2 << 20}, "'model_config.yaml' has 2,097,152 bytes in an archive"),
+    ({"model_config.yaml": ALIASES.encode()}, "more than 100,000 values with its aliases"),
+    ({"model_config.yaml": b"[" * 5000}, "nested too deeply"),
+])  # fmt: skip
+def test_a_small_nemo_archive_makes_nothing_huge(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, members: dict, said: str
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setattr("shutil.copyfileobj", lambda *_: pytest.fail("written before checked"))
+    source = nemo(tmp_path / "bert.nemo", members)
+    assert main(["convert", str(source), str(tmp_path / "out"), "--to", "hf"]) == 2
+    assert said in capsys.readouterr().err
+    assert not any(scratch.iterdir())
+
+
+def test_a_pickle_of_one_number_is_no_tensor_of_billions(tmp_path: Path, capsys) -> None:
+    wide = torch.zeros(1).expand(1 << 40)
+    torch.save({"bert.embeddings.word_embeddings.weight": wide}, tmp_path / "ckpt.pt")
+    (tmp_path / "bert_config.json").write_text(json.dumps(SIZES))
+    assert main(["convert", str(tmp_path / "ckpt.pt"), str(tmp_path / "out"), "--to", "hf"]) == 2
+    said = capsys.readouterr().err
+    assert "has the shape (1099511627776,), and 4 bytes for it" in said
+
+
+def test_a_packed_file_of_torch_save_is_refused(tmp_path: Path, capsys) -> None:
+    torch.save({"a": torch.zeros(20 << 20)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(
+        tmp_path / "ckpt.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=1
+    ) as packed:  # fmt: skip
+        for member in plain.infolist():
+            packed.writestr(member.filename, plain.read(member), zipfile.ZIP_DEFLATED)
+    assert main(["convert", str(tmp_path / "ckpt.pt"), str(tmp_path / "out"), "--to", "hf"]) == 2
+    assert "bytes and unpacks to 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("num_hidden_layers", 1_000_000), ("hidden_size", 1 << 24), ("intermediate_size", 1 << 40),
+    ("vocab_size", 1 << 40), ("max_position_embeddings", 1 << 40),
+])  # fmt: skip
+def test_a_configuration_larger_than_the_machine_is_refused(
+    tmp_path: Path, capsys, key: str, value: int
+) -> None:
+    config = {**SIZES, "model_type": "bert", "architectures": ["BertForMaskedLM"], key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    for command in (["convert", str(tmp_path), str(tmp_path / "out"), "--to", "dle"],
+                    ["predict", "--task", "fill-mask", "--model", str(tmp_path), "--input",
+                     str(tmp_path / "vocab.txt")]):  # fmt: skip
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert f"{key}={value}" in said and "GB in float32, this machine has" in said, said
+
+
+def test_a_recipe_larger_than_the_machine_is_refused(
+    command, capsys, tmp_path: Path, no_launcher: None
+) -> None:
+    assert main(["train", *command("run", "model.num_hidden_layers=1000000")]) == 2
+    assert "model.num_hidden_layers=1000000" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bertds.monitor.run_files import read_metrics
-from bertds.system.atomic_files import start_time
+from bertds.system.processes import start_time
 
 ENDLESS = ["schedule.total_steps=100000", "checkpoint.every_steps=2", "data.prefetch_steps=1"]
 

@@ -17,19 +17,15 @@ import torch
 from bertds.cli import main as command
 from bertds.config.load import load_config
 from bertds.config.recipe import Config, ModelConfig
-from bertds.cost_model.flops import (
-    Meter,
-    forward_backward_flops,
-    masked_per_row,
-    parameter_count,
-)
+from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
 from bertds.cost_model.hardware import Hardware, find, peak_of
 from bertds.cost_model.memory import Shape, estimate, layer_bytes
 from bertds.cost_model.step_time import bytes_sent
-from bertds.distributed.stop_requests import free_port
+from bertds.distributed.rank_info import free_port
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import UserError
 from bertds.monitor.device_timer import DeviceClock
+from bertds.monitor.mfu import Meter
 from bertds.plan.calibration import calibrate, read_run, train_lines
 from bertds.plan.forecast import forecast
 from bertds.plan.sweep import best, sweep
@@ -399,13 +395,13 @@ def test_meter_reads_flops_and_mfu() -> None:
 
 def test_memory_is_a_process_s_own_and_not_its_starter_s() -> None:
     """A program of 600 MB starts a small one, as a pipeline or a notebook starts a run."""
-    inner = "from bertds.cost_model.flops import peak_memory_gib; print(peak_memory_gib())"
+    inner = "from bertds.system.memory import peak_memory_gib; print(peak_memory_gib())"
     outer = (
         "import subprocess, sys; held = bytearray(600_000_000); "
         f"subprocess.run([sys.executable, '-c', {inner!r}], check=True)"
     )
     found = subprocess.run([sys.executable, "-c", outer], capture_output=True, check=True)
-    assert 0.005 < float(found.stdout) < 0.4
+    assert 0.002 < float(found.stdout) < 0.4
 
 
 MIDDLE = ["model.hidden_size=384", "model.num_attention_heads=6", "model.intermediate_size=1536"]

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.ramps import BatchRamp, MaskRate, held_out_mask_rate, mean_mask_rate
-from bertds.config.recipe import BatchPlan, DataConfig, ScheduleConfig
+from bertds.config.recipe import DataConfig, ScheduleConfig
 from bertds.data.loader import BatchLoader, DataPosition, open_source, validation_batches
 from bertds.errors import ConfigError
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 
-from bertds.config.recipe import BatchPlan, DataConfig, ScheduleConfig
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig, ScheduleConfig
 from bertds.errors import ConfigError
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from bertds.config.recipe import BatchPlan
+from bertds.config.batch_plan import BatchPlan
 from bertds.data.order import DataPosition
 from bertds.data.samples.flat_rows import FlatRows
 

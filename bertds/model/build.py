@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
 from bertds.config.recipe import ModelConfig
+from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
 from bertds.model.modern import ModernBertForMaskedLM
 
 PreTrainingModel = BertForPreTraining | ModernBertForMaskedLM
 """Either model: the same arguments and the same output."""
+_ROWS = ("vocab_size", "max_position_embeddings", "type_vocab_size")
+_SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", *_ROWS)
+_LAYER_OVERHEAD = 50_000
+"""Bytes of a layer's modules and tensors without their numbers: what a million tiny ones cost."""
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> PreTrainingModel:
@@ -16,7 +25,48 @@ def build_model(config: ModelConfig, vocab_size: int) -> PreTrainingModel:
     Args:
         config: ``config.style`` decides which.
         vocab_size: the real vocabulary.
+
+    Raises:
+        ConfigError: no such model can be in this machine's memory.
     """
+    check_size(
+        {
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_hidden_layers,
+            "intermediate_size": config.intermediate_size,
+            "max_position_embeddings": config.max_position_embeddings,
+            "type_vocab_size": config.type_vocab_size,
+            "vocab_size": vocab_size,
+        },
+        "model.",
+    )
     if config.style == "modern":
         return ModernBertForMaskedLM(config, vocab_size)
     return BertForPreTraining(config, vocab_size)
+
+
+def check_size(sizes: Mapping[str, Any], prefix: str) -> None:
+    """Refuse a model that is larger than the machine before the first part of it is made.
+
+    A configuration of a hundred bytes can ask for any size; the system would end the process in the
+    middle, or begin to swap.
+
+    Args:
+        sizes: keys of a Hugging Face configuration and their values; others are ignored.
+        prefix: of the keys, for the message.
+
+    Raises:
+        ConfigError: names the sizes, what they come to, and what there is.
+    """
+    known = {name: sizes[name] for name in _SIZES if type(sizes.get(name)) is int}
+    width, layers = known.get("hidden_size", 0), known.get("num_hidden_layers", 0)
+    rows = sum(known.get(name, 0) for name in _ROWS)
+    layer = 4 * width * width + 2 * width * known.get("intermediate_size", 0)
+    needed = 4 * (layers * layer + rows * width) + layers * _LAYER_OVERHEAD
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        told = ", ".join(f"{prefix}{name}={value}" for name, value in known.items())
+        raise ConfigError(
+            f"{told}: a model of {needed / 1e9:,.0f} GB in float32, this machine has "
+            f"{there / 1e9:,.0f} GB"
+        )

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config
 from bertds.config.ramps import BatchRamp, mean_mask_rate
-from bertds.config.recipe import BatchPlan, Config
+from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
 from bertds.errors import ConfigError
 from bertds.system.json_fields import parse_json

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bertds.errors import ConfigError, DataError
 from data_prep import progress
-from data_prep.document import Document, SourceFile, Unit
+from data_prep.document import Document, Limits, SourceFile, Unit
 from data_prep.sources import blocks
 from data_prep.sources.books import read_book
 from data_prep.sources.extracted import OPENING, read_extracted, read_extracted_json
@@ -86,7 +86,11 @@ def file_state(unit: Unit) -> list[int]:
 
 
 def find_files(
-    kind: str, paths: Iterable[str], options: tuple[str, ...], indexes: Iterable[str] = ()
+    kind: str,
+    paths: Iterable[str],
+    options: tuple[str, ...],
+    indexes: Iterable[str] = (),
+    limits: Limits = blocks.DEFAULT_LIMITS,
 ) -> list[SourceFile]:
     """Return the input files below the given files and folders, in the order of their names.
 
@@ -95,6 +99,7 @@ def find_files(
         paths: files and folders.
         options: what their reader asks for.
         indexes: indexes of multistream dumps; those beside their dumps are found without.
+        limits: what a file may unpack to, and the size of a document.
 
     Raises:
         DataError: a path is missing, unreadable, holds no such file, or is of another kind.
@@ -117,7 +122,7 @@ def find_files(
         # Extracted articles come as thousands of small files, and to look into each costs as much
         # as reading it: the first of a folder speaks for the others (their reader checks them).
         known = "extracted" if path.parent in extracted else ""
-        file = source_file(kind, path, name, options, known)
+        file = source_file(kind, path, name, options, known, limits)
         if file.reader == "extracted":
             extracted.add(path.parent)
         found_files.append(file)
@@ -211,7 +216,12 @@ def _wanted(kind: str, path: Path) -> bool:
 
 
 def source_file(
-    kind: str, path: Path, name: str, options: tuple[str, ...], known_reader: str = ""
+    kind: str,
+    path: Path,
+    name: str,
+    options: tuple[str, ...],
+    known_reader: str = "",
+    limits: Limits = blocks.DEFAULT_LIMITS,
 ) -> SourceFile:
     """Look into a file and choose its reader, unless it is known.
 
@@ -231,14 +241,14 @@ def source_file(
             reader = "extracted"
         elif head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
             reader = "extracted-json"
-            check_jsonl(path, "text")
+            check_jsonl(path, "text", limits)
         else:
             options += sniff_dump(path)
     elif kind == "jsonl":
-        check_jsonl(path, options[0])
+        check_jsonl(path, options[0], limits)
     elif kind != "parquet":
         blocks.check_is_text(path)
-    return SourceFile(kind, reader, path.resolve(), name, size, options)
+    return SourceFile(kind, reader, path.resolve(), name, size, options, limits=limits)
 
 
 def is_read_by_one(file: SourceFile) -> bool:
@@ -252,11 +262,11 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     kind = "" if file.reader in ("parquet", "hf") else blocks.compression(file.path)
     whole = Unit(
         file.source, file.reader, str(file.path), 0, 0, file.bytes, file.bytes, file.options
-    )
+    )._replace(limits=file.limits)
     if file.reader == "hf":
         yield from hub_units(file, whole, unit_bytes)
     elif file.reader == "parquet":
-        sizes = parquet_row_groups(file.path, file.path, file.options[0])
+        sizes = parquet_row_groups(file.path, file.path, file.options[0], file.limits)
         yield from row_group_units(whole, sizes, unit_bytes)
     elif file.streams:
         offsets = stream_offsets(Path(file.streams), file.path)
@@ -264,7 +274,8 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
             yield whole._replace(number=number, start=start, end=end, size=end - start)
     elif is_read_by_one(file):
         ratio = 4 if kind else 1  # the progress bar counts bytes of the file
-        for number, pages in enumerate(page_batches(file.path, min(unit_bytes, 8 << 20))):
+        batches = page_batches(file.path, min(unit_bytes, 8 << 20), file.limits)
+        for number, pages in enumerate(batches):
             size = sum(map(len, pages)) // ratio
             yield whole._replace(number=number, size=size, records=pages)
     elif file.reader in ("book", "pubmed") or (kind and file.reader != "dump"):

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bertds.errors import DataError
+from data_prep.document import Limits
 from data_prep.sources import formats
+from data_prep.sources.limits import Unpacking, bounded, check_document
 
 BLOCK_BYTES = 1 << 20
 STREAM_HEADER = re.compile(rb"BZh[1-9]1AY&SY")
@@ -27,8 +29,11 @@ _STREAM_HEADER_BYTES = 10
 # A file of several streams shows its second one within this many bytes.
 _MULTISTREAM_PROBE_BYTES = 64 << 20
 _TAIL_BYTES = 256
+_XZ_MEMORY = 1 << 30
+"""More than any preset of xz needs (-9: 65 MB); a file may ask for 4 GB."""
 
 Block = tuple[bytes, bool]
+DEFAULT_LIMITS = Limits()
 
 
 def compression(path: Path) -> str:
@@ -96,12 +101,15 @@ def is_multistream(path: Path) -> bool:
     return False
 
 
-def bz2_blocks(path: Path, start: int, end: int) -> Iterator[Block]:
+def bz2_blocks(
+    path: Path, start: int, end: int, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[Block]:
     """Yield the contents of the streams that begin in ``[start, end)``, then of later ones.
 
     Raises:
-        DataError: the file is damaged, or ends inside a stream.
+        DataError: the file is damaged, ends inside a stream, or unpacks to far too much.
     """
+    counted = Unpacking(path, limits)
     with open_binary(path) as file:
         stream_start = start if start == 0 else _next_stream(file, start, end)
         if stream_start is None:
@@ -109,7 +117,7 @@ def bz2_blocks(path: Path, start: int, end: int) -> Iterator[Block]:
         file.seek(stream_start)
         decompressor = bz2.BZ2Decompressor()
         data = b""
-        read_to = stream_start
+        first = read_to = stream_start
         try:
             while True:
                 if not data and decompressor.needs_input:
@@ -120,6 +128,7 @@ def bz2_blocks(path: Path, start: int, end: int) -> Iterator[Block]:
                 block = decompressor.decompress(data, BLOCK_BYTES)
                 data = b""
                 if block:
+                    counted.add(len(block), read_to - first)
                     yield block, stream_start < end
                 if decompressor.eof:
                     data = decompressor.unused_data
@@ -152,14 +161,14 @@ def _next_stream(file: BinaryIO, start: int, end: int) -> int | None:
     return None
 
 
-def whole_blocks(path: Path) -> Iterator[Block]:
+def whole_blocks(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Block]:
     """Yield the contents of a file, unpacked as its first bytes say, UTF-16 and UTF-32 as UTF-8.
 
     Raises:
-        DataError: the file is damaged, ends too early, or holds no text.
+        DataError: the file is damaged, ends too early, holds no text, or unpacks to far too much.
     """
     kind = compression(path)
-    blocks = _unpacked(path, kind)
+    blocks = _unpacked(path, kind, limits)
     head = next(blocks, b"")
     packing = kind if kind in formats.COMPRESSED else ""
     inner = formats.wrapping(head[: formats.HEAD_BYTES])
@@ -173,22 +182,45 @@ def whole_blocks(path: Path) -> Iterator[Block]:
         yield block, True
 
 
-def _unpacked(path: Path, kind: str) -> Iterator[bytes]:
+def _unpacked(path: Path, kind: str, limits: Limits) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file."""
     try:
         if kind == "bz2":
-            yield from (block for block, _ in bz2_blocks(path, 0, 1 << 62))
-        elif kind in ("gz", "xz", "zst"):
-            opener: Any = {"gz": gzip.open, "xz": lzma.open, "zst": _open_zstandard}[kind]
+            yield from (block for block, _ in bz2_blocks(path, 0, 1 << 62, limits))
+        elif kind == "xz":
+            yield from bounded(path, _xz_blocks(path), limits)
+        elif kind in ("gz", "zst"):
+            opener: Any = {"gz": gzip.open, "zst": _open_zstandard}[kind]
             with opener(path) as file:
-                while block := file.read(BLOCK_BYTES):
-                    yield block
+                yield from bounded(path, iter(lambda: file.read(BLOCK_BYTES), b""), limits)
         else:
             yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
     except EOFError as error:
         raise DataError(f"{path}: truncated: the compressed data end too early") from error
     except (OSError, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise DataError(f"{path}: damaged ({error})") from error
+
+
+def _xz_blocks(path: Path) -> Iterator[bytes]:
+    """Yield the contents of the streams of an .xz or .lzma file.
+
+    Not by ``lzma.open``, which sets no limit on the memory that a file may ask for.
+    """
+    with open_binary(path) as file:
+        data = b""
+        while True:
+            decompressor = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+            while not decompressor.eof:
+                if not data and decompressor.needs_input and not (data := file.read(BLOCK_BYTES)):
+                    raise EOFError
+                if block := decompressor.decompress(data, BLOCK_BYTES):
+                    yield block
+                data = b""
+            data = decompressor.unused_data.lstrip(b"\0")  # padding between streams
+            while not data:
+                if not (data := file.read(BLOCK_BYTES)):
+                    return
+                data = data.lstrip(b"\0")
 
 
 def _open_zstandard(path: Path) -> Any:
@@ -207,7 +239,11 @@ def _open_zstandard(path: Path) -> Any:
 
 
 def records(
-    blocks: Iterator[Block], opening: bytes, closing: bytes, path: Path
+    blocks: Iterator[Block],
+    opening: bytes,
+    closing: bytes,
+    path: Path,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Generator[bytes, None, bytes]:
     """Yield each ``opening ... closing`` whose first byte is owned.
 
@@ -215,7 +251,7 @@ def records(
         The last bytes of the file, if the blocks were read to their end, else ``b""``.
 
     Raises:
-        DataError: the file ends inside a record.
+        DataError: the file ends inside a record, or a record is too large.
     """
     buffer = b""
     offset = 0  # of buffer[0] in the blocks
@@ -241,17 +277,53 @@ def records(
         if owned_end is not None and offset + start >= owned_end:
             return b""
         end = buffer.find(closing, start)
-        while end < 0:
-            searched = max(start, len(buffer) - len(closing) + 1)
-            block, owned = next(blocks, (b"", True))
-            if not block:
-                raise DataError(
-                    f"{path}: truncated: it ends inside a record "
-                    f"({closing.decode()} expected); fetch the file again"
-                )
-            if not owned and owned_end is None:
-                owned_end = offset + len(buffer)
-            buffer += block
-            end = buffer.find(closing, searched)
+        if end < 0:
+            offset += start
+            buffer, end, foreign = _until(blocks, buffer[start:], closing, path, limits)
+            start = 0
+            if foreign is not None and owned_end is None:
+                owned_end = offset + foreign
         at = end + len(closing)
         yield buffer[start:at]
+
+
+def _until(
+    blocks: Iterator[Block], begun: bytes, closing: bytes, path: Path, limits: Limits
+) -> tuple[bytes, int, int | None]:
+    """Read on until a record closes, in time that grows with its length and no faster.
+
+    Args:
+        blocks: what follows.
+        begun: the record's beginning, without a closing.
+        closing: what ends it.
+        path: for messages.
+        limits: how long a record may be.
+
+    Returns:
+        All that was read with ``begun`` before it, where the closing is in it, and where the first
+        block begins that is not owned, if any.
+
+    Raises:
+        DataError: the file ends first, or the record is too large.
+    """
+    parts, size = [begun], len(begun)
+    reach = len(closing) - 1
+    tail = begun[-reach:]
+    foreign: int | None = None
+    while True:
+        block, owned = next(blocks, (b"", True))
+        if not block:
+            raise DataError(
+                f"{path}: truncated: it ends inside a record "
+                f"({closing.decode()} expected); fetch the file again"
+            )
+        if not owned and foreign is None:
+            foreign = size
+        window = tail + block
+        found = window.find(closing)
+        parts.append(block)
+        if found >= 0:
+            return b"".join(parts), size - len(tail) + found, foreign
+        size += len(block)
+        check_document(path, size, limits)
+        tail = window[-reach:]

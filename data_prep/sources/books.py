@@ -15,6 +15,7 @@ from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.charsets import detect
 from data_prep.sources.gutenberg import is_header_line, without_frame
+from data_prep.sources.limits import joined
 from data_prep.tokens.scripts import ends_sentence, join_lines, word_count
 
 _PRODUCED_BY = re.compile(r"^(?:E-text prepared by|Produced by|Transcribed (?:by|from))", re.I)
@@ -29,7 +30,7 @@ _TERMINAL = re.compile(r"[.!?:;,”\"’')—-]\s*$")
 def read_book(unit: Unit) -> Iterator[Document]:
     """Yield the one document of a book file."""
     name = unit.path.name
-    text, encoding = decode(b"".join(block for block, _ in whole_blocks(unit.path)))
+    text, encoding = decode(joined(unit.path, whole_blocks(unit.path, unit.limits), unit.limits))
     if not encoding:
         yield Document("", BAD_UTF8, name)
         return

@@ -37,9 +37,9 @@ def read_extracted(unit: Unit) -> Iterator[Document]:
     if compression(unit.path) == "":
         blocks = plain_blocks(unit.path, unit.start, unit.end)
     else:
-        blocks = whole_blocks(unit.path)
+        blocks = whole_blocks(unit.path, unit.limits)
     count = 0
-    for record in records(blocks, OPENING, CLOSING, unit.path):
+    for record in records(blocks, OPENING, CLOSING, unit.path, unit.limits):
         count += 1
         yield doc_document(record)
     if count == 0 and (unit.start, unit.end) == (0, unit.path.stat().st_size):

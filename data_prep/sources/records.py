@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
 from data_prep.clean import clean_paragraphs, unescape, without_tags
-from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Unit
-from data_prep.sources.blocks import whole_blocks
+from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Limits, Unit
+from data_prep.sources.blocks import DEFAULT_LIMITS, whole_blocks
+from data_prep.sources.limits import Unpacking
 from data_prep.sources.text import unit_lines
+
+if TYPE_CHECKING:
+    from pyarrow import Scalar
 
 
 def read_jsonl(unit: Unit) -> Iterator[Document]:
@@ -39,7 +43,7 @@ def json_document(line: bytes, key: str) -> Document:
     return text_value_document(value[key], record_title(value))
 
 
-def check_jsonl(path: Path, key: str) -> None:
+def check_jsonl(path: Path, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
     """Refuse a file that is not JSON lines, or none of whose first records has the text's key.
 
     Raises:
@@ -49,8 +53,9 @@ def check_jsonl(path: Path, key: str) -> None:
     if head.startswith(b"["):  # often a single line of the whole file's size: do not parse it
         raise _not_lines(path, 1, _ARRAY)
     without_key = ""
+    end = path.stat().st_size
+    lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, end, 0, limits=limits))
     size = 0
-    lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, path.stat().st_size, 0))
     for number, (line, _) in enumerate(lines, 1):
         size += len(line)
         found = _line_problem(line, key)
@@ -116,7 +121,7 @@ def text_value_document(value: object, title: str = "") -> Document:
 
 def read_pubmed(unit: Unit) -> Iterator[Document]:
     """Yield the abstracts of one JSON object, address -> abstract (BioASQ); .gz or plain."""
-    data = b"".join(block for block, _ in whole_blocks(unit.path))
+    data = b"".join(block for block, _ in whole_blocks(unit.path, unit.limits))
     try:
         value = parse_json(data)
     except ValueError as error:
@@ -152,7 +157,7 @@ def parquet_documents(opened: Any, path: str, row_groups: range, column: str) ->
         raise DataError(f"{path}: damaged Parquet ({error})") from error
 
 
-def _cell_document(value: Any, title: Any) -> Document:
+def _cell_document(value: Scalar, title: Scalar | None) -> Document:
     """Return the document of one cell; other writers than pyarrow leave broken UTF-8 in some."""
     try:
         name = title.as_py() if title is not None else None
@@ -165,16 +170,19 @@ def _cell_document(value: Any, title: Any) -> Document:
         return Document("", BAD_UTF8, name)
 
 
-def parquet_row_groups(opened: Any, path: Path | str, column: str) -> list[int]:
+def parquet_row_groups(
+    opened: Any, path: Path | str, column: str, limits: Limits = DEFAULT_LIMITS
+) -> list[int]:
     """Return the size in bytes of each row group, after checking that the column is there.
 
     Args:
         opened: a path, or an open file.
         path: its name, for errors.
         column: the text's.
+        limits: what it may unpack to.
 
     Raises:
-        DataError: not Parquet, or no such column.
+        DataError: not Parquet, no such column, or it unpacks to far too much.
     """
     from pyarrow import ArrowException, parquet
 
@@ -182,9 +190,16 @@ def parquet_row_groups(opened: Any, path: Path | str, column: str) -> list[int]:
         with parquet.ParquetFile(opened) as file:
             names = file.schema_arrow.names
             metadata = file.metadata
-            sizes = [metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)]
+            groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+            sizes = [group.total_byte_size for group in groups]
+            packed = sum(
+                group.column(i).total_compressed_size
+                for group in groups
+                for i in range(group.num_columns)
+            )
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: not a Parquet file ({error})") from error
+    Unpacking(Path(path), limits).add(sum(sizes), packed)
     if column not in names:
         raise DataError(
             f"{path}: no column {column!r} (there: {', '.join(names[:8])}); set --text-key"

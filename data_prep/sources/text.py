@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from data_prep.clean import clean_paragraphs
-from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
-from data_prep.sources.blocks import compression, open_binary, whole_blocks
+from data_prep.document import BAD_UTF8, EMPTY, Document, Limits, Unit
+from data_prep.sources.blocks import DEFAULT_LIMITS, compression, open_binary, whole_blocks
+from data_prep.sources.limits import check_document
 
 LAYOUTS = ("blank-line", "line")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -38,6 +39,7 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
         yield from (line for line, owned in unit_lines(unit) if owned)
         return
     current: list[bytes] = []
+    size = 0
     skipping = False  # a document that began in the unit before
     first = True
     for lines, owned in _line_groups(unit, with_previous=True):
@@ -50,13 +52,15 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
                 skipping = False
                 if current:
                     yield b"".join(current)
-                    current = []
+                    current, size = [], 0
                 if not owned:
                     return
             elif not skipping:
                 if not current and not owned:
                     return
                 current.append(line)
+                size += len(line)
+                check_document(unit.path, size, unit.limits)
             elif not owned:
                 return
     if current:
@@ -81,7 +85,7 @@ def _line_groups(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[l
     if compression(unit.path):
         if with_previous:
             yield [b""], True
-        for line in compressed_lines(unit.path):
+        for line in compressed_lines(unit.path, unit.limits):
             yield [line], True
         return
     with open_binary(unit.path) as file:
@@ -121,20 +125,28 @@ def _line_across(file: BinaryIO, start: int) -> bytes:
     return file.readline()
 
 
-def compressed_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a compressed file."""
+def compressed_lines(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
+    """Yield the lines of a compressed file.
+
+    Raises:
+        DataError: a line is too large, or the file unpacks to far too much.
+    """
     rest: list[bytes] = []
+    size = 0
     first = True
-    for block, _ in whole_blocks(path):
+    for block, _ in whole_blocks(path, limits):
         if first:
             block, first = block.removeprefix(_BYTE_ORDER_MARK), False
         lines = block.split(b"\n")
         rest.append(lines[0])
+        size += len(lines[0])
+        check_document(path, size, limits)
         if len(lines) > 1:
             yield b"".join(rest) + b"\n"
             for line in lines[1:-1]:
                 yield line + b"\n"
             rest = [lines[-1]]
+            size = len(rest[0])
     last = b"".join(rest)
     if last:
         yield last

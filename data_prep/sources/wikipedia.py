@@ -16,9 +16,11 @@ from data_prep.document import (
     NOT_TEXT,
     REDIRECT,
     Document,
+    Limits,
     Unit,
 )
 from data_prep.sources.blocks import (
+    DEFAULT_LIMITS,
     Block,
     bz2_blocks,
     compression,
@@ -83,12 +85,14 @@ def _ends_dump(tail: bytes) -> bool:
     return _END in tail or (0 < len(tail) < len(_END) and _END.endswith(tail))
 
 
-def page_batches(path: Path, batch_bytes: int) -> Iterator[tuple[bytes, ...]]:
+def page_batches(
+    path: Path, batch_bytes: int, limits: Limits = DEFAULT_LIMITS
+) -> Iterator[tuple[bytes, ...]]:
     """Yield the pages of a dump that one process must read (a single stream), in batches."""
     batch: list[bytes] = []
     size = 0
     tail = b""
-    reader = records(whole_blocks(path), _OPENING, _CLOSING, path)
+    reader = records(whole_blocks(path, limits), _OPENING, _CLOSING, path, limits)
     while True:
         try:
             page = next(reader)
@@ -115,11 +119,11 @@ def read_dump(unit: Unit) -> Iterator[Document]:
         return
     kind = compression(unit.path)
     blocks: Iterator[Block] = (
-        bz2_blocks(unit.path, unit.start, unit.end)
+        bz2_blocks(unit.path, unit.start, unit.end, unit.limits)
         if kind == "bz2"
         else plain_blocks(unit.path, unit.start, unit.end)
     )
-    reader = records(blocks, _OPENING, _CLOSING, unit.path)
+    reader = records(blocks, _OPENING, _CLOSING, unit.path, unit.limits)
     while True:
         try:
             page = next(reader)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertds.distributed.stop_requests import Place
+from bertds.distributed.rank_info import Place
 from bertds.model.attention_kernels import attend, choose_kernel
 from bertds.model.dropout import dropout_add
 from bertds.model.row_layout import arrange
@@ -318,8 +318,8 @@ def gpu_memory(gib: float):  # type: ignore[no-untyped-def]
 
 def a_resumed_run_is_the_unbroken_one(device: str, folder: Path) -> None:
     """``train.py`` in bf16 with dropout, stopped after each step: losses and weights bit-equal."""
+    from bertds.checkpoint.find import step_folders
     from bertds.checkpoint.format import CheckpointReader
-    from bertds.checkpoint.save import step_folders
     from bertds.train import entry
     from tests.tiny import TINY_JSON, TINY_RECIPE, write_tiny_data, write_tiny_vocab
 

@@ -1,0 +1,75 @@
+"""Bounds on what a file may unpack to, and on one document of it.
+
+A few kilobytes of gzip, bzip2, xz or zstd can hold gigabytes of the same byte, on one line or in
+one page. Each reader counts as it goes and stops with a line that names the file, what was too
+large, and the option that raises the bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bertds.errors import DataError
+from data_prep.document import Limits
+
+FREE_BYTES = 16 << 20
+"""What any file may unpack to: a short one is packed far more densely than a long one."""
+
+
+class Unpacking:
+    """Counts what a compressed file, or a part of one, unpacks to."""
+
+    def __init__(self, path: Path, limits: Limits) -> None:
+        self.path, self.limits = path, limits
+        self.unpacked = 0
+
+    def add(self, unpacked: int, packed: int) -> None:
+        """Count a block.
+
+        Args:
+            unpacked: its bytes.
+            packed: bytes of the compressed file that everything up to it can have come from.
+
+        Raises:
+            DataError: it is more than text ever comes to.
+        """
+        self.unpacked += unpacked
+        ratio = self.limits.unpack_ratio
+        if self.unpacked > FREE_BYTES + ratio * packed:
+            raise DataError(
+                f"{self.path}: unpacks to more than {ratio} times its {packed:,} bytes; if that is "
+                "right, raise --max-unpack-ratio"
+            )
+
+
+def bounded(path: Path, blocks: Iterator[bytes], limits: Limits) -> Iterator[bytes]:
+    """Yield the blocks that a whole compressed file unpacks to, up to the bound."""
+    size = path.stat().st_size
+    counted = Unpacking(path, limits)
+    for block in blocks:
+        counted.add(len(block), size)
+        yield block
+
+
+def check_document(path: Path | str, size: int, limits: Limits) -> None:
+    """Refuse a document, or the part of one that has been read, that is too large.
+
+    Raises:
+        DataError: names the file and the option.
+    """
+    if size > limits.document_bytes:
+        raise DataError(
+            f"{path}: a document of more than {limits.document_bytes >> 20:,} MB; if that is "
+            "right, raise --max-document-mb"
+        )
+
+
+def joined(path: Path, blocks: Iterator[tuple[bytes, bool]], limits: Limits) -> bytes:
+    """Return a file that is one document, whole."""
+    parts, size = [], 0
+    for block, _ in blocks:
+        size += len(block)
+        check_document(path, size, limits)
+        parts.append(block)
+    return b"".join(parts)
