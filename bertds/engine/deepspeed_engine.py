@@ -17,13 +17,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from bertds.config.recipe import BatchPlan
-from bertds.distributed.stop_requests import Place
+from bertds.config.batch_plan import BatchPlan
+from bertds.distributed.rank_info import Place
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.exact_norms import use_exact_norms
@@ -35,11 +35,19 @@ from bertds.engine.process_group import (
 )
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.update_gate import UpdateGate
-from bertds.engine.zero_layout import Layout, norm_under_way, read_layout
+from bertds.engine.zero_layout import (
+    Layout,
+    add_gradients_at_once,
+    norm_under_way,
+    read_layout,
+)
 from bertds.errors import BertdsError
 from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps, create_moments
+from bertds.optim.muon import ShardedMuon
+
+T = TypeVar("T")
 
 # What of a micro batch is not an argument of the model.
 _NOT_FORWARDED = ("rows", "sequence_length", "masked")
@@ -123,11 +131,12 @@ class Engine:
             config=_deepspeed_config(settings, batch_plan, optimizer),
         )
         layout = read_layout(wrapped, optimizer)
+        add_gradients_at_once(wrapped)
         if layout.kind == "bf16":
             use_exact_norms()
         for partition in layout.partitions:
             create_moments(optimizer, partition.tensor)
-        if isinstance(optimizer, ShardedLamb):
+        if isinstance(optimizer, ShardedLamb | ShardedMuon):
             optimizer.bind(layout.partitions, list(layout.numels), device)
         engine = cls(wrapped, optimizer, layout, settings, batch_plan, place, device)
         if exact is not None:
@@ -147,6 +156,18 @@ class Engine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
+    def use_batch(self, batch: BatchPlan) -> None:
+        """Cut the next step's global batch otherwise; only the accumulation may differ.
+
+        Called between steps.
+        """
+        if batch == self.batch:
+            return
+        self.batch = batch
+        self._engine.set_train_batch_size(batch.global_batch_size)
+        # DeepSpeed finds the end of a step by dividing this count by the accumulation steps.
+        self._engine.micro_steps = 0
+
     def seed_dropout(self, seed: int, step: int, micro_step: int) -> None:
         """Make what follows draw the same numbers as in any run with the same arguments.
 
@@ -159,7 +180,11 @@ class Engine:
         torch.manual_seed(mixed >> 1)
 
     def forward_backward(
-        self, micro_batch: Any, *, mlm_scale: float | torch.Tensor, nsp_scale: float | torch.Tensor
+        self,
+        micro_batch: object,
+        *,
+        mlm_scale: float | torch.Tensor,
+        nsp_scale: float | torch.Tensor,
     ) -> Any:
         """Run a micro batch through the model and add its gradient.
 
@@ -241,7 +266,7 @@ class Engine:
         return {}
 
     @torch.no_grad()
-    def eval_forward(self, micro_batch: Any) -> Any:
+    def eval_forward(self, micro_batch: object) -> Any:
         """Run a micro batch through the model without dropout and without gradients."""
         self._engine.eval()
         output = self._engine(**_arguments(micro_batch))
@@ -262,7 +287,7 @@ class Engine:
             dist.all_reduce(sums)
         return sums
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: T) -> list[T]:
         """Return every rank's value (small, picklable), on every rank, in the order of ranks."""
         values = [value] * self.world_size
         if self.world_size > 1:
@@ -391,7 +416,7 @@ def _deepspeed_config(
     config["zero_optimization"] = {**config["zero_optimization"], "stage": settings.stage}
     # Said aloud, for DeepSpeed clips at 1.0 when the key is missing; at stage 0 we do it ourselves.
     config["gradient_clipping"] = 0.0 if settings.stage == 0 else settings.gradient_clipping
-    if isinstance(optimizer, ShardedLamb):
+    if isinstance(optimizer, ShardedLamb | ShardedMuon):
         config["zero_allow_untested_optimizer"] = True
         config["zero_force_ds_cpu_optimizer"] = False
     if settings.stage == 3:

@@ -1,4 +1,4 @@
-"""CUDA graphs: the encoder's forward and backward replayed as recorded, in one launch.
+"""CUDA graphs: the encoder's forward and backward replayed as recorded, in one launch each.
 
 A graph fits one shape, so it is of use where ``data.pack_tokens`` keeps shapes the same. A shape
 is recorded when it is first met; the few micro-batches of a rare shape run as usual.
@@ -6,12 +6,16 @@ is recorded when it is first met; the few micro-batches of a rare shape run as u
     encoder(hidden, layout) --shape known?--> replay
                                   '--no----> record (up to MAX_SHAPES), or run as usual
 
-Each replay writes the parameters' gradients to the same memory. Autograd would take that very
-memory for ``parameter.grad``, and the next micro-batch would then overwrite the sum and be added to
-itself; so the gradients are copied on their way.
+What is recorded is a function of the hidden states, the rows' starts and stand-ins of the
+parameters: other leaves over the same memory. That keeps two things apart which must not meet:
 
-This needs a CUDA device. It was written without one at hand: tests on a CPU cover which shape goes
-where, with a recorder that records nothing; the recording itself has not been run.
+- Autograd gives a leaf its accumulation node on the stream of the moment, and keeps it while any
+  graph refers to it. Recording happens on streams of its own, and a recorded graph lives for good.
+  With the parameters themselves in it, each gradient would cross streams ever after (torch warns
+  of it), and a node from before could draw the default stream into the recording (an error).
+- Each replay writes gradients to the same memory. Autograd would take that very memory for
+  ``parameter.grad``, and the next micro-batch would then overwrite the sum and be added to itself.
+  So the gradients are copied on their way from the stand-ins to the parameters, all at once.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from bertds.model.encoder import Encoder
 from bertds.model.row_layout import RowLayout
@@ -28,11 +33,27 @@ from bertds.model.row_layout import RowLayout
 MAX_SHAPES = 4
 """Each recorded shape keeps its activations' memory for good."""
 
-Recorder = Callable[[nn.Module, tuple[Tensor, Tensor]], Callable[[Tensor, Tensor], Tensor]]
+Recordable = Callable[..., Tensor]
+"""Takes hidden states [T, H], the rows' starts [B + 1] and the parameters' stand-ins."""
+Recorder = Callable[[Recordable, tuple[Tensor, ...]], Recordable]
+
+
+class _OwnGradients(torch.autograd.Function):
+    """Parameters as they are; their gradients as copies that nothing else writes to."""
+
+    @staticmethod
+    def forward(ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:
+        return tuple(parameter.detach() for parameter in parameters)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        copies: tuple[Tensor, ...] = torch._foreach_mul(gradients, 1.0)  # a copy, in few kernels
+        return tuple(copies)
 
 
 class _OneShape(nn.Module):
-    """The encoder as a function of tensors alone, which is what can be recorded."""
+    """The encoder on rows whose longest length and kernel do not change."""
 
     def __init__(self, encoder: Encoder, max_seqlen: int, kernel: str) -> None:
         super().__init__()
@@ -44,12 +65,17 @@ class _OneShape(nn.Module):
         layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=self.max_seqlen, kernel=self.kernel)
         return Encoder.forward(self.encoder, hidden_TH, layout)
 
+    def with_parameters(self, hidden_TH: Tensor, cu_seqlens: Tensor, *stand_ins: Tensor) -> Tensor:
+        """Run ``forward`` with other tensors in the parameters' places."""
+        names = (name for name, _ in self.named_parameters())
+        replaced = dict(zip(names, stand_ins, strict=True))
+        output_TH: Tensor = torch.func.functional_call(self, replaced, (hidden_TH, cu_seqlens))
+        return output_TH
 
-def record_on_cuda(
-    module: nn.Module, sample: tuple[Tensor, Tensor]
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Record forward and backward of a module for tensors shaped as ``sample``."""
-    graphed: Any = torch.cuda.make_graphed_callables(module, sample)
+
+def record_on_cuda(function: Recordable, sample: tuple[Tensor, ...]) -> Recordable:
+    """Record forward and backward of a function for tensors shaped as ``sample``."""
+    graphed: Any = torch.cuda.make_graphed_callables(function, sample)
     return graphed  # type: ignore[no-any-return]
 
 
@@ -58,17 +84,17 @@ class GraphedEncoder:
 
     Args:
         encoder: whose ``forward`` is taken over.
-        record: makes a callable of a module and sample arguments.
+        record: makes a callable of a function and sample arguments.
     """
 
     def __init__(self, encoder: Encoder, record: Recorder = record_on_cuda) -> None:
         self._encoder = encoder
         self._record = record
-        self._recorded: dict[tuple[Any, ...], Callable[[Tensor, Tensor], Tensor]] = {}
+        self._recorded: dict[tuple[Any, ...], Recordable] = {}
 
     @property
     def shapes(self) -> int:
-        """How many shapes are recorded."""
+        """Number of recorded shapes."""
         return len(self._recorded)
 
     def __call__(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
@@ -77,20 +103,28 @@ class GraphedEncoder:
         # Groups of equal lengths are read on the host (CPU): not a function of tensors alone.
         if not encoder.training or not torch.is_grad_enabled() or layout.groups is not None:
             return Encoder.forward(encoder, hidden_TH, layout)
-        key = (hidden_TH.shape, hidden_TH.dtype, layout.cu_seqlens.shape, layout.max_seqlen)
+        key = (
+            hidden_TH.shape, hidden_TH.dtype, layout.cu_seqlens.shape, layout.max_seqlen,
+            layout.kernel,
+        )  # fmt: skip
         if key not in self._recorded:
             if len(self._recorded) >= MAX_SHAPES:
                 return Encoder.forward(encoder, hidden_TH, layout)
-            sample = (
-                torch.zeros_like(hidden_TH).requires_grad_(),
-                layout.cu_seqlens.clone(),
-            )
-            if not self._recorded:
-                for parameter in encoder.parameters():
-                    parameter.register_hook(torch.clone)
-            module = _OneShape(encoder, layout.max_seqlen, layout.kernel)
-            self._recorded[key] = self._record(module, sample)
-        return self._recorded[key](hidden_TH, layout.cu_seqlens)
+            self._recorded[key] = self._record_shape(hidden_TH, layout)
+        # Every call hands the parameters over: should one have moved in memory, a replay
+        # copies its values to where they were when it was recorded.
+        parameters = _OwnGradients.apply(*encoder.parameters())
+        return self._recorded[key](hidden_TH, layout.cu_seqlens, *parameters)
+
+    def _record_shape(self, hidden_TH: Tensor, layout: RowLayout) -> Recordable:
+        encoder = self._encoder
+        sample = (
+            torch.zeros_like(hidden_TH).requires_grad_(),
+            layout.cu_seqlens.clone(),
+            *(p.detach().requires_grad_(p.requires_grad) for p in encoder.parameters()),
+        )
+        module = _OneShape(encoder, layout.max_seqlen, layout.kernel)
+        return self._record(module.with_parameters, sample)
 
 
 def use_graphs(encoder: Encoder, record: Recorder = record_on_cuda) -> GraphedEncoder:

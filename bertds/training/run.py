@@ -12,7 +12,8 @@ from types import TracebackType
 
 from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
-from bertds.config.recipe import BatchPlan, Config
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch, StepBatch
 from bertds.data.loader import BatchLoader
 from bertds.distributed.heartbeat import Heartbeat
@@ -99,6 +100,7 @@ class Run:
     def next_batch(self) -> StepBatch:
         """Return this rank's part of the next optimizer step."""
         batch = next(self._batches)
+        self.engine.use_batch(batch.plan)
         if self.parts.sample_log is not None:
             self.parts.sample_log.write(self.state.step + 1, batch.samples)
         return batch
@@ -123,7 +125,7 @@ class Run:
             applied = self.engine.step(limit)
         parts.folder.lock.check(at_most_every=1.0)  # before anything is written
         state.step += 1
-        state.samples += self.plan.global_batch_size
+        state.samples += batch.plan.global_batch_size
         state.epoch, state.offset = batch.next.epoch, batch.next.offset
         self.agreement.main_hours += parts.clock.lap_hours()
         self.agreement.read()
