@@ -30,10 +30,9 @@ from benchmarks.common import (
 from benchmarks.prep_pictures import filter_bars
 from data_prep.selection.decontaminate import Overlaps, read_test_files
 from data_prep.selection.language import is_in
-from data_prep.selection.minhash import band_hashes
+from data_prep.selection.minhash import MinHashSettings, band_hashes
 from data_prep.selection.quality import c4, gopher
 from data_prep.selection.repetition import repetition
-from data_prep.settings import MinHashSettings
 from data_prep.sources import READERS, file_units, find_files
 from data_prep.tokens.sentences import sentence_splitter
 

@@ -41,7 +41,8 @@ if not __package__:
 import numpy as np
 
 from benchmarks.common import add_result_options, draw, facts, write_result
-from bertds.config.recipe import BatchPlan, DataConfig
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.loader import BatchLoader
 from bertds.data.rng import permutation

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bertds.config.recipe import ModelConfig
 from bertds.data.loader import MicroBatch
 from bertds.model.bert import PreTrainingOutput
-from bertds.pretrained.hf_weights import config_to_transformers
+from bertds.pretrained.hf_config import config_to_transformers
 
 
 class PaddedBatch(NamedTuple):

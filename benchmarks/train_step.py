@@ -46,7 +46,7 @@ from benchmarks.parts import PartTimer
 from benchmarks.peer import Peer, pad_batch
 from benchmarks.step_report import OURS, PEER, paint, show
 from bertds.config.recipe import DataConfig, ModelConfig
-from bertds.cost_model.flops import forward_backward_flops, peak_memory_gib
+from bertds.cost_model.flops import forward_backward_flops
 from bertds.cost_model.hardware import peak_of
 from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
 from bertds.data.samples.pairing import InstanceSettings
@@ -56,6 +56,7 @@ from bertds.engine.ds_config import check_deepspeed_values
 from bertds.model.bert import BertForPreTraining
 from bertds.model.compile_layers import compile_layers
 from bertds.pretrained.hf_weights import load_transformers_state_dict
+from bertds.system.memory import peak_memory_gib
 
 MODELS = {"tiny": (128, 2, 2), "mini": (256, 4, 4), "base": (768, 12, 12), "large": (1024, 24, 16)}
 PREDICTIONS = {128: 20, 512: 80}

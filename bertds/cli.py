@@ -1,7 +1,7 @@
 """The console script ``bertds``: one name for each thing that can be done.
 
-Each command lives in its own module with ``main(argv) -> int`` and is imported only when it is
-called, so that ``bertds --help`` is instant.
+Each command lives in its own module of ``bertds/commands`` with ``main(argv) -> int`` and is
+imported only when it is called, so that ``bertds --help`` is instant.
 """
 
 from __future__ import annotations
@@ -14,21 +14,24 @@ from bertds.errors import EXIT_BAD_INPUT, EXIT_OK
 from bertds.system.run_command import guarded
 
 COMMANDS = {
-    "prep": ("data_prep.build_wiki_books", "cut a corpus into training shards"),
-    "train": ("bertds.train", "pre-train for one phase (one process; use deepspeed for more)"),
-    "export": ("bertds.pretrained.export", "write a run as a Hugging Face folder"),
+    "prep": ("bertds.commands.prep", "cut a corpus into training shards"),
+    "train": (
+        "bertds.commands.train",
+        "pre-train for one phase (one process; use deepspeed for more)",
+    ),
+    "export": ("bertds.commands.export", "write a run as a Hugging Face folder"),
     "evaluate": (
         "bertds.commands.evaluate",
         "score a run or a Hugging Face folder on held-out text",
     ),
     "finetune": ("bertds.commands.finetune", "fine-tune on GLUE, NER, SQuAD or own data; score"),
-    "predict": ("bertds.finetune.predictor", "fill masks, classify, tag, answer, embed"),
-    "models": ("bertds.pretrained.transformers_api", "list the pre-trained models known by name"),
+    "predict": ("bertds.commands.predict", "fill masks, classify, tag, answer, embed"),
+    "models": ("bertds.commands.models", "list the pre-trained models known by name"),
     "convert": (
-        "bertds.pretrained.open_any",
+        "bertds.commands.convert",
         "to and from Hugging Face, NVIDIA DLE, TensorFlow, Megatron",
     ),
-    "extend": ("bertds.pretrained.extend_vocabulary", "give a model a domain's words"),
+    "extend": ("bertds.commands.extend", "give a model a domain's words"),
     "pipeline": ("bertds.commands.pipeline", "prepare, train both phases, export, evaluate"),
     "plan": ("bertds.commands.plan", "say what a run will need: memory, time, energy, cost, disk"),
     "status": ("bertds.commands.status", "say how a run is doing, from another shell"),
@@ -71,10 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         hint = f" (did you mean {close[0]}?)" if close else ""
         print(f"bertds: error: no command {name!r}{hint}; see bertds --help", file=sys.stderr)
         return EXIT_BAD_INPUT
-    module = COMMANDS[name][0]
-    if name == "train" and any(argument.startswith("--nemo-config") for argument in arguments):
-        module = "bertds.commands.train_nemo"  # translates the file, then trains
-    command = import_module(module)
+    command = import_module(COMMANDS[name][0])
     return guarded(command.main, arguments[1:])
 
 

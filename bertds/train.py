@@ -17,7 +17,7 @@ if not __package__:  # run by path: this clone's own package, whatever is instal
 
 import argparse
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.system.run_command import guarded
@@ -102,8 +102,7 @@ def train(run: Run) -> bool:
 
 def entry(argv: list[str] | None = None) -> int:
     """Run :func:`main` as a command: errors become one line and an exit code."""
-    arguments: Any = argv
-    return guarded(main, arguments)
+    return guarded(main, argv)
 
 
 if __name__ == "__main__":

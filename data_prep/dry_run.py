@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertds.data.formats.manifest import Manifest
-from bertds.display import html_page
+from bertds.display import words
 from bertds.errors import DataError
 from bertds.system.atomic_files import free_bytes
 from data_prep import progress
@@ -240,7 +240,7 @@ def tell(
     for source, documents in found.documents.items():
         own = [file for file in files if file.source == source]
         rows[source] = (
-            f"{html_page.count(len(own), 'file')}, {sum(f.bytes for f in own) / 1e6:,.1f} MB: "
+            f"{words.count(len(own), 'file')}, {sum(f.bytes for f in own) / 1e6:,.1f} MB: "
             f"about {documents:,} documents, {found.tokens[source]:,} tokens"
         )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(found.dropped.items()))
@@ -255,7 +255,7 @@ def tell(
         f"{out}/.work meanwhile; {in_bytes(free)} are free"
     )
     seconds = max(found.seconds / (workers * tasks), found.one_reader_seconds)
-    processes = html_page.count(workers, "worker")
+    processes = words.count(workers, "worker")
     split = f"{tasks} tasks of {processes}" if tasks > 1 else processes
     rows["time"] = (
         f"about {progress.in_time(seconds)} with {split}, "

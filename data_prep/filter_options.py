@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from data_prep.selection.decontaminate import NgramTable, TestFile, check_ngram, read_test_files
 from data_prep.selection.filters import QUALITY_RULES, FilterSettings
-from data_prep.settings import DEDUP, MinHashSettings
+from data_prep.selection.minhash import MinHashSettings
+from data_prep.settings import DEDUP
 
 
 def add_filter_options(parser: argparse.ArgumentParser, rare: Callable[[str], str]) -> None:

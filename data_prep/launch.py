@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bertds.errors import EXIT_BAD_INPUT, BertdsError, ConfigError, DataError
 from data_prep import progress
@@ -63,7 +62,7 @@ def execute(args: argparse.Namespace, argv: Sequence[str]) -> int:
     return prepare(args)
 
 
-def array_element(environment: Any) -> tuple[int, int]:
+def array_element(environment: Mapping[str, str]) -> tuple[int, int]:
     """Return index and count of this element of a Slurm array (``--array=1-16:5`` has 4)."""
     number, first, step, count = (
         int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))

@@ -22,6 +22,7 @@ from data_prep.sources import SOURCE_KINDS, find_files, source_order
 from data_prep.sources.hub import NAME_PREFIX, find_hub
 from data_prep.sources.text import LAYOUTS
 from data_prep.tokens.nanotoken_encoder import check_installed
+from data_prep.wiki.templates import check_file
 
 _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
 
@@ -92,6 +93,8 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("the split of --hf (train)"))
     group.add_argument("--wiki-index", nargs="+", action="extend", default=[], metavar="FILE",
                        help=rare("indexes of multistream dumps (found if beside them)"))
+    group.add_argument("--wiki-templates", metavar="FILE",
+                       help=rare("YAML: templates whose words stay, as wiki/templates.yaml has"))
     group.add_argument("--text-layout", choices=LAYOUTS, default="blank-line",
                        help=rare("what separates the documents of --text (blank-line)"))
     group.add_argument("--text-key", default="text", metavar="KEY",
@@ -194,6 +197,11 @@ def source_files(args: argparse.Namespace) -> list[SourceFile]:
         "jsonl": (args.text_key,),
         "parquet": (args.text_key,),
     }
+    if args.wiki_templates:
+        path = Path(args.wiki_templates).resolve()
+        check_file(path)
+        # With its hash: what was read with other contents is not used again.
+        options["wiki"] = (f"templates={sha256_file(path)}:{path}",)
     limits = _limits(args)
     files = []
     for kind in SOURCE_KINDS:
@@ -255,6 +263,7 @@ def prep_settings(
     return PrepSettings(
         seed=args.seed,
         **tokenizer,
+        wiki_templates_sha256=sha256_file(Path(args.wiki_templates)) if args.wiki_templates else "",
         vocab_size=args.train_vocab,
         vocab_sample_bytes=args.vocab_sample_bytes if args.train_vocab else 100_000_000,
         language=args.language,

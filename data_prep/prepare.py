@@ -30,7 +30,8 @@ from bertds.data.formats.manifest import Manifest, ShardInfo, SplitInfo
 from bertds.data.tokenizer_json import JsonTokenizer
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
-from bertds.system.atomic_files import FolderLock, explain_os_error, remove_leftovers, sha256_file
+from bertds.system.atomic_files import explain_os_error, remove_leftovers, sha256_file
+from bertds.system.folder_lock import FolderLock
 from data_prep import progress
 from data_prep.document import SourceFile, Unit
 from data_prep.dry_run import forecast, tell

@@ -9,28 +9,10 @@ from typing import Any
 from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import ConfigError
 from data_prep.selection.filters import FilterSettings
+from data_prep.selection.minhash import MinHashSettings
 from data_prep.selection.mixing import Mix
 
 DEDUP = ("exact", "minhash", "none")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MinHashSettings:
-    """How alike documents must be to count as near-duplicates; see ``selection/minhash.py``."""
-
-    bands: int = 14
-    rows: int = 8
-    ngram: int = 5
-    """Words of an n-gram; a shorter text is one n-gram."""
-
-    def __post_init__(self) -> None:
-        for name, value, most in (
-            ("bands", self.bands, 200),
-            ("rows", self.rows, 100),
-            ("ngram", self.ngram, 50),
-        ):
-            if not 1 <= value <= most:
-                raise ConfigError(f"--minhash-{name} {value}: allowed: 1 to {most}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +50,8 @@ class PrepSettings:
     """A vocabulary is trained on about so much text, chosen document by document by hash."""
     vocab_sha256: str = ""
     """Of the vocabulary that was given."""
+    wiki_templates_sha256: str = ""
+    """Of the file of ``--wiki-templates``."""
     language: str = "en"
     """Whose sentence rules sencentex uses."""
     min_tokens: int = 8
@@ -150,7 +134,7 @@ class PrepSettings:
         default = asdict(PrepSettings())
         for key in (
             "filters", "dedup", "minhash", "mix", "tokeniser", "keep_dropped", "strip_accents",
-            "chinese_characters", "tokenizer_model",
+            "chinese_characters", "tokenizer_model", "wiki_templates_sha256",
         ):  # fmt: skip
             if value[key] == default[key]:
                 del value[key]

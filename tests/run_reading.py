@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
-from bertds.checkpoint.save import step_folders
 from bertds.monitor.run_files import read_metrics
 from bertds.training.sample_log import read_samples
 

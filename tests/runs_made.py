@@ -58,3 +58,10 @@ def make_run(
     if done:
         (path / "DONE").write_text("{}")
     return path
+
+
+def add_vocabulary(run: Path, size: int) -> None:
+    """Give a run folder a tokenizer of so many tokens."""
+    (run / "tokenizer").mkdir()
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(size - 5))]
+    (run / "tokenizer" / "vocab.txt").write_text("\n".join(tokens) + "\n")

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from bertds.checkpoint import save as checkpoint_module
+from bertds.checkpoint.find import locate, newest_good, step_folders
 from bertds.checkpoint.format import CheckpointReader
-from bertds.checkpoint.save import Checkpoints, locate, newest_good, step_folders
+from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.config.recipe import CheckpointConfig

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bertds.commands.config import field_docs, main
-from bertds.config.load import all_keys, default_of, load_config, split_assignments, to_dict
-from bertds.config.recipe import BatchPlan
+from bertds.commands.config import main
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.describe import default_of, field_docs
+from bertds.config.keys import all_keys
+from bertds.config.load import load_config, split_assignments, to_dict
 from bertds.errors import ConfigError
 
 

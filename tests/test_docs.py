@@ -13,9 +13,10 @@ import yaml
 
 from bertds.cli import COMMANDS
 from bertds.cli import main as command
-from bertds.commands.config import field_docs
+from bertds.config.describe import field_docs
 from bertds.config.json_schema import json_schema
-from bertds.config.load import all_keys, load_config, split_assignments
+from bertds.config.keys import all_keys
+from bertds.config.load import load_config, split_assignments
 from bertds.config.recipe import Config
 
 ROOT = Path(__file__).resolve().parents[1]

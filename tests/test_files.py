@@ -12,14 +12,8 @@ import numpy as np
 import pytest
 
 from bertds.errors import BertdsError, InUseError
-from bertds.system.atomic_files import (
-    FolderLock,
-    append_line,
-    atomic_path,
-    sha256_file,
-    write_json,
-    write_text,
-)
+from bertds.system.atomic_files import append_line, atomic_path, sha256_file, write_json, write_text
+from bertds.system.folder_lock import FolderLock
 from bertds.system.logs import log, log_to_file
 from bertds.training.sample_log import SampleLog
 
@@ -53,7 +47,7 @@ def test_sha256_is_that_of_sha256sum(tmp_path: Path) -> None:
 
 def test_a_lock_is_refused_while_its_owner_lives(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom bertds.system.atomic_files import FolderLock\n"
+        "import sys\nfrom pathlib import Path\nfrom bertds.system.folder_lock import FolderLock\n"
         f"FolderLock(Path({str(tmp_path)!r}), 'a test').acquire()\n"
         "print('held', flush=True)\nsys.stdin.read()\n"
     )

@@ -17,10 +17,11 @@ import torch.distributed as dist
 
 from bertds.distributed import liveness
 from bertds.distributed.heartbeat import Heartbeat, _TimedStore
-from bertds.distributed.liveness import CpuWatch, OwnTime, processor_time
+from bertds.distributed.liveness import CpuWatch, OwnTime
+from bertds.distributed.rank_info import Place
 from bertds.distributed.rendezvous import meet
-from bertds.distributed.stop_requests import Place
 from bertds.errors import BertdsError
+from bertds.system.processes import processor_time
 from tests.ranks import free_ports
 
 

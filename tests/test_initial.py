@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bertds.checkpoint.save import locate
+from bertds.checkpoint.find import locate
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import DataConfig
 from bertds.data.sources.open import open_source

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bertds.config.recipe import Config, DataConfig, ModelConfig, RunConfig
-from bertds.distributed.stop_requests import Place
+from bertds.distributed.rank_info import Place
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining

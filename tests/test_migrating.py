@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from bertds.cli import COMMANDS
-from bertds.config.load import all_keys, load_config, split_assignments
+from bertds.config.keys import all_keys
+from bertds.config.load import load_config, split_assignments
 from bertds.engine.ds_config_keys import TOP
 from bertds.training.nemo.keys import flatten
 from tests.test_nemo_config import HDF5, NEWEST, TEXT

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from bertds.commands.status import read_status, seconds_of_all
 from bertds.config.load import load_config
 from bertds.errors import ConfigError
 from bertds.monitor.remaining_time import later_phases, seconds_of, speed
+from bertds.monitor.status import read_status, seconds_of_all
 from tests.runs_made import make_run, train_line
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bertds.system.atomic_files import start_time
+from bertds.system.processes import start_time
 from tests.run_reading import read_lines
 
 ENDLESS = ["schedule.total_steps=100000", "checkpoint.every_steps=2", "data.prefetch_steps=1"]

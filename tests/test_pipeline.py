@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from bertds.commands.pipeline import main, wait_for
+from bertds.commands.pipeline import main
 from bertds.errors import DataError
+from bertds.pipeline.launch import wait_for
 from data_prep import build_wiki_books
 
 

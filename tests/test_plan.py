@@ -17,24 +17,20 @@ import torch
 from bertds.cli import main as command
 from bertds.config.load import load_config
 from bertds.config.recipe import Config, ModelConfig
-from bertds.cost_model.flops import (
-    Meter,
-    forward_backward_flops,
-    masked_per_row,
-    parameter_count,
-)
+from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
 from bertds.cost_model.hardware import Hardware, find, peak_of
 from bertds.cost_model.memory import Shape, estimate, layer_bytes
 from bertds.cost_model.step_time import bytes_sent
-from bertds.distributed.stop_requests import free_port
+from bertds.distributed.rank_info import free_port
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import UserError
 from bertds.monitor.device_timer import DeviceClock
+from bertds.monitor.mfu import Meter
 from bertds.plan.calibration import calibrate, read_run, train_lines
 from bertds.plan.forecast import forecast
 from bertds.plan.sweep import best, sweep
 from bertds.system.memory import OwnMemory
-from tests.runs_made import make_run, train_line
+from tests.runs_made import add_vocabulary, make_run, train_line
 
 LARGE = ModelConfig(
     hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096
@@ -334,8 +330,7 @@ def test_calibration_separates_the_optimizer_and_what_each_micro_batch_moves(
         settings["train_micro_batch_size_per_gpu"] = rows
         settings["train_batch_size"] = rows * micro_batches
         (made / "deepspeed.json").write_text(json.dumps(settings))
-        (made / "tokenizer").mkdir()
-        (made / "tokenizer" / "vocab.txt").write_text("word\n" * vocabulary)
+        add_vocabulary(made, vocabulary)
         return made
 
     few, many = run("few", 2, 1), run("many", 8, 4)
@@ -400,13 +395,13 @@ def test_meter_reads_flops_and_mfu() -> None:
 
 def test_memory_is_a_process_s_own_and_not_its_starter_s() -> None:
     """A program of 600 MB starts a small one, as a pipeline or a notebook starts a run."""
-    inner = "from bertds.cost_model.flops import peak_memory_gib; print(peak_memory_gib())"
+    inner = "from bertds.system.memory import peak_memory_gib; print(peak_memory_gib())"
     outer = (
         "import subprocess, sys; held = bytearray(600_000_000); "
         f"subprocess.run([sys.executable, '-c', {inner!r}], check=True)"
     )
     found = subprocess.run([sys.executable, "-c", outer], capture_output=True, check=True)
-    assert 0.005 < float(found.stdout) < 0.4
+    assert 0.002 < float(found.stdout) < 0.4
 
 
 MIDDLE = ["model.hidden_size=384", "model.num_attention_heads=6", "model.intermediate_size=1536"]

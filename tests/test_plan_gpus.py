@@ -12,7 +12,7 @@ from bertds.cli import main as command
 from bertds.cost_model.hardware import Hardware, find, kind_of, peak_of, table
 from bertds.errors import ConfigError
 from bertds.plan.calibration import Calibration, calibrate, check_calibration
-from tests.runs_made import make_run, train_line
+from tests.runs_made import add_vocabulary, make_run, train_line
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,7 @@ def test_a_wrong_file_is_refused_by_key(tmp_path: Path, text: str, message: str)
 def trial(folder: Path, device: str | None, length: int = 128, **changes: float) -> Path:
     """A run folder that says, or not, what it trained on."""
     made = make_run(folder, [train_line(n, **changes) for n in range(1, 6)], length=length)
-    (made / "tokenizer").mkdir()
-    (made / "tokenizer" / "vocab.txt").write_text("word\n" * 100)
+    add_vocabulary(made, 100)
     if device is not None:
         start = {"time": "", "command": "", "world_size": 1, "device": device}
         (made / "environment.json").write_text(json.dumps({"starts": [start]}))

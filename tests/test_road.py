@@ -14,8 +14,8 @@ import torch
 from transformers import AutoTokenizer, BertForPreTraining
 
 from bertds.cli import main as bertds
-from bertds.commands.evaluate import tokens_per_word, unigram_entropy
-from bertds.commands.pipeline import fill_masks
+from bertds.pipeline.summary import fill_masks
+from bertds.pretrained.evaluate import tokens_per_word, unigram_entropy
 from bertds.pretrained.load import open_trained
 from tests.run_reading import read_lines
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from bertds.cli import main
-from bertds.commands.status import in_lines, read_status
+from bertds.commands.status import in_lines
 from bertds.config.load import lenient
-from bertds.config.yaml_text import load_yaml
 from bertds.monitor.run_files import at, is_metric_line, read_metrics
+from bertds.monitor.status import read_status
 from bertds.report.page import page
 from bertds.report.run_view import read_chains
 from bertds.system.json_fields import parse_json
+from bertds.system.yaml_text import load_yaml
 from tests.runs_made import make_run, train_line
 
 DEEP = "[" * 5_000

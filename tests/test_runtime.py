@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bertds.distributed.stop_requests import StopWatch, find_place
+from bertds.distributed.rank_info import find_place
+from bertds.distributed.stop_requests import StopWatch
 from bertds.errors import ConfigError
 
 

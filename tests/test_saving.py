@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from bertds.checkpoint import background as background_module
 from bertds.checkpoint import save as checkpoint_module
-from bertds.checkpoint.save import Checkpoints, locate
+from bertds.checkpoint.find import locate
+from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.errors import BertdsError

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from bertds.cli import main as command
-from bertds.commands.status import in_lines, read_status
+from bertds.commands.status import in_lines
 from bertds.monitor.health import findings
-from bertds.system.atomic_files import FolderLock
+from bertds.monitor.status import read_status
+from bertds.system.folder_lock import FolderLock
 from tests.runs_made import make_run, train_line
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from bertds.display.words import in_words
 from bertds.monitor import progress
 from bertds.monitor import trackers as tracking
-from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft, describe, in_words
+from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft, describe
 from bertds.monitor.remaining_time import LaterPhase
 from bertds.monitor.trackers import Watcher
 from bertds.system.logs import log, start_logging

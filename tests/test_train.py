@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import transformers
 
+from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
-from bertds.checkpoint.save import step_folders
-from bertds.distributed.stop_requests import find_place
+from bertds.distributed.rank_info import find_place
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
 from tests.run_reading import read_lines
@@ -289,7 +289,7 @@ def test_bad_input_is_one_line_and_exit_2(
 def test_a_run_folder_in_use_is_refused(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from bertds.system.atomic_files import FolderLock
+    from bertds.system.folder_lock import FolderLock
 
     (tmp_path / "run").mkdir()
     with FolderLock(tmp_path / "run", "a training run"):

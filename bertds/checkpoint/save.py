@@ -9,7 +9,6 @@ verifies is used; a damaged one is passed over with a warning that names both.
 from __future__ import annotations
 
 import copy
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,58 +18,17 @@ from typing import Any, TypeVar
 import torch
 
 from bertds.checkpoint.background import BackgroundSave
-from bertds.checkpoint.format import CheckpointReader, write_manifest, write_pieces
+from bertds.checkpoint.find import step_folders
+from bertds.checkpoint.format import write_manifest, write_pieces
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import CheckpointConfig
 from bertds.engine.interface import SavableEngine
 from bertds.engine.state_pieces import Piece
-from bertds.errors import BertdsError, CheckpointError
+from bertds.errors import BertdsError
 from bertds.system.atomic_files import explain_os_error, free_bytes, sync_folder, write_text
 from bertds.system.logs import log
 
 T = TypeVar("T")
-_STEP = re.compile(r"^step_(\d{8,})$")
-
-
-def step_folders(checkpoints: Path) -> list[Path]:
-    """Return the published checkpoints of a run, newest first."""
-    if not checkpoints.is_dir():
-        return []
-    found = [(int(match[1]), path) for path in checkpoints.iterdir()
-             if (match := _STEP.match(path.name))]  # fmt: skip
-    return [path for _, path in sorted(found, reverse=True)]
-
-
-def newest_good(checkpoints: Path) -> CheckpointReader | None:
-    """Return the newest checkpoint that verifies, or None if there is none at all.
-
-    Warns about damaged ones and about a ``latest`` that names nothing.
-
-    Raises:
-        CheckpointError: there are checkpoints, but every one of them is damaged.
-    """
-    folders = step_folders(checkpoints)
-    latest = checkpoints / "latest"
-    if latest.is_file():
-        name = latest.read_text(encoding="utf-8", errors="replace").strip()
-        if not _STEP.match(name) or not (checkpoints / name).is_dir():
-            log.warning("%s names %r, which does not exist; looking for the newest", latest, name)
-    problems: list[str] = []
-    for folder in folders:
-        try:
-            reader = CheckpointReader(folder)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        for problem in problems:
-            log.warning("%s; falling back to %s", problem, folder)
-        return reader
-    if problems:
-        raise CheckpointError(
-            f"{checkpoints}: no checkpoint is intact: {'; '.join(problems)}. Remove the folder "
-            "to start again from the beginning"
-        )
-    return None
 
 
 class Checkpoints:
@@ -268,22 +226,3 @@ def _not_finite(pieces: list[Piece]) -> str:
         return ""
     good = torch.stack([piece.tensor.isfinite().all() for piece in whole]).tolist()
     return next((f"{p.kind} {p.name}" for p, fine in zip(whole, good) if not fine), "")
-
-
-def locate(path: Path | str) -> CheckpointReader:
-    """Open the checkpoint that a user named: a checkpoint folder, or a run (its newest good one).
-
-    Raises:
-        CheckpointError: neither is there.
-    """
-    path = Path(path)
-    if (path / "manifest.json").is_file() and _STEP.match(path.resolve().name):
-        return CheckpointReader(path)
-    if (path / "checkpoints").is_dir():
-        reader = newest_good(path / "checkpoints")
-        if reader is not None:
-            return reader
-        raise CheckpointError(f"{path}: a run without any checkpoint yet")
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such run or checkpoint")
-    raise CheckpointError(f"{path}: neither a run nor a checkpoint")

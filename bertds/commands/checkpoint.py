@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-from safetensors.torch import save_file
-
-from bertds.checkpoint.format import CheckpointReader, read_manifest, write_manifest, write_pieces
-from bertds.checkpoint.save import locate, step_folders
+from bertds.checkpoint.find import step_folders
+from bertds.checkpoint.format import CheckpointReader, read_manifest
+from bertds.checkpoint.merge_ranks import convert
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError
-from bertds.system.atomic_files import atomic_path, explain_os_error, sync_folder
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,62 +40,6 @@ def main(argv: list[str] | None = None) -> int:
         print(convert(args.run, Path(args.out), weights_only=args.to == "weights"))
         return EXIT_OK
     return _look(args)
-
-
-class _WholeTensor(NamedTuple):
-    name: str
-    kind: str
-    start: int
-    tensor: torch.Tensor
-
-
-def convert(source: str, out: Path, *, weights_only: bool) -> Path:
-    """Write a checkpoint's ranks as one file.
-
-    Args:
-        source: a run (its newest good checkpoint) or a checkpoint folder.
-        out: the folder to write to.
-        weights_only: whole weights under their names, instead of a checkpoint.
-
-    Returns:
-        The file or the checkpoint folder that was written.
-
-    Raises:
-        CheckpointError: the source is damaged, or the target exists.
-    """
-    reader = locate(source)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if weights_only:
-            file = out / "model.safetensors"
-            with atomic_path(file) as temporary:
-                save_file(dict(reader.weights()), temporary, metadata={"format": "pt"})
-            return file
-        final = out / f"step_{reader.manifest['step']:08d}"
-        if final.exists():
-            raise CheckpointError(f"{final}: exists already")
-        temporary = out / f".tmp-{final.name}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        record, pieces = write_pieces(temporary, 0, list(_whole_tensors(reader)))
-        kept = {k: v for k, v in reader.manifest.items() if k not in ("format", "version")}
-        write_manifest(
-            temporary,
-            {**kept, "files": [asdict(record)], "pieces": [list(piece) for piece in pieces]},
-        )
-        sync_folder(temporary)
-        temporary.rename(final)
-        sync_folder(out)
-    except OSError as error:
-        raise explain_os_error(error, Path(error.filename or out)) from error
-    return final
-
-
-def _whole_tensors(reader: CheckpointReader) -> Iterator[_WholeTensor]:
-    for name, shape in reader.shapes.items():
-        numel = torch.Size(shape).numel()
-        for kind in reader.kinds(name):
-            yield _WholeTensor(name, kind, 0, reader.read(name, kind, 0, numel))
 
 
 def _checkpoints_at(path: Path) -> list[Path]:

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import inspect
 import json
-from functools import cache
 
 import yaml
 
-from bertds.config import recipe as declarations
-from bertds.config.load import (
-    all_keys,
-    default_of,
-    describe_type,
-    load_config,
-    nearest,
-    split_assignments,
-    to_dict,
-)
+from bertds.config.describe import default_of, describe_type, field_docs
+from bertds.config.keys import all_keys
+from bertds.config.load import flatten, load_config, split_assignments, to_dict
+from bertds.config.suggest import nearest
 from bertds.errors import EXIT_OK, ConfigError
-from bertds.training.run_folder import flatten
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,34 +56,6 @@ def main(argv: list[str] | None = None) -> int:
             load_config(recipe)
             print(f"{recipe}: good")
     return EXIT_OK
-
-
-@cache
-def field_docs() -> dict[str, str]:
-    """Return the text under every field of ``bertds/config/recipe.py``, by dotted key."""
-    sections = {
-        item.annotation.id: item.target.id
-        for node in ast.parse(inspect.getsource(declarations)).body
-        if isinstance(node, ast.ClassDef) and node.name == "Config"
-        for item in node.body
-        if isinstance(item, ast.AnnAssign)
-        and isinstance(item.annotation, ast.Name)
-        and isinstance(item.target, ast.Name)
-    }
-    docs = {}
-    for node in ast.parse(inspect.getsource(declarations)).body:
-        if not isinstance(node, ast.ClassDef) or node.name not in sections:
-            continue
-        for item, text in zip(node.body, node.body[1:]):
-            if (
-                isinstance(item, ast.AnnAssign)
-                and isinstance(item.target, ast.Name)
-                and isinstance(text, ast.Expr)
-                and isinstance(text.value, ast.Constant)
-            ):
-                key = f"{sections[node.name]}.{item.target.id.rstrip('_')}"
-                docs[key] = " ".join(str(text.value.value).split())
-    return docs
 
 
 def _explain(key: str) -> None:

@@ -12,7 +12,7 @@ from bertds.finetune.tasks import TASKS, Task, get_task
 from bertds.system.logs import log
 
 if TYPE_CHECKING:
-    from bertds.finetune.load import DataOptions
+    from bertds.finetune.task_data import DataOptions
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Fine-tune and print the scores."""
     args = parse_args(argv)
-    from bertds.distributed.stop_requests import find_place
+    from bertds.distributed.rank_info import find_place
     from bertds.finetune.glue_suite import table
     from bertds.system.logs import start_logging
 
@@ -119,7 +119,7 @@ def _start(args: argparse.Namespace, name: str, mnli: Path) -> str:
 
 
 def _data(args: argparse.Namespace, name: str, data: str | None = None) -> DataOptions:
-    from bertds.finetune.load import DataOptions
+    from bertds.finetune.task_data import DataOptions
 
     single = name == args.task
     return DataOptions(

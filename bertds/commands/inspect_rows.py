@@ -10,17 +10,18 @@ import argparse
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import read_manifest
-from bertds.checkpoint.save import step_folders
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config, read_yaml
-from bertds.config.recipe import BatchPlan, Config
+from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.order import advance
+from bertds.data.sources.base import Source
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
 from bertds.system.json_fields import parse_json
 
@@ -84,7 +85,7 @@ def read_run(run: Path, data: str | None) -> tuple[Config, int]:
 
 
 def step(
-    run: Path, config: Config, source: Any, batch_size: int, number: int
+    run: Path, config: Config, source: Source, batch_size: int, number: int
 ) -> tuple[np.ndarray, list[MicroBatch]]:
     """Return names, int64 [B, 2], and rows, one a micro batch, of one step's global batch."""
     if number < 1:
@@ -103,7 +104,7 @@ def step(
     return batch.samples, batch.micro_batches
 
 
-def sample(source: Any, epoch: int, number: int) -> MicroBatch:
+def sample(source: Source, epoch: int, number: int) -> MicroBatch:
     """Return one sample's row.
 
     Raises:

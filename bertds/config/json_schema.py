@@ -9,7 +9,9 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from bertds.config.load import _POSITIVE, _SHARES, all_keys, default_of
+from bertds.config.checks import _POSITIVE, _SHARES
+from bertds.config.describe import default_of
+from bertds.config.keys import all_keys
 from bertds.config.recipe import Config
 
 SIMPLE = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}

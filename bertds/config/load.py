@@ -5,19 +5,22 @@ Later sources win: the defaults in ``bertds/config/recipe.py``, the recipe file,
 
 from __future__ import annotations
 
-import difflib
 import math
 import types
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from bertds.config.recipe import Config, ModelConfig
-from bertds.config.yaml_text import LimitedLoader, load_yaml
+from bertds.config.checks import check
+from bertds.config.describe import describe_type
+from bertds.config.keys import all_keys, key_of
+from bertds.config.recipe import Config
+from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
+from bertds.system.yaml_text import LimitedLoader, load_yaml
 
 REMOVED_KEYS: dict[str, tuple[Any, str]] = {
     "model.fp8": (False, "its FP8 products were 1.7 times slower than bf16; see run.fp8"),
@@ -25,31 +28,6 @@ REMOVED_KEYS: dict[str, tuple[Any, str]] = {
 """Keys that recipes of earlier versions may have: the value that changes nothing, which is still
 read, and what to say to any other. What a run or checkpoint of then has saved is read in any case:
 its weights, rows and metrics are as good as ever."""
-
-
-def key_of(name: str) -> str:
-    """Return the YAML key of a field name (``from_`` is ``from``)."""
-    return name.rstrip("_")
-
-
-def all_keys() -> dict[str, Any]:
-    """Return every dotted key with its declared type, in the order of declaration."""
-    keys: dict[str, Any] = {}
-    for section in fields(Config):
-        section_type = get_type_hints(Config)[section.name]
-        hints = get_type_hints(section_type)
-        for item in fields(section_type):
-            keys[f"{section.name}.{key_of(item.name)}"] = hints[item.name]
-    return keys
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return " (did you mean X?)" for the known name closest to ``name``, or ""."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if not close:  # a right name in the wrong section
-        close = [key for key in known if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
-    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -225,27 +203,6 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-def default_of(key: str) -> Any:
-    """Return the default value of a dotted key."""
-    section, name = key.split(".", 1)
-    section_type = get_type_hints(Config)[section]
-    for item in fields(section_type):
-        if key_of(item.name) == name:
-            return item.default if item.default is not MISSING else None
-    raise ConfigError(f"unknown key {key}{nearest(key, all_keys())}")
-
-
-def describe_type(kind: Any) -> str:
-    """Return a declared type in words, such as ``one of gelu, gelu_new`` or ``number or null``."""
-    if get_origin(kind) is Literal:
-        choices = ", ".join(str(choice) for choice in get_args(kind))
-        return f"one of {choices}" if len(get_args(kind)) > 1 else choices
-    if get_origin(kind) in (Union, types.UnionType):
-        return " or ".join(describe_type(arm) for arm in get_args(kind))
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
-    return "null" if kind is type(None) else names[kind]
-
-
 def _kind(value: Any) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}
     return names.get(type(value), type(value).__name__) + f" ({str(value)[:60]!r})"
@@ -297,124 +254,11 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
     return int(value) if isinstance(value, int) else int(number)
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
-def check(config: Config) -> None:
-    """Refuse values and combinations that cannot work, naming key, value and remedy."""
-    model, data, schedule = config.model, config.data, config.schedule
-    for key in all_keys():
-        section, name = key.split(".", 1)
-        value = getattr(getattr(config, section), "from_" if name == "from" else name)
-        lowest = 1 if key in _POSITIVE else 0
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            _require(value >= lowest, f"{key}={value} must be at least {lowest}")
-    for key in _SHARES:
-        section, name = key.split(".", 1)
-        value = getattr(getattr(config, section), name)
-        _require(value is None or value <= 1, f"{key}={value} is a share; at most 1 is allowed")
-    _require(
-        model.hidden_size % model.num_attention_heads == 0,
-        f"model.hidden_size={model.hidden_size} is not a multiple of "
-        f"model.num_attention_heads={model.num_attention_heads}",
-    )
-    check_style(model)
-    _require(
-        data.sequence_length <= model.max_position_embeddings,
-        f"data.sequence_length={data.sequence_length} exceeds model.max_position_embeddings="
-        f"{model.max_position_embeddings}; raise the latter",
-    )
-    _require(
-        data.sequence_length >= 8,
-        f"data.sequence_length={data.sequence_length} leaves no room for two "
-        "segments; use 8 or more",
-    )
-    _require(
-        data.max_predictions_per_sequence < data.sequence_length,
-        f"data.max_predictions_per_sequence={data.max_predictions_per_sequence} must be below "
-        f"data.sequence_length={data.sequence_length}",
-    )
-    _require(
-        data.pairs != "none" or not model.next_sentence,
-        "model.next_sentence=true needs pairs, but data.pairs=none; set one of them otherwise",
-    )
-    _require(
-        not config.run.cuda_graphs or data.pack_tokens > 0,
-        "run.cuda_graphs=true needs shapes that stay the same; set data.pack_tokens",
-    )
-    _require(
-        not config.run.fp8 or (data.pack_tokens > 0 and data.pack_tokens % 16 == 0),
-        f"run.fp8=true needs a number of tokens that is a multiple of 16; set data.pack_tokens, "
-        f"found {data.pack_tokens}",
-    )
-    _require(
-        not config.run.fp8 or config.run.compile is not False,
-        "run.fp8=true with run.compile=false: uncompiled, its casts cost more than its products "
-        "save; set run.compile=auto",
-    )
-    _require(
-        not data.pack_tokens or data.pack_tokens >= data.sequence_length,
-        f"data.pack_tokens={data.pack_tokens} is shorter than one row, data.sequence_length="
-        f"{data.sequence_length}; give about the rows of a micro batch times their mean length",
-    )
-    _require(1 <= data.ngram <= 16, f"data.ngram={data.ngram}: allowed: 1 to 16 (1 = no runs)")
-    _require(
-        schedule.warmup_steps is None or schedule.warmup_ratio is None,
-        f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="
-        f"{schedule.warmup_ratio} are both given; keep one (null takes the other out)",
-    )
-    _require(
-        schedule.warmup_steps is None or schedule.clock_hours is None,
-        "schedule.warmup_steps counts steps, but schedule.clock_hours follows the clock; "
-        "give schedule.warmup_ratio instead",
-    )
-    horizon = schedule.horizon_steps or schedule.first_step + schedule.total_steps
-    _require(
-        horizon >= schedule.first_step + schedule.total_steps,
-        f"schedule.horizon_steps={horizon} is before the run's end, schedule.first_step + "
-        f"schedule.total_steps={schedule.first_step + schedule.total_steps}; raise it",
-    )
-    if schedule.warmup_steps is not None:
-        _require(
-            schedule.warmup_steps <= horizon,
-            f"schedule.warmup_steps={schedule.warmup_steps} exceeds schedule.total_steps="
-            f"{horizon}; lower it",
-        )
-
-
-def check_style(model: ModelConfig) -> None:
-    """Refuse what the modern encoder does not have, or cannot be built with."""
-    if model.style != "modern":
-        return
-    _require(
-        not model.next_sentence,
-        "model.style=modern has no next-sentence head; set model.next_sentence=false (and "
-        "data.pairs=none for rows of one segment)",
-    )
-    width = model.hidden_size // model.num_attention_heads
-    _require(
-        width % 2 == 0,
-        f"model.style=modern turns pairs of numbers, but a head is {width} wide "
-        f"(model.hidden_size / model.num_attention_heads); make it even",
-    )
-    _require(
-        model.local_attention >= 2 and model.local_attention % 2 == 0,
-        f"model.local_attention={model.local_attention} must be even and at least 2: half of it "
-        "is seen on each side",
-    )
-
-
-_POSITIVE = {
-    "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads",
-    "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
-    "model.global_attn_every_n_layers", "model.global_rope_theta", "model.local_rope_theta",
-    "data.max_predictions_per_sequence", "data.prefetch_steps", "schedule.total_steps",
-    "schedule.decay_every_steps", "schedule.horizon_steps", "log.every_steps",
-    "guard.max_bad_steps", "guard.spike_window", "guard.meeting_timeout_seconds",
-}  # fmt: skip
-_SHARES = (
-    "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "data.masked_lm_prob",
-    "data.short_seq_prob", "schedule.warmup_ratio", "schedule.warmup_from", "schedule.floor",
-)  # fmt: skip
+def flatten(nested: dict[str, Any]) -> dict[str, Any]:
+    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    return {
+        f"{section}.{key}": value
+        for section, values in nested.items()
+        if isinstance(values, dict)
+        for key, value in values.items()
+    }

@@ -14,8 +14,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bertds.errors import ConfigError
-
 # --------------------------------------------------------------------------------------------
 # Settings that change the result
 # --------------------------------------------------------------------------------------------
@@ -301,46 +299,3 @@ class Config:
 # --------------------------------------------------------------------------------------------
 # Batch plan: the JSON's numbers in our own words
 # --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BatchPlan:
-    """How one optimizer step's samples are cut.
-
-    global batch = micro batch x gradient accumulation steps x world size.
-    """
-
-    global_batch_size: int
-    micro_batch_size: int
-    world_size: int
-
-    def __post_init__(self) -> None:
-        for name in ("global_batch_size", "micro_batch_size", "world_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        per_forward = self.micro_batch_size * self.world_size
-        if self.global_batch_size % per_forward == 0:
-            return
-        below = self.global_batch_size // per_forward * per_forward
-        near = [str(batch) for batch in (below, below + per_forward) if batch > 0]
-        micro = [m for m in range(1, self.global_batch_size + 1)
-                 if self.global_batch_size % (m * self.world_size) == 0]  # fmt: skip
-        hint = ""
-        if micro:
-            nearest = min(micro, key=lambda m: (abs(m - self.micro_batch_size), m))
-            hint = f", or train_micro_batch_size_per_gpu={nearest}"
-        raise ConfigError(
-            f"train_batch_size={self.global_batch_size} is not a multiple of "
-            f"train_micro_batch_size_per_gpu={self.micro_batch_size} x {self.world_size} "
-            f"processes; nearest that are: train_batch_size={' or '.join(near)}{hint}"
-        )
-
-    @property
-    def gradient_accumulation_steps(self) -> int:
-        """Micro batches per rank and optimizer step."""
-        return self.global_batch_size // (self.micro_batch_size * self.world_size)
-
-    @property
-    def rows_per_rank(self) -> int:
-        """Samples per rank and optimizer step."""
-        return self.global_batch_size // self.world_size

@@ -7,7 +7,6 @@ recomputation, and the vocabulary only for masked tokens.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from bertds.config.recipe import ModelConfig
 
@@ -78,69 +77,3 @@ def mean_tokens(sequence_length: int) -> float:
     """
     place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))
     return sequence_length * (0.90 + (254 / 512 - 0.90) * place)
-
-
-@dataclass(frozen=True, slots=True)
-class Meter:
-    """Turns a window's tokens and seconds into achieved operations per second and MFU.
-
-    Attributes:
-        model: the architecture.
-        vocab_size: words.
-        masked_lm_prob: share of masked tokens.
-        most_masked: most masked tokens of a row.
-        devices: how many processes share the work.
-        peak: of one device, or None.
-    """
-
-    model: ModelConfig
-    vocab_size: int
-    masked_lm_prob: float
-    most_masked: int
-    devices: int
-    peak: float | None
-
-    def read(self, tokens: int, samples: int, seconds: float) -> dict[str, float]:
-        """Return ``tflops`` (per device) and, where the peak is known, ``mfu``."""
-        if samples <= 0 or seconds <= 0.0:
-            return {}
-        masked = samples * masked_per_row(tokens / samples, self.masked_lm_prob, self.most_masked)
-        done = forward_backward_flops(self.model, self.vocab_size, tokens, masked, samples)
-        rate = done / seconds / self.devices
-        result = {"tflops": float(f"{rate / 1e12:.4g}")}
-        if self.peak:
-            result["mfu"] = round(rate / self.peak, 4)
-        return result
-
-
-def peak_memory_gib() -> float:
-    """Return the most memory that this process has used: GPU memory, or its own on a CPU.
-
-    Not ``ru_maxrss``: it begins with what the process that started this one held.
-    """
-    import sys
-
-    from bertds.system.memory import OWN
-
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
-        return round(torch.cuda.max_memory_allocated() / 2**30, 3)
-    return round(OWN.look() / 2**30, 3)
-
-
-def cpu_memory_available() -> float:
-    """Return the bytes that can be had without swapping, a container's limit included."""
-    from pathlib import Path
-
-    free = float("inf")
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = float(line.split()[1]) * 1024
-    try:
-        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
-        if most != "max":
-            free = min(free, float(most) - float(used))
-    except OSError:
-        pass
-    return free

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from bertds.config.yaml_text import load_yaml
 from bertds.errors import ConfigError
+from bertds.system.yaml_text import load_yaml
 
 FILE = Path(__file__).with_name("gpus.yaml")
 NEEDED = ("half_tflops", "memory_gib", "memory_tb_s", "watts")

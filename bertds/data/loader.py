@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertds.config.recipe import BatchPlan, DataConfig
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig
 from bertds.data.balance import balance_rows
 from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
 from bertds.data.order import DataPosition, EpochOrder, advance
@@ -174,7 +175,7 @@ class BatchLoader:
         source: what ``open_source`` returned.
         data_config: ``prefetch_steps``, ``balance``, ``pack_tokens`` and
             ``max_predictions_per_sequence`` are used.
-        batch_plan: a ``bertds.config.recipe.BatchPlan``.
+        batch_plan: a ``bertds.config.batch_plan.BatchPlan``.
         rank: this process.
         start: where the first global batch begins; a resumed run passes the last ``next``.
         seed: decides order, pairs and masks.

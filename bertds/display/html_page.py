@@ -72,7 +72,7 @@ document.querySelector('button').addEventListener('click', function () {
 """
 
 
-def escape(value: Any) -> str:
+def escape(value: object) -> str:
     """Return text that HTML takes as text."""
     return html.escape(str(value))
 
@@ -80,7 +80,7 @@ def escape(value: Any) -> str:
 def table(head: list[str], rows: list[list[Any]], numbers: tuple[int, ...] = ()) -> str:
     """Return a table in a card; columns in ``numbers`` are set to the right."""
 
-    def cell(tag: str, place: int, value: Any) -> str:
+    def cell(tag: str, place: int, value: object) -> str:
         kind = ' class="n"' if place in numbers else ""
         return f"<{tag}{kind}>{escape(value)}</{tag}>"
 
@@ -98,19 +98,6 @@ def tiles(values: list[tuple[str, str]]) -> str:
         f'<div class="tile"><b>{escape(number)}</b><span>{escape(name)}</span></div>'
         for number, name in values
     ) + "</div>"  # fmt: skip
-
-
-def short(value: float) -> str:
-    """Return a large number as a person reads it: 1.3 M."""
-    for size, word in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
-        if value >= size:
-            return f"{value / size:.3g} {word}"
-    return f"{value:,.0f}"
-
-
-def count(number: int, one: str, many: str = "") -> str:
-    """Return a number with its noun: 1 shard, 1,200 shards."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def document(title: str, subtitle: str, style: str, parts: list[str]) -> str:

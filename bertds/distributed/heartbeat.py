@@ -33,12 +33,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from bertds.distributed.liveness import CpuWatch, OwnTime
 from bertds.errors import EXIT_FAILED
-from bertds.system.atomic_files import start_time
 from bertds.system.logs import log
+from bertds.system.processes import start_time
+
+T = TypeVar("T")
 
 BESIDE = 8
 """Ranks whose numbers are so near are looked at for being on the same machine."""
@@ -58,7 +60,7 @@ class _TimedStore:
         self._own = own
         self.asked: float | None = None
 
-    def _ask(self, question: Callable[[], Any]) -> Any:
+    def _ask(self, question: Callable[[], T]) -> T:
         self.asked = self._own.seconds
         answer = question()
         self.asked = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
+
+from bertds.system.processes import processor_time
 
 
 class OwnTime:
@@ -57,14 +58,3 @@ class CpuWatch:
         """Return whether the process is known to have run after ``then``."""
         seen = self._seen.get(pid)
         return seen is not None and seen.at > then
-
-
-def processor_time(pid: int) -> int | None:
-    """Return the clock ticks that all threads of a process have used; None if unknown."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The program's name, in brackets, may hold anything; the numbers stand after it.
-    fields = text.rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12]) if len(fields) > 12 else None

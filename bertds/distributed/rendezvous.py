@@ -13,12 +13,14 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from bertds.distributed.stop_requests import Place
+from bertds.distributed.rank_info import Place
 from bertds.errors import BertdsError
+
+T = TypeVar("T")
 
 _COUNT, _OUTCOME = "bertds/come", "bertds/met"
 _ALL_CAME = "all"
@@ -26,7 +28,7 @@ SHOWN = 16
 """A message names at most so many missing ranks."""
 
 
-def meet(place: Place, limit_seconds: float) -> Any:
+def meet(place: Place, limit_seconds: float) -> dist.Store:
     """Wait until every process of the run has come.
 
     Args:
@@ -78,7 +80,7 @@ def _somebody_listens() -> bool:
     return True
 
 
-def _within(seconds: float, act: Callable[[], Any]) -> Any:
+def _within(seconds: float, act: Callable[[], T]) -> T:
     result: dict[str, Any] = {}
 
     def work() -> None:
@@ -97,7 +99,7 @@ def _within(seconds: float, act: Callable[[], Any]) -> Any:
     return result["value"]
 
 
-def _open_store(place: Place, limit_seconds: float) -> Any:
+def _open_store(place: Place, limit_seconds: float) -> dist.Store:
     # torchrun keeps the store in its own process; else rank 0 does.
     elsewhere = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = dist.TCPStore(
@@ -113,7 +115,7 @@ def _open_store(place: Place, limit_seconds: float) -> Any:
     return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def _sign(store: Any, place: Place, end: float) -> str:
+def _sign(store: dist.Store, place: Place, end: float) -> str:
     """Return "all", or who is missing."""
     store.set(_key(place.rank), f"{socket.gethostname()} {os.getpid()}")
     if store.add(_COUNT, 1) == place.world_size:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 
-from bertds.config.recipe import BatchPlan
+from bertds.config.batch_plan import BatchPlan
 from bertds.data.batches import StepBatch
 from bertds.distributed.ranks import Ranks
 from bertds.distributed.stop_requests import StopWatch

@@ -28,9 +28,12 @@ import time
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertds.system.json_fields import parse_json
+
+if TYPE_CHECKING:
+    from torch import distributed as dist
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "h5py", "numba")
 ALL_PAIRS_UP_TO = 16
@@ -244,7 +247,7 @@ def try_gpus(gpus: int) -> dict[str, str]:
     return results
 
 
-def measure_pair(store: Any, pair: tuple[int, int], me: int, backend: str) -> float:
+def measure_pair(store: dist.Store, pair: tuple[int, int], me: int, backend: str) -> float:
     """Return the all-reduce bandwidth between two nodes in Gbit/s.
 
     Raises:

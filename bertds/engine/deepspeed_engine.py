@@ -17,13 +17,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from bertds.config.recipe import BatchPlan
-from bertds.distributed.stop_requests import Place
+from bertds.config.batch_plan import BatchPlan
+from bertds.distributed.rank_info import Place
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.exact_norms import use_exact_norms
@@ -45,6 +45,8 @@ from bertds.errors import BertdsError
 from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps, create_moments
+
+T = TypeVar("T")
 
 # What of a micro batch is not an argument of the model.
 _NOT_FORWARDED = ("rows", "sequence_length", "masked")
@@ -165,7 +167,11 @@ class Engine:
         torch.manual_seed(mixed >> 1)
 
     def forward_backward(
-        self, micro_batch: Any, *, mlm_scale: float | torch.Tensor, nsp_scale: float | torch.Tensor
+        self,
+        micro_batch: object,
+        *,
+        mlm_scale: float | torch.Tensor,
+        nsp_scale: float | torch.Tensor,
     ) -> Any:
         """Run a micro batch through the model and add its gradient.
 
@@ -247,7 +253,7 @@ class Engine:
         return {}
 
     @torch.no_grad()
-    def eval_forward(self, micro_batch: Any) -> Any:
+    def eval_forward(self, micro_batch: object) -> Any:
         """Run a micro batch through the model without dropout and without gradients."""
         self._engine.eval()
         output = self._engine(**_arguments(micro_batch))
@@ -268,7 +274,7 @@ class Engine:
             dist.all_reduce(sums)
         return sums
 
-    def gather_objects(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: T) -> list[T]:
         """Return every rank's value (small, picklable), on every rank, in the order of ranks."""
         values = [value] * self.world_size
         if self.world_size > 1:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bertds.config.recipe import BatchPlan
+from bertds.config.batch_plan import BatchPlan
 from bertds.engine import ds_config_keys as schema
 from bertds.errors import ConfigError
 from bertds.optim.settings import OptimizerSettings, nearest, parse_optimizer
@@ -204,7 +204,7 @@ def _check_section(values: Any, table: dict[str, Any], prefix: str) -> dict[str,
     return checked
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
 

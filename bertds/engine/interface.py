@@ -12,7 +12,7 @@ from typing import Protocol
 
 import torch
 
-from bertds.config.recipe import BatchPlan
+from bertds.config.batch_plan import BatchPlan
 from bertds.data.batches import MicroBatch
 from bertds.distributed.ranks import Ranks
 from bertds.engine.state_pieces import Piece, Reader

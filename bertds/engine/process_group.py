@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.rendezvous import meet
-from bertds.distributed.stop_requests import Place, find_place
 from bertds.errors import ConfigError
 
 MEETING_SECONDS = 600.0

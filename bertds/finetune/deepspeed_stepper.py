@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from bertds.distributed.stop_requests import find_place
+from bertds.distributed.rank_info import find_place
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import BertdsError
@@ -45,7 +45,7 @@ class _WithLoss(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, **arguments: torch.Tensor) -> Any:
+    def forward(self, **arguments: torch.Tensor) -> object:
         output = self.model(**arguments)
         if getattr(output, "loss", None) is None:
             return output

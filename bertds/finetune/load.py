@@ -2,58 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bertds.errors import DataError
 from bertds.finetune.readers.conll import label_list, read_conll, read_ner_jsonl, unseen_types
 from bertds.finetune.readers.squad import read_squad
 from bertds.finetune.readers.text import read_glue_tsv, read_own
-from bertds.finetune.records import BadRows, Question, Sentence, TextRow, find_file
+from bertds.finetune.records import BadRows, Sentence, find_file
+from bertds.finetune.task_data import DataOptions, Rows, Split, TaskData
 from bertds.finetune.tasks import Files, Task
 from bertds.system.logs import log
-
-Rows = list[TextRow] | list[Sentence] | list[Question]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataOptions:
-    """Where the data lies and how much of it to take."""
-
-    data: str
-    """A folder, or a data set of the Hugging Face hub."""
-    train_file: str = ""
-    dev_file: str = ""
-    test_file: str = ""
-    text_column: str = ""
-    pair_column: str = ""
-    label_column: str = ""
-    regression: bool = False
-    max_train_rows: int = 0
-    max_dev_rows: int = 0
-
-
-@dataclass(slots=True)
-class Split:
-    """One file's rows."""
-
-    name: str
-    """dev, dev_mismatched, test, ...: the key of its scores."""
-    rows: Rows
-    submission: str = ""
-
-
-@dataclass(slots=True)
-class TaskData:
-    """All that a task trains on, is scored on and predicts."""
-
-    train: Split
-    dev: list[Split]
-    test: list[Split]
-    labels: tuple[str, ...]
-    left_out: list[str] = field(default_factory=list)
-    """One line per malformed training row, and per entity type never seen in training."""
-    sources: dict[str, str] = field(default_factory=dict)
 
 
 def load_task(task: Task, options: DataOptions) -> TaskData:
@@ -66,7 +24,9 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     if (options.data and not root.exists()) or (root / "dataset_dict.json").is_file():
         from bertds.finetune.readers.hub import load_hub_task
 
-        return load_hub_task(task, options)
+        data = load_hub_task(task, options)
+        check_types(task, data)
+        return data
     if task.folder and (root / task.folder).is_dir():
         root = root / task.folder
     data = TaskData(Split("train", []), [], [], task.labels)

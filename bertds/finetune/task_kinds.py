@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from bertds.finetune.features import Example, encode_sentences, encode_texts
-from bertds.finetune.load import Split
 from bertds.finetune.readers.conll import format_conll
 from bertds.finetune.scores import (
     classification_scores,
@@ -22,6 +21,7 @@ from bertds.finetune.scores import (
 )
 from bertds.finetune.squad_features import Answers, encode_questions, read_answers
 from bertds.finetune.squad_scores import squad_scores
+from bertds.finetune.task_data import Split
 from bertds.finetune.tasks import Task
 from bertds.system.atomic_files import write_text
 

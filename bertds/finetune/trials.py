@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from bertds import __version__
-from bertds.distributed.stop_requests import find_place
+from bertds.distributed.rank_info import find_place
 from bertds.errors import ConfigError
-from bertds.finetune.load import DataOptions, TaskData, load_task
+from bertds.finetune.load import load_task
 from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
 from bertds.finetune.scores import PERCENT, mean_and_spread
+from bertds.finetune.task_data import DataOptions, TaskData
 from bertds.finetune.task_kinds import (
     CLASSES,
     Encoded,
@@ -39,7 +40,8 @@ from bertds.pretrained.transformers_api import (
     load_transformers,
     tokenizer_of,
 )
-from bertds.system.atomic_files import FolderLock, write_json
+from bertds.system.atomic_files import write_json
+from bertds.system.folder_lock import FolderLock
 from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
 

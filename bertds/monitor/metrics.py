@@ -16,13 +16,12 @@ from typing import Any, Protocol
 import torch
 
 from bertds.checkpoint.train_state import TrainState
-from bertds.cost_model.flops import Meter, peak_memory_gib
 from bertds.engine.interface import ModelOutput, TrainingEngine
 from bertds.monitor.device_timer import DeviceClock
-from bertds.monitor.run_files import read_metrics
-from bertds.system.atomic_files import append_line, write_text
-
-FILE = "metrics.jsonl"
+from bertds.monitor.metrics_file import FILE, cut_after
+from bertds.monitor.mfu import Meter
+from bertds.system.atomic_files import append_line
+from bertds.system.memory import peak_memory_gib
 
 
 class Sums:
@@ -211,15 +210,3 @@ def _short(value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return float(f"{float(value):.8g}")
-
-
-def cut_after(path: Path, step: int, validated_step: int | None = None) -> None:
-    """Remove lines of steps after ``step``, of a validation that comes again, and broken ones."""
-
-    def stays(line: dict[str, Any]) -> bool:
-        again = "split" in line and line.get("step") == step != validated_step
-        return bool(line.get("step", 0) <= step and not again)
-
-    if path.is_file():
-        kept = [line for line in read_metrics(path).lines if stays(line)]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))

@@ -6,22 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bertds.display.words import in_words
 from bertds.monitor.remaining_time import LaterPhase, seconds_of, speed
 from bertds.system.logs import log
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration as a person writes it: ``45 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86_400:.1f} days"
 
 
 def describe(values: dict[str, Any]) -> str:

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import yaml
 
 from bertds.config.load import lenient
-from bertds.config.yaml_text import load_yaml
 from bertds.system.json_fields import parse_json
+from bertds.system.yaml_text import load_yaml
 
 T = TypeVar("T")
 

@@ -171,7 +171,7 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
     )
 
 
-def _number(value: Any, where: str, low: float, high: float) -> float:
+def _number(value: object, where: str, low: float, high: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
         raise ConfigError(f"{where}={value!r} must be a number")
     if not low <= value <= high or math.isinf(value):
@@ -180,7 +180,7 @@ def _number(value: Any, where: str, low: float, high: float) -> float:
     return float(value)
 
 
-def _flag(value: Any, where: str) -> bool:
+def _flag(value: object, where: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{where}={value!r} must be true or false")
     return value

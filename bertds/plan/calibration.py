@@ -81,8 +81,8 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
     for name in ("config.yaml", "deepspeed.json", "metrics.jsonl"):
         if not (run / name).is_file():
             raise DataError(f"{run}: no {name} there; give a run folder that has trained")
+    from bertds.checkpoint.find import step_folders
     from bertds.checkpoint.manifest import read_manifest
-    from bertds.checkpoint.save import step_folders
 
     config = load_config(read_yaml(run / "config.yaml"))
     settings = _object(run / "deepspeed.json")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from bertds.config.recipe import BatchPlan, Config
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import Config
 from bertds.cost_model.flops import masked_per_row, mean_tokens, parameter_count
 from bertds.cost_model.hardware import Hardware
 from bertds.cost_model.memory import Memory, Shape, estimate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -64,29 +63,6 @@ def best(rows: list[Forecast]) -> list[Forecast]:
             else min(members, key=lambda r: r.memory_gib)
         )
     return chosen
-
-
-def show(rows: list[Forecast], *, as_json: bool) -> None:
-    """Print the best micro batch of each stage and node count, or all of them as JSON."""
-    if as_json:
-        from bertds.commands.plan import numbers
-
-        print(json.dumps([numbers(row) for row in rows], indent=1))
-        return
-    print(
-        f"{'devices':>7} {'stage':>5} {'micro':>6} {'accum':>6} {'GiB':>8} {'fits':>5} "
-        f"{'s/step':>9} {'hours':>9} {'MFU':>6} {'bound by':>9} {'kWh':>9} {'dollars':>9}"
-    )
-    for row in best(rows):
-        print(
-            f"{row.batch.world_size:>7} {row.shape.stage:>5} {row.batch.micro_batch_size:>6} "
-            f"{row.batch.gradient_accumulation_steps:>6} {row.memory_gib:>8.2f} "
-            f"{'yes' if row.fits else 'no':>5} {row.step.total:>9.3f} {row.hours:>9.2f} "
-            f"{row.mfu:>6.1%} {row.step.bound_by:>9} {row.kilowatt_hours:>9.1f} "
-            f"{row.dollars:>9.0f}"
-        )
-    print(f"\n{len(rows)} layouts tried; of each stage and number of devices the quickest that "
-          "fits. --json prints all.")  # fmt: skip
 
 
 def fitting_layouts(plan: Forecast) -> str:

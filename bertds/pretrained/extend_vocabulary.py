@@ -10,7 +10,6 @@ bias starts as the mean of theirs.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ from typing import Any
 import torch
 
 from bertds.data.vocabulary import load_tokenizer_info
-from bertds.errors import EXIT_OK, ConfigError, DataError
+from bertds.errors import ConfigError, DataError
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
+from bertds.pretrained.convert import convert
 from bertds.pretrained.load import Trained
-from bertds.pretrained.open_any import convert
 from bertds.pretrained.transformers_api import open_model
 from bertds.system.atomic_files import write_json
 
@@ -153,20 +152,3 @@ def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) ->
         )
         convert(changed, "hf", out, cased=not tokenizer.lower_case)
     return added, unsplit
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Extend one model's vocabulary."""
-    parser = argparse.ArgumentParser(
-        prog="bertds extend",
-        description="Give a model new pieces, each starting as the mean of its old split; then "
-        "prepare the domain's text with DIR/vocab.txt and train with init.from=DIR.",
-    )
-    parser.add_argument("model", help="a name of `bertds models`, a run, a folder")
-    parser.add_argument("out", type=Path, metavar="DIR", help="the Hugging Face folder to write")
-    parser.add_argument("--words", type=Path, metavar="FILE", help="pieces to add, one a line")
-    parser.add_argument("--vocab", type=Path, metavar="FILE", help="a vocabulary to take instead")
-    args = parser.parse_args(argv)
-    added, unsplit = extend(args.model, args.out, words=args.words, vocab=args.vocab)
-    print(f"wrote {args.out}: {added:,} new pieces, {unsplit:,} of them without an old split")
-    return EXIT_OK

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from bertds.checkpoint.save import locate
+from bertds.checkpoint.find import locate
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
 from bertds.data.vocabulary import has_tokenizer
 from bertds.errors import CheckpointError
 from bertds.model.build import PreTrainingModel, build_model
-from bertds.pretrained import hf_weights
+from bertds.pretrained import hf_config, hf_weights, weight_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ def open_trained(path: Path | str) -> Trained:
     """
     path = Path(path)
     if (path / "config.json").is_file():
-        config, vocab_size = hf_weights.config_from_transformers(hf_weights.read_config(path))
+        config, vocab_size = hf_config.config_from_transformers(hf_config.read_config(path))
         model = build_model(config, vocab_size)
-        report = hf_weights.load_transformers_state_dict(model, hf_weights.read_state_dict(path))
+        report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
         folder = path if has_tokenizer(path) else None
         return Trained(
             model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected

@@ -6,7 +6,6 @@ No code of a checkpoint is run: pickles are read with ``weights_only``, TensorFl
 
 from __future__ import annotations
 
-import argparse
 import lzma
 import re
 import shutil
@@ -19,131 +18,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bertds.data.vocabulary import load_tokenizer_info
-from bertds.errors import EXIT_OK, CheckpointError, ConfigError
+from bertds.errors import CheckpointError, ConfigError
 from bertds.model.build import build_model
-from bertds.pretrained import hf_weights
+from bertds.pretrained import hf_config, hf_weights, weight_files
 from bertds.pretrained.foreign import parameter_names
 from bertds.pretrained.foreign.megatron import MegatronBert
 from bertds.pretrained.load import Trained, open_trained
-from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
 from bertds.pretrained.transformers_api import resolve
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
 
 CONFIG_NAMES = ("config.json", "bert_config.json")
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(
-        prog="bertds convert",
-        description="Convert a model to a Hugging Face folder or an NVIDIA DLE checkpoint. SRC: a "
-        "run, a Hugging Face folder, a name of `bertds models`, DLE's ckpt_*.pt, a TensorFlow "
-        "checkpoint (bert_model.ckpt or its folder), a NeMo or Megatron checkpoint (.nemo, .ckpt, "
-        ".pt).",
-    )
-    add = parser.add_argument
-    add("source", metavar="SRC")
-    add("out", metavar="DIR", help="the folder to write")
-    add(
-        "--to",
-        choices=("hf", "dle", "onnx"),
-        required=True,
-        help="hf: Hugging Face; dle: NVIDIA DLE; onnx (from runs and hf)",
-    )
-    add("--config", type=Path, metavar="FILE", help="config.json or bert_config.json of SRC "
-        "(default: beside it)")  # fmt: skip
-    add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: beside it)")
-    add("--cased", action="store_true", help="SRC does not lower-case")
-    add("--gelu", choices=("gelu", "gelu_new"), help="erf or tanh; default by origin: DLE, "
-        "TensorFlow and Megatron tanh, others as their config says")  # fmt: skip
-    return parser.parse_args(argv)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Convert one model."""
-    args = parse_args(argv)
-    if args.to == "onnx":
-        from bertds.pretrained import onnx_export
-
-        return onnx_export.main(args)
-    with opened(args.source, args.config, args.vocab, args.gelu) as source:
-        if isinstance(source, MegatronBert):
-            if args.to != "hf":
-                raise ConfigError(f"--to {args.to}: a Megatron BERT only goes to hf (another "
-                                  "architecture: LayerNorm first)")  # fmt: skip
-            source.write(Path(args.out), args.cased)
-        else:
-            convert(source, args.to, Path(args.out), cased=args.cased)
-            for name in source.missing:
-                print(f"not in the source, random: {name}")
-            for name in source.unused:
-                print(f"left out, this model has no place for it: {name}")
-    print(f"wrote {args.out}")
-    return EXIT_OK
-
-
-def convert(trained: Trained, to: str, out: Path, *, cased: bool = False) -> Path:
-    """Write an opened model. The folder appears whole or not at all.
-
-    Args:
-        trained: of :func:`opened`.
-        to: hf or dle.
-        out: must be absent, empty, or an earlier conversion.
-        cased: whether the vocabulary is cased, where nothing beside it says so.
-
-    Raises:
-        ConfigError: ``out`` holds something else.
-        CheckpointError: a Hugging Face folder needs a vocabulary and there is none.
-    """
-    if to == "hf" and trained.tokenizer_folder is None:
-        raise CheckpointError(f"{trained.origin}: no vocab.txt beside it; give --vocab FILE")
-    with fresh_folder(out) as folder:
-        if to == "hf":
-            _write_hf(trained, folder, cased)
-        else:
-            _write_dle(trained, folder)
-    return out
-
-
-def _write_hf(trained: Trained, folder: Path, cased: bool) -> None:
-    from safetensors.torch import save_file
-
-    config = hf_weights.config_to_transformers(trained.config, trained.vocab_size)
-    write_json(folder / "config.json", config)
-    weights = hf_weights.to_transformers_state_dict(trained.model)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    copy_tokenizer(trained.tokenizer_folder, folder, trained.config.max_position_embeddings, cased)
-
-
-def _write_dle(trained: Trained, folder: Path) -> None:
-    config = hf_weights.config_to_transformers(trained.config, trained.vocab_size)
-    # DLE computes the tanh form whatever the word says; it knows only this one.
-    config["hidden_act"] = "gelu"
-    for key in ("architectures", "pad_token_id", "tie_word_embeddings", "model_type"):
-        config.pop(key)
-    write_json(folder / "bert_config.json", config)
-    if trained.config.hidden_act == "gelu":
-        print("note: the model was trained with the erf GELU; DLE computes the tanh form")
-    step = int(trained.manifest.get("step", 0))
-    state = {
-        name: tensor.clone() for name, tensor in hf_weights.to_dle_state_dict(trained.model).items()
-    }
-    state["cls.predictions.decoder.weight"] = state[hf_weights.WORD_TABLE]  # tied, stored once
-    torch.save({"model": state, "optimizer": {}, "epoch": 0}, folder / f"ckpt_{step}.pt")
-    if trained.tokenizer_folder is not None:
-        tokenizer = load_tokenizer_info(trained.tokenizer_folder)
-        if not tokenizer.is_wordpiece:
-            raise CheckpointError(
-                f"{trained.origin}: DLE reads WordPiece's vocab.txt, its tokenizer is "
-                f"{tokenizer.model}; convert it to hf"
-            )
-        text = "".join(f"{token}\n" for token in tokenizer.vocabulary())
-        (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
 # --------------------------------------------------------------------------------------------
@@ -236,7 +123,7 @@ def _build(
     weights: Mapping[str, Tensor], values: dict[str, Any], origin: Path, vocab: Path | None,
     gelu: str | None, left_out: Sequence[str] = (),
 ) -> Trained:  # fmt: skip
-    config, vocab_size = hf_weights.config_from_transformers(values)
+    config, vocab_size = hf_config.config_from_transformers(values)
     if not any(name.startswith("cls.seq_relationship") for name in weights):
         config = replace(config, next_sentence=False)
     if gelu is not None:
@@ -300,8 +187,8 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: it cannot be read, or holds no tensors.
     """
     if path.suffix == ".safetensors":
-        return hf_weights.read_state_dict(path), {}
-    content = hf_weights.load_pickle(path)
+        return weight_files.read_state_dict(path), {}
+    content = weight_files.load_pickle(path)
     extra = {}
     if isinstance(content, Mapping):
         extra = {k: v for k, v in content.items() if isinstance(v, (int, float, str))}
@@ -345,7 +232,7 @@ def _unpack_nemo(
     """Take weights, configuration and vocabulary out of a .nemo archive (a tar)."""
     import yaml
 
-    from bertds.config.yaml_text import load_yaml
+    from bertds.system.yaml_text import load_yaml
 
     weights: Path | None = None
     left = FREE_BYTES + MAX_UNPACKED_RATIO * path.stat().st_size

@@ -8,8 +8,6 @@ What a name may be: :mod:`bertds.pretrained.names`.
 
 from __future__ import annotations
 
-import argparse
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.data.vocabulary import has_tokenizer
-from bertds.errors import EXIT_OK, CheckpointError, ConfigError
-from bertds.pretrained.names import ALIASES, MODELS, hub_id, is_here, resolve
+from bertds.errors import CheckpointError, ConfigError
+from bertds.pretrained.names import MODELS, hub_id, resolve
 
 if TYPE_CHECKING:
     from bertds.pretrained.load import Trained
@@ -71,7 +69,7 @@ def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **argum
         CheckpointError: there is no such model.
         ConfigError: there is no such task.
     """
-    from bertds.pretrained.hf_weights import read_config
+    from bertds.pretrained.hf_config import read_config
 
     if task not in TASK_CLASSES:
         raise ConfigError(f"task={task!r}: unknown; allowed: {', '.join(TASK_CLASSES)}")
@@ -94,7 +92,7 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
     import transformers
 
     from bertds.model.build import check_size
-    from bertds.pretrained.hf_weights import read_config
+    from bertds.pretrained.hf_config import read_config
 
     if (folder / "config.json").is_file() and class_name != "AutoTokenizer":
         check_size(read_config(folder), f"{folder / 'config.json'}: ")
@@ -143,28 +141,3 @@ def tokenizer_of(folder: Path) -> Any:
     if not has_tokenizer(folder):
         raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")
     return load_transformers(folder, "AutoTokenizer", use_fast=True)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """List the named models."""
-    parser = argparse.ArgumentParser(
-        prog="bertds models",
-        description="List the models that --model, init.from and bertds.from_pretrained know by "
-        "name. A run, a checkpoint, a Hugging Face folder or a hub id is taken too.",
-    )
-    parser.add_argument("--names", action="store_true", help="print the names alone")
-    args = parser.parse_args(argv)
-    if args.names:
-        print("\n".join([*MODELS, *ALIASES]))
-        return EXIT_OK
-    of_alias: dict[str, list[str]] = {}
-    for alias, name in ALIASES.items():
-        of_alias.setdefault(name, []).append(alias)
-    width = max(map(len, MODELS))
-    for named in MODELS.values():
-        here = "local" if is_here(named.name) else "-"
-        aliases = f"  = {', '.join(of_alias[named.name])}" if named.name in of_alias else ""
-        print(f"{named.name:<{width}}  {here:<5}  {named.about}{aliases}")
-    print("\nlocal: in the cache or below $BERTDS_MODELS; others are fetched from the hub when "
-          "used (hf download HUB_ID)", file=sys.stderr)  # fmt: skip
-    return EXIT_OK

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bertds.display.html_page import STYLE, document, escape, short, table, tiles
-from bertds.monitor.progress import in_words
+from bertds.display.html_page import STYLE, document, escape, table, tiles
+from bertds.display.words import in_words, short
 from bertds.monitor.run_files import at, starts_of
 from bertds.report.charts import DARK, LIGHT, Picture
 from bertds.report.run_view import Chain, RunView

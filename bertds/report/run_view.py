@@ -8,12 +8,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bertds.commands.status import expand
+from bertds.config.load import flatten
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.errors import DataError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.run_files import at, read_metrics, read_object, read_recipe
-from bertds.training.run_folder import flatten
+from bertds.monitor.status import expand
 
 
 @dataclass(kw_only=True)

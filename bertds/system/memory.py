@@ -10,6 +10,7 @@ files can be taken off while their number is known.
 
 from __future__ import annotations
 
+import os
 import resource
 from contextlib import suppress
 from pathlib import Path
@@ -47,3 +48,39 @@ class OwnMemory:
 
 OWN = OwnMemory()
 """This process's."""
+
+
+def peak_memory_gib() -> float:
+    """Return the most memory that this process has used: GPU memory, or its own on a CPU.
+
+    Not ``ru_maxrss``: it begins with what the process that started this one held.
+    """
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return round(torch.cuda.max_memory_allocated() / 2**30, 3)
+    return round(OWN.look() / 2**30, 3)
+
+
+def cpu_memory_available() -> float:
+    """Return the bytes that can be had without swapping, a container's limit included."""
+    from pathlib import Path
+
+    free = float("inf")
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            free = float(line.split()[1]) * 1024
+    try:
+        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
+        if most != "max":
+            free = min(free, float(most) - float(used))
+    except OSError:
+        pass
+    return free
+
+
+def cpu_memory_total() -> float:
+    """Return the machine's memory in bytes."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -14,31 +14,28 @@ model, precision, stage and processes, so that a continued run cuts its batches 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import to_dict
-from bertds.config.recipe import BatchPlan, Config
-from bertds.cost_model.flops import cpu_memory_available
+from bertds.config.recipe import Config
 from bertds.cost_model.memory import FRAGMENTS, Shape, estimate
-from bertds.distributed.stop_requests import Place
+from bertds.distributed.rank_info import Place
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import start_processes
 from bertds.errors import ConfigError
 from bertds.model.build import PreTrainingModel
-from bertds.system.atomic_files import write_json
-from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
+from bertds.system.memory import cpu_memory_available, cpu_memory_total
+from bertds.training.micro_batch_cache import answers_file, keep_answer, read_answer
 
 SHARE = 0.85
 """Of the free memory, what may be used."""
@@ -251,43 +248,3 @@ def describe(
         "most_tokens": GPU_TOKENS if cuda else None,
         "torch": torch.__version__,
     }
-
-
-def cpu_memory_total() -> float:
-    """Return the machine's memory in bytes."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def answers_file() -> Path:
-    """Return where answers are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "bertds" / "micro_batch.json"
-
-
-def _key(facts: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _answers() -> dict[str, Any]:
-    try:
-        values = parse_json(answers_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def read_answer(facts: dict[str, Any]) -> int | None:
-    """Return the kept answer, or None; a damaged file holds none."""
-    entry = _answers().get(_key(facts))
-    found = entry.get("micro_batch") if isinstance(entry, dict) else None
-    return found if isinstance(found, int) and found > 0 else None
-
-
-def keep_answer(facts: dict[str, Any], micro_batch: int) -> None:
-    """Add an answer to the file; where it cannot be written, the next run searches again."""
-    try:
-        answers_file().parent.mkdir(parents=True, exist_ok=True)
-        entry = {"micro_batch": micro_batch, **facts}
-        write_json(answers_file(), {**_answers(), _key(facts): entry})
-    except OSError as error:
-        log.warning("%s: not written (%s)", answers_file(), error.strerror)

@@ -16,20 +16,22 @@ import torch
 
 from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import to_dict
-from bertds.config.recipe import BatchPlan, Config
-from bertds.cost_model.flops import Meter
+from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.sources.base import Source
 from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.step_sync import Agreement
-from bertds.distributed.stop_requests import Place, StopWatch, find_place, seconds_left_of_job
+from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import meet_processes
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.monitor.metrics import Listener, Metrics
+from bertds.monitor.mfu import Meter
 from bertds.monitor.trackers import start_trackers
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap

@@ -12,7 +12,8 @@ from types import TracebackType
 
 from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
-from bertds.config.recipe import BatchPlan, Config
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch, StepBatch
 from bertds.data.loader import BatchLoader
 from bertds.distributed.heartbeat import Heartbeat

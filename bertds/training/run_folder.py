@@ -16,6 +16,7 @@ import logging
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,12 +25,13 @@ from typing import Any
 import yaml
 
 from bertds import __version__
-from bertds.config.load import REMOVED_KEYS, read_yaml, to_dict
+from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
 from bertds.config.recipe import Config
-from bertds.distributed.stop_requests import command_line, find_place
+from bertds.distributed.rank_info import find_place
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_object, starts_of
-from bertds.system.atomic_files import FolderLock, explain_os_error, write_json, write_text
+from bertds.system.atomic_files import explain_os_error, write_json, write_text
+from bertds.system.folder_lock import FolderLock
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
 
@@ -162,16 +164,6 @@ class RunFolder:
         self.lock.release()
 
 
-def flatten(nested: dict[str, Any]) -> dict[str, Any]:
-    """Return ``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
-    return {
-        f"{section}.{key}": value
-        for section, values in nested.items()
-        if isinstance(values, dict)
-        for key, value in values.items()
-    }
-
-
 def environment() -> dict[str, Any]:
     """Return the versions that a run depends on, and the commit of the code if known."""
     packages = {}
@@ -201,3 +193,8 @@ def _commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+def command_line() -> str:
+    """Return the command that started this process, for the run's record."""
+    return " ".join([Path(sys.executable).name, *sys.argv])

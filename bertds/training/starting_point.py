@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertds.checkpoint.find import locate, newest_good
 from bertds.checkpoint.format import CheckpointReader
-from bertds.checkpoint.save import locate, newest_good
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
-from bertds.data.vocabulary import has_tokenizer, load_tokenizer_info
+from bertds.data.sources.base import Source
+from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_info
+from bertds.engine.interface import TrainingEngine
 from bertds.errors import CheckpointError, DataError
-from bertds.pretrained import hf_weights
+from bertds.model.build import PreTrainingModel
+from bertds.pretrained import hf_config, hf_weights, weight_files
 from bertds.pretrained.names import path_of
 from bertds.system.logs import log
 
@@ -38,7 +41,9 @@ class Start:
     """Whether it is this run's own: everything is taken, not only weights and moments."""
 
 
-def start_weights(config: Config, model: Any, tokenizer: Any, checkpoints: Path) -> Start | None:
+def start_weights(
+    config: Config, model: PreTrainingModel, tokenizer: TokenizerInfo, checkpoints: Path
+) -> Start | None:
     """Find the start, and load weights of a Hugging Face folder into the model right away.
 
     Args:
@@ -60,10 +65,10 @@ def start_weights(config: Config, model: Any, tokenizer: Any, checkpoints: Path)
         return None
     path = path_of(config.init.from_)
     if (path / "config.json").is_file():
-        theirs, vocab_size = hf_weights.config_from_transformers(hf_weights.read_config(path))
+        theirs, vocab_size = hf_config.config_from_transformers(hf_config.read_config(path))
         _check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)
         _check_vocabulary_file(path, tokenizer)
-        report = hf_weights.load_transformers_state_dict(model, hf_weights.read_state_dict(path))
+        report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
         if report.missing and config.init.heads == "require":
             raise CheckpointError(
                 f"{path}: has no weights for {', '.join(report.missing[:3])}"
@@ -93,7 +98,7 @@ def _check_architecture(
             )
 
 
-def _check_tokenizer(reader: CheckpointReader, tokenizer: Any) -> None:
+def _check_tokenizer(reader: CheckpointReader, tokenizer: TokenizerInfo) -> None:
     theirs = reader.field("tokenizer").mapping()
     if theirs.get("fingerprint") != tokenizer.fingerprint:
         raise CheckpointError(
@@ -103,14 +108,14 @@ def _check_tokenizer(reader: CheckpointReader, tokenizer: Any) -> None:
         )
 
 
-def _check_vocabulary_file(path: Path, tokenizer: Any) -> None:
+def _check_vocabulary_file(path: Path, tokenizer: TokenizerInfo) -> None:
     if not tokenizer.files or not has_tokenizer(path):
         return
     if load_tokenizer_info(path).vocabulary() != tokenizer.vocabulary():
         raise CheckpointError(f"{path}: another vocabulary than the data's {tokenizer.main_file}")
 
 
-def check_alike(engine: Any, start: Start | None, source: Any) -> None:
+def check_alike(engine: TrainingEngine, start: Start | None, source: Source) -> None:
     """Check that all ranks begin from the same checkpoint and read the same data. Collective.
 
     On machines that do not share the run folder each would find its own, and go on in silence
@@ -140,7 +145,7 @@ def check_alike(engine: Any, start: Start | None, source: Any) -> None:
             )
 
 
-def warn_of_other_data(start: Start | None, source: Any) -> None:
+def warn_of_other_data(start: Start | None, source: Source) -> None:
     """Say so if the data is not what the run has been trained on up to its checkpoint."""
     if start is None or not start.is_own:
         return
@@ -166,7 +171,7 @@ def _difference(now: dict[str, Any], before: dict[str, Any]) -> str:
     return ", ".join(f"{key} {now[key]} instead of {before[key]}" for key in shared[:3])
 
 
-def continue_run(config: Config, engine: Any, start: Start | None) -> TrainState:
+def continue_run(config: Config, engine: TrainingEngine, start: Start | None) -> TrainState:
     """Load weights and moments into the engine and return where training goes on."""
     if start is None:
         return TrainState()

@@ -9,7 +9,7 @@ from typing import Any
 
 from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import TokenizerInfo
-from bertds.display import html_page
+from bertds.display import words
 from bertds.errors import DataError
 from data_prep import progress
 from data_prep.document import SourceFile
@@ -136,7 +136,7 @@ def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) ->
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{split.documents:,} documents, {split.sentences:,} sentences, "
-            f"{split.tokens:,} tokens in {html_page.count(len(split.shards), 'shard')}"
+            f"{split.tokens:,} tokens in {words.count(len(split.shards), 'shard')}"
         )
     for instance in manifest.instances:
         count = sum(file["rows"] for file in instance["files"])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bertds.data.formats.manifest import Manifest
-from bertds.display import html_page
+from bertds.display import html_page, words
 from bertds.system.atomic_files import write_text
 from data_prep.earlier_run import REPORT_NAME
 from data_prep.report import svg_charts as draw
@@ -26,7 +26,7 @@ def write_report(out: Path, manifest: Manifest) -> None:
     tokens = sum(split.tokens for split in manifest.splits.values())
     casing = tokenizer_words(manifest.tokenizer)
     subtitle = (
-        f"{html_page.short(tokens)} tokens of a vocabulary of {manifest.tokenizer.vocab_size:,}, "
+        f"{words.short(tokens)} tokens of a vocabulary of {manifest.tokenizer.vocab_size:,}, "
         f"{casing}; seed {manifest.settings['seed']}"
     )
     pictures = "".join(
@@ -38,7 +38,7 @@ def write_report(out: Path, manifest: Manifest) -> None:
         html_page.tiles(_headline(manifest, lengths, rows)),
         f'<h2>Pictures</h2><div class="pictures">{pictures}</div>'
         f'<p class="note" style="margin-top:10px">Lengths are those of {lengths.shards} of '
-        f"{html_page.count(len(train.shards), 'training shard')}; "
+        f"{words.count(len(train.shards), 'training shard')}; "
         "documents lie in random order.</p>",
         "<h2>Sources</h2>" + _sources(manifest),
         "<h2>Files</h2>" + _files(manifest),
@@ -53,9 +53,9 @@ def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tu
     documents = manifest.documents
     splits = manifest.splits.values()
     values = [
-        (html_page.short(documents["written"]), "documents"),
-        (html_page.short(sum(s.sentences for s in splits)), "sentences"),
-        (html_page.short(sum(s.tokens for s in splits)), "tokens"),
+        (words.short(documents["written"]), "documents"),
+        (words.short(sum(s.sentences for s in splits)), "sentences"),
+        (words.short(sum(s.tokens for s in splits)), "tokens"),
         (f"{1 - documents['written'] / max(1, documents['read']):.1%}", "dropped"),
         (f"{lengths.unknown:.2%}", "tokens are [UNK]"),
     ]
@@ -200,7 +200,7 @@ def _files(manifest: Manifest) -> str:
         rows.append(
             [
                 f"NVIDIA HDF5, {instance['sequence_length']} tokens, {instance['max_predictions']} "
-                f"masks, {html_page.count(instance['dupe_factor'], 'pass', 'passes')}",
+                f"masks, {words.count(instance['dupe_factor'], 'pass', 'passes')}",
                 f"{len(instance['files']):,}",
                 f"{sum(file['bytes'] for file in instance['files']) / 1e6:,.1f}",
                 f"{count:,} rows",

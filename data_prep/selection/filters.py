@@ -17,6 +17,7 @@ from typing import Any
 
 from bertds.errors import ConfigError
 from data_prep.document import CONTAMINATED, LANGUAGE, TOO_LONG, TOO_SHORT
+from data_prep.tokens.scripts import word_count
 
 QUALITY_RULES = ("gopher", "repetition", "c4")
 """Of ``quality.py``, which is imported where it is used: it brings a compiler along."""
@@ -62,7 +63,10 @@ class FilterSettings:
 
 
 def document_filter(
-    settings: FilterSettings, table: Path | None, split: Callable[[str], list[str]]
+    settings: FilterSettings,
+    table: Path | None,
+    split: Callable[[str], list[str]],
+    language: str = "en",
 ) -> Filter | None:
     """Return the filter that the settings ask for; None if they ask nothing.
 
@@ -70,6 +74,7 @@ def document_filter(
         settings: what is asked.
         table: the n-grams of ``--decontaminate``, see :class:`.decontaminate.NgramTable`.
         split: cuts a text into sentences (C4 counts them).
+        language: of the text (Gopher's stop words are English).
     """
     if settings == FilterSettings():
         return None
@@ -79,7 +84,7 @@ def document_filter(
     if settings.languages:
         steps.append(_language(settings.languages, settings.language_score))
     if settings.quality:
-        steps.append(_quality(settings.quality, split))
+        steps.append(_quality(settings.quality, split, language))
     if table is not None:
         steps.append(_overlap(table))
 
@@ -95,7 +100,7 @@ def document_filter(
 
 def _words(least: int, most: int) -> Filter:
     def step(text: str) -> tuple[str, str]:
-        words = len(text.split())
+        words = word_count(text)
         if words < least:
             return text, TOO_SHORT
         return text, TOO_LONG if 0 < most < words else ""
@@ -109,10 +114,10 @@ def _language(codes: tuple[str, ...], least: float) -> Filter:
     return lambda text: (text, "" if is_in(text, codes, least) else LANGUAGE)
 
 
-def _quality(rules: tuple[str, ...], split: Callable[[str], list[str]]) -> Filter:
+def _quality(rules: tuple[str, ...], split: Callable[[str], list[str]], language: str) -> Filter:
     from data_prep.selection.quality import apply_rules
 
-    return lambda text: apply_rules(rules, text, split)
+    return lambda text: apply_rules(rules, text, split, language)
 
 
 def _overlap(table: Path) -> Filter:

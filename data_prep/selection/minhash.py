@@ -9,14 +9,15 @@ probability ``1 - (1 - s^rows)^bands``: with FineWeb's 14 bands of 8 rows over 5
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from bertds.data.rng import random_u64_array
+from bertds.errors import ConfigError
 from bertds.system.numba_jit import compiled
 from data_prep.selection.words import mixed, ngram_hashes, word_hashes
-from data_prep.settings import MinHashSettings
 
 # Fixed, so that signatures of two preparations could be compared: not the user's seed.
 _ORDERS_KEY = 0x6D696E68617368
@@ -77,3 +78,22 @@ def _bands(minima, rows, out):
         for i in range(band * rows, (band + 1) * rows):
             code = mixed(code ^ minima[i])
         out[band] = code
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MinHashSettings:
+    """How alike documents must be to count as near-duplicates; see ``selection/minhash.py``."""
+
+    bands: int = 14
+    rows: int = 8
+    ngram: int = 5
+    """Words of an n-gram; a shorter text is one n-gram."""
+
+    def __post_init__(self) -> None:
+        for name, value, most in (
+            ("bands", self.bands, 200),
+            ("rows", self.rows, 100),
+            ("ngram", self.ngram, 50),
+        ):
+            if not 1 <= value <= most:
+                raise ConfigError(f"--minhash-{name} {value}: allowed: 1 to {most}")

@@ -9,7 +9,8 @@
 
 datatrove has the same rules, and tests compare with it. They are our own here because datatrove's
 ask spaCy or NLTK for words and sentences: a heavy install, and a download. A word is what stands
-between spaces. The stop words are English; the other rules know no language.
+between spaces; in scripts that set none, so many letters (data_prep/tokens/scripts.py). The stop
+words are English and asked of English only; the other rules know no language.
 """
 
 from __future__ import annotations
@@ -19,9 +20,18 @@ from collections.abc import Callable
 
 from data_prep.clean import word_set
 from data_prep.selection.repetition import repetition
+from data_prep.tokens.scripts import (
+    SENTENCE_ENDS,
+    has_unspaced,
+    mostly_unspaced,
+    without_marked_ends,
+    word_count,
+)
 
 _STOP_WORDS = word_set("the be to of and that have with")
-_ENDS = (".", "?", "!", '"', "'", "”", "’", "。", "？", "！")
+# C4's, those of other scripts, and their quotation marks.
+_ENDS = (".", "?", "!", '"', "'", "”", "’", "」", "』",
+         *(mark for mark in SENTENCE_ENDS if not mark.isascii() and mark != "…"))  # fmt: skip
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _POLICIES = (
     "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies",
@@ -34,13 +44,16 @@ Split = Callable[[str], list[str]]
 """A text to its sentences."""
 
 
-def apply_rules(rules: tuple[str, ...], text: str, split: Split) -> tuple[str, str]:
+def apply_rules(
+    rules: tuple[str, ...], text: str, split: Split, language: str = "en"
+) -> tuple[str, str]:
     """Apply sets of rules in turn.
 
     Args:
         rules: names out of :data:`RULES`.
         text: paragraphs, one a line.
         split: cuts a text into sentences.
+        language: of the text; only English has stop words.
 
     Returns:
         The text (``c4`` takes lines out of it), and the reason to drop it ("" = keep).
@@ -48,7 +61,7 @@ def apply_rules(rules: tuple[str, ...], text: str, split: Split) -> tuple[str, s
     for rule in rules:
         reason = ""
         if rule == "gopher":
-            reason = gopher(text)
+            reason = gopher(text, language)
         elif rule == "repetition":
             reason = repetition(text)
         else:
@@ -58,9 +71,15 @@ def apply_rules(rules: tuple[str, ...], text: str, split: Split) -> tuple[str, s
     return text, ""
 
 
-def gopher(text: str) -> str:
+def gopher(text: str, language: str = "en") -> str:
     """Return why Gopher's quality rules drop a text, or ""."""
     words = text.split()
+    if mostly_unspaced(text):
+        # How long a word is and which are letters alone says nothing where words are not seen.
+        count = word_count(text)
+        if not 50 <= count <= 100_000:
+            return "gopher_short" if count < 50 else "gopher_long"
+        return _gopher_lines(text, count)
     solid = [word for word in words if any(map(str.isalnum, word))]
     if len(solid) < 50:
         return "gopher_short"
@@ -68,19 +87,30 @@ def gopher(text: str) -> str:
         return "gopher_long"
     if not 3 <= sum(map(len, solid)) / len(solid) <= 10:
         return "gopher_word_length"
+    if reason := _gopher_lines(text, len(words)):
+        return reason
+    if sum(any(map(str.isalpha, word)) for word in words) < 0.8 * len(words):
+        return "gopher_letters"
+    if language == "en" and len(_STOP_WORDS.intersection(words)) < 2:
+        return "gopher_stop_words"
+    return ""
+
+
+def _gopher_lines(text: str, words: int) -> str:
+    """Apply the rules that count symbols and lines."""
     ellipses = text.count("...") + text.count("…")
-    if max(text.count("#"), ellipses) > 0.1 * len(words):
+    if max(text.count("#"), ellipses) > 0.1 * words:
         return "gopher_symbols"
     lines = [line.strip() for line in text.splitlines()]
     if sum(line.startswith(("•", "-")) for line in lines) > 0.9 * len(lines):
         return "gopher_bullets"
     if sum(line.endswith(("...", "…")) for line in lines) > 0.3 * len(lines):
         return "gopher_ellipses"
-    if sum(any(map(str.isalpha, word)) for word in words) < 0.8 * len(words):
-        return "gopher_letters"
-    if len(_STOP_WORDS.intersection(words)) < 2:
-        return "gopher_stop_words"
     return ""
+
+
+def _ends(line: str) -> bool:
+    return line.endswith(_ENDS) or (not line.isascii() and without_marked_ends(line))
 
 
 def c4(text: str, split: Split) -> tuple[str, str]:
@@ -89,12 +119,12 @@ def c4(text: str, split: Split) -> tuple[str, str]:
     sentences = 0
     for line in text.splitlines():
         words = line.split()
-        if any(len(word) > 1000 for word in words):
+        if any(len(word) > 1000 and not has_unspaced(word) for word in words):
             continue
         line = _CITATION.sub("", line.strip())
-        if not line.endswith(_ENDS) or line.endswith("..."):
+        if not _ends(line) or line.endswith("..."):
             continue
-        if len(words) < 3:
+        if len(words) < 3 and word_count(line) < 3:
             continue
         lower = line.lower()
         if "lorem ipsum" in lower:

@@ -1,6 +1,7 @@
 """Gopher's repetition rules (Rae et al., arXiv:2112.11446, table A1), compiled.
 
-A document's paragraphs are its lines here, so the rules for paragraphs are those for lines.
+A document's paragraphs are its lines here, so the rules for paragraphs are those for lines. In a
+script that sets no spaces a letter counts as half a word.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import numpy as np
 
 from bertds.system.numba_jit import compiled
 from data_prep.selection.words import mixed, ngram_hashes
+from data_prep.tokens.scripts import mostly_unspaced, spaced_words
 
 _TOP = ((2, 0.20), (3, 0.18), (4, 0.16))
 _REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
@@ -30,14 +32,16 @@ def repetition(text: str) -> str:
         return "repetition_lines"
     if characters > 0.2 * len(text):
         return "repetition_line_characters"
-    words, lengths = _words(text)
+    letters = mostly_unspaced(text)
+    words, lengths = _words(spaced_words(text) if letters else text)
+    size, gap = (2, 0) if letters else (1, 1)  # letters of a word; spaces after it
     for n, share in _TOP:
-        grams = ngram_hashes(words, n)
-        if len(grams) and _top_characters(grams, lengths, n) > share * len(text):
+        grams = ngram_hashes(words, n * size)
+        if len(grams) and _top_characters(grams, lengths, n * size, gap) > share * len(text):
             return f"repetition_top_{n}_gram"
     for n, share in _REPEATED:
-        grams = ngram_hashes(words, n)
-        if len(grams) and _repeated_characters(grams, lengths, n) > share * len(text):
+        grams = ngram_hashes(words, n * size)
+        if len(grams) and _repeated_characters(grams, lengths, n * size) > share * len(text):
             return f"repetition_{n}_gram"
     return ""
 
@@ -89,8 +93,8 @@ def _table(entries):
 
 
 @compiled
-def _top_characters(grams, lengths, n):
-    """Return the characters of the most frequent n-gram (the first of them), spaces counted."""
+def _top_characters(grams, lengths, n, gap):
+    """Return the characters of the most frequent n-gram (the first of them), gaps counted."""
     slots = _table(len(grams))
     counts = np.zeros(len(slots), np.int64)
     most = 0
@@ -104,7 +108,7 @@ def _top_characters(grams, lengths, n):
     for slot in range(len(slots)):
         if counts[slot] == most:
             first = min(first, slots[slot] - 1)
-    return most * (lengths[first : first + n].sum() + n - 1)
+    return most * (lengths[first : first + n].sum() + gap * (n - 1))
 
 
 @compiled

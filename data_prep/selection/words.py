@@ -12,9 +12,10 @@ import re
 import numpy as np
 
 from bertds.system.numba_jit import compiled
+from data_prep.tokens.scripts import IDEOGRAPHS
 
 _NOT_WORD = re.compile(r"[\W_]+")
-_UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
+_UNSPACED = re.compile(f"([{IDEOGRAPHS}])")
 _SPACE = np.uint8(32)
 _OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 _PRIME = np.uint64(0x100000001B3)

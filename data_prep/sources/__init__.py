@@ -243,7 +243,7 @@ def source_file(
             reader = "extracted-json"
             check_jsonl(path, "text", limits)
         else:
-            options = sniff_dump(path)
+            options += sniff_dump(path)
     elif kind == "jsonl":
         check_jsonl(path, options[0], limits)
     elif kind != "parquet":

@@ -16,9 +16,13 @@ from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.charsets import detect
 from data_prep.sources.gutenberg import is_header_line, without_frame
 from data_prep.sources.limits import joined
+from data_prep.tokens.scripts import ends_sentence, join_lines, word_count
 
 _PRODUCED_BY = re.compile(r"^(?:E-text prepared by|Produced by|Transcribed (?:by|from))", re.I)
-_BLANK_LINES = re.compile(r"\n[ \t]*\n\s*")
+# The ideographic space that indents the next paragraph stays with it.
+_BLANK_LINES = re.compile(r"\n[ \t]*\n[^\S\u3000]*")
+# Books of East Asia indent their paragraphs, often without blank lines between them.
+_INDENTED = re.compile(r"\n(?=[ \t]*\u3000)")
 _EMPHASIS = re.compile(r"(?<![\w_])_([^_\n]{1,200})_(?![\w_])")
 _TERMINAL = re.compile(r"[.!?:;,”\"’')—-]\s*$")
 
@@ -50,14 +54,22 @@ def book_text(text: str) -> str:
     """Return the paragraphs of a book, one a line, without Gutenberg's frame."""
     text = without_frame(text.replace("\r\n", "\n").replace("\r", "\n"))
     paragraphs = []
-    for block in _BLANK_LINES.split(text):
+    for block in _blocks(text):
         lines = [line.strip() for line in block.split("\n")]
-        paragraph = clean_line(" ".join(line for line in lines if line))
+        paragraph = clean_line(join_lines([line for line in lines if line]))
         if "_" in paragraph:
             paragraph = _EMPHASIS.sub(r"\1", paragraph)
         if _is_prose(paragraph):
             paragraphs.append(paragraph)
     return "\n".join(paragraphs)
+
+
+def _blocks(text: str) -> list[str]:
+    """Cut a text where its paragraphs begin."""
+    blocks = _BLANK_LINES.split(text)
+    if "\u3000" not in text:
+        return blocks
+    return [paragraph for block in blocks for paragraph in _INDENTED.split(block)]
 
 
 def _is_prose(paragraph: str) -> bool:
@@ -70,5 +82,12 @@ def _is_prose(paragraph: str) -> bool:
         return False
     if _TERMINAL.search(paragraph):
         return not (paragraph.isupper() and len(paragraph) < 60)
+    if not paragraph.isascii() and ends_sentence(paragraph):
+        return True
     # Headings are short and seldom end a sentence.
-    return len(paragraph) >= 60 and not paragraph.isupper()
+    return (len(paragraph) >= 60 and not paragraph.isupper()) or _has_many_words(paragraph)
+
+
+def _has_many_words(paragraph: str) -> bool:
+    """Tell a paragraph of a script without spaces, in which 60 letters are many words."""
+    return not paragraph.isascii() and word_count(paragraph) >= 12 > paragraph.count(" ")

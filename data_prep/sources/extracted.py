@@ -17,6 +17,7 @@ from data_prep.clean import clean_line, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
 from data_prep.sources.blocks import compression, plain_blocks, records, whole_blocks
 from data_prep.sources.text import unit_lines
+from data_prep.tokens.scripts import gap
 
 OPENING, CLOSING = b"<doc id=", b"</doc>"
 
@@ -69,6 +70,11 @@ def body_document(title: str, body: str) -> Document:
     return Document(text, "" if text else EMPTY, title)
 
 
+def _gap(line_break: re.Match[str]) -> str:
+    text, start, end = line_break.string, line_break.start(), line_break.end()
+    return gap(text[max(0, start - 1) : start], text[end : end + 1])
+
+
 def without_markup(text: str) -> str:
     """Undo what an extractor left of a page: entities, tags, elements without prose."""
     text = unescape(text)
@@ -76,7 +82,7 @@ def without_markup(text: str) -> str:
         return text
     text = _COMMENT.sub("", text)
     text = _NOT_PROSE.sub("", text)
-    return without_tags(_LINE_BREAK.sub(" ", text))
+    return without_tags(_LINE_BREAK.sub(_gap, text))
 
 
 def read_extracted_json(unit: Unit) -> Iterator[Document]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
@@ -13,6 +13,9 @@ from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document
 from data_prep.sources.blocks import DEFAULT_LIMITS, whole_blocks
 from data_prep.sources.limits import Unpacking
 from data_prep.sources.text import unit_lines
+
+if TYPE_CHECKING:
+    from pyarrow import Scalar
 
 
 def read_jsonl(unit: Unit) -> Iterator[Document]:
@@ -154,7 +157,7 @@ def parquet_documents(opened: Any, path: str, row_groups: range, column: str) ->
         raise DataError(f"{path}: damaged Parquet ({error})") from error
 
 
-def _cell_document(value: Any, title: Any) -> Document:
+def _cell_document(value: Scalar, title: Scalar | None) -> Document:
     """Return the document of one cell; other writers than pyarrow leave broken UTF-8 in some."""
     try:
         name = title.as_py() if title is not None else None

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertds.errors import DataError
-from data_prep.clean import word_set
 from data_prep.document import (
     BAD_UTF8,
     EMPTY,
@@ -30,6 +29,7 @@ from data_prep.sources.blocks import (
     whole_blocks,
 )
 from data_prep.wiki.extract import clean_wikitext
+from data_prep.wiki.names import Site, redirect_words, site, site_options
 
 _OPENING, _CLOSING = b"<page>", b"</page>"
 _END = b"</mediawiki>"
@@ -37,28 +37,20 @@ _HEAD_BYTES = 64 << 10
 
 _TITLE = re.compile(rb"<title>(.*?)</title>", re.DOTALL)
 _NAMESPACE = re.compile(rb"<ns>\s*(-?\d+)\s*</ns>")
-_NAMESPACE_NAME = re.compile(rb'<namespace key="(-?\d+)"[^>]*>([^<]+)</namespace>')
 _MODEL = re.compile(rb"<model>\s*([^<]*?)\s*</model>")
 # XML's own escapes, undone in one pass: five passes of replace() take four times as long.
 _ESCAPE = re.compile("&(lt|gt|quot|apos|#10|amp);")
 _ESCAPED = {"lt": "<", "gt": ">", "quot": '"', "apos": "'", "#10": "\n", "amp": "&"}
+_CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 # "#REDIRECT [[Target]]" in the wiki's own language too, for dumps older than <redirect />.
-_REDIRECT_TEXT = re.compile(r"\s*#\s*[^\W\d_]{5,20}\s*:?\s*\[\[", re.IGNORECASE)
-# For dumps with neither <ns> nor <siteinfo>.
-_ENGLISH_NAMESPACES = frozenset(
-    name + talk
-    for name in word_set(
-        """
-        user wikipedia file mediawiki template help category portal book draft module timedtext
-        image media special gadget
-        """
-    )
-    for talk in ("", " talk")
-) | {"talk"}
+_REDIRECT_TEXT = re.compile(r"\s*[#＃]\s*([^\s#:：\[\]][^\n#:：\[\]]{0,40}?)\s*[:：]?\s*\[\[")
+_ONE_LINE = re.compile(r"[^\n]*\]\]\s*")
 
 
 def sniff_dump(path: Path) -> tuple[str, ...]:
-    """Check that a file is a dump and return the names of its other namespaces.
+    """Check that a file is a dump and return what it says of its wiki.
+
+    See :func:`data_prep.wiki.names.site_options`.
 
     Raises:
         DataError: it is not a MediaWiki export, or a plain file that was cut short.
@@ -78,12 +70,7 @@ def sniff_dump(path: Path) -> tuple[str, ...]:
             file.seek(max(0, path.stat().st_size - 4096))
             if _END not in file.read():
                 raise truncated(path)
-    names = (
-        name.decode("utf-8", "replace").lower()
-        for key, name in _NAMESPACE_NAME.findall(head)
-        if key != b"0"
-    )
-    return tuple(sorted(names))
+    return site_options(head.decode("utf-8", "replace"))
 
 
 def truncated(path: Path) -> DataError:
@@ -125,10 +112,10 @@ def page_batches(
 
 def read_dump(unit: Unit) -> Iterator[Document]:
     """Yield a document for every page that begins in the unit."""
-    namespaces = frozenset(unit.options) | _ENGLISH_NAMESPACES
+    wiki = site(unit.options)
     if unit.records is not None:
         for page in unit.records:
-            yield page_document(page, namespaces)._replace(title=page_title(page))
+            yield page_document(page, wiki)._replace(title=page_title(page))
         return
     kind = compression(unit.path)
     blocks: Iterator[Block] = (
@@ -145,7 +132,7 @@ def read_dump(unit: Unit) -> Iterator[Document]:
             if stop.value and not _ends_dump(stop.value):
                 raise truncated(unit.path) from None
             return
-        yield page_document(page, namespaces)._replace(title=page_title(page))
+        yield page_document(page, wiki)._replace(title=page_title(page))
 
 
 def page_title(page: bytes) -> str:
@@ -154,12 +141,12 @@ def page_title(page: bytes) -> str:
     return html.unescape(title[1].decode("utf-8", "replace")) if title is not None else ""
 
 
-def page_document(page: bytes, namespaces: frozenset[str]) -> Document:
+def page_document(page: bytes, wiki: Site) -> Document:
     """Turn one ``<page>...</page>`` into a document.
 
     Args:
         page: the element's bytes.
-        namespaces: lower-case names of all namespaces but the main one, for pages without <ns>.
+        wiki: the names of its wiki.
     """
     if page.find(_OPENING, 6) >= 0:
         return Document("", MALFORMED)
@@ -174,7 +161,7 @@ def page_document(page: bytes, namespaces: frozenset[str]) -> Document:
         title = _TITLE.search(header)
         if title is not None and b":" in title[1]:
             prefix = title[1].decode("utf-8", "replace").partition(":")[0]
-            if prefix.strip().lower() in namespaces:
+            if prefix.replace("_", " ").strip().lower() in wiki.namespaces:
                 return Document("", NAMESPACE)
     if b"<redirect" in header:
         return Document("", REDIRECT)
@@ -184,18 +171,41 @@ def page_document(page: bytes, namespaces: frozenset[str]) -> Document:
     if text_at < 0:
         return Document("", EMPTY)
     start = page.find(b">", text_at)
-    end = page.find(b"</text>", start)
+    # In CDATA "</text>" would be text.
+    begin = page.find(b"]]>", start) if page.startswith(b"<![CDATA[", start + 1) else start
+    end = page.find(b"</text>", max(begin, start))
     if start < 0 or page[start - 1 : start] == b"/" or end < 0:
         return Document("", EMPTY)
     try:
         text = page[start + 1 : end].decode("utf-8")
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
+    text = _unescaped(text)
+    if ("#" in text[:40] or "＃" in text[:40]) and _is_redirect(text):
+        return Document("", REDIRECT)
+    text = clean_wikitext(text, wiki, page_title(page) if "{{" in text else "")
+    return Document(text) if text else Document("", EMPTY)
+
+
+def _unescaped(text: str) -> str:
+    """Undo XML's escapes; what is in ``<![CDATA[...]]>`` has none."""
+    if "<" in text:  # all others are escaped
+        pieces = _CDATA.split(text)
+        pieces[::2] = map(_unescaped, pieces[::2])
+        return "".join(pieces)
     if "&" in text:
         pieces = _ESCAPE.split(text)
         pieces[1::2] = map(_ESCAPED.__getitem__, pieces[1::2])
         text = "".join(pieces)
-    if "#" in text[:40] and _REDIRECT_TEXT.match(text):
-        return Document("", REDIRECT)
-    text = clean_wikitext(text)
-    return Document(text) if text else Document("", EMPTY)
+    return text
+
+
+def _is_redirect(text: str) -> bool:
+    """Tell ``#REDIRECT [[Target]]``, in any language, from a list that begins so."""
+    match = _REDIRECT_TEXT.match(text)
+    if match is None:
+        return False
+    if match[1].replace("_", " ").lower() in redirect_words():
+        return True
+    # A word that no table has: a redirect is all that its page holds.
+    return "\n" not in text.strip() and _ONE_LINE.fullmatch(text, match.end()) is not None

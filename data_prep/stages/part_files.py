@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class Part:
         return int(self.payload_ends[number - 1]) if number else 0, int(self.payload_ends[number])
 
 
-def running_sum(values: Any) -> np.ndarray:
+def running_sum(values: Sequence[int] | np.ndarray) -> np.ndarray:
     """Return the running sum, beginning with 0, int64 [values + 1]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
 

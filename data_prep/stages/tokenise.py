@@ -184,7 +184,7 @@ class _Sentences(NamedTuple):
 def _unit_documents(unit: Unit, task: StageTask, log: DropLog) -> Iterator[_Sentences]:
     settings = task.settings
     split = sentence_splitter(settings.language)
-    check = document_filter(settings.filters, task.test_ngrams, split)
+    check = document_filter(settings.filters, task.test_ngrams, split, settings.language)
     source = task.sources.index(unit.source)
     weight = dict(settings.mix).get(unit.source, 1.0)
     keep = settings.keep_dropped

@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Text to sentences and tokens: what scripts are like, the splitter, WordPiece."""

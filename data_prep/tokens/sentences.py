@@ -3,11 +3,15 @@
 It knows the abbreviations of some hundred languages and splits about 70 MB/s a core paragraph by
 paragraph (a regular expression without abbreviations: about 55; both measured on one core with
 benchmarks/prep.py's text). It slows down on very long inputs, so long paragraphs are cut first.
+Where it knows no ends of a script's sentences (Khmer, Tibetan, Thai, Lao), those of
+data_prep/tokens/scripts.py are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+
+from data_prep.tokens.scripts import last_break, needs_own_ends, split_further
 
 SPLITTER = "sentencex"
 """Name in the manifest: another splitter would give other sentences."""
@@ -20,10 +24,15 @@ row would never be trained on, and memory is bounded by it."""
 
 
 def cut(text: str, limit: int) -> Iterator[str]:
-    """Yield pieces of at most ``limit`` characters, cut at the last space where there is one."""
+    """Yield pieces of at most ``limit`` characters, cut at the last space where there is one.
+
+    A text without spaces is cut after the last mark that ends a sentence or a clause.
+    """
     start = 0
     while len(text) - start > limit:
         end = text.rfind(" ", start + limit // 2, start + limit)
+        if end < 0:
+            end = last_break(text, start + limit // 2, start + limit)
         if end < 0:
             end = start + limit
         yield text[start:end]
@@ -35,10 +44,15 @@ def sentence_splitter(language: str) -> Callable[[str], list[str]]:
     """Return a function from a document (paragraphs, one a line) to its sentences."""
     import sentencex
 
-    segment, strip = sentencex.segment, str.strip
+    strip = str.strip
+
+    def segment_further(code: str, text: str) -> list[str]:
+        return [p for sentence in sentencex.segment(code, text) for p in split_further(sentence)]
 
     def split(document: str) -> list[str]:
         sentences: list[str] = []
+        # Once per document: nothing is asked of the paragraphs of other scripts.
+        segment = segment_further if needs_own_ends(document) else sentencex.segment
         for paragraph in document.split("\n"):
             if len(paragraph) <= LONGEST_SENTENCE:
                 # Nearly all. No sentence of it is too long: nothing more to look at.

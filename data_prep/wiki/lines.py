@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from pathlib import Path
 
-_SKIPPED_SECTIONS = frozenset(
-    [
-        "references",
-        "external links",
-        "see also",
-        "further reading",
-        "notes",
-        "notes and references",
-        "references and notes",
-        "footnotes",
-        "bibliography",
-        "sources",
-        "citations",
-        "works cited",
-        "discography",
-        "filmography",
-        "gallery",
-        "external link",
-        "references and further reading",
-        "selected bibliography",
-        "literature",
-    ]
+from bertds.system.yaml_text import FastLoader, load_yaml
+from data_prep.tokens.scripts import (
+    ends_sentence,
+    join_lines,
+    without_marked_ends,
+    word_count,
 )
-_MAGIC_WORD = re.compile(r"__[A-Z]{3,}__")
+from data_prep.wiki.names import switches
+
+_OTHER_CODES = {"nb": "no", "sgs": "lt", "gsw": "de", "nan": "zh-min-nan"}
+_SECTIONS_FILE = Path(__file__).with_name("sections.yaml")
+# "__TOC__", "__БЕЗ_ОГЛАВЛЕНИЯ__", full-width in Japanese. Only names that MediaWiki has.
+_SWITCH = re.compile(r"__(?=[^\W_])[^\n]{2,48}?[^_]__(?!_)")
+_WIDE_SWITCH = re.compile(r"＿＿[^\n＿]{2,24}＿＿")
 # Each begins with a literal mark, which re finds many times faster than a class or a choice.
 _EMPTY_BRACKETS = re.compile(r"\([\s,;:.–—/-]*\)")
 _EMPTY_SQUARE = re.compile(r"\[\s*\]")
@@ -37,22 +29,33 @@ _BRACKET_END = re.compile(r"(?<![\s,;])[\s,;]++\)")
 # What removed formulas and templates leave between two marks: ",,", ", .", ",:".
 _LOST_ITEM = re.compile(r"([,;])(?:\s*[,;])+")
 _LOST_END = re.compile(r"\s*[,;]\s*([.:])(?=\s|$)(?!\s?\.)")
-_LOST_BEGINNING = re.compile(r"[,;:.)]+\s+|[,;:)]+")
+_LOST_BEGINNING = re.compile(r"[,;:.)]+\s+|[,;:)，、；：。）]+")
 # "|url = http..." of a citation whose brackets do not match.
 _PARAMETER = re.compile(r"\s*\|\s*[A-Za-z][\w -]{0,20}=[^|.\n]{0,80}")
+# Brackets and marks that are as wide as an ideograph, and those of Arabic.
+_EMPTY_WIDE = re.compile(r"（[\s,;:，、；：.–—/-]*）")
+_WIDE_START = re.compile(r"（[\s，、；：,;:]+")
+_WIDE_END = re.compile(r"(?<![\s，、；,;])[\s，、；,;]++）")
+_WIDE_LOST = re.compile(r"[，、；](?:[\s，、；]*([，。])|\s*(?=[，、；]))")
+_ARABIC_LOST = re.compile(r"([،؛])(?:\s*[،؛])+")
 _LETTERS = re.compile(r"[^\W\d_]{2}")
-_SENTENCE_END = (".", "!", "?", '."', '?"', '!"', ".”", "?”", "!”", ".)", "。")
 
 
-def paragraphs_of(text: str) -> list[str]:
-    """Return the paragraphs of prose in what the passes of wikitext.py leave."""
+def paragraphs_of(text: str, language: str = "en") -> list[str]:
+    """Return the paragraphs of prose in what the passes of wikitext.py leave.
+
+    Args:
+        text: wikitext without templates, tables, links and formatting.
+        language: of the wiki, for the titles of its sections.
+    """
     paragraphs: list[str] = []
     current: list[str] = []
+    skipped = skipped_sections(language)
     skipping = 0  # level of the heading whose section is left out
 
     def finish() -> None:
         if current:
-            paragraph = tidy(" ".join(current))
+            paragraph = tidy(join_lines(current))
             current.clear()
             if _is_prose(paragraph):
                 paragraphs.append(paragraph)
@@ -68,7 +71,7 @@ def paragraphs_of(text: str) -> list[str]:
             finish()
             level = len(line) - len(line.lstrip("="))
             if not skipping or level <= skipping:
-                skipping = level if line.strip("=: \t").lower() in _SKIPPED_SECTIONS else 0
+                skipping = level if line.strip("=: \t").lower() in skipped else 0
             continue
         if skipping:
             continue
@@ -76,12 +79,7 @@ def paragraphs_of(text: str) -> list[str]:
             finish()
             item = line.lstrip("*#:; ")
             # A list item is kept if it reads as a sentence.
-            if (
-                item.endswith(_SENTENCE_END)
-                and item.count(" ") >= 6
-                and "|" not in item
-                and "ISBN" not in item
-            ):
+            if _is_sentence(item) and "|" not in item and "ISBN" not in item:
                 current.append(item)
                 finish()
         elif first in "|!{}" or line.startswith("----"):
@@ -95,7 +93,7 @@ def paragraphs_of(text: str) -> list[str]:
 def tidy(text: str) -> str:
     """Close the gaps that removed markup left."""
     if "_" in text:
-        text = _MAGIC_WORD.sub("", text)
+        text = _SWITCH.sub(_without_switch, text)
     if "(" in text:
         text = _EMPTY_BRACKETS.sub("", text)
         text = _BRACKET_START.sub("(", text)
@@ -117,15 +115,71 @@ def tidy(text: str) -> str:
             text = text[:-2] + "."
     if ",," in text or ",." in text or (";" in text and (";," in text or ",;" in text)):
         text = _LOST_END.sub(r"\1", _LOST_ITEM.sub(r"\1", text))
+    if not text.isascii() and (
+        "，" in text or "、" in text or "（" in text or "،" in text or "＿" in text
+    ):
+        text = _tidy_wide(text)
     text = text.strip()
-    if text and text[0] in ",;:.)" and (match := _LOST_BEGINNING.match(text)):
+    if text and text[0] in ",;:.)，、；：。" and (match := _LOST_BEGINNING.match(text)):
         text = text[match.end() :]
     return text
+
+
+def _tidy_wide(text: str) -> str:
+    """Close the gaps between the marks of East Asia and of Arabic."""
+    if "＿" in text:
+        text = _WIDE_SWITCH.sub(_without_switch, text)
+    if "（" in text:
+        text = _EMPTY_WIDE.sub("", text)
+        text = _WIDE_START.sub("（", text)
+        text = _WIDE_END.sub("）", text)
+    text = _WIDE_LOST.sub(r"\1", text)
+    return _ARABIC_LOST.sub(r"\1", text)
+
+
+def _without_switch(match: re.Match[str]) -> str:
+    return "" if match[0].lower() in switches() else match[0]
 
 
 def _is_prose(paragraph: str) -> bool:
     """Tell a paragraph from what a removed box left behind."""
     spaces = paragraph.count(" ")
     if spaces >= 5:
-        return _LETTERS.search(paragraph) is not None
-    return spaces >= 2 and paragraph.endswith(_SENTENCE_END)
+        return _LETTERS.search(paragraph) is not None or any(map(str.isalpha, paragraph))
+    if paragraph.isascii():
+        return spaces >= 2 and ends_sentence(paragraph)
+    # Few spaces: a short paragraph, or a script that sets none.
+    words = word_count(paragraph)
+    return words >= 6 or (words >= 3 and ends_sentence(paragraph))
+
+
+def _is_sentence(item: str) -> bool:
+    """Tell a list item that reads as a sentence from a name, a title or a number."""
+    if ends_sentence(item):
+        return item.count(" ") >= 6 or (not item.isascii() and word_count(item) >= 7)
+    # Thai and Lao mark no end: by its length alone.
+    return not item.isascii() and without_marked_ends(item) and word_count(item) >= 10
+
+
+@lru_cache(maxsize=64)
+def skipped_sections(language: str) -> frozenset[str]:
+    """Return the titles of sections that hold no prose, in lower case.
+
+    Args:
+        language: whose own titles count; of other languages those that cannot be mistaken.
+    """
+    sections = _sections()
+    own = [titles for code, titles in sections.items() if code in _codes(language)]
+    others = [t for titles in sections.values() for t in titles if len(t) > 5 or not t.isascii()]
+    return frozenset([*sections["en"], *(title for titles in own for title in titles), *others])
+
+
+def _codes(language: str) -> tuple[str, ...]:
+    base = language.partition("-")[0]
+    return language, base, _OTHER_CODES.get(base, "")
+
+
+@lru_cache(maxsize=1)
+def _sections() -> dict[str, list[str]]:
+    sections = load_yaml(_SECTIONS_FILE.read_text("utf-8"), FastLoader)
+    return {code: [title.lower() for title in titles] for code, titles in sections.items()}

@@ -1,155 +1,225 @@
-"""The few templates whose words stand in the middle of sentences, and how to read them.
+"""The templates whose words stand in the middle of sentences, and how to read them.
 
-All other templates are dropped. Each function takes the template's name and positional arguments
-(``{{convert|5|km|mi}}`` is ``["convert", "5", "km", "mi"]``) and returns the words to keep.
+All others are dropped. ``data_prep/wiki/templates.yaml`` says what each shows, by language, and a
+user's file of the same form goes before it::
+
+    fr:
+      "{1} ({2})": [mon modèle]
+
+What a text in braces cannot say is a function of data_prep/wiki/template_functions.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
-TemplateText = Callable[[list[str]], str]
+import yaml
 
-_RANGE_WORDS = {"to": " to ", "and": " and ", "or": " or ", "-": "–", "–": "–", "by": " by ",
-                "x": " × ", "×": " × ", "to(-)": " to "}  # fmt: skip
+from bertds.errors import ConfigError
+from bertds.system.yaml_text import FastLoader, load_yaml
+from data_prep.wiki.template_functions import FUNCTIONS, Arguments, Dates, dates_of
 
+_FILE = Path(__file__).with_name("templates.yaml")
 
-def _first(arguments: list[str]) -> str:
-    return _argument(arguments, 1)
+TemplateText = Callable[[Arguments], str]
+Table: TypeAlias = dict[str, dict[str, Any]]
 
-
-def _second(arguments: list[str]) -> str:
-    return _argument(arguments, 2)
-
-
-def _last(arguments: list[str]) -> str:
-    return _argument(arguments, len(arguments) - 1) if len(arguments) > 1 else ""
-
-
-def _argument(arguments: list[str], number: int) -> str:
-    if number >= len(arguments):
-        return ""
-    text = arguments[number]
-    for prefix in ("1=", "2=", "text="):
-        text = text.removeprefix(prefix)
-    return text.strip()
+_PARAMETER = re.compile(r"\\(.)|\{([^{}\[\]]*)\}|(\[)|(\])", re.DOTALL)
+# A template of another language's wiki is believed by its name, unless it is as short as a code.
+_LEAST_FOREIGN = 4
+_DATES = "dates"
+_MOST_NAMES = 50_000
 
 
-def _convert(arguments: list[str]) -> str:
-    """Read ``{{convert|5|km}}`` as "5 km", ``{{convert|5|to|10|km}}`` as "5 to 10 km"."""
-    words = ""
-    position = 1
-    while position + 1 < len(arguments) and arguments[position + 1] in _RANGE_WORDS:
-        words += arguments[position] + _RANGE_WORDS[arguments[position + 1]]
-        position += 2
-    return f"{words}{_argument(arguments, position)} {_argument(arguments, position + 1)}".strip()
+class Templates(NamedTuple):
+    """The templates that one wiki's text is read with."""
+
+    names: dict[str, TemplateText | None]
+    """By name: lower case, spaces. None of those that were asked for and leave nothing."""
+    prefixes: tuple[tuple[str, TemplateText], ...]
+    suffixes: tuple[tuple[str, TemplateText], ...]
+
+    def find(self, name: str) -> TemplateText | None:
+        """Return how to read a template; None if it leaves nothing."""
+        found = self._find(normalised(name))
+        if len(self.names) < _MOST_NAMES:
+            self.names[name] = found  # most templates are a few: {{cite web}}
+        return found
+
+    def _find(self, name: str) -> TemplateText | None:
+        if name in self.names:
+            return self.names[name]
+        for prefix, text in self.prefixes:
+            if name.startswith(prefix):
+                return text
+        return next((text for suffix, text in self.suffixes if name.endswith(suffix)), None)
 
 
-def _fraction(arguments: list[str]) -> str:
-    numbers = [a for a in arguments[1:] if a]
-    if len(numbers) == 3:
-        return f"{numbers[0]} {numbers[1]}/{numbers[2]}"
-    return "/".join(numbers) if len(numbers) == 2 else "1/" + (numbers[0] if numbers else "")
+@lru_cache(maxsize=64)
+def templates_of(language: str, user_file: str = "") -> Templates:
+    """Return the templates of a wiki.
+
+    Args:
+        language: the wiki's; its own entries go before those of ``all`` and of English, and those
+            before other languages'.
+        user_file: ``SHA256:FILE`` of the user's, which goes before all; "" if there is none.
+
+    Raises:
+        ConfigError: the user's file cannot be read, or an entry means nothing.
+    """
+    shipped = _shipped()
+    base = language.partition("-")[0]
+    own = [code for code in (language, base, "all", "en") if code in shipped]
+    others = [code for code in shipped if code not in own and code != _DATES]
+    found: dict[str, TemplateText] = {}
+    if user_file:
+        user_file = user_file.partition(":")[2]
+        users = _read(Path(user_file))
+        for code in (language, base, "all"):
+            _add(found, users.get(code, {}), _dates(users, shipped, language), user_file)
+    for code in dict.fromkeys(own):
+        _add(found, shipped[code], _dates(shipped, shipped, code), str(_FILE))
+    for code in others:
+        foreign: dict[str, TemplateText] = {}
+        _add(foreign, shipped[code], _dates(shipped, shipped, code), str(_FILE))
+        for name, text in foreign.items():
+            if len(name.strip("*")) >= _LEAST_FOREIGN or not name.isascii():
+                found.setdefault(name, text)
+    prefixes = tuple((n[:-1], text) for n, text in found.items() if n[-1:] == "*")
+    suffixes = tuple((n[1:], text) for n, text in found.items() if n[:1] == "*" != n[-1:])
+    names = {name: text for name, text in found.items() if "*" not in (name[:1], name[-1:])}
+    return Templates({**names}, prefixes, suffixes)
 
 
-def _ship(arguments: list[str]) -> str:
-    return f"{arguments[0].upper()} {_first(arguments)}".strip()
+def check_file(path: Path) -> None:
+    """Read a user's file.
+
+    Raises:
+        ConfigError: it cannot be read, or an entry means nothing.
+    """
+    for code, entries in _read(path).items():
+        if code != _DATES:
+            _add({}, entries, Dates("", ()), str(path))
 
 
-def _as_of(arguments: list[str]) -> str:
-    return f"As of {_first(arguments)}" if len(arguments) > 1 else ""
+def _dates(table: Table, shipped: Table, language: str) -> Dates:
+    for source in (table, shipped):
+        for code in (language, language.partition("-")[0]):
+            if code in source.get(_DATES, {}):
+                return dates_of(source[_DATES][code])
+    return dates_of(shipped[_DATES]["en"])
 
 
-def _circa(arguments: list[str]) -> str:
-    return f"c. {_first(arguments)}".strip()
+@lru_cache(maxsize=1)
+def _shipped() -> Table:
+    return _read(_FILE)
 
 
-def _quotation(arguments: list[str]) -> str:
-    return f"\n\n{_first(arguments)}\n\n"
+def _read(path: Path) -> Table:
+    try:
+        value = load_yaml(path.read_text("utf-8"), FastLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    wanted = 'expected languages, each with entries "what it shows": [names]'
+    if not isinstance(value, dict) or not all(isinstance(code, str) for code in value):
+        raise ConfigError(f"{path}: {wanted}")
+    for code, entries in value.items():
+        if not isinstance(entries, dict):
+            raise ConfigError(f"{path}: {code}: {wanted}")
+    return value
 
 
-def _joined(arguments: list[str]) -> str:
-    """Read ``{{chem|H|2|O}}`` as "H2O"."""
-    return "".join(arguments[1:])
+def _add(
+    found: dict[str, TemplateText], entries: Mapping[str, Any], dates: Dates, path: str
+) -> None:
+    """Add entries of one language, none in the place of another."""
+    for shown, given in entries.items():
+        names = given if isinstance(given, list) else [given]
+        if not isinstance(shown, str) or not all(isinstance(n, str) and n for n in names):
+            raise ConfigError(f"{path}: {shown!r}: {given!r}: expected a text and names")
+        text = _compiled(shown, dates, path)
+        for name in names:
+            found.setdefault(normalised(name), text)
 
 
-def _angle_brackets(arguments: list[str]) -> str:
-    return f"⟨{_first(arguments)}⟩" if _first(arguments) else ""
+def normalised(name: str) -> str:
+    """Return a template's name as tables have it: ``Not_a_typo`` is ``not a typo``."""
+    return name.replace("_", " ").strip().lower()
 
 
-def _verse(arguments: list[str]) -> str:
-    """Read ``{{bibleref|Mark|3:25|9}}`` and ``{{bibleverse|1|Kings|3:5}}``."""
-    return " ".join(a for a in arguments[1:4] if a and not (a.isdigit() and a == arguments[-1]))
+def _compiled(shown: str, dates: Dates, path: str) -> TemplateText:
+    if shown[:1] == "=" and len(shown) > 1:
+        function = FUNCTIONS.get(shown[1:])
+        if function is None:
+            raise ConfigError(f"{path}: {shown}: no such function; known: {', '.join(FUNCTIONS)}")
+        return lambda arguments: function(arguments, dates)
+    parts, open_groups = _parsed(_PARAMETER.finditer(shown), shown)
+    if open_groups:
+        raise ConfigError(f"{path}: {shown!r}: a bracket is not closed, or never opened")
+    if any(isinstance(part, tuple) for part in parts):
+        # "« {1} »" without a value is nothing.
+        return lambda arguments: _unless_empty(*_filled(parts, arguments))
+    return lambda arguments: _filled(parts, arguments)[0]
 
 
-def _coordinates(arguments: list[str]) -> str:
-    """Read ``{{coord|13|19|N|169|9|W}}`` as "13°19′N 169°9′W"; nothing if it is for the title."""
-    if any(argument.startswith("display=") for argument in arguments):
-        return ""
-    words, units = "", iter("°′″")
-    for argument in arguments[1:]:
-        if argument in ("N", "S", "E", "W"):
-            words += argument
-            if argument in ("E", "W"):
-                return words
-            words, units = words + " ", iter("°′″")
-        elif argument.replace(".", "", 1).lstrip("-").isdigit():
-            words += argument + next(units, "")
+class _Group(list["_Part"]):
+    """Parts that vanish together."""
+
+
+_Part: TypeAlias = "str | tuple[str, ...] | _Group"
+
+
+def _parsed(marks: Iterator[re.Match[str]], shown: str) -> tuple[_Group, int]:
+    """Return a pattern's parts: text, parameters (names to try in turn), groups."""
+    stack = [_Group()]
+    position = 0
+    for mark in marks:
+        stack[-1].append(shown[position : mark.start()])
+        position = mark.end()
+        if mark[1]:
+            stack[-1].append(mark[1])
+        elif mark[2] is not None:
+            stack[-1].append(tuple(mark[2].split("|")))
+        elif mark[3]:
+            stack.append(_Group())
+        elif len(stack) > 1:
+            group = stack.pop()
+            stack[-1].append(group)
         else:
-            return ""
-    return ""
+            return stack[0], 1
+    stack[-1].append(shown[position:])
+    return stack[0], len(stack) - 1
 
 
-def _constant(text: str) -> TemplateText:
-    return lambda _: text
+def _filled(parts: _Group, arguments: Arguments) -> tuple[str, bool]:
+    """Return the text of a pattern, and whether an argument in it had a value."""
+    pieces = []
+    any_value = False
+    for part in parts:
+        if isinstance(part, str):
+            pieces.append(part)
+        elif isinstance(part, _Group):
+            text, has_value = _filled(part, arguments)
+            if has_value:
+                pieces.append(text)
+                any_value = True
+        else:
+            value = next(filter(None, map(arguments.get, part)), "")
+            any_value = any_value or bool(value)
+            pieces.append(value or _text_of(part[-1]))
+    return "".join(pieces), any_value
 
 
-TEMPLATE_TEXT: dict[str, TemplateText] = {
-    "lang": _second,
-    "abbr": _first,
-    "tooltip": _first,
-    **dict.fromkeys(["transl", "transliteration"], _last),
-    "lang-": _first,
-    **dict.fromkeys(
-        ["nowrap", "nobr", "small", "big", "nihongo", "em", "strong", "notatypo", "sic",
-         "not a typo", "smallcaps", "sc", "linktext", "visible anchor", "vanchor", "okina", "ill",
-         "interlanguage link", "formatnum", "val", "num", "sup", "sub", "code", "mvar"],
-        _first,
-    ),
-    **dict.fromkeys(["convert", "cvt"], _convert),
-    **dict.fromkeys(["frac", "fraction", "sfrac"], _fraction),
-    **dict.fromkeys(["uss", "hms", "ss", "rms", "ms", "hmas", "hmcs", "sms"], _ship),
-    **dict.fromkeys(["quote", "blockquote", "cquote", "quotation", "bquote"], _quotation),
-    **dict.fromkeys(["ndash", "snd", "spaced ndash", "spnd", "spaced en dash"], _constant(" – ")),
-    **dict.fromkeys(["mdash", "em dash", "emdash"], _constant("—")),
-    **dict.fromkeys(["'", "`"], _constant("'")),
-    "'s": _constant("'s"),
-    "nbsp": _constant(" "),
-    "spaces": _constant(" "),
-    "!": _constant("|"),
-    "as of": _as_of,
-    **dict.fromkeys(
-        ["ipa", "vr", "keypress", "key press", "kbd", "math", "railgauge", "rail gauge",
-         "track gauge", "chem2", "var", "unicode", "polytonic", "hebrew", "nastaliq", "script",
-         "flag", "flagu", "flagcountry", "overline", "underline", "no wrap",
-         "smaller", "larger", "bigger", "dfn", "proper name"],
-        _first,
-    ),
-    "chem": _joined,
-    **dict.fromkeys(["angbr", "angle bracket", "angbr ipa"], _angle_brackets),
-    **dict.fromkeys(["bibleref", "bibleverse", "bibleref2"], _verse),
-    **dict.fromkeys(["rtl-lang", "script/arabic"], _second),
-    **dict.fromkeys(["mdashb", "mdash-b"], _constant("—")),
-    **dict.fromkeys(["coord", "coords"], _coordinates),
-    "mv": _ship,
-    # {{Carbon}}<sub>n</sub>{{Hydrogen}}...
-    **{name: _constant(symbol) for name, symbol in [
-        ("hydrogen", "H"), ("carbon", "C"), ("nitrogen", "N"), ("oxygen", "O"), ("sulfur", "S"),
-        ("chlorine", "Cl"), ("sodium", "Na"), ("potassium", "K"), ("calcium", "Ca"), ("iron", "Fe"),
-    ]},
-    "eqm": _constant(" ⇌ "),
-    "=": _constant("="),
-    "-\"": _constant('"'),
-    "circa": _circa,
-    "c.": _circa,
-}  # fmt: skip
+def _unless_empty(text: str, has_value: bool) -> str:
+    return text if has_value else ""
+
+
+def _text_of(name: str) -> str:
+    """Return what stands for a value that is not there: ``{2|'e'}`` is "e" without a second."""
+    return name[1:-1] if len(name) > 1 and name[0] == name[-1] == "'" else ""

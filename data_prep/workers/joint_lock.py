@@ -24,15 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import BertdsError, InUseError
-from bertds.system.atomic_files import (
+from bertds.system.atomic_files import explain_os_error, temporary_name, write_json
+from bertds.system.folder_lock import (
     MEMBER_FILES,
-    explain_os_error,
     in_use,
     living_holder,
     remove_dead_candidates,
-    temporary_name,
     this_process,
-    write_json,
 )
 from bertds.system.json_fields import parse_json
 
@@ -266,7 +264,7 @@ class Claims:
         self._seen[member.name] = (beat, since)
         return now - since < self.patience_seconds
 
-    def finish(self, name: str, value: Any) -> None:
+    def finish(self, name: str, value: object) -> None:
         """Tell all tasks that this is done, with what came out."""
         write_json(self.folder / f"{name}.done", {"value": value})
 

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig, ModelConfig
 from bertds.data.balance import balance_rows
 from bertds.data.batches import IGNORED, pad_to_budget
 from bertds.data.formats.nvidia_hdf5 import write_instance_file

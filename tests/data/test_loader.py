@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from bertds.config.recipe import BatchPlan, DataConfig
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, DataPosition, open_source, validation_batches
 from bertds.data.order import EpochOrder, advance

@@ -11,7 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bertds.config.recipe import BatchPlan, DataConfig
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, open_source
 from bertds.data.rng import random_u64

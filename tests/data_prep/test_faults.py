@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from bertds.data.formats.manifest import Manifest
-from bertds.system.atomic_files import FolderLock
+from bertds.system.folder_lock import FolderLock
 from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 from data_prep.stages import instances, markers, shuffle, tokenise

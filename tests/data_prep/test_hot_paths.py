@@ -15,7 +15,7 @@ from data_prep.clean import clean_line, clean_paragraphs
 from data_prep.sources import wikipedia
 from data_prep.tokens import sentences
 from data_prep.tokens.sentences import sentence_splitter
-from data_prep.wiki import extract
+from data_prep.wiki import links, names
 
 text = st.text(
     st.sampled_from("aB. !?\"'&;\t\n\r\x00\x85\xa0\u2028  ampnbs<>é漢—“”…"), max_size=120
@@ -42,22 +42,16 @@ def test_plain_links_show_what_the_stack_shows(monkeypatch: pytest.MonkeyPatch) 
         depths = [*itertools.accumulate(1 if pair == "[[" else -1 for pair in pairs)]
         if depths and min(depths) == 0 == depths[-1]:
             texts.append(text)
-    assert sum(bool(extract._PLAIN_LINK.search(text)) for text in texts) > 150
-    fast = [extract._link_text(text) for text in texts]
-    monkeypatch.setattr(extract, "_PLAIN_LINK", re.compile("(?!)()"))
-    assert fast == [extract._link_text(text) for text in texts]
+    assert sum(bool(links._PLAIN_LINK.search(text)) for text in texts) > 150
+    fast = [links.link_text(text, names.site()) for text in texts]
+    monkeypatch.setattr(links, "_PLAIN_LINK", re.compile("(?!)()"))
+    assert fast == [links.link_text(text, names.site()) for text in texts]
 
 
-def test_quotes_and_escapes_in_one_pass_as_one_by_one() -> None:
-    for length in range(2, 13):
-        run = "'" * length
-        for mark in ("'''''", "''''", "'''", "''"):
-            run = run.replace(mark, "'" if len(mark) == 4 else "")
-        text = f"One two x{chr(39) * length}y three four five six."
-        assert extract.clean_wikitext(text) == f"One two x{run}y three four five six."
+def test_escapes_in_one_pass_as_one_by_one() -> None:
     page = "<page><title>T</title><ns>0</ns><text>%s</text></page>"
     text = "A &amp;lt; b &lt;i&gt;of&lt;/i&gt; &quot;c&quot;&amp;quot; &apos;d&apos; it is."
-    found = wikipedia.page_document((page % text).encode(), frozenset())
+    found = wikipedia.page_document((page % text).encode(), names.site())
     assert found.text == 'A < b of "c"" \'d\' it is.'
 
 

@@ -14,9 +14,8 @@ from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
 from data_prep.build_wiki_books import main
 from data_prep.selection import minhash
-from data_prep.selection.minhash import band_hashes, candidate_probability
+from data_prep.selection.minhash import MinHashSettings, band_hashes, candidate_probability
 from data_prep.selection.words import ngram_hashes, normalised, word_hashes
-from data_prep.settings import MinHashSettings
 from data_prep.stages import near_duplicates
 
 

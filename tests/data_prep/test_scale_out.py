@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from bertds.errors import BertdsError, InUseError
-from bertds.system.atomic_files import FolderLock, living_holder
+from bertds.system.folder_lock import FolderLock, living_holder
 from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 from data_prep.launch import array_element, without_own_options

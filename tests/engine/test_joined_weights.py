@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig, ModelConfig
 from bertds.data.loader import BatchLoader
 from bertds.data.sources.open import open_source
 from bertds.engine import build_optimizer

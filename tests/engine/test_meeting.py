@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed as dist
 
+from bertds.distributed.rank_info import Place
 from bertds.distributed.rendezvous import meet
-from bertds.distributed.stop_requests import Place
 from bertds.errors import BertdsError
 
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bertds.config.recipe import BatchPlan, DataConfig, ModelConfig
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig, ModelConfig
 from bertds.data.loader import BatchLoader, open_source
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values

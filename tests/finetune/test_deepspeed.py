@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bertds.distributed.stop_requests import free_port
+from bertds.distributed.rank_info import free_port
 
 
 def run(command: list[str], processes: int) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from bertds.finetune.load import DataOptions
 from bertds.finetune.loop import TrainSettings
+from bertds.finetune.task_data import DataOptions
 from bertds.finetune.tasks import TASKS
 from bertds.finetune.trials import RunOptions, finetune
 

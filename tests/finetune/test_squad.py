@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from bertds.errors import DataError
-from bertds.finetune.load import DataOptions, load_task
+from bertds.finetune.load import load_task
 from bertds.finetune.readers.squad import read_squad
 from bertds.finetune.records import Question
 from bertds.finetune.squad_features import encode_questions, read_answers
 from bertds.finetune.squad_scores import best_threshold, normalize_answer, squad_scores, token_f1
+from bertds.finetune.task_data import DataOptions
 from bertds.finetune.tasks import TASKS
 
 

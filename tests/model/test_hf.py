@@ -16,15 +16,14 @@ from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.bert import BertForPreTraining
 from bertds.model.row_layout import flatten_padded, pad_rows
+from bertds.pretrained.hf_config import config_from_transformers, config_to_transformers
 from bertds.pretrained.hf_weights import (
-    config_from_transformers,
-    config_to_transformers,
     load_transformers_state_dict,
     origin_of,
-    read_state_dict,
     to_dle_state_dict,
     to_transformers_state_dict,
 )
+from bertds.pretrained.weight_files import read_state_dict
 
 
 def weights_of(model: BertForPreTraining) -> dict[str, torch.Tensor]:

@@ -25,12 +25,8 @@ from bertds.model.modern_attention import (
 )
 from bertds.model.row_layout import RowLayout, flatten_padded
 from bertds.optim.weight_decay import is_decayed
-from bertds.pretrained.hf_weights import (
-    config_from_transformers,
-    config_to_transformers,
-    load_transformers_state_dict,
-    to_transformers_state_dict,
-)
+from bertds.pretrained.hf_config import config_from_transformers, config_to_transformers
+from bertds.pretrained.hf_weights import load_transformers_state_dict, to_transformers_state_dict
 from bertds.pretrained.load import open_trained
 
 WORDS = 101  # not a multiple of 64, so that there are padded rows

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
-from bertds.checkpoint.save import step_folders
 from tests.run_reading import read_lines
 
 # What the training decides; the rest of a line tells of the clock, the memory and the restarts.

@@ -294,5 +294,5 @@ def read_own(
     return rows, labels
 
 
-def _label_text(value: Any) -> str:
+def _label_text(value: object) -> str:
     return str(value).strip()

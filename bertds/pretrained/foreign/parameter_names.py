@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ _NEMO = {
 }
 
 
-def is_nemo(names: Any) -> bool:
+def is_nemo(names: Iterable[str]) -> bool:
     """Return whether a state dict is that of NeMo's BERTLMModel around a transformers BERT."""
     return any(name.startswith("bert_model.embeddings.") for name in names)
 
@@ -125,7 +125,7 @@ _MEGATRON_REST = {
 _LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layers\.(\d+)\.(.+)\.(weight|bias)$")
 
 
-def is_megatron(names: Any) -> bool:
+def is_megatron(names: Iterable[str]) -> bool:
     """Return whether a state dict is Megatron's."""
     return any("query_key_value" in name for name in names)
 

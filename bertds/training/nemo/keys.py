@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from bertds.errors import ConfigError
 
@@ -72,7 +72,7 @@ class Keys:
         except ValueError:
             return self.fail(keys[0], value, "a number")
 
-    def fail(self, key: str, value: Any, allowed: str) -> Any:
+    def fail(self, key: str, value: object, allowed: str) -> NoReturn:
         """Refuse a value."""
         raise ConfigError(f"{self.source}: {key}={value!r} cannot run here; allowed: {allowed}")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bertds.config.load import nearest
+from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
 from bertds.system.json_fields import parse_json
 from bertds.training.nemo.keys import Keys, flatten, resolve_references
@@ -114,7 +114,7 @@ def _model(keys: Keys, result: Translation) -> None:
         settings = _read_json(Path(file))
     elif not settings and name is not None:
         # Without a configuration NeMo starts from the named model's weights.
-        from bertds.pretrained.hf_weights import read_config
+        from bertds.pretrained.hf_config import read_config
         from bertds.pretrained.transformers_api import resolve
 
         folder = resolve(name)

@@ -1,0 +1,72 @@
+"""Finds the checkpoints of a run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bertds.checkpoint.format import CheckpointReader
+from bertds.errors import CheckpointError
+from bertds.system.logs import log
+
+_STEP = re.compile(r"^step_(\d{8,})$")
+
+
+def step_folders(checkpoints: Path) -> list[Path]:
+    """Return the published checkpoints of a run, newest first."""
+    if not checkpoints.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in checkpoints.iterdir()
+             if (match := _STEP.match(path.name))]  # fmt: skip
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_good(checkpoints: Path) -> CheckpointReader | None:
+    """Return the newest checkpoint that verifies, or None if there is none at all.
+
+    Warns about damaged ones and about a ``latest`` that names nothing.
+
+    Raises:
+        CheckpointError: there are checkpoints, but every one of them is damaged.
+    """
+    folders = step_folders(checkpoints)
+    latest = checkpoints / "latest"
+    if latest.is_file():
+        name = latest.read_text(encoding="utf-8", errors="replace").strip()
+        if not _STEP.match(name) or not (checkpoints / name).is_dir():
+            log.warning("%s names %r, which does not exist; looking for the newest", latest, name)
+    problems: list[str] = []
+    for folder in folders:
+        try:
+            reader = CheckpointReader(folder)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            log.warning("%s; falling back to %s", problem, folder)
+        return reader
+    if problems:
+        raise CheckpointError(
+            f"{checkpoints}: no checkpoint is intact: {'; '.join(problems)}. Remove the folder "
+            "to start again from the beginning"
+        )
+    return None
+
+
+def locate(path: Path | str) -> CheckpointReader:
+    """Open the checkpoint that a user named: a checkpoint folder, or a run (its newest good one).
+
+    Raises:
+        CheckpointError: neither is there.
+    """
+    path = Path(path)
+    if (path / "manifest.json").is_file() and _STEP.match(path.resolve().name):
+        return CheckpointReader(path)
+    if (path / "checkpoints").is_dir():
+        reader = newest_good(path / "checkpoints")
+        if reader is not None:
+            return reader
+        raise CheckpointError(f"{path}: a run without any checkpoint yet")
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such run or checkpoint")
+    raise CheckpointError(f"{path}: neither a run nor a checkpoint")

@@ -1,0 +1,61 @@
+"""``bertds convert``: between Hugging Face, NVIDIA DLE, TensorFlow, Megatron and NeMo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bertds.errors import EXIT_OK, ConfigError
+from bertds.pretrained.convert import convert
+from bertds.pretrained.foreign.megatron import MegatronBert
+from bertds.pretrained.open_any import opened
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds convert",
+        description="Convert a model to a Hugging Face folder or an NVIDIA DLE checkpoint. SRC: a "
+        "run, a Hugging Face folder, a name of `bertds models`, DLE's ckpt_*.pt, a TensorFlow "
+        "checkpoint (bert_model.ckpt or its folder), a NeMo or Megatron checkpoint (.nemo, .ckpt, "
+        ".pt).",
+    )
+    add = parser.add_argument
+    add("source", metavar="SRC")
+    add("out", metavar="DIR", help="the folder to write")
+    add(
+        "--to",
+        choices=("hf", "dle", "onnx"),
+        required=True,
+        help="hf: Hugging Face; dle: NVIDIA DLE; onnx (from runs and hf)",
+    )
+    add("--config", type=Path, metavar="FILE", help="config.json or bert_config.json of SRC "
+        "(default: beside it)")  # fmt: skip
+    add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: beside it)")
+    add("--cased", action="store_true", help="SRC does not lower-case")
+    add("--gelu", choices=("gelu", "gelu_new"), help="erf or tanh; default by origin: DLE, "
+        "TensorFlow and Megatron tanh, others as their config says")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Convert one model."""
+    args = parse_args(argv)
+    if args.to == "onnx":
+        from bertds.pretrained import onnx_export
+
+        return onnx_export.main(args)
+    with opened(args.source, args.config, args.vocab, args.gelu) as source:
+        if isinstance(source, MegatronBert):
+            if args.to != "hf":
+                raise ConfigError(f"--to {args.to}: a Megatron BERT only goes to hf (another "
+                                  "architecture: LayerNorm first)")  # fmt: skip
+            source.write(Path(args.out), args.cased)
+        else:
+            convert(source, args.to, Path(args.out), cased=args.cased)
+            for name in source.missing:
+                print(f"not in the source, random: {name}")
+            for name in source.unused:
+                print(f"left out, this model has no place for it: {name}")
+    print(f"wrote {args.out}")
+    return EXIT_OK

@@ -1,0 +1,38 @@
+"""``bertds models``: the models known by name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from bertds.errors import EXIT_OK
+from bertds.pretrained.names import ALIASES, MODELS, is_here
+
+if TYPE_CHECKING:
+    pass
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List the named models."""
+    parser = argparse.ArgumentParser(
+        prog="bertds models",
+        description="List the models that --model, init.from and bertds.from_pretrained know by "
+        "name. A run, a checkpoint, a Hugging Face folder or a hub id is taken too.",
+    )
+    parser.add_argument("--names", action="store_true", help="print the names alone")
+    args = parser.parse_args(argv)
+    if args.names:
+        print("\n".join([*MODELS, *ALIASES]))
+        return EXIT_OK
+    of_alias: dict[str, list[str]] = {}
+    for alias, name in ALIASES.items():
+        of_alias.setdefault(name, []).append(alias)
+    width = max(map(len, MODELS))
+    for named in MODELS.values():
+        here = "local" if is_here(named.name) else "-"
+        aliases = f"  = {', '.join(of_alias[named.name])}" if named.name in of_alias else ""
+        print(f"{named.name:<{width}}  {here:<5}  {named.about}{aliases}")
+    print("\nlocal: in the cache or below $BERTDS_MODELS; others are fetched from the hub when "
+          "used (hf download HUB_ID)", file=sys.stderr)  # fmt: skip
+    return EXIT_OK

@@ -1,0 +1,83 @@
+"""``bertds predict``: masks, classes, tags, answers, embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import EXIT_OK, ConfigError
+from bertds.finetune.predict_inputs import read_questions, read_texts, read_words
+from bertds.finetune.predictor import POOLINGS, TASKS, Predictor, write_vectors
+from bertds.pretrained.transformers_api import (
+    as_hugging_face_folder,
+)
+from bertds.system.atomic_files import write_text
+from bertds.system.logs import start_logging
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds predict",
+        description="Use a pre-trained or fine-tuned model on a file or standard input.",
+        epilog="Input: a text a line, or .csv/.tsv/.jsonl with a text column; ner: words apart by "
+        "blanks, CoNLL columns, or .jsonl with tokens; qa: SQuAD .json, or .jsonl with question "
+        "and context. Output: JSON lines, one for each text or line (a blank line keeps its "
+        "place); embeddings: .npy or .parquet.",
+    )
+    add = parser.add_argument
+    add("--task", required=True, choices=TASKS)
+    add("--model", required=True, help="a name of `bertds models`, a run, a folder")
+    add("--input", default="-", metavar="FILE", help="- = standard input (default)")
+    add("--out", default="-", metavar="FILE", help="- = standard output (default)")
+    add("--top", type=int, default=5, metavar="N", help="answers a mask (5)")
+    add("--pooling", choices=POOLINGS, default="mean", help="how tokens become a vector (mean)")
+    add("--batch-size", type=int, default=32, metavar="N", help="rows a pass (32)")
+    add("--max-length", type=int, default=0, metavar="N", help="tokens (default: the model's)")
+    add("--v2", action="store_true", help="qa: allow no answer (SQuAD 2.0)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Predict and write."""
+    args = parse_args(argv)
+    if args.task == "embeddings" and not args.out.endswith((".npy", ".parquet")):
+        raise ConfigError(f"--out {args.out}: embeddings go to a .npy or .parquet file")
+    if args.batch_size < 1 or args.top < 1:
+        raise ConfigError("--batch-size and --top must be at least 1")
+    start_logging(is_main=True)
+    with as_hugging_face_folder(args.model) as folder:
+        predictor = Predictor(folder, args)
+    if args.task == "embeddings":
+        rows = read_texts(args.input)
+        write_vectors(Path(args.out), rows, predictor.embed(rows))
+    elif args.task == "qa":
+        _write_answers(args, predictor)
+    else:
+        answers: list[Any]
+        if args.task == "ner":
+            answers = predictor.tag(read_words(args.input))
+        elif args.task == "fill-mask":
+            answers = predictor.fill(read_texts(args.input))
+        else:
+            answers = predictor.classify(read_texts(args.input))
+        _write_lines(args.out, answers)
+    return EXIT_OK
+
+
+def _write_lines(out: str, answers: Sequence[Any]) -> None:
+    text = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+    sys.stdout.write(text) if out == "-" else write_text(out, text)
+
+
+def _write_answers(args: argparse.Namespace, predictor: Predictor) -> None:
+    questions = read_questions(args.input)
+    answers = predictor.answer(questions, v2=args.v2)
+    if args.out.endswith(".json"):  # the official format
+        write_text(args.out, json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
+    else:
+        _write_lines(args.out, [{"id": key, "answer": text} for key, text in answers.items()])

@@ -1,0 +1,65 @@
+"""What a key means, its type and its default, in words."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import types
+from dataclasses import MISSING, fields
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from bertds.config import recipe as declarations
+from bertds.config.keys import all_keys, key_of
+from bertds.config.recipe import Config
+from bertds.config.suggest import nearest
+from bertds.errors import ConfigError
+
+
+def default_of(key: str) -> Any:
+    """Return the default value of a dotted key."""
+    section, name = key.split(".", 1)
+    section_type = get_type_hints(Config)[section]
+    for item in fields(section_type):
+        if key_of(item.name) == name:
+            return item.default if item.default is not MISSING else None
+    raise ConfigError(f"unknown key {key}{nearest(key, all_keys())}")
+
+
+def describe_type(kind: Any) -> str:
+    """Return a declared type in words, such as ``one of gelu, gelu_new`` or ``number or null``."""
+    if get_origin(kind) is Literal:
+        choices = ", ".join(str(choice) for choice in get_args(kind))
+        return f"one of {choices}" if len(get_args(kind)) > 1 else choices
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(describe_type(arm) for arm in get_args(kind))
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return "null" if kind is type(None) else names[kind]
+
+
+@cache
+def field_docs() -> dict[str, str]:
+    """Return the text under every field of ``bertds/config/recipe.py``, by dotted key."""
+    sections = {
+        item.annotation.id: item.target.id
+        for node in ast.parse(inspect.getsource(declarations)).body
+        if isinstance(node, ast.ClassDef) and node.name == "Config"
+        for item in node.body
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.annotation, ast.Name)
+        and isinstance(item.target, ast.Name)
+    }
+    docs = {}
+    for node in ast.parse(inspect.getsource(declarations)).body:
+        if not isinstance(node, ast.ClassDef) or node.name not in sections:
+            continue
+        for item, text in zip(node.body, node.body[1:]):
+            if (
+                isinstance(item, ast.AnnAssign)
+                and isinstance(item.target, ast.Name)
+                and isinstance(text, ast.Expr)
+                and isinstance(text.value, ast.Constant)
+            ):
+                key = f"{sections[node.name]}.{item.target.id.rstrip('_')}"
+                docs[key] = " ".join(str(text.value.value).split())
+    return docs

@@ -1,0 +1,53 @@
+"""Scores of a held-out batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+import torch
+
+from bertds.data.batches import MicroBatch
+from bertds.engine.interface import ModelOutput
+from bertds.monitor.metrics import Sums, means
+
+
+def score(
+    batches: Iterable[MicroBatch],
+    forward: Callable[[MicroBatch], ModelOutput],
+    global_sums: Callable[[list[float]], Iterable[float | torch.Tensor]],
+    next_sentence: bool,
+    *,
+    passes: int | None = None,
+    filler: Callable[[], Iterable[MicroBatch]] | None = None,
+) -> dict[str, float]:
+    """Score micro batches with fixed masks; every rank brings its own part, perhaps none.
+
+    Args:
+        batches: this rank's micro batches.
+        forward: gives an output with loss sums and correct counts, without gradients.
+        global_sums: sums a list over the ranks.
+        next_sentence: whether the model has a next-sentence head.
+        passes: make exactly so many forward passes, the same number on every rank: under ZeRO-3 a
+            forward pass is a collective, and a rank with fewer batches would leave the others
+            waiting for ever. The extra ones do not count.
+        filler: gives batches for the extra passes to a rank that has none of its own.
+
+    Returns:
+        ``loss, mlm_loss, mlm_accuracy`` and, with the head, ``nsp_loss, nsp_accuracy``; and
+        ``rows`` and ``masked``, the counts behind them.
+    """
+    sums, done = Sums(), 0
+    last: MicroBatch | None = None
+    for batch in batches:
+        sums.add(forward(batch), int(batch.masked_lm_ids.numel()), batch.rows)
+        done, last = done + 1, batch
+    if passes is not None and done < passes:
+        if last is None and filler is not None:
+            last = next(iter(islice(filler(), 1)))
+        for _ in range(passes - done):
+            assert last is not None  # a rank without batches of its own is given a filler
+            forward(last)
+    totals = [float(value) for value in global_sums(sums.take())]
+    result = {key: float(f"{value:.8g}") for key, value in means(totals, next_sentence).items()}
+    return {**result, "masked": totals[4], "rows": totals[5]}

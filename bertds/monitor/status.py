@@ -1,0 +1,163 @@
+"""What a run folder says about a run."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bertds.config.load import load_config
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import DataError, UserError
+from bertds.monitor.health import Finding, findings
+from bertds.monitor.remaining_time import later_phases, seconds_of
+from bertds.monitor.run_files import at, read_metrics, read_object, read_recipe, starts_of
+
+SILENT_FACTOR = 10.0
+"""A live run that writes no line for so many times its usual pause is called silent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """One run folder, as it stands."""
+
+    run: Path
+    state: str
+    """done, training, silent, stopped or not started."""
+    step: int
+    total_steps: int
+    seconds_per_step: float
+    last: dict[str, Any]
+    """The last train line, or empty."""
+    validation: dict[str, Any]
+    """The last validation line, or empty."""
+    age_seconds: float
+    """Since the last metric line."""
+    checkpoints: list[str]
+    starts: int
+    owner: str
+    found: list[Finding]
+    later_seconds: float = 0.0
+    """What the phases after this one will take, where the recipe names them."""
+    problems: list[str] = field(default_factory=list)
+    """What of the folder could not be read, one line each."""
+    skipped_lines: int = 0
+    """Lines of ``metrics.jsonl`` that are torn or odd."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the last step, at the recent speed."""
+        return max(0, self.total_steps - self.step) * self.seconds_per_step
+
+
+def seconds_of_all(states: list[Status]) -> float:
+    """Return what is left of several phases and of those that follow the last of them."""
+    unfinished = [state for state in states if state.state != "done"]
+    if not unfinished:
+        return 0.0
+    return sum(state.seconds_left for state in unfinished) + states[-1].later_seconds
+
+
+def expand(folder: Path) -> list[Path]:
+    """Return the run folders that a folder stands for: itself, or its phases.
+
+    Raises:
+        DataError: it is no run folder and holds none.
+    """
+    if (folder / "config.yaml").is_file():
+        return [folder]
+    inside = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    if not inside:
+        raise DataError(f"{folder}: no run folder (there is no config.yaml)")
+    return inside
+
+
+def read_status(run: Path) -> Status:
+    """Read one run folder."""
+    problems: list[str] = []
+    config = read_recipe(run / "config.yaml", problems)
+    total = at(config, "schedule.total_steps", int, 0)
+    file = run / "metrics.jsonl"
+    metrics = read_metrics(file)
+    lines, train = metrics.lines, metrics.train
+    age = time.time() - file.stat().st_mtime if file.is_file() else 0.0
+    step = lines[-1]["step"] if lines else 0
+    recent = train[-10:]
+    per_step = 0.0
+    if recent:
+        steps = recent[-1]["step"] - recent[0]["step"]
+        seconds = sum(line["seconds"] for line in recent[1:])
+        per_step = (
+            seconds / steps if steps > 0 else recent[0]["seconds"] / max(1, recent[0]["step"])
+        )
+    owner, alive = _owner(run / ".lock")
+    pause = max((line["seconds"] for line in recent), default=0.0)
+    if (run / "DONE").is_file():
+        state = "done"
+    elif alive:
+        silent = bool(train) and age > max(60.0, SILENT_FACTOR * pause)
+        state = "silent" if silent else "training"
+    else:
+        state = "stopped" if lines else "not started"
+    starts = starts_of(read_object(run / "environment.json", problems))
+    read_object(run / "DONE", problems)
+    if metrics.skipped:
+        lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
+        problems.append(f"metrics.jsonl: {lost} left out, torn or odd")
+    return Status(
+        run=run,
+        state=state,
+        step=step,
+        total_steps=total,
+        seconds_per_step=per_step,
+        last=train[-1] if train else {},
+        validation=next((line for line in reversed(lines) if "split" in line), {}),
+        age_seconds=age,
+        checkpoints=sorted(p.parent.name for p in run.glob("checkpoints/step_*/manifest.json")),
+        starts=len(starts),
+        owner=owner,
+        found=findings(lines),
+        later_seconds=_later(config, train, run, starts),
+        problems=problems,
+        skipped_lines=metrics.skipped,
+    )
+
+
+def _later(
+    values: dict[str, Any],
+    train: list[dict[str, Any]],
+    run: Path,
+    starts: list[dict[str, Any]],
+) -> float:
+    """Return the seconds of the phases that the recipe names, at the recent speed."""
+    recent = [line["tflops"] for line in train[-10:] if line.get("tflops") is not None]
+    if not recent or not at(values, "run.next_recipe", str, ""):
+        return 0.0
+    try:
+        config = load_config(values)
+        phases = later_phases(config, load_tokenizer_info(run / "tokenizer").vocab_size)
+    except (UserError, OSError, ValueError):
+        return 0.0  # the recipe has moved, or the run was just created
+    devices = at(starts[-1], "world_size", int, 1) if starts else 1
+    return seconds_of(phases, sum(recent) / len(recent) * 1e12 * devices)
+
+
+def _owner(lock: Path) -> tuple[str, bool]:
+    """Return who holds a run's lock and whether it lives, as far as this machine can tell."""
+    from bertds.system.processes import start_time
+
+    try:
+        age = time.time() - lock.stat().st_mtime
+    except OSError:
+        return "", False
+    owner = read_object(lock, [])
+    if not owner:
+        return "", False
+    name = f"process {owner.get('pid')} on {owner.get('host')}"
+    if owner.get("job"):
+        name += f", Slurm job {owner['job']}"
+    if owner.get("host") == socket.gethostname():
+        return name, start_time(at(owner, "pid", int, 0)) == owner.get("start")
+    return name, age < 600.0

@@ -1,0 +1,124 @@
+"""A plan as text and as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import Any
+
+from bertds.plan.forecast import Forecast
+from bertds.plan.sweep import best
+
+
+def numbers(plan: Any) -> dict[str, Any]:
+    """Return a forecast as plain numbers."""
+    gib = 2**30
+    return {
+        "devices": plan.batch.world_size,
+        "micro_batch": plan.batch.micro_batch_size,
+        "accumulation": plan.batch.gradient_accumulation_steps,
+        "global_batch": plan.batch.global_batch_size,
+        "stage": plan.shape.stage,
+        "memory_gib": {
+            **{k: round(v / gib, 3) for k, v in dataclasses.asdict(plan.memory).items()},
+            "total": round(plan.memory_gib, 3),
+        },
+        "fits": plan.fits,
+        "steps": plan.steps,
+        "samples": plan.samples,
+        "tokens": plan.tokens,
+        "flops": plan.flops,
+        "seconds_per_step": plan.step.total,
+        "bound_by": plan.step.bound_by,
+        "bytes_sent_per_step": plan.step.bytes_sent,
+        "hours": plan.hours,
+        "device_hours": plan.device_hours,
+        "kilowatt_hours": plan.kilowatt_hours,
+        "dollars": plan.dollars,
+        "mfu": plan.mfu,
+        "speed_from": "calibrated" if plan.calibrated else plan.hardware.efficiency_kind,
+        "checkpoint_gib": plan.checkpoint_gib,
+    }
+
+
+def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
+    from bertds.display.words import in_words
+    from bertds.plan.sweep import fitting_layouts
+
+    memory, step, batch = plan.memory, plan.step, plan.batch
+    gib = 2**30
+    print(
+        f"{plan.steps:,} steps of {batch.global_batch_size:,} rows = micro batch "
+        f"{batch.micro_batch_size} x {batch.gradient_accumulation_steps} accumulation x "
+        f"{batch.world_size} {plan.hardware.name}; ZeRO stage {plan.shape.stage}, "
+        f"{plan.shape.precision}, {plan.shape.optimizer}\n"
+    )
+    print(f"memory of a device    {plan.memory_gib:9.2f} GiB of {plan.hardware.memory_gib:.1f}: "
+          f"{'fits' if plan.fits else 'DOES NOT FIT'}")  # fmt: skip
+    for name in dataclasses.asdict(memory):
+        print(f"  {name:<18}  {getattr(memory, name) / gib:9.2f}")
+    print("  fits, by stage: " + fitting_layouts(plan))
+    print(
+        f"time of a step        {step.total:9.3f} s   (arithmetic {step.arithmetic:.3f}, optimizer "
+        f"{step.optimizer:.3f}, network {step.exposed:.3f}, stragglers {step.stragglers:.3f})"
+    )
+    print(f"time of the phase     {in_words(plan.hours * 3600):>11}   MFU {plan.mfu:.1%}, "
+          f"{step.bound_by}-bound")  # fmt: skip
+    print(f"sent per step         {step.bytes_sent / 1e9:9.3f} GB by each device, "
+          f"{step.communication:.3f} s")  # fmt: skip
+    print(f"work                  {plan.samples:,} rows, {plan.tokens:.3g} real tokens, "
+          f"{plan.flops / 1e18:.3g} EFLOP")  # fmt: skip
+    print(f"devices               {plan.device_hours:9.1f} device-hours, "
+          f"{plan.kilowatt_hours:,.1f} kWh")  # fmt: skip
+    print(f"cost                  {plan.dollars:9,.0f} dollars at {plan.price:g} per device-hour")
+    shards = args.corpus_tokens * (2 if args.vocab_size < 65_536 else 4) * 1.03
+    print(f"disk                  {shards / gib:9.1f} GiB token shards, "
+          f"{plan.checkpoint_gib:.2f} GiB a checkpoint")  # fmt: skip
+    print("\nassumptions")
+    print(f"  machine: {plan.hardware.source}")
+    if calibration is None:
+        machine = plan.hardware
+        print(
+            f"  speed {machine.efficiency_kind}, {machine.efficiency_128:.1%} of the peak at 128 "
+            f"tokens and {machine.efficiency_512:.1%} at 512: {machine.efficiency_source}"
+        )
+    else:
+        print(
+            f"  calibrated by {calibration.run}: {calibration.rate / 1e12:.4g} TFLOP/s a device, "
+            f"{calibration.tokens_per_row:.1f} tokens a row, {calibration.base_bytes / gib:.2f} "
+            f"GiB beside the tensors, {calibration.stall_share:.1%} of the time in stalls"
+        )
+        if calibration.memory_rate is not None:
+            print(f"  optimizer at {calibration.memory_rate / 1e9:.3g} GB/s, measured by that run")
+    length = plan.shape.sequence_length
+    origin = "Wikipedia; --mean-tokens changes it"
+    if args.mean_tokens is not None:
+        origin = "--mean-tokens"
+    elif calibration is not None and calibration.sequence_length == length:
+        origin = "measured"
+    print(f"  rows of {plan.shape.tokens_per_row:.0f} real tokens ({origin})")
+    print("  network: half of the nominal bandwidth; 1 % stragglers per doubling of the nodes "
+          "(fit to DLE's 64 DGX-2H)")  # fmt: skip
+    print("  energy: devices with their share of the node at full load, no cooling")
+
+
+def show(rows: list[Forecast], *, as_json: bool) -> None:
+    """Print the best micro batch of each stage and node count, or all of them as JSON."""
+    if as_json:
+        print(json.dumps([numbers(row) for row in rows], indent=1))
+        return
+    print(
+        f"{'devices':>7} {'stage':>5} {'micro':>6} {'accum':>6} {'GiB':>8} {'fits':>5} "
+        f"{'s/step':>9} {'hours':>9} {'MFU':>6} {'bound by':>9} {'kWh':>9} {'dollars':>9}"
+    )
+    for row in best(rows):
+        print(
+            f"{row.batch.world_size:>7} {row.shape.stage:>5} {row.batch.micro_batch_size:>6} "
+            f"{row.batch.gradient_accumulation_steps:>6} {row.memory_gib:>8.2f} "
+            f"{'yes' if row.fits else 'no':>5} {row.step.total:>9.3f} {row.hours:>9.2f} "
+            f"{row.mfu:>6.1%} {row.step.bound_by:>9} {row.kilowatt_hours:>9.1f} "
+            f"{row.dollars:>9.0f}"
+        )
+    print(f"\n{len(rows)} layouts tried; of each stage and number of devices the quickest that "
+          "fits. --json prints all.")  # fmt: skip

@@ -1,0 +1,73 @@
+"""Writes a model as Hugging Face or as NVIDIA DeepLearningExamples has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import CheckpointError
+from bertds.pretrained import hf_config, hf_weights
+from bertds.pretrained.load import Trained
+from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
+from bertds.system.atomic_files import write_json
+
+
+def convert(trained: Trained, to: str, out: Path, *, cased: bool = False) -> Path:
+    """Write an opened model. The folder appears whole or not at all.
+
+    Args:
+        trained: of :func:`opened`.
+        to: hf or dle.
+        out: must be absent, empty, or an earlier conversion.
+        cased: whether the vocabulary is cased, where nothing beside it says so.
+
+    Raises:
+        ConfigError: ``out`` holds something else.
+        CheckpointError: a Hugging Face folder needs a vocabulary and there is none.
+    """
+    if to == "hf" and trained.tokenizer_folder is None:
+        raise CheckpointError(f"{trained.origin}: no vocab.txt beside it; give --vocab FILE")
+    with fresh_folder(out) as folder:
+        if to == "hf":
+            _write_hf(trained, folder, cased)
+        else:
+            _write_dle(trained, folder)
+    return out
+
+
+def _write_hf(trained: Trained, folder: Path, cased: bool) -> None:
+    from safetensors.torch import save_file
+
+    config = hf_config.config_to_transformers(trained.config, trained.vocab_size)
+    write_json(folder / "config.json", config)
+    weights = hf_weights.to_transformers_state_dict(trained.model)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    copy_tokenizer(trained.tokenizer_folder, folder, trained.config.max_position_embeddings, cased)
+
+
+def _write_dle(trained: Trained, folder: Path) -> None:
+    config = hf_config.config_to_transformers(trained.config, trained.vocab_size)
+    # DLE computes the tanh form whatever the word says; it knows only this one.
+    config["hidden_act"] = "gelu"
+    for key in ("architectures", "pad_token_id", "tie_word_embeddings", "model_type"):
+        config.pop(key)
+    write_json(folder / "bert_config.json", config)
+    if trained.config.hidden_act == "gelu":
+        print("note: the model was trained with the erf GELU; DLE computes the tanh form")
+    step = int(trained.manifest.get("step", 0))
+    state = {
+        name: tensor.clone() for name, tensor in hf_weights.to_dle_state_dict(trained.model).items()
+    }
+    state["cls.predictions.decoder.weight"] = state[hf_weights.WORD_TABLE]  # tied, stored once
+    torch.save({"model": state, "optimizer": {}, "epoch": 0}, folder / f"ckpt_{step}.pt")
+    if trained.tokenizer_folder is not None:
+        tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+        if not tokenizer.is_wordpiece:
+            raise CheckpointError(
+                f"{trained.origin}: DLE reads WordPiece's vocab.txt, its tokenizer is "
+                f"{tokenizer.model}; convert it to hf"
+            )
+        text = "".join(f"{token}\n" for token in tokenizer.vocabulary())
+        (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")

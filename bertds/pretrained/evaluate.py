@@ -1,0 +1,102 @@
+"""Scores of a model on held-out text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertds.config.recipe import DataConfig
+from bertds.data.loader import open_source, validation_batches
+from bertds.data.sources.base import Source
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import CheckpointError, DataError
+from bertds.monitor.scoring import score
+from bertds.pretrained.load import Trained
+
+
+def evaluate(
+    trained: Trained, data: DataConfig, split: str, batch: int, max_samples: int = 0
+) -> dict[str, float]:
+    """Score a model on one split.
+
+    Returns:
+        ``loss, mlm_loss, mlm_accuracy``, with the head ``nsp_loss, nsp_accuracy``, the counts
+        ``masked`` and ``rows``. Where the data are token shards also ``unigram_entropy`` of the
+        same split in nats, what a model that knows only word frequencies would score at best;
+        ``tokens_per_word`` and ``mlm_loss_per_word``, which vocabularies can be compared by.
+
+    Raises:
+        DataError: the split is missing, or its vocabulary is not the model's.
+    """
+    seed = trained.manifest.get("recipe", {}).get("run", {}).get("seed", 42)
+    source = open_source(data, seed, split=split)
+    _check_vocabulary(trained, source)
+    batches = validation_batches(source, data, batch, 0, 1, seed=seed, max_samples=max_samples)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    trained.model.to(device)
+
+    def forward(micro_batch: Any) -> Any:
+        with torch.inference_mode():
+            return trained.model(**micro_batch.to(device).model_inputs())
+
+    scores = score(
+        batches,
+        forward,
+        lambda values: torch.tensor(values, dtype=torch.float64),
+        trained.config.next_sentence,
+    )
+    counts = source.token_counts()
+    if counts is not None:
+        scores["unigram_entropy"] = unigram_entropy(counts)
+        per_word = _tokens_per_word(source, counts)
+        if per_word:
+            scores["tokens_per_word"] = per_word
+            scores["mlm_loss_per_word"] = scores["mlm_loss"] * scores["tokens_per_word"]
+    return scores
+
+
+def _tokens_per_word(source: Source, counts: np.ndarray) -> float:
+    """Return the same of a corpus, or 0 where its tokenizer's files are not known."""
+    if not source.tokenizer.is_wordpiece:
+        return float(counts.sum() / max(1, source.word_count()))
+    return tokens_per_word(counts, source.tokenizer.vocabulary()) if source.tokenizer.files else 0.0
+
+
+def tokens_per_word(counts: np.ndarray, pieces: list[str]) -> float:
+    """Return into how many pieces a vocabulary cuts a word, punctuation being words.
+
+    Args:
+        counts: int64 [V], how often each token occurs.
+        pieces: the vocabulary; pieces inside a word begin with ``##``.
+    """
+    inside = np.array([piece.startswith("##") for piece in pieces])
+    return float(counts.sum() / max(1, counts[~inside].sum()))
+
+
+def unigram_entropy(counts: np.ndarray) -> float:
+    """Return the entropy of a token distribution in nats.
+
+    Args:
+        counts: int64 [V], how often each token occurs.
+    """
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
+
+
+def _check_vocabulary(trained: Trained, source: Any) -> None:
+    tokenizer = source.tokenizer
+    if tokenizer.vocab_size != trained.vocab_size:
+        raise DataError(
+            f"{trained.origin}: its vocabulary has {trained.vocab_size} tokens, the data's "
+            f"{tokenizer.vocab_size}; score it on data prepared with its own vocab.txt"
+        )
+    theirs = trained.manifest.get("tokenizer", {}).get("fingerprint")
+    if theirs and theirs != tokenizer.fingerprint:
+        raise DataError(f"{trained.origin}: another vocabulary than the data's, of the same size")
+    folder = trained.tokenizer_folder
+    if folder is None or not tokenizer.files or theirs:
+        return
+    if load_tokenizer_info(folder).vocabulary() != tokenizer.vocabulary():
+        raise CheckpointError(f"{folder}: another vocabulary than {tokenizer.main_file}")

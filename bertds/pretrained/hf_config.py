@@ -1,0 +1,112 @@
+"""The model section of a recipe as transformers' config.json, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from bertds.config.recipe import ModelConfig
+from bertds.errors import CheckpointError
+from bertds.pretrained import modernbert
+from bertds.system.json_fields import parse_json
+
+_GELU_TO_OURS = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",  # the same tanh approximation, written otherwise
+    "gelu_pytorch_tanh": "gelu_new",
+}
+
+
+def config_to_transformers(
+    config: ModelConfig, vocab_size: int, pad_token_id: int = 0
+) -> dict[str, Any]:
+    """Return the contents of transformers' config.json for a model of ours."""
+    if config.style == "modern":
+        return modernbert.config_to_transformers(config, vocab_size, pad_token_id)
+    return {
+        "architectures": ["BertForPreTraining" if config.next_sentence else "BertForMaskedLM"],
+        "model_type": "bert",
+        "vocab_size": vocab_size,
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "intermediate_size": config.intermediate_size,
+        "hidden_act": config.hidden_act,
+        "hidden_dropout_prob": config.hidden_dropout_prob,
+        "attention_probs_dropout_prob": config.attention_probs_dropout_prob,
+        "max_position_embeddings": config.max_position_embeddings,
+        "type_vocab_size": config.type_vocab_size,
+        "initializer_range": config.initializer_range,
+        "layer_norm_eps": config.layer_norm_eps,
+        "pad_token_id": pad_token_id,
+        "tie_word_embeddings": True,
+    }
+
+
+def config_from_transformers(
+    values: Mapping[str, Any], *, origin: Literal["transformers", "dle"] = "transformers"
+) -> tuple[ModelConfig, int]:
+    """Read a config.json (or DLE's bert_config.json).
+
+    Args:
+        values: the JSON object.
+        origin: DLE writes "gelu" and computes the tanh form, so there it means gelu_new. See
+            ``origin_of``.
+
+    Returns:
+        The model's configuration and the vocabulary size as the file states it (DLE states the
+        unpadded one).
+
+    Raises:
+        CheckpointError: not a BERT, or a kind of BERT that is not trained here; names the key.
+    """
+    if values.get("model_type") == modernbert.MODEL_TYPE:
+        return modernbert.config_from_transformers(values)
+    for key, allowed in (
+        ("model_type", ("bert", modernbert.MODEL_TYPE)),
+        ("position_embedding_type", ("absolute",)),
+        ("is_decoder", (False,)),
+        ("add_cross_attention", (False,)),
+        ("tie_word_embeddings", (True,)),
+        ("hidden_act", tuple(_GELU_TO_OURS)),
+    ):
+        if values.get(key, allowed[0]) not in allowed:
+            raise CheckpointError(
+                f"config.json: {key}={values[key]!r} is not supported; allowed: "
+                f"{', '.join(map(repr, allowed))}"
+            )
+    if not isinstance(values.get("vocab_size"), int):
+        raise CheckpointError(f"config.json: vocab_size={values.get('vocab_size')!r}, not a number")
+    # transformers leaves nothing out, DLE leaves out layer_norm_eps: our defaults are theirs.
+    known = {field.name: field for field in fields(ModelConfig)}
+    settings = {key: values[key] for key in known if key in values}
+    for key, value in settings.items():
+        default = known[key].default
+        number = isinstance(default, int | float) and not isinstance(default, bool)
+        if default is not MISSING and number and not isinstance(value, int | float):
+            raise CheckpointError(f"config.json: {key}={value!r} is not a number")
+    act = _GELU_TO_OURS[values.get("hidden_act", "gelu")]
+    settings["hidden_act"] = "gelu_new" if origin == "dle" else act
+    architectures = values.get("architectures") or []
+    settings["next_sentence"] = "BertForMaskedLM" not in architectures
+    return ModelConfig(**settings), values["vocab_size"]
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """Read a Hugging Face folder's ``config.json``.
+
+    Raises:
+        CheckpointError: it is missing or not a JSON object.
+    """
+    path = Path(folder) / "config.json"
+    try:
+        values = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return values

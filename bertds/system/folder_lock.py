@@ -1,0 +1,208 @@
+"""One process at a time writes into a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import InUseError
+from bertds.system.atomic_files import TEMPORARY_PREFIX, explain_os_error, temporary_name
+from bertds.system.json_fields import parse_json
+from bertds.system.processes import start_time
+
+MEMBER_FILES = ".tasks/member-*.json"
+"""Of a folder that several tasks fill together (data_prep/workers/joint_lock.py): one per task."""
+
+
+def this_process(purpose: str) -> dict[str, Any]:
+    """Return what a lock says of its holder."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "start": start_time(os.getpid()),
+        "job": os.environ.get("SLURM_JOB_ID", ""),
+        "purpose": purpose,
+    }
+
+
+def living_holder(
+    path: Path, stale_seconds: float, now: float | None = None
+) -> dict[str, Any] | None:
+    """Return what a lock's file says of its holder, or None if there is none or it is dead.
+
+    Args:
+        path: the file.
+        stale_seconds: a holder on another host is dead when its file is older.
+        now: the file server's time, where it is known; None = this host's.
+    """
+    try:
+        holder: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        age = (time.time() if now is None else now) - path.stat().st_mtime
+    except (OSError, ValueError):
+        return None
+    if holder.get("host") == socket.gethostname():
+        return holder if start_time(holder["pid"]) == holder.get("start") else None
+    return holder if age <= stale_seconds else None
+
+
+def in_use(folder: Path, holder: dict[str, Any]) -> str:
+    """Return the message that a folder is in use, with host, process and job of its holder."""
+    job = f", Slurm job {holder['job']}" if holder.get("job") else ""
+    return (
+        f"{folder}: in use by {holder.get('purpose')} "
+        f"(process {holder.get('pid')} on {holder.get('host')}{job}); wait for it or choose "
+        "another folder"
+    )
+
+
+def remove_dead_candidates(lock: Path, stale_seconds: float) -> None:
+    """Remove what processes that were killed while they took or buried a lock have left.
+
+    Those of living ones stay: somebody may be taking the lock at this moment.
+    """
+    for name in ("lock", "dead-lock"):
+        for path in lock.parent.glob(f"{TEMPORARY_PREFIX}{name}.*"):
+            host, _, pid = path.name.removeprefix(f"{TEMPORARY_PREFIX}{name}.").rpartition(".")
+            with suppress(OSError, ValueError):
+                if host == socket.gethostname():
+                    dead = start_time(int(pid)) == ""
+                else:
+                    dead = time.time() - path.stat().st_mtime > stale_seconds
+                if dead:
+                    path.unlink()
+
+
+class FolderLock:
+    """Keeps two processes from writing to one folder: a ``.lock`` file with host, pid and job.
+
+    A lock whose owner no longer runs on this host is taken over. A lock of another host is
+    respected while its file is fresh (the owner touches it in the background) and taken over once
+    it is ``stale_seconds`` old. The lock of a group of tasks is held while one of them lives.
+
+    An owner that was taken for dead and is not (a process that a lost node or a long suspension
+    left behind) learns of it by :meth:`check`.
+    """
+
+    def __init__(self, folder: Path, purpose: str, stale_seconds: float = 600.0) -> None:
+        self.path = Path(folder) / ".lock"
+        self.purpose = purpose
+        self.stale_seconds = stale_seconds
+        self._held = False
+        self._mine = ""
+        self._checked = 0.0
+        self._released = threading.Event()
+
+    def acquire(self) -> FolderLock:
+        """Take the lock.
+
+        Raises:
+            InUseError: another living process holds it; the message names its host, pid and job.
+        """
+        self._mine = json.dumps(this_process(self.purpose))
+        for _ in range(100):
+            # A hard link to a complete file: the lock never exists half-written.
+            candidate = temporary_name(self.path.with_name("lock"))
+            candidate.unlink(missing_ok=True)
+            candidate.write_text(self._mine, encoding="utf-8")
+            try:
+                os.link(candidate, self.path)
+                self._held = True
+                self._released.clear()
+                threading.Thread(target=self._stay_fresh, daemon=True).start()
+                candidate.unlink(missing_ok=True)
+                remove_dead_candidates(self.path, self.stale_seconds)
+                return self
+            except FileExistsError:
+                owner = self._living_owner()
+                if owner is not None:
+                    raise InUseError(owner) from None
+                # Rename before removal: of two processes that both saw a dead owner, one wins.
+                grave = temporary_name(self.path.with_name("dead-lock"))
+                try:
+                    os.rename(self.path, grave)
+                    grave.unlink(missing_ok=True)
+                except FileNotFoundError:
+                    time.sleep(0.01)
+            except OSError as error:
+                raise explain_os_error(error, self.path) from error
+            finally:
+                candidate.unlink(missing_ok=True)
+        raise InUseError(f"{self.path.parent}: could not take the lock {self.path}")
+
+    def _living_owner(self) -> str | None:
+        for path in self._holders():
+            owner = living_holder(path, self.stale_seconds)
+            if owner is not None:
+                return in_use(self.path.parent, owner)
+        return None
+
+    def _holders(self) -> list[Path]:
+        """The files that show who holds the lock: itself, or those of all members of a group."""
+        try:
+            group = parse_json(self.path.read_text(encoding="utf-8")).get("group")
+        except (OSError, ValueError):
+            group = None
+        return sorted(self.path.parent.glob(MEMBER_FILES)) if group else [self.path]
+
+    def refresh(self) -> None:
+        """Show other hosts that the owner still lives."""
+        if self._held:
+            os.utime(self.path)
+
+    def _stay_fresh(self) -> None:
+        while not self._released.wait(self.stale_seconds / 10):
+            with suppress(OSError):
+                self.refresh()
+
+    def check(self, *, at_most_every: float = 0.0) -> None:
+        """Make sure that nobody has taken the folder over. Does nothing when it is not held.
+
+        Args:
+            at_most_every: seconds; sooner after the last time, the file system is not asked.
+
+        Raises:
+            InUseError: the lock is another's by now, or gone. It is not held any more.
+        """
+        now = time.monotonic()
+        if not self._held or now - self._checked < at_most_every:
+            return
+        self._checked = now
+        found = self._read()
+        if found is None or found == self._mine:
+            return
+        self._held = False
+        self._released.set()
+        try:
+            taken = in_use(self.path.parent, parse_json(found))
+        except (ValueError, AttributeError):
+            taken = f"{self.path}: removed by somebody else, who may write to the folder now"
+        raise InUseError(f"{taken}. This process stops without saving")
+
+    def _read(self) -> str | None:
+        """The lock's text, "" if there is none; None if the file system does not say."""
+        try:
+            return self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+        except OSError:
+            return None
+
+    def release(self) -> None:
+        """Give the lock back. Does nothing when it is not held, or no longer this process's."""
+        if self._held:
+            self._held = False
+            self._released.set()
+            if self._read() == self._mine:
+                self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> FolderLock:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

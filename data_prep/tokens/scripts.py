@@ -1,0 +1,203 @@
+"""What a script's words and sentences are: the one table that every rule about text asks.
+
+English text never pays for it: callers decide by what they count anyway (spaces, a full stop), and
+ask here only about the few lines that such a count does not settle.
+
+Sources: the Unicode Standard, chapters 6.2 (sentence ends), 13.4 (Tibetan), 16 (Southeast Asia) and
+18 (East Asia); line joining follows CSS Text Module Level 3, section 4.1.3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Script(NamedTuple):
+    """A script that sets no spaces between words."""
+
+    name: str
+    letters: str
+    """Ranges of a character class: letters, and the marks that are written on them."""
+    word: float
+    """Letters of a word, about: what stands for the space that English would have."""
+    ends: str
+    """Marks that end a sentence; "" if a space is all that ends one."""
+    spaced_ends: bool
+    """A space follows an end, as in English (not in East Asia, where the mark is wide itself)."""
+
+
+UNSPACED = (
+    Script(
+        "Han and kana",
+        "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u303b\u3040-\u30fa\u30fc-\u312f\u31a0-\u31bf"
+        "\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+        "\U00016fe0-\U00018cff\U0001aff0-\U0001b16f\U00020000-\U000323af",
+        1.6,
+        "。！？．｡",
+        False,
+    ),
+    Script("Yi", "\ua000-\ua4cf", 1.6, "。！？", False),
+    Script("Thai", "\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59", 4.5, "", True),
+    Script("Lao", "\u0e81-\u0ebd\u0ec0-\u0edf", 4.5, "", True),
+    Script("Tibetan", "\u0f00\u0f0b\u0f0c\u0f18-\u0f39\u0f3e-\u0fbc", 4.5, "།༎༏༐༑", True),
+    Script(
+        "Myanmar", "\u1000-\u1049\u104c-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f", 6.0, "။", True
+    ),
+    Script("Khmer", "\u1780-\u17d3\u17d7\u17dc-\u17e9", 5.5, "។៕", True),
+    Script("Tai", "\u1950-\u19df\u1a20-\u1aad\uaa80-\uaadf", 4.5, "᪨᪩", True),
+    Script("Java and Bali", "\u1b00-\u1b59\ua980-\ua9c0\ua9cf-\ua9d9", 4.5, "᭞᭟᭚᭛꧉꧈", True),
+)  # fmt: skip
+
+LETTERS = "".join(script.letters for script in UNSPACED)
+"""Of all these scripts, for a character class."""
+
+IDEOGRAPHS = UNSPACED[0].letters
+"""And kana: each is about as much as a word, and compared as one."""
+
+# Of every script. East Asia, Arabic and Urdu, Devanagari (danda) and its neighbours, Armenian,
+# Ethiopic, Syriac, Mongolian, N'Ko, Ol Chiki, Meetei Mayek, Santali, Canadian syllabics.
+_SPACED_ENDS = ".!?…؟۔।॥։՞՜።፧፨܀܁܂᠃᠉߹᱾᱿꯫᙮‼⁇⁈⁉"
+SENTENCE_ENDS = "".join(dict.fromkeys(_SPACED_ENDS + "".join(s.ends for s in UNSPACED)))
+_CLOSERS = "\"'”’»›)]」』）】》〉〕］｣"
+_END_CHARACTERS = frozenset(SENTENCE_ENDS)
+
+# Full-width marks stand in the space that a wide character takes.
+_WIDE_MARKS = "\u3000-\u3004\u3008-\u3020\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
+_WIDE = UNSPACED[0].letters + UNSPACED[1].letters
+_NARROW = "".join(script.letters for script in UNSPACED[2:])
+# The newline first: a literal is found much faster than a class.
+_NO_SPACE_HERE = re.compile(
+    f"\n(?:(?=[{_WIDE}{_WIDE_MARKS}])(?<=[{_WIDE}{_WIDE_MARKS}]\n)|(?<=[{_WIDE_MARKS}]\n)"
+    f"|(?=[{_WIDE_MARKS}])|(?=[{_NARROW}])(?<=[{_NARROW}]\n))"
+)
+_UNSPACED_LETTER = re.compile(f"[{LETTERS}]")
+_BY_SCRIPT = tuple((re.compile(f"[{script.letters}]"), script.word) for script in UNSPACED)
+
+
+def ends_sentence(text: str) -> bool:
+    """Tell whether a text ends where a sentence does, quotes and brackets after it allowed."""
+    text = text.rstrip(_CLOSERS + " \u3000\xa0")
+    if text[-1:] in _END_CHARACTERS:
+        return True
+    # Greek asks with a semicolon, Armenian ends with what some type as a colon.
+    return text[-1:] in (";", ":") and _asks(text)
+
+
+def _asks(text: str) -> bool:
+    before = text[:-1].rstrip()[-1:]
+    return (text[-1] == ";" and "\u0370" <= before <= "\u1fff" and (
+        before <= "\u03ff" or before >= "\u1f00"
+    )) or (text[-1] == ":" and "\u0531" <= before <= "\u0587")  # fmt: skip
+
+
+def has_unspaced(text: str) -> bool:
+    """Tell whether a text holds a letter of a script without spaces between words."""
+    return not text.isascii() and _UNSPACED_LETTER.search(text) is not None
+
+
+def mostly_unspaced(text: str) -> bool:
+    """Tell whether most words of a text are of scripts without spaces between words."""
+    if text.isascii():
+        return False
+    letters = len(_UNSPACED_LETTER.findall(text))
+    return letters > 0 and 2 * letters >= len(text) - text.count(" ") - text.count("\n")
+
+
+def word_count(text: str) -> int:
+    """Return the number of words: what stands between spaces, or the letters of as many words.
+
+    ``word_count("It is.")`` is 2; ``word_count("北京是中国的首都")`` is 5 (8 letters, 1.6 a word).
+    """
+    spaced = len(text.split())
+    if text.isascii() or _UNSPACED_LETTER.search(text) is None:
+        return spaced
+    words = sum(len(pattern.findall(text)) / word for pattern, word in _BY_SCRIPT)
+    rest = _UNSPACED_LETTER.sub(" ", text).split()
+    return round(words) + sum(any(map(str.isalnum, word)) for word in rest)
+
+
+def without_marked_ends(text: str) -> bool:
+    """Tell whether a text is of a script that marks no end of a sentence (Thai, Lao)."""
+    return _UNMARKED.search(text[-40:]) is not None
+
+
+_UNMARKED = re.compile("[" + "".join(s.letters for s in UNSPACED if not s.ends) + "]")
+
+
+def join_lines(lines: Sequence[str]) -> str:
+    """Join the lines of a paragraph; no space between letters of scripts that set none."""
+    if len(lines) == 1:
+        return lines[0]
+    text = "\n".join(lines)
+    if not text.isascii():
+        text = _NO_SPACE_HERE.sub("", text)
+    return text.replace("\n", " ")
+
+
+def gap(before: str, after: str) -> str:
+    """Return what stands between two pieces of a sentence that a line break parts."""
+    return join_lines((before[-1:], after[:1]))[1:-1] if before and after else " "
+
+
+def spaced_words(text: str) -> str:
+    """Return a text with spaces around each letter of the scripts that set none."""
+    return _UNSPACED_LETTER.sub(r" \g<0> ", text)
+
+
+# --------------------------------------------------------------------------------------------
+# Sentences where the splitter knows no ends
+# --------------------------------------------------------------------------------------------
+
+_LEAST_PHRASE = 40
+"""Characters. Thai and Lao set a space after a phrase as well as after a sentence."""
+_OWN_ENDS = re.compile(f"(?<=[།༎༏༐༑។៕᪨᪩᭞᭟᭚᭛꧉])[{re.escape(_CLOSERS)}]*\\s+")
+_PHRASE_END = re.compile(f"(?<=[{UNSPACED[2].letters}{UNSPACED[3].letters}ๆฯ])\\s+(?=\\S)")
+# In any text of some length in one of these scripts; `in` costs nothing on other text.
+_SIGNS = ("།", "។", "៕", "᪨", "᪩", "᭞", "᭟", "꧉", "า", "ร", "ກ", "າ")
+
+
+def needs_own_ends(text: str) -> bool:
+    """Tell whether sentencex would leave the sentences of a text together."""
+    return not text.isascii() and any(sign in text for sign in _SIGNS)
+
+
+def split_further(sentence: str) -> list[str]:
+    """Cut a sentence where its script ends one: after ``།`` and ``។``, at Thai's spaces."""
+    pieces = []
+    for part in _cut_after(sentence, _OWN_ENDS):
+        least = 0
+        phrases: list[str] = []
+        for phrase in _cut_after(part, _PHRASE_END):
+            if phrases and least < _LEAST_PHRASE:
+                phrases[-1] += phrase
+            else:
+                phrases.append(phrase)
+                least = 0
+            least += len(phrase)
+        if len(phrases) > 1 and len(phrases[-1]) < _LEAST_PHRASE // 2:
+            last = phrases.pop()
+            phrases[-1] += last
+        pieces += phrases
+    return pieces
+
+
+def _cut_after(text: str, gap: re.Pattern[str]) -> list[str]:
+    begin = 0
+    pieces = []
+    for match in gap.finditer(text):
+        pieces.append(text[begin : match.end()])
+        begin = match.end()
+    if begin < len(text):
+        pieces.append(text[begin:])
+    return pieces
+
+
+def last_break(text: str, start: int, end: int) -> int:
+    """Return where a text without spaces is best cut in ``[start, end)``; -1 if nowhere."""
+    for marks in (SENTENCE_ENDS, "，、；：､,;:་"):
+        found = max(text.rfind(mark, start, end) for mark in marks)
+        if found >= 0:
+            return found + 1
+    return -1

@@ -1,0 +1,153 @@
+"""Elements and comments: ``<ref>``, ``<table>``, ``<br>``, ``<!-- -->`` and their like."""
+
+from __future__ import annotations
+
+import re
+
+from data_prep.clean import word_set
+from data_prep.tokens.scripts import gap
+from data_prep.wiki import literal
+from data_prep.wiki.formulas import LONGEST, formula_text
+
+# Elements whose content is not prose. Names in lower case.
+_DROPPED = word_set(
+    """
+    ref references math chem ce gallery timeline syntaxhighlight source score hiero imagemap
+    graph mapframe maplink templatedata categorytree inputbox includeonly indicator table
+    style script pre
+    """
+)
+_FORMULAS = frozenset(["math", "chem", "ce"])
+# Elements that end a paragraph.
+_BLOCKS = word_set("p div blockquote poem center li ul ol dl dd dt hr tr td th caption")
+_MARKUP = re.compile(r"<(?:!(?:--|\[CDATA\[)|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>]))")
+_CDATA = "<![CDATA["
+_END_OF_NOWIKI = re.compile(r"</nowiki\s*>", re.IGNORECASE)
+_LINE_BREAK = re.compile(r"\s*<br\b", re.IGNORECASE)
+_LONGEST_NESTED_REFERENCE = 4000
+"""Characters; a reference that goes on for longer was never closed."""
+
+
+def without_elements(text: str) -> str:
+    """Cut out comments, tags, and elements that hold no prose."""
+    pieces = []
+    position = 0
+    unclosed: set[str] = set()
+    match = _MARKUP.search(text)
+    while match is not None:
+        start = match.start()
+        name = (match[2] or "").lower()
+        if not name:
+            end, replacement = _comment(text, start, unclosed)
+        else:
+            close = text.find(">", match.end(), match.end() + 2000)
+            if close < 0:
+                # "<ref" without ">": an unfinished tag costs the rest of its line.
+                close = text.find("\n", match.end())
+                close = len(text) if close < 0 else close
+                end, replacement = close, ""
+            else:
+                end = close + 1
+                replacement = ""
+                if name in _DROPPED:
+                    if not match[1] and text[close - 1] != "/":
+                        inside = end
+                        end = _element_end(text, name, match[2], end, unclosed)
+                        if name in _FORMULAS:
+                            replacement = formula_text(_content(text, inside, end))
+                elif name in _BLOCKS:
+                    replacement = "\n\n"
+                elif name == "br":
+                    replacement = _line_break(text, start, end)
+                elif name == "nowiki":
+                    end, replacement = _literal(text, start, end, unclosed)
+        pieces.append(text[position:start])
+        if replacement:
+            pieces.append(replacement)
+        position = end
+        match = _MARKUP.search(text, position)
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+def _comment(text: str, start: int, unclosed: set[str]) -> tuple[int, str]:
+    """Return the end of what begins with ``<!``, and what it shows: nothing, or CDATA's text."""
+    if text[start + 2] == "-":
+        end = text.find("-->", start + 4)
+        return (len(text) if end < 0 else end + 3), ""
+    end = -1 if _CDATA in unclosed else text.find("]]>", start)
+    if end < 0:
+        unclosed.add(_CDATA)
+        return start + len(_CDATA), ""
+    return end + 3, literal.hidden(text[start + len(_CDATA) : end])
+
+
+def _literal(text: str, start: int, end: int, unclosed: set[str]) -> tuple[int, str]:
+    """Return the end of what begins with a tag of ``nowiki``, and what it shows."""
+    if text[start + 1] == "/":  # never opened
+        return end, ""
+    if text[end - 2] == "/":
+        return end, literal.NOTHING
+    close = None if "nowiki" in unclosed else _END_OF_NOWIKI.search(text, end)
+    if close is None:
+        unclosed.add("nowiki")
+        return end, ""
+    return close.end(), literal.hidden(text[end : close.start()])
+
+
+def _line_break(text: str, start: int, end: int) -> str:
+    """Return what a ``<br>`` leaves: one is inside a sentence, two end a paragraph."""
+    if _LINE_BREAK.match(text, end):
+        return "\n\n"
+    return gap(text[max(0, start - 1) : start], text[end : end + 1])
+
+
+def _content(text: str, start: int, end: int) -> str:
+    """Return what stands between ``start`` and the closing tag that ends at ``end``, if short."""
+    close = text.rfind("</", start, end) if end - start < 2 * LONGEST else -1
+    return text[start:close] if close >= 0 else ""
+
+
+def _element_end(text: str, name: str, written: str, start: int, unclosed: set[str]) -> int:
+    """Return where ``</name>`` ends, or the end of the line if it is never closed.
+
+    ``unclosed`` remembers what was sought in vain, so that many of it do not each search to the
+    end of the page: a name that is never closed, and "name " of which one is not closed by its own.
+    """
+    if name not in unclosed:
+        for spelling in dict.fromkeys((written, name, name.upper(), name.capitalize())):
+            close = text.find(f"</{spelling}", start)
+            if close >= 0:
+                if text.find(f"<{spelling}", start, close) >= 0:
+                    close = _outer_close(text, name, start, close, unclosed)
+                close = text.find(">", close)
+                return len(text) if close < 0 else close + 1
+        unclosed.add(name)
+    line_end = text.find("\n", start)
+    return len(text) if line_end < 0 else line_end
+
+
+def _outer_close(text: str, name: str, start: int, first: int, unclosed: set[str]) -> int:
+    """Return where the tag that closes an element with others of its name in it begins.
+
+    That is the first closing tag where they do not pair: an opening one was forgotten to be closed,
+    and to go on to a later end would take prose along.
+    """
+    if f"{name} " in unclosed:
+        return first
+    is_reference = name == "ref"
+    limit = start + _LONGEST_NESTED_REFERENCE if is_reference else len(text)
+    depth = 1
+    tags = re.compile(rf"<(/?){name}(?=[\s/>])[^<>]*>", re.IGNORECASE)
+    for tag in tags.finditer(text, start, limit):
+        if tag[1]:
+            depth -= 1
+            if depth == 0:
+                end = tag.start()
+                if is_reference and text.find("\n\n", start, end) >= 0:
+                    break
+                return end
+        elif tag[0][-2] != "/":
+            depth += 1
+    unclosed.add(f"{name} ")
+    return first

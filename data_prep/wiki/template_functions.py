@@ -1,0 +1,246 @@
+"""What templates show that a text in braces cannot say: units, ranges, dates, coordinates.
+
+``templates.yaml`` names them with ``=``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+
+class Arguments(NamedTuple):
+    """The arguments of one template."""
+
+    name: str
+    """As written on the page."""
+    positional: Sequence[str]
+    """The first is ``positional[0]``; ``2=`` counts as the second."""
+    named: Mapping[str, str]
+
+    def get(self, key: str) -> str:
+        """Return an argument by number or name; "" if it is not there."""
+        if key.isdigit():
+            number = int(key) - 1
+            return self.positional[number] if number < len(self.positional) else ""
+        if key == "name":
+            return self.name
+        if key == "last":
+            return self.positional[-1] if self.positional else ""
+        return self.named.get(key, "")
+
+
+class Dates(NamedTuple):
+    """How a language writes dates."""
+
+    form: str
+    months: tuple[str, ...]
+
+
+def dates_of(entry: Mapping[str, object]) -> Dates:
+    """Return an entry of ``dates:``."""
+    months = entry.get("months")
+    return Dates(str(entry.get("form", "")), tuple(months) if isinstance(months, list) else ())
+
+
+_RANGES = {
+    "to": " to ", "and": " and ", "or": " or ", "-": "–", "–": "–", "—": "–", "by": " by ",
+    "x": " × ", "×": " × ", "xx": " × ", "*": " × ", "by(x)": " by ", "to(-)": " to ",
+    "and(-)": " and ", "+/-": " ± ", "±": " ± ", "+-": " ± ", "to about": " to about ",
+    "-(to)": "–", ",": ", ", "+": " + ", ", and": ", and ", "through": " through ", "or(-)": " or ",
+}  # fmt: skip
+_SMALLER_UNITS = {
+    "ft": ("in",), "foot": ("in",), "yd": ("ft", "in"), "mi": ("yd", "ft", "furlong", "ch"),
+    "st": ("lb",), "lb": ("oz",), "m": ("cm",), "km": ("m",), "LT": ("cwt",), "long ton": ("cwt",),
+    "furlong": ("yd",), "h": ("min",), "nmi": ("ft",), "chain": ("ft",),
+}  # fmt: skip
+_UNITS = {"C": "°C", "F": "°F", "sqmi": "sq mi", "sqft": "sq ft", "cuft": "cu ft", "sqin": "sq in",
+          "sqyd": "sq yd", "cumi": "cu mi", "cuyd": "cu yd", "degree": "°"}  # fmt: skip
+_NUMBER = re.compile(r"[-+−]?[\d.,]*\d(?:[\d.,/+⁄½¼¾]|e[-+]?\d)*|[½¼¾⅓⅔]")
+
+
+def _is_number(text: str) -> bool:
+    return _NUMBER.fullmatch(text) is not None
+
+
+def _convert(arguments: Arguments, _: Dates) -> str:
+    """Read what stands before the result of the conversion.
+
+    ``5|km`` is "5 km", ``5|to|10|km`` "5 to 10 km", ``5|ft|6|in|cm`` "5 ft 6 in".
+    """
+    given = arguments.positional
+    words, position = "", 0
+    while position < len(given):
+        words += given[position]
+        after = given[position + 1] if position + 1 < len(given) else ""
+        if after in _RANGES and position + 2 < len(given):
+            words += _RANGES[after]
+            position += 2
+            continue
+        unit = after
+        words += f" {_UNITS.get(unit, unit)}" if unit else ""
+        position += 2
+        # "5 ft 6 in": a number of a smaller unit is part of what is measured.
+        while position + 1 < len(given) and _is_number(given[position]):
+            if given[position + 1] not in _SMALLER_UNITS.get(unit, ()):
+                break
+            unit = given[position + 1]
+            words += f" {given[position]} {unit}"
+            position += 2
+        if position + 1 < len(given) and given[position] in _RANGES:
+            if not _is_number(given[position + 1]):
+                break
+            words += _RANGES[given[position]]
+            position += 1
+            continue
+        break
+    return words.strip()
+
+
+def _value(arguments: Arguments, _: Dates) -> str:
+    """Read ``5.3|0.2|u=km`` as "5.3±0.2 km", ``300|km`` as "300 km", ``5|e=3`` as "5×10^3"."""
+    given = [argument for argument in arguments.positional if argument]
+    if not given:
+        return ""
+    text = given[0]
+    rest = given[1:]
+    if rest and _is_number(rest[0]):
+        text += f"±{rest.pop(0)}"
+    if exponent := arguments.get("e"):
+        text += f"×10^{exponent}"
+    unit = arguments.get("u") or arguments.get("ul") or (rest[0] if rest else "")
+    power = rest[1] if len(rest) > 1 and _is_number(rest[1]) and not arguments.get("u") else ""
+    per = arguments.get("up") or arguments.get("upl")
+    unit = f"{_UNITS.get(unit, unit)}{power if power != '1' else ''}" + (f"/{per}" if per else "")
+    before = arguments.get("p")
+    if unit in ("%", "°", "′", "″"):
+        return f"{before}{text}{unit}"
+    return f"{before}{text} {unit}".strip()
+
+
+def _height(arguments: Arguments, _: Dates) -> str:
+    """Read ``ft=6|in=2`` as "6 ft 2 in", ``m=1.85`` as "1.85 m"."""
+    words = [
+        f"{value} {unit}" for unit in ("m", "cm", "ft", "in") if (value := arguments.get(unit))
+    ]
+    return " ".join(words)
+
+
+def _fraction(arguments: Arguments, _: Dates) -> str:
+    numbers = [a for a in arguments.positional if a]
+    if len(numbers) == 3:
+        return f"{numbers[0]} {numbers[1]}/{numbers[2]}"
+    return "/".join(numbers) if len(numbers) == 2 else "1/" + (numbers[0] if numbers else "")
+
+
+def _ship(arguments: Arguments, _: Dates) -> str:
+    return f"{arguments.name.upper()} {arguments.get('1')}".strip()
+
+
+def _joined(arguments: Arguments, _: Dates) -> str:
+    """Read ``{{chem|H|2|O}}`` as "H2O"."""
+    return "".join(arguments.positional)
+
+
+def _verse(arguments: Arguments, _: Dates) -> str:
+    """Read ``{{bibleref|Mark|3:25|9}}`` and ``{{bibleverse|1|Kings|3:5}}``."""
+    given = arguments.positional
+    return " ".join(a for a in given[:3] if a and not (a.isdigit() and a == given[-1]))
+
+
+def _coordinates(arguments: Arguments, _: Dates) -> str:
+    """Read ``{{coord|13|19|N|169|9|W}}`` as "13°19′N 169°9′W"; nothing if it is for the title."""
+    if arguments.get("display").startswith("t"):
+        return ""
+    words, units = "", iter("°′″")
+    for argument in arguments.positional:
+        if argument in ("N", "S", "E", "W"):
+            words += argument
+            if argument in ("E", "W"):
+                return words
+            words, units = words + " ", iter("°′″")
+        elif argument.replace(".", "", 1).lstrip("-").isdigit():
+            words += argument + next(units, "")
+        else:
+            return ""
+    return ""
+
+
+def _ordinal(arguments: Arguments, _: Dates) -> str:
+    """Read ``21`` as "21st"."""
+    number = arguments.get("1")
+    last = number[-1:] if number[-2:-1] != "1" else "0"
+    return number + {"1": "st", "2": "nd", "3": "rd"}.get(last, "th") if number else ""
+
+
+_ISO = re.compile(r"(\d{4})-(\d{1,2})(?:-(\d{1,2}))?")
+
+
+def _year_month_day(given: Sequence[str]) -> tuple[str, str, str]:
+    """Return year, month and day; each "" if it is not there."""
+    values = [argument for argument in given[:3] if argument]
+    iso = _ISO.fullmatch(values[0]) if values else None
+    if iso is not None:
+        return iso[1], iso[2], iso[3] or ""
+    if not values or not all(map(str.isdigit, values)):
+        return "", "", ""
+    if len(values) == 3 and len(values[2]) >= 3:
+        values.reverse()
+    return values[0], values[1] if len(values) > 1 else "", values[2] if len(values) > 2 else ""
+
+
+def _date(arguments: Arguments, dates: Dates) -> str:
+    """Read ``2001-02-03``, ``2001|2|3`` and ``3|2|2001`` as the language writes the day."""
+    return _written(arguments.positional, dates, dates.form)
+
+
+def _date_us(arguments: Arguments, dates: Dates) -> str:
+    """Read ``1999|5|1`` as "May 1, 1999"; with ``df=y`` as "1 May 1999"."""
+    day_first = arguments.get("df")[:1] in ("y", "d")
+    return _written(arguments.positional, dates, dates.form if day_first else "{m} {d}, {y}")
+
+
+def _written(given: Sequence[str], dates: Dates, form: str) -> str:
+    year, month, day = _year_month_day(given)
+    if not year:
+        # "2001|June|8" has a month of its own; "3|February|2001", or words: as they are.
+        words = [argument for argument in given[:3] if argument]
+        if len(words) == 3 and words[0].isdigit() and len(words[0]) == 4:
+            words.reverse()
+        return " ".join(words)
+    if not month or not month.isdigit() or not 0 < int(month) <= len(dates.months):
+        return year
+    name = dates.months[int(month) - 1]
+    if not day:
+        return f"{name} {year}"
+    return form.replace("{d}", day.lstrip("0")).replace("{m}", name).replace("{y}", year)
+
+
+def _as_of(arguments: Arguments, dates: Dates) -> str:
+    """Read ``2010|5`` as "As of May 2010"; ``lc=y``, ``since=y`` and ``alt=`` as Wikipedia does."""
+    if alternative := arguments.get("alt"):
+        return alternative
+    words = "Since" if arguments.get("since") else "As of"
+    if arguments.get("lc"):
+        words = words[0].lower() + words[1:]
+    date = _written(arguments.positional, dates, dates.form)
+    return f"{words} {date}" if date else ""
+
+
+Function = Callable[[Arguments, Dates], str]
+
+FUNCTIONS: dict[str, Function] = {
+    "as_of": _as_of,
+    "convert": _convert,
+    "coordinates": _coordinates,
+    "date": _date,
+    "date_us": _date_us,
+    "fraction": _fraction,
+    "height": _height,
+    "joined": _joined,
+    "ordinal": _ordinal,
+    "ship": _ship,
+    "value": _value,
+    "verse": _verse,
+}

@@ -1,0 +1,220 @@
+"""Templates whose words belong to the sentence: the shipped table, and a user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from bertds.data.formats.manifest import Manifest
+from bertds.errors import ConfigError, DataError
+from bertds.system.atomic_files import sha256_file
+from data_prep.build_wiki_books import main
+from data_prep.wiki import templates
+from data_prep.wiki.extract import clean_wikitext
+from data_prep.wiki.names import site
+from data_prep.wiki.template_functions import FUNCTIONS
+from data_prep.wiki.templates import check_file, templates_of
+
+TAIL = " It stands here so that the line is long enough to be prose."
+SHIPPED = Path(templates.__file__).with_name("templates.yaml")
+
+
+# By the documentation pages of these templates on their own Wikipedias; of a unit, what stands
+# before its conversion.
+@pytest.mark.parametrize(
+    ("language", "wikitext", "shown"),
+    [
+        ("en", "{{convert|5|ft|6|in|cm|0|abbr=on}}", "5 ft 6 in"),
+        ("en", "{{convert|12|st|7|lb}}", "12 st 7 lb"),
+        ("en", "{{convert|10|to|20|mi|km}}", "10 to 20 mi"),
+        ("en", "{{convert|2|x|3|x|4|m}}", "2 × 3 × 4 m"),
+        ("en", "{{convert|5|ft|2|in|to|5|ft|8|in}}", "5 ft 2 in to 5 ft 8 in"),
+        ("en", "{{convert|100|km|0}}", "100 km"),
+        ("en", "{{convert|1,000|sqmi|km2}}", "1,000 sq mi"),
+        ("en", "{{cvt|-5|C|F}}", "-5 °C"),
+        ("en", "{{convert|{{formatnum:3003}}|m}}", "3003 m"),
+        ("en", "{{langx|de|Wort}}", "Wort"),
+        ("en", "{{lang|la|''vox''}}", "vox"),
+        ("en", "{{Lang_fr|x}}", ""),
+        ("en", "{{lang-grc-gre|λόγος}}", "λόγος"),
+        ("en", "{{Nihongo|'''Kyoto'''|京都|Kyōto}}", "Kyoto (京都, Kyōto)"),
+        ("en", "{{nihongo|Kyoto|京都}}", "Kyoto (京都)"),
+        ("en", "{{zh|c=北京|p=Běijīng}}", "北京, Běijīng"),
+        ("en", "{{height|m=1.85}}", "1.85 m"),
+        ("en", "{{height|ft=6|in=2}}", "6 ft 2 in"),
+        ("en", "{{chem|H|2|SO|4}}", "H2SO4"),
+        ("en", "{{chem2|H2O}}", "H2O"),
+        ("en", "{{pi}}", "π"),
+        ("en", "{{as of|2010|5}}", "As of May 2010"),
+        ("en", "{{As of|2004|11|22|lc=y}}", "as of 22 November 2004"),
+        ("en", "{{as of|2013|June|8}}", "As of 8 June 2013"),
+        ("en", "{{as of|2009|since=y}}", "Since 2009"),
+        ("en", "{{as of|2009|alt=In 2009}}", "In 2009"),
+        ("en", "{{start date|1999|5|1}}", "May 1, 1999"),
+        ("en", "{{start date|1999|5|1|df=y}}", "1 May 1999"),
+        ("en", "{{birth date and age|1990|12}}", "December 1990"),
+        ("en", "{{dts|2001-02-03}}", "February 3, 2001"),
+        ("en", "{{date|3 February 2001}}", "3 February 2001"),
+        ("en", "{{val|5.3|0.2|u=km}}", "5.3±0.2 km"),
+        ("en", "{{val|6.02|e=23|u=mol|up=kg}}", "6.02×10^23 mol/kg"),
+        ("en", "{{circa|1900|1910}}", "c. 1900–1910"),
+        ("en", "{{reign|1066|1087}}", "r. 1066–1087"),
+        ("en", "{{ordinal|21}} {{ordinal|11}}", "21st 11th"),
+        ("en", "{{frac|5|1|2}}", "5 1/2"),
+        ("en", "{{ship|HMS|Victory|1765}}", "HMS Victory"),
+        ("en", "{{sclass|Nimitz|aircraft carrier}}", "Nimitz-class aircraft carrier"),
+        ("en", "{{lang|2=mot|1=fr}}", "mot"),
+        ("en", "{{Template:Nowrap|a b}}", "a b"),
+        ("en", "{{lc:ABC}} {{ucfirst:abc}}", "abc Abc"),
+        ("en", "{{Citation|title=A book|last=B}}", ""),
+        ("en", "{{cite web|url=http://x.org|title=T}}", ""),
+        ("fr", "{{unité|300|km/h}}", "300 km/h"),
+        ("fr", "{{s|XX|e}}", "XXe siècle"),
+        ("fr", "{{XIXe siècle}}", "XIXe siècle"),
+        ("fr", "{{-s|V|e}}", "Ve siècle av. J.-C."),
+        ("fr", "{{date|14|juillet|1789}}", "14 juillet 1789"),
+        ("fr", "{{citation|Le mot}}", "« Le mot »"),
+        ("fr", "{{japonais|Kyoto|京都}}", "Kyoto (京都)"),
+        ("fr", "{{1er}} {{n°|5}} {{M.|Dupont}}", "1er no 5 M. Dupont"),
+        ("de", "{{EnS|word}}", "word"),
+        ("de", "{{lang|fr|mot}}", "mot"),
+        ("es", "{{siglo|XV}}", "siglo XV"),
+        ("es", "{{fecha|3|2|2001}}", "3 de febrero de 2001"),
+        ("es", "{{unidad|5|km}}", "5 km"),
+        ("it", "{{M|5||km}}", "5 km"),
+        ("pt", "{{dtlink|3|2|2001}}", "3 de fevereiro de 2001"),
+        ("ru", "{{нп5|Город|город|en|Town}}", "город"),
+        ("ru", "{{lang-en|word}}", "word"),
+        ("ja", "{{読み仮名|東京|とうきょう}}", "東京（とうきょう）"),
+        ("ja", "{{仮リンク|町|en|Town|label=街}}", "街"),
+        ("zh", "{{link-en|城市|City}}", "城市"),
+        ("zh", "{{tsl|en|City|城市}}", "城市"),
+        ("ko", "{{llang|en|word}}", "word"),
+        ("cs", "{{km|5}}", "5 km"),
+        ("en", "{{siècle text}}{{s|XX|e}}", ""),  # short names hold in their own wiki only
+        ("ltg", "{{convert|5|km}} {{lang|lv|vārds}}", "5 km vārds"),
+    ],
+)
+def test_words_of_templates(language: str, wikitext: str, shown: str) -> None:
+    wiki = site((f"language={language}",))
+    assert clean_wikitext(f"Text {wikitext} end.{TAIL}", wiki) == " ".join(
+        f"Text {shown} end.{TAIL}".split()
+    )
+
+
+def test_the_name_of_the_page() -> None:
+    text = f"'''{{{{PAGENAME}}}}''' and {{{{FULLPAGENAME}}}} and {{{{НАЗВАНИЕ_СТРАНИЦЫ}}}}.{TAIL}"
+    assert clean_wikitext(text, site(), "The Title") == (
+        f"The Title and The Title and The Title.{TAIL}"
+    )
+
+
+class _Strict(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would keep the last."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    assert len(keys) == len(set(keys)), f"{sorted(k for k in keys if keys.count(k) > 1)}"
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
+
+
+_Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def test_the_shipped_table_is_whole() -> None:
+    table = yaml.load(SHIPPED.read_text("utf-8"), _Strict)
+    dates = table.pop("dates")
+    assert all(len(entry["months"]) == 12 and "{y}" in entry["form"] for entry in dates.values())
+    assert len(table) >= 30
+    for language, entries in table.items():
+        names = [name for given in entries.values() for name in given]
+        assert all(isinstance(name, str) and name for name in names), language
+        lower = [name.lower() for name in names]
+        assert len(lower) == len(set(lower)), f"{language}: a name is there twice"
+    used = {shown[1:] for e in table.values() for shown in e if shown[:1] == "=" and shown[1:]}
+    assert used == set(FUNCTIONS)
+    check_file(SHIPPED)
+
+
+def test_an_entry_without_values_shows_nothing() -> None:
+    for language in ("en", "fr", "de", "ja", "ru"):
+        table = templates_of(language)
+        text = "".join(f"{{{{{name}|}}}}" for name, words in table.names.items() if words)
+        assert "{" not in clean_wikitext(text + TAIL, site((f"language={language}",)))
+
+
+USERS = """
+all:
+  "{1}": [everywhere]
+  "[{gone}]plain \\\\[{1}\\\\]": brackets
+nl:
+  "{1}[ ({2|alt}[, {3}])]": [mijn_sjabloon, Andere]
+  "": convert
+  "=height": lengte
+dates:
+  nl: {form: "{y}, {d} {m}", months: [jan, feb, mrt]}
+"""
+
+
+def test_a_users_file_goes_first(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(USERS)
+    check_file(path)
+    wiki = site(("language=nl", f"templates=00:{path}"))
+
+    def shown(text: str) -> str:
+        return clean_wikitext(f"Text {text} end.{TAIL}", wiki).removesuffix(f" end.{TAIL}")[5:]
+
+    assert shown("{{Mijn sjabloon|a|b|c}}") == "a (b, c)"
+    assert shown("{{andere|a|alt=d}}") == "a (d)"
+    assert shown("{{everywhere|a}}") == "a"
+    assert shown("{{brackets|a}}") == "plain [a]"
+    assert shown("{{lengte|m=2}}") == "2 m"
+    assert shown("x{{convert|5|km}}") == "x"
+    assert clean_wikitext(f"Text {{{{convert|5|km}}}} end.{TAIL}") == f"Text 5 km end.{TAIL}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", 'expected languages, each with entries "what it shows": [names]'),
+        ("en: [a]", "en: expected languages"),
+        ("en: {'{1}': [1]}", "'{1}': [1]: expected a text and names"),
+        ("en: {'=nothing': [a]}", "=nothing: no such function; known: as_of, convert"),
+        ("en: {'{1}[ x': [a]}", "a bracket is not closed, or never opened"),
+        ("en: {'{1}]': [a]}", "a bracket is not closed, or never opened"),
+        ("en: {", "not YAML"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        check_file(path)
+    said = str(error.value)
+    assert said.startswith(f"{path}: ") and message in said and "\n" not in said
+
+
+def test_the_option_reaches_the_reader_and_the_manifest(
+    tmp_path: Path, made: SimpleNamespace, vocab: Path
+) -> None:
+    mine, dump = tmp_path / "mine.yaml", tmp_path / "d.xml"
+    dump.write_bytes(made.dump([made.page("A", "It was {{mine|in the city}} by all who were.")]))
+    mine.write_text("all: {'{1}': [mine]}")
+    sources = ["--wiki", str(dump), "--vocab", str(vocab), "--validation-fraction", "0"]
+    sources += ["--workers", "1", "--min-tokens", "1"]
+    with_file = [*sources, "--out", str(tmp_path / "with"), "--wiki-templates", str(mine)]
+    assert main([*sources, "--out", str(tmp_path / "without")]) == main(with_file) == 0
+    without, found = Manifest.load(tmp_path / "without"), Manifest.load(tmp_path / "with")
+    assert found.splits["train"].tokens == without.splits["train"].tokens + 3
+    assert "wiki_templates_sha256" not in without.settings
+    assert found.settings["wiki_templates_sha256"] == sha256_file(mine)
+    mine.write_text("all: {'{1}, {1}': [mine]}")
+    with pytest.raises(DataError, match="wiki_templates_sha256"):
+        main(with_file)
+    with pytest.raises(ConfigError, match=r"missing\.yaml: cannot be read"):
+        main([*sources, "--out", str(tmp_path / "x"), "--wiki-templates", "missing.yaml"])
