@@ -156,6 +156,18 @@ class Engine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
 
+    def use_batch(self, batch: BatchPlan) -> None:
+        """Cut the next step's global batch otherwise; only the accumulation may differ.
+
+        Called between steps.
+        """
+        if batch == self.batch:
+            return
+        self.batch = batch
+        self._engine.set_train_batch_size(batch.global_batch_size)
+        # DeepSpeed finds the end of a step by dividing this count by the accumulation steps.
+        self._engine.micro_steps = 0
+
     def seed_dropout(self, seed: int, step: int, micro_step: int) -> None:
         """Make what follows draw the same numbers as in any run with the same arguments.
 

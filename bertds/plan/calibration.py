@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 from bertds.config.load import load_config, read_yaml
+from bertds.config.ramps import mean_mask_rate
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
 from bertds.cost_model.hardware import Hardware, kind_of
@@ -140,7 +141,9 @@ def calibrate(run: Path) -> Calibration:
     warm = lines[begin:]
     tokens = lines[-1]["tokens"] / lines[-1]["samples"]
     masked = masked_per_row(
-        tokens, config.data.masked_lm_prob, config.data.max_predictions_per_sequence
+        tokens,
+        mean_mask_rate(config.data, config.schedule.total_steps),
+        config.data.max_predictions_per_sequence,
     )
     per_token = forward_backward_flops(config.model, words, tokens, masked) / tokens
     again = 4 / 3 if config.model.activation_checkpointing == "full" else 1.0

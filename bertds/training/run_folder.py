@@ -41,7 +41,7 @@ FIXED_SECTIONS = ("model",)
 FIXED_KEYS = (
     "run.seed", "data.sequence_length", "data.max_predictions_per_sequence",
     "data.masked_lm_prob", "data.short_seq_prob", "data.whole_word_masking",
-    "data.ngram", "data.pairs",
+    "data.ngram", "data.pairs", "data.masked_lm_prob_end", "data.masked_lm_prob_steps",
 )  # fmt: skip
 FREE_KEYS = ("model.activation_checkpointing", "model.attention_kernel")
 # What a run writes into its folder under names of its own; patterns, links among them are refused.
