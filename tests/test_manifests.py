@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -37,7 +38,8 @@ def write_checkpoint(
     record, records = write_pieces(folder, 0, pieces)
     manifest: dict[str, Any] = {
         "step": 3, "state": TrainState(step=3, best_mlm_loss=2.5).state_dict(), "engine": {},
-        "optimizer_steps": 3, "world_size": 1, "model": {}, "tokenizer": {}, "shapes": {name: list(shape) for name, shape in SHAPES.items()},
+        "optimizer_steps": 3, "world_size": 1, "model": {}, "tokenizer": {},
+        "shapes": copy.deepcopy(SHAPES),
         "files": [{"file": record.file, "bytes": record.bytes, "sha256": record.sha256}],
         "pieces": [list(piece) for piece in records],
     }  # fmt: skip
