@@ -82,7 +82,7 @@ class DataConfig:
     path: str = ""
     """The folder that data_prep wrote, a folder or file of NVIDIA HDF5, or a plain text file."""
     vocab: str = ""
-    """A vocab.txt, needed where the data brings none (NVIDIA HDF5, text); else leave it empty."""
+    """A vocab.txt or tokenizer.json, where the data brings none (NVIDIA HDF5, text); else empty."""
     lower_case: bool | None = None
     """Casing of `vocab`; null = what the data's own tokenizer says, else guessed from the
     vocabulary (no capitals: uncased)."""

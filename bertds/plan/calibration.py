@@ -14,7 +14,7 @@ from bertds.cost_model.flops import forward_backward_flops, masked_per_row, para
 from bertds.cost_model.hardware import Hardware, kind_of
 from bertds.cost_model.memory import Shape, estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
-from bertds.data.vocabulary import has_tokenizer, load_tokenizer_info
+from bertds.data.vocabulary import vocabulary_size
 from bertds.errors import ConfigError, DataError
 from bertds.monitor.run_files import at, read_metrics, read_object, starts_of
 
@@ -87,8 +87,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
 
     config = load_config(read_yaml(run / "config.yaml"))
     settings = _object(run / "deepspeed.json")
-    vocabulary = run / "tokenizer"
-    words = load_tokenizer_info(vocabulary).vocab_size if has_tokenizer(vocabulary) else 0
+    words = vocabulary_size(run / "tokenizer")
     starts = _starts(run)
     ranks = at(starts[-1], "world_size", int, 1) if starts else 1
     for folder in reversed(step_folders(run / "checkpoints")):
