@@ -1,6 +1,7 @@
 # make run    install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
 # make test   install the test extras and run the tests (ARGS="-k lamb" chooses)
 # make check  lint, formatting, types
+# make canary  the engine's tests with the newest DeepSpeed and torch, in an environment of its own
 # make bench  the CPU benchmarks in under ten minutes, into bench/ (DATA=prepared folder)
 # make gpu-check   the whole check of one GPU in eight minutes, into benchmarks/results/ (DATA=prepared folder)
 # make test-gpu    the tests that need a GPU
@@ -14,7 +15,7 @@ DATA ?=
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-slurm test-gpu test-all check style docs install install-dev bench gpu-check
+.PHONY: run test test-slow test-slurm test-gpu test-all check style docs install install-dev bench gpu-check canary
 
 run: $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
@@ -35,6 +36,10 @@ test-gpu: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 
 test-all: test test-slow
+
+# ARGS="--deepspeed 0.19.8 --torch 2.13.0" chooses versions. Installs about 3 GB into .venv-canary.
+canary: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.canary $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -176,7 +176,6 @@ def attention(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) 
 def passes(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
     """Time forward and backward of the whole model, as it is and with its layers compiled."""
     from bertds.cost_model.flops import forward_backward_flops
-    from bertds.engine.deepspeed_engine import _arguments
     from bertds.model.bert import BertForPreTraining
     from bertds.model.compile_layers import compile_layers
 
@@ -185,7 +184,7 @@ def passes(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> 
     rows, masked = micro_batch.rows, micro_batch.masked_lm_ids.numel()
     tokens = micro_batch.input_ids.numel()
     flops = forward_backward_flops(architecture, vocab_size, tokens, masked, rows)
-    inputs = _arguments(micro_batch.to(torch.device(device)))
+    inputs = micro_batch.to(device).model_inputs()
     torch.manual_seed(0)
     with torch.device(device):
         model = BertForPreTraining(architecture, vocab_size)

@@ -138,8 +138,8 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
     now = {"step": 0}
     make, seed, forward = BatchLoader._make, Engine.seed_dropout, BertForPreTraining.forward
 
-    def make_and_mark(self: Any, position: Any) -> Any:
-        batch = make(self, position)
+    def make_and_mark(self: Any, *where: Any) -> Any:
+        batch = make(self, *where)
         first = 0
         for micro_batch in batch.micro_batches:
             rows = batch.samples[first : first + micro_batch.rows]

@@ -19,7 +19,7 @@ def read_lines(metrics: Path) -> list[dict[str, Any]]:
 
 
 def train_lines(run: Path) -> list[dict[str, Any]]:
-    return [line for line in read_lines(run / "metrics.jsonl") if "split" not in line]
+    return [line for line in read_metrics(run / "metrics.jsonl").lines if "split" not in line]
 
 
 def losses(run: Path) -> list[float]:

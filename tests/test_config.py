@@ -139,3 +139,36 @@ def test_what_a_modern_encoder_cannot_be(key: str, value: int, message: str) -> 
     assert load_config(None, modern).model.style == "modern"
     with pytest.raises(ConfigError, match=message):
         load_config(None, {**modern, key: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"decay_steps": 5, "decay_ratio": 0.1}, "are both given"),
+        ({"decay_steps": 5, "clock_hours": 2.0}, "give schedule.decay_ratio instead"),
+        ({"decay_ratio": 0.1, "decay": "exponential"}, "decay_ratio=0.1 sets where decay begins"),
+        ({"decay_steps": 5, "decay_from": "warmup_end"}, "decay_steps=5 sets where decay begins"),
+        ({"decay_steps": 950, "warmup_steps": 100}, "must fit into the schedule of 1000 steps"),
+        ({"decay_ratio": 0.95, "warmup_ratio": 0.1}, "must fit into the schedule"),
+        ({"decay_steps": 0}, "decay must have a length"),
+        ({"decay_ratio": 1.5}, "at most 1"),
+    ],
+)
+def test_a_trapezoid_that_does_not_fit(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {f"schedule.{key}": value for key, value in values.items()})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schedule.batch_from", 8, "schedule.batch_from=8 and schedule.batch_ramp_steps=0 go"),
+        ("schedule.batch_ramp_steps", 8, "go together; give both or neither"),
+        ("data.masked_lm_prob_end", 0, "data.masked_lm_prob_end=0.0 must be between 0 and 1"),
+        ("data.masked_lm_prob_end", 2, "at most 1"),
+        ("data.masked_lm_prob_steps", 9, "needs data.masked_lm_prob_end"),
+    ],
+)
+def test_a_ramp_without_its_other_half(key: str, value: float, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, {key: value})

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from bertds.monitor.run_files import read_metrics
 from bertds.system.processes import start_time
-from tests.run_reading import read_lines
 
 ENDLESS = ["schedule.total_steps=100000", "checkpoint.every_steps=2", "data.prefetch_steps=1"]
 
 
 def wait_for_steps(ranks: Any, run: Path, steps: int = 3) -> None:
     deadline = time.monotonic() + 120
-    while len(read_lines(run / "metrics.jsonl")) < steps:
+    while len(read_metrics(run / "metrics.jsonl").lines) < steps:
         assert time.monotonic() < deadline and set(ranks.poll()) == {None}, ranks.text(0)
         time.sleep(0.05)
 

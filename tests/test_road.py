@@ -14,10 +14,10 @@ import torch
 from transformers import AutoTokenizer, BertForPreTraining
 
 from bertds.cli import main as bertds
+from bertds.monitor.run_files import read_metrics
 from bertds.pipeline.summary import fill_masks
 from bertds.pretrained.evaluate import tokens_per_word, unigram_entropy
 from bertds.pretrained.load import open_trained
-from tests.run_reading import read_lines
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +107,7 @@ def test_run_and_export_score_the_same(
     assert exported["mlm_loss"] == pytest.approx(own["mlm_loss"], rel=1e-6)
     assert exported["nsp_accuracy"] == own["nsp_accuracy"]
     # What the training loop wrote after its last step is the same number.
-    last = read_lines(run / "metrics.jsonl")[-1]
+    last = read_metrics(run / "metrics.jsonl").lines[-1]
     assert last["split"] == "validation"
     assert last["mlm_loss"] == pytest.approx(own["mlm_loss"], rel=1e-6)
     assert 3.5 < own["unigram_entropy"] <= np.log(60)

@@ -18,7 +18,8 @@ from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.errors import BertdsError
-from tests.run_reading import assert_same_state, losses, newest, read_lines, saved_steps
+from bertds.monitor.run_files import read_metrics
+from tests.run_reading import assert_same_state, losses, newest, saved_steps
 from tests.test_checkpoint import FakeEngine, make
 
 
@@ -34,7 +35,7 @@ def test_last_milestones_and_best_are_kept(fork_server: Any, command: Any, tmp_p
     assert code == 0, text
     scores = {
         line["step"]: line["mlm_loss"]
-        for line in read_lines(tmp_path / "run" / "metrics.jsonl")
+        for line in read_metrics(tmp_path / "run" / "metrics.jsonl").lines
         if line.get("split") == "validation"
     }
     assert list(scores) == [5, 10, 12]

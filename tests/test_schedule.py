@@ -26,6 +26,7 @@ BY_HAND = {
     "bing_large_phase1": {224: 3.75e-3, 449: 12e-3, 450: 12e-3, 700: 10.9e-3},
     "bing_large_phase2": {74: 5e-4, 149: 2e-3, 150: 2e-3, 300: 1.8e-3},
     "mosaic_base": {4199: 5e-4, 4200: 5e-4, 37100: 2.55e-4, 69999: 1.000745e-5},
+    "modern_base": {0: 2.162162e-7, 3699: 8e-4, 361300: 8e-4, 366600: 2.343146e-4},
     "nemo_base": {22856: 4.375e-5, 22857: 4.353069e-5},
     "academic_24h": {},
     "domain_adapt": {749: 5e-5, 750: 4.7e-5, 6250: 2.5e-5},
@@ -74,3 +75,27 @@ def test_a_table_of_small_schedules() -> None:
     assert values(floor=0.2) == [1.0, 0.8, 0.6, 0.4]
     assert values(first_step=4, horizon_steps=8) == [0.5, 0.375, 0.25, 0.125]
     assert values(warmup_steps=4, warmup_from=0.5) == [0.625, 0.75, 0.875, 1.0]
+
+
+def test_a_trapezoid_holds_the_peak_until_its_decay() -> None:
+    def values(**kwargs: object) -> list[float]:
+        config = ScheduleConfig(total_steps=8, warmup_steps=2, **kwargs)  # type: ignore[arg-type]
+        return [round(LearningRate(1.0, config)(step), 6) for step in range(8)]
+
+    linear = [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert values(decay_steps=4) == linear
+    assert values(decay_ratio=0.5) == linear
+    assert values(decay_steps=4, floor=0.2) == [0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4]
+    assert values(decay_steps=4, decay="sqrt")[4:] == [1.0, 0.5, round(1 - 0.5**0.5, 6),
+                                                       round(1 - 0.75**0.5, 6)]  # fmt: skip
+    assert values(decay_steps=4, decay="cosine")[4:] == [1.0, 0.853553, 0.5, 0.146447]
+    # Another run over the tail of the same schedule: the decay of a stable checkpoint.
+    tail = ScheduleConfig(total_steps=4, first_step=4, decay_steps=4)
+    assert [LearningRate(1.0, tail)(step) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_a_trapezoid_follows_the_clock() -> None:
+    config = ScheduleConfig(clock_hours=10.0, warmup_ratio=0.1, decay_ratio=0.2)
+    learning_rate = LearningRate(2.0, config)
+    found = [learning_rate(0, hours) for hours in (0.5, 1.0, 5.0, 8.0, 9.0, 10.0)]
+    assert found == pytest.approx([1.0, 2.0, 2.0, 2.0, 1.0, 0.0])

@@ -113,3 +113,46 @@ def test_flatness_is_not_claimed_at_the_end_of_the_decay() -> None:
     assert names(lines) == []
     early = [train_line(s, nsp_accuracy=0.5) for s in range(10, 501, 10)]
     assert names(early) == []  # next-sentence prediction is given a thousand steps
+
+
+def held_out(step: int, **changes: Any) -> dict[str, Any]:
+    line = {"step": step, "split": "validation", "mlm_loss": 7.02, "mlm_accuracy": 0.1,
+            "unigram_entropy": 7.0, "nsp_accuracy": 0.53, "nsp_majority": 0.52}  # fmt: skip
+    return {**line, **changes}
+
+
+def test_a_model_of_word_frequencies_is_called_one() -> None:
+    train = [train_line(s) for s in range(10, 901, 10)]
+    stuck = [held_out(100, mlm_loss=9.0), held_out(300), held_out(600), held_out(900)]
+    (found,) = findings([*train, *stuck])
+    assert found.name == "frequencies"
+    assert "since step 100: held-out masked-LM loss 7.02, word frequencies alone 7.00" in found.text
+    # Too early to say; once below and then back; clearly below; of data whose text is not known.
+    assert names([*train, *stuck[:2]]) == []
+    assert names([*train, held_out(50, mlm_loss=6.5), *stuck[2:]]) == []
+    assert names([*train, *stuck, held_out(950, mlm_loss=6.9)]) == []
+    unknown = [{k: v for k, v in line.items() if k != "unigram_entropy"} for line in stuck]
+    assert names([*train, *unknown]) == []
+
+
+def test_the_plateau_is_said_once() -> None:
+    train = [train_line(s, mlm_loss=7.02) for s in range(10, 901, 10)]
+    assert names(train) == ["flat"]
+    assert names([*train, *(held_out(s) for s in (300, 600, 900))]) == ["frequencies"]
+
+
+def test_next_sentence_guesses_are_measured_by_the_larger_label() -> None:
+    train = [train_line(s, nsp_accuracy=0.6) for s in range(10, 1501, 10)]
+    lines = [held_out(s, mlm_loss=4.0, nsp_accuracy=0.6, nsp_majority=0.59)
+             for s in (1100, 1300, 1500)]  # fmt: skip
+    (found,) = findings([*train, *lines])
+    assert found.name == "chance" and "always giving the larger label gives 59.0%" in found.text
+    assert names([*train, *({**line, "nsp_accuracy": 0.7} for line in lines)]) == []
+
+
+def test_no_number_without_its_baseline() -> None:
+    from bertds.monitor.progress import describe
+
+    text = describe(held_out(900))
+    assert "mlm loss 7.0200 (word frequencies alone 7.0000)" in text
+    assert "nsp accuracy 53.0% (larger label 52.0%)" in text

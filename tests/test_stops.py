@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 
 from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
-from tests.run_reading import assert_same_state, losses, read_lines, saved_steps, train_lines
+from bertds.monitor.run_files import read_metrics
+from tests.run_reading import assert_same_state, losses, saved_steps, train_lines
 
 ENDLESS = "schedule.total_steps=100000"
 
 
 def wait_for_a_step(ranks: Any, run: Path) -> None:
     deadline = time.monotonic() + 120
-    while not read_lines(run / "metrics.jsonl"):
+    while not read_metrics(run / "metrics.jsonl").lines:
         assert time.monotonic() < deadline and set(ranks.poll()) == {None}, ranks.text(0)
         time.sleep(0.02)
 

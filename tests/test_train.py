@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import socket
@@ -16,9 +17,9 @@ import transformers
 from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
 from bertds.distributed.rank_info import find_place
+from bertds.monitor.run_files import read_metrics
 from bertds.train import entry
 from tests.ranks import free_ports, rank_environment, run_ranks, start_ranks
-from tests.run_reading import read_lines
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,9 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in read_lines(run / "metrics.jsonl") if "split" not in line]
+    return [
+        line["loss"] for line in read_metrics(run / "metrics.jsonl").lines if "split" not in line
+    ]
 
 
 def weights(run: Path) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
         "config.yaml", "deepspeed.json", "environment.json", "tokenizer", "metrics.jsonl",
         "log.txt", "checkpoints", "DONE",
     }  # fmt: skip
-    lines = read_lines(run / "metrics.jsonl")
+    lines = read_metrics(run / "metrics.jsonl").lines
     train = [line for line in lines if "split" not in line]
     assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
     wanted = {"step", "loss", "mlm_loss", "nsp_loss", "lr", "grad_norm", "samples", "tokens",
@@ -68,6 +71,9 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
     validation = [line for line in lines if line.get("split") == "validation"]
     assert [line["step"] for line in validation] == [3, 6]
     assert {"mlm_loss", "mlm_accuracy", "nsp_accuracy"} <= set(validation[0])
+    # 60 words, some more frequent than others; about half of the pairs are random.
+    assert 3.0 < validation[0]["unigram_entropy"] < math.log(65)
+    assert 0.5 <= validation[0]["nsp_majority"] < 0.75
     assert [p.name for p in step_folders(run / "checkpoints")] == ["step_00000006", "step_00000003"]
     # Done is done: nothing is repeated.
     before = (run / "metrics.jsonl").read_text()
@@ -116,6 +122,43 @@ def test_a_run_stopped_after_every_step_equals_an_unbroken_one(
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert len(losses(tmp_path / "whole")) == 2  # after step 4, and after the last, the sixth
     assert_same_weights(tmp_path / "broken", tmp_path / "whole")
+
+
+CHANGING = ("schedule.batch_from=4", "schedule.batch_ramp_steps=4", "data.masked_lm_prob=0.3",
+            "data.masked_lm_prob_end=0.1", "schedule.decay_steps=2", "model.z_loss=1e-3",
+            "data.max_predictions_per_sequence=12")  # fmt: skip
+"""Batches of 4, 4, 8, 8, 12, 12 rows; the mask rate falls by a thirtieth per step."""
+
+
+@pytest.mark.parametrize(
+    "stage", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_what_changes_over_a_run_is_a_function_of_the_step(
+    command: Any, tmp_path: Path, stage: int
+) -> None:
+    extra = [*CHANGING, f"deepspeed.zero_optimization.stage={stage}"]
+    assert entry(command("whole", *extra)) == 0
+    lines = [line for line in read_metrics(tmp_path / "whole" / "metrics.jsonl").lines
+             if "split" not in line]  # fmt: skip
+    assert [line["samples"] for line in lines] == [4, 8, 16, 24, 36, 48]
+    codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
+    assert codes == [75, 75, 75, 75, 75, 0]
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert_same_weights(tmp_path / "broken", tmp_path / "whole")
+    if stage == 2:  # another micro batch: other accumulation, the same steps
+        other = command("other", *extra, "deepspeed.train_micro_batch_size_per_gpu=4")
+        assert entry(other) == 0
+        assert losses(tmp_path / "other") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_ranks_take_the_same_growing_batches(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    extra = [*CHANGING, "deepspeed.zero_optimization.stage=1", "data.balance=tokens"]
+    assert entry(command("one", *extra)) == 0
+    assert fork_server.run(command("two", *extra), 2, output=tmp_path)[0] == 0
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
 MODERN = ("model.style=modern", "model.next_sentence=false", "data.pairs=none",
@@ -219,7 +262,7 @@ def test_phase_two_takes_weights_and_moments_and_restarts_the_schedule(
         return reader.read("bert.embeddings.LayerNorm.weight", "exp_avg_sq", 0, 32), reader.manifest
 
     assert entry(command("two", *longer, first)) == 0
-    lines = read_lines(tmp_path / "two" / "metrics.jsonl")
+    lines = read_metrics(tmp_path / "two" / "metrics.jsonl").lines
     assert lines[0]["step"] == 1 and lines[0]["lr"] == pytest.approx(5e-3 / 2)
     (before, one), (_, zero) = moment("one"), moment("zero")
     assert one["optimizer_steps"] == 6 and zero["optimizer_steps"] == 1
@@ -382,7 +425,7 @@ def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
     ranks = start_ranks(2, [command("run", "schedule.total_steps=100000")], tmp_path)
     try:
         deadline = time.monotonic() + 120
-        while not read_lines(tmp_path / "run" / "metrics.jsonl"):
+        while not read_metrics(tmp_path / "run" / "metrics.jsonl").lines:
             assert time.monotonic() < deadline and all(r.poll() is None for r in ranks)
             time.sleep(0.1)
         ranks[1].send_signal(signal.SIGUSR1)
@@ -394,7 +437,7 @@ def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
                 rank.kill()
     assert "CODES [75]" in (tmp_path / "rank0.txt").read_text()
     saved = step_folders(tmp_path / "run" / "checkpoints")[0]
-    assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == int(saved.name[5:])
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl").lines[-1]["step"] == int(saved.name[5:])
 
 
 def test_without_a_launcher_the_process_is_alone() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import read_manifest
 from bertds.config.batch_plan import BatchPlan
-from bertds.config.load import load_config
+from bertds.config.load import load_config, read_yaml
 from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch, cut
 from bertds.data.loader import BatchLoader, DataPosition, open_source
@@ -79,7 +79,7 @@ def read_run(run: Path, data: str | None) -> tuple[Config, int]:
     for name in ("config.yaml", "deepspeed.json"):
         if not (run / name).is_file():
             raise CheckpointError(f"{run}: not a run folder (it has no {name})")
-    config = load_config(run / "config.yaml", {"data.path": data} if data else {})
+    config = load_config(read_yaml(run / "config.yaml"), {"data.path": data} if data else {})
     settings = parse_json((run / "deepspeed.json").read_text(encoding="utf-8"))
     return config, int(settings["train_batch_size"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bertds.config.keys import all_keys
-from bertds.config.recipe import Config, ModelConfig
+from bertds.config.recipe import Config, ModelConfig, ScheduleConfig
 from bertds.errors import ConfigError
 
 
@@ -86,12 +86,57 @@ def check(config: Config) -> None:
         f"schedule.horizon_steps={horizon} is before the run's end, schedule.first_step + "
         f"schedule.total_steps={schedule.first_step + schedule.total_steps}; raise it",
     )
+    check_decay(schedule, horizon)
+    _require(
+        (schedule.batch_from is None) == (schedule.batch_ramp_steps == 0),
+        f"schedule.batch_from={schedule.batch_from} and schedule.batch_ramp_steps="
+        f"{schedule.batch_ramp_steps} go together; give both or neither",
+    )
+    _require(
+        data.masked_lm_prob_end is None or 0 < data.masked_lm_prob_end < 1,
+        f"data.masked_lm_prob_end={data.masked_lm_prob_end} must be between 0 and 1",
+    )
+    _require(
+        data.masked_lm_prob_steps is None or data.masked_lm_prob_end is not None,
+        f"data.masked_lm_prob_steps={data.masked_lm_prob_steps} needs data.masked_lm_prob_end",
+    )
     if schedule.warmup_steps is not None:
         _require(
             schedule.warmup_steps <= horizon,
             f"schedule.warmup_steps={schedule.warmup_steps} exceeds schedule.total_steps="
             f"{horizon}; lower it",
         )
+
+
+def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
+    """Refuse a last phase of decay that contradicts the rest of the schedule."""
+    steps, ratio = schedule.decay_steps, schedule.decay_ratio
+    if steps is None and ratio is None:
+        return
+    key, value = ("decay_steps", steps) if ratio is None else ("decay_ratio", ratio)
+    _require(
+        steps is None or ratio is None,
+        f"schedule.decay_steps={steps} and schedule.decay_ratio={ratio} are both given; keep one "
+        "(null takes the other out)",
+    )
+    _require(
+        steps is None or schedule.clock_hours is None,
+        "schedule.decay_steps counts steps, but schedule.clock_hours follows the clock; give "
+        "schedule.decay_ratio instead",
+    )
+    _require(
+        schedule.decay in ("polynomial", "cosine", "sqrt") and schedule.decay_from == "start",
+        f"schedule.{key}={value} sets where decay begins, which schedule.decay={schedule.decay} "
+        f"with schedule.decay_from={schedule.decay_from} does not have; use polynomial, cosine or "
+        "sqrt, and leave decay_from out",
+    )
+    decay_share = ratio if ratio is not None else (steps or 0) / horizon
+    warmup_share = schedule.warmup_ratio or (schedule.warmup_steps or 0) / horizon
+    _require(
+        0 < decay_share <= 1 and decay_share + warmup_share <= 1 + 1e-9,
+        f"schedule.{key}={value}: warm-up and decay together must fit into the schedule of "
+        f"{horizon} steps, and decay must have a length; lower it",
+    )
 
 
 def check_style(model: ModelConfig) -> None:
@@ -121,12 +166,14 @@ _POSITIVE = {
     "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
     "model.global_attn_every_n_layers", "model.global_rope_theta", "model.local_rope_theta",
     "data.max_predictions_per_sequence", "data.prefetch_steps", "schedule.total_steps",
-    "schedule.decay_every_steps", "schedule.horizon_steps", "log.every_steps",
+    "data.masked_lm_prob_steps", "schedule.batch_from", "schedule.decay_every_steps",
+    "schedule.horizon_steps", "log.every_steps",
     "guard.max_bad_steps", "guard.spike_window", "guard.meeting_timeout_seconds",
 }  # fmt: skip
 
 
 _SHARES = (
     "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "data.masked_lm_prob",
+    "data.masked_lm_prob_end", "schedule.decay_ratio",
     "data.short_seq_prob", "schedule.warmup_ratio", "schedule.warmup_from", "schedule.floor",
 )  # fmt: skip

@@ -27,7 +27,8 @@ REMOVED_KEYS: dict[str, tuple[Any, str]] = {
     "model.fp8": (False, "its FP8 products were 1.7 times slower than bf16; see run.fp8"),
 }
 """Keys that recipes of earlier versions may have: the value that changes nothing, which is still
-read, and what to say to any other."""
+read, and what to say to any other. What a run or checkpoint of then has saved is read in any case:
+its weights, rows and metrics are as good as ever."""
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -104,8 +105,8 @@ def load_config(
     """Build the settings from a recipe and dotted overrides, and check them.
 
     Args:
-        recipe: a name or YAML path (see :mod:`bertds.config.locate`), or already nested
-            dictionaries, or None for the defaults.
+        recipe: a name or YAML path (see :mod:`bertds.config.locate`), or nested dictionaries such
+            as a run has saved, or None for the defaults.
         overrides: dotted keys and values, as :func:`split_assignments` gives them.
 
     Raises:
@@ -136,7 +137,8 @@ def load_config(
         flat[key] = value
         origins[key] = "--set "
     for key, (neutral, remedy) in REMOVED_KEYS.items():
-        if key in flat and flat.pop(key) != neutral:
+        saved = isinstance(recipe, Mapping) and key not in (overrides or {})
+        if key in flat and flat.pop(key) != neutral and not saved:
             raise ConfigError(f"{origins[key]}{key} is no longer a key; {remedy}")
     known = all_keys()
     built: dict[str, dict[str, Any]] = {name: {} for name in sections}

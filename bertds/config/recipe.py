@@ -60,6 +60,10 @@ class ModelConfig:
     """Standard deviation of the truncated normal that weights start from."""
     layer_norm_eps: float = 1e-12
     """Epsilon in LayerNorm; ModernBERT's is 1e-5."""
+    z_loss: float = 0.0
+    """Weight of the z-loss (PaLM, arXiv:2204.02311): the mean squared logarithm of the softmax's
+    normaliser joins the gradient, which keeps logits small; 0 = off, 1e-4 is usual. Reported losses
+    stay the plain cross-entropy."""
     next_sentence: bool = True
     """Train the next-sentence head beside the masked-LM head; false = masked LM only."""
     activation_checkpointing: Literal["none", "full"] = "none"
@@ -78,7 +82,7 @@ class DataConfig:
     path: str = ""
     """The folder that data_prep wrote, a folder or file of NVIDIA HDF5, or a plain text file."""
     vocab: str = ""
-    """A vocab.txt, needed where the data brings none (NVIDIA HDF5, text); else leave it empty."""
+    """A vocab.txt or tokenizer.json, where the data brings none (NVIDIA HDF5, text); else empty."""
     lower_case: bool | None = None
     """Casing of `vocab`; null = what the data's own tokenizer says, else guessed from the
     vocabulary (no capitals: uncased)."""
@@ -88,6 +92,11 @@ class DataConfig:
     """At most so many masked positions a row."""
     masked_lm_prob: float = 0.15
     """Share of a row's tokens, special ones counted, that is masked."""
+    masked_lm_prob_end: float | None = None
+    """Share of masked tokens at the end: it moves from masked_lm_prob on a straight line over the
+    steps (0.30 to 0.15, say). Held-out rows are masked with it throughout. null = no change."""
+    masked_lm_prob_steps: int | None = None
+    """Number of steps until masked_lm_prob_end is reached; null = schedule.total_steps."""
     short_seq_prob: float = 0.1
     """Probability that a chunk of a document aims at a random shorter length."""
     whole_word_masking: bool = False
@@ -123,9 +132,14 @@ class ScheduleConfig:
     """Warm-up is (t / warmup) ** power: 1 linear, 2 quadratic (bing_bert)."""
     warmup_from: float = 0.0
     """Share of the peak at which warm-up starts."""
-    decay: Literal["polynomial", "exponential", "cosine", "constant"] = "polynomial"
+    decay: Literal["polynomial", "exponential", "cosine", "sqrt", "constant"] = "polynomial"
     """polynomial: (1 - t / T) ** power; exponential: decay_factor ** (t / decay_every_steps);
-    cosine: (1 + cos(pi t / T)) / 2."""
+    cosine: (1 + cos(pi t / T)) / 2; sqrt: 1 - sqrt(t / T), ModernBERT's last phase."""
+    decay_steps: int | None = None
+    """Decay only over this many steps at the end of the schedule, with the learning rate constant
+    before: a trapezoid (warm-up, stable, decay). null = decay from `decay_from` on."""
+    decay_ratio: float | None = None
+    """The same as a share of the schedule's length; give this or decay_steps."""
     power: float = 1.0
     """Degree of the polynomial decay: 1 linear, 0.5 NVIDIA DLE and NeMo's square root."""
     decay_from: Literal["start", "warmup_end"] = "start"
@@ -137,6 +151,11 @@ class ScheduleConfig:
     """Exponential decay: the number of steps per decay_factor."""
     floor: float = 0.0
     """Share of the peak that decay ends at: f = floor + (1 - floor) * decay."""
+    batch_from: int | None = None
+    """Global batch of the first step. It must divide train_batch_size, to which the batch grows in
+    equal parts over batch_ramp_steps. Accumulation is derived. null = train_batch_size always."""
+    batch_ramp_steps: int = 0
+    """Number of steps until the global batch is train_batch_size; needs batch_from."""
     first_step: int = 0
     """Position on the schedule of this run's first step; Devlin's phase 2 continues at 900000."""
     horizon_steps: int | None = None

@@ -89,6 +89,16 @@ def optimizer_bytes(count: float, optimizer: str) -> float:
     return count * ADAM_BYTES * (1.5 if "lamb" in optimizer.lower() else 1.0)
 
 
+def muon_flops(model: ModelConfig) -> float:
+    """Return the operations of Muon's products per step: five iterations of each hidden matrix.
+
+    A matrix of r rows and c >= r columns takes 4 r r c + 2 r r r per iteration.
+    """
+    h, wide = model.hidden_size, model.intermediate_size
+    square, long = 6.0 * h**3, 4.0 * h * h * wide + 2.0 * h**3
+    return 5 * model.num_hidden_layers * (4 * square + 2 * long)
+
+
 def micro_batch_bytes(count: float, precision: str) -> float:
     """Return the bytes that a micro batch moves however many rows it has.
 
@@ -152,9 +162,13 @@ def step_time(
     if memory_rate is not None:
         arithmetic += accumulation * micro_batch_bytes(count, shape.precision) / memory_rate
     mine = count / (shape.world_size if shape.stage >= 1 else 1)
+    products = 0.0
     if memory_rate is None:
         memory_rate = 0.7 * hardware.memory_bandwidth
-    optimizer = optimizer_bytes(mine, shape.optimizer) / memory_rate
+        if shape.optimizer == "Muon":  # a measured rate has them in it
+            # The ranks share them from stage 1 on.
+            products = muon_flops(model) / (shape.world_size if shape.stage >= 1 else 1) / rate
+    optimizer = products + optimizer_bytes(mine, shape.optimizer) / memory_rate
     nodes = max(1, shape.world_size // devices_per_node)
     reduced, gathered = bytes_sent(shape, accumulation)
     speed = hardware.link_bandwidth * LINK_SHARE

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from bertds.config.batch_plan import BatchPlan
 from bertds.data.order import DataPosition
 from bertds.data.samples.flat_rows import FlatRows
 
@@ -80,6 +81,8 @@ class StepBatch:
     """int64 [rows, 2]: epoch and sample number of each row, in order."""
     next: DataPosition
     """Where the next global batch begins (the same on every rank)."""
+    plan: BatchPlan
+    """How this step's global batch is cut."""
 
 
 def cut(flat: FlatRows, micro_batch_size: int, sequence_length: int) -> list[MicroBatch]:

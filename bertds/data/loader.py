@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertds.config.batch_plan import BatchPlan
+from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import DataConfig
 from bertds.data.balance import balance_rows
 from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
@@ -32,6 +33,7 @@ from bertds.data.order import DataPosition, EpochOrder, advance
 from bertds.data.samples.flat_rows import FlatRows, join_rows
 from bertds.data.sources.base import Block, Source
 from bertds.data.sources.open import open_source
+from bertds.errors import ConfigError
 
 __all__ = [
     "BatchLoader",
@@ -56,16 +58,22 @@ class _Stream:
         self._pool = ThreadPoolExecutor(1, "bertds-block") if ahead else None
         self._lock = threading.Lock()
 
-    def read(self, start: DataPosition, count: int) -> tuple[FlatRows, np.ndarray]:
+    def read(
+        self, start: DataPosition, count: int, mask_rate: float | None = None
+    ) -> tuple[FlatRows, np.ndarray]:
         """Return rows and their (epoch, sample number), int64 [count, 2]."""
         pieces, samples = [], []
         for span in self._spans(start, count):
-            pieces.append(span.opened.block.gather(span.rows))
+            pieces.append(span.opened.block.gather(span.rows, mask_rate))
             samples.append(span.opened.identify(span.epoch, span.rows))
         return join_rows(pieces), np.concatenate(samples)
 
     def read_chosen(
-        self, start: DataPosition, count: int, choose: Callable[[np.ndarray], np.ndarray]
+        self,
+        start: DataPosition,
+        count: int,
+        choose: Callable[[np.ndarray], np.ndarray],
+        mask_rate: float | None = None,
     ) -> list[tuple[FlatRows, np.ndarray]]:
         """Return chosen rows of a stretch of the stream, and their (epoch, sample number).
 
@@ -74,6 +82,7 @@ class _Stream:
             count: its samples.
             choose: gets all their lengths, int64 [count]; returns int64 [n, k]: n sets of k
                 places in the stretch, each ascending.
+            mask_rate: share of masked tokens; None = as the source's settings say.
         """
         spans = list(self._spans(start, count))
         lengths = [span.opened.block.lengths(span.rows) for span in spans]
@@ -85,7 +94,7 @@ class _Stream:
             for span, part, end in zip(spans, parts, ends, strict=True):
                 if len(part):
                     rows = span.rows[part - (end - len(span.rows))]
-                    pieces.append(span.opened.block.gather(rows))
+                    pieces.append(span.opened.block.gather(rows, mask_rate))
                     samples.append(span.opened.identify(span.epoch, rows))
             result.append((join_rows(pieces), np.concatenate(samples)))
         return result
@@ -180,6 +189,9 @@ class BatchLoader:
         start: where the first global batch begins; a resumed run passes the last ``next``.
         seed: decides order, pairs and masks.
         pin: put batches into page-locked memory, from which a GPU copies without waiting.
+        ramp: the global batch of each step; None = ``batch_plan`` throughout.
+        mask_rate: the share of masked tokens of each step; None = the source's own.
+        first_step: the number of the first global batch, for ``ramp`` and ``mask_rate``.
 
     Raises:
         DataError: the source is damaged or gives no row. The same errors, when they appear later,
@@ -196,10 +208,20 @@ class BatchLoader:
         start: DataPosition = DataPosition(),  # noqa: B008 - immutable
         seed: int,
         pin: bool = False,
+        ramp: BatchRamp | None = None,
+        mask_rate: MaskRate | None = None,
+        first_step: int = 0,
     ) -> None:
+        if mask_rate is not None and not source.makes_masks:
+            raise ConfigError(
+                f"data.masked_lm_prob_end={mask_rate.last}: the rows of {source.name} come already "
+                "masked; prepare token shards, or leave it out"
+            )
         self._source = source.with_seed(seed)
         self._config = data_config
-        self._plan = batch_plan
+        self._plan_of = ramp.at if ramp is not None else lambda _: batch_plan
+        self._rate_of = mask_rate.at if mask_rate is not None else lambda _: None
+        self._first_step = first_step
         self._rank = rank
         self._start = start
         self._pin = pin
@@ -250,11 +272,11 @@ class BatchLoader:
         self.close()
 
     def _produce(self) -> None:
-        position = self._start
+        position, step = self._start, self._first_step
         try:
             while not self._closed.is_set():
-                batch = self._make(position)
-                position = batch.next
+                batch = self._make(position, step)
+                position, step = batch.next, step + 1
                 self._put(batch)
         except BaseException as error:
             self._put(error)
@@ -267,13 +289,11 @@ class BatchLoader:
             except queue.Full:
                 continue
 
-    def _make(self, position: DataPosition) -> StepBatch:
-        plan = self._plan
-        micro_batches, samples = (
-            self._cut_by_tokens(position)
-            if self._config.balance == "tokens"
-            else self._cut_by_rows(position)
-        )
+    def _make(self, position: DataPosition, step: int) -> StepBatch:
+        plan, mask_rate = self._plan_of(step), self._rate_of(step)
+        by_tokens = self._config.balance == "tokens"
+        cut_rows = self._cut_by_tokens if by_tokens else self._cut_by_rows
+        micro_batches, samples = cut_rows(position, plan, mask_rate)
         masked = sum(batch.masked for batch in micro_batches)
         real = sum(batch.input_ids.numel() for batch in micro_batches)
         if self._config.pack_tokens:
@@ -287,26 +307,29 @@ class BatchLoader:
             real_tokens=real,
             samples=samples,
             next=advance(self._source, position, plan.global_batch_size),
+            plan=plan,
         )
 
-    def _cut_by_rows(self, position: DataPosition) -> tuple[list[MicroBatch], np.ndarray]:
+    def _cut_by_rows(
+        self, position: DataPosition, plan: BatchPlan, mask_rate: float | None
+    ) -> tuple[list[MicroBatch], np.ndarray]:
         """This rank's rows lie side by side in the global batch."""
-        plan = self._plan
         mine = plan.global_batch_size // plan.world_size
         start = advance(self._source, position, self._rank * mine)
-        flat, samples = self._stream.read(start, mine)
+        flat, samples = self._stream.read(start, mine, mask_rate)
         return cut(flat, plan.micro_batch_size, self._source.sequence_length), samples
 
-    def _cut_by_tokens(self, position: DataPosition) -> tuple[list[MicroBatch], np.ndarray]:
+    def _cut_by_tokens(
+        self, position: DataPosition, plan: BatchPlan, mask_rate: float | None
+    ) -> tuple[list[MicroBatch], np.ndarray]:
         """This rank's rows come from anywhere in the global batch."""
-        plan = self._plan
         each = plan.gradient_accumulation_steps
         mine = slice(self._rank * each, (self._rank + 1) * each)
 
         def choose(lengths: np.ndarray) -> np.ndarray:
             return balance_rows(lengths, each * plan.world_size)[mine]
 
-        chosen = self._stream.read_chosen(position, plan.global_batch_size, choose)
+        chosen = self._stream.read_chosen(position, plan.global_batch_size, choose, mask_rate)
         length = self._source.sequence_length
         batches = [batch for flat, _ in chosen for batch in cut(flat, flat.rows, length)]
         return batches, np.concatenate([samples for _, samples in chosen])
@@ -321,6 +344,7 @@ def validation_batches(
     *,
     seed: int,
     max_samples: int | None = None,
+    mask_rate: float | None = None,
 ) -> Iterator[MicroBatch]:
     """Yield this rank's share of a source, each sample once, always with the same pairs and masks.
 
@@ -335,6 +359,7 @@ def validation_batches(
         world_size: how many processes.
         seed: decides pairs and masks.
         max_samples: take that many samples, spread evenly over the split; None (or 0) takes all.
+        mask_rate: share of masked tokens; None = the source's own.
     """
     source = source.with_seed(seed)
     firsts = source.first_samples(_VALIDATION_EPOCH)
@@ -350,7 +375,7 @@ def validation_batches(
         # Some micro-batches at a time, so that memory stays small whatever the shard's size.
         step = micro_batch_size * max(1, 4_096 // micro_batch_size)
         for begin in range(0, len(rows), step):
-            flat = block.gather(rows[begin : begin + step])
+            flat = block.gather(rows[begin : begin + step], mask_rate)
             if rest is not None:
                 flat = join_rows([rest, flat])
             batches = cut(flat, micro_batch_size, source.sequence_length)

@@ -259,6 +259,14 @@ def load_tokenizer_info(
     )
 
 
+def vocabulary_size(folder: Path) -> int:
+    """Return how many tokens a folder's tokenizer has, without a look at them; 0 if it has none."""
+    file = folder / "vocab.txt"
+    if file.is_file():
+        return len(file.read_bytes().splitlines())
+    return load_tokenizer_info(folder).vocab_size if has_tokenizer(folder) else 0
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Tell whether a folder holds a vocab.txt or a tokenizer.json."""
     return any((folder / name).is_file() for name in ("vocab.txt", tokenizer_json.FILE))

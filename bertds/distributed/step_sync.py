@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import torch
 
-from bertds.config.batch_plan import BatchPlan
 from bertds.data.batches import StepBatch
 from bertds.distributed.ranks import Ranks
 from bertds.distributed.stop_requests import StopWatch
@@ -41,13 +40,11 @@ class Agreement:
 
     Args:
         engine: adds numbers up over the ranks.
-        plan: for the loss scales.
         watch: this rank's wish to stop.
     """
 
-    def __init__(self, engine: Ranks, plan: BatchPlan, watch: StopWatch) -> None:
+    def __init__(self, engine: Ranks, watch: StopWatch) -> None:
         self.engine = engine
-        self.plan = plan
         self.watch = watch
         self._counts: _Sums | None = None
         self._wishes: _Sums | None = None
@@ -71,10 +68,11 @@ class Agreement:
             [float(batch.masked_tokens), float(batch.real_tokens), hours]
         )
         self._counts = _Sums(sums)
-        forwards = self.plan.gradient_accumulation_steps * self.plan.world_size
+        plan = batch.plan
+        forwards = plan.gradient_accumulation_steps * plan.world_size
         return {
             "mlm_scale": forwards / sums[0].clamp_min(1.0),
-            "nsp_scale": forwards / self.plan.global_batch_size,
+            "nsp_scale": forwards / plan.global_batch_size,
         }
 
     def ask(self) -> None:

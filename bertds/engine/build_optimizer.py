@@ -2,6 +2,7 @@
 
 ====================== ==================================================================
 Lamb                   bertds.optim.lamb, everywhere
+Muon                   bertds.optim.muon, everywhere
 Adam, AdamW on a GPU   DeepSpeed's FusedAdam; torch's fused one with ``"torch_adam": true``
 Adam, AdamW on a CPU   torch's fused one: as quick as DeepSpeed's, and needs no compiler
 ... offloaded          DeepSpeed's CPU Adam, which needs a compiler; torch's fused one with
@@ -18,6 +19,7 @@ import torch
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import BertdsError, ConfigError
 from bertds.optim.lamb import ShardedLamb
+from bertds.optim.muon import ShardedMuon
 from bertds.optim.weight_decay import is_decayed, split_parameters
 
 
@@ -46,6 +48,18 @@ def build_optimizer(
             bias_correction=wanted.bias_correction,
             min_coeff=wanted.min_coeff,
             max_coeff=wanted.max_coeff,
+            is_decayed=is_decayed,
+        )
+    if wanted.kind == "Muon":
+        return ShardedMuon(
+            [p for _, p in named],
+            lr=wanted.lr,
+            momentum=wanted.momentum,
+            iterations=wanted.ns_steps,
+            betas=wanted.betas,
+            eps=wanted.eps,
+            weight_decay=wanted.weight_decay,
+            shapes={name: tuple(p.shape) for name, p in named},
             is_decayed=is_decayed,
         )
     decayed, not_decayed = split_parameters(named)

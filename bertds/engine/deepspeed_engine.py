@@ -45,6 +45,7 @@ from bertds.errors import BertdsError
 from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps, create_moments
+from bertds.optim.muon import ShardedMuon
 
 T = TypeVar("T")
 
@@ -135,7 +136,7 @@ class Engine:
             use_exact_norms()
         for partition in layout.partitions:
             create_moments(optimizer, partition.tensor)
-        if isinstance(optimizer, ShardedLamb):
+        if isinstance(optimizer, ShardedLamb | ShardedMuon):
             optimizer.bind(layout.partitions, list(layout.numels), device)
         engine = cls(wrapped, optimizer, layout, settings, batch_plan, place, device)
         if exact is not None:
@@ -154,6 +155,18 @@ class Engine:
         """Set the learning rate of the next step."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+
+    def use_batch(self, batch: BatchPlan) -> None:
+        """Cut the next step's global batch otherwise; only the accumulation may differ.
+
+        Called between steps.
+        """
+        if batch == self.batch:
+            return
+        self.batch = batch
+        self._engine.set_train_batch_size(batch.global_batch_size)
+        # DeepSpeed finds the end of a step by dividing this count by the accumulation steps.
+        self._engine.micro_steps = 0
 
     def seed_dropout(self, seed: int, step: int, micro_step: int) -> None:
         """Make what follows draw the same numbers as in any run with the same arguments.
@@ -403,7 +416,7 @@ def _deepspeed_config(
     config["zero_optimization"] = {**config["zero_optimization"], "stage": settings.stage}
     # Said aloud, for DeepSpeed clips at 1.0 when the key is missing; at stage 0 we do it ourselves.
     config["gradient_clipping"] = 0.0 if settings.stage == 0 else settings.gradient_clipping
-    if isinstance(optimizer, ShardedLamb):
+    if isinstance(optimizer, ShardedLamb | ShardedMuon):
         config["zero_allow_untested_optimizer"] = True
         config["zero_force_ds_cpu_optimizer"] = False
     if settings.stage == 3:

@@ -29,6 +29,9 @@ from bertds.model.modern_attention import Rotation
 from bertds.model.row_layout import RowLayout
 from bertds.system.logs import log
 
+GRAPHS = 32
+"""Largest number of graphs; more than there can be."""
+
 
 def missing_compiler(device_type: str) -> str:
     """Return what ``torch.compile`` lacks on this machine, in words; "" = nothing."""
@@ -63,6 +66,10 @@ def compile_layers(model: PreTrainingModel, device_type: str, *, backend: str = 
     if lacking:
         log.warning("run.compile: %s; the layers run uncompiled", lacking)
         return False
+    # All layers share one function. Kinds of layers, training and scoring, and a batch of a single
+    # row (padded kernel) are a graph each; past the limit, 8, torch would end the run.
+    dynamo: Any = torch._dynamo.config
+    dynamo.recompile_limit = max(dynamo.recompile_limit, GRAPHS)
     options: dict[str, Any] = {"dynamic": True, "fullgraph": True, "backend": backend}
     modern = isinstance(model, ModernBertForMaskedLM)
     layers: Any = model.encoder_layers()

@@ -49,9 +49,12 @@ class Decoder(nn.Module):
     uses them happens here.
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter, vocab_size: int) -> None:
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter, vocab_size: int, z_weight: float = 0.0
+    ) -> None:
         super().__init__()
         self.vocab_size = vocab_size
+        self.z_weight = z_weight
         self.weight = weight
         self.bias = bias
 
@@ -61,7 +64,9 @@ class Decoder(nn.Module):
         """Return logits [M, K], or with labels the summed loss and the number of correct ones."""
         if labels_M is None:
             return F.linear(hidden_MH, self.weight, self.bias)[..., : self.vocab_size]
-        return linear_cross_entropy(hidden_MH, self.weight, self.bias, labels_M, self.vocab_size)
+        return linear_cross_entropy(
+            hidden_MH, self.weight, self.bias, labels_M, self.vocab_size, self.z_weight
+        )
 
 
 class MaskedLMHead(nn.Module):
@@ -71,7 +76,7 @@ class MaskedLMHead(nn.Module):
         super().__init__()
         self.transform = PredictionTransform(config)
         self.bias = nn.Parameter(torch.zeros(padded_vocabulary(vocab_size)))
-        self.decoder = Decoder(word_table, self.bias, vocab_size)
+        self.decoder = Decoder(word_table, self.bias, vocab_size, config.z_loss)
 
     def forward(
         self, hidden_MH: Tensor, labels_M: Tensor | None = None

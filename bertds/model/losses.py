@@ -5,6 +5,10 @@ for one chunk of tokens at a time, and their gradient is taken at once, in the f
 that nothing of size [M, V] waits for the backward pass and no product is done twice. Padded
 vocabulary columns get a logit of minus infinity and so an exactly zero gradient.
 
+With a z-loss (PaLM, arXiv:2204.02311) the gradient is that of cross-entropy + z * log(Z)^2, Z being
+the softmax's normaliser; the value returned stays the cross-entropy, so that losses of runs with
+and without it can be compared.
+
 Sizes: M masked tokens, C tokens of a chunk, H width, V vocabulary (padded), K real vocabulary.
 """
 
@@ -52,6 +56,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         labels_M: Tensor,
         vocab_size: int,
         with_gradient: bool,
+        z_weight: float,
     ) -> tuple[Tensor, Tensor]:
         dtype = product_dtype(hidden_MH.device, hidden_MH.dtype)
         ctx.dtypes = (hidden_MH.dtype, weight_VH.dtype, bias_V.dtype)
@@ -68,6 +73,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             ):
                 logits_CV = float_logits(hidden_CH, weight_VH, bias_V, vocab_size)
                 log_probs_CV = logits_CV.log_softmax(-1)
+                if z_weight and with_gradient:
+                    log_z_C1 = logits_CV[:, :1] - log_probs_CV[:, :1]
                 del logits_CV
                 real_C1 = (labels_C >= 0)[:, None]  # fillers have a label below 0
                 words_C1 = labels_C[:, None].clamp_min(0)
@@ -79,6 +86,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 # d loss / d logits = softmax - one-hot. Fillers' rows of it are not zero, but
                 # leave no trace: they are multiplied with zeros wherever they are used.
                 grad_CV = log_probs_CV.exp_()
+                if z_weight:  # d z log(Z)^2 / d logits = 2 z log(Z) softmax
+                    grad_CV.mul_(1.0 + 2.0 * z_weight * log_z_C1)
                 grad_CV.scatter_add_(1, words_C1, torch.full_like(picked_C1, -1.0))
                 bias_part = real_C1[:, 0].to(grad_CV.dtype) @ grad_CV
                 grad_CV = grad_CV.to(dtype)
@@ -103,20 +112,34 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Scaled in place: these are ours alone, and a copy of [V, H] would be dear.
         scaled = (g.mul_(loss_grad).to(d) for g, d in zip(ctx.gradients, ctx.dtypes, strict=True))
         ctx.gradients = None
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)
 
 
 def plain_cross_entropy(
-    hidden_MH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_M: Tensor, vocab_size: int
+    hidden_MH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor,
+    labels_M: Tensor,
+    vocab_size: int,
+    z_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """The same loss step by step under autograd: the reference, and the way for fp16."""
     logits_MV = float_logits(hidden_MH, weight_VH, bias_V, vocab_size)
     loss_sum = F.cross_entropy(logits_MV, labels_M, reduction="sum")  # skips the label -100
+    if z_weight:
+        squares_M = logits_MV.logsumexp(-1).square() * (labels_M >= 0)
+        z_loss = z_weight * squares_M.sum()
+        loss_sum = loss_sum + (z_loss - z_loss.detach())  # in the gradient, not in the value
     return loss_sum, (logits_MV.argmax(1) == labels_M).sum()
 
 
 def linear_cross_entropy(
-    hidden_MH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_M: Tensor, vocab_size: int
+    hidden_MH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor,
+    labels_M: Tensor,
+    vocab_size: int,
+    z_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Score masked tokens against the vocabulary.
 
@@ -126,6 +149,7 @@ def linear_cross_entropy(
         bias_V: [V].
         labels_M: int64 [M], all below vocab_size; below 0: the token counts for nothing.
         vocab_size: the real vocabulary K <= V.
+        z_weight: weight of the z-loss in the gradient; 0 = none.
 
     Returns:
         The summed loss (float32 scalar) and the number of tokens whose label has the highest
@@ -135,12 +159,12 @@ def linear_cross_entropy(
     dtype = product_dtype(hidden_MH.device, hidden_MH.dtype)
     if dtype != torch.float16:
         with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-        return _LinearCrossEntropy.apply(*inputs, labels_M, vocab_size, with_gradient)
+        return _LinearCrossEntropy.apply(*inputs, labels_M, vocab_size, with_gradient, z_weight)
     # fp16: the loss scale must be in the gradient before it is cast, or small ones become 0. So
     # each chunk is recomputed in the backward pass instead.
     chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)
     if labels_M.numel() <= chunk:
-        return plain_cross_entropy(*inputs, labels_M, vocab_size)
+        return plain_cross_entropy(*inputs, labels_M, vocab_size, z_weight)
     results = [
         checkpoint(
             plain_cross_entropy,
@@ -149,6 +173,7 @@ def linear_cross_entropy(
             bias_V,
             labels_C,
             vocab_size,
+            z_weight,
             use_reentrant=False,
         )
         for hidden_CH, labels_C in zip(hidden_MH.split(chunk), labels_M.split(chunk), strict=True)

@@ -192,7 +192,7 @@ class ModernBertForMaskedLM(nn.Module):
         word_table = self.model.embeddings.tok_embeddings.weight
         assert isinstance(word_table, nn.Parameter)
         bias = nn.Parameter(torch.zeros(padded_vocabulary(vocab_size)))
-        self.decoder = Decoder(word_table, bias, vocab_size)
+        self.decoder = Decoder(word_table, bias, vocab_size, config.z_loss)
         self.initialise()
 
     @torch.no_grad()

@@ -23,12 +23,22 @@ CHANCE = 0.53
 """Next-sentence accuracy up to which it counts as guessing."""
 CHANCE_STEPS = 1000
 """Steps that next-sentence prediction is given to leave chance."""
+UNIGRAM_MARGIN = 0.05
+"""Nats by which a held-out masked-LM loss has to be below word frequencies alone."""
+UNIGRAM_LINES = 3
+"""Validations in a row that are no better before it is said."""
 STALL_SHARE = 0.10
 """Share of the time in which training waited for the loader."""
 SKIP_SHARE = 0.10
 """Share of the steps that made no update."""
 NORM_FACTOR = 10.0
 """Times its own median that a gradient norm may be."""
+
+
+_CHANCE_REMEDY = (
+    "wait while the masked-LM loss is above 6; else check that documents hold several sentences "
+    "in order, or train without it (model.next_sentence=false data.pairs=none)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +60,59 @@ def findings(lines: Sequence[dict[str, Any]]) -> list[Finding]:
     """Look a run's metric lines over.
 
     Args:
-        lines: metric lines, oldest first; validation lines are ignored.
+        lines: metric lines, train and validation ones, oldest first.
 
     Returns:
         What looks wrong now, the gravest first.
     """
     train = [line for line in lines if "split" not in line]
-    checks = (_not_finite, _overflows, _norm, _flat, _chance, _loader)
-    return [found for check in checks if train and (found := check(train)) is not None]
+    held_out = [line for line in lines if line.get("split") == "validation"]
+    if not train:
+        return []
+    # The plateau of word frequencies is said by the held-out figures where there are some.
+    plateau = _frequencies(held_out)
+    found = [_not_finite(train), _overflows(train), _norm(train), plateau]
+    found += [_flat(train) if plateau is None else None]
+    found += [_guessing(held_out) or _chance(train), _loader(train)]
+    return [one for one in found if one is not None]
+
+
+def _frequencies(held_out: list[dict[str, Any]]) -> Finding | None:
+    """No better than word frequencies, by the held-out loss."""
+    stuck = []
+    for line in reversed(held_out):
+        entropy = line.get("unigram_entropy")
+        if entropy is None or line["mlm_loss"] < entropy - UNIGRAM_MARGIN:
+            break
+        stuck.append(line)
+    if len(stuck) < UNIGRAM_LINES:
+        return None
+    last = stuck[0]
+    return Finding(
+        "frequencies",
+        f"no better than word frequencies since step {stuck[-1]['step']:,}: held-out masked-LM "
+        f"loss {last['mlm_loss']:.2f}, word frequencies alone {last['unigram_entropy']:.2f}",
+        "early in warm-up: wait. Later: a higher peak learning rate after a longer warm-up, "
+        "smaller batches for more steps, model.style=modern, and a look at the rows "
+        "(bertds inspect)",
+    )
+
+
+def _guessing(held_out: list[dict[str, Any]]) -> Finding | None:
+    """Next-sentence accuracy at the share of the larger label, by held-out rows."""
+    recent = [line for line in held_out[-UNIGRAM_LINES:] if line.get("nsp_majority") is not None]
+    if len(recent) < UNIGRAM_LINES or recent[-1]["step"] < CHANCE_STEPS:
+        return None
+    above = [line["nsp_accuracy"] - line["nsp_majority"] for line in recent]
+    if max(above) > CHANCE - 0.5:
+        return None
+    return Finding(
+        "chance",
+        f"held-out next-sentence accuracy is {recent[-1]['nsp_accuracy']:.1%}, and always giving "
+        f"the larger label gives {recent[-1]['nsp_majority']:.1%}, at step "
+        f"{recent[-1]['step']:,}",
+        _CHANCE_REMEDY,
+    )
 
 
 def _not_finite(lines: list[dict[str, Any]]) -> Finding | None:
@@ -123,8 +178,7 @@ def _chance(lines: list[dict[str, Any]]) -> Finding | None:
     return Finding(
         "chance",
         f"next-sentence accuracy is {fmean(recent):.1%}, chance, after {lines[-1]['step']:,} steps",
-        "wait while the masked-LM loss is above 6; else check that documents hold several "
-        "sentences in order, or train without it (model.next_sentence=false data.pairs=none)",
+        _CHANCE_REMEDY,
     )
 
 

@@ -23,13 +23,17 @@ def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
     """Return the parts of a metric line in words; loader stalls from a share of the time on."""
     if "split" in values:
         parts = [f"{values['split']} at step {values['step']}: mlm loss {values['mlm_loss']:.4f}"]
+        if values.get("unigram_entropy") is not None:
+            parts[0] += f" (word frequencies alone {values['unigram_entropy']:.4f})"
     elif values["loss"] is None:
         return ["no finite loss"]
     else:
         parts = [f"loss {values['loss']:.4f}", f"mlm {values['mlm_loss']:.4f}"]
     parts.append(f"mlm accuracy {values['mlm_accuracy']:.1%}")
     if values.get("nsp_accuracy") is not None:
-        parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}")
+        guess = values.get("nsp_majority")
+        beside = "" if guess is None else f" (larger label {guess:.1%})"
+        parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}{beside}")
     if "lr" in values:
         parts.append(f"lr {values['lr']:.3g}")
         if values.get("grad_norm") is not None:

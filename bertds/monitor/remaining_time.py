@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config
 from bertds.config.locate import find_json, find_recipe
+from bertds.config.ramps import BatchRamp, mean_mask_rate
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
 from bertds.errors import ConfigError
@@ -73,7 +75,11 @@ def _flops(config: Config, vocab_size: int, recipe: str) -> float:
         raise ConfigError(f"{path}: no train_batch_size can be read there ({error!r})") from None
     tokens = mean_tokens(config.data.sequence_length)
     masked = masked_per_row(
-        tokens, config.data.masked_lm_prob, config.data.max_predictions_per_sequence
+        tokens,
+        mean_mask_rate(config.data, config.schedule.total_steps),
+        config.data.max_predictions_per_sequence,
     )
     per_row = forward_backward_flops(config.model, vocab_size, tokens, masked)
-    return per_row * float(batch) * config.schedule.total_steps
+    full = BatchPlan(global_batch_size=int(batch), micro_batch_size=1, world_size=1)
+    rows = BatchRamp.of(config.schedule, full).samples(config.schedule.total_steps)
+    return per_row * float(rows)

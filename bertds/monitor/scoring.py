@@ -34,20 +34,26 @@ def score(
         filler: gives batches for the extra passes to a rank that has none of its own.
 
     Returns:
-        ``loss, mlm_loss, mlm_accuracy`` and, with the head, ``nsp_loss, nsp_accuracy``; and
-        ``rows`` and ``masked``, the counts behind them.
+        ``loss, mlm_loss, mlm_accuracy`` and, with the head, ``nsp_loss, nsp_accuracy`` and its
+        baseline ``nsp_majority``, the share of the more frequent label; and ``rows`` and
+        ``masked``, the counts behind them.
     """
-    sums, done = Sums(), 0
+    sums, done, random_pairs = Sums(), 0, 0
     last: MicroBatch | None = None
     for batch in batches:
         sums.add(forward(batch), int(batch.masked_lm_ids.numel()), batch.rows)
         done, last = done + 1, batch
+        if batch.next_sentence_labels is not None:
+            random_pairs += int(batch.next_sentence_labels.sum())
     if passes is not None and done < passes:
         if last is None and filler is not None:
             last = next(iter(islice(filler(), 1)))
         for _ in range(passes - done):
             assert last is not None  # a rank without batches of its own is given a filler
             forward(last)
-    totals = [float(value) for value in global_sums(sums.take())]
-    result = {key: float(f"{value:.8g}") for key, value in means(totals, next_sentence).items()}
+    *totals, positive = [float(v) for v in global_sums([*sums.take(), float(random_pairs)])]
+    scores = means(totals, next_sentence)
+    if next_sentence:
+        scores["nsp_majority"] = max(positive, totals[5] - positive) / max(totals[5], 1.0)
+    result = {key: float(f"{value:.8g}") for key, value in scores.items()}
     return {**result, "masked": totals[4], "rows": totals[5]}

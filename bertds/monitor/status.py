@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.config.load import load_config
-from bertds.data.vocabulary import load_tokenizer_info
+from bertds.data.vocabulary import vocabulary_size
 from bertds.errors import DataError, UserError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.remaining_time import later_phases, seconds_of
@@ -137,7 +137,8 @@ def _later(
         return 0.0
     try:
         config = load_config(values)
-        phases = later_phases(config, load_tokenizer_info(run / "tokenizer").vocab_size)
+        size = vocabulary_size(run / "tokenizer")
+        phases = later_phases(config, size) if size else []
     except (UserError, OSError, ValueError):
         return 0.0  # the recipe has moved, or the run was just created
     devices = at(starts[-1], "world_size", int, 1) if starts else 1

@@ -59,13 +59,18 @@ class Watcher:
     """Says in words what looks wrong, each thing once until it has gone."""
 
     def __init__(self) -> None:
-        self._lines: list[dict[str, Any]] = []
+        self._train: list[dict[str, Any]] = []
+        self._held_out: list[dict[str, Any]] = []
         self._said: set[str] = set()
 
     def line(self, values: dict[str, Any]) -> None:
         """Take one metric line and warn where it is time to."""
-        self._lines = [*self._lines[-5 * health.RECENT :], values]
-        found = {finding.name: finding for finding in health.findings(self._lines)}
+        if "split" in values:  # few, and those of long ago count too
+            self._held_out.append(values)
+        else:
+            self._train = [*self._train[-5 * health.RECENT :], values]
+        lines = [*self._held_out, *self._train]
+        found = {finding.name: finding for finding in health.findings(lines)}
         for name in found.keys() - self._said:
             log.warning("step %d: %s", values["step"], found[name])
         self._said = set(found)

@@ -6,6 +6,9 @@ before this one, W the warm-up and T the schedule's length::
     t <  W:  peak * (from + (1 - from) * ((t + 1) / W) ** warmup_power)
     t >= W:  peak * (floor + (1 - floor) * decay(t))
 
+A trapezoid (Zhai et al. 2021, arXiv:2106.04560; "warm-up, stable, decay", arXiv:2404.06395) holds
+the peak until the last ``decay_steps`` and decays over those.
+
 Departures from the papers: Google's BERT (Devlin et al. 2018, section A.2; optimization.py) warms
 up with t / W, so that its first update has learning rate 0 and changes nothing; here it is
 (t + 1) / W. NVIDIA's DLE decays with t + 1 and so wastes its last update; here it is t.
@@ -73,11 +76,19 @@ class LearningRate:
         start = warmup if config.decay_from == "warmup_end" else 0.0
         if config.decay == "constant":
             return 1.0
+        if config.decay_steps is not None:
+            start = horizon - config.decay_steps
+        elif config.decay_ratio is not None:
+            start = horizon * (1.0 - config.decay_ratio)
+        if t < start:  # between warm-up and decay
+            return 1.0
         if config.decay == "exponential":
             decay = config.decay_factor ** ((t - start) / config.decay_every_steps)
         elif config.decay == "cosine":
             progress = min(1.0, (t - start) / max(horizon - start, 1e-12))
             decay = 0.5 * (1.0 + math.cos(math.pi * progress))
+        elif config.decay == "sqrt":
+            decay = 1.0 - math.sqrt(min(1.0, (t - start) / max(horizon - start, 1e-12)))
         else:
             decay = max(0.0, 1.0 - (t - start) / max(horizon - start, 1e-12)) ** config.power
         return config.floor + (1.0 - config.floor) * decay

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bertds.errors import ConfigError
 
-Kind = Literal["Adam", "AdamW", "Lamb"]
+Kind = Literal["Adam", "AdamW", "Lamb", "Muon"]
 Variant = Literal["nvidia", "deepspeed", "paper"]
 
 # Its pull request 8490 (2026); 0.19.8 has no deepspeed/runtime/fp16/onebit any more.
@@ -30,7 +30,6 @@ REFUSED = {
     "adagrad": _MOMENTS,
     "lion": _MOMENTS,
     "sgd": _MOMENTS,
-    "muon": "it is made for hidden matrices of language models; " + _MOMENTS,
     "muadam": "it needs the mup package and a model scaled for it; " + _MOMENTS,
     "muadamw": "it needs the mup package and a model scaled for it; " + _MOMENTS,
     "musgd": "it needs the mup package and a model scaled for it; " + _MOMENTS,
@@ -42,7 +41,8 @@ class OptimizerSettings:
     """An optimizer as the DeepSpeed JSON asks for it, checked and complete."""
 
     kind: Kind
-    """AdamW decays weights directly; Adam adds the decay to the gradient (L2); Lamb is LAMB."""
+    """AdamW decays weights directly; Adam adds the decay to the gradient (L2); Lamb is LAMB; Muon
+    is Muon for hidden matrices and AdamW for the rest."""
     lr: float
     """Peak learning rate; the recipe's schedule multiplies it."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -61,6 +61,10 @@ class OptimizerSettings:
     """Lamb: lowest trust ratio."""
     max_coeff: float = math.inf
     """Lamb: highest trust ratio."""
+    momentum: float = 0.95
+    """Muon: of the hidden matrices; ``betas`` and ``eps`` are those of AdamW for the rest."""
+    ns_steps: int = 5
+    """Muon: Newton-Schulz iterations."""
 
 
 _NUMBERS = {
@@ -69,12 +73,14 @@ _NUMBERS = {
     "weight_decay": (0.0, math.inf),
     "min_coeff": (0.0, math.inf),
     "max_coeff": (0.0, math.inf),
+    "momentum": (0.0, 1.0),
 }
 _COMMON = ("lr", "betas", "eps", "weight_decay", "bias_correction")
 _PARAMETERS = {
     "adam": (*_COMMON, "adam_w_mode", "torch_adam", "fp32_optimizer_states"),
     "adamw": (*_COMMON, "adam_w_mode", "torch_adam", "fp32_optimizer_states"),
     "lamb": (*_COMMON, "variant", "min_coeff", "max_coeff"),
+    "muon": ("lr", "betas", "eps", "weight_decay", "momentum", "ns_steps"),
 }
 _REFUSED_PARAMETERS = {
     "max_grad_norm": "the top-level gradient_clipping is the place for it",
@@ -102,7 +108,7 @@ def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> Opt
         ConfigError: unknown type or parameter, missing learning rate, or a wrong value.
     """
     name = section.get("type")
-    known = "Lamb, AdamW, Adam"
+    known = "Lamb, AdamW, Adam, Muon"
     if not isinstance(name, str):
         raise ConfigError(f"{where}.type={name!r} must be one of {known}")
     key = name.lower().replace("_", "").replace("-", "")
@@ -159,6 +165,8 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
                 f"{where}.max_coeff={settings.max_coeff}"
             )
         return settings
+    if key == "muon":
+        return _muon(values, params.get("ns_steps", 5), where)
     if not flags.get("bias_correction", True):
         raise ConfigError(f"{where}.bias_correction=false: only Lamb can do without it")
     if not flags.get("fp32_optimizer_states", True):
@@ -169,6 +177,14 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
     return OptimizerSettings(
         **values, kind="AdamW" if decoupled else "Adam", torch_adam=flags.get("torch_adam", False)
     )
+
+
+def _muon(values: dict[str, Any], ns_steps: Any, where: str) -> OptimizerSettings:
+    if values.get("momentum", 0.0) >= 1.0:
+        raise ConfigError(f"{where}.momentum={values['momentum']!r} must be below 1")
+    if isinstance(ns_steps, bool) or not isinstance(ns_steps, int) or not 1 <= ns_steps <= 20:
+        raise ConfigError(f"{where}.ns_steps={ns_steps!r} must be a whole number from 1 to 20")
+    return OptimizerSettings(**values, kind="Muon", ns_steps=ns_steps)
 
 
 def _number(value: object, where: str, low: float, high: float) -> float:

@@ -8,12 +8,13 @@ from statistics import median
 from typing import Any
 
 from bertds.config.load import load_config, read_yaml
+from bertds.config.ramps import mean_mask_rate
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, parameter_count
 from bertds.cost_model.hardware import Hardware, kind_of
 from bertds.cost_model.memory import Shape, estimate
 from bertds.cost_model.step_time import micro_batch_bytes, optimizer_bytes
-from bertds.data.vocabulary import has_tokenizer, load_tokenizer_info
+from bertds.data.vocabulary import vocabulary_size
 from bertds.errors import ConfigError, DataError
 from bertds.monitor.run_files import at, read_metrics, read_object, starts_of
 
@@ -86,8 +87,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
 
     config = load_config(read_yaml(run / "config.yaml"))
     settings = _object(run / "deepspeed.json")
-    vocabulary = run / "tokenizer"
-    words = load_tokenizer_info(vocabulary).vocab_size if has_tokenizer(vocabulary) else 0
+    words = vocabulary_size(run / "tokenizer")
     starts = _starts(run)
     ranks = at(starts[-1], "world_size", int, 1) if starts else 1
     for folder in reversed(step_folders(run / "checkpoints")):
@@ -140,7 +140,9 @@ def calibrate(run: Path) -> Calibration:
     warm = lines[begin:]
     tokens = lines[-1]["tokens"] / lines[-1]["samples"]
     masked = masked_per_row(
-        tokens, config.data.masked_lm_prob, config.data.max_predictions_per_sequence
+        tokens,
+        mean_mask_rate(config.data, config.schedule.total_steps),
+        config.data.max_predictions_per_sequence,
     )
     per_token = forward_backward_flops(config.model, words, tokens, masked) / tokens
     again = 4 / 3 if config.model.activation_checkpointing == "full" else 1.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bertds.config.batch_plan import BatchPlan
+from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import masked_per_row, mean_tokens, parameter_count
 from bertds.cost_model.hardware import Hardware
@@ -31,6 +32,8 @@ class Forecast:
     memory: Memory
     step: StepTime
     steps: int
+    samples: int
+    """Rows seen; fewer than steps times batch where the batch grows."""
     hardware: Hardware
     price: float
     calibrated: bool
@@ -48,12 +51,12 @@ class Forecast:
     @property
     def hours(self) -> float:
         """Wall clock of the phase."""
-        return (self.steps * self.step.total + STARTUP_SECONDS) / 3600
+        return (self.full_steps * self.step.total + STARTUP_SECONDS) / 3600
 
     @property
-    def samples(self) -> int:
-        """Rows seen."""
-        return self.steps * self.batch.global_batch_size
+    def full_steps(self) -> float:
+        """Steps of the full batch that would see as many rows."""
+        return self.samples / self.batch.global_batch_size
 
     @property
     def tokens(self) -> float:
@@ -63,7 +66,7 @@ class Forecast:
     @property
     def flops(self) -> float:
         """Operations of the whole phase on all devices."""
-        return self.steps * self.step.flops * self.batch.world_size
+        return self.full_steps * self.step.flops * self.batch.world_size
 
     @property
     def mfu(self) -> float:
@@ -146,7 +149,10 @@ def forecast(
         sequence_length=length,
         tokens_per_row=tokens,
         masked_per_row=masked_per_row(
-            tokens, config.data.masked_lm_prob, config.data.max_predictions_per_sequence
+            tokens,
+            # The highest rate of the run: it decides the memory.
+            max(config.data.masked_lm_prob, config.data.masked_lm_prob_end or 0.0),
+            config.data.max_predictions_per_sequence,
         ),
         micro_batch=batch.micro_batch_size,
         precision=settings.precision,
@@ -175,6 +181,7 @@ def forecast(
             overlap=overlaps(settings, shape),
         ),
         steps=config.schedule.total_steps,
+        samples=BatchRamp.of(config.schedule, batch).samples(config.schedule.total_steps),
         hardware=hardware,
         price=hardware.dollars_per_hour if price is None else price,
         calibrated=calibration is not None,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import DataConfig
 from bertds.data.loader import open_source, validation_batches
 from bertds.data.sources.base import Source
@@ -33,7 +34,10 @@ def evaluate(
     seed = trained.manifest.get("recipe", {}).get("run", {}).get("seed", 42)
     source = open_source(data, seed, split=split)
     _check_vocabulary(trained, source)
-    batches = validation_batches(source, data, batch, 0, 1, seed=seed, max_samples=max_samples)
+    batches = validation_batches(
+        source, data, batch, 0, 1, seed=seed, max_samples=max_samples,
+        mask_rate=held_out_mask_rate(data),
+    )  # fmt: skip
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained.model.to(device)
 

@@ -66,7 +66,8 @@ def draw_all(chains: list[Chain]) -> list[Picture]:
     """Draw every picture for which there is something to show."""
     plain: list[tuple[str, str, str, bool, Callable[..., bool]]] = [
         ("loss", "Masked-LM loss (nats)",
-         "Thin: each line of the log. Thick: their running mean. Points: held-out documents.",
+         "Thin: each line of the log. Thick: their running mean. Points: held-out documents. "
+         "Dotted: what word frequencies alone give on them.",
          True, _loss),
         ("mlm_accuracy", "Masked-LM accuracy", "Points: held-out documents.", False,
          _curve("mlm_accuracy", percent=True, validation=True)),
@@ -199,6 +200,9 @@ def _loss(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> bool:
                 label=chain.title if place == 0 else None,
             )  # fmt: skip
             drawn = True
+        entropies = chain.series("unigram_entropy", split="validation")[1]
+        if entropies:
+            axes.axhline(entropies[-1], color=colour, linestyle=":", linewidth=1.2)
         steps, values = chain.series("mlm_loss", split="validation")  # type: ignore[assignment]
         axes.plot(
             steps, values, linestyle="", marker="o", markersize=6.5, markerfacecolor=dress.ground,

@@ -62,10 +62,15 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
     last = chain.runs[-1]
     if last.validation:
         line = last.validation[-1]
-        values.append((f"{line['mlm_loss']:.3f}", "masked-LM loss, held out"))
+        entropy, majority = line.get("unigram_entropy"), line.get("nsp_majority")
+        known = "" if entropy is None else f"; word frequencies alone: {entropy:.3f}"
+        values.append((f"{line['mlm_loss']:.3f}", f"masked-LM loss, held out{known}"))
         values.append((f"{line['mlm_accuracy']:.1%}", "masked-LM accuracy, held out"))
         if line.get("nsp_accuracy") is not None:
-            values.append((f"{line['nsp_accuracy']:.1%}", "next-sentence accuracy, held out"))
+            known = "" if majority is None else f"; larger label: {majority:.1%}"
+            values.append(
+                (f"{line['nsp_accuracy']:.1%}", f"next-sentence accuracy, held out{known}")
+            )
     tokens = sum(run.train[-1]["tokens"] for run in chain.runs if run.train)
     values.append((short(tokens), "real tokens seen"))
     values.append((in_words(sum(run.hours for run in chain.runs) * 3600), "training time"))

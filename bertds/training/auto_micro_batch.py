@@ -56,15 +56,17 @@ def choose_micro_batch(
     """
     if not settings.finds_micro_batch:
         return settings
+    # The smallest global batch of the run is what the micro batch must divide.
+    smallest = config.schedule.batch_from or settings.train_batch_size
     BatchPlan(
-        global_batch_size=settings.train_batch_size, micro_batch_size=1,
+        global_batch_size=smallest, micro_batch_size=1,
         world_size=place.world_size,
     )  # fmt: skip
     _, device = start_processes(settings.values.get("log_level"))
     facts = describe(model, config, settings, place, device)
     found = read_answer(facts)
     if found is None:
-        per_rank = settings.train_batch_size // place.world_size
+        per_rank = smallest // place.world_size
         found = search(model, config, settings, place, device, per_rank)
         log.info("micro batch %d found (%s)", found, answers_file())
     if place.world_size > 1:  # machines may differ: what the smallest can hold
@@ -243,7 +245,7 @@ def describe(
         "stage": settings.stage,
         "offload": settings.offloads_optimizer,
         "optimizer": settings.optimizer.kind,
-        "global_batch": settings.train_batch_size,
+        "global_batch": config.schedule.batch_from or settings.train_batch_size,
         "processes": place.world_size,
         "most_tokens": GPU_TOKENS if cuda else None,
         "torch": torch.__version__,

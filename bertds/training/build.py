@@ -18,6 +18,7 @@ from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import to_dict
+from bertds.config.ramps import BatchRamp, MaskRate, mean_mask_rate
 from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
@@ -111,6 +112,7 @@ def _build(
     # The micro batch is settled before layers are compiled or recorded for its shapes.
     settings = choose_micro_batch(model, config, settings, place)
     plan = settings.batch_plan(place.world_size)
+    ramp = BatchRamp.of(config.schedule, plan)
     leaving.engine = engine = build_engine(config, settings, plan, model)
     validator = None if held_out is None else Validator(config, held_out, engine)
     facts = facts_of(config, settings, place, source)
@@ -138,6 +140,9 @@ def _build(
         start=DataPosition(state.epoch, state.offset),
         seed=config.run.seed,
         pin=engine.device.type == "cuda",
+        ramp=ramp,
+        mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
+        first_step=state.step,
     )
     closing.callback(loader.close)
     parts = Collaborators(
@@ -147,7 +152,7 @@ def _build(
         learning_rate=LearningRate(settings.optimizer.lr, config.schedule),
         metrics=metrics,
         checkpoints=checkpoints,
-        agreement=build_agreement(config, plan, engine, folder, state),
+        agreement=build_agreement(config, engine, folder, state),
         guard=Guard(config.guard, engine),
         clock=TrainingClock(),
         validator=validator,
@@ -226,7 +231,7 @@ def build_metrics(
     meter = Meter(
         config.model,
         vocab_size,
-        config.data.masked_lm_prob,
+        mean_mask_rate(config.data, config.schedule.total_steps),
         config.data.max_predictions_per_sequence,
         engine.world_size,
         device_peak(engine.device.type, settings.precision),
@@ -236,12 +241,12 @@ def build_metrics(
 
 
 def build_agreement(
-    config: Config, plan: BatchPlan, engine: Engine, folder: RunFolder, state: TrainState
+    config: Config, engine: Engine, folder: RunFolder, state: TrainState
 ) -> Agreement:
     """Listen for stop requests, and return the ranks' exchange at each step."""
     job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
     watch = StopWatch(folder.path, config.run.max_hours, job_seconds).listen()
-    agreement = Agreement(engine, plan, watch)
+    agreement = Agreement(engine, watch)
     agreement.hours = state.hours
     agreement.main_hours = state.main_hours
     agreement.tokens = state.tokens

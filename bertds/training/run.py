@@ -100,6 +100,7 @@ class Run:
     def next_batch(self) -> StepBatch:
         """Return this rank's part of the next optimizer step."""
         batch = next(self._batches)
+        self.engine.use_batch(batch.plan)
         if self.parts.sample_log is not None:
             self.parts.sample_log.write(self.state.step + 1, batch.samples)
         return batch
@@ -124,7 +125,7 @@ class Run:
             applied = self.engine.step(limit)
         parts.folder.lock.check(at_most_every=1.0)  # before anything is written
         state.step += 1
-        state.samples += self.plan.global_batch_size
+        state.samples += batch.plan.global_batch_size
         state.epoch, state.offset = batch.next.epoch, batch.next.offset
         self.agreement.main_hours += parts.clock.lap_hours()
         self.agreement.read()

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from bertds import __version__
-from bertds.config.load import flatten, read_yaml, to_dict
+from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
 from bertds.config.recipe import Config
 from bertds.distributed.rank_info import find_place
 from bertds.errors import ConfigError
@@ -41,7 +41,7 @@ FIXED_SECTIONS = ("model",)
 FIXED_KEYS = (
     "run.seed", "data.sequence_length", "data.max_predictions_per_sequence",
     "data.masked_lm_prob", "data.short_seq_prob", "data.whole_word_masking",
-    "data.ngram", "data.pairs",
+    "data.ngram", "data.pairs", "data.masked_lm_prob_end", "data.masked_lm_prob_steps",
 )  # fmt: skip
 FREE_KEYS = ("model.activation_checkpointing", "model.attention_kernel")
 # What a run writes into its folder under names of its own; patterns, links among them are refused.
@@ -106,6 +106,12 @@ class RunFolder:
             return
         before = flatten(read_yaml(file))
         now = flatten(to_dict(self.config))
+        for key, (neutral, remedy) in REMOVED_KEYS.items():
+            if before.get(key, neutral) != neutral:
+                raise ConfigError(
+                    f"{self.path}: this run began with {key}={before[key]}, which is no longer a "
+                    f"key; {remedy}; choose another run.dir, with init.from={self.path}"
+                )
         for key, value in now.items():
             fixed = key in FIXED_KEYS or key.split(".")[0] in FIXED_SECTIONS
             if fixed and key not in FREE_KEYS and key in before and before[key] != value:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch
 from bertds.data.loader import validation_batches
 from bertds.data.sources.base import Source
 from bertds.engine.interface import TrainingEngine
 from bertds.monitor.scoring import score
+from bertds.pretrained.evaluate import unigram_entropy
 
 
 class Validator:
@@ -25,15 +27,20 @@ class Validator:
         self.config = config
         self.source = source
         self.engine = engine
+        self._entropy: float | None = None
         self.micro_batch = config.validation.micro_batch_size or engine.batch.micro_batch_size
 
     def score(self) -> dict[str, float]:
-        """Return losses and accuracies; see :func:`score`. Collective."""
+        """Return losses and accuracies with their baselines; see :func:`score`. Collective.
+
+        Rank 0 adds ``unigram_entropy`` where the text is known: the masked-LM loss of a model that
+        knows the frequencies of the words and nothing else.
+        """
         config, engine = self.config, self.engine
         rows = self.source.with_seed(config.run.seed).samples_in_epoch(0)
         rows = min(rows, config.validation.max_samples or rows)
         most_rows = -(-rows // engine.world_size)
-        return score(
+        scores = score(
             self._batches(engine.rank, engine.world_size),
             lambda batch: engine.eval_forward(batch.to(engine.device)),
             engine.global_sums,
@@ -41,6 +48,13 @@ class Validator:
             passes=-(-most_rows // self.micro_batch),
             filler=lambda: self._batches(0, 1),
         )
+        if engine.rank == 0:  # which writes the line; the text is counted once
+            if self._entropy is None:
+                counts = self.source.token_counts()
+                self._entropy = 0.0 if counts is None else unigram_entropy(counts)
+            if self._entropy:
+                scores["unigram_entropy"] = float(f"{self._entropy:.8g}")
+        return scores
 
     def _batches(self, rank: int, world_size: int) -> Iterable[MicroBatch]:
         return validation_batches(
@@ -51,4 +65,5 @@ class Validator:
             world_size,
             seed=self.config.run.seed,
             max_samples=self.config.validation.max_samples,
+            mask_rate=held_out_mask_rate(self.config.data),
         )

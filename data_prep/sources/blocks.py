@@ -54,8 +54,10 @@ def check_is_text(path: Path) -> None:
     """
     with open_binary(path) as file:
         head = file.read(formats.HEAD_BYTES)
-    if formats.wrapping(head) in formats.COMPRESSED:
-        next(whole_blocks(path), None)
+    kind = formats.wrapping(head)
+    if kind in formats.COMPRESSED:
+        inside = next(_unpacked(path, kind, DEFAULT_LIMITS, formats.HEAD_BYTES), b"")
+        _check_inside(path, kind, inside[: formats.HEAD_BYTES])
     else:
         _refuse(path, formats.not_text(head), "")
 
@@ -170,11 +172,7 @@ def whole_blocks(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Block]
     kind = compression(path)
     blocks = _unpacked(path, kind, limits)
     head = next(blocks, b"")
-    packing = kind if kind in formats.COMPRESSED else ""
-    inner = formats.wrapping(head[: formats.HEAD_BYTES])
-    if packing and inner in formats.COMPRESSED:
-        raise DataError(f"{path}: not text but {inner} data in {packing} data; unpack it once")
-    _refuse(path, formats.not_text(head[: formats.HEAD_BYTES]), packing)
+    inner = _check_inside(path, kind, head[: formats.HEAD_BYTES])
     both: Iterator[bytes] = itertools.chain([head] if head else [], blocks)
     if inner in formats.WIDE:
         both = formats.as_utf8(both, inner)
@@ -182,8 +180,18 @@ def whole_blocks(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Block]
         yield block, True
 
 
-def _unpacked(path: Path, kind: str, limits: Limits) -> Iterator[bytes]:
-    """Yield the decompressed bytes of a file."""
+def _check_inside(path: Path, kind: str, head: bytes) -> str:
+    """Refuse contents that are no text; return what is around them still: one of WIDE, or ""."""
+    packing = kind if kind in formats.COMPRESSED else ""
+    inner = formats.wrapping(head)
+    if packing and inner in formats.COMPRESSED:
+        raise DataError(f"{path}: not text but {inner} data in {packing} data; unpack it once")
+    _refuse(path, formats.not_text(head), packing)
+    return inner
+
+
+def _unpacked(path: Path, kind: str, limits: Limits, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Yield the decompressed bytes of a file, in blocks of about ``size``."""
     try:
         if kind == "bz2":
             yield from (block for block, _ in bz2_blocks(path, 0, 1 << 62, limits))
@@ -192,7 +200,7 @@ def _unpacked(path: Path, kind: str, limits: Limits) -> Iterator[bytes]:
         elif kind in ("gz", "zst"):
             opener: Any = {"gz": gzip.open, "zst": _open_zstandard}[kind]
             with opener(path) as file:
-                yield from bounded(path, iter(lambda: file.read(BLOCK_BYTES), b""), limits)
+                yield from bounded(path, iter(lambda: file.read(size), b""), limits)
         else:
             yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
     except EOFError as error:

@@ -63,7 +63,7 @@ def body_document(title: str, body: str) -> Document:
     if "<" in body or "&" in body:
         body = without_markup(body)
     lines = [line for line in map(str.strip, body.split("\n")) if line]
-    if lines and clean_line(lines[0]) == clean_line(without_markup(title)):
+    if lines and (lines[0] == title or lines[0].split() == without_markup(title).split()):
         del lines[0]
     paragraphs = [clean_line(line) for line in lines if not is_section_title(line)]
     text = "\n".join(p for p in paragraphs if p)

@@ -14,16 +14,17 @@ must not cost the rest.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
-_START = re.compile(r"^\*\*\* ?START OF (?:THIS|THE) PROJECT GUTENBERG[^\n]*\n?", re.MULTILINE)
+_START = re.compile(r"\*\*\* ?START OF (?:THIS|THE) PROJECT GUTENBERG[^\n]*\n?")
 _END = re.compile(
-    r"^(?:\*\*\* ?END OF (?:THIS|THE) PROJECT GUTENBERG|End of (?:the |this )?Project Gutenberg)",
-    re.MULTILINE | re.IGNORECASE,
+    r"(?:\*\*\* ?END OF (?:THIS|THE) PROJECT GUTENBERG|End of (?:the |this )?Project Gutenberg)",
+    re.IGNORECASE,
 )
 _PRINT_BEGIN = re.compile(
-    r"^\*\*\* ?START(?:\*\*| ?\*\* ?|: )(?:THE SMALL PRINT|FULL LICENSE)[^\n]*\n?", re.MULTILINE
+    r"\*\*\* ?START(?:\*\*| ?\*\* ?|: )(?:THE SMALL PRINT|FULL LICENSE)[^\n]*\n?"
 )
-_PRINT_END = re.compile(r"^\*END ?(?:\*\*?)? ?THE SMALL PRINT![^\n]*\n?", re.MULTILINE)
+_PRINT_END = re.compile(r"\*END ?(?:\*\*?)? ?THE SMALL PRINT![^\n]*\n?")
 _HEADER_LINE = re.compile(
     r"This header should be the first thing seen|Please take a look at the important information "
     r"in this header|Copyright laws are changing all over the world|\**Welcome To The World of "
@@ -31,6 +32,7 @@ _HEADER_LINE = re.compile(
     r"keep this file",
     re.IGNORECASE,
 )
+_PROJECT = ("Project Gutenberg", "PROJECT GUTENBERG", "project gutenberg")
 _LONGEST_FRAME = 40_000
 """Characters of header, small print or licence, with room to spare (the licence has 19,000)."""
 
@@ -42,7 +44,7 @@ def without_frame(text: str) -> str:
         text: the file, with line feeds as line ends.
     """
     text = _without_small_print(text)
-    starts = list(_START.finditer(text))
+    starts = list(_markers(text, _START, ("PROJECT GUTENBERG",)))
     if starts and _is_late(starts[0], text):
         return _up_to_end(text[: starts[0].start()])
     if not starts:
@@ -58,9 +60,29 @@ def is_header_line(paragraph: str) -> bool:
     return _HEADER_LINE.match(paragraph) is not None
 
 
+def _markers(text: str, marker: re.Pattern[str], words: tuple[str, ...]) -> Iterator[re.Match[str]]:
+    """Yield the lines that a pattern matches, in their order.
+
+    Args:
+        text: a book.
+        marker: matches from the beginning of a line.
+        words: one of which such a line holds: to look for these takes a tenth of the pattern's
+            time.
+    """
+    lines = set()
+    for word in words:
+        at = text.find(word)
+        while at >= 0:
+            lines.add(text.rfind("\n", 0, at) + 1)
+            at = text.find(word, at + len(word))
+    for begin in sorted(lines):
+        if match := marker.match(text, begin):
+            yield match
+
+
 def _without_small_print(text: str) -> str:
-    end = _PRINT_END.search(text)
-    begin = _PRINT_BEGIN.search(text)
+    end = next(_markers(text, _PRINT_END, ("SMALL PRINT!",)), None)
+    begin = next(_markers(text, _PRINT_BEGIN, ("THE SMALL PRINT", "FULL LICENSE")), None)
     if begin is not None and (end is None or begin.start() < end.start()):
         before, after = text[: begin.start()], text[end.end() :] if end is not None else ""
         # It stands before the book, or (some files of 2003) after it.
@@ -79,7 +101,7 @@ def _is_late(start: re.Match[str], text: str) -> bool:
 
 def _up_to_end(text: str) -> str:
     """Return the text before the first end marker after which no more than a licence follows."""
-    for end in _END.finditer(text):
+    for end in _markers(text, _END, _PROJECT):
         if len(text) - end.start() <= _LONGEST_FRAME:
             return text[: end.start()]
     return text

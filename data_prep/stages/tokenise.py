@@ -7,7 +7,8 @@ sample of it, and the text parts are tokenised (``tokenise_part``).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,6 +125,7 @@ def run_stage(task: StageTask) -> dict[str, Any]:
 
 
 def _run(task: StageTask, fast: bool) -> dict[str, Any]:
+    counts: Counter[str] = Counter()
     log = DropLog(task.sources, task.settings.keep_dropped)
     assert task.unit is not None or task.text_part is not None
     if task.unit is None:
@@ -136,10 +138,9 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
     else:
         settings = task.settings
         words = encoder(task.vocab, settings.rules, settings.is_wordpiece, task.fingerprint, fast)
-        parts = _as_tokens(documents, words, task, log)
+        parts = _as_tokens(documents, words, task, log, counts)
         payload_type = words.dtype
     kept = list(parts)
-    tokens, unknown = _token_counts(kept, words) if task.vocab is not None else (0, 0)
     # Before the marker, which stands for both files.
     log.save(task.part.with_suffix(".dropped"))
     write_part(task.part, kept, payload_type)
@@ -149,24 +150,12 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         "size": task.size,
         "documents": len(kept),
         "counts": log.counts_json(),
-        "tokens": tokens,
-        "unknown": unknown,
+        "tokens": counts["tokens"],
+        "unknown": counts["unknown"],
         "stage": int(unit is None),
         "order": _place(task, unit) if unit is not None else None,
     }
     return write_marker(task.marker, task.part, result, task.inputs)
-
-
-def _token_counts(documents: Sequence[PartDocument], words: Encoder) -> tuple[int, int]:
-    """Return how many tokens there are, and how many of them are unknown."""
-    tokens = sum(len(document.payload) for document in documents)
-    wanted = {words.unknown, words.unknown | int(WORD_START)}
-    unknown = sum(
-        int(np.count_nonzero(document.payload == one))
-        for document in documents
-        for one in (wanted if isinstance(words, JsonEncoder) else (words.unknown,))
-    )
-    return tokens, unknown
 
 
 def _place(task: StageTask, unit: Unit) -> list[Any]:
@@ -235,9 +224,16 @@ def _as_text(documents: Iterable[_Sentences]) -> Iterator[PartDocument]:
 
 
 def _as_tokens(
-    documents: Iterable[_Sentences], words: Encoder, task: StageTask, log: DropLog
+    documents: Iterable[_Sentences],
+    words: Encoder,
+    task: StageTask,
+    log: DropLog,
+    counts: Counter[str],
 ) -> Iterator[PartDocument]:
-    """Tokenise many documents at a time; drop empty sentences and documents that are too short."""
+    """Tokenise many documents at a time; drop empty sentences and documents that are too short.
+
+    Counts tokens, and the unknown ones among them.
+    """
     settings = task.settings
     weights = [dict(settings.mix).get(source, 1.0) for source in task.sources]
     for batch in _batches(documents):
@@ -249,6 +245,12 @@ def _as_tokens(
                 for number, sentence in enumerate(document.sentences)
             ]
         ids, lengths = words.encode(sentences)
+        counts["tokens"] += len(ids)
+        counts["unknown"] += int(
+            np.count_nonzero(
+                (ids & ~WORD_START if isinstance(words, JsonEncoder) else ids) == words.unknown
+            )
+        )
         first = running_sum([len(document.sentences) for document in batch])
         ends = running_sum(lengths)[first].tolist()
         # Empty sentences go: where the others of each document lie, and their lengths.

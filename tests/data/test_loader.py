@@ -357,7 +357,7 @@ def test_prefetch_stays_ahead_and_waiting_is_counted(config, monkeypatch):
         assert len(list(islice(loader, 3))) == 3
         waited = loader.stall_seconds
         make = loader._make
-        monkeypatch.setattr(loader, "_make", lambda p: (time.sleep(0.2), make(p))[1])
+        monkeypatch.setattr(loader, "_make", lambda *a: (time.sleep(0.2), make(*a))[1])
         for _ in range(6):
             next(loader)
         assert loader.stall_seconds > waited + 0.3

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tests.engine.toy import ROWS, State, Toy, learning_rate, rows_of
-from tests.optim.textbook import TextbookLamb
+from tests.optim.textbook import TextbookLamb, TextbookMuon
 
 LAMBS: dict[str, dict[str, Any]] = {
     "nvidia": {},
@@ -35,7 +35,9 @@ def train_reference(
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     numbers = {"betas": (0.9, 0.99), "eps": eps, "weight_decay": weight_decay}
     lamb = adam = None
-    if optimizer in LAMBS:
+    if optimizer == "Muon":
+        lamb = TextbookMuon(named, lr=0.0, **numbers)
+    elif optimizer in LAMBS:
         lamb = TextbookLamb(
             named, lr=0.0, variant=optimizer, bias_correction=bias_correction,
             **numbers, **LAMBS[optimizer],
@@ -68,4 +70,4 @@ def train_reference(
         state[name, "weight"] = p.detach().view(-1)
         state[name, "exp_avg"] = (lamb.m[name] if lamb else adam.state[p]["exp_avg"]).view(-1)
         state[name, "exp_avg_sq"] = (lamb.v[name] if lamb else adam.state[p]["exp_avg_sq"]).view(-1)
-    return state, losses, dict(lamb.ratios) if lamb else {}, norms
+    return state, losses, dict(getattr(lamb, "ratios", {})), norms

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,6 +16,7 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.model import attention
 from bertds.model.bert import BertForPreTraining
+from bertds.model.compile_layers import compile_layers
 
 MODEL = ModelConfig(
     hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
@@ -29,7 +32,9 @@ def micro_batches(tiny_data):
         return [next(loader).micro_batches for _ in range(3)]
 
 
-def train(micro_batches, stage: int, optimizer: str) -> tuple[list[float], list[bool]]:
+def train(
+    micro_batches, stage: int, optimizer: str, *, compiled: bool = False, dropout: float = 0.1
+) -> tuple[list[float], list[bool]]:
     """Losses, and whether each layer's three weights and three biases are neighbours."""
     settings = check_deepspeed_values(
         {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4, "bf16": {"enabled": True},
@@ -37,7 +42,10 @@ def train(micro_batches, stage: int, optimizer: str) -> tuple[list[float], list[
          "zero_optimization": {"stage": stage}}
     )  # fmt: skip
     torch.manual_seed(0)
-    model = BertForPreTraining(MODEL, 65)
+    chances = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    model = BertForPreTraining(replace(MODEL, **chances), 65)
+    if compiled:
+        assert compile_layers(model, "cpu", backend="aot_eager")
     engine = Engine.create(model, settings, settings.batch_plan(1), seed=1)
     losses, together = [], []
     for number, step in enumerate(micro_batches):
@@ -76,6 +84,29 @@ def test_zero_lays_them_together_and_training_is_the_same(
     assert all(together) and all(joined) and len(joined) == 2 * 2 * 2 * 3
     assert losses == pytest.approx(plain, rel=1e-3)  # bfloat16
     assert losses[-1] != losses[0]
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Weights before biases, and joined in place."""
+    order, join = build_optimizer.memory_order, attention.join
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(build_optimizer, "memory_order", lambda named, device: order(named, cuda))
+    monkeypatch.setattr(attention, "join", lambda parts, *, in_place: join(parts, in_place=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_compiled_layers_train_the_same_at_every_stage(micro_batches, stage, as_on_a_gpu) -> None:
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    compiled, _ = train(micro_batches, stage, "Lamb", compiled=True, dropout=0.0)
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+    plain, _ = train(micro_batches, stage, "Lamb", dropout=0.0)
+    assert compiled == pytest.approx(plain, rel=1e-3)
+    torch._dynamo.reset()
 
 
 def test_stage_3_calls_the_three_apart(micro_batches) -> None:

@@ -68,6 +68,10 @@ def two(tmp_path_factory: pytest.TempPathFactory, unbroken: dict) -> dict:
              "poison": [2, 1, 1]}
             for stage in (0, 2, 3)
         ),
+        *(
+            {"name": f"muon{stage}", "values": values(stage, optimizer="Muon"), "last": 6}
+            for stage in (2, 3)
+        ),
         {"name": "aligned", "values": values(2, zero={"parameter_alignment": True}), "last": 4},
     ]  # fmt: skip
     lambs = [lamb_case(variant, stage) for variant, stage in EVERYDAY]
@@ -110,6 +114,13 @@ def test_adamw_on_two_ranks_is_torchs(two: dict) -> None:
     assert distance(two["adamw2"]["state"], want) < 2e-6
     assert two["adamw2"]["losses"] == pytest.approx(losses, rel=2e-6)
     assert distance(two["aligned"]["state"], train_reference(4, "AdamW")[0]) < 2e-6
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_muon_on_two_ranks_is_the_textbooks(two: dict, stage: int) -> None:
+    want, losses, _, _ = train_reference(6, "Muon")
+    assert distance(two[f"muon{stage}"]["state"], want) < 1e-6
+    assert two[f"muon{stage}"]["losses"] == pytest.approx(losses, rel=2e-6)
 
 
 def test_bf16_masters_start_exact_and_stay_near(two: dict) -> None:

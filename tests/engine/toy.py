@@ -61,12 +61,12 @@ class Toy(torch.nn.Module):
         if hasattr(self, "scale"):
             hidden = hidden * self.scale[0, 0]
         hidden = hidden + self.transform(torch.tanh(self.dense(hidden)))
-        logits = self.decoder(hidden).float()
+        logits = _at_least_float32(self.decoder(hidden))
         mlm = functional.cross_entropy(logits, masked_lm_ids, reduction="sum")
         rows = len(next_sentence_labels)
         pooled = torch.zeros(rows, hidden.shape[1], dtype=hidden.dtype)
         pooled = pooled.index_add(0, row_ids, hidden)
-        scores = self.classifier(torch.tanh(pooled)).float()
+        scores = _at_least_float32(self.classifier(torch.tanh(pooled)))
         nsp = functional.cross_entropy(scores, next_sentence_labels, reduction="sum")
         return Output(
             mlm,
@@ -74,6 +74,10 @@ class Toy(torch.nn.Module):
             (logits.argmax(-1) == masked_lm_ids).sum(),
             (scores.argmax(-1) == next_sentence_labels).sum(),
         )
+
+
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def rows_of(step: int, first: int, last: int) -> Batch:

@@ -107,3 +107,36 @@ def test_a_second_backward_is_refused() -> None:
 def test_chunks_hold_at_most_the_stated_bytes() -> None:
     assert losses.tokens_per_chunk(30_528) * 30_528 * 4 <= losses.CHUNK_BYTES
     assert losses.tokens_per_chunk(10**9) == 64
+
+
+@pytest.mark.parametrize("chunk", [1000, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_z_loss_joins_the_gradient_and_not_the_value(monkeypatch, chunk, dtype) -> None:
+    monkeypatch.setattr(losses, "tokens_per_chunk", lambda *_: chunk)
+    leaves, labels = inputs(150, dtype)
+    labels[::7] = -100  # fillers
+    hidden, weight, bias = leaves
+    logits = F.linear(hidden, weight[:REAL], bias[:REAL]).float()
+    cross_entropy = F.cross_entropy(logits, labels, reduction="sum")
+    squares = torch.logsumexp(logits, -1)[labels >= 0].square().sum()
+    wanted = torch.autograd.grad((cross_entropy + 0.1 * squares) * 0.37, leaves)
+    loss, _ = losses.linear_cross_entropy(*leaves, labels, REAL, 0.1)
+    found = torch.autograd.grad(loss * 0.37, leaves)
+    assert loss.item() == pytest.approx(cross_entropy.item(), rel=1e-5)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one - other).abs().max() < (1e-5 if dtype == torch.float32 else 1e-2) * (
+            other.abs().max()
+        )
+
+
+def test_the_recipe_sets_the_weight_of_both_styles() -> None:
+    from bertds.config.recipe import ModelConfig
+    from bertds.model.build import build_model
+
+    for style in ("bert", "modern"):
+        config = ModelConfig(
+            style=style, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=16, next_sentence=False, z_loss=1e-3,
+        )  # fmt: skip
+        decoders = [m for m in build_model(config, 50).modules() if type(m).__name__ == "Decoder"]
+        assert [decoder.z_weight for decoder in decoders] == [1e-3]

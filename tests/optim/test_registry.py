@@ -19,6 +19,14 @@ def test_lamb_variants_have_their_own_defaults() -> None:
     assert deepspeed.weight_decay == 0.0
 
 
+def test_muon_has_its_own_parameters() -> None:
+    default = parse_optimizer({"type": "Muon", "params": {"lr": 1e-3}})
+    assert (default.kind, default.momentum, default.ns_steps) == ("Muon", 0.95, 5)
+    params = {"lr": 1e-3, "momentum": 0.9, "ns_steps": 6, "betas": [0.9, 0.95]}
+    chosen = parse_optimizer({"type": "Muon", "params": params})
+    assert (chosen.momentum, chosen.ns_steps, chosen.betas) == (0.9, 6, (0.9, 0.95))
+
+
 def test_adam_means_adamw_unless_told_not_to() -> None:
     # as in DeepSpeed
     assert parse_optimizer({"type": "Adam", "params": {"lr": 1e-4}}).kind == "AdamW"
@@ -29,13 +37,13 @@ def test_adam_means_adamw_unless_told_not_to() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({}, "optimizer.type=None must be one of Lamb, AdamW, Adam"),
+        ({}, "optimizer.type=None must be one of Lamb, AdamW, Adam, Muon"),
         ({"type": "OneBitLamb"}, "has removed its 1-bit optimizers (0.19.8 has none)"),
         ({"type": "OneBitAdam"}, "has removed its 1-bit optimizers (0.19.8 has none)"),
         ({"type": "ZeroOneAdam"}, "has removed its 1-bit optimizers (0.19.8 has none)"),
         ({"type": "FusedLamb"}, 'with "variant": "deepspeed" is the same rule'),
         ({"type": "SGD"}, "optimizers with two moments; use Lamb or AdamW"),
-        ({"type": "Ranger"}, "there is no such optimizer here; there are Lamb, AdamW, Adam"),
+        ({"type": "Ranger"}, "there is no such optimizer here; there are Lamb, AdamW, Adam, Muon"),
         ({"type": "AdamW"}, "optimizer.params.lr is missing"),
         ({"type": "AdamW", "params": {"lr": "6e-3"}}, "lr='6e-3' must be a number"),
         ({"type": "AdamW", "params": {"lr": -1}}, "must be at least 0"),
@@ -48,6 +56,9 @@ def test_adam_means_adamw_unless_told_not_to() -> None:
         ({"type": "AdamW", "params": {"lr": 1, "torch_adam": 1}}, "must be true or false"),
         ({"type": "AdamW", "params": {"lr": 1, "variant": "paper"}}, "not a parameter of AdamW"),
         ({"type": "AdamW", "params": 3}, "must be an object"),
+        ({"type": "Muon", "params": {"lr": 1, "momentum": 1.0}}, "momentum=1.0 must be below 1"),
+        ({"type": "Muon", "params": {"lr": 1, "ns_steps": 2.5}}, "a whole number from 1 to 20"),
+        ({"type": "Muon", "params": {"lr": 1, "muon_lr": 1}}, "not a parameter of Muon"),
         ({"type": "Lamb", "params": {"lr": 1, "variant": "apex"}}, "nvidia, paper, deepspeed"),
         ({"type": "Lamb", "params": {"lr": 1, "min_coeff": 2, "max_coeff": 1}}, "exceeds"),
         ({"type": "Lamb", "params": {"lr": 1, "lamb_adapt": True}}, "not a parameter of Lamb"),

@@ -49,3 +49,41 @@ class TextbookLamb:
                     ratio = min(max(weight_norm / update_norm, self.low), self.high)
                 self.ratios[name] = ratio
             x.sub_((lr * ratio * update).to(x.dtype))
+
+
+class TextbookMuon:
+    """Muon (Jordan et al. 2024), decay and scale of arXiv:2502.16982; AdamW for the rest."""
+
+    def __init__(self, named, *, lr, betas, eps, weight_decay, momentum=0.95, ns_steps=5):
+        self.named = dict(named)
+        self.lr, self.betas, self.eps, self.decay = lr, betas, eps, weight_decay
+        self.momentum, self.ns_steps = momentum, ns_steps
+        self.t = 0
+        self.m = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.named.items()}
+        self.v = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.named.items()}
+
+    @torch.no_grad()
+    def step(self, gradients: dict[str, torch.Tensor]) -> None:
+        self.t += 1
+        for name, x in self.named.items():
+            g = gradients[name].double().view(x.shape)
+            decay = 0.0 if name.endswith("bias") or "LayerNorm" in name else self.decay
+            m, v = self.m[name].view(x.shape), self.v[name].view(x.shape)
+            if name.endswith(("dense.weight", "transform.weight")):
+                m.copy_(self.momentum * m + g)
+                update = 0.2 * max(x.shape) ** 0.5 * self.polar(g + self.momentum * m)
+            else:
+                beta1, beta2 = self.betas
+                m.copy_(beta1 * m + (1 - beta1) * g)
+                v.copy_(beta2 * v + (1 - beta2) * g * g)
+                root = (v / (1 - beta2**self.t)).sqrt() + self.eps
+                update = m / (1 - beta1**self.t) / root
+            x.copy_((1 - self.lr * decay) * x - self.lr * update)
+
+    def polar(self, u: torch.Tensor) -> torch.Tensor:
+        """Through the singular values: the same polynomial applied to each of them."""
+        left, values, right = torch.linalg.svd(u, full_matrices=False)
+        values = values / (values.norm() + 1e-7)
+        for _ in range(self.ns_steps):
+            values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+        return left @ values.diag() @ right

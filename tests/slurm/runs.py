@@ -8,7 +8,7 @@ from typing import Any
 
 from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
-from tests.run_reading import read_lines
+from bertds.monitor.run_files import read_metrics
 
 # What the training decides; the rest of a line tells of the clock, the memory and the restarts.
 RESULTS = {
@@ -21,7 +21,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     """The results in all lines of metrics.jsonl."""
     return [
         {key: value for key, value in line.items() if key in RESULTS}
-        for line in read_lines(run / "metrics.jsonl")
+        for line in read_metrics(run / "metrics.jsonl").lines
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
@@ -11,6 +12,7 @@ from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
 from bertds.training import speedups
+from bertds.training.run_folder import RunFolder
 
 HOPPER = (9, 0)
 
@@ -78,12 +80,29 @@ def test_a_kernel_that_a_cpu_lacks_is_refused_before_training() -> None:
 # -- FP8 -----------------------------------------------------------------------------------------
 
 
-def test_recipes_that_said_no_to_the_former_fp8_still_load() -> None:
-    assert load_config({"model": {"fp8": False}}) == Config()
-    with pytest.raises(ConfigError, match=r"model\.fp8 is no longer a key; .* see run\.fp8"):
-        load_config({"model": {"fp8": True}})
+def test_recipes_that_said_no_to_the_former_fp8_still_load(tmp_path) -> None:
+    recipes = {}
+    for asked in (False, True):
+        recipes[asked] = tmp_path / f"{asked}.yaml"
+        recipes[asked].write_text(yaml.safe_dump({"model": {"fp8": asked}}))
+    assert load_config(recipes[False]) == Config()
+    with pytest.raises(ConfigError, match=r"yaml: model\.fp8 is no longer a key; .* see run\.fp8"):
+        load_config(recipes[True])
+    assert load_config(yaml.safe_load(recipes[True].read_text())) == Config()  # what a run saved
     with pytest.raises(ConfigError, match=r"--set model\.fp8 is no longer a key"):
         load_config(None, {"model.fp8": True})
+
+
+def test_a_run_of_the_former_fp8_is_not_continued_in_silence(tmp_path) -> None:
+    config = recipe(run__dir=str(tmp_path))
+    for asked, refused in ((False, False), (True, True)):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"fp8": asked}}))
+        folder = RunFolder(config, is_main=True)
+        if refused:
+            with pytest.raises(ConfigError, match=r"began with model\.fp8=True.*no longer a key"):
+                folder.open()
+        else:
+            folder.open().close()
 
 
 @pytest.mark.parametrize(

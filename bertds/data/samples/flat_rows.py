@@ -102,12 +102,7 @@ class RowMaker:
         self.settings = settings
         self.tokenizer = tokenizer
         self.seed = seed
-        self._predictions = predictions_by_length(
-            settings.sequence_length,
-            settings.special_tokens,
-            settings.masked_lm_prob,
-            settings.max_predictions,
-        )
+        self._predictions = self._predictions_at(settings.masked_lm_prob)
         self._whole_words = settings.whole_word_masking or settings.ngram > 1
         self._ngram = ngram_thresholds(settings.ngram)
         self._continues = np.zeros(1, np.bool_)
@@ -117,6 +112,12 @@ class RowMaker:
                 raise DataError(
                     "whole-word masking needs a WordPiece vocabulary, and this one has no ## piece"
                 )
+
+    def _predictions_at(self, mask_rate: float) -> np.ndarray:
+        settings = self.settings
+        return predictions_by_length(
+            settings.sequence_length, settings.special_tokens, mask_rate, settings.max_predictions
+        )
 
     def row_lengths(self, pairs: Pairs, samples: np.ndarray) -> np.ndarray:
         """Return how many tokens the rows of some samples have, int64 [n]."""
@@ -137,6 +138,7 @@ class RowMaker:
         part_of_row: np.ndarray | None,
         sample_of_row: np.ndarray,
         epoch: int,
+        mask_rate: float | None = None,
     ) -> FlatRows:
         """Make rows in the order asked for.
 
@@ -146,6 +148,7 @@ class RowMaker:
             part_of_row: int [N], which part a row comes from; None if there is one part.
             sample_of_row: int64 [N], which sample of that part.
             epoch: epoch, or pass.
+            mask_rate: share of masked tokens, None = the settings' masked_lm_prob.
 
         Raises:
             DataError: a shard holds an id outside the vocabulary.
@@ -159,7 +162,10 @@ class RowMaker:
             lengths[rows] = self.row_lengths(pairs, samples)
             labels[rows] = pairs.labels[samples]
         row_offsets = offsets_of(lengths)
-        capacity = offsets_of(self._predictions[lengths])
+        predictions = self._predictions
+        if mask_rate is not None:
+            predictions = self._predictions_at(mask_rate)
+        capacity = offsets_of(predictions[lengths])
         total, masked = int(row_offsets[-1]), int(capacity[-1])
         flat = FlatRows(
             np.empty(total, np.int64),

@@ -29,8 +29,14 @@ class Block(ABC):
     """How many rows; they are numbered 0 ... rows - 1 in the order of the block's shards."""
 
     @abstractmethod
-    def gather(self, numbers: np.ndarray) -> FlatRows:
-        """Return rows by number (int64 [n]), in the order asked for."""
+    def gather(self, numbers: np.ndarray, mask_rate: float | None = None) -> FlatRows:
+        """Return rows by number, in the order asked for.
+
+        Args:
+            numbers: int64 [n].
+            mask_rate: share of masked tokens; None = as the source's settings say. Rows that come
+                already masked stay as they are.
+        """
 
     @abstractmethod
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
@@ -51,6 +57,8 @@ class Source(ABC):
     has_pairs: bool
     """Whether rows come with a next-sentence (or sentence-order) label."""
     sequence_length: int
+    makes_masks = True
+    """Whether masks are drawn here, so that their rate may change; else rows come with them."""
 
     def __init__(self) -> None:
         self._counts: dict[int, np.ndarray] = {}

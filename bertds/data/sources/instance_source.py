@@ -39,7 +39,7 @@ class InstanceBlock(Block):
         self._labels = np.concatenate(labels) if len(labels) == len(files) else None
         self.rows = len(self._seconds)
 
-    def gather(self, numbers: np.ndarray) -> FlatRows:
+    def gather(self, numbers: np.ndarray, mask_rate: float | None = None) -> FlatRows:
         """Copy rows out."""
         row_offsets, tokens = _ranges(self._token_starts, numbers)
         mask_offsets, masks = _ranges(self._mask_starts, numbers)
@@ -76,6 +76,8 @@ def _ranges(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 class InstanceSource(Source):
     """The files of one dataset; a file is a shard. An epoch is all rows, the same every time."""
+
+    makes_masks = False
 
     def __init__(
         self,

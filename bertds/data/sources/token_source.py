@@ -45,13 +45,14 @@ class TokenBlock(Block):
         for part in parts:
             part.shard.read_ahead()
 
-    def gather(self, numbers: np.ndarray) -> FlatRows:
+    def gather(self, numbers: np.ndarray, mask_rate: float | None = None) -> FlatRows:
         """Make the rows, with their masks."""
+        where = (self._parts, self._shard_numbers)
         if len(self._parts) == 1:
-            return self._maker.make(self._parts, self._shard_numbers, None, numbers, self._epoch)
+            return self._maker.make(*where, None, numbers, self._epoch, mask_rate)
         part = np.searchsorted(self._starts, numbers, side="right") - 1
         samples = numbers - self._starts[part]
-        return self._maker.make(self._parts, self._shard_numbers, part, samples, self._epoch)
+        return self._maker.make(*where, part, samples, self._epoch, mask_rate)
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
         """Return how many tokens rows have, special ones included."""
@@ -186,7 +187,11 @@ class TokenSource(Source):
                 info = self._infos[number]
                 assert self._folder is not None
                 self._opened[number] = TokenShard.open(
-                    self._folder / info.file, info, self._verify, self.tokenizer.fingerprint
+                    self._folder / info.file,
+                    info,
+                    self._verify,
+                    self.tokenizer.fingerprint,
+                    self.tokenizer.vocab_size,
                 )
             return self._opened[number]
 
