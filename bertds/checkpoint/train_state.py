@@ -72,7 +72,10 @@ class TrainState:
         Raises:
             CheckpointError: a number is missing or unknown, or is none; names the key.
         """
-        rebuilt = cls.from_state_dict(state.mapping())
+        try:
+            rebuilt = cls.from_state_dict(state.mapping())
+        except CheckpointError as error:
+            raise CheckpointError(f"{state.file}: {error}") from None
         for item in fields(cls):
             value = state[item.name]
             kind = str(item.type)

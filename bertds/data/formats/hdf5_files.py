@@ -8,11 +8,13 @@ before anything is opened or read, and so is a file that unpacks to very much mo
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from bertds.errors import DataError
 
@@ -92,6 +94,26 @@ def _check_size(path: Path | str, file: h5py.File, name: str, found: h5py.Datase
             f"{MAX_UNPACKED_RATIO} times the file (and {FREE_BYTES >> 20} MiB) are read: write it "
             "again without compression if this is right"
         )
+
+
+def read_whole(path: Path | str, name: str, found: h5py.Dataset) -> np.ndarray:
+    """Return a dataset's values, all of which are in the file.
+
+    HDF5 gives zeros for a chunk that is not there, or that a damaged index does not find: rows
+    without masks, or all of one label. Asked for the chunk as it is packed, it says so.
+
+    Raises:
+        DataError: a chunk is missing.
+    """
+    if found.chunks and found.size:
+        sizes = zip(found.shape, found.chunks, strict=True)
+        for corner in itertools.product(*(range(0, size, step) for size, step in sizes)):
+            try:
+                found.id.read_direct_chunk(corner)
+            except (OSError, RuntimeError, ValueError):
+                raise DataError(f"{path}: damaged: {name} lacks data from {corner} on") from None
+    values: np.ndarray = found[...]
+    return values
 
 
 def _one_line(error: BaseException) -> str:

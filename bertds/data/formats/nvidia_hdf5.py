@@ -19,11 +19,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
-from bertds.data.formats.hdf5_files import dataset, open_hdf5
+from bertds.data.formats.hdf5_files import dataset, open_hdf5, read_whole
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path
 
@@ -237,7 +238,9 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
     path = Path(path)
     with open_hdf5(path) as file:
         header, datasets = header_and_datasets(path, file)
-        arrays = {name: found[...] for name, found in datasets.items()}
+        arrays: dict[str, Any] = {
+            name: read_whole(path, name, found) for name, found in datasets.items()
+        }
     check = _Check(path)
     ids, mask = arrays["input_ids"], arrays["input_mask"] != 0
     segments, positions = arrays["segment_ids"], arrays["masked_lm_positions"]

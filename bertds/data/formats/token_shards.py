@@ -187,6 +187,7 @@ class TokenShard:
         info: ShardInfo | None = None,
         verify: Verify = "full",
         fingerprint: str | None = None,
+        vocab_size: int | None = None,
     ) -> TokenShard:
         """Map a shard into memory.
 
@@ -195,6 +196,8 @@ class TokenShard:
             info: its entry in the manifest; None checks the file's structure only.
             verify: "full" compares the SHA-256 with ``info``, "size" only the size.
             fingerprint: the tokenizer that the shard must have been made with.
+            vocab_size: with "full", each token id is compared with it: an id beyond the
+                vocabulary would read past the word table.
 
         Raises:
             DataError: the file is missing, truncated, damaged, or of another format, version or
@@ -223,6 +226,8 @@ class TokenShard:
             raise DataError(f"{path}: damaged: {problem}")
         if len(shard.word_starts) not in (0, -(-shard.tokens // 8)):
             raise DataError(f"{path}: damaged: {len(shard.word_starts)} bytes of word_starts")
+        if vocab_size is not None and verify == "full":
+            _check_ids(path, shard.token_ids, vocab_size)
         if info is not None:
             counts = (shard.documents, shard.sentences, shard.tokens)
             if counts != (info.documents, info.sentences, info.tokens):
@@ -246,6 +251,20 @@ ARRAY_TYPES = {
     "document_offsets": ("<i8",),
 }
 _OPTIONAL_TYPES = {"word_starts": ("|u1",)}
+
+
+_IDS_AT_ONCE = 1 << 22
+
+
+def _check_ids(path: Path, token_ids: np.ndarray, vocab_size: int) -> None:
+    """Compare ids with the size of the vocabulary after the checksum has read them all."""
+    for start in range(0, len(token_ids), _IDS_AT_ONCE):
+        largest = int(token_ids[start : start + _IDS_AT_ONCE].max())
+        if largest >= vocab_size:
+            raise DataError(
+                f"{path}: holds token {largest}, the vocabulary has {vocab_size} (0 to "
+                f"{vocab_size - 1})"
+            )
 
 
 def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:

@@ -187,7 +187,11 @@ class TokenSource(Source):
                 info = self._infos[number]
                 assert self._folder is not None
                 self._opened[number] = TokenShard.open(
-                    self._folder / info.file, info, self._verify, self.tokenizer.fingerprint
+                    self._folder / info.file,
+                    info,
+                    self._verify,
+                    self.tokenizer.fingerprint,
+                    self.tokenizer.vocab_size,
                 )
             return self._opened[number]
 
