@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from data_prep.clean import word_set
+from data_prep.clean import TAG_NAMES, word_set
 from data_prep.tokens.scripts import gap
 from data_prep.wiki import literal
 from data_prep.wiki.formulas import LONGEST, formula_text
@@ -20,6 +20,7 @@ _DROPPED = word_set(
 _FORMULAS = frozenset(["math", "chem", "ce"])
 # Elements that end a paragraph.
 _BLOCKS = word_set("p div blockquote poem center li ul ol dl dd dt hr tr td th caption")
+_TAGS = TAG_NAMES | _DROPPED | _BLOCKS
 _MARKUP = re.compile(r"<(?:!(?:--|\[CDATA\[)|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>]))")
 _CDATA = "<![CDATA["
 _END_OF_NOWIKI = re.compile(r"</nowiki\s*>", re.IGNORECASE)
@@ -37,6 +38,10 @@ def without_elements(text: str) -> str:
     while match is not None:
         start = match.start()
         name = (match[2] or "").lower()
+        if name and name not in _TAGS:
+            # No tag: "CD4<CD8 but CD8>CD4" is text, as MediaWiki shows it.
+            match = _MARKUP.search(text, match.end())
+            continue
         if not name:
             end, replacement = _comment(text, start, unclosed)
         else:
