@@ -203,7 +203,7 @@ class Engine:
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
-        return type(output)(*(value.detach() for value in output))
+        return type(output)(*(None if value is None else value.detach() for value in output))
 
     def step(self, norm_limit: float = math.inf) -> bool:
         """Update the weights from the gradients gathered since the last step.
@@ -266,10 +266,16 @@ class Engine:
         return {}
 
     @torch.no_grad()
-    def eval_forward(self, micro_batch: object) -> Any:
-        """Run a micro batch through the model without dropout and without gradients."""
+    def eval_forward(self, micro_batch: object, *, predict: bool = False) -> Any:
+        """Run a micro batch through the model without dropout and without gradients.
+
+        Args:
+            micro_batch: as for :meth:`forward_backward`.
+            predict: the output brings the likeliest words instead of the masked-LM loss.
+        """
         self._engine.eval()
-        output = self._engine(**_arguments(micro_batch))
+        more = {"predict": True} if predict else {}
+        output = self._engine(**_arguments(micro_batch), **more)
         self._engine.train()
         return output
 

@@ -87,6 +87,15 @@ def is_metric_line(value: Any) -> bool:
 def _known(name: str, value: Any) -> bool:
     if name == "split":
         return isinstance(value, str) and value.isprintable()
+    if name == "prompts":
+        return isinstance(value, list) and all(
+            isinstance(prompt, dict)
+            and all(
+                isinstance(prompt.get(key), str) and prompt[key].isprintable()
+                for key in ("text", "answer", "predicted")
+            )
+            for prompt in value
+        )
     if name == "trust_ratio":
         return isinstance(value, dict) and all(
             isinstance(ends, list)

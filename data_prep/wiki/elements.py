@@ -123,7 +123,8 @@ def _element_end(text: str, name: str, written: str, start: int, unclosed: set[s
         for spelling in dict.fromkeys((written, name, name.upper(), name.capitalize())):
             close = text.find(f"</{spelling}", start)
             if close >= 0:
-                if text.find(f"<{spelling}", start, close) >= 0:
+                # Most hold no element at all, and one letter is found faster than a name.
+                if text.find("<", start, close) >= 0 <= text.find(f"<{spelling}", start, close):
                     close = _outer_close(text, name, start, close, unclosed)
                 close = text.find(">", close)
                 return len(text) if close < 0 else close + 1
