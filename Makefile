@@ -33,7 +33,7 @@ test-slurm: $(VENV)/.installed-dev
 
 # One GPU is enough; under 90 seconds.
 test-gpu: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/python -m pytest -m gpu tests/gpu tests/optim $(ARGS)
 
 test-all: test test-slow
 

@@ -162,7 +162,7 @@ def load_config(
     return config
 
 
-def lenient(nested: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def lenient(nested: object) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return what of a recipe's text can be shown, and the keys of what cannot.
 
     For a run that is looked at, which another version may have written. Values of keys that are
@@ -199,7 +199,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}
     return names.get(type(value), type(value).__name__) + f" ({str(value)[:60]!r})"
 
