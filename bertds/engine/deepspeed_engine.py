@@ -36,6 +36,7 @@ from bertds.engine.process_group import (
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.update_gate import UpdateGate
 from bertds.engine.zero_layout import (
+    DeepSpeedObject,
     Layout,
     add_gradients_at_once,
     norm_under_way,
@@ -61,7 +62,7 @@ class Engine:
 
     def __init__(
         self,
-        deepspeed_engine: Any,
+        deepspeed_engine: DeepSpeedObject,
         optimizer: torch.optim.Optimizer,
         layout: Layout,
         settings: DeepSpeedSettings,
@@ -372,7 +373,7 @@ class Engine:
             f"{self.device.type}"
         )
 
-    def _loss_scaler(self) -> Any:
+    def _loss_scaler(self) -> DeepSpeedObject:
         if self.settings.precision != "fp16":
             return None
         return getattr(self._engine.optimizer, "loss_scaler", None)
