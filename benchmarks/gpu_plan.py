@@ -169,7 +169,7 @@ class Plan:
 
     def tests(self) -> Stage:
         """Return the GPU test suite; at a tiny size those of its checks that take seconds."""
-        command = ["-m", "tests.gpu.run", "--device", self.device, "--json", "OUT"]
+        command = ["tests/gpu/run.py", "--device", self.device, "--json", "OUT"]
         if self.tiny:
             command += ["--only", "attention", "hidden", "gradients", "recorded"]
         return Stage(name="tests", limit=90, read=read_json, command=command)

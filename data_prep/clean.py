@@ -29,7 +29,7 @@ TAG_NAMES = word_set(
 
     nowiki ref references gallery poem math chem ce score hiero timeline onlyinclude includeonly
     noinclude templatestyles section syntaxhighlight indicator mapframe maplink imagemap graph
-    inputbox categorytree langconvert
+    inputbox categorytree langconvert templatedata translate languages tvar phonos charinsert
 
     italic bold underline sc monospace xref ext-link uri named-content styled-content inline-formula
     disp-formula tex-math list list-item sec label abstracttext

@@ -219,9 +219,7 @@ def load_tokenizer_info(
     path = Path(path)
     file = _vocabulary_file(path)
     folder = file.parent
-    content = {}
-    if (folder / tokenizer_json.FILE).is_file():
-        content = tokenizer_json.read_json(folder / tokenizer_json.FILE)
+    content: dict[str, Any] = {}
     if file.suffix == ".json":
         content = tokenizer_json.read_json(file)
         tokens = tokenizer_json.bert_wordpiece(content)
@@ -231,13 +229,12 @@ def load_tokenizer_info(
     else:
         tokens, vocabulary = read_vocabulary(file), file.read_bytes()
     special_ids = _special_ids(file, tokens)
-    said = tokenizer_json.normalizer_rules(content)
+    said: dict[str, Any] = {}
     if (folder / tokenizer_json.CONFIG).is_file():
-        said |= {
-            key: value
-            for key, value in tokenizer_json.read_json(folder / tokenizer_json.CONFIG).items()
-            if value is not None
-        }
+        said = tokenizer_json.read_json(folder / tokenizer_json.CONFIG)
+    if "do_lower_case" not in said and (folder / tokenizer_json.FILE).is_file():
+        content = content or tokenizer_json.read_json(folder / tokenizer_json.FILE)
+        said = tokenizer_json.normalizer_rules(content) | said
     if lower_case is None:
         lower_case = said.get("do_lower_case")
     if lower_case is None:
@@ -276,11 +273,11 @@ def _vocabulary_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     names = ["vocab.txt", tokenizer_json.FILE]
-    if all((path / name).is_file() for name in names):
-        # Some models of other kinds have a vocab.txt too, which alone says little.
-        model = tokenizer_json.read_json(path / tokenizer_json.FILE).get("model") or {}
-        if model.get("type", "WordPiece") != "WordPiece":
-            return path / tokenizer_json.FILE
+    both = all((path / name).is_file() for name in names)
+    # Some models of other kinds have a vocab.txt too, which alone says little. (To parse the file
+    # only to see its model's name takes longer than the rest.)
+    if both and b'"WordPiece"' not in (path / tokenizer_json.FILE).read_bytes():
+        return path / tokenizer_json.FILE
     for name in names:
         if (path / name).is_file():
             return path / name

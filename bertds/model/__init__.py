@@ -1,1 +1,9 @@
-"""The model: BERT for pre-training on a flat row of real tokens (see ``bert.py``)."""
+"""The model: BERT, or the modern encoder, for pre-training on a flat row of real tokens.
+
+Read ``bert.py`` first, then ``encoder.py`` and ``attention.py``; ``build.py`` chooses between
+BERT and ``modern.py``. How attention is computed, and on what, is in ``attention_kernels.py``.
+What makes it quicker without changing the result: ``compile_layers.py``, ``cuda_graphs.py``,
+``dropout.py`` (CPU), ``losses.py``. ``fp8_layers.py`` changes the result a little.
+
+May import: errors, system, display, config. Knows neither the data nor the optimizer.
+"""

@@ -32,6 +32,7 @@ _HEADER_LINE = re.compile(
     r"keep this file",
     re.IGNORECASE,
 )
+_HEADER_LETTERS = "*CPTW"
 _PROJECT = ("Project Gutenberg", "PROJECT GUTENBERG", "project gutenberg")
 _LONGEST_FRAME = 40_000
 """Characters of header, small print or licence, with room to spare (the licence has 19,000)."""
@@ -57,7 +58,7 @@ def without_frame(text: str) -> str:
 
 def is_header_line(paragraph: str) -> bool:
     """Tell whether a paragraph is one of the header's notices to the reader."""
-    return _HEADER_LINE.match(paragraph) is not None
+    return paragraph[:1] in _HEADER_LETTERS and _HEADER_LINE.match(paragraph) is not None
 
 
 def _markers(text: str, marker: re.Pattern[str], words: tuple[str, ...]) -> Iterator[re.Match[str]]:

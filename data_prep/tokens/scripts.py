@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -73,7 +74,6 @@ _NO_SPACE_HERE = re.compile(
     f"|(?=[{_WIDE_MARKS}])|(?=[{_NARROW}])(?<=[{_NARROW}]\n))"
 )
 _UNSPACED_LETTER = re.compile(f"[{LETTERS}]")
-_BY_SCRIPT = tuple((re.compile(f"[{script.letters}]"), script.word) for script in UNSPACED)
 
 
 def ends_sentence(text: str) -> bool:
@@ -113,9 +113,14 @@ def word_count(text: str) -> int:
     spaced = len(text.split())
     if text.isascii() or _UNSPACED_LETTER.search(text) is None:
         return spaced
-    words = sum(len(pattern.findall(text)) / word for pattern, word in _BY_SCRIPT)
+    words = sum(len(pattern.findall(text)) / word for pattern, word in _by_script())
     rest = _UNSPACED_LETTER.sub(" ", text).split()
     return round(words) + sum(any(map(str.isalnum, word)) for word in rest)
+
+
+@lru_cache(maxsize=1)
+def _by_script() -> tuple[tuple[re.Pattern[str], float], ...]:
+    return tuple((re.compile(f"[{script.letters}]"), script.word) for script in UNSPACED)
 
 
 def without_marked_ends(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from data_prep.clean import word_set
+from data_prep.clean import TAG_NAMES, word_set
 from data_prep.tokens.scripts import gap
 from data_prep.wiki import literal
 from data_prep.wiki.formulas import LONGEST, formula_text
@@ -20,6 +20,7 @@ _DROPPED = word_set(
 _FORMULAS = frozenset(["math", "chem", "ce"])
 # Elements that end a paragraph.
 _BLOCKS = word_set("p div blockquote poem center li ul ol dl dd dt hr tr td th caption")
+_TAGS = TAG_NAMES | _DROPPED | _BLOCKS
 _MARKUP = re.compile(r"<(?:!(?:--|\[CDATA\[)|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>]))")
 _CDATA = "<![CDATA["
 _END_OF_NOWIKI = re.compile(r"</nowiki\s*>", re.IGNORECASE)
@@ -37,6 +38,10 @@ def without_elements(text: str) -> str:
     while match is not None:
         start = match.start()
         name = (match[2] or "").lower()
+        if name and name not in _TAGS:
+            # No tag: "CD4<CD8 but CD8>CD4" is text, as MediaWiki shows it.
+            match = _MARKUP.search(text, match.end())
+            continue
         if not name:
             end, replacement = _comment(text, start, unclosed)
         else:
@@ -118,7 +123,8 @@ def _element_end(text: str, name: str, written: str, start: int, unclosed: set[s
         for spelling in dict.fromkeys((written, name, name.upper(), name.capitalize())):
             close = text.find(f"</{spelling}", start)
             if close >= 0:
-                if text.find(f"<{spelling}", start, close) >= 0:
+                # Most hold no element at all, and one letter is found faster than a name.
+                if text.find("<", start, close) >= 0 <= text.find(f"<{spelling}", start, close):
                     close = _outer_close(text, name, start, close, unclosed)
                 close = text.find(">", close)
                 return len(text) if close < 0 else close + 1

@@ -78,6 +78,8 @@ def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
     if "://" in text:
         text = _BARE_ADDRESS.sub("", text)
     paragraphs = "\n".join(paragraphs_of(text, wiki.language))
+    # Templates hide marks too: the apostrophe of {{'}} is none of italic.
+    has_literal = has_literal or literal.has_hidden(paragraphs)
     return literal.show(paragraphs) if has_literal else paragraphs
 
 

@@ -21,6 +21,7 @@ from data_prep.sources import READERS, file_units, find_files, source_file
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.charsets import detect
 from data_prep.sources.formats import wrapping
+from data_prep.wiki.extract import clean_wikitext
 
 TEXT = "Document one tells of a river. It runs to the sea.\n\nDocument two is här, straße, 東京.\n"
 OPTIONS = {"text": ("blank-line",), "jsonl": ("text",), "parquet": ("text",)}
@@ -361,6 +362,13 @@ def test_comparisons_stay_in_abstracts(tmp_path: Path) -> None:
     path.write_text(json.dumps({str(i): text for i, text in enumerate([*kept, tagged])}))
     found = [d.text for d in read("pubmed", path)]
     assert found == [*kept, "CUL-2LRR-1 in vivo αβ, p < 0.05"]
+
+
+def test_comparisons_stay_in_a_dump() -> None:
+    kept = "The count was CD4<CD8 but in controls it was CD8>CD4, and it was <or= 5 as expected."
+    assert clean_wikitext(kept) == kept
+    tagged = "The <span id=x>count</span> was<ref>Smith</ref> high &amp; <u>so</u> it was expected."
+    assert clean_wikitext(tagged) == "The count was high & so it was expected."
 
 
 @pytest.mark.parametrize("kind", ["text", "jsonl", "books"])

@@ -1,6 +1,6 @@
 """What must hold on a GPU. Each check is a function of a device and an empty folder.
 
-They run on a GPU under pytest (``make test-gpu``) or without it (``python -m tests.gpu.run``), and
+They run on a GPU under pytest (``make test-gpu``) or without it (``python tests/gpu/run.py``), and
 on a CPU in the everyday tests, which shows at least that they run. Nothing here needs pytest.
 """
 

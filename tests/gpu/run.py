@@ -1,4 +1,4 @@
-"""Runs the checks without pytest: ``python -m tests.gpu.run [--device cuda] [--json FILE]``."""
+"""Runs the checks without pytest: ``python tests/gpu/run.py [--device cuda] [--json FILE]``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from pathlib import Path
+
+if not __package__:
+    ROOT = Path(__file__).resolve().parents[2]
+    sys.path[0] = str(ROOT)
+    # A distribution that brings a package named tests would else go before this folder.
+    sys.modules["tests"] = types.ModuleType("tests")
+    sys.modules["tests"].__path__ = [str(ROOT / "tests")]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 

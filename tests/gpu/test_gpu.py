@@ -60,3 +60,15 @@ def test_they_run_without_pytest_and_keep_each_result(
     )
     assert "FAIL" in capsys.readouterr().out
     assert run.main(["--device", "cpu", "--only", "hidden"]) == 0
+
+
+def test_make_test_gpu_looks_where_gpu_tests_are(repository: Path) -> None:
+    """Collecting all tests would take a third of its time."""
+    mark = "mark." + "gpu"
+    folders = {
+        str(path.parent.relative_to(repository))
+        for path in (repository / "tests").rglob("*.py")
+        if mark in path.read_text(encoding="utf-8")
+    }
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    assert f"pytest -m gpu {' '.join(sorted(folders))} $(ARGS)" in makefile
