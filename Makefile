@@ -43,7 +43,7 @@ test-all: test test-slow
 
 # ARGS="--deepspeed 0.19.8 --torch 2.13.0" chooses versions. Installs about 3 GB into .venv-canary.
 canary: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.canary $(ARGS)
+	$(BIN)/python -m tests.end_to_end.canary $(ARGS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tiny import (
+from tests.support.tiny import (
     TINY_JSON,
     TINY_RECIPE,
     WORDS,
@@ -18,7 +18,7 @@ from tests.tiny import (
 )
 
 if TYPE_CHECKING:
-    from tests.fork_server import ForkServer
+    from tests.support.fork_server import ForkServer
 
 # Before torch is imported anywhere: one thread per process, so that tests are quick and
 # repeatable on a small machine, and DeepSpeed does not go looking for an accelerator.
@@ -135,7 +135,7 @@ def tiny_json(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
     """Forks ranks of training runs from a process that has imported everything."""
-    from tests.fork_server import ForkServer
+    from tests.support.fork_server import ForkServer
 
     server = ForkServer()
     yield server

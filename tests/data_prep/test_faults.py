@@ -18,7 +18,7 @@ from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 from data_prep.stages import instances, markers, shuffle, tokenise
 from data_prep.workers.pool import Workers
-from tests.soak.kill_preparation import kill_often
+from tests.end_to_end.soak.kill_preparation import kill_often
 
 
 def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests import canary
+from tests.end_to_end import canary
 
 
 def test_every_internal_that_the_engine_relies_on_is_there() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from tests.engine import oracle, toy
-from tests.ranks import free_ports, rank_environment
+from tests.support.ranks import free_ports, rank_environment
 
 
 def run_case(case: dict[str, Any]) -> dict[str, Any]:

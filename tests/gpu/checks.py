@@ -326,7 +326,7 @@ def a_resumed_run_is_the_unbroken_one(device: str, folder: Path) -> None:
     from bertds.checkpoint.find import step_folders
     from bertds.checkpoint.format import CheckpointReader
     from bertds.train import entry
-    from tests.tiny import TINY_JSON, TINY_RECIPE, write_tiny_data, write_tiny_vocab
+    from tests.support.tiny import TINY_JSON, TINY_RECIPE, write_tiny_data, write_tiny_vocab
 
     data = write_tiny_data(folder / "data", write_tiny_vocab(folder / "vocab.txt"))
     (folder / "recipe.yaml").write_text(TINY_RECIPE)

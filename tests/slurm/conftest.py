@@ -104,7 +104,7 @@ def undisturbed(
     slurm_recipe: Path, slurm_json: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The run folder of two processes on this machine, without Slurm."""
-    from tests.ranks import run_ranks
+    from tests.support.ranks import run_ranks
 
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     command = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertds.commands.doctor import main
-from tests.ranks import free_ports
+from tests.support.ranks import free_ports
 
 
 def test_this_machine(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.soak.kill import soak
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_equals_an_unbroken_one(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    """The short form of soak/kill.py: every kind of round, on one and two ranks."""
+    tally = soak(fork_server, command, tmp_path, kills=8, seed=5, lives=2)
+    assert sum(tally.kills.values()) == 8 and tally.rounds >= 4
+    assert tally.slowest_survivor < 30

@@ -1,0 +1,132 @@
+"""Every way to stop ends all ranks after the same step, saved, with exit code 75."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
+from bertds.monitor.run_files import read_metrics
+from tests.support.read_runs import assert_same_state, losses, saved_steps, train_lines
+
+ENDLESS = "schedule.total_steps=100000"
+
+
+def wait_for_a_step(ranks: Any, run: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not read_metrics(run / "metrics.jsonl").lines:
+        assert time.monotonic() < deadline and set(ranks.poll()) == {None}, ranks.text(0)
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("how", "victim"),
+    [
+        (signal.SIGTERM, 1),
+        ("STOP", 0),
+        pytest.param(signal.SIGINT, 0, marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR1, 1, marks=pytest.mark.slow),
+        pytest.param("both", 0, marks=pytest.mark.slow),
+    ],
+)
+def test_a_stop_ends_all_ranks_after_the_same_step(
+    fork_server: Any, command: Any, tmp_path: Path, how: Any, victim: int
+) -> None:
+    ranks = fork_server.start(
+        command("run", ENDLESS, "checkpoint.background=true"), 2, output=tmp_path
+    )
+    wait_for_a_step(ranks, tmp_path / "run")
+    if how == "STOP":
+        (tmp_path / "run" / "STOP").touch()
+    elif how == "both":  # as Slurm and launchers do: more than one, more than once
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGTERM, signal.SIGUSR1):
+            for rank in (0, 1):
+                ranks.signal(rank, number)
+    else:
+        ranks.signal(victim, how)
+    assert ranks.wait(60) == [75, 75]
+    assert not (tmp_path / "run" / "DONE").exists()
+    last = train_lines(tmp_path / "run")[-1]["step"]
+    assert saved_steps(tmp_path / "run")[0] == last
+    text = ranks.text(0)
+    assert f"stopped at step {last} (" in text and "everything is saved" in text
+    if how == "STOP":
+        assert "STOP exists" in text
+
+
+def test_a_job_that_is_nearly_over_stops_in_time(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    now = time.time()
+    environment = {
+        "SLURM_JOB_START_TIME": str(int(now - 3600)), "SLURM_JOB_END_TIME": str(int(now + 61)),
+    }  # fmt: skip
+    code, text = fork_server.run(
+        command("run", ENDLESS, "run.stop_margin_minutes=1"), 2, output=tmp_path,
+        environment=environment,
+    )  # fmt: skip
+    assert code == 75 and "the Slurm job's time is nearly over" in text
+
+
+def test_the_time_left_of_a_job() -> None:
+    assert seconds_left_of_job(3.0, {}) is None
+    assert seconds_left_of_job(3.0, {"SLURM_JOB_END_TIME": "soon"}) is None
+    now = time.time()
+    job = {"SLURM_JOB_START_TIME": str(now - 3000), "SLURM_JOB_END_TIME": str(now + 600)}
+    assert seconds_left_of_job(3.0, job) == pytest.approx(420, abs=1)
+    short = {"SLURM_JOB_START_TIME": str(now - 10), "SLURM_JOB_END_TIME": str(now + 50)}
+    assert seconds_left_of_job(3.0, short) == pytest.approx(44, abs=1)  # a tenth of its minute
+    assert StopWatch(Path("/nowhere"), None, -1.0).reason() == "the Slurm job's time is nearly over"
+
+
+def test_max_hours_stops_after_its_time(fork_server: Any, command: Any, tmp_path: Path) -> None:
+    began = time.monotonic()
+    code, text = fork_server.run(command("run", ENDLESS, "run.max_hours=0.0003"), output=tmp_path)
+    assert code == 75 and "run.max_hours is over" in text
+    assert time.monotonic() - began > 0.0003 * 3600
+    assert saved_steps(tmp_path / "run")[0] > 1
+
+
+def test_the_clock_schedule_survives_restarts(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    """Every step takes 36 seconds of a false clock; the budget is 198 of them.
+
+    The ranks agree on the time of the step before, so the seventh step is the last.
+    """
+    clock = [
+        "schedule.warmup_steps=null", "schedule.warmup_ratio=0.4", "schedule.clock_hours=0.055",
+        "schedule.total_steps=1000",
+    ]  # fmt: skip
+    plans = {0: {"clock": 36.0}}
+    assert fork_server.run(command("whole", *clock), output=tmp_path, plans=plans)[0] == 0
+    rates = [line["lr"] for line in train_lines(tmp_path / "whole")]
+    warmup = 0.4 * 0.055
+    hours = [0.0, *(0.01 * step for step in range(6))]
+    wanted = [5e-3 * (h / warmup if h < warmup else 1 - h / 0.055) for h in hours]
+    assert rates == pytest.approx(wanted)
+    codes = []
+    while not codes or (codes[-1] == 75 and len(codes) < 9):
+        once = command("broken", *clock, "run.max_hours=0")
+        codes.append(fork_server.run(once, output=tmp_path, plans=plans)[0])
+    assert codes == [75] * 6 + [0]
+    assert [line["lr"] for line in train_lines(tmp_path / "broken")] == rates
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+    assert_same_state(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_signals_while_the_run_is_taken_down_change_nothing(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    """All is saved by then; a second Ctrl-C would else leave at once, with another code."""
+    code, text = fork_server.run(
+        command("run"), output=tmp_path, plans={0: {"stop": 3, "insist": 3}}
+    )
+    assert code == 75, text
+    code, text = fork_server.run(command("run"), output=tmp_path, plans={0: {"insist": 3}})
+    assert code == 0, text
+    assert (tmp_path / "run" / "DONE").exists()

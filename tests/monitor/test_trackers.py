@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.display.words import in_words
+from bertds.monitor import progress
+from bertds.monitor import trackers as tracking
+from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft, describe
+from bertds.monitor.remaining_time import LaterPhase
+from bertds.monitor.trackers import Watcher
+from bertds.system.logs import log, start_logging
+from bertds.train import entry
+from tests.support.made_runs import train_line
+
+
+@pytest.fixture(autouse=True)
+def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Train in this process: no launcher's variables, and its signal handlers put back."""
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    for name in launcher:
+        monkeypatch.delenv(name, raising=False)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    yield
+    for name in launcher:
+        os.environ.pop(name, None)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def test_lines_in_words() -> None:
+    text = describe(train_line(10, mfu=0.413, stall_seconds=3.6))
+    for part in ("mlm 6.9", "MFU 41.3%", "0.70 GiB", "stalled 50%", "grad norm 1", "5,000 tokens"):
+        assert part in text
+    assert describe({**train_line(1), "loss": None}) == "no finite loss"
+    assert [in_words(s) for s in (45, 600, 7200, 259_200)] == [
+        "45 s",
+        "10 min",
+        "2.0 h",
+        "3.0 days",
+    ]
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is logged, whatever handlers earlier tests have left."""
+    texts: list[str] = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(progress.log, level, lambda text, *a: texts.append(text % a))
+    return texts
+
+
+def test_progress_lines_say_what_is_left(said: list[str]) -> None:
+    lines = ProgressLines(100, least_seconds=0.0)
+    lines.line(train_line(10))
+    lines.line(train_line(50))
+    assert "step 50/100" in said[1] and "left" in said[1]
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_display_shows_all_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal in memory: every number stands whole on it, and log lines above it."""
+    from rich.console import Console
+
+    clock = iter([0.0, 100.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=width, height=20)
+    shown = ProgressBar("phase1", 100, console=console)
+    shown.line(train_line(10, mfu=0.413))
+    shown.line(train_line(60, mfu=0.413))
+    shown.close()
+    rows = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", screen.getvalue()).splitlines()
+    last = max(number for number, row in enumerate(rows) if row.startswith("phase1 "))
+    picture = [row.rstrip() for row in rows[last:]]
+    assert picture[0].endswith("60/100 steps") and len(picture) > 2
+    assert all(len(row) <= width and "…" not in row for row in picture)
+    for part in ("loss", "mlm accuracy", "nsp accuracy", "lr 0.001", "grad norm 1", "tokens/s",
+                 "MFU 41.3%", "0.70 GiB", "stalled 0%", "80 s left"):  # fmt: skip
+        assert any(part in row for row in picture), part
+
+
+def test_log_lines_go_where_standard_error_is_now(capsys: pytest.CaptureFixture[str]) -> None:
+    """A display that stands at the foot of the terminal takes the place of standard error."""
+    before = list(log.handlers)
+    try:
+        start_logging(is_main=True)
+        taken = io.StringIO()
+        with redirect_stderr(taken):
+            log.info("above the display")
+        log.info("after it")
+    finally:
+        log.handlers[:] = before
+    assert "above the display" in taken.getvalue()
+    assert "after it" in capsys.readouterr().err and "after it" not in taken.getvalue()
+
+
+def test_a_full_disk_silences_tensorboard_and_not_the_run(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    board = tracking.TensorBoardTracker(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(board._writer, "add_scalar", full)
+    for step in (1, 2):
+        board.line(train_line(step))
+    monkeypatch.setattr(board._writer, "close", full)
+    board.close()
+    assert len(said) == 2 and all("No space left" in text for text in said)
+
+
+def test_trackers_get_every_number_and_trust_ratios() -> None:
+    values = {"step": 3, "loss": 2.5, "grad_norm": None,
+              "trust_ratio": {"decay": [0.1, 0.2, None]}}  # fmt: skip
+    assert tracking.flat(values) == {
+        "train/loss": 2.5, "trust_ratio/decay_min": 0.1, "trust_ratio/decay_median": 0.2,
+    }  # fmt: skip
+    assert tracking.flat({"step": 3, "split": "validation", "mlm_loss": 1.0}) == {
+        "validation/mlm_loss": 1.0
+    }
+
+
+def test_warnings_are_said_once(said: list[str]) -> None:
+    watcher = Watcher()
+    for step in range(10, 200, 10):
+        watcher.line(train_line(step, stall_seconds=3.0))
+    loader = [text for text in said if "waits for the loader" in text]
+    assert len(loader) == 1 and "data.prefetch_steps" in loader[0]
+
+
+def train(recipe: Path, deepspeed: Path, data: Path, run: Path, *assignments: str) -> int:
+    return entry(
+        [
+            "--deepspeed_config", str(deepspeed), "--config", str(recipe), "--set",
+            f"run.dir={run}", f"data.path={data}", "checkpoint.every_steps=2", *assignments,
+        ]
+    )  # fmt: skip
+
+
+def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("wandb")
+    pytest.importorskip("tensorboard")
+    for name in ("CONFIG", "CACHE", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name.lower()))
+    run = tmp_path / "run"
+    trackers = ("tracking.wandb=offline", "tracking.tensorboard=true")
+    run.mkdir()
+    (run / "STOP").write_text("")  # as an operator would, after a while: it stops after a step
+    assert train(tiny_recipe, tiny_json, tiny_data, run, *trackers) == 75
+    (run / "STOP").unlink()
+    first = sorted((run / "wandb").glob("offline-run-*"))
+    identity = json.loads((run / "wandb_id.json").read_text())["id"]
+    assert len(first) == 1 and first[0].name.endswith(identity)
+    assert train(tiny_recipe, tiny_json, tiny_data, run, *trackers) == 0
+    both = sorted((run / "wandb").glob("offline-run-*"))
+    assert len(both) == 2 and all(folder.name.endswith(identity) for folder in both)
+    assert all(list(folder.glob(f"run-{identity}.wandb")) for folder in both)
+    assert json.loads((run / "wandb_id.json").read_text())["id"] == identity
+    last = max(run.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
+    record = last.read_bytes()
+    assert b"step_00000006" in record and b"masked_lm_prob" in record  # checkpoints, settings
+
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    written = {
+        line["step"]: line["mlm_loss"]
+        for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        if "split" not in line
+    }
+    shown = {e.step: e.value for e in events.Scalars("train/mlm_loss")}
+    assert shown == pytest.approx(written, rel=1e-6) and set(shown) == set(range(1, 7))
+
+
+def test_time_left_counts_the_phases_that_follow(
+    said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two phases of known operations at a known speed: 3e15 at 1 TFLOP/s on 2 devices."""
+    clock = iter([0.0, 0.0, 100.0, 100.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    later = [LaterPhase("b.yaml", 1e15), LaterPhase("c.yaml", 2e15)]
+    lines = ProgressLines(100, TimeLeft(100, later, devices=2), least_seconds=0.0)
+    lines.line(train_line(10, tflops=1.0))
+    lines.line(train_line(60, tflops=1.0))  # 100 s for 50 steps: 80 s for 40; 1,500 s later
+    assert "left" not in said[0]
+    assert said[1].endswith("80 s left, 26 min with the next 2 phases")

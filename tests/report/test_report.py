@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from bertds.cli import main as command
+from bertds.report.charts import smooth, thousands
+from bertds.report.run_view import read_chains
+from tests.support.made_runs import make_run, train_line
+
+
+def validation(step: int, loss: float) -> dict[str, object]:
+    return {"step": step, "split": "validation", "mlm_loss": loss, "mlm_accuracy": 0.2,
+            "nsp_accuracy": 0.6}  # fmt: skip
+
+
+@pytest.fixture
+def two_phases(tmp_path: Path, tiny_data: Path) -> tuple[Path, Path]:
+    ratio = {"decay": [0.01, 0.1, 0.5]}
+    lines = [
+        train_line(step, trust_ratio=ratio, restarts=int(step > 50)) for step in range(10, 101, 10)
+    ]
+    first = make_run(
+        tmp_path / "runs/phase1", [*lines, validation(100, 6.5)], total=100, data=tiny_data
+    )
+    second = make_run(
+        tmp_path / "runs/phase2",
+        [*(train_line(step, mlm_loss=5.0) for step in range(5, 41, 5)), validation(40, 5.2)],
+        total=40,
+        length=512,
+        data=tiny_data,
+        origin=first,
+    )
+    return first, second
+
+
+def test_phases_are_joined_in_one_curve(two_phases: tuple[Path, Path]) -> None:
+    second, first = two_phases[1], two_phases[0]
+    (chain,) = read_chains([second, first])  # whatever the order they are given in
+    assert [run.path.name for run in chain.runs] == ["phase1", "phase2"]
+    steps, losses = chain.series("mlm_loss")
+    assert steps == [*range(10, 101, 10), *range(105, 141, 5)]
+    assert losses[-1] == 5.0
+    assert chain.series("mlm_loss", split="validation") == ([100, 140], [6.5, 5.2])
+    assert chain.borders() == [100]
+    assert chain.restarts() == [50]
+    assert chain.trust_ratios()["decay"][1][0] == (0.01, 0.1, 0.5)
+
+
+class Inspector(HTMLParser):
+    """Collects what a page would fetch, and checks that its elements are closed."""
+
+    VOID = {"meta", "img", "br"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_page_holds_everything_inside_it(two_phases: tuple[Path, Path], tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    assert command(["report", *map(str, two_phases), "--out", str(out), "--title", "A & B"]) == 0
+    page = (out / "index.html").read_text(encoding="utf-8")
+    inspector = Inspector()
+    inspector.feed(page)
+    assert inspector.open == []
+    assert inspector.fetched and all(u.startswith("data:image/png;base64,")
+                                     for u in inspector.fetched)  # fmt: skip
+    assert not re.search(r"url\(|@import|<link", page)
+    assert "A &amp; B" in page and "a=&lt;phase1&gt;" in page  # text stays text
+    for wanted in ("abc1234", "torch 2.13.0", "60 documents", "5.200", "trust ratios", "restarts"):
+        assert wanted in page
+    for name in ("loss", "loss_dark", "trust_ratio", "learning_rate_dark"):
+        assert (out / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_are_laid_over_each_other(two_phases: tuple[Path, Path], tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", [train_line(s, lr=2e-3) for s in range(10, 101, 10)])
+    chains = read_chains([*two_phases, other])
+    assert [len(chain.runs) for chain in chains] == [2, 1]
+    assert command(["report", *map(str, two_phases), str(other), "--out", str(tmp_path / "r")]) == 0
+    page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
+    assert "Settings in which the runs differ" in page and "data.sequence_length" in page
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["report", str(tmp_path)]) == 2
+    assert "no run folder" in capsys.readouterr().err
+    empty = make_run(tmp_path / "empty", [], done=False)
+    assert command(["report", str(empty), "--out", str(tmp_path / "r")]) == 2
+    assert "no metrics yet" in capsys.readouterr().err
+
+
+def test_smoothing_is_a_running_mean() -> None:
+    assert smooth([1.0, 3.0, 5.0, 7.0], 2) == [1.0, 2.0, 4.0, 6.0]
+
+
+def test_time_in_updates_stands_beside_the_stalls_where_lines_tell_it(tmp_path: Path) -> None:
+    lines = [train_line(step, optimizer_seconds=1.8) for step in range(10, 101, 10)]
+    lines[0].pop("optimizer_seconds")  # written before the run was continued by a newer version
+    told = make_run(tmp_path / "runs/told", lines)
+    plain = [train_line(step) for step in range(10, 101, 10)]
+    for line in plain:
+        line.pop("optimizer_seconds", None)
+    silent = make_run(tmp_path / "runs/silent", plain)
+
+    def runs_table(*runs: Path) -> list[str]:
+        assert command(["report", *map(str, runs), "--out", str(tmp_path / "r")]) == 0
+        page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
+        return re.findall(r"<tr>.*?</tr>", page.split("<h2>Runs</h2>")[1].split("</table>")[0])
+
+    head, first, second = runs_table(told, silent)
+    assert '<th class="n">stalls</th><th class="n">updates</th>' in head
+    assert '<td class="n">0.1 s</td><td class="n">25.0%</td>' in first
+    assert '<td class="n">0.1 s</td><td class="n"></td>' in second
+    assert "updates" not in runs_table(silent)[0]
+
+
+@pytest.mark.parametrize(
+    ("highest", "wanted"),
+    [(800, ["0", "500"]), (4000, ["0", "500", "4,000"]), (14000, ["0", "0.5k", "4k", "14k"]),
+     (2e6, ["0", "0.5M", "2M"])],
+)  # fmt: skip
+def test_an_axis_is_labelled_in_one_unit(highest: float, wanted: list[str]) -> None:
+    from types import SimpleNamespace
+
+    label = thousands(SimpleNamespace(get_view_interval=lambda: (0, highest)))
+    for text in wanted:
+        factor = {"k": 1e3, "M": 1e6}.get(text[-1], 1)
+        assert label(float(text.rstrip("kM").replace(",", "")) * factor) == text
