@@ -1,5 +1,5 @@
 # make run    install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
-# make test   install the test extras and run the tests (ARGS="-k lamb" chooses)
+# make test   install the test extras and run the tests (ARGS="-k lamb" chooses, JOBS=2 processes)
 # make check  lint, formatting, types
 # make canary  the engine's tests with the newest DeepSpeed and torch, in an environment of its own
 # make bench  the CPU benchmarks in under ten minutes, into bench/ (DATA=prepared folder)
@@ -13,6 +13,7 @@ WIKI ?=
 BOOKS ?=
 DATA ?=
 ARGS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 
 .PHONY: run test test-slow test-slurm test-gpu test-all check style docs install install-dev bench gpu-check canary
@@ -20,12 +21,15 @@ BIN := $(VENV)/bin
 run: $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
 
+# Each file goes to one process, so that its fixtures are made once.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # The tests that take longer; CI runs them.
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "slow and not gpu and not slurm" $(ARGS)
+	$(PYTEST) -m "slow and not gpu and not slurm" $(ARGS)
 
 # Needs root and Debian's slurmctld, slurmd, slurm-client (and pdsh): starts a small cluster of its own.
 test-slurm: $(VENV)/.installed-dev

@@ -16,15 +16,14 @@ import argparse
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from bertds.errors import EXIT_BAD_INPUT, BertdsError, ConfigError, DataError
+from bertds.system.shipped_files import IMPORT_ROOT, shipped_folder
 from data_prep import progress
 from data_prep.prepare import prepare
 
 EXECUTORS = ("local", "slurm", "ray")
 _OWN_OPTIONS = ("--executor", "--task-count", "--task-index")
-_CLONE = Path(__file__).resolve().parents[1]
 
 
 def execute(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -88,11 +87,15 @@ def without_own_options(argv: Sequence[str]) -> list[str]:
 
 def _submit(args: argparse.Namespace, argv: list[str]) -> int:
     """Submit the array job and say how to watch it."""
-    script = _CLONE / "slurm" / "data_prep.sh"
+    scripts = shipped_folder("slurm")
+    script = scripts / "data_prep.sh"
     if not script.is_file():
-        raise ConfigError(f"{script}: not found; --executor slurm is run from a clone of bertds")
+        raise ConfigError(
+            f"{script}: not found; --executor slurm needs a clone of bertds, whose slurm/ an "
+            "installed package does not have"
+        )
     command = [
-        "bash", str(_CLONE / "slurm" / "submit.sh"), f"--array=0-{args.task_count - 1}",
+        "bash", str(scripts / "submit.sh"), f"--array=0-{args.task_count - 1}",
         str(script), *argv,
     ]  # fmt: skip
     answer = subprocess.run(command, capture_output=True, text=True)
@@ -119,7 +122,7 @@ def _run_on_ray(args: argparse.Namespace, argv: list[str]) -> int:
             "--executor ray needs the package ray: pip install 'bertds[ray]'"
         ) from error
     workers = max(1, args.workers)
-    paths = filter(None, [str(_CLONE), os.environ.get("PYTHONPATH")])
+    paths = filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")])
     # With RAY_ADDRESS, or a cluster of this machine, that one; else a new one on this machine.
     ray.init(
         ignore_reinit_error=True, log_to_driver=True,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runs_made import make_run, train_line
+
 # From left to right, one line a floor: a module may import what stands above its line, and its own
 # package. Packages on one line do not know each other.
 ORDER = """
@@ -218,6 +220,21 @@ def test_light_modules_import_nothing_heavy(module: str) -> None:
         f"print(sorted(set(m.split('.')[0] for m in sys.modules) & {HEAVY!r}))"
     )
     assert output_of(code).strip() == "[]"
+
+
+def test_commands_that_only_read_need_no_torch(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [train_line(step) for step in range(1, 20)])
+    code = (
+        "import sys\n"
+        "sys.modules['torch'] = sys.modules['deepspeed'] = None\n"
+        "from bertds.cli import main\n"
+        "assert main(['config', 'show', 'large_phase1']) == 0\n"
+        "assert main(['plan', '--config', 'large_phase1', '--gpu', 'h100']) == 0\n"
+        f"assert main(['status', {str(run)!r}]) == 0\n"
+        f"assert main(['report', {str(run)!r}, '--out', {str(tmp_path / 'page')!r}]) == 0\n"
+    )
+    assert "phase1" in output_of(code)
+    assert (tmp_path / "page" / "index.html").is_file()
 
 
 def test_preparation_needs_no_torch() -> None:

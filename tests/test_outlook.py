@@ -10,6 +10,7 @@ from bertds.errors import ConfigError
 from bertds.monitor.remaining_time import later_phases, seconds_of, speed
 from bertds.monitor.status import read_status, seconds_of_all
 from tests.runs_made import make_run, train_line
+from tests.tiny import SPECIAL
 
 
 def recipe(folder: Path, name: str, following: str = "") -> Path:
@@ -65,7 +66,7 @@ def test_status_adds_what_follows_the_last_phase(tmp_path: Path) -> None:
     text = (run / "config.yaml").read_text().replace("run: {", f"run: {{next_recipe: {following}, ")
     (run / "config.yaml").write_text(text)
     (run / "tokenizer").mkdir()
-    (run / "tokenizer/vocab.txt").write_text("x\n" * 100)
+    (run / "tokenizer/vocab.txt").write_text("\n".join([*SPECIAL, *(f"x{n}" for n in range(95))]))
     status = read_status(run)
     (phase,) = later_phases(load_config({"run": {"next_recipe": str(following)}}), 100)
     assert status.later_seconds == pytest.approx(phase.flops / 0.02e12)

@@ -74,6 +74,13 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
     # 60 words, some more frequent than others; about half of the pairs are random.
     assert 3.0 < validation[0]["unigram_entropy"] < math.log(65)
     assert 0.5 <= validation[0]["nsp_majority"] < 0.75
+    # The same five prompts at each validation, each a word of the text with one mask.
+    first, last = (line["prompts"] for line in validation)
+    assert len(first) == 5
+    for one, other in zip(first, last, strict=True):
+        assert (one["text"], one["answer"]) == (other["text"], other["answer"])
+        assert one["text"].split().count("[MASK]") == 1 and one["answer"].startswith("w")
+        assert one["predicted"]
     assert [p.name for p in step_folders(run / "checkpoints")] == ["step_00000006", "step_00000003"]
     # Done is done: nothing is repeated.
     before = (run / "metrics.jsonl").read_text()
@@ -204,7 +211,10 @@ def test_a_modern_encoder_trains_alike_at_every_stage(
     for stage in (1, 2, 3):
         two = command(f"two{stage}", *lamb, f"{key}={stage}")
         assert fork_server.run(two, 2, output=tmp_path)[0] == 0
+    prompts = read_metrics(tmp_path / "one" / "metrics.jsonl").validation[-1]["prompts"]
     for stage in (1, 2, 3):
+        two = read_metrics(tmp_path / f"two{stage}" / "metrics.jsonl").validation[-1]
+        assert two["prompts"] == prompts
         assert losses(tmp_path / f"two{stage}") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 

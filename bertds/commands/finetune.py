@@ -60,10 +60,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Fine-tune and print the scores."""
     args = parse_args(argv)
+    from bertds.config.locate import find_json
     from bertds.distributed.rank_info import find_place
     from bertds.finetune.glue_suite import table
     from bertds.system.logs import start_logging
 
+    if args.deepspeed_config:
+        args.deepspeed_config = str(find_json(args.deepspeed_config))
     is_main = not args.deepspeed_config or find_place().is_main
     start_logging(is_main)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

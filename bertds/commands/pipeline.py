@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
-from bertds.pipeline.launch import ROOT, _train
+from bertds.pipeline.launch import _train
 from bertds.pipeline.stages import _export, _prepare, _say, _scores
 from bertds.pipeline.summary import _closing
 from bertds.report.write import write_report
@@ -37,9 +37,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--train-vocab", type=int, default=2048, metavar="N", help="size (2048)")
     parser.add_argument("--validation-fraction", type=float, default=0.05, metavar="F",
                         help="share of documents held out (0.05)")  # fmt: skip
-    recipes = ROOT / "bertds" / "recipes"
-    parser.add_argument("--phase1", default=str(recipes / "tiny_cpu_phase1.yaml"), metavar="R.yaml")
-    parser.add_argument("--phase2", default=str(recipes / "tiny_cpu_phase2.yaml"), metavar="R.yaml")
+    parser.add_argument("--phase1", default="tiny_cpu_phase1", metavar="R.yaml",
+                        help="a recipe, by name or path (tiny_cpu_phase1)")  # fmt: skip
+    parser.add_argument("--phase2", default="tiny_cpu_phase2", metavar="R.yaml",
+                        help="the recipe of phase 2 (tiny_cpu_phase2)")  # fmt: skip
     parser.add_argument("--processes", type=int, default=0, metavar="N",
                         help="ranks on this machine (default: its GPUs, or 1 on CPU)")  # fmt: skip
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",

@@ -68,12 +68,12 @@ def main(argv: list[str] | None = None) -> int:
     """Print the plan."""
     args = parse_args(argv)
     from bertds.config.load import load_config, split_assignments
+    from bertds.config.locate import find_deepspeed_json
     from bertds.config.recipe import Config
     from bertds.cost_model.hardware import find
     from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan.calibration import calibrate, check_calibration
     from bertds.plan.forecast import forecast
-    from bertds.training.settings import find_deepspeed_json
 
     if args.list_gpus:
         list_gpus(args.gpu_file)

@@ -17,6 +17,7 @@ import yaml
 from bertds.config.checks import check
 from bertds.config.describe import describe_type
 from bertds.config.keys import all_keys, key_of
+from bertds.config.locate import find_recipe
 from bertds.config.recipe import Config
 from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
@@ -40,7 +41,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe{_shipped_hint(path)}") from None
+        raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     try:
@@ -53,14 +54,6 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of sections, found {_kind(value)}")
     return value
-
-
-def _shipped_hint(path: Path) -> str:
-    folder = Path(__file__).parents[1] / "recipes"
-    names = [recipe.name for recipe in sorted(folder.glob("*.yaml"))]
-    if path.name in names:
-        return f"; a recipe of that name is at {folder / path.name}"
-    return ""
 
 
 class _UniqueKeyLoader(LimitedLoader):
@@ -112,15 +105,18 @@ def load_config(
     """Build the settings from a recipe and dotted overrides, and check them.
 
     Args:
-        recipe: a YAML path, or nested dictionaries such as a run has saved, or None for the
-            defaults.
+        recipe: a name or YAML path (see :mod:`bertds.config.locate`), or nested dictionaries such
+            as a run has saved, or None for the defaults.
         overrides: dotted keys and values, as :func:`split_assignments` gives them.
 
     Raises:
         ConfigError: with the full key, the value and the remedy.
     """
     where = f"{recipe}: " if isinstance(recipe, (str, Path)) else ""
-    nested = read_yaml(recipe) if isinstance(recipe, (str, Path)) else dict(recipe or {})
+    if isinstance(recipe, (str, Path)):
+        nested = read_yaml(find_recipe(recipe))
+    else:
+        nested = dict(recipe or {})
     flat: dict[str, Any] = {}
     origins: dict[str, str] = {}
     sections = {section.name for section in fields(Config)}
@@ -166,7 +162,7 @@ def load_config(
     return config
 
 
-def lenient(nested: Any) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def lenient(nested: object) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return what of a recipe's text can be shown, and the keys of what cannot.
 
     For a run that is looked at, which another version may have written. Values of keys that are
@@ -203,7 +199,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return result
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {dict: "a mapping", list: "a list", str: "text", bool: "true or false"}
     return names.get(type(value), type(value).__name__) + f" ({str(value)[:60]!r})"
 

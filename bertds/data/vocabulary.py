@@ -273,11 +273,11 @@ def _vocabulary_file(path: Path) -> Path:
     if not path.is_dir():
         return path
     names = ["vocab.txt", tokenizer_json.FILE]
-    if all((path / name).is_file() for name in names):
-        # Some models of other kinds have a vocab.txt too, which alone says little.
-        # (To parse the file only to see its model's name takes longer than the rest.)
-        if b'"WordPiece"' not in (path / tokenizer_json.FILE).read_bytes():
-            return path / tokenizer_json.FILE
+    both = all((path / name).is_file() for name in names)
+    # Some models of other kinds have a vocab.txt too, which alone says little. (To parse the file
+    # only to see its model's name takes longer than the rest.)
+    if both and b'"WordPiece"' not in (path / tokenizer_json.FILE).read_bytes():
+        return path / tokenizer_json.FILE
     for name in names:
         if (path / name).is_file():
             return path / name

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.system.json_fields import parse_json
+from bertds.system.shipped_files import PACKAGE
 
 if TYPE_CHECKING:
     from torch import distributed as dist
@@ -98,7 +99,7 @@ def data_facts(path: str) -> dict[str, Any]:
 
 def code_digest() -> str:
     """Return a checksum over the package's own Python files, as this node sees them."""
-    folder = Path(__file__).resolve().parents[1]
+    folder = PACKAGE
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
         total.update(f"{file.relative_to(folder)}\n".encode() + file.read_bytes())

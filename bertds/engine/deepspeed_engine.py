@@ -36,6 +36,7 @@ from bertds.engine.process_group import (
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.update_gate import UpdateGate
 from bertds.engine.zero_layout import (
+    DeepSpeedObject,
     Layout,
     add_gradients_at_once,
     norm_under_way,
@@ -61,7 +62,7 @@ class Engine:
 
     def __init__(
         self,
-        deepspeed_engine: Any,
+        deepspeed_engine: DeepSpeedObject,
         optimizer: torch.optim.Optimizer,
         layout: Layout,
         settings: DeepSpeedSettings,
@@ -203,7 +204,7 @@ class Engine:
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
-        return type(output)(*(value.detach() for value in output))
+        return type(output)(*(None if value is None else value.detach() for value in output))
 
     def step(self, norm_limit: float = math.inf) -> bool:
         """Update the weights from the gradients gathered since the last step.
@@ -266,10 +267,16 @@ class Engine:
         return {}
 
     @torch.no_grad()
-    def eval_forward(self, micro_batch: object) -> Any:
-        """Run a micro batch through the model without dropout and without gradients."""
+    def eval_forward(self, micro_batch: object, *, predict: bool = False) -> Any:
+        """Run a micro batch through the model without dropout and without gradients.
+
+        Args:
+            micro_batch: as for :meth:`forward_backward`.
+            predict: the output brings the likeliest words instead of the masked-LM loss.
+        """
         self._engine.eval()
-        output = self._engine(**_arguments(micro_batch))
+        more = {"predict": True} if predict else {}
+        output = self._engine(**_arguments(micro_batch), **more)
         self._engine.train()
         return output
 
@@ -366,7 +373,7 @@ class Engine:
             f"{self.device.type}"
         )
 
-    def _loss_scaler(self) -> Any:
+    def _loss_scaler(self) -> DeepSpeedObject:
         if self.settings.precision != "fp16":
             return None
         return getattr(self._engine.optimizer, "loss_scaler", None)

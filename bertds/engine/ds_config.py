@@ -183,7 +183,7 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
     here[last] = value
 
 
-def _check_section(values: Any, table: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{prefix[:-1]}={values!r} must be an object")
     checked = {}

@@ -8,7 +8,6 @@ float32 accumulation) takes torch's float32 norm of every whole tensor, which on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -26,8 +25,8 @@ def use_exact_norms() -> None:
     def exact(
         input_tensors: Sequence[torch.Tensor],
         norm_type: float = 2,
-        mpu: Any = None,
-        moe_ep_group: Any = None,
+        mpu: object = None,
+        moe_ep_group: object = None,
     ) -> torch.Tensor:
         on_cpu = all(tensor.device.type == "cpu" for tensor in input_tensors)
         if not on_cpu or norm_type != 2 or mpu is not None or moe_ep_group is not None:

@@ -37,6 +37,10 @@ class ModelOutput(Protocol):
     def nsp_correct(self) -> torch.Tensor:
         """int64: number of rows whose next-sentence label was predicted correctly."""
 
+    @property
+    def predictions(self) -> torch.Tensor | None:
+        """int64 [M]: the likeliest words, where asked for."""
+
 
 class SavableEngine(Ranks, Protocol):
     """What saving and loading a checkpoint needs."""
@@ -73,7 +77,7 @@ class TrainingEngine(SavableEngine, Protocol):
     ) -> ModelOutput:
         """Run a micro batch through the model and add its gradient."""
 
-    def eval_forward(self, micro_batch: MicroBatch) -> ModelOutput:
+    def eval_forward(self, micro_batch: MicroBatch, *, predict: bool = ...) -> ModelOutput:
         """Run a micro batch through the model without dropout and without gradients."""
 
     def step(self, norm_limit: float = ...) -> bool:

@@ -60,10 +60,10 @@ def _is_cpu() -> bool:
     return get_accelerator().device_name() == "cpu"
 
 
-_store: Any = None  # where the processes of the run now under way have met
+_store: dist.Store | None = None  # where the processes of the run now under way have met
 
 
-def meet_processes(limit_seconds: float = MEETING_SECONDS) -> Any:
+def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
     """Let the processes of the run find each other, before anything heavy is imported or opened.
 
     Args:
@@ -109,7 +109,7 @@ def start_processes(
         if place.world_size == 1:
             # No TCP port: two such runs on one machine, both started with the launcher's usual
             # port, would else fail on a port already in use.
-            store: Any = dist.HashStore()
+            store: dist.Store = dist.HashStore()
         else:
             store = dist.PrefixStore("bertds/group", meet_processes())
         dist.init_process_group(

@@ -8,11 +8,17 @@ stages, so any other run can be built from them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
-from bertds.engine.zero_layout import Layout, frozen_pieces, frozen_targets, refresh_weights
+from bertds.engine.zero_layout import (
+    DeepSpeedObject,
+    Layout,
+    frozen_pieces,
+    frozen_targets,
+    refresh_weights,
+)
 from bertds.optim.moments import set_steps
 from bertds.optim.partition import Partition
 
@@ -72,7 +78,7 @@ def collect_pieces(
 
 @torch.no_grad()
 def restore_pieces(
-    engine: Any,
+    engine: DeepSpeedObject,
     layout: Layout,
     optimizer: torch.optim.Optimizer,
     read: Reader,

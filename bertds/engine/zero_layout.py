@@ -36,6 +36,9 @@ import torch.distributed as dist
 from bertds.errors import BertdsError
 from bertds.optim.partition import Partition, Slice
 
+DeepSpeedObject = Any
+"""An engine or a ZeRO wrapper of DeepSpeed, which ships no types."""
+
 TESTED_VERSIONS = ("0.19.8",)
 
 
@@ -57,7 +60,7 @@ def _number_of_elements(parameter: torch.nn.Parameter) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def read_layout(engine: Any, optimizer: torch.optim.Optimizer) -> Layout:
+def read_layout(engine: DeepSpeedObject, optimizer: torch.optim.Optimizer) -> Layout:
     """Find out where the pieces of every tensor lie.
 
     Args:
@@ -122,7 +125,7 @@ def _cut(
     return slices
 
 
-def _read_zero_1_2(wrapper: Any, names: dict) -> list[Partition]:
+def _read_zero_1_2(wrapper: DeepSpeedObject, names: dict) -> list[Partition]:
     if wrapper.round_robin_gradients:
         raise _unexpected("round_robin_gradients is on")
     partitions = []
@@ -143,7 +146,7 @@ def _read_zero_1_2(wrapper: Any, names: dict) -> list[Partition]:
     return partitions
 
 
-def _read_bf16_optimizer(wrapper: Any, names: dict) -> list[Partition]:
+def _read_bf16_optimizer(wrapper: DeepSpeedObject, names: dict) -> list[Partition]:
     partitions = []
     for index, flat in enumerate(wrapper.fp32_groups_flat_partition):
         group = wrapper.real_dp_process_group[index]
@@ -158,7 +161,7 @@ def _read_bf16_optimizer(wrapper: Any, names: dict) -> list[Partition]:
     return partitions
 
 
-def _read_zero_3(wrapper: Any, names: dict) -> list[Partition]:
+def _read_zero_3(wrapper: DeepSpeedObject, names: dict) -> list[Partition]:
     partitions = []
     for index, flat in enumerate(wrapper.fp32_partitioned_groups_flat):
         group = wrapper.sub_group_process_groups[index]
@@ -195,7 +198,7 @@ def _check_cover(layout: Layout) -> None:
 
 
 @torch.no_grad()
-def refresh_weights(engine: Any, layout: Layout) -> None:
+def refresh_weights(engine: DeepSpeedObject, layout: Layout) -> None:
     """Copy changed masters to the weights that the model computes with, on all ranks."""
     wrapper = engine.optimizer
     if layout.kind in ("zero12", "bf16"):
@@ -207,7 +210,7 @@ def refresh_weights(engine: Any, layout: Layout) -> None:
         wrapper._post_step([])  # gathers the small parameters that every rank keeps whole
 
 
-def add_gradients_at_once(engine: Any) -> None:
+def add_gradients_at_once(engine: DeepSpeedObject) -> None:
     """Let the wrapper of stage 1 in bf16 add up gradients in one call per backward pass.
 
     DeepSpeed casts each gradient to float32, adds that copy, and zeroes the gradient so that the
@@ -239,7 +242,7 @@ def add_gradients_at_once(engine: Any) -> None:
     wrapper.update_hp_grads = update_hp_grads
 
 
-def norm_under_way(engine: Any) -> float | torch.Tensor:
+def norm_under_way(engine: DeepSpeedObject) -> float | torch.Tensor:
     """Return the global gradient norm of the step that the ZeRO wrapper is making just now.
 
     The wrappers keep it before they call the optimizer; the engine's own copy comes after.

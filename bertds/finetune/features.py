@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from bertds.finetune.records import Sentence, TextRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 """Label of a position that is not scored (transformers')."""
@@ -32,7 +35,11 @@ class Example:
 
 
 def encode_texts(
-    tokenizer: Any, rows: Sequence[TextRow], max_length: int, *, regression: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[TextRow],
+    max_length: int,
+    *,
+    regression: bool = False,
 ) -> list[Example]:
     """Encode texts or pairs; too long ones lose the tail of the longer text."""
     if not rows:
@@ -60,7 +67,7 @@ class WordPlaces:
     """(word, position in the example)."""
 
 
-def space_matters(tokenizer: Any) -> bool:
+def space_matters(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Tell whether a word has other tokens after a space: a byte-level BPE's "it" and " it"."""
     apart = tokenizer(["a", "b"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
     together: list[int] = tokenizer("a b", add_special_tokens=False)["input_ids"]
@@ -73,7 +80,10 @@ def in_running_text(words: Sequence[str], spaces: bool) -> list[str]:
 
 
 def encode_sentences(
-    tokenizer: Any, sentences: Sequence[Sentence], labels: Sequence[str], max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[Sentence],
+    labels: Sequence[str],
+    max_length: int,
 ) -> tuple[list[Example], list[WordPlaces]]:
     """Encode words; the first piece of a word carries its tag.
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bertds.errors import ConfigError
 from bertds.finetune.features import Example
 from bertds.finetune.records import Question
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 WINDOW_OVERLAP = 128
 MAX_QUERY_LENGTH = 64
@@ -28,7 +31,11 @@ class Window:
 
 
 def encode_questions(
-    tokenizer: Any, questions: Sequence[Question], max_length: int, *, train: bool
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    max_length: int,
+    *,
+    train: bool,
 ) -> tuple[list[Example], list[Window]]:
     """Encode questions with every window of their paragraphs.
 
@@ -69,7 +76,7 @@ def encode_questions(
     return examples, windows
 
 
-def _shortened(tokenizer: Any, question: str) -> str:
+def _shortened(tokenizer: PreTrainedTokenizerBase, question: str) -> str:
     encoded = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)
     offsets = encoded["offset_mapping"]
     return (

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from bertds.finetune.squad_scores import squad_scores
 from bertds.finetune.task_data import Split
 from bertds.finetune.tasks import Task
 from bertds.system.atomic_files import write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Logits = list[tuple[torch.Tensor, ...]]
 
@@ -45,9 +48,15 @@ class Encoded:
 
 
 def encode(
-    task: Task, tokenizer: Any, split: Split, labels: Sequence[str], max_length: int, *,
-    train: bool = False, null_threshold: float = 0.0,
-) -> Encoded:  # fmt: skip
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    split: Split,
+    labels: Sequence[str],
+    max_length: int,
+    *,
+    train: bool = False,
+    null_threshold: float = 0.0,
+) -> Encoded:
     """Turn a split into examples; see :class:`Encoded`."""
     rows: Any = split.rows
     if task.kind == "ner":

@@ -36,6 +36,14 @@ class PreTrainingOutput(NamedTuple):
     """int64: masked tokens predicted rightly."""
     nsp_correct: Tensor
     """int64: rows whose next-sentence label was predicted rightly."""
+    predictions: Tensor | None = None
+    """int64 [M]: the likeliest word at each masked position, where asked for; the masked-LM scalars
+    are then 0."""
+
+
+def nothing(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a float32 and an int64 scalar 0 on the device of ``like``."""
+    return like.new_zeros((), dtype=torch.float32), like.new_zeros((), dtype=torch.int64)
 
 
 class BertModel(nn.Module):
@@ -154,6 +162,7 @@ class BertForPreTraining(nn.Module):
         masked_lm_positions: Tensor,
         masked_lm_ids: Tensor,
         next_sentence_labels: Tensor | None = None,
+        predict: bool = False,
     ) -> PreTrainingOutput:
         """Score one micro-batch.
 
@@ -167,6 +176,7 @@ class BertForPreTraining(nn.Module):
             masked_lm_ids: int64 [M], the original tokens there; -100 = a filler, no loss.
             next_sentence_labels: int64 [B], 1 = random; -100 = a filler, no loss; None = no
                 next-sentence loss.
+            predict: give the likeliest words instead of the masked-LM loss.
 
         Returns:
             Sums; every parameter gets a gradient from their sum, be it zero.
@@ -175,11 +185,17 @@ class BertForPreTraining(nn.Module):
             input_ids, segment_ids, position_ids, cu_seqlens, max_seqlen
         )
         masked_MH = hidden_TH.index_select(0, arrangement.find_tokens(masked_lm_positions))
-        mlm_loss_sum, mlm_correct = self.cls.predictions(masked_MH, masked_lm_ids)
+        predictions = None
+        if predict:
+            # In place of the loss, so that modules are called in one order: ZeRO-3 follows it.
+            predictions = self.cls.predictions(masked_MH).argmax(1)
+            mlm_loss_sum, mlm_correct = nothing(masked_MH)
+        else:
+            mlm_loss_sum, mlm_correct = self.cls.predictions(masked_MH, masked_lm_ids)
         pooler, head = self.bert.pooler, self.cls.seq_relationship
         if pooler is None or head is None:
             no_loss, no_rows = torch.zeros_like(mlm_loss_sum), torch.zeros_like(mlm_correct)
-            return PreTrainingOutput(mlm_loss_sum, no_loss, mlm_correct, no_rows)
+            return PreTrainingOutput(mlm_loss_sum, no_loss, mlm_correct, no_rows, predictions)
         # An empty filler row begins behind the last token; its label says that it stands for none.
         starts_B = arrangement.layout.cu_seqlens[:-1].clamp_max(hidden_TH.shape[0] - 1)
         first_BH = hidden_TH.index_select(0, starts_B)
@@ -191,7 +207,7 @@ class BertForPreTraining(nn.Module):
             labels_B = arrangement.take_rows(next_sentence_labels)
             nsp_loss_sum = F.cross_entropy(logits_B2, labels_B, reduction="sum")
             nsp_correct = (logits_B2.argmax(1) == labels_B).sum()
-        return PreTrainingOutput(mlm_loss_sum, nsp_loss_sum, mlm_correct, nsp_correct)
+        return PreTrainingOutput(mlm_loss_sum, nsp_loss_sum, mlm_correct, nsp_correct, predictions)
 
     def encoder_layers(self) -> nn.ModuleList:
         """Return the layers of the encoder."""

@@ -16,6 +16,7 @@ layer: the first, local ones, global ones.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -106,7 +107,9 @@ def _compute(
     return output_TH
 
 
-def _forward(compute: Any, layer: EncoderLayer, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
+def _forward(
+    compute: Callable[..., Tensor], layer: EncoderLayer, hidden_TH: Tensor, layout: RowLayout
+) -> Tensor:
     """Stand in for the ``forward`` of BERT's layers."""
     joined = layer.attention.self.joined()
     for parameter in joined or ():
@@ -118,7 +121,11 @@ def _forward(compute: Any, layer: EncoderLayer, hidden_TH: Tensor, layout: RowLa
 
 
 def _modern_forward(
-    compute: Any, layer: ModernLayer, hidden_TH: Tensor, layout: RowLayout, turn: Rotation
+    compute: Callable[..., Tensor],
+    layer: ModernLayer,
+    hidden_TH: Tensor,
+    layout: RowLayout,
+    turn: Rotation,
 ) -> Tensor:
     """Stand in for the ``forward`` of the modern encoder's layers."""
     output_TH: Tensor = compute(

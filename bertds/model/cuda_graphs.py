@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx as Context
 from torch.autograd.function import once_differentiable
 
 from bertds.model.encoder import Encoder
@@ -42,12 +43,12 @@ class _OwnGradients(torch.autograd.Function):
     """Parameters as they are; their gradients as copies that nothing else writes to."""
 
     @staticmethod
-    def forward(ctx: Any, *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Context, *parameters: Tensor) -> tuple[Tensor, ...]:
         return tuple(parameter.detach() for parameter in parameters)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor, ...]:
         copies: tuple[Tensor, ...] = torch._foreach_mul(gradients, 1.0)  # a copy, in few kernels
         return tuple(copies)
 

@@ -8,12 +8,10 @@ layer. Neither speed nor accuracy of a whole run has been measured.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
 
-def use_fp8(layers: nn.Module, **options: Any) -> int:
+def use_fp8(layers: nn.Module, **options: object) -> int:
     """Convert the linear layers of an encoder's layers in place.
 
     The number of tokens must be a multiple of 16, as ``data.pack_tokens`` makes it.

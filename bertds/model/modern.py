@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertds.config.recipe import ModelConfig
 from bertds.model.attention_kernels import kernel_of_pass
-from bertds.model.bert import PreTrainingOutput
+from bertds.model.bert import PreTrainingOutput, nothing
 from bertds.model.dropout import dropout, dropout_add
 from bertds.model.embeddings import padded_vocabulary
 from bertds.model.encoder import Gelu
@@ -228,6 +228,7 @@ class ModernBertForMaskedLM(nn.Module):
         masked_lm_positions: Tensor,
         masked_lm_ids: Tensor,
         next_sentence_labels: Tensor | None = None,
+        predict: bool = False,
     ) -> PreTrainingOutput:
         """Score one micro-batch; arguments and result as ``BertForPreTraining.forward``.
 
@@ -237,8 +238,11 @@ class ModernBertForMaskedLM(nn.Module):
         masked_MH = self.hidden_at(
             input_ids, position_ids, cu_seqlens, max_seqlen, masked_lm_positions
         )
+        no_loss, no_rows = nothing(masked_MH)
+        if predict:
+            predictions = self.decoder(self.head(masked_MH)).argmax(1)
+            return PreTrainingOutput(no_loss, no_loss, no_rows, no_rows, predictions)
         loss_sum, correct = self.decoder(self.head(masked_MH), masked_lm_ids)
-        no_loss, no_rows = torch.zeros_like(loss_sum), torch.zeros_like(correct)
         return PreTrainingOutput(loss_sum, no_loss, correct, no_rows)
 
     def encoder_layers(self) -> nn.ModuleList:

@@ -13,13 +13,12 @@ from typing import Any
 
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import load_config
+from bertds.config.locate import find_json, find_recipe
 from bertds.config.ramps import BatchRamp, mean_mask_rate
 from bertds.config.recipe import Config
 from bertds.cost_model.flops import forward_backward_flops, masked_per_row, mean_tokens
 from bertds.errors import ConfigError
 from bertds.system.json_fields import parse_json
-
-CLONE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def later_phases(config: Config, vocab_size: int, recipe: str = "") -> list[Late
     seen = {Path(recipe).resolve()} if recipe else set()
     while config.run.next_recipe:
         named = config.run.next_recipe
-        path = _find(named, recipe)
+        path = find_recipe(named, recipe)
         if path.resolve() in seen:
             raise ConfigError(f"run.next_recipe={named}: it leads back to a phase before it")
         seen.add(path.resolve())
@@ -65,19 +64,11 @@ def speed(line: dict[str, Any], devices: int) -> float:
     return float(line.get("tflops", 0.0)) * 1e12 * devices
 
 
-def _find(named: str, recipe: str) -> Path:
-    """Look from the working directory, beside this clone's ``bertds/``, beside the recipe."""
-    places = [Path(named), CLONE / named]
-    if recipe:
-        places.append(Path(recipe).resolve().parent / named)
-    return next((place for place in places if place.is_file()), places[0])
-
-
 def _flops(config: Config, vocab_size: int, recipe: str) -> float:
     named = config.run.deepspeed_config
     if not named:
         raise ConfigError(f"{recipe}: names no run.deepspeed_config, so its batch is not known")
-    path = _find(named, recipe)
+    path = find_json(named, recipe)
     try:
         batch = parse_json(path.read_text(encoding="utf-8"))["train_batch_size"]
     except (OSError, ValueError, KeyError) as error:

@@ -67,7 +67,7 @@ def _lines_of(path: Path) -> list[str]:
         return []
 
 
-def is_metric_line(value: Any) -> bool:
+def is_metric_line(value: object) -> bool:
     """Tell whether a value is a train or validation line as training writes it."""
     if not isinstance(value, dict) or not _whole(value.get("step")):
         return False
@@ -84,9 +84,18 @@ def is_metric_line(value: Any) -> bool:
     return value["loss"] is None or all(_number(value[name]) for name in _LOSSES)
 
 
-def _known(name: str, value: Any) -> bool:
+def _known(name: str, value: object) -> bool:
     if name == "split":
         return isinstance(value, str) and value.isprintable()
+    if name == "prompts":
+        return isinstance(value, list) and all(
+            isinstance(prompt, dict)
+            and all(
+                isinstance(prompt.get(key), str) and prompt[key].isprintable()
+                for key in ("text", "answer", "predicted")
+            )
+            for prompt in value
+        )
     if name == "trust_ratio":
         return isinstance(value, dict) and all(
             isinstance(ends, list)
@@ -97,11 +106,11 @@ def _known(name: str, value: Any) -> bool:
     return value is None or _number(value)
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return math.isfinite(value) if isinstance(value, float) else abs(value) < 2**63

@@ -15,8 +15,7 @@ from typing import Any
 
 from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError
 from bertds.pipeline.stages import _say
-
-ROOT = Path(__file__).resolve().parents[2]
+from bertds.system.shipped_files import PACKAGE
 
 
 def _processes(wanted: int) -> tuple[int, dict[str, str]]:
@@ -52,7 +51,7 @@ def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [
         sys.executable, str(launcher), "--log_level", "critical", "--num_accelerators", str(count),
-        "--master_port", str(free_port()), str(ROOT / "bertds" / "train.py"),
+        "--master_port", str(free_port()), str(PACKAGE / "train.py"),
         "--config", recipe, "--set", *settings,
     ]  # fmt: skip
     began = time.monotonic()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertds.plan.forecast import Forecast
 from bertds.plan.sweep import best
 
+if TYPE_CHECKING:
+    from bertds.plan.calibration import Calibration
+    from bertds.plan.forecast import Forecast
 
-def numbers(plan: Any) -> dict[str, Any]:
+
+def numbers(plan: Forecast) -> dict[str, Any]:
     """Return a forecast as plain numbers."""
     gib = 2**30
     return {
@@ -42,7 +46,7 @@ def numbers(plan: Any) -> dict[str, Any]:
     }
 
 
-def _show(plan: Any, calibration: Any, args: argparse.Namespace) -> None:
+def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namespace) -> None:
     from bertds.display.words import in_words
     from bertds.plan.sweep import fitting_layouts
 

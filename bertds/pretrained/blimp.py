@@ -16,12 +16,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from bertds.config.recipe import ModelConfig
+    from bertds.model.build import PreTrainingModel
 
 TOKENS_PER_PASS = 16_384
 """Most tokens of one forward pass, all masked copies counted."""
@@ -102,7 +108,11 @@ class _Sentence:
 
 
 def pseudo_log_likelihoods(
-    model: Any, tokenizer: Any, texts: Sequence[str], *, device: torch.device | str = "cpu"
+    model: PreTrainingModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    device: torch.device | str = "cpu",
 ) -> list[float]:
     """Return each text's sum of the log-probabilities of its tokens, each masked in turn.
 
@@ -129,7 +139,7 @@ def pseudo_log_likelihoods(
     return [by_text[text] for text in texts]
 
 
-def _encode(tokenizer: Any, text: str, config: Any) -> _Sentence:
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig) -> _Sentence:
     encoded = tokenizer(text, return_special_tokens_mask=True)
     ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
     scored = [position for position, is_special in enumerate(special) if not is_special]
@@ -159,7 +169,7 @@ def _passes(
 
 
 def _score(
-    model: Any,
+    model: PreTrainingModel,
     copies: Sequence[tuple[int, int]],
     sentences: Sequence[_Sentence],
     mask_id: int,
@@ -187,7 +197,11 @@ def _score(
 
 
 def evaluate_blimp(
-    model: Any, tokenizer: Any, pairs: Sequence[Pair], *, device: torch.device | str = "cpu"
+    model: PreTrainingModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    *,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
     """Score pairs.
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import DataConfig
+from bertds.data.batches import MicroBatch
 from bertds.data.loader import open_source, validation_batches
 from bertds.data.sources.base import Source
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import CheckpointError, DataError
+from bertds.model.bert import PreTrainingOutput
 from bertds.monitor.scoring import score
 from bertds.pretrained.load import Trained
 
@@ -41,7 +41,7 @@ def evaluate(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained.model.to(device)
 
-    def forward(micro_batch: Any) -> Any:
+    def forward(micro_batch: MicroBatch) -> PreTrainingOutput:
         with torch.inference_mode():
             return trained.model(**micro_batch.to(device).model_inputs())
 
@@ -89,7 +89,7 @@ def unigram_entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def _check_vocabulary(trained: Trained, source: Any) -> None:
+def _check_vocabulary(trained: Trained, source: Source) -> None:
     tokenizer = source.tokenizer
     if tokenizer.vocab_size != trained.vocab_size:
         raise DataError(

@@ -127,7 +127,7 @@ def config_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, in
     return config, vocab_size
 
 
-def _check(key: str, found: Any, allowed: tuple[Any, ...]) -> None:
+def _check(key: str, found: object, allowed: tuple[object, ...]) -> None:
     if found not in allowed:
         raise CheckpointError(
             f"config.json: {key}={found!r} is not supported; allowed: "

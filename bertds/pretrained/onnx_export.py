@@ -9,7 +9,7 @@ import argparse
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from bertds.pretrained.transformers_api import (
 )
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-3
@@ -118,7 +121,11 @@ def _trace(wrapped: nn.Module, names: tuple[str, ...], length: int, path: Path) 
 
 
 def compare(
-    wrapped: nn.Module, session: Any, names: tuple[str, ...], vocab_size: int, positions: int
+    wrapped: nn.Module,
+    session: InferenceSession,
+    names: tuple[str, ...],
+    vocab_size: int,
+    positions: int,
 ) -> dict[str, float]:
     """Return the largest difference of each output over batches of several shapes."""
     generator = np.random.default_rng(0)

@@ -269,7 +269,7 @@ def _unpack_nemo(
     return weights, config, vocab
 
 
-def nemo_model_config(values: Any) -> dict[str, Any]:
+def nemo_model_config(values: object) -> dict[str, Any]:
     """Return transformers' configuration keys from a NeMo model_config.yaml."""
     model = values if isinstance(values, dict) else {}
     nested = (model.get("language_model") or {}).get("config")

@@ -19,6 +19,8 @@ from bertds.errors import CheckpointError, ConfigError
 from bertds.pretrained.names import MODELS, hub_id, resolve
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from bertds.pretrained.load import Trained
 
 __all__ = ["MODELS", "hub_id", "resolve"]
@@ -112,7 +114,7 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
         raise CheckpointError(f"{folder}: cannot be loaded as {class_name} ({reason})") from error
 
 
-def load_tokenizer(name_or_path: Path | str) -> Any:
+def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer (transformers).
 
     Raises:
@@ -136,7 +138,7 @@ def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
     return [text.strip() or text or token for text, token in texts]
 
 
-def tokenizer_of(folder: Path) -> Any:
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a Hugging Face folder; see :func:`load_tokenizer`."""
     if not has_tokenizer(folder):
         raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")

@@ -7,9 +7,13 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertds.report.run_view import Chain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,10 +141,10 @@ def _draw(
             pyplot.close(figure)
 
 
-def thousands(axis: Any) -> Callable[..., str]:
+def thousands(axis: Axis) -> Callable[..., str]:
     """Return a formatter that writes all labels of an axis alike: 5,000 or, from 10k on, 5k."""
 
-    def label(value: float, _: Any = None) -> str:
+    def label(value: float, _: object = None) -> str:
         highest = max(map(abs, axis.get_view_interval()))
         for least, unit, letter in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
             if highest >= least and value:
@@ -150,7 +154,7 @@ def thousands(axis: Any) -> Callable[..., str]:
     return label
 
 
-def _mark(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> None:
+def _mark(axes: Axes, chains: list[Chain], dress: Dress, wide: bool) -> None:
     """Mark phase borders (dashed, once where runs share them) and restarts (small triangles)."""
     borders = {border for chain in chains for border in chain.borders()}
     for border in sorted(borders):
@@ -177,7 +181,7 @@ def _colour(dress: Dress, number: int) -> str:
     return dress.lines[number % len(dress.lines)]
 
 
-def _loss(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> bool:
+def _loss(axes: Axes, chains: list[Chain], dress: Dress, wide: bool) -> bool:
     drawn = False
     for number, chain in enumerate(chains):
         colour = _colour(dress, number)
@@ -225,7 +229,7 @@ def _curve(
     plain: bool = False,
     level: float | None = None,
 ) -> Callable[..., bool]:
-    def paint(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> bool:
+    def paint(axes: Axes, chains: list[Chain], dress: Dress, wide: bool) -> bool:
         del wide
         drawn = False
         factor = 100.0 if percent else 1.0
@@ -267,7 +271,7 @@ def _curve(
 
 
 def _in_phases(
-    axes: Any, chain: Chain, steps: list[float], values: list[float], colour: str
+    axes: Axes, chain: Chain, steps: list[float], values: list[float], colour: str
 ) -> None:
     """Draw a running mean that starts anew with each phase."""
     edges = [*chain.offsets(), float("inf")]
@@ -281,7 +285,7 @@ def _in_phases(
             )  # fmt: skip
 
 
-def _trust(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> bool:
+def _trust(axes: Axes, chains: list[Chain], dress: Dress, wide: bool) -> bool:
     del wide
     drawn = False
     for number, chain in enumerate(chains):
@@ -297,7 +301,7 @@ def _trust(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> bool:
     return drawn
 
 
-def _logarithmic(axes: Any) -> None:
+def _logarithmic(axes: Axes) -> None:
     """Scale by powers, labelled 0.02, 0.05, 0.1 and not by exponents.
 
     What spans less than a factor of four stays linear: such an axis would show a single label.
@@ -314,7 +318,7 @@ def _logarithmic(axes: Any) -> None:
     axes.yaxis.set_minor_locator(LogLocator(subs=()))
 
 
-def _stalls(axes: Any, chains: list[Chain], dress: Dress, wide: bool) -> bool:
+def _stalls(axes: Axes, chains: list[Chain], dress: Dress, wide: bool) -> bool:
     del wide
     drawn, highest = False, 0.0
     for number, chain in enumerate(chains):

@@ -39,6 +39,7 @@ def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:
             f'<img class="dark" alt="" src="{picture.uri("dark")}">{note}</figure>'
         )
     parts.append("</div>")
+    parts.append(_prompt_section(runs))
     parts.append("<h2>Runs</h2>" + _run_table(runs))
     parts.append(_score_table(runs))
     parts.append(_blimp_section(runs))
@@ -136,6 +137,36 @@ def _score_table(runs: list[RunView]) -> str:
     return "<h2>Scores on held-out documents</h2>" + table(
         head, rows, numbers=tuple(range(1, len(head)))
     )
+
+
+SHOWN_VALIDATIONS = 6
+"""Validations whose predictions stand next to each other."""
+
+
+def _prompt_section(runs: list[RunView]) -> str:
+    """What each run gave for its fixed prompts, from its first validation to its last."""
+    parts = []
+    for run in runs:
+        lines = [line for line in run.validation if line.get("prompts")]
+        if not lines:
+            continue
+        last = len(lines) - 1
+        chosen = sorted({last * n // (SHOWN_VALIDATIONS - 1) for n in range(SHOWN_VALIDATIONS)})
+        shown = [lines[number] for number in chosen]
+        rows = []
+        for number, prompt in enumerate(shown[-1]["prompts"]):
+            given = [line["prompts"][number] for line in shown if number < len(line["prompts"])]
+            words = [
+                one["predicted"] + (" \N{CHECK MARK}" if one["predicted"] == one["answer"] else "")
+                for one in given
+            ]
+            rows.append([prompt["text"], prompt["answer"], *words])
+        head = ["held-out text", "answer", *(f"step {line['step']:,}" for line in shown)]
+        name = f"<p>{escape(run.title)}</p>" if len(runs) > 1 else ""
+        parts.append(name + table(head, rows))
+    if not parts:
+        return ""
+    return "<h2>What it predicts</h2>" + "".join(parts)
 
 
 def _blimp_section(runs: list[RunView]) -> str:

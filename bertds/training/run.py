@@ -152,10 +152,11 @@ class Run:
             return
         state.validated_step = state.step
         with self.metrics.pause():
-            scores = validator.score()
+            scores, prompts = validator.score(), validator.prompts()
         if state.best_mlm_loss is None or scores["mlm_loss"] < state.best_mlm_loss:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
-        self.metrics.write({"step": state.step, "split": "validation", **scores})
+        line = {"step": state.step, "split": "validation", **scores}
+        self.metrics.write({**line, "prompts": prompts} if prompts else line)
 
     def save_if_due(self, force: bool) -> None:
         """Save a checkpoint when its step has come, when it is the best so far, or when told to."""

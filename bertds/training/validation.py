@@ -12,6 +12,7 @@ from bertds.data.sources.base import Source
 from bertds.engine.interface import TrainingEngine
 from bertds.monitor.scoring import score
 from bertds.pretrained.evaluate import unigram_entropy
+from bertds.training.prompts import Prompts
 
 
 class Validator:
@@ -28,6 +29,7 @@ class Validator:
         self.source = source
         self.engine = engine
         self._entropy: float | None = None
+        self._prompts = Prompts.of(source, config)
         self.micro_batch = config.validation.micro_batch_size or engine.batch.micro_batch_size
 
     def score(self) -> dict[str, float]:
@@ -55,6 +57,14 @@ class Validator:
             if self._entropy:
                 scores["unigram_entropy"] = float(f"{self._entropy:.8g}")
         return scores
+
+    def prompts(self) -> list[dict[str, str]]:
+        """Return the fixed prompts with what the model gives now. Collective."""
+        if self._prompts is None:
+            return []
+        output = self.engine.eval_forward(self._prompts.batch.to(self.engine.device), predict=True)
+        assert output.predictions is not None
+        return self._prompts.lines(output.predictions)
 
     def _batches(self, rank: int, world_size: int) -> Iterable[MicroBatch]:
         return validation_batches(

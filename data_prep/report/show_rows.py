@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from bertds.data.formats.token_shards import TokenShard
 from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, ConfigError, DataError
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 _LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
 _FRAME = ("[CLS]", "[SEP]", "<s>", "</s>")
@@ -183,7 +186,7 @@ def _vocabulary_beside(path: Path, given: str | None) -> tuple[list[str], str]:
     raise ConfigError(f"{path}: no manifest.json here, and no prepared folder above; give --vocab")
 
 
-def describe(number: int, row: Row, words: list[str], pairs: str) -> Any:
+def describe(number: int, row: Row, words: list[str], pairs: str) -> Text:
     """Return one row as coloured text: [MASK]{what is hidden}, pieces of words joined."""
     from rich.text import Text
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
@@ -86,7 +85,7 @@ def _records(path: Path, lines: list[str]) -> Iterator[str]:
             ) from error
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

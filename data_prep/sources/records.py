@@ -16,6 +16,7 @@ from data_prep.sources.text import unit_lines
 
 if TYPE_CHECKING:
     from pyarrow import Scalar
+    from pyarrow.parquet import ParquetFile
 
 
 def read_jsonl(unit: Unit) -> Iterator[Document]:
@@ -138,7 +139,9 @@ def read_parquet(unit: Unit) -> Iterator[Document]:
     return parquet_documents(unit.path, unit.file, range(unit.start, unit.end), unit.options[0])
 
 
-def parquet_documents(opened: Any, path: str, row_groups: range, column: str) -> Iterator[Document]:
+def parquet_documents(
+    opened: ParquetFile, path: str, row_groups: range, column: str
+) -> Iterator[Document]:
     """Yield the documents of some row groups of a path or open file; ``path`` is for errors."""
     from pyarrow import ArrowException, parquet
 
@@ -171,7 +174,7 @@ def _cell_document(value: Scalar, title: Scalar | None) -> Document:
 
 
 def parquet_row_groups(
-    opened: Any, path: Path | str, column: str, limits: Limits = DEFAULT_LIMITS
+    opened: ParquetFile, path: Path | str, column: str, limits: Limits = DEFAULT_LIMITS
 ) -> list[int]:
     """Return the size in bytes of each row group, after checking that the column is there.
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from data_prep.tokens.wordpiece_tables import (
     new_table,
 )
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
 LONGEST_WORD = 100
 """Characters; a longer word is [UNK], as in every BERT tokenizer."""
 
@@ -50,7 +53,7 @@ _SAFE_ASCII_CUT = re.compile(r"[!-/:-@\[-`{-~]")
 _PIECE_CHARACTERS = 1 << 16
 
 
-def huggingface_tokenizer(vocabulary: dict[str, int], rules: WordPieceRules | bool) -> Any:
+def huggingface_tokenizer(vocabulary: dict[str, int], rules: WordPieceRules | bool) -> Tokenizer:
     """Return the ``tokenizers`` pipeline of BERT, without added special tokens.
 
     Args:
@@ -210,7 +213,9 @@ class WordPieceEncoder:
         all_lengths.append(np.array([total], np.int64))
 
 
-def _byte_tables(vocabulary: dict[str, int], lower_case: bool, unknown: int, exact: Any) -> Bytes:
+def _byte_tables(
+    vocabulary: dict[str, int], lower_case: bool, unknown: int, exact: Tokenizer
+) -> Bytes:
     """Return what each byte is, its lower case, and the ids of punctuation."""
     kinds = np.full(256, OPAQUE, np.uint8)  # control characters and all beyond ASCII
     ids = np.full(256, unknown, np.int32)
@@ -238,7 +243,7 @@ def _byte_tables(vocabulary: dict[str, int], lower_case: bool, unknown: int, exa
     return Bytes(kinds, lower, same, ids, mark_ids, pair_ends, pair_text)
 
 
-def _normal_form(character: str, exact: Any) -> str:
+def _normal_form(character: str, exact: Tokenizer) -> str:
     """Return what ``tokenizers`` makes of a character within a word.
 
     "" if that depends on its neighbours, if it divides words, or if nothing of it is left.

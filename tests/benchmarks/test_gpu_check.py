@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import gpu_report
+from benchmarks import gpu_report, gpu_stages
 from benchmarks.gpu_check import Check, main, result_file
 from benchmarks.gpu_plan import TINY, Plan, Stage, read_json, read_run
 from bertds.config.load import load_config, split_assignments
@@ -154,3 +156,49 @@ def test_a_result_never_takes_the_place_of_another(
     first.parent.mkdir(parents=True)
     first.touch()
     assert result_file("NVIDIA GeForce RTX 4090", "2026-11-27").stem.endswith("_2026-11-27_2")
+
+
+@pytest.mark.parametrize(
+    ("name", "capability", "gpu", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", (9, 0), "h100", 989e12),
+        ("NVIDIA GeForce RTX 3090 Ti", (8, 6), "", None),  # not in the table
+        ("Tesla V100-SXM2-16GB", (7, 0), "refused", None),
+    ],
+)
+def test_a_gpu_says_what_it_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capability: tuple[int, int],
+    gpu: str,
+    peak: float | None,
+) -> None:
+    """Without a GPU: what torch and the driver would say is put in their place."""
+    major, minor = capability
+    facts = SimpleNamespace(major=major, minor=minor, total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    monkeypatch.setattr(gpu_stages, "driver_version", lambda: "580.1")
+    path = tmp_path / "machine.json"
+    command = ["machine", "--json", str(path), "--device", "cuda", "--command=--minutes 4"]
+    if gpu == "refused":
+        with pytest.raises(SystemExit, match=r"this GPU has 7\.0"):
+            gpu_stages.main(command)
+        return
+    assert gpu_stages.main(command) == 0
+    found = json.loads(path.read_text())
+    assert (found["gpu"], found["peak"], found["memory_gib"]) == (gpu, peak, 80.0)
+    assert found["machine"] == name and found["capability"] == f"{major}.{minor}"
+    assert found["command"] == "python benchmarks/gpu_check.py --minutes 4"
+    text = gpu_report.table(gpu_report.machine(found))
+    assert name in text and "580.1" in text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU: the whole check would run")
+def test_without_a_gpu_it_ends_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--out", str(tmp_path / "r.json")]) == 1
+    assert "torch sees no GPU here; bertds doctor says why" in capsys.readouterr().err

@@ -26,6 +26,15 @@ def test_the_iteration_is_its_polynomial_of_the_singular_values(shape: tuple[int
     torch.testing.assert_close(found.double(), left @ values.diag() @ right, rtol=0, atol=2e-6)
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_it_is_that_of_a_cpu_to_bf16() -> None:
+    matrix = torch.randn(16, 600, generator=torch.Generator().manual_seed(0))
+    found = orthogonal(matrix.cuda())
+    assert found.dtype == torch.float32
+    want = orthogonal(matrix)
+    assert float((found.cpu() - want).norm() / want.norm()) < 0.05
+
+
 def test_a_matrix_of_zeros_stays_zero() -> None:
     assert not orthogonal(torch.zeros(3, 4)).any()
 

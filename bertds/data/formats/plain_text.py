@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from bertds.data.formats.token_shards import TokenShard, token_dtype
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import DataError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _LINES_AT_ONCE = 2_048
 
@@ -42,7 +45,7 @@ def _encoder(tokenizer: TokenizerInfo) -> Callable[[list[tuple[str, bool]]], lis
     ]
 
 
-def wordpiece_tokenizer(tokenizer: TokenizerInfo) -> Any:
+def wordpiece_tokenizer(tokenizer: TokenizerInfo) -> Tokenizer:
     """Return a ``tokenizers.Tokenizer`` that gives BERT's WordPiece ids, without special tokens."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece

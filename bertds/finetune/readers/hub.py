@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertds.errors import DataError
 from bertds.finetune.readers.conll import iob2, label_list
@@ -12,6 +12,9 @@ from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
 from bertds.finetune.records import Question, Sentence, TextRow
 from bertds.finetune.task_data import DataOptions, Rows, Split, TaskData
 from bertds.finetune.tasks import Files, Task
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def load_hub_task(task: Task, options: DataOptions) -> TaskData:
@@ -78,7 +81,7 @@ def _load(task: Task, name: str) -> Mapping[str, Any]:
         ) from None
 
 
-def _rows(task: Task, table: Any, where: str, role: str, data: TaskData) -> Rows:
+def _rows(task: Task, table: Dataset, where: str, role: str, data: TaskData) -> Rows:
     if task.kind == "qa":
         return [_question(record, where, number) for number, record in enumerate(table)]
     if task.kind == "ner":
@@ -86,7 +89,7 @@ def _rows(task: Task, table: Any, where: str, role: str, data: TaskData) -> Rows
     return _texts(task, table, where, role, data)
 
 
-def _texts(task: Task, table: Any, where: str, role: str, data: TaskData) -> list[TextRow]:
+def _texts(task: Task, table: Dataset, where: str, role: str, data: TaskData) -> list[TextRow]:
     columns = table.column_names
     names = {
         role_: task.hub_columns.get(name, name)
@@ -131,7 +134,7 @@ def _checked(text: str, task: Task, data: TaskData, where: str, number: int) -> 
         raise DataError(f"{where}, row {number}: {error}") from None
 
 
-def _sentences(table: Any, where: str, role: str, data: TaskData) -> list[Sentence]:
+def _sentences(table: Dataset, where: str, role: str, data: TaskData) -> list[Sentence]:
     column = next((n for n in ("ner_tags", "tags", "labels") if n in table.column_names), None)
     if "tokens" not in table.column_names or column is None:
         raise DataError(f"{where}: no columns tokens and ner_tags; found {table.column_names}")

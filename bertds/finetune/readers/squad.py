@@ -37,7 +37,7 @@ def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question
 
 
 def questions_of(
-    content: Any, path: Path, *, split: str, limit: int = 0
+    content: object, path: Path, *, split: str, limit: int = 0
 ) -> tuple[list[Question], BadRows]:
     """Return the questions of a SQuAD file that is read already; see :func:`read_squad`."""
     bad = BadRows(path, tolerated=True, what="question", kept=split != "train")

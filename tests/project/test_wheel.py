@@ -1,0 +1,83 @@
+"""A wheel holds all that its commands need, and starts the shipped recipes from any folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of what a clone holds, so that the clone stays as it is."""
+    clone, out = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("wheel")
+    listed = ["git", "ls-files", "-co", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=repository, check=True, capture_output=True, text=True)
+    for name in filter(None, names.stdout.split("\0")):
+        if (repository / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(repository / name, clone / name)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
+               "--disable-pip-version-check", "--wheel-dir", str(out), str(clone)]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_every_file_of_the_packages(repository: Path, wheel: Path) -> None:
+    listed = ["git", "ls-files", "-co", "--exclude-standard", "bertds", "data_prep", "ds_configs"]
+    names = subprocess.run(listed, cwd=repository, check=True, capture_output=True, text=True)
+    wanted = {
+        f"bertds/{name}" if name.startswith("ds_configs/") else name
+        for name in names.stdout.split("\n")
+        if name and (repository / name).is_file()
+    }
+    with zipfile.ZipFile(wheel) as archive:
+        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert found == wanted
+    assert {name.split("/")[0] for name in found} == {"bertds", "data_prep"}
+
+
+@pytest.mark.slow
+def test_shipped_recipes_start_from_another_folder(
+    site: Path, tiny_data: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(site), "DS_ACCELERATOR": "cpu"}
+
+    def run(*command: str, module: str = "bertds") -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *command],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    script = "import bertds, data_prep; print(bertds.__file__, data_prep.__file__)"
+    where = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment,
+                           capture_output=True, text=True, check=True)  # fmt: skip
+    assert all(file.startswith(str(site)) for file in where.stdout.split())
+    plan = json.loads(run("plan", "--config", "large_phase1", "--gpu", "h100", "--json"))
+    assert plan["global_batch"] == 65536
+    shown = run("config", "show", "bertds/recipes/tiny_cpu_phase1.yaml")
+    assert "hidden_size: 128" in shown
+    run(
+        "train", "--config", "tiny_cpu_phase1", "--set", "schedule.total_steps=3",
+        f"data.path={tiny_data}", "run.dir=run", "validation.every_steps=0", "log.progress=none",
+        "deepspeed.train_batch_size=8", "deepspeed.train_micro_batch_size_per_gpu=8",
+    )  # fmt: skip
+    assert (tmp_path / "run" / "DONE").is_file()

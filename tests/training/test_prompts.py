@@ -1,0 +1,65 @@
+"""The fixed prompts: what is asked, and that the answers are the model's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bertds.config.load import load_config
+from bertds.data.loader import open_source
+from bertds.model.build import build_model
+from bertds.report.page import _prompt_section
+from bertds.training.prompts import Prompts
+
+
+@pytest.fixture(params=["bert", "modern"])
+def config(request: Any, tiny_data: Path) -> Any:
+    return load_config(
+        {
+            "model": {"style": request.param, "hidden_size": 16, "num_hidden_layers": 1,
+                      "num_attention_heads": 2, "intermediate_size": 16, "next_sentence": False},
+            "data": {"path": str(tiny_data), "sequence_length": 32, "pairs": "none",
+                     "max_predictions_per_sequence": 5},
+        }
+    )  # fmt: skip
+
+
+def test_predictions_are_those_of_the_logits(config: Any) -> None:
+    source = open_source(config.data, config.run.seed, split="validation")
+    prompts = Prompts.of(source, config)
+    again = Prompts.of(source, config)
+    assert prompts is not None and again is not None
+    assert prompts.texts == again.texts and prompts.answers == again.answers
+    mask = source.tokenizer.special_ids["mask"]
+    batch = prompts.batch
+    assert (batch.input_ids == mask).sum() == len(prompts.texts) == batch.masked == 5
+    assert batch.input_ids[batch.masked_lm_positions].eq(mask).all()
+    torch.manual_seed(1)
+    model = build_model(config.model, source.tokenizer.vocab_size).eval()
+    output = model(**batch.model_inputs(), predict=True)
+    wanted = ("input_ids", "segment_ids", "position_ids", "cu_seqlens", "max_seqlen")
+    inputs = {key: value for key, value in batch.model_inputs().items() if key in wanted}
+    logits, _ = model.logits(**inputs, positions=batch.masked_lm_positions)
+    assert output.predictions.equal(logits.argmax(1))
+    assert float(output.mlm_loss_sum) == 0.0
+    pieces = source.tokenizer.vocabulary()
+    lines = prompts.lines(output.predictions)
+    assert [line["predicted"] for line in lines] == [pieces[w] for w in logits.argmax(1).tolist()]
+    assert [line["answer"] for line in lines] == [pieces[w] for w in batch.masked_lm_ids.tolist()]
+
+
+def test_the_report_shows_how_they_change() -> None:
+    class Run:
+        title = "r"
+        validation = [
+            {"step": step, "prompts": [{"text": "a [MASK] b", "answer": "cat", "predicted": word}]}
+            for step, word in ((10, "the"), (20, "dog"), (30, "cat"))
+        ]  # fmt: skip
+
+    html = _prompt_section([Run()])  # type: ignore[list-item]
+    assert "step 10" in html and "the" in html and "cat \N{CHECK MARK}" in html
+    assert html.count("\N{CHECK MARK}") == 1
+    assert _prompt_section([]) == ""
