@@ -221,5 +221,5 @@ def _unless_empty(text: str, has_value: bool) -> str:
 
 
 def _text_of(name: str) -> str:
-    """Return the text in place of a value that is not there: ``{2|'e'}`` is "e" without a second."""
+    """Return the text for a value that is not there: ``{2|'e'}`` is "e" without a second."""
     return name[1:-1] if len(name) > 1 and name[0] == name[-1] == "'" else ""
