@@ -45,6 +45,41 @@ def lab(
 
 STEPS = 200
 """Of the tests' run: with 36 samples each some ten seconds, so that there is time to disturb it."""
+
+
+class Gate:
+    """Holds the run of a job before each disturbance; see ``gate/sitecustomize.py``.
+
+    Args:
+        lab: the cluster.
+        folder: a folder that all nodes see.
+    """
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.file = folder / "gate"
+        self.until(0)
+        lab.variables |= {
+            "BERTDS_TEST_GATE": str(self.file),
+            "PYTHONPATH": str(Path(__file__).parent / "gate"),
+        }
+
+    def until(self, step: int) -> None:
+        """Let the run take steps up to this one, and then wait."""
+        new = self.file.with_suffix(".new")
+        new.write_text(str(step))
+        new.replace(self.file)
+
+    def open(self) -> None:
+        """Let it run to its end."""
+        self.until(10**9)
+
+
+@pytest.fixture
+def gate(lab: Lab, tmp_path: Path) -> Gate:
+    """A gate for the jobs that this test submits; closed before the first step."""
+    return Gate(lab, tmp_path)
+
+
 GLOBAL_BATCH = 36
 
 

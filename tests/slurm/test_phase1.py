@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.slurm.conftest import STEPS
+from tests.slurm.conftest import STEPS, Gate
 from tests.slurm.lab import Lab
 from tests.slurm.runs import assert_same_run, history, metrics, samples, train_steps
 
@@ -15,10 +15,15 @@ pytestmark = pytest.mark.slurm
 
 @pytest.mark.timeout(1500)
 def test_disturbed_on_two_nodes_it_equals_two_processes_left_alone(
-    lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path
+    lab: Lab, gate: Gate, repository: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
-    """Timed out, requeued, asked by the user, a rank killed, a node lost: nothing can be seen."""
+    """Timed out, requeued, asked by the user, a rank killed, a node lost: nothing can be seen.
+
+    Before each disturbance the run waits at the gate, so that it cannot be over before, however
+    fast the machine is.
+    """
     run = tmp_path / "phase1"
+    gate.until(15)
     # Slurm's own time limit: its signal comes some 20 s before the minute's end, or earlier. (The
     # limit itself is lifted then: on a busy machine Python may still be starting.)
     job = lab.sbatch("--nodes=2", "--time=1", "--signal=B:USR1@50", repository / "slurm/phase1.sh")
@@ -26,28 +31,34 @@ def test_disturbed_on_two_nodes_it_equals_two_processes_left_alone(
     lab.run("scontrol", "update", f"jobid={job}", "timelimit=60")
     lab.until_restarted(job, 1)
 
+    gate.until(45)
     lab.until_steps(job, run)
     lab.run("scontrol", "requeue", job)
     lab.until_restarted(job, 2)
 
+    gate.until(75)
     lab.until_steps(job, run)
     lab.run("scancel", "--signal=USR1", job)  # to the ranks
     lab.until_restarted(job, 3)
 
+    gate.until(105)
     lab.until_steps(job, run)
     lab.run("scancel", "--batch", "--signal=USR1", job)  # to the script, as before a time limit
     lab.until_restarted(job, 4)
 
+    gate.until(150)
     lab.until_steps(job, run, more=25)  # past a checkpoint of its own
     lab.kill_rank("node2")
     lab.until_restarted(job, 5)
     assert "rank 1 on node2 ended with exit code 137" in "\n".join(history(run))
 
+    gate.until(180)
     lab.until_steps(job, run)
     lab.kill_node("node2")
     lab.until_restarted(job, 6)
     assert lab.job(job)["NodeList"] == "node[1,3]"
 
+    gate.open()
     ended = lab.wait(job)
     lab.revive_node("node2")
     assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), lab.log(job)
