@@ -32,9 +32,18 @@ class Leaving:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave; an error that a lost peer caused becomes one that names the peer."""
+        """Leave; an error that a lost peer caused becomes one that names the peer.
+
+        Raises:
+            BertdsError: a peer was lost, or this rank was to end with exit code 0 (a library that
+                calls ``sys.exit()``): one that leaves before the others never reports success.
+        """
         del kind, traceback
         lost = ""
+        if isinstance(error, SystemExit) and error.code in (None, 0):
+            early = "this process was ended by sys.exit() before the run was over"
+            self.leave(early, orderly=False)
+            raise BertdsError(f"{early}; run the same command again to continue") from error
         if error is not None and self.heartbeat is not None and not isinstance(error, BertdsError):
             lost = self.heartbeat.explain(error)
         self.leave(lost or " ".join(str(error or "").split()), orderly=error is None)

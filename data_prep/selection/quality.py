@@ -8,8 +8,8 @@
   five sentences.
 
 datatrove has the same rules, and tests compare with it. They are our own here because datatrove's
-ask spaCy or NLTK for words and sentences: a heavy install, and a download. A word is what stands
-between spaces; in scripts that set none, so many letters (data_prep/tokens/scripts.py). The stop
+ask spaCy or NLTK for words and sentences: a heavy install, and a download. A word is what is
+between spaces; scripts that set none count by letters (data_prep/tokens/scripts.py). The stop
 words are English and asked of English only; the other rules know no language.
 """
 

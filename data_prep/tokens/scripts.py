@@ -22,7 +22,7 @@ class Script(NamedTuple):
     letters: str
     """Ranges of a character class: letters, and the marks that are written on them."""
     word: float
-    """Letters of a word, about: what stands for the space that English would have."""
+    """Letters of a word, about: they count in place of the space that English would have."""
     ends: str
     """Marks that end a sentence; "" if a space is all that ends one."""
     spaced_ends: bool
@@ -64,7 +64,7 @@ SENTENCE_ENDS = "".join(dict.fromkeys(_SPACED_ENDS + "".join(s.ends for s in UNS
 _CLOSERS = "\"'”’»›)]」』）】》〉〕］｣"
 _END_CHARACTERS = frozenset(SENTENCE_ENDS)
 
-# Full-width marks stand in the space that a wide character takes.
+# Full-width marks are as wide as an ideograph.
 _WIDE_MARKS = "\u3000-\u3004\u3008-\u3020\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 _WIDE = UNSPACED[0].letters + UNSPACED[1].letters
 _NARROW = "".join(script.letters for script in UNSPACED[2:])
@@ -106,7 +106,7 @@ def mostly_unspaced(text: str) -> bool:
 
 
 def word_count(text: str) -> int:
-    """Return the number of words: what stands between spaces, or the letters of as many words.
+    """Return the number of words: between spaces, or by the number of their letters.
 
     ``word_count("It is.")`` is 2; ``word_count("北京是中国的首都")`` is 5 (8 letters, 1.6 a word).
     """
@@ -142,7 +142,7 @@ def join_lines(lines: Sequence[str]) -> str:
 
 
 def gap(before: str, after: str) -> str:
-    """Return what stands between two pieces of a sentence that a line break parts."""
+    """Return what belongs between two pieces of a sentence that a line break parts."""
     return join_lines((before[-1:], after[:1]))[1:-1] if before and after else " "
 
 

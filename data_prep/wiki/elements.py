@@ -108,7 +108,7 @@ def _line_break(text: str, start: int, end: int) -> str:
 
 
 def _content(text: str, start: int, end: int) -> str:
-    """Return what stands between ``start`` and the closing tag that ends at ``end``, if short."""
+    """Return the text between ``start`` and the closing tag that ends at ``end``, if short."""
     close = text.rfind("</", start, end) if end - start < 2 * LONGEST else -1
     return text[start:close] if close >= 0 else ""
 

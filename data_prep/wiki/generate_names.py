@@ -22,7 +22,7 @@ OUT = Path(__file__).with_name("names.json")
 
 _FILES = ("NS_FILE", "NS_MEDIA")
 _CATEGORIES = ("NS_CATEGORY",)
-# What may stand between the bars of a file link. Those with a value ("alt=...") name a part of it.
+# What may be between the bars of a file link. Those with a value ("alt=...") name a part of it.
 _FILE_OPTIONS = re.compile(
     "img_(?:thumbnail|right|left|none|center|framed|frameless|upright|border|baseline|sub|super|top"
     "|text_top|middle|bottom|text_bottom)"

@@ -71,7 +71,7 @@ def language_codes() -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def redirect_words() -> frozenset[str]:
-    """Return what stands after ``#`` in redirects, in lower case, of all languages."""
+    """Return the words after ``#`` in redirects, in lower case, of all languages."""
     words: list[str] = _names()["redirects"]
     return frozenset(w for w in words if len(w) >= _LEAST_REDIRECT or not w.isascii())
 

@@ -65,7 +65,7 @@ def _is_number(text: str) -> bool:
 
 
 def _convert(arguments: Arguments, _: Dates) -> str:
-    """Read what stands before the result of the conversion.
+    """Read what is before the result of the conversion.
 
     ``5|km`` is "5 km", ``5|to|10|km`` "5 to 10 km", ``5|ft|6|in|cm`` "5 ft 6 in".
     """

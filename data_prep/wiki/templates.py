@@ -1,4 +1,4 @@
-"""The templates whose words stand in the middle of sentences, and how to read them.
+"""The templates whose words belong to a sentence, and how to read them.
 
 All others are dropped. ``data_prep/wiki/templates.yaml`` says what each shows, by language, and a
 user's file of the same form goes before it::
@@ -221,5 +221,5 @@ def _unless_empty(text: str, has_value: bool) -> str:
 
 
 def _text_of(name: str) -> str:
-    """Return what stands for a value that is not there: ``{2|'e'}`` is "e" without a second."""
+    """Return the text for a value that is not there: ``{2|'e'}`` is "e" without a second."""
     return name[1:-1] if len(name) > 1 and name[0] == name[-1] == "'" else ""
