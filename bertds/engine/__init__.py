@@ -1,1 +1,9 @@
-"""See docs/architecture.md for what belongs here."""
+"""The only package that imports DeepSpeed.
+
+``deepspeed_engine.py`` wraps DeepSpeed's engine for one step; ``ds_config.py`` reads the JSON and
+refuses unknown keys; ``zero_layout.py`` finds each parameter in ZeRO's partitions, and
+``state_pieces.py`` gives weights and moments by name and flat position. The others see
+``interface.py``.
+
+Read first: ``interface.py``.
+"""

@@ -1,1 +1,7 @@
-"""See docs/architecture.md."""
+"""``bertds plan``: memory, time, energy, cost and disk of a run that has not begun.
+
+``forecast.py`` puts the formulas of cost_model together, ``calibration.py`` measures a run to
+scale them, ``sweep.py`` compares layouts, ``present.py`` prints. No torch.
+
+Read first: ``forecast.py``.
+"""

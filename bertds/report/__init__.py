@@ -1,1 +1,7 @@
-"""See docs/architecture.md."""
+"""``bertds report``: one page on one or several runs, with its pictures inside.
+
+``run_view.py`` reads the runs, ``charts.py`` draws, ``page.py`` writes the HTML, ``write.py``
+puts all on disk.
+
+Read first: ``write.py``.
+"""

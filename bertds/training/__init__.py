@@ -1,1 +1,9 @@
-"""See docs/architecture.md."""
+"""The pieces that ``bertds/train.py`` tells its story with.
+
+``build.py`` makes them, ``run.py`` is what the loop calls, ``run_folder.py`` what a run leaves,
+``starting_point.py`` where it begins or continues, ``bad_step_guard.py`` skips bad gradients,
+``auto_micro_batch.py`` finds the largest micro batch that fits, ``nemo/`` translates NeMo's
+files. It may import everything to its left.
+
+Read first: ``bertds/train.py``, then ``build.py``.
+"""
