@@ -4,7 +4,7 @@
 both into something with numbered samples. ``order.py``, ``batches.py`` and ``loader.py`` decide
 which sample comes when. Order and masks are pure functions of the seed, so nothing about them is
 saved. It may import errors, system, display and config; it knows neither model nor optim, and no
-torch but in the loader.
+torch but in ``batches.py``.
 
 Read first: ``loader.py``.
 """
