@@ -181,7 +181,8 @@ def test_fillers_change_neither_loss_nor_gradient(
         (output.mlm_loss_sum + output.nsp_loss_sum).backward()
         results.append((output, [p.grad.clone() for p in model.parameters()]))
     (want, gradients), (found, others) = results
-    for left, right in zip(want, found, strict=True):
+    assert want.predictions is None and found.predictions is None  # only where asked for
+    for left, right in zip(want[:4], found[:4], strict=True):
         assert left.item() == pytest.approx(right.item(), rel=1e-6)
     for left, right in zip(gradients, others, strict=True):
         torch.testing.assert_close(left, right, rtol=1e-5, atol=1e-6)
