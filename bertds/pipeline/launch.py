@@ -50,10 +50,20 @@ def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int
         settings.append(f"init.from={work / 'phase1'}")
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [
-        sys.executable, str(launcher), "--log_level", "critical", "--num_accelerators", str(count),
-        "--master_port", str(free_port()), str(PACKAGE / "train.py"),
-        "--config", recipe, "--set", *settings,
-    ]  # fmt: skip
+        sys.executable,
+        str(launcher),
+        "--log_level",
+        "critical",
+        "--num_accelerators",
+        str(count),
+        "--master_port",
+        str(free_port()),
+        str(PACKAGE / "train.py"),
+        "--config",
+        recipe,
+        "--set",
+        *settings,
+    ]
     began = time.monotonic()
     # In a session of its own: see wait_for.
     code = wait_for(subprocess.Popen(command, env=environment, start_new_session=True), run_dir)

@@ -39,17 +39,38 @@ from bertds.system.logs import log, log_to_file
 # which order, or what the model is.
 FIXED_SECTIONS = ("model",)
 FIXED_KEYS = (
-    "run.seed", "data.sequence_length", "data.max_predictions_per_sequence",
-    "data.masked_lm_prob", "data.short_seq_prob", "data.whole_word_masking",
-    "data.ngram", "data.pairs", "data.masked_lm_prob_end", "data.masked_lm_prob_steps",
-)  # fmt: skip
+    "run.seed",
+    "data.sequence_length",
+    "data.max_predictions_per_sequence",
+    "data.masked_lm_prob",
+    "data.short_seq_prob",
+    "data.whole_word_masking",
+    "data.ngram",
+    "data.pairs",
+    "data.masked_lm_prob_end",
+    "data.masked_lm_prob_steps",
+)
 FREE_KEYS = ("model.activation_checkpointing", "model.attention_kernel")
 # What a run writes into its folder under names of its own; patterns, links among them are refused.
 WRITTEN = (
-    ".lock", "config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl", "log.txt",
-    "DONE", "samples_rank_*.jsonl", "wandb_id.json", "wandb", "tensorboard",
-    "tokenizer", "tokenizer/*", "checkpoints", "checkpoints/*", "slurm", "slurm/*",
-)  # fmt: skip
+    ".lock",
+    "config.yaml",
+    "deepspeed.json",
+    "environment.json",
+    "metrics.jsonl",
+    "log.txt",
+    "DONE",
+    "samples_rank_*.jsonl",
+    "wandb_id.json",
+    "wandb",
+    "tensorboard",
+    "tokenizer",
+    "tokenizer/*",
+    "checkpoints",
+    "checkpoints/*",
+    "slurm",
+    "slurm/*",
+)
 
 
 class RunFolder:
