@@ -9,6 +9,7 @@ from bertds.display.words import in_words, short
 from bertds.monitor.run_files import at, starts_of
 from bertds.report.charts import DARK, LIGHT, Picture
 from bertds.report.run_view import Chain, RunView
+from bertds.training.setting_changes import read_changes
 
 
 def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:
@@ -282,9 +283,21 @@ def _repeat_section(runs: list[RunView]) -> str:
             f"{escape(at(run.environment, 'python', str, ''))}, {escape(words)}</p>"
             f"{_details(run)}</div>"
         )
+    parts.append(_changes_section(runs))
     if len(runs) > 1:
         parts.append(_differences(runs))
     return "".join(parts)
+
+
+def _changes_section(runs: list[RunView]) -> str:
+    """Return what a later start of a run changed, and from which step."""
+    rows = [
+        [run.title, change.name, str(change.before), str(change.now), str(step)]
+        for run in runs
+        for step, change in read_changes(run.path)
+    ]
+    head = ["run", "setting", "before", "after", "from step"]
+    return "<h2>Settings changed on the way</h2>" + table(head, rows, numbers=(4,)) if rows else ""
 
 
 def _details(run: RunView) -> str:
