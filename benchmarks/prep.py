@@ -46,6 +46,7 @@ from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.wikipedia import page_batches, page_document
 from data_prep.tokens.sentences import sentence_splitter
 from data_prep.tokens.wordpiece import WordPieceEncoder, huggingface_tokenizer
+from data_prep.wiki.names import site
 
 
 def cpu_seconds(work: Callable[[], Any], repeat: int) -> tuple[float, Any]:
@@ -64,9 +65,8 @@ def dump_rows(dump: Path, repeat: int) -> list[dict[str, Any]]:
     unpack, _ = cpu_seconds(lambda: sum(len(b) for b, _ in whole_blocks(dump)), repeat)
     cut, batches = cpu_seconds(lambda: list(page_batches(dump, 1 << 22)), repeat)
     pages = [page for batch in batches for page in batch]
-    clean, documents = cpu_seconds(
-        lambda: [page_document(page, frozenset()) for page in pages], repeat
-    )
+    wiki = site()
+    clean, documents = cpu_seconds(lambda: [page_document(page, wiki) for page in pages], repeat)
     kept = sum(len(d.text.encode()) for d in documents)
     print(f"{len(pages)} pages, {xml:.1f} MB XML -> {kept / 1e6:.1f} MB text")
     stages = {"decompress": unpack, "decompress + pages": cut, "pages -> clean text": clean}

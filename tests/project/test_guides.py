@@ -48,7 +48,10 @@ def smaller(name: str, words: list[str]) -> list[str]:
         small = {setting.split("=")[0] for setting in SMALL}
         return [*(w for w in words if w.split("=")[0] not in small), "--set", *SMALL]
     if name == "evaluate":
-        return [*words, "--max-samples", "8"]
+        return words if "--blimp" in words else [*words, "--max-samples", "8"]
+    if name == "plan" and "--calibrate" in words:
+        # The trial here ran on a CPU in fp32.
+        return [*words, "--gpu", "cpu", "--set", "deepspeed.bf16.enabled=false"]
     if name == "prep" and words[0] != "show":
         return [*words, "--workers", "1"]
     if name == "finetune":
@@ -137,7 +140,26 @@ def clone(
     articles = (shared_data / "wikipedia/extracted-mlperf/wiki_00").read_text().split("</doc>")
     (root / "extracted/wiki_00").write_text("</doc>".join([*articles[:8], "\n"]))
     tasks(root, shared_data)
+    # The file of own GPUs is the one that the page prints.
+    page_text = (repository / "docs/planning.md").read_text(encoding="utf-8")
+    (root / "mine.yaml").write_text(page_text.split("# mine.yaml\n")[1].split("```")[0])
+    (root / "RUN").symlink_to("M")
+    minimal_pairs(root / "blimp/data")
     yield root
+
+
+def minimal_pairs(folder: Path) -> None:
+    """Two files in BLiMP's form."""
+    folder.mkdir(parents=True)
+    for paradigm in ("noun_agreement", "verb_agreement"):
+        pair = {
+            "sentence_good": "The cats sleep.",
+            "sentence_bad": "The cats sleeps.",
+            "field": "morphology",
+            "linguistics_term": "agreement",
+            "UID": paradigm,
+        }
+        (folder / f"{paradigm}.jsonl").write_text((json.dumps(pair) + "\n") * 3)
 
 
 def bert(folder: Path, vocabulary: Path, kind: str = "BertForPreTraining") -> None:
