@@ -16,8 +16,9 @@ def step_folders(checkpoints: Path) -> list[Path]:
     """Return the published checkpoints of a run, newest first."""
     if not checkpoints.is_dir():
         return []
-    found = [(int(match[1]), path) for path in checkpoints.iterdir()
-             if (match := _STEP.match(path.name))]  # fmt: skip
+    found = [
+        (int(match[1]), path) for path in checkpoints.iterdir() if (match := _STEP.match(path.name))
+    ]
     return [path for _, path in sorted(found, reverse=True)]
 
 

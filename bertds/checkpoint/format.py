@@ -42,8 +42,18 @@ from bertds.errors import CheckpointError
 from bertds.system.atomic_files import sha256_file, write_json
 from bertds.system.json_fields import Field
 
-__all__ = ["FORMAT", "KINDS", "VERSION", "CheckpointReader", "FileRecord", "HashingFile",
-           "PieceRecord", "read_manifest", "write_manifest", "write_pieces"]  # fmt: skip
+__all__ = [
+    "FORMAT",
+    "KINDS",
+    "VERSION",
+    "CheckpointReader",
+    "FileRecord",
+    "HashingFile",
+    "PieceRecord",
+    "read_manifest",
+    "write_manifest",
+    "write_pieces",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         required=True,
         help="hf: Hugging Face; dle: NVIDIA DLE; onnx (from runs and hf)",
     )
-    add("--config", type=Path, metavar="FILE", help="config.json or bert_config.json of SRC "
-        "(default: beside it)")  # fmt: skip
+    add(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="config.json or bert_config.json of SRC (default: beside it)",
+    )
     add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: beside it)")
     add("--cased", action="store_true", help="SRC does not lower-case")
-    add("--gelu", choices=("gelu", "gelu_new"), help="erf or tanh; default by origin: DLE, "
-        "TensorFlow and Megatron tanh, others as their config says")  # fmt: skip
+    add(
+        "--gelu",
+        choices=("gelu", "gelu_new"),
+        help="erf or tanh; default by origin: DLE, "
+        "TensorFlow and Megatron tanh, others as their config says",
+    )
     return parser.parse_args(argv)
 
 
@@ -48,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     with opened(args.source, args.config, args.vocab, args.gelu) as source:
         if isinstance(source, MegatronBert):
             if args.to != "hf":
-                raise ConfigError(f"--to {args.to}: a Megatron BERT only goes to hf (another "
-                                  "architecture: LayerNorm first)")  # fmt: skip
+                raise ConfigError(
+                    f"--to {args.to}: a Megatron BERT only goes to hf (another "
+                    "architecture: LayerNorm first)"
+                )
             source.write(Path(args.out), args.cased)
         else:
             convert(source, args.to, Path(args.out), cased=args.cased)

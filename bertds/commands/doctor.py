@@ -31,14 +31,24 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data", default="", metavar="PATH", help="prepared data to look at")
     parser.add_argument("--run", default="", metavar="DIR", help="run folder to write to")
-    parser.add_argument("--min-free-gb", type=float, default=5.0, metavar="N",
-                        help="room that the run folder needs (5)")  # fmt: skip
+    parser.add_argument(
+        "--min-free-gb",
+        type=float,
+        default=5.0,
+        metavar="N",
+        help="room that the run folder needs (5)",
+    )
     group = parser.add_argument_group("in a Slurm job (slurm/doctor.sh calls both)")
-    group.add_argument("--cluster", action="store_true",
-                       help="examine this node and its way to the others")  # fmt: skip
+    group.add_argument(
+        "--cluster", action="store_true", help="examine this node and its way to the others"
+    )
     group.add_argument("--judge", metavar="FILE", help="read the nodes' reports, name bad nodes")
-    group.add_argument("--level", choices=("full", "quick"), default="full",
-                       help="quick leaves out computations and bandwidths")  # fmt: skip
+    group.add_argument(
+        "--level",
+        choices=("full", "quick"),
+        default="full",
+        help="quick leaves out computations and bandwidths",
+    )
     group.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each node")
     group.add_argument("--seconds", type=float, default=35.0, metavar="N", help="time limit (35)")
     group.add_argument("--nodes", default="", metavar="A,B,...", help="all nodes' names")
@@ -124,8 +134,12 @@ def _tell_gpus(tell: Callable[[bool | None, str, str], None]) -> bool:
     driver = cluster_check.gpu_facts()
     if not torch.cuda.is_available():
         if driver:
-            tell(False, "GPU", f"the driver shows {len(driver)}, torch {torch.__version__} none; "
-                 "install the torch build of the driver's CUDA version (pytorch.org)")  # fmt: skip
+            tell(
+                False,
+                "GPU",
+                f"the driver shows {len(driver)}, torch {torch.__version__} none; "
+                "install the torch build of the driver's CUDA version (pytorch.org)",
+            )
         else:
             tell(None, "GPU", "none; training runs on the CPU")
         return bool(driver)

@@ -39,19 +39,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--max-predictions", type=int, metavar="P", help="default: the run's, or 20"
     )
     parser.add_argument(
-        "--whole-words", action="store_true", help="mask all pieces of a word together: for "
-        "comparing vocabularies, since other pieces give a cut word away"
-    )  # fmt: skip
+        "--whole-words",
+        action="store_true",
+        help="mask all pieces of a word together: for "
+        "comparing vocabularies, since other pieces give a cut word away",
+    )
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="rows a pass (32)")
     parser.add_argument("--max-samples", type=int, default=0, metavar="N", help="0 = all (default)")
     parser.add_argument(
-        "--blimp", metavar="FOLDER", help="score BLiMP: the folder of its 67 *.jsonl files. A "
-        "run's scores are kept in its blimp.json, for its report and model card"
-    )  # fmt: skip
+        "--blimp",
+        metavar="FOLDER",
+        help="score BLiMP: the folder of its 67 *.jsonl files. A "
+        "run's scores are kept in its blimp.json, for its report and model card",
+    )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="with --blimp: the first N pairs of each file "
-        "(default: all)"
-    )  # fmt: skip
+        "--limit",
+        type=int,
+        metavar="N",
+        help="with --blimp: the first N pairs of each file (default: all)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
 

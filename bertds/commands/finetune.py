@@ -35,8 +35,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--pair-column", default="", metavar="NAME", help="(the second text)")
     add("--label-column", default="", metavar="NAME", help="(the label)")
     add("--regression", action="store_true", help="your labels are numbers to predict")
-    add("--learning-rate", type=float, nargs="+", default=None, metavar="LR",
-        help="one or several; the best on dev is kept (default: 5e-5 4e-5 3e-5 2e-5)")  # fmt: skip
+    add(
+        "--learning-rate",
+        type=float,
+        nargs="+",
+        default=None,
+        metavar="LR",
+        help="one or several; the best on dev is kept (default: 5e-5 4e-5 3e-5 2e-5)",
+    )
     add("--seeds", type=int, nargs="+", default=[42], metavar="N", help="one or several (42)")
     add("--epochs", type=float, default=None, metavar="N", help="default 3, SQuAD 2")
     add("--batch-size", type=int, default=None, metavar="N", help="rows a step (32)")
@@ -44,8 +50,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--warmup-ratio", type=float, default=0.1, metavar="F", help="share of the steps (0.1)")
     add("--weight-decay", type=float, default=0.01, metavar="F", help="(0.01)")
     add("--bf16", action="store_true", help="compute in bfloat16")
-    add("--batching", choices=("length", "random"), default="length",
-        help="length: rows of like length together, less padding (default)")  # fmt: skip
+    add(
+        "--batching",
+        choices=("length", "random"),
+        default="length",
+        help="length: rows of like length together, less padding (default)",
+    )
     add("--null-threshold", type=float, default=0.0, metavar="F", help="SQuAD 2.0 (0)")
     add("--mnli-first", action="store_true", help="rte, mrpc, stsb start from an MNLI model")
     add("--mnli-data", default="", metavar="DIR", help="MNLI's folder, if not below --data")
@@ -140,9 +150,14 @@ def _data(args: argparse.Namespace, name: str, data: str | None = None) -> DataO
 
 
 def _finetune(
-    args: argparse.Namespace, task: Task, out: Path, data: DataOptions, model: str, *,
+    args: argparse.Namespace,
+    task: Task,
+    out: Path,
+    data: DataOptions,
+    model: str,
+    *,
     once: bool = False,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Run one task; with ``once`` a run of the same settings that is done is not repeated."""
     from bertds.finetune.loop import TrainSettings
     from bertds.finetune.trials import RunOptions, earlier_results, finetune
@@ -158,9 +173,11 @@ def _finetune(
     batch_size = args.batch_size if args.batch_size is not None else task.batch_size
     max_length = args.max_length if args.max_length is not None else task.max_length
     for option, value, least in (
-        ("epochs", epochs, 0.0), ("batch-size", batch_size, 0), ("max-length", max_length, 4),
+        ("epochs", epochs, 0.0),
+        ("batch-size", batch_size, 0),
+        ("max-length", max_length, 4),
         ("learning-rate", min(rates), 0.0),
-    ):  # fmt: skip
+    ):
         if value <= least:
             raise ConfigError(f"--{option} {value}: must be above {least:g}")
     if not 0.0 <= args.warmup_ratio < 1.0:

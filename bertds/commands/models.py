@@ -33,6 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         here = "local" if is_here(named.name) else "-"
         aliases = f"  = {', '.join(of_alias[named.name])}" if named.name in of_alias else ""
         print(f"{named.name:<{width}}  {here:<5}  {named.about}{aliases}")
-    print("\nlocal: in the cache or below $BERTDS_MODELS; others are fetched from the hub when "
-          "used (hf download HUB_ID)", file=sys.stderr)  # fmt: skip
+    print(
+        "\nlocal: in the cache or below $BERTDS_MODELS; others are fetched from the hub when "
+        "used (hf download HUB_ID)",
+        file=sys.stderr,
+    )
     return EXIT_OK

@@ -35,16 +35,40 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--books", nargs="+", default=[], metavar="DIR", help="folders of books")
     parser.add_argument("--vocab", metavar="FILE", help="a vocab.txt instead of training one")
     parser.add_argument("--train-vocab", type=int, default=2048, metavar="N", help="size (2048)")
-    parser.add_argument("--validation-fraction", type=float, default=0.05, metavar="F",
-                        help="share of documents held out (0.05)")  # fmt: skip
-    parser.add_argument("--phase1", default="tiny_cpu_phase1", metavar="R.yaml",
-                        help="a recipe, by name or path (tiny_cpu_phase1)")  # fmt: skip
-    parser.add_argument("--phase2", default="tiny_cpu_phase2", metavar="R.yaml",
-                        help="the recipe of phase 2 (tiny_cpu_phase2)")  # fmt: skip
-    parser.add_argument("--processes", type=int, default=0, metavar="N",
-                        help="ranks on this machine (default: its GPUs, or 1 on CPU)")  # fmt: skip
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="recipe overrides for both phases")  # fmt: skip
+    parser.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.05,
+        metavar="F",
+        help="share of documents held out (0.05)",
+    )
+    parser.add_argument(
+        "--phase1",
+        default="tiny_cpu_phase1",
+        metavar="R.yaml",
+        help="a recipe, by name or path (tiny_cpu_phase1)",
+    )
+    parser.add_argument(
+        "--phase2",
+        default="tiny_cpu_phase2",
+        metavar="R.yaml",
+        help="the recipe of phase 2 (tiny_cpu_phase2)",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="ranks on this machine (default: its GPUs, or 1 on CPU)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="recipe overrides for both phases",
+    )
     return parser.parse_args(argv)
 
 

@@ -24,13 +24,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--config", metavar="R.yaml", help="the recipe")
     parser.add_argument("--deepspeed_config", metavar="F.json", help="the DeepSpeed JSON")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="override recipe keys, or deepspeed.KEY")  # fmt: skip
-    parser.add_argument("--gpu", default="h100", metavar="NAME",
-                        help="h100 (default), a100, ... (--list-gpus), or cpu")  # fmt: skip
-    parser.add_argument("--gpu-file", type=Path, metavar="F.yaml",
-                        help="more GPUs, or other numbers for those there are, in the form of "
-                        "bertds/cost_model/gpus.yaml (BERTDS_GPU_FILE)")  # fmt: skip
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override recipe keys, or deepspeed.KEY",
+    )
+    parser.add_argument(
+        "--gpu",
+        default="h100",
+        metavar="NAME",
+        help="h100 (default), a100, ... (--list-gpus), or cpu",
+    )
+    parser.add_argument(
+        "--gpu-file",
+        type=Path,
+        metavar="F.yaml",
+        help="more GPUs, or other numbers for those there are, in the form of "
+        "bertds/cost_model/gpus.yaml (BERTDS_GPU_FILE)",
+    )
     parser.add_argument("--list-gpus", action="store_true", help="print the GPUs and end")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
     parser.add_argument(

@@ -19,10 +19,20 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bertds report", description="Write one HTML page, and PNGs, on one or several runs."
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN",
-                        help="run folders, or folders of several (demo)")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR",
-                        help="where index.html and the pictures go (report)")  # fmt: skip
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or folders of several (demo)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="where index.html and the pictures go (report)",
+    )
     parser.add_argument("--title", default="BERT pre-training", help="the page's headline")
     return parser.parse_args(argv)
 

@@ -21,8 +21,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="bertds status",
         description="Say how runs are doing. Reads their folders and touches nothing.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN",
-                        help="run folders, or a folder of several")  # fmt: skip
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, or a folder of several"
+    )
     parser.add_argument("--json", action="store_true", help="print numbers for programs")
     parser.add_argument("--watch", type=float, metavar="S", help="again every S seconds")
     return parser.parse_args(argv)

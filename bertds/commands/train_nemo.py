@@ -30,10 +30,20 @@ def main(argv: list[str] | None = None) -> int:
         description="Pre-train by one of NeMo's BERT configurations.",
     )
     parser.add_argument("--nemo-config", required=True, metavar="F.yaml")
-    parser.add_argument("--write", type=Path, metavar="DIR", help="write recipe.yaml and "
-                        "deepspeed.json there instead of training")  # fmt: skip
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
-                        help="recipe keys that win, as for bertds train")  # fmt: skip
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="DIR",
+        help="write recipe.yaml and deepspeed.json there instead of training",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="recipe keys that win, as for bertds train",
+    )
     parser.add_argument("overrides", nargs="*", metavar="nemo.key=value", help="NeMo's own keys")
     args = parser.parse_intermixed_args(argv)
     from bertds.config.load import load_config, split_assignments
@@ -55,8 +65,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     write_json(settings, result.deepspeed)
     if args.write:
-        print(f"wrote {recipe} and {settings}: deepspeed bertds/train.py --config {recipe} "
-              f"--deepspeed_config {settings}")  # fmt: skip
+        print(
+            f"wrote {recipe} and {settings}: deepspeed bertds/train.py --config {recipe} "
+            f"--deepspeed_config {settings}"
+        )
         return EXIT_OK
     from bertds import train
 

@@ -27,8 +27,11 @@ class BatchPlan:
             return
         below = self.global_batch_size // per_forward * per_forward
         near = [str(batch) for batch in (below, below + per_forward) if batch > 0]
-        micro = [m for m in range(1, self.global_batch_size + 1)
-                 if self.global_batch_size % (m * self.world_size) == 0]  # fmt: skip
+        micro = [
+            m
+            for m in range(1, self.global_batch_size + 1)
+            if self.global_batch_size % (m * self.world_size) == 0
+        ]
         hint = ""
         if micro:
             nearest = min(micro, key=lambda m: (abs(m - self.micro_batch_size), m))

@@ -162,18 +162,37 @@ def check_style(model: ModelConfig) -> None:
 
 
 _POSITIVE = {
-    "model.hidden_size", "model.num_hidden_layers", "model.num_attention_heads",
-    "model.intermediate_size", "model.max_position_embeddings", "model.type_vocab_size",
-    "model.global_attn_every_n_layers", "model.global_rope_theta", "model.local_rope_theta",
-    "data.max_predictions_per_sequence", "data.prefetch_steps", "schedule.total_steps",
-    "data.masked_lm_prob_steps", "schedule.batch_from", "schedule.decay_every_steps",
-    "schedule.horizon_steps", "log.every_steps",
-    "guard.max_bad_steps", "guard.spike_window", "guard.meeting_timeout_seconds",
-}  # fmt: skip
+    "model.hidden_size",
+    "model.num_hidden_layers",
+    "model.num_attention_heads",
+    "model.intermediate_size",
+    "model.max_position_embeddings",
+    "model.type_vocab_size",
+    "model.global_attn_every_n_layers",
+    "model.global_rope_theta",
+    "model.local_rope_theta",
+    "data.max_predictions_per_sequence",
+    "data.prefetch_steps",
+    "schedule.total_steps",
+    "data.masked_lm_prob_steps",
+    "schedule.batch_from",
+    "schedule.decay_every_steps",
+    "schedule.horizon_steps",
+    "log.every_steps",
+    "guard.max_bad_steps",
+    "guard.spike_window",
+    "guard.meeting_timeout_seconds",
+}
 
 
 _SHARES = (
-    "model.hidden_dropout_prob", "model.attention_probs_dropout_prob", "data.masked_lm_prob",
-    "data.masked_lm_prob_end", "schedule.decay_ratio",
-    "data.short_seq_prob", "schedule.warmup_ratio", "schedule.warmup_from", "schedule.floor",
-)  # fmt: skip
+    "model.hidden_dropout_prob",
+    "model.attention_probs_dropout_prob",
+    "data.masked_lm_prob",
+    "data.masked_lm_prob_end",
+    "schedule.decay_ratio",
+    "data.short_seq_prob",
+    "schedule.warmup_ratio",
+    "schedule.warmup_from",
+    "schedule.floor",
+)

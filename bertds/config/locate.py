@@ -48,9 +48,13 @@ def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -
 
 
 def _find(
-    named: str | Path, beside: str | Path, folder: Path, known_as: tuple[str, ...], suffix: str,
+    named: str | Path,
+    beside: str | Path,
+    folder: Path,
+    known_as: tuple[str, ...],
+    suffix: str,
     what: str,
-) -> Path:  # fmt: skip
+) -> Path:
     """Look at the path itself, next to the recipe that names it, then among the shipped files."""
     path = Path(named)
     places = [path]

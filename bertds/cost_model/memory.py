@@ -65,9 +65,14 @@ class Memory:
     def total(self) -> float:
         """All of them."""
         return (
-            self.weights + self.gradients + self.optimizer + self.activations + self.buffers
-            + self.fragments + self.base
-        )  # fmt: skip
+            self.weights
+            + self.gradients
+            + self.optimizer
+            + self.activations
+            + self.buffers
+            + self.fragments
+            + self.base
+        )
 
 
 def layer_bytes(shape: Shape) -> float:
@@ -141,9 +146,12 @@ def activations(shape: Shape) -> float:
     one = layer_bytes(shape)
     kept = layers * one
     if model.activation_checkpointing == "full":
-        plain = layer_bytes(replace(shape, model=replace(
-            model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-        )))  # fmt: skip
+        plain = layer_bytes(
+            replace(
+                shape,
+                model=replace(model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+            )
+        )
         kept = layers * tokens * width * size + one + layers * RECOMPUTED[shape.on_cpu] * plain
     embeddings = tokens * width * size * (3 if model.hidden_dropout_prob > 0 else 2)
     words = -(-shape.vocab_size // 64) * 64

@@ -94,10 +94,14 @@ def table(head: list[str], rows: list[list[Any]], numbers: tuple[int, ...] = ())
 
 def tiles(values: list[tuple[str, str]]) -> str:
     """Return a row of large numbers with what they are."""
-    return '<div class="tiles">' + "".join(
-        f'<div class="tile"><b>{escape(number)}</b><span>{escape(name)}</span></div>'
-        for number, name in values
-    ) + "</div>"  # fmt: skip
+    return (
+        '<div class="tiles">'
+        + "".join(
+            f'<div class="tile"><b>{escape(number)}</b><span>{escape(name)}</span></div>'
+            for number, name in values
+        )
+        + "</div>"
+    )
 
 
 def document(title: str, subtitle: str, style: str, parts: list[str]) -> str:

@@ -17,9 +17,12 @@ from pathlib import Path
 Finding = tuple[bool | None, str, str]
 
 EXTRAS = {
-    "wandb": "wandb", "tensorboard": "tensorboard", "scikit-learn": "finetune",
-    "seqeval": "finetune", "onnxruntime": "onnx",
-}  # fmt: skip
+    "wandb": "wandb",
+    "tensorboard": "tensorboard",
+    "scikit-learn": "finetune",
+    "seqeval": "finetune",
+    "onnxruntime": "onnx",
+}
 OPEN_FILES = 4096
 """Shards are memory-mapped, and each loader, rank and socket holds a few files open."""
 SHARED_BYTES = 1e9

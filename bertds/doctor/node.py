@@ -135,8 +135,10 @@ def gpu_facts() -> list[dict[str, Any]]:
     try:
         answer = subprocess.run(
             ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
-            capture_output=True, text=True, timeout=15,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=15,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return []
     gpus = []
@@ -144,12 +146,15 @@ def gpu_facts() -> list[dict[str, Any]]:
         parts = [part.strip() for part in line.split(",")]
         if answer.returncode == 0 and len(parts) == 5:
             index, name, used, total, ecc = parts
-            gpus.append({
-                "index": index, "name": name,
-                "used_mb": int(used) if used.isdigit() else 0,
-                "total_mb": int(total) if total.isdigit() else 0,
-                "ecc": int(ecc) if ecc.isdigit() else 0,
-            })  # fmt: skip
+            gpus.append(
+                {
+                    "index": index,
+                    "name": name,
+                    "used_mb": int(used) if used.isdigit() else 0,
+                    "total_mb": int(total) if total.isdigit() else 0,
+                    "ecc": int(ecc) if ecc.isdigit() else 0,
+                }
+            )
     return gpus
 
 
@@ -259,9 +264,12 @@ def measure_pair(store: dist.Store, pair: tuple[int, int], me: int, backend: str
 
     name = f"pair-{pair[0]}-{pair[1]}"
     dist.init_process_group(
-        backend, store=dist.PrefixStore(name, store), rank=pair.index(me), world_size=2,
+        backend,
+        store=dist.PrefixStore(name, store),
+        rank=pair.index(me),
+        world_size=2,
         timeout=timedelta(seconds=PAIR_SECONDS),
-    )  # fmt: skip
+    )
     try:
         device = "cuda:0" if backend == "nccl" else "cpu"
         tensor = torch.ones(MESSAGE_BYTES // 4, device=device)

@@ -53,9 +53,12 @@ def read_reports(lines: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
 
 
 def judge(
-    reports: dict[str, list[dict[str, Any]]], nodes: list[str], level: str, min_free_gb: float,
+    reports: dict[str, list[dict[str, Any]]],
+    nodes: list[str],
+    level: str,
+    min_free_gb: float,
     partition: str = "",
-) -> Verdict:  # fmt: skip
+) -> Verdict:
     """Compare the nodes' reports.
 
     Args:
@@ -66,8 +69,9 @@ def judge(
         partition: the job's, for messages.
     """
     verdict = Verdict()
-    said = {node: {k: v for line in reports.get(node, []) for k, v in line.items()}
-            for node in nodes}  # fmt: skip
+    said = {
+        node: {k: v for line in reports.get(node, []) for k, v in line.items()} for node in nodes
+    }
     facts = {node: values["facts"] for node, values in said.items() if "facts" in values}
     for node in nodes:
         if node not in facts:
@@ -208,8 +212,9 @@ def _check_pairs(
             verdict.notes += [f"  {a} - {b}: {s:.2f} Gbit/s" for (a, b), s in speeds.items()]
         verdict.notes += [
             f"slow pair: {a} - {b}, {s:.2f} Gbit/s"
-            for (a, b), s in speeds.items() if s < SLOW_SHARE * usual
-        ]  # fmt: skip
+            for (a, b), s in speeds.items()
+            if s < SLOW_SHARE * usual
+        ]
 
 
 def _blame_the_first(verdict: Verdict, said: dict[str, dict[str, Any]], nodes: list[str]) -> None:

@@ -120,8 +120,9 @@ class DeepSpeedStepper:
         """Return all weights in float32, whatever the ZeRO stage; every rank calls it."""
         mine = [
             (piece.name, piece.start, piece.tensor.detach().to("cpu", torch.float32).clone())
-            for piece in self._engine.pieces() if piece.kind == "weight"
-        ]  # fmt: skip
+            for piece in self._engine.pieces()
+            if piece.kind == "weight"
+        ]
         weights = {name: torch.empty(shape) for name, shape in self._shapes.items()}
         for pieces in self._engine.gather_objects(mine):
             for name, start, tensor in pieces:

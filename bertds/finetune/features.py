@@ -46,9 +46,13 @@ def encode_texts(
         return []
     pairs = [row.pair or "" for row in rows] if rows[0].pair is not None else None
     encoded = tokenizer(
-        [row.text for row in rows], pairs, truncation=True, max_length=max_length,
-        return_token_type_ids=True, return_attention_mask=False,
-    )  # fmt: skip
+        [row.text for row in rows],
+        pairs,
+        truncation=True,
+        max_length=max_length,
+        return_token_type_ids=True,
+        return_attention_mask=False,
+    )
     examples = []
     for row, ids, segments in zip(rows, encoded["input_ids"], encoded["token_type_ids"]):
         targets = {}
@@ -95,10 +99,13 @@ def encode_sentences(
     spaces = space_matters(tokenizer)
     encoded = tokenizer(
         [in_running_text(sentence.words, spaces) for sentence in sentences],
-        is_split_into_words=True, truncation=True,
-        max_length=max_length, return_overflowing_tokens=True, return_token_type_ids=True,
+        is_split_into_words=True,
+        truncation=True,
+        max_length=max_length,
+        return_overflowing_tokens=True,
+        return_token_type_ids=True,
         return_attention_mask=False,
-    )  # fmt: skip
+    )
     examples: list[Example] = []
     places: list[WordPlaces] = []
     last: dict[int, int] = {}  # sentence -> last word seen: a word may go on in the next example

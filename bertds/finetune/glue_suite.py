@@ -64,11 +64,12 @@ def glue_score(result: dict[str, Any]) -> float:
     """Return a task's part of the average: the mean of its metrics over its dev sets."""
     values = [
         metrics[name]["mean"]
-        for split, metrics in result["scores"].items() if split.startswith(("dev", "validation"))
+        for split, metrics in result["scores"].items()
+        if split.startswith(("dev", "validation"))
         for name in TASKS[result["task"]].metrics
         # CoLA is scored by Matthews alone.
         if name in metrics and not (result["task"] == "cola" and name != "matthews")
-    ]  # fmt: skip
+    ]
     return sum(values) / len(values)
 
 

@@ -80,8 +80,10 @@ def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskDa
         data.left_out += bad.summary()
         unanswerable = next((q.id for q in questions if not q.answers), None)
         if unanswerable is not None and task.name == "squad" and split != "test":
-            raise DataError(f"{path}: the question {unanswerable!r} has no answer, which is SQuAD "
-                            "2.0's; use --task squad_v2")  # fmt: skip
+            raise DataError(
+                f"{path}: the question {unanswerable!r} has no answer, which is SQuAD "
+                "2.0's; use --task squad_v2"
+            )
         return questions
     if task.kind == "ner":
         return _read_ner(path, split, limit, data)
@@ -90,10 +92,14 @@ def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskDa
         data.left_out += bad.summary()
         return rows
     rows, data.labels = read_own(
-        path, split=split, labels=data.labels, regression=options.regression,
-        text_column=options.text_column, pair_column=options.pair_column,
+        path,
+        split=split,
+        labels=data.labels,
+        regression=options.regression,
+        text_column=options.text_column,
+        pair_column=options.pair_column,
         label_column=options.label_column,
-    )  # fmt: skip
+    )
     return rows[:limit] if limit else rows
 
 

@@ -46,8 +46,12 @@ def _in_place(source: str, lines: list[tuple[int, str]], what: str) -> list[tupl
     if len(blank) == len(lines):
         raise DataError(f"{_name(source)}: no {what} in it")
     if blank:
-        log.warning("%s: %d blank lines keep their place, the first: line %d", _name(source),
-                    len(blank), blank[0])  # fmt: skip
+        log.warning(
+            "%s: %d blank lines keep their place, the first: line %d",
+            _name(source),
+            len(blank),
+            blank[0],
+        )
     return [(number, line if line.strip() else "") for number, line in lines]
 
 
@@ -63,8 +67,9 @@ def read_texts(source: str) -> list[TextRow]:
     """
     if not _is_table(source):
         numbered = _in_place(source, _all_lines(source), "text")
-        rows = [TextRow(str(n), line, None, None, number)
-                for n, (number, line) in enumerate(numbered)]  # fmt: skip
+        rows = [
+            TextRow(str(n), line, None, None, number) for n, (number, line) in enumerate(numbered)
+        ]
     else:
         path, rows = Path(source), []
         records = read_records(path)

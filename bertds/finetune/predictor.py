@@ -60,9 +60,12 @@ class Predictor:
         Raises:
             ConfigError: the folder's architecture has another head.
         """
-        wanted = {"text-classification": "SequenceClassification", "ner": "TokenClassification",
-                  "qa": "QuestionAnswering",
-                  "fill-mask": ("MaskedLM", "PreTraining")}.get(task)  # fmt: skip
+        wanted = {
+            "text-classification": "SequenceClassification",
+            "ner": "TokenClassification",
+            "qa": "QuestionAnswering",
+            "fill-mask": ("MaskedLM", "PreTraining"),
+        }.get(task)
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         found = (config.get("architectures") or [""])[0]
         if wanted and found and not found.endswith(wanted):

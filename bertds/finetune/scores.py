@@ -59,9 +59,10 @@ def entity_scores_by_type(gold: list[list[str]], predicted: list[list[str]]) -> 
 
     report = classification_report(gold, predicted, output_dict=True, zero_division=0)
     return {
-        kind: float(values["f1-score"]) for kind, values in report.items()
+        kind: float(values["f1-score"])
+        for kind, values in report.items()
         if not kind.endswith(" avg")
-    }  # fmt: skip
+    }
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:

@@ -55,11 +55,16 @@ def encode_questions(
     if room < 2:
         raise ConfigError(f"--max-length {max_length}: no room beside a question of {longest}")
     encoded = tokenizer(
-        asked, [question.context for question in questions], truncation="only_second",
-        max_length=max_length, stride=min(WINDOW_OVERLAP, room // 2),
-        return_overflowing_tokens=True, return_offsets_mapping=True,
-        return_token_type_ids=True, return_attention_mask=False,
-    )  # fmt: skip
+        asked,
+        [question.context for question in questions],
+        truncation="only_second",
+        max_length=max_length,
+        stride=min(WINDOW_OVERLAP, room // 2),
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_token_type_ids=True,
+        return_attention_mask=False,
+    )
     examples, windows = [], []
     for row, owner in enumerate(map(int, encoded["overflow_to_sample_mapping"])):
         parts = encoded.sequence_ids(row)

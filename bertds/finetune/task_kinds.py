@@ -76,10 +76,13 @@ def encode(
 
         def decode_answers(logits: Logits) -> Answers:
             return read_answers(
-                rows, windows, [pair[0].numpy() for pair in logits],
-                [pair[1].numpy() for pair in logits], v2=task.name == "squad_v2",
+                rows,
+                windows,
+                [pair[0].numpy() for pair in logits],
+                [pair[1].numpy() for pair in logits],
+                v2=task.name == "squad_v2",
                 null_threshold=null_threshold,
-            )  # fmt: skip
+            )
 
         return Encoded(split, examples, decode_answers)
     regression = task.kind == "regression"

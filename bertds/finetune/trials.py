@@ -87,8 +87,9 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
     check_out(options.out)
     data = load_task(task, data_options)
     if data_options.regression:
-        task = replace(task, kind="regression", metrics=("pearson", "spearman"),
-                       main_metric="spearman")  # fmt: skip
+        task = replace(
+            task, kind="regression", metrics=("pearson", "spearman"), main_metric="spearman"
+        )
     options.out.mkdir(parents=True, exist_ok=True)
     is_main = not options.deepspeed or find_place().is_main
     lock = FolderLock(options.out, "fine-tuning") if is_main else nullcontext()
@@ -180,9 +181,13 @@ class _Runner:
 
     def _encode(self, split: Any, max_length: int) -> Encoded:
         return encode(
-            self.task, self.tokenizer, split, self.labels, max_length,
+            self.task,
+            self.tokenizer,
+            split,
+            self.labels,
+            max_length,
             null_threshold=self.options.null_threshold,
-        )  # fmt: skip
+        )
 
     def run(self, data_options: DataOptions) -> dict[str, Any]:
         """Run all trials and write the folder."""
@@ -206,9 +211,11 @@ class _Runner:
         settings = replace(options.settings, learning_rate=learning_rate, seed=seed)
         torch.manual_seed(seed)  # the new head
         model = load_transformers(
-            self.folder, CLASSES[task.kind], dtype=torch.float32,
+            self.folder,
+            CLASSES[task.kind],
+            dtype=torch.float32,
             **head_arguments(task, self.labels),
-        )  # fmt: skip
+        )
         if options.deepspeed:
             from bertds.finetune.deepspeed_stepper import DeepSpeedStepper
 
@@ -225,9 +232,14 @@ class _Runner:
             scores[encoded.split.name] = score(task, encoded.split, predicted)
         main = scores[self.scored[0].split.name].get(task.main_metric, 0.0)
         log.info(
-            "%s, learning rate %g, seed %d: %s (%d steps, %.0f s)", task.name, learning_rate, seed,
-            in_words(scores, task.metrics), report.steps, report.seconds,
-        )  # fmt: skip
+            "%s, learning rate %g, seed %d: %s (%d steps, %.0f s)",
+            task.name,
+            learning_rate,
+            seed,
+            in_words(scores, task.metrics),
+            report.steps,
+            report.seconds,
+        )
         if self.best is None or main > self.best[0]:
             collect = getattr(self.stepper, "full_weights", None)
             weights = collect() if collect else model.state_dict()
@@ -245,8 +257,10 @@ class _Runner:
                 values = [t.scores[split][metric] for t in trials if t.learning_rate == chosen]
                 mean, spread = mean_and_spread(values)
                 summary.setdefault(split, {})[metric] = {
-                    "mean": mean, "spread": spread, "best": max(values),
-                }  # fmt: skip
+                    "mean": mean,
+                    "spread": spread,
+                    "best": max(values),
+                }
         return {
             "bertds": __version__,
             "task": task.name,
@@ -287,9 +301,11 @@ class _Runner:
         if self.options.save_model:
             shutil.rmtree(out / "model", ignore_errors=True)
             model = load_transformers(
-                self.folder, CLASSES[task.kind], dtype=torch.float32,
+                self.folder,
+                CLASSES[task.kind],
+                dtype=torch.float32,
                 **head_arguments(task, self.labels),
-            )  # fmt: skip
+            )
             model.load_state_dict(self.best[1])
             model.save_pretrained(out / "model")
             self.tokenizer.save_pretrained(out / "model")
@@ -311,5 +327,6 @@ def in_words(scores: dict[str, dict[str, float]], metrics: Sequence[str]) -> str
     """Return scores in percent, as the papers print them."""
     return "; ".join(
         f"{split} " + ", ".join(f"{m} {values[m] * PERCENT:.2f}" for m in metrics if m in values)
-        for split, values in scores.items() if values
-    )  # fmt: skip
+        for split, values in scores.items()
+        if values
+    )

@@ -193,15 +193,21 @@ class FlashPackage(NamedTuple):
 
 FLASH_PACKAGES = {
     "fa3": FlashPackage(
-        "FlashAttention 3", "FA3", "flash_attn_interface", (9,),
+        "FlashAttention 3",
+        "FA3",
+        "flash_attn_interface",
+        (9,),
         "pip install 'git+https://github.com/Dao-AILab/flash-attention.git#subdirectory=hopper' "
         "--no-build-isolation",
     ),
     "fa4": FlashPackage(
-        "FlashAttention 4", "FA4", "flash_attn.cute.interface", (9, 10),
+        "FlashAttention 4",
+        "FA4",
+        "flash_attn.cute.interface",
+        (9, 10),
         "pip install --pre flash-attn-4",
     ),
-}  # fmt: skip
+}
 
 
 def is_installed(kernel: str) -> bool:

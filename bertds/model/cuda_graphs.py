@@ -105,9 +105,12 @@ class GraphedEncoder:
         if not encoder.training or not torch.is_grad_enabled() or layout.groups is not None:
             return Encoder.forward(encoder, hidden_TH, layout)
         key = (
-            hidden_TH.shape, hidden_TH.dtype, layout.cu_seqlens.shape, layout.max_seqlen,
+            hidden_TH.shape,
+            hidden_TH.dtype,
+            layout.cu_seqlens.shape,
+            layout.max_seqlen,
             layout.kernel,
-        )  # fmt: skip
+        )
         if key not in self._recorded:
             if len(self._recorded) >= MAX_SHAPES:
                 return Encoder.forward(encoder, hidden_TH, layout)

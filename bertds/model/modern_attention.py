@@ -147,9 +147,19 @@ def flash_window_attention(
     window = -1 if reach is None else reach
     # torch's public function for ragged rows has no dropout; the operator below it has.
     output_TND: Tensor = torch.ops.aten._flash_attention_forward(
-        query_TND, key_TND, value_TND, cu_seqlens, cu_seqlens, longest, longest, dropout_p,
-        False, False, window_size_left=window, window_size_right=window,
-    )[0]  # fmt: skip
+        query_TND,
+        key_TND,
+        value_TND,
+        cu_seqlens,
+        cu_seqlens,
+        longest,
+        longest,
+        dropout_p,
+        False,
+        False,
+        window_size_left=window,
+        window_size_right=window,
+    )[0]
     return output_TND
 
 

@@ -119,9 +119,10 @@ def _not_finite(lines: list[dict[str, Any]]) -> Finding | None:
     if lines[-1]["loss"] is not None:
         return None
     return Finding(
-        "loss", f"no finite loss up to step {lines[-1]['step']}",
+        "loss",
+        f"no finite loss up to step {lines[-1]['step']}",
         "a lower peak learning rate or a longer warm-up; with fp16 try bf16",
-    )  # fmt: skip
+    )
 
 
 def _overflows(lines: list[dict[str, Any]]) -> Finding | None:

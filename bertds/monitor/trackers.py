@@ -82,8 +82,11 @@ class Watcher:
 def flat(values: dict[str, Any]) -> dict[str, float]:
     """Return a metric line's numbers by the names that trackers know them by: train/mlm_loss."""
     prefix = values.get("split", "train")
-    found = {f"{prefix}/{key}": value for key, value in values.items()
-             if isinstance(value, (int, float)) and key != "step"}  # fmt: skip
+    found = {
+        f"{prefix}/{key}": value
+        for key, value in values.items()
+        if isinstance(value, (int, float)) and key != "step"
+    }
     for group, triple in values.get("trust_ratio", {}).items():
         names = (f"trust_ratio/{group}_{end}" for end in ("min", "median", "max"))
         found.update((name, value) for name, value in zip(names, triple) if value is not None)

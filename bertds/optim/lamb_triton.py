@@ -47,11 +47,24 @@ def _new_moments(g, m, v, beta1, rest1, beta2, rest2):
 # 16-byte loads.
 @triton.jit
 def update_moments(
-    weights, gradients, exp_avg, exp_avg_sq, blocks, decayed, block_sums,
-    number_of_blocks: tl.int32, beta1: tl.float32, rest1: tl.float32, beta2: tl.float32,
-    rest2: tl.float32, first: tl.float32, second: tl.float32, eps: tl.float32, decay: tl.float32,
+    weights,
+    gradients,
+    exp_avg,
+    exp_avg_sq,
+    blocks,
+    decayed,
+    block_sums,
+    number_of_blocks: tl.int32,
+    beta1: tl.float32,
+    rest1: tl.float32,
+    beta2: tl.float32,
+    rest2: tl.float32,
+    first: tl.float32,
+    second: tl.float32,
+    eps: tl.float32,
+    decay: tl.float32,
     BLOCK: tl.constexpr,
-):  # fmt: skip
+):
     """Pass 1: one program per block updates m and v, and stores its sums of w*w and u*u."""
     block = tl.program_id(0)
     tile = tl.load(blocks + 4 * block).to(tl.int64)
@@ -77,8 +90,11 @@ def update_moments(
             g,
             tl.load(exp_avg + at, mask=inside, other=0.0),
             tl.load(exp_avg_sq + at, mask=inside, other=0.0),
-            beta1, rest1, beta2, rest2,
-        )  # fmt: skip
+            beta1,
+            rest1,
+            beta2,
+            rest2,
+        )
         tl.store(exp_avg + at, m, mask=inside)
         tl.store(exp_avg_sq + at, v, mask=inside)
         # Outside, u is 0 / eps, which is no number where eps is 0.
@@ -89,9 +105,13 @@ def update_moments(
 
 @triton.jit
 def sum_blocks(
-    block_sums, first_blocks, sums, number_of_blocks: tl.int32, number_of_tensors: tl.int32,
+    block_sums,
+    first_blocks,
+    sums,
+    number_of_blocks: tl.int32,
+    number_of_tensors: tl.int32,
     CHUNK: tl.constexpr,
-):  # fmt: skip
+):
     """Add up the blocks of each tensor, in a fixed order; one program per tensor and row."""
     tensor, row = tl.program_id(0), tl.program_id(1)
     start, end = tl.load(first_blocks + tensor), tl.load(first_blocks + tensor + 1)
@@ -105,9 +125,19 @@ def sum_blocks(
 
 @triton.jit
 def apply_update(
-    weights, exp_avg, exp_avg_sq, blocks, decayed, ratios, first: tl.float32, second: tl.float32,
-    eps: tl.float32, decay: tl.float32, step_size: tl.float64, BLOCK: tl.constexpr,
-):  # fmt: skip
+    weights,
+    exp_avg,
+    exp_avg_sq,
+    blocks,
+    decayed,
+    ratios,
+    first: tl.float32,
+    second: tl.float32,
+    eps: tl.float32,
+    decay: tl.float32,
+    step_size: tl.float64,
+    BLOCK: tl.constexpr,
+):
     """Pass 2: w <- w - step size * ratio * u, with u computed again."""
     block = tl.program_id(0)
     tile = tl.load(blocks + 4 * block).to(tl.int64)
@@ -177,11 +207,24 @@ class TritonLamb:
         if not count:
             return sums
         update_moments[(count,)](
-            w, g, *self._moments, self._blocks, self._decayed, self._block_sums, count,
-            numbers.beta1, 1.0 - numbers.beta1, numbers.beta2, 1.0 - numbers.beta2,
-            numbers.first, numbers.second, numbers.eps, numbers.decay,
-            BLOCK=BLOCK, num_warps=WARPS,
-        )  # fmt: skip
+            w,
+            g,
+            *self._moments,
+            self._blocks,
+            self._decayed,
+            self._block_sums,
+            count,
+            numbers.beta1,
+            1.0 - numbers.beta1,
+            numbers.beta2,
+            1.0 - numbers.beta2,
+            numbers.first,
+            numbers.second,
+            numbers.eps,
+            numbers.decay,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+        )
         tensors = self._number_of_tensors
         sum_blocks[(tensors, 2)](
             self._block_sums, self._first_blocks, sums, count, tensors, CHUNK=CHUNK
@@ -195,7 +238,16 @@ class TritonLamb:
             return
         w = self.partition.flat()
         apply_update[(count,)](
-            w, *self._moments, self._blocks, self._decayed, ratios.to(w.device, non_blocking=True),
-            numbers.first, numbers.second, numbers.eps, numbers.decay, numbers.step_size,
-            BLOCK=BLOCK, num_warps=WARPS,
-        )  # fmt: skip
+            w,
+            *self._moments,
+            self._blocks,
+            self._decayed,
+            ratios.to(w.device, non_blocking=True),
+            numbers.first,
+            numbers.second,
+            numbers.eps,
+            numbers.decay,
+            numbers.step_size,
+            BLOCK=BLOCK,
+            num_warps=WARPS,
+        )

@@ -118,8 +118,13 @@ class ShardedMuon(torch.optim.Optimizer):
         shapes: Mapping[str, tuple[int, ...]],
         is_decayed: Callable[[str], bool],
     ) -> None:
-        defaults = {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps,
-                    "weight_decay": weight_decay}  # fmt: skip
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
         super().__init__(params, defaults)
         self.iterations = iterations
         self.shapes = dict(shapes)
@@ -214,10 +219,20 @@ class ShardedMuon(torch.optim.Optimizer):
                 for vector in (w, g, m, v)
             )
             torch._fused_adamw_(
-                ws, gs, ms, vs, [], [step] * len(pieces), lr=float(group["lr"]), beta1=beta1,
-                beta2=beta2, weight_decay=group["weight_decay"] if decayed else 0.0,
-                eps=group["eps"], amsgrad=False, maximize=False,
-            )  # fmt: skip
+                ws,
+                gs,
+                ms,
+                vs,
+                [],
+                [step] * len(pieces),
+                lr=float(group["lr"]),
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=group["weight_decay"] if decayed else 0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
 
     def _step_muon(self, partition: Partition, group: Mapping[str, Any]) -> None:
         for hidden in self._hidden[id(partition.tensor)]:

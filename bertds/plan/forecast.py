@@ -131,9 +131,13 @@ def forecast(
     Raises:
         ConfigError: the global batch cannot be cut for so many devices.
     """
-    batch = replace(settings, train_micro_batch_size_per_gpu=micro_batch).batch_plan(
-        nodes * devices_per_node
-    ) if micro_batch else settings.batch_plan(nodes * devices_per_node)  # fmt: skip
+    batch = (
+        replace(settings, train_micro_batch_size_per_gpu=micro_batch).batch_plan(
+            nodes * devices_per_node
+        )
+        if micro_batch
+        else settings.batch_plan(nodes * devices_per_node)
+    )
     length = config.data.sequence_length
     known = None  # rows of another length say nothing about these
     if calibration is not None and calibration.sequence_length == length:

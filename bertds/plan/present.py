@@ -58,8 +58,10 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
         f"{batch.world_size} {plan.hardware.name}; ZeRO stage {plan.shape.stage}, "
         f"{plan.shape.precision}, {plan.shape.optimizer}\n"
     )
-    print(f"memory of a device    {plan.memory_gib:9.2f} GiB of {plan.hardware.memory_gib:.1f}: "
-          f"{'fits' if plan.fits else 'DOES NOT FIT'}")  # fmt: skip
+    print(
+        f"memory of a device    {plan.memory_gib:9.2f} GiB of {plan.hardware.memory_gib:.1f}: "
+        f"{'fits' if plan.fits else 'DOES NOT FIT'}"
+    )
     for name in dataclasses.asdict(memory):
         print(f"  {name:<18}  {getattr(memory, name) / gib:9.2f}")
     print("  fits, by stage: " + fitting_layouts(plan))
@@ -67,18 +69,28 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
         f"time of a step        {step.total:9.3f} s   (arithmetic {step.arithmetic:.3f}, optimizer "
         f"{step.optimizer:.3f}, network {step.exposed:.3f}, stragglers {step.stragglers:.3f})"
     )
-    print(f"time of the phase     {in_words(plan.hours * 3600):>11}   MFU {plan.mfu:.1%}, "
-          f"{step.bound_by}-bound")  # fmt: skip
-    print(f"sent per step         {step.bytes_sent / 1e9:9.3f} GB by each device, "
-          f"{step.communication:.3f} s")  # fmt: skip
-    print(f"work                  {plan.samples:,} rows, {plan.tokens:.3g} real tokens, "
-          f"{plan.flops / 1e18:.3g} EFLOP")  # fmt: skip
-    print(f"devices               {plan.device_hours:9.1f} device-hours, "
-          f"{plan.kilowatt_hours:,.1f} kWh")  # fmt: skip
+    print(
+        f"time of the phase     {in_words(plan.hours * 3600):>11}   MFU {plan.mfu:.1%}, "
+        f"{step.bound_by}-bound"
+    )
+    print(
+        f"sent per step         {step.bytes_sent / 1e9:9.3f} GB by each device, "
+        f"{step.communication:.3f} s"
+    )
+    print(
+        f"work                  {plan.samples:,} rows, {plan.tokens:.3g} real tokens, "
+        f"{plan.flops / 1e18:.3g} EFLOP"
+    )
+    print(
+        f"devices               {plan.device_hours:9.1f} device-hours, "
+        f"{plan.kilowatt_hours:,.1f} kWh"
+    )
     print(f"cost                  {plan.dollars:9,.0f} dollars at {plan.price:g} per device-hour")
     shards = args.corpus_tokens * (2 if args.vocab_size < 65_536 else 4) * 1.03
-    print(f"disk                  {shards / gib:9.1f} GiB token shards, "
-          f"{plan.checkpoint_gib:.2f} GiB a checkpoint")  # fmt: skip
+    print(
+        f"disk                  {shards / gib:9.1f} GiB token shards, "
+        f"{plan.checkpoint_gib:.2f} GiB a checkpoint"
+    )
     print("\nassumptions")
     print(f"  machine: {plan.hardware.source}")
     if calibration is None:
@@ -102,8 +114,10 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
     elif calibration is not None and calibration.sequence_length == length:
         origin = "measured"
     print(f"  rows of {plan.shape.tokens_per_row:.0f} real tokens ({origin})")
-    print("  network: half of the nominal bandwidth; 1 % stragglers per doubling of the nodes "
-          "(fit to DLE's 64 DGX-2H)")  # fmt: skip
+    print(
+        "  network: half of the nominal bandwidth; 1 % stragglers per doubling of the nodes "
+        "(fit to DLE's 64 DGX-2H)"
+    )
     print("  energy: devices with their share of the node at full load, no cooling")
 
 
@@ -124,5 +138,7 @@ def show(rows: list[Forecast], *, as_json: bool) -> None:
             f"{row.mfu:>6.1%} {row.step.bound_by:>9} {row.kilowatt_hours:>9.1f} "
             f"{row.dollars:>9.0f}"
         )
-    print(f"\n{len(rows)} layouts tried; of each stage and number of devices the quickest that "
-          "fits. --json prints all.")  # fmt: skip
+    print(
+        f"\n{len(rows)} layouts tried; of each stage and number of devices the quickest that "
+        "fits. --json prints all."
+    )

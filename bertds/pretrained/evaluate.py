@@ -35,9 +35,15 @@ def evaluate(
     source = open_source(data, seed, split=split)
     _check_vocabulary(trained, source)
     batches = validation_batches(
-        source, data, batch, 0, 1, seed=seed, max_samples=max_samples,
+        source,
+        data,
+        batch,
+        0,
+        1,
+        seed=seed,
+        max_samples=max_samples,
         mask_rate=held_out_mask_rate(data),
-    )  # fmt: skip
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained.model.to(device)
 

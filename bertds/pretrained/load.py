@@ -72,6 +72,11 @@ def open_trained(path: Path | str) -> Trained:
     run_dir = reader.folder.resolve().parent.parent
     folder = run_dir / "tokenizer"
     return Trained(
-        model.eval(), config, vocab_size, reader.folder,
-        folder if has_tokenizer(folder) else None, reader.manifest, [],
-    )  # fmt: skip
+        model.eval(),
+        config,
+        vocab_size,
+        reader.folder,
+        folder if has_tokenizer(folder) else None,
+        reader.manifest,
+        [],
+    )

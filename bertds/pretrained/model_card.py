@@ -20,9 +20,10 @@ def model_card(trained: Trained) -> str:
     )
     run_dir = trained.origin.resolve().parent.parent
     scores = [
-        line for line in read_metrics(run_dir / METRICS_FILE).lines
+        line
+        for line in read_metrics(run_dir / METRICS_FILE).lines
         if line.get("split") == "validation" and line["step"] <= manifest.get("step", 0)
-    ]  # fmt: skip
+    ]
     recipe, deepspeed = manifest.get("recipe", {}), manifest.get("deepspeed", {})
     state, data = manifest.get("state", {}), manifest.get("data", {})
     optimizer = deepspeed.get("optimizer", {})
@@ -30,32 +31,50 @@ def model_card(trained: Trained) -> str:
     kind = "ModernBERT" if config.style == "modern" else "BERT"
     architecture = hf_config.config_to_transformers(config, trained.vocab_size)["architectures"][0]
     lines = [
-        "---", "library_name: transformers", f"tags: [{kind.lower()}, fill-mask, pretraining]",
-        "pipeline_tag: fill-mask", "---", "",
-        f"# {recipe.get('run', {}).get('name') or run_dir.name}", "",
+        "---",
+        "library_name: transformers",
+        f"tags: [{kind.lower()}, fill-mask, pretraining]",
+        "pipeline_tag: fill-mask",
+        "---",
+        "",
+        f"# {recipe.get('run', {}).get('name') or run_dir.name}",
+        "",
         f"A {kind} of {config.num_hidden_layers} layers, width {config.hidden_size}, "
         f"{config.num_attention_heads} heads, {parameters:,} parameters, vocabulary "
-        f"{trained.vocab_size:,}, pre-trained with {heads} by bertds {__version__}.", "",
-        "```python", f"from transformers import AutoTokenizer, {architecture}",
+        f"{trained.vocab_size:,}, pre-trained with {heads} by bertds {__version__}.",
+        "",
+        "```python",
+        f"from transformers import AutoTokenizer, {architecture}",
         f'model = {architecture}.from_pretrained("PATH")',
-        'tokenizer = AutoTokenizer.from_pretrained("PATH")', "```", "",
-        "## Data", "", *_table(data), "",
-        "## Training", "",
-        *_table({
-            "steps": manifest.get("step"), "samples": state.get("samples"),
-            "real tokens": state.get("tokens"), "hours": round(state.get("hours", 0.0), 3),
-            "sequence length": recipe.get("data", {}).get("sequence_length"),
-            "optimizer": f"{optimizer.get('type')} {json.dumps(optimizer.get('params', {}))}",
-            "global batch": deepspeed.get("train_batch_size"),
-            "schedule": json.dumps(
-                {k: v for k, v in recipe.get("schedule", {}).items() if v is not None}
-            ),
-            "started from": recipe.get("init", {}).get("from") or "random weights",
-            "seed": recipe.get("run", {}).get("seed"),
-            "processes": manifest.get("world_size"),
-            "versions": json.dumps(manifest.get("versions", {}).get("packages", {})),
-        }), "",
-    ]  # fmt: skip
+        'tokenizer = AutoTokenizer.from_pretrained("PATH")',
+        "```",
+        "",
+        "## Data",
+        "",
+        *_table(data),
+        "",
+        "## Training",
+        "",
+        *_table(
+            {
+                "steps": manifest.get("step"),
+                "samples": state.get("samples"),
+                "real tokens": state.get("tokens"),
+                "hours": round(state.get("hours", 0.0), 3),
+                "sequence length": recipe.get("data", {}).get("sequence_length"),
+                "optimizer": f"{optimizer.get('type')} {json.dumps(optimizer.get('params', {}))}",
+                "global batch": deepspeed.get("train_batch_size"),
+                "schedule": json.dumps(
+                    {k: v for k, v in recipe.get("schedule", {}).items() if v is not None}
+                ),
+                "started from": recipe.get("init", {}).get("from") or "random weights",
+                "seed": recipe.get("run", {}).get("seed"),
+                "processes": manifest.get("world_size"),
+                "versions": json.dumps(manifest.get("versions", {}).get("packages", {})),
+            }
+        ),
+        "",
+    ]
     if scores:
         lines += ["## Held-out scores", "", *_table(scores[-1]), ""]
     return "\n".join(lines)

@@ -24,11 +24,18 @@ _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "ge
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 # transformers' defaults for keys that a file may leave out.
 _NUMBERS = {
-    "hidden_size": 768, "num_hidden_layers": 22, "num_attention_heads": 12,
-    "intermediate_size": 1152, "max_position_embeddings": 8192, "local_attention": 128,
-    "global_attn_every_n_layers": 3, "initializer_range": 0.02, "norm_eps": 1e-5,
-    "attention_dropout": 0.0, "mlp_dropout": 0.0,
-}  # fmt: skip
+    "hidden_size": 768,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 12,
+    "intermediate_size": 1152,
+    "max_position_embeddings": 8192,
+    "local_attention": 128,
+    "global_attn_every_n_layers": 3,
+    "initializer_range": 0.02,
+    "norm_eps": 1e-5,
+    "attention_dropout": 0.0,
+    "mlp_dropout": 0.0,
+}
 _ALLOWED: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("norm_bias", (False,)),
     ("attention_bias", (False,)),

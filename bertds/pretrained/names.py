@@ -15,8 +15,15 @@ from bertds.errors import CheckpointError
 
 MODELS_VARIABLE = "BERTDS_MODELS"
 # Only what is read: no code, and pickles only through weights_only.
-PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", "vocab.txt",
-            "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]  # fmt: skip
+PATTERNS = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+]
 WEIGHT_FILES = (".pt", ".ckpt", ".nemo", ".bin", ".safetensors", ".index")
 
 
@@ -31,8 +38,12 @@ class Named:
 
 _BASE = "12 layers, width 768, 110 M parameters"
 _LARGE = "24 layers, width 1024, 340 M parameters"
-_SMALL_NAMES = {(2, 128): "bert-tiny", (4, 256): "bert-mini", (4, 512): "bert-small",
-                (8, 512): "bert-medium"}  # fmt: skip
+_SMALL_NAMES = {
+    (2, 128): "bert-tiny",
+    (4, 256): "bert-mini",
+    (4, 512): "bert-small",
+    (8, 512): "bert-medium",
+}
 _SMALL = [
     (layers, width) for layers in (2, 4, 6, 8, 10, 12) for width in (128, 256, 512, 768)
 ]  # Turc et al. 2019 (arXiv:1908.08962)
@@ -44,21 +55,32 @@ MODELS: dict[str, Named] = {
         Named("bert-base-cased", "google-bert/bert-base-cased", _BASE),
         Named("bert-large-uncased", "google-bert/bert-large-uncased", _LARGE),
         Named("bert-large-cased", "google-bert/bert-large-cased", _LARGE),
-        Named("bert-large-uncased-whole-word-masking",
-              "google-bert/bert-large-uncased-whole-word-masking", _LARGE),
-        Named("bert-large-cased-whole-word-masking",
-              "google-bert/bert-large-cased-whole-word-masking", _LARGE),
-        Named("bert-base-multilingual-cased", "google-bert/bert-base-multilingual-cased",
-              "12 layers, width 768, 104 languages"),
+        Named(
+            "bert-large-uncased-whole-word-masking",
+            "google-bert/bert-large-uncased-whole-word-masking",
+            _LARGE,
+        ),
+        Named(
+            "bert-large-cased-whole-word-masking",
+            "google-bert/bert-large-cased-whole-word-masking",
+            _LARGE,
+        ),
+        Named(
+            "bert-base-multilingual-cased",
+            "google-bert/bert-base-multilingual-cased",
+            "12 layers, width 768, 104 languages",
+        ),
         *(
-            Named(f"bert_uncased_L-{layers}_H-{width}_A-{width // 64}",
-                  f"google/bert_uncased_L-{layers}_H-{width}_A-{width // 64}",
-                  f"{layers} layers, width {width}"
-                  + (f"; {_SMALL_NAMES[layers, width]}" if (layers, width) in _SMALL_NAMES else ""))
+            Named(
+                f"bert_uncased_L-{layers}_H-{width}_A-{width // 64}",
+                f"google/bert_uncased_L-{layers}_H-{width}_A-{width // 64}",
+                f"{layers} layers, width {width}"
+                + (f"; {_SMALL_NAMES[layers, width]}" if (layers, width) in _SMALL_NAMES else ""),
+            )
             for layers, width in _SMALL
         ),
     ]
-}  # fmt: skip
+}
 
 ALIASES = {
     # NeMo's names

@@ -34,9 +34,12 @@ TOLERANCE = 1e-3
 # (rows, tokens): other shapes than the one that is traced.
 CHECKED_SHAPES = ((1, 5), (3, 17), (2, 64))
 _TASK_OF_HEAD = {
-    "ForSequenceClassification": "text-classification", "ForTokenClassification": "ner",
-    "ForQuestionAnswering": "qa", "ForMaskedLM": "fill-mask", "ForPreTraining": "fill-mask",
-}  # fmt: skip
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "ner",
+    "ForQuestionAnswering": "qa",
+    "ForMaskedLM": "fill-mask",
+    "ForPreTraining": "fill-mask",
+}
 
 
 class _Tensors(nn.Module):
@@ -83,8 +86,9 @@ def export_onnx(source: str | Path, out: Path) -> dict[str, float]:
         raise ConfigError(f"--to onnx needs {error.name}: pip install 'bertds[onnx]'") from None
     with as_hugging_face_folder(source) as folder, fresh_folder(out) as temporary:
         task = task_of(folder)
-        model = load_transformers(folder, TASK_CLASSES[task], dtype=torch.float32,
-                                  attn_implementation="eager").eval()  # fmt: skip
+        model = load_transformers(
+            folder, TASK_CLASSES[task], dtype=torch.float32, attn_implementation="eager"
+        ).eval()
         names = {"qa": ("start_logits", "end_logits"), "encoder": ("last_hidden_state",)}.get(
             task, ("logits",)
         )
@@ -114,10 +118,16 @@ def _trace(wrapped: nn.Module, names: tuple[str, ...], length: int, path: Path) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            wrapped, sample, str(path), dynamo=True, input_names=list(INPUTS),
-            output_names=list(names), dynamic_shapes=tuple(shape for _ in INPUTS),
-            external_data=False, verbose=False,
-        )  # fmt: skip
+            wrapped,
+            sample,
+            str(path),
+            dynamo=True,
+            input_names=list(INPUTS),
+            output_names=list(names),
+            dynamic_shapes=tuple(shape for _ in INPUTS),
+            external_data=False,
+            verbose=False,
+        )
 
 
 def compare(

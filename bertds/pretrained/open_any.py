@@ -40,9 +40,11 @@ CONFIG_NAMES = ("config.json", "bert_config.json")
 
 @contextmanager
 def opened(
-    source: str | Path, config: Path | None = None, vocab: Path | None = None,
+    source: str | Path,
+    config: Path | None = None,
+    vocab: Path | None = None,
     gelu: str | None = None,
-) -> Iterator[Any]:  # fmt: skip
+) -> Iterator[Any]:
     """Open a model of any origin: yields a :class:`Trained`, or a :class:`MegatronBert`.
 
     Raises:
@@ -120,9 +122,13 @@ def _open_state_dict(path: Path, config: Path | None, vocab: Path | None, gelu: 
 
 
 def _build(
-    weights: Mapping[str, Tensor], values: dict[str, Any], origin: Path, vocab: Path | None,
-    gelu: str | None, left_out: Sequence[str] = (),
-) -> Trained:  # fmt: skip
+    weights: Mapping[str, Tensor],
+    values: dict[str, Any],
+    origin: Path,
+    vocab: Path | None,
+    gelu: str | None,
+    left_out: Sequence[str] = (),
+) -> Trained:
     config, vocab_size = hf_config.config_from_transformers(values)
     if not any(name.startswith("cls.seq_relationship") for name in weights):
         config = replace(config, next_sentence=False)
@@ -136,9 +142,15 @@ def _build(
         raise CheckpointError(f"{origin}: {error}") from None
     folder = vocab.parent if vocab is not None else None
     return Trained(
-        model.eval(), config, vocab_size, origin, folder, {}, report.missing,
+        model.eval(),
+        config,
+        vocab_size,
+        origin,
+        folder,
+        {},
+        report.missing,
         [*report.unexpected, *left_out],
-    )  # fmt: skip
+    )
 
 
 def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
@@ -275,7 +287,10 @@ def nemo_model_config(values: object) -> dict[str, Any]:
     nested = (model.get("language_model") or {}).get("config")
     if isinstance(nested, dict) and nested:
         return nested
-    renamed = {"num_layers": "num_hidden_layers", "ffn_hidden_size": "intermediate_size",
-               "layernorm_epsilon": "layer_norm_eps"}  # fmt: skip
+    renamed = {
+        "num_layers": "num_hidden_layers",
+        "ffn_hidden_size": "intermediate_size",
+        "layernorm_epsilon": "layer_norm_eps",
+    }
     result = {renamed.get(str(key), str(key)): value for key, value in model.items()}
     return {key: value for key, value in result.items() if isinstance(value, (int, float, str))}

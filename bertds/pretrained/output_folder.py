@@ -39,6 +39,9 @@ def copy_tokenizer(source: Path | None, folder: Path, length: int, cased: bool) 
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     if not (folder / "tokenizer_config.json").is_file():
-        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": not cased,
-                    "model_max_length": length}  # fmt: skip
+        settings = {
+            "tokenizer_class": "BertTokenizer",
+            "do_lower_case": not cased,
+            "model_max_length": length,
+        }
         write_json(folder / "tokenizer_config.json", settings)

@@ -99,10 +99,13 @@ def load_pickle(path: Path) -> Any:
     """
     rebuild = np.zeros(1).__reduce__()[0]  # its module's name differs between versions of numpy
     plain: list[Any] = [
-        argparse.Namespace, np.ndarray, np.dtype, np.dtypes.UInt32DType,
+        argparse.Namespace,
+        np.ndarray,
+        np.dtype,
+        np.dtypes.UInt32DType,
         (rebuild, "numpy.core.multiarray._reconstruct"),
         (rebuild, "numpy._core.multiarray._reconstruct"),
-    ]  # fmt: skip
+    ]
     try:
         _check_zip(path)
         with torch.serialization.safe_globals(plain):
@@ -113,8 +116,10 @@ def load_pickle(path: Path) -> Any:
         found = re.search(r"(?i)unsupported (?:global:? |class )+([\w.]+)", str(error))
         first = str(error).strip().split("\n")[0][:200]
         reason = (
-            f"it needs {found[1]}; no code of a checkpoint is run" if found
-            else first if re.search("[a-z]", first) and "weights_only" not in first
+            f"it needs {found[1]}; no code of a checkpoint is run"
+            if found
+            else first
+            if re.search("[a-z]", first) and "weights_only" not in first
             else "no file of torch.save, or damaged"
-        )  # fmt: skip
+        )
         raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error

@@ -29,13 +29,21 @@ class Dress:
 
 
 LIGHT = Dress(
-    name="light", ground="#ffffff", ink="#1d2433", muted="#5c677d", grid="#e6e9ef",
+    name="light",
+    ground="#ffffff",
+    ink="#1d2433",
+    muted="#5c677d",
+    grid="#e6e9ef",
     lines=("#2563c9", "#d9730d", "#0b8a6a", "#b0307e", "#6d4fc4", "#8a6d00"),
-)  # fmt: skip
+)
 DARK = Dress(
-    name="dark", ground="#161b26", ink="#e6eaf2", muted="#98a3b8", grid="#2a3244",
+    name="dark",
+    ground="#161b26",
+    ink="#e6eaf2",
+    muted="#98a3b8",
+    grid="#2a3244",
     lines=("#6ea6ff", "#ffad5c", "#4fcfa6", "#f08cc8", "#b7a1ff", "#dcc75c"),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,29 +77,73 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 def draw_all(chains: list[Chain]) -> list[Picture]:
     """Draw every picture for which there is something to show."""
     plain: list[tuple[str, str, str, bool, Callable[..., bool]]] = [
-        ("loss", "Masked-LM loss (nats)",
-         "Thin: each line of the log. Thick: their running mean. Points: held-out documents. "
-         "Dotted: what word frequencies alone give on them.",
-         True, _loss),
-        ("mlm_accuracy", "Masked-LM accuracy", "Points: held-out documents.", False,
-         _curve("mlm_accuracy", percent=True, validation=True)),
-        ("nsp_accuracy", "Next-sentence accuracy", "Points: held-out documents. Line: chance.",
-         False, _curve("nsp_accuracy", percent=True, validation=True, level=0.5)),
+        (
+            "loss",
+            "Masked-LM loss (nats)",
+            "Thin: each line of the log. Thick: their running mean. Points: held-out documents. "
+            "Dotted: what word frequencies alone give on them.",
+            True,
+            _loss,
+        ),
+        (
+            "mlm_accuracy",
+            "Masked-LM accuracy",
+            "Points: held-out documents.",
+            False,
+            _curve("mlm_accuracy", percent=True, validation=True),
+        ),
+        (
+            "nsp_accuracy",
+            "Next-sentence accuracy",
+            "Points: held-out documents. Line: chance.",
+            False,
+            _curve("nsp_accuracy", percent=True, validation=True, level=0.5),
+        ),
         ("learning_rate", "Learning rate", "", False, _curve("lr", plain=True)),
-        ("gradient_norm", "Gradient norm, before clipping", "", False,
-         _curve("grad_norm", log=True)),
-        ("trust_ratio", "LAMB's trust ratios",
-         "Line: median over tensors. Band: lowest to highest.", False, _trust),
-        ("throughput", "Real tokens per second", "Padding is not counted.", False,
-         _curve("tokens_per_second")),
-        ("mfu", "Model FLOP utilization", "Of the device's dense peak.", False,
-         _curve("mfu", percent=True)),
-        ("tflops", "TFLOP/s per device", "What the mathematics asks for; nothing recomputed.",
-         False, _curve("tflops")),
-        ("stalls", "Waiting for the loader", "Share of the time between two lines.", False,
-         _stalls),
+        (
+            "gradient_norm",
+            "Gradient norm, before clipping",
+            "",
+            False,
+            _curve("grad_norm", log=True),
+        ),
+        (
+            "trust_ratio",
+            "LAMB's trust ratios",
+            "Line: median over tensors. Band: lowest to highest.",
+            False,
+            _trust,
+        ),
+        (
+            "throughput",
+            "Real tokens per second",
+            "Padding is not counted.",
+            False,
+            _curve("tokens_per_second"),
+        ),
+        (
+            "mfu",
+            "Model FLOP utilization",
+            "Of the device's dense peak.",
+            False,
+            _curve("mfu", percent=True),
+        ),
+        (
+            "tflops",
+            "TFLOP/s per device",
+            "What the mathematics asks for; nothing recomputed.",
+            False,
+            _curve("tflops"),
+        ),
+        (
+            "stalls",
+            "Waiting for the loader",
+            "Share of the time between two lines.",
+            False,
+            _stalls,
+        ),
         ("memory", "Peak memory of rank 0 (GiB)", "", False, _curve("memory_gib", plain=True)),
-    ]  # fmt: skip
+    ]
     pictures = []
     for name, title, note, wide, paint in plain:
         drawn = [_draw(chains, paint, dress, wide) for dress in (LIGHT, DARK)]
@@ -114,14 +166,25 @@ def _draw(
     from matplotlib import pyplot
 
     style: dict[Any, Any] = {
-        "figure.facecolor": dress.ground, "axes.facecolor": dress.ground,
-        "savefig.facecolor": dress.ground, "text.color": dress.ink,
-        "axes.edgecolor": dress.grid, "axes.labelcolor": dress.muted,
-        "xtick.color": dress.muted, "ytick.color": dress.muted, "grid.color": dress.grid,
-        "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.spines.left": False, "ytick.major.size": 0, "axes.grid": True,
-        "axes.axisbelow": True, "legend.frameon": False, "font.family": "DejaVu Sans",
-    }  # fmt: skip
+        "figure.facecolor": dress.ground,
+        "axes.facecolor": dress.ground,
+        "savefig.facecolor": dress.ground,
+        "text.color": dress.ink,
+        "axes.edgecolor": dress.grid,
+        "axes.labelcolor": dress.muted,
+        "xtick.color": dress.muted,
+        "ytick.color": dress.muted,
+        "grid.color": dress.grid,
+        "font.size": 9.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "ytick.major.size": 0,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "font.family": "DejaVu Sans",
+    }
     with pyplot.rc_context(style):
         figure, axes = pyplot.subplots(figsize=(10.4, 3.9) if wide else (5.1, 2.75))
         try:
@@ -161,20 +224,37 @@ def _mark(axes: Axes, chains: list[Chain], dress: Dress, wide: bool) -> None:
         axes.axvline(border, color=dress.muted, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
         if wide:
             axes.annotate(
-                "phase 2", (border, 1), xycoords=("data", "axes fraction"), xytext=(5, -4),
-                textcoords="offset points", va="top", fontsize=8.5, color=dress.muted,
-            )  # fmt: skip
+                "phase 2",
+                (border, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(5, -4),
+                textcoords="offset points",
+                va="top",
+                fontsize=8.5,
+                color=dress.muted,
+            )
     for number, chain in enumerate(chains):
         for step in chain.restarts():
             axes.plot(
-                [step], [0.0], marker="^", markersize=6, color=_colour(dress, number),
-                transform=axes.get_xaxis_transform(), clip_on=False, zorder=5,
-            )  # fmt: skip
+                [step],
+                [0.0],
+                marker="^",
+                markersize=6,
+                color=_colour(dress, number),
+                transform=axes.get_xaxis_transform(),
+                clip_on=False,
+                zorder=5,
+            )
             if wide:
                 axes.annotate(
-                    "restart", (step, 0), xycoords=("data", "axes fraction"), xytext=(6, 4),
-                    textcoords="offset points", fontsize=8, color=dress.muted,
-                )  # fmt: skip
+                    "restart",
+                    (step, 0),
+                    xycoords=("data", "axes fraction"),
+                    xytext=(6, 4),
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=dress.muted,
+                )
 
 
 def _colour(dress: Dress, number: int) -> str:
@@ -200,19 +280,29 @@ def _loss(axes: Axes, chains: list[Chain], dress: Dress, wide: bool) -> bool:
             window = max(1, len(values) // 25)
             axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
             axes.plot(
-                steps, smooth(values, window), color=colour, linewidth=2.0,
+                steps,
+                smooth(values, window),
+                color=colour,
+                linewidth=2.0,
                 label=chain.title if place == 0 else None,
-            )  # fmt: skip
+            )
             drawn = True
         entropies = chain.series("unigram_entropy", split="validation")[1]
         if entropies:
             axes.axhline(entropies[-1], color=colour, linestyle=":", linewidth=1.2)
         steps, values = chain.series("mlm_loss", split="validation")  # type: ignore[assignment]
         axes.plot(
-            steps, values, linestyle="", marker="o", markersize=6.5, markerfacecolor=dress.ground,
-            markeredgecolor=colour, markeredgewidth=1.8, zorder=4,
+            steps,
+            values,
+            linestyle="",
+            marker="o",
+            markersize=6.5,
+            markerfacecolor=dress.ground,
+            markeredgecolor=colour,
+            markeredgewidth=1.8,
+            zorder=4,
             label="held out" if number == 0 and steps else None,
-        )  # fmt: skip
+        )
     if drawn:
         axes.legend(
             loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, fontsize=9, columnspacing=1.6
@@ -246,10 +336,16 @@ def _curve(
             if validation:
                 steps, values = chain.series(key, split="validation")
                 axes.plot(
-                    steps, [value * factor for value in values], linestyle="", marker="o",
-                    markersize=4.5, markerfacecolor=dress.ground, markeredgecolor=colour,
-                    markeredgewidth=1.5, zorder=4,
-                )  # fmt: skip
+                    steps,
+                    [value * factor for value in values],
+                    linestyle="",
+                    marker="o",
+                    markersize=4.5,
+                    markerfacecolor=dress.ground,
+                    markeredgecolor=colour,
+                    markeredgewidth=1.5,
+                    zorder=4,
+                )
         if not drawn:
             return False
         if level is not None:
@@ -280,9 +376,11 @@ def _in_phases(
         if chosen:
             window = max(1, len(chosen) // 15)
             axes.plot(
-                [s for s, _ in chosen], smooth([v for _, v in chosen], window), color=colour,
+                [s for s, _ in chosen],
+                smooth([v for _, v in chosen], window),
+                color=colour,
                 linewidth=1.8,
-            )  # fmt: skip
+            )
 
 
 def _trust(axes: Axes, chains: list[Chain], dress: Dress, wide: bool) -> bool:

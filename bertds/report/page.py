@@ -9,6 +9,7 @@ from bertds.display.words import in_words, short
 from bertds.monitor.run_files import at, starts_of
 from bertds.report.charts import DARK, LIGHT, Picture
 from bertds.report.run_view import Chain, RunView
+from bertds.training.setting_changes import read_changes
 
 
 def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:
@@ -27,8 +28,9 @@ def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:
         parts.append(tiles(_headline(chain)))
         parts += [
             f'<div class="warn">{escape(run.path.name)}: {escape(found)}</div>'
-            for run in chain.runs for found in [*run.unreadable(), *run.found]
-        ]  # fmt: skip
+            for run in chain.runs
+            for found in [*run.unreadable(), *run.found]
+        ]
     parts.append('<h2>Curves</h2><div class="pictures">')
     for picture in pictures:
         kind = ' class="wide"' if picture.wide else ""
@@ -110,8 +112,21 @@ def _run_table(runs: list[RunView]) -> str:
                 f"{memory:.2f}" if memory else "",
             ]
         )
-    head = ["run", "state", "steps", "length", "batch", "optimizer", "tokens/s", "time", "stalls",
-            *(["updates"] if updates else []), "restarts", "skipped", "GiB"]  # fmt: skip
+    head = [
+        "run",
+        "state",
+        "steps",
+        "length",
+        "batch",
+        "optimizer",
+        "tokens/s",
+        "time",
+        "stalls",
+        *(["updates"] if updates else []),
+        "restarts",
+        "skipped",
+        "GiB",
+    ]
     return table(head, rows, numbers=(2, 3, 4, *range(6, len(head))))
 
 
@@ -208,29 +223,45 @@ def _data_section(runs: list[RunView]) -> str:
         data = run.manifest
         documents = data.get("documents", {})
         dropped = documents.get("dropped", {})
-        words = ", ".join(f"{count:,} {reason.replace('_', ' ')}" for reason, count in
-                          sorted(dropped.items(), key=lambda item: -item[1]))  # fmt: skip
+        words = ", ".join(
+            f"{count:,} {reason.replace('_', ' ')}"
+            for reason, count in sorted(dropped.items(), key=lambda item: -item[1])
+        )
         rows = [
             ["folder", path],
-            ["documents", f"{documents.get('written', 0):,} of {documents.get('read', 0):,} read"
-             + (f"; dropped: {words}" if words else "")],
-        ]  # fmt: skip
+            [
+                "documents",
+                f"{documents.get('written', 0):,} of {documents.get('read', 0):,} read"
+                + (f"; dropped: {words}" if words else ""),
+            ],
+        ]
         rows += [
-            [name, f"{split.get('documents', 0):,} documents, {split.get('sentences', 0):,} "
-             f"sentences, {split.get('tokens', 0):,} tokens"]
+            [
+                name,
+                f"{split.get('documents', 0):,} documents, {split.get('sentences', 0):,} "
+                f"sentences, {split.get('tokens', 0):,} tokens",
+            ]
             for name, split in data.get("splits", {}).items()
-        ]  # fmt: skip
+        ]
         rows += [
-            [f"source: {source.get('name', '')}", f"{source.get('kind', '')}, "
-             f"{source.get('licence', '')}: "
-             + ", ".join(file["name"] for file in source.get("files", [])[:4])
-             + (" ..." if len(source.get("files", [])) > 4 else "")]
+            [
+                f"source: {source.get('name', '')}",
+                f"{source.get('kind', '')}, "
+                f"{source.get('licence', '')}: "
+                + ", ".join(file["name"] for file in source.get("files", [])[:4])
+                + (" ..." if len(source.get("files", [])) > 4 else ""),
+            ]
             for source in data.get("sources", [])
-        ]  # fmt: skip
+        ]
         tokenizer = data.get("tokenizer", {})
-        rows.append(["tokenizer", f"{tokenizer.get('vocab_size', 0):,} words, "
-                     f"{'lower case' if tokenizer.get('lower_case') else 'cased'}, fingerprint "
-                     f"{str(tokenizer.get('fingerprint', ''))[:16]}"])  # fmt: skip
+        rows.append(
+            [
+                "tokenizer",
+                f"{tokenizer.get('vocab_size', 0):,} words, "
+                f"{'lower case' if tokenizer.get('lower_case') else 'cased'}, fingerprint "
+                f"{str(tokenizer.get('fingerprint', ''))[:16]}",
+            ]
+        )
         parts.append(table(["data", ""], rows))
     return "<h2>Data</h2>" + "".join(parts) if parts else ""
 
@@ -252,9 +283,21 @@ def _repeat_section(runs: list[RunView]) -> str:
             f"{escape(at(run.environment, 'python', str, ''))}, {escape(words)}</p>"
             f"{_details(run)}</div>"
         )
+    parts.append(_changes_section(runs))
     if len(runs) > 1:
         parts.append(_differences(runs))
     return "".join(parts)
+
+
+def _changes_section(runs: list[RunView]) -> str:
+    """Return what a later start of a run changed, and from which step."""
+    rows = [
+        [run.title, change.name, str(change.before), str(change.now), str(step)]
+        for run in runs
+        for step, change in read_changes(run.path)
+    ]
+    head = ["run", "setting", "before", "after", "from step"]
+    return "<h2>Settings changed on the way</h2>" + table(head, rows, numbers=(4,)) if rows else ""
 
 
 def _details(run: RunView) -> str:

@@ -134,9 +134,10 @@ class Field:
         """Return a whole number (not true, not 1.0)."""
         if type(self.value) is not int or not least <= self.value <= most:
             self.fail(
-                f"a whole number, {least:,} or more" if most == MOST
+                f"a whole number, {least:,} or more"
+                if most == MOST
                 else f"a whole number from {least:,} to {most:,}"
-            )  # fmt: skip
+            )
         return self.value
 
     def number(self, least: float = -math.inf) -> float:

@@ -38,8 +38,11 @@ class OwnMemory:
         except (OSError, KeyError, ValueError, IndexError):  # no Linux
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         # If they were dropped in between, the peak may be of before or after: the lower is sure.
-        self._peak = max(self._peak, together - max(files, self._files),
-                         sizes.get("RssAnon", 0) + sizes.get("RssShmem", 0))  # fmt: skip
+        self._peak = max(
+            self._peak,
+            together - max(files, self._files),
+            sizes.get("RssAnon", 0) + sizes.get("RssShmem", 0),
+        )
         self._files = files
         with suppress(OSError):  # where it is not allowed, the next peak is that of the whole run
             (self._folder / "clear_refs").write_text("5", encoding="ascii")

@@ -59,9 +59,10 @@ def choose_micro_batch(
     # The smallest global batch of the run is what the micro batch must divide.
     smallest = config.schedule.batch_from or settings.train_batch_size
     BatchPlan(
-        global_batch_size=smallest, micro_batch_size=1,
+        global_batch_size=smallest,
+        micro_batch_size=1,
         world_size=place.world_size,
-    )  # fmt: skip
+    )
     _, device = start_processes(settings.values.get("log_level"))
     facts = describe(model, config, settings, place, device)
     found = read_answer(facts)

@@ -75,9 +75,12 @@ def build_run(
     if log_samples:
         assignments = [*assignments, "run.log_samples=true"]
     config, settings = read_settings(recipe, deepspeed_json, assignments)
-    folder = RunFolder(config, place.is_main)
+    folder = RunFolder(config, place.is_main, settings.values)
     if folder.done:
-        log.info("%s: already done; choose another run.dir to train again", folder.path)
+        log.info(
+            "%s: already done; a larger schedule.total_steps goes on, another run.dir begins again",
+            folder.path,
+        )
         return None
     with ExitStack() as closing:
         closing.callback(folder.open().close)
@@ -123,7 +126,8 @@ def _build(
     check_alike(engine, start, source)
     warn_of_other_data(start, source)
     state = continue_run(config, engine, start)
-    folder.record(settings.values, source.tokenizer.files, device_name(engine.device))
+    device = device_name(engine.device)
+    folder.record(settings.values, source.tokenizer.files, device, state.step)
 
     trackers = start_trackers(config, facts, folder.path) if place.is_main else []
     for tracker in trackers:

@@ -43,9 +43,15 @@ class Prompts:
         if not tokenizer.files:
             return None
         rows = validation_batches(
-            source, config.data, COUNT, 0, 1, seed=config.run.seed, max_samples=COUNT,
+            source,
+            config.data,
+            COUNT,
+            0,
+            1,
+            seed=config.run.seed,
+            max_samples=COUNT,
             mask_rate=held_out_mask_rate(config.data),
-        )  # fmt: skip
+        )
         batch = next(iter(rows), None)
         if batch is None or not batch.masked:
             return None
@@ -76,9 +82,11 @@ class Prompts:
         answers = ids[positions]
         ids[positions] = tokenizer.special_ids["mask"]
         prompts = batch._replace(
-            input_ids=ids, masked_lm_positions=positions, masked_lm_ids=answers,
+            input_ids=ids,
+            masked_lm_positions=positions,
+            masked_lm_ids=answers,
             masked=len(chosen),
-        )  # fmt: skip
+        )
         words_of = [as_text([pieces[token]], tokenizer) for token in answers.tolist()]
         shown_pieces = [as_text([piece], tokenizer) for piece in pieces]
         return cls(prompts, texts, words_of, shown_pieces)

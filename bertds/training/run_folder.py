@@ -5,6 +5,7 @@ RUN/
   config.yaml        the recipe, resolved      deepspeed.json   the DeepSpeed JSON, resolved
   environment.json   versions and commands     tokenizer/       vocab.txt and its settings
   metrics.jsonl      one JSON object a line    log.txt          what was said
+  settings.jsonl     what each start changed
   checkpoints/       step_00000100/ ... latest
   DONE               written when the last step is done and saved
 ```
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,31 +27,39 @@ from typing import Any
 import yaml
 
 from bertds import __version__
-from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
+from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.distributed.rank_info import find_place
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_object, starts_of
-from bertds.system.atomic_files import explain_os_error, write_json, write_text
+from bertds.system.atomic_files import append_line, explain_os_error, write_json, write_text
 from bertds.system.folder_lock import FolderLock
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
+from bertds.training.setting_changes import FILE as SETTINGS_FILE
+from bertds.training.setting_changes import Change, as_line, changes, is_done
 
-# Settings that a continued run must share with its beginning: they decide which samples come in
-# which order, or what the model is.
-FIXED_SECTIONS = ("model",)
-FIXED_KEYS = (
-    "run.seed", "data.sequence_length", "data.max_predictions_per_sequence",
-    "data.masked_lm_prob", "data.short_seq_prob", "data.whole_word_masking",
-    "data.ngram", "data.pairs", "data.masked_lm_prob_end", "data.masked_lm_prob_steps",
-)  # fmt: skip
-FREE_KEYS = ("model.activation_checkpointing", "model.attention_kernel")
 # What a run writes into its folder under names of its own; patterns, links among them are refused.
 WRITTEN = (
-    ".lock", "config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl", "log.txt",
-    "DONE", "samples_rank_*.jsonl", "wandb_id.json", "wandb", "tensorboard",
-    "tokenizer", "tokenizer/*", "checkpoints", "checkpoints/*", "slurm", "slurm/*",
-)  # fmt: skip
+    ".lock",
+    "config.yaml",
+    "deepspeed.json",
+    "environment.json",
+    "metrics.jsonl",
+    "settings.jsonl",
+    "log.txt",
+    "DONE",
+    "samples_rank_*.jsonl",
+    "wandb_id.json",
+    "wandb",
+    "tensorboard",
+    "tokenizer",
+    "tokenizer/*",
+    "checkpoints",
+    "checkpoints/*",
+    "slurm",
+    "slurm/*",
+)
 
 
 class RunFolder:
@@ -58,18 +68,23 @@ class RunFolder:
     Args:
         config: the recipe; ``run.dir`` names the folder.
         is_main: whether this is rank 0.
+        deepspeed: the DeepSpeed JSON, as nested values.
 
     Raises:
         ConfigError: ``run.dir`` is empty, or the folder belongs to a run with other settings.
         InUseError: another process trains in it.
     """
 
-    def __init__(self, config: Config, is_main: bool) -> None:
+    def __init__(
+        self, config: Config, is_main: bool, deepspeed: Mapping[str, Any] | None = None
+    ) -> None:
         if not config.run.dir:
             raise ConfigError("run.dir is not set; give the run folder with --set run.dir=PATH")
         self.path = Path(config.run.dir)
         self.config = config
         self.is_main = is_main
+        self.deepspeed = deepspeed or {}
+        self._changed: list[Change] = []
         self._log_file: logging.Handler | None = None
         self.lock = FolderLock(self.path, f"a training run in {self.path}")
 
@@ -80,8 +95,8 @@ class RunFolder:
 
     @property
     def done(self) -> bool:
-        """Whether the run has reached its last step."""
-        return (self.path / "DONE").is_file()
+        """Whether nothing is left to train; see :func:`setting_changes.is_done`."""
+        return is_done(self.path, self.config, self.deepspeed)
 
     def open(self) -> RunFolder:
         """Create the folder, take its lock and check that it fits (main process only)."""
@@ -93,45 +108,34 @@ class RunFolder:
             refuse_links(self.path, WRITTEN, ConfigError)
             self.lock.acquire()
             try:
-                self._check_same_run()
+                self._changed = changes(self.path, self.config, self.deepspeed)
             except BaseException:
                 self.lock.release()
                 raise
             self._log_file = log_to_file(self.path / "log.txt")
         return self
 
-    def _check_same_run(self) -> None:
-        file = self.path / "config.yaml"
-        if not file.is_file():
-            return
-        before = flatten(read_yaml(file))
-        now = flatten(to_dict(self.config))
-        for key, (neutral, remedy) in REMOVED_KEYS.items():
-            if before.get(key, neutral) != neutral:
-                raise ConfigError(
-                    f"{self.path}: this run began with {key}={before[key]}, which is no longer a "
-                    f"key; {remedy}; choose another run.dir, with init.from={self.path}"
-                )
-        for key, value in now.items():
-            fixed = key in FIXED_KEYS or key.split(".")[0] in FIXED_SECTIONS
-            if fixed and key not in FREE_KEYS and key in before and before[key] != value:
-                raise ConfigError(
-                    f"{self.path}: this run began with {key}={before[key]}, now {key}={value}; "
-                    "set it back, or choose another run.dir"
-                )
-
     def record(
-        self, deepspeed_json: dict[str, Any], tokenizer_files: dict[str, Path], device: str
+        self,
+        deepspeed_json: dict[str, Any],
+        tokenizer_files: dict[str, Path],
+        device: str,
+        step: int = 0,
     ) -> None:
         """Save the resolved settings, the versions and the tokenizer (main process only).
+
+        Also logs what this start changes, and takes ``DONE`` away from a run that goes on.
 
         Args:
             deepspeed_json: the settings as they are used.
             tokenizer_files: where each file of the tokenizer is.
             device: ``cpu``, or the name of the GPU that trains.
+            step: where training goes on.
         """
         if not self.is_main:
             return
+        for change in self._changed:
+            log.info("%s %s -> %s from step %d", change.name, change.before, change.now, step)
         text = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "deepspeed.json", deepspeed_json)
@@ -143,6 +147,8 @@ class RunFolder:
             {"time": now, "command": command_line(), "world_size": ranks, "device": device}
         )
         write_json(file, {**environment(), "starts": starts})
+        append_line(self.path / SETTINGS_FILE, as_line(step, ranks, now, self._changed))
+        (self.path / "DONE").unlink(missing_ok=True)
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)
         for name, source in tokenizer_files.items():

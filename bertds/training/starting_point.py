@@ -23,10 +23,19 @@ from bertds.system.logs import log
 
 # Two models with these equal have the same tensors with the same meaning.
 ARCHITECTURE = (
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-    "max_position_embeddings", "type_vocab_size", "hidden_act", "next_sentence", "vocab_size",
-    "style", "local_attention", "global_attn_every_n_layers",
-)  # fmt: skip
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_act",
+    "next_sentence",
+    "vocab_size",
+    "style",
+    "local_attention",
+    "global_attn_every_n_layers",
+)
 ONLY_BERT = ("max_position_embeddings", "type_vocab_size")
 """A modern encoder has no table for these: a longer phase 2 may start from a shorter phase 1."""
 ONLY_MODERN = ("local_attention", "global_attn_every_n_layers")

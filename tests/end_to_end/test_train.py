@@ -58,6 +58,7 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
     there = {path.name for path in run.iterdir()}
     assert there == {
         "config.yaml", "deepspeed.json", "environment.json", "tokenizer", "metrics.jsonl",
+        "settings.jsonl",
         "log.txt", "checkpoints", "DONE",
     }  # fmt: skip
     lines = read_metrics(run / "metrics.jsonl").lines
@@ -466,3 +467,24 @@ def test_a_run_of_one_process_needs_no_port(fork_server: Any, command: Any, tmp_
             environment={"MASTER_PORT": port},
         )
     assert code == 0, text
+
+
+def test_a_start_with_other_settings_says_what_changes_or_is_refused(
+    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert entry(command("run", "schedule.total_steps=2")) == 0
+    assert entry(command("run", "schedule.total_steps=2")) == 0
+    assert "already done" in capsys.readouterr().err
+    message = bad(command("run", "schedule.total_steps=2", "deepspeed.optimizer.type=Lamb"), capsys)
+    assert "deepspeed.optimizer.type=AdamW, now deepspeed.optimizer.type=Lamb" in message
+    assert (run / "DONE").is_file()
+    longer = ("schedule.total_steps=3", "deepspeed.optimizer.params.lr=0.001")
+    assert entry(command("run", *longer)) == 0
+    error = capsys.readouterr().err
+    assert "lr 0.005 -> 0.001 from step 2" in error
+    assert "schedule.total_steps 2 -> 3 from step 2" in error
+    assert (run / "DONE").is_file() and len(losses(run)) == 3
+    starts = [json.loads(line) for line in (run / "settings.jsonl").read_text().splitlines()]
+    assert [start["step"] for start in starts] == [0, 2]
+    assert starts[1]["changes"]["schedule.total_steps"] == [2, 3]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -93,6 +94,16 @@ def test_runs_are_laid_over_each_other(two_phases: tuple[Path, Path], tmp_path: 
     assert command(["report", *map(str, two_phases), str(other), "--out", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
     assert "Settings in which the runs differ" in page and "data.sequence_length" in page
+
+
+def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", [train_line(step) for step in range(10, 101, 10)])
+    lr = {"deepspeed.optimizer.params.lr": [0.002, 0.0001]}
+    (run / "settings.jsonl").write_text(json.dumps({"step": 50, "changes": lr}) + "\n")
+    assert command(["report", str(run), "--out", str(tmp_path / "r")]) == 0
+    page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
+    section = page[page.index("Settings changed on the way") :]
+    assert re.search(r">lr<.*>0\.002<.*>0\.0001<.*>50<", section)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

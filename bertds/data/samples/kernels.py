@@ -359,9 +359,20 @@ def assemble(
                 inside[i - start] = continues[input_ids[i]]
         if whole_words:
             draw, chosen = jit_choose_words(
-                key, draw, start, first_end, end, wanted, input_ids, inside, ngram, order,
-                begins, masked_positions, out,
-            )  # fmt: skip
+                key,
+                draw,
+                start,
+                first_end,
+                end,
+                wanted,
+                input_ids,
+                inside,
+                ngram,
+                order,
+                begins,
+                masked_positions,
+                out,
+            )
         else:
             special = 3 if b > 0 else 2
             draw = jit_choose_tokens(

@@ -20,9 +20,13 @@ _TAG = re.compile(r"O|[BIES]-.+")
 
 
 def read_conll(
-    path: Path, *, split: str, tagged: bool = True, limit: int = 0,
+    path: Path,
+    *,
+    split: str,
+    tagged: bool = True,
+    limit: int = 0,
     lines: Iterable[tuple[int, str]] | None = None,
-) -> tuple[list[Sentence], BadRows]:  # fmt: skip
+) -> tuple[list[Sentence], BadRows]:
     """Read one file of CoNLL columns, separated by tabs or spaces.
 
     A word whose line is malformed is never dropped alone (that would shift the sentence): in
@@ -123,8 +127,11 @@ def _to_iob2(path: Path, sentences: list[Sentence]) -> None:
         shown = ", ".join(map(str, orphans[:5])) + (" ..." if len(orphans) > 5 else "")
         log.warning(
             "%s: %d of %d entities of this IOB2 file start with I- (line %s); read as B-",
-            path, len(orphans), len(orphans) + starts, shown,
-        )  # fmt: skip
+            path,
+            len(orphans),
+            len(orphans) + starts,
+            shown,
+        )
 
 
 def iob2(tags: Sequence[str]) -> list[str]:

@@ -160,8 +160,11 @@ def _question(record: dict[str, Any], where: str, number: int) -> Question:
         texts, starts = record["answers"]["text"], record["answers"]["answer_start"]
         answers = list(zip(texts, map(int, starts), strict=True))
         return Question(
-            str(record["id"]), record["question"].strip(), record["context"], answers,
+            str(record["id"]),
+            record["question"].strip(),
+            record["context"],
+            answers,
             record.get("title", ""),
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{where}, row {number}: not a SQuAD row ({error!r})") from None

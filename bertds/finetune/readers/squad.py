@@ -49,9 +49,10 @@ def questions_of(
             raise DataError(f"{path}: the id {question.id!r} stands there twice")
         seen.add(question.id)
         wrong = [
-            (text, start) for text, start in question.answers
+            (text, start)
+            for text, start in question.answers
             if context[start : start + len(text)] != text or start < 0 or not text
-        ]  # fmt: skip
+        ]
         if wrong:
             text, start = wrong[0]
             found = context[max(start, 0) : max(start, 0) + len(text)]

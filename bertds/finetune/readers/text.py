@@ -90,9 +90,14 @@ def _places(path: Path, columns: list[str], task: Task, split: str) -> dict[str,
 
 
 def _row(
-    values: list[str], places: dict[str, int], task: Task, number: int, order: int, split: str,
+    values: list[str],
+    places: dict[str, int],
+    task: Task,
+    number: int,
+    order: int,
+    split: str,
     bad: BadRows,
-) -> TextRow | None:  # fmt: skip
+) -> TextRow | None:
     text = values[places["text"]]
     pair = values[places["pair"]] if "pair" in places else None
     if split == "train" and (not text.strip() or (pair is not None and not pair.strip())):
@@ -190,8 +195,9 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
     if spanning:
         # Two unbalanced quotes make valid CSV: the rows between them are one field then.
         shown = ", ".join(map(str, spanning[:5])) + (" ..." if len(spanning) > 5 else "")
-        log.warning("%s: %d rows span several lines, in quotes (from line %s)", path,
-                    len(spanning), shown)  # fmt: skip
+        log.warning(
+            "%s: %d rows span several lines, in quotes (from line %s)", path, len(spanning), shown
+        )
     return table
 
 

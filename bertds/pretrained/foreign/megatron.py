@@ -26,9 +26,13 @@ class MegatronBert:
 
     @classmethod
     def from_state_dict(
-        cls, state_dict: Mapping[str, Tensor], values: dict[str, Any], extra: dict[str, Any],
-        path: Path, vocab: Path | None,
-    ) -> MegatronBert:  # fmt: skip
+        cls,
+        state_dict: Mapping[str, Tensor],
+        values: dict[str, Any],
+        extra: dict[str, Any],
+        path: Path,
+        vocab: Path | None,
+    ) -> MegatronBert:
         """Rename and shape a Megatron state dict; see ``foreign_names.from_megatron``."""
         if values.get("transformer_block_type", "pre_ln") != "pre_ln":
             raise CheckpointError(f"{path}: only the transformer_block_type pre_ln is read")
@@ -49,17 +53,24 @@ class MegatronBert:
         layers = {int(m[1]) for m in (re.search(r"layer\.(\d+)\.", n) for n in weights) if m}
         intermediate = weights["bert.encoder.layer.0.intermediate.dense.weight"].shape[0]
         config = {
-            "model_type": "megatron-bert", "architectures": ["MegatronBertForPreTraining"],
-            "vocab_size": vocab_size, "hidden_size": table.shape[1],
-            "num_hidden_layers": len(layers), "num_attention_heads": heads,
+            "model_type": "megatron-bert",
+            "architectures": ["MegatronBertForPreTraining"],
+            "vocab_size": vocab_size,
+            "hidden_size": table.shape[1],
+            "num_hidden_layers": len(layers),
+            "num_attention_heads": heads,
             "intermediate_size": intermediate,
-            "max_position_embeddings":
-                weights["bert.embeddings.position_embeddings.weight"].shape[0],
-            "type_vocab_size": 2, "hidden_act": "gelu_new",
-            "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-            "layer_norm_eps": float(values.get("layer_norm_eps", 1e-5)), "pad_token_id": 0,
+            "max_position_embeddings": weights["bert.embeddings.position_embeddings.weight"].shape[
+                0
+            ],
+            "type_vocab_size": 2,
+            "hidden_act": "gelu_new",
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.1,
+            "layer_norm_eps": float(values.get("layer_norm_eps", 1e-5)),
+            "pad_token_id": 0,
             "tie_word_embeddings": True,
-        }  # fmt: skip
+        }
         return cls({n: t.float().contiguous() for n, t in weights.items()}, config, vocab)
 
     def write(self, out: Path, cased: bool) -> None:

@@ -25,9 +25,13 @@ _MASK_DELTA = 0xA282EAD8
 
 # tensorflow/core/framework/types.proto
 _TYPES: dict[int, np.dtype[Any]] = {
-    1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i4"), 9: np.dtype("<i8"),
-    14: np.dtype("<u2"), 19: np.dtype("<f2"),
-}  # fmt: skip
+    1: np.dtype("<f4"),
+    2: np.dtype("<f8"),
+    3: np.dtype("<i4"),
+    9: np.dtype("<i8"),
+    14: np.dtype("<u2"),
+    19: np.dtype("<f2"),
+}
 _BFLOAT16 = 14
 
 
@@ -58,8 +62,9 @@ class TensorFlowCheckpoint:
             raise CheckpointError(f"{self.index}: big-endian tensors are not read")
         self.entries = {
             key.decode("utf-8", "replace"): _entry(value, self.index)
-            for key, value in table.items() if key
-        }  # fmt: skip
+            for key, value in table.items()
+            if key
+        }
 
     def read(self, name: str) -> np.ndarray:
         """Return one tensor, bfloat16 and float16 as float32.

@@ -25,36 +25,57 @@ Rows = Callable[[dict[str, Any]], int]
 
 # Keys without a counterpart here that change nothing of the result: why each is not needed.
 WITHOUT_EFFECT = {
-    "trainer.accelerator": "the device is found", "trainer.strategy": "DeepSpeed",
-    "trainer.distributed_backend": "DeepSpeed", "trainer.amp_level": "precision says it",
+    "trainer.accelerator": "the device is found",
+    "trainer.strategy": "DeepSpeed",
+    "trainer.distributed_backend": "DeepSpeed",
+    "trainer.amp_level": "precision says it",
     "trainer.replace_sampler_ddp": "order is a function of the seed",
     "trainer.use_distributed_sampler": "order is a function of the seed",
     "trainer.num_sanity_val_steps": "nothing is tried first",
     "trainer.checkpoint_callback": "checkpoints are always written",
     "trainer.enable_checkpointing": "checkpoints are always written",
-    "trainer.logger": "metrics.jsonl is always written", "trainer.benchmark": "a speed switch",
+    "trainer.logger": "metrics.jsonl is always written",
+    "trainer.benchmark": "a speed switch",
     "trainer.check_val_every_n_epoch": "val_check_interval says it",
     "model.train_ds.num_workers": "one thread reads ahead",
-    "model.train_ds.pin_memory": "always, on a GPU", "model.train_ds.use_cache": "not needed",
+    "model.train_ds.pin_memory": "always, on a GPU",
+    "model.train_ds.use_cache": "not needed",
     "model.train_ds.drop_last": "batches run on into the next epoch",
-    "model.validation_ds.num_workers": "", "model.validation_ds.pin_memory": "",
-    "model.validation_ds.use_cache": "", "model.validation_ds.drop_last": "",
-    "model.validation_ds.shuffle": "", "model.tokenizer.sample_size": "for SentencePiece",
+    "model.validation_ds.num_workers": "",
+    "model.validation_ds.pin_memory": "",
+    "model.validation_ds.use_cache": "",
+    "model.validation_ds.drop_last": "",
+    "model.validation_ds.shuffle": "",
+    "model.tokenizer.sample_size": "for SentencePiece",
     "model.tokenizer.data_file": "for SentencePiece",
     "model.tokenizer.vocab_size": "vocab.txt says",
     "model.optim.sched.last_epoch": "a resumed run knows its step",
     "exp_manager.create_checkpoint_callback": "checkpoints are always written",
     "exp_manager.checkpoint_callback_params": "see checkpoint.* in the recipe",
-    "exp_manager.resume_if_exists": "always", "exp_manager.resume_ignore_no_checkpoint": "always",
-    "model.max_seq_length": "", "model.mask_prob": "", "model.short_seq_prob": "",
-    "model.pretrained_model_name": "", "name": "", "do_training": "", "seed": "", "hydra": "",
+    "exp_manager.resume_if_exists": "always",
+    "exp_manager.resume_ignore_no_checkpoint": "always",
+    "model.max_seq_length": "",
+    "model.mask_prob": "",
+    "model.short_seq_prob": "",
+    "model.pretrained_model_name": "",
+    "name": "",
+    "do_training": "",
+    "seed": "",
+    "hydra": "",
     "model.nemo_path": "bertds export and convert write the model",
-}  # fmt: skip
+}
 _MODEL_KEYS = (
-    "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-    "max_position_embeddings", "type_vocab_size", "hidden_dropout_prob",
-    "attention_probs_dropout_prob", "initializer_range", "layer_norm_eps",
-)  # fmt: skip
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "layer_norm_eps",
+)
 
 
 @dataclass(slots=True)
@@ -67,8 +88,11 @@ class Translation:
 
 
 def translate(
-    values: Mapping[str, Any], source: str, rows_of: Rows, overrides: Mapping[str, Any] = {},
-) -> Translation:  # fmt: skip
+    values: Mapping[str, Any],
+    source: str,
+    rows_of: Rows,
+    overrides: Mapping[str, Any] = {},
+) -> Translation:
     """Map a NeMo configuration.
 
     Args:
@@ -82,8 +106,9 @@ def translate(
     """
     flat = flatten(values)
     for key, value in overrides.items():
-        for other in [name for name in flat if name.startswith(f"{key}.") or
-                      key.startswith(f"{name}.")]:  # fmt: skip
+        for other in [
+            name for name in flat if name.startswith(f"{key}.") or key.startswith(f"{name}.")
+        ]:
             del flat[other]
         flat[key] = value
     keys = Keys(resolve_references(flat), source)
@@ -210,9 +235,14 @@ def _hdf5_length(path: Path) -> int:
 
 
 _SPECIAL = {
-    "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "bos_token": "[CLS]",
-    "mask_token": "[MASK]", "eos_token": "[SEP]", "cls_token": "[CLS]",
-}  # fmt: skip
+    "unk_token": "[UNK]",
+    "sep_token": "[SEP]",
+    "pad_token": "[PAD]",
+    "bos_token": "[CLS]",
+    "mask_token": "[MASK]",
+    "eos_token": "[SEP]",
+    "cls_token": "[CLS]",
+}
 
 
 def _tokenizer(keys: Keys, result: Translation) -> None:

@@ -1,0 +1,210 @@
+"""Which settings a continued run may change, for the recipe and the DeepSpeed JSON together.
+
+*fixed*: they decide what the model is and which samples make up which step; a run that changes one
+is another run. *announced*: they change the result from here on; the log names each with its old
+and new value, and ``settings.jsonl`` in the run folder keeps them. *free*: they change where things
+are, how often something is written, or how fast the run is.
+
+The keys of the JSON carry the prefix ``deepspeed.``, as on the command line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
+from bertds.config.recipe import Config
+from bertds.errors import ConfigError, DataError
+from bertds.monitor.run_files import read_object
+from bertds.system.json_fields import parse_json
+
+Rule = Literal["fixed", "announced", "free"]
+FILE = "settings.jsonl"
+"""One line per start of the run: its step, and what it changed."""
+
+RULES: dict[str, Rule] = {
+    "model": "fixed",
+    "model.activation_checkpointing": "free",
+    "model.attention_kernel": "free",
+    "data": "free",
+    "data.sequence_length": "fixed",
+    "data.max_predictions_per_sequence": "fixed",
+    "data.masked_lm_prob": "fixed",
+    "data.masked_lm_prob_end": "fixed",
+    "data.masked_lm_prob_steps": "fixed",
+    "data.short_seq_prob": "fixed",
+    "data.whole_word_masking": "fixed",
+    "data.ngram": "fixed",
+    "data.pairs": "fixed",
+    "schedule": "announced",
+    "schedule.batch_from": "fixed",
+    "schedule.batch_ramp_steps": "fixed",
+    "init": "free",
+    "guard": "announced",
+    "guard.peer_timeout_seconds": "free",
+    "guard.meeting_timeout_seconds": "free",
+    "run": "free",
+    "run.seed": "fixed",
+    "run.fp8": "announced",
+    "log": "free",
+    "validation": "free",
+    "checkpoint": "free",
+    "tracking": "free",
+    "deepspeed": "free",
+    "deepspeed.train_batch_size": "fixed",
+    "deepspeed.optimizer": "announced",
+    "deepspeed.optimizer.type": "fixed",
+    "deepspeed.optimizer.params.variant": "fixed",
+    "deepspeed.gradient_clipping": "announced",
+    "deepspeed.bf16": "announced",
+    "deepspeed.fp16": "announced",
+    "deepspeed.torch_autocast": "announced",
+    "deepspeed.data_types": "announced",
+}
+"""The rule of a key is that of its longest prefix here."""
+
+_OPTIMIZER = "deepspeed.optimizer.params."
+
+
+class Change(NamedTuple):
+    """An announced setting that differs from the run's last start."""
+
+    key: str
+    before: Any
+    """None = it was not set."""
+    now: Any
+
+    @property
+    def name(self) -> str:
+        """The key as people say it: ``lr`` for the optimizer's learning rate."""
+        return self.key.removeprefix(_OPTIMIZER)
+
+
+def rule_of(key: str) -> Rule:
+    """Return the rule of a dotted key.
+
+    Raises:
+        KeyError: no prefix of the key is in the table.
+    """
+    parts = key.split(".")
+    for end in range(len(parts), 0, -1):
+        rule = RULES.get(".".join(parts[:end]))
+        if rule is not None:
+            return rule
+    raise KeyError(key)
+
+
+def changes(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> list[Change]:
+    """Compare the settings of this start with those of the run's last one.
+
+    Args:
+        run: the run folder; one without a ``config.yaml`` has no last start.
+        config: the recipe of this start.
+        deepspeed: the DeepSpeed JSON of this start, as nested values.
+
+    Returns:
+        The announced settings that differ.
+
+    Raises:
+        ConfigError: a fixed setting differs; the message names it with both values.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        return []
+    before = flatten(read_yaml(file))
+    _refuse_removed(run, before)
+    now = flatten(to_dict(config))
+    if (run / "deepspeed.json").is_file():
+        before |= _dotted(read_object(run / "deepspeed.json", []), "deepspeed.")
+        now |= _dotted(deepspeed, "deepspeed.")
+    for key, value in now.items():
+        # A key that the last start did not know yet had its default then.
+        if rule_of(key) == "fixed" and key in before and before[key] != value:
+            raise ConfigError(
+                f"{run}: this run began with {key}={before[key]}, now {key}={value}; set it back, "
+                "or choose another run.dir"
+            )
+    known = [key for key in now if key in before or key.startswith("deepspeed.")]
+    gone = [key for key in before if key.startswith("deepspeed.") and key not in now]
+    return [
+        Change(key, before.get(key), now.get(key))
+        for key in (*known, *gone)
+        if rule_of(key) == "announced" and before.get(key) != now.get(key)
+    ]
+
+
+def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
+    """Tell whether nothing is left to train; a finished run goes on if its schedule is longer.
+
+    Args:
+        run: the run folder.
+        config: the recipe of this start.
+        deepspeed: the DeepSpeed JSON of this start.
+
+    Raises:
+        ConfigError: the run is done, and this start asks for something that it would not do.
+        DataError: ``data.path`` does not exist.
+    """
+    if not (run / "DONE").is_file():
+        return False
+    asked = changes(run, config, deepspeed)
+    steps = read_object(run / "DONE", []).get("step")
+    schedule = config.schedule
+    if isinstance(steps, int) and schedule.clock_hours is None and schedule.total_steps > steps:
+        return False
+    hours = next((c for c in asked if c.key == "schedule.clock_hours"), None)
+    if hours is not None and (hours.now or 0) > (hours.before or 0):
+        return False
+    if asked:
+        listed = ", ".join(f"{c.name}={c.now}" for c in asked[:3])
+        raise ConfigError(
+            f"{run}: this run is done at step {steps}, so {listed} would change nothing; give a "
+            "larger schedule.total_steps to go on, or choose another run.dir"
+        )
+    if config.data.path and not Path(config.data.path).exists():
+        raise DataError(f"data.path={config.data.path}: no such file or folder")
+    return True
+
+
+def as_line(step: int, world_size: int, time: str, changed: list[Change]) -> str:
+    """Return the line of ``settings.jsonl`` for one start."""
+    listed = {change.key: [change.before, change.now] for change in changed}
+    return json.dumps({"time": time, "step": step, "world_size": world_size, "changes": listed})
+
+
+def read_changes(run: Path) -> list[tuple[int, Change]]:
+    """Return every announced change of a run with the step from which it holds."""
+    file = run / FILE
+    if not file.is_file():
+        return []
+    found = []
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = parse_json(text)
+            for key, (before, now) in line["changes"].items():
+                found.append((int(line["step"]), Change(key, before, now)))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # cut short by a crash
+    return found
+
+
+def _refuse_removed(run: Path, before: Mapping[str, Any]) -> None:
+    for key, (neutral, remedy) in REMOVED_KEYS.items():
+        if before.get(key, neutral) != neutral:
+            raise ConfigError(
+                f"{run}: this run began with {key}={before[key]}, which is no longer a key; "
+                f"{remedy}; choose another run.dir, with init.from={run}"
+            )
+
+
+def _dotted(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
