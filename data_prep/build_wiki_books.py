@@ -8,6 +8,7 @@ The same function serves ``bertds prep``. What happens is told in data_prep/prep
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,9 @@ if not __package__:  # run by path: the clone's packages, not this folder's modu
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bertds.system.run_command import guarded
+from bertds.system.start_up import loading
+
+_IMPLEMENTATION = "data_prep.launch"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,8 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from data_prep.report.show_rows import main as show
 
         return show(arguments[1:])
-    from data_prep.launch import execute
-    from data_prep.options import parse_args
+    with loading() if _IMPLEMENTATION not in sys.modules else contextlib.nullcontext():
+        from data_prep.launch import execute
+        from data_prep.options import parse_args
 
     return execute(parse_args(arguments), arguments)
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
+from bertds.system.start_up import pattern_on_first_use
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,7 +42,7 @@ _NAMES = {
     "mask": ("[MASK]", "<mask>"),
 }
 # Sentences in these scripts are joined without a space.
-_UNSPACED = re.compile(
+_UNSPACED = pattern_on_first_use(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uf900-\ufaff\uff00-\uffef]"
 )
 _WORD_MARKS = ("\u0120", "\u2581")

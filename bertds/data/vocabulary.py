@@ -297,14 +297,13 @@ def _files(path: Path, file: Path) -> dict[str, Path]:
 
 
 def _special_ids(file: Path, tokens: list[str]) -> dict[str, int]:
-    ids = {token: number for number, token in enumerate(tokens)}
-    missing = [token for token in SPECIAL_TOKENS.values() if token not in ids]
+    missing = [token for token in SPECIAL_TOKENS.values() if token not in tokens]
     if missing:
         raise DataError(
             f"{file}: the vocabulary ({len(tokens)} tokens) misses {', '.join(missing)}; BERT "
             f"needs {', '.join(SPECIAL_TOKENS.values())}"
         )
-    return {name: ids[token] for name, token in SPECIAL_TOKENS.items()}
+    return {name: tokens.index(token) for name, token in SPECIAL_TOKENS.items()}
 
 
 def _json_info(file: Path, asked: tuple[bool | None, ...]) -> TokenizerInfo:

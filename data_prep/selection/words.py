@@ -12,10 +12,11 @@ import re
 import numpy as np
 
 from bertds.system.numba_jit import compiled
+from bertds.system.start_up import pattern_on_first_use
 from data_prep.tokens.scripts import IDEOGRAPHS
 
 _NOT_WORD = re.compile(r"[\W_]+")
-_UNSPACED = re.compile(f"([{IDEOGRAPHS}])")
+_UNSPACED = pattern_on_first_use(f"([{IDEOGRAPHS}])")
 _SPACE = np.uint8(32)
 _OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 _PRIME = np.uint64(0x100000001B3)

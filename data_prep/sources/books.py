@@ -8,7 +8,7 @@ it names or that is detected, which the manifest counts; undecided ones are drop
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from data_prep.clean import clean_line
 from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
@@ -16,7 +16,12 @@ from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.charsets import detect
 from data_prep.sources.gutenberg import is_header_line, without_frame
 from data_prep.sources.limits import joined
-from data_prep.tokens.scripts import ends_sentence, join_lines, word_count
+from data_prep.tokens.scripts import (
+    ends_sentence,
+    join_lines,
+    may_join_without_space,
+    word_count,
+)
 
 _PRODUCED_BY = re.compile(r"^(?:E-text prepared by|Produced by|Transcribed (?:by|from))", re.I)
 # The ideographic space that indents the next paragraph stays with it.
@@ -24,7 +29,7 @@ _BLANK_LINES = re.compile(r"\n[ \t]*\n[^\S\u3000]*")
 # Books of East Asia indent their paragraphs, often without blank lines between them.
 _INDENTED = re.compile(r"\n(?=[ \t]*\u3000)")
 _EMPHASIS = re.compile(r"(?<![\w_])_([^_\n]{1,200})_(?![\w_])")
-_TERMINAL = re.compile(r"[.!?:;,”\"’')—-]\s*$")
+_TERMINAL = frozenset(".!?:;,”\"’')—-")
 
 
 def read_book(unit: Unit) -> Iterator[Document]:
@@ -53,10 +58,10 @@ def decode(data: bytes) -> tuple[str, str]:
 def book_text(text: str) -> str:
     """Return the paragraphs of a book, one a line, without Gutenberg's frame."""
     text = without_frame(text.replace("\r\n", "\n").replace("\r", "\n"))
+    join: Callable[[list[str]], str] = join_lines if may_join_without_space(text) else " ".join
     paragraphs = []
     for block in _blocks(text):
-        lines = [line.strip() for line in block.split("\n")]
-        paragraph = clean_line(join_lines([line for line in lines if line]))
+        paragraph = clean_line(join(list(filter(None, map(str.strip, block.split("\n"))))))
         if "_" in paragraph:
             paragraph = _EMPHASIS.sub(r"\1", paragraph)
         if _is_prose(paragraph):
@@ -76,11 +81,12 @@ def _is_prose(paragraph: str) -> bool:
     """Tell paragraphs from chapter headings, tables of contents, rows of stars, credits."""
     if not paragraph or _PRODUCED_BY.match(paragraph) or is_header_line(paragraph):
         return False
-    if "Project Gutenberg" in paragraph and len(paragraph) < 500:
+    if len(paragraph) < 500 and "Project Gutenberg" in paragraph:
         return False
-    if not any(c.isalpha() for c in paragraph[:200]):
+    # Nearly all begin with a letter, or with a quotation mark and one.
+    if not (paragraph[0].isalpha() or any(c.isalpha() for c in paragraph[1:200])):
         return False
-    if _TERMINAL.search(paragraph):
+    if paragraph.rstrip()[-1:] in _TERMINAL:
         return not (paragraph.isupper() and len(paragraph) < 60)
     if not paragraph.isascii() and ends_sentence(paragraph):
         return True

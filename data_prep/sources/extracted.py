@@ -22,7 +22,8 @@ from data_prep.tokens.scripts import gap
 OPENING, CLOSING = b"<doc id=", b"</doc>"
 
 # The value may hold quotation marks: it ends before another attribute, or before the tag's end.
-_TITLE = re.compile(r'\btitle="(.*?)"(?=\s+[a-z_]+="|\s*/?>\s*$)')
+_AFTER_TITLE = r'\s+[a-z_]+="|\s*/?>\s*$'
+_TITLE = re.compile(rf'\btitle="([^"\n]*(?:"(?!{_AFTER_TITLE})[^"\n]*)*)"(?={_AFTER_TITLE})')
 _NOT_PROSE = re.compile(
     r"<(ref|references|gallery|timeline|style|script|math)(?:\s[^<>]*)?(?<!/)>.*?</\1\s*>",
     re.DOTALL | re.IGNORECASE,

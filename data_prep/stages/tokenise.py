@@ -18,6 +18,7 @@ import numpy as np
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer, WordPieceRules
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import DataError
+from bertds.system.start_up import loading
 from data_prep import progress
 from data_prep.document import EMPTY, LEFT_OUT, TOO_SHORT, Unit
 from data_prep.selection.drop_log import DropLog, note_of
@@ -94,7 +95,8 @@ def encoder(
     if not wordpiece:
         return JsonEncoder(JsonTokenizer(vocab))
     kind = NanotokenEncoder if fast else WordPieceEncoder
-    return kind(load_tokenizer_info(vocab, *rules).vocabulary(), rules)
+    with loading():
+        return kind(load_tokenizer_info(vocab, *rules).vocabulary(), rules)
 
 
 def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:

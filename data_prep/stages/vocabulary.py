@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,13 +14,14 @@ from bertds.data.tokenizer_json import WordPieceRules
 from bertds.data.vocabulary import SPECIAL_TOKENS
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, write_text
+from bertds.system.start_up import pattern_on_first_use
 from data_prep.stages.part_files import open_part
 from data_prep.tokens.wordpiece import huggingface_tokenizer
 
 _ALPHABET = 1000
 _WANTED_COVERAGE, _LEAST_COVERAGE = 0.9995, 0.99
 # What BERT's tokenizer takes for one: neither kana nor Hangul.
-_IDEOGRAPH = re.compile(
+_IDEOGRAPH = pattern_on_first_use(
     "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf"
     "\U0002f800-\U0002fa1f]"
 )

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from bertds.system.start_up import pattern_on_first_use
+
 
 class Script(NamedTuple):
     """A script that sets no spaces between words."""
@@ -69,11 +71,11 @@ _WIDE_MARKS = "\u3000-\u3004\u3008-\u3020\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-
 _WIDE = UNSPACED[0].letters + UNSPACED[1].letters
 _NARROW = "".join(script.letters for script in UNSPACED[2:])
 # The newline first: a literal is found much faster than a class.
-_NO_SPACE_HERE = re.compile(
+_NO_SPACE_HERE = pattern_on_first_use(
     f"\n(?:(?=[{_WIDE}{_WIDE_MARKS}])(?<=[{_WIDE}{_WIDE_MARKS}]\n)|(?<=[{_WIDE_MARKS}]\n)"
     f"|(?=[{_WIDE_MARKS}])|(?=[{_NARROW}])(?<=[{_NARROW}]\n))"
 )
-_UNSPACED_LETTER = re.compile(f"[{LETTERS}]")
+_UNSPACED_LETTER = pattern_on_first_use(f"[{LETTERS}]")
 
 
 def ends_sentence(text: str) -> bool:
@@ -128,7 +130,7 @@ def without_marked_ends(text: str) -> bool:
     return _UNMARKED.search(text[-40:]) is not None
 
 
-_UNMARKED = re.compile("[" + "".join(s.letters for s in UNSPACED if not s.ends) + "]")
+_UNMARKED = pattern_on_first_use("[" + "".join(s.letters for s in UNSPACED if not s.ends) + "]")
 
 
 def join_lines(lines: Sequence[str]) -> str:
@@ -139,6 +141,21 @@ def join_lines(lines: Sequence[str]) -> str:
     if not text.isascii():
         text = _NO_SPACE_HERE.sub("", text)
     return text.replace("\n", " ")
+
+
+# First bytes in UTF-8 of U+0800 to U+1FFF and of all from U+3000 on.
+_LEADS = [bytes([lead]) for lead in (0xE0, 0xE1, *range(0xE3, 0xF5))]
+
+
+def may_join_without_space(text: str) -> bool:
+    """Tell whether a text can hold what :func:`join_lines` sets no space between.
+
+    Asked once per document. In the languages of Europe it is False: lines are joined by spaces.
+    """
+    if text.isascii():
+        return False
+    data = text.encode("utf-8", "surrogatepass")
+    return any(lead in data for lead in _LEADS)
 
 
 def gap(before: str, after: str) -> str:
@@ -157,8 +174,10 @@ def spaced_words(text: str) -> str:
 
 _LEAST_PHRASE = 40
 """Characters. Thai and Lao set a space after a phrase as well as after a sentence."""
-_OWN_ENDS = re.compile(f"(?<=[།༎༏༐༑។៕᪨᪩᭞᭟᭚᭛꧉])[{re.escape(_CLOSERS)}]*\\s+")
-_PHRASE_END = re.compile(f"(?<=[{UNSPACED[2].letters}{UNSPACED[3].letters}ๆฯ])\\s+(?=\\S)")
+_OWN_ENDS = pattern_on_first_use(f"(?<=[།༎༏༐༑។៕᪨᪩᭞᭟᭚᭛꧉])[{re.escape(_CLOSERS)}]*\\s+")
+_PHRASE_END = pattern_on_first_use(
+    f"(?<=[{UNSPACED[2].letters}{UNSPACED[3].letters}ๆฯ])\\s+(?=\\S)"
+)
 # In any text of some length in one of these scripts; `in` costs nothing on other text.
 _SIGNS = ("།", "។", "៕", "᪨", "᪩", "᭞", "᭟", "꧉", "า", "ร", "ກ", "າ")
 

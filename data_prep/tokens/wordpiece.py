@@ -25,6 +25,7 @@ import numpy as np
 
 from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import DataError
+from bertds.system.start_up import pattern_on_first_use
 from data_prep.tokens.wordpiece_kernels import count_ids, fill, gather, scan
 from data_prep.tokens.wordpiece_tables import (
     END,
@@ -48,7 +49,7 @@ LONGEST_WORD = 100
 _BATCH_CHARACTERS = 1 << 20
 _SMALLEST_CACHE = 1 << 12
 # A cut before one of these is invisible to the tokenizer: it sets spaces around them anyway.
-_SAFE_CUT = re.compile(r"[!-/:-@\[-`{-~\u4e00-\u9fff\u3400-\u4dbf]")
+_SAFE_CUT = pattern_on_first_use(r"[!-/:-@\[-`{-~\u4e00-\u9fff\u3400-\u4dbf]")
 _SAFE_ASCII_CUT = re.compile(r"[!-/:-@\[-`{-~]")
 _PIECE_CHARACTERS = 1 << 16
 
