@@ -232,9 +232,13 @@ def _forecast(
 
 
 def tell(
-    found: Forecast, files: Sequence[SourceFile], settings: PrepSettings, out: Path, workers: int,
+    found: Forecast,
+    files: Sequence[SourceFile],
+    settings: PrepSettings,
+    out: Path,
+    workers: int,
     tasks: int,
-) -> None:  # fmt: skip
+) -> None:
     """Print the forecast."""
     rows: dict[str, str] = {}
     for source, documents in found.documents.items():

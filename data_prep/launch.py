@@ -95,9 +95,12 @@ def _submit(args: argparse.Namespace, argv: list[str]) -> int:
             "installed package does not have"
         )
     command = [
-        "bash", str(scripts / "submit.sh"), f"--array=0-{args.task_count - 1}",
-        str(script), *argv,
-    ]  # fmt: skip
+        "bash",
+        str(scripts / "submit.sh"),
+        f"--array=0-{args.task_count - 1}",
+        str(script),
+        *argv,
+    ]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode == 127 or "sbatch: command not found" in answer.stderr:
         raise ConfigError("--executor slurm: no sbatch here; run this on a login node")
@@ -125,20 +128,28 @@ def _run_on_ray(args: argparse.Namespace, argv: list[str]) -> int:
     paths = filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")])
     # With RAY_ADDRESS, or a cluster of this machine, that one; else a new one on this machine.
     ray.init(
-        ignore_reinit_error=True, log_to_driver=True,
+        ignore_reinit_error=True,
+        log_to_driver=True,
         runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
-    )  # fmt: skip
+    )
     try:
         part = ray.remote(num_cpus=workers, max_retries=3)(run_part)
         cwd = os.getcwd()
         tasks = [
             part.remote(
-                [*argv, "--workers", str(workers), "--task-count", str(args.task_count),
-                 "--task-index", str(index)],
+                [
+                    *argv,
+                    "--workers",
+                    str(workers),
+                    "--task-count",
+                    str(args.task_count),
+                    "--task-index",
+                    str(index),
+                ],
                 cwd,
             )
             for index in range(args.task_count)
-        ]  # fmt: skip
+        ]
         answers = []
         for task in tasks:
             try:

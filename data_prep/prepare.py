@@ -269,9 +269,11 @@ class _Run:
             check_any_left(results, results)
             progress.say(f"training a vocabulary of {settings.vocab_size} tokens")
             tokens = train_vocabulary(
-                self._parts("text", results), settings.vocab_size, settings.rules,
+                self._parts("text", results),
+                settings.vocab_size,
+                settings.rules,
                 settings.vocab_sample_bytes,
-            )  # fmt: skip
+            )
             if len(tokens) < settings.vocab_size:
                 progress.say(
                     f"warning: --train-vocab {settings.vocab_size:,} asks for more tokens than the "

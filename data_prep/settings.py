@@ -133,9 +133,17 @@ class PrepSettings:
         # What asks nothing is not named, as it was not before it could be asked for.
         default = asdict(PrepSettings())
         for key in (
-            "filters", "dedup", "minhash", "mix", "tokeniser", "keep_dropped", "strip_accents",
-            "chinese_characters", "tokenizer_model", "wiki_templates_sha256",
-        ):  # fmt: skip
+            "filters",
+            "dedup",
+            "minhash",
+            "mix",
+            "tokeniser",
+            "keep_dropped",
+            "strip_accents",
+            "chinese_characters",
+            "tokenizer_model",
+            "wiki_templates_sha256",
+        ):
             if value[key] == default[key]:
                 del value[key]
         if self.mix:

@@ -47,16 +47,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         description="Print rows of prepared data: segments, pair label, masks. A masked position "
         "shows what the model sees and, in braces, what it should find.",
     )
-    parser.add_argument("path", metavar="OUT",
-                        help="a prepared folder, or a folder or file of NVIDIA HDF5")  # fmt: skip
-    parser.add_argument("--split", choices=("train", "validation"), default="validation",
-                        help="(validation)")  # fmt: skip
+    parser.add_argument(
+        "path", metavar="OUT", help="a prepared folder, or a folder or file of NVIDIA HDF5"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "validation"), default="validation", help="(validation)"
+    )
     parser.add_argument("-n", "--rows", type=int, default=3, metavar="N", help="how many (3)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="skip N rows before (0)")
-    parser.add_argument("--sequence-length", type=int, default=0, metavar="S",
-                        help="of rows from token shards (as --instances, else 128)")  # fmt: skip
-    parser.add_argument("--vocab", metavar="FILE",
-                        help="for HDF5 folders without OUT/tokenizer above them")  # fmt: skip
+    parser.add_argument(
+        "--sequence-length",
+        type=int,
+        default=0,
+        metavar="S",
+        help="of rows from token shards (as --instances, else 128)",
+    )
+    parser.add_argument(
+        "--vocab", metavar="FILE", help="for HDF5 folders without OUT/tokenizer above them"
+    )
     parser.add_argument("--no-colour", action="store_true", help="plain text")
     return parser.parse_args(argv)
 

@@ -75,11 +75,15 @@ def histogram(
         )
     if middle is not None:
         x = _LEFT + middle * unit
-        parts.append(f'<line class="middle" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 14}" '
-                     f'y2="{_TOP + height}"/>')  # fmt: skip
+        parts.append(
+            f'<line class="middle" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP - 14}" '
+            f'y2="{_TOP + height}"/>'
+        )
         side, anchor = (-5, "end") if x > 0.7 * WIDTH else (5, "start")
-        parts.append(f'<text class="ink" x="{x + side:.1f}" y="{_TOP - 6}" '
-                     f'text-anchor="{anchor}">median</text>')  # fmt: skip
+        parts.append(
+            f'<text class="ink" x="{x + side:.1f}" y="{_TOP - 6}" '
+            f'text-anchor="{anchor}">median</text>'
+        )
     return _svg(HEIGHT, parts)
 
 
@@ -113,8 +117,9 @@ def shares(rows: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> str:
     parts = []
     for number, (name, values) in enumerate(rows):
         y = 4 + number * 54
-        parts.append(f'<text class="ink" x="{left - 9}" y="{y + 17}" text-anchor="end">'
-                     f"{escape(name)}</text>")  # fmt: skip
+        parts.append(
+            f'<text class="ink" x="{left - 9}" y="{y + 17}" text-anchor="end">{escape(name)}</text>'
+        )
         x = float(left)
         for place, (label, share) in enumerate(values):
             width = room * share

@@ -30,13 +30,27 @@ from data_prep.tokens.scripts import (
 
 _STOP_WORDS = word_set("the be to of and that have with")
 # C4's, those of other scripts, and their quotation marks.
-_ENDS = (".", "?", "!", '"', "'", "”", "’", "」", "』",
-         *(mark for mark in SENTENCE_ENDS if not mark.isascii() and mark != "…"))  # fmt: skip
+_ENDS = (
+    ".",
+    "?",
+    "!",
+    '"',
+    "'",
+    "”",
+    "’",
+    "」",
+    "』",
+    *(mark for mark in SENTENCE_ENDS if not mark.isascii() and mark != "…"),
+)
 _CITATION = re.compile(r"\[\d*]|\[edit]|\[citation needed]")
 _POLICIES = (
-    "terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies",
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
     "use cookies",
-)  # fmt: skip
+)
 
 RULES = ("gopher", "repetition", "c4")
 

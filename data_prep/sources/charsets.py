@@ -39,9 +39,21 @@ _ALPHABETS: dict[str, tuple[str, ...]] = {
     "cp1257": ("āčēģīķļņšūž", "ąčęėįšųūž", "äöüõšž"),
 }
 _OTHER_SCRIPTS = [
-    "cp1251", "koi8_r", "koi8_u", "iso8859_5", "cp866", "cp1253", "cp1255", "cp1256", "gb18030",
-    "big5hkscs", "cp932", "euc_jp", "cp949", "iso2022_jp",
-]  # fmt: skip
+    "cp1251",
+    "koi8_r",
+    "koi8_u",
+    "iso8859_5",
+    "cp866",
+    "cp1253",
+    "cp1255",
+    "cp1256",
+    "gb18030",
+    "big5hkscs",
+    "cp932",
+    "euc_jp",
+    "cp949",
+    "iso2022_jp",
+]
 _KANA, _KANA_SHARE = re.compile("[\u3041-\u30fc]"), 0.2
 _MOST_CHAOS = 0.1
 _CHAOS_LEAD, _COHERENCE_LEAD = 0.02, 0.03

@@ -135,9 +135,14 @@ def choose(parts: Sequence[Path], links: Sequence[Path]) -> Dropped:
         own = np.flatnonzero(members[parent[first : first + part.documents]] > 1)
         lengths = np.diff(part.payload_ends, prepend=0)[own]
         columns.append(
-            (parent[first + own], part.sources[own], -lengths, part.key_high[own],
-             part.key_low[own])
-        )  # fmt: skip
+            (
+                parent[first + own],
+                part.sources[own],
+                -lengths,
+                part.key_high[own],
+                part.key_low[own],
+            )
+        )
         first += part.documents
     if not columns:
         return no_near_duplicates()

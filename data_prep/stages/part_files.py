@@ -36,9 +36,20 @@ from bertds.system.json_fields import parse_json
 
 _HEADER_BYTES = 4096
 _NAMES = (
-    "key_high", "key_low", "sources", "sentence_ends", "payload_ends", "lengths", "payload",
-    "bands", "repeat_high", "repeat_low", "repeat_of", "note_ends", "notes",
-)  # fmt: skip
+    "key_high",
+    "key_low",
+    "sources",
+    "sentence_ends",
+    "payload_ends",
+    "lengths",
+    "payload",
+    "bands",
+    "repeat_high",
+    "repeat_low",
+    "repeat_of",
+    "note_ends",
+    "notes",
+)
 
 
 class PartDocument(NamedTuple):

@@ -45,13 +45,11 @@ UNSPACED = (
     Script("Thai", "\u0e01-\u0e3a\u0e40-\u0e4e\u0e50-\u0e59", 4.5, "", True),
     Script("Lao", "\u0e81-\u0ebd\u0ec0-\u0edf", 4.5, "", True),
     Script("Tibetan", "\u0f00\u0f0b\u0f0c\u0f18-\u0f39\u0f3e-\u0fbc", 4.5, "།༎༏༐༑", True),
-    Script(
-        "Myanmar", "\u1000-\u1049\u104c-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f", 6.0, "။", True
-    ),
+    Script("Myanmar", "\u1000-\u1049\u104c-\u109f\ua9e0-\ua9fe\uaa60-\uaa7f", 6.0, "။", True),
     Script("Khmer", "\u1780-\u17d3\u17d7\u17dc-\u17e9", 5.5, "។៕", True),
     Script("Tai", "\u1950-\u19df\u1a20-\u1aad\uaa80-\uaadf", 4.5, "᪨᪩", True),
     Script("Java and Bali", "\u1b00-\u1b59\ua980-\ua9c0\ua9cf-\ua9d9", 4.5, "᭞᭟᭚᭛꧉꧈", True),
-)  # fmt: skip
+)
 
 LETTERS = "".join(script.letters for script in UNSPACED)
 """Of all these scripts, for a character class."""
@@ -89,9 +87,11 @@ def ends_sentence(text: str) -> bool:
 
 def _asks(text: str) -> bool:
     before = text[:-1].rstrip()[-1:]
-    return (text[-1] == ";" and "\u0370" <= before <= "\u1fff" and (
-        before <= "\u03ff" or before >= "\u1f00"
-    )) or (text[-1] == ":" and "\u0531" <= before <= "\u0587")  # fmt: skip
+    return (
+        text[-1] == ";"
+        and "\u0370" <= before <= "\u1fff"
+        and (before <= "\u03ff" or before >= "\u1f00")
+    ) or (text[-1] == ":" and "\u0531" <= before <= "\u0587")
 
 
 def has_unspaced(text: str) -> bool:

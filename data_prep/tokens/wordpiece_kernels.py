@@ -295,9 +295,19 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
                     values[count] = cache.long.values[entry]
                 else:
                     value, known = _new_value(
-                        text, begin, position, clean, table, longest_word, cache, words,
-                        codes, form, opaque, opaques,
-                    )  # fmt: skip
+                        text,
+                        begin,
+                        position,
+                        clean,
+                        table,
+                        longest_word,
+                        cache,
+                        words,
+                        codes,
+                        form,
+                        opaque,
+                        opaques,
+                    )
                     opaques += not known
                     insert_bytes(cache.long, text, begin, position, lower, code, -1 - entry, value)
                     values[count] = value
@@ -311,9 +321,19 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
                 stored = cache.short[slot, 2]
                 if stored == 0:
                     value, known = _new_value(
-                        text, begin, position, clean, table, longest_word, cache, words,
-                        codes, form, opaque, opaques,
-                    )  # fmt: skip
+                        text,
+                        begin,
+                        position,
+                        clean,
+                        table,
+                        longest_word,
+                        cache,
+                        words,
+                        codes,
+                        form,
+                        opaque,
+                        opaques,
+                    )
                     opaques += not known
                     cache.short[slot, 0] = low
                     cache.short[slot, 1] = high

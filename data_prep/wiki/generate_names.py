@@ -29,15 +29,59 @@ _FILE_OPTIONS = re.compile(
 )
 # Variables and functions whose result is words that the page itself holds.
 _WORDS = (
-    "pagename", "fullpagename", "subpagename", "basepagename", "rootpagename",
-    "formatnum", "lc", "lcfirst", "uc", "ucfirst",
-)  # fmt: skip
+    "pagename",
+    "fullpagename",
+    "subpagename",
+    "basepagename",
+    "rootpagename",
+    "formatnum",
+    "lc",
+    "lcfirst",
+    "uc",
+    "ucfirst",
+)
 # Codes that Wikipedias have, or had, and that MediaWiki's own list of languages lacks.
 _MORE_CODES = (
-    "ann", "as", "bdr", "bew", "bol", "btm", "cz", "dga", "dk", "dtp", "epo", "fat", "gpe", "iba",
-    "igl", "jp", "kaj", "kcg", "kge", "knc", "kus", "map-bms", "minnan", "mos", "nan", "nr", "pcm",
-    "rki", "rmy", "rsk", "simple", "syl", "tdd", "tig", "tly", "tum", "zh-cfr", "zh-cn", "zh-tw",
-)  # fmt: skip
+    "ann",
+    "as",
+    "bdr",
+    "bew",
+    "bol",
+    "btm",
+    "cz",
+    "dga",
+    "dk",
+    "dtp",
+    "epo",
+    "fat",
+    "gpe",
+    "iba",
+    "igl",
+    "jp",
+    "kaj",
+    "kcg",
+    "kge",
+    "knc",
+    "kus",
+    "map-bms",
+    "minnan",
+    "mos",
+    "nan",
+    "nr",
+    "pcm",
+    "rki",
+    "rmy",
+    "rsk",
+    "simple",
+    "syl",
+    "tdd",
+    "tig",
+    "tly",
+    "tum",
+    "zh-cfr",
+    "zh-cn",
+    "zh-tw",
+)
 
 _TOKEN = re.compile(
     r"""

@@ -24,8 +24,10 @@ _FILE = Path(__file__).with_name("names.json")
 _FILE_KEYS, _CATEGORY_KEYS = ("6", "-2"), ("14",)
 _NAMESPACE = re.compile(r'<namespace key="(-?\d+)"[^>]*>([^<]+)</namespace>')
 _LANGUAGE = re.compile(r'<mediawiki\b[^>]*\sxml:lang="([\w-]+)"')
-_DATABASE = re.compile(r"<dbname>([a-z_]+?)(?:wiki|wiktionary|wikibooks|wikinews|wikiquote"
-                       r"|wikisource|wikiversity|wikivoyage)</dbname>")  # fmt: skip
+_DATABASE = re.compile(
+    r"<dbname>([a-z_]+?)(?:wiki|wiktionary|wikibooks|wikinews|wikiquote"
+    r"|wikisource|wikiversity|wikivoyage)</dbname>"
+)
 # Other wikis: what is left of their links is a title that no sentence needs.
 _SISTERS = word_set(
     """

@@ -45,18 +45,59 @@ def dates_of(entry: Mapping[str, object]) -> Dates:
 
 
 _RANGES = {
-    "to": " to ", "and": " and ", "or": " or ", "-": "–", "–": "–", "—": "–", "by": " by ",
-    "x": " × ", "×": " × ", "xx": " × ", "*": " × ", "by(x)": " by ", "to(-)": " to ",
-    "and(-)": " and ", "+/-": " ± ", "±": " ± ", "+-": " ± ", "to about": " to about ",
-    "-(to)": "–", ",": ", ", "+": " + ", ", and": ", and ", "through": " through ", "or(-)": " or ",
-}  # fmt: skip
+    "to": " to ",
+    "and": " and ",
+    "or": " or ",
+    "-": "–",
+    "–": "–",
+    "—": "–",
+    "by": " by ",
+    "x": " × ",
+    "×": " × ",
+    "xx": " × ",
+    "*": " × ",
+    "by(x)": " by ",
+    "to(-)": " to ",
+    "and(-)": " and ",
+    "+/-": " ± ",
+    "±": " ± ",
+    "+-": " ± ",
+    "to about": " to about ",
+    "-(to)": "–",
+    ",": ", ",
+    "+": " + ",
+    ", and": ", and ",
+    "through": " through ",
+    "or(-)": " or ",
+}
 _SMALLER_UNITS = {
-    "ft": ("in",), "foot": ("in",), "yd": ("ft", "in"), "mi": ("yd", "ft", "furlong", "ch"),
-    "st": ("lb",), "lb": ("oz",), "m": ("cm",), "km": ("m",), "LT": ("cwt",), "long ton": ("cwt",),
-    "furlong": ("yd",), "h": ("min",), "nmi": ("ft",), "chain": ("ft",),
-}  # fmt: skip
-_UNITS = {"C": "°C", "F": "°F", "sqmi": "sq mi", "sqft": "sq ft", "cuft": "cu ft", "sqin": "sq in",
-          "sqyd": "sq yd", "cumi": "cu mi", "cuyd": "cu yd", "degree": "°"}  # fmt: skip
+    "ft": ("in",),
+    "foot": ("in",),
+    "yd": ("ft", "in"),
+    "mi": ("yd", "ft", "furlong", "ch"),
+    "st": ("lb",),
+    "lb": ("oz",),
+    "m": ("cm",),
+    "km": ("m",),
+    "LT": ("cwt",),
+    "long ton": ("cwt",),
+    "furlong": ("yd",),
+    "h": ("min",),
+    "nmi": ("ft",),
+    "chain": ("ft",),
+}
+_UNITS = {
+    "C": "°C",
+    "F": "°F",
+    "sqmi": "sq mi",
+    "sqft": "sq ft",
+    "cuft": "cu ft",
+    "sqin": "sq in",
+    "sqyd": "sq yd",
+    "cumi": "cu mi",
+    "cuyd": "cu yd",
+    "degree": "°",
+}
 _NUMBER = re.compile(r"[-+−]?[\d.,]*\d(?:[\d.,/+⁄½¼¾]|e[-+]?\d)*|[½¼¾⅓⅔]")
 
 

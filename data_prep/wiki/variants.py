@@ -16,9 +16,24 @@ _SILENT = frozenset("THN-")
 _DEEPEST = 5
 # Of several, this one: a text is in one script rather than in the editors' two.
 _PREFERRED = (
-    "zh-hans", "zh-cn", "zh-sg", "zh-my", "zh", "zh-hant", "zh-tw", "zh-hk", "zh-mo", "sr-ec",
-    "sr-cyrl", "kk-cyrl", "uz-cyrl", "tg", "ku-latn", "iu", "crh-latn",
-)  # fmt: skip
+    "zh-hans",
+    "zh-cn",
+    "zh-sg",
+    "zh-my",
+    "zh",
+    "zh-hant",
+    "zh-tw",
+    "zh-hk",
+    "zh-mo",
+    "sr-ec",
+    "sr-cyrl",
+    "kk-cyrl",
+    "uz-cyrl",
+    "tg",
+    "ku-latn",
+    "iu",
+    "crh-latn",
+)
 
 
 def one_variant(text: str) -> str:
