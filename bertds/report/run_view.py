@@ -14,6 +14,7 @@ from bertds.errors import DataError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.run_files import at, read_metrics, read_object, read_recipe
 from bertds.monitor.status import expand
+from bertds.training.setting_changes import dotted
 
 
 @dataclass(kw_only=True)
@@ -115,17 +116,8 @@ class RunView:
     def settings(self) -> dict[str, Any]:
         """Return every setting by dotted key, the DeepSpeed JSON's under ``deepspeed``."""
         result = flatten(self.config)
-        result.update(_deep(self.deepspeed, "deepspeed"))
+        result.update(dotted(self.deepspeed, "deepspeed."))
         return result
-
-
-def _deep(value: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    result: dict[str, Any] = {}
-    for key, inner in value.items():
-        result.update(_deep(inner, f"{prefix}.{key}"))
-    return result
 
 
 def read_run(path: Path) -> RunView:

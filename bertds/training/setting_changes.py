@@ -118,8 +118,8 @@ def changes(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> list[Cha
     _refuse_removed(run, before)
     now = flatten(to_dict(config))
     if (run / "deepspeed.json").is_file():
-        before |= _dotted(read_object(run / "deepspeed.json", []), "deepspeed.")
-        now |= _dotted(deepspeed, "deepspeed.")
+        before |= dotted(read_object(run / "deepspeed.json", []), "deepspeed.")
+        now |= dotted(deepspeed, "deepspeed.")
     for key, value in now.items():
         # A key that the last start did not know yet had its default then.
         if rule_of(key) == "fixed" and key in before and before[key] != value:
@@ -200,11 +200,12 @@ def _refuse_removed(run: Path, before: Mapping[str, Any]) -> None:
             )
 
 
-def _dotted(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def dotted(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return nested values by their dotted keys, each with the prefix in front."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _dotted(value, f"{prefix}{key}.")
+            flat |= dotted(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
