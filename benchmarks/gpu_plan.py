@@ -13,7 +13,7 @@ FULL_GIB = 72.0
 """Memory of a GPU from which a micro batch of BERT-large is 65,536 tokens."""
 ACCUMULATION = 4
 """Micro batches per step of a training run."""
-RUN_SECONDS = 18.0
+RUN_SECONDS = 12.0
 """How long each training run should train."""
 ROW_FLOPS = {("large", 128): 197e9, ("large", 512): 413e9, ("base", 128): 57e9}
 """Operations of one row of Wikipedia; they decide the number of steps alone."""
@@ -187,7 +187,7 @@ class Plan:
     def step(self, model: str, length: int) -> Stage:
         """Return whole steps of ours and of transformers' in turn."""
         wide = 2 if model == "base" else 1
-        rows = max(4, round(192 * 128 / length * self.share * wide) // 4 * 4)
+        rows = max(4, round(256 * 128 / length * self.share * wide) // 4 * 4)
         command = [
             "benchmarks/train_step.py",
             "--data",

@@ -171,10 +171,33 @@ def attention(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) 
                 "host_ms": host_ms(both, device),
             }
             keep(result)
+    if device == "cuda" and args.length <= 128:
+        result["kernels"] |= short_rows_attention(qkv.detach(), upstream, micro_batch)
+        keep(result)
+
+
+def short_rows_attention(qkv: Any, upstream: Any, micro_batch: Any) -> dict[str, Any]:
+    """Time the attention of fused layers, as they call it."""
+    from bertds.model import layer_kernels
+
+    starts, longest = micro_batch.cu_seqlens.to(qkv.device), micro_batch.max_seqlen
+    found = {}
+    for dropout in (0.0, 0.1):
+        keys = layer_kernels.draw_keys(1, qkv.device)[0]
+
+        def both(keys: Any = keys, dropout: float = dropout) -> None:
+            layer_kernels.attend_short_rows(qkv, starts, longest, dropout, keys)
+            layer_kernels.attend_short_rows_backward(upstream, qkv, starts, longest, dropout, keys)
+
+        found[f"fused layers', dropout {dropout}"] = {
+            "ms": timed(both, "cuda"),
+            "host_ms": host_ms(both, "cuda"),
+        }
+    return found
 
 
 def passes(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Time forward and backward of the whole model, as it is and with its layers compiled."""
+    """Time forward and backward of the whole model: its modules, layers fused, layers compiled."""
     from bertds.cost_model.flops import forward_backward_flops
     from bertds.model.bert import BertForPreTraining
     from bertds.model.compile_layers import compile_layers
@@ -196,7 +219,11 @@ def passes(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -> 
         (output.mlm_loss_sum / masked + output.nsp_loss_sum / rows).backward()
 
     result: dict[str, Any] = {"rows": rows, "tokens": tokens, "flops": flops, "variants": {}}
-    for name in ("eager", "compiled"):
+    for name in ("modules", "fused", "compiled") if device == "cuda" else ("modules", "compiled"):
+        if name == "fused":
+            from bertds.model.fused_layer import fuse_layers
+
+            fuse_layers(model)
         if name == "compiled" and not compile_layers(model, device, backend=args.backend):
             break
         if device == "cuda":

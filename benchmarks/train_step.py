@@ -141,8 +141,12 @@ class Contender:
         if name == OURS:
             model = BertForPreTraining(architecture, vocab_size)
             load_transformers_state_dict(model, peer.model.state_dict())
-            if case.compile:
-                compile_layers(model, "cuda" if torch.cuda.is_available() else "cpu")
+            if case.compile and torch.cuda.is_available():
+                from bertds.model.fused_layer import fuse_layers
+
+                fuse_layers(model)
+            elif case.compile:
+                compile_layers(model, "cpu")
         self.name = name
         self.settings = check_deepspeed_values(case.deepspeed_json())
         plan = self.settings.batch_plan(1)
@@ -340,7 +344,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--times-only", action="store_true", help="neither compare losses nor time the parts"
     )
     parser.add_argument(
-        "--compile", action="store_true", help="ours with compiled layers; counts recompilations"
+        "--compile",
+        action="store_true",
+        help="ours with fused layers (GPU), or compiled ones (CPU); counts recompilations",
     )
     parser.add_argument(
         "--torch-adam", action="store_true", help="torch's fused AdamW: nothing to compile first"

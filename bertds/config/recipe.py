@@ -229,9 +229,10 @@ class RunConfig:
     """Stop likewise when a Slurm job's end (SLURM_JOB_END_TIME) is so near, or when nine tenths
     of the job's time are over, whichever is later."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile for the layers; auto = on a GPU, unless ZeRO stage 3, run.cuda_graphs or a
-    missing compiler rules it out. Needs Triton on a GPU and a C++ compiler on a CPU; not for ZeRO
-    stage 3. Compiling takes 4 to 15 s on a GPU (measured, BERT-large), a minute on a CPU."""
+    """How the layers run. auto = on a GPU in bf16 or fp16, BERT layers as fused Triton kernels and
+    others through torch.compile, unless ZeRO stage 3 or run.cuda_graphs rules that out; on a CPU,
+    neither. true = torch.compile: needs Triton on a GPU and a C++ compiler on a CPU; not for ZeRO
+    stage 3; takes 4 to 15 s on a GPU (measured, BERT-large), a minute on a CPU. false = neither."""
     cuda_graphs: bool = False
     """Record the encoder once per shape and replay it; needs a GPU and data.pack_tokens."""
     fp8: bool = False

@@ -22,7 +22,7 @@ from bertds.errors import ConfigError
 from bertds.model.embeddings import Embeddings
 from bertds.model.encoder import Encoder
 from bertds.model.heads import Pooler, PreTrainingHeads
-from bertds.model.row_layout import Arrangement, RowLayout, arrange
+from bertds.model.row_layout import RowLayout, arrange
 
 
 class PreTrainingOutput(NamedTuple):
@@ -61,10 +61,11 @@ class BertModel(nn.Module):
         segment_ids_T: Tensor,
         position_ids_T: Tensor,
         layout: RowLayout,
+        read: Tensor | None = None,
     ) -> Tensor:
-        """Return hidden states [T, H] of tokens that lie in the layout's order."""
+        """Return hidden states [T, H] of tokens in the layout's order; see ``Encoder.forward``."""
         hidden_TH = self.embeddings(input_ids_T, segment_ids_T, position_ids_T)
-        return self.encoder(hidden_TH, layout)
+        return self.encoder(hidden_TH, layout, read)
 
     def encode(
         self,
@@ -83,26 +84,13 @@ class BertModel(nn.Module):
             cu_seqlens: int32 [B + 1], where each row starts; ends with T.
             max_seqlen: length of the longest row.
         """
-        arrangement, hidden_TH = self.encode_arranged(
-            input_ids, segment_ids, position_ids, cu_seqlens, max_seqlen
-        )
+        arrangement = arrange(cu_seqlens, max_seqlen, self.encoder.kernel())
+        ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
+        hidden_TH = self(*ids, arrangement.layout)
         hidden_TH = arrangement.restore_tokens(hidden_TH)
         if self.pooler is None:
             return hidden_TH, None
         return hidden_TH, self.pooler(hidden_TH.index_select(0, cu_seqlens[:-1]))
-
-    def encode_arranged(
-        self,
-        input_ids: Tensor,
-        segment_ids: Tensor,
-        position_ids: Tensor,
-        cu_seqlens: Tensor,
-        max_seqlen: int,
-    ) -> tuple[Arrangement, Tensor]:
-        """As ``encode``, with tokens left in the order in which they were computed."""
-        arrangement = arrange(cu_seqlens, max_seqlen, self.encoder.kernel())
-        ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
-        return arrangement, self(*ids, arrangement.layout)
 
 
 class BertForPreTraining(nn.Module):
@@ -181,10 +169,14 @@ class BertForPreTraining(nn.Module):
         Returns:
             Sums; every parameter gets a gradient from their sum, be it zero.
         """
-        arrangement, hidden_TH = self.bert.encode_arranged(
-            input_ids, segment_ids, position_ids, cu_seqlens, max_seqlen
-        )
-        masked_MH = hidden_TH.index_select(0, arrangement.find_tokens(masked_lm_positions))
+        arrangement = arrange(cu_seqlens, max_seqlen, self.bert.encoder.kernel())
+        ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
+        masked_M = arrangement.find_tokens(masked_lm_positions)
+        # An empty filler row begins behind the last token; its label says that it stands for none.
+        starts_B = arrangement.layout.cu_seqlens[:-1].clamp_max(input_ids.shape[0] - 1)
+        read = masked_M if self.bert.pooler is None else torch.cat([masked_M, starts_B])
+        hidden_RH = self.bert(*ids, arrangement.layout, read)
+        masked_MH, first_BH = hidden_RH.tensor_split([masked_M.numel()])
         predictions = None
         if predict:
             # In place of the loss, so that modules are called in one order: ZeRO-3 follows it.
@@ -196,9 +188,6 @@ class BertForPreTraining(nn.Module):
         if pooler is None or head is None:
             no_loss, no_rows = torch.zeros_like(mlm_loss_sum), torch.zeros_like(mlm_correct)
             return PreTrainingOutput(mlm_loss_sum, no_loss, mlm_correct, no_rows, predictions)
-        # An empty filler row begins behind the last token; its label says that it stands for none.
-        starts_B = arrangement.layout.cu_seqlens[:-1].clamp_max(hidden_TH.shape[0] - 1)
-        first_BH = hidden_TH.index_select(0, starts_B)
         logits_B2 = head(pooler(first_BH)).float()
         if next_sentence_labels is None:
             # Kept in the graph, so that ZeRO sees a gradient of each parameter in each step.

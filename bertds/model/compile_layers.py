@@ -108,7 +108,11 @@ def _compute(
 
 
 def _forward(
-    compute: Callable[..., Tensor], layer: EncoderLayer, hidden_TH: Tensor, layout: RowLayout
+    compute: Callable[..., Tensor],
+    layer: EncoderLayer,
+    hidden_TH: Tensor,
+    layout: RowLayout,
+    read: Tensor | None = None,
 ) -> Tensor:
     """Stand in for the ``forward`` of BERT's layers."""
     joined = layer.attention.self.joined()
@@ -117,7 +121,7 @@ def _forward(
     output_TH: Tensor = compute(
         layer, hidden_TH, layout.cu_seqlens, layout.max_seqlen, layout.kernel, joined
     )
-    return output_TH
+    return output_TH if read is None else output_TH.index_select(0, read)
 
 
 def _modern_forward(

@@ -76,7 +76,14 @@ class _OneShape(nn.Module):
 
 def record_on_cuda(function: Recordable, sample: tuple[Tensor, ...]) -> Recordable:
     """Record forward and backward of a function for tensors shaped as ``sample``."""
-    graphed: Any = torch.cuda.make_graphed_callables(function, sample)
+    # It runs the function on one stream and records it on another while the graph of the former is
+    # alive. Nothing is accumulated there, so torch's warning of two streams does not apply.
+    warned = torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch
+    warned(False)
+    try:
+        graphed: Any = torch.cuda.make_graphed_callables(function, sample)
+    finally:
+        warned(True)
     return graphed  # type: ignore[no-any-return]
 
 
@@ -98,12 +105,12 @@ class GraphedEncoder:
         """Number of recorded shapes."""
         return len(self._recorded)
 
-    def __call__(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
-        """Return the last layer's output, [T, H]."""
+    def __call__(self, hidden_TH: Tensor, layout: RowLayout, read: Tensor | None = None) -> Tensor:
+        """Return the last layer's output, [T, H], or [R, H] for the tokens ``read`` of it."""
         encoder = self._encoder
         # Groups of equal lengths are read on the host (CPU): not a function of tensors alone.
         if not encoder.training or not torch.is_grad_enabled() or layout.groups is not None:
-            return Encoder.forward(encoder, hidden_TH, layout)
+            return Encoder.forward(encoder, hidden_TH, layout, read)
         key = (
             hidden_TH.shape,
             hidden_TH.dtype,
@@ -113,12 +120,14 @@ class GraphedEncoder:
         )
         if key not in self._recorded:
             if len(self._recorded) >= MAX_SHAPES:
-                return Encoder.forward(encoder, hidden_TH, layout)
+                return Encoder.forward(encoder, hidden_TH, layout, read)
             self._recorded[key] = self._record_shape(hidden_TH, layout)
         # Every call hands the parameters over: should one have moved in memory, a replay
         # copies its values to where they were when it was recorded.
         parameters = _OwnGradients.apply(*encoder.parameters())
-        return self._recorded[key](hidden_TH, layout.cu_seqlens, *parameters)
+        output_TH = self._recorded[key](hidden_TH, layout.cu_seqlens, *parameters)
+        # The number of tokens that are read changes from batch to batch: not part of the recording.
+        return output_TH if read is None else output_TH.index_select(0, read)
 
     def _record_shape(self, hidden_TH: Tensor, layout: RowLayout) -> Recordable:
         encoder = self._encoder

@@ -49,9 +49,10 @@ class EncoderLayer(nn.Module):
         self.intermediate = Intermediate(config)
         self.output = SublayerOutput(config.intermediate_size, config)
 
-    def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
-        """Return [T, H]."""
-        return self.compute(hidden_TH, layout, self.attention.self.joined())
+    def forward(self, hidden_TH: Tensor, layout: RowLayout, read: Tensor | None = None) -> Tensor:
+        """Return [T, H], or [R, H] for the tokens ``read``, int64 [R], of it."""
+        output_TH = self.compute(hidden_TH, layout, self.attention.self.joined())
+        return output_TH if read is None else output_TH.index_select(0, read)
 
     def compute(self, hidden_TH: Tensor, layout: RowLayout, joined: Joined | None) -> Tensor:
         """Return both halves' output, [T, H]; ``joined``: see ``SelfAttention.forward``."""
@@ -76,11 +77,22 @@ class Encoder(nn.Module):
         """Return the kernel that computes attention in this pass; asked once per pass."""
         return kernel_of_pass(self.attention_kernel, next(self.parameters()), self.head_width)
 
-    def forward(self, hidden_TH: Tensor, layout: RowLayout) -> Tensor:
-        """Return the last layer's output, [T, H]."""
-        for layer in self.layer:
+    def forward(self, hidden_TH: Tensor, layout: RowLayout, read: Tensor | None = None) -> Tensor:
+        """Return the last layer's output.
+
+        Args:
+            hidden_TH: the embeddings' output.
+            layout: where the rows are.
+            read: int64 [R], the tokens whose output is wanted; None = all.
+
+        Returns:
+            [R, H] in the order of ``read``, or [T, H].
+        """
+        last = len(self.layer) - 1
+        for number, layer in enumerate(self.layer):
+            wanted = read if number == last else None
             if self.recompute and self.training:
-                hidden_TH = checkpoint(layer, hidden_TH, layout, use_reentrant=False)
+                hidden_TH = checkpoint(layer, hidden_TH, layout, wanted, use_reentrant=False)
             else:
-                hidden_TH = layer(hidden_TH, layout)
+                hidden_TH = layer(hidden_TH, layout, wanted)
         return hidden_TH

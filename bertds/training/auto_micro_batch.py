@@ -41,6 +41,8 @@ SHARE = 0.85
 """Of the free memory, what may be used."""
 PROBES = (1, 3)
 """Rows of the two measurements."""
+ROOM = 0.05
+"""Of what a trial on a GPU is expected to need: must be free besides."""
 GPU_TOKENS = 65_536
 """On a GPU the search starts from micro batches of this many tokens when every row is full: its
 kernels are then long enough that the host is never the limit, and larger ones gain nothing."""
@@ -114,9 +116,18 @@ def search(
             f"needed, {limit / 2**30:.2f} may be used; a higher ZeRO stage, offload or "
             "model.activation_checkpointing=full need less"
         )
-    if device.type == "cuda":
-        return largest_that_runs(worth_trying(fitting, config.data.sequence_length), measure)
-    return fitting[-1]
+    if device.type != "cuda":
+        return fitting[-1]
+
+    def run(rows: int) -> None:
+        # The trial has no more memory than the run will have: what ZeRO keeps is taken, and some
+        # room, since memory that is free in pieces is not free for a large tensor.
+        room = ROOM * (few + slope * (rows - PROBES[0]))
+        taken = torch.empty(int(kept + room), dtype=torch.uint8, device=device)
+        measure(rows)
+        del taken
+
+    return largest_that_runs(worth_trying(fitting, config.data.sequence_length), run)
 
 
 def worth_trying(candidates: list[int], sequence_length: int) -> list[int]:
@@ -128,12 +139,19 @@ def worth_trying(candidates: list[int], sequence_length: int) -> list[int]:
 def largest_that_runs(candidates: list[int], run: Callable[[int], Any]) -> int:
     """Return the largest candidate that does not run out of memory; the least if all do."""
     for rows in reversed(candidates[1:]):
-        try:
-            run(rows)
+        if _runs(run, rows):
             return rows
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        # Only here: the exception kept alive whatever the trial had allocated.
+        torch.cuda.empty_cache()
     return candidates[0]
+
+
+def _runs(run: Callable[[int], Any], rows: int) -> bool:
+    try:
+        run(rows)
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def measured_bytes(model: PreTrainingModel, inputs: dict[str, Any]) -> float:

@@ -1,7 +1,8 @@
 """What makes a run quicker, settled before the engine takes the model.
 
 ``model.attention_kernel``, ``run.compile``, ``run.fp8`` and ``run.cuda_graphs``, each checked
-against the device, the ZeRO stage and what is installed.
+against the device, the ZeRO stage and what is installed. On a GPU the layers of BERT run fused
+(:mod:`bertds.model.fused_layer`), the modern encoder's compiled.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from bertds.config.recipe import Config
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
-from bertds.model.attention_kernels import activate_kernel
+from bertds.model.attention_kernels import activate_kernel, missing_for_flash
 from bertds.model.bert import BertForPreTraining
 from bertds.model.build import PreTrainingModel
 from bertds.system.logs import log
@@ -36,7 +37,15 @@ def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSetting
         from bertds.model.fp8_layers import use_fp8
 
         words.append(f"FP8: {use_fp8(model.encoder_layers())} linear layers (experimental)")
-    if wants_compile(config, settings.stage, cuda=cuda):
+    if wants_fused(config, settings, capability):
+        from bertds.model.fused_layer import fuse_layers
+
+        assert isinstance(model, BertForPreTraining)  # checked above
+        short_rows = config.model.attention_kernel == "auto"
+        longest = fuse_layers(model, short_rows=short_rows)
+        kernel = f" (rows of at most {longest} tokens attend in a kernel of ours)"
+        words.append(f"layers: fused{kernel if longest else ''}")
+    elif wants_compile(config, settings.stage, cuda=cuda):
         from bertds.model.compile_layers import compile_layers
 
         compiled = compile_layers(model, "cuda" if cuda else "cpu")
@@ -70,6 +79,28 @@ def attention_words(config: Config, precision: str, capability: Capability) -> s
         model.hidden_size // model.num_attention_heads,
         capability,
     )
+
+
+def wants_fused(config: Config, settings: DeepSpeedSettings, capability: Capability) -> bool:
+    """Return whether the layers shall run as :class:`bertds.model.fused_layer.FusedLayer`.
+
+    Args:
+        config: the recipe.
+        settings: the DeepSpeed JSON.
+        capability: the GPU's.
+    """
+    if config.run.compile != "auto" or config.run.fp8 or capability is None or settings.stage == 3:
+        return False
+    model = config.model
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
+    if model.style == "modern" or model.attention_kernel == "padded" or dtype is None:
+        return False
+    head_width = model.hidden_size // model.num_attention_heads
+    if missing_for_flash(dtype, head_width, capability) or torch.version.cuda is None:
+        return False
+    from torch.utils._triton import has_triton
+
+    return has_triton()
 
 
 def wants_compile(config: Config, stage: int, *, cuda: bool) -> bool:

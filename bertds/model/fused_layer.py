@@ -1,0 +1,285 @@
+"""A whole BERT layer as one autograd function over the kernels of ``layer_kernels``.
+
+    hidden -> q, k, v -> attention -> dense -> dropout + residual + LayerNorm
+           -> wide -> GELU -> dense -> dropout + residual + LayerNorm
+
+In the last layer, everything after attention is computed only for the tokens that a loss reads:
+the masked ones and the first of each row, about a sixth of all.
+
+Matrix products are cuBLAS's. Everything between two of them is one kernel in each direction. The
+backward pass is written out: gradients of residuals are added within the products that make the
+other addend, and neither dropout masks nor normalized values are kept.
+
+Gradients are those of the layer's modules; parameters stay where they are, under the same names.
+
+Rows of at most ``LONGEST_ROW`` tokens take the attention of ``layer_kernels``, which computes a
+row and head at once. Longer rows, and FlashAttention 3 and 4, take torch's flash operator.
+
+Sizes: T tokens, H width, I intermediate width, N heads, D width of a head, B rows.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from bertds.model.bert import BertForPreTraining
+from bertds.model.encoder import EncoderLayer
+from bertds.model.layer_kernels import (
+    HEAD_WIDTHS,
+    LONGEST_ROW,
+    add_norm,
+    add_norm_backward,
+    attend_short_rows,
+    attend_short_rows_backward,
+    draw_keys,
+    gelu_backward,
+    join_gradients,
+)
+from bertds.model.row_layout import RowLayout
+
+ATTENTION, FIRST_HALF, SECOND_HALF = range(3)
+"""The three dropouts of a layer."""
+
+
+class Settings(NamedTuple):
+    """What does not change from step to step."""
+
+    heads: int
+    attention_dropout_p: float
+    hidden_dropout_p: float
+    eps: float
+    approximate: str
+    """Of GELU: "none" or "tanh"."""
+    short_rows: bool
+    """Whether short rows may take the kernel of ``layer_kernels``."""
+
+
+class _Attended(NamedTuple):
+    output_TND: Tensor
+    saved: tuple[Tensor, ...]
+    """What the flash operator's backward pass needs besides; empty for short rows."""
+
+
+def _attend(
+    qkv_T3ND: Tensor, starts: Tensor, longest: int, p: float, keys: Tensor, short: bool
+) -> _Attended:
+    if short:
+        return _Attended(attend_short_rows(qkv_T3ND, starts, longest, p, keys[ATTENTION]), ())
+    q, k, v = qkv_T3ND.unbind(1)
+    output_TND, normalizers, state, unused, _ = torch.ops.aten._flash_attention_forward(
+        q, k, v, starts, starts, longest, longest, p, False, False
+    )
+    return _Attended(output_TND, (normalizers, state, unused))
+
+
+def _attend_backward(
+    grad_TND: Tensor,
+    qkv_T3ND: Tensor,
+    attended: _Attended,
+    starts: Tensor,
+    longest: int,
+    p: float,
+    keys: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of ``qkv_T3ND`` and float32 [P, 3 H], which add up to its sum over T."""
+    if not attended.saved:
+        return attend_short_rows_backward(grad_TND, qkv_T3ND, starts, longest, p, keys[ATTENTION])
+    q, k, v = qkv_T3ND.unbind(1)
+    normalizers, state, unused = attended.saved
+    parts = torch.ops.aten._flash_attention_backward(
+        grad_TND,
+        q,
+        k,
+        v,
+        attended.output_TND,
+        normalizers,
+        starts,
+        starts,
+        longest,
+        longest,
+        p,
+        False,
+        state,
+        unused,
+    )
+    return join_gradients(parts)
+
+
+def _spread(grad_RH: Tensor, read: Tensor, tokens: int) -> Tensor:
+    """Undo ``index_select(0, read)``: return [T, H], 0 where nothing was read."""
+    return grad_RH.new_zeros(tokens, grad_RH.shape[1]).index_add_(0, read, grad_RH)
+
+
+class FusedLayer(torch.autograd.Function):
+    """The layer as a function of its input and its parameters."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        hidden_TH: Tensor,
+        starts: Tensor,
+        read: Tensor | None,
+        longest: int,
+        settings: Settings,
+        qkv_weight: Tensor,
+        qkv_bias: Tensor,
+        out_weight: Tensor,
+        out_bias: Tensor,
+        gamma1: Tensor,
+        beta1: Tensor,
+        wide_weight: Tensor,
+        wide_bias: Tensor,
+        narrow_weight: Tensor,
+        narrow_bias: Tensor,
+        gamma2: Tensor,
+        beta2: Tensor,
+    ) -> Tensor:
+        heads, attention_p, hidden_p, eps, approximate, short_rows = settings
+        short = short_rows and longest <= LONGEST_ROW
+        keys = draw_keys(3, hidden_TH.device)
+        qkv_T3ND = F.linear(hidden_TH, qkv_weight, qkv_bias).unflatten(-1, (3, heads, -1))
+        attended = _attend(qkv_T3ND, starts, longest, attention_p, keys, short)
+        gathered_TH, residual_TH = attended.output_TND.flatten(1), hidden_TH
+        if read is not None:  # from here on, T is the number of tokens that are read
+            gathered_TH = gathered_TH.index_select(0, read)
+            residual_TH = hidden_TH.index_select(0, read)
+        dense_TH = F.linear(gathered_TH, out_weight, out_bias)
+        middle_TH, sum1_TH, statistics1 = add_norm(
+            dense_TH, residual_TH, gamma1, beta1, eps, hidden_p, keys[FIRST_HALF]
+        )
+        wide_TI = F.linear(middle_TH, wide_weight, wide_bias)
+        active_TI = F.gelu(wide_TI, approximate=approximate)
+        dense_TH = F.linear(active_TI, narrow_weight, narrow_bias)
+        output_TH, sum2_TH, statistics2 = add_norm(
+            dense_TH, middle_TH, gamma2, beta2, eps, hidden_p, keys[SECOND_HALF]
+        )
+        ctx.save_for_backward(
+            *(hidden_TH, starts, read, keys, qkv_T3ND, attended.output_TND, gathered_TH),
+            *(sum1_TH, statistics1, middle_TH, wide_TI, active_TI, sum2_TH, statistics2),
+            *(qkv_weight, out_weight, gamma1, wide_weight, narrow_weight, gamma2),
+            *attended.saved,
+        )
+        ctx.longest, ctx.settings = longest, settings
+        return output_TH
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # noqa: D102
+        ctx: Any, grad_TH: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        hidden_TH, starts, read, keys, qkv_T3ND, output_TND, gathered_TH, *more = ctx.saved_tensors
+        sum1_TH, statistics1, middle_TH, wide_TI, active_TI, sum2_TH, statistics2, *more = more
+        qkv_weight, out_weight, gamma1, wide_weight, narrow_weight, gamma2, *saved = more
+        _, attention_p, hidden_p, _, approximate, _ = ctx.settings
+        dtype = hidden_TH.dtype
+
+        # The second half, from its end.
+        residual_TH, dense_TH, sums = add_norm_backward(
+            grad_TH.contiguous(), sum2_TH, statistics2, gamma2, hidden_p, keys[SECOND_HALF]
+        )
+        gamma2_grad, beta2_grad, narrow_bias_grad = sums.sum(0).to(dtype).chunk(3)
+        narrow_grad = dense_TH.t() @ active_TI
+        wide_grad_TI, sums = gelu_backward(dense_TH @ narrow_weight, wide_TI, approximate)
+        wide_bias_grad = sums.sum(0).to(dtype)
+        wide_grad = wide_grad_TI.t() @ middle_TH
+        # In place, so that the sum with the residual's gradient is part of the product. ``dense``
+        # may be the same tensor: it is not read again.
+        middle_grad_TH = residual_TH.addmm_(wide_grad_TI, wide_weight)
+        del wide_grad_TI, dense_TH
+
+        # The first half.
+        residual_TH, dense_TH, sums = add_norm_backward(
+            middle_grad_TH, sum1_TH, statistics1, gamma1, hidden_p, keys[FIRST_HALF]
+        )
+        gamma1_grad, beta1_grad, out_bias_grad = sums.sum(0).to(dtype).chunk(3)
+        out_grad = dense_TH.t() @ gathered_TH
+        gathered_grad_TH = dense_TH @ out_weight
+        if read is not None:
+            gathered_grad_TH = _spread(gathered_grad_TH, read, hidden_TH.shape[0])
+            residual_TH = _spread(residual_TH, read, hidden_TH.shape[0])
+        qkv_grad, sums = _attend_backward(
+            gathered_grad_TH.view_as(output_TND),
+            qkv_T3ND,
+            _Attended(output_TND, tuple(saved)),
+            starts,
+            ctx.longest,
+            attention_p,
+            keys,
+        )
+        qkv_bias_grad = sums.sum(0).to(dtype)
+        qkv_grad_T3H = qkv_grad.flatten(1)
+        qkv_weight_grad = qkv_grad_T3H.t() @ hidden_TH
+        hidden_grad_TH = None
+        if ctx.needs_input_grad[0]:
+            hidden_grad_TH = residual_TH.addmm_(qkv_grad_T3H, qkv_weight)
+        return (
+            *(hidden_grad_TH, None, None, None, None, qkv_weight_grad, qkv_bias_grad),
+            *(out_grad, out_bias_grad, gamma1_grad, beta1_grad),
+            *(wide_grad, wide_bias_grad, narrow_grad, narrow_bias_grad, gamma2_grad, beta2_grad),
+        )
+
+
+def run_fused(
+    layer: EncoderLayer,
+    settings: Settings,
+    hidden_TH: Tensor,
+    layout: RowLayout,
+    read: Tensor | None = None,
+) -> Tensor:
+    """Stand in for the ``forward`` of a layer; scoring takes the layer's modules."""
+    joined = layer.attention.self.joined() if layer.training else None
+    if joined is None or layout.kernel != "flash" or hidden_TH.dtype != joined.weight.dtype:
+        return EncoderLayer.forward(layer, hidden_TH, layout, read)
+    first, wide, second = layer.attention.output, layer.intermediate.dense, layer.output
+    output_TH: Tensor = FusedLayer.apply(
+        hidden_TH,
+        layout.cu_seqlens,
+        read,
+        layout.max_seqlen,
+        settings,
+        joined.weight,
+        joined.bias,
+        first.dense.weight,
+        first.dense.bias,
+        first.LayerNorm.weight,
+        first.LayerNorm.bias,
+        wide.weight,
+        wide.bias,
+        second.dense.weight,
+        second.dense.bias,
+        second.LayerNorm.weight,
+        second.LayerNorm.bias,
+    )
+    return output_TH
+
+
+def fuse_layers(model: BertForPreTraining, *, short_rows: bool = True) -> int:
+    """Let the layers of a model run as :class:`FusedLayer` while training.
+
+    Args:
+        model: its parameters and their names stay the same.
+        short_rows: False = torch's flash operator for every row, as FlashAttention 3 and 4 want.
+
+    Returns:
+        Longest row whose attention is not the flash operator's; 0 = none.
+    """
+    config = model.config
+    head_width = config.hidden_size // config.num_attention_heads
+    settings = Settings(
+        heads=config.num_attention_heads,
+        attention_dropout_p=config.attention_probs_dropout_prob,
+        hidden_dropout_p=config.hidden_dropout_prob,
+        eps=config.layer_norm_eps,
+        approximate={"gelu": "none", "gelu_new": "tanh"}[config.hidden_act],
+        short_rows=short_rows and head_width in HEAD_WIDTHS,
+    )
+    layers: Any = model.encoder_layers()
+    for layer in layers:
+        layer.forward = functools.partial(run_fused, layer, settings)
+    return LONGEST_ROW if settings.short_rows else 0

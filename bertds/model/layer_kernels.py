@@ -1,0 +1,633 @@
+"""What a BERT layer computes between its matrix products, as Triton kernels.
+
+Forward and backward of: attention within rows of at most ``LONGEST_ROW`` tokens; dropout, residual
+sum and LayerNorm; GELU. Each reads its inputs once and writes its results once. The backward
+kernels also add up the columns of what they write, which are the gradients of biases and of
+LayerNorm's parameters, so that nothing is read again for a sum. Sums are made in a fixed order,
+without atomic operations: the same input gives the same bits.
+
+Dropout keeps no mask. Whether an element is kept is a hash of its place and of two 32-bit keys,
+which the backward kernel computes again. The hash is a multiply-xorshift finalizer with the
+constants of C. Wellons' lowbias32 (https://nullprogram.com/blog/2018/07/31/). The top 24 bits of it
+are compared with p, so p is a multiple of 2**-24, and the factor 1 / (1 - p) uses that same p.
+
+``TRITON_INTERPRET=1``, set before Triton is imported, runs the kernels on a CPU (for tests).
+
+Sizes: T tokens, H width, I intermediate width, N heads, D width of a head, B rows, P programs.
+"""
+
+# mypy: disable-error-code="no-untyped-def,misc,index"
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+LONGEST_ROW = 128
+"""Longest row whose attention is computed here: all scores of a row and head fit into registers."""
+HEAD_WIDTHS = (16, 32, 64)
+"""Widths of a head whose row fits into the shared memory of every GPU from Ampere on."""
+KEEP_BITS = 24
+
+ATTEND_WARPS = 8
+ATTEND_BACKWARD_WARPS = 8
+STAGED_HEADS = 4
+"""Heads per program of the backward pass of attention, where the next one is loaded ahead."""
+TWO_HEADS_BYTES = 163_860
+"""Shared memory that it then needs."""
+NORM_ELEMENTS = 2048
+"""Elements that a program of the LayerNorm kernels holds at a time."""
+NORM_WARPS = 4
+NORM_PROGRAMS = 1056
+"""Programs of LayerNorm's backward kernel: 8 on each multiprocessor of an H100."""
+TILE_ROWS, TILE_COLUMNS = 4, 512
+TILE_WARPS = 4
+TILE_PROGRAMS = 132
+"""Programs along the tokens of the kernels that work on tiles."""
+
+
+class Drop(NamedTuple):
+    """Dropout as the kernels take it."""
+
+    threshold: int
+    """A hash below it drops the element."""
+    scale: float
+    """Factor of what is kept."""
+
+    @classmethod
+    def of(cls, probability: float) -> Drop:
+        """Return the nearest probability that 24 bits can express."""
+        threshold = min(round(probability * 2**KEEP_BITS), 2**KEEP_BITS)
+        kept = 1.0 - threshold / 2**KEEP_BITS
+        return cls(threshold, 1.0 / kept if kept else 0.0)
+
+
+def draw_keys(sites: int, device: torch.device) -> Tensor:
+    """Draw two 32-bit keys for each dropout of a layer from the device's generator.
+
+    Returns:
+        int32 [sites, 2] on the device; nothing waits for it.
+    """
+    return torch.randint(-(1 << 31), 1 << 31, (sites, 2), dtype=torch.int32, device=device)
+
+
+@triton.jit
+def _is_kept(place, keys, threshold):
+    key0 = tl.load(keys).to(tl.uint32, bitcast=True)
+    key1 = tl.load(keys + 1).to(tl.uint32, bitcast=True)
+    x = place.to(tl.uint32) ^ key0
+    x ^= x >> 16
+    x *= 0x7FEB352D
+    x ^= key1  # a second key between the rounds: 2**64 different masks
+    x ^= x >> 15
+    x *= 0x846CA68B
+    return (x >> 8).to(tl.int32) >= threshold
+
+
+# -- attention ----------------------------------------------------------------------------------
+
+
+@triton.jit
+def _attend(
+    qkv,
+    starts,
+    keys,
+    output,
+    scale: tl.float32,
+    threshold: tl.int32,
+    keep_scale: tl.float32,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROW: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    """One program per row and head; ``scale`` includes log2(e)."""
+    head, row = tl.program_id(0), tl.program_id(1)
+    start = tl.load(starts + row)
+    length = tl.load(starts + row + 1) - start
+    i = tl.arange(0, ROW)
+    d = tl.arange(0, WIDTH)
+    inside = i < length
+    token = (start + i).to(tl.int64)
+    at = token[:, None] * (3 * HEADS * WIDTH) + head * WIDTH + d[None, :]
+    query = tl.load(qkv + at, mask=inside[:, None], other=0.0)
+    key = tl.load(qkv + at + HEADS * WIDTH, mask=inside[:, None], other=0.0)
+    value = tl.load(qkv + at + 2 * HEADS * WIDTH, mask=inside[:, None], other=0.0)
+    scores = tl.dot(query, tl.trans(key)) * scale
+    scores = tl.where(inside[None, :], scores, -1e38)  # finite: an empty row makes no NaN
+    weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+    total = tl.sum(weights, 1)
+    if DROPOUT:
+        place = (row * HEADS + head) * (ROW * ROW) + i[:, None] * ROW + i[None, :]
+        weights = tl.where(_is_kept(place, keys, threshold), weights, 0.0)
+    gathered = tl.dot(weights.to(query.dtype), value) * (keep_scale / total)[:, None]
+    to = token[:, None] * (HEADS * WIDTH) + head * WIDTH + d[None, :]
+    tl.store(output + to, gathered.to(query.dtype), mask=inside[:, None])
+
+
+@triton.jit
+def _attend_backward(
+    qkv,
+    starts,
+    keys,
+    grad_output,
+    grad_qkv,
+    column_sums,
+    scale: tl.float32,
+    log2_scale: tl.float32,
+    threshold: tl.int32,
+    keep_scale: tl.float32,
+    HEADS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    ROW: tl.constexpr,
+    PER_PROGRAM: tl.constexpr,
+    STAGES: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    """One program per row and ``PER_PROGRAM`` heads; computes the whole softmax again.
+
+    A head's scores and their gradient fill the registers, so that one program runs at a time on
+    each multiprocessor. With two stages it loads the next head's inputs while it computes.
+    """
+    row = tl.program_id(1)
+    start = tl.load(starts + row)
+    length = tl.load(starts + row + 1) - start
+    i = tl.arange(0, ROW)
+    d = tl.arange(0, WIDTH)
+    inside = i < length
+    token = (start + i).to(tl.int64)
+    first = tl.program_id(0) * PER_PROGRAM
+    for head in tl.range(first, first + PER_PROGRAM, num_stages=STAGES):
+        at = token[:, None] * (3 * HEADS * WIDTH) + head * WIDTH + d[None, :]
+        to = token[:, None] * (HEADS * WIDTH) + head * WIDTH + d[None, :]
+        query = tl.load(qkv + at, mask=inside[:, None], other=0.0)
+        key = tl.load(qkv + at + HEADS * WIDTH, mask=inside[:, None], other=0.0)
+        scores = tl.dot(query, tl.trans(key)) * log2_scale
+        scores = tl.where(inside[None, :], scores, -1e38)
+        value = tl.load(qkv + at + 2 * HEADS * WIDTH, mask=inside[:, None], other=0.0)
+        upstream = tl.load(grad_output + to, mask=inside[:, None], other=0.0)
+        grad_weights = tl.dot(upstream, tl.trans(value))
+        weights = tl.exp2(scores - tl.max(scores, 1)[:, None])
+        weights *= (1.0 / tl.sum(weights, 1))[:, None]
+        dropped = weights
+        if DROPOUT:
+            place = (row * HEADS + head) * (ROW * ROW) + i[:, None] * ROW + i[None, :]
+            kept = _is_kept(place, keys, threshold)
+            dropped = tl.where(kept, weights * keep_scale, 0.0)
+            grad_weights = tl.where(kept, grad_weights * keep_scale, 0.0)
+        sums = column_sums + row * (3 * HEADS * WIDTH) + head * WIDTH + d
+        grad_value = tl.dot(tl.trans(dropped.to(query.dtype)), upstream)
+        tl.store(
+            grad_qkv + at + 2 * HEADS * WIDTH, grad_value.to(query.dtype), mask=inside[:, None]
+        )
+        tl.store(sums + 2 * HEADS * WIDTH, tl.sum(grad_value, 0))
+        weighted = weights * grad_weights
+        grad_scores = (weighted - weights * tl.sum(weighted, 1)[:, None]).to(query.dtype)
+        grad_key = tl.dot(tl.trans(grad_scores), query) * scale
+        tl.store(grad_qkv + at + HEADS * WIDTH, grad_key.to(query.dtype), mask=inside[:, None])
+        tl.store(sums + HEADS * WIDTH, tl.sum(grad_key, 0))
+        grad_query = tl.dot(grad_scores, key) * scale
+        tl.store(grad_qkv + at, grad_query.to(query.dtype), mask=inside[:, None])
+        tl.store(sums, tl.sum(grad_query, 0))
+
+
+LOG2_E = 1.4426950408889634
+
+
+@functools.cache
+def _holds_two(device: torch.device) -> bool:
+    """Return whether a multiprocessor's shared memory holds the inputs of two heads: A100, H100."""
+    if device.type != "cuda":
+        return True
+    index = torch.cuda.current_device() if device.index is None else device.index
+    properties = triton.runtime.driver.active.utils.get_device_properties(index)
+    return bool(properties["max_shared_mem"] >= TWO_HEADS_BYTES)
+
+
+def _row_block(longest: int) -> int:
+    return max(16, triton.next_power_of_2(longest))
+
+
+def attend_short_rows(
+    qkv_T3ND: Tensor, starts: Tensor, longest: int, dropout_p: float, keys: Tensor
+) -> Tensor:
+    """Attend within rows of at most ``LONGEST_ROW`` tokens.
+
+    Args:
+        qkv_T3ND: contiguous.
+        starts: int32 [B + 1], where each row starts.
+        longest: length of the longest row.
+        dropout_p: probability to drop an attention weight.
+        keys: int32 [2], of :func:`draw_keys`.
+
+    Returns:
+        [T, N, D].
+    """
+    tokens, _, heads, width = qkv_T3ND.shape
+    output = qkv_T3ND.new_empty(tokens, heads, width)
+    drop = Drop.of(dropout_p)
+    _attend[(heads, starts.numel() - 1)](
+        qkv_T3ND,
+        starts,
+        keys,
+        output,
+        width**-0.5 * LOG2_E,
+        drop.threshold,
+        drop.scale,
+        HEADS=heads,
+        WIDTH=width,
+        ROW=_row_block(longest),
+        DROPOUT=dropout_p > 0.0,
+        num_warps=ATTEND_WARPS,
+    )
+    return output
+
+
+def attend_short_rows_backward(
+    grad_output: Tensor,
+    qkv_T3ND: Tensor,
+    starts: Tensor,
+    longest: int,
+    dropout_p: float,
+    keys: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of ``qkv_T3ND`` and its sums over each row's tokens, float32 [B, 3 N D].
+
+    Args:
+        grad_output: of the output, contiguous.
+        qkv_T3ND: as for :func:`attend_short_rows`, like the others.
+        starts: likewise.
+        longest: likewise.
+        dropout_p: likewise.
+        keys: likewise.
+    """
+    _, _, heads, width = qkv_T3ND.shape
+    rows, drop = starts.numel() - 1, Drop.of(dropout_p)
+    grad_qkv = torch.empty_like(qkv_T3ND)
+    column_sums = qkv_T3ND.new_empty(rows, 3 * heads * width, dtype=torch.float32)
+    per_program = STAGED_HEADS if heads % STAGED_HEADS == 0 and _holds_two(qkv_T3ND.device) else 1
+    _attend_backward[(heads // per_program, rows)](
+        qkv_T3ND,
+        starts,
+        keys,
+        grad_output,
+        grad_qkv,
+        column_sums,
+        width**-0.5,
+        width**-0.5 * LOG2_E,
+        drop.threshold,
+        drop.scale,
+        HEADS=heads,
+        WIDTH=width,
+        ROW=_row_block(longest),
+        PER_PROGRAM=per_program,
+        STAGES=1 if per_program == 1 else 2,
+        DROPOUT=dropout_p > 0.0,
+        num_warps=ATTEND_BACKWARD_WARPS,
+    )
+    return grad_qkv, column_sums
+
+
+# -- dropout, residual sum, LayerNorm -----------------------------------------------------------
+
+
+@triton.jit
+def _add_norm(
+    dense,
+    residual,
+    gamma,
+    beta,
+    keys,
+    summed,
+    output,
+    statistics,
+    tokens,
+    width,
+    eps: tl.float32,
+    threshold: tl.int32,
+    keep_scale: tl.float32,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, COLUMNS)
+    inside = (row < tokens)[:, None] & (column < width)[None, :]
+    at = row.to(tl.int64)[:, None] * width + column[None, :]
+    x = tl.load(dense + at, mask=inside, other=0.0).to(tl.float32)
+    if DROPOUT:
+        x = tl.where(_is_kept(at, keys, threshold), x * keep_scale, 0.0)
+    x += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    rounded = x.to(summed.dtype.element_ty)
+    tl.store(summed + at, rounded, mask=inside)
+    x = rounded.to(tl.float32)  # what the backward pass will read
+    mean = tl.sum(x, 1) / width
+    x = tl.where(inside, x - mean[:, None], 0.0)
+    factor = 1.0 / tl.sqrt(tl.sum(x * x, 1) / width + eps)
+    tl.store(statistics + row, mean, mask=row < tokens)
+    tl.store(statistics + tokens + row, factor, mask=row < tokens)
+    weight = tl.load(gamma + column, mask=column < width, other=0.0).to(tl.float32)
+    shift = tl.load(beta + column, mask=column < width, other=0.0).to(tl.float32)
+    y = x * factor[:, None] * weight[None, :] + shift[None, :]
+    tl.store(output + at, y.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_norm_backward(
+    grad_output,
+    summed,
+    statistics,
+    gamma,
+    keys,
+    grad_residual,
+    grad_dense,
+    column_sums,
+    tokens,
+    width,
+    threshold: tl.int32,
+    keep_scale: tl.float32,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DROPOUT: tl.constexpr,
+):
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    column = tl.arange(0, COLUMNS)
+    weight = tl.load(gamma + column, mask=column < width, other=0.0).to(tl.float32)
+    grad_gamma = tl.zeros([COLUMNS], tl.float32)
+    grad_beta = tl.zeros([COLUMNS], tl.float32)
+    grad_bias = tl.zeros([COLUMNS], tl.float32)
+    for block in range(program, tl.cdiv(tokens, ROWS), programs):
+        row = block * ROWS + tl.arange(0, ROWS)
+        inside = (row < tokens)[:, None] & (column < width)[None, :]
+        at = row.to(tl.int64)[:, None] * width + column[None, :]
+        dy = tl.load(grad_output + at, mask=inside, other=0.0).to(tl.float32)
+        x = tl.load(summed + at, mask=inside, other=0.0).to(tl.float32)
+        mean = tl.load(statistics + row, mask=row < tokens, other=0.0)
+        factor = tl.load(statistics + tokens + row, mask=row < tokens, other=0.0)
+        x = tl.where(inside, (x - mean[:, None]) * factor[:, None], 0.0)
+        grad_gamma += tl.sum(dy * x, 0)
+        grad_beta += tl.sum(dy, 0)
+        dy *= weight[None, :]
+        along = tl.sum(dy * x, 1) / width
+        shift = tl.sum(dy, 1) / width
+        dx = (dy - x * along[:, None] - shift[:, None]) * factor[:, None]
+        tl.store(grad_residual + at, dx.to(grad_residual.dtype.element_ty), mask=inside)
+        if DROPOUT:
+            dx = tl.where(_is_kept(at, keys, threshold), dx * keep_scale, 0.0)
+            tl.store(grad_dense + at, dx.to(grad_dense.dtype.element_ty), mask=inside)
+        grad_bias += tl.sum(tl.where(inside, dx, 0.0), 0)
+    sums = column_sums + program * 3 * width + column
+    tl.store(sums, grad_gamma, mask=column < width)
+    tl.store(sums + width, grad_beta, mask=column < width)
+    tl.store(sums + 2 * width, grad_bias, mask=column < width)
+
+
+def _norm_rows(columns: int) -> int:
+    return max(1, NORM_ELEMENTS // columns)
+
+
+def add_norm(
+    dense_TH: Tensor,
+    residual_TH: Tensor,
+    gamma_H: Tensor,
+    beta_H: Tensor,
+    eps: float,
+    dropout_p: float,
+    keys: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute ``LayerNorm(residual + dropout(dense))``.
+
+    Args:
+        dense_TH: contiguous; its memory is taken for the sum.
+        residual_TH: contiguous.
+        gamma_H: LayerNorm's weight.
+        beta_H: LayerNorm's bias.
+        eps: added to the variance.
+        dropout_p: probability to drop an element of ``dense``.
+        keys: int32 [2], of :func:`draw_keys`.
+
+    Returns:
+        The output [T, H], the sum [T, H], and float32 [2, T]: mean and 1 / deviation.
+    """
+    tokens, width = dense_TH.shape
+    columns = triton.next_power_of_2(width)
+    rows, drop = _norm_rows(columns), Drop.of(dropout_p)
+    output = torch.empty_like(dense_TH)
+    statistics = dense_TH.new_empty(2, tokens, dtype=torch.float32)
+    _add_norm[(triton.cdiv(tokens, rows),)](
+        dense_TH,
+        residual_TH,
+        gamma_H,
+        beta_H,
+        keys,
+        dense_TH,
+        output,
+        statistics,
+        tokens,
+        width,
+        eps,
+        drop.threshold,
+        drop.scale,
+        ROWS=rows,
+        COLUMNS=columns,
+        DROPOUT=dropout_p > 0.0,
+        num_warps=NORM_WARPS,
+    )
+    return output, dense_TH, statistics
+
+
+def add_norm_backward(
+    grad_output: Tensor,
+    summed_TH: Tensor,
+    statistics: Tensor,
+    gamma_H: Tensor,
+    dropout_p: float,
+    keys: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients of :func:`add_norm`.
+
+    Returns:
+        Of the residual [T, H]; of ``dense`` [T, H] (the same tensor without dropout); and float32
+        [P, 3 H], which add up to the gradients of gamma, beta and the bias of ``dense``.
+    """
+    tokens, width = summed_TH.shape
+    columns = triton.next_power_of_2(width)
+    rows, drop = _norm_rows(columns), Drop.of(dropout_p)
+    programs = max(1, min(NORM_PROGRAMS, triton.cdiv(tokens, rows)))
+    grad_residual = torch.empty_like(summed_TH)
+    grad_dense = torch.empty_like(summed_TH) if dropout_p > 0.0 else grad_residual
+    column_sums = summed_TH.new_empty(programs, 3 * width, dtype=torch.float32)
+    _add_norm_backward[(programs,)](
+        grad_output,
+        summed_TH,
+        statistics,
+        gamma_H,
+        keys,
+        grad_residual,
+        grad_dense,
+        column_sums,
+        tokens,
+        width,
+        drop.threshold,
+        drop.scale,
+        ROWS=rows,
+        COLUMNS=columns,
+        DROPOUT=dropout_p > 0.0,
+        num_warps=NORM_WARPS,
+    )
+    return grad_residual, grad_dense, column_sums
+
+
+# -- GELU, and the three gradients of attention as one ------------------------------------------
+
+
+@triton.jit
+def _gelu_backward(
+    grad,
+    values,
+    column_sums,
+    tokens,
+    width,
+    tokens_per_program,
+    TANH: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """In place: ``grad`` becomes the gradient of ``values``."""
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    first = tl.program_id(1) * tokens_per_program
+    last = tl.minimum(first + tokens_per_program, tokens)
+    # Added up over the rows only at the end: each sum makes the warps wait for each other.
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for low in range(first, last, ROWS):
+        row = low + tl.arange(0, ROWS)
+        inside = (row < last)[:, None] & (column < width)[None, :]
+        at = row.to(tl.int64)[:, None] * width + column[None, :]
+        x = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)
+        dy = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
+        if TANH:
+            # 0.5 (1 + tanh(z)) = sigmoid(2 z), with z = sqrt(2 / pi) (x + 0.044715 x^3).
+            square = x * x
+            z = 0.7978845608028654 * x * (1.0 + 0.044715 * square)
+            gate = 1.0 / (1.0 + tl.exp(-2.0 * z))
+            slope = 0.7978845608028654 * (1.0 + 0.134145 * square)
+            derivative = gate + 2.0 * x * gate * (1.0 - gate) * slope
+        else:
+            derivative = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+            derivative += x * tl.exp(-0.5 * x * x) * 0.3989422804014327
+        dx = dy * derivative
+        tl.store(grad + at, dx.to(grad.dtype.element_ty), mask=inside)
+        total += dx
+    tl.store(column_sums + tl.program_id(1) * width + column, tl.sum(total, 0), mask=column < width)
+
+
+@triton.jit
+def _join_gradients(
+    first_part,
+    second_part,
+    third_part,
+    joined,
+    column_sums,
+    tokens,
+    width,
+    tokens_per_program,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Lay three [T, width] side by side; program axis 2 chooses one of them."""
+    part = tl.program_id(2)
+    source = first_part
+    if part == 1:
+        source = second_part
+    if part == 2:
+        source = third_part
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    first = tl.program_id(1) * tokens_per_program
+    last = tl.minimum(first + tokens_per_program, tokens)
+    # Added up over the rows only at the end: each sum makes the warps wait for each other.
+    total = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for low in range(first, last, ROWS):
+        row = low + tl.arange(0, ROWS)
+        inside = (row < last)[:, None] & (column < width)[None, :]
+        row = row.to(tl.int64)[:, None]
+        values = tl.load(source + row * width + column[None, :], mask=inside, other=0.0)
+        tl.store(joined + (3 * row + part) * width + column[None, :], values, mask=inside)
+        total += values.to(tl.float32)
+    sums = column_sums + (3 * tl.program_id(1) + part) * width + column
+    tl.store(sums, tl.sum(total, 0), mask=column < width)
+
+
+class _Tiles(NamedTuple):
+    columns: int
+    across: int
+    """Programs along the columns."""
+    along: int
+    """Programs along the tokens."""
+    tokens_per_program: int
+
+    @classmethod
+    def over(cls, tokens: int, width: int) -> _Tiles:
+        columns = min(TILE_COLUMNS, triton.next_power_of_2(width))
+        blocks = max(1, triton.cdiv(tokens, TILE_ROWS))
+        blocks_per_program = triton.cdiv(blocks, min(TILE_PROGRAMS, blocks))
+        along = triton.cdiv(blocks, blocks_per_program)
+        return cls(columns, triton.cdiv(width, columns), along, blocks_per_program * TILE_ROWS)
+
+
+def gelu_backward(grad_TI: Tensor, values_TI: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
+    """Return the gradient of GELU's input and its sums over tokens, float32 [P, I].
+
+    Args:
+        grad_TI: of GELU's output, contiguous; its memory is taken for the result.
+        values_TI: GELU's input, contiguous.
+        approximate: "none" (erf) or "tanh", as for ``torch.nn.functional.gelu``.
+    """
+    tokens, width = values_TI.shape
+    tiles = _Tiles.over(tokens, width)
+    column_sums = values_TI.new_empty(tiles.along, width, dtype=torch.float32)
+    _gelu_backward[(tiles.across, tiles.along)](
+        grad_TI,
+        values_TI,
+        column_sums,
+        tokens,
+        width,
+        tiles.tokens_per_program,
+        TANH=approximate == "tanh",
+        ROWS=TILE_ROWS,
+        COLUMNS=tiles.columns,
+        num_warps=TILE_WARPS,
+    )
+    return grad_TI, column_sums
+
+
+def join_gradients(parts: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Lay the gradients of queries, keys and values side by side.
+
+    Args:
+        parts: each [T, N, D], contiguous.
+
+    Returns:
+        [T, 3, N, D] and its sums over tokens, float32 [P, 3 N D].
+    """
+    tokens, heads, head_width = parts[0].shape
+    width = heads * head_width
+    tiles = _Tiles.over(tokens, width)
+    joined = parts[0].new_empty(tokens, 3, heads, head_width)
+    column_sums = parts[0].new_empty(tiles.along, 3 * width, dtype=torch.float32)
+    _join_gradients[(tiles.across, tiles.along, 3)](
+        *parts,
+        joined,
+        column_sums,
+        tokens,
+        width,
+        tiles.tokens_per_program,
+        ROWS=TILE_ROWS,
+        COLUMNS=tiles.columns,
+        num_warps=TILE_WARPS,
+    )
+    return joined, column_sums

@@ -1,0 +1,280 @@
+"""The fused layer and its kernels, in Triton's interpreter on a CPU, as they are on a GPU."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+
+from bertds.model import layer_kernels  # noqa: E402
+from bertds.model.bert import BertForPreTraining  # noqa: E402
+from bertds.model.encoder import EncoderLayer  # noqa: E402
+from bertds.model.fused_layer import fuse_layers  # noqa: E402
+from bertds.model.layer_kernels import LONGEST_ROW, Drop, attend_short_rows, draw_keys  # noqa: E402
+from bertds.model.row_layout import RowLayout  # noqa: E402
+from tests.gpu.small_bert import CONFIG, distance, loss_and_gradients, make_model, make_rows  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    not triton.knobs.runtime.interpret, reason="needs TRITON_INTERPRET=1"
+)
+
+LENGTHS = [40, 0, 17, 3, 41]
+STARTS = torch.tensor([0, *LENGTHS]).cumsum(0).to(torch.int32)
+TOKENS = sum(LENGTHS)
+
+
+def layer_of(**changes) -> tuple[BertForPreTraining, EncoderLayer]:
+    """A model whose first layer has no parameter that is all zeros or ones."""
+    config = replace(CONFIG, **changes)
+    torch.manual_seed(0)
+    model = BertForPreTraining(config, 101).train()
+    layer = model.bert.encoder.layer[0]
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model, layer
+
+
+def layout(kernel: str) -> RowLayout:
+    return RowLayout(cu_seqlens=STARTS, max_seqlen=max(LENGTHS), kernel=kernel)
+
+
+def results(layer, hidden: Tensor, kernel: str, read: Tensor | None) -> dict[str, Tensor]:
+    """Output and gradients of one pass."""
+    layer.zero_grad(set_to_none=True)
+    hidden = hidden.clone().requires_grad_()
+    output = layer(hidden, layout(kernel), read)
+    generator = torch.Generator().manual_seed(2)
+    output.backward(torch.randn(output.shape, generator=generator).to(output.dtype))
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    return {"output": output.detach(), "hidden": hidden.grad, **gradients}
+
+
+@pytest.mark.parametrize(
+    ("changes", "read"),
+    [
+        ({}, None),
+        ({"hidden_act": "gelu_new"}, None),
+        # Neither width a power of two; the tokens that are read, one of them twice.
+        (
+            {"hidden_size": 96, "num_attention_heads": 3, "intermediate_size": 200},
+            [0, 44, 7, 7, 99],
+        ),
+    ],
+    ids=["erf", "tanh", "odd widths, some tokens"],
+)
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 2e-6), (torch.float16, 2e-3)])
+def test_it_is_the_layers_modules(changes, read, dtype, limit) -> None:
+    """Output and every gradient, against the modules in float64."""
+    model, layer = layer_of(**changes)
+    layer.to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(TOKENS, model.config.hidden_size, generator=generator).to(dtype)
+    read = None if read is None else torch.tensor(read)
+    want = results(layer.double(), hidden.double(), "padded", read)
+    layer.to(dtype)
+    fuse_layers(model)
+    found = results(layer, hidden, "flash", read)
+    for name, value in want.items():
+        # A key's bias changes no softmax: its gradient is 0, in float16 up to rounding.
+        size = value.norm() if "key.bias" not in name else want[name.replace("key", "value")].norm()
+        assert float((found[name].double() - value).norm() / size) < limit, name
+
+
+def test_the_whole_model_has_the_same_loss_and_gradients(monkeypatch) -> None:
+    batch = make_rows(3)
+    want_loss, want = loss_and_gradients(make_model(), batch)
+    model = make_model()
+    assert fuse_layers(model) == LONGEST_ROW
+    monkeypatch.setattr(model.bert.encoder, "kernel", lambda: "flash")
+    loss, gradients = loss_and_gradients(model, batch)
+    assert math.isclose(loss, want_loss, rel_tol=1e-6)
+    assert distance(gradients, want) < 2e-6
+
+
+def test_scoring_takes_the_modules(monkeypatch) -> None:
+    model = make_model(attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.5).eval()
+    batch = make_rows(3)
+    with torch.no_grad():
+        want = model(**batch.model_inputs())
+        fuse_layers(model)
+        found = model(**batch.model_inputs())
+    assert all(torch.equal(a, b) for a, b in zip(found[:4], want[:4], strict=True))
+
+
+# -- dropout -------------------------------------------------------------------------------------
+
+
+def test_gradients_are_those_of_the_masks_that_were_drawn() -> None:
+    """The slope along a random direction, from two passes with the same keys, in float32."""
+    model, layer = layer_of(hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3)
+    fuse_layers(model)
+    torch.manual_seed(3)
+    hidden, direction, upstream = (torch.randn(TOKENS, 64) for _ in range(3))
+
+    def value(at: Tensor) -> Tensor:
+        torch.manual_seed(4)  # the keys are drawn from torch's generator
+        return (layer(at, layout("flash")) * upstream).sum()
+
+    start = hidden.clone().requires_grad_()
+    [gradient] = torch.autograd.grad(value(start), start)
+    step = 1e-2
+    with torch.no_grad():
+        slope = (value(hidden + step * direction) - value(hidden - step * direction)) / (2 * step)
+    assert math.isclose(float((gradient * direction).sum()), float(slope), rel_tol=2e-3)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_attention_drops_at_its_rate_and_follows_the_seed(probability) -> None:
+    """Equal scores and unit values show each weight's fate: 0, or 1 / (length (1 - p))."""
+    length, rows = 32, 8
+    starts = torch.arange(rows + 1, dtype=torch.int32) * length
+    qkv = torch.zeros(rows * length, 3, 2, 32)
+    qkv[:, 2] = torch.eye(length).repeat(rows, 1)[:, None]
+
+    def weights(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        keys = draw_keys(3, torch.device("cpu"))
+        output = attend_short_rows(qkv, starts, length, probability, keys[0])
+        return output.view(rows, length, 2, length).transpose(1, 2)
+
+    first, again, other = weights(5), weights(5), weights(6)
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    dropped = (first == 0).float()
+    deviation = math.sqrt(probability * (1 - probability))
+    assert abs(float(dropped.mean()) - probability) < 4 * deviation / math.sqrt(first.numel())
+    # Rows, columns, heads: each by itself varies as independent draws do.
+    for axes in ((1, 2, 3), (0, 1, 2), (0, 1, 3)):
+        means = dropped.mean(axes)
+        expected = deviation / math.sqrt(dropped.numel() / means.numel())
+        assert float(means.std()) < 2 * expected
+    kept = first[first > 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, Drop.of(probability).scale / length))
+    assert not torch.equal(first[0, 0], first[1, 0]) and not torch.equal(first[0, 0], first[0, 1])
+
+
+def test_neighbours_and_draws_are_independent() -> None:
+    """Hidden dropout over 200,000 elements: no correlation with neighbours or another draw."""
+    zeros, ones = torch.zeros(800, 256), torch.ones(256)
+    draws = []
+    for _ in range(2):
+        keys = draw_keys(3, torch.device("cpu"))
+        _, summed, _ = layer_kernels.add_norm(zeros + 1.0, zeros, ones, ones, 1e-12, 0.25, keys[1])
+        draws.append((summed == 0).float() - 0.25)
+    first, other = draws
+    pairs = [(first[:, 1:], first[:, :-1]), (first[1:], first[:-1]), (first, other)]
+    for a, b in pairs:
+        correlation = float((a * b).mean()) / (0.25 * 0.75)
+        assert abs(correlation) < 4 / math.sqrt(a.numel())
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.1, 1 / 3, 1.0])
+def test_the_scale_belongs_to_the_probability_that_is_used(probability) -> None:
+    threshold, scale = Drop.of(probability)
+    used = threshold / 2**24
+    assert math.isclose(used, probability, abs_tol=2**-24)
+    assert scale == (0.0 if probability == 1.0 else 1.0 / (1.0 - used))
+
+
+# -- single kernels ------------------------------------------------------------------------------
+
+
+def test_joined_gradients_are_a_stack_with_its_sums() -> None:
+    parts = torch.randn(3, 77, 3, 16)
+    joined, sums = layer_kernels.join_gradients(tuple(parts))
+    want = torch.stack(tuple(parts), 1)
+    assert torch.equal(joined, want)
+    torch.testing.assert_close(sums.sum(0), want.flatten(1).sum(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelus_gradient_is_torchs(approximate) -> None:
+    values = torch.linspace(-6, 6, 45 * 40).view(45, 40)
+    upstream = torch.randn(45, 40)
+    want = torch.ops.aten.gelu_backward(upstream.double(), values.double(), approximate=approximate)
+    found, sums = layer_kernels.gelu_backward(upstream.clone(), values, approximate)
+    torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(sums.sum(0).double(), want.sum(0), rtol=1e-5, atol=1e-5)
+
+
+# -- for a GPU -----------------------------------------------------------------------------------
+
+COMPILE = """
+import json, re, sys
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+import triton
+from bertds.model import layer_kernels as kernels
+HALF, FLOAT, INT = "*bf16", "*fp32", "*i32"
+target = GPUTarget("cuda", int(sys.argv[1]), 32)
+attend = {"HEADS": 12, "WIDTH": 64, "ROW": 128, "DROPOUT": True}
+staged = int(sys.argv[2]) * 1024 >= kernels.TWO_HEADS_BYTES
+backward = {**attend, "PER_PROGRAM": kernels.STAGED_HEADS if staged else 1, "STAGES": 1 + staged}
+norm = {"ROWS": 2, "COLUMNS": 1024, "DROPOUT": True}
+tile = {"ROWS": kernels.TILE_ROWS, "COLUMNS": kernels.TILE_COLUMNS}
+WARPS = {"_attend": kernels.ATTEND_WARPS, "_attend_backward": kernels.ATTEND_BACKWARD_WARPS}
+CASES = {"_attend": attend, "_attend_backward": backward, "_add_norm": norm,
+         "_add_norm_backward": norm, "_gelu_backward": {**tile, "TANH": False},
+         "_join_gradients": tile}
+HALVES = {"qkv", "output", "grad_output", "grad_qkv", "dense", "residual", "gamma", "beta",
+          "summed", "grad_residual", "grad_dense", "grad", "values", "first_part", "second_part",
+          "third_part", "joined"}
+found = {}
+for name, constants in CASES.items():
+    kernel = getattr(kernels, name)
+    signature, divisible = {}, {}
+    for place, argument in enumerate(kernel.arg_names):
+        kind = "i32"
+        if argument in constants:
+            kind = "constexpr"
+        elif argument in HALVES:
+            kind = HALF
+        elif argument in ("starts", "keys"):
+            kind = INT
+        elif argument in ("statistics", "column_sums"):
+            kind = FLOAT
+        elif "scale" in argument or argument == "eps":
+            kind = "fp32"
+        signature[argument] = kind
+        if kind.startswith("*") or argument in ("width", "tokens_per_program"):
+            divisible[(place,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
+    options = {"num_warps": WARPS.get(name, 4)}
+    done = triton.compile(source, target=target, options=options)
+    code = done.asm["ptx"]
+    found[name] = {"shared": done.metadata.shared, "wide": code.count("v4.b32"),
+                   "atomic": len(re.findall(r"\\b(atom|red)\\.", code))}
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("capability", "shared_kib"),
+    [("80", 163), ("86", 99), ("89", 99), ("90", 227)],
+    ids=["A100", "RTX 3090", "L4", "H100"],
+)
+def test_each_kernel_fits_on_every_gpu(capability, shared_kib, tmp_path, repository: Path) -> None:
+    """Compiled without a GPU: shared memory, 16-byte loads, and nothing atomic."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(repository)}
+    environment["TRITON_INTERPRET"] = "0"
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, capability, str(shared_kib)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, found in json.loads(done.stdout.splitlines()[-1]).items():
+        assert found["shared"] <= shared_kib * 1024, f"{name} needs {found['shared']} bytes"
+        assert found["wide"] > 0 and found["atomic"] == 0, f"{name}: {found}"
