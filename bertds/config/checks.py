@@ -26,6 +26,10 @@ def check(config: Config) -> None:
         value = getattr(getattr(config, section), name)
         _require(value is None or value <= 1, f"{key}={value} is a share; at most 1 is allowed")
     _require(
+        schedule.ema_decay < 1,
+        f"schedule.ema_decay={schedule.ema_decay} would never move; use less than 1",
+    )
+    _require(
         model.hidden_size % model.num_attention_heads == 0,
         f"model.hidden_size={model.hidden_size} is not a multiple of "
         f"model.num_attention_heads={model.num_attention_heads}",

@@ -18,12 +18,13 @@ from bertds.system.atomic_files import explain_os_error, write_json
 MARK = "bertds_export.json"
 
 
-def export(run: Path | str, out: Path | str) -> Path:
+def export(run: Path | str, out: Path | str, *, average: bool = True) -> Path:
     """Write the Hugging Face folder. It appears whole or not at all.
 
     Args:
         run: a run folder (its newest good checkpoint is taken) or one checkpoint.
         out: the folder; must be absent, empty, or an earlier export.
+        average: the moving average of the weights, where the run has kept one.
 
     Raises:
         ConfigError: ``out`` holds something else.
@@ -34,7 +35,7 @@ def export(run: Path | str, out: Path | str) -> Path:
         raise ConfigError(
             f"--out {out}: exists and is not an earlier export; choose another folder"
         )
-    trained = open_trained(run)
+    trained = open_trained(run, average=average)
     if trained.tokenizer_folder is None:
         raise CheckpointError(f"{run}: no tokenizer/vocab.txt beside it, which an export needs")
     temporary = out.with_name(f".tmp-{out.name}.{os.getpid()}")
