@@ -179,6 +179,10 @@ class Chain:
                     values.append(float(line[key]))
         return steps, values
 
+    def has(self, key: str) -> bool:
+        """Say whether any train line has a value of a key."""
+        return any(line.get(key) is not None for run in self.runs for line in run.train)
+
     def trust_ratios(self) -> dict[str, tuple[list[float], list[tuple[float, ...]]]]:
         """Return per parameter group the steps and their (lowest, median, highest)."""
         result: dict[str, tuple[list[float], list[tuple[float, ...]]]] = {}
