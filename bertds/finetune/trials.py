@@ -112,6 +112,8 @@ def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str,
         raise ConfigError(f"{file}: not JSON ({error}); remove it") from None
     for key, value in _asked(data_options, options).items():
         found = results.get(key)
+        if key == "data" and isinstance(found, dict):  # one from before some option was there
+            found = {**asdict(DataOptions(data="")), **found}
         if found != value:
             if isinstance(found, dict) and isinstance(value, dict):
                 key, found, value = next(

@@ -10,7 +10,7 @@ from bertds.finetune.records import BadRows, Question, read_text
 from bertds.system.json_fields import parse_json
 
 
-def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question], BadRows]:
+def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
     """Read one SQuAD file.
 
     An answer whose ``answer_start`` does not point at its text would teach the model a wrong
@@ -20,7 +20,6 @@ def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question
     Args:
         path: plain or gzip JSON.
         split: train, dev or test (answers are optional in a test file).
-        limit: at most so many questions; 0 = all.
 
     Returns:
         The questions and what was left out (train) or merely counted.
@@ -33,12 +32,10 @@ def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question
         content = parse_json(read_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
-    return questions_of(content, path, split=split, limit=limit)
+    return questions_of(content, path, split=split)
 
 
-def questions_of(
-    content: object, path: Path, *, split: str, limit: int = 0
-) -> tuple[list[Question], BadRows]:
+def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Question], BadRows]:
     """Return the questions of a SQuAD file that is read already; see :func:`read_squad`."""
     bad = BadRows(path, tolerated=True, what="question", kept=split != "train")
     questions: list[Question] = []
@@ -59,8 +56,6 @@ def questions_of(
             bad.add(question.id, f"answer {text!r} is not at {start}, there is {found!r}")
         if not wrong or split != "train":
             questions.append(question)
-        if limit and len(questions) >= limit:
-            break
     bad.finish(len(questions))
     return questions, bad
 
