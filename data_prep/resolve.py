@@ -6,7 +6,6 @@ workers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TypedDict
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file
+from bertds.system.processes import usable_cores
 from data_prep.document import Limits, SourceFile
 from data_prep.request import PrepRequest
 from data_prep.selection.decontaminate import NgramTable, TestFile, check_ngram, read_test_files
@@ -72,9 +72,8 @@ def worker_count(asked: int, files: Sequence[SourceFile]) -> int:
     """Return the number of processes: as asked, or all cores, but fewer for small sources."""
     if asked > 0:
         return asked
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # A process takes a second to start; below some megabytes it is not worth it.
-    return max(1, min(cores or 1, sum(file.bytes for file in files) // 4_000_000))
+    return max(1, min(usable_cores(), sum(file.bytes for file in files) // 4_000_000))
 
 
 def source_files(request: PrepRequest) -> list[SourceFile]:
