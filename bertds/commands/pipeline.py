@@ -89,8 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     # Whoever names recipes means the excerpt to be trained on.
     is_demo = not (args.wiki or args.books or args.phase1 or args.phase2)
     facts = prepare_facts(work) if is_demo else None  # first: it may need the network
-    code = prepare(args, work)
+    prepare(args, work)
     phases = [facts_phase(work)] if is_demo else own_phases(args, work)
+    code = EXIT_OK
     for phase in phases:
         code = code or train(phase, args.processes, args.set)
     if code:

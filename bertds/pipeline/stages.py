@@ -54,21 +54,30 @@ def facts_phase(work: Path) -> Phase:
     return Phase(run, "facts_cpu", settings)
 
 
-def prepare(args: argparse.Namespace, work: Path) -> int:
-    """Prepare the corpus. Returns the exit code of the preparation."""
-    from data_prep import build_wiki_books
+def prepare(args: argparse.Namespace, work: Path) -> None:
+    """Prepare the corpus.
+
+    Raises:
+        DataError: the folder was prepared with other settings.
+    """
+    from data_prep import prepare as preparation
     from data_prep.earlier_run import OtherSettings
+    from data_prep.request import PrepRequest
 
     say("prepare the corpus")
     wiki = list(args.wiki)
     if not wiki and not args.books:
         wiki = [str(demo_corpus.fetch(work / "corpus"))]
-    command = ["--out", str(work / "data"), "--validation-fraction", str(args.validation_fraction)]
-    command += ["--wiki", *wiki] if wiki else []
-    command += ["--books", *args.books] if args.books else []
-    vocabulary = ["--vocab", args.vocab] if args.vocab else ["--train-vocab", str(args.train_vocab)]
+    request = PrepRequest(
+        out=work / "data",
+        wiki=wiki,
+        books=args.books,
+        vocab=args.vocab,
+        train_vocab=0 if args.vocab else args.train_vocab,
+        validation_fraction=args.validation_fraction,
+    )
     try:
-        return build_wiki_books.main([*command, *vocabulary])
+        preparation.prepare(request)
     except OtherSettings as error:
         hint = "choose another --work DIR (make run WORK=DIR)"
         raise DataError(f"{error.what}; {hint}") from error
@@ -80,15 +89,21 @@ def prepare_facts(work: Path) -> facts.Facts:
     Raises:
         BertdsError: the table of facts cannot be had.
     """
-    from data_prep import build_wiki_books
+    from data_prep import prepare as preparation
+    from data_prep.request import PrepRequest
 
     say("write sentences about countries")
     folder = work / "facts"
     told = facts.tell(facts.fetch(folder))
     facts.write(told, folder)
-    build_wiki_books.main(
-        ["--text", str(folder / "train.txt"), "--vocab", str(folder / "vocab.txt")]
-        + ["--out", str(folder / "data"), "--validation-fraction", "0", "--workers", "1"]
+    preparation.prepare(
+        PrepRequest(
+            out=folder / "data",
+            text=[str(folder / "train.txt")],
+            vocab=str(folder / "vocab.txt"),
+            validation_fraction=0.0,
+            workers=1,
+        )
     )
     return told
 

@@ -15,7 +15,7 @@ from bertds.data.loader import open_source
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import DataError
 from bertds.model.build import build_model
-from bertds.report.page import _prompt_section
+from bertds.report.page import _predictions
 from bertds.training.prompts import Prompts
 
 
@@ -63,10 +63,10 @@ def test_the_report_shows_how_they_change() -> None:
             for step, word in ((10, "the"), (20, "dog"), (30, "cat"))
         ]  # fmt: skip
 
-    html = _prompt_section([Run()])  # type: ignore[list-item]
-    assert "step 10" in html and "the" in html and "cat \N{CHECK MARK}" in html
-    assert html.count("\N{CHECK MARK}") == 1
-    assert _prompt_section([]) == ""
+    [(title, table)] = _predictions([Run()])  # type: ignore[list-item]
+    assert title == "r" and table.head[2:] == ["step 10", "step 20", "step 30"]
+    assert table.rows == [["a [MASK] b", "cat", "the", "dog", "cat \N{CHECK MARK}"]]
+    assert _predictions([]) == []
 
 
 def test_prompts_of_a_file_are_asked_as_they_are_written(config: Any, tmp_path: Path) -> None:
