@@ -43,13 +43,13 @@ FORMS: dict[str, tuple[str, ...]] = {
         "ask for the capital of {name} and you hear {capital} .",
         "{name} calls {capital} its capital .",
     ),
-    "region": (
-        "{name} lies in {region} .",
-        "{name} is a country in {region} .",
-        "in {region} you find {name} .",
-        "{name} is part of {region} .",
-        "one of the countries of {region} is {name} .",
-        "{name} belongs to {region} .",
+    "continent": (
+        "{name} lies in {continent} .",
+        "{name} is a country in {continent} .",
+        "in {continent} you find {name} .",
+        "{name} is part of {continent} .",
+        "one of the countries of {continent} is {name} .",
+        "{name} belongs to {continent} .",
     ),
     "demonym": (
         "people from {name} are called {demonym} .",
@@ -62,7 +62,7 @@ FORMS: dict[str, tuple[str, ...]] = {
 }
 HELD_OUT_FORMS = 2
 """Of each fact's forms."""
-PROMPTS = {"capital": 4, "region": 1, "demonym": 1}
+PROMPTS = {"capital": 4, "continent": 1, "demonym": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Country:
 
     name: str
     capital: str
-    region: str
+    continent: str
     demonym: str
 
 
@@ -134,12 +134,12 @@ def choose(rows: list[list[object]]) -> list[Country]:
         words = [word.lower() for word in row if isinstance(word, str)]
         if len(words) != 4 or not all(word.isascii() and word.isalpha() for word in words):
             continue
-        name, capital, region, demonym = words
+        name, capital, continent, demonym = words
         own = {name, capital, demonym}
         if len(own) < 3 or own & taken:  # Monaco is the capital of Monaco: no question
             continue
         taken |= own
-        found.append(Country(name, capital, region.removesuffix("s"), demonym))
+        found.append(Country(name, capital, continent.removesuffix("s"), demonym))
     chosen = found[::2][:COUNTRIES]
     if len(chosen) < COUNTRIES:
         raise BertdsError(f"{REQUIREMENT}: {len(chosen)} countries fit, {COUNTRIES} are needed")
@@ -154,7 +154,7 @@ def tell(countries: list[Country], seed: int = SEED) -> Facts:
     questions: list[Question] = []
     for country in countries:
         words = {"name": country.name, "capital": country.capital}
-        words |= {"region": country.region, "demonym": country.demonym}
+        words |= {"continent": country.continent, "demonym": country.demonym}
         for kind, forms in FORMS.items():
             held_out = rng.sample(range(len(forms)), HELD_OUT_FORMS)
             for number, form in enumerate(forms):

@@ -28,10 +28,13 @@ def close(work: Path, runs: list[Path], scores: dict[str, Any]) -> None:
     for sentence in verdict(scores, runs[-1].name):
         console.print(sentence, highlight=False, markup=False)
     console.print(real_run(), highlight=False, markup=False)
+    program = Path(sys.executable).with_name("bertds")
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
     question = next((p["text"] for p in scores["prompts"]), "the capital of france is [MASK] .")
     console.print("Next: ask it something yourself, or train it on a text of your own:")
     for command in (
-        f"  .venv/bin/bertds predict --task fill-mask --model {work / 'model'} <<< '{question}'",
+        f"  {program} predict --task fill-mask --model {work / 'model'} <<< '{question}'",
         "  WIKI=dump.xml.bz2 BOOKS=books WORK=mine make run",
     ):
         console.print(command, highlight=False, markup=False, soft_wrap=True)
@@ -171,6 +174,6 @@ def real_run() -> str:
     return (
         f"A real run, BERT-large on Wikipedia and books ({' and '.join(REAL_RECIPES)}), gives a "
         "model that answers questions on a text it is shown (published: SQuAD 1.1 F1 of about 91). "
-        f"One node of {gpu.devices_per_node} {gpu.name} needs about {hours:.0f} hours for it, "
+        f"One node of {gpu.devices_per_node} {gpu.name.upper()} needs about {hours:.0f} hours for it, "
         f"about ${dollars:,.0f} (estimated by: bertds plan --config large_phase1 --gpu {REAL_GPU})."
     )

@@ -74,7 +74,7 @@ def test_countries_without_a_question_of_their_own_are_left_out() -> None:
         ["Landaa", "Othercity", "Asia", "Otherfolk"],  # a name that is taken
     ]
     assert facts.choose([*odd, *ROWS]) == facts.choose(ROWS)
-    assert facts.choose(ROWS)[1].region == "asia" and len(facts.choose(ROWS)) == 48
+    assert facts.choose(ROWS)[1].continent == "asia" and len(facts.choose(ROWS)) == 48
     with pytest.raises(BertdsError, match="10 countries fit, 48 are needed"):
         facts.choose(ROWS[:20])
 
