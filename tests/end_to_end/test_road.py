@@ -253,7 +253,7 @@ def test_the_command_line_is_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert bertds(["exprot"]) == 2
     assert "did you mean export?" in capsys.readouterr().err
     assert bertds(["evaluate", "/does/not/exist"]) == 2
-    assert "no such run or checkpoint" in capsys.readouterr().err
+    assert "no such folder, and no model of that name" in capsys.readouterr().err
 
 
 def test_checkpoint_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
