@@ -111,7 +111,8 @@ def prepare_facts(work: Path) -> facts.Facts:
 def export_model(run: Path, model: Path) -> None:
     """Export the run's newest checkpoint, unless that is done."""
     from bertds.checkpoint.find import step_folders
-    from bertds.pretrained.export import MARK, export
+    from bertds.pretrained.export import export
+    from bertds.pretrained.output_folder import MARK
 
     say("export")
     mark = model / MARK
@@ -119,7 +120,7 @@ def export_model(run: Path, model: Path) -> None:
     if mark.is_file() and parse_json(mark.read_text())["origin"] == newest.name:
         print(f"{model}: done before", file=sys.stderr)
         return
-    print(f"wrote {export(run, model)}", file=sys.stderr)
+    print(f"wrote {export(run, model, overwrite=True)}", file=sys.stderr)
 
 
 def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict[str, Any]:

@@ -174,6 +174,6 @@ def real_run() -> str:
     return (
         f"A real run, BERT-large on Wikipedia and books ({' and '.join(REAL_RECIPES)}), gives a "
         "model that answers questions on a text it is shown (published: SQuAD 1.1 F1 of about 91). "
-        f"One node of {gpu.devices_per_node} {gpu.name.upper()} needs about {hours:.0f} hours for it, "
-        f"about ${dollars:,.0f} (estimated by: bertds plan --config large_phase1 --gpu {REAL_GPU})."
+        f"One node of {gpu.devices_per_node} {gpu.name.upper()} needs about {hours:.0f} hours and "
+        f"${dollars:,.0f} for it (estimated by: bertds plan --config large_phase1 --gpu {REAL_GPU})."
     )

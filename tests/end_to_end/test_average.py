@@ -58,7 +58,10 @@ def test_validation_evaluate_and_export_take_the_average(
         capsys.readouterr()
         assert bertds(["evaluate", str(run), "--json", *option]) == 0
         scores.append(json.loads(capsys.readouterr().out)["mlm_loss"])
-        assert bertds(["export", str(run), "--out", str(tmp_path / "model"), *option]) == 0
+        assert (
+            bertds(["export", str(run), "--out", str(tmp_path / "model"), "--overwrite", *option])
+            == 0
+        )
         exported = load_file(tmp_path / "model" / "model.safetensors")
         weight = (trained if not option else last).model.bert.encoder.layer[0].output.dense.weight
         assert torch.equal(exported["bert.encoder.layer.0.output.dense.weight"], weight)
