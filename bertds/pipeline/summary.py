@@ -175,5 +175,5 @@ def real_run() -> str:
         f"A real run, BERT-large on Wikipedia and books ({' and '.join(REAL_RECIPES)}), gives a "
         "model that answers questions on a text it is shown (published: SQuAD 1.1 F1 of about 91). "
         f"One node of {gpu.devices_per_node} {gpu.name.upper()} needs about {hours:.0f} hours and "
-        f"${dollars:,.0f} for it (estimated by: bertds plan --config large_phase1 --gpu {REAL_GPU})."
+        f"${dollars:,.0f} for it (by: bertds plan --config large_phase1 --gpu {REAL_GPU})."
     )
