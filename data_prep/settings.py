@@ -13,6 +13,8 @@ from data_prep.selection.minhash import MinHashSettings
 from data_prep.selection.mixing import Mix
 
 DEDUP = ("exact", "minhash", "none")
+TOKENISERS = ("cache", "nanotoken")
+PAIRS = ("nsp", "sop", "none")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +33,7 @@ class InstanceRequest:
         return InstanceRequest(sequence_length=int(length), max_predictions=int(predictions))
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class PrepSettings:
     """Settings that change the result; all of them stand in the manifest."""
 

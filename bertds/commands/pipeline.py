@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     work = Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
-    code = _prepare(args, work)
+    _prepare(args, work)
+    code = EXIT_OK
     for number, recipe in ((1, args.phase1), (2, args.phase2)):
         code = code or _train(args, work, number, recipe)
     if code:

@@ -16,21 +16,26 @@ def _say(text: str) -> None:
     print(f"\n== {text}", file=sys.stderr, flush=True)
 
 
-def _prepare(args: argparse.Namespace, work: Path) -> int:
+def _prepare(args: argparse.Namespace, work: Path) -> None:
     from bertds.pipeline import demo_corpus
-    from data_prep import build_wiki_books
     from data_prep.earlier_run import OtherSettings
+    from data_prep.prepare import prepare
+    from data_prep.request import PrepRequest
 
     _say("prepare the corpus")
     wiki = list(args.wiki)
     if not wiki and not args.books:
         wiki = [str(demo_corpus.fetch(work / "corpus"))]
-    command = ["--out", str(work / "data"), "--validation-fraction", str(args.validation_fraction)]
-    command += ["--wiki", *wiki] if wiki else []
-    command += ["--books", *args.books] if args.books else []
-    vocabulary = ["--vocab", args.vocab] if args.vocab else ["--train-vocab", str(args.train_vocab)]
+    request = PrepRequest(
+        out=work / "data",
+        wiki=wiki,
+        books=args.books,
+        vocab=args.vocab,
+        train_vocab=0 if args.vocab else args.train_vocab,
+        validation_fraction=args.validation_fraction,
+    )
     try:
-        return build_wiki_books.main([*command, *vocabulary])
+        prepare(request)
     except OtherSettings as error:
         hint = "choose another --work DIR (make run WORK=DIR)"
         raise DataError(f"{error.what}; {hint}") from error
@@ -38,7 +43,8 @@ def _prepare(args: argparse.Namespace, work: Path) -> int:
 
 def _export(work: Path) -> None:
     from bertds.checkpoint.find import step_folders
-    from bertds.pretrained.export import MARK, export
+    from bertds.pretrained.export import export
+    from bertds.pretrained.output_folder import MARK
 
     _say("export")
     mark = work / "model" / MARK
@@ -46,7 +52,7 @@ def _export(work: Path) -> None:
     if mark.is_file() and parse_json(mark.read_text())["origin"] == newest.name:
         print(f"{mark.parent}: done before", file=sys.stderr)
         return
-    print(f"wrote {export(work / 'phase2', work / 'model')}", file=sys.stderr)
+    print(f"wrote {export(work / 'phase2', work / 'model', overwrite=True)}", file=sys.stderr)
 
 
 def _scores(work: Path) -> dict[str, Any]:

@@ -171,21 +171,25 @@ def forecast(
     if calibration and calibration.base_bytes:
         base = calibration.base_bytes
     memory = estimate(shape, base)
+    step = step_time(
+        shape,
+        hardware,
+        accumulation=batch.gradient_accumulation_steps,
+        devices_per_node=devices_per_node,
+        rate=calibration.rate if calibration else None,
+        memory_rate=calibration.memory_rate if calibration else None,
+        overlap=overlaps(settings, shape),
+    )
+    steps = config.schedule.total_steps
+    if config.schedule.clock_hours is not None:  # the run ends with whichever is first
+        steps = min(steps, max(1, round(config.schedule.clock_hours * 3600 / step.total)))
     return Forecast(
         shape=shape,
         batch=batch,
         memory=memory,
-        step=step_time(
-            shape,
-            hardware,
-            accumulation=batch.gradient_accumulation_steps,
-            devices_per_node=devices_per_node,
-            rate=calibration.rate if calibration else None,
-            memory_rate=calibration.memory_rate if calibration else None,
-            overlap=overlaps(settings, shape),
-        ),
-        steps=config.schedule.total_steps,
-        samples=BatchRamp.of(config.schedule, batch).samples(config.schedule.total_steps),
+        step=step,
+        steps=steps,
+        samples=BatchRamp.of(config.schedule, batch).samples(steps),
         hardware=hardware,
         price=hardware.dollars_per_hour if price is None else price,
         calibrated=calibration is not None,

@@ -272,10 +272,12 @@ def announce(
 ) -> None:
     """Log what is about to be trained."""
     log.info(
-        "%s: %d steps of %d samples = micro batch %d x %d accumulation x %d processes; "
+        "%s: %s of %d samples = micro batch %d x %d accumulation x %d processes; "
         "sequence length %d; %s",
         f"continuing at step {state.step}" if state.step else "starting",
-        config.schedule.total_steps,
+        f"{config.schedule.total_steps} steps"
+        if config.schedule.clock_hours is None
+        else f"{config.schedule.clock_hours:g} hours of steps",
         plan.global_batch_size,
         plan.micro_batch_size,
         plan.gradient_accumulation_steps,

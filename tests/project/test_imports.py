@@ -38,9 +38,10 @@ data_prep.settings
 data_prep.stages
 data_prep.earlier_run
 data_prep.report
-data_prep.filter_options
-data_prep.options data_prep.dry_run
-data_prep.prepare
+data_prep.request
+data_prep.resolve data_prep.dry_run
+data_prep.run_stages
+data_prep.prepare data_prep.options
 data_prep.launch
 data_prep.build_wiki_books
 bertds.finetune bertds.plan bertds.report bertds.doctor
