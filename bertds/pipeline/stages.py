@@ -43,7 +43,8 @@ def _prepare(args: argparse.Namespace, work: Path) -> None:
 
 def _export(work: Path) -> None:
     from bertds.checkpoint.find import step_folders
-    from bertds.pretrained.export import MARK, export
+    from bertds.pretrained.export import export
+    from bertds.pretrained.output_folder import MARK
 
     _say("export")
     mark = work / "model" / MARK
@@ -51,7 +52,7 @@ def _export(work: Path) -> None:
     if mark.is_file() and parse_json(mark.read_text())["origin"] == newest.name:
         print(f"{mark.parent}: done before", file=sys.stderr)
         return
-    print(f"wrote {export(work / 'phase2', work / 'model')}", file=sys.stderr)
+    print(f"wrote {export(work / 'phase2', work / 'model', overwrite=True)}", file=sys.stderr)
 
 
 def _scores(work: Path) -> dict[str, Any]:
