@@ -14,6 +14,8 @@ from bertds.errors import EXIT_BAD_INPUT, EXIT_OK
 from bertds.system.run_command import guarded
 
 COMMANDS = {
+    "init": ("bertds.commands.init", "begin a project: a recipe and the commands to run it"),
+    "recipes": ("bertds.commands.recipes", "list, show and copy the recipes that ship"),
     "prep": ("bertds.commands.prep", "cut a corpus into training shards"),
     "train": (
         "bertds.commands.train",

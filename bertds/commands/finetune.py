@@ -28,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", required=True, help="a name of `bertds models`, a run, a folder, a hub id")
     add("--data", default="", metavar="DIR_OR_HUB", help="a folder as published, OWNER/NAME, hub")
     add("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
+    add("--overwrite", action="store_true", help="replace an earlier result in --out")
     add("--train", default="", metavar="FILE", help="single files instead of --data's")
     add("--dev", default="", metavar="FILE", help="(the same, to score on)")
     add("--test", default="", metavar="FILE", help="(the same, to predict)")
@@ -214,9 +215,10 @@ def _finetune(
         deepspeed=args.deepspeed_config,
         null_threshold=args.null_threshold,
         # Other tasks start from MNLI's.
+        overwrite=args.overwrite,
         save_model=not args.no_model or (args.mnli_first and task.name == "mnli"),
     )
-    done = earlier_results(data, options) if once else None
+    done = earlier_results(data, options) if once and not args.overwrite else None
     if done is not None:
         log.info("%s: done before", out)
         return done

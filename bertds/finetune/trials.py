@@ -63,6 +63,8 @@ class RunOptions:
     null_threshold: float = 0.0
     """SQuAD 2.0: how much better "no answer" must score."""
     save_model: bool = True
+    overwrite: bool = False
+    """Whether an earlier result in ``out`` is replaced."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
         DataError: the data is missing or malformed.
         CheckpointError: there is no such model.
     """
-    check_out(options.out)
+    check_out(options.out, overwrite=options.overwrite)
     data = load_task(task, data_options)
     if data_options.regression:
         task = replace(
@@ -142,11 +144,11 @@ def _asked(data_options: DataOptions, options: RunOptions) -> dict[str, Any]:
     }
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder that holds anything but an earlier result.
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder with something in it; ``overwrite`` allows an earlier result.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: it holds something.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; choose a folder")
@@ -156,6 +158,11 @@ def check_out(out: Path) -> None:
             raise ConfigError(
                 f"--out {out}: exists and is no earlier result ({others[0]}); choose another folder"
             )
+    if (out / RESULTS).is_file() and not overwrite:
+        raise ConfigError(
+            f"--out {out}: holds an earlier result; --overwrite replaces it, or choose another "
+            "folder"
+        )
 
 
 class _Runner:
@@ -294,6 +301,7 @@ class _Runner:
     def _write(self, results: dict[str, Any]) -> None:
         out, task = self.options.out, self.task
         assert self.best is not None
+        (out / RESULTS).unlink(missing_ok=True)  # an earlier result's, whose parts now go
         shutil.rmtree(out / "predictions", ignore_errors=True)
         for encoded in [*self.scored, *self.unscored]:
             split = encoded.split

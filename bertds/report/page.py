@@ -8,8 +8,8 @@ from bertds.display.charts import Chart
 from bertds.display.html_page import Table, render
 from bertds.display.words import in_words, short
 from bertds.monitor.run_files import at, starts_of
+from bertds.monitor.setting_lines import read_changes
 from bertds.report.run_view import Chain, RunView
-from bertds.training.setting_changes import read_changes
 
 
 def page(title: str, chains: list[Chain], charts: list[Chart]) -> str:

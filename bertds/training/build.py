@@ -199,7 +199,10 @@ def build_engine(
 ) -> Engine:
     """Apply the recipe's speed settings to the model and hand it to DeepSpeed. Collective."""
     speed_up(model, config, settings)
-    return Engine.create(model, settings, plan, seed=config.run.seed)
+    engine = Engine.create(model, settings, plan, seed=config.run.seed)
+    if config.schedule.ema_decay:
+        engine.keep_average()
+    return engine
 
 
 def facts_of(
@@ -272,10 +275,12 @@ def announce(
 ) -> None:
     """Log what is about to be trained."""
     log.info(
-        "%s: %d steps of %d samples = micro batch %d x %d accumulation x %d processes; "
+        "%s: %s of %d samples = micro batch %d x %d accumulation x %d processes; "
         "sequence length %d; %s",
         f"continuing at step {state.step}" if state.step else "starting",
-        config.schedule.total_steps,
+        f"{config.schedule.total_steps} steps"
+        if config.schedule.clock_hours is None
+        else f"{config.schedule.clock_hours:g} hours of steps",
         plan.global_batch_size,
         plan.micro_batch_size,
         plan.gradient_accumulation_steps,
