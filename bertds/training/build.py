@@ -182,6 +182,7 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
         place.world_size,
         guard.peer_timeout_seconds,
         store,
+        guard.progress_timeout_seconds,
         on_leave=folder.lock.release,
     ).start()
 
