@@ -65,6 +65,15 @@ def has_launcher(environment: Mapping[str, str] | None = None) -> bool:
     return any(_count(values, starter.size) > 1 for starter in _STARTERS)
 
 
+def starter_of(environment: Mapping[str, str]) -> str:
+    """Return who started this process as one of several, or "" if nobody did."""
+    if _count(environment, "WORLD_SIZE") > 1 and "RANK" in environment:
+        return "a launcher"
+    # Slurm's variables are also those of the shell in an allocation.
+    several = [s.name for s in _STARTERS if s.name != "Slurm" and _count(environment, s.size) > 1]
+    return several[0] if several else ""
+
+
 def _count(values: Mapping[str, str], name: str) -> int:
     """Return a variable as a count; 0 if it is absent or not a whole number."""
     text = values.get(name, "")
