@@ -103,6 +103,8 @@ class Run:
         batch = next(self._batches)
         self._enter("step")
         self.engine.use_batch(batch.plan)
+        if self.metrics.rank_speed is not None:
+            self.metrics.rank_speed.add_tokens(batch.real_tokens)
         if self.parts.sample_log is not None:
             self.parts.sample_log.write(self.state.step + 1, batch.samples)
         return batch

@@ -8,6 +8,7 @@ nan     [[epoch, number]]    the loss of every micro batch with one of these sam
 overflow [steps]             the loss of these steps is finite, the gradient is not
 spike   {step: factor}       the gradient of this step is so many times as large
 slow    seconds              every step takes so much longer
+drag    seconds              every forward pass takes so much longer
 hog     seconds              the first step holds Python's lock for so long
 stop    step                 SIGUSR1 comes while this step is under way, and in each later one
 insist  n                    so many Ctrl-C arrive while the run is taken down
@@ -138,7 +139,7 @@ def plant(plan: dict[str, Any]) -> None:
         save.free_bytes = lambda folder: plan["room"]
     if "fault" in plan:
         _plant_fault(*plan["fault"])
-    if {"nan", "overflow", "spike", "slow", "hog", "error", "stop"} & set(plan):
+    if {"nan", "overflow", "spike", "slow", "drag", "hog", "error", "stop"} & set(plan):
         _plant_bad_steps(plan)
 
 
@@ -254,6 +255,7 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
         seed(self, number, step, micro_step)
 
     def spoil(self: Any, input_ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        time.sleep(plan.get("drag", 0.0))
         output = forward(self, input_ids, *arguments, **options)
         loss = output.mlm_loss_sum
         if any(torch.equal(input_ids, ids) for ids in marked):
