@@ -27,6 +27,10 @@ def check(config: Config) -> None:
         value = getattr(getattr(config, section), name)
         _require(value is None or value <= 1, f"{key}={value} is a share; at most 1 is allowed")
     _require(
+        schedule.ema_decay < 1,
+        f"schedule.ema_decay={schedule.ema_decay} would never move; use less than 1",
+    )
+    _require(
         model.hidden_size % model.num_attention_heads == 0,
         f"model.hidden_size={model.hidden_size} is not a multiple of "
         f"model.num_attention_heads={model.num_attention_heads}",
@@ -197,6 +201,7 @@ _SHARES = (
     "model.attention_probs_dropout_prob",
     "data.masked_lm_prob",
     "data.masked_lm_prob_end",
+    "data.rare_token_power",
     "schedule.decay_ratio",
     "data.short_seq_prob",
     "schedule.warmup_ratio",

@@ -106,6 +106,11 @@ class DataConfig:
     ngram: int = RowSettings.ngram
     """Mask runs of up to so many whole words, a run of k with probability proportional to 1/k
     (ALBERT: 3); 1 = no runs."""
+    rare_token_power: float = 0.0
+    """Power a of the weight (1 / frequency) ** a of a masked token in the gradient, scaled to a
+    mean of 1 over the training text: 0 weighs all masked tokens alike, 0.5 lets rare ones count
+    more. Frequencies are those of the training split, which NVIDIA HDF5 does not tell. Reported
+    losses stay the plain cross-entropy."""
     pairs: PairKind = RowSettings.pairs
     """nsp: true or random next segment; sop: in order or swapped; none: one segment."""
     verify: Literal["full", "size"] = "full"
@@ -175,6 +180,12 @@ class ScheduleConfig:
     equal parts over batch_ramp_steps. Accumulation is derived. null = train_batch_size always."""
     batch_ramp_steps: int = 0
     """Number of steps until the global batch is train_batch_size; needs batch_from."""
+    ema_decay: float = 0.0
+    """Decay per step of an exponential moving average of the weights, which joins every
+    checkpoint; 0 = none, 0.999 is usual. The decay of step t is at most (1 + t) / (10 + t), so
+    that the random start is forgotten. Validation, evaluate and export take the average; training
+    goes on with the weights themselves. Costs 4 bytes per parameter, cut as ZeRO cuts the
+    moments."""
     first_step: int = 0
     """Position on the schedule of this run's first step; Devlin's phase 2 continues at 900000."""
     horizon_steps: int | None = None
@@ -287,6 +298,11 @@ class ValidationConfig:
     """Score at most so many rows; 0 = all."""
     micro_batch_size: int = 0
     """Rows per forward pass; 0 = the training micro batch."""
+    before_training: bool = False
+    """Validate once before the first step too, so that curves and prompts begin at chance."""
+    prompts: str = ""
+    """A file of prompts that are predicted at each validation: on each line a text with one
+    [MASK], a tab, and the answer, a single token. Empty = five places of the held-out text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
