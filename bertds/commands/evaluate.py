@@ -17,7 +17,7 @@ from bertds.pretrained.blimp import FILE as BLIMP_FILE
 from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
 from bertds.pretrained.evaluate import evaluate
 from bertds.pretrained.load import Trained, open_trained
-from bertds.pretrained.transformers_api import as_hugging_face_folder, tokenizer_of
+from bertds.pretrained.transformers_api import as_hugging_face_folder, open_model, tokenizer_of
 from bertds.system.atomic_files import write_json
 
 
@@ -28,7 +28,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Masked-LM loss and accuracy and next-sentence accuracy on held-out text; with "
         "--blimp, accuracy on BLiMP's minimal pairs instead.",
     )
-    parser.add_argument("model", help="a run, a checkpoint, or a Hugging Face folder")
+    parser.add_argument(
+        "model", help="a run, a checkpoint, a Hugging Face folder, or a name of `bertds models`"
+    )
     parser.add_argument("--data", metavar="DIR", help="prepared data (default: the run's own)")
     parser.add_argument("--split", default="validation", help="validation (default) or train")
     parser.add_argument("--vocab", default="", help="vocab.txt, for data without a tokenizer")
@@ -58,6 +60,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="with --blimp: the first N pairs of each file (default: all)",
     )
+    parser.add_argument(
+        "--last-weights",
+        action="store_true",
+        help="score the weights of the last step, not their moving average (schedule.ema_decay)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
 
@@ -69,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         return _blimp(args)
     if args.limit is not None:
         raise ConfigError("--limit goes with --blimp; --max-samples limits held-out rows")
-    trained = open_trained(args.model)
+    trained = open_model(args.model, average=not args.last_weights)
     data = _data_config(trained, args)
     scores = evaluate(trained, data, args.split, args.batch, args.max_samples)
     if args.json:
@@ -83,7 +90,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _blimp(args: argparse.Namespace) -> int:
     """Score BLiMP, print the result and keep it with the run."""
-    for option in ("data", "vocab", "sequence_length", "max_predictions", "whole_words"):
+    for option in (
+        "data",
+        "vocab",
+        "sequence_length",
+        "max_predictions",
+        "whole_words",
+        "last_weights",
+    ):
         if getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} does not go with --blimp")
     if args.limit is not None and args.limit < 1:

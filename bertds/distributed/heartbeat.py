@@ -39,7 +39,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from bertds.distributed.liveness import CpuWatch, OwnTime, TimedStore
+from bertds.distributed.liveness import CpuWatch, KeyValueStore, OwnTime, TimedStore
 from bertds.distributed.progress import Progress, Sign, Standstill
 from bertds.distributed.rank_info import has_launcher
 from bertds.distributed.watchdog import Watchdog
@@ -81,7 +81,7 @@ class Heartbeat:
         rank: int,
         world_size: int,
         timeout_seconds: float,
-        store: Any,
+        store: KeyValueStore,
         progress_seconds: float = 0.0,
         on_leave: Callable[[], None] = lambda: None,
     ) -> None:

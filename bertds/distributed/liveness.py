@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import timedelta
+from typing import Protocol, TypeVar
 
 from bertds.system.processes import processor_time
 
@@ -37,12 +38,12 @@ class OwnTime:
 
 @dataclass(slots=True)
 class _Seen:
-    cpu: int
+    cpu: float
     at: float
 
 
 class CpuWatch:
-    """Notices that processes of this machine use the CPU, by ``/proc``.
+    """Notices that processes of this machine use the CPU.
 
     A process that gets too few turns to speak, or that holds Python's lock in a long compilation,
     lives: its processor time grows. That of a stopped one stands still.
@@ -64,6 +65,28 @@ class CpuWatch:
         return seen is not None and seen.at > then
 
 
+class KeyValueStore(Protocol):
+    """What is used of ``torch.distributed.Store``."""
+
+    def check(self, keys: list[str], /) -> bool:
+        """Return whether all keys are there, without waiting."""
+        ...
+
+    def get(self, key: str, /) -> bytes:
+        """Return a value; waits for it."""
+        ...
+
+    def set(self, key: str, value: str, /) -> None:
+        """Set a value for all ranks."""
+
+    def set_timeout(self, timeout: timedelta, /) -> None:
+        """Limit how long :meth:`get` waits."""
+
+    def clone(self) -> KeyValueStore:
+        """Return a connection of its own, for another thread."""
+        ...
+
+
 class TimedStore:
     """The store, with a note of when a question was asked that it has not answered yet.
 
@@ -72,7 +95,7 @@ class TimedStore:
         own: the clock of the note.
     """
 
-    def __init__(self, store: Any, own: OwnTime) -> None:
+    def __init__(self, store: KeyValueStore, own: OwnTime) -> None:
         self._store = store
         self._own = own
         self.asked: float | None = None

@@ -1,41 +1,44 @@
-"""Trains one phase of the pipeline."""
+"""Trains one phase of the pipeline and waits for its end."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
-from pathlib import Path
 
 from bertds.errors import EXIT_OK
-from bertds.pipeline.stages import _say
+from bertds.pipeline.stages import Phase, say
 
 
-def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int:
+def train(phase: Phase, processes: int, overrides: list[str]) -> int:
+    """Train one phase, unless that is done, and wait for its end.
+
+    Args:
+        phase: what is trained.
+        processes: number of ranks; 0 = the GPUs of this machine, or 1.
+        overrides: KEY=VALUE of the recipe, which win over the phase's own.
+
+    Returns:
+        The exit code of training.
+    """
     import torch
 
+    from bertds.config.load import split_assignments
     from bertds.training.launch import launch
     from bertds.training.setting_changes import is_done
     from bertds.training.settings import read_settings
 
-    run_dir = work / f"phase{phase}"
-    _say(f"train phase {phase}")
-    settings = [f"run.dir={run_dir}", f"data.path={work / 'data'}", *args.set]
-    if phase == 1:
-        settings.append(f"run.next_recipe={args.phase2}")
-    else:
-        settings.append(f"init.from={work / 'phase1'}")
+    run_dir, recipe = phase.run, phase.recipe
+    say(f"train {run_dir.name}")
+    asked = split_assignments(overrides)
+    settings = [one for one in phase.settings if one.partition("=")[0] not in asked]
+    settings += overrides
     config, deepspeed = read_settings(recipe, None, settings)
     if is_done(run_dir, config, deepspeed.values):
         print(f"{run_dir}: done before", file=sys.stderr)
         return EXIT_OK
     began = time.monotonic()
-    code = launch(
-        ["--config", recipe, "--set", *settings],
-        deepspeed,
-        run_dir,
-        args.processes or torch.cuda.device_count() or 1,
-    )
+    arguments = ["--config", recipe, "--set", *settings]
+    code = launch(arguments, deepspeed, run_dir, processes or torch.cuda.device_count() or 1)
     if code == EXIT_OK:
-        print(f"phase {phase} took {time.monotonic() - began:.0f} s", file=sys.stderr)
+        print(f"{run_dir.name} took {time.monotonic() - began:.0f} s", file=sys.stderr)
     return code

@@ -38,6 +38,7 @@ from bertds.errors import (
     EXIT_RUN_AGAIN,
     ConfigError,
 )
+from bertds.system.processes import usable_cores
 from bertds.system.shipped_files import PACKAGE
 from bertds.training.settings import read_settings
 
@@ -280,9 +281,7 @@ def _environments(
     devices: list[str], processes: int, command: str, lost: str
 ) -> list[dict[str, str]]:
     common = dict(os.environ)
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    common.setdefault("OMP_NUM_THREADS", str(max(1, min(8, cores // len(devices)))))
+    common.setdefault("OMP_NUM_THREADS", str(max(1, min(8, usable_cores() // len(devices)))))
     # Threads that wait in a loop bring a machine that has other work to do to a crawl.
     common.setdefault("OMP_WAIT_POLICY", "passive")
     common |= {

@@ -21,6 +21,7 @@ from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.interface import ModelOutput
+from bertds.engine.weight_average import decay_at
 from bertds.monitor.metrics import Metrics
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
@@ -129,6 +130,9 @@ class Run:
         self._enter("step")
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)
+            decay = self.config.schedule.ema_decay
+            if applied and decay:
+                self.engine.update_average(decay_at(decay, state.step - state.skipped_steps))
         parts.folder.lock.check(at_most_every=1.0)  # before anything is written
         state.step += 1
         state.samples += batch.plan.global_batch_size
@@ -147,6 +151,11 @@ class Run:
         if self.parts.heartbeat is not None:
             self.parts.heartbeat.progress.enter(activity)
 
+    def validate_before_training(self) -> None:
+        """Validate with the weights that the run starts from, where the recipe asks for it."""
+        if self.config.validation.before_training and self.state.step == 0:
+            self._validate()
+
     def validate_if_due(self) -> None:
         """Validate when the step is a multiple of ``validation.every_steps``."""
         every = self.config.validation.every_steps
@@ -163,7 +172,7 @@ class Run:
             return
         state.validated_step = state.step
         self._enter("validation")
-        with self.metrics.pause():
+        with self.metrics.pause(), self.engine.averaged():
             scores, prompts = validator.score(), validator.prompts()
         self._enter("step")
         if state.best_mlm_loss is None or scores["mlm_loss"] < state.best_mlm_loss:
