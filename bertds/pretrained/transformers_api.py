@@ -147,17 +147,17 @@ def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
         return tokenizer_of(folder)
 
 
-def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     """Return tokens as a person reads them: WordPiece's as they are, others as the text they are.
 
     Args:
         tokenizer: a fast one of transformers.
         ids: of single tokens.
     """
-    tokens: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    tokens = [str(tokenizer.convert_ids_to_tokens(i)) for i in ids]
     if type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece":
         return tokens
-    texts = [(tokenizer.decode([i]), token) for i, token in zip(ids, tokens, strict=True)]
+    texts = [(str(tokenizer.decode([i])), token) for i, token in zip(ids, tokens, strict=True)]
     return [text.strip() or text or token for text, token in texts]
 
 
