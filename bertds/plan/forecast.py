@@ -89,8 +89,9 @@ class Forecast:
 
     @property
     def checkpoint_gib(self) -> float:
-        """One checkpoint: float32 weights and both moments."""
-        return 12 * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
+        """One checkpoint: float32 weights, both moments, and the average where one is kept."""
+        size = 16 if self.shape.average else 12
+        return size * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
 
 
 def overlaps(settings: DeepSpeedSettings, shape: Shape) -> bool:

@@ -52,11 +52,16 @@ def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
         yield export(path, Path(folder) / "model")
 
 
-def open_model(name_or_path: Path | str) -> Trained:
-    """Load a model as this project's own class, with what is known of it."""
+def open_model(name_or_path: Path | str, *, average: bool = True) -> Trained:
+    """Load a model as this project's own class, with what is known of it.
+
+    Args:
+        name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
+        average: take the moving average of the weights, where a run has kept one.
+    """
     from bertds.pretrained.load import open_trained
 
-    return open_trained(resolve(name_or_path))
+    return open_trained(resolve(name_or_path), average=average)
 
 
 def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **arguments: Any) -> Any:

@@ -203,7 +203,10 @@ def build_engine(
 ) -> Engine:
     """Apply the recipe's speed settings to the model and hand it to DeepSpeed. Collective."""
     speed_up(model, config, settings)
-    return Engine.create(model, settings, plan, seed=config.run.seed)
+    engine = Engine.create(model, settings, plan, seed=config.run.seed)
+    if config.schedule.ema_decay:
+        engine.keep_average()
+    return engine
 
 
 def facts_of(

@@ -69,6 +69,7 @@ def shape_of(
         on_cpu=on_cpu,
         offload=settings.offloads_optimizer,
         bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
+        average=config.schedule.ema_decay > 0,
     )
 
 
