@@ -106,6 +106,11 @@ class DataConfig:
     ngram: int = RowSettings.ngram
     """Mask runs of up to so many whole words, a run of k with probability proportional to 1/k
     (ALBERT: 3); 1 = no runs."""
+    rare_token_power: float = 0.0
+    """Power a of the weight (1 / frequency) ** a of a masked token in the gradient, scaled to a
+    mean of 1 over the training text: 0 weighs all masked tokens alike, 0.5 lets rare ones count
+    more. Frequencies are those of the training split, which NVIDIA HDF5 does not tell. Reported
+    losses stay the plain cross-entropy."""
     pairs: PairKind = RowSettings.pairs
     """nsp: true or random next segment; sop: in order or swapped; none: one segment."""
     verify: Literal["full", "size"] = "full"

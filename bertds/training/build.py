@@ -55,6 +55,7 @@ from bertds.training.starting_point import (
 )
 from bertds.training.validation import Validator
 from bertds.training.will_it_fit import check_fits
+from bertds.training.word_weights import use_word_weights
 
 
 def build_run(
@@ -113,6 +114,7 @@ def _build(
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model, vocab_size)
+    use_word_weights(model, config, source)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     start = start_weights(config, model, source.tokenizer, folder.checkpoints)
 
