@@ -10,8 +10,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-import torch
-
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
@@ -87,6 +85,8 @@ def check_fits(config: Config, settings: DeepSpeedSettings, place: Place, vocab_
     """
     if config.run.ignore_memory:
         return
+    import torch  # `bertds plan` uses this module and needs none
+
     on_cpu = not torch.cuda.is_available() or os.environ.get("DS_ACCELERATOR") == "cpu"
     if settings.finds_micro_batch:
         settings = replace(settings, train_micro_batch_size_per_gpu=1)
