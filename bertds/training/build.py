@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +23,7 @@ from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.sources.base import Source
-from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.heartbeat import Heartbeat, KeyValueStore
 from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
@@ -187,7 +187,7 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
         place.rank,
         place.world_size,
         guard.peer_timeout_seconds,
-        store,
+        cast(KeyValueStore, store),  # torch's stubs lack Store.clone
         on_leave=folder.lock.release,
     ).start()
 
