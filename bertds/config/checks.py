@@ -201,6 +201,7 @@ _SHARES = (
     "model.attention_probs_dropout_prob",
     "data.masked_lm_prob",
     "data.masked_lm_prob_end",
+    "data.rare_token_power",
     "schedule.decay_ratio",
     "data.short_seq_prob",
     "schedule.warmup_ratio",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bertds.config.recipe import ModelConfig
 from bertds.errors import ConfigError
+from bertds.model.batch_calls import TakesBatches
 from bertds.model.embeddings import Embeddings
 from bertds.model.encoder import Encoder
 from bertds.model.heads import Pooler, PreTrainingHeads
@@ -93,7 +94,7 @@ class BertModel(nn.Module):
         return hidden_TH, self.pooler(hidden_TH.index_select(0, cu_seqlens[:-1]))
 
 
-class BertForPreTraining(nn.Module):
+class BertForPreTraining(TakesBatches):
     """Masked LM, and next-sentence prediction where the configuration asks for it.
 
     Parameters are named as in transformers' ``BertForPreTraining``; without next-sentence

@@ -199,7 +199,7 @@ def _count_rows(
     )
 
 
-class _MappedShards(Sequence[Any]):
+class _MappedShards(Sequence[TokenShard]):
     """All shards of a split: counts from the manifest's entries, a few of them mapped at a time."""
 
     def __init__(self, out: Path, infos: Sequence[ShardInfo], fingerprint: str) -> None:
@@ -212,7 +212,7 @@ class _MappedShards(Sequence[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter(self._infos)  # ShardInfo has the counts, which is what is iterated for
 
-    def __getitem__(self, number: Any) -> Any:
+    def __getitem__(self, number: int) -> TokenShard:  # type: ignore[override]
         if number not in self._open:
             info = self._infos[number]
             self._open[number] = TokenShard.open(
