@@ -30,9 +30,9 @@ from bertds.system.memory import cpu_memory_total
 from bertds.system.processes import usable_cores
 
 MEASURED_ON = "h100"
-MEMORY_PART = {128: 0.31, 512: 0.29}
-"""Part of the H100's kernel time that moves memory: 36.6 of 118.5 ms at 128 tokens, 19.9 of 68.3 ms
-at 512 (BERT-large, profiled with whole layers compiled; docs/performance.md)."""
+MEMORY_PART = {128: 0.29, 512: 0.23}
+"""Part of the H100's kernel time that moves memory: 59 of 205 ms at 128 tokens, 30 of 133 ms at 512
+(BERT-large with fused layers, by torch.profiler)."""
 VARIANTS = {"ti", "super", "laptop", "mobile", "max", "d", "mig", "nvl"}
 """Words of a driver's name that mark a GPU with another peak."""
 

@@ -26,9 +26,9 @@ import torch.distributed as dist
 from bertds.config.batch_plan import BatchPlan
 from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.rank_info import Place
+from bertds.engine.bf16_wrapper import work_on_all_tensors
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
-from bertds.engine.exact_norms import use_exact_norms
 from bertds.engine.process_group import (
     check_precision,
     end_processes,
@@ -41,7 +41,6 @@ from bertds.engine.weight_average import WeightAverage
 from bertds.engine.zero_layout import (
     DeepSpeedObject,
     Layout,
-    add_gradients_at_once,
     norm_under_way,
     read_layout,
 )
@@ -138,9 +137,7 @@ class Engine:
             config=_deepspeed_config(settings, batch_plan, optimizer),
         )
         layout = read_layout(wrapped, optimizer)
-        add_gradients_at_once(wrapped)
-        if layout.kind == "bf16":
-            use_exact_norms()
+        work_on_all_tensors(wrapped)
         for partition in layout.partitions:
             create_moments(optimizer, partition.tensor)
         if isinstance(optimizer, ShardedLamb | ShardedMuon):

@@ -210,38 +210,6 @@ def refresh_weights(engine: DeepSpeedObject, layout: Layout) -> None:
         wrapper._post_step([])  # gathers the small parameters that every rank keeps whole
 
 
-def add_gradients_at_once(engine: DeepSpeedObject) -> None:
-    """Let the wrapper of stage 1 in bf16 add up gradients in one call per backward pass.
-
-    DeepSpeed casts each gradient to float32, adds that copy, and zeroes the gradient so that the
-    next backward pass adds to zeros: with BERT-large 1,200 operators per micro batch, more than
-    the model's own. The sums are the same to the bit.
-    """
-    wrapper = engine.optimizer
-    if not hasattr(wrapper, "update_hp_grads"):
-        return
-    if wrapper.immediate_grad_update or getattr(wrapper, "autoep_folding_tp_group", None):
-        return  # asked for in the JSON: each gradient is added by a hook of its own
-
-    @torch.no_grad()
-    def update_hp_grads(clear_lp_grads: bool = False) -> None:
-        sums, gradients = [], []
-        for index, group in enumerate(wrapper.bf16_groups):
-            for number, parameter in enumerate(group):
-                if parameter.grad is None:
-                    continue
-                total = wrapper.fp32_groups_gradients[index][number]
-                sums.append(total.data.view(parameter.shape))
-                gradients.append(parameter.grad)
-                parameter._hp_grad = total
-                wrapper.fp32_groups_has_gradients[index][number] = True
-                parameter.grad = None  # the next backward pass leaves its own, instead of adding
-        if gradients:
-            torch._foreach_add_(sums, gradients)
-
-    wrapper.update_hp_grads = update_hp_grads
-
-
 def norm_under_way(engine: DeepSpeedObject) -> float | torch.Tensor:
     """Return the global gradient norm of the step that the ZeRO wrapper is making just now.
 

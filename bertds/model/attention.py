@@ -44,14 +44,24 @@ def are_neighbours(parts: list[Tensor]) -> bool:
     )
 
 
+def side_by_side(*parts: Tensor) -> Tensor:
+    """Return tensors of one shape, joined along the first dimension, outside of autograd.
+
+    Over their own memory where they are neighbours in it, else a copy.
+    """
+    first = parts[0].detach()
+    if not are_neighbours(list(parts)):
+        return torch.cat([part.detach() for part in parts])
+    return first.as_strided((len(parts) * first.shape[0], *first.shape[1:]), first.stride())
+
+
 class _Neighbours(torch.autograd.Function):
     """Tensors that are neighbours in memory as one, over that very memory."""
 
     @staticmethod
     def forward(ctx: Any, *parts: Tensor) -> Tensor:
-        ctx.count, first = len(parts), parts[0]
-        rows = len(parts) * first.shape[0]
-        return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
+        ctx.count = len(parts)
+        return side_by_side(*parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:

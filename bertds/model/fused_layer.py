@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from bertds.model.attention import side_by_side
 from bertds.model.bert import BertForPreTraining
 from bertds.model.encoder import EncoderLayer
 from bertds.model.layer_kernels import (
@@ -127,8 +128,12 @@ class FusedLayer(torch.autograd.Function):
         read: Tensor | None,
         longest: int,
         settings: Settings,
-        qkv_weight: Tensor,
-        qkv_bias: Tensor,
+        query_weight: Tensor,
+        key_weight: Tensor,
+        value_weight: Tensor,
+        query_bias: Tensor,
+        key_bias: Tensor,
+        value_bias: Tensor,
         out_weight: Tensor,
         out_bias: Tensor,
         gamma1: Tensor,
@@ -143,9 +148,13 @@ class FusedLayer(torch.autograd.Function):
         heads, attention_p, hidden_p, eps, approximate, short_rows = settings
         short = short_rows and longest <= LONGEST_ROW
         keys = draw_keys(3, hidden_TH.device)
-        qkv_T3ND = F.linear(hidden_TH, qkv_weight, qkv_bias).unflatten(-1, (3, heads, -1))
+        qkv_weight = side_by_side(query_weight, key_weight, value_weight)
+        qkv_bias = side_by_side(query_bias, key_bias, value_bias)
+        tokens, width = hidden_TH.shape
+        qkv_TX = F.linear(hidden_TH, qkv_weight, qkv_bias)
+        qkv_T3ND = qkv_TX.view(tokens, 3, heads, width // heads)
         attended = _attend(qkv_T3ND, starts, longest, attention_p, keys, short)
-        gathered_TH, residual_TH = attended.output_TND.flatten(1), hidden_TH
+        gathered_TH, residual_TH = attended.output_TND.view(tokens, width), hidden_TH
         if read is not None:  # from here on, T is the number of tokens that are read
             gathered_TH = gathered_TH.index_select(0, read)
             residual_TH = hidden_TH.index_select(0, read)
@@ -213,13 +222,14 @@ class FusedLayer(torch.autograd.Function):
             keys,
         )
         qkv_bias_grad = sums.sum(0).to(dtype)
-        qkv_grad_T3H = qkv_grad.flatten(1)
+        qkv_grad_T3H = qkv_grad.view(hidden_TH.shape[0], -1)
         qkv_weight_grad = qkv_grad_T3H.t() @ hidden_TH
         hidden_grad_TH = None
         if ctx.needs_input_grad[0]:
             hidden_grad_TH = residual_TH.addmm_(qkv_grad_T3H, qkv_weight)
         return (
-            *(hidden_grad_TH, None, None, None, None, qkv_weight_grad, qkv_bias_grad),
+            *(hidden_grad_TH, None, None, None, None),
+            *(*qkv_weight_grad.chunk(3), *qkv_bias_grad.chunk(3)),
             *(out_grad, out_bias_grad, gamma1_grad, beta1_grad),
             *(wide_grad, wide_bias_grad, narrow_grad, narrow_bias_grad, gamma2_grad, beta2_grad),
         )
@@ -233,8 +243,9 @@ def run_fused(
     read: Tensor | None = None,
 ) -> Tensor:
     """Stand in for the ``forward`` of a layer; scoring takes the layer's modules."""
-    joined = layer.attention.self.joined() if layer.training else None
-    if joined is None or layout.kernel != "flash" or hidden_TH.dtype != joined.weight.dtype:
+    own, query = layer.attention.self, layer.attention.self.query
+    usual = hidden_TH.dtype == query.weight.dtype and layout.kernel == "flash"
+    if not (layer.training and usual):
         return EncoderLayer.forward(layer, hidden_TH, layout, read)
     first, wide, second = layer.attention.output, layer.intermediate.dense, layer.output
     output_TH: Tensor = FusedLayer.apply(
@@ -243,8 +254,12 @@ def run_fused(
         read,
         layout.max_seqlen,
         settings,
-        joined.weight,
-        joined.bias,
+        query.weight,
+        own.key.weight,
+        own.value.weight,
+        query.bias,
+        own.key.bias,
+        own.value.bias,
         first.dense.weight,
         first.dense.bias,
         first.LayerNorm.weight,

@@ -45,9 +45,9 @@ NORM_ELEMENTS = 2048
 NORM_WARPS = 4
 NORM_PROGRAMS = 1056
 """Programs of LayerNorm's backward kernel: 8 on each multiprocessor of an H100."""
-TILE_ROWS, TILE_COLUMNS = 4, 512
+TILE_ROWS, TILE_COLUMNS = 8, 256
 TILE_WARPS = 4
-TILE_PROGRAMS = 132
+TILE_PROGRAMS = 264
 """Programs along the tokens of the kernels that work on tiles."""
 
 

@@ -46,6 +46,29 @@ def test_auto_compiles_on_a_gpu_where_it_can(asked, stage, cuda, graphs, compile
     assert speedups.wants_compile(config, stage, cuda=cuda) is compiled
 
 
+@pytest.mark.parametrize(
+    ("changes", "precision", "stage", "capability", "fused"),
+    [
+        ({}, "bf16", 1, HOPPER, True),
+        ({"run__cuda_graphs": True, "data__pack_tokens": 512}, "fp16", 2, (8, 0), True),
+        ({}, "bf16", 1, None, False),  # a CPU
+        ({}, "bf16", 1, (7, 0), False),  # no flash operator for longer rows
+        ({}, "bf16", 3, HOPPER, False),
+        ({"run__compile": True}, "bf16", 1, HOPPER, False),
+        ({"run__compile": False}, "bf16", 1, HOPPER, False),
+        ({"model__attention_kernel": "padded"}, "bf16", 1, HOPPER, False),
+        ({"model__style": "modern", "model__next_sentence": False}, "bf16", 1, HOPPER, False),
+    ],
+)
+def test_auto_fuses_berts_layers_on_a_gpu(
+    monkeypatch, changes, precision, stage, capability, fused
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr("torch.utils._triton.has_triton", lambda: True)
+    chosen = speedups.wants_fused(recipe(**changes), settings(stage, precision), capability)
+    assert chosen is fused
+
+
 def test_compiling_under_zero_3_is_refused_when_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"run\.compile=true with zero_optimization\.stage=3"):
         speedups.wants_compile(recipe(run__compile=True), 3, cuda=True)
