@@ -51,10 +51,9 @@ def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int
         print(f"{run_dir}: done before", file=sys.stderr)
         return EXIT_OK
     count, environment = _processes(args.processes)
-    launcher = Path(sys.executable).with_name("deepspeed")
     command = [
-        sys.executable,
-        str(launcher),
+        # By module: the script `deepspeed` may be in another folder than this Python.
+        *(sys.executable, "-P", "-m", "deepspeed.launcher.runner"),
         "--log_level",
         "critical",
         "--num_accelerators",
