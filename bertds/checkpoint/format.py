@@ -40,6 +40,7 @@ from bertds.checkpoint.manifest import (
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.system.atomic_files import sha256_file, write_json
+from bertds.system.fault_points import reached
 from bertds.system.json_fields import Field
 
 __all__ = [
@@ -75,12 +76,14 @@ class HashingFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
+        reached("checkpoint.write")
         self._file.write(data)
         self._hash.update(data)
         self.bytes += len(data)
 
     def close(self, *, sync: bool = True) -> str:
         """Flush to the disk, close, and return the SHA-256 of the contents."""
+        reached("checkpoint.sync")
         if sync:
             self._file.flush()
             os.fsync(self._file.fileno())

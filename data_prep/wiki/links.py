@@ -10,7 +10,7 @@ from data_prep.wiki.names import Site, file_options
 EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
 # A link that holds no other, with nothing in it that could be a namespace: nine of ten. What it
 # shows is the one group, so that text and groups in a row are the result.
-_PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
+PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
 _DEEPEST_LINK = 30
 _LONGEST_PREFIX = 40
 _PIXELS = re.compile(r"(?:\d+|\d*x\d+)\s*px")
@@ -18,7 +18,7 @@ _PIXELS = re.compile(r"(?:\d+|\d*x\d+)\s*px")
 
 def link_text(text: str, site: Site) -> str:
     """Replace all links of a text."""
-    text = "".join(_PLAIN_LINK.split(text))
+    text = "".join(PLAIN_LINK.split(text))
     opening, closing = text.find("[["), text.find("]]")
     out: list[str] = []
     stack: list[list[str]] = []
