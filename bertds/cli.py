@@ -70,11 +70,12 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     name = arguments[0]
     if name not in COMMANDS:
-        from difflib import get_close_matches
+        from bertds.config.suggest import nearest
 
-        close = get_close_matches(name, COMMANDS, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        print(f"bertds: error: no command {name!r}{hint}; see bertds --help", file=sys.stderr)
+        print(
+            f"bertds: error: no command {name!r}{nearest(name, COMMANDS)}; see bertds --help",
+            file=sys.stderr,
+        )
         return EXIT_BAD_INPUT
     command = import_module(COMMANDS[name][0])
     return guarded(command.main, arguments[1:])

@@ -80,6 +80,7 @@ def train(run: Run) -> bool:
     """
     state, engine, metrics = run.state, run.engine, run.metrics
     reason = ""
+    run.validate_before_training()
     while not run.is_finished() and not reason:
         batch = run.next_batch()
         learning_rate = run.learning_rate(state.step, state.hours)

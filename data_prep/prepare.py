@@ -51,7 +51,7 @@ def prepare(request: PrepRequest) -> Manifest:
         BertdsError: another reason why there is no result; one line that says what is wrong.
     """
     began = time.monotonic()
-    resolved = _resolved(request)
+    resolved = resolve(request)
     out = resolved.out
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def forecast(request: PrepRequest) -> Forecast:
     Raises:
         BertdsError: as :func:`prepare` would.
     """
-    resolved = _resolved(request)
+    resolved = resolve(request)
 
     def sample(folder: Path, settings: PrepSettings, team: Team, units: list[Unit]) -> Manifest:
         small = replace(resolved, out=folder, settings=settings)
@@ -97,17 +97,6 @@ def forecast(request: PrepRequest) -> Forecast:
         request.task_count,
     )
     return found
-
-
-def _resolved(request: PrepRequest) -> Resolved:
-    resolved = resolve(request)
-    if resolved.settings.instances:
-        # Not at the top: it imports a compiler, which takes a second.
-        from data_prep.stages.instances import row_settings
-
-        for rows in resolved.settings.instances:
-            row_settings(resolved.settings, rows)
-    return resolved
 
 
 @contextmanager

@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from bertds.config.row_settings import PAIRS, PairKind, RowSettings
 from bertds.data.formats.nvidia_hdf5 import COMPRESSIONS
 from bertds.errors import ConfigError
 from data_prep.document import Limits
 from data_prep.selection.filters import FilterSettings
 from data_prep.selection.minhash import MinHashSettings
-from data_prep.settings import DEDUP, PAIRS, TOKENISERS, PrepSettings
+from data_prep.settings import DEDUP, TOKENISERS, PrepSettings
 from data_prep.sources.text import LAYOUTS
 
 Paths = Sequence[str | Path]
@@ -128,12 +129,12 @@ class PrepRequest:
     dupe_factor: int = PrepSettings.dupe_factor
     """Passes over the corpus, each with its own pairs and masks."""
     compression: str = PrepSettings.compression
-    masked_lm_prob: float = PrepSettings.masked_lm_prob
-    short_seq_prob: float = PrepSettings.short_seq_prob
-    whole_word_masking: bool = PrepSettings.whole_word_masking
-    ngram: int = PrepSettings.ngram
+    masked_lm_prob: float = RowSettings.masked_lm_prob
+    short_seq_prob: float = RowSettings.short_seq_prob
+    whole_word_masking: bool = RowSettings.whole_word_masking
+    ngram: int = RowSettings.ngram
     """Longest run of words that are masked together."""
-    pairs: str = PrepSettings.pairs
+    pairs: PairKind = RowSettings.pairs
     """nsp, sop or none."""
     dataset_name: str = ""
     """Name of these files; empty = by the sources, as NVIDIA's readers expect it."""

@@ -7,10 +7,11 @@ workers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file
@@ -21,7 +22,7 @@ from data_prep.selection.decontaminate import NgramTable, TestFile, check_ngram,
 from data_prep.selection.filters import FilterSettings
 from data_prep.selection.minhash import MinHashSettings
 from data_prep.selection.mixing import parse_mix
-from data_prep.settings import InstanceRequest, PrepSettings
+from data_prep.settings import PrepSettings
 from data_prep.sources import SOURCE_KINDS, find_files, source_order
 from data_prep.sources.hub import NAME_PREFIX, find_hub
 from data_prep.tokens.nanotoken_encoder import check_installed
@@ -176,8 +177,15 @@ def prep_settings(
         BertdsError: a value is impossible, or the vocabulary is not one of BERT's.
     """
     tokenizer = _asked_tokenizer(request)
-    requests = [InstanceRequest.parse(text) for text in request.instances]
-    if len({r.sequence_length for r in requests}) < len(requests):
+    rows = RowSettings(
+        masked_lm_prob=request.masked_lm_prob,
+        short_seq_prob=request.short_seq_prob,
+        whole_word_masking=request.whole_word_masking,
+        ngram=request.ngram,
+        pairs=request.pairs,
+    )
+    instances = [_with_lengths(rows, text) for text in request.instances]
+    if len({one.sequence_length for one in instances}) < len(instances):
         raise ConfigError("--instances: each sequence length only once")
     kinds = {file.source for file in files}
     names = {
@@ -203,13 +211,9 @@ def prep_settings(
         shard_tokens=request.shard_tokens,
         validation_fraction=request.validation_fraction,
         dataset=dataset,
-        instances=tuple(requests),
+        rows=rows,
+        instances=tuple(instances),
         dupe_factor=request.dupe_factor,
-        masked_lm_prob=request.masked_lm_prob,
-        short_seq_prob=request.short_seq_prob,
-        whole_word_masking=request.whole_word_masking,
-        ngram=request.ngram,
-        pairs=request.pairs,
         compression=request.compression,
         filters=filters or FilterSettings(),
         dedup=request.dedup,
@@ -218,6 +222,14 @@ def prep_settings(
         tokeniser=request.tokeniser,
         keep_dropped=request.keep_dropped,
     )
+
+
+def _with_lengths(rows: RowSettings, text: str) -> RowSettings:
+    """Return the rows of one ``--instances S:P``, such as ``128:20``."""
+    length, colon, predictions = text.partition(":")
+    if not (colon and length.isdecimal() and predictions.isdecimal()):
+        raise ConfigError(f"--instances {text}: expected S:P, for example 128:20")
+    return replace(rows, sequence_length=int(length), max_predictions=int(predictions))
 
 
 class _Tokenizer(TypedDict, total=False):

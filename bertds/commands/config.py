@@ -125,11 +125,11 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
         print(f"# {JSON}gradient_clipping: {settings.gradient_clipping}  (default)")
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
-def _as_yaml(value: Any) -> str:
+def _as_yaml(value: object) -> str:
     return yaml.safe_dump(value, width=1000).removesuffix("...\n").strip()
 
 

@@ -60,6 +60,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="with --blimp: the first N pairs of each file (default: all)",
     )
+    parser.add_argument(
+        "--last-weights",
+        action="store_true",
+        help="score the weights of the last step, not their moving average (schedule.ema_decay)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
 
@@ -71,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         return _blimp(args)
     if args.limit is not None:
         raise ConfigError("--limit goes with --blimp; --max-samples limits held-out rows")
-    trained = open_model(args.model)
+    trained = open_model(args.model, average=not args.last_weights)
     data = _data_config(trained, args)
     scores = evaluate(trained, data, args.split, args.batch, args.max_samples)
     if args.json:
@@ -85,7 +90,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _blimp(args: argparse.Namespace) -> int:
     """Score BLiMP, print the result and keep it with the run."""
-    for option in ("data", "vocab", "sequence_length", "max_predictions", "whole_words"):
+    for option in (
+        "data",
+        "vocab",
+        "sequence_length",
+        "max_predictions",
+        "whole_words",
+        "last_weights",
+    ):
         if getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} does not go with --blimp")
     if args.limit is not None and args.limit < 1:

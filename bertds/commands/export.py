@@ -22,6 +22,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("run", help="a run folder or one checkpoint")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
     parser.add_argument(
+        "--last-weights",
+        action="store_true",
+        help="the weights of the last step, where the run has kept their moving average too "
+        "(schedule.ema_decay); without this option the average is written",
+    )
+    parser.add_argument(
         "--best",
         action="store_true",
         help="the checkpoint with the lowest held-out loss instead of the newest",
@@ -33,7 +39,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Export one run."""
     args = parse_args(argv)
-    folder = export(args.run, args.out, best=args.best, overwrite=args.overwrite)
+    folder = export(
+        args.run,
+        args.out,
+        average=not args.last_weights,
+        best=args.best,
+        overwrite=args.overwrite,
+    )
     if better := better_one(Path(args.run), folder):
         print(better)
     (architecture,) = hf_config.read_config(folder)["architectures"]

@@ -25,7 +25,7 @@ from bertds.errors import ConfigError
 from bertds.finetune.load import load_task
 from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
 from bertds.finetune.scores import PERCENT, mean_and_spread
-from bertds.finetune.task_data import DataOptions, TaskData
+from bertds.finetune.task_data import DataOptions, Split, TaskData
 from bertds.finetune.task_kinds import (
     CLASSES,
     Encoded,
@@ -188,7 +188,7 @@ class _Runner:
             log.info("rows are cut to %d tokens: the model has no more positions", positions)
         return min(self.options.max_length, positions)
 
-    def _encode(self, split: Any, max_length: int) -> Encoded:
+    def _encode(self, split: Split, max_length: int) -> Encoded:
         return encode(
             self.task,
             self.tokenizer,

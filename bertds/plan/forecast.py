@@ -93,8 +93,9 @@ class Forecast:
 
     @property
     def checkpoint_gib(self) -> float:
-        """One checkpoint: float32 weights and both moments."""
-        return 12 * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
+        """One checkpoint: float32 weights, both moments, and the average where one is kept."""
+        size = 16 if self.shape.average else 12
+        return size * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
 
 
 def overlaps(settings: DeepSpeedSettings, shape: Shape) -> bool:
@@ -166,6 +167,7 @@ def forecast(
         on_cpu=on_cpu,
         offload=settings.offloads_optimizer,
         bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
+        average=config.schedule.ema_decay > 0,
     )
     base = CPU_BASE if on_cpu else GPU_BASE
     if calibration and calibration.base_bytes:

@@ -18,13 +18,19 @@ from bertds.system.atomic_files import write_json
 
 
 def export(
-    run: Path | str, out: Path | str, *, best: bool = False, overwrite: bool = False
+    run: Path | str,
+    out: Path | str,
+    *,
+    average: bool = True,
+    best: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write the Hugging Face folder. It appears whole or not at all.
 
     Args:
         run: a run folder (its newest good checkpoint is taken) or one checkpoint.
         out: the folder; must be absent or empty, or with ``overwrite`` an earlier export.
+        average: the moving average of the weights, where the run has kept one.
         best: take the checkpoint with the lowest held-out loss instead of the newest.
         overwrite: replace an earlier export.
 
@@ -35,7 +41,7 @@ def export(
     """
     out = Path(out)
     check_output(out, overwrite=overwrite)
-    trained = open_trained(best_checkpoint(Path(run)) if best else run)
+    trained = open_trained(best_checkpoint(Path(run)) if best else run, average=average)
     if trained.tokenizer_folder is None:
         raise CheckpointError(f"{run}: no tokenizer/vocab.txt beside it, which an export needs")
     origin, step = trained.origin.name, trained.manifest.get("step")

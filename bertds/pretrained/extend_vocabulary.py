@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -102,7 +101,7 @@ def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[PreTrain
 
 
 def extend(
-    source: Any,
+    source: Path | str,
     out: Path,
     *,
     words: Path | None,

@@ -52,11 +52,16 @@ def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
         yield export(path, Path(folder) / "model")
 
 
-def open_model(name_or_path: Path | str) -> Trained:
-    """Load a model as this project's own class, with what is known of it."""
+def open_model(name_or_path: Path | str, *, average: bool = True) -> Trained:
+    """Load a model as this project's own class, with what is known of it.
+
+    Args:
+        name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
+        average: take the moving average of the weights, where a run has kept one.
+    """
     from bertds.pretrained.load import open_trained
 
-    return open_trained(resolve(name_or_path))
+    return open_trained(resolve(name_or_path), average=average)
 
 
 def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **arguments: Any) -> Any:
@@ -124,17 +129,17 @@ def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
         return tokenizer_of(folder)
 
 
-def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     """Return tokens as a person reads them: WordPiece's as they are, others as the text they are.
 
     Args:
         tokenizer: a fast one of transformers.
         ids: of single tokens.
     """
-    tokens: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    tokens = [str(tokenizer.convert_ids_to_tokens(i)) for i in ids]
     if type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece":
         return tokens
-    texts = [(tokenizer.decode([i]), token) for i, token in zip(ids, tokens, strict=True)]
+    texts = [(str(tokenizer.decode([i])), token) for i, token in zip(ids, tokens, strict=True)]
     return [text.strip() or text or token for text, token in texts]
 
 

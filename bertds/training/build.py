@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +23,7 @@ from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.sources.base import Source
-from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.heartbeat import Heartbeat, KeyValueStore
 from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
@@ -54,6 +54,7 @@ from bertds.training.starting_point import (
     warn_of_other_data,
 )
 from bertds.training.validation import Validator
+from bertds.training.word_weights import use_word_weights
 
 
 def build_run(
@@ -110,6 +111,7 @@ def _build(
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model, vocab_size)
+    use_word_weights(model, config, source)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     start = start_weights(config, model, source.tokenizer, folder.checkpoints)
 
@@ -184,7 +186,7 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
         place.rank,
         place.world_size,
         guard.peer_timeout_seconds,
-        store,
+        cast(KeyValueStore, store),  # torch's stubs lack Store.clone
         on_leave=folder.lock.release,
     ).start()
 
@@ -202,7 +204,10 @@ def build_engine(
 ) -> Engine:
     """Apply the recipe's speed settings to the model and hand it to DeepSpeed. Collective."""
     speed_up(model, config, settings)
-    return Engine.create(model, settings, plan, seed=config.run.seed)
+    engine = Engine.create(model, settings, plan, seed=config.run.seed)
+    if config.schedule.ema_decay:
+        engine.keep_average()
+    return engine
 
 
 def facts_of(

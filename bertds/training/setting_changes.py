@@ -36,6 +36,7 @@ RULES: dict[str, Rule] = {
     "data.whole_word_masking": "fixed",
     "data.ngram": "fixed",
     "data.pairs": "fixed",
+    "data.rare_token_power": "announced",
     "schedule": "announced",
     "schedule.batch_from": "fixed",
     "schedule.batch_ramp_steps": "fixed",

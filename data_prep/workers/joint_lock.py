@@ -233,4 +233,5 @@ class Claims:
 
     def value(self, name: str) -> Any:
         """Return what came out of a piece of work that is done."""
-        return parse_json((self.folder / f"{name}.done").read_text(encoding="utf-8"))["value"]
+        found = parse_json((self.folder / f"{name}.done").read_text(encoding="utf-8"))
+        return found["value"]

@@ -15,7 +15,6 @@ from transformers import AutoTokenizer, BertForPreTraining
 
 from bertds.cli import main as bertds
 from bertds.monitor.run_files import read_metrics
-from bertds.pipeline.summary import fill_masks
 from bertds.pretrained.evaluate import tokens_per_word, unigram_entropy
 from bertds.pretrained.load import open_trained
 
@@ -191,11 +190,6 @@ def test_evaluating_on_another_vocabulary_is_refused(
     assert "its vocabulary has 65 tokens, the data's 6" in capsys.readouterr().err
 
 
-def test_fill_mask_answers(model: Path) -> None:
-    answers = fill_masks(model)
-    assert len(answers) == 3 and all(text.count("%") == 5 for _, text in answers)
-
-
 def test_continuing_from_a_hugging_face_folder(
     run: Path, model: Path, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
@@ -274,7 +268,8 @@ def test_the_whole_road_from_a_real_dump(
     ]  # fmt: skip
     assert bertds(command) == 0
     out = capfd.readouterr().out
-    assert "unigram entropy" in out and "What the model fills in" in out
+    assert "unigram entropy" in out and "most frequent word" in out and "What it answers" in out
+    assert "nothing more" in out and "A real run" in out  # after five steps
     assert (tmp_path / "work" / "model" / "model.safetensors").is_file()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.safetensors")}
     assert bertds(command) == 0  # a second time repeats nothing

@@ -32,6 +32,7 @@ BY_HAND = {
     "domain_adapt": {749: 5e-5, 750: 4.7e-5, 6250: 2.5e-5},
     "tiny_cpu_phase1": {},
     "tiny_cpu_phase2": {},
+    "facts_cpu": {139: 2e-3, 700: 1e-3},
 }
 
 

@@ -52,7 +52,7 @@ bertds.__main__
 """
 FLOORS = {room: n for n, line in enumerate(ORDER.split("\n")) for room in line.split()}
 # Preparation runs on machines without torch: of bertds it may import these.
-FOR_PREPARATION = {"errors", "system", "display", "data", "__init__"}
+FOR_PREPARATION = {"errors", "system", "display", "config", "data", "__init__"}
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "matplotlib", "pandas"}
 
 

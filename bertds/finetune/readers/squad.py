@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bertds.errors import DataError
 from bertds.finetune.records import BadRows, Question, read_text
@@ -60,7 +60,7 @@ def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Quest
     return questions, bad
 
 
-def _walk(path: Path, content: Any) -> Any:
+def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]:
     """Yield (place, title, context, qa) and refuse another layout."""
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
@@ -78,7 +78,7 @@ def _walk(path: Path, content: Any) -> Any:
                 yield f"{place}.qas[{q}]", article.get("title", ""), context, qa
 
 
-def _question(place: str, title: str, context: str, qa: Any, split: str) -> Question:
+def _question(place: str, title: str, context: str, qa: object, split: str) -> Question:
     if not isinstance(qa, dict) or not isinstance(qa.get("question"), str) or "id" not in qa:
         raise DataError(f"{place} lacks 'id' or 'question'")
     answers = []
