@@ -35,6 +35,10 @@ COMMANDS = {
     ),
     "extend": ("bertds.commands.extend", "give a model a domain's words"),
     "pipeline": ("bertds.commands.pipeline", "prepare, train both phases, export, evaluate"),
+    "ten-minutes": (
+        "bertds.commands.ten_minutes",
+        "train by the clock on ten million words, score BLiMP and GLUE",
+    ),
     "plan": ("bertds.commands.plan", "say what a run will need: memory, time, energy, cost, disk"),
     "status": ("bertds.commands.status", "say how a run is doing, from another shell"),
     "report": ("bertds.commands.report", "write one page on one or several runs, to be looked at"),

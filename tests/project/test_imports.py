@@ -46,6 +46,7 @@ data_prep.launch
 data_prep.build_wiki_books
 bertds.finetune bertds.plan bertds.report bertds.doctor
 bertds.pipeline
+bertds.api
 bertds.commands
 bertds.cli
 bertds.__main__
