@@ -272,6 +272,8 @@ class RunConfig:
     memory_limit_gib: float | None = None
     """What a process may use when the JSON's train_micro_batch_size_per_gpu is "auto"; null =
     85 % of the free memory of the GPU, or of this process's share of the machine's."""
+    ignore_memory: bool = False
+    """Train even where the forecast says that the run does not fit this machine."""
     log_samples: bool = False
     """Write the (epoch, sample) numbers of every step to samples_rank_R.jsonl."""
 

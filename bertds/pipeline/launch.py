@@ -14,6 +14,7 @@ from typing import Any
 
 from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError
 from bertds.pipeline.stages import Phase, say
+from bertds.system.processes import usable_cores
 from bertds.system.shipped_files import PACKAGE
 
 
@@ -26,7 +27,7 @@ def _processes(wanted: int) -> tuple[int, dict[str, str]]:
     count = wanted or gpus or 1
     if not gpus:
         environment["DS_ACCELERATOR"] = "cpu"
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // count)))
         # Threads that wait in a loop bring a machine that has other work to do to a crawl.
         environment.setdefault("OMP_WAIT_POLICY", "passive")

@@ -38,6 +38,7 @@ from bertds.optim.lr_schedule import LearningRate
 from bertds.system.fault_points import reached
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
+from bertds.system.processes import require_linux
 from bertds.training.auto_micro_batch import choose_micro_batch
 from bertds.training.bad_step_guard import Guard
 from bertds.training.clock import TrainingClock
@@ -54,6 +55,7 @@ from bertds.training.starting_point import (
     warn_of_other_data,
 )
 from bertds.training.validation import Validator
+from bertds.training.will_it_fit import check_fits
 from bertds.training.word_weights import use_word_weights
 
 
@@ -72,6 +74,7 @@ def build_run(
     Raises:
         UserError: a setting, the data, the run folder or a checkpoint is wrong.
     """
+    require_linux("training")
     place = find_place()
     start_logging(place.is_main)
     if log_samples:
@@ -108,6 +111,7 @@ def _build(
     source = open_source(config.data, config.run.seed, split="train")
     held_out = open_held_out(config, source)
     vocab_size = source.tokenizer.vocab_size
+    check_fits(config, settings, place, vocab_size)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model, vocab_size)
