@@ -303,6 +303,8 @@ class ValidationConfig:
     """Score at most so many rows; 0 = all."""
     micro_batch_size: int = 0
     """Rows per forward pass; 0 = the training micro batch."""
+    stop_at_loss: float | None = None
+    """End the run as soon as a validation's masked-LM loss is at most this; null = never."""
     before_training: bool = False
     """Validate once before the first step too, so that curves and prompts begin at chance."""
     prompts: str = ""

@@ -92,8 +92,11 @@ class Run:
         return self.parts.loader.stall_seconds
 
     def is_finished(self) -> bool:
-        """Whether the last step is done, or the clock budget is spent."""
-        schedule = self.config.schedule
+        """Whether the last step is done, the clock budget spent, or the wanted loss reached."""
+        schedule, target = self.config.schedule, self.config.validation.stop_at_loss
+        best = self.state.best_mlm_loss
+        if target is not None and best is not None and best <= target:
+            return True
         if schedule.clock_hours is not None and self.state.hours >= schedule.clock_hours:
             return True
         return self.state.step >= schedule.total_steps
@@ -201,7 +204,10 @@ class Run:
         state, folder = self.state, self.parts.folder
         if finished:
             folder.lock.check()
-            folder.finish({"step": state.step, "samples": state.samples})
+            facts: dict[str, float] = {"step": state.step, "samples": state.samples}
+            if state.best_mlm_loss is not None:
+                facts["best_mlm_loss"] = state.best_mlm_loss
+            folder.finish(facts)
         else:
             log.info(
                 "stopped at step %d (%s); everything is saved: run the same command again",
