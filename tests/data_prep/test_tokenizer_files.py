@@ -119,6 +119,29 @@ def test_options_go_before_files_and_a_tokenizer_json_is_a_vocabulary(tmp_path: 
                 + ["--min-tokens", "1", "--vocab", str(folder), "--keep-accents"]) == 0  # fmt: skip
 
 
+@pytest.mark.parametrize("config", RULES)
+def test_a_tokenizer_json_of_another_name_keeps_its_rules(tmp_path: Path, config) -> None:
+    from transformers import AutoTokenizer
+
+    folder = wordpiece_folder(tmp_path / "tok", "tokenizer.json", **config)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    expected = load_tokenizer_info(folder).rules
+    # Beside it, in a folder of several, is another tokenizer with all of its files.
+    mine = tmp_path / "several" / "mine.json"
+    wordpiece_folder(mine.parent, do_lower_case=not config["do_lower_case"])
+    (mine.parent / "vocab.txt").write_text("\n".join(TOKENS[:5] + ["of", "another"]) + "\n")
+    shutil.copyfile(folder / "tokenizer.json", mine)
+    info = load_tokenizer_info(mine)
+    assert info.rules == expected and info.vocabulary() == TOKENS
+    assert info.files == {"tokenizer.json": mine}  # what a run folder keeps
+    out = prepare(tmp_path, GERMAN, mine)
+    texts = GERMAN.split("\n\n")
+    assert sorted(documents(out)) == sorted(
+        theirs(text.strip(), add_special_tokens=False)["input_ids"] for text in texts
+    )
+    assert Manifest.load(out).tokenizer.rules == expected
+
+
 def test_a_vocabulary_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("\ufeff" + "\n".join(TOKENS), encoding="utf-8")
