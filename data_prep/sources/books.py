@@ -10,18 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from bertds.data.scripts import (
+    ends_sentence,
+    join_lines,
+    may_join_without_space,
+    word_count,
+)
 from data_prep.clean import clean_line
 from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.charsets import detect
 from data_prep.sources.gutenberg import is_header_line, without_frame
 from data_prep.sources.limits import joined
-from data_prep.tokens.scripts import (
-    ends_sentence,
-    join_lines,
-    may_join_without_space,
-    word_count,
-)
 
 _PRODUCED_BY = re.compile(r"^(?:E-text prepared by|Produced by|Transcribed (?:by|from))", re.I)
 # The ideographic space that indents the next paragraph stays with it.

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from bertds.data.scripts import gap
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
 from data_prep.clean import clean_line, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
 from data_prep.sources.blocks import compression, plain_blocks, records, whole_blocks
 from data_prep.sources.text import unit_lines
-from data_prep.tokens.scripts import gap
 
 OPENING, CLOSING = b"<doc id=", b"</doc>"
 

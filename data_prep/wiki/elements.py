@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from bertds.data.scripts import gap
 from data_prep.clean import TAG_NAMES, word_set
-from data_prep.tokens.scripts import gap
 from data_prep.wiki import literal
 from data_prep.wiki.formulas import LONGEST, formula_text
 

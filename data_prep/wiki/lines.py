@@ -6,13 +6,13 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from bertds.system.yaml_text import FastLoader, load_yaml
-from data_prep.tokens.scripts import (
+from bertds.data.scripts import (
     ends_sentence,
     join_lines,
     without_marked_ends,
     word_count,
 )
+from bertds.system.yaml_text import FastLoader, load_yaml
 from data_prep.wiki.names import switches
 
 _OTHER_CODES = {"nb": "no", "sgs": "lt", "gsw": "de", "nan": "zh-min-nan"}
