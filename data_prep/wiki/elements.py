@@ -17,6 +17,10 @@ _DROPPED = word_set(
     style script pre
     """
 )
+# Formatting: where a line begins with one of these, no mark after it begins a list or a table.
+_INLINE = word_set("b i u s em strong small big span font code tt kbd samp var cite dfn q sub sup")
+_LINE_MARKS = frozenset("*#:;=!|{}")
+_BEFORE_TEXT = frozenset(["", *"\n*#:; '"])
 _FORMULAS = frozenset(["math", "chem", "ce"])
 # Elements that end a paragraph.
 _BLOCKS = word_set("p div blockquote poem center li ul ol dl dd dt hr tr td th caption")
@@ -66,6 +70,12 @@ def without_elements(text: str) -> str:
                     replacement = _line_break(text, start, end)
                 elif name == "nowiki":
                     end, replacement = _literal(text, start, end, unclosed)
+                elif (
+                    text[end : end + 1] in _LINE_MARKS
+                    and name in _INLINE
+                    and text[start - 1 : start] in _BEFORE_TEXT
+                ):
+                    replacement = literal.NOTHING
         pieces.append(text[position:start])
         if replacement:
             pieces.append(replacement)

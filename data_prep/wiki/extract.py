@@ -16,7 +16,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, TypeAlias
 
-from data_prep.clean import unescape
 from data_prep.wiki import literal
 from data_prep.wiki.elements import without_elements
 from data_prep.wiki.lines import paragraphs_of
@@ -61,11 +60,11 @@ def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
     if "{{" in text or "}}" in text:
         page = _Page(wiki, templates_of(wiki.language, wiki.templates), title)
         text = _without_templates(text, page)
-    if "{" in text:  # one letter is found much faster than two
-        if "{|" in text:
-            text = _without_tables(text)
-        if "-{" in text:
-            text = one_variant(text)
+    if "{|" in text:
+        text = _without_tables(text)
+    text = literal.shown_marks_apart(text)
+    if "-{" in text:
+        text = one_variant(text)
     if "[" in text:
         text = link_text(text, wiki)
         if "[" in text:
@@ -73,14 +72,14 @@ def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
     if "''" in text:
         text = without_quotes(text)
     if "&" in text:
-        text = unescape(text)
+        text = literal.unescaped(text)
     text = text.replace("\xa0", " ")
     if "://" in text:
         text = _BARE_ADDRESS.sub("", text)
-    paragraphs = "\n".join(paragraphs_of(text, wiki.language))
-    # Templates hide marks too: the apostrophe of {{'}} is none of italic.
-    has_literal = has_literal or literal.has_hidden(paragraphs)
-    return literal.show(paragraphs) if has_literal else paragraphs
+    # Templates and shown marks are hidden too: the apostrophe of {{'}} is none of italic.
+    has_literal = has_literal or literal.has_hidden(text)
+    paragraphs = paragraphs_of(text, wiki.language)
+    return "\n".join(literal.show(paragraphs) if has_literal else paragraphs)
 
 
 # --------------------------------------------------------------------------------------------
@@ -175,7 +174,8 @@ def _without_templates(text: str, page: _Page, depth: int = 0) -> str:
             if braces == 2:
                 words = _template_words(text, start + 2, end - 2, page, depth)
                 if words:
-                    pieces.append(words)
+                    # "{{lang|ktz|!Xun}}": no heading of a table.
+                    pieces.append(literal.NOTHING + words if words[0] == "!" else words)
             elif braces == 3:  # the value that is taken when the page itself is shown
                 default = text[start + 3 : end - 3].partition("|")[2]
                 pieces.append(_without_templates(default, page, depth + 1))

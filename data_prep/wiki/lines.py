@@ -32,6 +32,7 @@ _LOST_END = re.compile(r"\s*[,;]\s*([.:])(?=\s|$)(?!\s?\.)")
 _LOST_BEGINNING = re.compile(r"[,;:.)]+\s+|[,;:)，、；：。）]+")
 # "|url = http..." of a citation whose brackets do not match.
 _PARAMETER = re.compile(r"\s*\|\s*[A-Za-z][\w -]{0,20}=[^|.\n]{0,80}")
+_LONE_BAR = re.compile(r" \|(?!\|)")
 # Brackets and marks that are as wide as an ideograph, and those of Arabic.
 _EMPTY_WIDE = re.compile(r"（[\s,;:，、；：.–—/-]*）")
 _WIDE_START = re.compile(r"（[\s，、；：,;:]+")
@@ -52,6 +53,8 @@ def paragraphs_of(text: str, language: str = "en") -> list[str]:
     current: list[str] = []
     skipped = skipped_sections(language)
     skipping = 0  # level of the heading whose section is left out
+    # Rows of a table that was not closed. Elsewhere "!Kung" and "a || b" are text.
+    has_rows = text[:1] == "|" or "\n|" in text or "\n |" in text
 
     def finish() -> None:
         if current:
@@ -82,9 +85,9 @@ def paragraphs_of(text: str, language: str = "en") -> list[str]:
             if _is_sentence(item) and "|" not in item and "ISBN" not in item:
                 current.append(item)
                 finish()
-        elif first in "|!{}" or line.startswith("----"):
+        elif first in "|}" or (first == "!" and has_rows) or line.startswith(("{|", "----")):
             finish()
-        elif "||" not in line:
+        elif not has_rows or "||" not in line:
             current.append(line)
     finish()
     return paragraphs
@@ -105,10 +108,10 @@ def tidy(text: str) -> str:
     if "{" in text or "}" in text or "[" in text or "]" in text:
         for mark in ("{{", "}}", "[[", "]]"):
             text = text.replace(mark, "")
+    if "|" in text:
+        text = _LONE_BAR.sub(" ", _PARAMETER.sub("", text))
     if "  " in text or "\t" in text:
         text = " ".join(text.split())
-    if "|" in text:
-        text = _PARAMETER.sub("", text).replace(" |", " ")
     if " ," in text or " ." in text or " ;" in text:
         text = text.replace(" ,", ",").replace(" ;", ";").replace(" . ", ". ")
         if text.endswith(" ."):

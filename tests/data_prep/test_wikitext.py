@@ -304,6 +304,47 @@ def test_a_reference_that_is_not_closed_takes_no_later_paragraph_along() -> None
     assert "</ref" not in clean_wikitext(text)
 
 
+@pytest.mark.parametrize(
+    ("wikitext", "shown"),
+    [
+        ("'''!!!''' is a band.", "!!! is a band."),
+        ("[[!Kung people]] and [[A|#b]] are.", "!Kung people and #b are."),
+        ("{{lang|ktz|!Xun}} and ''{{lang|ktz|!Xun}}'' are.", "!Xun and !Xun are."),
+        ("&#33;Kung is &excl;Kung.", "!Kung is !Kung."),
+        ("!Kung people are.", "!Kung people are."),
+        ("<b>!Xun</b> are.", "!Xun are."),
+        ("'''[[#9 Dream|#9 Dream]]''' is a song.", "#9 Dream is a song."),
+        ("''':)''' smiles.", ":) smiles."),
+        ("&#61; equals =", "= equals ="),
+        ("{x, y} is a set.", "{x, y} is a set."),
+        ("&#123;&#124; begins a &#91;&#91;table&#93;&#93; &vert; so.",
+         "{| begins a [[table]] | so."),
+        ("In C <code>a || b</code> is either.", "In C a || b is either."),
+    ],
+)  # fmt: skip
+def test_a_mark_that_is_shown_is_text(wikitext: str, shown: str) -> None:
+    """Lists, tables and headings are those of the markup, not of what it shows."""
+    assert clean_wikitext(wikitext + TAIL) == shown + TAIL
+    item = f"* {wikitext}{TAIL}"
+    if "|" not in shown and wikitext[0] != "!":
+        assert clean_wikitext(f"x\n{item}").endswith(shown + TAIL)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "! A !! B\n|-\n| 1 || 2\n|}",
+        "{| class=x\n! A\n! B\n|-\n| 1\n| 2 || a cell without an end",
+        "{{!}}-\n{{!}} a cell of a row that a template began\n! Head\n|}",
+        "| a = b\n| c = d\n}}",
+    ],
+)
+def test_rows_of_a_table_that_is_not_whole_are_no_text(table: str) -> None:
+    assert clean_wikitext(f"Before.{TAIL}\n{table}\n\nAfter.{TAIL}") == (
+        f"Before.{TAIL}\nAfter.{TAIL}"
+    )
+
+
 def test_a_page_in_cdata(made: SimpleNamespace) -> None:
     page = made.page("T", "X").replace(
         ">X<", "><![CDATA[A &amp; B <i>is</i> in [[CDATA]] here.]]><"
