@@ -29,6 +29,8 @@ _MARKUP = re.compile(r"<(?:!(?:--|\[CDATA\[)|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>]
 _CDATA = "<![CDATA["
 _END_OF_NOWIKI = re.compile(r"</nowiki\s*>", re.IGNORECASE)
 _LINE_BREAK = re.compile(r"\s*<br\b", re.IGNORECASE)
+_HEADINGS = {f"h{level}": "=" * level for level in range(1, 7)}
+_LONGEST_HEADING = 300
 _LONGEST_NESTED_REFERENCE = 4000
 """Characters; a reference that goes on for longer was never closed."""
 
@@ -66,6 +68,8 @@ def without_elements(text: str) -> str:
                             replacement = formula_text(_content(text, inside, end))
                 elif name in _BLOCKS:
                     replacement = "\n\n"
+                elif name in _HEADINGS:
+                    end, replacement = _heading(text, name, end)
                 elif name == "br":
                     replacement = _line_break(text, start, end)
                 elif name == "nowiki":
@@ -115,6 +119,17 @@ def _line_break(text: str, start: int, end: int) -> str:
     if _LINE_BREAK.match(text, end):
         return "\n\n"
     return gap(text[max(0, start - 1) : start], text[end : end + 1])
+
+
+def _heading(text: str, name: str, start: int) -> tuple[int, str]:
+    """Return the end of ``<h2>Title</h2>``, and the title as a heading of wikitext."""
+    limit = start + _LONGEST_HEADING
+    close = max(text.find(f"</{name}", start, limit), text.find(f"</{name.upper()}", start, limit))
+    if close < 0:
+        return start, "\n\n"
+    end = text.find(">", close) + 1 or len(text)
+    title = " ".join(without_elements(text[start:close]).split())
+    return end, f"\n\n{_HEADINGS[name]}{title}{_HEADINGS[name]}\n\n" if title else "\n\n"
 
 
 def _content(text: str, start: int, end: int) -> str:

@@ -18,15 +18,14 @@ from typing import NamedTuple, TypeAlias
 
 from data_prep.wiki import literal
 from data_prep.wiki.elements import without_elements
-from data_prep.wiki.lines import paragraphs_of
-from data_prep.wiki.links import EXTERNAL_LINK, link_text
+from data_prep.wiki.lines import lines_of, paragraphs_of
+from data_prep.wiki.links import EXTERNAL_LINK, link_text, without_addresses
 from data_prep.wiki.names import Site, magic_words, site
 from data_prep.wiki.quotes import without_quotes
 from data_prep.wiki.template_functions import Arguments
 from data_prep.wiki.templates import Templates, templates_of
 from data_prep.wiki.variants import one_variant
 
-_BARE_ADDRESS = re.compile(r"https?://[^\s<>\[\]]*[^\s<>\[\].,;:!?)'\"]")
 _BRACES = re.compile(r"\{\{+|\}\}+")
 _LONGEST_TEMPLATE = 4000
 _LONGEST_NAME = 60
@@ -43,13 +42,16 @@ class _Page(NamedTuple):
     title: str
 
 
-def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
+def clean_wikitext(
+    text: str, wiki: Site | None = None, title: str = "", *, extracted: bool = False
+) -> str:
     """Return the prose of an article: paragraphs, one a line; empty if there is none.
 
     Args:
         text: wikitext with XML's own escapes already undone.
         wiki: the names of the wiki; None = an English one's.
         title: of the page, which ``{{PAGENAME}}`` shows.
+        extracted: an extractor has chosen the lines already; each is a paragraph.
     """
     if wiki is None:
         wiki = site()
@@ -57,6 +59,9 @@ def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
         text = without_elements(text)
     if has_literal := literal.has_hidden(text):
         text = literal.without_parted(text)
+    if "-{{{" in text:
+        # A template inside of a variant, and no parameter between hyphens.
+        text = text.replace("-{{{", "-{ {{").replace("}}}-", "}} }-")
     if "{{" in text or "}}" in text:
         page = _Page(wiki, templates_of(wiki.language, wiki.templates), title)
         text = _without_templates(text, page)
@@ -75,10 +80,10 @@ def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
         text = literal.unescaped(text)
     text = text.replace("\xa0", " ")
     if "://" in text:
-        text = _BARE_ADDRESS.sub("", text)
+        text = without_addresses(text)
     # Templates and shown marks are hidden too: the apostrophe of {{'}} is none of italic.
     has_literal = has_literal or literal.has_hidden(text)
-    paragraphs = paragraphs_of(text, wiki.language)
+    paragraphs = lines_of(text) if extracted else paragraphs_of(text, wiki.language)
     return "\n".join(literal.show(paragraphs) if has_literal else paragraphs)
 
 

@@ -21,6 +21,7 @@ import yaml
 
 from bertds.errors import ConfigError
 from bertds.system.yaml_text import FastLoader, load_yaml
+from data_prep.wiki.names import codes_of
 from data_prep.wiki.template_functions import FUNCTIONS, Arguments, Dates, dates_of
 
 _FILE = Path(__file__).with_name("templates.yaml")
@@ -72,14 +73,14 @@ def templates_of(language: str, user_file: str = "") -> Templates:
         ConfigError: the user's file cannot be read, or an entry means nothing.
     """
     shipped = _shipped()
-    base = language.partition("-")[0]
-    own = [code for code in (language, base, "all", "en") if code in shipped]
+    codes = codes_of(language)
+    own = [code for code in (*codes, "all", "en") if code in shipped]
     others = [code for code in shipped if code not in own and code != _DATES]
     found: dict[str, TemplateText] = {}
     if user_file:
         user_file = user_file.partition(":")[2]
         users = _read(Path(user_file))
-        for code in (language, base, "all"):
+        for code in (*codes, "all"):
             _add(found, users.get(code, {}), _dates(users, shipped, language), user_file)
     for code in dict.fromkeys(own):
         _add(found, shipped[code], _dates(shipped, shipped, code), str(_FILE))
@@ -108,7 +109,7 @@ def check_file(path: Path) -> None:
 
 def _dates(table: Table, shipped: Table, language: str) -> Dates:
     for source in (table, shipped):
-        for code in (language, language.partition("-")[0]):
+        for code in codes_of(language):
             if code in source.get(_DATES, {}):
                 return dates_of(source[_DATES][code])
     return dates_of(shipped[_DATES]["en"])

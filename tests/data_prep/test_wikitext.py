@@ -291,6 +291,7 @@ def test_line_breaks_are_inside_sentences_and_two_end_a_paragraph() -> None:
         ("Text<ref name=a>x b <ref>c</ref> d.", "Text d."),
         ("Text<ref>{{cite|<ref>x</ref>}}</ref> d.", "Text d."),
         ("{|\n| a\n{|\n| b\n|}\n| c\n|}\nText.", "Text."),
+        ("A -{{{lang|en|x}}}- and -{zh:{{lang|en|y}};zh-tw:z}-.", "A x and y."),
         ("Gas (<chem>CO2</chem>) is.", "Gas (CO2) is."),
     ],
 )
@@ -302,6 +303,21 @@ def test_a_reference_that_is_not_closed_takes_no_later_paragraph_along() -> None
     text = "One.<ref>a\n\nThe second paragraph has words.<ref>b</ref>\n\nThe third has them too."
     assert clean_wikitext(text).split("\n")[-1] == "The third has them too."
     assert "</ref" not in clean_wikitext(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("See http://a.b/c_(d) now.", "See now."),
+        ("See (http://a.b/c_(d)) and (http://a.b/) now.", "See and now."),
+        ("See (at http://a.b/c_(d)). So http://a.b, or ftp://x.y/z; end.",
+         "See (at). So, or; end."),
+        ("官方網站http://example.com/a，位於北京（http://a.b）。", "官方網站，位於北京。"),
+        ("Он на сайте «http://пример.рф/а», да.", "Он на сайте «, да."),
+    ],
+)  # fmt: skip
+def test_bare_addresses_go_as_mediawiki_takes_them(text: str, left: str) -> None:
+    assert clean_wikitext(text + TAIL) == left + TAIL
 
 
 @pytest.mark.parametrize(
