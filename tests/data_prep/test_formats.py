@@ -339,6 +339,17 @@ def test_markers_hold_only_where_they_may_stand(tmp_path: Path) -> None:
         ),
         ('title="P"', "P\n\nThe x<ref>Smith\n2001</ref> is <!-- no\n -->here.{}", "The x is here."),
         ('title="P"', "P\n\nA <b and c> d, and CD4<CD8.{}", "A <b and c> d, and CD4<CD8."),
+        (
+            'url="https://fr.wikipedia.org/wiki?curid=1" title="P"',
+            "P\n\nL'[[a|art]] ({{japonais|do|道}}) du {{s|XX}} '''est''' &amp; reste.{}\n"
+            "[[Catégorie:X]]\n{{Infobox\n| a = b\n}}\n{|\n| c\n|}",
+            "L'art (do (道)) du XXe siècle est & reste.",
+        ),
+        (
+            'title="P"',
+            "P\n\n'''!!!''' is ( {{x}}) &lt;nowiki>[[a]]&lt;/nowiki> here.{}",
+            "!!! is [[a]] here.",
+        ),
         ('title="東京"', "東京\n\n東京は首都である。{}\n\n歴史.\n", "東京は首都である。"),
     ],
 )
@@ -347,8 +358,28 @@ def test_extracted_articles_are_cleaned_like_a_dump(
 ) -> None:
     more = " It has two sentences, of which this one is long enough not to be a title."
     path = tmp_path / "wiki_00"
-    path.write_text(f'<doc id="1" {head}>\n{body.format(more)}\n</doc>\n')
+    body = body.replace("{}", more)
+    path.write_text(f'<doc id="1" {head}>\n{body}\n</doc>\n')
     assert [d.text for d in read("wiki", path)] == [(text + more).strip()]
+
+
+def test_wikiextractors_files_under_jsonl(tmp_path: Path) -> None:
+    record = {"id": "1", "url": "https://de.wikipedia.org/wiki?curid=1", "title": "T"}
+    text = "T\n\nEin {{lang|la|verbum}} &amp; [[a|Wort]], von dem hier noch mehr steht."
+    path = tmp_path / "wiki_00"
+    path.write_text(json.dumps({**record, "text": text}) + "\n")
+    shown = "Ein verbum & Wort, von dem hier noch mehr steht."
+    for kind in ("jsonl", "wiki"):
+        assert [d.text for d in read(kind, path)] == [shown]
+    # Records of another kind are text, whatever their file is called.
+    path.write_text('{"text": "It is [[text]] &amp; no markup."}\n')
+    assert [d.text for d in read("jsonl", path)] == ["It is [[text]] &amp; no markup."]
+    path.write_text('<doc id="1" title="T">\nT\n\nText.\n</doc>\n')
+    with pytest.raises(DataError, match=r"extracted articles .* give it with --wiki"):
+        read("jsonl", path)
+    path.write_text("<mediawiki></mediawiki>")
+    with pytest.raises(DataError, match=r"a MediaWiki dump, .* give it with --wiki"):
+        read("jsonl", path)
 
 
 def test_comparisons_stay_in_abstracts(tmp_path: Path) -> None:
