@@ -87,11 +87,18 @@ def _is_prose(paragraph: str) -> bool:
     if not (paragraph[0].isalpha() or any(c.isalpha() for c in paragraph[1:200])):
         return False
     if paragraph.rstrip()[-1:] in _TERMINAL:
-        return not (paragraph.isupper() and len(paragraph) < 60)
+        return not (len(paragraph) < 60 and _is_capitals(paragraph))
     if not paragraph.isascii() and ends_sentence(paragraph):
         return True
     # Headings are short and seldom end a sentence.
-    return (len(paragraph) >= 60 and not paragraph.isupper()) or _has_many_words(paragraph)
+    return (len(paragraph) >= 60 and not _is_capitals(paragraph)) or _has_many_words(paragraph)
+
+
+def _is_capitals(paragraph: str) -> bool:
+    """Tell a heading in capitals from Arabic or Chinese with one Latin acronym in it."""
+    if not paragraph.isupper():
+        return False
+    return paragraph.isascii() or 2 * sum(map(str.isupper, paragraph)) >= len(paragraph)
 
 
 def _has_many_words(paragraph: str) -> bool:
