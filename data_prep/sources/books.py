@@ -98,7 +98,8 @@ def _is_capitals(paragraph: str) -> bool:
     """Tell a heading in capitals from Arabic or Chinese with one Latin acronym in it."""
     if not paragraph.isupper():
         return False
-    return paragraph.isascii() or 2 * sum(map(str.isupper, paragraph)) >= len(paragraph)
+    letters = sum(map(str.isalpha, paragraph))
+    return 2 * sum(map(str.isupper, paragraph)) >= letters
 
 
 def _has_many_words(paragraph: str) -> bool:
