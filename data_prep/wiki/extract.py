@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from data_prep.wiki import literal
 from data_prep.wiki.elements import without_elements
+from data_prep.wiki.expressions import expression_value
 from data_prep.wiki.lines import lines_of, paragraphs_of
 from data_prep.wiki.links import EXTERNAL_LINK, link_text, without_addresses
 from data_prep.wiki.names import Site, magic_words, site
@@ -216,12 +217,27 @@ def _function_words(body: str, page: _Page, depth: int) -> str:
         rest = rest.partition("|")[0].strip()
         if "{{" in rest:
             rest = _without_templates(rest, page, depth + 1)
+        if word == "formatnum":
+            return _formatted(rest, body, page)
         if word in ("lcfirst", "ucfirst"):
             return _CASES[word[:2]](rest[:1]) + rest[1:]
         return _CASES.get(word, str)(rest)
+    if name == "#expr":
+        if "{{" in rest:
+            rest = _without_templates(rest, page, depth + 1)
+        return expression_value(rest)
     if name in ("subst", "safesubst", "template") or name in page.site.others:
         return _template_words(rest, 0, len(rest), page, depth + 1) if rest[:1] != "#" else ""
     return ""
+
+
+def _formatted(number: str, body: str, page: _Page) -> str:
+    """Return ``{{formatnum:1234567}}`` as the language writes numbers; with ``|R`` the reverse."""
+    ways = page.templates.conventions
+    option = body.rpartition("|")[2].strip().upper()
+    if option == "R":
+        return number.replace(ways.group, "").replace(ways.decimal, ".")
+    return ways._replace(group="").number(number) if option == "NOSEP" else ways.number(number)
 
 
 def _arguments(written: str, body: str, page: _Page, depth: int) -> Arguments:

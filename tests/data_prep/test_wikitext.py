@@ -51,7 +51,7 @@ TAIL = " It stands here so that the line is long enough to be prose."
         ("Such as {{x}}, {{y}}, {{z}}, here, {{z}}.", "Such as, here."),
         ("Waves|url = = News|access-date = 2016. (Pashto |x) a.", "Waves. (Pashto x) a."),
         ("{{cite}}. First of many.", "First of many."),
-        ("Up to {{formatnum:3003}} m, {{formatnum:{{x}}}}.", "Up to 3003 m."),
+        ("Up to {{formatnum:3003}} m, {{formatnum:{{x}}}}.", "Up to 3,003 m."),
         ("L'''été''' d''''Orsay''' ends.", "L'été d'Orsay ends.".replace("L'été", "Lété")),
     ],
 )
