@@ -12,6 +12,11 @@ from dataclasses import dataclass, replace
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
 
+GPU_BASE = 1.2 * 2**30
+"""CUDA context, cuBLAS and NCCL buffers of one process."""
+CPU_BASE = 0.3 * 2**30
+"""Python, torch and DeepSpeed as loaded, without pages of files: 0.25 GiB measured (own_memory.py);
+some more for the process group and the loader's threads, assumed."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
 FRAGMENTS = {True: 0.13, False: 0.05}
 """What the allocator holds beside what is asked for, on CPU and on GPU. CPU: fitted to the runs of
@@ -47,6 +52,8 @@ class Shape:
     offload: bool = False
     bucket: int = 500_000_000
     """reduce_bucket_size, in numbers; DeepSpeed's default is 5e8."""
+    average: bool = False
+    """Whether a moving average of the weights is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +190,8 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
         gradients += count * 4  # the float32 sum beside the half-precision gradient
     states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
     step = count * 4 / (ranks if stage >= 1 else 1)  # float32 copy of the gradient partition
+    if shape.average:
+        states += count * 4 / (ranks if stage >= 1 else 1)
     if shape.offload:
         states = step = 0.0
     bucket = min(shape.bucket, count) * size

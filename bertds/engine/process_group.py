@@ -13,7 +13,7 @@ import os
 import warnings
 from datetime import timedelta
 from types import ModuleType
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -142,7 +142,13 @@ def check_precision(precision: str) -> None:
         raise ConfigError(f"bf16.enabled=true: this {name} has no bf16; use fp16")
 
 
-def end_processes(engine: Any = None, *, wait: bool = True) -> None:
+class _Destroyable(Protocol):
+    """The DeepSpeed engine, of which only this is used here."""
+
+    def destroy(self) -> None: ...
+
+
+def end_processes(engine: _Destroyable | None = None, *, wait: bool = True) -> None:
     """End the run's collective life: barrier, engine, process group, in this order.
 
     Without the barrier a ZeRO-3 process now and then aborts while it exits.

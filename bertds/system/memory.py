@@ -4,16 +4,17 @@ Libraries, mapped shards and the like are shared by all processes of a machine, 
 drops them when others need room: on a busy machine the resident size of one and the same run was
 smaller by 150 MiB. What the process has allocated cannot be dropped, and is what runs out.
 
-Linux keeps the peak of both together (VmHWM). It is started anew at each look, so that the pages of
-files can be taken off while their number is known.
+Linux keeps the peak of both together (VmHWM). It is reset at each look, so that the pages of files
+can be subtracted while their number is known. psutil has neither, so this is read from /proc here.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 class OwnMemory:
@@ -67,23 +68,53 @@ def peak_memory_gib() -> float:
 
 
 def cpu_memory_available() -> float:
-    """Return the bytes that can be had without swapping, a container's limit included."""
-    from pathlib import Path
+    """Return the bytes that can be had without swapping, the limits of control groups included."""
+    free = float(psutil.virtual_memory().available)
+    return min(free, *(_room(group) for group in _control_groups()))
 
-    free = float("inf")
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = float(line.split()[1]) * 1024
-    try:
-        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
-        if most != "max":
-            free = min(free, float(most) - float(used))
-    except OSError:
-        pass
-    return free
+
+def _control_groups(process: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """Return the folders whose memory limits hold for this process: its group and those above."""
+    root = Path("/sys/fs/cgroup")
+    groups = [root]  # in a container its own group is the root
+    with suppress(OSError, ValueError):
+        for line in process.read_text(encoding="ascii").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):  # version 2, and version 1 with its own tree
+                top = root / "memory" if controllers else root
+                inner = top / path.lstrip("/")
+                groups += [inner, *(up for up in inner.parents if up.is_relative_to(top))]
+    return groups
+
+
+def _room(group: Path) -> float:
+    """Return the bytes below a control group's limit; pages of files can be dropped."""
+    for limit, used, pages in (
+        ("memory.max", "memory.current", ("active_file", "inactive_file")),
+        (
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            ("total_active_file", "total_inactive_file"),
+        ),
+    ):
+        try:
+            most = (group / limit).read_text(encoding="ascii").strip()
+            if most == "max":
+                return float("inf")
+            held = float((group / used).read_text(encoding="ascii"))
+            stat = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+            sizes = {words[0]: float(words[1]) for words in map(str.split, stat)}
+            return float(most) - held + sum(sizes.get(name, 0.0) for name in pages)
+        except (OSError, ValueError, IndexError):
+            continue
+    return float("inf")
 
 
 def cpu_memory_total() -> float:
     """Return the machine's memory in bytes."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return float(psutil.virtual_memory().total)
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in use, pages of files included."""
+    return int(psutil.Process().memory_info().rss)

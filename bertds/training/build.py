@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -23,7 +23,7 @@ from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.sources.base import Source
-from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.heartbeat import Heartbeat, KeyValueStore
 from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
@@ -37,6 +37,7 @@ from bertds.monitor.trackers import start_trackers
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
+from bertds.system.processes import require_linux
 from bertds.training.auto_micro_batch import choose_micro_batch
 from bertds.training.bad_step_guard import Guard
 from bertds.training.clock import TrainingClock
@@ -53,6 +54,8 @@ from bertds.training.starting_point import (
     warn_of_other_data,
 )
 from bertds.training.validation import Validator
+from bertds.training.will_it_fit import check_fits
+from bertds.training.word_weights import use_word_weights
 
 
 def build_run(
@@ -70,6 +73,7 @@ def build_run(
     Raises:
         UserError: a setting, the data, the run folder or a checkpoint is wrong.
     """
+    require_linux("training")
     place = find_place()
     start_logging(place.is_main)
     if log_samples:
@@ -106,9 +110,11 @@ def _build(
     source = open_source(config.data, config.run.seed, split="train")
     held_out = open_held_out(config, source)
     vocab_size = source.tokenizer.vocab_size
+    check_fits(config, settings, place, vocab_size)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model, vocab_size)
+    use_word_weights(model, config, source)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     start = start_weights(config, model, source.tokenizer, folder.checkpoints)
 
@@ -181,7 +187,7 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
         place.rank,
         place.world_size,
         guard.peer_timeout_seconds,
-        store,
+        cast(KeyValueStore, store),  # torch's stubs lack Store.clone
         on_leave=folder.lock.release,
     ).start()
 
@@ -199,7 +205,10 @@ def build_engine(
 ) -> Engine:
     """Apply the recipe's speed settings to the model and hand it to DeepSpeed. Collective."""
     speed_up(model, config, settings)
-    return Engine.create(model, settings, plan, seed=config.run.seed)
+    engine = Engine.create(model, settings, plan, seed=config.run.seed)
+    if config.schedule.ema_decay:
+        engine.keep_average()
+    return engine
 
 
 def facts_of(
@@ -272,10 +281,12 @@ def announce(
 ) -> None:
     """Log what is about to be trained."""
     log.info(
-        "%s: %d steps of %d samples = micro batch %d x %d accumulation x %d processes; "
+        "%s: %s of %d samples = micro batch %d x %d accumulation x %d processes; "
         "sequence length %d; %s",
         f"continuing at step {state.step}" if state.step else "starting",
-        config.schedule.total_steps,
+        f"{config.schedule.total_steps} steps"
+        if config.schedule.clock_hours is None
+        else f"{config.schedule.clock_hours:g} hours of steps",
         plan.global_batch_size,
         plan.micro_batch_size,
         plan.gradient_accumulation_steps,

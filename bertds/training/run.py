@@ -21,6 +21,7 @@ from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.interface import ModelOutput
+from bertds.engine.weight_average import decay_at
 from bertds.monitor.metrics import Metrics
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
@@ -123,6 +124,9 @@ class Run:
         self.agreement.ask()
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)
+            decay = self.config.schedule.ema_decay
+            if applied and decay:
+                self.engine.update_average(decay_at(decay, state.step - state.skipped_steps))
         parts.folder.lock.check(at_most_every=1.0)  # before anything is written
         state.step += 1
         state.samples += batch.plan.global_batch_size
@@ -135,6 +139,11 @@ class Run:
             parts.heap.look()
         if parts.heartbeat is not None:
             parts.heartbeat.progress()
+
+    def validate_before_training(self) -> None:
+        """Validate with the weights that the run starts from, where the recipe asks for it."""
+        if self.config.validation.before_training and self.state.step == 0:
+            self._validate()
 
     def validate_if_due(self) -> None:
         """Validate when the step is a multiple of ``validation.every_steps``."""
@@ -151,7 +160,7 @@ class Run:
         if validator is None or state.validated_step == state.step:
             return
         state.validated_step = state.step
-        with self.metrics.pause():
+        with self.metrics.pause(), self.engine.averaged():
             scores, prompts = validator.score(), validator.prompts()
         if state.best_mlm_loss is None or scores["mlm_loss"] < state.best_mlm_loss:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
