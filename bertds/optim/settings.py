@@ -90,7 +90,7 @@ _REFUSED_PARAMETERS = {
     "fused": "the fused implementation is always used",
 }
 # DeepSpeed's FusedLamb clamps unless told otherwise; the other two LAMBs do not.
-_LAMB_DEFAULTS: dict[str, dict[str, float]] = {
+LAMB_DEFAULTS: dict[str, dict[str, float]] = {
     "nvidia": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
     "paper": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
     "deepspeed": {"eps": 1e-8, "weight_decay": 0.0, "min_coeff": 0.01, "max_coeff": 10.0},
@@ -152,11 +152,11 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
     }
     if key == "lamb":
         variant = params.get("variant", "nvidia")
-        if variant not in _LAMB_DEFAULTS:
-            allowed = ", ".join(_LAMB_DEFAULTS)
+        if variant not in LAMB_DEFAULTS:
+            allowed = ", ".join(LAMB_DEFAULTS)
             raise ConfigError(f"{where}.variant={variant!r} must be one of {allowed}")
         settings = OptimizerSettings(
-            **{**_LAMB_DEFAULTS[variant], **values},
+            **{**LAMB_DEFAULTS[variant], **values},
             kind="Lamb",
             variant=variant,
             bias_correction=flags.get("bias_correction", True),

@@ -198,8 +198,8 @@ bertds evaluate model --data data
 echo 'the capital of france is [MASK] .' | bertds predict --task fill-mask --model model
 ```
 {several}
-Each continues where it was stopped when it is run again. Meanwhile, from another shell:
-`bertds status run`, `bertds report run --out report`.
+The first two continue where they were stopped when they are run again. Meanwhile, from another
+shell: `bertds status run`, `bertds report run --out report`.
 
 Change the numbers in recipe.yaml and deepspeed.json, then ask what they will need:
 `bertds plan --config recipe.yaml --gpu {name} --nodes {nodes} --gpus {devices}`.
