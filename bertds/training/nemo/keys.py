@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -19,17 +19,6 @@ class Translation:
     recipe: dict[str, dict[str, Any]]
     deepspeed: dict[str, Any]
     notes: list[str] = field(default_factory=list)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted keys; an empty mapping counts as a value."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bertds.config.keys import dotted
 from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
 from bertds.system.json_fields import parse_json
 from bertds.training.nemo.data_keys import map_data, map_tokenizer
-from bertds.training.nemo.keys import Keys, Translation, flatten, resolve_references
+from bertds.training.nemo.keys import Keys, Translation, resolve_references
 
 Rows = Callable[[dict[str, Any]], int]
 """Takes our data section, returns how many rows an epoch has."""
@@ -94,7 +95,7 @@ def translate(
     Raises:
         ConfigError: a key or value that cannot be honoured; names it.
     """
-    flat = flatten(values)
+    flat = dotted(values, keep_empty=True)
     for key, value in overrides.items():
         for other in [
             name for name in flat if name.startswith(f"{key}.") or key.startswith(f"{name}.")
