@@ -33,6 +33,7 @@ from bertds.engine.process_group import meet_processes
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
+from bertds.monitor.notify import Notifier
 from bertds.monitor.trackers import start_trackers
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
@@ -131,7 +132,12 @@ def _build(
     device = device_name(engine.device)
     folder.record(settings.values, source.tokenizer.files, device, state.step)
 
-    trackers = start_trackers(config, facts, folder.path) if place.is_main else []
+    notifier = None
+    trackers: list[Any] = []
+    if place.is_main:
+        notifier = Notifier(config.notify, folder.path, config.run.name or folder.path.name)
+        closing.callback(notifier.close)
+        trackers = start_trackers(config, facts, folder.path, notifier)
     for tracker in trackers:
         closing.callback(tracker.close)
     metrics = build_metrics(config, settings, folder, engine, trackers, vocab_size)
@@ -165,6 +171,7 @@ def _build(
         sample_log=open_sample_log(folder, engine, state) if config.run.log_samples else None,
         heap=Heap() if engine.device.type == "cpu" else None,
         heartbeat=heartbeat,
+        notifier=notifier,
     )
     announce(config, plan, state, engine, has_held_out=validator is not None)
     parts.clock.start()
