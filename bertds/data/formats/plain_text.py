@@ -25,15 +25,15 @@ _LINES_AT_ONCE = 2_048
 
 def sentence_encoder(
     tokenizer: TokenizerInfo,
-) -> Callable[[list[tuple[str, bool]]], list[np.ndarray]]:
+) -> Callable[[list[tuple[str, str]]], list[np.ndarray]]:
     """Return what turns sentences into ids, with WORD_START unless it is WordPiece.
 
-    A sentence comes with whether it is the first of its document.
+    A sentence comes with the one before it in its document, "" if it is the first.
     """
     if not tokenizer.is_wordpiece:
         model = JsonTokenizer(tokenizer.main_file)
 
-        def encode(sentences: list[tuple[str, bool]]) -> list[np.ndarray]:
+        def encode(sentences: list[tuple[str, str]]) -> list[np.ndarray]:
             ids, lengths = model.encode(model.in_running_text(*one) for one in sentences)
             return np.split(ids, np.cumsum(lengths)[:-1]) if sentences else []
 
@@ -77,13 +77,13 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
     pieces: list[np.ndarray] = []
     sentence_lengths: list[int] = []
     document_lengths = [0]
-    first = True
+    before = ""
     for batch in _batches(path):
         texts = []
         for line in batch:
             if line:
-                texts.append((line, first))
-            first = not line
+                texts.append((line, before))
+            before = line
         encoded = iter(encode(texts))
         for line in batch:
             if not line:
