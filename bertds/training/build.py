@@ -33,7 +33,7 @@ from bertds.engine.process_group import meet_processes
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
-from bertds.monitor.trackers import start_trackers
+from bertds.monitor.trackers import check_trackers, start_trackers
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
@@ -86,6 +86,8 @@ def build_run(
             folder.path,
         )
         return None
+    if place.is_main:
+        check_trackers(config, folder.path)
     with ExitStack() as closing:
         closing.callback(folder.open().close)
         leaving = closing.enter_context(Leaving())
