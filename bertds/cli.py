@@ -19,7 +19,7 @@ COMMANDS = {
     "prep": ("bertds.commands.prep", "cut a corpus into training shards"),
     "train": (
         "bertds.commands.train",
-        "pre-train for one phase (one process; use deepspeed for more)",
+        "pre-train for one phase (--processes N for several GPUs)",
     ),
     "export": ("bertds.commands.export", "write a run as a Hugging Face folder"),
     "evaluate": (
@@ -39,6 +39,7 @@ COMMANDS = {
         "bertds.commands.ten_minutes",
         "train by the clock on ten million words, score BLiMP and GLUE",
     ),
+    "speedrun": ("bertds.commands.speedrun", "time to a held-out loss; a table of records"),
     "plan": ("bertds.commands.plan", "say what a run will need: memory, time, energy, cost, disk"),
     "status": ("bertds.commands.status", "say how a run is doing, from another shell"),
     "report": ("bertds.commands.report", "write one page on one or several runs, to be looked at"),

@@ -228,6 +228,9 @@ class GuardConfig:
     peer_timeout_seconds: float = 45.0
     """A process that gives no sign of life for so long is lost, and the others end with an error
     that names it; 0 = do not watch. Changes nothing in the result."""
+    progress_timeout_seconds: float = 60.0
+    """A process that lives but makes no progress for this long, or for five times the run's usual
+    step if that is longer, is lost too; 0 = only silence counts. Changes nothing in the result."""
     meeting_timeout_seconds: float = 600.0
     """So long the processes wait for each other at the start; then those that came end with an
     error that names the missing ones. Changes nothing in the result."""
@@ -300,6 +303,8 @@ class ValidationConfig:
     """Score at most so many rows; 0 = all."""
     micro_batch_size: int = 0
     """Rows per forward pass; 0 = the training micro batch."""
+    stop_at_loss: float | None = None
+    """End the run as soon as a validation's masked-LM loss is at most this; null = never."""
     before_training: bool = False
     """Validate once before the first step too, so that curves and prompts begin at chance."""
     prompts: str = ""

@@ -83,6 +83,23 @@ def prepare(args: argparse.Namespace, work: Path) -> None:
         raise DataError(f"{error.what}; {hint}") from error
 
 
+def prepare_excerpt(work: Path) -> Path:
+    """Prepare the demo's excerpt of Wikipedia, always alike; returns the folder.
+
+    Raises:
+        BertdsError: the excerpt cannot be had.
+    """
+    from data_prep import prepare as preparation
+    from data_prep.request import PrepRequest
+
+    say("prepare the excerpt of Wikipedia")
+    excerpt = str(demo_corpus.fetch(work / "corpus"))
+    preparation.prepare(
+        PrepRequest(out=work / "data", wiki=[excerpt], train_vocab=2048, validation_fraction=0.05)
+    )
+    return work / "data"
+
+
 def prepare_facts(work: Path) -> facts.Facts:
     """Write the demo's text and prepare it; the files stay as they are where they are the same.
 

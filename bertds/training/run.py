@@ -92,22 +92,30 @@ class Run:
         return self.parts.loader.stall_seconds
 
     def is_finished(self) -> bool:
-        """Whether the last step is done, or the clock budget is spent."""
-        schedule = self.config.schedule
+        """Whether the last step is done, the clock budget spent, or the wanted loss reached."""
+        schedule, target = self.config.schedule, self.config.validation.stop_at_loss
+        best = self.state.best_mlm_loss
+        if target is not None and best is not None and best <= target:
+            return True
         if schedule.clock_hours is not None and self.state.hours >= schedule.clock_hours:
             return True
         return self.state.step >= schedule.total_steps
 
     def next_batch(self) -> StepBatch:
         """Return this rank's part of the next optimizer step."""
+        self._enter("data")
         batch = next(self._batches)
+        self._enter("step")
         self.engine.use_batch(batch.plan)
+        if self.metrics.rank_speed is not None:
+            self.metrics.rank_speed.add_tokens(batch.real_tokens)
         if self.parts.sample_log is not None:
             self.parts.sample_log.write(self.state.step + 1, batch.samples)
         return batch
 
     def measure(self, output: ModelOutput, micro_batch: MicroBatch) -> None:
         """Take note of one micro batch's losses; waits for nothing."""
+        self._enter("step")
         masked, rows = micro_batch.masked, micro_batch.rows
         self.metrics.add(output, masked, rows)
         self.parts.guard.watch(output, masked, rows)
@@ -122,6 +130,7 @@ class Run:
         state, parts = self.state, self.parts
         limit = parts.guard.norm_limit(state)
         self.agreement.ask()
+        self._enter("step")
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)
             decay = self.config.schedule.ema_decay
@@ -138,7 +147,12 @@ class Run:
         if parts.heap is not None:
             parts.heap.look()
         if parts.heartbeat is not None:
-            parts.heartbeat.progress()
+            parts.heartbeat.progress.step_done(state.step)
+
+    def _enter(self, activity: str) -> None:
+        """Tell the other ranks what this one does now; see bertds/distributed/progress.py."""
+        if self.parts.heartbeat is not None:
+            self.parts.heartbeat.progress.enter(activity)
 
     def validate_before_training(self) -> None:
         """Validate with the weights that the run starts from, where the recipe asks for it."""
@@ -160,8 +174,10 @@ class Run:
         if validator is None or state.validated_step == state.step:
             return
         state.validated_step = state.step
+        self._enter("validation")
         with self.metrics.pause(), self.engine.averaged():
             scores, prompts = validator.score(), validator.prompts()
+        self._enter("step")
         if state.best_mlm_loss is None or scores["mlm_loss"] < state.best_mlm_loss:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
         line = {"step": state.step, "split": "validation", **scores}
@@ -174,11 +190,13 @@ class Run:
         best = cadence.keep_best and state.best_step == state.step
         if not (force or due or best):
             return
+        self._enter("save")
         with self.metrics.pause():
             state.main_hours = self.agreement.main_hours
             state.window = self.metrics.window()
             self.parts.folder.lock.check()
             self.parts.checkpoints.save(state, wait=force)
+        self._enter("step")
 
     def close(self, finished: bool) -> None:
         """Say how it ended; write ``DONE`` at the true end."""
@@ -186,7 +204,10 @@ class Run:
         state, folder = self.state, self.parts.folder
         if finished:
             folder.lock.check()
-            folder.finish({"step": state.step, "samples": state.samples})
+            facts: dict[str, float] = {"step": state.step, "samples": state.samples}
+            if state.best_mlm_loss is not None:
+                facts["best_mlm_loss"] = state.best_mlm_loss
+            folder.finish(facts)
         else:
             log.info(
                 "stopped at step %d (%s); everything is saved: run the same command again",

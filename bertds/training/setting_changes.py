@@ -43,6 +43,7 @@ RULES: dict[str, Rule] = {
     "init": "free",
     "guard": "announced",
     "guard.peer_timeout_seconds": "free",
+    "guard.progress_timeout_seconds": "free",
     "guard.meeting_timeout_seconds": "free",
     "run": "free",
     "run.seed": "fixed",
@@ -133,7 +134,11 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
     if not (run / "DONE").is_file():
         return False
     asked = changes(run, config, deepspeed)
-    steps = read_object(run / "DONE", []).get("step")
+    done = read_object(run / "DONE", [])
+    steps, best = done.get("step"), done.get("best_mlm_loss")
+    target = config.validation.stop_at_loss
+    if target is not None and isinstance(best, float) and best <= target:
+        return True
     schedule = config.schedule
     if isinstance(steps, int) and schedule.clock_hours is None and schedule.total_steps > steps:
         return False

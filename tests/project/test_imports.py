@@ -182,7 +182,9 @@ def test_few_files_lie_at_the_top_and_no_folder_is_crowded(repository: Path) -> 
     assert top == {"__init__.py", "__main__.py", "cli.py", "train.py", "errors.py"}
     for package in ("bertds", "data_prep"):
         for folder in (repository / package).rglob("__init__.py"):
-            assert len(list(folder.parent.glob("*.py"))) <= 22, folder.parent
+            # A command has one file, and `bertds --help` is the list of them.
+            most = 30 if folder.parent.name == "commands" else 22
+            assert len(list(folder.parent.glob("*.py"))) <= most, folder.parent
 
 
 def test_only_the_engine_imports_deepspeed(repository: Path) -> None:
@@ -291,7 +293,8 @@ def test_compiled_loops_need_no_blas() -> None:
 
 def test_json_of_others_is_read_in_one_way(repository: Path) -> None:
     """``json.loads`` raises RecursionError for deep nesting, which no reader expects."""
-    own = {"bertds.system.json_fields", "bertds.engine.ds_config", "bertds.distributed.heartbeat"}
+    own = {"bertds.system.json_fields", "bertds.engine.ds_config"}
+    own |= {"bertds.distributed.heartbeat", "bertds.distributed.progress"}  # of this run's ranks
     found = {
         module
         for module, source in read_sources(repository).items()
