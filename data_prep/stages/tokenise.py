@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -239,13 +240,14 @@ def _as_tokens(
     settings = task.settings
     weights = [dict(settings.mix).get(source, 1.0) for source in task.sources]
     for batch in _batches(documents):
-        sentences = [sentence for document in batch for sentence in document.sentences]
         if isinstance(words, JsonEncoder):
             sentences = [
-                words.in_running_text(sentence, number == 0)
+                words.in_running_text(sentence, before)
                 for document in batch
-                for number, sentence in enumerate(document.sentences)
+                for before, sentence in pairwise(["", *document.sentences])
             ]
+        else:
+            sentences = [sentence for document in batch for sentence in document.sentences]
         ids, lengths = words.encode(sentences)
         counts["tokens"] += len(ids)
         counts["unknown"] += int(
