@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from bertds.config.batch_plan import BatchPlan
+from bertds.data.rng import WORD, random_u64
 from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.rank_info import Place
 from bertds.engine.build_optimizer import build_optimizer
@@ -183,7 +184,7 @@ class Engine:
         """
         mixed = 0
         for part in (seed, step, micro_step, self.rank):
-            mixed = _splitmix64(mixed ^ (part & _MASK))
+            mixed = random_u64(mixed ^ (part & WORD), 0)
         torch.manual_seed(mixed >> 1)
 
     def forward_backward(
@@ -419,14 +420,6 @@ class Engine:
 
 
 _SCALER_NUMBERS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-_MASK = (1 << 64) - 1
-
-
-def _splitmix64(value: int) -> int:
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
 
 
 def _scaled(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:

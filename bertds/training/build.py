@@ -36,7 +36,7 @@ from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
 from bertds.monitor.notify import Notifier
 from bertds.monitor.rank_speed import RankSpeed
-from bertds.monitor.trackers import start_trackers
+from bertds.monitor.trackers import check_trackers, start_trackers
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
@@ -89,6 +89,8 @@ def build_run(
             folder.path,
         )
         return None
+    if place.is_main:
+        check_trackers(config, folder.path)
     with ExitStack() as closing:
         closing.callback(folder.open().close)
         leaving = closing.enter_context(Leaving())

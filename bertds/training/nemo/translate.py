@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertds.config.keys import dotted
 from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
 from bertds.system.json_fields import parse_json
-from bertds.training.nemo.keys import Keys, flatten, resolve_references
+from bertds.training.nemo.keys import Keys, resolve_references
 
 Rows = Callable[[dict[str, Any]], int]
 """Takes our data section, returns how many rows an epoch has."""
@@ -104,7 +105,7 @@ def translate(
     Raises:
         ConfigError: a key or value that cannot be honoured; names it.
     """
-    flat = flatten(values)
+    flat = dotted(values, keep_empty=True)
     for key, value in overrides.items():
         for other in [
             name for name in flat if name.startswith(f"{key}.") or key.startswith(f"{name}.")
