@@ -127,7 +127,7 @@ def _licence(name: str) -> str:
     path = Path(name) / "README.md"
     try:
         card = DatasetCard.load(str(path) if Path(name).is_dir() else name)
-    except _errors():
+    except Exception:  # a look-up that the corpus does not need: no network, no card, an odd one
         return ""
     licence = card.data.to_dict().get("license") or ""
     return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
