@@ -16,6 +16,7 @@ from bertds.config.recipe import Config
 from bertds.errors import ConfigError
 from bertds.monitor import health
 from bertds.monitor.metrics_file import FILE
+from bertds.monitor.notify import Notifier
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft
 from bertds.monitor.remaining_time import later_phases
 from bertds.monitor.run_files import read_metrics
@@ -24,13 +25,16 @@ from bertds.monitor.wandb_tracker import NO_KEY, WandbTracker, has_key, one_line
 from bertds.system.logs import log
 
 
-def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> list[Any]:
+def start_trackers(
+    config: Config, settings: dict[str, Any], run_dir: Path, notifier: Notifier | None = None
+) -> list[Any]:
     """Build the trackers that the recipe asks for (main process only).
 
     Args:
         config: the recipe.
         settings: everything that was resolved, for the trackers' records.
         run_dir: the run folder.
+        notifier: is told what looks wrong.
 
     Returns:
         Those that could be started; a service that could not is named in the log and left out.
@@ -51,7 +55,7 @@ def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> l
         trackers.append(ProgressBar(name, config.schedule.total_steps, left))
     elif style == "lines":
         trackers.append(ProgressLines(config.schedule.total_steps, left))
-    trackers.append(Watcher())
+    trackers.append(Watcher(notifier))
     services: list[tuple[str, Callable[[], Any]]] = []
     if config.tracking.wandb != "off":
         services.append(("Weights & Biases", lambda: WandbTracker(config, settings, run_dir, name)))
@@ -97,7 +101,8 @@ def check_trackers(config: Config, run_dir: Path) -> None:
 class Watcher:
     """Says in words what looks wrong, each thing once until it has gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, notifier: Notifier | None = None) -> None:
+        self._notifier = notifier
         self._train: list[dict[str, Any]] = []
         self._held_out: list[dict[str, Any]] = []
         self._said: set[str] = set()
@@ -112,6 +117,8 @@ class Watcher:
         found = {finding.name: finding for finding in health.findings(lines)}
         for name in found.keys() - self._said:
             log.warning("step %d: %s", values["step"], found[name])
+            if self._notifier is not None:
+                self._notifier.send("ill", values["step"], str(found[name]))
         self._said = set(found)
 
     def close(self) -> None:
