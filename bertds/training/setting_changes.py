@@ -53,6 +53,7 @@ RULES: dict[str, Rule] = {
     "validation": "free",
     "checkpoint": "free",
     "tracking": "free",
+    "notify": "free",
     "deepspeed": "free",
     "deepspeed.train_batch_size": "fixed",
     "deepspeed.optimizer": "announced",
