@@ -39,13 +39,14 @@ from benchmarks.prep_paired import paired
 from benchmarks.prep_pictures import YARDSTICK, ratio_bars, stage_bars
 from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
+from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from data_prep import progress
 from data_prep.build_wiki_books import main as prepare
 from data_prep.sources import READERS, file_units, find_files
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.wikipedia import page_batches, page_document
 from data_prep.tokens.sentences import sentence_splitter
-from data_prep.tokens.wordpiece import WordPieceEncoder, huggingface_tokenizer
+from data_prep.tokens.wordpiece import WordPieceEncoder
 from data_prep.wiki.names import site
 
 
@@ -103,7 +104,7 @@ def text_rows(
     seconds, (ids, _) = cpu_seconds(lambda: encoder.encode(sentences), repeat)
     rows.append({"stage": "tokenise, warm cache", "mb": text, "seconds": seconds})
     sample = sentences[: max(1, len(sentences) // 4)]
-    theirs = huggingface_tokenizer({t: i for i, t in enumerate(tokens)}, info.lower_case)
+    theirs = wordpiece_pipeline({t: i for i, t in enumerate(tokens)}, info.lower_case)
     size = sum(len(s.encode()) for s in sample) / 1e6
     seconds, encoded = cpu_seconds(
         lambda: theirs.encode_batch_fast(sample, add_special_tokens=False), 1
@@ -205,9 +206,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--share", type=int, default=1, help="--nvidia: take every N-th file (1)")
     parser.add_argument(
-        "--stages", nargs="+", default=["shards", "rows"], choices=("shards", "rows"),
+        "--stages",
+        nargs="+",
+        default=["shards", "rows"],
+        choices=("shards", "rows"),
         help="--nvidia: what to compare (both)",
-    )  # fmt: skip
+    )
     add_result_options(parser)
     args = parser.parse_args(argv)
     if args.nvidia and not (args.vocab and (args.wiki or args.books)):
@@ -224,9 +228,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.nvidia:
         result["versions"] |= versions_in(args.nvidia_python, ("nltk",))
         result["stages"] = paired(
-            args.wiki, args.books, args.vocab, args.nvidia, args.nvidia_python, args.share,
+            args.wiki,
+            args.books,
+            args.vocab,
+            args.nvidia,
+            args.nvidia_python,
+            args.share,
             args.stages,
-        )  # fmt: skip
+        )
         show_ratios(result)
     else:
         result["data"] = "given text"

@@ -42,6 +42,7 @@ COMMANDS = {
     "speedrun": ("bertds.commands.speedrun", "time to a held-out loss; a table of records"),
     "plan": ("bertds.commands.plan", "say what a run will need: memory, time, energy, cost, disk"),
     "status": ("bertds.commands.status", "say how a run is doing, from another shell"),
+    "watch": ("bertds.commands.watch", "show a run's report live in a browser"),
     "report": ("bertds.commands.report", "write one page on one or several runs, to be looked at"),
     "checkpoint": ("bertds.commands.checkpoint", "list, verify, convert the checkpoints of a run"),
     "inspect": ("bertds.commands.inspect_rows", "print the rows of a step, or samples by number"),

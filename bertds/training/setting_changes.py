@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from bertds.config.keys import dotted
 from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError, DataError
@@ -52,6 +53,7 @@ RULES: dict[str, Rule] = {
     "validation": "free",
     "checkpoint": "free",
     "tracking": "free",
+    "notify": "free",
     "deepspeed": "free",
     "deepspeed.train_batch_size": "fixed",
     "deepspeed.optimizer": "announced",
@@ -163,14 +165,3 @@ def _refuse_removed(run: Path, before: Mapping[str, Any]) -> None:
                 f"{run}: this run began with {key}={before[key]}, which is no longer a key; "
                 f"{remedy}; choose another run.dir, with init.from={run}"
             )
-
-
-def dotted(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return nested values by their dotted keys, each with the prefix in front."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

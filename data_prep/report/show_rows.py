@@ -26,7 +26,7 @@ from bertds.errors import EXIT_OK, ConfigError, DataError
 if TYPE_CHECKING:
     from rich.text import Text
 
-_LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
+LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
 _FRAME = ("[CLS]", "[SEP]", "<s>", "</s>")
 
 
@@ -201,9 +201,9 @@ def describe(number: int, row: Row, words: list[str], pairs: str) -> Text:
     text = Text()
     text.append(f"row {number}", style="bold")
     text.append(f"  {len(row.ids)} tokens, {len(row.masked)} masked")
-    if row.label is not None and pairs in _LABELS:
+    if row.label is not None and pairs in LABELS:
         text.append(f", next_sentence_label {row.label}: ")
-        text.append(_LABELS[pairs][row.label], style="green" if row.label == 0 else "yellow")
+        text.append(LABELS[pairs][row.label], style="green" if row.label == 0 else "yellow")
     names = ("A", "B") if any(row.segments) else ("A",)
     for segment, name in enumerate(names):
         text.append(f"\n  {name}  ", style="bold cyan" if segment else "bold blue")

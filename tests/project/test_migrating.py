@@ -10,10 +10,9 @@ import pytest
 import yaml
 
 from bertds.cli import COMMANDS
-from bertds.config.keys import all_keys
+from bertds.config.keys import all_keys, dotted
 from bertds.config.load import load_config, split_assignments
 from bertds.engine.ds_config_keys import TOP
-from bertds.training.nemo.keys import flatten
 from tests.training.test_nemo_config import HDF5, NEWEST, TEXT
 
 # The names that their argument parsers and files take.
@@ -57,7 +56,7 @@ def test_every_flag_of_theirs_has_its_row(repository: Path, heading: str, flags:
 def test_every_key_of_nemos_files_has_its_row(repository: Path) -> None:
     named = re.findall(r"`([\w.]+)`", " ".join(left for left, _ in table(repository, "NeMo")))
     for file in (TEXT, HDF5, NEWEST):
-        for key in flatten(yaml.safe_load(file)):
+        for key in dotted(yaml.safe_load(file), keep_empty=True):
             # A validation key is what the training key of its name is.
             known = (key, key.replace("train_ds.", ""), key.replace("validation_ds", "train_ds"))
             if key in ("name", "model.pretrained_model_name", "model.tokenizer"):
@@ -79,8 +78,14 @@ def test_every_key_of_ours_exists(repository: Path) -> None:
             assert len(ours) > 10, f"{theirs}: why is there no counterpart?"
         for text in re.findall(r"`([^`]+)`", ours):
             if re.match(r"[a-z_]+\.[a-z_]+=", text):
-                load_config(None, {k: v for k, v in split_assignments(text.split()).items()
-                                   if not str(v).isupper()})  # fmt: skip
+                load_config(
+                    None,
+                    {
+                        k: v
+                        for k, v in split_assignments(text.split()).items()
+                        if not str(v).isupper()
+                    },
+                )
             elif re.fullmatch(r"[a-z]+\.[a-z_]+", text) and text.split(".")[0] in sections:
                 assert text in keys, f"{theirs}: {text}"
             elif text.startswith("bertds "):
@@ -117,11 +122,17 @@ def test_the_learning_rates_of_bing_bert_by_its_flags(repository: Path) -> None:
     for name, (rise, fall) in shapes.items():
         ours = re.findall(r"`([^`]+)`", rows[f"`--lr_schedule {name}`"])[-1].split()
         if name == "LE":
-            ours = ["schedule.warmup_power=1.0", *re.findall(
-                r"`([^`]+)`", rows["`--lr_schedule EE`"])[0].split()[1:]]  # fmt: skip
-        values = {**split_assignments(ours), "schedule.floor": share,
-                  "schedule.warmup_from": share, "schedule.warmup_ratio": warmup,
-                  "schedule.total_steps": total}  # fmt: skip
+            ours = [
+                "schedule.warmup_power=1.0",
+                *re.findall(r"`([^`]+)`", rows["`--lr_schedule EE`"])[0].split()[1:],
+            ]
+        values = {
+            **split_assignments(ours),
+            "schedule.floor": share,
+            "schedule.warmup_from": share,
+            "schedule.warmup_ratio": warmup,
+            "schedule.total_steps": total,
+        }
         rate = LearningRate(peak + offset, load_config(None, values).schedule)
         for step in (10, 50, 99, 250, 600):
             # Our first update is step 1 of the warm-up, theirs step 0.

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bertds.data.formats.token_shards import TokenShard, token_dtype
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import TokenizerInfo
+from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from bertds.errors import DataError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 _LINES_AT_ONCE = 2_048
 
@@ -38,32 +35,14 @@ def sentence_encoder(
             return np.split(ids, np.cumsum(lengths)[:-1]) if sentences else []
 
         return encode
-    wordpiece = wordpiece_tokenizer(tokenizer)
+    ids = {token: number for number, token in enumerate(tokenizer.vocabulary())}
+    wordpiece = wordpiece_pipeline(ids, tokenizer.rules)
     return lambda sentences: [
         np.array(encoding.ids, np.uint32)
         for encoding in wordpiece.encode_batch_fast(
             [text for text, _ in sentences], add_special_tokens=False
         )
     ]
-
-
-def wordpiece_tokenizer(tokenizer: TokenizerInfo) -> Tokenizer:
-    """Return a ``tokenizers.Tokenizer`` that gives BERT's WordPiece ids, without special tokens."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
-    from tokenizers.normalizers import BertNormalizer
-    from tokenizers.pre_tokenizers import BertPreTokenizer
-
-    ids = {token: number for number, token in enumerate(tokenizer.vocabulary())}
-    built = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
-    rules = tokenizer.rules
-    built.normalizer = BertNormalizer(
-        lowercase=rules.lower_case,
-        strip_accents=rules.strip_accents,
-        handle_chinese_chars=rules.chinese_characters,
-    )
-    built.pre_tokenizer = BertPreTokenizer()
-    return built
 
 
 def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
