@@ -43,6 +43,7 @@ from bertds.engine.state_pieces import Piece
 from bertds.errors import CheckpointError
 from bertds.optim.state_kinds import KINDS, Kind
 from bertds.system.atomic_files import sha256_file, write_json
+from bertds.system.fault_points import reached
 from bertds.system.json_fields import Field
 
 __all__ = [
@@ -77,12 +78,14 @@ class HashingFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
+        reached("checkpoint.write")
         self._file.write(data)
         self._hash.update(data)
         self.bytes += len(data)
 
     def close(self, *, sync: bool = True) -> str:
         """Flush to the disk, close, and return the SHA-256 of the contents."""
+        reached("checkpoint.sync")
         if sync:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -187,10 +190,6 @@ class CheckpointReader:
             CheckpointError: the manifest does not say.
         """
         return model_from(Field(self.folder / "manifest.json", "", self.manifest, CheckpointError))
-
-    def has_moments(self) -> bool:
-        """Whether optimizer moments were saved."""
-        return any(kind == "exp_avg" for _, kind in self._pieces)
 
     def has_average(self) -> bool:
         """Whether an average of the weights was saved."""

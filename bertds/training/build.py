@@ -38,6 +38,7 @@ from bertds.monitor.notify import Notifier
 from bertds.monitor.rank_speed import RankSpeed
 from bertds.monitor.trackers import check_trackers, start_trackers
 from bertds.optim.lr_schedule import LearningRate
+from bertds.system.fault_points import reached
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
 from bertds.system.processes import require_linux
@@ -136,6 +137,7 @@ def _build(
 
     check_alike(engine, start, source)
     warn_of_other_data(start, source)
+    reached("run.continue")
     state = continue_run(config, engine, start)
     device = device_name(engine.device)
     folder.record(settings.values, source.tokenizer.files, device, state.step)
@@ -193,6 +195,7 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
     guard = config.guard
     if place.world_size == 1:
         return None
+    reached("run.meet")
     store = meet_processes(guard.meeting_timeout_seconds)
     if guard.peer_timeout_seconds <= 0:
         return None

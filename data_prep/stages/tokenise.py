@@ -84,7 +84,7 @@ class JsonEncoder:
 
 
 Encoder = WordPieceEncoder | NanotokenEncoder | JsonEncoder
-_distrusted: set[str] = set()
+distrusted: set[str] = set()
 """Fingerprints of vocabularies for which nanotoken was found to be wrong, in this process."""
 
 
@@ -115,11 +115,11 @@ def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
 
 def run_stage(task: StageTask) -> dict[str, Any]:
     """Do one task; return what its marker records."""
-    if task.settings.tokeniser == "nanotoken" and task.fingerprint not in _distrusted:
+    if task.settings.tokeniser == "nanotoken" and task.fingerprint not in distrusted:
         try:
             return _run(task, fast=True)
         except TokensDiffer as difference:
-            _distrusted.add(task.fingerprint)
+            distrusted.add(task.fingerprint)
             progress.say(
                 f"nanotoken and tokenizers disagree on {str(difference)[:80]!r}; going on without "
                 "nanotoken"

@@ -76,8 +76,8 @@ class WordPieceEncoder:
         self.unknown = unknown = vocabulary["[UNK]"]
         if isinstance(rules, bool):
             rules = WordPieceRules.of(rules)
-        self._exact = wordpiece_pipeline(vocabulary, rules)
-        self._bytes = _byte_tables(vocabulary, rules.lower_case, unknown, self._exact)
+        self.exact_tokenizer = wordpiece_pipeline(vocabulary, rules)
+        self._bytes = _byte_tables(vocabulary, rules.lower_case, unknown, self.exact_tokenizer)
         # Where ideographs are not divided, a cut between them would divide a word.
         self._safe_cut = _SAFE_CUT if rules.chinese_characters else _SAFE_ASCII_CUT
         rests = {t[2:].encode(): n for t, n in vocabulary.items() if t.startswith("##")}
@@ -167,7 +167,7 @@ class WordPieceEncoder:
             cache.used[2] = at + len(found)
 
     def _encode_exactly(self, texts: list[str]) -> list[list[int]]:
-        encodings = self._exact.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = self.exact_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def _finish_giant(

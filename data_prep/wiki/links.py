@@ -10,7 +10,7 @@ from data_prep.wiki.names import Site, file_options
 EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
 # A link that holds no other, with nothing in it that could be a namespace: nine of ten. What it
 # shows is the one group, so that text and groups in a row are the result.
-_PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
+PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
 # Up to what no address holds; a mark of East Asia is of the sentence around it.
 _BARE_ADDRESS = re.compile(
     r"(?:http|ftp)s?://[^\s<>\[\]\"\u3000-\u303f\uff01-\uff0f\uff1a-\uff1f\uff3b-\uff60]++"
@@ -22,7 +22,7 @@ _PIXELS = re.compile(r"(?:\d+|\d*x\d+)\s*px")
 
 def link_text(text: str, site: Site) -> str:
     """Replace all links of a text."""
-    text = "".join(_PLAIN_LINK.split(text))
+    text = "".join(PLAIN_LINK.split(text))
     opening, closing = text.find("[["), text.find("]]")
     out: list[str] = []
     stack: list[list[str]] = []

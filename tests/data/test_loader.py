@@ -18,6 +18,7 @@ from bertds.data.order import EpochOrder, advance
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.samples.masking import ngram_thresholds
 from bertds.data.sources import token_source
+from bertds.system.fault_points import injected
 
 LENGTH, PREDICTIONS = 32, 5
 START = DataPosition()
@@ -188,8 +189,9 @@ def test_neighbouring_samples_are_far_apart_in_a_block(config):
 def test_shards_are_shuffled_and_blocks_bounded(make_corpus, monkeypatch):
     monkeypatch.setattr(token_source, "BLOCK_ROWS", 60)
     folder = make_corpus(train=(9,) * 20, validation=())
-    source = open_source(DataConfig(path=str(folder), sequence_length=LENGTH,
-                                    max_predictions_per_sequence=5), 7)  # fmt: skip
+    source = open_source(
+        DataConfig(path=str(folder), sequence_length=LENGTH, max_predictions_per_sequence=5), 7
+    )
     orders = [EpochOrder(source, 7, epoch) for epoch in range(2)]
     for epoch, order in enumerate(orders):
         assert sorted(shard for block in order.blocks for shard in block) == list(range(20))
@@ -270,8 +272,14 @@ def test_prepared_folder_and_instance_files_of_it_give_the_same_rows(config, tok
 
 def test_micro_batches_have_the_agreed_types(config):
     batch = take(open_source(config, 7), config, 1, plan())[0][0].micro_batches[1]
-    for name in ("input_ids", "segment_ids", "position_ids", "masked_lm_positions",
-                 "masked_lm_ids", "next_sentence_labels"):  # fmt: skip
+    for name in (
+        "input_ids",
+        "segment_ids",
+        "position_ids",
+        "masked_lm_positions",
+        "masked_lm_ids",
+        "next_sentence_labels",
+    ):
         assert getattr(batch, name).dtype == torch.int64, name
     assert batch.cu_seqlens.dtype == torch.int32
     lengths = batch.cu_seqlens.diff()
@@ -321,17 +329,16 @@ def test_splits_are_apart(config):
     assert counts.sum() == train.describe()["tokens"] and len(counts) == 400
 
 
-def test_errors_in_the_thread_surface_in_the_consumer(config, monkeypatch):
+def test_errors_in_the_thread_surface_in_the_consumer(config):
     source = open_source(config, 7)
     loader = BatchLoader(source, config, plan(), 0, seed=7)
     calls = threading.Event()
 
-    def broken(*_):
+    def broken(batch):
         calls.set()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(loader, "_make", broken)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with injected("data.batch", broken), pytest.raises(OSError, match="the disk is gone"):
         for _ in range(10):
             next(loader)
     with pytest.raises(OSError, match="the disk is gone"):
@@ -352,12 +359,11 @@ def test_close_ends_the_thread_and_may_be_repeated(config):
         next(loader)
 
 
-def test_prefetch_stays_ahead_and_waiting_is_counted(config, monkeypatch):
+def test_prefetch_stays_ahead_and_waiting_is_counted(config):
     with BatchLoader(open_source(config, 7), config, plan(), 0, seed=7) as loader:
         assert len(list(islice(loader, 3))) == 3
         waited = loader.stall_seconds
-        make = loader._make
-        monkeypatch.setattr(loader, "_make", lambda *a: (time.sleep(0.2), make(*a))[1])
-        for _ in range(6):
-            next(loader)
+        with injected("data.batch", lambda batch: (time.sleep(0.2), batch)[1]):
+            for _ in range(6):
+                next(loader)
         assert loader.stall_seconds > waited + 0.3

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from bertds.errors import ConfigError
 
 _MISSING = object()
+
+
+@dataclass(slots=True)
+class Translation:
+    """What a NeMo file means here."""
+
+    recipe: dict[str, dict[str, Any]]
+    deepspeed: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
 
 
 def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:

@@ -33,18 +33,23 @@ from tests.support.fork_server import ForkServer
 from tests.support.read_runs import assert_same_state, losses, samples
 
 SETTINGS = [
-    "schedule.total_steps=16", "checkpoint.every_steps=2", "validation.every_steps=5",
-    "validation.max_samples=12", "run.log_samples=true", "guard.peer_timeout_seconds=6",
-    "log.every_steps=3", "model.hidden_dropout_prob=0.1",
-]  # fmt: skip
+    "schedule.total_steps=16",
+    "checkpoint.every_steps=2",
+    "validation.every_steps=5",
+    "validation.max_samples=12",
+    "run.log_samples=true",
+    "guard.peer_timeout_seconds=6",
+    "log.every_steps=3",
+    "model.hidden_dropout_prob=0.1",
+]
 PASSINGS = {
-    "wrap": 1,
-    "build": 1,
-    "forward": 40,
-    "write": 120,
-    "sync": 4,
-    "validation": 6,
-    "remove": 6,
+    "engine.wrap": 1,
+    "run.continue": 1,
+    "engine.forward": 40,
+    "checkpoint.write": 120,
+    "checkpoint.sync": 4,
+    "engine.evaluate": 6,
+    "checkpoint.remove": 3,
 }
 ROUNDS = (
     # world size, settings
@@ -184,10 +189,15 @@ def main() -> int:
 
         def command(run: str, *assignments: str) -> list[str]:
             return [
-                "--deepspeed_config", str(folder / "tiny.json"), "--config",
-                str(folder / "tiny.yaml"), "--set", f"run.dir={folder / run}",
-                f"data.path={folder / 'data'}", *assignments,
-            ]  # fmt: skip
+                "--deepspeed_config",
+                str(folder / "tiny.json"),
+                "--config",
+                str(folder / "tiny.yaml"),
+                "--set",
+                f"run.dir={folder / run}",
+                f"data.path={folder / 'data'}",
+                *assignments,
+            ]
 
         server = ForkServer(nice=args.nice)
         try:
