@@ -118,6 +118,11 @@ def test_the_command_trains_writes_a_line_once_and_prints_the_table(
     assert read_records(records)[0].track in capfd.readouterr().out
 
 
+def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> None:
+    records = read_records(repository / "docs" / "records.jsonl")
+    assert records and all(record.loss <= record.target for record in records)
+
+
 def test_bad_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bertds(["speedrun", "--work", str(tmp_path), "--target", "0"]) == 2
     assert "--target 0: a loss in nats, above 0" in capsys.readouterr().err
