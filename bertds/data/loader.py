@@ -34,6 +34,7 @@ from bertds.data.samples.flat_rows import FlatRows, join_rows
 from bertds.data.sources.base import Block, Source
 from bertds.data.sources.open import open_source
 from bertds.errors import ConfigError
+from bertds.system.fault_points import passed
 
 __all__ = [
     "BatchLoader",
@@ -275,7 +276,7 @@ class BatchLoader:
         position, step = self._start, self._first_step
         try:
             while not self._closed.is_set():
-                batch = self._make(position, step)
+                batch = passed("data.batch", self._make(position, step))
                 position, step = batch.next, step + 1
                 self._put(batch)
         except BaseException as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bertds.config.keys import dotted
 from bertds.config.load import flatten
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.errors import DataError
@@ -22,7 +23,6 @@ from bertds.monitor.run_files import (
     read_recipe,
 )
 from bertds.monitor.status import expand, expected_steps
-from bertds.training.setting_changes import dotted
 
 
 def _is_blimp(values: dict[str, Any]) -> bool:
