@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +74,9 @@ def in_lines(status: Status) -> str:
         lines.append(f"  {describe(status.validation)}")
     kept = ", ".join(status.checkpoints[-3:]) or "none yet"
     lines.append(f"  checkpoints: {kept}; starts: {status.starts}")
+    if status.losses:
+        lost = in_words(sum(loss.seconds for loss in status.losses))
+        lines[-1] += f"; {lost} lost, the last time because {status.losses[-1].what}"
     if status.state in ("training", "silent"):
         lines.append(f"  last line {in_words(status.age_seconds)} ago")
     if status.state == "silent":
@@ -82,7 +87,20 @@ def in_lines(status: Status) -> str:
             "kill -9, or with its machine; see log.txt and dmesg, then run the same command again"
         )
     lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
-    return "\n".join(lines)
+    # Not the first: a path that is broken in two cannot be copied.
+    return "\n".join([lines[0], *map(wrapped, lines[1:])])
+
+
+def wrapped(line: str) -> str:
+    """Return a line broken to the terminal's width, its rest indented; 80 columns in a pipe."""
+    indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+    return textwrap.fill(
+        line,
+        max(40, shutil.get_terminal_size().columns),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _numbers(status: Status) -> dict[str, Any]:
@@ -98,6 +116,7 @@ def _numbers(status: Status) -> dict[str, Any]:
         "validation": status.validation,
         "checkpoints": status.checkpoints,
         "starts": status.starts,
+        "lost_seconds": round(sum(loss.seconds for loss in status.losses), 1),
         "warnings": [str(found) for found in status.found],
         "unreadable": status.problems,
     }

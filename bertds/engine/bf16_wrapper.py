@@ -82,9 +82,10 @@ class _InPlace:
         dp_group: dist.ProcessGroup,
         dp_world_size: float | None = None,
     ) -> None:
-        if dist.get_world_size(dp_group) == 1:
-            return
+        alone = dist.get_world_size(dp_group) == 1
         for buffer in small_bucket:
+            if alone and self._engine.communication_data_type == buffer.dtype:
+                continue  # else it is rounded as on several ranks
             reduced = self._engine.allreduce_bucket([buffer], dp_group, dp_world_size)
             if reduced.data_ptr() != buffer.data_ptr():
                 buffer.copy_(reduced.view_as(buffer))

@@ -11,11 +11,12 @@ Sizes: T tokens, H width, N heads, D width of a head.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx as Context
 
 from bertds.config.recipe import ModelConfig
 from bertds.model.attention_kernels import attend
@@ -56,16 +57,15 @@ def side_by_side(*parts: Tensor) -> Tensor:
 
 
 class _Neighbours(torch.autograd.Function):
-    """Tensors that are neighbours in memory as one, over that very memory."""
+    """Three tensors that are neighbours in memory as one, over that very memory."""
 
     @staticmethod
-    def forward(ctx: Any, *parts: Tensor) -> Tensor:
-        ctx.count = len(parts)
+    def forward(ctx: Context, *parts: Tensor) -> Tensor:
         return side_by_side(*parts)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        return grad.chunk(ctx.count)
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, ...]:
+        return grad.chunk(3)
 
 
 def join(parts: list[Tensor], *, in_place: bool) -> Tensor:

@@ -294,7 +294,7 @@ def fuse_layers(model: BertForPreTraining, *, short_rows: bool = True) -> int:
         approximate={"gelu": "none", "gelu_new": "tanh"}[config.hidden_act],
         short_rows=short_rows and head_width in HEAD_WIDTHS,
     )
-    layers: Any = model.encoder_layers()
-    for layer in layers:
-        layer.forward = functools.partial(run_fused, layer, settings)
+    for layer in model.encoder_layers():
+        assert isinstance(layer, EncoderLayer)
+        layer.forward = functools.partial(run_fused, layer, settings)  # type: ignore[method-assign]
     return LONGEST_ROW if settings.short_rows else 0

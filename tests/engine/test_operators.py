@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertds.engine import deepspeed_engine
 from bertds.engine.bf16_wrapper import use_exact_norms
-from tests.engine.toy import make_engine, rows_of, train, values
+from tests.support.toy_engine import make_engine, rows_of, train, values
 
 
 class Operators(TorchDispatchMode):
