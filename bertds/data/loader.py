@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,11 +30,11 @@ from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import DataConfig
 from bertds.data.balance import balance_rows
 from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
-from bertds.data.order import DataPosition, EpochOrder, advance
+from bertds.data.order import DataPosition, EpochOrder, advance, shard_order
 from bertds.data.samples.flat_rows import FlatRows, join_rows
 from bertds.data.sources.base import Block, Source
 from bertds.data.sources.open import open_source
-from bertds.errors import ConfigError
+from bertds.errors import ConfigError, StoreError
 
 __all__ = [
     "BatchLoader",
@@ -66,6 +67,7 @@ class _Stream:
         for span in self._spans(start, count):
             pieces.append(span.opened.block.gather(span.rows, mask_rate))
             samples.append(span.opened.identify(span.epoch, span.rows))
+            del span  # its block makes room before the next one is opened
         return join_rows(pieces), np.concatenate(samples)
 
     def read_chosen(
@@ -108,6 +110,7 @@ class _Stream:
             first = position.offset - order.starts[number]
             last = min(first + count, opened.block.rows)
             yield _Span(opened, position.epoch, opened.shuffle[first:last])
+            del opened
             count -= last - first
             position = advance(self._source, position, last - first)
 
@@ -129,6 +132,7 @@ class _Stream:
         if self._current is not None and self._current[0] == key:
             return self._current[1]
         self._current = None  # the old block's memory goes before the new one's comes
+        self._source.read_ahead(self._upcoming(epoch, number))
         waiting, self._next = self._next, None
         if waiting is not None and waiting[0] == key:
             opened = waiting[1].result()
@@ -140,6 +144,13 @@ class _Stream:
             following = (epoch, number + 1) if number + 1 < blocks else (epoch + 1, 0)
             self._next = (following, self._pool.submit(self._load, *following))
         return opened
+
+    def _upcoming(self, epoch: int, number: int) -> Iterator[int]:
+        """Yield the shards that are read from a block on, this epoch's and the next one's."""
+        for block in self._order(epoch).blocks[number:]:
+            yield from block
+        # The order of the shards is known before their rows are counted.
+        yield from shard_order(self._seed, epoch + 1, self._source.shards)
 
     def _load(self, epoch: int, number: int) -> _OpenBlock:
         order = self._order(epoch)
@@ -222,6 +233,7 @@ class BatchLoader:
         self._plan_of = ramp.at if ramp is not None else lambda _: batch_plan
         self._rate_of = mask_rate.at if mask_rate is not None else lambda _: None
         self._first_step = first_step
+        self.may_stall = source.may_stall
         self._rank = rank
         self._start = start
         self._pin = pin
@@ -236,6 +248,7 @@ class BatchLoader:
         )
         self._closed = threading.Event()
         self._failure: BaseException | None = None
+        self._held: StepBatch | BaseException | None = None
         self._thread = threading.Thread(target=self._produce, name="bertds-loader", daemon=True)
         self._thread.start()
 
@@ -247,17 +260,36 @@ class BatchLoader:
             raise self._failure
         if self._closed.is_set():
             raise StopIteration
-        began = time.perf_counter()
-        item = self._queue.get()
-        self.stall_seconds += time.perf_counter() - began
+        self.wait(None)
+        item, self._held = self._held, None
+        assert item is not None
         if isinstance(item, BaseException):
             self._failure = item
             raise item
         return item
 
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for the next batch, ``seconds`` at most (None = until it is there).
+
+        Returns:
+            Whether it is there, so that ``next`` gives it, or the error in its place, at once.
+        """
+        if self._held is None and self._failure is None:
+            began = time.perf_counter()
+            with suppress(queue.Empty):
+                self._held = self._queue.get(seconds != 0.0, seconds)
+            self.stall_seconds += time.perf_counter() - began
+        return self._held is not None or self._failure is not None
+
+    @property
+    def gave_up(self) -> StoreError | None:
+        """The error that the store did not give the next batch in time; else None."""
+        return self._held if isinstance(self._held, StoreError) else None
+
     def close(self) -> None:
         """End the thread; safe to call twice."""
         self._closed.set()
+        self._source.stop_waiting()
         while self._thread.is_alive():
             try:
                 self._queue.get_nowait()
@@ -369,6 +401,7 @@ def validation_batches(
     mine = numbers[rank * wanted // world_size : (rank + 1) * wanted // world_size]
     shard_of = np.searchsorted(firsts, mine, side="right") - 1
     rest: FlatRows | None = None
+    source.read_ahead(np.unique(shard_of).tolist())
     for shard in np.unique(shard_of):
         block = source.open_block(_VALIDATION_EPOCH, [int(shard)])
         rows = mine[shard_of == shard] - firsts[shard]

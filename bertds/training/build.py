@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ from bertds.monitor.trackers import start_trackers
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
+from bertds.system.secrets import without_secrets
 from bertds.training.auto_micro_batch import choose_micro_batch
 from bertds.training.bad_step_guard import Guard
 from bertds.training.clock import TrainingClock
@@ -52,6 +54,7 @@ from bertds.training.starting_point import (
     start_weights,
     warn_of_other_data,
 )
+from bertds.training.store_waits import made_of
 from bertds.training.validation import Validator
 
 
@@ -117,7 +120,9 @@ def _build(
     plan = settings.batch_plan(place.world_size)
     ramp = BatchRamp.of(config.schedule, plan)
     leaving.engine = engine = build_engine(config, settings, plan, model)
-    validator = None if held_out is None else Validator(config, held_out, engine)
+    validator = None
+    if held_out is not None:
+        validator = made_of(held_out, engine, partial(Validator, config, held_out, engine))
     facts = facts_of(config, settings, place, source)
     leaving.checkpoints = checkpoints = Checkpoints(
         folder.path, config.checkpoint, engine, shapes, facts
@@ -136,17 +141,22 @@ def _build(
     metrics.start(state)
     metrics.restore_window(state.window)
 
-    loader = BatchLoader(
+    loader = made_of(
         source,
-        config.data,
-        plan,
-        place.rank,
-        start=DataPosition(state.epoch, state.offset),
-        seed=config.run.seed,
-        pin=engine.device.type == "cuda",
-        ramp=ramp,
-        mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
-        first_step=state.step,
+        engine,
+        partial(
+            BatchLoader,
+            source,
+            config.data,
+            plan,
+            place.rank,
+            start=DataPosition(state.epoch, state.offset),
+            seed=config.run.seed,
+            pin=engine.device.type == "cuda",
+            ramp=ramp,
+            mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
+            first_step=state.step,
+        ),
     )
     closing.callback(loader.close)
     parts = Collaborators(
@@ -210,7 +220,7 @@ def facts_of(
     return {
         "model": {**to_dict(config.model), "vocab_size": tokenizer.vocab_size},
         "tokenizer": tokenizer.to_json(),
-        "recipe": to_dict(config),
+        "recipe": without_secrets(to_dict(config)),
         "deepspeed": settings.values,
         "data": source.describe(),
         "world_size": place.world_size,

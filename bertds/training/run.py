@@ -21,6 +21,7 @@ from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.interface import ModelOutput
+from bertds.errors import StoreError
 from bertds.monitor.metrics import Metrics
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
@@ -29,6 +30,7 @@ from bertds.training.bad_step_guard import Guard
 from bertds.training.clock import TrainingClock
 from bertds.training.run_folder import RunFolder
 from bertds.training.sample_log import SampleLog
+from bertds.training.store_waits import wait_for_batch
 from bertds.training.validation import Validator
 
 
@@ -84,6 +86,8 @@ class Run:
         self.learning_rate = parts.learning_rate
         self._closing = closing
         self._batches: Iterator[StepBatch] = iter(parts.loader)
+        self._may_stall = parts.loader.may_stall
+        self._first_step = state.step
 
     @property
     def stall_seconds(self) -> float:
@@ -96,6 +100,15 @@ class Run:
         if schedule.clock_hours is not None and self.state.hours >= schedule.clock_hours:
             return True
         return self.state.step >= schedule.total_steps
+
+    def wait_for_batch(self) -> bool:
+        """Wait, together with the other ranks, until each has the next batch.
+
+        Local data is never waited for here. Returns False if the run is to stop instead.
+        """
+        if not self._may_stall or self.agreement.batches_ready:
+            return True
+        return wait_for_batch(self.engine, self.parts.loader, self.agreement)
 
     def next_batch(self) -> StepBatch:
         """Return this rank's part of the next optimizer step."""
@@ -120,7 +133,7 @@ class Run:
         """
         state, parts = self.state, self.parts
         limit = parts.guard.norm_limit(state)
-        self.agreement.ask()
+        self.agreement.ask(not self._may_stall or parts.loader.wait(0.0))
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)
         parts.folder.lock.check(at_most_every=1.0)  # before anything is written
@@ -142,14 +155,24 @@ class Run:
         if every and self.state.step % every == 0:
             self._validate()
 
-    def validate_at_end(self) -> None:
-        """Validate after the last step, unless that was just done."""
-        self._validate()
+    def validate_at_end(self) -> bool:
+        """Validate after the last step, unless that was just done.
 
-    def _validate(self) -> None:
+        Returns:
+            Whether it is done; False if a store did not give the held-out rows in time.
+        """
+        return self._validate()
+
+    def _validate(self) -> bool:
         state, validator = self.state, self.parts.validator
         if validator is None or state.validated_step == state.step:
-            return
+            return True
+        try:
+            with self.metrics.pause():
+                validator.prepare()
+        except StoreError as error:
+            self.agreement.stop(str(error))
+            return False
         state.validated_step = state.step
         with self.metrics.pause():
             scores, prompts = validator.score(), validator.prompts()
@@ -157,10 +180,13 @@ class Run:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
         line = {"step": state.step, "split": "validation", **scores}
         self.metrics.write({**line, "prompts": prompts} if prompts else line)
+        return True
 
     def save_if_due(self, force: bool) -> None:
         """Save a checkpoint when its step has come, when it is the best so far, or when told to."""
         state, cadence = self.state, self.config.checkpoint
+        if state.step == self._first_step and not self.is_finished():
+            return  # stopped before the first step: nothing is new
         due = cadence.every_steps and state.step % cadence.every_steps == 0
         best = cadence.keep_best and state.best_step == state.step
         if not (force or due or best):

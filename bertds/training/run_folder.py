@@ -36,6 +36,7 @@ from bertds.system.atomic_files import append_line, explain_os_error, write_json
 from bertds.system.folder_lock import FolderLock
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
+from bertds.system.secrets import masked, without_secrets
 from bertds.training.setting_changes import FILE as SETTINGS_FILE
 from bertds.training.setting_changes import Change, as_line, changes, is_done
 
@@ -136,7 +137,9 @@ class RunFolder:
             return
         for change in self._changed:
             log.info("%s %s -> %s from step %d", change.name, change.before, change.now, step)
-        text = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(
+            without_secrets(to_dict(self.config)), sort_keys=False, allow_unicode=True
+        )
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "deepspeed.json", deepspeed_json)
         file = self.path / "environment.json"
@@ -203,4 +206,4 @@ def _commit() -> str:
 
 def command_line() -> str:
     """Return the command that started this process, for the run's record."""
-    return " ".join([Path(sys.executable).name, *sys.argv])
+    return masked(" ".join([Path(sys.executable).name, *sys.argv]))

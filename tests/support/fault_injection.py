@@ -12,6 +12,7 @@ hog     seconds              the first step holds Python's lock for so long
 stop    step                 SIGUSR1 comes while this step is under way, and in each later one
 insist  n                    so many Ctrl-C arrive while the run is taken down
 error   step                 this rank raises an error of its own in this step
+block   rows                 blocks of the data are this small: an epoch has many
 ```
 """
 
@@ -53,6 +54,10 @@ def plant(plan: dict[str, Any]) -> None:
                 time.sleep(0.05)
 
         _before(Leaving, "leave", insist)
+    if "block" in plan:
+        from bertds.data.sources import token_source
+
+        token_source.BLOCK_ROWS = plan["block"]
     if "room" in plan:
         from bertds.checkpoint import save
 
