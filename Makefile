@@ -4,22 +4,31 @@
 # make canary  the engine's tests with the newest DeepSpeed and torch, in an environment of its own
 # make bench  the CPU benchmarks in under ten minutes, into bench/ (DATA=prepared folder)
 # make gpu-check   the whole check of one GPU in eight minutes, into benchmarks/results/ (DATA=prepared folder)
+# make ten-minutes  a model in ten minutes of one H100 and its table (WIKI= BOOKS= TEXT= BLIMP= GLUE=)
 # make test-gpu    the tests that need a GPU
 # make docs   build the documentation into site/, strictly
 PYTHON ?= python3
 VENV ?= .venv
 WORK ?= demo
 WIKI ?=
+TEXT ?=
+BLIMP ?=
+GLUE ?=
 BOOKS ?=
 DATA ?=
 ARGS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-slurm test-gpu test-all check style docs install install-dev bench gpu-check canary
+.PHONY: run test test-slow test-slurm test-gpu test-all check style docs install install-dev bench gpu-check canary ten-minutes
 
 run: $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
+
+ten-minutes: $(VENV)/.installed
+	@$(BIN)/bertds ten-minutes $(if $(filter demo,$(WORK)),,--work $(WORK)) $(if $(WIKI),--wiki $(WIKI)) \
+	  $(if $(BOOKS),--books $(BOOKS)) $(if $(TEXT),--text $(TEXT)) $(if $(BLIMP),--blimp $(BLIMP)) \
+	  $(if $(GLUE),--glue $(GLUE)) $(ARGS)
 
 # Each file goes to one process, so that its fixtures are made once.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile

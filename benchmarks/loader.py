@@ -43,11 +43,12 @@ import numpy as np
 from benchmarks.common import add_result_options, draw, facts, write_result
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.loader import BatchLoader
 from bertds.data.rng import permutation
 from bertds.data.samples.flat_rows import RowMaker
-from bertds.data.samples.pairing import InstanceSettings, scan_shard
+from bertds.data.samples.pairing import scan_shard
 from bertds.data.sources.base import Source
 from bertds.data.sources.open import open_source
 from bertds.data.sources.token_source import TokenSource
@@ -59,7 +60,7 @@ PREFETCH_STEPS = (1, 2, 4, 8)
 PRETENDED_SECONDS = 0.05
 
 
-def synthetic_source(settings: InstanceSettings, tokens: int = 20_000_000) -> TokenSource:
+def synthetic_source(settings: RowSettings, tokens: int = 20_000_000) -> TokenSource:
     """Return a corpus with the lengths of English Wikipedia (lognormal documents, sentences)."""
     generator = np.random.default_rng(0)
     sentences = np.maximum(1, generator.lognormal(3.1, 0.55, tokens // 20).astype(np.int64))
@@ -88,7 +89,7 @@ def open_data(path: str, length: int, predictions: int) -> tuple[Source, DataCon
     )
     if path:
         return open_source(config, 1), config
-    return synthetic_source(InstanceSettings.from_config(config)), config
+    return synthetic_source(config.rows), config
 
 
 def contenders(

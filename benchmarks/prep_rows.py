@@ -32,12 +32,12 @@ from benchmarks.common import (
     write_result,
 )
 from benchmarks.prep_pictures import PAIRS_AND_MASKS, PROMISED_ROWS, row_bars
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.formats.padded_columns import empty_columns
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.samples.flat_rows import flat_instances, place_flat_rows
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 
 _SEED = 12345
@@ -61,7 +61,7 @@ def rates(
     repeat: int,
 ) -> list[dict[str, Any]]:
     """Measure all stages for one row length; each includes those before it."""
-    settings = InstanceSettings(sequence_length=length, max_predictions=predictions)
+    settings = RowSettings(sequence_length=length, max_predictions=predictions)
     pad = tokenizer.special_ids["pad"]
 
     def pairs_and_masks() -> int:

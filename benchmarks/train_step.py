@@ -49,7 +49,6 @@ from bertds.config.recipe import DataConfig, ModelConfig
 from bertds.cost_model.flops import forward_backward_flops
 from bertds.cost_model.hardware import peak_of
 from bertds.data.loader import BatchLoader, MicroBatch, StepBatch, open_source
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.sources.base import Source
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
@@ -114,7 +113,7 @@ def open_rows(data: str, length: int, predictions: int) -> tuple[Source, DataCon
         return open_source(config, SEED), config
     from benchmarks.loader import synthetic_source  # sets thread counts: not before torch
 
-    return synthetic_source(InstanceSettings.from_config(config), 2_000_000), config
+    return synthetic_source(config.rows, 2_000_000), config
 
 
 def read_batches(case: Case, count: int) -> tuple[list[StepBatch], int, float]:

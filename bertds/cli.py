@@ -14,6 +14,8 @@ from bertds.errors import EXIT_BAD_INPUT, EXIT_OK
 from bertds.system.run_command import guarded
 
 COMMANDS = {
+    "init": ("bertds.commands.init", "begin a project: a recipe and the commands to run it"),
+    "recipes": ("bertds.commands.recipes", "list, show and copy the recipes that ship"),
     "prep": ("bertds.commands.prep", "cut a corpus into training shards"),
     "train": (
         "bertds.commands.train",
@@ -33,6 +35,10 @@ COMMANDS = {
     ),
     "extend": ("bertds.commands.extend", "give a model a domain's words"),
     "pipeline": ("bertds.commands.pipeline", "prepare, train both phases, export, evaluate"),
+    "ten-minutes": (
+        "bertds.commands.ten_minutes",
+        "train by the clock on ten million words, score BLiMP and GLUE",
+    ),
     "plan": ("bertds.commands.plan", "say what a run will need: memory, time, energy, cost, disk"),
     "status": ("bertds.commands.status", "say how a run is doing, from another shell"),
     "report": ("bertds.commands.report", "write one page on one or several runs, to be looked at"),
@@ -68,11 +74,12 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     name = arguments[0]
     if name not in COMMANDS:
-        from difflib import get_close_matches
+        from bertds.config.suggest import nearest
 
-        close = get_close_matches(name, COMMANDS, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        print(f"bertds: error: no command {name!r}{hint}; see bertds --help", file=sys.stderr)
+        print(
+            f"bertds: error: no command {name!r}{nearest(name, COMMANDS)}; see bertds --help",
+            file=sys.stderr,
+        )
         return EXIT_BAD_INPUT
     command = import_module(COMMANDS[name][0])
     return guarded(command.main, arguments[1:])

@@ -17,7 +17,9 @@ if not __package__:  # run by path: this clone's own package, whatever is instal
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.system.run_command import guarded
@@ -80,6 +82,7 @@ def train(run: Run) -> bool:
     """
     state, engine, metrics = run.state, run.engine, run.metrics
     reason = ""
+    run.validate_before_training()
     while not run.is_finished() and not reason:
         if not run.wait_for_batch():  # a store that gives nothing, for long
             break
@@ -104,6 +107,17 @@ def train(run: Run) -> bool:
 def entry(argv: list[str] | None = None) -> int:
     """Run :func:`main` as a command: errors become one line and an exit code."""
     return guarded(main, argv)
+
+
+class _CallableModule(ModuleType):
+    """``bertds.train(recipe, ...)`` trains: see :func:`bertds.api.training.train`."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Train in this process."""
+        return import_module("bertds.api").train(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 
 if __name__ == "__main__":

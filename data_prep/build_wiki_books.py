@@ -3,7 +3,7 @@
     python data_prep/build_wiki_books.py --wiki DUMP... --books DIR... --out DIR --vocab vocab.txt
     python data_prep/build_wiki_books.py show DIR -n 3
 
-The same function serves ``bertds prep``. What happens is told in data_prep/prepare.py.
+The same function serves ``bertds prep``. data_prep/run_stages.py has the stages.
 """
 
 from __future__ import annotations

@@ -12,25 +12,26 @@ nothing else from each other.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from bertds.errors import EXIT_BAD_INPUT, BertdsError, ConfigError, DataError
 from bertds.system.shipped_files import IMPORT_ROOT, shipped_folder
 from data_prep import progress
-from data_prep.prepare import prepare
+from data_prep.options import CommandLine
+from data_prep.prepare import forecast, prepare
+from data_prep.request import PrepRequest
 
-EXECUTORS = ("local", "slurm", "ray")
 _OWN_OPTIONS = ("--executor", "--task-count", "--task-index")
 
 
-def execute(args: argparse.Namespace, argv: Sequence[str]) -> int:
+def execute(command: CommandLine, argv: Sequence[str]) -> int:
     """Prepare, here or elsewhere.
 
     Args:
-        args: the command line.
+        command: the command line.
         argv: the same as it was given, to be handed on.
 
     Returns:
@@ -39,26 +40,23 @@ def execute(args: argparse.Namespace, argv: Sequence[str]) -> int:
     Raises:
         BertdsError: one line that says what is wrong.
     """
-    if args.dry_run:
-        return prepare(args)
-    if args.executor == "slurm" and "SLURM_ARRAY_TASK_ID" in os.environ:
-        args.task_index, args.task_count = array_element(os.environ)
-    elif args.executor != "local":
-        if args.task_count < 2:
+    request, executor, dry_run = command
+    if dry_run:
+        forecast(request)
+        return 0
+    if executor == "slurm" and "SLURM_ARRAY_TASK_ID" in os.environ:
+        index, count = array_element(os.environ)
+        request = replace(request, task_index=index, task_count=count)
+    elif executor != "local":
+        if request.task_count < 2:
             raise ConfigError(
-                f"--executor {args.executor} needs --task-count N, 2 or more (--workers are the "
+                f"--executor {executor} needs --task-count N, 2 or more (--workers are the "
                 "processes of each)"
             )
-        start = _submit if args.executor == "slurm" else _run_on_ray
-        return start(args, without_own_options(argv))
-    if args.task_count < 1:
-        raise ConfigError(f"--task-count {args.task_count}: allowed: 1 or more")
-    if args.executor == "local" and not 0 <= args.task_index < args.task_count:
-        raise ConfigError(
-            f"--task-index {args.task_index}: allowed: 0 to {args.task_count - 1} "
-            f"(--task-count {args.task_count})"
-        )
-    return prepare(args)
+        start = _submit if executor == "slurm" else _run_on_ray
+        return start(request, without_own_options(argv))
+    prepare(request)
+    return 0
 
 
 def array_element(environment: Mapping[str, str]) -> tuple[int, int]:
@@ -85,7 +83,7 @@ def without_own_options(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def _submit(args: argparse.Namespace, argv: list[str]) -> int:
+def _submit(request: PrepRequest, argv: list[str]) -> int:
     """Submit the array job and say how to watch it."""
     scripts = shipped_folder("slurm")
     script = scripts / "data_prep.sh"
@@ -97,7 +95,7 @@ def _submit(args: argparse.Namespace, argv: list[str]) -> int:
     command = [
         "bash",
         str(scripts / "submit.sh"),
-        f"--array=0-{args.task_count - 1}",
+        f"--array=0-{request.task_count - 1}",
         str(script),
         *argv,
     ]
@@ -109,14 +107,14 @@ def _submit(args: argparse.Namespace, argv: list[str]) -> int:
         lines = answer.stderr.strip().splitlines() or ["sbatch gave no job id"]
         raise ConfigError(lines[-1].removeprefix("bertds: error: "))
     progress.say(
-        f"submitted: job {job}, {args.task_count} tasks\n"
+        f"submitted: job {job}, {request.task_count} tasks\n"
         f"watch:     squeue --jobs={job}\n"
         f"cancel:    scancel {job}"
     )
     return 0
 
 
-def _run_on_ray(args: argparse.Namespace, argv: list[str]) -> int:
+def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
     """Run the tasks on a Ray cluster and wait for them; Ray restarts those that die."""
     try:
         import ray
@@ -124,7 +122,7 @@ def _run_on_ray(args: argparse.Namespace, argv: list[str]) -> int:
         raise ConfigError(
             "--executor ray needs the package ray: pip install 'bertds[ray]'"
         ) from error
-    workers = max(1, args.workers)
+    workers = max(1, request.workers)
     paths = filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")])
     # With RAY_ADDRESS, or a cluster of this machine, that one; else a new one on this machine.
     ray.init(
@@ -142,13 +140,13 @@ def _run_on_ray(args: argparse.Namespace, argv: list[str]) -> int:
                     "--workers",
                     str(workers),
                     "--task-count",
-                    str(args.task_count),
+                    str(request.task_count),
                     "--task-index",
                     str(index),
                 ],
                 cwd,
             )
-            for index in range(args.task_count)
+            for index in range(request.task_count)
         ]
         answers = []
         for task in tasks:
@@ -161,7 +159,7 @@ def _run_on_ray(args: argparse.Namespace, argv: list[str]) -> int:
     failed = next((answer for answer in answers if answer[0] != 0), None)
     if failed is not None:
         raise (DataError if failed[0] == EXIT_BAD_INPUT else BertdsError)(failed[1])
-    progress.say(f"prepared {args.out} by {args.task_count} Ray tasks")
+    progress.say(f"prepared {request.out} by {request.task_count} Ray tasks")
     return 0
 
 

@@ -6,7 +6,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 _LINE_EVERY_SECONDS = 15.0
 _silences = 0
@@ -30,8 +34,8 @@ class Progress:
         self.stage, self.total, self.unit = stage, max(1, total), unit
         self.done = 0
         self.documents = 0
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: RichProgress | None = None
+        self._task: TaskID | None = None
         self._begin = self._told = time.monotonic()
 
     def __enter__(self) -> Progress:
@@ -53,7 +57,7 @@ class Progress:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             if kind is None:
                 self._bar.update(self._task, completed=self.total)
             self._bar.stop()
@@ -62,7 +66,7 @@ class Progress:
         """Count work that is done."""
         self.done += amount
         self.documents += documents
-        if self._bar is not None:
+        if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=self._rate())
         elif time.monotonic() - self._told > _LINE_EVERY_SECONDS:
             self._told = time.monotonic()

@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.tokenizer_json import WordPieceRules
 from bertds.errors import ConfigError
 from data_prep.selection.filters import FilterSettings
@@ -13,25 +14,10 @@ from data_prep.selection.minhash import MinHashSettings
 from data_prep.selection.mixing import Mix
 
 DEDUP = ("exact", "minhash", "none")
+TOKENISERS = ("cache", "nanotoken")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstanceRequest:
-    """One ``--instances S:P``."""
-
-    sequence_length: int
-    max_predictions: int
-
-    @staticmethod
-    def parse(text: str) -> InstanceRequest:
-        """Read ``128:20``."""
-        length, colon, predictions = text.partition(":")
-        if not (colon and length.isdecimal() and predictions.isdecimal()):
-            raise ConfigError(f"--instances {text}: expected S:P, for example 128:20")
-        return InstanceRequest(sequence_length=int(length), max_predictions=int(predictions))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class PrepSettings:
     """Settings that change the result; all of them stand in the manifest."""
 
@@ -62,13 +48,11 @@ class PrepSettings:
     """Share of documents that is held out; at least 2 documents unless 0."""
     dataset: str = "corpus"
     """Name of the instance files, as NVIDIA's readers expect it."""
-    instances: tuple[InstanceRequest, ...] = ()
+    instances: tuple[RowSettings, ...] = ()
+    """The same with the lengths of each ``--instances``."""
     dupe_factor: int = 5
-    masked_lm_prob: float = 0.15
-    short_seq_prob: float = 0.1
-    whole_word_masking: bool = False
-    ngram: int = 1
-    pairs: str = "nsp"
+    rows: RowSettings = field(default_factory=RowSettings)
+    """Masks and pairs of all instance files."""
     compression: str = "gzip"
     filters: FilterSettings = field(default_factory=FilterSettings)
     """What is asked of a document."""
@@ -129,7 +113,14 @@ class PrepSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's ``settings``."""
-        value = asdict(self) | {"instances": [asdict(i) for i in self.instances]}
+        # The lengths are those of each kind of instance file, the rest is the same for all.
+        shape = ("sequence_length", "max_predictions")
+        value: dict[str, Any] = {}
+        for name, found in asdict(self).items():
+            value |= found if name == "rows" else {name: found}
+        value["instances"] = [{key: one[key] for key in shape} for one in value["instances"]]
+        for key in shape:
+            del value[key]
         # What asks nothing is not named, as it was not before it could be asked for.
         default = asdict(PrepSettings())
         for key in (

@@ -70,7 +70,7 @@ if [ ${#sources[@]} -gt 0 ]; then
 fi
 chain phase1 "${train[@]}" "$scripts/phase1.sh"
 chain phase2 "${train[@]}" "$scripts/phase2.sh"
-chain export "${prep[@]}" "$scripts/bertds.sh" export "$work/phase2" --out "$work/model"
+chain export "${prep[@]}" "$scripts/bertds.sh" export "$work/phase2" --out "$work/model" --overwrite
 chain evaluate "${prep[@]}" "--output=$work/scores.json" "--error=$work/logs/%x-%j.log" \
   --open-mode=truncate "$scripts/bertds.sh" evaluate "$work/phase2" --json
 

@@ -8,9 +8,10 @@ step_00000100/
 ```
 
 A piece is a slice ``[start, start + length)`` of one parameter, flattened, of one kind: ``weight``,
-``exp_avg`` or ``exp_avg_sq``. The pieces of all ranks tile every parameter exactly once, so a
-reader on any number of ranks, with any ZeRO stage, finds what it needs without knowing how many
-ranks wrote. Nothing is pickled. The files follow the safetensors format and can be read with its
+``exp_avg``, ``exp_avg_sq``, or ``average`` (the moving average of the weight, where the run keeps
+one). The pieces of all ranks tile every parameter exactly once, so a reader on any number of ranks,
+with any ZeRO stage, finds what it needs without knowing how many ranks
+wrote. Nothing is pickled. The files follow the safetensors format and can be read with its
 library.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -190,8 +192,12 @@ class CheckpointReader:
         """Whether optimizer moments were saved."""
         return any(kind == "exp_avg" for _, kind in self._pieces)
 
+    def has_average(self) -> bool:
+        """Whether an average of the weights was saved."""
+        return any(kind == "average" for _, kind in self._pieces)
+
     def kinds(self, name: str) -> list[str]:
-        """Return what was saved of a parameter: its weight and, unless frozen, its moments."""
+        """Return what was saved of a parameter: its weight and, unless frozen, moments, average."""
         return [kind for kind in KINDS if (name, kind) in self._pieces]
 
     def read(self, name: str, kind: str, start: int, length: int) -> torch.Tensor:
@@ -234,10 +240,12 @@ class CheckpointReader:
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{self.folder / record.file}: damaged ({error})") from None
 
-    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield every parameter by name, whole, in its shape."""
+    def weights(self, *, average: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield every parameter by name, whole, in its shape.
+
+        Args:
+            average: its moving average instead, where one was saved.
+        """
         for name, shape in self.shapes.items():
-            numel = 1
-            for size in shape:
-                numel *= size
-            yield name, self.read(name, "weight", 0, numel).reshape(shape)
+            kind = "average" if average and (name, "average") in self._pieces else "weight"
+            yield name, self.read(name, kind, 0, math.prod(shape)).reshape(shape)

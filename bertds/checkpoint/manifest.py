@@ -24,7 +24,7 @@ from bertds.system.json_fields import MOST, Field, read_fields
 
 FORMAT = "bertds-checkpoint"
 VERSION = 1
-KINDS = ("weight", "exp_avg", "exp_avg_sq")
+KINDS = ("weight", "exp_avg", "exp_avg_sq", "average")
 _FACTS = ("model", "tokenizer", "recipe", "deepspeed", "data", "versions")
 _FLOAT_BYTES = 4
 

@@ -43,12 +43,14 @@ def convert(source: str, out: Path, *, weights_only: bool) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         if weights_only:
             file = out / "model.safetensors"
+            if file.exists():
+                raise CheckpointError(f"{file}: exists already; choose another --out")
             with atomic_path(file) as temporary:
                 save_file(dict(reader.weights()), temporary, metadata={"format": "pt"})
             return file
         final = out / f"step_{reader.manifest['step']:08d}"
         if final.exists():
-            raise CheckpointError(f"{final}: exists already")
+            raise CheckpointError(f"{final}: exists already; choose another --out")
         temporary = out / f".tmp-{final.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

@@ -9,14 +9,16 @@ from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader, read_manifest
 from bertds.checkpoint.merge_ranks import convert
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError
+from bertds.monitor.best_checkpoint import best_of, held_out_losses
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds checkpoint",
-        description="list: what a run has saved. verify: check every file's checksum. convert: "
-        "write the newest good checkpoint, or the one named, as a single file.",
+        description="list: what a run has saved, with held-out losses; the best is marked. verify: "
+        "check every file's checksum. convert: write the newest good checkpoint, or the one named, "
+        "as a single file.",
     )
     parser.add_argument("action", choices=("list", "verify", "convert"))
     parser.add_argument("run", help="the run folder, a checkpoint, or what convert wrote")
@@ -56,6 +58,7 @@ def _checkpoints_at(path: Path) -> list[Path]:
 
 def _look(args: argparse.Namespace) -> int:
     folders = _checkpoints_at(Path(args.run))
+    losses = held_out_losses(folders[0].resolve().parent)
     worst = EXIT_OK
     for path in reversed(folders):
         try:
@@ -66,9 +69,13 @@ def _look(args: argparse.Namespace) -> int:
             verdict = "intact" if args.action == "verify" else ""
             world = manifest["world_size"]
             processes = f"{world} process" + ("es" if world > 1 else "")
+            held_out = ""
+            if path.name in losses:
+                held_out = f"  held-out loss {losses[path.name]:.4f}"
+                held_out += "  best" if path.name == best_of(losses) else ""
             print(
                 f"{path.name}  {size / 2**20:10,.1f} MiB  {processes}  "
-                f"samples {manifest['state']['samples']:,}  {verdict}".rstrip()
+                f"samples {manifest['state']['samples']:,}{held_out}  {verdict}".rstrip()
             )
         except CheckpointError as error:
             worst = EXIT_FAILED

@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from bertds.config.describe import default_of, describe_type, field_docs
 from bertds.config.keys import all_keys
 from bertds.config.load import flatten, load_config, split_assignments, to_dict
+from bertds.config.locate import find_deepspeed_json, find_json
+from bertds.config.recipe import Config
 from bertds.config.suggest import nearest
-from bertds.errors import EXIT_OK, ConfigError
+from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
+from bertds.engine.ds_config_texts import json_keys
+from bertds.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError
+from bertds.training.setting_changes import dotted
+
+JSON = "deepspeed."
+"""The prefix of a DeepSpeed JSON's keys, as in ``--set deepspeed.KEY=VALUE``."""
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "peak_lr": "lr",
+    "batch_size": "train_batch_size",
+    "global_batch_size": "train_batch_size",
+    "micro_batch_size": "train_micro_batch_size_per_gpu",
+    "max_grad_norm": "gradient_clipping",
+    "clipping": "gradient_clipping",
+    "max_steps": "total_steps",
+    "num_train_steps": "total_steps",
+    "max_seq_length": "sequence_length",
+    "zero": "zero_optimization",
+}
+"""What others call a key."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -20,16 +46,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="bertds config", description="Show, explain, compare and check settings."
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    show = actions.add_parser("show", help="print a recipe with every default filled in")
-    show.add_argument("recipe")
+    show = actions.add_parser(
+        "show", help="print a recipe and its DeepSpeed JSON, every default filled in"
+    )
+    show.add_argument("recipe", help="a recipe or a DeepSpeed JSON, by name or path")
+    show.add_argument("--deepspeed_config", metavar="F.json", help="default: the recipe's own")
     show.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     explain = actions.add_parser("explain", help="say what a key (or a section) means")
-    explain.add_argument("key", nargs="?", default="")
+    explain.add_argument(
+        "key", nargs="?", default="", help="schedule, lr, deepspeed.KEY ...; nothing = all"
+    )
     diff = actions.add_parser("diff", help="print the keys in which two recipes differ")
     diff.add_argument("first")
     diff.add_argument("second")
-    validate = actions.add_parser("validate", help="check recipes")
-    validate.add_argument("recipes", nargs="+")
+    validate = actions.add_parser("validate", help="check recipes and DeepSpeed JSONs")
+    validate.add_argument("files", nargs="+", metavar="FILE", help="recipes or JSONs, name or path")
     actions.add_parser("schema", help="print the recipes' JSON Schema, for editors")
     return parser.parse_args(argv)
 
@@ -38,8 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one action."""
     args = parse_args(argv)
     if args.action == "show":
-        values = to_dict(load_config(args.recipe, split_assignments(args.set)))
-        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+        _show(args.recipe, args.deepspeed_config, args.set)
     elif args.action == "explain":
         _explain(args.key)
     elif args.action == "schema":
@@ -47,22 +77,121 @@ def main(argv: list[str] | None = None) -> int:
 
         print(json.dumps(json_schema(field_docs()), indent=2))
     elif args.action == "diff":
-        first, second = (flatten(to_dict(load_config(r))) for r in (args.first, args.second))
-        for key in first:
-            if first[key] != second[key]:
-                print(f"{key}: {first[key]} -> {second[key]}")
+        first, second = (_both(r) for r in (args.first, args.second))
+        for key in dict.fromkeys((*first, *second)):
+            if first.get(key) != second.get(key):
+                print(f"{key}: {first.get(key)} -> {second.get(key)}")
     else:
-        for recipe in args.recipes:
-            load_config(recipe)
-            print(f"{recipe}: good")
+        return _validate(args.files)
     return EXIT_OK
 
 
+def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> None:
+    """Print the recipe as YAML that can be used as one, and the JSON's keys as its comments."""
+    values = split_assignments(assignments)
+    for_json = {k.removeprefix(JSON): v for k, v in values.items() if k.startswith(JSON)}
+    for_recipe = {k: v for k, v in values.items() if not k.startswith(JSON)}
+    if named.endswith(".json"):
+        if for_recipe or deepspeed_json:
+            raise ConfigError(f"{named}: for a JSON alone only --set deepspeed.KEY=VALUE")
+        print(json.dumps(load_deepspeed_json(find_json(named), for_json).values, indent=2))
+        return
+    config = load_config(named, for_recipe)
+    changed = 0
+    for section, inner in to_dict(config).items():
+        print(f"{section}:")
+        for key, value in inner.items():
+            default = default_of(f"{section}.{key}")
+            line = yaml.safe_dump({key: value}, allow_unicode=True, width=1000).strip()
+            mark = "" if value == default else f"  # default: {_as_yaml(default)}"
+            changed += bool(mark)
+            print(f"  {line}{mark}")
+    print(f"# {changed} keys differ from their defaults, which stand behind them.")
+    if not (config.run.deepspeed_config or deepspeed_json):
+        if for_json:
+            find_deepspeed_json(config, named, deepspeed_json)  # says that there is none
+        print("# It names no DeepSpeed JSON (run.deepspeed_config).")
+        return
+    settings = _json_of(config, named, deepspeed_json, for_json)
+    given = dotted(settings.values, JSON)
+    print(f"#\n# The DeepSpeed JSON {settings.path}:")
+    for key, value in given.items():
+        print(f"# {key}: {json.dumps(value)}")
+    optimizer = settings.optimizer
+    for name in ("betas", "eps", "weight_decay", "bias_correction"):
+        if f"{JSON}optimizer.params.{name}" not in given:
+            print(f"# {JSON}optimizer.params.{name}: {_plain(getattr(optimizer, name))}  (default)")
+    if "deepspeed.gradient_clipping" not in given:
+        print(f"# {JSON}gradient_clipping: {settings.gradient_clipping}  (default)")
+
+
+def _plain(value: object) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def _as_yaml(value: object) -> str:
+    return yaml.safe_dump(value, width=1000).removesuffix("...\n").strip()
+
+
+def _json_of(
+    config: Config, recipe: str, given: str | None, overrides: dict[str, Any] | None = None
+) -> DeepSpeedSettings:
+    return load_deepspeed_json(find_deepspeed_json(config, recipe, given), overrides)
+
+
+def _both(named: str) -> dict[str, Any]:
+    """Return the dotted keys of a recipe and of the JSON that it names, or of a JSON."""
+    if named.endswith(".json"):
+        return dotted(load_deepspeed_json(find_json(named)).values, JSON)
+    config = load_config(named)
+    values = flatten(to_dict(config))
+    if config.run.deepspeed_config:
+        values |= dotted(_json_of(config, named, None).values, JSON)
+    return values
+
+
+def _validate(files: list[str]) -> int:
+    """Check each file, a recipe together with the JSON that it names; report all of them."""
+    bad = 0
+    for named in files:
+        try:
+            _both(named)
+        except ConfigError as error:
+            bad += 1
+            print(f"bertds: error: {error}", file=sys.stderr)
+        else:
+            print(f"{named}: good")
+    return EXIT_BAD_INPUT if bad else EXIT_OK
+
+
 def _explain(key: str) -> None:
-    keys = all_keys()
-    chosen = [name for name in keys if name == key or name.startswith(f"{key}.") or not key]
+    recipe_keys = all_keys()
+    in_json = {JSON + name: text for name, text in json_keys().items()}
+    known = [*recipe_keys, *in_json]
+    chosen = _named(key, known) or _named(OTHER_NAMES.get(key, key), known)
+    if not chosen and (file := Path(key)).suffix in (".json", ".yaml"):
+        raise ConfigError(f"{key}: explain takes keys; bertds config show {file.name} shows a file")
     if not chosen:
-        raise ConfigError(f"unknown key {key}{nearest(key, keys)}")
+        sections = {name.rpartition(".")[0] for name in known}
+        raise ConfigError(f"unknown key {key}{nearest(key, [*sections, *known])}")
+    owner = ""
     for name in chosen:
-        print(f"{name}  ({describe_type(keys[name])}; default {default_of(name)!r})")
-        print(f"    {field_docs()[name]}")
+        if name in in_json:
+            if owner != JSON and key:
+                print("In the DeepSpeed JSON; on the command line --set deepspeed.KEY=VALUE:")
+                owner = JSON
+            print(name)
+            text = in_json[name]
+        else:
+            print(f"{name}  ({describe_type(recipe_keys[name])}; default {default_of(name)!r})")
+            text = field_docs()[name]
+        print(textwrap.fill(text, 80, initial_indent="    ", subsequent_indent="    "))
+
+
+def _named(key: str, known: list[str]) -> list[str]:
+    """Return the keys that a word means: itself, its section, or the last part of the name."""
+    if not key:
+        return known
+    full = (key, JSON + key)
+    inside = tuple(f"{name}." for name in full)
+    return [n for n in known if n in full or n.startswith(inside) or n.endswith(f".{key}")]

@@ -9,6 +9,7 @@ from bertds.errors import EXIT_OK, ConfigError
 from bertds.pretrained.convert import convert
 from bertds.pretrained.foreign.megatron import MegatronBert
 from bertds.pretrained.open_any import opened
+from bertds.pretrained.output_folder import check_output
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -36,6 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="config.json or bert_config.json of SRC (default: beside it)",
     )
     add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: beside it)")
+    add("--overwrite", action="store_true", help="replace an earlier conversion in DIR")
     add("--cased", action="store_true", help="SRC does not lower-case")
     add(
         "--gelu",
@@ -49,6 +51,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Convert one model."""
     args = parse_args(argv)
+    check_output(Path(args.out), overwrite=args.overwrite)
     if args.to == "onnx":
         from bertds.pretrained import onnx_export
 
@@ -60,9 +63,9 @@ def main(argv: list[str] | None = None) -> int:
                     f"--to {args.to}: a Megatron BERT only goes to hf (another "
                     "architecture: LayerNorm first)"
                 )
-            source.write(Path(args.out), args.cased)
+            source.write(Path(args.out), cased=args.cased, overwrite=args.overwrite)
         else:
-            convert(source, args.to, Path(args.out), cased=args.cased)
+            convert(source, args.to, Path(args.out), cased=args.cased, overwrite=args.overwrite)
             for name in source.missing:
                 print(f"not in the source, random: {name}")
             for name in source.unused:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from bertds.api.evaluation import HeldOut, held_out, held_out_scores
 from bertds.checkpoint.find import locate
-from bertds.config.load import load_config
-from bertds.config.recipe import Config, DataConfig
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.pretrained.blimp import FILE as BLIMP_FILE
 from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
-from bertds.pretrained.evaluate import evaluate
-from bertds.pretrained.load import Trained, open_trained
+from bertds.pretrained.load import open_trained
 from bertds.pretrained.transformers_api import as_hugging_face_folder, tokenizer_of
 from bertds.system.atomic_files import write_json
 
@@ -28,7 +25,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Masked-LM loss and accuracy and next-sentence accuracy on held-out text; with "
         "--blimp, accuracy on BLiMP's minimal pairs instead.",
     )
-    parser.add_argument("model", help="a run, a checkpoint, or a Hugging Face folder")
+    parser.add_argument(
+        "model", help="a run, a checkpoint, a Hugging Face folder, or a name of `bertds models`"
+    )
     parser.add_argument("--data", metavar="DIR", help="prepared data (default: the run's own)")
     parser.add_argument("--split", default="validation", help="validation (default) or train")
     parser.add_argument("--vocab", default="", help="vocab.txt, for data without a tokenizer")
@@ -58,6 +57,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="with --blimp: the first N pairs of each file (default: all)",
     )
+    parser.add_argument(
+        "--last-weights",
+        action="store_true",
+        help="score the weights of the last step, not their moving average (schedule.ema_decay)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args(argv)
 
@@ -69,9 +73,10 @@ def main(argv: list[str] | None = None) -> int:
         return _blimp(args)
     if args.limit is not None:
         raise ConfigError("--limit goes with --blimp; --max-samples limits held-out rows")
-    trained = open_trained(args.model)
-    data = _data_config(trained, args)
-    scores = evaluate(trained, data, args.split, args.batch, args.max_samples)
+    names = [name for name in HeldOut.__dataclass_fields__ if name != "average"]
+    chosen = {name: getattr(args, name) for name in names}
+    rows = held_out(**chosen, average=not args.last_weights)
+    scores, data = held_out_scores(args.model, rows)
     if args.json:
         print(json.dumps({"model": args.model, "data": data.path, "split": args.split, **scores}))
         return EXIT_OK
@@ -83,7 +88,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _blimp(args: argparse.Namespace) -> int:
     """Score BLiMP, print the result and keep it with the run."""
-    for option in ("data", "vocab", "sequence_length", "max_predictions", "whole_words"):
+    for option in (
+        "data",
+        "vocab",
+        "sequence_length",
+        "max_predictions",
+        "whole_words",
+        "last_weights",
+    ):
         if getattr(args, option):
             raise ConfigError(f"--{option.replace('_', '-')} does not go with --blimp")
     if args.limit is not None and args.limit < 1:
@@ -108,24 +120,3 @@ def _blimp(args: argparse.Namespace) -> int:
     print(f"{args.model} on BLiMP: {result['pairs']:,} pairs, accuracy in percent (chance: 50)")
     print("\n".join(describe(result)))
     return EXIT_OK
-
-
-def _data_config(trained: Trained, args: argparse.Namespace) -> DataConfig:
-    recipe = trained.manifest.get("recipe", {})
-    values: dict[str, Any] = dict(recipe.get("data", {"pairs": "nsp"}))
-    path = args.data or values.get("path")
-    if not path:
-        raise ConfigError("--data is needed: a Hugging Face folder does not name its data")
-    values["path"] = path
-    values["vocab"] = args.vocab or values.get("vocab", "")
-    if args.sequence_length:
-        values["sequence_length"] = args.sequence_length
-    if args.max_predictions:
-        values["max_predictions_per_sequence"] = args.max_predictions
-    if not trained.config.next_sentence:
-        values["pairs"] = "none"
-    if args.whole_words:
-        values["whole_word_masking"] = True
-    model = {"next_sentence": trained.config.next_sentence}
-    config: Config = load_config({"model": model, "data": values})
-    return config.data

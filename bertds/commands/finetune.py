@@ -28,6 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", required=True, help="a name of `bertds models`, a run, a folder, a hub id")
     add("--data", default="", metavar="DIR_OR_HUB", help="a folder as published, OWNER/NAME, hub")
     add("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
+    add("--overwrite", action="store_true", help="replace an earlier result in --out")
     add("--train", default="", metavar="FILE", help="single files instead of --data's")
     add("--dev", default="", metavar="FILE", help="(the same, to score on)")
     add("--test", default="", metavar="FILE", help="(the same, to predict)")
@@ -59,8 +60,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--null-threshold", type=float, default=0.0, metavar="F", help="SQuAD 2.0 (0)")
     add("--mnli-first", action="store_true", help="rte, mrpc, stsb start from an MNLI model")
     add("--mnli-data", default="", metavar="DIR", help="MNLI's folder, if not below --data")
-    add("--max-train-rows", type=int, default=0, metavar="N", help="take a sample (0 = all)")
+    add("--max-train-rows", type=int, default=0, metavar="N", help="random sample (0 = all)")
     add("--max-dev-rows", type=int, default=0, metavar="N", help="(the same for dev)")
+    add("--max-test-rows", type=int, default=0, metavar="N", help="(the same for test)")
+    add("--no-test", action="store_true", help="leave test files alone")
     add("--deepspeed_config", default="", metavar="F.json", help="train under DeepSpeed")
     add("--no-model", action="store_true", help="keep scores and predictions, not the weights")
     add("--local_rank", type=int, help=argparse.SUPPRESS)
@@ -146,6 +149,8 @@ def _data(args: argparse.Namespace, name: str, data: str | None = None) -> DataO
         regression=args.regression,
         max_train_rows=args.max_train_rows,
         max_dev_rows=args.max_dev_rows,
+        max_test_rows=args.max_test_rows,
+        no_test=args.no_test,
     )
 
 
@@ -180,6 +185,10 @@ def _finetune(
     ):
         if value <= least:
             raise ConfigError(f"--{option} {value}: must be above {least:g}")
+    for option in ("max_train_rows", "max_dev_rows", "max_test_rows"):
+        if getattr(args, option) < 0:
+            name = option.replace("_", "-")
+            raise ConfigError(f"--{name} {getattr(args, option)}: must be 0 (all rows) or more")
     if not 0.0 <= args.warmup_ratio < 1.0:
         raise ConfigError(f"--warmup-ratio {args.warmup_ratio}: must be from 0 to below 1")
     if args.deepspeed_config and (args.bf16 or args.batch_size is not None):
@@ -206,9 +215,10 @@ def _finetune(
         deepspeed=args.deepspeed_config,
         null_threshold=args.null_threshold,
         # Other tasks start from MNLI's.
+        overwrite=args.overwrite,
         save_model=not args.no_model or (args.mnli_first and task.name == "mnli"),
     )
-    done = earlier_results(data, options) if once else None
+    done = earlier_results(data, options) if once and not args.overwrite else None
     if done is not None:
         log.info("%s: done before", out)
         return done

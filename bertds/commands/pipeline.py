@@ -1,11 +1,13 @@
-"""The whole road: prepare, train both phases, export, evaluate, and a closing table.
+"""The whole road: prepare, train, export, evaluate, and a closing table.
 
 Every part continues where it was stopped and repeats nothing that is done:
 
 ```text
 WORK/
-  data/        token shards, manifest, tokenizer
+  data/        token shards, manifest, tokenizer, report.html
   phase1/      run folder                phase2/   run folder
+  facts/       without a corpus of your own, instead of both: what the demo trains on
+  run/         and its run folder
   model/       the Hugging Face folder   scores.json        report/index.html
 ```
 """
@@ -17,9 +19,17 @@ import sys
 from pathlib import Path
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
-from bertds.pipeline.launch import _train
-from bertds.pipeline.stages import _export, _prepare, _say, _scores
-from bertds.pipeline.summary import _closing
+from bertds.pipeline.launch import train
+from bertds.pipeline.stages import (
+    export_model,
+    facts_phase,
+    own_phases,
+    prepare,
+    prepare_facts,
+    say,
+    score_phases,
+)
+from bertds.pipeline.summary import close
 from bertds.report.write import write_report
 
 
@@ -27,8 +37,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds pipeline",
-        description="Prepare a corpus, pre-train both phases, export, evaluate. Run it again "
-        "after a stop: it continues.",
+        description="Prepare a corpus, pre-train both phases, export, evaluate. Without --wiki and "
+        "--books: prepare an excerpt of Wikipedia, and train on facts about countries, which a "
+        "small model can understand in minutes. Run it again after a stop: it continues.",
     )
     parser.add_argument("--work", default="demo", metavar="DIR", help="where all goes (demo)")
     parser.add_argument("--wiki", nargs="+", default=[], metavar="DUMP", help="Wikipedia dumps")
@@ -44,13 +55,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--phase1",
-        default="tiny_cpu_phase1",
         metavar="R.yaml",
         help="a recipe, by name or path (tiny_cpu_phase1)",
     )
     parser.add_argument(
         "--phase2",
-        default="tiny_cpu_phase2",
         metavar="R.yaml",
         help="the recipe of phase 2 (tiny_cpu_phase2)",
     )
@@ -77,16 +86,22 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     work = Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
-    code = _prepare(args, work)
-    for number, recipe in ((1, args.phase1), (2, args.phase2)):
-        code = code or _train(args, work, number, recipe)
+    # Whoever names recipes means the excerpt to be trained on.
+    is_demo = not (args.wiki or args.books or args.phase1 or args.phase2)
+    facts = prepare_facts(work) if is_demo else None  # first: it may need the network
+    prepare(args, work)
+    phases = [facts_phase(work)] if is_demo else own_phases(args, work)
+    code = EXIT_OK
+    for phase in phases:
+        code = code or train(phase, args.processes, args.set)
     if code:
         if code == EXIT_RUN_AGAIN:
             print("stopped, with everything saved: run the same command again", file=sys.stderr)
         return code
-    _export(work)
-    scores = _scores(work)
-    _say("report")
-    write_report([work / "phase1", work / "phase2"], work / "report")
-    _closing(work, scores)
+    runs = [phase.run for phase in phases]
+    export_model(runs[-1], work / "model")
+    scores = score_phases(runs, work / "scores.json", facts)
+    say("report")
+    write_report(runs, work / "report")
+    close(work, runs, scores)
     return EXIT_OK

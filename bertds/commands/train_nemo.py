@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from bertds.config.load import read_yaml
-from bertds.errors import EXIT_OK
+from bertds.errors import EXIT_OK, ConfigError
 from bertds.system.atomic_files import write_json, write_text
 from bertds.system.logs import log
 from bertds.training.nemo.translate import translate
@@ -60,6 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     folder.mkdir(parents=True, exist_ok=True)
     recipe, settings = folder / "recipe.yaml", folder / "deepspeed.json"
+    for path in (recipe, settings) if args.write else ():
+        if path.exists():
+            raise ConfigError(f"--write {folder}: {path.name} is there already; choose another DIR")
     write_text(
         recipe, f"# from {args.nemo_config}\n" + yaml.safe_dump(result.recipe, sort_keys=False)
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bertds.config.keys import all_keys
-from bertds.config.recipe import Config, ModelConfig, ScheduleConfig
+from bertds.config.recipe import Config, DataConfig, ModelConfig, ScheduleConfig
+from bertds.config.row_settings import ImpossibleRows
 from bertds.errors import ConfigError
 from bertds.system.secrets import masked
 from bertds.system.storage import is_url
@@ -28,6 +29,10 @@ def check(config: Config) -> None:
         value = getattr(getattr(config, section), name)
         _require(value is None or value <= 1, f"{key}={value} is a share; at most 1 is allowed")
     _require(
+        schedule.ema_decay < 1,
+        f"schedule.ema_decay={schedule.ema_decay} would never move; use less than 1",
+    )
+    _require(
         model.hidden_size % model.num_attention_heads == 0,
         f"model.hidden_size={model.hidden_size} is not a multiple of "
         f"model.num_attention_heads={model.num_attention_heads}",
@@ -43,11 +48,7 @@ def check(config: Config) -> None:
         f"data.sequence_length={data.sequence_length} leaves no room for two "
         "segments; use 8 or more",
     )
-    _require(
-        data.max_predictions_per_sequence < data.sequence_length,
-        f"data.max_predictions_per_sequence={data.max_predictions_per_sequence} must be below "
-        f"data.sequence_length={data.sequence_length}",
-    )
+    check_rows(data)
     _require(
         data.pairs != "none" or not model.next_sentence,
         "model.next_sentence=true needs pairs, but data.pairs=none; set one of them otherwise",
@@ -72,7 +73,6 @@ def check(config: Config) -> None:
         f"{data.sequence_length}; give about the rows of a micro batch times their mean length",
     )
     check_urls(config)
-    _require(1 <= data.ngram <= 16, f"data.ngram={data.ngram}: allowed: 1 to 16 (1 = no runs)")
     _require(
         schedule.warmup_steps is None or schedule.warmup_ratio is None,
         f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="
@@ -136,6 +136,17 @@ def check_urls(config: Config) -> None:
             "variables or files",
         )
     _require(config.data.cache_gib > 0, f"data.cache_gib={config.data.cache_gib} must be above 0")
+
+
+def check_rows(data: DataConfig) -> None:
+    """Refuse settings of rows that are out of their range, by their keys."""
+    try:
+        data.rows  # noqa: B018
+    except ImpossibleRows as error:
+        names = {"max_predictions": "max_predictions_per_sequence"}
+        key = f"data.{names.get(error.field, error.field)}"
+        allowed = error.allowed.replace("sequence_length", "data.sequence_length")
+        raise ConfigError(f"{key}={error.found}: allowed: {allowed}") from error
 
 
 def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
@@ -220,6 +231,7 @@ _SHARES = (
     "model.attention_probs_dropout_prob",
     "data.masked_lm_prob",
     "data.masked_lm_prob_end",
+    "data.rare_token_power",
     "schedule.decay_ratio",
     "data.short_seq_prob",
     "schedule.warmup_ratio",

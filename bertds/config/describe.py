@@ -7,7 +7,7 @@ import inspect
 import types
 from dataclasses import MISSING, fields
 from functools import cache
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Literal, Union, get_args, get_origin, get_type_hints
 
 from bertds.config import recipe as declarations
 from bertds.config.keys import all_keys, key_of
@@ -16,7 +16,7 @@ from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
 
 
-def default_of(key: str) -> Any:
+def default_of(key: str) -> object:
     """Return the default value of a dotted key."""
     section, name = key.split(".", 1)
     section_type = get_type_hints(Config)[section]
@@ -26,14 +26,19 @@ def default_of(key: str) -> Any:
     raise ConfigError(f"unknown key {key}{nearest(key, all_keys())}")
 
 
-def describe_type(kind: Any) -> str:
+def describe_type(kind: object) -> str:
     """Return a declared type in words, such as ``one of gelu, gelu_new`` or ``number or null``."""
     if get_origin(kind) is Literal:
         choices = ", ".join(str(choice) for choice in get_args(kind))
         return f"one of {choices}" if len(get_args(kind)) > 1 else choices
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(describe_type(arm) for arm in get_args(kind))
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    names: dict[object, str] = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+    }
     return "null" if kind is type(None) else names[kind]
 
 

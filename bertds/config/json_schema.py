@@ -14,7 +14,13 @@ from bertds.config.describe import default_of
 from bertds.config.keys import all_keys
 from bertds.config.recipe import Config
 
-SIMPLE = {int: "integer", float: "number", bool: "boolean", str: "string", type(None): "null"}
+SIMPLE: dict[object, str] = {
+    int: "integer",
+    float: "number",
+    bool: "boolean",
+    str: "string",
+    type(None): "null",
+}
 
 
 def json_schema(texts: Mapping[str, str]) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def json_schema(texts: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _type(kind: Any) -> dict[str, Any]:
+def _type(kind: object) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return {"enum": list(get_args(kind))}
     if get_origin(kind) in (Union, types.UnionType):

@@ -10,7 +10,16 @@ import types
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import yaml
 
@@ -22,6 +31,9 @@ from bertds.config.recipe import Config
 from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
 from bertds.system.yaml_text import LimitedLoader, load_yaml
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 REMOVED_KEYS: dict[str, tuple[Any, str]] = {
     "model.fp8": (False, "its FP8 products were 1.7 times slower than bf16; see run.fp8"),
@@ -190,13 +202,17 @@ def lenient(nested: object) -> tuple[dict[str, dict[str, Any]], list[str]]:
     return kept, odd
 
 
-def to_dict(config: Any) -> dict[str, Any]:
+def to_dict(config: DataclassInstance) -> dict[str, Any]:
     """Return nested dictionaries with the YAML keys, ready to be dumped and read back."""
     result: dict[str, Any] = {}
     for item in fields(config):
         value = getattr(config, item.name)
-        result[key_of(item.name)] = to_dict(value) if is_dataclass(value) else value
+        result[key_of(item.name)] = to_dict(value) if _is_section(value) else value
     return result
+
+
+def _is_section(value: object) -> TypeGuard[DataclassInstance]:
+    return is_dataclass(value) and not isinstance(value, type)
 
 
 def _kind(value: object) -> str:
@@ -204,7 +220,7 @@ def _kind(value: object) -> str:
     return names.get(type(value), type(value).__name__) + f" ({str(value)[:60]!r})"
 
 
-def _coerce(value: Any, kind: Any, key: str) -> Any:
+def _coerce(value: object, kind: object, key: str) -> object:
     """Convert a YAML value to its declared type, or refuse it with the key named."""
     wrong = ConfigError(f"{key}={value!r} must be {describe_type(kind)}")
     if get_origin(kind) is Literal:

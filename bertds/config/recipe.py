@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bertds.config.row_settings import PairKind, RowSettings
+
 # --------------------------------------------------------------------------------------------
 # Settings that change the result
 # --------------------------------------------------------------------------------------------
@@ -97,25 +99,30 @@ class DataConfig:
     lower_case: bool | None = None
     """Casing of `vocab`; null = what the data's own tokenizer says, else guessed from the
     vocabulary (no capitals: uncased)."""
-    sequence_length: int = 128
+    sequence_length: int = RowSettings.sequence_length
     """Longest row in tokens, [CLS] and [SEP] included."""
-    max_predictions_per_sequence: int = 20
+    max_predictions_per_sequence: int = RowSettings.max_predictions
     """At most so many masked positions a row."""
-    masked_lm_prob: float = 0.15
+    masked_lm_prob: float = RowSettings.masked_lm_prob
     """Share of a row's tokens, special ones counted, that is masked."""
     masked_lm_prob_end: float | None = None
     """Share of masked tokens at the end: it moves from masked_lm_prob on a straight line over the
     steps (0.30 to 0.15, say). Held-out rows are masked with it throughout. null = no change."""
     masked_lm_prob_steps: int | None = None
     """Number of steps until masked_lm_prob_end is reached; null = schedule.total_steps."""
-    short_seq_prob: float = 0.1
+    short_seq_prob: float = RowSettings.short_seq_prob
     """Probability that a chunk of a document aims at a random shorter length."""
-    whole_word_masking: bool = False
+    whole_word_masking: bool = RowSettings.whole_word_masking
     """Mask all pieces of a word together."""
-    ngram: int = 1
+    ngram: int = RowSettings.ngram
     """Mask runs of up to so many whole words, a run of k with probability proportional to 1/k
     (ALBERT: 3); 1 = no runs."""
-    pairs: Literal["nsp", "sop", "none"] = "nsp"
+    rare_token_power: float = 0.0
+    """Power a of the weight (1 / frequency) ** a of a masked token in the gradient, scaled to a
+    mean of 1 over the training text: 0 weighs all masked tokens alike, 0.5 lets rare ones count
+    more. Frequencies are those of the training split, which NVIDIA HDF5 does not tell. Reported
+    losses stay the plain cross-entropy."""
+    pairs: PairKind = RowSettings.pairs
     """nsp: true or random next segment; sop: in order or swapped; none: one segment."""
     verify: Literal["full", "size"] = "full"
     """full checks each shard's SHA-256 when it is first opened; size only looks at its length."""
@@ -127,6 +134,23 @@ class DataConfig:
     pack_tokens: int = 0
     """Bring each micro-batch to this many tokens (or the next multiple) with fillers that no loss
     counts, so that shapes stay the same, for CUDA graphs; 0 = rows as long as they are."""
+
+    @property
+    def rows(self) -> RowSettings:
+        """What the makers of rows are given.
+
+        Raises:
+            ImpossibleRows: a value is out of its range.
+        """
+        return RowSettings(
+            sequence_length=self.sequence_length,
+            max_predictions=self.max_predictions_per_sequence,
+            masked_lm_prob=self.masked_lm_prob,
+            short_seq_prob=self.short_seq_prob,
+            whole_word_masking=self.whole_word_masking,
+            ngram=self.ngram,
+            pairs=self.pairs,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,6 +191,12 @@ class ScheduleConfig:
     equal parts over batch_ramp_steps. Accumulation is derived. null = train_batch_size always."""
     batch_ramp_steps: int = 0
     """Number of steps until the global batch is train_batch_size; needs batch_from."""
+    ema_decay: float = 0.0
+    """Decay per step of an exponential moving average of the weights, which joins every
+    checkpoint; 0 = none, 0.999 is usual. The decay of step t is at most (1 + t) / (10 + t), so
+    that the random start is forgotten. Validation, evaluate and export take the average; training
+    goes on with the weights themselves. Costs 4 bytes per parameter, cut as ZeRO cuts the
+    moments."""
     first_step: int = 0
     """Position on the schedule of this run's first step; Devlin's phase 2 continues at 900000."""
     horizon_steps: int | None = None
@@ -280,6 +310,11 @@ class ValidationConfig:
     """Score at most so many rows; 0 = all."""
     micro_batch_size: int = 0
     """Rows per forward pass; 0 = the training micro batch."""
+    before_training: bool = False
+    """Validate once before the first step too, so that curves and prompts begin at chance."""
+    prompts: str = ""
+    """A file of prompts that are predicted at each validation: on each line a text with one
+    [MASK], a tab, and the answer, a single token. Empty = five places of the held-out text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

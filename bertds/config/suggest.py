@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return " (did you mean X?)" for the known name closest to ``name``, or ""."""
+    from difflib import get_close_matches  # not at the top: most runs need no suggestion
+
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:  # a right name in the wrong section
         close = [key for key in known if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def nearest_or_all(name: str, known: Iterable[str]) -> str:
+    """Return the same, or "; known are ..." where none is close and they are few."""
+    names = sorted(known)
+    return nearest(name, names) or (f"; known are {', '.join(names)}" if len(names) <= 12 else "")

@@ -26,6 +26,8 @@ from typing import Any
 
 from bertds.cost_model.gpu_file import DEFAULTS, FILE, check_gpu, read_gpus
 from bertds.errors import ConfigError
+from bertds.system.memory import cpu_memory_total
+from bertds.system.processes import usable_cores
 
 MEASURED_ON = "h100"
 MEMORY_PART = {128: 0.31, 512: 0.29}
@@ -137,8 +139,8 @@ def _derive(length: int, row: Mapping[str, Any], reference: Mapping[str, Any]) -
 
 def cpu() -> Hardware:
     """Return this machine's CPU as one device; its speed is a guess until calibrated."""
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    threads = int(os.environ.get("OMP_NUM_THREADS") or usable_cores())
+    memory = cpu_memory_total() / 2**30
     return Hardware(
         name="cpu",
         peak_half=threads * 160e9,

@@ -47,6 +47,8 @@ class Shape:
     offload: bool = False
     bucket: int = 500_000_000
     """reduce_bucket_size, in numbers; DeepSpeed's default is 5e8."""
+    average: bool = False
+    """Whether a moving average of the weights is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,6 +185,8 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
         gradients += count * 4  # the float32 sum beside the half-precision gradient
     states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
     step = count * 4 / (ranks if stage >= 1 else 1)  # float32 copy of the gradient partition
+    if shape.average:
+        states += count * 4 / (ranks if stage >= 1 else 1)
     if shape.offload:
         states = step = 0.0
     bucket = min(shape.bucket, count) * size

@@ -27,6 +27,7 @@ from bertds.system.start_up import pattern_on_first_use
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.processors import PostProcessor
 
 FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
@@ -274,7 +275,7 @@ class JsonTokenizer:
             and two.type_ids == segments
         )
 
-    def _our_layout(self, given: Mapping[str, Any]) -> Any:
+    def _our_layout(self, given: Mapping[str, Any]) -> PostProcessor:
         from tokenizers import processors
 
         cls, sep = self.special_tokens["cls"], self.special_tokens["sep"]

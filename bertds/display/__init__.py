@@ -1,6 +1,10 @@
-"""Pages and numbers for people: HTML without anything fetched, counts and times in words.
+"""Pages, charts and numbers for people.
 
-Both reports use it, bertds' and data_prep's. It may import errors and system.
+``html_page.py`` renders the Jinja2 templates in ``templates/``, ``charts.py`` draws with
+matplotlib, ``theme.py`` has the colours of both, ``words.py`` writes counts and times. Both reports
+use them: bertds' and data_prep's. A page holds everything inside it and fetches nothing.
+
+May import: errors, system.
 
 Read first: ``html_page.py``.
 """

@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bertds.distributed.liveness import CpuWatch, OwnTime
 from bertds.errors import EXIT_FAILED
@@ -52,10 +52,32 @@ CONNECTION_WORDS = ("gloo", "nccl", "connection", "socket", "timed out", "timeou
 _LOST = re.compile(r"rank (\d+)(?: \(process \d+ on [^)]*\))? is lost: ")
 
 
+class KeyValueStore(Protocol):
+    """What is used of ``torch.distributed.Store``."""
+
+    def check(self, keys: list[str], /) -> bool:
+        """Return whether all keys are there, without waiting."""
+        ...
+
+    def get(self, key: str, /) -> bytes:
+        """Return a value; waits for it."""
+        ...
+
+    def set(self, key: str, value: str, /) -> None:
+        """Set a value for all ranks."""
+
+    def set_timeout(self, timeout: timedelta, /) -> None:
+        """Limit how long :meth:`get` waits."""
+
+    def clone(self) -> KeyValueStore:
+        """Return a connection of its own, for another thread."""
+        ...
+
+
 class _TimedStore:
     """The store, with a note of when a question was asked that it has not answered yet."""
 
-    def __init__(self, store: Any, own: OwnTime) -> None:
+    def __init__(self, store: KeyValueStore, own: OwnTime) -> None:
         self._store = store
         self._own = own
         self.asked: float | None = None
@@ -92,7 +114,7 @@ class Heartbeat:
         rank: int,
         world_size: int,
         timeout_seconds: float,
-        store: Any,
+        store: KeyValueStore,
         on_leave: Callable[[], None] = lambda: None,
     ) -> None:
         self.rank = rank

@@ -33,12 +33,12 @@ class OwnTime:
 
 @dataclass(slots=True)
 class _Seen:
-    cpu: int
+    cpu: float
     at: float
 
 
 class CpuWatch:
-    """Notices that processes of this machine use the CPU, by ``/proc``.
+    """Notices that processes of this machine use the CPU.
 
     A process that gets too few turns to speak, or that holds Python's lock in a long compilation,
     lives: its processor time grows. That of a stopped one stands still.

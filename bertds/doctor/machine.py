@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
+from bertds.system.memory import cpu_memory_total
+from bertds.system.processes import usable_cores
+
 Finding = tuple[bool | None, str, str]
 
 EXTRAS = {
@@ -130,9 +133,8 @@ def attention(capability: tuple[int, int] | None) -> Iterator[Finding]:
 
 def processors() -> Iterator[Finding]:
     """Cores that this process may use, and memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    yield True, "cores", f"{cores}, {memory:.0f} GiB of memory"
+    memory = cpu_memory_total() / 2**30
+    yield True, "cores", f"{usable_cores()}, {memory:.0f} GiB of memory"
 
 
 def shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:

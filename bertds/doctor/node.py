@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -285,7 +286,14 @@ def measure_pair(store: dist.Store, pair: tuple[int, int], me: int, backend: str
         dist.destroy_process_group()
 
 
-def talk(say: Any, me: int, names: list[str], address: str, port: int, deadline: float) -> None:
+def talk(
+    say: Callable[[dict[str, object]], None],
+    me: int,
+    names: list[str],
+    address: str,
+    port: int,
+    deadline: float,
+) -> None:
     """Measure this node's pairs, one after the other."""
     import torch
     import torch.distributed as dist
@@ -307,7 +315,7 @@ def talk(say: Any, me: int, names: list[str], address: str, port: int, deadline:
         for pair in pairs:
             if me not in pair or time.monotonic() > deadline:
                 continue
-            line: dict[str, Any] = {"pair": [names[pair[0]], names[pair[1]]]}
+            line: dict[str, object] = {"pair": [names[pair[0]], names[pair[1]]]}
             try:
                 line["gbps"] = round(measure_pair(store, pair, me, backend), 2)
             except (RuntimeError, OSError) as error:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +36,7 @@ from bertds.engine.process_group import (
 )
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.update_gate import UpdateGate
+from bertds.engine.weight_average import WeightAverage
 from bertds.engine.zero_layout import (
     DeepSpeedObject,
     Layout,
@@ -83,6 +85,7 @@ class Engine:
         self.skipped_steps = 0
         """Steps in which no update was made, because a gradient was not finite."""
         self._norm: float | torch.Tensor | None = None
+        self._average: WeightAverage | None = None
         self._gate = UpdateGate(optimizer, self._norm_under_way, device)
 
     @classmethod
@@ -256,6 +259,21 @@ class Engine:
         self._engine.step()
         return True
 
+    def keep_average(self) -> None:
+        """Keep a moving average of the weights from here on: it joins the pieces."""
+        self._average = WeightAverage(self._layout)
+
+    def update_average(self, decay: float) -> None:
+        """Move the average, if one is kept, towards the weights by 1 - ``decay``."""
+        if self._average is not None:
+            self._average.update(decay)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Compute with the average of the weights, if one is kept, in this context. Collective."""
+        if self._average is None:
+            return nullcontext()
+        return self._average.in_place(self._engine)
+
     def gradient_norm(self) -> float | None:
         """Return the last step's global gradient norm before clipping; inf: it was not finite."""
         return None if self._norm is None else float(self._norm)
@@ -307,28 +325,35 @@ class Engine:
 
     def pieces(self) -> list[Piece]:
         """Return this rank's part of the weights and moments; see bertds/engine/state_pieces.py."""
-        return collect_pieces(self._layout, self._optimizer, self.rank, self.world_size)
+        return collect_pieces(
+            self._layout, self._optimizer, self._average, self.rank, self.world_size
+        )
 
     def optimizer_steps(self) -> int:
         """Return the number of updates that the moments have seen."""
         return count_steps(self._optimizer, (p.tensor for p in self._layout.partitions))
 
-    def load_pieces(self, read: Reader, *, optimizer_steps: int, moments: bool) -> None:
+    def load_pieces(
+        self, read: Reader, *, optimizer_steps: int, moments: bool, averaged: bool = False
+    ) -> None:
         """Set weights and moments from saved ones, by name.
 
         Args:
             read: ``read(name, kind, start, length)`` returns those float32 values.
             optimizer_steps: the step counter for the moments' bias correction.
             moments: False leaves moments at zero (and the counter with them).
+            averaged: an average that is kept was saved too; False begins it with the weights.
         """
         restore_pieces(
             self._engine,
             self._layout,
             self._optimizer,
+            self._average,
             read,
             rank=self.rank,
             optimizer_steps=optimizer_steps,
             moments=moments,
+            averaged=averaged,
         )
 
     def parameter_sizes(self) -> dict[str, int]:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertds.config.batch_plan import BatchPlan
+from bertds.config.suggest import nearest_or_all
 from bertds.engine import ds_config_keys as schema
 from bertds.errors import ConfigError
-from bertds.optim.settings import OptimizerSettings, nearest, parse_optimizer
+from bertds.optim.settings import OptimizerSettings, parse_optimizer
 
 Precision = Literal["fp32", "bf16", "fp16", "autocast"]
 
@@ -128,7 +129,7 @@ def load_deepspeed_json(
 
 
 def check_deepspeed_values(
-    values: Any, overrides: Mapping[str, Any] | None = None, *, path: str = "DeepSpeed JSON"
+    values: object, overrides: Mapping[str, Any] | None = None, *, path: str = "DeepSpeed JSON"
 ) -> DeepSpeedSettings:
     """Check the contents of a DeepSpeed JSON; see :func:`load_deepspeed_json`."""
     try:
@@ -156,17 +157,15 @@ def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _without_comments(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
+def _without_comments(values: dict[str, Any]) -> dict[str, Any]:
     return {
-        key: _without_comments(inner)
-        for key, inner in value.items()
+        key: _without_comments(inner) if isinstance(inner, dict) else inner
+        for key, inner in values.items()
         if not key.startswith("_") and key != "comment"
     }
 
 
-def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
+def _override(values: dict[str, Any], dotted: str, value: object) -> None:
     *sections, last = dotted.split(".")
     here = values
     for section in sections:
@@ -179,7 +178,9 @@ def _override(values: dict[str, Any], dotted: str, value: Any) -> None:
             value = json.loads(value.lower() if value in ("True", "False") else value)
         except json.JSONDecodeError:
             with contextlib.suppress(ValueError):
-                value = float(value)  # 1e-3 is a float to Python, text to YAML, nothing to JSON
+                value = float(
+                    str(value)
+                )  # 1e-3 is a float to Python, text to YAML, nothing to JSON
     here[last] = value
 
 
@@ -191,7 +192,7 @@ def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[s
         full = prefix + key
         rule = table.get(key)
         if rule is None:
-            raise ConfigError(f"{full} is not a key of DeepSpeed's{nearest(key, table)}")
+            raise ConfigError(f"{full} is not a key of DeepSpeed's{nearest_or_all(key, table)}")
         if isinstance(rule, schema.Refused):
             if not isinstance(value, dict | list) and value in rule.harmless:
                 continue
@@ -209,14 +210,13 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _check_value(value: Any, rule: Any, full: str) -> Any:
+def _check_value(value: object, rule: object, full: str) -> object:
     if rule == schema.WHOLE_OR_AUTO:
         if value == "auto":
             return value
         rule = schema.WHOLE
     if value == "auto":
         raise ConfigError(f'{full}="auto": give a value; "auto" means something to others only')
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(rule, schema.Choice):
         if isinstance(value, bool) or value not in rule.words:
             words = ", ".join(str(word) for word in rule.words)
@@ -224,17 +224,27 @@ def _check_value(value: Any, rule: Any, full: str) -> Any:
         return value
     if rule in (schema.WHOLE, schema.WHOLE_OR_ZERO):
         least = 1 if rule == schema.WHOLE else 0
-        if not is_number or value != int(value if math.isfinite(value) else 0) or value < least:
+        number = _finite(value)
+        if number is None or number != int(number) or number < least:
             raise ConfigError(f"{full}={_short(value)} must be a whole number of at least {least}")
-        return int(value)
+        return int(number)
     if rule == schema.NUMBER:
-        if not is_number or not math.isfinite(value) or value < 0:
+        number = _finite(value)
+        if number is None or number < 0:
             raise ConfigError(f"{full}={_short(value)} must be a number of at least 0")
-        return value
-    wanted = {schema.FLAG: bool, schema.TEXT: str, schema.LIST: list}.get(rule)
+        return number
+    kinds: dict[object, type] = {schema.FLAG: bool, schema.TEXT: str, schema.LIST: list}
+    wanted = kinds.get(rule)
     if wanted is not None and not isinstance(value, wanted):
         name = {bool: "true or false", str: "text", list: "a list"}[wanted]
         raise ConfigError(f"{full}={_short(value)} must be {name}")
+    return value
+
+
+def _finite(value: object) -> int | float | None:
+    """Return a number as it is; None for anything else, infinity and NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
     return value
 
 

@@ -48,8 +48,10 @@ class SavableEngine(Ranks, Protocol):
     def pieces(self) -> list[Piece]:
         """Return the pieces of weights and moments that this rank owns."""
 
-    def load_pieces(self, read: Reader, *, optimizer_steps: int, moments: bool) -> None:
-        """Set weights and moments from saved ones, by name."""
+    def load_pieces(
+        self, read: Reader, *, optimizer_steps: int, moments: bool, averaged: bool = ...
+    ) -> None:
+        """Set weights, moments and the average from saved ones, by name."""
 
     def optimizer_steps(self) -> int:
         """Return the number of updates that the moments have seen."""

@@ -11,16 +11,17 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from types import ModuleType
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 
 from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.rendezvous import meet
-from bertds.errors import ConfigError
+from bertds.errors import BertdsError, ConfigError
 
 MEETING_SECONDS = 600.0
 """So long do processes wait for each other, unless a recipe says otherwise."""
@@ -79,6 +80,31 @@ def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
     if _store is None:
         _store = meet(find_place(), limit_seconds)
     return _store
+
+
+def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds: float) -> None:
+    """Let the main process do something before the others go on; all have met by then.
+
+    Args:
+        place: this process's.
+        name: of the work, once per run.
+        work: done by rank 0 alone.
+        limit_seconds: how long the others wait.
+
+    Raises:
+        BertdsError: rank 0 did not finish in time.
+        Exception: on rank 0, what ``work`` raised.
+    """
+    key = f"bertds/main_first/{name}"
+    if place.is_main:
+        work()
+        if place.world_size > 1:
+            meet_processes().set(key, "done")
+        return
+    try:
+        meet_processes().wait([key], timedelta(seconds=limit_seconds))
+    except RuntimeError as error:  # torch's error for a wait that was too long
+        raise BertdsError(f"rank 0 did not finish to {name} in {limit_seconds:.0f} s") from error
 
 
 def start_processes(
@@ -142,7 +168,13 @@ def check_precision(precision: str) -> None:
         raise ConfigError(f"bf16.enabled=true: this {name} has no bf16; use fp16")
 
 
-def end_processes(engine: Any = None, *, wait: bool = True) -> None:
+class _Destroyable(Protocol):
+    """The DeepSpeed engine, of which only this is used here."""
+
+    def destroy(self) -> None: ...
+
+
+def end_processes(engine: _Destroyable | None = None, *, wait: bool = True) -> None:
     """End the run's collective life: barrier, engine, process group, in this order.
 
     Without the barrier a ZeRO-3 process now and then aborts while it exits.

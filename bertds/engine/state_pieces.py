@@ -1,6 +1,7 @@
 """The training state by parameter name: what a checkpoint writes and a resume reads.
 
-A piece is a stretch of one tensor's master weights or of one of its moments. All ranks' pieces
+A piece is a stretch of one tensor's master weights, of one of its moments, or of the moving average
+of its weights, where the run keeps one. All ranks' pieces
 together cover every tensor exactly once. Nothing in a piece tells of ranks, partitions or ZeRO
 stages, so any other run can be built from them.
 """
@@ -12,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from bertds.engine.weight_average import WeightAverage
 from bertds.engine.zero_layout import (
     DeepSpeedObject,
     Layout,
@@ -22,8 +24,9 @@ from bertds.engine.zero_layout import (
 from bertds.optim.moments import set_steps
 from bertds.optim.partition import Partition
 
-Kind = Literal["weight", "exp_avg", "exp_avg_sq"]
+Kind = Literal["weight", "exp_avg", "exp_avg_sq", "average"]
 KINDS: tuple[Kind, ...] = ("weight", "exp_avg", "exp_avg_sq")
+"""What every run keeps of a tensor."""
 Reader = Callable[[str, str, int, int], torch.Tensor]
 """read(name, kind, start, length) -> that many float32 values."""
 
@@ -34,7 +37,7 @@ class Piece(NamedTuple):
     name: str
     """The parameter's name in the model."""
     kind: Kind
-    """weight (float32 master) or a moment."""
+    """weight (float32 master), a moment, or the average of the weight."""
     start: int
     """Offset in the flattened tensor."""
     tensor: torch.Tensor
@@ -59,14 +62,20 @@ def _owners(layout: Layout, world_size: int) -> dict[str, int]:
 
 
 def collect_pieces(
-    layout: Layout, optimizer: torch.optim.Optimizer, rank: int, world_size: int
+    layout: Layout,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    rank: int,
+    world_size: int,
 ) -> list[Piece]:
     """Return this rank's pieces, in the order of partitions and slices."""
     owners = _owners(layout, world_size) if layout.kind == "stage0" else None
     pieces = []
-    for partition in layout.partitions:
-        for kind in KINDS:
-            vector = _state(optimizer, partition, kind)
+    for number, partition in enumerate(layout.partitions):
+        vectors = [(kind, _state(optimizer, partition, kind)) for kind in KINDS]
+        if average is not None:
+            vectors.append(("average", average.vectors[number]))
+        for kind, vector in vectors:
             for piece in partition.slices:
                 if owners is None or owners[piece.name] == rank:
                     part = vector[piece.offset : piece.offset + piece.length]
@@ -81,11 +90,13 @@ def restore_pieces(
     engine: DeepSpeedObject,
     layout: Layout,
     optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
     read: Reader,
     *,
     rank: int,
     optimizer_steps: int,
     moments: bool,
+    averaged: bool,
 ) -> None:
     """Write masters (and moments) on this rank, then refresh the weights. Collective.
 
@@ -93,10 +104,12 @@ def restore_pieces(
         engine: the DeepSpeed engine.
         layout: where things lie on this rank.
         optimizer: the optimizer that owns the moments.
+        average: the moving average of the weights, where the run keeps one.
         read: gives a stretch of a tensor's state; see :data:`Reader`.
         rank: this rank.
         optimizer_steps: number of updates that the moments have seen.
         moments: False sets moments and counters to zero.
+        averaged: False begins the average with the weights.
     """
     for partition in layout.partitions:
         for kind in KINDS:
@@ -110,5 +123,11 @@ def restore_pieces(
     for name, start, vector in frozen_targets(layout, rank):
         vector.copy_(read(name, "weight", start, vector.numel()).view(-1))
     steps = optimizer_steps if moments else 0
+    if average is not None:
+        average.begin()
+        for partition, vector in zip(layout.partitions, average.vectors, strict=True):
+            for piece in partition.slices if averaged else ():
+                values = read(piece.name, "average", piece.start, piece.length)
+                vector[piece.offset : piece.offset + piece.length].copy_(values.view(-1))
     set_steps(optimizer, [partition.tensor for partition in layout.partitions], steps)
     refresh_weights(engine, layout)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -30,20 +29,20 @@ class UpdateGate:
         norm: Callable[[], float | torch.Tensor | None],
         device: torch.device,
     ) -> None:
-        self._update: Callable[..., Any] = optimizer.step
+        self._update: Callable[..., object] = optimizer.step
         self._norm = norm
         self._device = device
         self._limit = math.inf
         self._decided = False
         self.held = False
         """Whether the last step was held back."""
-        optimizer.step = self._step  # type: ignore[method-assign]
+        optimizer.step = self._step  # type: ignore[method-assign, assignment]
 
     def begin(self, limit: float) -> None:
         """Set the limit of the next step; infinity lets everything pass and costs nothing."""
         self._limit, self._decided, self.held = limit, False, False
 
-    def _step(self, *arguments: Any, **options: Any) -> Any:
+    def _step(self, *arguments: object, **options: object) -> object:
         # ZeRO calls this once per parameter group: decided once, for all groups.
         if not self._decided:
             self._decided = True

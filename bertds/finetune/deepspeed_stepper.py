@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import BertdsError
 from bertds.finetune.features import IGNORED, Example, collate
-from bertds.finetune.loop import TrainSettings, to_device
+from bertds.finetune.loop import HeadOutput, TrainSettings, to_device
 
 _PREFIX = "model."
 
@@ -112,7 +112,7 @@ class DeepSpeedStepper:
             )
         return float(engine.global_sums([own])[0]) / count
 
-    def logits(self, batch: dict[str, torch.Tensor]) -> Any:
+    def logits(self, batch: dict[str, torch.Tensor]) -> HeadOutput:
         """Run the model without dropout; every rank computes the same rows."""
         return self._engine.eval_forward(_Batch(to_device(batch, self.device)))
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bertds.errors import DataError
-from bertds.finetune.readers.conll import label_list, read_conll, read_ner_jsonl, unseen_types
+from bertds.errors import ConfigError, DataError
+from bertds.finetune.readers.conll import (
+    is_nemo_text,
+    label_list,
+    read_conll,
+    read_nemo,
+    read_ner_jsonl,
+    unseen_types,
+)
 from bertds.finetune.readers.squad import read_squad
 from bertds.finetune.readers.text import read_glue_tsv, read_own
 from bertds.finetune.records import BadRows, Sentence, find_file
+from bertds.finetune.sampling import check_labels, limit_of, sample_rows
 from bertds.finetune.task_data import DataOptions, Rows, Split, TaskData
 from bertds.finetune.tasks import Files, Task
 from bertds.system.logs import log
@@ -27,6 +35,8 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
         data = load_hub_task(task, options)
         check_types(task, data)
         return data
+    if options.no_test and options.test_file:
+        raise ConfigError("--no-test and --test: give one of them")
     if task.folder and (root / task.folder).is_dir():
         root = root / task.folder
     data = TaskData(Split("train", []), [], [], task.labels)
@@ -35,10 +45,10 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
         tried = ", ".join(task.train[0].names)
         raise DataError(f"{options.data or '--train'}: no training file; looked for {tried}")
     data.train = Split("train", _read(task, train, "train", options, data))
-    for files, given, split in (
-        (task.dev, options.dev_file, "dev"),
-        (task.test, options.test_file, "test"),
-    ):
+    limit = limit_of(options, "train")
+    check_labels(task, data.train.rows, data.labels, limit, str(train))
+    scored = [(task.dev, options.dev_file, "dev"), (task.test, options.test_file, "test")]
+    for files, given, split in scored[:1] if options.no_test else scored:
         for place in files:
             path = _find(root, place, given)
             if path is None:
@@ -71,12 +81,19 @@ def _find(root: Path, files: Files, given: str) -> Path | None:
 
 
 def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskData) -> Rows:
-    limit = options.max_train_rows if split == "train" else 0
-    if split == "dev":
-        limit = options.max_dev_rows
+    """Read one file and take the sample that was asked for."""
+    rows = sample_rows(_read_all(task, path, split, options, data), limit_of(options, split))
+    if task.kind == "ner" and split == "train":
+        data.labels = label_list(rows)  # type: ignore[arg-type]
+        if data.labels == ("O",):
+            raise DataError(f"{path}: no entity in it; nothing to learn")
+    return rows
+
+
+def _read_all(task: Task, path: Path, split: str, options: DataOptions, data: TaskData) -> Rows:
     data.sources[split if split not in data.sources else path.name] = str(path)
     if task.kind == "qa":
-        questions, bad = read_squad(path, split=split, limit=limit)
+        questions, bad = read_squad(path, split=split)
         data.left_out += bad.summary()
         unanswerable = next((q.id for q in questions if not q.answers), None)
         if unanswerable is not None and task.name == "squad" and split != "test":
@@ -86,9 +103,9 @@ def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskDa
             )
         return questions
     if task.kind == "ner":
-        return _read_ner(path, split, limit, data)
+        return _read_ner(path, split, data)
     if task.text and task.folder:
-        rows, bad = read_glue_tsv(path, task, split=split, limit=limit)
+        rows, bad = read_glue_tsv(path, task, split=split)
         data.left_out += bad.summary()
         return rows
     rows, data.labels = read_own(
@@ -100,21 +117,18 @@ def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskDa
         pair_column=options.pair_column,
         label_column=options.label_column,
     )
-    return rows[:limit] if limit else rows
+    return rows
 
 
-def _read_ner(path: Path, split: str, limit: int, data: TaskData) -> list[Sentence]:
+def _read_ner(path: Path, split: str, data: TaskData) -> list[Sentence]:
     bad = BadRows(path, tolerated=True)
     if path.name.removesuffix(".gz").endswith(".jsonl"):
         sentences = read_ner_jsonl(path, split=split)
-        sentences = sentences[:limit] if limit else sentences
+    elif is_nemo_text(path):
+        sentences, bad = read_nemo(path, split=split)
     else:
-        sentences, bad = read_conll(path, split=split, limit=limit)
+        sentences, bad = read_conll(path, split=split)
     data.left_out += bad.summary()
-    if split == "train":
-        data.labels = label_list(sentences)
-        if data.labels == ("O",):
-            raise DataError(f"{path}: no entity in it; nothing to learn")
     return sentences
 
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -51,6 +51,23 @@ class TrainReport:
     """Mean loss of the last tenth of the steps."""
 
 
+class Logits(Protocol):
+    """transformers' output of a head that scores rows or tokens."""
+
+    logits: torch.Tensor
+
+
+@runtime_checkable
+class SpanLogits(Protocol):
+    """transformers' output of a head that finds a span."""
+
+    start_logits: torch.Tensor
+    end_logits: torch.Tensor
+
+
+HeadOutput = Logits | SpanLogits
+
+
 class Stepper(Protocol):
     """Makes one update from one batch of the whole world."""
 
@@ -59,7 +76,7 @@ class Stepper(Protocol):
     def step(self, examples: list[Example], learning_rate: float) -> float:
         """Return the batch's mean loss."""
 
-    def logits(self, batch: dict[str, torch.Tensor]) -> Any:
+    def logits(self, batch: dict[str, torch.Tensor]) -> HeadOutput:
         """Return the model's output for a batch, without dropout."""
 
 
@@ -102,7 +119,7 @@ class TorchStepper:
         self._optimizer.zero_grad(set_to_none=True)
         return value
 
-    def logits(self, batch: dict[str, torch.Tensor]) -> Any:
+    def logits(self, batch: dict[str, torch.Tensor]) -> HeadOutput:
         """Run the model without dropout; see :class:`Stepper`."""
         self._model.eval()
         with torch.inference_mode(), autocast(self.device, self._settings.precision):
@@ -156,7 +173,7 @@ def train(stepper: Stepper, examples: Sequence[Example], settings: TrainSettings
 
 
 def predict(
-    forward: Callable[[dict[str, torch.Tensor]], Any],
+    forward: Callable[[dict[str, torch.Tensor]], HeadOutput],
     examples: Sequence[Example],
     pad_id: int,
     batch_size: int = 64,
@@ -180,7 +197,7 @@ def predict(
         bare = [Example(examples[row].input_ids, examples[row].segment_ids) for row in rows]
         batch = collate(bare, pad_id)
         output = forward(batch)
-        if hasattr(output, "start_logits"):
+        if isinstance(output, SpanLogits):
             outputs = [output.start_logits, output.end_logits]
         else:
             outputs = [output.logits]

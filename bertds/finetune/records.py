@@ -7,6 +7,7 @@ predicted they are refused, because a missing row would move every prediction af
 
 from __future__ import annotations
 
+import codecs
 import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,13 @@ from bertds.system.logs import log
 MOST_BAD_SHARE = 0.01
 """More malformed rows than this, and the file is of another format."""
 _SHOWN = 5
+BYTE_ORDER_MARK = "\ufeff"
+_WIDE_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # begins with UTF-16's
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 
 @dataclass(slots=True)
@@ -133,6 +141,11 @@ def read_text(path: Path) -> str:
             data = file.read()
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
+    for mark, name in _WIDE_MARKS.items():
+        if data.startswith(mark):
+            raise DataError(f"{path}: is {name}, by its byte order mark; save it as UTF-8")
+    if data == codecs.BOM_UTF8:
+        raise DataError(f"{path}: holds nothing but a byte order mark")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

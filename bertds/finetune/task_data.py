@@ -24,6 +24,9 @@ class DataOptions:
     regression: bool = False
     max_train_rows: int = 0
     max_dev_rows: int = 0
+    max_test_rows: int = 0
+    no_test: bool = False
+    """Whether test files are left alone."""
 
 
 @dataclass(slots=True)

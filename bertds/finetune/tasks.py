@@ -232,7 +232,16 @@ _GLUE = [
 ]
 
 _NER_NAMES = {
-    "train": ("eng.train", "train.txt", "train.tsv", "train.conll", "train.bio", "train.jsonl"),
+    "train": (
+        "eng.train",
+        "train.txt",
+        "train.tsv",
+        "train.conll",
+        "train.bio",
+        "train.jsonl",
+        "text_train.txt",  # NeMo: the tags are in labels_train.txt
+        "wnut17train.conll",
+    ),
     "dev": (
         "eng.testa",
         "valid.txt",
@@ -243,8 +252,18 @@ _NER_NAMES = {
         "dev.conll",
         "dev.jsonl",
         "validation.jsonl",
+        "text_dev.txt",
+        "emerging.dev.conll",  # WNUT17
     ),
-    "test": ("eng.testb", "test.txt", "test.tsv", "test.conll", "test.jsonl"),
+    "test": (
+        "eng.testb",
+        "test.txt",
+        "test.tsv",
+        "test.conll",
+        "test.jsonl",
+        "text_test.txt",
+        "emerging.test.annotated",
+    ),
 }
 
 

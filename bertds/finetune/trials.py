@@ -25,7 +25,7 @@ from bertds.errors import ConfigError
 from bertds.finetune.load import load_task
 from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
 from bertds.finetune.scores import PERCENT, mean_and_spread
-from bertds.finetune.task_data import DataOptions, TaskData
+from bertds.finetune.task_data import DataOptions, Split, TaskData
 from bertds.finetune.task_kinds import (
     CLASSES,
     Encoded,
@@ -63,6 +63,8 @@ class RunOptions:
     null_threshold: float = 0.0
     """SQuAD 2.0: how much better "no answer" must score."""
     save_model: bool = True
+    overwrite: bool = False
+    """Whether an earlier result in ``out`` is replaced."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
         DataError: the data is missing or malformed.
         CheckpointError: there is no such model.
     """
-    check_out(options.out)
+    check_out(options.out, overwrite=options.overwrite)
     data = load_task(task, data_options)
     if data_options.regression:
         task = replace(
@@ -112,6 +114,8 @@ def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str,
         raise ConfigError(f"{file}: not JSON ({error}); remove it") from None
     for key, value in _asked(data_options, options).items():
         found = results.get(key)
+        if key == "data" and isinstance(found, dict):  # one from before some option was there
+            found = {**asdict(DataOptions(data="")), **found}
         if found != value:
             if isinstance(found, dict) and isinstance(value, dict):
                 key, found, value = next(
@@ -140,11 +144,11 @@ def _asked(data_options: DataOptions, options: RunOptions) -> dict[str, Any]:
     }
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder that holds anything but an earlier result.
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder with something in it; ``overwrite`` allows an earlier result.
 
     Raises:
-        ConfigError: it does.
+        ConfigError: it holds something.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; choose a folder")
@@ -154,6 +158,11 @@ def check_out(out: Path) -> None:
             raise ConfigError(
                 f"--out {out}: exists and is no earlier result ({others[0]}); choose another folder"
             )
+    if (out / RESULTS).is_file() and not overwrite:
+        raise ConfigError(
+            f"--out {out}: holds an earlier result; --overwrite replaces it, or choose another "
+            "folder"
+        )
 
 
 class _Runner:
@@ -179,7 +188,7 @@ class _Runner:
             log.info("rows are cut to %d tokens: the model has no more positions", positions)
         return min(self.options.max_length, positions)
 
-    def _encode(self, split: Any, max_length: int) -> Encoded:
+    def _encode(self, split: Split, max_length: int) -> Encoded:
         return encode(
             self.task,
             self.tokenizer,
@@ -292,6 +301,7 @@ class _Runner:
     def _write(self, results: dict[str, Any]) -> None:
         out, task = self.options.out, self.task
         assert self.best is not None
+        (out / RESULTS).unlink(missing_ok=True)  # an earlier result's, whose parts now go
         shutil.rmtree(out / "predictions", ignore_errors=True)
         for encoded in [*self.scored, *self.unscored]:
             split = encoded.split

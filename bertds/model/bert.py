@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from bertds.config.recipe import ModelConfig
 from bertds.errors import ConfigError
+from bertds.model.batch_calls import TakesBatches
 from bertds.model.embeddings import Embeddings
 from bertds.model.encoder import Encoder
 from bertds.model.heads import Pooler, PreTrainingHeads
@@ -105,7 +106,7 @@ class BertModel(nn.Module):
         return arrangement, self(*ids, arrangement.layout)
 
 
-class BertForPreTraining(nn.Module):
+class BertForPreTraining(TakesBatches):
     """Masked LM, and next-sentence prediction where the configuration asks for it.
 
     Parameters are named as in transformers' ``BertForPreTraining``; without next-sentence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from bertds.config.recipe import ModelConfig
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
 from bertds.model.modern import ModernBertForMaskedLM
+from bertds.system.memory import cpu_memory_total
 
 PreTrainingModel = BertForPreTraining | ModernBertForMaskedLM
 """Either model: the same arguments and the same output."""
@@ -63,7 +63,7 @@ def check_size(sizes: Mapping[str, Any], prefix: str) -> None:
     rows = sum(known.get(name, 0) for name in _ROWS)
     layer = 4 * width * width + 2 * width * known.get("intermediate_size", 0)
     needed = 4 * (layers * layer + rows * width) + layers * _LAYER_OVERHEAD
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = cpu_memory_total()
     if needed > there:
         told = ", ".join(f"{prefix}{name}={value}" for name, value in known.items())
         raise ConfigError(

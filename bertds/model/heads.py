@@ -55,6 +55,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.vocab_size = vocab_size
         self.z_weight = z_weight
+        self.word_weights_K: Tensor | None = None
+        """Factor of each word's gradient, float32; no parameter and no buffer: it is the data's."""
         self.weight = weight
         self.bias = bias
 
@@ -64,9 +66,29 @@ class Decoder(nn.Module):
         """Return logits [M, K], or with labels the summed loss and the number of correct ones."""
         if labels_M is None:
             return F.linear(hidden_MH, self.weight, self.bias)[..., : self.vocab_size]
+        if self.word_weights_K is not None:
+            self.word_weights_K = self.word_weights_K.to(hidden_MH.device)
         return linear_cross_entropy(
-            hidden_MH, self.weight, self.bias, labels_M, self.vocab_size, self.z_weight
+            hidden_MH,
+            self.weight,
+            self.bias,
+            labels_M,
+            self.vocab_size,
+            self.z_weight,
+            self.word_weights_K,
         )
+
+
+def weigh_words(model: nn.Module, weights_K: Tensor) -> None:
+    """Let each masked token's gradient count by the weight of its word.
+
+    Args:
+        model: of ``build_model``.
+        weights_K: float32 [K].
+    """
+    for module in model.modules():
+        if isinstance(module, Decoder):
+            module.word_weights_K = weights_K
 
 
 class MaskedLMHead(nn.Module):

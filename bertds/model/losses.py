@@ -9,6 +9,8 @@ With a z-loss (PaLM, arXiv:2204.02311) the gradient is that of cross-entropy + z
 the softmax's normaliser; the value returned stays the cross-entropy, so that losses of runs with
 and without it can be compared.
 
+Weights of words likewise change the gradient of each masked token by a factor, and not the value.
+
 Sizes: M masked tokens, C tokens of a chunk, H width, V vocabulary (padded), K real vocabulary.
 """
 
@@ -57,6 +59,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         vocab_size: int,
         with_gradient: bool,
         z_weight: float,
+        word_weights_K: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         dtype = product_dtype(hidden_MH.device, hidden_MH.dtype)
         ctx.dtypes = (hidden_MH.dtype, weight_VH.dtype, bias_V.dtype)
@@ -89,6 +92,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 if z_weight:  # d z log(Z)^2 / d logits = 2 z log(Z) softmax
                     grad_CV.mul_(1.0 + 2.0 * z_weight * log_z_C1)
                 grad_CV.scatter_add_(1, words_C1, torch.full_like(picked_C1, -1.0))
+                if word_weights_K is not None:
+                    grad_CV.mul_(word_weights_K[words_C1])
                 bias_part = real_C1[:, 0].to(grad_CV.dtype) @ grad_CV
                 grad_CV = grad_CV.to(dtype)
                 hidden_grads.append((grad_CV @ weight_VH).mul_(real_C1))
@@ -112,7 +117,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Scaled in place: these are ours alone, and a copy of [V, H] would be dear.
         scaled = (g.mul_(loss_grad).to(d) for g, d in zip(ctx.gradients, ctx.dtypes, strict=True))
         ctx.gradients = None
-        return (*scaled, None, None, None, None)
+        return (*scaled, None, None, None, None, None)
 
 
 def plain_cross_entropy(
@@ -122,14 +127,20 @@ def plain_cross_entropy(
     labels_M: Tensor,
     vocab_size: int,
     z_weight: float = 0.0,
+    word_weights_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The same loss step by step under autograd: the reference, and the way for fp16."""
     logits_MV = float_logits(hidden_MH, weight_VH, bias_V, vocab_size)
-    loss_sum = F.cross_entropy(logits_MV, labels_M, reduction="sum")  # skips the label -100
-    if z_weight:
-        squares_M = logits_MV.logsumexp(-1).square() * (labels_M >= 0)
-        z_loss = z_weight * squares_M.sum()
-        loss_sum = loss_sum + (z_loss - z_loss.detach())  # in the gradient, not in the value
+    losses_M = F.cross_entropy(logits_MV, labels_M, reduction="none")  # 0 for the label -100
+    loss_sum = losses_M.sum()
+    if z_weight or word_weights_K is not None:
+        trained_M = losses_M
+        if z_weight:
+            trained_M = trained_M + z_weight * logits_MV.logsumexp(-1).square() * (labels_M >= 0)
+        if word_weights_K is not None:
+            trained_M = trained_M * word_weights_K[labels_M.clamp_min(0)]
+        trained = trained_M.sum()
+        loss_sum = loss_sum.detach() + (trained - trained.detach())  # its gradient, not its value
     return loss_sum, (logits_MV.argmax(1) == labels_M).sum()
 
 
@@ -140,6 +151,7 @@ def linear_cross_entropy(
     labels_M: Tensor,
     vocab_size: int,
     z_weight: float = 0.0,
+    word_weights_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Score masked tokens against the vocabulary.
 
@@ -150,6 +162,7 @@ def linear_cross_entropy(
         labels_M: int64 [M], all below vocab_size; below 0: the token counts for nothing.
         vocab_size: the real vocabulary K <= V.
         z_weight: weight of the z-loss in the gradient; 0 = none.
+        word_weights_K: float32 [K], factor of each label's gradient; None = 1 for all.
 
     Returns:
         The summed loss (float32 scalar) and the number of tokens whose label has the highest
@@ -159,12 +172,14 @@ def linear_cross_entropy(
     dtype = product_dtype(hidden_MH.device, hidden_MH.dtype)
     if dtype != torch.float16:
         with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-        return _LinearCrossEntropy.apply(*inputs, labels_M, vocab_size, with_gradient, z_weight)
+        return _LinearCrossEntropy.apply(
+            *inputs, labels_M, vocab_size, with_gradient, z_weight, word_weights_K
+        )
     # fp16: the loss scale must be in the gradient before it is cast, or small ones become 0. So
     # each chunk is recomputed in the backward pass instead.
     chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)
     if labels_M.numel() <= chunk:
-        return plain_cross_entropy(*inputs, labels_M, vocab_size, z_weight)
+        return plain_cross_entropy(*inputs, labels_M, vocab_size, z_weight, word_weights_K)
     results = [
         checkpoint(
             plain_cross_entropy,
@@ -174,6 +189,7 @@ def linear_cross_entropy(
             labels_C,
             vocab_size,
             z_weight,
+            word_weights_K,
             use_reentrant=False,
         )
         for hidden_CH, labels_C in zip(hidden_MH.split(chunk), labels_M.split(chunk), strict=True)

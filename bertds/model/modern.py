@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertds.config.recipe import ModelConfig
 from bertds.model.attention_kernels import kernel_of_pass
+from bertds.model.batch_calls import TakesBatches
 from bertds.model.bert import PreTrainingOutput, nothing
 from bertds.model.dropout import dropout, dropout_add
 from bertds.model.embeddings import padded_vocabulary
@@ -176,7 +177,7 @@ class ModernHead(nn.Module):
         return self.norm(self.activation(self.dense(hidden_MH)))
 
 
-class ModernBertForMaskedLM(nn.Module):
+class ModernBertForMaskedLM(TakesBatches):
     """The modern encoder with its masked-LM head; takes and returns what BERT does.
 
     The word table and the vocabulary's bias have more rows than the vocabulary, see

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertds.display.words import in_words
-from bertds.monitor.remaining_time import LaterPhase, seconds_of, speed
+from bertds.monitor.remaining_time import LaterPhase, seconds_of, speed, steps_by_clock
 from bertds.system.logs import log
 
 if TYPE_CHECKING:
@@ -56,12 +56,25 @@ class TimeLeft:
         total_steps: of this phase.
         later: the phases that follow.
         devices: processes that share the work.
+        clock_hours: hours of training after which the phase ends at the latest.
+        seconds: what the steps before this start took.
+
+    Attributes:
+        total_steps: of this phase; where the clock will end it first, about the steps until then.
     """
 
     def __init__(
-        self, total_steps: int, later: Sequence[LaterPhase] = (), devices: int = 1
+        self,
+        total_steps: int,
+        later: Sequence[LaterPhase] = (),
+        devices: int = 1,
+        *,
+        clock_hours: float | None = None,
+        seconds: float = 0.0,
     ) -> None:
-        self.total_steps = total_steps
+        self.total_steps = self._most_steps = total_steps
+        self._clock_hours = clock_hours
+        self._seconds = seconds
         self.later = list(later)
         self.devices = devices
         self._begin: tuple[float, int] | None = None
@@ -71,6 +84,8 @@ class TimeLeft:
         """Return the time left after a train line in words; empty while nothing is known."""
         now, step = time.monotonic(), values["step"]
         begin, first = self._begin = self._begin or (now, step)
+        self._seconds += values.get("seconds", 0.0)
+        self.total_steps = steps_by_clock(self._most_steps, self._clock_hours, step, self._seconds)
         new = speed(values, self.devices)
         # A window of a few steps can be slow or quick by chance; the plan's end should not jump.
         self._speed = 0.8 * self._speed + 0.2 * new if self._speed and new else new or self._speed
@@ -91,7 +106,6 @@ class ProgressLines:
     def __init__(
         self, total_steps: int, left: TimeLeft | None = None, least_seconds: float = 5.0
     ) -> None:
-        self.total_steps = total_steps
         self.least_seconds = least_seconds
         self._left = left or TimeLeft(total_steps)
         self._last = 0.0
@@ -102,10 +116,10 @@ class ProgressLines:
             log.info("%s", describe(values))
             return
         now, step, left = time.monotonic(), values["step"], self._left.after(values)
-        if now - self._last >= self.least_seconds or step == self.total_steps:
+        if now - self._last >= self.least_seconds or step == self._left.total_steps:
             self._last = now
             tail = f"  {left}" if left else ""
-            log.info("step %d/%d  %s%s", step, self.total_steps, describe(values), tail)
+            log.info("step %d/%d  %s%s", step, self._left.total_steps, describe(values), tail)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -133,7 +147,6 @@ class ProgressBar:
         from rich.live import Live
 
         self.name = name
-        self.total_steps = total_steps
         self._left = left or TimeLeft(total_steps)
         self._step = 0
         self._facts = ["starting"]
@@ -164,12 +177,12 @@ class ProgressBar:
         from rich.table import Table
         from rich.text import Text
 
-        width = self._console.width
+        width, total = self._console.width, self._left.total_steps
         head = Table.grid(padding=(0, 1))
         head.add_row(
             Text(self.name, style="bold", no_wrap=True, overflow="ellipsis"),
-            Bar(total=self.total_steps, completed=self._step, width=max(8, min(40, width // 3))),
-            Text(f"{self._step}/{self.total_steps} steps", no_wrap=True),
+            Bar(total=total, completed=self._step, width=max(8, min(40, width // 3))),
+            Text(f"{self._step}/{total} steps", no_wrap=True),
         )
         return Group(head, Text("\n".join(packed(self._facts, width))))
 

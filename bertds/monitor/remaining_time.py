@@ -54,6 +54,24 @@ def later_phases(config: Config, vocab_size: int, recipe: str = "") -> list[Late
     return phases
 
 
+def steps_by_clock(total_steps: int, clock_hours: float | None, step: int, seconds: float) -> int:
+    """Return the last step of a phase, as far as it can be known.
+
+    Args:
+        total_steps: of the recipe.
+        clock_hours: of the recipe; None = only the steps end the phase.
+        step: the last one done.
+        seconds: what all steps took so far; 0 = not known yet.
+
+    Returns:
+        ``total_steps``, or fewer where the clock will end the phase first.
+    """
+    if clock_hours is None or not step or seconds <= 0:
+        return total_steps
+    left = max(0.0, clock_hours * 3600 - seconds)
+    return min(total_steps, step + round(left * step / seconds))
+
+
 def seconds_of(phases: list[LaterPhase], flops_per_second: float) -> float:
     """Return what later phases take at the speed of this one; 0 if that is not known."""
     return sum(p.flops for p in phases) / flops_per_second if flops_per_second > 0 else 0.0

@@ -40,6 +40,11 @@ class MetricLines:
         return [line for line in self.lines if "split" not in line]
 
     @property
+    def seconds(self) -> float:
+        """What all steps took."""
+        return float(sum(line["seconds"] for line in self.train))
+
+    @property
     def validation(self) -> list[dict[str, Any]]:
         """The validation lines."""
         return [line for line in self.lines if "split" in line]

@@ -12,8 +12,15 @@ from bertds.config.load import load_config
 from bertds.data.vocabulary import vocabulary_size
 from bertds.errors import DataError, UserError
 from bertds.monitor.health import Finding, findings
-from bertds.monitor.remaining_time import later_phases, seconds_of
-from bertds.monitor.run_files import at, read_metrics, read_object, read_recipe, starts_of
+from bertds.monitor.remaining_time import later_phases, seconds_of, steps_by_clock
+from bertds.monitor.run_files import (
+    MetricLines,
+    at,
+    read_metrics,
+    read_object,
+    read_recipe,
+    starts_of,
+)
 
 SILENT_FACTOR = 10.0
 """A live run that writes no line for so many times its usual pause is called silent."""
@@ -78,12 +85,12 @@ def read_status(run: Path) -> Status:
     """Read one run folder."""
     problems: list[str] = []
     config = read_recipe(run / "config.yaml", problems)
-    total = at(config, "schedule.total_steps", int, 0)
     file = run / "metrics.jsonl"
     metrics = read_metrics(file)
     lines, train = metrics.lines, metrics.train
     age = time.time() - file.stat().st_mtime if file.is_file() else 0.0
     step = lines[-1]["step"] if lines else 0
+    total = expected_steps(config, metrics, done=(run / "DONE").is_file())
     recent = train[-10:]
     per_step = 0.0
     if recent:
@@ -123,6 +130,22 @@ def read_status(run: Path) -> Status:
         problems=problems,
         skipped_lines=metrics.skipped,
     )
+
+
+def expected_steps(config: dict[str, Any], metrics: MetricLines, *, done: bool) -> int:
+    """Return the steps of a run: the recipe's, or about those that its clock leaves time for.
+
+    Args:
+        config: the run's recipe, as it was read.
+        metrics: what its ``metrics.jsonl`` holds.
+        done: whether the run is finished.
+    """
+    total = at(config, "schedule.total_steps", int, 0)
+    clock = at(config, "schedule.clock_hours", (int, float), 0) or None
+    step = metrics.train[-1]["step"] if metrics.train else 0
+    if done and clock:
+        return step
+    return steps_by_clock(total, clock, step, metrics.seconds)
 
 
 def _later(

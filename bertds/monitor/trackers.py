@@ -16,8 +16,10 @@ from typing import Any, cast
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError
 from bertds.monitor import health
+from bertds.monitor.metrics_file import FILE
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft
 from bertds.monitor.remaining_time import later_phases
+from bertds.monitor.run_files import read_metrics
 from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
 
@@ -42,6 +44,8 @@ def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> l
         config.schedule.total_steps,
         later_phases(config, int(settings["model"]["vocab_size"])),
         int(settings["world_size"]),
+        clock_hours=config.schedule.clock_hours,
+        seconds=read_metrics(run_dir / FILE).seconds,
     )
     if style == "bar":
         trackers.append(ProgressBar(name, config.schedule.total_steps, left))

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -37,7 +37,9 @@ from bertds.errors import BertdsError
 from bertds.optim.lamb_coefficients import StepNumbers
 from bertds.optim.lamb_cpu import CpuLamb
 from bertds.optim.moments import create_moments
-from bertds.optim.partition import Partition
+from bertds.optim.partition import Partition, Slice
+from bertds.optim.settings import LAMB_DEFAULTS
+from bertds.optim.weight_decay import is_decayed
 
 if TYPE_CHECKING:
     from bertds.optim.lamb_triton import TritonLamb
@@ -87,6 +89,32 @@ class ShardedLamb(torch.optim.Optimizer):
         self.is_decayed = is_decayed
         self._works: dict[int, CpuLamb | TritonLamb] = {}
         self._device = torch.device("cpu")
+
+    @classmethod
+    def for_model(cls, model: torch.nn.Module, *, lr: float, **settings: Any) -> ShardedLamb:
+        """Return LAMB for a model that every process holds whole: one process, or torch's DDP.
+
+        Biases and LayerNorm weights are not decayed, as in every BERT recipe. Learning-rate
+        schedulers of torch change ``param_groups`` as usual.
+
+        Args:
+            model: float32 parameters, on the device that they are trained on.
+            lr: learning rate.
+            settings: ``betas``, ``eps``, ``weight_decay``, ``variant`` and the others of the class,
+                with the variant's defaults as in a DeepSpeed JSON; ``is_decayed`` tells by a
+                parameter's name whether it is decayed.
+
+        Raises:
+            BertdsError: the model is on a GPU and there is no Triton.
+        """
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        defaults: dict[str, Any] = {"is_decayed": is_decayed}
+        defaults |= LAMB_DEFAULTS[settings.get("variant", "nvidia")]
+        settings = {**defaults, **settings}
+        optimizer = cls([parameter for _, parameter in named], lr=lr, **settings)
+        partitions = [Partition(p, [Slice(name, 0, 0, p.numel())]) for name, p in named]
+        optimizer.bind(partitions, [name for name, _ in named])
+        return optimizer
 
     def bind(
         self,

@@ -187,7 +187,7 @@ class ShardedMuon(torch.optim.Optimizer):
         return [(decayed, pieces) for decayed, pieces in groups if pieces]
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient.
 
         Raises:
@@ -264,6 +264,7 @@ class ShardedMuon(torch.optim.Optimizer):
         self, partition: Partition, hidden: _Hidden, update: torch.Tensor | None, turn: int
     ) -> torch.Tensor:
         """Bring a cut matrix together on one rank; returns this rank's piece of the result."""
+        assert partition.group is not None  # the matrix is cut
         owner = turn % dist.get_world_size(partition.group)
         source = dist.get_global_rank(partition.group, owner)
         whole = torch.zeros(math.prod(hidden.shape), device=self._device)

@@ -8,9 +8,9 @@ pieces that it holds; whatever no piece covers is padding.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Partition:
     """The tensor that the optimizer holds (and keys its state by); contiguous."""
     slices: list[Slice]
     """Ascending by offset, not overlapping; the rest of the tensor is padding."""
-    group: Any = None
+    group: ProcessGroup | None = None
     """The process group over which the tensors are cut; None if this rank holds them whole."""
 
     def __post_init__(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bertds.config.suggest import nearest_or_all
 from bertds.errors import ConfigError
 
 Kind = Literal["Adam", "AdamW", "Lamb", "Muon"]
@@ -90,7 +90,7 @@ _REFUSED_PARAMETERS = {
     "fused": "the fused implementation is always used",
 }
 # DeepSpeed's FusedLamb clamps unless told otherwise; the other two LAMBs do not.
-_LAMB_DEFAULTS: dict[str, dict[str, float]] = {
+LAMB_DEFAULTS: dict[str, dict[str, float]] = {
     "nvidia": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
     "paper": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
     "deepspeed": {"eps": 1e-8, "weight_decay": 0.0, "min_coeff": 0.01, "max_coeff": 10.0},
@@ -125,7 +125,9 @@ def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> Opt
         full = f"{where}.params.{parameter}"
         if parameter in _REFUSED_PARAMETERS:
             raise ConfigError(f"{full} is not used: {_REFUSED_PARAMETERS[parameter]}")
-        raise ConfigError(f"{full} is not a parameter of {name}{nearest(parameter, allowed)}")
+        raise ConfigError(
+            f"{full} is not a parameter of {name}{nearest_or_all(parameter, allowed)}"
+        )
     return _build(key, params, f"{where}.params")
 
 
@@ -150,11 +152,11 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
     }
     if key == "lamb":
         variant = params.get("variant", "nvidia")
-        if variant not in _LAMB_DEFAULTS:
-            allowed = ", ".join(_LAMB_DEFAULTS)
+        if variant not in LAMB_DEFAULTS:
+            allowed = ", ".join(LAMB_DEFAULTS)
             raise ConfigError(f"{where}.variant={variant!r} must be one of {allowed}")
         settings = OptimizerSettings(
-            **{**_LAMB_DEFAULTS[variant], **values},
+            **{**LAMB_DEFAULTS[variant], **values},
             kind="Lamb",
             variant=variant,
             bias_correction=flags.get("bias_correction", True),
@@ -179,7 +181,7 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
     )
 
 
-def _muon(values: dict[str, Any], ns_steps: Any, where: str) -> OptimizerSettings:
+def _muon(values: dict[str, Any], ns_steps: object, where: str) -> OptimizerSettings:
     if values.get("momentum", 0.0) >= 1.0:
         raise ConfigError(f"{where}.momentum={values['momentum']!r} must be below 1")
     if isinstance(ns_steps, bool) or not isinstance(ns_steps, int) or not 1 <= ns_steps <= 20:
@@ -200,12 +202,3 @@ def _flag(value: object, where: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{where}={value!r} must be true or false")
     return value
-
-
-def nearest(word: str, known: Any) -> str:
-    """Return a hint such as ``; did you mean 'betas'?``, or a list of what is known."""
-    names = [str(name) for name in known]
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(sorted(names))}" if len(names) <= 12 else ""

@@ -1,7 +1,8 @@
-"""``bertds pipeline``: prepare, train both phases, export, evaluate.
+"""``bertds pipeline``: prepare, train, export, evaluate, ask.
 
-``stages.py`` has the stages, ``launch.py`` starts the ranks and waits, ``summary.py`` prints the
-closing table. It alone, beside commands, may import both data_prep and bertds' tools.
+``stages.py`` has the stages, ``launch.py`` starts the ranks and waits, ``facts.py`` writes the
+demo's text, ``questions.py`` asks the trained model, ``summary.py`` says how it went. It alone,
+with commands, may import both data_prep and bertds' tools.
 
 Read first: ``stages.py``.
 """

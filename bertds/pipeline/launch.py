@@ -1,8 +1,7 @@
-"""Starts the training of a phase and waits for its end."""
+"""Starts training and waits for its end."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import signal
@@ -14,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from bertds.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_RUN_AGAIN, BertdsError
-from bertds.pipeline.stages import _say
+from bertds.pipeline.stages import Phase, say
 from bertds.system.shipped_files import PACKAGE
 
 
@@ -34,23 +33,35 @@ def _processes(wanted: int) -> tuple[int, dict[str, str]]:
     return count, environment
 
 
-def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int:
+def train(phase: Phase, processes: int, overrides: list[str]) -> int:
+    """Train one phase, unless that is done, and wait for its end.
+
+    Args:
+        phase: what is trained.
+        processes: number of ranks; 0 = the GPUs of this machine, or 1.
+        overrides: KEY=VALUE of the recipe, which win over the phase's own.
+
+    Returns:
+        The exit code of training.
+
+    Raises:
+        BertdsError: it ended with a code that means a fault.
+    """
+    from bertds.config.load import split_assignments
     from bertds.distributed.rank_info import free_port
     from bertds.training.setting_changes import is_done
     from bertds.training.settings import read_settings
 
-    run_dir = work / f"phase{phase}"
-    _say(f"train phase {phase}")
-    settings = [f"run.dir={run_dir}", f"data.path={work / 'data'}", *args.set]
-    if phase == 1:
-        settings.append(f"run.next_recipe={args.phase2}")
-    else:
-        settings.append(f"init.from={work / 'phase1'}")
+    run_dir, recipe = phase.run, phase.recipe
+    say(f"train {run_dir.name}")
+    asked = split_assignments(overrides)
+    settings = [one for one in phase.settings if one.partition("=")[0] not in asked]
+    settings += overrides
     config, deepspeed = read_settings(recipe, None, settings)
     if is_done(run_dir, config, deepspeed.values):
         print(f"{run_dir}: done before", file=sys.stderr)
         return EXIT_OK
-    count, environment = _processes(args.processes)
+    count, environment = _processes(processes)
     launcher = Path(sys.executable).with_name("deepspeed")
     command = [
         sys.executable,
@@ -74,9 +85,9 @@ def _train(args: argparse.Namespace, work: Path, phase: int, recipe: str) -> int
         # `deepspeed` answers 0 when its own launcher was killed by a signal.
         code = EXIT_RUN_AGAIN
     if code == 0:
-        print(f"phase {phase} took {time.monotonic() - began:.0f} s", file=sys.stderr)
+        print(f"{run_dir.name} took {time.monotonic() - began:.0f} s", file=sys.stderr)
     elif code not in (1, 2, EXIT_RUN_AGAIN, EXIT_INTERRUPTED):
-        raise BertdsError(f"phase {phase} ended with exit code {code}; see {run_dir / 'log.txt'}")
+        raise BertdsError(f"{run_dir.name} ended with exit code {code}; see {run_dir / 'log.txt'}")
     return code
 
 
@@ -102,7 +113,7 @@ def wait_for(launcher: subprocess.Popen[Any], run_dir: Path) -> int:
             run_dir.mkdir(parents=True, exist_ok=True)
             stop_file.touch()
             with contextlib.suppress(OSError):  # the terminal may be the one that was closed
-                _say("stopping, with everything saved (Ctrl-C again leaves at once)")
+                say("stopping, with everything saved (Ctrl-C again leaves at once)")
         asked.append(number)
 
     wishes = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -4,72 +4,157 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
+from bertds.pipeline import demo_corpus, facts
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
 
 
-def _say(text: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One training run of the pipeline."""
+
+    run: Path
+    recipe: str
+    settings: list[str]
+    """KEY=VALUE of the recipe."""
+
+
+def say(text: str) -> None:
+    """Announce a stage."""
     print(f"\n== {text}", file=sys.stderr, flush=True)
 
 
-def _prepare(args: argparse.Namespace, work: Path) -> int:
-    from bertds.pipeline import demo_corpus
-    from data_prep import build_wiki_books
-    from data_prep.earlier_run import OtherSettings
+def own_phases(args: argparse.Namespace, work: Path) -> list[Phase]:
+    """Return both phases on the prepared corpus."""
+    first, second = args.phase1 or "tiny_cpu_phase1", args.phase2 or "tiny_cpu_phase2"
+    runs = (work / "phase1", work / "phase2")
+    common = f"data.path={work / 'data'}"
+    begin = [f"run.next_recipe={second}", "validation.before_training=true"]
+    return [
+        Phase(runs[0], first, [f"run.dir={runs[0]}", common, *begin]),
+        Phase(runs[1], second, [f"run.dir={runs[1]}", common, f"init.from={runs[0]}"]),
+    ]
 
-    _say("prepare the corpus")
+
+def facts_phase(work: Path) -> Phase:
+    """Return the demo's one run, on the facts."""
+    folder, run = work / "facts", work / "run"
+    settings = [
+        f"run.dir={run}",
+        f"data.path={folder / 'data'}",
+        f"data.vocab={folder / 'vocab.txt'}",
+        f"validation.path={folder / 'held_out.txt'}",
+        f"validation.prompts={folder / 'prompts.tsv'}",
+    ]
+    return Phase(run, "facts_cpu", settings)
+
+
+def prepare(args: argparse.Namespace, work: Path) -> None:
+    """Prepare the corpus.
+
+    Raises:
+        DataError: the folder was prepared with other settings.
+    """
+    from data_prep import prepare as preparation
+    from data_prep.earlier_run import OtherSettings
+    from data_prep.request import PrepRequest
+
+    say("prepare the corpus")
     wiki = list(args.wiki)
     if not wiki and not args.books:
         wiki = [str(demo_corpus.fetch(work / "corpus"))]
-    command = ["--out", str(work / "data"), "--validation-fraction", str(args.validation_fraction)]
-    command += ["--wiki", *wiki] if wiki else []
-    command += ["--books", *args.books] if args.books else []
-    vocabulary = ["--vocab", args.vocab] if args.vocab else ["--train-vocab", str(args.train_vocab)]
+    request = PrepRequest(
+        out=work / "data",
+        wiki=wiki,
+        books=args.books,
+        vocab=args.vocab,
+        train_vocab=0 if args.vocab else args.train_vocab,
+        validation_fraction=args.validation_fraction,
+    )
     try:
-        return build_wiki_books.main([*command, *vocabulary])
+        preparation.prepare(request)
     except OtherSettings as error:
         hint = "choose another --work DIR (make run WORK=DIR)"
         raise DataError(f"{error.what}; {hint}") from error
 
 
-def _export(work: Path) -> None:
+def prepare_facts(work: Path) -> facts.Facts:
+    """Write the demo's text and prepare it; the files stay as they are where they are the same.
+
+    Raises:
+        BertdsError: the table of facts cannot be had.
+    """
+    from data_prep import prepare as preparation
+    from data_prep.request import PrepRequest
+
+    say("write sentences about countries")
+    folder = work / "facts"
+    told = facts.tell(facts.fetch(folder))
+    facts.write(told, folder)
+    preparation.prepare(
+        PrepRequest(
+            out=folder / "data",
+            text=[str(folder / "train.txt")],
+            vocab=str(folder / "vocab.txt"),
+            validation_fraction=0.0,
+            workers=1,
+        )
+    )
+    return told
+
+
+def export_model(run: Path, model: Path) -> None:
+    """Export the run's newest checkpoint, unless that is done."""
     from bertds.checkpoint.find import step_folders
-    from bertds.pretrained.export import MARK, export
+    from bertds.pretrained.export import export
+    from bertds.pretrained.output_folder import MARK
 
-    _say("export")
-    mark = work / "model" / MARK
-    newest = step_folders(work / "phase2" / "checkpoints")[0]
+    say("export")
+    mark = model / MARK
+    newest = step_folders(run / "checkpoints")[0]
     if mark.is_file() and parse_json(mark.read_text())["origin"] == newest.name:
-        print(f"{mark.parent}: done before", file=sys.stderr)
+        print(f"{model}: done before", file=sys.stderr)
         return
-    print(f"wrote {export(work / 'phase2', work / 'model')}", file=sys.stderr)
+    print(f"wrote {export(run, model, overwrite=True)}", file=sys.stderr)
 
 
-def _scores(work: Path) -> dict[str, Any]:
-    """Score both phases' last checkpoints on the held-out documents, once."""
+def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict[str, Any]:
+    """Score each run's last checkpoint on held-out text, and ask the last one, once.
+
+    Args:
+        runs: the run folders, in order.
+        file: where the scores are kept.
+        told: the demo's facts; None with a corpus of one's own.
+
+    Returns:
+        Scores by run folder's name; ``prompts``, what was asked and answered; and with facts
+        ``questions``, how many held-out sentences of each kind are right.
+    """
     from bertds.config.load import load_config
+    from bertds.pipeline.questions import ask_facts, ask_prompts, held_out_data
     from bertds.pretrained.evaluate import evaluate
     from bertds.pretrained.load import open_trained
 
-    _say("evaluate on held-out documents")
-    file = work / "scores.json"
-    stamp = {phase: (work / phase / "DONE").stat().st_mtime_ns for phase in ("phase1", "phase2")}
+    say("evaluate on held-out text")
+    stamp = {run.name: (run / "DONE").stat().st_mtime_ns for run in runs}
     if file.is_file():
         before: dict[str, Any] = parse_json(file.read_text())
-        if before.get("stamp") == stamp:
+        if before.get("stamp") == stamp and "prompts" in before:
             print(f"{file}: done before", file=sys.stderr)
             return before
     result: dict[str, Any] = {"stamp": stamp}
-    for phase in ("phase1", "phase2"):
-        trained = open_trained(work / phase)
-        data = load_config(trained.manifest["recipe"]).data
-        result[phase] = {
-            "sequence_length": data.sequence_length,
-            **evaluate(trained, data, "validation", 32),
-        }
+    for run in runs:
+        trained = open_trained(run)
+        config = load_config(trained.manifest["recipe"])
+        scores = evaluate(trained, held_out_data(config), "validation", 32)
+        result[run.name] = {"sequence_length": config.data.sequence_length, **scores}
+    result["prompts"] = ask_prompts(runs[0], trained)
+    if told is not None:
+        result["questions"] = ask_facts(trained, told)
     write_json(file, result)
     return result

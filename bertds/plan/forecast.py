@@ -93,8 +93,9 @@ class Forecast:
 
     @property
     def checkpoint_gib(self) -> float:
-        """One checkpoint: float32 weights and both moments."""
-        return 12 * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
+        """One checkpoint: float32 weights, both moments, and the average where one is kept."""
+        size = 16 if self.shape.average else 12
+        return size * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
 
 
 def overlaps(settings: DeepSpeedSettings, shape: Shape) -> bool:
@@ -166,26 +167,31 @@ def forecast(
         on_cpu=on_cpu,
         offload=settings.offloads_optimizer,
         bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
+        average=config.schedule.ema_decay > 0,
     )
     base = CPU_BASE if on_cpu else GPU_BASE
     if calibration and calibration.base_bytes:
         base = calibration.base_bytes
     memory = estimate(shape, base)
+    step = step_time(
+        shape,
+        hardware,
+        accumulation=batch.gradient_accumulation_steps,
+        devices_per_node=devices_per_node,
+        rate=calibration.rate if calibration else None,
+        memory_rate=calibration.memory_rate if calibration else None,
+        overlap=overlaps(settings, shape),
+    )
+    steps = config.schedule.total_steps
+    if config.schedule.clock_hours is not None:  # the run ends with whichever is first
+        steps = min(steps, max(1, round(config.schedule.clock_hours * 3600 / step.total)))
     return Forecast(
         shape=shape,
         batch=batch,
         memory=memory,
-        step=step_time(
-            shape,
-            hardware,
-            accumulation=batch.gradient_accumulation_steps,
-            devices_per_node=devices_per_node,
-            rate=calibration.rate if calibration else None,
-            memory_rate=calibration.memory_rate if calibration else None,
-            overlap=overlaps(settings, shape),
-        ),
-        steps=config.schedule.total_steps,
-        samples=BatchRamp.of(config.schedule, batch).samples(config.schedule.total_steps),
+        step=step,
+        steps=steps,
+        samples=BatchRamp.of(config.schedule, batch).samples(steps),
         hardware=hardware,
         price=hardware.dollars_per_hour if price is None else price,
         calibrated=calibration is not None,

@@ -14,22 +14,25 @@ from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
 from bertds.system.atomic_files import write_json
 
 
-def convert(trained: Trained, to: str, out: Path, *, cased: bool = False) -> Path:
+def convert(
+    trained: Trained, to: str, out: Path, *, cased: bool = False, overwrite: bool = False
+) -> Path:
     """Write an opened model. The folder appears whole or not at all.
 
     Args:
         trained: of :func:`opened`.
         to: hf or dle.
-        out: must be absent, empty, or an earlier conversion.
+        out: must be absent or empty, or with ``overwrite`` an earlier conversion.
         cased: whether the vocabulary is cased, where nothing beside it says so.
+        overwrite: replace an earlier conversion.
 
     Raises:
-        ConfigError: ``out`` holds something else.
+        ConfigError: ``out`` holds something.
         CheckpointError: a Hugging Face folder needs a vocabulary and there is none.
     """
     if to == "hf" and trained.tokenizer_folder is None:
         raise CheckpointError(f"{trained.origin}: no vocab.txt beside it; give --vocab FILE")
-    with fresh_folder(out) as folder:
+    with fresh_folder(out, overwrite=overwrite) as folder:
         if to == "hf":
             _write_hf(trained, folder, cased)
         else:

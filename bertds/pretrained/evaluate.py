@@ -26,6 +26,7 @@ def evaluate(
         ``loss, mlm_loss, mlm_accuracy``, with the head ``nsp_loss, nsp_accuracy``, the counts
         ``masked`` and ``rows``. Where the data are token shards also ``unigram_entropy`` of the
         same split in nats, what a model that knows only word frequencies would score at best;
+        ``mlm_majority``, the accuracy of always giving the most frequent word;
         ``tokens_per_word`` and ``mlm_loss_per_word``, which vocabularies can be compared by.
 
     Raises:
@@ -60,6 +61,7 @@ def evaluate(
     counts = source.token_counts()
     if counts is not None:
         scores["unigram_entropy"] = unigram_entropy(counts)
+        scores["mlm_majority"] = majority_share(counts)
         per_word = _tokens_per_word(source, counts)
         if per_word:
             scores["tokens_per_word"] = per_word
@@ -93,6 +95,15 @@ def unigram_entropy(counts: np.ndarray) -> float:
     """
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
+
+
+def majority_share(counts: np.ndarray) -> float:
+    """Return the share of the most frequent token, the baseline of masked-LM accuracy.
+
+    Args:
+        counts: int64 [V], how often each token occurs.
+    """
+    return float(counts.max() / max(1, counts.sum()))
 
 
 def _check_vocabulary(trained: Trained, source: Source) -> None:

@@ -2,58 +2,52 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from bertds import __version__
-from bertds.errors import CheckpointError, ConfigError
+from bertds.errors import CheckpointError
+from bertds.monitor.best_checkpoint import best_checkpoint
 from bertds.pretrained import hf_config, hf_weights
 from bertds.pretrained.load import Trained, open_trained
 from bertds.pretrained.model_card import model_card
-from bertds.system.atomic_files import explain_os_error, write_json
+from bertds.pretrained.output_folder import check_output, fresh_folder
+from bertds.system.atomic_files import write_json
 
-MARK = "bertds_export.json"
 
-
-def export(run: Path | str, out: Path | str) -> Path:
+def export(
+    run: Path | str,
+    out: Path | str,
+    *,
+    average: bool = True,
+    best: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Write the Hugging Face folder. It appears whole or not at all.
 
     Args:
         run: a run folder (its newest good checkpoint is taken) or one checkpoint.
-        out: the folder; must be absent, empty, or an earlier export.
+        out: the folder; must be absent or empty, or with ``overwrite`` an earlier export.
+        average: the moving average of the weights, where the run has kept one.
+        best: take the checkpoint with the lowest held-out loss instead of the newest.
+        overwrite: replace an earlier export.
 
     Raises:
-        ConfigError: ``out`` holds something else.
-        CheckpointError: there is no intact checkpoint, or no tokenizer beside it.
+        ConfigError: ``out`` holds something.
+        CheckpointError: there is no intact checkpoint, no tokenizer beside it, or, with ``best``,
+            no held-out loss of any.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file())):
-        raise ConfigError(
-            f"--out {out}: exists and is not an earlier export; choose another folder"
-        )
-    trained = open_trained(run)
+    check_output(out, overwrite=overwrite)
+    trained = open_trained(best_checkpoint(Path(run)) if best else run, average=average)
     if trained.tokenizer_folder is None:
         raise CheckpointError(f"{run}: no tokenizer/vocab.txt beside it, which an export needs")
-    temporary = out.with_name(f".tmp-{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        _write(trained, temporary)
-        if out.exists():
-            grave = out.with_name(f".tmp-old-{out.name}.{os.getpid()}")
-            out.rename(grave)
-            temporary.rename(out)
-            shutil.rmtree(grave, ignore_errors=True)
-        else:
-            temporary.rename(out)
-    except OSError as error:
-        raise explain_os_error(error, out) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    origin, step = trained.origin.name, trained.manifest.get("step")
+    mark = {"bertds": __version__, "origin": origin, "step": step}
+    with fresh_folder(out, overwrite=overwrite, mark=mark) as folder:
+        _write(trained, folder)
     return out
 
 
@@ -80,8 +74,4 @@ def _write(trained: Trained, folder: Path) -> None:
                 "model_max_length": trained.config.max_position_embeddings,
             },
         )
-    write_json(
-        folder / MARK,
-        {"bertds": __version__, "origin": trained.origin.name, "step": manifest.get("step")},
-    )
     (folder / "README.md").write_text(model_card(trained), encoding="utf-8")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -101,7 +100,14 @@ def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[PreTrain
     return model.eval(), unsplit
 
 
-def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) -> tuple[int, int]:
+def extend(
+    source: Path | str,
+    out: Path,
+    *,
+    words: Path | None,
+    vocab: Path | None,
+    overwrite: bool = False,
+) -> tuple[int, int]:
     """Write a Hugging Face folder of a model with more or other words.
 
     Returns:
@@ -150,5 +156,5 @@ def extend(source: Any, out: Path, *, words: Path | None, vocab: Path | None) ->
         changed = replace(
             trained, model=model, vocab_size=len(new), tokenizer_folder=Path(folder), missing=[]
         )
-        convert(changed, "hf", out, cased=not tokenizer.lower_case)
+        convert(changed, "hf", out, cased=not tokenizer.lower_case, overwrite=overwrite)
     return added, unsplit

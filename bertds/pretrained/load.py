@@ -36,8 +36,12 @@ class Trained:
     """Weights that this model has no place for (the head of a fine-tuned one)."""
 
 
-def open_trained(path: Path | str) -> Trained:
+def open_trained(path: Path | str, *, average: bool = True) -> Trained:
     """Load a model with its weights on the CPU in float32.
+
+    Args:
+        path: a run, a checkpoint, or a Hugging Face folder.
+        average: take the moving average of the weights, where the run has kept one.
 
     Raises:
         CheckpointError: there is no model at ``path``, or it is damaged.
@@ -67,7 +71,7 @@ def open_trained(path: Path | str) -> Trained:
         odd = sorted(name for name, _ in shapes.items() ^ reader.shapes.items())
         raise CheckpointError(f"{reader.folder}: parameters do not fit: {', '.join(odd[:4])}")
     with torch.no_grad():
-        for name, weight in reader.weights():
+        for name, weight in reader.weights(average=average):
             parameters[name].copy_(weight)
     run_dir = reader.folder.resolve().parent.parent
     folder = run_dir / "tokenizer"

@@ -8,6 +8,7 @@ from typing import Any
 from bertds import __version__
 from bertds.monitor.metrics_file import FILE as METRICS_FILE
 from bertds.monitor.run_files import read_metrics
+from bertds.monitor.setting_lines import read_changes
 from bertds.pretrained import hf_config, hf_weights
 from bertds.pretrained.load import Trained
 
@@ -75,6 +76,14 @@ def model_card(trained: Trained) -> str:
         ),
         "",
     ]
+    changed = [
+        f"| {change.name} | {change.before} | {change.now} | {step:,} |"
+        for step, change in read_changes(run_dir)
+        if step < manifest.get("step", 0)
+    ]
+    if changed:
+        head = ["| setting | before | after | from step |", "|---|---|---|---|"]
+        lines += ["## Settings changed during training", "", *head, *changed, ""]
     if scores:
         lines += ["## Held-out scores", "", *_table(scores[-1]), ""]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertds.config.suggest import nearest
 from bertds.errors import CheckpointError
 
 MODELS_VARIABLE = "BERTDS_MODELS"
@@ -116,10 +117,7 @@ def resolve(name_or_path: Path | str) -> Path:
     identifier = hub_id(name)
     known = ALIASES.get(name, name) in MODELS
     if not known and (identifier.count("/") != 1 or identifier.startswith((".", "/", "~"))):
-        from difflib import get_close_matches
-
-        close = get_close_matches(name, [*MODELS, *ALIASES], n=1)
-        hint = f"; did you mean {close[0]}?" if close else "; `bertds models` lists the names"
+        hint = nearest(name, [*MODELS, *ALIASES]) or "; `bertds models` lists the names"
         raise CheckpointError(f"{name}: no such folder, and no model of that name{hint}")
     if path.suffix in WEIGHT_FILES:
         raise CheckpointError(f"{name}: no such file")

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from bertds.errors import EXIT_OK, BertdsError, ConfigError
-from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
+from bertds.pretrained.output_folder import check_output, copy_tokenizer, fresh_folder
 from bertds.pretrained.transformers_api import (
     TASK_CLASSES,
     as_hugging_face_folder,
@@ -65,12 +65,13 @@ def task_of(folder: Path) -> str:
     return next((t for head, t in _TASK_OF_HEAD.items() if architecture.endswith(head)), "encoder")
 
 
-def export_onnx(source: str | Path, out: Path) -> dict[str, float]:
+def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> dict[str, float]:
     """Write ``model.onnx`` with config and tokenizer.
 
     Args:
         source: anything ``bertds.from_pretrained`` takes.
-        out: must be absent, empty, or an earlier conversion.
+        out: must be absent or empty, or with ``overwrite`` an earlier conversion.
+        overwrite: replace an earlier conversion.
 
     Returns:
         The largest absolute difference of each output between torch and ONNX Runtime.
@@ -84,7 +85,11 @@ def export_onnx(source: str | Path, out: Path) -> dict[str, float]:
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise ConfigError(f"--to onnx needs {error.name}: pip install 'bertds[onnx]'") from None
-    with as_hugging_face_folder(source) as folder, fresh_folder(out) as temporary:
+    check_output(out, overwrite=overwrite)
+    with (
+        as_hugging_face_folder(source) as folder,
+        fresh_folder(out, overwrite=overwrite) as temporary,
+    ):
         task = task_of(folder)
         model = load_transformers(
             folder, TASK_CLASSES[task], dtype=torch.float32, attn_implementation="eager"
@@ -159,7 +164,9 @@ def compare(
 
 def main(args: argparse.Namespace) -> int:
     """Export for ``bertds convert --to onnx``."""
-    for name, difference in export_onnx(args.source, Path(args.out)).items():
+    for name, difference in export_onnx(
+        args.source, Path(args.out), overwrite=args.overwrite
+    ).items():
         print(f"{name}: differs from torch by at most {difference:.2g}")
     print(f"wrote {args.out}/model.onnx")
     return EXIT_OK

@@ -104,7 +104,9 @@ def _open_tensorflow(
     return _build(weights, values, prefix, _vocabulary(prefix, vocab), gelu or "gelu_new")
 
 
-def _open_state_dict(path: Path, config: Path | None, vocab: Path | None, gelu: str | None) -> Any:
+def _open_state_dict(
+    path: Path, config: Path | None, vocab: Path | None, gelu: str | None
+) -> Trained | MegatronBert:
     weights, extra = read_flat(path)
     if parameter_names.is_megatron(weights):
         values = _read_config(path, config)
@@ -214,7 +216,7 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, extra
 
 
-def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield prefix, value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Folders of converted models: whole or not at all, with a tokenizer."""
+"""Folders of exported and converted models: whole or not at all, never written over unasked."""
 
 from __future__ import annotations
 
@@ -7,29 +7,70 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from bertds.errors import ConfigError
-from bertds.system.atomic_files import write_json
+from bertds.system.atomic_files import explain_os_error, write_json
 
 MARK = "bertds_export.json"
+"""In every folder that is written here; only such folders are ever replaced."""
+
+
+def check_output(out: Path, *, overwrite: bool = False) -> None:
+    """Refuse a folder with something in it; ``overwrite`` allows an earlier export or conversion.
+
+    Raises:
+        ConfigError: ``out`` holds something.
+    """
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: is a file; choose a folder")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (out / MARK).is_file():
+        raise ConfigError(
+            f"{out}: exists and is not an earlier export or conversion; choose another folder"
+        )
+    if not overwrite:
+        raise ConfigError(
+            f"{out}: holds an earlier export or conversion; --overwrite replaces it, or choose "
+            "another folder"
+        )
 
 
 @contextmanager
-def fresh_folder(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``out`` when the block ends well."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).is_file())):
-        raise ConfigError(f"{out}: exists and is no earlier conversion; choose another folder")
+def fresh_folder(
+    out: Path, *, overwrite: bool = False, mark: dict[str, Any] | None = None
+) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``out`` when the block ends well.
+
+    Args:
+        out: must be absent or empty, or with ``overwrite`` an earlier export or conversion.
+        overwrite: see :func:`check_output`.
+        mark: what is recorded of the origin.
+
+    Raises:
+        ConfigError: ``out`` holds something.
+        BertdsError: it cannot be written.
+    """
+    check_output(out, overwrite=overwrite)
     temporary = out.with_name(f".tmp-{out.name}.{os.getpid()}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    grave = out.with_name(f".tmp-old-{out.name}.{os.getpid()}")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         yield temporary
-        write_json(temporary / MARK, {"converted": True})
-        shutil.rmtree(out, ignore_errors=True)
+        write_json(temporary / MARK, mark or {"converted": True})
+        if out.exists():
+            out.rename(grave)
         temporary.rename(out)
+    except OSError as error:
+        raise explain_os_error(error, out) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if grave.exists() and not out.exists():
+            grave.rename(out)  # the new one could not take its place
+        shutil.rmtree(grave, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path | None, folder: Path, length: int, cased: bool) -> None:

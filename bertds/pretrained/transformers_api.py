@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.data.vocabulary import has_tokenizer
 from bertds.errors import CheckpointError, ConfigError
-from bertds.pretrained.names import MODELS, hub_id, resolve
+from bertds.pretrained.names import ALIASES, MODELS, hub_id, resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -33,6 +33,21 @@ TASK_CLASSES = {
     "ner": "AutoModelForTokenClassification",
     "qa": "AutoModelForQuestionAnswering",
 }
+TASK_ALIASES = {
+    "masked-lm": "fill-mask",
+    "feature-extraction": "encoder",
+    "sentence-similarity": "encoder",
+    "sentiment-analysis": "text-classification",
+    "sequence-classification": "text-classification",
+    "token-classification": "ner",
+    "question-answering": "qa",
+}
+"""The names of transformers' pipelines and of its classes."""
+
+
+def list_available_models() -> list[str]:
+    """Return the names that :func:`from_pretrained` knows; ``bertds models`` says more of each."""
+    return [*MODELS, *ALIASES]
 
 
 @contextmanager
@@ -52,11 +67,16 @@ def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
         yield export(path, Path(folder) / "model")
 
 
-def open_model(name_or_path: Path | str) -> Trained:
-    """Load a model as this project's own class, with what is known of it."""
+def open_model(name_or_path: Path | str, *, average: bool = True) -> Trained:
+    """Load a model as this project's own class, with what is known of it.
+
+    Args:
+        name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
+        average: take the moving average of the weights, where a run has kept one.
+    """
     from bertds.pretrained.load import open_trained
 
-    return open_trained(resolve(name_or_path))
+    return open_trained(resolve(name_or_path), average=average)
 
 
 def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **arguments: Any) -> Any:
@@ -64,7 +84,8 @@ def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **argum
 
     Args:
         name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
-        task: pretraining, fill-mask, encoder, text-classification, ner or qa: which head.
+        task: which head: pretraining, fill-mask, encoder, text-classification, ner, qa, or
+            transformers' own name (token-classification, question-answering ...).
         arguments: for the class's own ``from_pretrained`` (``num_labels=3``, ...).
 
     Raises:
@@ -73,8 +94,10 @@ def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **argum
     """
     from bertds.pretrained.hf_config import read_config
 
+    given, task = task, TASK_ALIASES.get(task, task)
     if task not in TASK_CLASSES:
-        raise ConfigError(f"task={task!r}: unknown; allowed: {', '.join(TASK_CLASSES)}")
+        allowed = ", ".join([*TASK_CLASSES, *TASK_ALIASES])
+        raise ConfigError(f"task={given!r}: unknown; allowed: {allowed}")
     with as_hugging_face_folder(name_or_path) as folder:
         class_name = TASK_CLASSES[task]
         if task == "pretraining" and read_config(folder).get("model_type") == "modernbert":
@@ -124,17 +147,17 @@ def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
         return tokenizer_of(folder)
 
 
-def token_texts(tokenizer: Any, ids: list[int]) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
     """Return tokens as a person reads them: WordPiece's as they are, others as the text they are.
 
     Args:
         tokenizer: a fast one of transformers.
         ids: of single tokens.
     """
-    tokens: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    tokens = [str(tokenizer.convert_ids_to_tokens(i)) for i in ids]
     if type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece":
         return tokens
-    texts = [(tokenizer.decode([i]), token) for i, token in zip(ids, tokens, strict=True)]
+    texts = [(str(tokenizer.decode([i])), token) for i, token in zip(ids, tokens, strict=True)]
     return [text.strip() or text or token for text, token in texts]
 
 

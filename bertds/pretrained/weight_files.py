@@ -88,7 +88,7 @@ def _check_zip(path: Path) -> None:
             raise CheckpointError(f"{path}: has {size:,} bytes and unpacks to {unpacked:,}")
 
 
-def load_pickle(path: Path) -> Any:
+def load_pickle(path: Path) -> object:
     """Read a pickle's tensors and plain values on the CPU; none of its code is run.
 
     Beside torch's own list only two kinds of plain values are let in, which Megatron's files hold:

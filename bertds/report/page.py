@@ -4,50 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from bertds.display.html_page import STYLE, document, escape, table, tiles
+from bertds.display.charts import Chart
+from bertds.display.html_page import Table, render
 from bertds.display.words import in_words, short
 from bertds.monitor.run_files import at, starts_of
-from bertds.report.charts import DARK, LIGHT, Picture
+from bertds.monitor.setting_lines import read_changes
 from bertds.report.run_view import Chain, RunView
-from bertds.training.setting_changes import read_changes
 
 
-def page(title: str, chains: list[Chain], pictures: list[Picture]) -> str:
+def page(title: str, chains: list[Chain], charts: list[Chart]) -> str:
     """Return the whole page."""
-    style = STYLE
-    for number, colour in enumerate(LIGHT.lines):
-        style = style.replace(f"C{number}L", colour)
-    dark = "".join(f" .key.c{i} {{ background:{c}; }}" for i, c in enumerate(DARK.lines))
-    style += "@media (prefers-color-scheme: dark) {" + dark + " }"
     runs = [run for chain in chains for run in chain.runs]
-    parts: list[str] = []
-    for number, chain in enumerate(chains):
-        parts.append(
-            f'<div class="chain"><span class="key c{number % 6}"></span>{escape(chain.title)}</div>'
-        )
-        parts.append(tiles(_headline(chain)))
-        parts += [
-            f'<div class="warn">{escape(run.path.name)}: {escape(found)}</div>'
-            for run in chain.runs
-            for found in [*run.unreadable(), *run.found]
-        ]
-    parts.append('<h2>Curves</h2><div class="pictures">')
-    for picture in pictures:
-        kind = ' class="wide"' if picture.wide else ""
-        note = f'<p class="note">{escape(picture.note)}</p>' if picture.note else ""
-        parts.append(
-            f"<figure{kind}><figcaption>{escape(picture.title)}</figcaption>"
-            f'<img class="light" alt="{escape(picture.title)}" src="{picture.uri("light")}">'
-            f'<img class="dark" alt="" src="{picture.uri("dark")}">{note}</figure>'
-        )
-    parts.append("</div>")
-    parts.append(_prompt_section(runs))
-    parts.append("<h2>Runs</h2>" + _run_table(runs))
-    parts.append(_score_table(runs))
-    parts.append(_blimp_section(runs))
-    parts.append(_data_section(runs))
-    parts.append(_repeat_section(runs))
-    return document(title, _subtitle(runs), style, parts)
+    return render(
+        "runs.html.j2",
+        title=title,
+        subtitle=_subtitle(runs),
+        chains=[
+            {"title": chain.title, "headline": _headline(chain), "warnings": _warnings(chain)}
+            for chain in chains
+        ],
+        charts=charts,
+        predictions=_predictions(runs),
+        run_table=_run_table(runs),
+        scores=_score_table(runs),
+        blimp=_blimp_tables(runs),
+        data=_data_tables(runs),
+        runs=[_repeat(run) for run in runs],
+        changes=_changes(runs),
+        differences=_differences(runs),
+    )
+
+
+def _warnings(chain: Chain) -> list[str]:
+    return [
+        f"{run.path.name}: {found}"
+        for run in chain.runs
+        for found in [*run.unreadable(), *run.found]
+    ]
 
 
 def _subtitle(runs: list[RunView]) -> str:
@@ -88,7 +81,7 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
     return values
 
 
-def _run_table(runs: list[RunView]) -> str:
+def _run_table(runs: list[RunView]) -> Table:
     updates = any(run.update_share is not None for run in runs)
     rows = []
     for run in runs:
@@ -127,7 +120,7 @@ def _run_table(runs: list[RunView]) -> str:
         "skipped",
         "GiB",
     ]
-    return table(head, rows, numbers=(2, 3, 4, *range(6, len(head))))
+    return Table(head, rows, numbers=(2, 3, 4, *range(6, len(head))))
 
 
 def _optimizer(run: RunView) -> str:
@@ -139,28 +132,26 @@ def _optimizer(run: RunView) -> str:
     return f"{told}, ZeRO\N{NO-BREAK SPACE}{stage}"
 
 
-def _score_table(runs: list[RunView]) -> str:
+def _score_table(runs: list[RunView]) -> Table | None:
     scored = [run for run in runs if run.scores]
     if not scored:
-        return ""
+        return None
     keys = list(dict.fromkeys(key for run in scored for key in run.scores))
     rows = [
         [run.title, *(f"{run.scores[k]:.4g}" if k in run.scores else "" for k in keys)]
         for run in scored
     ]
     head = ["run", *(key.replace("_", " ") for key in keys)]
-    return "<h2>Scores on held-out documents</h2>" + table(
-        head, rows, numbers=tuple(range(1, len(head)))
-    )
+    return Table(head, rows, numbers=range(1, len(head)))
 
 
 SHOWN_VALIDATIONS = 6
-"""Validations whose predictions stand next to each other."""
+"""Number of validations whose predictions are shown next to each other."""
 
 
-def _prompt_section(runs: list[RunView]) -> str:
+def _predictions(runs: list[RunView]) -> list[tuple[str, Table]]:
     """What each run gave for its fixed prompts, from its first validation to its last."""
-    parts = []
+    tables = []
     for run in runs:
         lines = [line for line in run.validation if line.get("prompts")]
         if not lines:
@@ -177,18 +168,15 @@ def _prompt_section(runs: list[RunView]) -> str:
             ]
             rows.append([prompt["text"], prompt["answer"], *words])
         head = ["held-out text", "answer", *(f"step {line['step']:,}" for line in shown)]
-        name = f"<p>{escape(run.title)}</p>" if len(runs) > 1 else ""
-        parts.append(name + table(head, rows))
-    if not parts:
-        return ""
-    return "<h2>What it predicts</h2>" + "".join(parts)
+        tables.append((run.title, Table(head, rows)))
+    return tables
 
 
-def _blimp_section(runs: list[RunView]) -> str:
-    """BLiMP by field in one table, by paradigm in another that is folded away."""
+def _blimp_tables(runs: list[RunView]) -> tuple[Table, Table] | None:
+    """BLiMP by field, and by paradigm."""
     scored = [run for run in runs if run.blimp]
     if not scored:
-        return ""
+        return None
 
     def rows(kind: str) -> list[list[str]]:
         names = sorted({name for run in scored for name in run.blimp[kind]})
@@ -202,23 +190,16 @@ def _blimp_section(runs: list[RunView]) -> str:
     step = ["step", *(f"{run.blimp.get('step') or 0:,}" for run in scored)]
     head = ["", *(run.title for run in scored)]
     numbers = tuple(range(1, len(head)))
-    return (
-        "<h2>BLiMP: grammatical minimal pairs</h2>"
-        "<p>Percent of pairs whose grammatical sentence the model finds likelier; guessing gives "
-        "50.</p>"
-        + table(head, [overall, *rows("fields"), pairs, step], numbers=numbers)
-        + "<details><summary>By paradigm</summary>"
-        + table(head, rows("paradigms"), numbers=numbers)
-        + "</details>"
-    )
+    fields = Table(head, [overall, *rows("fields"), pairs, step], numbers)
+    return fields, Table(head, rows("paradigms"), numbers)
 
 
-def _data_section(runs: list[RunView]) -> str:
+def _data_tables(runs: list[RunView]) -> list[Table]:
     seen: dict[str, RunView] = {}
     for run in runs:
         if run.manifest:
             seen.setdefault(run.config["data"]["path"], run)
-    parts = []
+    tables = []
     for path, run in seen.items():
         data = run.manifest
         documents = data.get("documents", {})
@@ -262,53 +243,44 @@ def _data_section(runs: list[RunView]) -> str:
                 f"{str(tokenizer.get('fingerprint', ''))[:16]}",
             ]
         )
-        parts.append(table(["data", ""], rows))
-    return "<h2>Data</h2>" + "".join(parts) if parts else ""
+        tables.append(Table(["data", ""], rows))
+    return tables
 
 
-def _repeat_section(runs: list[RunView]) -> str:
-    parts = ["<h2>To repeat it</h2>"]
-    for run in runs:
-        commands: list[str] = []
-        for start in starts_of(run.environment):
-            said = at(start, "command", str, "")
-            if not commands or commands[-1] != said:
-                commands.append(said)
-        versions: dict[str, Any] = at(run.environment, "packages", dict, {})
-        words = ", ".join(f"{name} {number}" for name, number in versions.items())
-        parts.append(
-            f'<div class="card"><pre>{escape(chr(10).join(commands) or run.path)}</pre>'
-            f'<p class="note">bertds {escape(at(run.environment, "bertds", str, ""))}, commit '
-            f"{escape(at(run.environment, 'commit', str, '') or 'unknown')}, Python "
-            f"{escape(at(run.environment, 'python', str, ''))}, {escape(words)}</p>"
-            f"{_details(run)}</div>"
-        )
-    parts.append(_changes_section(runs))
-    if len(runs) > 1:
-        parts.append(_differences(runs))
-    return "".join(parts)
+def _repeat(run: RunView) -> dict[str, str]:
+    """What it takes to repeat a run."""
+    commands: list[str] = []
+    for start in starts_of(run.environment):
+        given = at(start, "command", str, "")
+        if not commands or commands[-1] != given:
+            commands.append(given)
+    packages: dict[str, Any] = at(run.environment, "packages", dict, {})
+    versions = {
+        "bertds": at(run.environment, "bertds", str, ""),
+        "commit": at(run.environment, "commit", str, "") or "unknown",
+        "Python": at(run.environment, "python", str, ""),
+        **packages,
+    }
+    return {
+        "title": run.title,
+        "commands": "\n".join(commands) or str(run.path),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "settings": "\n".join(f"{key}: {value}" for key, value in run.settings().items()),
+    }
 
 
-def _changes_section(runs: list[RunView]) -> str:
-    """Return what a later start of a run changed, and from which step."""
+def _changes(runs: list[RunView]) -> Table | None:
+    """What later starts of the runs changed, and from which step."""
     rows = [
-        [run.title, change.name, str(change.before), str(change.now), str(step)]
+        [run.title, change.name, change.before, change.now, step]
         for run in runs
         for step, change in read_changes(run.path)
     ]
     head = ["run", "setting", "before", "after", "from step"]
-    return "<h2>Settings changed on the way</h2>" + table(head, rows, numbers=(4,)) if rows else ""
+    return Table(head, rows, numbers=(4,)) if rows else None
 
 
-def _details(run: RunView) -> str:
-    lines = "\n".join(f"{key}: {value}" for key, value in run.settings().items())
-    return (
-        f"<details><summary>every setting of {escape(run.title)}</summary>"
-        f"<pre>{escape(lines)}</pre></details>"
-    )
-
-
-def _differences(runs: list[RunView]) -> str:
+def _differences(runs: list[RunView]) -> Table | None:
     settings = [run.settings() for run in runs]
     keys = list(dict.fromkeys(key for values in settings for key in values))
     rows = []
@@ -316,5 +288,4 @@ def _differences(runs: list[RunView]) -> str:
         values = [str(found.get(key, "")) for found in settings]
         if len(set(values)) > 1 and key != "run.dir":
             rows.append([key, *values])
-    head = ["setting", *(run.title for run in runs)]
-    return "<h2>Settings in which the runs differ</h2>" + table(head, rows) if rows else ""
+    return Table(["setting", *(run.title for run in runs)], rows) if rows else None

@@ -12,8 +12,8 @@ from bertds.config.load import flatten
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.errors import DataError
 from bertds.monitor.health import Finding, findings
-from bertds.monitor.run_files import at, read_metrics, read_object, read_recipe
-from bertds.monitor.status import expand
+from bertds.monitor.run_files import MetricLines, at, read_metrics, read_object, read_recipe
+from bertds.monitor.status import expand, expected_steps
 from bertds.training.setting_changes import dotted
 
 
@@ -39,8 +39,8 @@ class RunView:
 
     @property
     def total_steps(self) -> int:
-        """Steps that the recipe asks for."""
-        return at(self.config, "schedule.total_steps", int, 0)
+        """Steps that the recipe asks for; about those of a run that its clock ends before."""
+        return expected_steps(self.config, MetricLines(self.train), done=self.done)
 
     @property
     def last_step(self) -> int:
@@ -178,6 +178,10 @@ class Chain:
                     steps.append(offset + line["step"])
                     values.append(float(line[key]))
         return steps, values
+
+    def has(self, key: str) -> bool:
+        """Say whether any train line has a value of a key."""
+        return any(line.get(key) is not None for run in self.runs for line in run.train)
 
     def trust_ratios(self) -> dict[str, tuple[list[float], list[tuple[float, ...]]]]:
         """Return per parameter group the steps and their (lowest, median, highest)."""

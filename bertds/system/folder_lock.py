@@ -9,7 +9,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from bertds.errors import InUseError
 from bertds.system.atomic_files import TEMPORARY_PREFIX, explain_os_error, temporary_name
@@ -18,6 +18,9 @@ from bertds.system.processes import start_time
 
 MEMBER_FILES = ".tasks/member-*.json"
 """Of a folder that several tasks fill together (data_prep/workers/joint_lock.py): one per task."""
+
+STALE_SECONDS = 600.0
+"""A lock of another host that was not touched for this long is dead."""
 
 
 def this_process(purpose: str) -> dict[str, Any]:
@@ -42,12 +45,16 @@ def living_holder(
         now: the file server's time, where it is known; None = this host's.
     """
     try:
-        holder: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+        holder = parse_lock(path.read_text(encoding="utf-8", errors="replace"))
         age = (time.time() if now is None else now) - path.stat().st_mtime
-    except (OSError, ValueError):
+    except OSError:
+        return None
+    if not holder:
         return None
     if holder.get("host") == socket.gethostname():
-        return holder if start_time(holder["pid"]) == holder.get("start") else None
+        pid = holder.get("pid")
+        alive = isinstance(pid, int) and start_time(pid) == holder.get("start")
+        return holder if alive else None
     return holder if age <= stale_seconds else None
 
 
@@ -62,9 +69,9 @@ def in_use(folder: Path, holder: dict[str, Any]) -> str:
 
 
 def remove_dead_candidates(lock: Path, stale_seconds: float) -> None:
-    """Remove what processes that were killed while they took or buried a lock have left.
+    """Remove what processes that were killed while they took or removed a lock have left.
 
-    Those of living ones stay: somebody may be taking the lock at this moment.
+    Those of living ones stay: one of them may be taking the lock at this moment.
     """
     for name in ("lock", "dead-lock"):
         for path in lock.parent.glob(f"{TEMPORARY_PREFIX}{name}.*"):
@@ -83,20 +90,36 @@ class FolderLock:
 
     A lock whose owner no longer runs on this host is taken over. A lock of another host is
     respected while its file is fresh (the owner touches it in the background) and taken over once
-    it is ``stale_seconds`` old. The lock of a group of tasks is held while one of them lives.
+    it is ``stale_seconds`` old. The lock of a group of tasks (data_prep/workers/joint_lock.py) is
+    held while one of them lives.
 
     An owner that was taken for dead and is not (a process that a lost node or a long suspension
     left behind) learns of it by :meth:`check`.
+
+    Args:
+        folder: the folder; it exists.
+        purpose: what the owner does, for the message to others.
+        stale_seconds: a lock of another host that was not touched for this long is dead.
+        beat_seconds: time between two touches; 0 = a tenth of ``stale_seconds``.
     """
 
-    def __init__(self, folder: Path, purpose: str, stale_seconds: float = 600.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        purpose: str,
+        stale_seconds: float = STALE_SECONDS,
+        beat_seconds: float = 0.0,
+    ) -> None:
         self.path = Path(folder) / ".lock"
         self.purpose = purpose
         self.stale_seconds = stale_seconds
+        self.beat_seconds = beat_seconds or stale_seconds / 10
+        self.ended = threading.Event()
+        """The background thread gives no more signs of life."""
         self._held = False
-        self._mine = ""
+        self._text = ""
+        """The lock's text while it is ours."""
         self._checked = 0.0
-        self._released = threading.Event()
 
     def acquire(self) -> FolderLock:
         """Take the lock.
@@ -104,36 +127,64 @@ class FolderLock:
         Raises:
             InUseError: another living process holds it; the message names its host, pid and job.
         """
-        self._mine = json.dumps(this_process(self.purpose))
-        for _ in range(100):
-            # A hard link to a complete file: the lock never exists half-written.
-            candidate = temporary_name(self.path.with_name("lock"))
-            candidate.unlink(missing_ok=True)
-            candidate.write_text(self._mine, encoding="utf-8")
-            try:
-                os.link(candidate, self.path)
-                self._held = True
-                self._released.clear()
-                threading.Thread(target=self._stay_fresh, daemon=True).start()
-                candidate.unlink(missing_ok=True)
-                remove_dead_candidates(self.path, self.stale_seconds)
-                return self
-            except FileExistsError:
+        text = json.dumps(this_process(self.purpose))
+        try:
+            created = contended = False
+            for _ in range(100):
+                created |= self._create_lock(text)
+                found = self._read()
+                if created and contended:
+                    # Who saw the same stale lock may take ours for it, and puts it back.
+                    time.sleep(0.02)
+                    found = self._read()
+                if created and found == text:
+                    self._hold(text)
+                    remove_dead_candidates(self.path, self.stale_seconds)
+                    return self
+                contended = True
                 owner = self._living_owner()
                 if owner is not None:
-                    raise InUseError(owner) from None
-                # Rename before removal: of two processes that both saw a dead owner, one wins.
-                grave = temporary_name(self.path.with_name("dead-lock"))
-                try:
-                    os.rename(self.path, grave)
-                    grave.unlink(missing_ok=True)
-                except FileNotFoundError:
-                    time.sleep(0.01)
-            except OSError as error:
-                raise explain_os_error(error, self.path) from error
-            finally:
-                candidate.unlink(missing_ok=True)
+                    raise InUseError(owner)
+                self._remove_stale_lock(found)
+        except OSError as error:
+            raise explain_os_error(error, self.path) from error
         raise InUseError(f"{self.path.parent}: could not take the lock {self.path}")
+
+    def _create_lock(self, text: str) -> bool:
+        """Publish a lock; False: there is one already."""
+        # A hard link to a complete file: the lock never exists half-written.
+        candidate = temporary_name(self.path.with_name("lock"))
+        candidate.unlink(missing_ok=True)
+        candidate.write_text(text, encoding="utf-8")
+        try:
+            os.link(candidate, self.path)
+        except FileExistsError:
+            return False
+        finally:
+            candidate.unlink(missing_ok=True)
+        return True
+
+    def _remove_stale_lock(self, text: str | None) -> None:
+        """Remove the lock with this text, whose owner is dead, and no other one."""
+        # Rename before removal: of two processes that both saw a dead owner, one wins.
+        stale = temporary_name(self.path.with_name("dead-lock"))
+        try:
+            os.rename(self.path, stale)
+        except FileNotFoundError:
+            time.sleep(0.01)
+            return
+        if _text_of(stale) != text:
+            # Another process had removed the stale one already, and this is its own: put it back.
+            with suppress(FileExistsError):
+                os.link(stale, self.path)
+        stale.unlink(missing_ok=True)
+
+    def _hold(self, text: str) -> None:
+        """Note that the lock is ours, and touch it from now on."""
+        self._text = text
+        self._held = True
+        self.ended.clear()
+        threading.Thread(target=self._stay_fresh, daemon=True).start()
 
     def _living_owner(self) -> str | None:
         for path in self._holders():
@@ -144,10 +195,7 @@ class FolderLock:
 
     def _holders(self) -> list[Path]:
         """The files that show who holds the lock: itself, or those of all members of a group."""
-        try:
-            group = parse_json(self.path.read_text(encoding="utf-8")).get("group")
-        except (OSError, ValueError):
-            group = None
+        group = parse_lock(self._read()).get("group")
         return sorted(self.path.parent.glob(MEMBER_FILES)) if group else [self.path]
 
     def refresh(self) -> None:
@@ -156,7 +204,7 @@ class FolderLock:
             os.utime(self.path)
 
     def _stay_fresh(self) -> None:
-        while not self._released.wait(self.stale_seconds / 10):
+        while not self.ended.wait(self.beat_seconds):
             with suppress(OSError):
                 self.refresh()
 
@@ -174,35 +222,52 @@ class FolderLock:
             return
         self._checked = now
         found = self._read()
-        if found is None or found == self._mine:
+        if found is None or found == self._text:
             return
         self._held = False
-        self._released.set()
-        try:
-            taken = in_use(self.path.parent, parse_json(found))
-        except (ValueError, AttributeError):
-            taken = f"{self.path}: removed by somebody else, who may write to the folder now"
+        self.ended.set()
+        owner = parse_lock(found)
+        taken = f"{self.path}: removed by somebody else, who may write to the folder now"
+        if owner:
+            taken = in_use(self.path.parent, owner)
         raise InUseError(f"{taken}. This process stops without saving")
 
     def _read(self) -> str | None:
         """The lock's text, "" if there is none; None if the file system does not say."""
-        try:
-            return self.path.read_text(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            return ""
-        except OSError:
-            return None
+        return _text_of(self.path)
 
     def release(self) -> None:
         """Give the lock back. Does nothing when it is not held, or no longer this process's."""
         if self._held:
             self._held = False
-            self._released.set()
-            if self._read() == self._mine:
-                self.path.unlink(missing_ok=True)
+            self.ended.set()
+            self._remove_own_lock()
 
-    def __enter__(self) -> FolderLock:
-        return self.acquire()
+    def _remove_own_lock(self) -> None:
+        if self._read() == self._text:
+            self.path.unlink(missing_ok=True)
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def parse_lock(text: str | None) -> dict[str, Any]:
+    """Return what the text of a lock says; empty if it says nothing."""
+    try:
+        found = parse_json(text or "")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        return None

@@ -10,9 +10,9 @@ as a step needs, not before: in a run of constant shapes, never.
 from __future__ import annotations
 
 import ctypes
-import resource
 from collections.abc import Callable
-from pathlib import Path
+
+from bertds.system.memory import resident_bytes
 
 GROWTH = 2.0
 """The heap is trimmed when the process is so many times as large as one step after the last time"""
@@ -48,15 +48,6 @@ class Heap:
         self._trim()
         self._limit = 0  # the next look says how much a step needs
         return True
-
-
-def resident_bytes() -> int:
-    """Return the memory of this process that is in use, in bytes; 0 where it is not known."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * resource.getpagesize()
 
 
 def _malloc_trim() -> Callable[[], None] | None:

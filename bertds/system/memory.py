@@ -4,16 +4,17 @@ Libraries, mapped shards and the like are shared by all processes of a machine, 
 drops them when others need room: on a busy machine the resident size of one and the same run was
 smaller by 150 MiB. What the process has allocated cannot be dropped, and is what runs out.
 
-Linux keeps the peak of both together (VmHWM). It is started anew at each look, so that the pages of
-files can be taken off while their number is known.
+Linux keeps the peak of both together (VmHWM). It is reset at each look, so that the pages of files
+can be subtracted while their number is known. psutil has neither, so this is read from /proc here.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 
 class OwnMemory:
@@ -68,12 +69,7 @@ def peak_memory_gib() -> float:
 
 def cpu_memory_available() -> float:
     """Return the bytes that can be had without swapping, a container's limit included."""
-    from pathlib import Path
-
-    free = float("inf")
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            free = float(line.split()[1]) * 1024
+    free = float(psutil.virtual_memory().available)
     try:
         most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
         used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
@@ -86,4 +82,9 @@ def cpu_memory_available() -> float:
 
 def cpu_memory_total() -> float:
     """Return the machine's memory in bytes."""
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return float(psutil.virtual_memory().total)
+
+
+def resident_bytes() -> int:
+    """Return the memory of this process that is in use, pages of files included."""
+    return int(psutil.Process().memory_info().rss)

@@ -1,33 +1,38 @@
-"""What the system says of a process."""
+"""What the system says about processes, by psutil."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+
+import psutil
 
 
 def start_time(pid: int) -> str:
-    """Return when a process of this host started (clock ticks since boot), or "" if it is gone."""
+    """Return when a process of this host started, or "" if it is gone.
+
+    Hundredths of a second since boot: unlike a time of day it stays the same when the clock is
+    set, so that it identifies the process together with its number.
+    """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        fields = stat.rsplit(")", 1)[1].split()
-        return "" if fields[0] == "Z" else fields[19]
-    except (OSError, IndexError):
-        if not Path("/proc/self").exists():  # not Linux: fall back to "does the pid exist"
-            try:
-                os.kill(pid, 0)
-                return "alive"
-            except OSError:
-                return ""
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        return str(round(100 * (process.create_time() - psutil.boot_time())))
+    except (psutil.Error, ValueError):  # a negative number is a ValueError
         return ""
 
 
-def processor_time(pid: int) -> int | None:
-    """Return the clock ticks that all threads of a process have used; None if unknown."""
+def processor_time(pid: int) -> float | None:
+    """Return the seconds of CPU time that all threads of a process have used; None if unknown."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        used = psutil.Process(pid).cpu_times()
+    except (psutil.Error, ValueError):
         return None
-    # The program's name, in brackets, may hold anything; the numbers stand after it.
-    fields = text.rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12]) if len(fields) > 12 else None
+    return used.user + used.system
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS has no affinity

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import re
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
 
 @contextlib.contextmanager
@@ -34,8 +34,8 @@ class _OnFirstUse:
     def __init__(self, source: str, flags: int) -> None:
         self._source, self._flags = source, flags
 
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(re.compile(self._source, self._flags), name)
+    def __getattr__(self, name: str) -> object:
+        value: object = getattr(re.compile(self._source, self._flags), name)
         setattr(self, name, value)
         return value
 

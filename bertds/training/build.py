@@ -11,10 +11,11 @@ from __future__ import annotations
 import dataclasses
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from bertds.checkpoint.copies import restore
 from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.batch_plan import BatchPlan
@@ -24,13 +25,13 @@ from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.sources.base import Source
-from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.heartbeat import Heartbeat, KeyValueStore
 from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import DeepSpeedSettings
-from bertds.engine.process_group import meet_processes
+from bertds.engine.process_group import main_first, meet_processes
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
@@ -56,6 +57,9 @@ from bertds.training.starting_point import (
 )
 from bertds.training.store_waits import made_of
 from bertds.training.validation import Validator
+from bertds.training.word_weights import use_word_weights
+
+_FETCH_SECONDS = 3600.0
 
 
 def build_run(
@@ -103,6 +107,8 @@ def _build(
     for notice in settings.notices:
         log.info("%s", notice)
     leaving.heartbeat = heartbeat = watch_peers(config, place, folder)
+    if config.checkpoint.copy_to:
+        fetch_copy(config, place, folder)
     if not settings.finds_micro_batch:
         settings.batch_plan(place.world_size)  # what is wrong with it is said first
 
@@ -112,6 +118,7 @@ def _build(
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model, vocab_size)
+    use_word_weights(model, config, source)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     start = start_weights(config, model, source.tokenizer, folder.checkpoints)
 
@@ -127,6 +134,9 @@ def _build(
     leaving.checkpoints = checkpoints = Checkpoints(
         folder.path, config.checkpoint, engine, shapes, facts
     )
+
+    if checkpoints.copies is not None:
+        checkpoints.copies.catch_up(folder.checkpoints)
 
     check_alike(engine, start, source)
     warn_of_other_data(start, source)
@@ -191,9 +201,17 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
         place.rank,
         place.world_size,
         guard.peer_timeout_seconds,
-        store,
+        cast(KeyValueStore, store),  # torch's stubs lack Store.clone
         on_leave=folder.lock.release,
     ).start()
+
+
+def fetch_copy(config: Config, place: Place, folder: RunFolder) -> None:
+    """Bring the newest checkpoint of ``checkpoint.copy_to`` into the run folder, if it is newer."""
+    seconds = config.data.fetch_timeout_minutes * 60.0
+    restored = partial(restore, config.checkpoint.copy_to, folder.checkpoints, seconds)
+    # A whole checkpoint may come, after the store has failed for as long as it may.
+    main_first(place, "fetch checkpoints", restored, seconds + _FETCH_SECONDS)
 
 
 def open_held_out(config: Config, source: Source) -> Source | None:
@@ -209,7 +227,10 @@ def build_engine(
 ) -> Engine:
     """Apply the recipe's speed settings to the model and hand it to DeepSpeed. Collective."""
     speed_up(model, config, settings)
-    return Engine.create(model, settings, plan, seed=config.run.seed)
+    engine = Engine.create(model, settings, plan, seed=config.run.seed)
+    if config.schedule.ema_decay:
+        engine.keep_average()
+    return engine
 
 
 def facts_of(
@@ -282,10 +303,12 @@ def announce(
 ) -> None:
     """Log what is about to be trained."""
     log.info(
-        "%s: %d steps of %d samples = micro batch %d x %d accumulation x %d processes; "
+        "%s: %s of %d samples = micro batch %d x %d accumulation x %d processes; "
         "sequence length %d; %s",
         f"continuing at step {state.step}" if state.step else "starting",
-        config.schedule.total_steps,
+        f"{config.schedule.total_steps} steps"
+        if config.schedule.clock_hours is None
+        else f"{config.schedule.clock_hours:g} hours of steps",
         plan.global_batch_size,
         plan.micro_batch_size,
         plan.gradient_accumulation_steps,

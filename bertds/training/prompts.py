@@ -1,6 +1,7 @@
-"""Five fixed prompts of the held-out text, predicted at each validation.
+"""Fixed prompts, predicted at each validation: five of the held-out text, or a file's.
 
     held-out rows --one mask each--> a micro batch --model--> words, kept in metrics.jsonl
+    validation.prompts ------------^
 
 A curve says that the loss falls; the prompts show what that means. They are the same in every
 validation of a run and on every rank, since rows and masks depend on the seed alone.
@@ -10,16 +11,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import Config
 from bertds.data.batches import MicroBatch
+from bertds.data.formats.plain_text import sentence_encoder
 from bertds.data.loader import validation_batches
 from bertds.data.sources.base import Source
+from bertds.data.tokenizer_json import WORD_START
 from bertds.data.vocabulary import TokenizerInfo
+from bertds.errors import ConfigError, DataError
 
+MASK = "[MASK]"
+"""How a file of prompts writes the masked place, whatever the vocabulary calls it."""
 COUNT = 5
 AROUND = 12
 """Tokens that are shown on each side of the mask."""
@@ -38,10 +46,21 @@ class Prompts:
 
     @classmethod
     def of(cls, source: Source, config: Config) -> Prompts | None:
-        """Choose the prompts of a run; None where the vocabulary or the rows are missing."""
+        """Choose the prompts of a run; None where the vocabulary or the rows are missing.
+
+        Raises:
+            ConfigError, DataError: ``validation.prompts`` cannot be used.
+        """
         tokenizer = source.tokenizer
+        file = config.validation.prompts
         if not tokenizer.files:
+            if file:
+                raise ConfigError(
+                    f"validation.prompts={file}: the data brings no vocabulary; set data.vocab"
+                )
             return None
+        if file:
+            return cls.from_file(Path(file), tokenizer, config.data.sequence_length)
         rows = validation_batches(
             source,
             config.data,
@@ -56,6 +75,62 @@ class Prompts:
         if batch is None or not batch.masked:
             return None
         return cls._from_batch(batch, tokenizer)
+
+    @classmethod
+    def from_file(cls, path: Path, tokenizer: TokenizerInfo, sequence_length: int) -> Prompts:
+        """Read prompts from a file: on each line a text with one [MASK], a tab, the answer.
+
+        Raises:
+            DataError: the file cannot be read, or a line cannot be used; names the line.
+        """
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"validation.prompts={path}: cannot be read ({error})") from None
+        encode = sentence_encoder(tokenizer)
+        special = tokenizer.special_ids
+        rows: list[np.ndarray] = []
+        places: list[int] = []
+        answers: list[int] = []
+        texts: list[str] = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            text, _, answer = (part.strip() for part in line.partition("\t"))
+            left, *rest = text.split(MASK)
+            if len(rest) != 1 or not answer:
+                raise DataError(
+                    f"{path}: line {number}: write a text with one {MASK}, a tab, and the answer"
+                )
+            parts = encode(
+                [(left.strip(), True), (answer, not left.strip()), (rest[0].strip(), False)]
+            )
+            before, word, after = (part & ~WORD_START for part in parts)
+            if len(word) != 1 or int(word[0]) == special["unk"]:
+                raise DataError(
+                    f"{path}: line {number}: the answer {answer!r} is not one token of the "
+                    "vocabulary; ask for a word that is"
+                )
+            rows.append(
+                np.concatenate(
+                    [[special["cls"]], before, [special["mask"]], after, [special["sep"]]]
+                )
+            )
+            if len(rows[-1]) > sequence_length:
+                raise DataError(
+                    f"{path}: line {number}: {len(rows[-1])} tokens, data.sequence_length is "
+                    f"{sequence_length}"
+                )
+            places.append(1 + len(before))
+            answers.append(int(word[0]))
+            texts.append(text)
+        if not rows:
+            raise DataError(f"{path}: holds no prompt")
+        return cls(
+            _one_mask_per_row(rows, places, answers, sequence_length),
+            texts,
+            *_words(answers, tokenizer),
+        )
 
     @classmethod
     def _from_batch(cls, batch: MicroBatch, tokenizer: TokenizerInfo) -> Prompts:
@@ -87,9 +162,7 @@ class Prompts:
             masked_lm_ids=answers,
             masked=len(chosen),
         )
-        words_of = [as_text([pieces[token]], tokenizer) for token in answers.tolist()]
-        shown_pieces = [as_text([piece], tokenizer) for piece in pieces]
-        return cls(prompts, texts, words_of, shown_pieces)
+        return cls(prompts, texts, *_words(answers.tolist(), tokenizer))
 
     def lines(self, predictions_M: torch.Tensor) -> list[dict[str, str]]:
         """Return each prompt with its answer and what the model gives, as the metrics keep it.
@@ -103,6 +176,34 @@ class Prompts:
                 self.texts, self.answers, predictions_M.tolist(), strict=True
             )
         ]
+
+
+def _words(answers: list[int], tokenizer: TokenizerInfo) -> tuple[list[str], list[str]]:
+    """Return the answers and the whole vocabulary as they are shown."""
+    shown = [as_text([piece], tokenizer) for piece in tokenizer.vocabulary()]
+    return [shown[token] for token in answers], shown
+
+
+def _one_mask_per_row(
+    rows: list[np.ndarray], places: list[int], answers: list[int], sequence_length: int
+) -> MicroBatch:
+    """Return rows with one mask each as a micro batch."""
+    lengths = np.array([len(row) for row in rows])
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    ids = torch.from_numpy(np.concatenate(rows).astype(np.int64))
+    return MicroBatch(
+        input_ids=ids,
+        segment_ids=torch.zeros_like(ids),
+        position_ids=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths])),
+        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+        max_seqlen=int(lengths.max()),
+        masked_lm_positions=torch.from_numpy(starts[:-1] + np.array(places)),
+        masked_lm_ids=torch.tensor(answers, dtype=torch.int64),
+        next_sentence_labels=None,
+        rows=len(rows),
+        sequence_length=sequence_length,
+        masked=len(rows),
+    )
 
 
 def as_text(pieces: list[str], tokenizer: TokenizerInfo) -> str:

@@ -21,6 +21,7 @@ from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.interface import ModelOutput
+from bertds.engine.weight_average import decay_at
 from bertds.errors import StoreError
 from bertds.monitor.metrics import Metrics
 from bertds.optim.lr_schedule import LearningRate
@@ -30,8 +31,11 @@ from bertds.training.bad_step_guard import Guard
 from bertds.training.clock import TrainingClock
 from bertds.training.run_folder import RunFolder
 from bertds.training.sample_log import SampleLog
-from bertds.training.store_waits import wait_for_batch
+from bertds.training.store_waits import together, wait_for_batch
 from bertds.training.validation import Validator
+
+STOP_COPY_SECONDS = 120.0
+"""How long a run that was stopped waits for the upload of its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,6 +140,9 @@ class Run:
         self.agreement.ask(not self._may_stall or parts.loader.wait(0.0))
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)
+            decay = self.config.schedule.ema_decay
+            if applied and decay:
+                self.engine.update_average(decay_at(decay, state.step - state.skipped_steps))
         parts.folder.lock.check(at_most_every=1.0)  # before anything is written
         state.step += 1
         state.samples += batch.plan.global_batch_size
@@ -148,6 +155,11 @@ class Run:
             parts.heap.look()
         if parts.heartbeat is not None:
             parts.heartbeat.progress()
+
+    def validate_before_training(self) -> None:
+        """Validate with the weights that the run starts from, where the recipe asks for it."""
+        if self.config.validation.before_training and self.state.step == 0:
+            self._validate()
 
     def validate_if_due(self) -> None:
         """Validate when the step is a multiple of ``validation.every_steps``."""
@@ -174,7 +186,7 @@ class Run:
             self.agreement.stop(str(error))
             return False
         state.validated_step = state.step
-        with self.metrics.pause():
+        with self.metrics.pause(), self.engine.averaged():
             scores, prompts = validator.score(), validator.prompts()
         if state.best_mlm_loss is None or scores["mlm_loss"] < state.best_mlm_loss:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
@@ -198,9 +210,17 @@ class Run:
             self.parts.checkpoints.save(state, wait=force)
 
     def close(self, finished: bool) -> None:
-        """Say how it ended; write ``DONE`` at the true end."""
+        """Say how it ended; write ``DONE`` at the true end.
+
+        Raises:
+            StoreError: on every rank, if ``checkpoint.copy_to`` does not have all that is saved.
+        """
         StopWatch.ignore_signals()
         state, folder = self.state, self.parts.folder
+        if self.config.checkpoint.copy_to:
+            # Not as long where the machine is about to be taken away.
+            most = self.config.data.fetch_timeout_minutes * 60.0 if finished else STOP_COPY_SECONDS
+            together(self.engine, lambda: self.parts.checkpoints.wait_copied(most))
         if finished:
             folder.lock.check()
             folder.finish({"step": state.step, "samples": state.samples})

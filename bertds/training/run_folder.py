@@ -32,13 +32,14 @@ from bertds.config.recipe import Config
 from bertds.distributed.rank_info import find_place
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_object, starts_of
+from bertds.monitor.setting_lines import FILE as SETTINGS_FILE
+from bertds.monitor.setting_lines import Change, as_line
 from bertds.system.atomic_files import append_line, explain_os_error, write_json, write_text
 from bertds.system.folder_lock import FolderLock
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
 from bertds.system.secrets import masked, without_secrets
-from bertds.training.setting_changes import FILE as SETTINGS_FILE
-from bertds.training.setting_changes import Change, as_line, changes, is_done
+from bertds.training.setting_changes import changes, is_done
 
 # What a run writes into its folder under names of its own; patterns, links among them are refused.
 WRITTEN = (

@@ -10,21 +10,18 @@ The keys of the JSON carry the prefix ``deepspeed.``, as on the command line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError, DataError
 from bertds.monitor.run_files import read_object
-from bertds.system.json_fields import parse_json
+from bertds.monitor.setting_lines import Change
 from bertds.system.storage import is_url
 
 Rule = Literal["fixed", "announced", "free"]
-FILE = "settings.jsonl"
-"""One line per start of the run: its step, and what it changed."""
 
 RULES: dict[str, Rule] = {
     "model": "fixed",
@@ -40,6 +37,7 @@ RULES: dict[str, Rule] = {
     "data.whole_word_masking": "fixed",
     "data.ngram": "fixed",
     "data.pairs": "fixed",
+    "data.rare_token_power": "announced",
     "schedule": "announced",
     "schedule.batch_from": "fixed",
     "schedule.batch_ramp_steps": "fixed",
@@ -66,22 +64,6 @@ RULES: dict[str, Rule] = {
     "deepspeed.data_types": "announced",
 }
 """The rule of a key is that of its longest prefix here."""
-
-_OPTIMIZER = "deepspeed.optimizer.params."
-
-
-class Change(NamedTuple):
-    """An announced setting that differs from the run's last start."""
-
-    key: str
-    before: Any
-    """None = it was not set."""
-    now: Any
-
-    @property
-    def name(self) -> str:
-        """The key as people say it: ``lr`` for the optimizer's learning rate."""
-        return self.key.removeprefix(_OPTIMIZER)
 
 
 def rule_of(key: str) -> Rule:
@@ -169,28 +151,6 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
     if data and not is_url(data) and not Path(data).exists():
         raise DataError(f"data.path={data}: no such file or folder")
     return True
-
-
-def as_line(step: int, world_size: int, time: str, changed: list[Change]) -> str:
-    """Return the line of ``settings.jsonl`` for one start."""
-    listed = {change.key: [change.before, change.now] for change in changed}
-    return json.dumps({"time": time, "step": step, "world_size": world_size, "changes": listed})
-
-
-def read_changes(run: Path) -> list[tuple[int, Change]]:
-    """Return every announced change of a run with the step from which it holds."""
-    file = run / FILE
-    if not file.is_file():
-        return []
-    found = []
-    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            line = parse_json(text)
-            for key, (before, now) in line["changes"].items():
-                found.append((int(line["step"]), Change(key, before, now)))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue  # cut short by a crash
-    return found
 
 
 def _refuse_removed(run: Path, before: Mapping[str, Any]) -> None:

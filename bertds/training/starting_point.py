@@ -190,7 +190,9 @@ def continue_run(config: Config, engine: TrainingEngine, start: Start | None) ->
         steps, moments = manifest["optimizer_steps"], True
     else:
         steps, moments = (manifest["optimizer_steps"] if keep == "all" else 0), keep != "none"
-    engine.load_pieces(reader.read, optimizer_steps=steps, moments=moments)
+    # Another run's average says nothing of what this one learns.
+    averaged = start.is_own and reader.has_average()
+    engine.load_pieces(reader.read, optimizer_steps=steps, moments=moments, averaged=averaged)
     if not start.is_own:
         log.info("weights%s from %s", " and moments" if moments else "", reader.folder)
         return TrainState()

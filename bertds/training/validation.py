@@ -13,7 +13,7 @@ from bertds.data.loader import validation_batches
 from bertds.data.sources.base import Source
 from bertds.engine.interface import TrainingEngine
 from bertds.monitor.scoring import score
-from bertds.pretrained.evaluate import unigram_entropy
+from bertds.pretrained.evaluate import majority_share, unigram_entropy
 from bertds.training.prompts import Prompts
 from bertds.training.store_waits import together
 
@@ -38,7 +38,7 @@ class Validator:
         self.config = config
         self.source = source
         self.engine = engine
-        self._entropy: float | None = None
+        self._baselines: dict[str, float] | None = None
         self._prompts = Prompts.of(source, config)
         self._kept: _Kept | None = None
         self.micro_batch = config.validation.micro_batch_size or engine.batch.micro_batch_size
@@ -65,8 +65,9 @@ class Validator:
     def score(self) -> dict[str, float]:
         """Return losses and accuracies with their baselines; see :func:`score`. Collective.
 
-        Rank 0 adds ``unigram_entropy`` where the text is known: the masked-LM loss of a model that
-        knows the frequencies of the words and nothing else.
+        Rank 0 adds ``unigram_entropy`` and ``mlm_majority`` where the text is known: the masked-LM
+        loss of a model that knows the frequencies of the words and nothing else, and the accuracy
+        of always giving the most frequent one.
         """
         config, engine = self.config, self.engine
         rows = self.source.with_seed(config.run.seed).samples_in_epoch(0)
@@ -81,11 +82,14 @@ class Validator:
             filler=lambda: self._batches(0, 1),
         )
         if engine.rank == 0:  # which writes the line; the text is counted once
-            if self._entropy is None:
+            if self._baselines is None:
                 counts = self.source.token_counts()
-                self._entropy = 0.0 if counts is None else unigram_entropy(counts)
-            if self._entropy:
-                scores["unigram_entropy"] = float(f"{self._entropy:.8g}")
+                self._baselines = {}
+                if counts is not None:
+                    found = (unigram_entropy(counts), majority_share(counts))
+                    names = ("unigram_entropy", "mlm_majority")
+                    self._baselines = {k: float(f"{v:.8g}") for k, v in zip(names, found)}
+            scores |= self._baselines
         return scores
 
     def prompts(self) -> list[dict[str, str]]:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from bertds.data.formats.manifest import Manifest
-from bertds.display import html_page, words
+from bertds.display import charts, html_page, words
+from bertds.display.html_page import Table
 from bertds.system.atomic_files import write_text
 from data_prep.earlier_run import REPORT_NAME
-from data_prep.report import svg_charts as draw
+from data_prep.report.bins import linear_bins, octave_bins
 from data_prep.report.counts import tokenizer_words
 from data_prep.report.statistics import Lengths, Rows, read_lengths, read_rows
 
@@ -29,24 +30,19 @@ def write_report(out: Path, manifest: Manifest) -> None:
         f"{words.short(tokens)} tokens of a vocabulary of {manifest.tokenizer.vocab_size:,}, "
         f"{casing}; seed {manifest.settings['seed']}"
     )
-    pictures = "".join(
-        f"<figure><figcaption>{html_page.escape(title)}</figcaption>{svg}"
-        f'<p class="note">{html_page.escape(note)}</p></figure>'
-        for title, svg, note in _pictures(manifest, lengths, rows)
+    page = html_page.render(
+        "preparation.html.j2",
+        title=f"What was prepared: {manifest.settings['dataset']}",
+        subtitle=subtitle,
+        headline=_headline(manifest, lengths, rows),
+        charts=_charts(manifest, lengths, rows),
+        lengths_note=f"Lengths are those of {lengths.shards} of "
+        f"{words.count(len(train.shards), 'training shard')}; documents are in random order.",
+        sources=_sources(manifest),
+        files=_files(manifest),
+        settings=_settings(manifest),
     )
-    parts = [
-        html_page.tiles(_headline(manifest, lengths, rows)),
-        f'<h2>Pictures</h2><div class="pictures">{pictures}</div>'
-        f'<p class="note" style="margin-top:10px">Lengths are those of {lengths.shards} of '
-        f"{words.count(len(train.shards), 'training shard')}; "
-        "documents lie in random order.</p>",
-        "<h2>Sources</h2>" + _sources(manifest),
-        "<h2>Files</h2>" + _files(manifest),
-        _settings(manifest),
-    ]
-    style = html_page.STYLE + draw.STYLE
-    title = f"What was prepared: {manifest.settings['dataset']}"
-    write_text(out / REPORT_NAME, html_page.document(title, subtitle, style, parts))
+    write_text(out / REPORT_NAME, page)
 
 
 def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tuple[str, str]]:
@@ -65,71 +61,75 @@ def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tu
     return values
 
 
-def _pictures(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tuple[str, str, str]]:
-    """Return (title, picture, note) of each."""
-    found = []
-    for title, values in (
-        ("Tokens per document", lengths.tokens_per_document),
-        ("Sentences per document", lengths.sentences_per_document),
-    ):
-        found.append((title, draw.histogram(*draw.octave_bins(values)), _quantiles(values)))
+def _charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[charts.Chart]:
+    found = [
+        charts.histogram(title, *octave_bins(values), note=_quantiles(values))
+        for title, values in (
+            ("Tokens per document", lengths.tokens_per_document),
+            ("Sentences per document", lengths.sentences_per_document),
+        )
+    ]
     values = lengths.tokens_per_sentence
     end = min(200, max(20, 20 * math.ceil(float(np.percentile(values, 99.5)) / 20)))
     width = end // 20
-    counts, middle = draw.linear_bins(values, width, end)
+    counts, middle = linear_bins(values, width, end)
     ticks = [(n / width, f"{n}" if n < end else f"{n} +") for n in range(0, end + 1, 4 * width)]
-    found.append(("Tokens per sentence", draw.histogram(counts, ticks, middle), _quantiles(values)))
-    for one in rows:
-        length = one.sequence_length
-        width = max(1, length // 32)
-        counts, middle = draw.linear_bins(one.tokens, width, length)
-        ticks = [(n / width, f"{n}") for n in range(0, length + 1, length // 4)]
-        fill = float(one.tokens.mean()) / length
-        found.append(
-            (
-                f"Tokens per row of {length}",
-                draw.histogram(counts, ticks, middle),
-                f"{fill:.1%} of a row is filled, {np.mean(one.tokens >= length):.1%} of the rows "
-                f"are full. {one.rows:,} rows.",
-            )
-        )
+    note = _quantiles(values)
+    found.append(charts.histogram("Tokens per sentence", counts, ticks, middle, note=note))
+    found += [_fill_chart(one) for one in rows]
     if rows:
-        found.append(("Masked tokens", draw.shares(_mask_shares(rows)), _mask_note(rows)))
-    if any(one.label is not None for one in rows):
-        sop = manifest.settings.get("pairs") == "sop"
-        names = ("in order", "swapped") if sop else ("next", "random")
-        found.append(
-            (
-                "Sentence order" if sop else "Next sentence",
-                draw.shares(
-                    [
-                        (
-                            str(one.sequence_length),
-                            ((names[0], 1 - one.label), (names[1], one.label)),
-                        )
-                        for one in rows
-                        if one.label is not None
-                    ]
-                ),
-                "Label 0 and label 1. A document's last segment has no next one, so that random "
-                "ones are more than half."
-                if not sop
-                else "Label 0 and label 1.",
-            )
+        found.append(charts.shares("Masked tokens", _mask_shares(rows), note=_mask_note(rows)))
+    labels = [(str(one.sequence_length), one.label) for one in rows if one.label is not None]
+    if labels:
+        found.append(_label_chart(labels, sop=manifest.settings.get("pairs") == "sop"))
+    return [*found, *_count_charts(manifest)]
+
+
+def _fill_chart(one: Rows) -> charts.Chart:
+    length = one.sequence_length
+    width = max(1, length // 32)
+    counts, middle = linear_bins(one.tokens, width, length)
+    ticks = [(n / width, f"{n}") for n in range(0, length + 1, length // 4)]
+    fill = float(one.tokens.mean()) / length
+    note = (
+        f"{fill:.1%} of a row is filled, {np.mean(one.tokens >= length):.1%} of the rows are "
+        f"full. {one.rows:,} rows."
+    )
+    return charts.histogram(f"Tokens per row of {length}", counts, ticks, middle, note=note)
+
+
+def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> charts.Chart:
+    names = ("in order", "swapped") if sop else ("next", "random")
+    note = "Label 0 and label 1."
+    if not sop:
+        note += (
+            " A document's last segment has no next one, so that random ones are more than half."
         )
+    return charts.shares(
+        "Sentence order" if sop else "Next sentence",
+        [(length, ((names[0], 1 - share), (names[1], share))) for length, share in labels],
+        note=note,
+    )
+
+
+def _count_charts(manifest: Manifest) -> list[charts.Chart]:
     dropped = sorted(manifest.documents["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
     read = max(1, manifest.documents["read"])
     written = manifest.documents["written"]
-    bars = [("written", float(written), f"{written:,}  ({written / read:.1%})")]
-    bars += [(name, float(n), f"{n:,}  ({n / read:.1%})") for name, n in dropped]
-    found.append(
-        ("Written and dropped documents", draw.bars(bars), f"{read:,} documents were read.")
-    )
     sources = [(s["name"], s["documents_written"]) for s in manifest.sources]
     sources.sort(key=lambda pair: (-pair[1], pair[0]))
-    bars = [(name, float(n), f"{n:,}  ({n / max(1, written):.1%})") for name, n in sources[:10]]
-    found.append(("Top sources", draw.bars(bars), "Documents written."))
-    return found
+
+    def bars(counts: list[tuple[str, int]], total: int) -> list[tuple[str, float, str]]:
+        return [(name, float(n), f"{n:,}  ({n / max(1, total):.1%})") for name, n in counts]
+
+    return [
+        charts.bars(
+            "Written and dropped documents",
+            bars([("written", written), *dropped], read),
+            note=f"{read:,} documents were read.",
+        ),
+        charts.bars("Top sources", bars(sources[:10], written), note="Documents written."),
+    ]
 
 
 def _mask_shares(rows: list[Rows]) -> list[tuple[str, tuple[tuple[str, float], ...]]]:
@@ -149,11 +149,11 @@ def _mask_shares(rows: list[Rows]) -> list[tuple[str, tuple[tuple[str, float], .
 def _mask_note(rows: list[Rows]) -> str:
     told = [
         f"{float(one.masked.sum()) / float(one.tokens.sum()):.1%} of the tokens, "
-        f"{float(one.masked.mean()):.1f} a row (at most {one.max_predictions}) at "
+        f"{float(one.masked.mean()):.1f} per row (at most {one.max_predictions}) at "
         f"{one.sequence_length}"
         for one in rows
     ]
-    return "What stands at masked places. Masked: " + "; ".join(told) + "."
+    return "What is at masked positions. Masked: " + "; ".join(told) + "."
 
 
 def _quantiles(values: np.ndarray) -> str:
@@ -164,7 +164,7 @@ def _quantiles(values: np.ndarray) -> str:
     )
 
 
-def _sources(manifest: Manifest) -> str:
+def _sources(manifest: Manifest) -> Table:
     rows: list[list[Any]] = []
     for source in manifest.sources:
         dropped = ", ".join(f"{name} {count:,}" for name, count in source["dropped"].items())
@@ -180,10 +180,10 @@ def _sources(manifest: Manifest) -> str:
             ]
         )
     head = ["source", "licence", "files", "MB", "read", "written", "dropped"]
-    return html_page.table(head, rows, numbers=(2, 3, 4, 5))
+    return Table(head, rows, numbers=(2, 3, 4, 5))
 
 
-def _files(manifest: Manifest) -> str:
+def _files(manifest: Manifest) -> Table:
     rows: list[list[Any]] = []
     for name, split in manifest.splits.items():
         rows.append(
@@ -206,13 +206,12 @@ def _files(manifest: Manifest) -> str:
                 f"{count:,} rows",
             ]
         )
-    return html_page.table(["what", "files", "MB", "holds"], rows, numbers=(1, 2))
+    return Table(["what", "files", "MB", "holds"], rows, numbers=(1, 2))
 
 
-def _settings(manifest: Manifest) -> str:
+def _settings(manifest: Manifest) -> Table:
     rows = [
         [key, value if isinstance(value, str | int | float) else json.dumps(value)]
         for key, value in manifest.settings.items()
     ]
-    table = html_page.table(["setting", ""], rows)
-    return f"<details><summary>All settings</summary>{table}</details>"
+    return Table(["setting", ""], rows)

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.hdf5_files import open_hdf5
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.data.formats.nvidia_hdf5 import find_instance_files, header_and_datasets, read_header
 from bertds.data.formats.token_shards import TokenShard
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, ConfigError, DataError
 
@@ -116,14 +116,10 @@ def shard_rows(
     asked = settings.get("instances") or [{"sequence_length": 128, "max_predictions": 20}]
     length = sequence_length or asked[0]["sequence_length"]
     predictions = {one["sequence_length"]: one["max_predictions"] for one in asked}
-    row_settings = InstanceSettings(
+    row_settings = RowSettings.from_mapping(
+        settings,
         sequence_length=length,
         max_predictions=predictions.get(length, max(1, round(0.16 * length))),
-        masked_lm_prob=settings.get("masked_lm_prob", 0.15),
-        short_seq_prob=settings.get("short_seq_prob", 0.1),
-        whole_word_masking=settings.get("whole_word_masking", False),
-        ngram=settings.get("ngram", 1),
-        pairs=settings.get("pairs", "nsp"),
     )
     shards = [TokenShard.open(out / info.file, info, verify="size") for info in infos]
     skip = first

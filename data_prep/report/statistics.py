@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.manifest import Manifest, ShardInfo
 from bertds.data.formats.token_shards import TokenShard
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.errors import DataError
 
 _SHARDS_READ = 8
-_ROW_KEYS = ("masked_lm_prob", "short_seq_prob", "whole_word_masking", "ngram", "pairs")
 _ROWS_OF_A_SHARD = 2048
 _USUAL_ROWS = {"sequence_length": 128, "max_predictions": 20}
 """Shown when no --instances were asked for: what the trainer's first phase usually makes."""
@@ -97,7 +96,7 @@ def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
         TokenShard.open(out / info.file, info, verify="size") for info in _chosen_shards(manifest)
     ]
     for request in settings["instances"] or [_USUAL_ROWS]:
-        row_settings = InstanceSettings(**request, **{key: settings[key] for key in _ROW_KEYS})
+        row_settings = RowSettings.from_mapping(settings, **request)
         chunks: list[dict[str, np.ndarray]] = []
         try:
             for number in range(len(shards)):

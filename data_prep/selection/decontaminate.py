@@ -70,7 +70,9 @@ class NgramTable(NamedTuple):
         return NgramTable(values[1 + count :], tuple(map(int, values[1 : 1 + count])))
 
 
-def read_test_files(paths: Sequence[str], ngram: int) -> tuple[tuple[TestFile, ...], NgramTable]:
+def read_test_files(
+    paths: Sequence[str | Path], ngram: int
+) -> tuple[tuple[TestFile, ...], NgramTable]:
     """Return what is known of the files, and the hashes of their n-grams.
 
     Raises:

@@ -26,7 +26,7 @@ Filter = Callable[[str], tuple[str, str]]
 """A text to the text that is kept, and the reason to drop it ("" = keep)."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class FilterSettings:
     """What is asked of a document; the defaults ask nothing."""
 

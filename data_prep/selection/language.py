@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Protocol
 
 from bertds.errors import ConfigError
 
@@ -17,15 +17,26 @@ _WINDOW = 500
 """Characters."""
 
 
+class _Identifier(Protocol):
+    """What is used of py3langid."""
+
+    labels: list[str]
+
+    def classify(self, text: str) -> tuple[str, float]: ...
+
+
 @lru_cache(maxsize=1)
-def _identifier() -> Any:
+def _identifier() -> _Identifier:
     try:
         from py3langid import langid
     except ImportError as error:
         raise ConfigError(
             "--keep-language needs py3langid; install it: pip install 'bertds[quality]'"
         ) from error
-    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    identifier: _Identifier = langid.LanguageIdentifier.from_model_file(
+        langid.MODEL_FILE, norm_probs=True
+    )
+    return identifier
 
 
 def check_languages(codes: Sequence[str]) -> None:

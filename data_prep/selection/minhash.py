@@ -80,7 +80,7 @@ def _bands(minima, rows, out):
         out[band] = code
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class MinHashSettings:
     """How alike documents must be to count as near-duplicates; see ``selection/minhash.py``."""
 

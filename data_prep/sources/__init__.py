@@ -87,9 +87,9 @@ def file_state(unit: Unit) -> list[int]:
 
 def find_files(
     kind: str,
-    paths: Iterable[str],
+    paths: Iterable[str | Path],
     options: tuple[str, ...],
-    indexes: Iterable[str] = (),
+    indexes: Iterable[str | Path] = (),
     limits: Limits = blocks.DEFAULT_LIMITS,
 ) -> list[SourceFile]:
     """Return the input files below the given files and folders, in the order of their names.
@@ -129,7 +129,7 @@ def find_files(
     return with_indexes(found_files, indexes) if kind == "wiki" else found_files
 
 
-def with_indexes(files: list[SourceFile], given: Iterable[str]) -> list[SourceFile]:
+def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[SourceFile]:
     """Return the dumps with the indexes that belong to them.
 
     Raises:

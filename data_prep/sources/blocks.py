@@ -16,7 +16,7 @@ import re
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from bertds.errors import DataError
 from data_prep.document import Limits
@@ -198,8 +198,7 @@ def _unpacked(path: Path, kind: str, limits: Limits, size: int = BLOCK_BYTES) ->
         elif kind == "xz":
             yield from bounded(path, _xz_blocks(path), limits)
         elif kind in ("gz", "zst"):
-            opener: Any = {"gz": gzip.open, "zst": _open_zstandard}[kind]
-            with opener(path) as file:
+            with gzip.open(path) if kind == "gz" else _open_zstandard(path) as file:
                 yield from bounded(path, iter(lambda: file.read(size), b""), limits)
         else:
             yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
@@ -231,7 +230,7 @@ def _xz_blocks(path: Path) -> Iterator[bytes]:
                 data = data.lstrip(b"\0")
 
 
-def _open_zstandard(path: Path) -> Any:
+def _open_zstandard(path: Path) -> BinaryIO:
     try:
         from compression import zstd  # Python 3.14
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, BinaryIO
 
 from bertds.errors import ConfigError, DataError
 from data_prep.document import NO_TEXT_KEY, Document, SourceFile, Unit
@@ -21,6 +21,9 @@ from data_prep.sources.records import (
     record_title,
     text_value_document,
 )
+
+if TYPE_CHECKING:
+    from datasets import DatasetBuilder
 
 NAME_PREFIX = "hf:"
 """Of a dataset's name as a source: ``hf:wikimedia/wikipedia:20231101.en``."""
@@ -80,7 +83,7 @@ def _name_and_config(given: str) -> tuple[str, str]:
     return (name, config) if colon else (given, "")
 
 
-def _builder(given: str, name: str, config: str) -> Any:
+def _builder(given: str, name: str, config: str) -> DatasetBuilder:
     try:
         import datasets
     except ImportError as error:
@@ -147,7 +150,7 @@ def _remote_size(given: str, url: str) -> int:
         raise DataError(f"--hf {given}: {url} cannot be reached ({_one_line(error)})") from error
 
 
-def _opened(path: Path, url: str) -> Any:
+def _opened(path: Path, url: str) -> Path | BinaryIO:
     """Return what pyarrow reads: a local path, or a file on the Hub."""
     if not url:
         return path

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.manifest import ShardInfo
 from bertds.data.formats.nvidia_hdf5 import FolderSettings, instance_file_name, write_instance_file
 from bertds.data.formats.padded_columns import empty_columns
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.rng import derive_key, permutation
 from bertds.data.samples.flat_rows import flat_instances, place_flat_rows
-from bertds.data.samples.pairing import InstanceSettings, count_shard, partner_number
+from bertds.data.samples.pairing import count_shard, partner_number
 from bertds.data.vocabulary import TokenizerInfo
-from data_prep.settings import InstanceRequest, PrepSettings
+from data_prep.settings import PrepSettings
 from data_prep.stages.markers import inputs_hash, read_marker, write_marker
 
 _BLOCKS_PER_FILE = 2
@@ -44,7 +45,7 @@ class InstanceTask(NamedTuple):
     """(shard, pass) pairs."""
     shards: tuple[ShardInfo, ...]
     """All shards of the split."""
-    request: InstanceRequest
+    rows: RowSettings
     settings: PrepSettings
     tokenizer: TokenizerInfo
     inputs: str
@@ -54,32 +55,15 @@ class InstanceTask(NamedTuple):
         return read_marker(self.marker, self.out / self.file, self.inputs)
 
 
-def folder_settings(settings: PrepSettings, request: InstanceRequest) -> FolderSettings:
+def folder_settings(settings: PrepSettings, rows: RowSettings) -> FolderSettings:
     """Return what the folder's name says."""
     return FolderSettings(
         lower_case=settings.lower_case,
-        sequence_length=request.sequence_length,
-        max_predictions=request.max_predictions,
-        masked_lm_prob=settings.masked_lm_prob,
+        sequence_length=rows.sequence_length,
+        max_predictions=rows.max_predictions,
+        masked_lm_prob=rows.masked_lm_prob,
         random_seed=settings.seed,
         dupe_factor=settings.dupe_factor,
-    )
-
-
-def row_settings(settings: PrepSettings, request: InstanceRequest) -> InstanceSettings:
-    """Return the settings of the rows, checked.
-
-    Raises:
-        ConfigError: an impossible value.
-    """
-    return InstanceSettings(
-        sequence_length=request.sequence_length,
-        max_predictions=request.max_predictions,
-        masked_lm_prob=settings.masked_lm_prob,
-        short_seq_prob=settings.short_seq_prob,
-        whole_word_masking=settings.whole_word_masking,
-        ngram=settings.ngram,
-        pairs=settings.pairs,  # type: ignore[arg-type]
     )
 
 
@@ -103,8 +87,8 @@ def instance_tasks(
 ) -> list[InstanceTask]:
     """Return a task for every file of every ``--instances``."""
     tasks = []
-    for request in settings.instances:
-        name = folder_settings(settings, request).name()
+    for rows in settings.instances:
+        name = folder_settings(settings, rows).name()
         for split, shards in splits.items():
             if not shards:
                 continue
@@ -115,12 +99,12 @@ def instance_tasks(
                     InstanceTask(
                         out=out,
                         file=Path(name) / settings.dataset / file,
-                        marker=work / f"rows-{request.sequence_length}-{split}-{number}.json",
+                        marker=work / f"rows-{rows.sequence_length}-{split}-{number}.json",
                         split=split,
                         number=number,
                         blocks=blocks,
                         shards=tuple(shards),
-                        request=request,
+                        rows=rows,
                         settings=settings,
                         tokenizer=tokenizer,
                         inputs=inputs,
@@ -134,16 +118,16 @@ def instance_entries(
 ) -> list[dict[str, Any]]:
     """Return the manifest's ``instances`` from what the markers record."""
     entries = []
-    for request in settings.instances:
-        name = folder_settings(settings, request).name()
+    for rows in settings.instances:
+        name = folder_settings(settings, rows).name()
         own = [r for r in results if r["file"].startswith(f"{name}/")]
         entries.append(
             {
                 "folder": name,
                 "dataset": settings.dataset,
-                "sequence_length": request.sequence_length,
-                "max_predictions": request.max_predictions,
-                "masked_lm_prob": settings.masked_lm_prob,
+                "sequence_length": rows.sequence_length,
+                "max_predictions": rows.max_predictions,
+                "masked_lm_prob": rows.masked_lm_prob,
                 "dupe_factor": settings.dupe_factor,
                 "files": [
                     {
@@ -166,7 +150,7 @@ def rows_seed(seed: int, split: str) -> int:
 
 def write_rows(task: InstanceTask) -> dict[str, Any]:
     """Make and write the rows of one file; return what its marker records."""
-    settings = row_settings(task.settings, task.request)
+    settings = task.rows
     shards = _MappedShards(task.out, task.shards, task.tokenizer.fingerprint)
     seed = rows_seed(task.settings.seed, task.split)
     count = sum(_count_rows(shards, *block, settings, seed) for block in task.blocks)
@@ -190,8 +174,8 @@ def write_rows(task: InstanceTask) -> dict[str, Any]:
     rows = write_instance_file(
         path,
         [columns],
-        sequence_length=task.request.sequence_length,
-        max_predictions=task.request.max_predictions,
+        sequence_length=settings.sequence_length,
+        max_predictions=settings.max_predictions,
         compression=task.settings.compression,
         rows=count,
     )
@@ -200,7 +184,7 @@ def write_rows(task: InstanceTask) -> dict[str, Any]:
 
 
 def _count_rows(
-    shards: _MappedShards, number: int, one_pass: int, settings: InstanceSettings, seed: int
+    shards: _MappedShards, number: int, one_pass: int, settings: RowSettings, seed: int
 ) -> int:
     other = number
     if settings.pairs == "nsp":
@@ -215,7 +199,7 @@ def _count_rows(
     )
 
 
-class _MappedShards(Sequence[Any]):
+class _MappedShards(Sequence[TokenShard]):
     """All shards of a split: counts from the manifest's entries, a few of them mapped at a time."""
 
     def __init__(self, out: Path, infos: Sequence[ShardInfo], fingerprint: str) -> None:
@@ -228,7 +212,7 @@ class _MappedShards(Sequence[Any]):
     def __iter__(self) -> Iterator[Any]:
         return iter(self._infos)  # ShardInfo has the counts, which is what is iterated for
 
-    def __getitem__(self, number: Any) -> Any:
+    def __getitem__(self, number: int) -> TokenShard:  # type: ignore[override]
         if number not in self._open:
             info = self._infos[number]
             self._open[number] = TokenShard.open(

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 import time
 import uuid
 from contextlib import suppress
@@ -27,8 +26,11 @@ from bertds.errors import BertdsError, InUseError
 from bertds.system.atomic_files import explain_os_error, temporary_name, write_json
 from bertds.system.folder_lock import (
     MEMBER_FILES,
+    STALE_SECONDS,
+    FolderLock,
     in_use,
     living_holder,
+    parse_lock,
     remove_dead_candidates,
     this_process,
 )
@@ -38,21 +40,21 @@ TASKS_FOLDER = ".tasks"
 _BEAT_SECONDS = 5.0
 
 
-class JointLock:
+class JointLock(FolderLock):
     """Membership of one task in the group that fills a folder; a context manager."""
 
     def __init__(
         self, folder: Path, group: str, index: int, count: int, stale_seconds: float = 120.0
     ) -> None:
+        super().__init__(
+            folder, f"preparation by {count} tasks", stale_seconds, beat_seconds=_BEAT_SECONDS
+        )
         self.folder, self.group, self.index, self.count = Path(folder), group, index, count
-        self.stale_seconds = stale_seconds
-        self.path = self.folder / ".lock"
         self.tasks = self.folder / TASKS_FOLDER
         self.member = self.tasks / f"member-{index}.json"
         self.token = uuid.uuid4().hex[:16]
         """Of this life of the task: a restarted one has another."""
         self.session = ""
-        self._left = threading.Event()
 
     @property
     def session_folder(self) -> Path:
@@ -73,7 +75,7 @@ class JointLock:
                 raise InUseError(in_use(self.folder, twin))
             self._register(self.token)
             try:
-                self._join()
+                text = self._join()
                 self.session_folder.mkdir(exist_ok=True)
             except BaseException:
                 self.member.unlink(missing_ok=True)
@@ -82,7 +84,7 @@ class JointLock:
                 raise
         except OSError as error:
             raise explain_os_error(error, self.tasks) from error
-        threading.Thread(target=self._stay_fresh, daemon=True).start()
+        self._hold(text)
         return self
 
     def _register(self, session: str) -> None:
@@ -93,50 +95,30 @@ class JointLock:
             {**this_process(purpose), "group": self.group, "session": session, "token": self.token},
         )
 
-    def _join(self) -> None:
+    def _join(self) -> str:
+        """Agree with the others on one session; return the text of its lock."""
         agreed = 0
         for _ in range(500):
-            text, lock = self._read()
-            if lock.get("group") == self.group and lock.get("session") == self.session:
-                # Twice: a lock that was buried by mistake (see there) comes back in between.
+            text = self._read()
+            lock = parse_lock(text)
+            if text and lock.get("group") == self.group and lock.get("session") == self.session:
+                # Twice: a lock that was removed by mistake (see there) comes back in between.
                 agreed += 1
                 if agreed == 2:
-                    return
+                    return text
                 time.sleep(0.02)
                 continue
             agreed = 0
-            if not text:
+            if text == "":
                 self._register(self.token)
-                self._found()
+                names = {"group": self.group, "session": self.token}
+                self._create_lock(json.dumps({**this_process(self.purpose), **names}))
             elif lock.get("group") == self.group and self._is_session_alive(lock["session"]):
                 self._register(lock["session"])
             else:
                 self._refuse_if_held(lock)
-                self._bury(text)
+                self._remove_stale_lock(text)
         raise InUseError(f"{self.folder}: could not take the lock {self.path}")
-
-    def _read(self) -> tuple[str, dict[str, Any]]:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return "", {}
-        try:
-            lock = parse_json(text)
-        except ValueError:
-            lock = {}
-        return text or " ", lock if isinstance(lock, dict) else {}
-
-    def _found(self) -> None:
-        candidate = temporary_name(self.path.with_name("lock"))
-        purpose = f"preparation by {self.count} tasks"
-        lock = {**this_process(purpose), "group": self.group, "session": self.token}
-        candidate.write_text(json.dumps(lock), encoding="utf-8")
-        try:
-            os.link(candidate, self.path)
-        except FileExistsError:
-            pass  # another one was first: join it
-        finally:
-            candidate.unlink(missing_ok=True)
 
     def _is_session_alive(self, session: str) -> bool:
         return any(m["session"] == session for m in self._others())
@@ -155,54 +137,35 @@ class JointLock:
 
     def _refuse_if_held(self, lock: dict[str, Any]) -> None:
         if not lock.get("group"):
-            holder = living_holder(self.path, 600.0)
+            holder = living_holder(self.path, STALE_SECONDS)
         elif lock["group"] != self.group:
-            # Of members of this group that are about to join nobody needs to be afraid.
+            # Members of this group that are about to join are no danger.
             holder = next((m for m in self._others() if m["group"] == lock["group"]), None)
         else:
             holder = None
         if holder is not None:
             raise InUseError(in_use(self.folder, holder))
 
-    def _bury(self, dead: str) -> None:
-        """Remove a lock whose holders are dead."""
-        grave = temporary_name(self.path.with_name("dead-lock"))
-        try:
-            os.rename(self.path, grave)
-        except FileNotFoundError:
-            return
-        if (grave.read_text(encoding="utf-8") or " ") != dead:
-            # Another task had buried the dead one already, and this is its own: put it back.
-            with suppress(FileExistsError):
-                os.link(grave, self.path)
-        grave.unlink(missing_ok=True)
-
-    def _stay_fresh(self) -> None:
-        while not self._left.wait(_BEAT_SECONDS):
-            for path in (self.member, self.path):
-                with suppress(OSError):
-                    os.utime(path)
+    def refresh(self) -> None:
+        """Show other hosts that this task still lives, and with it the group."""
+        for path in (self.member, self.path):
+            with suppress(OSError):
+                os.utime(path)
 
     def release(self) -> None:
         """Leave; the last one of a session removes its traces."""
-        if self._left.is_set():
+        if not self._held:
             return
-        self._left.set()
+        self._held = False
+        self.ended.set()
         with suppress(OSError):
             if parse_json(self.member.read_text(encoding="utf-8"))["token"] == self.token:
                 self.member.unlink()
             if self._others():
                 return
             remove_dead_candidates(self.path, self.stale_seconds)
-            if self._read()[1].get("session") == self.session:
-                self.path.unlink(missing_ok=True)
+            self._remove_own_lock()
             shutil.rmtree(self.tasks, ignore_errors=True)
-
-    def __enter__(self) -> JointLock:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class Claims:
@@ -270,4 +233,5 @@ class Claims:
 
     def value(self, name: str) -> Any:
         """Return what came out of a piece of work that is done."""
-        return parse_json((self.folder / f"{name}.done").read_text(encoding="utf-8"))["value"]
+        found = parse_json((self.folder / f"{name}.done").read_text(encoding="utf-8"))
+        return found["value"]

@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from bertds.system.json_fields import parse_json
 from data_prep.workers.joint_lock import Claims, JointLock
 from data_prep.workers.pool import Workers
 
+T = TypeVar("T")
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
@@ -43,7 +44,7 @@ class Group(NamedTuple):
 class Team(Protocol):
     """What the stages ask for."""
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], T]) -> T:
         """Return ``make()``, a value for JSON; of several processes one calls it."""
         ...
 
@@ -64,7 +65,7 @@ class Alone:
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], T]) -> T:
         """Return ``make()``."""
         return _through_json(make())
 
@@ -94,7 +95,7 @@ class _Call(NamedTuple):
 
     group: str
     function: Callable[[Any], dict[str, Any]]
-    task: Any
+    task: object
 
 
 def _call(call: _Call) -> tuple[str, dict[str, Any]]:
@@ -108,7 +109,7 @@ class Together:
         self.workers, self.lock = workers, lock
         self.claims = Claims(lock)
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
+    def once(self, name: str, make: Callable[[], T]) -> T:
         """Return what ``make()`` gave to the task that was first to call it."""
         pause = _SHORTEST_PAUSE
         while f"{name}.done" not in self.claims.names():
@@ -117,7 +118,8 @@ class Together:
                 self.claims.finish(name, value)
                 return value
             pause = _sleep(pause)
-        return self.claims.value(name)
+        made: T = self.claims.value(name)
+        return made
 
     def each(
         self,
@@ -196,6 +198,7 @@ def _sleep(pause: float) -> float:
     return min(1.5 * pause, _LONGEST_PAUSE)
 
 
-def _through_json(value: Any) -> Any:
+def _through_json(value: T) -> T:
     """Return a value as the other tasks will read it, so that all go on with the same."""
-    return parse_json(json.dumps(value))
+    read: T = parse_json(json.dumps(value))
+    return read

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import (
     FolderSettings,
     find_instance_files,
@@ -16,7 +17,6 @@ from bertds.data.formats.nvidia_hdf5 import (
     write_instance_file,
 )
 from bertds.data.samples.flat_rows import build_instances
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.errors import DataError
 
 SHAPE = {"sequence_length": 32, "max_predictions": 5}
@@ -28,7 +28,7 @@ def write(make_shard, tokenizer):
 
     def write_file(path, documents=40, seed=1, pairs="nsp", **options):
         shard = make_shard(documents, seed)
-        settings = InstanceSettings(pairs=pairs, **SHAPE)
+        settings = RowSettings(pairs=pairs, **SHAPE)
         chunks = build_instances([shard], 0, settings, seed, tokenizer=tokenizer, chunk_rows=50)
         return write_instance_file(path, chunks, **SHAPE, **options), shard
 
@@ -205,9 +205,7 @@ def test_flipped_bits_in_gzip_data_never_pass(tmp_path, write):
 
 def test_a_failed_write_leaves_nothing(tmp_path, write, make_shard, tokenizer):
     def chunks():
-        yield from build_instances(
-            [make_shard(5)], 0, InstanceSettings(**SHAPE), 1, tokenizer=tokenizer
-        )
+        yield from build_instances([make_shard(5)], 0, RowSettings(**SHAPE), 1, tokenizer=tokenizer)
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):

@@ -7,13 +7,14 @@ from itertools import product
 import numpy as np
 import pytest
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.samples.flat_rows import RowMaker, build_instances
-from bertds.data.samples.pairing import InstanceSettings, count_shard, partner_number, scan_shard
+from bertds.data.samples.pairing import count_shard, partner_number, scan_shard
 from bertds.errors import ConfigError, DataError
 
 SETTINGS = [
-    InstanceSettings(sequence_length=length, max_predictions=5, pairs=pairs, **masking)
+    RowSettings(sequence_length=length, max_predictions=5, pairs=pairs, **masking)
     for length, pairs, masking in product(
         (7, 32, 64),
         ("nsp", "sop", "none"),
@@ -60,7 +61,7 @@ def test_compiled_equals_plain_python_bit_for_bit(
 
 
 def test_rows_of_several_shards_come_in_the_order_asked_for(make_shard, tokenizer):
-    settings = InstanceSettings(sequence_length=32, max_predictions=5)
+    settings = RowSettings(sequence_length=32, max_predictions=5)
     shards = [make_shard(9, seed=n) for n in range(3)]
     parts = [
         scan_shard(s, s, shard_number=n, epoch=0, seed=1, settings=settings)
@@ -78,7 +79,7 @@ def test_rows_of_several_shards_come_in_the_order_asked_for(make_shard, tokenize
 
 
 def test_label_one_is_a_truly_different_document_and_near_one_half(make_shard):
-    settings = InstanceSettings(sequence_length=64)
+    settings = RowSettings(sequence_length=64)
     shard = make_shard(400, mean_sentences=30)
     pairs = scan_shard(shard, shard, shard_number=0, epoch=0, seed=1, settings=settings)
     starts = shard.sentence_offsets[shard.document_offsets]
@@ -99,7 +100,7 @@ def test_label_one_is_a_truly_different_document_and_near_one_half(make_shard):
 
 
 def test_every_sentence_is_used_as_first_or_true_second_segment(make_shard):
-    settings = InstanceSettings(sequence_length=64)
+    settings = RowSettings(sequence_length=64)
     shard = make_shard(30)
     pairs = scan_shard(shard, shard, shard_number=0, epoch=0, seed=1, settings=settings)
     seen = np.zeros(shard.tokens, np.int64)
@@ -113,7 +114,7 @@ def test_every_sentence_is_used_as_first_or_true_second_segment(make_shard):
 def test_distribution_agrees_with_googles_algorithm(make_shard, reference):
     shard = make_shard(400, seed=3, mean_sentences=12, mean_tokens=11)
     documents = reference.documents_of(shard)
-    settings = InstanceSettings(sequence_length=64, max_predictions=10)
+    settings = RowSettings(sequence_length=64, max_predictions=10)
     ours, theirs = [], []
     for epoch in range(6):
         pairs = scan_shard(shard, shard, shard_number=0, epoch=epoch, seed=1, settings=settings)
@@ -144,7 +145,7 @@ def test_truncation_takes_from_both_ends_as_a_fair_coin_would(tokenizer):
     length = 80
     tokens = np.arange(10, 10 + 4 * length, dtype=np.uint16)
     shard = TokenShard.from_arrays("t", tokens, np.arange(5) * length, [0, 2, 4])
-    settings = InstanceSettings(
+    settings = RowSettings(
         sequence_length=43, max_predictions=1, short_seq_prob=0.0, masked_lm_prob=0.01
     )
     wide = type(tokenizer)(
@@ -173,7 +174,7 @@ def test_truncation_takes_from_both_ends_as_a_fair_coin_would(tokenizer):
 
 
 def test_masks_are_15_percent_80_10_10_and_never_special(make_shard, tokenizer):
-    settings = InstanceSettings(sequence_length=64, max_predictions=10)
+    settings = RowSettings(sequence_length=64, max_predictions=10)
     shard = make_shard(1500)
     pairs = scan_shard(shard, shard, shard_number=0, epoch=0, seed=3, settings=settings)
     flat = RowMaker(settings, tokenizer, 3).make([pairs], [0], None, np.arange(pairs.size), 0)
@@ -205,7 +206,7 @@ def test_masks_are_15_percent_80_10_10_and_never_special(make_shard, tokenizer):
 
 
 def test_whole_words_are_masked_together(make_shard, tokenizer):
-    settings = InstanceSettings(sequence_length=64, max_predictions=10, whole_word_masking=True)
+    settings = RowSettings(sequence_length=64, max_predictions=10, whole_word_masking=True)
     shard = make_shard(100)
     pairs = scan_shard(shard, shard, shard_number=0, epoch=0, seed=3, settings=settings)
     flat = RowMaker(settings, tokenizer, 3).make([pairs], [0], None, np.arange(pairs.size), 0)
@@ -228,7 +229,7 @@ def test_ngrams_make_longer_runs(make_shard, tokenizer):
     shard = make_shard(100)
 
     def neighbours(ngram):
-        settings = InstanceSettings(
+        settings = RowSettings(
             sequence_length=128, max_predictions=20, ngram=ngram, whole_word_masking=True
         )
         pairs = scan_shard(shard, shard, shard_number=0, epoch=0, seed=3, settings=settings)
@@ -239,7 +240,7 @@ def test_ngrams_make_longer_runs(make_shard, tokenizer):
 
 
 def test_pairs_none_uses_one_full_segment(make_shard, tokenizer):
-    settings = InstanceSettings(sequence_length=32, max_predictions=5, pairs="none",
+    settings = RowSettings(sequence_length=32, max_predictions=5, pairs="none",
                                 short_seq_prob=0.0)  # fmt: skip
     shard = make_shard(1, mean_sentences=200)
     pairs = scan_shard(shard, shard, shard_number=0, epoch=0, seed=1, settings=settings)
@@ -249,7 +250,7 @@ def test_pairs_none_uses_one_full_segment(make_shard, tokenizer):
 
 
 def test_sentence_order_swaps_half_the_pairs(make_shard):
-    settings = InstanceSettings(sequence_length=32, pairs="sop")
+    settings = RowSettings(sequence_length=32, pairs="sop")
     shard = make_shard(200)
     pairs = scan_shard(shard, shard, shard_number=0, epoch=0, seed=1, settings=settings)
     behind = pairs.b_begin == pairs.a_begin + pairs.a_length
@@ -260,7 +261,7 @@ def test_sentence_order_swaps_half_the_pairs(make_shard):
 
 def test_a_shard_of_one_document_draws_from_another_shard(make_shard, tokenizer, reference):
     lone, other = make_shard(1, seed=1, mean_sentences=60), make_shard(5, seed=2)
-    settings = InstanceSettings(sequence_length=32, max_predictions=5)
+    settings = RowSettings(sequence_length=32, max_predictions=5)
     assert partner_number(3, 0, 0, [1, 5]) == 1
     assert partner_number(3, 0, 1, [1, 5]) == 1
     partners = {partner_number(3, epoch, 1, [1, 1, 1]) for epoch in range(40)}
@@ -283,16 +284,16 @@ def test_a_shard_of_one_document_draws_from_another_shard(make_shard, tokenizer,
 def test_a_corpus_of_one_document_is_refused_for_pairs_only(make_shard, tokenizer):
     shard = make_shard(1)
     with pytest.raises(DataError, match="single document"):
-        list(build_instances([shard], 0, InstanceSettings(), 1, tokenizer=tokenizer))
+        list(build_instances([shard], 0, RowSettings(), 1, tokenizer=tokenizer))
     for pairs in ("none", "sop"):
-        settings = InstanceSettings(pairs=pairs)
+        settings = RowSettings(pairs=pairs)
         assert list(build_instances([shard], 0, settings, 1, tokenizer=tokenizer))
 
 
 def test_a_line_of_ten_million_tokens_takes_no_time(tokenizer):
     tokens = np.full(10_000_100, 20, np.uint16)
     shard = TokenShard.from_arrays("big", tokens, [0, 50, 10_000_050, 10_000_100], [0, 1, 2, 3])
-    settings = InstanceSettings()
+    settings = RowSettings()
     list(build_instances([shard], 0, settings, 1, tokenizer=tokenizer))  # compiled by now
     began = time.process_time()
     rows = list(build_instances([shard], 1, settings, 1, tokenizer=tokenizer))
@@ -303,7 +304,7 @@ def test_a_line_of_ten_million_tokens_takes_no_time(tokenizer):
 
 def test_passes_and_seeds_differ_and_repeat_themselves(make_shard, tokenizer):
     shard = make_shard(30)
-    settings = InstanceSettings(sequence_length=32, max_predictions=5)
+    settings = RowSettings(sequence_length=32, max_predictions=5)
 
     def ids(number, seed):
         chunks = build_instances([shard], number, settings, seed, tokenizer=tokenizer)
@@ -314,7 +315,7 @@ def test_passes_and_seeds_differ_and_repeat_themselves(make_shard, tokenizer):
 
 
 def test_chunks_are_bounded_and_padded(make_shard, tokenizer):
-    settings = InstanceSettings(sequence_length=32, max_predictions=5)
+    settings = RowSettings(sequence_length=32, max_predictions=5)
     shard = make_shard(60)
     chunks = list(build_instances([shard], 0, settings, 1, tokenizer=tokenizer, chunk_rows=16))
     assert all(len(chunk["input_ids"]) == 16 for chunk in chunks[:-1])
@@ -328,7 +329,7 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer):
     tokens = np.array([20, 21, 60_000, 22], np.uint16)
     shard = TokenShard.from_arrays("odd", tokens, [0, 1, 4], [0, 1, 2])
     with pytest.raises(DataError, match="odd: damaged"):
-        list(build_instances([shard], 0, InstanceSettings(), 1, tokenizer=tokenizer))
+        list(build_instances([shard], 0, RowSettings(), 1, tokenizer=tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -343,4 +344,4 @@ def test_ids_outside_the_vocabulary_are_refused(tokenizer):
 )
 def test_impossible_settings_are_named(wrong, message):
     with pytest.raises(ConfigError, match=message):
-        InstanceSettings(**wrong)
+        RowSettings(**wrong)

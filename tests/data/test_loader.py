@@ -11,12 +11,12 @@ import torch
 
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, DataPosition, open_source, validation_batches
 from bertds.data.order import EpochOrder, advance
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.samples.masking import ngram_thresholds
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.sources import token_source
 
 LENGTH, PREDICTIONS = 32, 5
@@ -200,7 +200,7 @@ def test_shards_are_shuffled_and_blocks_bounded(make_corpus, monkeypatch):
 
 
 def test_unequal_shards_end_nobody_early(tmp_path, make_shard, tokenizer, vocab):
-    settings = InstanceSettings(sequence_length=LENGTH, max_predictions=PREDICTIONS)
+    settings = RowSettings(sequence_length=LENGTH, max_predictions=PREDICTIONS)
     everything = [
         chunk
         for n in range(4)
@@ -225,7 +225,7 @@ def test_unequal_shards_end_nobody_early(tmp_path, make_shard, tokenizer, vocab)
 
 
 def test_instance_files_are_served_as_written(tmp_path, make_shard, tokenizer, vocab):
-    settings = InstanceSettings(sequence_length=LENGTH, max_predictions=PREDICTIONS)
+    settings = RowSettings(sequence_length=LENGTH, max_predictions=PREDICTIONS)
     chunks = list(build_instances([make_shard(50)], 0, settings, 1, tokenizer=tokenizer))
     path = tmp_path / "a.hdf5"
     count = write_instance_file(

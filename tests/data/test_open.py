@@ -13,11 +13,11 @@ import pytest
 
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.loader import BatchLoader, open_source
 from bertds.data.rng import random_u64
 from bertds.data.samples.flat_rows import build_instances
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.errors import ConfigError, DataError
 
 PLAN = BatchPlan(global_batch_size=4, micro_batch_size=2, world_size=1)
@@ -203,7 +203,7 @@ def test_instance_folders_have_their_own_splits_and_find_the_tokenizer(
     name = "hdf5_lower_case_0_seq_len_32_max_pred_5_masked_lm_prob_0.15_random_seed_1_dupe_factor_1"
     folder = tmp_path / name / "wiki"
     folder.mkdir(parents=True)
-    settings = InstanceSettings(sequence_length=32, max_predictions=5)
+    settings = RowSettings(sequence_length=32, max_predictions=5)
     for split in ("training", "test"):
         chunks = build_instances([make_shard(20)], 0, settings, 1, tokenizer=tokenizer)
         write_instance_file(

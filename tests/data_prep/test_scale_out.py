@@ -155,7 +155,7 @@ def test_a_foreign_run_is_refused_while_a_task_lives(
 def elsewhere(lock: JointLock, seconds_ago: float) -> None:
     """Make a member one of another host, seen last so long ago."""
     member = json.loads(lock.member.read_text()) | {"host": "elsewhere", "pid": 1}
-    lock._left.set()  # no more signs of life
+    lock.ended.set()  # no more signs of life
     lock.member.write_text(json.dumps(member))
     os.utime(lock.member, (time.time() - seconds_ago,) * 2)
 

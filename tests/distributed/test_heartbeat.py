@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch.distributed as dist
 
@@ -85,7 +86,7 @@ def test_a_stopped_process_does_not_run_and_a_busy_one_does() -> None:
         watch.look(process.pid, 0.0)
         assert ran_within(20.0, 0.0)
         os.kill(process.pid, signal.SIGSTOP)
-        while Path(f"/proc/{process.pid}/stat").read_text().split()[2] != "T":
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
             time.sleep(0.01)
         watch.look(process.pid, time.monotonic())
         assert not ran_within(0.3, time.monotonic())

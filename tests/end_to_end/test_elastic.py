@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.samples.flat_rows import build_instances
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.sources.open import open_source
 from tests.support.read_runs import losses, newest, samples
 from tests.support.tiny import write_tiny_data
 
-SHAPE = InstanceSettings(sequence_length=32, max_predictions=5)
+SHAPE = RowSettings(sequence_length=32, max_predictions=5)
 
 
 @pytest.fixture(scope="module")

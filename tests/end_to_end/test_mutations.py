@@ -24,10 +24,10 @@ import pytest
 
 from bertds.checkpoint.manifest import digest
 from bertds.cli import main
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.samples.flat_rows import build_instances
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.vocabulary import load_tokenizer_info
 from tests.support.tiny import TINY_JSON, TINY_RECIPE, tiny_documents
 
@@ -268,9 +268,7 @@ def _write_rows(folder: Path) -> None:
     shape = {"sequence_length": 32, "max_predictions": 5}
     tokenizer = load_tokenizer_info(folder / "vocab.txt", True)
     shard = TokenShard.open(folder / "data/validation/shard_00000.h5")
-    chunks = build_instances(
-        [shard], 0, InstanceSettings(pairs="nsp", **shape), 1, tokenizer=tokenizer
-    )
+    chunks = build_instances([shard], 0, RowSettings(pairs="nsp", **shape), 1, tokenizer=tokenizer)
     write_instance_file(folder / "rows.hdf5", chunks, **shape)
 
 

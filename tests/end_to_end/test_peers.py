@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bertds.monitor.run_files import read_metrics
@@ -49,7 +50,7 @@ def test_a_lost_rank_ends_the_job_and_is_named(
         command("run", *ENDLESS, "guard.peer_timeout_seconds=3"), world_size, output=tmp_path
     )
     wait_for_steps(ranks, tmp_path / "run")
-    port = int(dict(v.split("=", 1) for v in environment(ranks.pids[0]))["MASTER_PORT"])
+    port = int(psutil.Process(ranks.pids[0]).environ()["MASTER_PORT"])
     began = time.monotonic()
     ranks.signal(victim, number)
     codes = ranks.wait(30)
@@ -86,11 +87,6 @@ def test_a_rank_lost_before_the_first_step_is_named(
     )
     assert ranks.wait(30) == [1, -signal.SIGKILL]
     assert f"rank 1 (process {ranks.pids[1]} on " in ranks.text(0)
-
-
-def environment(pid: int) -> list[str]:
-    text = Path(f"/proc/{pid}/environ").read_bytes()
-    return [os.environ.get("", "")] if not text else text.decode().strip("\0").split("\0")
 
 
 @pytest.mark.slow

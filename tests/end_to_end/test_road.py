@@ -15,7 +15,6 @@ from transformers import AutoTokenizer, BertForPreTraining
 
 from bertds.cli import main as bertds
 from bertds.monitor.run_files import read_metrics
-from bertds.pipeline.summary import fill_masks
 from bertds.pretrained.evaluate import tokens_per_word, unigram_entropy
 from bertds.pretrained.load import open_trained
 
@@ -85,14 +84,72 @@ def test_the_model_card_says_what_was_done(model: Path) -> None:
         assert text in card, text
 
 
-def test_exporting_twice_replaces_and_foreign_folders_are_left_alone(
+def test_an_export_is_replaced_on_request_and_foreign_folders_are_left_alone(
     run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert bertds(["export", str(run), "--out", str(model)]) == 0
+    (model / "note.txt").write_text("precious")
+    for command in (
+        ["export", str(run), "--out", str(model)],
+        ["convert", str(run), str(model), "--to", "dle"],
+        ["extend", str(run), str(model), "--words", "no_such_file"],
+    ):
+        assert bertds(command) == 2
+        assert "holds an earlier export or conversion; --overwrite" in capsys.readouterr().err
+    assert (model / "note.txt").is_file()
+    assert bertds(["export", str(run), "--out", str(model), "--overwrite"]) == 0
+    assert not (model / "note.txt").exists()
+    assert [p.name for p in model.parent.iterdir() if p.name.startswith(".tmp")] == []
     (tmp_path / "mine.txt").write_text("precious")
-    assert bertds(["export", str(run), "--out", str(tmp_path)]) == 2
+    assert bertds(["export", str(run), "--out", str(tmp_path), "--overwrite"]) == 2
     assert "not an earlier export" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_best_checkpoint_is_marked_and_exported(
+    tmp_path: Path, tiny_recipe: Path, tiny_json: Path, tiny_data: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    extra = ("validation.every_steps=2", "checkpoint.every_steps=2", "checkpoint.keep_last=3")
+    command = arguments(tiny_recipe, tiny_json, tiny_data, run, *extra)
+    assert bertds([*command, "schedule.total_steps=4"]) == 0
+    # Goes on with another rate, which the card tells; training makes the loss fall to step 8.
+    assert bertds([*command, "schedule.total_steps=8", "deepspeed.optimizer.params.lr=0.004"]) == 0
+
+    def export(out: str, *options: str) -> tuple[str, str]:
+        capsys.readouterr()
+        assert bertds(["export", str(run), "--out", str(tmp_path / out), *options]) == 0
+        origin = json.loads((tmp_path / out / "bertds_export.json").read_text())["origin"]
+        return origin, capsys.readouterr().out
+
+    assert export("a")[0] == export("b", "--best")[0] == "step_00000008"
+    assert "note:" not in export("c")[1]
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "## Settings changed during training" in card
+    assert "| lr | 0.005 | 0.004 | 4 |" in card
+    assert "| schedule.total_steps | 4 | 8 | 4 |" in card
+
+    metrics = run / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for line in lines:
+        if line.get("split") == "validation" and line["step"] == 4:
+            line["mlm_loss"] = 0.5
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    origin, said = export("d")
+    assert origin == "step_00000008"
+    assert "note: step_00000004 has a lower held-out loss than step_00000008: 0.5000" in said
+    assert export("e", "--best")[0] == "step_00000004"
+    # A card tells what held until its checkpoint.
+    assert "Settings changed" not in (tmp_path / "e" / "README.md").read_text()
+    assert bertds(["checkpoint", "list", str(run)]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed if line.endswith("best")] == ["step_00000004"]
+    assert len(listed) == 3 and all("held-out loss " in line for line in listed)
+
+    metrics.unlink()  # the checkpoints themselves know the best
+    assert export("f", "--best")[0] == "step_00000008"
+    assert bertds(["export", str(tmp_path / "a"), "--out", str(tmp_path / "g"), "--best"]) == 2
+    assert "no run with checkpoints" in capsys.readouterr().err
 
 
 def test_run_and_export_score_the_same(
@@ -131,11 +188,6 @@ def test_evaluating_on_another_vocabulary_is_refused(
     command = ["evaluate", str(model), "--data", str(tiny_text), "--vocab", str(other)]
     assert bertds(command) == 2
     assert "its vocabulary has 65 tokens, the data's 6" in capsys.readouterr().err
-
-
-def test_fill_mask_answers(model: Path) -> None:
-    answers = fill_masks(model)
-    assert len(answers) == 3 and all(text.count("%") == 5 for _, text in answers)
 
 
 def test_continuing_from_a_hugging_face_folder(
@@ -195,7 +247,7 @@ def test_the_command_line_is_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert bertds(["exprot"]) == 2
     assert "did you mean export?" in capsys.readouterr().err
     assert bertds(["evaluate", "/does/not/exist"]) == 2
-    assert "no such run or checkpoint" in capsys.readouterr().err
+    assert "no such folder, and no model of that name" in capsys.readouterr().err
 
 
 def test_checkpoint_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,7 +268,8 @@ def test_the_whole_road_from_a_real_dump(
     ]  # fmt: skip
     assert bertds(command) == 0
     out = capfd.readouterr().out
-    assert "unigram entropy" in out and "What the model fills in" in out
+    assert "unigram entropy" in out and "most frequent word" in out and "What it answers" in out
+    assert "nothing more" in out and "A real run" in out  # after five steps
     assert (tmp_path / "work" / "model" / "model.safetensors").is_file()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.safetensors")}
     assert bertds(command) == 0  # a second time repeats nothing

@@ -169,7 +169,9 @@ def shares(engine: Engine) -> list[tuple[str, str, int, torch.Tensor]]:
     return [(p.name, p.kind, p.start, p.tensor.clone()) for p in engine.pieces()]
 
 
-def merge(all_shares: list[list[tuple[str, str, int, torch.Tensor]]], sizes: dict) -> State:
+def merge(
+    all_shares: list[list[tuple[str, str, int, torch.Tensor]]], sizes: dict, average: bool = False
+) -> State:
     """Put the pieces of all ranks together; fails unless they cover all exactly once."""
     state: State = {}
     cover: State = {}
@@ -188,6 +190,7 @@ def merge(all_shares: list[list[tuple[str, str, int, torch.Tensor]]], sizes: dic
         kinds.setdefault(name, set()).add(kind)
     for name in sizes:
         want = {"weight"} if name == "scale" else {"weight", "exp_avg", "exp_avg_sq"}
+        want |= {"average"} if average and name != "scale" else set()
         assert kinds[name] == want, name
     return state
 

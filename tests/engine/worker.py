@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tests.engine import oracle, toy
+from tests.engine import averaging, oracle, toy
 from tests.support.ranks import free_ports, rank_environment
 
 
@@ -25,6 +25,8 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     """Train as the case says, and return what there is to compare."""
     if "gradients" in case:
         return oracle.run_case(case)
+    if "average" in case:
+        return averaging.run_case(case)
     engine = toy.make_engine(case["values"])
     first = case.get("first", 0)
     if "load" in case:

@@ -52,3 +52,9 @@ def tiny_sst2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     test = ["index\tsentence", *(f"{n}\t{text}" for n, (text, _) in enumerate(sentiment(6)))]
     (folder / "test.tsv").write_text("\n".join(test) + "\n")
     return root
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Files that people's reports came with."""
+    return Path(__file__).parent / "cases"

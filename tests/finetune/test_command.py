@@ -178,6 +178,20 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert error.startswith("bertds: error: ") and message in error
 
 
+def test_an_earlier_result_is_replaced_on_request(
+    tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["finetune", "--task", "sst2", "--model", str(tiny_bert), "--data", str(tiny_sst2),
+               "--out", str(tmp_path / "out"), *FAST, "--epochs", "1"]  # fmt: skip
+    assert main(command) == 0
+    before = (tmp_path / "out" / "results.json").stat().st_mtime_ns
+    assert main([*command, "--seeds", "3"]) == 2
+    assert "holds an earlier result; --overwrite replaces it" in capsys.readouterr().err
+    assert (tmp_path / "out" / "results.json").stat().st_mtime_ns == before
+    assert main([*command, "--seeds", "3", "--overwrite"]) == 0
+    assert [run["seed"] for run in results(tmp_path / "out")["runs"]] == [3]
+
+
 def test_another_folder_is_not_written_over(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

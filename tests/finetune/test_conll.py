@@ -5,14 +5,19 @@ from pathlib import Path
 import pytest
 
 from bertds.errors import DataError
+from bertds.finetune.load import load_task
 from bertds.finetune.readers.conll import (
     format_conll,
     iob2,
     label_list,
     read_conll,
+    read_nemo,
     read_ner_jsonl,
     unseen_types,
 )
+from bertds.finetune.records import Sentence
+from bertds.finetune.task_data import DataOptions
+from bertds.finetune.tasks import TASKS
 
 
 def write(path: Path, text: str) -> Path:
@@ -121,3 +126,99 @@ def test_predictions_are_written_in_conlleval_columns(tmp_path: Path) -> None:
     sentences, _ = read_conll(write(tmp_path / "x", text), split="dev")
     written = format_conll(sentences, [["B-P", "O"], ["B-Q"]])
     assert written == "-DOCSTART- O O\n\na B-P B-P\nb O O\n\nc O B-Q\n\n"
+
+
+def test_comment_lines_are_no_words(cases: Path) -> None:
+    for name in ("train", "dev"):
+        sentences, bad = read_conll(cases / "conll-comments" / f"{name}.conll", split=name)
+        assert [(s.words, s.tags, s.line) for s in sentences] == [
+            (["John", "lives", "in"], ["B-PER", "O", "O"], 2),
+            (["Rome"], ["B-LOC"], 8),
+        ]
+        assert bad.rows == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# sent_id = 1\n# text = a b\na\tO\nb\tB-X\n\n# newpar\nc\tO\n", [["a", "b"], ["c"]]),
+        ("#begin document (x); part 0\na O\n\n#end document\n", [["a"]]),
+        ("a O\n\n# O\n1 O\n", [["a"], ["#", "1"]]),  # the word "#"
+        ("# O\n1 O\n", [["#", "1"]]),
+        ("# _ _ O\n1 _ _ O\n\n#tag _ _ B-X\n", [["#", "1"], ["#tag"]]),
+        ("a O\n# O\nb O\n", [["a", "#", "b"]]),
+    ],
+)
+def test_comments_and_the_word_hash(tmp_path: Path, text: str, words: list[list[str]]) -> None:
+    sentences, _ = read_conll(write(tmp_path / "x.conll", text), split="dev")
+    assert [s.words for s in sentences] == words
+    assert all(len(s.words) == len(s.tags or ()) for s in sentences)
+
+
+def test_a_malformed_word_is_no_comment(tmp_path: Path) -> None:
+    for text in ("a _ O\n# _ PER\n", "a O\n\n#tag\n"):
+        with pytest.raises(DataError, match=r"line [23]: "):
+            read_conll(write(tmp_path / "x.conll", text), split="dev")
+
+
+def test_words_of_columns_without_tags_may_have_comments(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x", "# id 1 domain=en\nJohn _ _\n#one _ _\n\n# id 2 domain=en\nRome _ _\n"
+    )
+    sentences, _ = read_conll(path, split="test", tagged=False)
+    assert [s.words for s in sentences] == [["John", "#one"], ["Rome"]]
+
+
+def test_nemos_two_files(cases: Path, tmp_path: Path) -> None:
+    data = load_task(TASKS["ner"], DataOptions(data=str(cases / "nemo-formats" / "tc")))
+    assert data.labels == ("O", "B-LOC", "I-LOC", "B-PER", "I-PER")
+    first = data.train.rows[0]
+    assert isinstance(first, Sentence) and first.words == [
+        "Ada",
+        "moved",
+        "to",
+        "San",
+        "Remo",
+        "yesterday",
+        ".",
+    ]
+    assert first.tags == ["B-PER", "O", "O", "B-LOC", "I-LOC", "O", "O"]
+    assert (len(data.train.rows), len(data.dev[0].rows)) == (4, 4)
+
+    text = write(tmp_path / "text_dev.txt", "a b\nc d\n")
+    with pytest.raises(DataError, match=r"no labels_dev\.txt in its folder"):
+        read_nemo(text, split="dev")
+    write(tmp_path / "labels_dev.txt", "O O\n")
+    with pytest.raises(DataError, match=r"2 lines, labels_dev\.txt has 1"):
+        read_nemo(text, split="dev")
+    write(tmp_path / "labels_dev.txt", "O O\nO\n")
+    with pytest.raises(DataError, match=r"line 2: 2 words, 1 tags in labels_dev\.txt"):
+        read_nemo(text, split="dev")
+    write(tmp_path / "labels_dev.txt", "O O\nO PER\n")
+    with pytest.raises(DataError, match=r"line 2: 'PER' in labels_dev\.txt is no tag"):
+        read_nemo(text, split="dev")
+    test = write(tmp_path / "text_test.txt", "a b\n")
+    assert read_nemo(test, split="test")[0][0].tags is None
+
+
+def test_wnut17_is_found_by_its_published_names(tmp_path: Path) -> None:
+    for name in ("wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated"):
+        write(tmp_path / name, "@paulwalk\tO\nLondon\tB-location\n\n#ok\tO\n\n")
+    data = load_task(TASKS["ner"], DataOptions(data=str(tmp_path)))
+    assert [Path(path).name for path in data.sources.values()] == [
+        "wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated",
+    ]  # fmt: skip
+    assert data.labels == ("O", "B-location", "I-location") and len(data.test[0].rows) == 2
+
+
+def test_a_lone_byte_order_mark_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "dev.conll"
+    path.write_bytes(b"\xef\xbb\xbf")
+    with pytest.raises(DataError, match="holds nothing but a byte order mark"):
+        read_conll(path, split="dev")
+    path = write(path, "a O\n\n\ufeff O\n")
+    with pytest.raises(DataError, match=r"line 3: a lone byte order mark \(U\+FEFF\) as the word"):
+        read_conll(path, split="dev")
+    path.write_bytes("a O\n".encode("utf-16"))
+    with pytest.raises(DataError, match="is UTF-16, by its byte order mark; save it as UTF-8"):
+        read_conll(path, split="dev")

@@ -107,12 +107,12 @@ def largest_difference(folder: Path, model: Any) -> float:
 
 
 def ours(
-    task: str, data: Path, model: Path, out: Path, size: int, epochs: int, batching: str = "random"
+    task: str, data: Path, model: Path, out: Path, epochs: int, batching: str = "random"
 ) -> dict[str, float]:
     settings = TrainSettings(learning_rate=RATE, epochs=epochs, batch_size=BATCH, batching=batching)
     results = finetune(
         TASKS[task],
-        DataOptions(data=str(data), max_train_rows=size, max_dev_rows=0),
+        DataOptions(data=str(data)),
         RunOptions(model=str(model), out=out, settings=settings, learning_rates=(RATE,),
                    seeds=(SEED,), max_length=128, save_model=True),
     )  # fmt: skip
@@ -144,9 +144,10 @@ def test_glue_scores_equal_a_plain_script(
     data.mkdir()
     for name in ("train.tsv", "dev.tsv"):  # without the test file: it is not scored
         lines = (shared_data / "glue" / folder / name).read_bytes().split(b"\n")
-        keep = len(lines) if FULL or name == "train.tsv" else DEV_ROWS[SIZE] + header
+        rows = size if name == "train.tsv" else len(lines) if FULL else DEV_ROWS[SIZE]
+        keep = min(len(lines), rows + header)
         (data / name).write_bytes(b"\n".join(lines[:keep]) + b"\n" * (keep < len(lines)))
-    scores = ours(task, data, model, tmp_path / "out", size, epochs)
+    scores = ours(task, data, model, tmp_path / "out", epochs)
     gold, predicted, plain = plain_classification(data, model, columns, header, size, epochs)
     metric = {"sst2": accuracy_score, "mrpc": f1_score, "cola": matthews_corrcoef}[task]
     expected = metric(gold, predicted)
@@ -161,7 +162,7 @@ def test_glue_scores_equal_a_plain_script(
     assert scores[TASKS[task].main_metric] == pytest.approx(expected, abs=0.01)
 
 
-def conll(path: Path, size: int) -> list[tuple[list[str], list[str]]]:
+def conll(path: Path) -> list[tuple[list[str], list[str]]]:
     sentences: list[tuple[list[str], list[str]]] = []
     for block in path.read_text().split("\n\n"):
         words, tags, last = [], [], "O"
@@ -174,7 +175,7 @@ def conll(path: Path, size: int) -> list[tuple[list[str], list[str]]]:
             last = tag
         if words:
             sentences.append((words, tags))
-    return sentences[: size or None]
+    return sentences
 
 
 @pytest.mark.slow
@@ -189,21 +190,21 @@ def test_conll_scores_equal_a_plain_script(shared_data: Path, tmp_path: Path) ->
 
     (tmp_path / "data").mkdir()
     source = shared_data / "ner" / "conll2003"
-    for name in ("eng.train", "eng.testa"):
-        text = (source / name).read_text()
-        whole = FULL or name == "eng.train"
-        keep = len(text) if whole else CONLL_DEV_CHARACTERS
-        (tmp_path / "data" / name).write_text(
-            text[: text.find("\n\n", keep) + 2] if keep < len(text) else text
-        )
     size, epochs = CONLL[SIZE]
+    blocks = (source / "eng.train").read_text().split("\n\n")
+    sentences = [n for n, b in enumerate(blocks) if b and not b.startswith("-DOCSTART-")]
+    end = sentences[size - 1] + 1 if size else len(blocks)
+    (tmp_path / "data" / "eng.train").write_text("\n\n".join(blocks[:end]) + "\n\n")
+    text = (source / "eng.testa").read_text()
+    keep = len(text) if FULL else CONLL_DEV_CHARACTERS
+    (tmp_path / "data" / "eng.testa").write_text(
+        text[: text.find("\n\n", keep) + 2] if keep < len(text) else text
+    )
     model_path = shared_data / "model" / "all-MiniLM-L6-v2"
-    scores = ours("conll2003", tmp_path / "data", model_path, tmp_path / "out", size, epochs)
+    scores = ours("conll2003", tmp_path / "data", model_path, tmp_path / "out", epochs)
 
     tokenizer = AutoTokenizer.from_pretrained(model_path)
-    train, dev = (
-        conll(tmp_path / "data" / n, s) for n, s in (("eng.train", size), ("eng.testa", 0))
-    )
+    train, dev = (conll(tmp_path / "data" / name) for name in ("eng.train", "eng.testa"))
     kinds = sorted({tag[2:] for _, tags in train for tag in tags if tag != "O"})
     labels = ["O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BI")]
     torch.manual_seed(SEED)

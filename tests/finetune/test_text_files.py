@@ -144,3 +144,28 @@ def test_a_label_never_seen_in_training_is_refused_by_line(tmp_path: Path) -> No
     path = write(tmp_path / "dev.csv", "text,label\nx,good\ny,ugly\n")
     with pytest.raises(DataError, match="line 3: label 'ugly' is none of bad, good"):
         read_own(path, split="dev", labels=("bad", "good"))
+
+
+def test_nemos_file_without_a_header(cases: Path) -> None:
+    folder = cases / "nemo-formats"
+    rows, labels = read_own(folder / "train.tsv", split="train")
+    assert len(rows) == 16 and labels == ("0", "1")
+    assert (rows[0].text, rows[0].label, rows[0].line) == ("a good film number 1", 1, 1)
+    assert len(read_own(folder / "dev.tsv", split="dev", labels=labels)[0]) == 16
+
+
+def test_what_is_a_header_and_what_a_row(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tsv", "review\tstars\nfine film\tgood\nbad film\tbad\n")
+    with pytest.raises(DataError, match=r"no text column .* found \['review', 'stars'\]"):
+        read_own(path, split="train")
+    assert len(read_own(path, split="train", text_column="review", label_column="stars")[0]) == 2
+    path = write(tmp_path / "x.tsv", "fine film\t4.5\nbad film\t1\n")
+    assert [r.label for r in read_own(path, split="train", regression=True)[0]] == [4.5, 1.0]
+    path = write(tmp_path / "test.tsv", "a fine film\na bad film\n")
+    assert [r.text for r in read_own(path, split="test")[0]] == ["a fine film", "a bad film"]
+
+
+def test_a_lone_byte_order_mark_in_a_column_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "text,label\na,0\n\ufeff,1\n")
+    with pytest.raises(DataError, match=r"line 3: a lone byte order mark .* in column 'text'"):
+        read_own(path, split="train")

@@ -129,6 +129,31 @@ def test_z_loss_joins_the_gradient_and_not_the_value(monkeypatch, chunk, dtype) 
         )
 
 
+@pytest.mark.parametrize("z_weight", [0.0, 0.1])
+@pytest.mark.parametrize("chunk", [1000, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_weights_of_words_join_the_gradient_and_not_the_value(
+    monkeypatch, chunk, dtype, z_weight
+) -> None:
+    monkeypatch.setattr(losses, "tokens_per_chunk", lambda *_: chunk)
+    leaves, labels = inputs(150, dtype)
+    labels[::7] = -100  # fillers
+    weights = torch.linspace(0.25, 3.0, REAL)
+    hidden, weight, bias = leaves
+    logits = F.linear(hidden, weight[:REAL], bias[:REAL]).float()
+    each = F.cross_entropy(logits, labels, reduction="none")
+    trained = each + z_weight * torch.logsumexp(logits, -1).square()
+    trained = (trained * weights[labels.clamp_min(0)])[labels >= 0].sum()
+    wanted = torch.autograd.grad(trained * 0.37, leaves, retain_graph=True)
+    loss, _ = losses.linear_cross_entropy(*leaves, labels, REAL, z_weight, weights)
+    found = torch.autograd.grad(loss * 0.37, leaves)
+    assert loss.item() == pytest.approx(each.sum().item(), rel=1e-5)
+    for one, other in zip(found, wanted, strict=True):
+        assert (one - other).abs().max() < (1e-5 if dtype == torch.float32 else 1e-2) * (
+            other.abs().max()
+        )
+
+
 def test_the_recipe_sets_the_weight_of_both_styles() -> None:
     from bertds.config.recipe import ModelConfig
     from bertds.model.build import build_model

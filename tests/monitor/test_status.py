@@ -156,3 +156,17 @@ def test_no_number_without_its_baseline() -> None:
     text = describe(held_out(900))
     assert "mlm loss 7.0200 (word frequencies alone 7.0000)" in text
     assert "nsp accuracy 53.0% (larger label 52.0%)" in text
+
+
+def test_a_run_by_the_clock(tmp_path: Path) -> None:
+    """Lines of 7.2 s and ten steps: 0.1 hours are 500 steps."""
+    lines = [train_line(s) for s in range(10, 101, 10)]
+    run = make_run(tmp_path / "run", lines, total=10**6, done=False)
+    recipe = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(
+        recipe.replace("total_steps:", "clock_hours: 0.1, total_steps:")
+    )
+    status = read_status(run)
+    assert status.total_steps == 500 and status.seconds_left == pytest.approx(288)
+    (run / "DONE").write_text("{}")
+    assert read_status(run).total_steps == 100

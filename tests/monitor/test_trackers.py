@@ -201,3 +201,17 @@ def test_time_left_counts_the_phases_that_follow(
     lines.line(train_line(60, tflops=1.0))  # 100 s for 50 steps: 80 s for 40; 1,500 s later
     assert "left" not in said[0]
     assert said[1].endswith("80 s left, 26 min with the next 2 phases")
+
+
+def test_a_run_by_the_clock_says_what_the_clock_leaves(
+    said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """0.1 hours; 72 s of them were used before this start, and each line takes 36 s."""
+    clock = iter([0.0, 0.0, 36.0, 36.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    left = TimeLeft(10**6, clock_hours=0.1, seconds=72.0)
+    lines = ProgressLines(10**6, left, least_seconds=0.0)
+    lines.line(train_line(30, seconds=36.0))
+    lines.line(train_line(40, seconds=36.0))
+    assert "step 30/100 " in said[0] and "step 40/100 " in said[1]
+    assert "4 min left" in said[1]  # 216 s

@@ -19,6 +19,7 @@ from tests.optim.cuts import (
     distance,
     make,
     partitions_of,
+    random_tensors,
     start_weights,
     textbook,
     train,
@@ -151,3 +152,51 @@ def test_state_dict_round_trip_continues_bit_for_bit() -> None:
         torch.equal(a, b)
         for a, b in zip(train(parts, optimizer, 2).values(), train(copies, again, 2).values())
     )
+
+
+@pytest.mark.parametrize("variant", ["nvidia", "deepspeed", "paper"])
+def test_for_a_whole_model_it_is_the_textbooks(variant: str) -> None:
+    """Nothing is bound by hand; state is saved and loaded as torch's optimizers do."""
+
+    def model_of(weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+        model = torch.nn.Module()
+        for name, weight in weights.items():
+            owner, _, leaf = name.rpartition(".")
+            here = model
+            for part in owner.split("."):
+                if part not in dict(here.named_children()):
+                    here.add_module(part, torch.nn.Module())
+                here = here.get_submodule(part)
+            here.register_parameter(leaf, torch.nn.Parameter(weight.clone()))
+        return model
+
+    def step(model: torch.nn.Module, optimizer: ShardedLamb, number: int) -> None:
+        gradients = random_tensors(100 + number)
+        for name, parameter in model.named_parameters():
+            parameter.grad = gradients[name].clone()
+        optimizer.step()
+
+    model = model_of(start_weights())
+    optimizer = ShardedLamb.for_model(model, variant=variant, **NUMBERS)
+    for number in range(3):
+        step(model, optimizer, number)
+    other = model_of({name: p.detach() for name, p in model.named_parameters()})
+    resumed = ShardedLamb.for_model(other, variant=variant, **NUMBERS)
+    resumed.load_state_dict(optimizer.state_dict())
+    for number in range(3, 6):
+        step(other, resumed, number)
+    found = {name: p.detach().reshape(-1) for name, p in other.named_parameters()}
+    want, ratios = textbook(variant, 6)
+    assert distance(found, want) < 1e-6
+    assert resumed.trust_ratios() == pytest.approx(ratios, rel=1e-6)
+
+
+def test_a_scheduler_of_torchs_moves_the_learning_rate() -> None:
+    model = torch.nn.Linear(3, 2)
+    optimizer = ShardedLamb.for_model(model, lr=1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    for _ in range(2):
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.25

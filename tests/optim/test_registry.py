@@ -49,7 +49,7 @@ def test_adam_means_adamw_unless_told_not_to() -> None:
         ({"type": "AdamW", "params": {"lr": -1}}, "must be at least 0"),
         ({"type": "AdamW", "params": {"lr": 1, "betas": [0.9]}}, "list of two numbers"),
         ({"type": "AdamW", "params": {"lr": 1, "betas": [0.9, 1.0]}}, "must be below 1"),
-        ({"type": "AdamW", "params": {"lr": 1, "beta": 1}}, "did you mean 'betas'"),
+        ({"type": "AdamW", "params": {"lr": 1, "beta": 1}}, "did you mean betas"),
         ({"type": "AdamW", "params": {"lr": 1, "max_grad_norm": 1}}, "gradient_clipping"),
         ({"type": "AdamW", "params": {"lr": 1, "adam_w_mode": False}}, 'say "Adam"'),
         ({"type": "AdamW", "params": {"lr": 1, "bias_correction": False}}, "only Lamb"),

@@ -409,7 +409,7 @@ def test_bad_input_is_refused_in_one_line(
         ([str(weights_file), "out", "--to", "hf"], "no bert_config.json beside it"),
         ([str(weights_file), "out", "--to", "hf", "--config", str(folder / "config.json")],
          "no vocab.txt beside it; give --vocab FILE"),
-        ([str(folder), str(tmp_path / "full"), "--to", "dle"], "no earlier conversion"),
+        ([str(folder), str(tmp_path / "full"), "--to", "dle"], "not an earlier export"),
         ([str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")],
          "has its own"),
         (["no/such/path", "out", "--to", "hf"], "no such folder"),

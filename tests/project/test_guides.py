@@ -47,6 +47,8 @@ def smaller(name: str, words: list[str]) -> list[str]:
     if name == "train":
         small = {setting.split("=")[0] for setting in SMALL}
         return [*(w for w in words if w.split("=")[0] not in small), "--set", *SMALL]
+    if name == "init" and "--corpus" not in words:  # it would ask
+        return [*words, "--corpus", "books", "--gpu", "cpu", "--yes"]
     if name == "evaluate":
         return words if "--blimp" in words else [*words, "--max-samples", "8"]
     if name == "plan" and "--calibrate" in words:

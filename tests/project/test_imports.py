@@ -38,20 +38,22 @@ data_prep.settings
 data_prep.stages
 data_prep.earlier_run
 data_prep.report
-data_prep.filter_options
-data_prep.options data_prep.dry_run
-data_prep.prepare
+data_prep.request
+data_prep.resolve data_prep.dry_run
+data_prep.run_stages
+data_prep.prepare data_prep.options
 data_prep.launch
 data_prep.build_wiki_books
 bertds.finetune bertds.plan bertds.report bertds.doctor
 bertds.pipeline
+bertds.api
 bertds.commands
 bertds.cli
 bertds.__main__
 """
 FLOORS = {room: n for n, line in enumerate(ORDER.split("\n")) for room in line.split()}
 # Preparation runs on machines without torch: of bertds it may import these.
-FOR_PREPARATION = {"errors", "system", "display", "data", "__init__"}
+FOR_PREPARATION = {"errors", "system", "display", "config", "data", "__init__"}
 HEAVY = {"torch", "deepspeed", "transformers", "datasets", "wandb", "matplotlib", "pandas"}
 
 

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from bertds.system.heap_trim import ROOM, Heap, _malloc_trim, resident_bytes
+from bertds.system.heap_trim import ROOM, Heap, _malloc_trim
+from bertds.system.memory import resident_bytes
 from tests.support.ranks import REPOSITORY
 
 MIB = 2**20
@@ -43,7 +44,8 @@ def test_a_small_process_has_room_and_an_unknown_size_changes_nothing() -> None:
 
 # Blocks too small to be mapped one by one; every second one stays.
 SCATTER = """
-from bertds.system.heap_trim import Heap, resident_bytes
+from bertds.system.heap_trim import Heap
+from bertds.system.memory import resident_bytes
 heap = Heap()
 heap.look()
 blocks = [bytearray(b"x") * 100_000 for _ in range(4000)]

@@ -14,15 +14,8 @@ from bertds.config.keys import all_keys
 from bertds.config.load import load_config, to_dict
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError, DataError
-from bertds.training.setting_changes import (
-    RULES,
-    Change,
-    as_line,
-    changes,
-    is_done,
-    read_changes,
-    rule_of,
-)
+from bertds.monitor.setting_lines import Change, as_line, read_changes
+from bertds.training.setting_changes import RULES, changes, is_done, rule_of
 
 JSON: dict[str, Any] = {
     "train_batch_size": 12,

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 _LINES_AT_ONCE = 2_048
 
 
-def _encoder(tokenizer: TokenizerInfo) -> Callable[[list[tuple[str, bool]]], list[np.ndarray]]:
+def sentence_encoder(
+    tokenizer: TokenizerInfo,
+) -> Callable[[list[tuple[str, bool]]], list[np.ndarray]]:
     """Return what turns sentences into ids, with WORD_START unless it is WordPiece.
 
     A sentence comes with whether it is the first of its document.
@@ -70,7 +72,7 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
     Raises:
         DataError: it cannot be read, holds no sentence, or a line is not UTF-8 (named by number).
     """
-    encode = _encoder(tokenizer)
+    encode = sentence_encoder(tokenizer)
     dtype = token_dtype(tokenizer.vocab_size)
     pieces: list[np.ndarray] = []
     sentence_lengths: list[int] = []

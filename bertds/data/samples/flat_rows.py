@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.padded_columns import Columns, empty_columns, place_rows
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.rng import ROWS, SAMPLE_ORDER, derive_key, permutation
 from bertds.data.samples.kernels import assemble
 from bertds.data.samples.masking import ngram_thresholds, predictions_by_length
-from bertds.data.samples.pairing import InstanceSettings, Pairs, partner_number, scan_shard
+from bertds.data.samples.pairing import Pairs, partner_number, scan_shard
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import DataError
 
@@ -98,7 +99,7 @@ def offsets_of(lengths: np.ndarray) -> np.ndarray:
 class RowMaker:
     """Turns samples into rows for one tokenizer and one set of settings."""
 
-    def __init__(self, settings: InstanceSettings, tokenizer: TokenizerInfo, seed: int) -> None:
+    def __init__(self, settings: RowSettings, tokenizer: TokenizerInfo, seed: int) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
         self.seed = seed
@@ -284,7 +285,7 @@ def place_flat_rows(flat: FlatRows, columns: Columns, places: np.ndarray, pad: i
 def build_instances(
     shards: Sequence[TokenShard],
     pass_number: int,
-    settings: InstanceSettings,
+    settings: RowSettings,
     seed: int,
     *,
     tokenizer: TokenizerInfo,
@@ -323,7 +324,7 @@ def build_instances(
 def flat_instances(
     shards: Sequence[TokenShard],
     pass_number: int,
-    settings: InstanceSettings,
+    settings: RowSettings,
     seed: int,
     tokenizer: TokenizerInfo,
     shard_numbers: Sequence[int] | None = None,

@@ -22,11 +22,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.rng import (
     CHUNKS,
@@ -37,64 +36,9 @@ from bertds.data.rng import (
     random_u64,
 )
 from bertds.data.samples.kernels import NSP, ONE_SEGMENT, SOP, scan
-from bertds.errors import ConfigError, DataError
+from bertds.errors import DataError
 
-PairKind = Literal["nsp", "sop", "none"]
 _KINDS: dict[str, int] = {"nsp": NSP, "sop": SOP, "none": ONE_SEGMENT}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstanceSettings:
-    """How documents become rows."""
-
-    sequence_length: int = 128
-    max_predictions: int = 20
-    masked_lm_prob: float = 0.15
-    short_seq_prob: float = 0.1
-    whole_word_masking: bool = False
-    ngram: int = 1
-    """Longest run of words masked together; above 1 it implies whole words."""
-    pairs: PairKind = "nsp"
-
-    def __post_init__(self) -> None:
-        if self.pairs not in _KINDS:
-            raise ConfigError(f"pairs={self.pairs!r}; allowed: {', '.join(_KINDS)}")
-        least = self.special_tokens + 2
-        if not least <= self.sequence_length <= 32_767:
-            raise ConfigError(f"sequence_length={self.sequence_length}; allowed: {least} to 32767")
-        if not 1 <= self.max_predictions < self.sequence_length:
-            raise ConfigError(
-                f"max_predictions={self.max_predictions}; allowed: 1 to {self.sequence_length - 1}"
-            )
-        if not 0.0 < self.masked_lm_prob < 1.0:
-            raise ConfigError(f"masked_lm_prob={self.masked_lm_prob}; allowed: between 0 and 1")
-        if not 0.0 <= self.short_seq_prob <= 1.0:
-            raise ConfigError(f"short_seq_prob={self.short_seq_prob}; allowed: 0 to 1")
-        if not 1 <= self.ngram <= 16:
-            raise ConfigError(f"ngram={self.ngram}; allowed: 1 to 16")
-
-    @staticmethod
-    def from_config(data: DataConfig) -> InstanceSettings:
-        """Take them from a ``bertds.config.recipe.DataConfig``."""
-        return InstanceSettings(
-            sequence_length=data.sequence_length,
-            max_predictions=data.max_predictions_per_sequence,
-            masked_lm_prob=data.masked_lm_prob,
-            short_seq_prob=data.short_seq_prob,
-            whole_word_masking=data.whole_word_masking,
-            ngram=data.ngram,
-            pairs=data.pairs,
-        )
-
-    @property
-    def special_tokens(self) -> int:
-        """Special tokens of a row: [CLS] A [SEP] B [SEP], or [CLS] A [SEP]."""
-        return 2 if self.pairs == "none" else 3
-
-    @property
-    def max_tokens(self) -> int:
-        """The most tokens that both segments can have together."""
-        return self.sequence_length - self.special_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,7 +100,7 @@ def scan_shard(
     shard_number: int,
     epoch: int,
     seed: int,
-    settings: InstanceSettings,
+    settings: RowSettings,
 ) -> Pairs:
     """Cut all documents of a shard into samples (about 10 million a second and core).
 
@@ -181,7 +125,7 @@ def count_shard(
     shard_number: int,
     epoch: int,
     seed: int,
-    settings: InstanceSettings,
+    settings: RowSettings,
 ) -> int:
     """Return how many samples :func:`scan_shard` would give, without keeping them."""
     arrays = [np.empty(0, dtype) for dtype in _COLUMN_DTYPES]
@@ -197,7 +141,7 @@ def _call_scan(
     shard_number: int,
     epoch: int,
     seed: int,
-    settings: InstanceSettings,
+    settings: RowSettings,
     arrays: list[np.ndarray],
 ) -> int:
     count = scan(

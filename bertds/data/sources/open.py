@@ -7,10 +7,10 @@ from pathlib import Path
 import h5py
 
 from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.manifest import MANIFEST_NAME
 from bertds.data.formats.nvidia_hdf5 import list_instance_files
 from bertds.data.formats.plain_text import text_shard
-from bertds.data.samples.pairing import InstanceSettings
 from bertds.data.sources.base import Source
 from bertds.data.sources.instance_source import InstanceSource, find_tokenizer
 from bertds.data.sources.token_source import TokenSource
@@ -39,7 +39,7 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
     """
     if not data_config.path:
         raise ConfigError("data.path is not set: a prepared folder, NVIDIA HDF5, or a text file")
-    settings = InstanceSettings.from_config(data_config)
+    settings = data_config.rows
     if is_url(data_config.path):
         # Here and not at the top: local paths need nothing of it.
         from bertds.data.remote.source import open_remote
@@ -87,9 +87,7 @@ def _open_instances(data_config: DataConfig, path: Path, seed: int, split: str) 
     )
 
 
-def _open_text(
-    data_config: DataConfig, path: Path, settings: InstanceSettings, seed: int
-) -> Source:
+def _open_text(data_config: DataConfig, path: Path, settings: RowSettings, seed: int) -> Source:
     if not data_config.vocab:
         raise ConfigError(
             f"data.vocab is not set: the text file {path} needs a vocab.txt or tokenizer.json"

@@ -9,16 +9,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.manifest import Manifest, ShardInfo
 from bertds.data.formats.token_shards import TokenShard, Verify
 from bertds.data.samples.flat_rows import FlatRows, RowMaker, offsets_of
-from bertds.data.samples.pairing import (
-    InstanceSettings,
-    Pairs,
-    count_shard,
-    partner_number,
-    scan_shard,
-)
+from bertds.data.samples.pairing import Pairs, count_shard, partner_number, scan_shard
 from bertds.data.sources.base import Block, Source
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
@@ -72,7 +67,7 @@ class TokenSource(Source):
         name: str,
         kind: str,
         tokenizer: TokenizerInfo,
-        settings: InstanceSettings,
+        settings: RowSettings,
         seed: int,
         documents: Sequence[int],
         opened: dict[int, TokenShard],
@@ -100,7 +95,7 @@ class TokenSource(Source):
     def from_folder(
         cls,
         folder: Path,
-        settings: InstanceSettings,
+        settings: RowSettings,
         seed: int,
         *,
         split: str,

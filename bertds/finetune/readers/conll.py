@@ -1,5 +1,8 @@
 """Reads and writes CoNLL columns: one word a line, its tag in the last column.
 
+Comment lines are left out, and end a sentence: ``# key = value`` (CoNLL-U), ``# id 6f2a domain=en``
+(MultiCoNER), ``#begin document`` (OntoNotes). A word ``#`` with columns and a tag stays a word.
+
 Both tag schemes are read and given back as IOB2: in IOB1 (CoNLL-2003 as published) an entity
 starts with ``I-`` and ``B-`` stands only between two adjacent entities of one type.
 """
@@ -12,11 +15,13 @@ from pathlib import Path
 
 from bertds.errors import DataError
 from bertds.finetune.readers.text import read_records
-from bertds.finetune.records import BadRows, Sentence, lines_of
+from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, Sentence, lines_of
 from bertds.system.logs import log
 
 DOCUMENT_START = "-DOCSTART-"
 _TAG = re.compile(r"O|[BIES]-.+")
+_COMMENT = re.compile(r"#(begin|end) document\b|#\s*[\w:.-]+\s*=\s|#\s+id\s+\S+(\s+\w+=\S+)*\s*$")
+_NEMO_TEXT = re.compile(r"text(_.*)?\.txt")
 
 
 def read_conll(
@@ -24,7 +29,6 @@ def read_conll(
     *,
     split: str,
     tagged: bool = True,
-    limit: int = 0,
     lines: Iterable[tuple[int, str]] | None = None,
 ) -> tuple[list[Sentence], BadRows]:
     """Read one file of CoNLL columns, separated by tabs or spaces.
@@ -36,7 +40,6 @@ def read_conll(
         path: plain or gzip.
         split: train, dev or test.
         tagged: False reads words only (a file to predict).
-        limit: at most so many sentences; 0 = all.
         lines: (number, line) instead of the file's.
 
     Returns:
@@ -64,8 +67,9 @@ def read_conll(
     for number, line in lines_of(path) if lines is None else lines:
         if not line.strip(" \t"):
             end_sentence()
-            if limit and len(sentences) >= limit:
-                break
+            continue
+        if is_comment(line, columns, tagged=tagged, inside=bool(words) or broken):
+            end_sentence()
             continue
         if separator is None:
             separator = "\t" if "\t" in line else " "
@@ -95,11 +99,35 @@ def read_conll(
     return sentences, bad
 
 
+def is_comment(line: str, columns: int, *, tagged: bool, inside: bool) -> bool:
+    """Tell whether a line is a comment.
+
+    Args:
+        line: the line.
+        columns: of the word lines; 0 = not known yet.
+        tagged: whether word lines end with a tag.
+        inside: whether a sentence has begun; an odd line there is a malformed word, not a comment.
+    """
+    if _COMMENT.match(line):
+        return True
+    if inside:
+        return False
+    fields = line.split()
+    if not line.startswith("#") or fields[0] != "#" or len(fields) == columns == 1:
+        return False
+    # What else begins with a lone "#" is that word, if the rest has the form of its columns.
+    if columns and len(fields) != columns:
+        return True
+    return len(fields) > 1 and tagged and not _TAG.fullmatch(fields[-1])
+
+
 def _fault(values: list[str], columns: int, tagged: bool) -> str:
     if len(values) != columns:
         return f"{len(values)} columns, {columns} in the first line"
     if not values[0]:
         return "no word"
+    if values[0] == BYTE_ORDER_MARK:
+        return "a lone byte order mark (U+FEFF) as the word"
     if tagged and columns < 2:
         return "one column: a word without a tag"
     if tagged and not _TAG.fullmatch(values[-1]):
@@ -148,6 +176,52 @@ def iob2(tags: Sequence[str]) -> list[str]:
         result.append(("B-" if starts else "I-") + kind)
         previous = "" if prefix in "ES" else kind  # E and S end their entity
     return result
+
+
+def is_nemo_text(path: Path) -> bool:
+    """Tell whether a file is NeMo's ``text_*.txt``, whose tags are in ``labels_*.txt``."""
+    name = path.name.removesuffix(".gz")
+    return _NEMO_TEXT.fullmatch(name) is not None and not path.name.startswith("labels")
+
+
+def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
+    """Read NeMo's two files: a sentence a line, words apart by blanks, and the tags likewise.
+
+    Args:
+        path: ``text_*.txt``; the tags are in ``labels_*.txt`` of the same folder, which a file to
+            predict does not need.
+        split: train, dev or test.
+
+    Returns:
+        The sentences, tags in IOB2, and the malformed lines.
+
+    Raises:
+        DataError: there are no labels, another number of lines, or malformed lines; see
+            :class:`BadRows`.
+    """
+    bad = BadRows(path, tolerated=split == "train")
+    labels = path.with_name("labels" + path.name.removeprefix("text"))
+    lines = list(lines_of(path))
+    if not labels.is_file():
+        if split != "test":
+            raise DataError(f"{path}: no {labels.name} in its folder, which holds the tags")
+        return [Sentence(line.split(), None, n) for n, line in lines if line.strip()], bad
+    tag_lines = [line for _, line in lines_of(labels)]
+    if len(tag_lines) != len(lines):
+        raise DataError(f"{path}: {len(lines)} lines, {labels.name} has {len(tag_lines)}")
+    sentences = []
+    for (number, line), tag_line in zip(lines, tag_lines, strict=True):
+        words, tags = line.split(), tag_line.split()
+        odd = next((tag for tag in tags if not _TAG.fullmatch(tag)), None)
+        if len(words) != len(tags):
+            bad.add(number, f"{len(words)} words, {len(tags)} tags in {labels.name}")
+        elif odd is not None:
+            bad.add(number, f"{odd!r} in {labels.name} is no tag (O, B-TYPE, I-TYPE)")
+        elif words:  # a blank line in both is no sentence
+            sentences.append(Sentence(words, tags, number))
+    bad.finish(len(sentences))
+    _to_iob2(path, sentences)
+    return sentences, bad
 
 
 def read_ner_jsonl(path: Path, *, split: str, tagged: bool = True) -> list[Sentence]:

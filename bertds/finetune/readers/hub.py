@@ -10,6 +10,7 @@ from bertds.errors import DataError
 from bertds.finetune.readers.conll import iob2, label_list
 from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
 from bertds.finetune.records import Question, Sentence, TextRow
+from bertds.finetune.sampling import check_labels, limit_of, sample_places
 from bertds.finetune.task_data import DataOptions, Rows, Split, TaskData
 from bertds.finetune.tasks import Files, Task
 
@@ -28,21 +29,18 @@ def load_hub_task(task: Task, options: DataOptions) -> TaskData:
     """
     splits = _load(task, options.data)
     data = TaskData(Split("train", []), [], [], task.labels, sources={"hub": options.data})
-    for files, role, limit in (
-        (task.train, "train", options.max_train_rows),
-        (task.dev, "dev", options.max_dev_rows),
-        (task.test, "test", 0),
-    ):
+    roles = [(task.train, "train"), (task.dev, "dev"), (task.test, "test")]
+    for files, role in roles[:2] if options.no_test else roles:
+        limit = limit_of(options, role)
         for place in files:
             table = splits.get(place.hub_split)
             if table is None:
                 continue
-            if limit:
-                table = table.select(range(min(limit, len(table))))
             where = f"{options.data}, {place.hub_split}"
-            rows = _rows(task, table, where, role, data)
+            rows = _rows(task, table, where, role, data, sample_places(len(table), limit))
             name = place.hub_split if len(files) > 1 else role
             if role == "train":
+                check_labels(task, rows, data.labels, limit, where)
                 data.train = Split("train", rows)
             else:
                 getattr(data, role).append(Split(name, rows, _submission(place)))
@@ -81,15 +79,21 @@ def _load(task: Task, name: str) -> Mapping[str, Any]:
         ) from None
 
 
-def _rows(task: Task, table: Dataset, where: str, role: str, data: TaskData) -> Rows:
+def _rows(
+    task: Task, table: Dataset, where: str, role: str, data: TaskData, places: list[int]
+) -> Rows:
+    """Return the rows at ``places``; labels are those of the whole table."""
     if task.kind == "qa":
-        return [_question(record, where, number) for number, record in enumerate(table)]
+        chosen = zip(places, table.select(places), strict=True)
+        return [_question(record, where, number) for number, record in chosen]
     if task.kind == "ner":
-        return _sentences(table, where, role, data)
-    return _texts(task, table, where, role, data)
+        return _sentences(table, where, role, data, places)
+    return _texts(task, table, where, role, data, places)
 
 
-def _texts(task: Task, table: Dataset, where: str, role: str, data: TaskData) -> list[TextRow]:
+def _texts(
+    task: Task, table: Dataset, where: str, role: str, data: TaskData, places: list[int]
+) -> list[TextRow]:
     columns = table.column_names
     names = {
         role_: task.hub_columns.get(name, name)
@@ -104,9 +108,13 @@ def _texts(task: Task, table: Dataset, where: str, role: str, data: TaskData) ->
     feature = table.features.get(names["label"])
     label_names = getattr(feature, "names", None)
     if not data.labels and task.kind == "classification" and role == "train":
-        data.labels = tuple(label_names or sorted({str(v) for v in table[names["label"]]}))
+        values = table.unique(names["label"])
+        if label_names:  # a declared label may have no row
+            data.labels = tuple(n for place, n in enumerate(label_names) if place in values)
+        else:
+            data.labels = tuple(sorted(str(value) for value in values))
     rows = []
-    for number, record in enumerate(table):
+    for number, record in zip(places, table.select(places), strict=True):
         label: int | float | None = record.get(names["label"])
         if label is not None and (label == -1 or role == "test"):
             label = None
@@ -134,14 +142,16 @@ def _checked(text: str, task: Task, data: TaskData, where: str, number: int) -> 
         raise DataError(f"{where}, row {number}: {error}") from None
 
 
-def _sentences(table: Dataset, where: str, role: str, data: TaskData) -> list[Sentence]:
+def _sentences(
+    table: Dataset, where: str, role: str, data: TaskData, places: list[int]
+) -> list[Sentence]:
     column = next((n for n in ("ner_tags", "tags", "labels") if n in table.column_names), None)
     if "tokens" not in table.column_names or column is None:
         raise DataError(f"{where}: no columns tokens and ner_tags; found {table.column_names}")
     inner = getattr(table.features[column], "feature", None)
     names = getattr(inner, "names", None)
     sentences = []
-    for number, record in enumerate(table):
+    for number, record in zip(places, table.select(places), strict=True):
         tags = [names[t] if names else str(t) for t in record[column]]
         if not record["tokens"]:
             continue

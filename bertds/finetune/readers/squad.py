@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from bertds.errors import DataError
 from bertds.finetune.records import BadRows, Question, read_text
 from bertds.system.json_fields import parse_json
 
 
-def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question], BadRows]:
+def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
     """Read one SQuAD file.
 
     An answer whose ``answer_start`` does not point at its text would teach the model a wrong
@@ -20,7 +20,6 @@ def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question
     Args:
         path: plain or gzip JSON.
         split: train, dev or test (answers are optional in a test file).
-        limit: at most so many questions; 0 = all.
 
     Returns:
         The questions and what was left out (train) or merely counted.
@@ -33,12 +32,10 @@ def read_squad(path: Path, *, split: str, limit: int = 0) -> tuple[list[Question
         content = parse_json(read_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
-    return questions_of(content, path, split=split, limit=limit)
+    return questions_of(content, path, split=split)
 
 
-def questions_of(
-    content: object, path: Path, *, split: str, limit: int = 0
-) -> tuple[list[Question], BadRows]:
+def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Question], BadRows]:
     """Return the questions of a SQuAD file that is read already; see :func:`read_squad`."""
     bad = BadRows(path, tolerated=True, what="question", kept=split != "train")
     questions: list[Question] = []
@@ -59,13 +56,11 @@ def questions_of(
             bad.add(question.id, f"answer {text!r} is not at {start}, there is {found!r}")
         if not wrong or split != "train":
             questions.append(question)
-        if limit and len(questions) >= limit:
-            break
     bad.finish(len(questions))
     return questions, bad
 
 
-def _walk(path: Path, content: Any) -> Any:
+def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]:
     """Yield (place, title, context, qa) and refuse another layout."""
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
@@ -83,7 +78,7 @@ def _walk(path: Path, content: Any) -> Any:
                 yield f"{place}.qas[{q}]", article.get("title", ""), context, qa
 
 
-def _question(place: str, title: str, context: str, qa: Any, split: str) -> Question:
+def _question(place: str, title: str, context: str, qa: object, split: str) -> Question:
     if not isinstance(qa, dict) or not isinstance(qa.get("question"), str) or "id" not in qa:
         raise DataError(f"{place} lacks 'id' or 'question'")
     answers = []

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import DataError
-from bertds.finetune.records import BadRows, TextRow, lines_of, read_text
+from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, TextRow, lines_of, read_text
 from bertds.finetune.tasks import Task
 from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
@@ -23,18 +23,17 @@ TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "premise", "question1")
 PAIR_NAMES = ("text_pair", "sentence2", "text_b", "hypothesis", "question2", "pair")
 LABEL_NAMES = ("label", "labels", "score", "class", "target")
 ID_NAMES = ("index", "id", "guid")
+HEADERLESS = ("text", "label")
+"""Columns of NeMo's text classification files."""
 
 
-def read_glue_tsv(
-    path: Path, task: Task, *, split: str, limit: int = 0
-) -> tuple[list[TextRow], BadRows]:
+def read_glue_tsv(path: Path, task: Task, *, split: str) -> tuple[list[TextRow], BadRows]:
     """Read one GLUE file.
 
     Args:
         path: plain or gzip.
         task: says which columns hold what.
         split: train, dev or test; a test file needs no labels.
-        limit: read at most so many good rows; 0 = all.
 
     Returns:
         The rows in the file's order, and the malformed ones.
@@ -61,8 +60,6 @@ def read_glue_tsv(
         row = _row(values, places, task, number, len(rows) + len(bad.rows), split, bad)
         if row is not None:
             rows.append(row)
-        if limit and len(rows) == limit:
-            break
     bad.finish(len(rows))
     return rows, bad
 
@@ -140,10 +137,15 @@ def parse_label(text: str, task: Task) -> int | float:
 # --------------------------------------------------------------------------------------------
 
 
-def read_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str, Any]]]:
     """Read a CSV, TSV or JSONL file into (line, record).
 
-    CSV has the quoting of RFC 4180; TSV has none (a quote is text), as in GLUE.
+    CSV has the quoting of RFC 4180; TSV has none (a quote is text), as in GLUE. A TSV whose first
+    line names none of the usual columns is NeMo's: ``text<TAB>label`` without a header.
+
+    Args:
+        path: .csv, .tsv or .jsonl, also gzipped.
+        named: whether columns are given by name, so that the first line must be a header.
 
     Raises:
         DataError: an unbalanced quote, a row with another number of columns, a line that is not
@@ -161,6 +163,9 @@ def read_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
     if not table:
         raise DataError(f"{path}: empty file")
     header = [column.strip() for column in table[0][1]]
+    if name.endswith(".tsv") and not named and _is_headerless(table):
+        header = list(HEADERLESS[: len(header)])
+        table = [table[0], *table]
     if len(set(header)) != len(header):
         raise DataError(f"{path}, line 1: a column name stands there twice")
     records = []
@@ -171,6 +176,32 @@ def read_records(path: Path) -> list[tuple[int, dict[str, Any]]]:
             )
         records.append((number, dict(zip(header, values))))
     return records
+
+
+def _is_headerless(table: list[tuple[int, list[str]]]) -> bool:
+    """Tell whether the first line is already a row of NeMo's ``text<TAB>label``.
+
+    It is where it has one or two columns under none of the usual names, and its label comes again
+    in a later row; a name of a column does not. A file of texts alone, to predict, must have
+    another row.
+    """
+    first = table[0][1]
+    usual = {*TEXT_NAMES, *PAIR_NAMES, *LABEL_NAMES, *ID_NAMES}
+    if len(first) > len(HEADERLESS) or len(table) < 2:
+        return False
+    if usual.intersection(column.strip().lower() for column in first):
+        return False
+    if len(first) == 1:
+        return " " in first[0].strip()
+    labels = {values[1] for _, values in table[1:] if len(values) == 2}
+    return first[1] in labels or _is_number(first[1])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
@@ -258,7 +289,7 @@ def read_own(
     Raises:
         DataError: a column or a label is missing, or a label was never seen in training (by line).
     """
-    records = read_records(path)
+    records = read_records(path, named=bool(text_column or pair_column or label_column))
     if not records:
         raise DataError(f"{path}: no rows")
     columns = list(records[0][1])
@@ -274,6 +305,10 @@ def read_own(
         for column in (text, pair, None if split == "test" else label):
             if column is not None and record.get(column) in (None, ""):
                 raise DataError(f"{path}, line {number}: nothing in column {column!r}")
+            if column is not None and record[column] == BYTE_ORDER_MARK:
+                raise DataError(
+                    f"{path}, line {number}: a lone byte order mark (U+FEFF) in column {column!r}"
+                )
     if not labels and not regression and label is not None:
         labels = tuple(sorted({_label_text(record[label]) for _, record in records}))
         if len(labels) < 2:

@@ -73,13 +73,13 @@ class MegatronBert:
         }
         return cls({n: t.float().contiguous() for n, t in weights.items()}, config, vocab)
 
-    def write(self, out: Path, cased: bool) -> None:
-        """Write a Hugging Face folder."""
+    def write(self, out: Path, *, cased: bool, overwrite: bool = False) -> None:
+        """Write a Hugging Face folder; ``overwrite`` replaces an earlier conversion."""
         from safetensors.torch import save_file
 
         if self.vocab is None:
             raise CheckpointError("no vocab.txt beside the checkpoint; give --vocab FILE")
-        with fresh_folder(out) as folder:
+        with fresh_folder(out, overwrite=overwrite) as folder:
             write_json(folder / "config.json", self.config)
             save_file(self.weights, folder / "model.safetensors", metadata={"format": "pt"})
             copy_tokenizer(self.vocab.parent, folder, self.config["max_position_embeddings"], cased)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bertds.errors import CheckpointError
+from bertds.pretrained.foreign.tensorflow_reader import TensorFlowCheckpoint
 
 # --------------------------------------------------------------------------------------------
 # Google's TensorFlow BERT
@@ -42,7 +42,7 @@ def tf_name(name: str) -> tuple[str, bool] | None:
     return (f"{path}.{renamed}", False) if renamed else None
 
 
-def from_tensorflow(checkpoint: Any) -> tuple[dict[str, Tensor], list[str]]:
+def from_tensorflow(checkpoint: TensorFlowCheckpoint) -> tuple[dict[str, Tensor], list[str]]:
     """Read a :class:`.tensorflow_reader.TensorFlowCheckpoint` under transformers' names.
 
     Returns:

@@ -8,6 +8,7 @@ CRC-32C. Formats: tensorflow/core/util/tensor_bundle, tensorflow/core/lib/io/tab
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -176,7 +177,7 @@ def _fields(data: bytes, path: Path) -> dict[int, list[Any]]:
         while place < len(data):
             tag, place = _varint(data, place)
             number, kind = tag >> 3, tag & 7
-            value: Any
+            value: int | bytes
             if kind == 0:
                 value, place = _varint(data, place)
             elif kind == 1:
@@ -226,12 +227,12 @@ def _crc_table() -> np.ndarray:
 
 
 @cache
-def _crc32c() -> Any:
+def _crc32c() -> Callable[[np.ndarray, np.ndarray], np.uint32]:
     # A byte at a time over hundreds of megabytes: only compiled code is fast enough.
     import numba
 
     @numba.njit(cache=False)
-    def crc32c(data: np.ndarray, table: np.ndarray) -> Any:
+    def crc32c(data: np.ndarray, table: np.ndarray) -> np.uint32:
         crc = np.uint32(0xFFFFFFFF)
         for byte in data:
             crc = table[(crc ^ byte) & np.uint32(0xFF)] ^ (crc >> np.uint32(8))

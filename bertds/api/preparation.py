@@ -1,0 +1,46 @@
+"""``bertds.prepare``: a corpus becomes training shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bertds.data.formats.manifest import Manifest
+
+_PATHS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed", "hf")
+"""Options that take several paths; one alone need not be a list."""
+
+
+def prepare(out: str | Path, **options: Any) -> Manifest:
+    """Prepare a corpus, or go on where an earlier call was stopped.
+
+    A script that asks for several workers must call this below ``if __name__ == "__main__"``: they
+    are processes that import it again. In a notebook ``workers=1`` is safe.
+
+    Args:
+        out: the folder of shards and ``manifest.json``.
+        options: the fields of :class:`data_prep.request.PrepRequest`, named as the options of
+            ``bertds prep``: ``text=["corpus.txt"]``, ``wiki=[...]``, ``train_vocab=8192``,
+            ``vocab="vocab.txt"``, ``validation_fraction=0.05`` ...
+
+    Returns:
+        What the folder holds: counts, checksums, tokenizer.
+
+    Raises:
+        ConfigError: an option is unknown, missing or contradicts another one.
+        DataError: a source cannot be read, or nothing is left of it.
+    """
+    from dataclasses import fields
+
+    from bertds.config.suggest import nearest
+    from bertds.errors import ConfigError
+    from data_prep.prepare import prepare as run
+    from data_prep.request import PrepRequest
+
+    known = [item.name for item in fields(PrepRequest)]
+    for name, value in options.items():
+        if name not in known:
+            raise ConfigError(f"prepare({name}=...): no such option{nearest(name, known)}")
+        if name in _PATHS and isinstance(value, (str, Path)):
+            options = {**options, name: [value]}
+    return run(PrepRequest(out=out, **options))

@@ -1,0 +1,91 @@
+"""``bertds.train``: one phase of pre-training, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertds.errors import EXIT_OK, BertdsError
+from bertds.monitor.run_files import read_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """How a call of :func:`train` ended."""
+
+    run_dir: Path
+    """The run folder: ``bertds.from_pretrained`` and ``bertds.evaluate`` take it."""
+    finished: bool
+    """Whether the last step is done; if not, the same call continues."""
+    metrics: list[dict[str, Any]]
+    """The lines of ``metrics.jsonl``: train and validation, in the order of their steps."""
+
+    @property
+    def step(self) -> int:
+        """The last step that has a line."""
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
+
+
+def train(
+    recipe: str | Path | None = None,
+    *,
+    run_dir: str | Path = "",
+    data: str | Path = "",
+    deepspeed_config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> TrainingResult:
+    """Pre-train for one phase in this process, as ``bertds train`` does.
+
+    The same call continues a run that was stopped. Interrupting a notebook's cell stops after the
+    step, with everything saved.
+
+    Args:
+        recipe: its name or path; None = the defaults.
+        run_dir: the run folder, ``run.dir`` of the recipe if not given.
+        data: what is trained on, ``data.path`` of the recipe if not given.
+        deepspeed_config: a DeepSpeed JSON by name or path; None = the one that the recipe names.
+        settings: further keys, as for ``--set``: ``{"schedule.total_steps": 100,
+            "deepspeed.optimizer.params.lr": 1e-3}``.
+
+    Returns:
+        The run folder, whether the run is finished, and its metrics.
+
+    Raises:
+        BertdsError: what the command would end with.
+    """
+    from bertds import train as module
+    from bertds.training.settings import read_settings
+
+    values = dict(settings or {})
+    for key, value in (("run.dir", run_dir), ("data.path", data)):
+        if value:
+            values[key] = str(value)
+    assignments = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    named = None if recipe is None else str(recipe)
+    json_named = None if deepspeed_config is None else str(deepspeed_config)
+    folder = Path(read_settings(named, json_named, assignments)[0].run.dir)
+    words = ["--config", named] if named else []
+    words += ["--deepspeed_config", json_named] if json_named else []
+    words += ["--set", *assignments] if assignments else []
+    if threading.current_thread() is not threading.main_thread():
+        raise BertdsError("bertds.train listens for signals: call it from the main thread")
+    with _own_signals():
+        code = module.main(words)
+    return TrainingResult(folder, code == EXIT_OK, read_metrics(folder / "metrics.jsonl").lines)
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Give the signals back: a run ignores them from its end on, a notebook must not."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

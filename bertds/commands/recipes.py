@@ -1,0 +1,104 @@
+"""``bertds recipes list|show|copy``: the recipes that ship, to look at and to start from."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import textwrap
+from pathlib import Path
+
+from bertds.config.load import load_config
+from bertds.config.locate import find_deepspeed_json, find_recipe
+from bertds.errors import EXIT_OK, ConfigError
+from bertds.system.shipped_files import PACKAGE
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds recipes", description="List, show and copy the recipes that ship."
+    )
+    actions = parser.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="name each recipe, and say what it is")
+    show = actions.add_parser("show", help="print a recipe and its DeepSpeed JSON as they are")
+    copy = actions.add_parser("copy", help="copy a recipe and its DeepSpeed JSON, to be edited")
+    for action in (show, copy):
+        action.add_argument("name", help="a name of the list, or a path")
+        action.add_argument(
+            "--deepspeed_config", metavar="F.json", help="another JSON than the recipe names"
+        )
+    copy.add_argument("--to", default=".", metavar="DIR", help="the folder (this one)")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one action."""
+    args = parse_args(argv)
+    if args.action == "list":
+        _list()
+        return EXIT_OK
+    recipe = find_recipe(args.name)
+    json = find_deepspeed_json(load_config(args.name), args.name, args.deepspeed_config)
+    if args.action == "show":
+        for file in (recipe, json):
+            print(f"# {file}\n{file.read_text(encoding='utf-8')}", end="")
+    else:
+        for file in copy_recipe(recipe, json, Path(args.to)):
+            print(f"wrote {file}")
+        print(f"train with it: bertds train --config {Path(args.to) / recipe.name}")
+    return EXIT_OK
+
+
+def _list() -> None:
+    for file in sorted((PACKAGE / "recipes").glob("*.yaml")):
+        json = load_config(file).run.deepspeed_config
+        print(f"{file.stem}  ({Path(json).name})")
+        print(textwrap.fill(about(file), 80, initial_indent="    ", subsequent_indent="    "))
+
+
+def about(recipe: Path) -> str:
+    """Return what the comment at the head of a recipe says, as one paragraph."""
+    words = []
+    for line in recipe.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        words.append(line.lstrip("# "))
+    return " ".join(words)
+
+
+def copy_recipe(recipe: Path, json: Path, folder: Path) -> list[Path]:
+    """Copy a recipe and its JSON side by side; the copy names the copied JSON.
+
+    Args:
+        recipe: the recipe.
+        json: its DeepSpeed JSON.
+        folder: where both go; made if it is missing.
+
+    Raises:
+        ConfigError: a file of that name is there already; nothing was written.
+    """
+    targets = [folder / recipe.name, folder / json.name]
+    for target in targets:
+        if target.exists():
+            raise ConfigError(f"{target}: exists; choose another folder with --to")
+    text = recipe.read_text(encoding="utf-8")
+    named = re.compile(r"^(\s+deepspeed_config:\s*)[^\s#]+", re.MULTILINE)
+    if named.search(text):
+        text = named.sub(rf"\g<1>./{json.name}", text)
+    elif re.search(r"^run:\s*$", text, re.MULTILINE):
+        text = re.sub(
+            r"^run:\s*$",
+            f"run:\n  deepspeed_config: ./{json.name}",
+            text,
+            count=1,
+            flags=re.MULTILINE,
+        )
+    else:
+        text = f"run:\n  deepspeed_config: ./{json.name}\n{text}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        targets[0].write_text(text, encoding="utf-8")
+        targets[1].write_bytes(json.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from error
+    return targets

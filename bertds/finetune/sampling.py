@@ -1,0 +1,73 @@
+"""Takes a random sample of a split: the only place where rows are left out on request.
+
+Task files are often sorted, by label or by source, so their first rows are no sample of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+from bertds.errors import DataError
+from bertds.finetune.records import TextRow
+from bertds.finetune.task_data import DataOptions, Rows
+from bertds.finetune.tasks import Task
+
+SEED = 42
+"""Of the sample. Not that of training: all trials of a task see the same rows."""
+
+
+def limit_of(options: DataOptions, split: str) -> int:
+    """Return how many rows of a split are wanted; 0 = all."""
+    limits = {"train": options.max_train_rows, "dev": options.max_dev_rows}
+    return limits.get(split, options.max_test_rows)
+
+
+def sample_places(count: int, limit: int) -> list[int]:
+    """Return which of ``count`` rows a sample holds, in their order in the file.
+
+    Args:
+        count: number of rows.
+        limit: number of rows wanted; 0 = all.
+    """
+    if not limit or limit >= count:
+        return list(range(count))
+    return sorted(random.Random(SEED).sample(range(count), limit))
+
+
+def sample_rows(rows: Rows, limit: int) -> Rows:
+    """Return ``limit`` rows drawn at random, in their order in the file; 0 = all."""
+    if not limit or limit >= len(rows):
+        return rows
+    return [rows[place] for place in sample_places(len(rows), limit)]  # type: ignore[return-value]
+
+
+def check_labels(task: Task, rows: Rows, labels: tuple[str, ...], limit: int, where: str) -> None:
+    """Check that each label of a classification has a training row.
+
+    Args:
+        task: the task; only classifications are checked.
+        rows: the training rows.
+        labels: the names of the labels.
+        limit: of the sample; 0 = the whole file.
+        where: the file, for the message.
+
+    Raises:
+        DataError: labels without a row; they are named.
+    """
+    if task.kind != "classification" or not labels:
+        return
+    seen = Counter(row.label for row in rows if isinstance(row, TextRow))
+    missing = [name for number, name in enumerate(labels) if not seen[number]]
+    if not missing:
+        return
+    named = ", ".join(map(repr, missing[:5])) + (" ..." if len(missing) > 5 else "")
+    what = "label" if len(missing) == 1 else "labels"
+    if limit:
+        raise DataError(
+            f"{where}: the sample of {limit} rows has none with the {what} {named}, which the "
+            "model could not learn; raise --max-train-rows"
+        )
+    raise DataError(
+        f"{where}: no row with the {what} {named}, which the model could not learn; check the file"
+    )

@@ -1,0 +1,220 @@
+"""Writes the files of ``bertds init``: a recipe, its JSON, site.env, and a README of commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from bertds.display.words import in_words, short
+from bertds.errors import BertdsError, ConfigError
+from bertds.plan.propose import Proposal
+from bertds.system.atomic_files import explain_os_error, write_text
+
+FILES = ("recipe.yaml", "deepspeed.json", "site.env", "README.md")
+PACKED = (".bz2", ".gz", ".xz", ".zst", ".7z", ".parquet")
+BYTES_PER_TOKEN = 4.5
+"""English text under a WordPiece vocabulary of 30,000."""
+UNPACKS_TO = 4
+"""Text in a compressed file, in units of its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """What is trained on, as options of ``bertds prep``, and about how large it is."""
+
+    options: dict[str, list[str]]
+    """By source kind (``wiki``, ``books``, ``text`` ...): paths; of ``hf``: names."""
+
+    @property
+    def tokens(self) -> float:
+        """About how many tokens; a dataset of the hub counts as Wikipedia with books."""
+        if "hf" in self.options:
+            return 4.3e9
+        sizes = 0.0
+        for file in _files(path for paths in self.options.values() for path in paths):
+            sizes += file.stat().st_size * (UNPACKS_TO if file.suffix in PACKED else 1)
+        return sizes / BYTES_PER_TOKEN
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of a vocabulary that the corpus is enough to train."""
+        return 30_522 if self.tokens > 5e7 else 8192 if self.tokens > 5e6 else 2048
+
+    @property
+    def held_out(self) -> float:
+        """Share of documents to hold out: small corpora need a larger one."""
+        return 0.005 if self.tokens > 5e7 else 0.05
+
+
+def _files(paths: Iterable[str]) -> Iterable[Path]:
+    for given in paths:
+        path = Path(given)
+        yield from (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def guess_kind(given: str) -> str:
+    """Return the source kind that a path looks like; ``hf`` for what is none.
+
+    Raises:
+        ConfigError: there is no such path, or nothing in the folder can be read.
+    """
+    path = Path(given)
+    if not path.exists():
+        if given.count("/") <= 1 and not path.suffix and not given.startswith((".", "/", "~")):
+            raise ConfigError(
+                f"{given}: no such file or folder; a dataset of the hub: --hf {given}"
+            )
+        raise ConfigError(f"{given}: no such file or folder")
+    if path.is_dir():
+        kinds = {guess_kind(str(p)) for p in _files([given]) if not p.name.startswith(".")}
+        if not kinds:
+            raise ConfigError(f"{given}: an empty folder")
+        if kinds == {"text"}:
+            return "books"  # one document per file
+        if len(kinds) > 1:
+            listed = ", ".join(f"--{kind}" for kind in sorted(kinds))
+            raise ConfigError(f"{given}: holds files of several kinds; name them by {listed}")
+        return kinds.pop()
+    name = path.name.lower()
+    for packed in PACKED[:4]:
+        name = name.removesuffix(packed)
+    for ending, kind in ((".jsonl", "jsonl"), (".ndjson", "jsonl"), (".parquet", "parquet")):
+        if name.endswith(ending):
+            return kind
+    is_wiki = ".xml" in name or "pages-articles" in name or name.startswith("wiki_")
+    return "wiki" if is_wiki else "text"
+
+
+def write_project(
+    folder: Path, proposal: Proposal, corpus: Corpus, *, nodes: int, devices: int, hours: float
+) -> list[Path]:
+    """Write the files.
+
+    Args:
+        folder: where to; made if it is missing.
+        proposal: recipe and JSON.
+        corpus: what is trained on.
+        nodes: machines.
+        devices: GPUs of each, or processes on a CPU.
+        hours: training time.
+
+    Raises:
+        ConfigError: one of the files is there already; nothing was written.
+    """
+    for name in FILES:
+        if (folder / name).exists():
+            raise ConfigError(f"{folder / name}: exists; choose another folder, or remove it")
+    texts = {
+        "recipe.yaml": _recipe(proposal, hours),
+        "deepspeed.json": json.dumps(proposal.deepspeed, indent=2) + "\n",
+        "site.env": _site(folder, devices, hours, proposal),
+        "README.md": _readme(folder, proposal, corpus, nodes, devices),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_text(folder / name, text)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    return [folder / name for name in FILES]
+
+
+def expectations(proposal: Proposal) -> list[str]:
+    """Return what the planner expects, one fact per line."""
+    plan = proposal.plan
+    return [
+        f"model {proposal.size}: {short(proposal.parameters)} parameters ({proposal.why})",
+        f"{plan.batch.world_size} x {plan.hardware.name}: about {plan.steps:,} steps of "
+        f"{plan.batch.global_batch_size:,} rows at {plan.step.total:.2g} s per step, "
+        f"{short(plan.tokens)} tokens in {in_words(plan.hours * 3600)}",
+        f"{plan.memory_gib:.2f} GiB of {plan.hardware.memory_gib:.1f} per device; "
+        f"{plan.checkpoint_gib:.2f} GiB per checkpoint; speed {plan.hardware.efficiency_kind}",
+    ]
+
+
+def _recipe(proposal: Proposal, hours: float) -> str:
+    lines = [
+        "# Written by bertds init. What a key means: bertds config explain KEY",
+        *(f"# {line}" for line in expectations(proposal)),
+        f"# The clock ends the run after {hours:g} hours of training, with the learning rate at 0.",
+    ]
+    return "\n".join(lines) + "\n" + yaml.safe_dump(proposal.recipe, sort_keys=False)
+
+
+def _site(folder: Path, devices: int, hours: float, proposal: Proposal) -> str:
+    whole = folder.resolve()
+    minutes = round(hours * 60 * 1.1) + 15
+    gpus = "" if proposal.plan.hardware.name == "cpu" else f"SBATCH_GPUS_PER_NODE={devices}\n"
+    return (
+        "# For a Slurm cluster: copy to slurm/site.env in a clone of bertds, then\n"
+        f"#   slurm/submit.sh --nodes=N slurm/phase1.sh     (more keys: slurm/site.env.example)\n"
+        f"{gpus}"
+        f"SBATCH_TIMELIMIT={minutes // 60}:{minutes % 60:02d}:00\n"
+        f"BERTDS_DATA={shlex.quote(str(whole / 'data'))}\n"
+        f"BERTDS_RUNS={shlex.quote(str(whole / 'runs'))}\n"
+        f"BERTDS_PHASE1={shlex.quote(str(whole / 'recipe.yaml'))}\n"
+    )
+
+
+def prep_command(corpus: Corpus) -> list[str]:
+    """Return the command that prepares the corpus, as words."""
+    words = ["bertds", "prep"]
+    for kind, paths in corpus.options.items():
+        words += [
+            f"--{kind}",
+            *(paths if kind == "hf" else (str(Path(p).resolve()) for p in paths)),
+        ]
+    words += ["--train-vocab", str(corpus.vocab_size)]
+    return [*words, "--validation-fraction", f"{corpus.held_out:g}", "--out", "data"]
+
+
+def _readme(folder: Path, proposal: Proposal, corpus: Corpus, nodes: int, devices: int) -> str:
+    name = proposal.plan.hardware.name
+    train = ["bertds", "train", "--config", "recipe.yaml"]
+    if devices > 1:
+        train += ["--processes", str(devices)]
+    several = (
+        f"\nOn {nodes} machines: site.env is for Slurm; see docs/slurm.md of bertds.\n"
+        if nodes > 1
+        else ""
+    )
+    facts = "\n".join(f"- {line}" for line in expectations(proposal))
+    return f"""# {folder.resolve().name}
+
+{facts}
+
+Five commands, in this folder:
+
+```bash
+{shlex.join(prep_command(corpus))}
+{shlex.join(train)}
+bertds export run --out model
+bertds evaluate model --data data
+echo 'the capital of france is [MASK] .' | bertds predict --task fill-mask --model model
+```
+{several}
+The first two continue where they were stopped when they are run again. Meanwhile, from another
+shell: `bertds status run`, `bertds report run --out report`.
+
+Change the numbers in recipe.yaml and deepspeed.json, then ask what they will need:
+`bertds plan --config recipe.yaml --gpu {name} --nodes {nodes} --gpus {devices}`.
+"""
+
+
+def fetch_demo(folder: Path) -> Path:
+    """Fetch the demo's excerpt of Wikipedia below a folder and return its path.
+
+    Raises:
+        BertdsError: it cannot be downloaded.
+    """
+    from bertds.pipeline import demo_corpus
+
+    try:
+        return demo_corpus.fetch(folder / "corpus")
+    except OSError as error:
+        raise BertdsError(f"{folder}: {error}") from error

@@ -1,0 +1,93 @@
+"""What the trained model answers, beside what it answered before training and what is likeliest."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import torch
+
+from bertds.config.load import load_config
+from bertds.config.recipe import Config, DataConfig
+from bertds.data.loader import open_source
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.monitor.metrics_file import FILE
+from bertds.monitor.run_files import read_metrics
+from bertds.pipeline import facts
+from bertds.pretrained.load import Trained, open_trained
+from bertds.training.build import open_held_out
+from bertds.training.prompts import Prompts, as_text
+
+
+def held_out_data(config: Config) -> DataConfig:
+    """Return the data settings that open a run's held-out rows."""
+    path = config.validation.path or config.data.path
+    return dataclasses.replace(config.data, path=path)
+
+
+def ask_prompts(run: Path, trained: Trained) -> list[dict[str, str]]:
+    """Ask the final model the fixed prompts of a run's validations.
+
+    Args:
+        run: whose recipe says what is asked.
+        trained: the final model, of this run or one that started from it.
+
+    Returns:
+        Per prompt ``text``, ``answer``, ``before`` training (empty where that was not asked),
+        ``after``, and ``frequent``, the most frequent word of the training text.
+    """
+    config = load_config(open_trained(run).manifest["recipe"])
+    source = open_source(config.data, config.run.seed, split="train")
+    held_out = open_held_out(config, source)
+    prompts = None if held_out is None else Prompts.of(held_out, config)
+    if prompts is None:
+        return []
+    before = [""] * len(prompts.texts)
+    for line in read_metrics(run / FILE).validation:
+        if line["step"] == 0 and len(line.get("prompts", [])) == len(before):
+            before = [prompt["predicted"] for prompt in line["prompts"]]
+    counts, tokenizer = source.token_counts(), source.tokenizer
+    frequent = "" if counts is None else tokenizer.vocabulary()[int(counts.argmax())]
+    answered = zip(prompts.lines(_predict(trained, prompts)), before, strict=True)
+    return [
+        {
+            "text": line["text"],
+            "answer": line["answer"],
+            "before": first,
+            "after": line["predicted"],
+            "frequent": as_text([frequent], tokenizer),
+        }
+        for line, first in answered
+    ]
+
+
+def ask_facts(trained: Trained, told: facts.Facts) -> dict[str, dict[str, int]]:
+    """Ask every held-out sentence about its fact.
+
+    Returns:
+        Per kind of fact how many were ``asked``, how many are ``right`` at rank one, and how many
+        different ``answers`` there are to choose from.
+    """
+    assert trained.tokenizer_folder is not None
+    tokenizer = load_tokenizer_info(trained.tokenizer_folder)
+    with tempfile.TemporaryDirectory() as folder:
+        facts.write(told, Path(folder))
+        asked = Path(folder) / "questions.tsv"
+        prompts = Prompts.from_file(asked, tokenizer, trained.config.max_position_embeddings)
+    result: dict[str, dict[str, int]] = {}
+    lines = prompts.lines(_predict(trained, prompts))
+    for question, line in zip(told.questions, lines, strict=True):
+        counts = result.setdefault(question.kind, {"asked": 0, "right": 0})
+        counts["asked"] += 1
+        counts["right"] += line["predicted"] == line["answer"]
+    for kind, counts in result.items():
+        counts["answers"] = len({q.answer for q in told.questions if q.kind == kind})
+    return result
+
+
+def _predict(trained: Trained, prompts: Prompts) -> torch.Tensor:
+    with torch.inference_mode():
+        output = trained.model.to("cpu").eval()(**prompts.batch.model_inputs(), predict=True)
+    assert output.predictions is not None
+    return output.predictions

@@ -1,0 +1,187 @@
+"""The ten-minute model: prepare, train by the clock, export, BLiMP, fine-tune, and a table.
+
+Every stage keeps its result in the work folder and is not repeated:
+
+```text
+WORK/data   WORK/run   WORK/model   WORK/run/blimp.json   WORK/finetune/TASK/results.json
+```
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bertds.config.load import load_config
+from bertds.config.recipe import Config
+from bertds.errors import EXIT_OK, DataError
+from bertds.pipeline.launch import train
+from bertds.pipeline.stages import Phase, export_model, say
+from bertds.system.json_fields import parse_json
+
+TASKS = ("sst2", "mrpc", "cola", "rte")
+PUBLISHED = (
+    ("GPT-2 on 10 M words (BabyLM)", "65.1 to 67.3", ""),
+    ("GPT-BERT on 10 M words (BabyLM)", "69 to 71", ""),
+    ("LTG-BERT on 10 M words (BabyLM)", "60.6", "60.3"),
+)
+"""Model, BLiMP, mean of GLUE, as published for BabyLM's strict-small track."""
+VALIDATION_FRACTION = 0.01
+FINETUNING = ("--learning-rate", "1e-4", "--epochs", "5", "--no-test", "--no-model")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TenMinutes:
+    """What is trained on what, and scored by what."""
+
+    work: Path
+    recipe: str
+    wiki: list[str]
+    books: list[str]
+    text: list[str]
+    vocabulary: int
+    """Size of the vocabulary that is trained on the text."""
+    blimp: str
+    """The folder of BLiMP's files; empty = not scored."""
+    glue: str
+    """The folder with GLUE's folders; empty = no fine-tuning."""
+    limit: int
+    """BLiMP pairs of each file; 0 = all."""
+    max_train_rows: int
+    """Fine-tuning rows of each task; 0 = all."""
+    processes: int
+    overrides: list[str]
+    """KEY=VALUE of the recipe."""
+
+    def run(self) -> int:
+        """Do all stages that are not done. Returns 0, or 75 where training was stopped."""
+        seconds: dict[str, float] = {}
+
+        def timed(name: str, stage: Callable[[], Any]) -> Any:
+            began = time.monotonic()
+            result = stage()
+            seconds[name] = time.monotonic() - began
+            return result
+
+        timed("prepare", self._prepare)
+        run = self.work / "run"
+        settings = [f"run.dir={run}", f"data.path={self.work / 'data'}"]
+        phase = Phase(run, self.recipe, settings)
+        code: int = timed("train", lambda: train(phase, self.processes, self.overrides))
+        if code != EXIT_OK:
+            return code
+        timed("export", lambda: export_model(run, self.work / "model"))
+        timed("BLiMP", lambda: self._score_blimp(run))
+        timed("fine-tune", self._finetune)
+        print(table(self.work, self.recipe))
+        took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+        print(f"this call: {took}")
+        return EXIT_OK
+
+    def _prepare(self) -> None:
+        from data_prep.prepare import prepare
+        from data_prep.request import PrepRequest
+
+        say("prepare the corpus")
+        prepare(
+            PrepRequest(
+                out=self.work / "data",
+                wiki=self.wiki,
+                books=self.books,
+                text=self.text,
+                train_vocab=self.vocabulary,
+                validation_fraction=VALIDATION_FRACTION,
+            )
+        )
+
+    def _score_blimp(self, run: Path) -> None:
+        from bertds.checkpoint.find import locate
+        from bertds.commands import evaluate
+
+        if not self.blimp:
+            return
+        say("BLiMP")
+        done = _read(run / "blimp.json")
+        wanted = (locate(run).manifest["step"], self.limit or None)
+        if (done.get("step"), done.get("limit")) == wanted:
+            print(f"{run / 'blimp.json'}: done before")
+            return
+        limit = ["--limit", str(self.limit)] if self.limit else []
+        evaluate.main([str(run), "--blimp", self.blimp, *limit])
+
+    def _finetune(self) -> None:
+        import torch
+
+        from bertds.commands import finetune
+        from bertds.finetune.tasks import TASKS as ALL
+
+        if not self.glue:
+            return
+        rows = ["--max-train-rows", str(self.max_train_rows)] if self.max_train_rows else []
+        precision = ["--bf16"] if torch.cuda.is_available() else []
+        stamp = (self.work / "run" / "DONE").stat().st_mtime
+        for task in TASKS:
+            out = self.work / "finetune" / task
+            if not (Path(self.glue) / ALL[task].folder).is_dir():
+                continue
+            say(f"fine-tune {task}")
+            result = out / "results.json"
+            if result.is_file() and result.stat().st_mtime >= stamp:
+                print(f"{result}: done before")
+                continue
+            finetune.main(
+                ["--task", task, "--model", str(self.work / "model"), "--data", self.glue]
+                + ["--out", str(out), "--overwrite", *FINETUNING, *rows, *precision]
+            )
+
+
+def table(work: Path, recipe: str) -> str:
+    """Return our row beside the published ones; ``-`` where something was not measured."""
+    blimp = _read(work / "run" / "blimp.json")
+    score = f"{blimp['overall']:.1f}" if blimp else "-"
+    if blimp.get("limit"):
+        score += f" (first {blimp['limit']} pairs of each)"
+    tasks, means = [], []
+    for task in TASKS:
+        value = _dev_score(_read(work / "finetune" / task / "results.json"))
+        tasks.append("-" if value is None else f"{100 * value:.1f}")
+        means += [] if value is None else [100 * value]
+    mean = f"{sum(means) / len(means):.1f}" if len(means) == len(TASKS) else "-"
+    config: Config = load_config(recipe)
+    hours = config.schedule.clock_hours
+    name = f"ours: {recipe}" + (f", {60 * hours:.0f} min of training" if hours else "")
+    head = f"{'model':<50} {'BLiMP':<14}" + "".join(f"{task:>7}" for task in TASKS)
+    lines = [f"{head} {'mean':>6}"]
+    lines.append(f"{name:<50} {score:<14}" + "".join(f"{v:>7}" for v in tasks) + f" {mean:>6}")
+    for published, theirs, glue in PUBLISHED:
+        lines.append(f"{published:<50} {theirs:<14}" + " " * 7 * len(TASKS) + f" {glue:>6}")
+    lines.append(
+        "dev scores in percent: accuracy, MRPC's F1, CoLA's Matthews correlation. A published mean "
+        "is over all of GLUE, as BabyLM has it."
+    )
+    return "\n".join(lines)
+
+
+def _dev_score(result: dict[str, Any]) -> float | None:
+    """Return a task's main metric on its dev set."""
+    from bertds.finetune.tasks import TASKS as ALL
+
+    for split, metrics in result.get("scores", {}).items():
+        main = ALL[result["task"]].main_metric
+        if split.startswith("dev") and main in metrics:
+            return float(metrics[main]["mean"])
+    return None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return what an earlier stage has left; empty where there is nothing."""
+    if not file.is_file():
+        return {}
+    try:
+        value = parse_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: cannot be read ({error}); remove it and start again") from None
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,283 @@
+"""The charts of runs: curves over the steps, phases joined, runs over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from typing import TYPE_CHECKING
+
+from bertds.display.charts import (
+    Chart,
+    Margins,
+    logarithmic,
+    mark_points,
+    percent,
+    smooth,
+    thousands,
+)
+from bertds.display.theme import Theme
+from bertds.report.run_view import Chain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LEGEND_COLUMNS = 4
+
+
+def charts_of(chains: list[Chain]) -> dict[str, Chart]:
+    """Return every chart for which there is something to show, by the name of its file."""
+
+    def chart(title: str, paint: Callable[[Axes, list[Chain], Theme], None], note: str) -> Chart:
+        def whole(axes: Axes, theme: Theme) -> None:
+            paint(axes, chains, theme)
+            _finish(axes, chains, theme)
+
+        return Chart(title=title, paint=whole, note=note, margins=Margins(top=0.2))
+
+    held_out = "Points: held-out documents."
+    found = {
+        name: chart(title, paint, note)
+        for name, key, title, paint, note in (
+            (
+                "mlm_accuracy",
+                "mlm_accuracy",
+                "Masked-LM accuracy",
+                _Curve("mlm_accuracy", in_percent=True, validation=True),
+                held_out,
+            ),
+            (
+                "nsp_accuracy",
+                "nsp_accuracy",
+                "Next-sentence accuracy",
+                _Curve("nsp_accuracy", in_percent=True, validation=True, level=0.5),
+                f"{held_out} Line: chance.",
+            ),
+            ("learning_rate", "lr", "Learning rate", _Curve("lr", plain=True), ""),
+            (
+                "gradient_norm",
+                "grad_norm",
+                "Gradient norm, before clipping",
+                _Curve("grad_norm", log=True),
+                "",
+            ),
+            (
+                "trust_ratio",
+                "trust_ratio",
+                "LAMB's trust ratios",
+                _trust,
+                "Line: median over tensors. Band: lowest to highest.",
+            ),
+            (
+                "throughput",
+                "tokens_per_second",
+                "Real tokens per second",
+                _Curve("tokens_per_second"),
+                "Padding is not counted.",
+            ),
+            (
+                "mfu",
+                "mfu",
+                "Model FLOP utilization",
+                _Curve("mfu", in_percent=True),
+                "Of the device's dense peak.",
+            ),
+            (
+                "tflops",
+                "tflops",
+                "TFLOP/s per device",
+                _Curve("tflops"),
+                "What the mathematics asks for; recomputation is not counted.",
+            ),
+            (
+                "stalls",
+                "stall_seconds",
+                "Waiting for the loader",
+                _stalls,
+                "Share of the time between two lines.",
+            ),
+            (
+                "memory",
+                "memory_gib",
+                "Peak memory of rank 0 (GiB)",
+                _Curve("memory_gib", plain=True),
+                "",
+            ),
+        )
+        if any(chain.trust_ratios() if key == "trust_ratio" else chain.has(key) for chain in chains)
+    }
+    if any(chain.has("mlm_loss") for chain in chains):
+        found = {"loss": _loss_chart(chains), **found}
+    return found
+
+
+def _finish(axes: Axes, chains: list[Chain], theme: Theme) -> None:
+    """Mark phase borders (dashed, once where runs share them) and restarts (small triangles)."""
+    for border in sorted({border for chain in chains for border in chain.borders()}):
+        axes.axvline(border, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+    for number, chain in enumerate(chains):
+        for step in chain.restarts():
+            axes.plot(
+                [step],
+                [0.0],
+                marker="^",
+                markersize=6,
+                color=_colour(theme, number),
+                transform=axes.get_xaxis_transform(),
+                clip_on=False,
+                zorder=5,
+            )
+    axes.xaxis.set_major_formatter(thousands(axes.xaxis))
+
+
+def _colour(theme: Theme, number: int) -> str:
+    return theme.series[number % len(theme.series)]
+
+
+def _loss_chart(chains: list[Chain]) -> Chart:
+    def paint(axes: Axes, theme: Theme) -> None:
+        for number, chain in enumerate(chains):
+            _loss(axes, chain, theme, _colour(theme, number), first=number == 0)
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.01, 1.0),
+            ncols=_LEGEND_COLUMNS,
+            columnspacing=1.6,
+        )
+        _finish(axes, chains, theme)
+        for border in sorted({border for chain in chains for border in chain.borders()}):
+            _say(axes, theme, "phase 2", (border, 1), (5, -10))
+        for chain in chains:
+            for step in chain.restarts():
+                _say(axes, theme, "restart", (step, 0), (6, 4))
+        axes.set_xlabel("optimizer step, phases counted through")
+
+    rows = ceil((len(chains) + 1) / _LEGEND_COLUMNS)
+    return Chart(
+        title="Masked-LM loss (nats)",
+        paint=paint,
+        note="Thin: each line of the log. Thick: their running mean. Points: held-out documents. "
+        "Dotted: what word frequencies alone give on them.",
+        width=10.4,
+        height=3.7 + 0.2 * rows,
+        margins=Margins(left=0.4, top=0.08 + 0.22 * rows, bottom=0.46),
+        wide=True,
+    )
+
+
+def _say(
+    axes: Axes, theme: Theme, text: str, place: tuple[float, float], shift: tuple[float, float]
+) -> None:
+    """Write a word at a step, ``place[1]`` of the height up, ``shift`` points away."""
+    axes.annotate(
+        text,
+        place,
+        xycoords=("data", "axes fraction"),
+        xytext=shift,
+        textcoords="offset points",
+        fontsize=8.5,
+        color=theme.muted,
+    )
+
+
+def _loss(axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool) -> None:
+    """Draw the losses of one chain; each phase has a running mean of its own."""
+    label: str | None = chain.title
+    for offset, run in zip(chain.offsets(), chain.runs):
+        lines = [line for line in run.train if line.get("mlm_loss") is not None]
+        if not lines:
+            continue
+        steps = [offset + line["step"] for line in lines]
+        values = [line["mlm_loss"] for line in lines]
+        axes.plot(steps, values, color=colour, linewidth=0.8, alpha=0.35)
+        mean = smooth(values, max(1, len(values) // 25))
+        axes.plot(steps, mean, color=colour, linewidth=2.0, label=label)
+        label = None
+    entropies = chain.series("unigram_entropy", split="validation")[1]
+    if entropies:
+        axes.axhline(entropies[-1], color=colour, linestyle=":", linewidth=1.2)
+    steps, values = chain.series("mlm_loss", split="validation")
+    label = "held out" if first and steps else None
+    mark_points(axes, theme, colour, steps, values, size=6.5, label=label)
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Paints one value of the train lines, thin, and its running mean."""
+
+    key: str
+    in_percent: bool = False
+    validation: bool = False
+    """Held-out values are marked as points."""
+    log: bool = False
+    plain: bool = False
+    """Without noise: one line is enough."""
+    level: float | None = None
+    """A level to compare with, such as chance."""
+
+    def __call__(self, axes: Axes, chains: list[Chain], theme: Theme) -> None:
+        factor = 100.0 if self.in_percent else 1.0
+        for number, chain in enumerate(chains):
+            colour = _colour(theme, number)
+            steps, values = chain.series(self.key)
+            values = [value * factor for value in values]
+            if self.plain:
+                axes.plot(steps, values, color=colour, linewidth=1.8)
+            else:
+                axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
+                _in_phases(axes, chain, steps, values, colour)
+            if self.validation:
+                steps, values = chain.series(self.key, split="validation")
+                mark_points(axes, theme, colour, steps, [value * factor for value in values])
+        if self.level is not None:
+            dots = (0, (1, 2))
+            axes.axhline(self.level * factor, color=theme.muted, linewidth=0.8, linestyle=dots)
+        self._label(axes)
+
+    def _label(self, axes: Axes) -> None:
+        if self.in_percent:
+            axes.yaxis.set_major_formatter(percent)
+        elif self.log:
+            logarithmic(axes)
+        else:
+            axes.set_ylim(bottom=0)
+            if self.key == "tokens_per_second":
+                axes.yaxis.set_major_formatter(thousands(axes.yaxis))
+            if self.key == "lr":
+                axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+
+
+def _in_phases(
+    axes: Axes, chain: Chain, steps: list[float], values: list[float], colour: str
+) -> None:
+    """Draw a running mean that begins again with each phase."""
+    edges = [*chain.offsets(), float("inf")]
+    for begin, end in pairwise(edges):
+        chosen = [(s, v) for s, v in zip(steps, values) if begin < s <= end]
+        if chosen:
+            mean = smooth([v for _, v in chosen], max(1, len(chosen) // 15))
+            axes.plot([s for s, _ in chosen], mean, color=colour, linewidth=1.8)
+
+
+def _trust(axes: Axes, chains: list[Chain], theme: Theme) -> None:
+    for number, chain in enumerate(chains):
+        for place, (steps, triples) in enumerate(chain.trust_ratios().values()):
+            colour = _colour(theme, number)
+            low, middle, high = zip(*triples)
+            axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
+            style = ("-", "--", ":")[place % 3]
+            axes.plot(steps, middle, color=colour, linewidth=1.8, linestyle=style)
+    logarithmic(axes)
+
+
+def _stalls(axes: Axes, chains: list[Chain], theme: Theme) -> None:
+    highest = 0.0
+    for number, chain in enumerate(chains):
+        steps, seconds = chain.series("seconds")
+        _, stalled = chain.series("stall_seconds")
+        shares = [100 * s / max(t, 1e-9) for s, t in zip(stalled, seconds)]
+        axes.plot(steps[: len(shares)], shares, color=_colour(theme, number), linewidth=1.4)
+        highest = max(highest, *shares, 0.0)
+    axes.set_ylim(0, max(5.0, 1.1 * highest))
+    axes.yaxis.set_major_formatter(percent)

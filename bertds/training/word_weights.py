@@ -1,0 +1,45 @@
+"""Weights of masked tokens by the frequency of their words: rare ones may count more."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from bertds.config.recipe import Config
+from bertds.data.sources.base import Source
+from bertds.errors import ConfigError
+from bertds.model.build import PreTrainingModel
+from bertds.model.heads import weigh_words
+
+
+def word_weights(counts_K: np.ndarray, power: float) -> np.ndarray:
+    """Return (1 / frequency) ** power of each word, with a mean of 1 over the text.
+
+    Args:
+        counts_K: int64 [K], how often each token is in the text; one that is not counts as once.
+        power: 0 gives 1 for all.
+
+    Returns:
+        float32 [K].
+    """
+    shares = np.maximum(counts_K, 1) / np.maximum(counts_K, 1).sum()
+    weights = shares**-power
+    return np.asarray(weights / (shares * weights).sum(), np.float32)
+
+
+def use_word_weights(model: PreTrainingModel, config: Config, source: Source) -> None:
+    """Give the model the weights of the words of the training text, where the recipe asks for them.
+
+    Raises:
+        ConfigError: the data does not tell how often words occur.
+    """
+    power = config.data.rare_token_power
+    if not power:
+        return
+    counts = source.token_counts()
+    if counts is None:
+        raise ConfigError(
+            f"data.rare_token_power={power}: these files do not tell how often words occur in the "
+            "text; prepare it as token shards, or set it to 0"
+        )
+    weigh_words(model, torch.from_numpy(word_weights(counts, power)))

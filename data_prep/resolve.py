@@ -1,0 +1,291 @@
+"""From a request to files and settings: looks into what the request names, and checks it.
+
+Nothing is written here. What comes out decides the bytes of the result, except for the number of
+workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypedDict
+
+from bertds.config.row_settings import RowSettings
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import ConfigError
+from bertds.system.atomic_files import sha256_file
+from bertds.system.processes import usable_cores
+from data_prep.document import Limits, SourceFile
+from data_prep.request import PrepRequest
+from data_prep.selection.decontaminate import NgramTable, TestFile, check_ngram, read_test_files
+from data_prep.selection.filters import FilterSettings
+from data_prep.selection.minhash import MinHashSettings
+from data_prep.selection.mixing import parse_mix
+from data_prep.settings import PrepSettings
+from data_prep.sources import SOURCE_KINDS, find_files, source_order
+from data_prep.sources.hub import NAME_PREFIX, find_hub
+from data_prep.tokens.nanotoken_encoder import check_installed
+from data_prep.wiki.templates import check_file
+
+_LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A request whose files were found and whose values are possible."""
+
+    request: PrepRequest
+    out: Path
+    files: list[SourceFile]
+    """In the order of their kinds and names."""
+    settings: PrepSettings
+    test_ngrams: NgramTable | None
+    """Of the files of ``decontaminate``."""
+    licences: dict[str, str]
+    """By source."""
+    workers: int
+    """Number of processes of this task, at least 1."""
+
+
+def resolve(request: PrepRequest) -> Resolved:
+    """Find the files of a request and make its settings.
+
+    Raises:
+        BertdsError: a file or folder is missing or not what its field says, a value is impossible,
+            a package is missing.
+    """
+    files = source_files(request)
+    filters, test_ngrams = filter_settings(request)
+    settings = prep_settings(request, files, filters)
+    return Resolved(
+        request=request,
+        out=Path(request.out),
+        files=files,
+        settings=settings,
+        test_ngrams=test_ngrams,
+        licences=source_licences(request.licence, files),
+        workers=worker_count(request.workers, files),
+    )
+
+
+def worker_count(asked: int, files: Sequence[SourceFile]) -> int:
+    """Return the number of processes: as asked, or all cores, but fewer for small sources."""
+    if asked > 0:
+        return asked
+    # A process takes a second to start; below some megabytes it is not worth it.
+    return max(1, min(usable_cores(), sum(file.bytes for file in files) // 4_000_000))
+
+
+def source_files(request: PrepRequest) -> list[SourceFile]:
+    """Return the input files, each looked into.
+
+    Raises:
+        BertdsError: there is none, or one is not what its option says.
+    """
+    options = {
+        "text": (request.text_layout,),
+        "jsonl": (request.text_key,),
+        "parquet": (request.text_key,),
+    }
+    if request.wiki_templates:
+        path = Path(request.wiki_templates).resolve()
+        check_file(path)
+        # With its hash: what was read with other contents is not used again.
+        options["wiki"] = (f"templates={sha256_file(path)}:{path}",)
+    limits = _limits(request)
+    files = []
+    for kind in SOURCE_KINDS:
+        files += find_files(
+            kind,
+            getattr(request, kind),
+            options.get(kind, ()),
+            request.wiki_index if kind == "wiki" else (),
+            limits,
+        )
+    for given in request.hf:
+        found = find_hub(given, request.hf_split, request.text_key)
+        files += [file._replace(limits=limits) for file in found]
+    if not files:
+        raise ConfigError(
+            "no source: give --wiki, --books, --text, --jsonl, --parquet, --pubmed or --hf"
+        )
+    return files
+
+
+def _limits(request: PrepRequest) -> Limits:
+    for option, value in (
+        ("--max-document-mb", request.max_document_mb),
+        ("--max-unpack-ratio", request.max_unpack_ratio),
+    ):
+        if not 1 <= value <= 1_000_000:
+            raise ConfigError(f"{option} {value}: allowed: 1 to 1000000")
+    return Limits(request.max_document_mb << 20, request.max_unpack_ratio)
+
+
+def filter_settings(request: PrepRequest) -> tuple[FilterSettings, NgramTable | None]:
+    """Return what is asked of documents, and the n-grams of the test files.
+
+    Raises:
+        BertdsError: a value is impossible, a test file cannot be read, a package is missing.
+    """
+    table = None
+    files: tuple[TestFile, ...] = ()
+    if request.decontaminate:
+        check_ngram(request.decontaminate_ngram)
+        files, table = read_test_files(request.decontaminate, request.decontaminate_ngram)
+    if request.keep_language:
+        from data_prep.selection.language import check_languages
+
+        check_languages(request.keep_language)
+    settings = FilterSettings(
+        min_words=request.min_words,
+        max_words=request.max_words,
+        languages=tuple(sorted(set(request.keep_language))),
+        language_score=(
+            request.language_score if request.keep_language else FilterSettings.language_score
+        ),
+        quality=tuple(dict.fromkeys(request.quality)),
+        test_files=files,
+        test_ngram=(
+            request.decontaminate_ngram if request.decontaminate else FilterSettings.test_ngram
+        ),
+    )
+    return settings, table
+
+
+def minhash_settings(request: PrepRequest) -> MinHashSettings:
+    """Return how near-duplicates are found, checked."""
+    if request.dedup != "minhash":
+        return MinHashSettings()
+    return MinHashSettings(
+        bands=request.minhash_bands, rows=request.minhash_rows, ngram=request.minhash_ngram
+    )
+
+
+def prep_settings(
+    request: PrepRequest, files: list[SourceFile], filters: FilterSettings | None = None
+) -> PrepSettings:
+    """Return the settings that decide the result, checked.
+
+    Args:
+        request: what is asked for.
+        files: the input files.
+        filters: what is asked of documents.
+
+    Raises:
+        BertdsError: a value is impossible, or the vocabulary is not one of BERT's.
+    """
+    tokenizer = _asked_tokenizer(request)
+    rows = RowSettings(
+        masked_lm_prob=request.masked_lm_prob,
+        short_seq_prob=request.short_seq_prob,
+        whole_word_masking=request.whole_word_masking,
+        ngram=request.ngram,
+        pairs=request.pairs,
+    )
+    instances = [_with_lengths(rows, text) for text in request.instances]
+    if len({one.sequence_length for one in instances}) < len(instances):
+        raise ConfigError("--instances: each sequence length only once")
+    kinds = {file.source for file in files}
+    names = {
+        frozenset({"wiki"}): "wikicorpus_en",
+        frozenset({"books"}): "bookscorpus",
+        frozenset({"wiki", "books"}): "books_wiki_en_corpus",
+    }
+    dataset = request.dataset_name or names.get(frozenset(kinds), "corpus")
+    if not dataset.replace("_", "").replace("-", "").isalnum():
+        raise ConfigError(f"--dataset-name {dataset!r}: letters, digits, _ and - only")
+    return PrepSettings(
+        seed=request.seed,
+        **tokenizer,
+        wiki_templates_sha256=(
+            sha256_file(Path(request.wiki_templates)) if request.wiki_templates else ""
+        ),
+        vocab_size=request.train_vocab,
+        vocab_sample_bytes=(
+            request.vocab_sample_bytes if request.train_vocab else PrepSettings.vocab_sample_bytes
+        ),
+        language=request.language,
+        min_tokens=request.min_tokens,
+        shard_tokens=request.shard_tokens,
+        validation_fraction=request.validation_fraction,
+        dataset=dataset,
+        rows=rows,
+        instances=tuple(instances),
+        dupe_factor=request.dupe_factor,
+        compression=request.compression,
+        filters=filters or FilterSettings(),
+        dedup=request.dedup,
+        minhash=minhash_settings(request),
+        mix=parse_mix(request.mix, source_order(files)),
+        tokeniser=request.tokeniser,
+        keep_dropped=request.keep_dropped,
+    )
+
+
+def _with_lengths(rows: RowSettings, text: str) -> RowSettings:
+    """Return the rows of one ``--instances S:P``, such as ``128:20``."""
+    length, colon, predictions = text.partition(":")
+    if not (colon and length.isdecimal() and predictions.isdecimal()):
+        raise ConfigError(f"--instances {text}: expected S:P, for example 128:20")
+    return replace(rows, sequence_length=int(length), max_predictions=int(predictions))
+
+
+class _Tokenizer(TypedDict, total=False):
+    """The fields of PrepSettings that describe the tokenizer."""
+
+    lower_case: bool
+    strip_accents: bool | None
+    chinese_characters: bool
+    tokenizer_model: str
+    vocab_sha256: str
+
+
+def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
+    """Return the settings that describe the tokenizer, given or to be trained."""
+    strip_accents = False if request.keep_accents else None
+    fast = request.tokeniser == "nanotoken"
+    if fast:
+        check_installed()
+    if not request.vocab:
+        lower_case = request.lower_case is not False
+        unusual = request.keep_accents and lower_case
+        return {"lower_case": lower_case, "strip_accents": False if unusual else None}
+    tokenizer = load_tokenizer_info(request.vocab, request.lower_case, strip_accents)
+    if not tokenizer.is_wordpiece and (request.instances or fast):
+        option = "--tokeniser nanotoken" if fast else "--instances"
+        raise ConfigError(
+            f"{option} is for BERT's WordPiece ({'' if fast else 'NVIDIA HDF5 holds no other; '}"
+            f"{request.vocab} is {tokenizer.model}): leave it out; the token shards serve any model"
+        )
+    same = tokenizer.fingerprint if not tokenizer.is_wordpiece else sha256_file(tokenizer.main_file)
+    return {
+        "lower_case": tokenizer.lower_case,
+        "strip_accents": tokenizer.strip_accents,
+        "chinese_characters": tokenizer.chinese_characters,
+        "tokenizer_model": tokenizer.model,
+        "vocab_sha256": same,
+    }
+
+
+def source_licences(given: Sequence[str], files: Sequence[SourceFile]) -> dict[str, str]:
+    """Return the licence of each source: from ``SOURCE=TEXT``, else its own word, else known.
+
+    ``hf=TEXT`` is said of all datasets of ``--hf``.
+    """
+    licences = dict(_LICENCES)
+    licences.update({file.source: file.licence for file in files if file.licence})
+    names = {file.source for file in files}
+    allowed = [*SOURCE_KINDS, "hf", *sorted(names.difference(SOURCE_KINDS))]
+    for text in given:
+        # A licence may hold "=", a source's name does not.
+        source, equals, licence = text.partition("=")
+        if not equals or source not in allowed:
+            raise ConfigError(
+                f"--licence {text}: expected SOURCE=TEXT, SOURCE one of {', '.join(allowed)}"
+            )
+        if source == "hf":
+            licences.update({n: licence for n in names if n.startswith(NAME_PREFIX)})
+        licences[source] = licence
+    return licences

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bertds.cli import main as command
+from bertds.config.load import load_config
+from bertds.engine import ds_config_keys
+from bertds.engine.ds_config import load_deepspeed_json
+from bertds.engine.ds_config_texts import _DEFAULTS, PARAMS, json_keys
+from bertds.optim.settings import _PARAMETERS, parse_optimizer
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert command(["config", *words]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        ("lr", ["deepspeed.optimizer.params.lr", "Peak learning rate", "--set deepspeed.KEY"]),
+        ("learning_rate", ["deepspeed.optimizer.params.lr"]),
+        ("optimizer", ["deepspeed.optimizer.type", "Lamb", "optimizer.params.betas"]),
+        ("deepspeed.zero_optimization.stage", ["0 cuts nothing", "One of 0, 1, 2, 3."]),
+        ("zero_optimization.stage", ["0 cuts nothing"]),
+        ("deepspeed.scheduler", ["Not used here", "schedule section"]),
+        ("batch_size", ["deepspeed.train_batch_size", "Global batch"]),
+        ("wandb", ["tracking.wandb", "deepspeed.wandb", "trackers are the recipe's"]),
+        ("warmup_ratio", ["schedule.warmup_ratio"]),
+    ],
+)
+def test_explain_leads_to_the_file_that_owns_a_key(
+    key: str, parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(capsys, "explain", key)
+    assert all(part in " ".join(text.split()) for part in parts)
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_explain_refuses_what_is_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["config", "explain", "schedul"]) == 2
+    assert "did you mean schedule?" in capsys.readouterr().err
+
+
+def test_every_key_of_the_json_is_explained() -> None:
+    """Accepted ones with their meaning, refused ones with the remedy."""
+
+    def keys(table: dict[str, object], prefix: str) -> list[str]:
+        return [
+            name
+            for key, rule in table.items()
+            for name in (
+                prefix + key,
+                *(keys(rule, f"{prefix}{key}.") if isinstance(rule, dict) else ()),
+            )
+        ]
+
+    texts = json_keys()
+    assert set(keys(ds_config_keys.TOP, "")) <= set(texts) and all(texts.values())
+    assert {p for names in _PARAMETERS.values() for p in names} == {
+        name.removeprefix(PARAMS) for name in texts if name.startswith(PARAMS)
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [("AdamW", ""), ("Lamb", "nvidia"), ("Lamb", "paper"), ("Lamb", "deepspeed"), ("Muon", "")],
+)
+def test_explained_defaults_are_those_of_the_parser(kind: str, variant: str) -> None:
+    params = {"lr": 1.0, **({"variant": variant} if variant else {})}
+    settings = parse_optimizer({"type": kind, "params": params})
+    for name, text in _DEFAULTS.items():
+        first, *others = text.split("; ")
+        own = [o for o in others if variant and variant in o.split()]
+        said_value = (own[0].split()[-1] if own else first).replace("no limit", "Infinity")
+        found = getattr(settings, name)
+        if name == "variant":
+            assert variant == "" or said_value == "nvidia"
+        else:
+            value = json.loads(said_value)
+            assert (list(found) if isinstance(found, tuple) else found) == value, name
+
+
+def test_show_gives_both_files_and_what_differs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    text = said(
+        capsys, "show", "large_phase1", "--set", "run.seed=7", "deepspeed.optimizer.params.lr=0.1"
+    )
+    assert "  seed: 7  # default: 42" in text and "  max_hours: null\n" in text
+    assert "# deepspeed.optimizer.params.lr: 0.1" in text
+    assert "# deepspeed.train_batch_size: 65536" in text
+    assert "# 14 keys differ from their defaults" in text
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(text)  # it is a recipe still
+    assert load_config(copy) == load_config("large_phase1", {"run.seed": 7})
+    assert sum("# default:" in line for line in text.splitlines()) == 14
+
+
+def test_show_of_a_json(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = json.loads(said(capsys, "show", "lamb_phase1_h100.json"))
+    assert shown == load_deepspeed_json("ds_configs/lamb_phase1_h100.json").values
+    assert command(["config", "show", "lamb_phase1_h100.json", "--set", "run.seed=1"]) == 2
+
+
+def test_show_of_a_recipe_without_a_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.yaml").write_text("run: {seed: 1}\n")
+    text = said(capsys, "show", str(tmp_path / "own.yaml"))
+    assert yaml.safe_load(text)["run"]["seed"] == 1 and "names no DeepSpeed JSON" in text
+
+
+def test_validate_checks_recipes_with_their_jsons_and_jsons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text('{"train_batch_size": 8, "gradient_cliping": 1.0}')
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("run: {deepspeed_config: bad.json}\n")
+    files = ["large_phase1", "devlin_phase1.json", str(bad), str(recipe), "no_such"]
+    assert command(["config", "validate", *files]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "large_phase1: good\ndevlin_phase1.json: good\n"
+    errors = captured.err.splitlines()
+    assert len(errors) == 3 and all("gradient_cliping" in line for line in errors[:2])
+    assert "no such recipe" in errors[2]
+
+
+def test_diff_names_keys_of_both_files(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "diff", "large_phase1", "large_phase2")
+    assert "data.sequence_length: 128 -> 512" in text
+    assert "deepspeed.train_batch_size: 65536 -> 32768" in text

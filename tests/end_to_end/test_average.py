@@ -1,0 +1,110 @@
+"""A run that keeps a moving average of its weights: saved, validated, scored, exported, resumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bertds.checkpoint.format import CheckpointReader
+from bertds.cli import main as bertds
+from bertds.pretrained.load import open_trained
+from bertds.train import entry
+from tests.support.ranks import run_ranks
+from tests.support.read_runs import assert_same_state, newest, read_lines
+
+AVERAGE = "schedule.ema_decay=0.6"
+
+
+def averages(run: Path) -> dict[str, torch.Tensor]:
+    reader = newest(run)
+    return {
+        name: reader.read(name, "average", 0, torch.Size(shape).numel())
+        for name, shape in reader.shapes.items()
+    }
+
+
+def test_validation_evaluate_and_export_take_the_average(
+    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert entry(command("run", AVERAGE, "checkpoint.every_steps=1", "checkpoint.keep_last=0")) == 0
+    # What is saved is what the saved weights average to.
+    by_hand: dict[str, torch.Tensor] = {}
+    for step in range(1, 7):
+        reader = CheckpointReader(run / "checkpoints" / f"step_{step:08d}")
+        for name, weight in reader.weights():
+            if step == 1:
+                continue
+            decay = min(0.6, (1 + step - 1) / (10 + step - 1))
+            before = by_hand.get(name)
+            if before is None:  # after the first step
+                first = CheckpointReader(run / "checkpoints" / "step_00000001")
+                before = first.read(name, "average", 0, weight.numel()).double()
+            by_hand[name] = decay * before + (1 - decay) * weight.flatten().double()
+    for name, average in averages(run).items():
+        torch.testing.assert_close(average.double(), by_hand[name], rtol=0, atol=1e-7)
+
+    trained, last = open_trained(run), open_trained(run, average=False)
+    own = dict(trained.model.named_parameters())
+    assert all(torch.equal(own[n].flatten(), a) for n, a in averages(run).items())
+    assert any(not torch.equal(own[n], p) for n, p in last.model.named_parameters())
+    scores = []
+    for option in ([], ["--last-weights"]):
+        capsys.readouterr()
+        assert bertds(["evaluate", str(run), "--json", *option]) == 0
+        scores.append(json.loads(capsys.readouterr().out)["mlm_loss"])
+        assert (
+            bertds(["export", str(run), "--out", str(tmp_path / "model"), "--overwrite", *option])
+            == 0
+        )
+        exported = load_file(tmp_path / "model" / "model.safetensors")
+        weight = (trained if not option else last).model.bert.encoder.layer[0].output.dense.weight
+        assert torch.equal(exported["bert.encoder.layer.0.output.dense.weight"], weight)
+    assert read_lines(run / "metrics.jsonl")[-1]["mlm_loss"] == pytest.approx(scores[0], rel=1e-6)
+    assert scores[0] != scores[1]
+
+
+def test_it_does_not_change_the_training(command: Any, tmp_path: Path) -> None:
+    extra = ("validation.every_steps=2", "deepspeed.zero_optimization.stage=2")
+    assert entry(command("with", AVERAGE, *extra)) == 0
+    assert entry(command("without", *extra)) == 0
+    assert_same_state(tmp_path / "with", tmp_path / "without")
+    assert not newest(tmp_path / "without").has_average()
+
+
+def test_stopped_after_every_step_it_is_the_unbroken_runs(command: Any, tmp_path: Path) -> None:
+    extra = [AVERAGE, "deepspeed.zero_optimization.stage=1"]
+    assert entry(command("whole", *extra)) == 0
+    codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
+    assert codes == [75, 75, 75, 75, 75, 0]
+    whole, broken = averages(tmp_path / "whole"), averages(tmp_path / "broken")
+    assert all(whole[name].equal(broken[name]) for name in whole)
+
+
+def test_on_two_processes_it_is_that_of_one(command: Any, tmp_path: Path) -> None:
+    stages = [[AVERAGE, f"deepspeed.zero_optimization.stage={stage}"] for stage in (1, 3)]
+    assert entry(command("one", *stages[0])) == 0
+    assert run_ranks(2, [command(f"two{n}", *extra) for n, extra in enumerate(stages)]) == [0, 0]
+    one = averages(tmp_path / "one")
+    for number in range(2):
+        for name, average in averages(tmp_path / f"two{number}").items():
+            torch.testing.assert_close(average, one[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_begins_to_keep_one_starts_from_its_weights(
+    command: Any, tmp_path: Path
+) -> None:
+    assert entry(command("run")) == 0
+    assert entry(command("run", AVERAGE, "schedule.total_steps=7")) == 0
+    reader = newest(tmp_path / "run")
+    assert reader.has_average() and reader.manifest["step"] == 7
+
+
+def test_a_decay_of_one_is_refused(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert entry(command("run", "schedule.ema_decay=1.0")) == 2
+    assert "schedule.ema_decay=1.0 would never move" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+"""The demo's text: what is held out is held out, and the answers are not in the row."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.errors import BertdsError
+from bertds.pipeline import facts, wheels
+from bertds.pipeline.summary import real_run, verdict
+
+
+def letters(number: int) -> str:
+    return chr(97 + number // 26) + chr(97 + number % 26)
+
+
+ROWS = [
+    [f"Land{letters(n)}", f"City{letters(n)}", "Americas" if n % 2 else "Asia", f"Folk{letters(n)}"]
+    for n in range(120)
+]
+
+
+@pytest.fixture(scope="module")
+def told() -> facts.Facts:
+    return facts.tell(facts.choose(ROWS))
+
+
+def test_held_out_sentences_are_in_no_training_document(told: facts.Facts) -> None:
+    read = {sentence for document in told.documents for sentence in document}
+    kept_back = [sentence for document in told.held_out for sentence in document]
+    assert len(kept_back) == len(set(kept_back)) == len(told.questions) == 48 * 3 * 2
+    assert read.isdisjoint(kept_back)
+    assert {q.text.replace(facts.MASK, q.answer) for q in told.questions} == set(kept_back)
+    assert len(read) == 48 * (6 + 4 + 4)
+    # Each fact was told in other words, each form about other countries.
+    for question in told.questions:
+        name = next(w for w in question.text.split() + [question.answer] if w.startswith("land"))
+        assert any(name in s.split() and question.answer in s.split() for s in read)
+    assert sum(map(len, told.documents)) == facts.TELLINGS * len(read)
+
+
+def test_no_document_tells_of_a_country_twice(told: facts.Facts) -> None:
+    for document in [*told.documents, *told.held_out]:
+        names = [word for sentence in document for word in sentence.split() if word[:4] == "land"]
+        assert len(names) == len(set(names)) == len(document) <= facts.PER_DOCUMENT
+
+
+def test_prompts_are_six_held_out_questions_with_answers_of_their_own(told: facts.Facts) -> None:
+    assert len(told.prompts) == 6 and set(told.prompts) <= set(told.questions)
+    assert all(prompt.text.count(facts.MASK) == 1 for prompt in told.prompts)
+    capitals = [prompt.answer for prompt in told.prompts if prompt.kind == "capital"]
+    assert len(set(capitals)) == len(capitals) == facts.PROMPTS["capital"]
+    assert facts.tell(facts.choose(ROWS)).prompts == told.prompts
+    assert facts.tell(facts.choose(ROWS), seed=1).prompts != told.prompts
+
+
+def test_every_word_is_in_the_vocabulary(told: facts.Facts, tmp_path: Path) -> None:
+    facts.write(told, tmp_path)
+    words = set((tmp_path / "vocab.txt").read_text().split())
+    for name in ("train.txt", "held_out.txt"):
+        assert set((tmp_path / name).read_text().split()) <= words
+
+
+def test_countries_without_a_question_of_their_own_are_left_out() -> None:
+    odd = [
+        ["Monaco", "Monaco", "Europe", "Monegasque"],  # its name is the answer
+        ["Two Words", "City", "Asia", "Folk"],
+        ["Nowhere", None, "Asia", "Folk"],
+        ["Landaa", "Othercity", "Asia", "Otherfolk"],  # a name that is taken
+    ]
+    assert facts.choose([*odd, *ROWS]) == facts.choose(ROWS)
+    assert facts.choose(ROWS)[1].continent == "asia" and len(facts.choose(ROWS)) == 48
+    with pytest.raises(BertdsError, match="10 countries fit, 48 are needed"):
+        facts.choose(ROWS[:20])
+
+
+def test_the_table_is_read_from_the_wheel_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def pip(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        folder = Path(command[command.index("--dest") + 1])
+        with zipfile.ZipFile(folder / "countryinfo-1.0.1-py3-none-any.whl", "w") as wheel:
+            for row in ROWS:
+                keys = ("name", "capital", "region", "demonym")
+                text = json.dumps(dict(zip(keys, row)))
+                wheel.writestr(f"countryinfo/data/{row[0]}.json", text)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(wheels.subprocess, "run", pip)
+    assert facts.fetch(tmp_path) == facts.choose(ROWS)
+    assert facts.fetch(tmp_path) == facts.choose(ROWS)
+    assert len(calls) == 1 and calls[0][-1] == facts.REQUIREMENT
+    assert [path.name for path in tmp_path.iterdir()] == ["countries.json"]
+
+
+def test_without_the_network_the_way_on_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found")
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(BertdsError, match=r"countryinfo==1\.0\.1.*No matching.*WIKI=dump"):
+        facts.fetch(tmp_path)
+
+
+def test_a_damaged_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel = tmp_path / "countryinfo-1.0.1-py3-none-any.whl"
+    wheel.write_bytes(b"PK torn")
+    done = subprocess.CompletedProcess([], 0, "", "")
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(BertdsError, match="not a wheel"):
+        facts.fetch(tmp_path)
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("other.txt", "")
+    with pytest.raises(BertdsError, match=r"holds no countryinfo/data/\*\.json"):
+        facts.fetch(tmp_path)
+
+
+def test_the_verdict_says_what_the_scores_say() -> None:
+    prompts = [{"text": "a [MASK]", "answer": "b", "before": "c", "after": "b", "frequent": "c"}]
+    scores = {
+        "prompts": prompts,
+        "run": {"mlm_loss": 6.0, "unigram_entropy": 6.02},
+    }
+    assert "nothing more" in verdict(scores, "run")[0]
+    scores["run"] = {"mlm_loss": 5.0, "unigram_entropy": 6.0}
+    assert "1.00 nats below" in verdict(scores, "run")[0] and "1 of 1" in verdict(scores, "run")[0]
+    told = {**scores, "questions": {"capital": {"asked": 4, "right": 3, "answers": 2}}}
+    text = " ".join(verdict(told, "run"))
+    assert "1 of 1 right after training, 0 before" in text
+    assert "75% of 4 about a capital (a guess among 2: 50%)" in text
+
+
+def test_what_a_real_run_costs_is_the_planners() -> None:
+    text = real_run()
+    assert "large_phase1 and large_phase2" in text and "$" in text and "about 0 hours" not in text

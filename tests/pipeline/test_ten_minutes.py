@@ -1,0 +1,116 @@
+"""The ten-minute model at toy size: every stage, the table, and a second call repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from bertds.cli import main as bertds
+from bertds.config.load import load_config
+from bertds.pipeline.ten_minutes import table
+
+WORDS = [f"{a}{b}{c}" for a in "bdfg" for b in "aeio" for c in "lmnr"]
+TOY = [
+    "model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2",
+    "model.intermediate_size=32", "schedule.clock_hours=null", "schedule.total_steps=3",
+    "data.masked_lm_prob_steps=2", "deepspeed.train_batch_size=8",
+    "deepspeed.train_micro_batch_size_per_gpu=8", "log.progress=none",
+]  # fmt: skip
+
+
+def write_text(path: Path) -> Path:
+    rng = random.Random(3)
+    documents = [
+        "\n".join(" ".join(rng.choices(WORDS, k=9)).capitalize() + "." for _ in range(8))
+        for _ in range(120)
+    ]
+    path.write_text("\n\n".join(documents) + "\n")
+    return path
+
+
+def write_blimp(folder: Path) -> Path:
+    folder.mkdir()
+    common = {"field": "syntax", "linguistics_term": "agreement"}
+    for uid in ("one", "two"):
+        pairs = [
+            {"sentence_good": f"{WORDS[n]} {WORDS[n + 1]}", "sentence_bad": f"{WORDS[n]} !",
+             "UID": uid, **common}
+            for n in range(6)
+        ]  # fmt: skip
+        (folder / f"{uid}.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    return folder
+
+
+def write_glue(folder: Path) -> Path:
+    (folder / "SST-2").mkdir(parents=True)
+    for split, rows in (("train", 24), ("dev", 8)):
+        lines = [f"{WORDS[n]} {WORDS[n + 2]}\t{n % 2}" for n in range(rows)]
+        (folder / "SST-2" / f"{split}.tsv").write_text(
+            "sentence\tlabel\n" + "\n".join(lines) + "\n"
+        )
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["ten_minutes_h100", "ten_minutes_h100_modern"])
+def test_all_stages_at_toy_size_and_nothing_twice(
+    recipe: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    work = tmp_path / "work"
+    command = [
+        "ten-minutes", "--work", str(work), "--text", str(write_text(tmp_path / "text.txt")),
+        "--vocabulary", "300", "--recipe", recipe, "--blimp", str(write_blimp(tmp_path / "blimp")),
+        "--limit", "4", "--glue", str(write_glue(tmp_path / "glue")), "--set", *TOY,
+    ]  # fmt: skip
+    assert bertds(command) == 0
+    out = capfd.readouterr().out
+    assert f"ours: {recipe}" in out and "GPT-BERT on 10 M words" in out
+    blimp = json.loads((work / "run" / "blimp.json").read_text())
+    assert blimp["pairs"] == 8 and f"{blimp['overall']:.1f} (first 4 pairs of each)" in out
+    scores = json.loads((work / "finetune" / "sst2" / "results.json").read_text())["scores"]
+    assert f"{100 * scores['dev']['accuracy']['mean']:.1f}" in out
+    stamps = {
+        path: path.stat().st_mtime_ns
+        for name in ("data/manifest.json", "run/DONE", "model/model.safetensors", "run/blimp.json",
+                     "finetune/sst2/results.json")
+        for path in [work / name]
+    }  # fmt: skip
+    assert bertds(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_table_of_nothing_has_dashes_and_published_rows(tmp_path: Path) -> None:
+    lines = table(tmp_path, "ten_minutes_h100").splitlines()
+    assert lines[0].split() == ["model", "BLiMP", "sst2", "mrpc", "cola", "rte", "mean"]
+    assert lines[1].split()[-6:] == ["-"] * 6 and "9 min of training" in lines[1]
+    assert "65.1 to 67.3" in lines[2] and lines[4].split()[-2:] == ["60.6", "60.3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        (["--text", "t.txt", "--blimp", "nowhere"], "--blimp nowhere: no such folder"),
+        (["--text", "t.txt", "--glue", "nowhere"], "--glue nowhere: no such folder"),
+        (["--text", "t.txt", "--limit", "-1"], "0 (all) or more"),
+        ([], "give the text with --wiki, --books or --text"),
+    ],
+)
+def test_what_is_missing_is_said_before_ten_minutes_are_spent(
+    arguments: list[str], wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code: object
+    try:
+        code = bertds(["ten-minutes", "--work", str(tmp_path / "work"), *arguments])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert wrong in capsys.readouterr().err and not (tmp_path / "work").exists()
+
+
+def test_both_recipes_end_by_the_clock_and_differ_in_the_encoder_alone() -> None:
+    one, two = load_config("ten_minutes_h100"), load_config("ten_minutes_h100_modern")
+    assert one.schedule == two.schedule and one.data == two.data
+    assert one.schedule.clock_hours == 0.15 and two.model.style == "modern"
