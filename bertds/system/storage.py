@@ -8,13 +8,16 @@ first URL is used, so that local paths cost nothing.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import random
 import re
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,6 +34,8 @@ REQUEST_BYTES = 16 << 20
 """Bytes of one request: small enough to be worth repeating, large enough for full speed."""
 PATIENCE_SECONDS = 300.0
 """How long a request is repeated, unless the caller says otherwise."""
+DOWNLOAD_TRIES = 4
+"""So often a file that arrives damaged is fetched."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z0-9+.-]+)*://")
@@ -237,6 +242,31 @@ def list_files(url: str, seconds: float = PATIENCE_SECONDS) -> dict[str, int]:
         }
 
     return insist(request, url, seconds)
+
+
+def download(
+    url: str, path: Path, size: int, sha256: str, seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Copy a file from the store, verified and flushed to the disk.
+
+    Raises:
+        FileNotFoundError, StoreError: see :func:`insist`.
+        DataError: the store holds other bytes.
+    """
+    for _ in range(DOWNLOAD_TRIES):
+        digest = hashlib.sha256()
+        with open(path, "wb") as file:
+            for start in range(0, size, REQUEST_BYTES):
+                end = min(start + REQUEST_BYTES, size)
+                data = insist(partial(read_range, url, start, end, size), url, seconds)
+                digest.update(data)
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if digest.hexdigest() == sha256:
+            return
+        log.warning("%s: damaged on arrival; fetching it again", masked(url))
+    raise DataError(f"{masked(url)}: other bytes than were written (SHA-256)")
 
 
 def upload(

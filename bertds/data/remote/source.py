@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 
 from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.order import shard_order
 from bertds.data.remote.cache import NoRoom, ShardCache
 from bertds.data.remote.fetch_ahead import FetchAhead
 from bertds.data.remote.folder import default_cache_folder, mirror
 from bertds.data.remote.outlines import Outlines, outline_bytes
-from bertds.data.samples.pairing import InstanceSettings, count_shard, partner_number
+from bertds.data.samples.pairing import count_shard, partner_number
 from bertds.data.sources.token_source import TokenBlock, TokenSource
 from bertds.errors import ConfigError, DataError
 from bertds.system.logs import log
@@ -44,7 +45,7 @@ class RemoteTokenSource(TokenSource):
 
     @staticmethod
     def from_url(
-        url: str, data_config: DataConfig, settings: InstanceSettings, seed: int, *, split: str
+        url: str, data_config: DataConfig, settings: RowSettings, seed: int, *, split: str
     ) -> RemoteTokenSource:
         """Open a prepared folder by its URL.
 
@@ -73,7 +74,7 @@ class RemoteTokenSource(TokenSource):
         folder: Path,
         url: str,
         fetches: FetchAhead,
-        settings: InstanceSettings,
+        settings: RowSettings,
         seed: int,
         split: str,
         data_config: DataConfig,
@@ -241,7 +242,7 @@ class RemoteTokenSource(TokenSource):
 
 
 def open_remote(
-    data_config: DataConfig, settings: InstanceSettings, seed: int, split: str
+    data_config: DataConfig, settings: RowSettings, seed: int, split: str
 ) -> RemoteTokenSource:
     """Open ``data.path``, a URL; see :meth:`RemoteTokenSource.from_url`."""
     plain = dataclasses.replace(data_config, path="")
