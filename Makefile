@@ -1,4 +1,4 @@
-# make run    install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
+# make run    (CPU=1: torch without CUDA, for laptops) install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
 # make test   install the test extras and run the tests (ARGS="-k lamb" chooses, JOBS=2 processes)
 # make check  lint, formatting, types
 # make canary  the engine's tests with the newest DeepSpeed and torch, in an environment of its own
@@ -18,14 +18,21 @@ BOOKS ?=
 DATA ?=
 ARGS ?=
 JOBS ?= 2
+CPU ?=
+# CPU=1: the build of torch without CUDA, a tenth of the download, for machines without a GPU.
+TORCH_FROM := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow test-slurm test-gpu test-all check style docs install install-dev bench gpu-check canary ten-minutes
+.PHONY: run linux test test-slow test-slurm test-gpu test-all check style docs install install-dev bench gpu-check canary ten-minutes
 
-run: $(VENV)/.installed
+run: linux $(VENV)/.installed
 	@$(BIN)/bertds pipeline --work $(WORK) $(if $(WIKI),--wiki $(WIKI)) $(if $(BOOKS),--books $(BOOKS))
 
-ten-minutes: $(VENV)/.installed
+# Said in the first second, before anything is downloaded.
+linux:
+	@[ "$$(uname -s)" = Linux ] || { echo "training needs Linux, this is $$(uname -s); use a Linux container or virtual machine (on Windows WSL 2)" >&2; exit 2; }
+
+ten-minutes: linux $(VENV)/.installed
 	@$(BIN)/bertds ten-minutes $(if $(filter demo,$(WORK)),,--work $(WORK)) $(if $(WIKI),--wiki $(WIKI)) \
 	  $(if $(BOOKS),--books $(BOOKS)) $(if $(TEXT),--text $(TEXT)) $(if $(BLIMP),--blimp $(BLIMP)) \
 	  $(if $(GLUE),--glue $(GLUE)) $(ARGS)
@@ -96,11 +103,11 @@ $(VENV)/bin/python:
 # The marker is written last, so that an interrupted installation starts again.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing (a few minutes the first time)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_FROM) -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_FROM) -c constraints.txt -e ".[dev]"
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -19,7 +19,7 @@ COMMANDS = {
     "prep": ("bertds.commands.prep", "cut a corpus into training shards"),
     "train": (
         "bertds.commands.train",
-        "pre-train for one phase (one process; use deepspeed for more)",
+        "pre-train for one phase (--processes N for several GPUs)",
     ),
     "export": ("bertds.commands.export", "write a run as a Hugging Face folder"),
     "evaluate": (

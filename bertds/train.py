@@ -1,10 +1,10 @@
 """Pre-train BERT for one phase.
 
-    deepspeed bertds/train.py --deepspeed_config ds_configs/F.json --config bertds/recipes/R.yaml \
-        --set run.dir=RUN data.path=DATA
+    bertds train --processes 8 --deepspeed_config ds_configs/F.json \
+        --config bertds/recipes/R.yaml --set run.dir=RUN data.path=DATA
 
-The same command continues a run that was stopped. ``torchrun``, ``srun`` (through ``slurm/``) and
-plain ``python`` start it too.
+The same command continues a run that was stopped. ``deepspeed bertds/train.py``, ``torchrun``,
+``mpirun``, ``srun`` (through ``slurm/``) and plain ``python`` start it too.
 """
 
 from __future__ import annotations
@@ -47,6 +47,21 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="override recipe keys (run.dir=PATH data.path=PATH schedule.total_steps=N ...); "
         "deepspeed.KEY=VALUE overrides the JSON",
     )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="start N ranks on this machine, one per GPU or N on the CPU",
+    )
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="K",
+        help="with --processes: after a crash start again from the newest checkpoint, K times "
+        "at most",
+    )
     parser.add_argument("--log-samples", action="store_true", help="record each step's samples")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)
@@ -63,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # Where a peer is lost, torch's C++ parts would print stack traces over our one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if args.processes or args.restarts:
+        return start_processes(args)
     from bertds.training.build import build_run
 
     run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
@@ -74,6 +91,13 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_OK if finished else EXIT_RUN_AGAIN
 
 
+def start_processes(args: argparse.Namespace) -> int:
+    """Start one process per rank with the same arguments; return the run's exit code."""
+    from bertds.training.launch import launch_from
+
+    return launch_from(args)
+
+
 def train(run: Run) -> bool:
     """Train until the last step, or until all ranks agree to stop.
 
@@ -81,8 +105,8 @@ def train(run: Run) -> bool:
         Whether the last step is done.
     """
     state, engine, metrics = run.state, run.engine, run.metrics
-    reason = ""
     run.validate_before_training()
+    reason = run.agreement.reason_to_stop()
     while not run.is_finished() and not reason:
         if not run.wait_for_batch():  # a store that gives nothing, for long
             break

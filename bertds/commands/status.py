@@ -59,6 +59,8 @@ def in_lines(status: Status) -> str:
     """Return a status in a few lines of text."""
     share = status.step / status.total_steps if status.total_steps else 0.0
     head = f"{status.run}: {status.state}"
+    if status.state == "killed" and not status.last:
+        head += " before its first step"
     if status.owner and status.state in ("training", "silent"):
         head += f" ({status.owner})"
     lines = [head, f"  [{bar(share)}] step {status.step:,} of {status.total_steps:,}, {share:.1%}"]
@@ -74,6 +76,11 @@ def in_lines(status: Status) -> str:
         lines.append(f"  last line {in_words(status.age_seconds)} ago")
     if status.state == "silent":
         lines.append("  ! nothing was written for long; see log.txt, and the ranks with py-spy")
+    if status.state == "killed":
+        lines.append(
+            f"  ! {status.owner} ended without a word: killed by the system for lack of memory, by "
+            "kill -9, or with its machine; see log.txt and dmesg, then run the same command again"
+        )
     lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
     return "\n".join(lines)
 

@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = getattr(args, option)
         if folder and not Path(folder).is_dir():
             raise ConfigError(f"--{option} {folder}: no such folder")
+    from bertds.commands import evaluate, finetune
+
     work = Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
     code = TenMinutes(
@@ -68,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         max_train_rows=args.max_train_rows,
         processes=args.processes,
         overrides=args.set,
+        evaluate=evaluate.main,
+        finetune=finetune.main,
     ).run()
     if code == EXIT_RUN_AGAIN:
         print("stopped, with everything saved: run the same command again", file=sys.stderr)

@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         metavar="KEY=VALUE",
         help="recipe keys that win, as for bertds train",
     )
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="number of ranks")
+    parser.add_argument("--restarts", type=int, default=0, metavar="K", help="after a crash")
     parser.add_argument("overrides", nargs="*", metavar="nemo.key=value", help="NeMo's own keys")
     args = parser.parse_intermixed_args(argv)
     from bertds.config.load import load_config, split_assignments
@@ -69,11 +71,13 @@ def main(argv: list[str] | None = None) -> int:
     write_json(settings, result.deepspeed)
     if args.write:
         print(
-            f"wrote {recipe} and {settings}: deepspeed bertds/train.py --config {recipe} "
+            f"wrote {recipe} and {settings}: bertds train --processes N --config {recipe} "
             f"--deepspeed_config {settings}"
         )
         return EXIT_OK
     from bertds import train
 
     command = ["--config", str(recipe), "--deepspeed_config", str(settings)]
+    if args.processes or args.restarts:
+        command += ["--processes", str(args.processes), "--restarts", str(args.restarts)]
     return train.main([*command, *(["--set", *args.set] if args.set else [])])

@@ -239,6 +239,9 @@ class GuardConfig:
     peer_timeout_seconds: float = 45.0
     """A process that gives no sign of life for so long is lost, and the others end with an error
     that names it; 0 = do not watch. Changes nothing in the result."""
+    progress_timeout_seconds: float = 60.0
+    """A process that lives but makes no progress for this long, or for five times the run's usual
+    step if that is longer, is lost too; 0 = only silence counts. Changes nothing in the result."""
     meeting_timeout_seconds: float = 600.0
     """So long the processes wait for each other at the start; then those that came end with an
     error that names the missing ones. Changes nothing in the result."""
@@ -283,6 +286,8 @@ class RunConfig:
     memory_limit_gib: float | None = None
     """What a process may use when the JSON's train_micro_batch_size_per_gpu is "auto"; null =
     85 % of the free memory of the GPU, or of this process's share of the machine's."""
+    ignore_memory: bool = False
+    """Train even where the forecast says that the run does not fit this machine."""
     log_samples: bool = False
     """Write the (epoch, sample) numbers of every step to samples_rank_R.jsonl."""
 

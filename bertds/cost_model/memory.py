@@ -12,6 +12,11 @@ from dataclasses import dataclass, replace
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.flops import parameter_count
 
+GPU_BASE = 1.2 * 2**30
+"""CUDA context, cuBLAS and NCCL buffers of one process."""
+CPU_BASE = 0.3 * 2**30
+"""Python, torch and DeepSpeed as loaded, without pages of files: 0.25 GiB measured (own_memory.py);
+some more for the process group and the loader's threads, assumed."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
 FRAGMENTS = {True: 0.13, False: 0.05}
 """What the allocator holds beside what is asked for, on CPU and on GPU. CPU: fitted to the runs of

@@ -14,10 +14,14 @@ beating while a rank compiles, saves or validates: only a process that does not 
 silent. Whoever finds a peer lost says which, kills it if it is frozen on the same machine (a
 stopped process would keep its port and its GPU), and leaves.
 
+Each beat also says where the rank's training is. Rank 0 compares all of them and names the rank
+that makes no progress (``progress.py``). A process in which no thread runs any more is ended by a
+small process next to it (``watchdog.py``).
+
 Silence is measured in the listener's own running time, and only over rounds in which it did
 listen: on a machine that gives it no turn, it would else take its own deafness for the others'
 silence. A silent process of the same machine whose processor time grows is starved, not frozen:
-it gets ten times as long.
+it gets ten times as long, or, once the run knows how long a step takes, the limit for progress.
 """
 
 from __future__ import annotations
@@ -33,69 +37,30 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-from bertds.distributed.liveness import CpuWatch, OwnTime
+from bertds.distributed.liveness import CpuWatch, KeyValueStore, OwnTime, TimedStore
+from bertds.distributed.progress import Progress, Sign, Standstill
+from bertds.distributed.rank_info import has_launcher
+from bertds.distributed.watchdog import Watchdog
 from bertds.errors import EXIT_FAILED
 from bertds.system.logs import log
 from bertds.system.processes import start_time
 
-T = TypeVar("T")
-
 BESIDE = 8
 """Ranks whose numbers are so near are looked at for being on the same machine."""
 STARVED = 10
-"""So many timeouts has a silent process of this machine that is seen to use the processor."""
+"""A silent process of this machine that is seen to use the processor has this many timeouts."""
+OUTSIDE = 1.5
+"""The process outside waits this much longer than the peers, who name the rank first."""
+LEAVE_SECONDS = 60.0
+"""A rank that leaves because of a failure is killed if it has not ended by then."""
+RESERVE = 4 << 20
+"""Bytes that are given back when a rank leaves, so that it can leave without memory."""
 CONNECTION_WORDS = ("gloo", "nccl", "connection", "socket", "timed out", "timeout", "peer")
 """An error of a collective operation holds one of these."""
 
 _LOST = re.compile(r"rank (\d+)(?: \(process \d+ on [^)]*\))? is lost: ")
-
-
-class KeyValueStore(Protocol):
-    """What is used of ``torch.distributed.Store``."""
-
-    def check(self, keys: list[str], /) -> bool:
-        """Return whether all keys are there, without waiting."""
-        ...
-
-    def get(self, key: str, /) -> bytes:
-        """Return a value; waits for it."""
-        ...
-
-    def set(self, key: str, value: str, /) -> None:
-        """Set a value for all ranks."""
-
-    def set_timeout(self, timeout: timedelta, /) -> None:
-        """Limit how long :meth:`get` waits."""
-
-    def clone(self) -> KeyValueStore:
-        """Return a connection of its own, for another thread."""
-        ...
-
-
-class _TimedStore:
-    """The store, with a note of when a question was asked that it has not answered yet."""
-
-    def __init__(self, store: KeyValueStore, own: OwnTime) -> None:
-        self._store = store
-        self._own = own
-        self.asked: float | None = None
-
-    def _ask(self, question: Callable[[], T]) -> T:
-        self.asked = self._own.seconds
-        answer = question()
-        self.asked = None
-        return answer
-
-    def has(self, key: str) -> bool:
-        return bool(self._ask(lambda: self._store.check([key])))
-
-    def get(self, key: str) -> str:
-        return str(self._ask(lambda: self._store.get(key)).decode())
-
-    def set(self, key: str, value: str) -> None:
-        self._ask(lambda: self._store.set(key, value))
 
 
 class Heartbeat:
@@ -106,6 +71,8 @@ class Heartbeat:
         world_size: how many there are; alone, nothing is watched.
         timeout_seconds: a peer silent for so long is lost.
         store: the process group's key-value store; each thread gets a clone.
+        progress_seconds: a rank whose training stands still for this long, or for five step times
+            if that is longer, is lost; 0 = only silence counts.
         on_leave: called before this process is ended because of a peer (gives locks back).
     """
 
@@ -115,6 +82,7 @@ class Heartbeat:
         world_size: int,
         timeout_seconds: float,
         store: KeyValueStore,
+        progress_seconds: float = 0.0,
         on_leave: Callable[[], None] = lambda: None,
     ) -> None:
         self.rank = rank
@@ -125,6 +93,15 @@ class Heartbeat:
         """What was found, once a peer is lost."""
         self._store = store
         self._on_leave = on_leave
+        self.progress = Progress(progress_seconds)
+        """What the main thread is doing; it says so itself."""
+        self._standstill = Standstill(self.progress, world_size)
+        self._watchdog = Watchdog(rank)
+        self._reserve: bytearray | None = bytearray(RESERVE)
+        self._farewell = ""
+        self._said = threading.Event()
+        self._wake = threading.Event()
+        self._left: set[int] = set()
         self._stopped = threading.Event()
         self._found = threading.Event()
         self._main_handles_it = False
@@ -133,18 +110,19 @@ class Heartbeat:
         self._own = OwnTime(3 * self.period)
         self._seen = dict.fromkeys(self._watched(), 0.0)  # on our own clock, as the next one
         self._listened = 0.0
-        self._talk: _TimedStore | None = None
+        self._talk: TimedStore | None = None
         self._cpu = CpuWatch()
         self._beats: dict[int, str] = {}
         self._peers: dict[int, dict[str, Any]] = {}
         self._neighbours: dict[int, dict[str, Any]] = {}
-        self._parent = os.getppid()
+        self._parent = os.getppid() if has_launcher() else None
         self._parent_gone: float | None = None
-        self._progress = 0.0
+        self._moved = (0, 0.0)  # the progress that was last seen, and when
 
     def start(self) -> Heartbeat:
         """Begin to beat and to watch."""
         if self.world_size > 1:
+            self._watchdog.start()
             self._threads = [
                 threading.Thread(target=work, name=f"bertds-{name}", daemon=True)
                 for name, work in (("beat", self._beat), ("watch", self._watch))
@@ -153,9 +131,10 @@ class Heartbeat:
                 thread.start()
         return self
 
-    def progress(self) -> None:
-        """Say that this rank's training goes on (a step is done, a save begins or ends)."""
-        self._progress = self._own.seconds
+    def begin_to_leave(self) -> None:
+        """Prepare to leave because of a failure; needs no memory and no new thread."""
+        self._reserve = None
+        self._watchdog.leaving(LEAVE_SECONDS)
 
     def stop(self, failure: str = "") -> None:
         """End the threads.
@@ -167,30 +146,29 @@ class Heartbeat:
             return
         self._main_leaves = True
         if failure:
-            # In a thread of its own: where the store is gone, this may take for ever.
-            word = threading.Thread(target=self._say_why, args=(failure,), daemon=True)
-            word.start()
-            word.join(2 * self.period)
+            self.begin_to_leave()
+            # The thread that talks says it: none can be started where memory is short, and where
+            # the store is gone, this may take for ever.
+            self._farewell = failure[:500]
+            self._wake.set()
+            self._said.wait(2 * self.period)
         if failure and self.rank == 0:
             # Rank 0's process holds the store: the others must have the time to read it.
             self._let_read(3 * self.period)
         self._stopped.set()
+        self._wake.set()
         for thread in self._threads:
             thread.join(2 * self.period)
         self._threads = []
-
-    def _say_why(self, failure: str) -> None:
-        with suppress(Exception):
-            self._store.clone().set(self._key("left", self.rank), failure[:500])
+        if not failure:
+            self._watchdog.stop()
 
     def _let_read(self, seconds: float) -> None:
-        """Wait so long, or until all the others have said that they leave too."""
-        others = [self._key("left", other) for other in self._watched()]
+        """Wait until all the others have said that they leave too, this many seconds at most."""
         end = time.monotonic() + seconds
-        with suppress(Exception):
-            store = self._store.clone()
-            while time.monotonic() < end and not store.check(others):
-                self._stopped.wait(min(0.1, self.period))
+        while time.monotonic() < end and len(self._left) < self.world_size - 1:
+            self._wake.set()
+            time.sleep(min(0.1, self.period))
 
     def explain(self, error: BaseException) -> str:
         """Return which peer's loss made a collective operation fail, or "" if none did.
@@ -218,20 +196,28 @@ class Heartbeat:
         try:
             clone = self._store.clone()
             clone.set_timeout(timedelta(seconds=self.timeout))
-            store = self._talk = _TimedStore(clone, self._own)
+            store = self._talk = TimedStore(clone, self._own)
             me = {
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "start": start_time(os.getpid()),
             }
             store.set(self._key("who", self.rank), json.dumps(me))
+            self._peers[self.rank] = me
             number = 0
             while not self._stopped.is_set():
                 number += 1
-                store.set(self._key("beat", self.rank), str(number))
+                self._wake.clear()
+                sign = self.progress.sign(number)
+                store.set(self._key("beat", self.rank), sign.to_text())
+                if self._farewell and not self._said.is_set():
+                    store.set(self._key("left", self.rank), self._farewell)
+                    self._said.set()
+                self._watchdog.alive(OUTSIDE * self._longest_silence())
                 self._meet(store)
                 self._listen(store)
-                self._stopped.wait(self.period)
+                self._standstill.note(self.rank, sign, self._own.seconds)
+                self._wake.wait(self.period)
         except Exception as error:  # the store is gone, and rank 0 with it
             if not self._stopped.is_set() and not self._left_in_order():
                 self._conclude(0, f"its store does not answer ({str(error).splitlines()[0][:120]})")
@@ -240,7 +226,7 @@ class Heartbeat:
         """Wait a moment: at the end of a run the store may go before this thread is told."""
         return self._stopped.wait(4 * self.period)
 
-    def _meet(self, store: _TimedStore) -> None:
+    def _meet(self, store: TimedStore) -> None:
         """Learn who the peers are; those of this machine can be watched by process number.
 
         Rank 0 asks for all, the others for rank 0 and for those beside them, who are likely to be
@@ -259,16 +245,18 @@ class Heartbeat:
                 if near and start_time(who["pid"]) == who["start"]:
                     self._neighbours[other] = who
 
-    def _listen(self, store: _TimedStore) -> None:
+    def _listen(self, store: TimedStore) -> None:
         keys = [self._key("beat", other) for other in self._watched()]
         for other, key in zip(self._watched(), keys, strict=True):
             if self.rank == 0 and store.has(self._key("left", other)):
+                self._left.add(other)
                 self._conclude(other, "", store.get(self._key("left", other)))
             if store.has(key):
                 value = store.get(key)
                 if self._beats.get(other) != value:
                     self._beats[other] = value
                     self._seen[other] = self._own.seconds
+                    self._standstill.note(other, Sign.from_text(value), self._own.seconds)
         if self.rank == 0:
             if self.verdict:
                 store.set("bertds/verdict", self.verdict)
@@ -287,11 +275,28 @@ class Heartbeat:
             self._look_at_parent(now)
             for other in self._seen:
                 silence = self._silence(other)
-                if silence > self.timeout * (STARVED if self._is_running(other) else 1):
+                running = self._is_running(other)
+                if silence > (self._longest_silence() if running else self.timeout):
                     self._conclude(other, f"silent for {silence:.0f} s")
+            if self.rank == 0:
+                self._look_for_standstill()
             if self.verdict:
                 self._leave()
                 return
+
+    def _longest_silence(self) -> float:
+        """Return for how long a process that uses the processor may be silent."""
+        limit = self.progress.limit(self.progress.activity)
+        return self.timeout * STARVED if limit is None else max(self.timeout, limit)
+
+    def _look_for_standstill(self) -> None:
+        found = self._standstill.find(self._listened)
+        if found is None:
+            return
+        named, said = found
+        if len(named) > 1:
+            said += f"; so do ranks {', '.join(map(str, named[1:BESIDE]))}"
+        self._conclude(named[0], said)
 
     def _silence(self, other: int) -> float:
         """Return for how long, in our own running time, a peer is known to have been silent."""
@@ -318,10 +323,12 @@ class Heartbeat:
 
     def _look_at_parent(self, now: float) -> None:
         """Leave if the launcher is gone and this rank hangs; else the loop stops in order."""
-        if os.getppid() == self._parent:
+        if self.progress.count != self._moved[0]:
+            self._moved = (self.progress.count, now)
+        if self._parent is None or os.getppid() == self._parent:
             return
         self._parent_gone = self._parent_gone or now
-        if now - max(self._parent_gone, self._progress) > self.timeout:
+        if now - max(self._parent_gone, self._moved[1]) > self.timeout:
             self._set(
                 f"rank {self.rank}: the launcher is gone, and no step was finished for "
                 f"{self.timeout:.0f} s"
@@ -339,6 +346,7 @@ class Heartbeat:
             self._found.set()
 
     def _leave(self) -> None:
+        self._watchdog.leaving(LEAVE_SECONDS)
         self._end_frozen()
         # Rank 0's process holds the store: the others must have the time to read the verdict.
         # And this rank's main thread may be on its way out with an error of its own.

@@ -1,11 +1,16 @@
-"""Signs of life: how long this process has run itself, and whether a neighbour's process runs."""
+"""Signs of life: how long this process has run itself, and whether others do."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol, TypeVar
 
 from bertds.system.processes import processor_time
+
+T = TypeVar("T")
 
 
 class OwnTime:
@@ -58,3 +63,57 @@ class CpuWatch:
         """Return whether the process is known to have run after ``then``."""
         seen = self._seen.get(pid)
         return seen is not None and seen.at > then
+
+
+class KeyValueStore(Protocol):
+    """What is used of ``torch.distributed.Store``."""
+
+    def check(self, keys: list[str], /) -> bool:
+        """Return whether all keys are there, without waiting."""
+        ...
+
+    def get(self, key: str, /) -> bytes:
+        """Return a value; waits for it."""
+        ...
+
+    def set(self, key: str, value: str, /) -> None:
+        """Set a value for all ranks."""
+
+    def set_timeout(self, timeout: timedelta, /) -> None:
+        """Limit how long :meth:`get` waits."""
+
+    def clone(self) -> KeyValueStore:
+        """Return a connection of its own, for another thread."""
+        ...
+
+
+class TimedStore:
+    """The store, with a note of when a question was asked that it has not answered yet.
+
+    Args:
+        store: of the process group.
+        own: the clock of the note.
+    """
+
+    def __init__(self, store: KeyValueStore, own: OwnTime) -> None:
+        self._store = store
+        self._own = own
+        self.asked: float | None = None
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        self.asked = self._own.seconds
+        answer = question()
+        self.asked = None
+        return answer
+
+    def has(self, key: str) -> bool:
+        """Whether the key is set."""
+        return bool(self._ask(lambda: self._store.check([key])))
+
+    def get(self, key: str) -> str:
+        """Return a key's value; waits until it is set."""
+        return str(self._ask(lambda: self._store.get(key)).decode())
+
+    def set(self, key: str, value: str) -> None:
+        """Set a key."""
+        self._ask(lambda: self._store.set(key, value))

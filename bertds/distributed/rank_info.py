@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bertds.errors import ConfigError
 
@@ -24,28 +25,119 @@ class Place:
         return self.rank == 0
 
 
+class _Starter(NamedTuple):
+    """How a launcher tells each process its place."""
+
+    name: str
+    rank: str
+    size: str
+    local_rank: str
+
+
+# In this order: mpirun inside a Slurm allocation passes on the variables of the shell that it was
+# typed in, where every process has the same SLURM_PROCID.
+_STARTERS = (
+    _Starter(
+        "Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"
+    ),
+    _Starter("MVAPICH", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK"),
+    _Starter("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK"),
+    _Starter("MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),  # MPICH, Intel MPI
+    _Starter("MPI", "PMI_RANK", "PMI_SIZE", "PMI_LOCAL_RANK"),  # Cray
+    _Starter("Flux", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID"),
+    _Starter("Slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+)
+
+LAUNCHER_PID = "BERTDS_LAUNCHER"
+"""Set by ``bertds train --processes``: its process number."""
+# Set by the launchers themselves: deepspeed, torchrun.
+_LAUNCHERS = (LAUNCHER_PID, "CROSS_RANK", "TORCHELASTIC_RUN_ID")
+
+
+def has_launcher(environment: Mapping[str, str] | None = None) -> bool:
+    """Return whether this process's parent is a launcher, whose death should end the run.
+
+    A shell's child goes on when the shell ends: ``nohup``, ``disown``, tmux and cron rely on it.
+    """
+    values = os.environ if environment is None else environment
+    if any(name in values for name in _LAUNCHERS):
+        return True
+    return any(_count(values, starter.size) > 1 for starter in _STARTERS)
+
+
+def starter_of(environment: Mapping[str, str]) -> str:
+    """Return who started this process as one of several, or "" if nobody did."""
+    if _count(environment, "WORLD_SIZE") > 1 and "RANK" in environment:
+        return "a launcher"
+    # Slurm's variables are also those of the shell in an allocation.
+    several = [s.name for s in _STARTERS if s.name != "Slurm" and _count(environment, s.size) > 1]
+    return several[0] if several else ""
+
+
+def _count(values: Mapping[str, str], name: str) -> int:
+    """Return a variable as a count; 0 if it is absent or not a whole number."""
+    text = values.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _read_starter(values: dict[str, str]) -> None:
+    """Set RANK, WORLD_SIZE and LOCAL_RANK from an MPI's or Slurm's variables, if there are any.
+
+    Raises:
+        ConfigError: the variables are incomplete, or RANK and WORLD_SIZE contradict them.
+    """
+    meeting = "MASTER_ADDR and MASTER_PORT are not set"
+    for starter in _STARTERS:
+        size = _count(values, starter.size)
+        if starter.rank not in values or size < 2:
+            continue
+        if "RANK" in values:
+            if _count(values, "WORLD_SIZE") < size and starter.name != "Slurm":
+                raise ConfigError(
+                    f"{starter.name} started {size} processes, but WORLD_SIZE="
+                    f"{values.get('WORLD_SIZE', '')}: each would train alone; start either with "
+                    "mpirun or with deepspeed, not one inside the other"
+                )
+            return
+        if starter.local_rank not in values and starter.name == "MPI":
+            continue  # the next one may know another name for it
+        values["RANK"], values["WORLD_SIZE"] = values[starter.rank], str(size)
+        values["LOCAL_RANK"] = values.get(starter.local_rank, "0")
+        if "MASTER_ADDR" not in values or "MASTER_PORT" not in values:
+            if starter.name == "Slurm":
+                remedy = "start with slurm/phase1.sh, or set both for all tasks"
+                raise ConfigError(f"{size} Slurm tasks, but {meeting}; {remedy}")
+            raise ConfigError(
+                f"{starter.name} started {size} processes, but {meeting}; set both for all of "
+                "them: the first machine's name, and a free port of it"
+            )
+        return
+    if "RANK" in values:
+        return
+    several = _count(values, "PMI_SIZE") > 1
+    unknown = "PMIX_RANK" in values and not any(s.size in values for s in _STARTERS)
+    if several or unknown:
+        found = "PMI_RANK" if several else "PMIX_RANK"
+        lacks = "this process's number on its machine" if several else "the number of processes"
+        raise ConfigError(
+            f"{found}={values.get(found, '')} is set, but nothing says {lacks}; set RANK, "
+            "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each process"
+        )
+
+
 def find_place(environment: Mapping[str, str] | None = None) -> Place:
     """Read this process's place from the launcher's variables and complete them.
 
-    RANK, WORLD_SIZE and LOCAL_RANK come from ``deepspeed`` or ``torchrun``; under a bare ``srun``
-    from SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID. With none of them the process is alone and
-    MASTER_ADDR / MASTER_PORT are set to a free port of this machine.
+    RANK, WORLD_SIZE and LOCAL_RANK come from ``bertds train --processes``, ``deepspeed`` or
+    ``torchrun``; under ``mpirun`` or a bare ``srun`` their own variables are read. With none of
+    them the process is alone and MASTER_ADDR / MASTER_PORT are set to a free port of this machine.
 
     Raises:
-        ConfigError: the variables contradict each other, as when several Slurm tasks each think
-            that they are alone, or a several-node job meets at localhost.
+        ConfigError: the variables are incomplete or contradict each other, as when several
+            processes each think that they are alone, or a several-node job meets at localhost.
     """
     values = dict(os.environ if environment is None else environment)
-    slurm_tasks = int(values.get("SLURM_NTASKS", "1") or 1) if "SLURM_PROCID" in values else 1
-    if "RANK" not in values and slurm_tasks > 1:
-        values["RANK"] = values["SLURM_PROCID"]
-        values["WORLD_SIZE"] = str(slurm_tasks)
-        values["LOCAL_RANK"] = values.get("SLURM_LOCALID", "0")
-        if "MASTER_ADDR" not in values or "MASTER_PORT" not in values:
-            raise ConfigError(
-                f"{slurm_tasks} Slurm tasks, but MASTER_ADDR and MASTER_PORT are not set; start "
-                "with slurm/phase1.sh, or set both for all tasks"
-            )
+    _read_starter(values)
     if "RANK" not in values:
         values.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         values["MASTER_PORT"] = str(free_port())
@@ -62,10 +154,10 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
         ) from None
     if not 0 <= place.rank < place.world_size:
         raise ConfigError(f"RANK={place.rank} is not below WORLD_SIZE={place.world_size}")
-    nodes = int(values.get("SLURM_STEP_NUM_NODES", values.get("SLURM_NNODES", "1")) or 1)
+    nodes = _count(values, "SLURM_STEP_NUM_NODES") or _count(values, "SLURM_NNODES") or 1
     if "SLURM_PROCID" in values and nodes > 1:
         # What the launcher started on this node: if that is the whole world, it is so on each.
-        here = int(values.get("LOCAL_WORLD_SIZE", values.get("LOCAL_SIZE", "0")) or 0)
+        here = _count(values, "LOCAL_WORLD_SIZE") or _count(values, "LOCAL_SIZE")
         if place.world_size < nodes or place.world_size == here:
             raise ConfigError(
                 f"{nodes} Slurm nodes, but WORLD_SIZE={place.world_size}: each node would train "

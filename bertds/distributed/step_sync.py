@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from bertds.data.batches import StepBatch
+from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.ranks import Ranks
 from bertds.distributed.stop_requests import StopWatch
 
@@ -46,6 +47,8 @@ class Agreement:
     def __init__(self, engine: Ranks, watch: StopWatch) -> None:
         self.engine = engine
         self.watch = watch
+        self.waiting = DeviceClock(engine.device)
+        """Times the exchange before the update, where a fast rank waits for a slow one."""
         self._counts: _Sums | None = None
         self._wishes: _Sums | None = None
         self._stop = False
@@ -85,7 +88,9 @@ class Agreement:
         """
         wish = 1.0 if self.watch.reason() else 0.0
         waiting = 0.0 if has_batch else 1.0
-        self._wishes = _Sums(self.engine.global_sums([wish, waiting]))
+        with self.waiting.timed():
+            sums = self.engine.global_sums([wish, waiting])
+        self._wishes = _Sums(sums)
 
     def read(self) -> None:
         """Take in what this step exchanged; call it after the update."""

@@ -3,7 +3,8 @@
 A stop can be wished by a signal (SIGTERM, SIGINT, SIGUSR1), by a file named ``STOP`` in the run
 folder, by a time limit, or by the launcher's death (the ``deepspeed`` launcher, killed, leaves
 its ranks running as orphans). Any rank may notice; all ranks agree in a small all-reduce before
-the update, and stop after the step under way.
+the update, and stop after the step under way. A process that was started from a shell goes on when
+the shell ends; a closed terminal (SIGHUP) is a wish to stop unless ``nohup`` has it ignored.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
+from bertds.distributed.rank_info import has_launcher
 from bertds.errors import EXIT_INTERRUPTED
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
@@ -39,13 +41,15 @@ class StopWatch:
         self.job_deadline = None if job_seconds is None else now + job_seconds
         self._noticed = ""
         self._first_interrupt: float | None = None
-        self._parent = os.getppid()
+        self._parent = os.getppid() if has_launcher() else None
         self._next_look = 0.0
 
     def listen(self) -> StopWatch:
         """Install the signal handlers (main thread only)."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+            signal.signal(signal.SIGHUP, self._on_signal)
         return self
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -83,7 +87,7 @@ class StopWatch:
             self._next_look = now + 1.0
             if self.stop_file.exists():
                 return f"the file {self.stop_file} exists"
-            if os.getppid() != self._parent:
+            if self._parent is not None and os.getppid() != self._parent:
                 return "the launcher is gone"
         return ""
 
@@ -94,7 +98,7 @@ class StopWatch:
         Python restores a handled SIGUSR1 to its default while it shuts down, so that a late one
         would kill a run that has already finished its work.
         """
-        for number in STOP_SIGNALS:
+        for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
 
 

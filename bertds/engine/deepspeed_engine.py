@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from bertds.config.batch_plan import BatchPlan
+from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.rank_info import Place
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
@@ -84,6 +85,8 @@ class Engine:
         """Where micro batches must lie."""
         self.skipped_steps = 0
         """Steps in which no update was made, because a gradient was not finite."""
+        self.forward_clock = DeviceClock(device)
+        self.backward_clock = DeviceClock(device)
         self._norm: float | torch.Tensor | None = None
         self._average: WeightAverage | None = None
         self._gate = UpdateGate(optimizer, self._norm_under_way, device)
@@ -202,9 +205,12 @@ class Engine:
             The model's output, detached.
         """
         self._engine.train()
-        output = self._engine(**_arguments(micro_batch))
-        loss = _scaled(output.mlm_loss_sum, mlm_scale) + _scaled(output.nsp_loss_sum, nsp_scale)
-        self._engine.backward(loss)
+        with self.forward_clock.timed():
+            output = self._engine(**_arguments(micro_batch))
+            loss = _scaled(output.mlm_loss_sum, mlm_scale)
+            loss = loss + _scaled(output.nsp_loss_sum, nsp_scale)
+        with self.backward_clock.timed():
+            self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()  # only counts the micro batch
         return type(output)(*(None if value is None else value.detach() for value in output))

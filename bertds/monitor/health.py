@@ -73,7 +73,7 @@ def findings(lines: Sequence[dict[str, Any]]) -> list[Finding]:
     plateau = _frequencies(held_out)
     found = [_not_finite(train), _overflows(train), _norm(train), plateau]
     found += [_flat(train) if plateau is None else None]
-    found += [_guessing(held_out) or _chance(train), _loader(train)]
+    found += [_guessing(held_out) or _chance(train), _loader(train), _slow_ranks(train)]
     return [one for one in found if one is not None]
 
 
@@ -193,4 +193,20 @@ def _loader(lines: list[dict[str, Any]]) -> Finding | None:
         "loader",
         f"training waits for the loader {stalled / seconds:.0%} of the time",
         "data.prefetch_steps=8, more CPU cores per process, data on a local disk",
+    )
+
+
+def _slow_ranks(lines: list[dict[str, Any]]) -> Finding | None:
+    slow = lines[-1].get("slow_ranks")
+    if not slow:
+        return None
+    named = []
+    for rank in slow:
+        gpu = "" if rank["gpu"] is None else f"GPU {rank['gpu']} of "
+        named.append(f"rank {rank['rank']} ({gpu}{rank['host']}) by {rank['slower']:.0%}")
+    return Finding(
+        f"slow rank {slow[0]['rank']}",
+        f"slower than the other ranks over the last steps: {', '.join(named)}",
+        "bertds doctor on that machine; other programs on it, the GPU's heat and clock "
+        "(nvidia-smi -q -d PERFORMANCE,TEMPERATURE); leave it out until then",
     )

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import torch
 
 from bertds.checkpoint.train_state import TrainState
+from bertds.distributed.device_timer import DeviceClock
 from bertds.engine.interface import ModelOutput, TrainingEngine
-from bertds.monitor.device_timer import DeviceClock
 from bertds.monitor.metrics_file import FILE, cut_after
 from bertds.monitor.mfu import Meter
+from bertds.monitor.rank_speed import RankSpeed
 from bertds.system.atomic_files import append_line
 from bertds.system.memory import peak_memory_gib
 
@@ -83,6 +84,7 @@ class Metrics:
         engine: for sums over the ranks, gradient norm, loss scale, trust ratios.
         listeners: who else gets each line (main process only).
         meter: turns tokens and seconds into operations per second and MFU.
+        rank_speed: compares the ranks; None with a single one.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Metrics:
         engine: TrainingEngine,
         listeners: list[Listener],
         meter: Meter | None = None,
+        rank_speed: RankSpeed | None = None,
     ) -> None:
         self.path = Path(run_dir) / FILE
         self.every_steps = every_steps
@@ -100,6 +103,7 @@ class Metrics:
         self.engine = engine
         self.listeners = listeners
         self.meter = meter
+        self.rank_speed = rank_speed
         self.is_main = engine.rank == 0
         self.sums = Sums()
         self.optimizer = DeviceClock(engine.device)
@@ -166,6 +170,8 @@ class Metrics:
         }
         if self.meter is not None:
             values.update(self.meter.read(tokens, state.samples - self._samples, seconds))
+        if self.rank_speed is not None:
+            values.update(self.rank_speed.line(state.step))
         self._samples = state.samples
         scale = self.engine.loss_scale()
         if scale is not None:

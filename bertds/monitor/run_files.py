@@ -108,6 +108,21 @@ def _known(name: str, value: object) -> bool:
             and all(end is None or _number(end) for end in ends)
             for ends in value.values()
         )
+    if name == "rank_seconds":
+        return isinstance(value, dict) and all(
+            isinstance(ends, list) and len(ends) == 3 and all(map(_number, ends))
+            for ends in value.values()
+        )
+    if name == "slow_ranks":
+        return isinstance(value, list) and all(
+            isinstance(rank, dict)
+            and _whole(rank.get("rank"))
+            and isinstance(rank.get("host"), str)
+            and rank["host"].isprintable()
+            and (rank.get("gpu") is None or _whole(rank["gpu"]))
+            and _number(rank.get("slower"))
+            for rank in value
+        )
     return value is None or _number(value)
 
 

@@ -32,7 +32,7 @@ class Status:
 
     run: Path
     state: str
-    """done, training, silent, stopped or not started."""
+    """done, training, silent, stopped, killed or not started."""
     step: int
     total_steps: int
     seconds_per_step: float
@@ -73,18 +73,25 @@ def expand(folder: Path) -> list[Path]:
     Raises:
         DataError: it is no run folder and holds none.
     """
-    if (folder / "config.yaml").is_file():
+    if is_run(folder):
         return [folder]
-    inside = sorted(path.parent for path in folder.glob("*/config.yaml"))
+    inside = sorted(path for path in folder.glob("*/") if is_run(path))
     if not inside:
         raise DataError(f"{folder}: no run folder (there is no config.yaml)")
     return inside
 
 
+def is_run(folder: Path) -> bool:
+    """Tell whether a run has begun in a folder; one killed early has a lock and a log only."""
+    early = (folder / ".lock").is_file() and (folder / "log.txt").is_file()
+    return early or (folder / "config.yaml").is_file()
+
+
 def read_status(run: Path) -> Status:
     """Read one run folder."""
     problems: list[str] = []
-    config = read_recipe(run / "config.yaml", problems)
+    recipe = run / "config.yaml"
+    config = read_recipe(recipe, problems) if recipe.is_file() else {}
     file = run / "metrics.jsonl"
     metrics = read_metrics(file)
     lines, train = metrics.lines, metrics.train
@@ -99,6 +106,7 @@ def read_status(run: Path) -> Status:
         per_step = (
             seconds / steps if steps > 0 else recent[0]["seconds"] / max(1, recent[0]["step"])
         )
+    starts = starts_of(read_object(run / "environment.json", problems))
     owner, alive = _owner(run / ".lock")
     pause = max((line["seconds"] for line in recent), default=0.0)
     if (run / "DONE").is_file():
@@ -106,9 +114,10 @@ def read_status(run: Path) -> Status:
     elif alive:
         silent = bool(train) and age > max(60.0, SILENT_FACTOR * pause)
         state = "silent" if silent else "training"
+    elif owner:  # a process that ends by itself gives its lock back
+        state = "killed"
     else:
-        state = "stopped" if lines else "not started"
-    starts = starts_of(read_object(run / "environment.json", problems))
+        state = "stopped" if lines or starts else "not started"
     read_object(run / "DONE", problems)
     if metrics.skipped:
         lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"

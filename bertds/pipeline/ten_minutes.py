@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
@@ -22,6 +22,8 @@ from bertds.pipeline.launch import train
 from bertds.pipeline.stages import Phase, export_model, say
 from bertds.system.json_fields import parse_json
 
+T = TypeVar("T")
+
 TASKS = ("sst2", "mrpc", "cola", "rte")
 PUBLISHED = (
     ("GPT-2 on 10 M words (BabyLM)", "65.1 to 67.3", ""),
@@ -29,6 +31,8 @@ PUBLISHED = (
     ("LTG-BERT on 10 M words (BabyLM)", "60.6", "60.3"),
 )
 """Model, BLiMP, mean of GLUE, as published for BabyLM's strict-small track."""
+Command = Callable[[list[str]], int]
+"""A command of ``bertds``: its arguments in, its exit code out."""
 VALIDATION_FRACTION = 0.01
 FINETUNING = ("--learning-rate", "1e-4", "--epochs", "5", "--no-test", "--no-model")
 
@@ -55,12 +59,16 @@ class TenMinutes:
     processes: int
     overrides: list[str]
     """KEY=VALUE of the recipe."""
+    evaluate: Command
+    """``bertds evaluate``."""
+    finetune: Command
+    """``bertds finetune``."""
 
     def run(self) -> int:
         """Do all stages that are not done. Returns 0, or 75 where training was stopped."""
         seconds: dict[str, float] = {}
 
-        def timed(name: str, stage: Callable[[], Any]) -> Any:
+        def timed(name: str, stage: Callable[[], T]) -> T:
             began = time.monotonic()
             result = stage()
             seconds[name] = time.monotonic() - began
@@ -70,7 +78,7 @@ class TenMinutes:
         run = self.work / "run"
         settings = [f"run.dir={run}", f"data.path={self.work / 'data'}"]
         phase = Phase(run, self.recipe, settings)
-        code: int = timed("train", lambda: train(phase, self.processes, self.overrides))
+        code = timed("train", lambda: train(phase, self.processes, self.overrides))
         if code != EXIT_OK:
             return code
         timed("export", lambda: export_model(run, self.work / "model"))
@@ -99,7 +107,6 @@ class TenMinutes:
 
     def _score_blimp(self, run: Path) -> None:
         from bertds.checkpoint.find import locate
-        from bertds.commands import evaluate
 
         if not self.blimp:
             return
@@ -110,12 +117,11 @@ class TenMinutes:
             print(f"{run / 'blimp.json'}: done before")
             return
         limit = ["--limit", str(self.limit)] if self.limit else []
-        evaluate.main([str(run), "--blimp", self.blimp, *limit])
+        self.evaluate([str(run), "--blimp", self.blimp, *limit])
 
     def _finetune(self) -> None:
         import torch
 
-        from bertds.commands import finetune
         from bertds.finetune.tasks import TASKS as ALL
 
         if not self.glue:
@@ -132,7 +138,7 @@ class TenMinutes:
             if result.is_file() and result.stat().st_mtime >= stamp:
                 print(f"{result}: done before")
                 continue
-            finetune.main(
+            self.finetune(
                 ["--task", task, "--model", str(self.work / "model"), "--data", self.glue]
                 + ["--out", str(out), "--overwrite", *FINETUNING, *rows, *precision]
             )

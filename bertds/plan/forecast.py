@@ -7,18 +7,14 @@ from dataclasses import dataclass, replace
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.ramps import BatchRamp
 from bertds.config.recipe import Config
-from bertds.cost_model.flops import masked_per_row, mean_tokens, parameter_count
+from bertds.cost_model.flops import parameter_count
 from bertds.cost_model.hardware import Hardware
-from bertds.cost_model.memory import Memory, Shape, estimate
+from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Memory, Shape, estimate
 from bertds.cost_model.step_time import StepTime, step_time
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.plan.calibration import Calibration
+from bertds.training.will_it_fit import shape_of
 
-GPU_BASE = 1.2 * 2**30
-"""CUDA context, cuBLAS and NCCL buffers of one process."""
-CPU_BASE = 0.3 * 2**30
-"""Python, torch and DeepSpeed as loaded, without pages of files: 0.25 GiB measured (own_memory.py);
-some more for the process group and the loader's threads, assumed."""
 STARTUP_SECONDS = 120.0
 """From the launch to the first step: imports, process groups, shards checked."""
 
@@ -139,35 +135,20 @@ def forecast(
         if micro_batch
         else settings.batch_plan(nodes * devices_per_node)
     )
-    length = config.data.sequence_length
     known = None  # rows of another length say nothing about these
-    if calibration is not None and calibration.sequence_length == length:
+    if calibration is not None and calibration.sequence_length == config.data.sequence_length:
         known = calibration.tokens_per_row
-    tokens = min(float(length), tokens_per_row or known or mean_tokens(length))
-    zero = settings.values.get("zero_optimization", {})
     on_cpu = hardware.name == "cpu"
     if on_cpu:  # its processes share the machine's memory
         hardware = replace(hardware, memory_gib=hardware.memory_gib / devices_per_node)
-    shape = Shape(
-        model=config.model,
-        vocab_size=vocab_size,
-        sequence_length=length,
-        tokens_per_row=tokens,
-        masked_per_row=masked_per_row(
-            tokens,
-            # The highest rate of the run: it decides the memory.
-            max(config.data.masked_lm_prob, config.data.masked_lm_prob_end or 0.0),
-            config.data.max_predictions_per_sequence,
-        ),
-        micro_batch=batch.micro_batch_size,
-        precision=settings.precision,
-        stage=settings.stage if stage is None else stage,
-        world_size=batch.world_size,
-        optimizer=settings.optimizer.kind,
+    shape = shape_of(
+        config,
+        settings,
+        batch,
+        vocab_size,
         on_cpu=on_cpu,
-        offload=settings.offloads_optimizer,
-        bucket=int(zero.get("reduce_bucket_size", 500_000_000)),
-        average=config.schedule.ema_decay > 0,
+        tokens_per_row=tokens_per_row or known,
+        stage=stage,
     )
     base = CPU_BASE if on_cpu else GPU_BASE
     if calibration and calibration.base_bytes:

@@ -68,16 +68,46 @@ def peak_memory_gib() -> float:
 
 
 def cpu_memory_available() -> float:
-    """Return the bytes that can be had without swapping, a container's limit included."""
+    """Return the bytes that can be had without swapping, the limits of control groups included."""
     free = float(psutil.virtual_memory().available)
-    try:
-        most = Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii").strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii").strip()
-        if most != "max":
-            free = min(free, float(most) - float(used))
-    except OSError:
-        pass
-    return free
+    return min(free, *(_room(group) for group in _control_groups()))
+
+
+def _control_groups(process: Path = Path("/proc/self/cgroup")) -> list[Path]:
+    """Return the folders whose memory limits hold for this process: its group and those above."""
+    root = Path("/sys/fs/cgroup")
+    groups = [root]  # in a container its own group is the root
+    with suppress(OSError, ValueError):
+        for line in process.read_text(encoding="ascii").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers in ("", "memory"):  # version 2, and version 1 with its own tree
+                top = root / "memory" if controllers else root
+                inner = top / path.lstrip("/")
+                groups += [inner, *(up for up in inner.parents if up.is_relative_to(top))]
+    return groups
+
+
+def _room(group: Path) -> float:
+    """Return the bytes below a control group's limit; pages of files can be dropped."""
+    for limit, used, pages in (
+        ("memory.max", "memory.current", ("active_file", "inactive_file")),
+        (
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            ("total_active_file", "total_inactive_file"),
+        ),
+    ):
+        try:
+            most = (group / limit).read_text(encoding="ascii").strip()
+            if most == "max":
+                return float("inf")
+            held = float((group / used).read_text(encoding="ascii"))
+            stat = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+            sizes = {words[0]: float(words[1]) for words in map(str.split, stat)}
+            return float(most) - held + sum(sizes.get(name, 0.0) for name in pages)
+        except (OSError, ValueError, IndexError):
+            continue
+    return float("inf")
 
 
 def cpu_memory_total() -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import psutil
+
+from bertds.errors import ConfigError
 
 
 def start_time(pid: int) -> str:
@@ -36,3 +39,20 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # macOS has no affinity
+
+
+def require_linux(what: str) -> None:
+    """Refuse a system on which training was never run.
+
+    Args:
+        what: what was asked for, as the sentence's beginning.
+
+    Raises:
+        ConfigError: this is macOS, Windows or another system.
+    """
+    if sys.platform != "linux":
+        name = {"darwin": "macOS", "win32": "Windows"}.get(sys.platform, sys.platform)
+        raise ConfigError(
+            f"{what} needs Linux, this is {name}; use a Linux container or virtual machine (on "
+            "Windows WSL 2)"
+        )

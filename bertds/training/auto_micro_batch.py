@@ -14,7 +14,6 @@ model, precision, stage and processes, so that a continued run cuts its batches 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -36,6 +35,7 @@ from bertds.model.build import PreTrainingModel
 from bertds.system.logs import log
 from bertds.system.memory import cpu_memory_available, cpu_memory_total
 from bertds.training.micro_batch_cache import answers_file, keep_answer, read_answer
+from bertds.training.will_it_fit import processes_here
 
 SHARE = 0.85
 """Of the free memory, what may be used."""
@@ -100,7 +100,7 @@ def search(
         with autocast:
             return measured_bytes(trial_model, full_rows(config, rows, device))
 
-    limit = memory_limit(config, device)
+    limit = memory_limit(config, place, device)
     kept = state_bytes(model, config, settings, place, device)
     few, more = (measure(rows) for rows in PROBES)
     slope = (more - few) / (PROBES[1] - PROBES[0])
@@ -213,14 +213,13 @@ def state_bytes(
     return memory.weights + memory.gradients + memory.optimizer + memory.buffers
 
 
-def memory_limit(config: Config, device: torch.device) -> float:
+def memory_limit(config: Config, place: Place, device: torch.device) -> float:
     """Return the bytes that this process may use."""
     if config.run.memory_limit_gib:
         return config.run.memory_limit_gib * 2**30
     if device.type == "cuda":
         return SHARE * float(torch.cuda.mem_get_info(device)[0])
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return SHARE * cpu_memory_available() / here
+    return SHARE * cpu_memory_available() / processes_here(place.world_size)
 
 
 # -- the kept answers ---------------------------------------------------------------------------

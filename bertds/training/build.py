@@ -25,7 +25,8 @@ from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.sources.base import Source
-from bertds.distributed.heartbeat import Heartbeat, KeyValueStore
+from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.liveness import KeyValueStore
 from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
@@ -35,10 +36,12 @@ from bertds.engine.process_group import main_first, meet_processes
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
+from bertds.monitor.rank_speed import RankSpeed
 from bertds.monitor.trackers import start_trackers
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
+from bertds.system.processes import require_linux
 from bertds.system.secrets import without_secrets
 from bertds.training.auto_micro_batch import choose_micro_batch
 from bertds.training.bad_step_guard import Guard
@@ -57,6 +60,7 @@ from bertds.training.starting_point import (
 )
 from bertds.training.store_waits import made_of
 from bertds.training.validation import Validator
+from bertds.training.will_it_fit import check_fits
 from bertds.training.word_weights import use_word_weights
 
 _FETCH_SECONDS = 3600.0
@@ -77,6 +81,7 @@ def build_run(
     Raises:
         UserError: a setting, the data, the run folder or a checkpoint is wrong.
     """
+    require_linux("training")
     place = find_place()
     start_logging(place.is_main)
     if log_samples:
@@ -115,6 +120,7 @@ def _build(
     source = open_source(config.data, config.run.seed, split="train")
     held_out = open_held_out(config, source)
     vocab_size = source.tokenizer.vocab_size
+    check_fits(config, settings, place, vocab_size)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model, vocab_size)
@@ -147,7 +153,9 @@ def _build(
     trackers = start_trackers(config, facts, folder.path) if place.is_main else []
     for tracker in trackers:
         closing.callback(tracker.close)
-    metrics = build_metrics(config, settings, folder, engine, trackers, vocab_size)
+    agreement = build_agreement(config, engine, folder, state)
+    rank_speed = compare_ranks(engine, agreement)
+    metrics = build_metrics(config, settings, folder, engine, trackers, vocab_size, rank_speed)
     metrics.start(state)
     metrics.restore_window(state.window)
 
@@ -176,7 +184,7 @@ def _build(
         learning_rate=LearningRate(settings.optimizer.lr, config.schedule),
         metrics=metrics,
         checkpoints=checkpoints,
-        agreement=build_agreement(config, engine, folder, state),
+        agreement=agreement,
         guard=Guard(config.guard, engine),
         clock=TrainingClock(),
         validator=validator,
@@ -202,6 +210,7 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
         place.world_size,
         guard.peer_timeout_seconds,
         cast(KeyValueStore, store),  # torch's stubs lack Store.clone
+        guard.progress_timeout_seconds,
         on_leave=folder.lock.release,
     ).start()
 
@@ -261,6 +270,7 @@ def build_metrics(
     engine: Engine,
     trackers: list[Listener],
     vocab_size: int,
+    rank_speed: RankSpeed | None,
 ) -> Metrics:
     """Return the metrics of the run, with the meter of its operations per second."""
     meter = Meter(
@@ -272,7 +282,16 @@ def build_metrics(
         device_peak(engine.device.type, settings.precision),
     )
     every_steps, next_sentence = config.log.every_steps, config.model.next_sentence
-    return Metrics(folder.path, every_steps, next_sentence, engine, trackers, meter)
+    return Metrics(folder.path, every_steps, next_sentence, engine, trackers, meter, rank_speed)
+
+
+def compare_ranks(engine: Engine, agreement: Agreement) -> RankSpeed | None:
+    """Warn of ranks that are slow already, and compare them from now on. Collective."""
+    if engine.world_size == 1:
+        return None
+    rank_speed = RankSpeed(engine, agreement.waiting)
+    rank_speed.check_at_start()
+    return rank_speed
 
 
 def build_agreement(

@@ -40,6 +40,8 @@ class Leaving:
         """
         del kind, traceback
         lost = ""
+        if error is not None and self.heartbeat is not None:
+            self.heartbeat.begin_to_leave()
         if isinstance(error, SystemExit) and error.code in (None, 0):
             early = "this process was ended by sys.exit() before the run was over"
             self.leave(early, orderly=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from bertds.checkpoint.save import Checkpoints
@@ -112,18 +113,24 @@ class Run:
         """
         if not self._may_stall or self.agreement.batches_ready:
             return True
-        return wait_for_batch(self.engine, self.parts.loader, self.agreement)
+        loader, waits = self.parts.loader, self._wait_for_data
+        return wait_for_batch(self.engine, loader, self.agreement, waits)
 
     def next_batch(self) -> StepBatch:
         """Return this rank's part of the next optimizer step."""
+        self._enter("data")
         batch = next(self._batches)
+        self._enter("step")
         self.engine.use_batch(batch.plan)
+        if self.metrics.rank_speed is not None:
+            self.metrics.rank_speed.add_tokens(batch.real_tokens)
         if self.parts.sample_log is not None:
             self.parts.sample_log.write(self.state.step + 1, batch.samples)
         return batch
 
     def measure(self, output: ModelOutput, micro_batch: MicroBatch) -> None:
         """Take note of one micro batch's losses; waits for nothing."""
+        self._enter("step")
         masked, rows = micro_batch.masked, micro_batch.rows
         self.metrics.add(output, masked, rows)
         self.parts.guard.watch(output, masked, rows)
@@ -138,6 +145,7 @@ class Run:
         state, parts = self.state, self.parts
         limit = parts.guard.norm_limit(state)
         self.agreement.ask(not self._may_stall or parts.loader.wait(0.0))
+        self._enter("step")
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)
             decay = self.config.schedule.ema_decay
@@ -154,7 +162,16 @@ class Run:
         if parts.heap is not None:
             parts.heap.look()
         if parts.heartbeat is not None:
-            parts.heartbeat.progress()
+            parts.heartbeat.progress.step_done(state.step)
+
+    def _wait_for_data(self) -> None:
+        """Tell the other ranks that this one waits for a store, and lives."""
+        self._enter("data")
+
+    def _enter(self, activity: str) -> None:
+        """Tell the other ranks what this one does now; see bertds/distributed/progress.py."""
+        if self.parts.heartbeat is not None:
+            self.parts.heartbeat.progress.enter(activity)
 
     def validate_before_training(self) -> None:
         """Validate with the weights that the run starts from, where the recipe asks for it."""
@@ -181,13 +198,15 @@ class Run:
             return True
         try:
             with self.metrics.pause():
-                validator.prepare()
+                validator.prepare(self._wait_for_data)
         except StoreError as error:
             self.agreement.stop(str(error))
             return False
         state.validated_step = state.step
+        self._enter("validation")
         with self.metrics.pause(), self.engine.averaged():
             scores, prompts = validator.score(), validator.prompts()
+        self._enter("step")
         if state.best_mlm_loss is None or scores["mlm_loss"] < state.best_mlm_loss:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
         line = {"step": state.step, "split": "validation", **scores}
@@ -203,11 +222,13 @@ class Run:
         best = cadence.keep_best and state.best_step == state.step
         if not (force or due or best):
             return
+        self._enter("save")
         with self.metrics.pause():
             state.main_hours = self.agreement.main_hours
             state.window = self.metrics.window()
             self.parts.folder.lock.check()
             self.parts.checkpoints.save(state, wait=force)
+        self._enter("step")
 
     def close(self, finished: bool) -> None:
         """Say how it ended; write ``DONE`` at the true end.
@@ -220,7 +241,8 @@ class Run:
         if self.config.checkpoint.copy_to:
             # Not as long where the machine is about to be taken away.
             most = self.config.data.fetch_timeout_minutes * 60.0 if finished else STOP_COPY_SECONDS
-            together(self.engine, lambda: self.parts.checkpoints.wait_copied(most))
+            copied = partial(self.parts.checkpoints.wait_copied, most)
+            together(self.engine, copied, self._wait_for_data)
         if finished:
             folder.lock.check()
             folder.finish({"step": state.step, "samples": state.samples})

@@ -14,6 +14,7 @@ RUN/
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -39,6 +40,7 @@ from bertds.system.folder_lock import FolderLock
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
 from bertds.system.secrets import masked, without_secrets
+from bertds.training.launch import COMMAND, LOST
 from bertds.training.setting_changes import changes, is_done
 
 # What a run writes into its folder under names of its own; patterns, links among them are refused.
@@ -138,18 +140,17 @@ class RunFolder:
             return
         for change in self._changed:
             log.info("%s %s -> %s from step %d", change.name, change.before, change.now, step)
-        text = yaml.safe_dump(
-            without_secrets(to_dict(self.config)), sort_keys=False, allow_unicode=True
-        )
+        lost = self._lost(step)
+        recipe = without_secrets(to_dict(self.config))
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "deepspeed.json", deepspeed_json)
         file = self.path / "environment.json"
         starts = starts_of(read_object(file, []))  # one that a crash tore begins anew
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         ranks = find_place().world_size
-        starts.append(
-            {"time": now, "command": command_line(), "world_size": ranks, "device": device}
-        )
+        start = {"time": now, "command": command_line(), "world_size": ranks, "device": device}
+        starts.append({**start, "lost": lost} if lost else start)
         write_json(file, {**environment(), "starts": starts})
         append_line(self.path / SETTINGS_FILE, as_line(step, ranks, now, self._changed))
         (self.path / "DONE").unlink(missing_ok=True)
@@ -158,6 +159,20 @@ class RunFolder:
         for name, source in tokenizer_files.items():
             if source.is_file() and source.resolve() != (folder / name).resolve():
                 shutil.copyfile(source, folder / name)
+
+    def _lost(self, step: int) -> dict[str, Any]:
+        """Return what ended the life before this one, and the time that it cost, if it was lost.
+
+        That is the time since the checkpoint that this start continues from, or, without one,
+        since the start before: what was trained since then is trained again.
+        """
+        what = os.environ.get(LOST, "")
+        if not what:
+            return {}
+        since = [self.checkpoints / f"step_{step:08d}" / "manifest.json", self.path / "config.yaml"]
+        times = [path.stat().st_mtime for path in since if path.is_file()]
+        now = time.time()
+        return {"what": what, "seconds": round(max(0.0, now - max(times, default=now)), 1)}
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write ``DONE`` (main process only)."""
@@ -207,4 +222,4 @@ def _commit() -> str:
 
 def command_line() -> str:
     """Return the command that started this process, for the run's record."""
-    return masked(" ".join([Path(sys.executable).name, *sys.argv]))
+    return masked(os.environ.get(COMMAND) or " ".join([Path(sys.executable).name, *sys.argv]))

@@ -44,6 +44,7 @@ RULES: dict[str, Rule] = {
     "init": "free",
     "guard": "announced",
     "guard.peer_timeout_seconds": "free",
+    "guard.progress_timeout_seconds": "free",
     "guard.meeting_timeout_seconds": "free",
     "run": "free",
     "run.seed": "fixed",

@@ -21,12 +21,13 @@ T = TypeVar("T")
 _ROUND_SECONDS = 0.5
 
 
-def together(ranks: Ranks, work: Callable[[], T]) -> T:
+def together(ranks: Ranks, work: Callable[[], T], on_round: Callable[[], None] = lambda: None) -> T:
     """Do this rank's part of a work that may wait for a store. Collective.
 
     Args:
         ranks: the processes of the run.
         work: not collective.
+        on_round: called each time that the ranks meet: the wait is no hang.
 
     Raises:
         StoreError: on every rank, if any rank's store did not answer in time.
@@ -44,6 +45,7 @@ def together(ranks: Ranks, work: Callable[[], T]) -> T:
     thread = threading.Thread(target=do, name="bertds-store-wait", daemon=True)
     thread.start()
     while True:
+        on_round()
         thread.join(_ROUND_SECONDS)
         done = not thread.is_alive()
         given_up = str(errors[0]) if errors and isinstance(errors[0], StoreError) else ""
@@ -57,14 +59,23 @@ def together(ranks: Ranks, work: Callable[[], T]) -> T:
             return results[0]
 
 
-def wait_for_batch(ranks: Ranks, loader: BatchLoader, agreement: Agreement) -> bool:
+def wait_for_batch(
+    ranks: Ranks, loader: BatchLoader, agreement: Agreement, on_round: Callable[[], None]
+) -> bool:
     """Wait until every rank has its next batch. Collective.
+
+    Args:
+        ranks: the processes of the run.
+        loader: this rank's.
+        agreement: is told if all are to stop.
+        on_round: called each time that the ranks meet: the wait is no hang.
 
     Returns:
         Whether it is there; else the ranks have agreed to stop (``agreement`` says why): the store
         did not answer in time, or one was asked to stop meanwhile.
     """
     while True:
+        on_round()
         there = loader.wait(_ROUND_SECONDS)
         reason = str(loader.gave_up or "") or agreement.watch.reason()
         states = ranks.gather_objects((there, reason))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -43,16 +43,19 @@ class Validator:
         self._kept: _Kept | None = None
         self.micro_batch = config.validation.micro_batch_size or engine.batch.micro_batch_size
 
-    def prepare(self) -> None:
+    def prepare(self, on_round: Callable[[], None]) -> None:
         """Have at hand what comes from a store: no rank may wait in a forward pass. Collective.
 
         The rows are kept for the validations to come: they are the same each time.
+
+        Args:
+            on_round: see :func:`together`.
 
         Raises:
             StoreError: on every rank, if the store did not answer in time.
         """
         if self.source.may_stall and self._kept is None:
-            self._kept = together(self.engine, self._keep)
+            self._kept = together(self.engine, self._keep, on_round)
 
     def _keep(self) -> _Kept:
         engine = self.engine

@@ -9,9 +9,8 @@ import pytest
 from bertds.config.load import load_config
 from bertds.cost_model.flops import parameter_count
 from bertds.cost_model.hardware import find
-from bertds.cost_model.memory import Shape, activations, estimate
+from bertds.cost_model.memory import GPU_BASE, Shape, activations, estimate
 from bertds.engine.ds_config import load_deepspeed_json
-from bertds.plan.forecast import GPU_BASE
 
 WORDS = 30_522
 

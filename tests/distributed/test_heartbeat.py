@@ -17,8 +17,9 @@ import pytest
 import torch.distributed as dist
 
 from bertds.distributed import liveness
-from bertds.distributed.heartbeat import Heartbeat, _TimedStore
-from bertds.distributed.liveness import CpuWatch, OwnTime
+from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.liveness import CpuWatch, OwnTime, TimedStore
+from bertds.distributed.progress import Sign
 from bertds.distributed.rank_info import Place
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError
@@ -38,20 +39,25 @@ def test_own_time_leaves_out_what_the_process_slept_through(
     assert own.seconds == pytest.approx(0.2 + 0.2 + 0.5 + 0.2)
 
 
-def listener(rank: int) -> tuple[Heartbeat, _TimedStore, Any]:
+def listener(rank: int) -> tuple[Heartbeat, TimedStore, Any]:
     store = dist.HashStore()
     heartbeat = Heartbeat(rank, 2, 4.0, store)
-    return heartbeat, _TimedStore(store, heartbeat._own), store
+    return heartbeat, TimedStore(store, heartbeat._own), store
+
+
+def sign(beat: int, count: int = 0, **changes: Any) -> Sign:
+    whole = {"activity": "step", "step": 9, "waiting": False, "patient": False, "place": "here"}
+    return Sign(beat=beat, count=count, **{**whole, **changes})
 
 
 def test_silence_is_counted_over_what_was_listened_to() -> None:
     heartbeat, talk, store = listener(0)
     heartbeat._talk = talk
-    store.set("bertds/beat/1", "1")
+    store.set("bertds/beat/1", sign(1).to_text())
     heartbeat._listen(talk)
     heartbeat._own.seconds = 100.0
     assert heartbeat._silence(1) == 0.0  # it did not listen in that time: nothing is proved
-    store.set("bertds/beat/1", "2")
+    store.set("bertds/beat/1", sign(2).to_text())
     heartbeat._listen(talk)
     heartbeat._own.seconds = 103.0
     heartbeat._listen(talk)

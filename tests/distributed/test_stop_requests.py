@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bertds.distributed.rank_info import find_place
+from bertds.distributed.rank_info import find_place, has_launcher
 from bertds.distributed.stop_requests import StopWatch
 from bertds.errors import ConfigError
 
@@ -19,8 +19,72 @@ def test_places_of_launchers() -> None:
     assert (place.rank, place.local_rank, place.world_size, place.is_main) == (3, 1, 8, False)
     assert find_place({}).world_size == 1
     slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_NNODES": "2"}
-    place = find_place({**slurm, "MASTER_ADDR": "node1", "MASTER_PORT": "2000"})
+    place = find_place({**slurm, **MEETING})
     assert (place.rank, place.world_size) == (2, 4)
+
+
+MEETING = {"MASTER_ADDR": "node1", "MASTER_PORT": "2000"}
+OPEN_MPI = {
+    "OMPI_COMM_WORLD_RANK": "3",
+    "OMPI_COMM_WORLD_SIZE": "4",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+}  # as mpirun of Open MPI 4 and 5 sets them
+HYDRA = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
+CRAY = {"PMI_RANK": "3", "PMI_SIZE": "4", "PMI_LOCAL_RANK": "1", "PALS_RANKID": "3"}
+MVAPICH = {
+    "MV2_COMM_WORLD_RANK": "3",
+    "MV2_COMM_WORLD_SIZE": "4",
+    "MV2_COMM_WORLD_LOCAL_RANK": "1",
+}
+JSRUN = {
+    "JSM_NAMESPACE_RANK": "3",
+    "JSM_NAMESPACE_SIZE": "4",
+    "JSM_NAMESPACE_LOCAL_RANK": "1",
+    "PMIX_RANK": "3",
+}
+FLUX = {"FLUX_TASK_RANK": "3", "FLUX_JOB_SIZE": "4", "FLUX_TASK_LOCAL_ID": "1"}
+# A shell inside `salloc`: each process that mpirun starts from it on this machine inherits them.
+SHELL_IN_SLURM = {
+    "SLURM_PROCID": "0",
+    "SLURM_NTASKS": "4",
+    "SLURM_LOCALID": "0",
+    "PMIX_RANK": "0",
+}
+
+
+@pytest.mark.parametrize(
+    "variables", [OPEN_MPI, {**SHELL_IN_SLURM, **OPEN_MPI}, HYDRA, CRAY, MVAPICH, JSRUN, FLUX]
+)
+def test_places_of_mpi(variables: dict[str, str]) -> None:
+    place = find_place({**variables, **MEETING})
+    assert (place.rank, place.local_rank, place.world_size) == (3, 1, 4)
+    assert has_launcher(variables)
+    with pytest.raises(ConfigError, match="4 processes, but MASTER_ADDR and MASTER_PORT are not"):
+        find_place(variables)
+    # mpirun -n 4 deepspeed --num_gpus 1 ...
+    with pytest.raises(ConfigError, match="WORLD_SIZE=1: each would train alone"):
+        find_place({**variables, **MEETING, "RANK": "0", "WORLD_SIZE": "1"})
+    # mpirun starts one torchrun for each machine
+    assert find_place({**variables, "RANK": "9", "WORLD_SIZE": "32"}).rank == 9
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"},
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "PMIX_RANK": "0"},  # srun --pty bash
+        {"RANK": "0", "WORLD_SIZE": "1"},  # what an earlier run in this process has set
+    ],
+)
+def test_a_shells_child_has_no_launcher_to_watch(variables: dict[str, str]) -> None:
+    assert find_place(variables).world_size == 1
+    assert not has_launcher(variables)
+
+
+@pytest.mark.parametrize("name", ["BERTDS_LAUNCHER", "CROSS_RANK", "TORCHELASTIC_RUN_ID"])
+def test_a_launchers_child_watches_it(name: str) -> None:
+    assert has_launcher({name: "0"})
 
 
 @pytest.mark.parametrize(
@@ -29,6 +93,8 @@ def test_places_of_launchers() -> None:
         ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 is not below WORLD_SIZE=4"),
         ({"RANK": "x", "WORLD_SIZE": "4"}, "must be integers"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "MASTER_ADDR and MASTER_PORT are not set"),
+        ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but nothing says the number of processes"),
+        ({"PMI_RANK": "2", "PMI_SIZE": "4"}, "nothing says this process's number on its machine"),
         (
             {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "1"},
             "each node would train alone",
@@ -52,7 +118,7 @@ def test_impossible_places_are_refused(environment: dict[str, str], message: str
 
 @pytest.fixture
 def handlers() -> object:
-    before = {number: signal.getsignal(number) for number in (2, 10, 15)}
+    before = {number: signal.getsignal(number) for number in (1, 2, 10, 15)}
     yield None
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -98,15 +164,36 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     assert child.wait(10) == 130
 
 
-def test_a_vanished_launcher_is_noticed(tmp_path: Path) -> None:
-    # A parent that starts the child and dies at once, as a killed launcher does.
-    parent = (
-        "import subprocess, sys\n"
-        "subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[2], '0'])\n"
-        "import time; time.sleep(1.5)"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", parent, CHILD, str(tmp_path)], capture_output=True, text=True,
-        timeout=30,
-    )  # fmt: skip
-    assert answer.stdout.splitlines() == ["ready", "the launcher is gone"]
+@pytest.mark.parametrize(
+    ("launcher", "reason"),
+    # What a shell started goes on without it, as under nohup, setsid, disown, tmux and cron.
+    [({"BERTDS_LAUNCHER": "1"}, "the launcher is gone"), ({}, "STOP exists")],
+)
+def test_only_a_launcher_that_vanishes_ends_the_run(
+    tmp_path: Path, launcher: dict[str, str], reason: str
+) -> None:
+    log = tmp_path / "said"
+    child = f"{sys.executable} -c '{CHILD}' {tmp_path} 0 > {log}"
+    script = f"{child} & until [ -s {log} ]; do sleep 0.1; done"
+    environment = {**os.environ, **launcher}
+    subprocess.run(["sh", "-c", script], env=environment, timeout=30, check=True)
+    time.sleep(1.5)  # the file system is asked once a second
+    assert log.read_text() == "ready\n" or launcher
+    (tmp_path / "STOP").touch()
+    deadline = time.monotonic() + 30
+    while len(log.read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert reason in log.read_text().splitlines()[1]
+
+
+def test_a_closed_terminal_is_a_wish_to_stop_unless_it_is_ignored(
+    tmp_path: Path, handlers: object
+) -> None:
+    watch = StopWatch(tmp_path, None).listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert watch.reason() == "SIGHUP"
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    watch = StopWatch(tmp_path, None).listen()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert watch.reason() == ""

@@ -44,7 +44,10 @@ def test_states(tmp_path: Path) -> None:
     lines = [train_line(10), train_line(20)]
     assert read_status(make_run(tmp_path / "done", lines)).state == "done"
     assert read_status(make_run(tmp_path / "stopped", lines, done=False)).state == "stopped"
-    assert read_status(make_run(tmp_path / "new", [], done=False)).state == "not started"
+    new = make_run(tmp_path / "new", [], done=False)
+    assert read_status(new).state == "stopped"  # it was started once, says environment.json
+    (new / "environment.json").unlink()
+    assert read_status(new).state == "not started"
     silent = make_run(tmp_path / "silent", lines, done=False)
     with open(silent / "metrics.jsonl", "a") as file:
         file.write('{"step": 30, "lo')  # being written just now
@@ -59,7 +62,26 @@ def test_states(tmp_path: Path) -> None:
     (dead / ".lock").write_text(
         json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1, "start": 5, "purpose": ""})
     )
-    assert read_status(dead).state == "stopped"
+    assert read_status(dead).state == "killed"
+
+
+def test_a_run_killed_before_its_first_step_is_no_run_that_never_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = {"host": socket.gethostname(), "pid": 2**22 + 1, "start": 5, "purpose": ""}
+    for name, recorded in (("late", True), ("early", False)):
+        run = make_run(tmp_path / name, [], done=False)
+        if not recorded:  # while the engine was built: nothing is recorded yet
+            for file in ("config.yaml", "deepspeed.json", "environment.json", "metrics.jsonl"):
+                (run / file).unlink()
+            (run / "log.txt").write_text("starting\n")
+        (run / ".lock").write_text(json.dumps(gone))
+        assert read_status(run).state == "killed"
+    assert command(["status", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "late: killed before its first step" in text and "early: killed before" in text
+    assert f"! process {2**22 + 1} on {socket.gethostname()} ended without a word" in text
+    assert "not started" not in text and "cannot be read" not in text
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,10 +21,10 @@ from bertds.cost_model.flops import forward_backward_flops, masked_per_row, para
 from bertds.cost_model.hardware import Hardware, find, peak_of
 from bertds.cost_model.memory import Shape, estimate, layer_bytes
 from bertds.cost_model.step_time import bytes_sent
+from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.rank_info import free_port
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import UserError
-from bertds.monitor.device_timer import DeviceClock
 from bertds.monitor.mfu import Meter
 from bertds.plan.calibration import calibrate, read_run, train_lines
 from bertds.plan.forecast import forecast

@@ -11,7 +11,6 @@ import csv
 import gzip
 import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -45,6 +44,9 @@ SMALL = """
 def smaller(name: str, words: list[str]) -> list[str]:
     """Add what makes a command quick, in the place of sizes that it prints."""
     if name == "train":
+        if "--processes" in words and words[words.index("--processes") + 1] != "2":
+            place = words.index("--processes")  # a page's eight GPUs are not here
+            words = words[:place] + words[place + 2 :]
         small = {setting.split("=")[0] for setting in SMALL}
         return [*(w for w in words if w.split("=")[0] not in small), "--set", *SMALL]
     if name == "init" and "--corpus" not in words:  # it would ask
@@ -87,13 +89,7 @@ def run(line: Line, monkeypatch: pytest.MonkeyPatch) -> bool:
     words = [w for word in words for w in (sorted(map(str, Path().glob(word))) or [word]
              if "*" in word else [word])]  # fmt: skip
     words = smaller(name, words)
-    if "--num_accelerators" in line.words:  # through the launcher, as printed
-        launcher = Path(sys.executable).with_name("deepspeed")
-        before = list(line.words[1 : line.words.index("bertds/train.py") + 1])
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-        code = subprocess.run([sys.executable, launcher, *before, *words], env=environment,
-                              capture_output=True, timeout=300).returncode  # fmt: skip
-    elif name == "train":
+    if name == "train":
         code = train.entry(words)
     else:
         try:

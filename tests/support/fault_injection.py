@@ -8,20 +8,27 @@ nan     [[epoch, number]]    the loss of every micro batch with one of these sam
 overflow [steps]             the loss of these steps is finite, the gradient is not
 spike   {step: factor}       the gradient of this step is so many times as large
 slow    seconds              every step takes so much longer
+drag    seconds              every forward pass takes so much longer
 hog     seconds              the first step holds Python's lock for so long
 stop    step                 SIGUSR1 comes while this step is under way, and in each later one
 insist  n                    so many Ctrl-C arrive while the run is taken down
 error   step                 this rank raises an error of its own in this step
 block   rows                 blocks of the data are this small: an epoch has many
+fault   [name, step]         one of FAULTS happens in this step
 ```
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 import os
+import re
+import resource
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +41,79 @@ POINTS = (
     "wrap", "build", "forward", "step", "stepped", "validation", "fresh", "write", "sync",
     "manifest", "publish", "published", "latest", "remove", "metrics",
 )  # fmt: skip
+
+
+def _raise_by_signal(number: int, frame: Any) -> None:
+    raise RuntimeError("a planted exception")
+
+
+def _async_exception() -> None:
+    number = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(number, ctypes.py_object(RuntimeError))
+    time.sleep(0.1)
+
+
+def _exception() -> None:
+    raise RuntimeError("a planted exception")
+
+
+def _signal_exception() -> None:
+    signal.signal(signal.SIGUSR2, _raise_by_signal)
+    os.kill(os.getpid(), signal.SIGUSR2)
+    time.sleep(0.1)
+
+
+def _hold_the_lock() -> None:
+    re.match(r"(a?){40}a{40}", "a" * 40)  # takes years, and does not let go of the lock
+
+
+def _no_memory() -> None:
+    """Run out of address space: no thread can be started, and small objects are hard to make."""
+    with open("/proc/self/statm") as file:
+        size = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    kept: list[bytes] = []
+    for length in (1 << 20, 1 << 16):
+        try:
+            while True:
+                kept.append(bytes(length))
+        except MemoryError:
+            continue
+    raise MemoryError
+
+
+def _gpu_error() -> None:
+    index = torch.ones(1, dtype=torch.int64, device="cuda")
+    torch.zeros(1, device="cuda")[index] = 1.0  # out of bounds: the device's context is lost
+
+
+def _gpu_sleep() -> None:
+    for _ in range(64):  # about a minute each at 2 GHz
+        torch.cuda._sleep(1 << 37)
+
+
+def _send(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+# The kinds that NVIDIA's resiliency extension injects, and three more.
+FAULTS: dict[str, Callable[[], None]] = {
+    "gpu_error": _gpu_error,
+    "gpu_sleep": _gpu_sleep,
+    "exception": _exception,
+    "async_exception": _async_exception,
+    "signal_exception": _signal_exception,
+    "abort": os.abort,
+    "lock": _hold_the_lock,
+    "segfault": lambda: ctypes.memset(0, 0, 8) and None,
+    "sigint": _send(signal.SIGINT),
+    "sigkill": _send(signal.SIGKILL),
+    "sigterm": _send(signal.SIGTERM),
+    "sigstop": _send(signal.SIGSTOP),
+    "sleep": lambda: time.sleep(10_000),
+    "memory": _no_memory,
+    "exit": lambda: sys.exit(0),
+}
 
 
 def plant(plan: dict[str, Any]) -> None:
@@ -62,8 +142,23 @@ def plant(plan: dict[str, Any]) -> None:
         from bertds.checkpoint import save
 
         save.free_bytes = lambda folder: plan["room"]
-    if {"nan", "overflow", "spike", "slow", "hog", "error", "stop"} & set(plan):
+    if "fault" in plan:
+        _plant_fault(*plan["fault"])
+    if {"nan", "overflow", "spike", "slow", "drag", "hog", "error", "stop"} & set(plan):
         _plant_bad_steps(plan)
+
+
+def _plant_fault(name: str, step: int) -> None:
+    from bertds.engine.deepspeed_engine import Engine
+
+    seed = Engine.seed_dropout
+
+    def at_the_step(self: Any, number: int, now: int, micro_step: int) -> None:
+        if now + 1 == step and micro_step == 1:
+            FAULTS[name]()
+        seed(self, number, now, micro_step)
+
+    Engine.seed_dropout = at_the_step  # type: ignore[method-assign]
 
 
 def hold_the_lock(seconds: float) -> None:
@@ -165,6 +260,7 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
         seed(self, number, step, micro_step)
 
     def spoil(self: Any, input_ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        time.sleep(plan.get("drag", 0.0))
         output = forward(self, input_ids, *arguments, **options)
         loss = output.mlm_loss_sum
         if any(torch.equal(input_ids, ids) for ids in marked):

@@ -42,8 +42,8 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         **os.environ,
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "TORCH_CPP_LOG_LEVEL": "ERROR",
-        "PYTHONPATH": str(REPOSITORY),
+        "BERTDS_LAUNCHER": str(os.getpid()), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
+        "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONPATH": str(REPOSITORY),
     }  # fmt: skip
 
 

@@ -12,6 +12,9 @@ class Heartbeat:
     def __init__(self) -> None:
         self.told: list[str] = []
 
+    def begin_to_leave(self) -> None:
+        pass
+
     def explain(self, error: BaseException) -> str:
         return ""
 

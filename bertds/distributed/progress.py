@@ -1,0 +1,198 @@
+"""Whether training goes on: what each rank's main thread is doing, and how long it may take.
+
+A rank can be alive and still keep the others waiting for ever: its main thread sleeps, or its GPU
+does. All ranks pass the same places in the same order, so the one that has passed the fewest is
+the one that the others wait for. How long it may stay at one place is learnt from the run's own
+steps.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import FrameType
+
+LEARNT_STEPS = 5
+"""Number of steps, the first left out, after which the run knows how long a step takes."""
+STEP_TIMES = 5.0
+"""A rank may stay at one place for this many step times."""
+PATIENCE = 10.0
+"""Factor on the limit while a rank waits for its data, writes or compiles: a file system that
+does not answer for some minutes is not a fault of the rank."""
+PAUSES = ("validation", "save")
+"""Activities between steps; each is judged by the longest of its kind so far."""
+
+_COLLECTIVE = ("distributed_c10d.py",)
+_PATIENT = ("convert_frame.py", "compile_fx.py", "atomic_files.py", "folder_lock.py", "trackers.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What one rank says of itself with each beat."""
+
+    beat: int
+    """Counts the beats, so that no two are equal."""
+    count: int
+    """Number of places that its main thread has passed."""
+    activity: str
+    """What it does now: start, data, step, validation or save."""
+    step: int
+    waiting: bool
+    """Whether it waits in a collective operation."""
+    patient: bool
+    """Whether it compiles, or reads or writes a file."""
+    place: str
+    """Its innermost Python call, as ``function (file.py:12)``."""
+
+    def to_text(self) -> str:
+        """Return the sign for the store."""
+        return json.dumps(
+            [
+                self.beat,
+                self.count,
+                self.activity,
+                self.step,
+                self.waiting,
+                self.patient,
+                self.place,
+            ]
+        )
+
+    @classmethod
+    def from_text(cls, text: str) -> Sign:
+        """Read what :meth:`to_text` wrote."""
+        return cls(*json.loads(text))
+
+
+class Progress:
+    """What this rank's main thread is doing; written by it, read by the heartbeat's threads.
+
+    Args:
+        least_seconds: the limit is never shorter; 0 = there is none.
+    """
+
+    def __init__(self, least_seconds: float) -> None:
+        self.least_seconds = least_seconds
+        self.step_seconds = 0.0
+        """How long a step takes, the median of the last ones; 0 = not learnt yet."""
+        self.count = 0
+        self.step = 0
+        self.activity = "start"
+        self._main = threading.get_ident()
+        self._since = time.perf_counter()
+        self._step_began = 0.0
+        self._paused = 0.0
+        self._steps: deque[float] = deque(maxlen=50)
+        self._longest: dict[str, float] = {}
+
+    def enter(self, activity: str) -> None:
+        """Note that the main thread passes on to something; all ranks do so in the same order.
+
+        Args:
+            activity: data, step, validation or save.
+        """
+        now = time.perf_counter()
+        if self.activity in PAUSES:
+            seconds = now - self._since
+            self._paused += seconds
+            self._longest[self.activity] = max(seconds, self._longest.get(self.activity, 0.0))
+        self.activity = activity
+        self._since = now
+        self.count += 1
+
+    def step_done(self, step: int) -> None:
+        """Note that a step is done, and learn from it."""
+        self.enter("step")
+        self.step = step
+        if self._step_began:
+            self._steps.append(self._since - self._step_began - self._paused)
+            if len(self._steps) >= LEARNT_STEPS:
+                self.step_seconds = median(self._steps)
+        self._step_began, self._paused = self._since, 0.0
+
+    def limit(self, activity: str = "step", *, patient: bool = False) -> float | None:
+        """Return how many seconds a rank may stay at one place; None = not known yet."""
+        if self.least_seconds <= 0 or self.step_seconds == 0.0 or activity == "start":
+            return None
+        usual = self._longest.get(activity, 0.0) if activity in PAUSES else self.step_seconds
+        if usual == 0.0:
+            return None
+        longest = max(self.least_seconds, STEP_TIMES * usual)
+        return longest * (PATIENCE if patient or activity == "data" else 1.0)
+
+    def sign(self, beat: int) -> Sign:
+        """Return what to tell the others; called by another thread than the main one."""
+        frame = sys._current_frames().get(self._main)
+        files, place = _stack(frame)
+        return Sign(
+            beat=beat,
+            count=self.count,
+            activity=self.activity,
+            step=self.step,
+            waiting=any(name in files for name in _COLLECTIVE),
+            patient=any(name in files for name in _PATIENT),
+            place=place,
+        )
+
+
+def _stack(frame: FrameType | None) -> tuple[set[str], str]:
+    """Return the names of the files on a thread's stack, and its innermost call in words."""
+    files: set[str] = set()
+    place = ""
+    while frame is not None:
+        name = Path(frame.f_code.co_filename).name
+        place = place or f"{frame.f_code.co_name} ({name}:{frame.f_lineno})"
+        files.add(name)
+        frame = frame.f_back
+    return files, place
+
+
+class Standstill:
+    """Finds the rank that the others wait for, from the signs of all.
+
+    Args:
+        progress: the listener's own, which knows the limits.
+        world_size: nothing is found before each of this many ranks has given a sign.
+    """
+
+    def __init__(self, progress: Progress, world_size: int) -> None:
+        self._progress = progress
+        self._world_size = world_size
+        self._signs: dict[int, Sign] = {}
+        self._since: dict[int, float] = {}
+
+    def note(self, rank: int, sign: Sign, now: float) -> None:
+        """Take a rank's sign; ``now`` is in seconds, on a clock that only counts listening."""
+        before = self._signs.get(rank)
+        if before is None or before.count != sign.count:
+            self._since[rank] = now
+        self._signs[rank] = sign
+
+    def find(self, now: float) -> tuple[list[int], str] | None:
+        """Return the ranks that have stood still for too long and what to say of them, or None."""
+        if len(self._signs) < self._world_size:
+            return None
+        fewest = min(sign.count for sign in self._signs.values())
+        behind = [rank for rank, sign in self._signs.items() if sign.count == fewest]
+        # Of several at the same place, those that wait for the others are not to blame.
+        working = [rank for rank in behind if not self._signs[rank].waiting]
+        named = sorted(working or behind)
+        for rank in named:
+            sign = self._signs[rank]
+            limit = self._progress.limit(sign.activity, patient=sign.patient)
+            if limit is None or now - self._since[rank] <= limit:
+                return None
+        first = self._signs[named[0]]
+        seconds = now - self._since[named[0]]
+        doing = first.activity if first.activity in PAUSES else f"step {first.step + 1}"
+        said = (
+            f"no progress for {seconds:.0f} s in {doing} (a step takes "
+            f"{self._progress.step_seconds:.3g} s); its main thread is in {first.place}"
+        )
+        return named, said

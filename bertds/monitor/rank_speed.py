@@ -1,0 +1,168 @@
+"""Which rank is slower than the others: a hot GPU, a busy machine, a slow link.
+
+All ranks wait for the slowest one in each step. So each rank's own work is timed: the forward
+pass, per real token, since ranks get rows of different lengths. (Backward passes include the
+reduction of the gradients, in which a fast rank waits for a slow one.) At ZeRO stage 3 the forward
+pass waits for the others too, and only the check at the start tells the ranks apart.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from statistics import median, median_low
+from typing import Any, Protocol
+
+import torch
+
+from bertds.distributed.device_timer import DeviceClock
+from bertds.distributed.ranks import Ranks
+from bertds.system.logs import log
+
+SLOWER = 0.10
+"""A rank is slow if its forward pass takes this much longer than the others' median."""
+STEPS = 20
+"""Number of steps over which it is."""
+SLOWER_AT_START = 0.25
+"""The same for the check at the start, which takes a fraction of a second."""
+SHOWN = 4
+"""A line names at most this many slow ranks, the slowest first."""
+NAMES = ("forward", "backward", "waiting")
+
+
+class TimedRanks(Ranks, Protocol):
+    """The processes of a run, whose engine times its passes."""
+
+    @property
+    def forward_clock(self) -> DeviceClock:
+        """Adds up this rank's forward passes."""
+
+    @property
+    def backward_clock(self) -> DeviceClock:
+        """Adds up this rank's backward passes."""
+
+
+class RankSpeed:
+    """Gathers each rank's seconds with the log line.
+
+    Args:
+        ranks: the engine.
+        waiting: adds up the seconds in which this rank waits for the others before an update.
+    """
+
+    def __init__(self, ranks: TimedRanks, waiting: DeviceClock) -> None:
+        self._ranks = ranks
+        self._clocks = (ranks.forward_clock, ranks.backward_clock, waiting)
+        self._places: list[dict[str, Any]] = ranks.gather_objects(_place(ranks.device))
+        self._tokens = 0
+        self._lines: deque[tuple[int, list[float]]] = deque()
+        self._step: int | None = None
+
+    def check_at_start(self) -> None:
+        """Time a matrix product on each rank, and warn of slow ones. Collective."""
+        seconds = self._ranks.gather_objects(_time_product(self._ranks.device))
+        for rank, slower in slow_ones(seconds, SLOWER_AT_START):
+            log.warning(
+                "%s takes %.0f %% longer than the others for a product of matrices",
+                self._name(rank),
+                100 * slower,
+            )
+
+    def add_tokens(self, tokens: int) -> None:
+        """Count the real tokens of this rank's part of a step."""
+        self._tokens += tokens
+
+    def line(self, step: int) -> dict[str, Any]:
+        """Return what a train line says of the ranks. Collective.
+
+        Returns:
+            ``rank_seconds``: lowest, median and highest of all ranks, for the forward passes, the
+            backward passes (the waiting in them included) and the waiting for other ranks.
+            ``slow_ranks``, where there are some: rank, host, GPU and by which share they are
+            slower.
+        """
+        size = self._ranks.world_size
+        own = [clock.take() for clock in self._clocks]
+        mine = [0.0] * (4 * size)
+        mine[4 * self._ranks.rank : 4 * self._ranks.rank + 4] = [*own, float(self._tokens)]
+        self._tokens = 0
+        told = self._ranks.global_sums(mine).view(size, 4).tolist()
+        # A backward pass ends with the reduction of the gradients, so what it takes beyond the
+        # quickest rank's seconds per token is waiting.
+        quickest = min(rank[1] / max(rank[3], 1.0) for rank in told)
+        for rank in told:
+            rank[2] += max(0.0, rank[1] - quickest * rank[3])
+        steps = step - (step - 1 if self._step is None else self._step)
+        self._step = step
+        self._lines.append((steps, [rank[0] / max(rank[3], 1.0) for rank in told]))
+        while sum(steps for steps, _ in self._lines) - self._lines[0][0] >= STEPS:
+            self._lines.popleft()
+        values: dict[str, Any] = {
+            "rank_seconds": {
+                name: [round(ends(column), 4) for ends in (min, median, max)]
+                for name, column in zip(NAMES, zip(*told))
+            }
+        }
+        slow = self._slow()
+        return {**values, "slow_ranks": slow} if slow else values
+
+    def _slow(self) -> list[dict[str, Any]]:
+        if sum(steps for steps, _ in self._lines) < STEPS:
+            return []
+        # The lower median over the lines: one long pause makes no slow rank.
+        usual = [
+            median_low(rank) for rank in zip(*(_shares(seconds) for _, seconds in self._lines))
+        ]
+        found = sorted(((slower, rank) for rank, slower in enumerate(usual)), reverse=True)
+        return [
+            {"rank": rank, **self._places[rank], "slower": round(slower, 3)}
+            for slower, rank in found[:SHOWN]
+            if slower > SLOWER
+        ]
+
+    def _name(self, rank: int) -> str:
+        place = self._places[rank]
+        gpu = "" if place["gpu"] is None else f"GPU {place['gpu']} of "
+        return f"rank {rank} ({gpu}{place['host']})"
+
+
+def slow_ones(seconds: Sequence[float], limit: float) -> list[tuple[int, float]]:
+    """Return (rank, share by which it is slower than the others' median) of the slow ones."""
+    return [(rank, slower) for rank, slower in enumerate(_shares(seconds)) if slower > limit]
+
+
+def _shares(seconds: Sequence[float]) -> list[float]:
+    shares = []
+    for rank, own in enumerate(seconds):
+        others = median([*seconds[:rank], *seconds[rank + 1 :]] or [own])
+        shares.append(own / others - 1.0 if others > 0 else 0.0)
+    return shares
+
+
+def _place(device: torch.device) -> dict[str, Any]:
+    """Return this rank's host, and its GPU as the machine counts them; None on a CPU."""
+    gpu: int | None = None
+    if device.type == "cuda":
+        gpu = device.index or 0
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        if gpu < len(visible) and visible[gpu].isdigit():
+            gpu = int(visible[gpu])
+    return {"host": socket.gethostname(), "gpu": gpu}
+
+
+def _time_product(device: torch.device) -> float:
+    """Return the seconds of a product of matrices, the best of several."""
+    on_gpu = device.type == "cuda"
+    size = 4096 if on_gpu else 384
+    matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if on_gpu else None)
+    best = float("inf")
+    for _ in range(8):
+        began = time.perf_counter()
+        torch.mm(matrix, matrix)
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return best

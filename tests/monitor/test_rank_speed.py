@@ -1,0 +1,130 @@
+"""The slow rank is named, with its host and GPU."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bertds.commands.status import in_lines
+from bertds.distributed.device_timer import DeviceClock
+from bertds.monitor import rank_speed as module
+from bertds.monitor.health import findings
+from bertds.monitor.rank_speed import RankSpeed, slow_ones
+from bertds.monitor.run_files import is_metric_line, read_metrics
+from bertds.monitor.status import read_status
+
+CPU = torch.device("cpu")
+
+
+class Ranks:
+    """Four ranks as seen from rank 0; the test says what the others measure."""
+
+    def __init__(self) -> None:
+        self.rank, self.world_size, self.device = 0, 4, CPU
+        self.forward_clock, self.backward_clock = DeviceClock(CPU), DeviceClock(CPU)
+        self.others: list[list[float]] = []
+        self.gathered: list[Any] = [{"host": f"node{n}", "gpu": n % 2} for n in range(4)]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return self.gathered
+
+    def global_sums(self, values: list[float]) -> torch.Tensor:
+        own = torch.tensor(values, dtype=torch.float64)
+        assert own[4:].abs().sum() == 0  # a rank tells of itself only
+        return torch.cat([own[:4], torch.tensor(self.others, dtype=torch.float64).view(-1)])
+
+
+def line(ranks: Ranks, speed: RankSpeed, step: int, forward: list[float]) -> dict[str, Any]:
+    """A train line of four ranks, each with other numbers of tokens."""
+    tokens = [100, 200, 300, 400]
+    ranks.forward_clock._seconds = forward[0] * tokens[0]
+    ranks.backward_clock._seconds = 0.5 * tokens[0] + 3.0  # three seconds of waiting
+    speed.add_tokens(tokens[0])
+    ranks.others = [[forward[n] * tokens[n], 0.5 * tokens[n], 0.25, tokens[n]] for n in (1, 2, 3)]
+    return speed.line(step)
+
+
+def test_a_rank_that_is_slower_by_a_tenth_over_20_steps_is_named() -> None:
+    ranks = Ranks()
+    speed = RankSpeed(ranks, DeviceClock(CPU))
+    for step in range(1, 20):
+        assert "slow_ranks" not in line(ranks, speed, step, [1.0, 1.0, 1.0, 1.12])
+    values = line(ranks, speed, 20, [1.0, 1.0, 1.0, 1.12])
+    assert values["slow_ranks"] == [{"rank": 3, "host": "node3", "gpu": 1, "slower": 0.12}]
+    assert values["rank_seconds"] == {
+        "forward": [100.0, 250.0, 448.0], "backward": [53.0, 125.0, 200.0],
+        "waiting": [0.25, 0.25, 3.0],
+    }  # fmt: skip
+    for step in range(21, 31):
+        line(ranks, speed, step, [1.0, 1.0, 1.0, 1.0])
+    assert "slow_ranks" not in line(ranks, speed, 31, [1.0, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("pause", [[5.0, 1.0, 1.0, 1.0], [1.0, 1.0, 9.0, 1.0]])
+def test_one_long_pause_and_a_difference_below_a_tenth_make_no_slow_rank(
+    pause: list[float],
+) -> None:
+    ranks = Ranks()
+    speed = RankSpeed(ranks, DeviceClock(CPU))
+    for step in range(10, 100, 10):
+        values = line(ranks, speed, step, pause if step == 70 else [1.0, 1.08, 1.0, 1.0])
+        assert "slow_ranks" not in values
+
+
+def test_of_two_ranks_each_is_compared_with_the_other() -> None:
+    assert slow_ones([1.0, 1.12], 0.1) == [(1, pytest.approx(0.12))]
+    assert slow_ones([1.0, 1.0, 1.0, 2.0], 0.1) == [(3, 1.0)]
+    assert slow_ones([0.0, 0.0], 0.1) == []
+
+
+def test_a_slow_rank_is_said_before_the_first_step(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranks = Ranks()
+    speed = RankSpeed(ranks, DeviceClock(CPU))
+    ranks.gathered = [0.010, 0.011, 0.010, 0.014]
+    monkeypatch.setattr(module.log, "propagate", True)
+    with caplog.at_level(logging.WARNING, logger="bertds"):
+        speed.check_at_start()
+    assert {record.getMessage() for record in caplog.records} == {
+        "rank 3 (GPU 1 of node3) takes 40 % longer than the others for a product of matrices"
+    }
+
+
+def test_the_product_is_timed() -> None:
+    assert 0.0 < module._time_product(CPU) < 5.0
+
+
+def test_findings_and_metric_lines_know_it() -> None:
+    from tests.support.made_runs import train_line
+
+    slow = {"rank": 3, "host": "node3", "gpu": 1, "slower": 0.14}
+    values = {**train_line(40), "slow_ranks": [slow, {**slow, "rank": 0, "gpu": None}]}
+    assert is_metric_line(values)
+    for odd in ({**slow, "host": 3}, {**slow, "slower": "x"}, {**slow, "rank": -1}, 3):
+        assert not is_metric_line({**values, "slow_ranks": [odd]})
+    (found,) = findings([values])
+    assert found.text == (
+        "slower than the other ranks over the last steps: rank 3 (GPU 1 of node3) by 14%, "
+        "rank 0 (node3) by 14%"
+    )
+
+
+@pytest.mark.slow
+def test_a_rank_that_drags_is_named_in_the_log_and_by_status(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    line = command("run", "schedule.total_steps=24", "log.every_steps=4")
+    code, text = fork_server.run(line, 2, output=tmp_path, plans={1: {"drag": 0.05}})
+    assert code == 0, text
+    assert "slower than the other ranks over the last steps: rank 1 (" in text
+    last = read_metrics(tmp_path / "run/metrics.jsonl").train[-1]
+    assert [rank["rank"] for rank in last["slow_ranks"]] == [1]
+    low, _, high = last["rank_seconds"]["forward"]
+    assert high - low > 4 * 3 * 0.04  # four steps of three micro batches
+    assert last["rank_seconds"]["waiting"][2] > 0.1  # rank 0 waits meanwhile
+    assert "slower than the other ranks" in in_lines(read_status(tmp_path / "run"))
