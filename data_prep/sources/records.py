@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
+from bertds.system.stored_path import FilePath, StoredPath, file_path
 from data_prep.clean import clean_paragraphs, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Limits, Unit
 from data_prep.sources.blocks import DEFAULT_LIMITS, whole_blocks
@@ -44,7 +44,7 @@ def json_document(line: bytes, key: str) -> Document:
     return text_value_document(value[key], record_title(value))
 
 
-def check_jsonl(path: Path, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
+def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
     """Refuse a file that is not JSON lines, or none of whose first records has the text's key.
 
     Raises:
@@ -73,7 +73,7 @@ def check_jsonl(path: Path, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
         raise DataError(f"{without_key}; name the text's key with --text-key")
 
 
-def _not_lines(path: Path, number: int, found: str) -> DataError:
+def _not_lines(path: FilePath, number: int, found: str) -> DataError:
     return DataError(
         f"{path}: line {number} is {found}, but --jsonl reads one JSON object per line; "
         f"convert it: jq -c '{'.[]' if found == _ARRAY else '.'}' FILE > FILE.jsonl"
@@ -136,7 +136,14 @@ def read_pubmed(unit: Unit) -> Iterator[Document]:
 
 def read_parquet(unit: Unit) -> Iterator[Document]:
     """Yield the documents of the row groups ``[start, end)``; ``options`` holds the column."""
-    return parquet_documents(unit.path, unit.file, range(unit.start, unit.end), unit.options[0])
+    return parquet_documents(
+        parquet_file(unit.path), unit.file, range(unit.start, unit.end), unit.options[0]
+    )
+
+
+def parquet_file(path: FilePath) -> ParquetFile:
+    """Return what pyarrow reads: a local path, or an open file in a store."""
+    return path.open() if isinstance(path, StoredPath) else path
 
 
 def parquet_documents(
@@ -174,7 +181,7 @@ def _cell_document(value: Scalar, title: Scalar | None) -> Document:
 
 
 def parquet_row_groups(
-    opened: ParquetFile, path: Path | str, column: str, limits: Limits = DEFAULT_LIMITS
+    opened: ParquetFile, path: FilePath | str, column: str, limits: Limits = DEFAULT_LIMITS
 ) -> list[int]:
     """Return the size in bytes of each row group, after checking that the column is there.
 
@@ -202,7 +209,7 @@ def parquet_row_groups(
             )
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: not a Parquet file ({error})") from error
-    Unpacking(Path(path), limits).add(sum(sizes), packed)
+    Unpacking(file_path(str(path)), limits).add(sum(sizes), packed)
     if column not in names:
         raise DataError(
             f"{path}: no column {column!r} (there: {', '.join(names[:8])}); set --text-key"

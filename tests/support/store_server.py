@@ -33,6 +33,7 @@ class Store:
         self.requests: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
         self.injected: Counter[str] = Counter()
+        self._suffered: Counter[str] = Counter()
         self.queries: set[str] = set()
         self.down = threading.Event()
         """While set, every request hangs."""
@@ -104,8 +105,11 @@ class Store:
         self._write(handler, body)
 
     def _fault(self, name: str, method: str) -> str:
-        number = self.requests[name] - 1
-        if method != "GET" or number >= len(self.faults):
+        if method != "GET":
+            return ""
+        self._suffered[name] += 1
+        number = self._suffered[name] - 1
+        if number >= len(self.faults):
             return ""
         self.injected[self.faults[number]] += 1
         return self.faults[number]
