@@ -39,13 +39,14 @@ from benchmarks.prep_paired import paired
 from benchmarks.prep_pictures import YARDSTICK, ratio_bars, stage_bars
 from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
+from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from data_prep import progress
 from data_prep.build_wiki_books import main as prepare
 from data_prep.sources import READERS, file_units, find_files
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.wikipedia import page_batches, page_document
 from data_prep.tokens.sentences import sentence_splitter
-from data_prep.tokens.wordpiece import WordPieceEncoder, huggingface_tokenizer
+from data_prep.tokens.wordpiece import WordPieceEncoder
 from data_prep.wiki.names import site
 
 
@@ -103,7 +104,7 @@ def text_rows(
     seconds, (ids, _) = cpu_seconds(lambda: encoder.encode(sentences), repeat)
     rows.append({"stage": "tokenise, warm cache", "mb": text, "seconds": seconds})
     sample = sentences[: max(1, len(sentences) // 4)]
-    theirs = huggingface_tokenizer({t: i for i, t in enumerate(tokens)}, info.lower_case)
+    theirs = wordpiece_pipeline({t: i for i, t in enumerate(tokens)}, info.lower_case)
     size = sum(len(s.encode()) for s in sample) / 1e6
     seconds, encoded = cpu_seconds(
         lambda: theirs.encode_batch_fast(sample, add_special_tokens=False), 1

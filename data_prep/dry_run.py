@@ -29,10 +29,10 @@ from data_prep.stages.part_files import open_part
 from data_prep.workers.pool import Workers
 from data_prep.workers.team import Alone, Group
 
-_SAMPLE_BYTES = 8 << 20
-_LEAST_OF_A_SOURCE = 1 << 20
+SAMPLE_BYTES = 8 << 20
+LEAST_OF_A_SOURCE = 1 << 20
 _UNIT_BYTES = 256 << 10
-_LARGEST_UNIT = 4 << 20
+LARGEST_UNIT = 4 << 20
 _RECORD_ENDS = dict.fromkeys(["text", "jsonl", "extracted-json"], b"\n") | {"extracted": b"</doc>"}
 _FILES_OPENED = 64
 """Of each source; books and extracted articles are many small files."""
@@ -100,7 +100,7 @@ def beginning(unit: Unit, folder: Path) -> Unit:
     data = b""
     for block, _ in blocks.whole_blocks(unit.path):
         data += block
-        if len(data) >= _LARGEST_UNIT:
+        if len(data) >= LARGEST_UNIT:
             break
     else:
         return unit
@@ -130,7 +130,7 @@ def sample_units(
     for source in dict.fromkeys(file.source for file in files):
         own = [file for file in files if file.source == source]
         share = sum(file.bytes for file in own) / total
-        wanted = max(_LEAST_OF_A_SOURCE, round(share * _SAMPLE_BYTES))
+        wanted = max(LEAST_OF_A_SOURCE, round(share * SAMPLE_BYTES))
         opened = own[:: max(1, -(-len(own) // _FILES_OPENED))]
         units: list[Unit] = []
         for file in opened:
@@ -143,7 +143,7 @@ def sample_units(
             else:
                 there = list(file_units(file, _UNIT_BYTES))
                 there = there[:: max(1, -(-len(there) // number))]
-                if file.reader in _RECORD_ENDS and there[0].size > _LARGEST_UNIT:
+                if file.reader in _RECORD_ENDS and there[0].size > LARGEST_UNIT:
                     there = [beginning(there[0], folder)]
                 units += there
             if sum(unit.size for unit in units) >= 2 * wanted:

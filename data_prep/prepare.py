@@ -23,7 +23,7 @@ from data_prep.document import Unit
 from data_prep.dry_run import Forecast
 from data_prep.earlier_run import REPORT_NAME, EarlierRun
 from data_prep.report.counts import report
-from data_prep.report.page import write_report
+from data_prep.report.page import offer_report
 from data_prep.request import PrepRequest
 from data_prep.resolve import Resolved, resolve
 from data_prep.run_stages import StageRun
@@ -127,7 +127,7 @@ def _open(earlier: EarlierRun) -> bool:
     """Make the folder ready. Returns whether nothing is left to do."""
     if earlier.is_finished():
         if not (earlier.out / REPORT_NAME).exists():
-            write_report(earlier.out, Manifest.load(earlier.out))
+            offer_report(earlier.out, Manifest.load(earlier.out))
         return True
     remove_leftovers(earlier.out)
     for folder in ("train", "validation", "tokenizer"):

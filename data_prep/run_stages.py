@@ -30,7 +30,7 @@ from data_prep import progress
 from data_prep.document import Unit
 from data_prep.earlier_run import WORK_FOLDER, EarlierRun
 from data_prep.report.counts import check_any_left, count_documents, warn_of_unknown
-from data_prep.report.page import write_report
+from data_prep.report.page import offer_report
 from data_prep.resolve import Resolved
 from data_prep.selection.drop_log import gather, logs_in_order
 from data_prep.sources import source_order
@@ -110,7 +110,7 @@ class StageRun:
         )
 
         def finish() -> None:
-            write_report(self.out, manifest)
+            offer_report(self.out, manifest)
             manifest.save(self.out)
             if self.url:
                 publish(self.out, self.url, manifest)

@@ -12,23 +12,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from bertds.checkpoint.format import FileRecord, write_pieces
+from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError
 from bertds.system.atomic_files import explain_os_error, write_json
 from bertds.system.json_fields import parse_json
-
-
-class CopiedPiece(NamedTuple):
-    """A piece of the state that training no longer changes."""
-
-    name: str
-    kind: str
-    start: int
-    tensor: torch.Tensor
 
 
 def _part(rank: int) -> str:
@@ -51,15 +41,14 @@ class BackgroundSave:
         folder: Path,
         rank: int,
         world_size: int,
-        pieces: list[Any],
+        pieces: list[Piece],
         publish: Callable[[list[Any]], None],
     ) -> None:
         self.folder = folder
         self._rank = rank
         self._world_size = world_size
         self._pieces = [
-            CopiedPiece(p.name, p.kind, p.start, p.tensor.detach().to("cpu", copy=True))
-            for p in pieces
+            piece._replace(tensor=piece.tensor.detach().to("cpu", copy=True)) for piece in pieces
         ]
         self._publish = publish
         self._problem: OSError | BertdsError | None = None

@@ -32,7 +32,6 @@ from safetensors import SafetensorError, safe_open
 
 from bertds.checkpoint.manifest import (
     FORMAT,
-    KINDS,
     VERSION,
     PieceRecord,
     digest,
@@ -40,13 +39,15 @@ from bertds.checkpoint.manifest import (
     read_manifest,
 )
 from bertds.config.recipe import ModelConfig
+from bertds.engine.state_pieces import Piece
 from bertds.errors import CheckpointError
+from bertds.optim.state_kinds import KINDS, Kind
 from bertds.system.atomic_files import sha256_file, write_json
+from bertds.system.fault_points import reached
 from bertds.system.json_fields import Field
 
 __all__ = [
     "FORMAT",
-    "KINDS",
     "VERSION",
     "CheckpointReader",
     "FileRecord",
@@ -77,12 +78,14 @@ class HashingFile:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes."""
+        reached("checkpoint.write")
         self._file.write(data)
         self._hash.update(data)
         self.bytes += len(data)
 
     def close(self, *, sync: bool = True) -> str:
         """Flush to the disk, close, and return the SHA-256 of the contents."""
+        reached("checkpoint.sync")
         if sync:
             self._file.flush()
             os.fsync(self._file.fileno())
@@ -90,13 +93,13 @@ class HashingFile:
         return self._hash.hexdigest()
 
 
-def write_pieces(folder: Path, rank: int, pieces: Iterable[Any]) -> tuple[FileRecord, list[Any]]:
+def write_pieces(folder: Path, rank: int, pieces: Iterable[Piece]) -> tuple[FileRecord, list[Any]]:
     """Write one rank's pieces as a safetensors file, streaming: no second copy is held.
 
     Args:
         folder: the (temporary) checkpoint folder.
         rank: this rank.
-        pieces: objects with ``name``, ``kind``, ``start`` and ``tensor`` (1-D float32).
+        pieces: what the rank owns.
 
     Returns:
         The file's record and the piece records.
@@ -119,7 +122,7 @@ def write_pieces(folder: Path, rank: int, pieces: Iterable[Any]) -> tuple[FileRe
         for piece in pieces:
             if piece.tensor.numel():
                 values = piece.tensor.detach().to("cpu", torch.float32).contiguous()
-                file.write(memoryview(values.numpy()).cast("B"))
+                file.write(values.numpy().data.cast("B"))
     except BaseException:
         file.close(sync=False)
         raise
@@ -196,7 +199,7 @@ class CheckpointReader:
         """Whether an average of the weights was saved."""
         return any(kind == "average" for _, kind in self._pieces)
 
-    def kinds(self, name: str) -> list[str]:
+    def kinds(self, name: str) -> list[Kind]:
         """Return what was saved of a parameter: its weight and, unless frozen, moments, average."""
         return [kind for kind in KINDS if (name, kind) in self._pieces]
 

@@ -19,12 +19,12 @@ from bertds.config.load import load_config
 from bertds.config.recipe import ModelConfig
 from bertds.data.vocabulary import MAX_VOCABULARY, TokenizerInfo
 from bertds.errors import CheckpointError, ConfigError
+from bertds.optim.state_kinds import KINDS
 from bertds.system.inside import file_inside
 from bertds.system.json_fields import MOST, Field, read_fields
 
 FORMAT = "bertds-checkpoint"
 VERSION = 1
-KINDS = ("weight", "exp_avg", "exp_avg_sq", "average")
 _FACTS = ("model", "tokenizer", "recipe", "deepspeed", "data", "versions")
 _FLOAT_BYTES = 4
 

@@ -6,22 +6,15 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
 
 from bertds.checkpoint.find import locate
 from bertds.checkpoint.format import CheckpointReader, write_manifest, write_pieces
+from bertds.engine.state_pieces import Piece
 from bertds.errors import CheckpointError
 from bertds.system.atomic_files import atomic_path, explain_os_error, sync_folder
-
-
-class _WholeTensor(NamedTuple):
-    name: str
-    kind: str
-    start: int
-    tensor: torch.Tensor
 
 
 def convert(source: str, out: Path, *, weights_only: bool) -> Path:
@@ -68,8 +61,8 @@ def convert(source: str, out: Path, *, weights_only: bool) -> Path:
     return final
 
 
-def _whole_tensors(reader: CheckpointReader) -> Iterator[_WholeTensor]:
+def _whole_tensors(reader: CheckpointReader) -> Iterator[Piece]:
     for name, shape in reader.shapes.items():
         numel = torch.Size(shape).numel()
         for kind in reader.kinds(name):
-            yield _WholeTensor(name, kind, 0, reader.read(name, kind, 0, numel))
+            yield Piece(name, kind, 0, reader.read(name, kind, 0, numel))

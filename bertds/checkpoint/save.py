@@ -27,6 +27,7 @@ from bertds.engine.interface import SavableEngine
 from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError
 from bertds.system.atomic_files import explain_os_error, free_bytes, sync_folder, write_text
+from bertds.system.fault_points import reached
 from bertds.system.logs import log
 
 T = TypeVar("T")
@@ -149,6 +150,7 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
+        reached("checkpoint.begun")
 
     def _publish(
         self,
@@ -161,12 +163,16 @@ class Checkpoints:
         """Make a written checkpoint visible (main process only)."""
         files = [asdict(record) for record, _ in parts]
         pieces = [list(piece) for _, records in parts for piece in records]
+        reached("checkpoint.manifest")
         write_manifest(temporary, {**manifest, "files": files, "pieces": pieces})
         sync_folder(temporary)
         if final.exists():  # a damaged one of the same step, passed over on resume
             self._remove(final)
+        reached("checkpoint.publish")
         temporary.rename(final)
+        reached("checkpoint.published")
         sync_folder(self.folder)
+        reached("checkpoint.latest")
         write_text(self.folder / "latest", final.name + "\n")
         log.info("saved %s", final)
         self._best_step = state.best_step
@@ -242,6 +248,7 @@ class Checkpoints:
         # Renamed first: a half-removed folder must not look like a checkpoint.
         grave = folder.with_name(f".tmp-removed-{folder.name}")
         shutil.rmtree(grave, ignore_errors=True)
+        reached("checkpoint.remove")
         folder.rename(grave)
         shutil.rmtree(grave, ignore_errors=True)
 

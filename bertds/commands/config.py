@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from bertds.config.describe import default_of, describe_type, field_docs
-from bertds.config.keys import all_keys
+from bertds.config.keys import all_keys, dotted
 from bertds.config.load import flatten, load_config, split_assignments, to_dict
 from bertds.config.locate import find_deepspeed_json, find_json
 from bertds.config.recipe import Config
@@ -20,7 +20,6 @@ from bertds.config.suggest import nearest
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.ds_config_texts import json_keys
 from bertds.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError
-from bertds.training.setting_changes import dotted
 
 JSON = "deepspeed."
 """The prefix of a DeepSpeed JSON's keys, as in ``--set deepspeed.KEY=VALUE``."""

@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"{folder / name}: exists; choose another folder, or remove it")
     ask = _Questions(quiet=args.yes)
     corpus = _corpus(args, ask, folder)
-    seen, number = _devices_here()
+    seen, number = devices_here()
     gpu = args.gpu or ask("--gpu", "GPU (a name of bertds plan --list-gpus, or cpu)", seen, _gpu)
     hardware = find(gpu)
     on_cpu = hardware.name == "cpu"
@@ -117,7 +117,7 @@ def _corpus(args: argparse.Namespace, ask: _Questions, folder: Path) -> Corpus:
     return Corpus(options)
 
 
-def _devices_here() -> tuple[str, int]:
+def devices_here() -> tuple[str, int]:
     """Return the name and number of this machine's GPUs, as the driver says; else the CPU."""
     from bertds.doctor.node import gpu_facts
 

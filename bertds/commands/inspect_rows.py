@@ -24,11 +24,7 @@ from bertds.data.order import advance
 from bertds.data.sources.base import Source
 from bertds.errors import EXIT_OK, CheckpointError, ConfigError, DataError
 from bertds.system.json_fields import parse_json
-
-LABELS = {
-    "nsp": ("the next segment", "a random segment"),
-    "sop": ("in order", "swapped"),
-}
+from data_prep.report.show_rows import LABELS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -81,26 +81,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print the plan."""
     args = parse_args(argv)
-    from bertds.config.load import load_config, split_assignments
-    from bertds.config.locate import find_deepspeed_json
-    from bertds.config.recipe import Config
     from bertds.cost_model.hardware import find
-    from bertds.engine.ds_config import load_deepspeed_json
     from bertds.plan.calibration import calibrate, check_calibration
     from bertds.plan.forecast import forecast
+    from bertds.training.settings import read_settings
 
     if args.list_gpus:
         list_gpus(args.gpu_file)
         return EXIT_OK
-    values = split_assignments(args.set)
-    prefix = "deepspeed."
-    config: Config = load_config(
-        args.config, {k: v for k, v in values.items() if not k.startswith(prefix)}
-    )
-    settings = load_deepspeed_json(
-        find_deepspeed_json(config, args.config, args.deepspeed_config),
-        {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)},
-    )
+    config, settings = read_settings(args.config, args.deepspeed_config, args.set)
     hardware = find(args.gpu, args.gpu_file)
     devices = hardware.devices_per_node if args.gpus is None else args.gpus
     if args.nodes < 1 or devices < 1:

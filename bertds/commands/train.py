@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
 
 from bertds import train
+from bertds.errors import EXIT_OK
 from bertds.train import parse_args
 
 __all__ = ["main", "parse_args"]
@@ -14,7 +17,47 @@ def main(argv: list[str] | None = None) -> int:
     """Train; ``--nemo-config`` translates a file first. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(argument.startswith("--nemo-config") for argument in arguments):
-        from bertds.commands.train_nemo import main as train_by_nemo
-
         return train_by_nemo(arguments)
     return train.main(arguments)
+
+
+def train_by_nemo(argv: list[str]) -> int:
+    """Translate a NeMo file, and train unless ``--write`` asks for the files only."""
+    from bertds.system.logs import start_logging
+    from bertds.training.nemo.write import write_translation
+
+    parser = argparse.ArgumentParser(
+        prog="bertds train --nemo-config",
+        description="Pre-train by one of NeMo's BERT configurations.",
+    )
+    parser.add_argument("--nemo-config", required=True, metavar="F.yaml")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="DIR",
+        help="write recipe.yaml and deepspeed.json there instead of training",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="recipe keys that win, as for bertds train",
+    )
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="number of ranks")
+    parser.add_argument("--restarts", type=int, default=0, metavar="K", help="after a crash")
+    parser.add_argument("overrides", nargs="*", metavar="nemo.key=value", help="NeMo's own keys")
+    args = parser.parse_intermixed_args(argv)
+    start_logging(is_main=True)
+    recipe, settings = write_translation(args.nemo_config, args.overrides, args.write)
+    if args.write:
+        print(
+            f"wrote {recipe} and {settings}: bertds train --processes N --config {recipe} "
+            f"--deepspeed_config {settings}"
+        )
+        return EXIT_OK
+    command = ["--config", str(recipe), "--deepspeed_config", str(settings)]
+    if args.processes or args.restarts:
+        command += ["--processes", str(args.processes), "--restarts", str(args.restarts)]
+    return train.main([*command, *(["--set", *args.set] if args.set else [])])

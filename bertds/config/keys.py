@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_type_hints
 
@@ -22,3 +23,22 @@ def all_keys() -> dict[str, Any]:
         for item in fields(section_type):
             keys[f"{section.name}.{key_of(item.name)}"] = hints[item.name]
     return keys
+
+
+def dotted(
+    values: Mapping[str, Any], prefix: str = "", *, keep_empty: bool = False
+) -> dict[str, Any]:
+    """Return nested values by their dotted keys, each with the prefix in front.
+
+    Args:
+        values: nested mappings.
+        prefix: such as ``deepspeed.``.
+        keep_empty: an empty mapping counts as a value instead of being left out.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and (value or not keep_empty):
+            flat |= dotted(value, f"{prefix}{key}.", keep_empty=keep_empty)
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

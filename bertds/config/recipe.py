@@ -315,6 +315,8 @@ class ValidationConfig:
     """Score at most so many rows; 0 = all."""
     micro_batch_size: int = 0
     """Rows per forward pass; 0 = the training micro batch."""
+    stop_at_loss: float | None = None
+    """End the run as soon as a validation's masked-LM loss is at most this; null = never."""
     before_training: bool = False
     """Validate once before the first step too, so that curves and prompts begin at chance."""
     prompts: str = ""
@@ -356,6 +358,18 @@ class TrackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class NotifyConfig:
+    """Who is told when a run is done, stopped, failed or looks ill."""
+
+    command: str = ""
+    """A shell command, run once per event with BERTDS_EVENT (done, stopped, failed, ill),
+    BERTDS_RUN, BERTDS_STEP and BERTDS_TEXT in its environment and the same as JSON on its input."""
+    webhook: str = ""
+    """An address that gets the event as JSON by POST, in the form that Slack and Discord show;
+    empty = the environment's BERTDS_WEBHOOK, which keeps the address out of the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """A whole recipe."""
 
@@ -369,6 +383,7 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
 
 
 # --------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from bertds.data.sources.base import Source
 from bertds.data.sources.open import open_source
 from bertds.data.stream import SampleStream
 from bertds.errors import ConfigError, StoreError
+from bertds.system.fault_points import passed
 
 __all__ = [
     "BatchLoader",
@@ -168,7 +169,7 @@ class BatchLoader:
         position, step = self._start, self._first_step
         try:
             while not self._closed.is_set():
-                batch = self._make(position, step)
+                batch = passed("data.batch", self._make(position, step))
                 position, step = batch.next, step + 1
                 self._put(batch)
         except BaseException as error:

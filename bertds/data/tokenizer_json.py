@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bertds.data.scripts import sentence_gap
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
-from bertds.system.start_up import pattern_on_first_use
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -42,10 +42,6 @@ _NAMES = {
     "sep": ("[SEP]", "</s>"),
     "mask": ("[MASK]", "<mask>"),
 }
-# Sentences in these scripts are joined without a space.
-_UNSPACED = pattern_on_first_use(
-    "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u9fff\uf900-\ufaff\uff00-\uffef]"
-)
 _WORD_MARKS = ("\u0120", "\u2581")
 """A space, as byte-level BPE and SentencePiece write it."""
 _AT_ONCE = 4096
@@ -233,15 +229,19 @@ class JsonTokenizer:
                 lengths[number] = len(own)
         return np.concatenate(ids), lengths
 
-    def in_running_text(self, sentence: str, first: bool) -> str:
+    def in_running_text(self, sentence: str, before: str) -> str:
         """Return a sentence so that the ids of a document's sentences are those of its text.
 
-        A byte-level BPE has one token for "It" and another for " It": all sentences but the first
-        follow a space, unless their script has none.
+        A byte-level BPE has one token for "It" and another for " It": a sentence follows a space,
+        unless it is the first or the script sets none between sentences.
+
+        Args:
+            sentence: the sentence.
+            before: the one before it in the document; "" if it is the first.
         """
-        if first or not self._space_matters or _UNSPACED.match(sentence):
+        if not before or not self._space_matters:
             return sentence
-        return f" {sentence}"
+        return sentence_gap(before, sentence) + sentence
 
     def write(self, folder: Path, length: int = 512) -> None:
         """Write the folder that transformers loads."""

@@ -208,7 +208,8 @@ def load_tokenizer_info(
     Args:
         path: the file or folder. A folder's vocab.txt goes before its tokenizer.json.
         lower_case: the casing; None takes it from ``tokenizer_config.json`` there, else from
-            ``tokenizer.json``, else from the vocabulary itself (see :func:`looks_lower_case`).
+            ``tokenizer.json``, else from the vocabulary itself (see :func:`looks_lower_case`). A
+            JSON file under another name is a ``tokenizer.json`` that decides by itself.
         strip_accents: None as the files say, and if they do not, as ``lower_case``.
         chinese_characters: None as the files say, else True.
 
@@ -218,7 +219,6 @@ def load_tokenizer_info(
     """
     path = Path(path)
     file = _vocabulary_file(path)
-    folder = file.parent
     content: dict[str, Any] = {}
     if file.suffix == ".json":
         content = tokenizer_json.read_json(file)
@@ -229,12 +229,7 @@ def load_tokenizer_info(
     else:
         tokens, vocabulary = read_vocabulary(file), file.read_bytes()
     special_ids = _special_ids(file, tokens)
-    said: dict[str, Any] = {}
-    if (folder / tokenizer_json.CONFIG).is_file():
-        said = tokenizer_json.read_json(folder / tokenizer_json.CONFIG)
-    if "do_lower_case" not in said and (folder / tokenizer_json.FILE).is_file():
-        content = content or tokenizer_json.read_json(folder / tokenizer_json.FILE)
-        said = tokenizer_json.normalizer_rules(content) | said
+    said = _said_rules(file, content)
     if lower_case is None:
         lower_case = said.get("do_lower_case")
     if lower_case is None:
@@ -254,6 +249,23 @@ def load_tokenizer_info(
         chinese_characters=rules.chinese_characters,
         files=_files(path, file),
     )
+
+
+def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Return what the files of a WordPiece say is done to text, by transformers' names.
+
+    Args:
+        file: of the vocabulary.
+        content: of ``file``, if it is a ``tokenizer.json`` under whatever name.
+    """
+    if content and file.name != tokenizer_json.FILE:
+        # It holds all rules itself; the files beside it may be another tokenizer's.
+        return dict(tokenizer_json.normalizer_rules(content))
+    config, beside = file.parent / tokenizer_json.CONFIG, file.parent / tokenizer_json.FILE
+    said = tokenizer_json.read_json(config) if config.is_file() else {}
+    if "do_lower_case" not in said and beside.is_file():
+        said = tokenizer_json.normalizer_rules(content or tokenizer_json.read_json(beside)) | said
+    return said
 
 
 def vocabulary_size(folder: Path) -> int:
@@ -286,13 +298,11 @@ def _vocabulary_file(path: Path) -> Path:
 
 
 def _files(path: Path, file: Path) -> dict[str, Path]:
-    """Return the files of a tokenizer; beside a vocab.txt that was named, others may be foreign."""
-    alone = not path.is_dir() and file.suffix != ".json"
-    own = {
-        name: file.parent / name
-        for name in TOKENIZER_FILES
-        if not alone and (file.parent / name).is_file()
-    }
+    """Return the files of a tokenizer; beside a file that was named, others may be foreign."""
+    names: tuple[str, ...] = TOKENIZER_FILES if path.is_dir() else ()
+    if not path.is_dir() and file.name == tokenizer_json.FILE:
+        names = (tokenizer_json.CONFIG,)
+    own = {name: file.parent / name for name in names if (file.parent / name).is_file()}
     return own | {tokenizer_json.FILE if file.suffix == ".json" else "vocab.txt": file}
 
 
@@ -309,6 +319,7 @@ def _special_ids(file: Path, tokens: list[str]) -> dict[str, int]:
 def _json_info(file: Path, asked: tuple[bool | None, ...]) -> TokenizerInfo:
     """Describe a tokenizer that is not BERT's WordPiece; its file decides everything."""
     tokenizer = JsonTokenizer(file)
+    config = file.parent / tokenizer_json.CONFIG  # it names the special tokens
     is_so = (tokenizer.lower_case, tokenizer.lower_case, True)
     if any(wanted is not None and wanted != found for wanted, found in zip(asked, is_so)):
         raise DataError(
@@ -322,5 +333,6 @@ def _json_info(file: Path, asked: tuple[bool | None, ...]) -> TokenizerInfo:
         special_ids=tokenizer.special_ids,
         model=tokenizer.model,
         special_tokens=tokenizer.special_tokens,
-        files=_files(file, file),
+        files={tokenizer_json.FILE: file}
+        | ({tokenizer_json.CONFIG: config} if config.is_file() else {}),
     )

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from bertds.config.batch_plan import BatchPlan
+from bertds.data.rng import WORD, random_u64
 from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.rank_info import Place
 from bertds.engine.build_optimizer import build_optimizer
@@ -50,6 +51,7 @@ from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps, create_moments
 from bertds.optim.muon import ShardedMuon
+from bertds.system.fault_points import passed, reached
 
 T = TypeVar("T")
 
@@ -131,6 +133,7 @@ class Engine:
         exact = None
         if settings.precision in ("bf16", "fp16"):
             exact = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
+        reached("engine.wrap")
         optimizer = build_optimizer(model, settings, device)
         wrapped, *_ = deepspeed.initialize(
             model=model,
@@ -181,9 +184,10 @@ class Engine:
         Mixes in the rank, so that no two ranks share a dropout mask. Call it before each forward
         pass; then no generator state need be saved.
         """
+        reached("engine.seed", step=step, micro_step=micro_step)
         mixed = 0
         for part in (seed, step, micro_step, self.rank):
-            mixed = _splitmix64(mixed ^ (part & _MASK))
+            mixed = random_u64(mixed ^ (part & WORD), 0)
         torch.manual_seed(mixed >> 1)
 
     def forward_backward(
@@ -204,9 +208,11 @@ class Engine:
         Returns:
             The model's output, detached.
         """
+        reached("engine.forward")
         self._engine.train()
         with self.forward_clock.timed():
             output = self._engine(**_arguments(micro_batch))
+            output = passed("engine.output", output, micro_batch=micro_batch)
             loss = _scaled(output.mlm_loss_sum, mlm_scale)
             loss = loss + _scaled(output.nsp_loss_sum, nsp_scale)
         with self.backward_clock.timed():
@@ -230,6 +236,7 @@ class Engine:
             raise BertdsError(
                 f"step() before all {self.batch.gradient_accumulation_steps} micro batches"
             )
+        reached("engine.step")
         self._gate.begin(norm_limit)
         if self._layout.kind == "stage0":
             applied = self._step_unsharded()
@@ -242,6 +249,7 @@ class Engine:
         applied = applied and not self._gate.held
         self.skipped_steps += not applied
         self._gate.begin(math.inf)
+        reached("engine.stepped")
         return applied
 
     def _norm_under_way(self) -> float | torch.Tensor | None:
@@ -298,6 +306,7 @@ class Engine:
             micro_batch: as for :meth:`forward_backward`.
             predict: the output brings the likeliest words instead of the masked-LM loss.
         """
+        reached("engine.evaluate")
         self._engine.eval()
         more = {"predict": True} if predict else {}
         output = self._engine(**_arguments(micro_batch), **more)
@@ -419,14 +428,6 @@ class Engine:
 
 
 _SCALER_NUMBERS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-_MASK = (1 << 64) - 1
-
-
-def _splitmix64(value: int) -> int:
-    value = (value + 0x9E3779B97F4A7C15) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
-    return value ^ (value >> 31)
 
 
 def _scaled(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ stages, so any other run can be built from them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -23,10 +23,8 @@ from bertds.engine.zero_layout import (
 )
 from bertds.optim.moments import set_steps
 from bertds.optim.partition import Partition
+from bertds.optim.state_kinds import ALWAYS_KEPT, Kind
 
-Kind = Literal["weight", "exp_avg", "exp_avg_sq", "average"]
-KINDS: tuple[Kind, ...] = ("weight", "exp_avg", "exp_avg_sq")
-"""What every run keeps of a tensor."""
 Reader = Callable[[str, str, int, int], torch.Tensor]
 """read(name, kind, start, length) -> that many float32 values."""
 
@@ -72,7 +70,7 @@ def collect_pieces(
     owners = _owners(layout, world_size) if layout.kind == "stage0" else None
     pieces = []
     for number, partition in enumerate(layout.partitions):
-        vectors = [(kind, _state(optimizer, partition, kind)) for kind in KINDS]
+        vectors = [(kind, _state(optimizer, partition, kind)) for kind in ALWAYS_KEPT]
         if average is not None:
             vectors.append(("average", average.vectors[number]))
         for kind, vector in vectors:
@@ -112,7 +110,7 @@ def restore_pieces(
         averaged: False begins the average with the weights.
     """
     for partition in layout.partitions:
-        for kind in KINDS:
+        for kind in ALWAYS_KEPT:
             vector = _state(optimizer, partition, kind)
             if kind != "weight" and not moments:
                 vector.zero_()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from bertds.data.scripts import gap
 from bertds.finetune.records import Sentence, TextRow
 
 if TYPE_CHECKING:
@@ -79,8 +81,15 @@ def space_matters(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def in_running_text(words: Sequence[str], spaces: bool) -> list[str]:
-    """Return words so that each has the tokens that it has within a text."""
-    return [f" {word}" if spaces and number else word for number, word in enumerate(words)]
+    """Return words so that each has the tokens that it has within a text.
+
+    Args:
+        words: of a sentence, or letters where the script sets no spaces.
+        spaces: see :func:`space_matters`.
+    """
+    if not spaces:
+        return list(words)
+    return [*words[:1], *(gap(before, word) + word for before, word in pairwise(words))]
 
 
 def encode_sentences(

@@ -120,7 +120,8 @@ def attend(qkv_T3ND: Tensor, layout: RowLayout, dropout_p: float) -> Tensor:
 
 
 @functools.cache
-def _capability(device: torch.device) -> tuple[int, int]:
+def device_capability(device: torch.device) -> tuple[int, int]:
+    """Return a GPU's compute capability; asked for once."""
     return torch.cuda.get_device_capability(device)
 
 
@@ -164,7 +165,7 @@ def choose_kernel(asked: str, device: torch.device, dtype: torch.dtype, head_wid
     if asked == "padded":
         return "padded"
     if device.type == "cuda":
-        lacking = missing_for_flash(dtype, head_width, _capability(device))
+        lacking = missing_for_flash(dtype, head_width, device_capability(device))
         return "padded" if lacking else "flash"
     return "padded" if asked == "auto" else "flash"
 

@@ -22,6 +22,7 @@ from bertds.monitor.metrics_file import FILE, cut_after
 from bertds.monitor.mfu import Meter
 from bertds.monitor.rank_speed import RankSpeed
 from bertds.system.atomic_files import append_line
+from bertds.system.fault_points import reached
 from bertds.system.memory import peak_memory_gib
 
 
@@ -186,6 +187,7 @@ class Metrics:
 
     def write(self, values: dict[str, Any]) -> None:
         """Append one line and pass it on (main process only)."""
+        reached("metrics.write")
         if not self.is_main:
             return
         append_line(self.path, json.dumps(values))

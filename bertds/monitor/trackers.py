@@ -6,34 +6,38 @@ the run: it says so once and is silent from then on.
 
 from __future__ import annotations
 
-import json
-import os
-import secrets
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError
 from bertds.monitor import health
 from bertds.monitor.metrics_file import FILE
+from bertds.monitor.notify import Notifier
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft
 from bertds.monitor.remaining_time import later_phases
 from bertds.monitor.run_files import read_metrics
-from bertds.system.json_fields import parse_json
+from bertds.monitor.tracked_values import flat
+from bertds.monitor.wandb_tracker import NO_KEY, WandbTracker, has_key, one_line
 from bertds.system.logs import log
 
 
-def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> list[Any]:
+def start_trackers(
+    config: Config, settings: dict[str, Any], run_dir: Path, notifier: Notifier | None = None
+) -> list[Any]:
     """Build the trackers that the recipe asks for (main process only).
 
     Args:
         config: the recipe.
         settings: everything that was resolved, for the trackers' records.
         run_dir: the run folder.
+        notifier: is told what looks wrong.
 
-    Raises:
-        ConfigError: a tracker was asked for whose package is not installed.
+    Returns:
+        Those that could be started; a service that could not is named in the log and left out.
     """
     trackers: list[Any] = []
     style = config.log.progress
@@ -51,18 +55,54 @@ def start_trackers(config: Config, settings: dict[str, Any], run_dir: Path) -> l
         trackers.append(ProgressBar(name, config.schedule.total_steps, left))
     elif style == "lines":
         trackers.append(ProgressLines(config.schedule.total_steps, left))
-    trackers.append(Watcher())
+    trackers.append(Watcher(notifier))
+    services: list[tuple[str, Callable[[], Any]]] = []
     if config.tracking.wandb != "off":
-        trackers.append(WandbTracker(config, settings, run_dir, name))
+        services.append(("Weights & Biases", lambda: WandbTracker(config, settings, run_dir, name)))
     if config.tracking.tensorboard:
-        trackers.append(TensorBoardTracker(run_dir))
+        services.append(("TensorBoard", lambda: TensorBoardTracker(run_dir)))
+    for service, start in services:
+        try:
+            trackers.append(start())
+        except Exception as error:  # a tracker's trouble must not cost the run
+            log.warning("%s is left out: %s", service, one_line(error))
     return trackers
+
+
+def check_trackers(config: Config, run_dir: Path) -> None:
+    """Check, before anything is built, that the trackers that were asked for can work.
+
+    A run that has begun is not refused: it goes on without them, or offline.
+
+    Args:
+        config: the recipe.
+        run_dir: the run folder.
+
+    Raises:
+        ConfigError: a package is not installed, or there is no key for Weights & Biases.
+    """
+    if (run_dir / "config.yaml").is_file():
+        return
+    tracking = config.tracking
+    if tracking.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError(
+            "tracking.tensorboard=true needs the package tensorboard; install it with: "
+            'pip install "bertds[tensorboard]"'
+        )
+    if tracking.wandb != "off" and find_spec("wandb") is None:
+        raise ConfigError(
+            f"tracking.wandb={tracking.wandb} needs the package wandb; install it with: "
+            'pip install "bertds[wandb]"'
+        )
+    if tracking.wandb == "online" and not has_key():
+        raise ConfigError(f"tracking.wandb=online: {NO_KEY}, or set tracking.wandb=offline")
 
 
 class Watcher:
     """Says in words what looks wrong, each thing once until it has gone."""
 
-    def __init__(self) -> None:
+    def __init__(self, notifier: Notifier | None = None) -> None:
+        self._notifier = notifier
         self._train: list[dict[str, Any]] = []
         self._held_out: list[dict[str, Any]] = []
         self._said: set[str] = set()
@@ -77,102 +117,20 @@ class Watcher:
         found = {finding.name: finding for finding in health.findings(lines)}
         for name in found.keys() - self._said:
             log.warning("step %d: %s", values["step"], found[name])
+            if self._notifier is not None:
+                self._notifier.send("ill", values["step"], str(found[name]))
         self._said = set(found)
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-def flat(values: dict[str, Any]) -> dict[str, float]:
-    """Return a metric line's numbers by the names that trackers know them by: train/mlm_loss."""
-    prefix = values.get("split", "train")
-    found = {
-        f"{prefix}/{key}": value
-        for key, value in values.items()
-        if isinstance(value, (int, float)) and key != "step"
-    }
-    for group, triple in values.get("trust_ratio", {}).items():
-        names = (f"trust_ratio/{group}_{end}" for end in ("min", "median", "max"))
-        found.update((name, value) for name, value in zip(names, triple) if value is not None)
-    return found
-
-
-def saved_checkpoints(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what stands in a run's checkpoints, by name: step, samples, bytes."""
-    found = {}
-    for manifest in sorted(run_dir.glob("checkpoints/step_*/manifest.json")):
-        facts = parse_json(manifest.read_text(encoding="utf-8"))
-        found[manifest.parent.name] = {
-            "step": facts.get("step"),
-            "samples": facts.get("state", {}).get("samples"),
-            "bytes": sum(file.stat().st_size for file in manifest.parent.iterdir()),
-        }
-    return found
-
-
-class WandbTracker:
-    """Weights & Biases. A resumed run continues the same W&B run: its id is in the run folder."""
-
-    def __init__(self, config: Config, settings: dict[str, Any], run_dir: Path, name: str) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise ConfigError(
-                f"tracking.wandb={config.tracking.wandb} needs the package wandb; install "
-                'it with: pip install "bertds[wandb]"'
-            ) from None
-        os.environ.setdefault("WANDB_SILENT", "true")
-        id_file = run_dir / "wandb_id.json"
-        if id_file.is_file():
-            run_id = parse_json(id_file.read_text(encoding="utf-8"))["id"]
-        else:
-            run_id = secrets.token_hex(4)  # as long as W&B's own
-            id_file.write_text(json.dumps({"id": run_id}) + "\n", encoding="utf-8")
-        self._failed = False
-        self._run_dir = run_dir
-        self._run = wandb.init(
-            project=config.tracking.wandb_project,
-            name=name,
-            id=run_id,
-            # Offline runs cannot ask the server; their files carry the same id and are merged
-            # when they are synchronised.
-            resume="allow" if config.tracking.wandb == "online" else None,
-            mode=cast(Any, config.tracking.wandb),
-            dir=str(run_dir),
-            config=settings,
-            settings=wandb.Settings(console="off"),
-        )
-
-    def line(self, values: dict[str, Any]) -> None:
-        """Send one metric line."""
-        if self._failed:
-            return
-        try:
-            self._run.log(flat(values), step=values["step"])
-        except Exception as error:  # a tracker's trouble must not cost the run
-            self._failed = True
-            log.warning("Weights & Biases stopped taking metrics: %s", error)
-
-    def close(self) -> None:
-        """Record which checkpoints there are, and finish the W&B run."""
-        try:
-            self._run.summary["checkpoints"] = saved_checkpoints(self._run_dir)
-            self._run.finish()
-        except Exception as error:  # a tracker's trouble must not cost the run
-            log.warning("Weights & Biases did not finish: %s", error)
-
-
 class TensorBoardTracker:
     """TensorBoard event files in the run folder's ``tensorboard/``."""
 
     def __init__(self, run_dir: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "tracking.tensorboard=true needs the package tensorboard; install it with: "
-                'pip install "bertds[tensorboard]"'
-            ) from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._failed = False
         self._writer = SummaryWriter(str(run_dir / "tensorboard"))
 

@@ -7,7 +7,8 @@ Read ``partition.py`` first: where the pieces of named tensors are in one flat v
 - ``muon.py``: Muon for hidden matrices, AdamW for the rest.
 - ``gradient_norm.py``: the norm of a gradient, exact on a CPU too, and clipping.
 - ``settings.py``: what the DeepSpeed JSON may ask for.
-- ``moments.py``: the state that all keep; ``weight_decay.py``: what is decayed; ``lr_schedule.py``.
+- ``moments.py``, ``state_kinds.py``: the state that all keep; ``weight_decay.py``: what is decayed;
+  ``lr_schedule.py``.
 
 May import ``bertds.config``, ``system`` and ``errors``; knows neither models, data nor DeepSpeed.
 """

@@ -22,22 +22,17 @@ def train(phase: Phase, processes: int, overrides: list[str]) -> int:
     """
     import torch
 
-    from bertds.config.load import split_assignments
     from bertds.training.launch import launch
     from bertds.training.setting_changes import is_done
-    from bertds.training.settings import read_settings
 
-    run_dir, recipe = phase.run, phase.recipe
+    run_dir = phase.run
     say(f"train {run_dir.name}")
-    asked = split_assignments(overrides)
-    settings = [one for one in phase.settings if one.partition("=")[0] not in asked]
-    settings += overrides
-    config, deepspeed = read_settings(recipe, None, settings)
+    config, deepspeed = phase.read(overrides)
     if is_done(run_dir, config, deepspeed.values):
         print(f"{run_dir}: done before", file=sys.stderr)
         return EXIT_OK
     began = time.monotonic()
-    arguments = ["--config", recipe, "--set", *settings]
+    arguments = ["--config", phase.recipe, "--set", *phase.assignments(overrides)]
     code = launch(arguments, deepspeed, run_dir, processes or torch.cuda.device_count() or 1)
     if code == EXIT_OK:
         print(f"{run_dir.name} took {time.monotonic() - began:.0f} s", file=sys.stderr)

@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bertds.config.load import split_assignments
+from bertds.config.recipe import Config
+from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import DataError
 from bertds.pipeline import demo_corpus, facts
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
+from bertds.training.settings import read_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +26,16 @@ class Phase:
     recipe: str
     settings: list[str]
     """KEY=VALUE of the recipe."""
+
+    def assignments(self, overrides: list[str]) -> list[str]:
+        """Return the KEY=VALUE of this phase; ``overrides`` win over its own."""
+        asked = split_assignments(overrides)
+        own = [one for one in self.settings if one.partition("=")[0] not in asked]
+        return [*own, *overrides]
+
+    def read(self, overrides: list[str]) -> tuple[Config, DeepSpeedSettings]:
+        """Return the recipe and the DeepSpeed JSON of this phase."""
+        return read_settings(self.recipe, None, self.assignments(overrides))
 
 
 def say(text: str) -> None:
@@ -81,6 +95,23 @@ def prepare(args: argparse.Namespace, work: Path) -> None:
     except OtherSettings as error:
         hint = "choose another --work DIR (make run WORK=DIR)"
         raise DataError(f"{error.what}; {hint}") from error
+
+
+def prepare_excerpt(work: Path) -> Path:
+    """Prepare the demo's excerpt of Wikipedia, always alike; returns the folder.
+
+    Raises:
+        BertdsError: the excerpt cannot be had.
+    """
+    from data_prep import prepare as preparation
+    from data_prep.request import PrepRequest
+
+    say("prepare the excerpt of Wikipedia")
+    excerpt = str(demo_corpus.fetch(work / "corpus"))
+    preparation.prepare(
+        PrepRequest(out=work / "data", wiki=[excerpt], train_vocab=2048, validation_fraction=0.05)
+    )
+    return work / "data"
 
 
 def prepare_facts(work: Path) -> facts.Facts:

@@ -24,6 +24,8 @@ def export(
     average: bool = True,
     best: bool = False,
     overwrite: bool = False,
+    known_as: str = "",
+    license_id: str = "",
 ) -> Path:
     """Write the Hugging Face folder. It appears whole or not at all.
 
@@ -33,6 +35,8 @@ def export(
         average: the moving average of the weights, where the run has kept one.
         best: take the checkpoint with the lowest held-out loss instead of the newest.
         overwrite: replace an earlier export.
+        known_as: the hub id that the model card's example loads; empty = the folder.
+        license_id: the hub's name of the model's licence, for the card.
 
     Raises:
         ConfigError: ``out`` holds something.
@@ -48,6 +52,8 @@ def export(
     mark = {"bertds": __version__, "origin": origin, "step": step}
     with fresh_folder(out, overwrite=overwrite, mark=mark) as folder:
         _write(trained, folder)
+        card = model_card(trained, known_as or out.as_posix(), license_id)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return out
 
 
@@ -74,4 +80,3 @@ def _write(trained: Trained, folder: Path) -> None:
                 "model_max_length": trained.config.max_position_embeddings,
             },
         )
-    (folder / "README.md").write_text(model_card(trained), encoding="utf-8")

@@ -1,98 +1,229 @@
-"""The model card: what a model was trained on, and how."""
+"""The model card: what a model is, what it was trained on and how, what it is for, its scores."""
 
 from __future__ import annotations
 
-import json
+import math
+from pathlib import Path
 from typing import Any
 
 from bertds import __version__
+from bertds.data.formats.manifest import MANIFEST_NAME
 from bertds.monitor.metrics_file import FILE as METRICS_FILE
-from bertds.monitor.run_files import read_metrics
+from bertds.monitor.run_files import at, read_metrics, read_object
 from bertds.monitor.setting_lines import read_changes
 from bertds.pretrained import hf_config, hf_weights
 from bertds.pretrained.load import Trained
 
+EXAMPLE = "The capital of France is {mask}."
 
-def model_card(trained: Trained) -> str:
-    """Return the model card: what the model is, what it saw, how it was trained, its scores."""
-    manifest, config = trained.manifest, trained.config
-    parameters = sum(
-        tensor.numel() for tensor in hf_weights.to_transformers_state_dict(trained.model).values()
-    )
+
+def model_card(trained: Trained, where: str, license_id: str = "") -> str:
+    """Return the model card as huggingface_hub's ``ModelCard`` writes it.
+
+    Args:
+        trained: the model with what is known of it.
+        where: what ``from_pretrained`` takes: a hub id, or the folder.
+        license_id: the hub's name of the model's licence; empty = the card does not state one.
+    """
+    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
     run_dir = trained.origin.resolve().parent.parent
-    scores = [
-        line
-        for line in read_metrics(run_dir / METRICS_FILE).lines
-        if line.get("split") == "validation" and line["step"] <= manifest.get("step", 0)
-    ]
-    recipe, deepspeed = manifest.get("recipe", {}), manifest.get("deepspeed", {})
-    state, data = manifest.get("state", {}), manifest.get("data", {})
-    optimizer = deepspeed.get("optimizer", {})
-    heads = "masked LM and next sentence" if config.next_sentence else "masked LM"
-    kind = "ModernBERT" if config.style == "modern" else "BERT"
-    architecture = hf_config.config_to_transformers(config, trained.vocab_size)["architectures"][0]
-    lines = [
-        "---",
-        "library_name: transformers",
-        f"tags: [{kind.lower()}, fill-mask, pretraining]",
-        "pipeline_tag: fill-mask",
-        "---",
-        "",
-        f"# {recipe.get('run', {}).get('name') or run_dir.name}",
-        "",
-        f"A {kind} of {config.num_hidden_layers} layers, width {config.hidden_size}, "
-        f"{config.num_attention_heads} heads, {parameters:,} parameters, vocabulary "
-        f"{trained.vocab_size:,}, pre-trained with {heads} by bertds {__version__}.",
-        "",
-        "```python",
-        f"from transformers import AutoTokenizer, {architecture}",
-        f'model = {architecture}.from_pretrained("PATH")',
-        'tokenizer = AutoTokenizer.from_pretrained("PATH")',
-        "```",
-        "",
+    name = at(trained.manifest, "recipe.run.name", str, "") or run_dir.name
+    score = _last_score(trained, run_dir)
+    kind = "modernbert" if trained.config.style == "modern" else "bert"
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="fill-mask",
+        tags=[kind, "fill-mask", "pretraining", "bertds"],
+        license=license_id or None,
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="fill-mask",
+                task_name="Masked language modelling",
+                dataset_type="held-out",
+                dataset_name="held-out documents",
+                metric_type=metric,
+                metric_value=round(value, 4),
+            )
+            for metric, value in (
+                ("perplexity", math.exp(min(score["mlm_loss"], 50.0))),
+                ("accuracy", score["mlm_accuracy"]),
+            )
+        ]
+        if score
+        else None,
+    )
+    sections = [
+        f"# {name}",
+        _summary(trained),
+        _example(trained, where),
+        "## Intended use",
+        _use(trained),
+        "## Limits",
+        _limits(trained),
         "## Data",
-        "",
-        *_table(data),
-        "",
+        _data(trained),
         "## Training",
-        "",
-        *_table(
-            {
-                "steps": manifest.get("step"),
-                "samples": state.get("samples"),
-                "real tokens": state.get("tokens"),
-                "hours": round(state.get("hours", 0.0), 3),
-                "sequence length": recipe.get("data", {}).get("sequence_length"),
-                "optimizer": f"{optimizer.get('type')} {json.dumps(optimizer.get('params', {}))}",
-                "global batch": deepspeed.get("train_batch_size"),
-                "schedule": json.dumps(
-                    {k: v for k, v in recipe.get("schedule", {}).items() if v is not None}
-                ),
-                "started from": recipe.get("init", {}).get("from") or "random weights",
-                "seed": recipe.get("run", {}).get("seed"),
-                "processes": manifest.get("world_size"),
-                "versions": json.dumps(manifest.get("versions", {}).get("packages", {})),
-            }
-        ),
-        "",
+        *_training(trained, run_dir),
+        "## Held-out scores",
+        _score_words(trained, score),
     ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
+
+
+def _summary(trained: Trained) -> str:
+    config = trained.config
+    kind = "ModernBERT" if config.style == "modern" else "BERT"
+    heads = "masked LM and next sentence" if config.next_sentence else "masked LM"
+    tensors = hf_weights.to_transformers_state_dict(trained.model).values()
+    return (
+        f"A {kind} of {config.num_hidden_layers} layers, width {config.hidden_size}, "
+        f"{config.num_attention_heads} heads, {sum(t.numel() for t in tensors):,} parameters, "
+        f"vocabulary {trained.vocab_size:,}, pre-trained with {heads} by bertds {__version__}."
+    )
+
+
+def _example(trained: Trained, where: str) -> str:
+    mask = at(trained.manifest, "tokenizer.special_tokens.mask", str, "[MASK]")
+    return (
+        "```python\nfrom transformers import pipeline\n\n"
+        f'fill_mask = pipeline("fill-mask", model="{where}")\n'
+        f'print(fill_mask("{EXAMPLE.format(mask=mask)}"))\n```'
+    )
+
+
+def _use(trained: Trained) -> str:
+    architecture = hf_config.config_to_transformers(trained.config, trained.vocab_size)
+    return (
+        "To fill in masked words, and above all to be fine-tuned: classification of texts and of "
+        "pairs of texts, named entities, questions answered from a text, embeddings. "
+        f"transformers loads it as `{architecture['architectures'][0]}` or as any Auto class for "
+        "these tasks; `bertds finetune` does the rest."
+    )
+
+
+def _limits(trained: Trained) -> str:
+    length = at(trained.manifest, "recipe.data.sequence_length", int, 0)
+    seen = f" It was trained on rows of at most {length} tokens." if length else ""
+    return (
+        "It does not write text, and what it fills in is likely, not true. It repeats the views "
+        "and prejudices of its training text, and knows no other language or time than that of "
+        f"this text. It reads at most {trained.config.max_position_embeddings} tokens.{seen} "
+        "The scores below are of held-out documents of the same sources; on other text it is worse."
+    )
+
+
+def _data(trained: Trained) -> str:
+    """The sources with their licences, where the prepared folder is still there."""
+    facts = trained.manifest.get("data", {})
+    path = at(trained.manifest, "recipe.data.path", str, "") or at(facts, "path", str, "")
+    prepared = read_object(Path(path) / MANIFEST_NAME, []) if path else {}
+    rows = [
+        f"| {_cell(s.get('name', ''))} | {_cell(s.get('licence') or 'not stated')} | "
+        f"{_cell(s.get('documents_written', ''))} |"
+        for s in prepared.get("sources", [])
+        if isinstance(s, dict)
+    ]
+    lines = [_table(facts, leave_out=("path", "tokenizer_fingerprint"))]
+    if rows:
+        head = ["| source | licence of the text | documents |", "|---|---|---|"]
+        lines.insert(0, "\n".join([*head, *rows]))
+    return "\n\n".join(lines)
+
+
+def _training(trained: Trained, run_dir: Path) -> list[str]:
+    manifest = trained.manifest
+    recipe, state = manifest.get("recipe", {}), manifest.get("state", {})
+    packages = at(manifest, "versions.packages", dict, {})
+    values = {
+        "steps": manifest.get("step"),
+        "samples": state.get("samples"),
+        "real tokens": state.get("tokens"),
+        "hours": round(state.get("hours", 0.0), 3),
+        "sequence length": at(recipe, "data.sequence_length", int, 0) or None,
+        "optimizer": _optimizer(manifest.get("deepspeed", {})),
+        "global batch": at(manifest, "deepspeed.train_batch_size", int, 0) or None,
+        "schedule": _words(recipe.get("schedule", {})),
+        "started from": _origin(recipe),
+        "seed": at(recipe, "run.seed", int, 0),
+        "processes": manifest.get("world_size"),
+        "versions": _words(packages),
+    }
     changed = [
         f"| {change.name} | {change.before} | {change.now} | {step:,} |"
         for step, change in read_changes(run_dir)
         if step < manifest.get("step", 0)
     ]
-    if changed:
-        head = ["| setting | before | after | from step |", "|---|---|---|---|"]
-        lines += ["## Settings changed during training", "", *head, *changed, ""]
-    if scores:
-        lines += ["## Held-out scores", "", *_table(scores[-1]), ""]
-    return "\n".join(lines)
+    if not changed:
+        return [_table(values)]
+    head = ["| setting | before | after | from step |", "|---|---|---|---|"]
+    return [
+        _table(values),
+        "### Settings changed during training",
+        "\n".join([*head, *changed]),
+    ]
 
 
-def _table(values: dict[str, Any]) -> list[str]:
-    rows = []
-    for key, value in values.items():
-        if value is not None and not isinstance(value, (list, dict)):
-            text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
-            rows.append(f"| {key} | {str(text).replace('|', '/')} |")
-    return ["| | |", "|---|---|", *rows] if rows else ["Not recorded."]
+def _optimizer(deepspeed: dict[str, Any]) -> str:
+    optimizer = deepspeed.get("optimizer", {})
+    return f"{optimizer.get('type')}: {_words(optimizer.get('params', {}))}"
+
+
+def _origin(recipe: dict[str, Any]) -> str:
+    """The last part of a path: where this machine has its folders is nobody's business."""
+    origin = at(recipe, "init.from", str, "")
+    return Path(origin).name if origin else "random weights"
+
+
+def _words(values: dict[str, Any]) -> str:
+    """Return settings as words: ``lr 0.001, betas 0.9 and 0.999``."""
+    return ", ".join(
+        f"{key.replace('_', ' ')} "
+        + (" and ".join(map(str, value)) if isinstance(value, list) else str(value))
+        for key, value in values.items()
+        if value is not None and not isinstance(value, dict)
+    )
+
+
+def _last_score(trained: Trained, run_dir: Path) -> dict[str, Any]:
+    step = trained.manifest.get("step", 0)
+    lines = read_metrics(run_dir / METRICS_FILE).validation
+    return next((line for line in reversed(lines) if line["step"] <= step), {})
+
+
+def _score_words(trained: Trained, score: dict[str, Any]) -> str:
+    if not score:
+        return "None were measured during training; `bertds evaluate` measures them."
+    loss = score["mlm_loss"]
+    words = [
+        f"On held-out documents, at step {score['step']:,}: of the masked tokens "
+        f"{score['mlm_accuracy']:.1%} are filled in exactly. The loss is {loss:.3f} nats, a "
+        f"perplexity of {math.exp(min(loss, 50.0)):,.1f}: as uncertain as a fair choice among so "
+        "many words."
+    ]
+    if score.get("unigram_entropy") is not None:
+        words.append(
+            f"A model that knows only how frequent each word is has {score['unigram_entropy']:.3f} "
+            "nats at best."
+        )
+    if score.get("nsp_accuracy") is not None:
+        words.append(
+            f"Whether two segments follow each other is told right {score['nsp_accuracy']:.1%} of "
+            "the time."
+        )
+    return " ".join(words)
+
+
+def _cell(value: object) -> str:
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return " ".join(text.replace("|", "/").split())
+
+
+def _table(values: dict[str, Any], leave_out: tuple[str, ...] = ()) -> str:
+    rows = [
+        f"| {key.replace('_', ' ')} | {_cell(value)} |"
+        for key, value in values.items()
+        if value is not None and not isinstance(value, (list, dict)) and key not in leave_out
+    ]
+    return "\n".join(["| | |", "|---|---|", *rows]) if rows else "Not recorded."

@@ -8,13 +8,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bertds.config.keys import dotted
 from bertds.config.load import flatten
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.errors import DataError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.run_files import MetricLines, at, read_metrics, read_object, read_recipe
 from bertds.monitor.status import expand, expected_steps
-from bertds.training.setting_changes import dotted
 
 
 @dataclass(kw_only=True)

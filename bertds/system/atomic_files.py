@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bertds.errors import BertdsError
+from bertds.system.fault_points import passed
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -128,7 +129,7 @@ def sha256_file(path: Path | str) -> str:
 def free_bytes(folder: Path) -> int:
     """Return how many bytes an ordinary user can still write below ``folder``."""
     stats = os.statvfs(folder)
-    return stats.f_bavail * stats.f_frsize
+    return passed("disk.free", stats.f_bavail * stats.f_frsize)
 
 
 def remove_leftovers(folder: Path) -> int:

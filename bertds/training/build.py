@@ -36,9 +36,11 @@ from bertds.engine.process_group import main_first, meet_processes
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
+from bertds.monitor.notify import Notifier
 from bertds.monitor.rank_speed import RankSpeed
-from bertds.monitor.trackers import start_trackers
+from bertds.monitor.trackers import check_trackers, start_trackers
 from bertds.optim.lr_schedule import LearningRate
+from bertds.system.fault_points import reached
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
 from bertds.system.processes import require_linux
@@ -94,6 +96,8 @@ def build_run(
             folder.path,
         )
         return None
+    if place.is_main:
+        check_trackers(config, folder.path)
     with ExitStack() as closing:
         closing.callback(folder.open().close)
         leaving = closing.enter_context(Leaving())
@@ -146,11 +150,17 @@ def _build(
 
     check_alike(engine, start, source)
     warn_of_other_data(start, source)
+    reached("run.continue")
     state = continue_run(config, engine, start)
     device = device_name(engine.device)
     folder.record(settings.values, source.tokenizer.files, device, state.step)
 
-    trackers = start_trackers(config, facts, folder.path) if place.is_main else []
+    notifier = None
+    trackers: list[Any] = []
+    if place.is_main:
+        notifier = Notifier(config.notify, folder.path, config.run.name or folder.path.name)
+        closing.callback(notifier.close)
+        trackers = start_trackers(config, facts, folder.path, notifier)
     for tracker in trackers:
         closing.callback(tracker.close)
     agreement = build_agreement(config, engine, folder, state)
@@ -191,6 +201,7 @@ def _build(
         sample_log=open_sample_log(folder, engine, state) if config.run.log_samples else None,
         heap=Heap() if engine.device.type == "cpu" else None,
         heartbeat=heartbeat,
+        notifier=notifier,
     )
     announce(config, plan, state, engine, has_held_out=validator is not None)
     parts.clock.start()
@@ -202,6 +213,7 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
     guard = config.guard
     if place.world_size == 1:
         return None
+    reached("run.meet")
     store = meet_processes(guard.meeting_timeout_seconds)
     if guard.peer_timeout_seconds <= 0:
         return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 
+from bertds.system.fault_points import passed
+
 
 def seconds() -> float:
     """Return a monotonic time in seconds."""
-    return time.perf_counter()
+    return passed("run.clock", time.perf_counter())
 
 
 class TrainingClock:

@@ -9,6 +9,7 @@ from bertds.distributed.heartbeat import Heartbeat
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.process_group import end_processes
 from bertds.errors import BertdsError
+from bertds.system.fault_points import reached
 
 
 class Leaving:
@@ -59,6 +60,7 @@ class Leaving:
             failure: what the other ranks are told if this one leaves out of order.
             orderly: whether all ranks leave together.
         """
+        reached("run.leave")
         if self.checkpoints is not None:
             self.checkpoints.abandon()
         if orderly and self.engine is not None:

@@ -102,9 +102,8 @@ class Prompts:
                 raise DataError(
                     f"{path}: line {number}: write a text with one {MASK}, a tab, and the answer"
                 )
-            parts = encode(
-                [(left.strip(), True), (answer, not left.strip()), (rest[0].strip(), False)]
-            )
+            left, right = left.strip(), rest[0].strip()
+            parts = encode([(left, ""), (answer, left), (right, answer)])
             before, word, after = (part & ~WORD_START for part in parts)
             if len(word) != 1 or int(word[0]) == special["unk"]:
                 raise DataError(

@@ -25,6 +25,7 @@ from bertds.engine.interface import ModelOutput
 from bertds.engine.weight_average import decay_at
 from bertds.errors import StoreError
 from bertds.monitor.metrics import Metrics
+from bertds.monitor.notify import Event, Notifier
 from bertds.optim.lr_schedule import LearningRate
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log
@@ -58,6 +59,8 @@ class Collaborators:
     """None unless ``run.log_samples`` is set."""
     heap: Heap | None
     """None on a GPU."""
+    notifier: Notifier | None
+    """None on the other ranks."""
     heartbeat: Heartbeat | None
     """None with a single process, or where peers are not watched."""
 
@@ -100,8 +103,11 @@ class Run:
         return self.parts.loader.stall_seconds
 
     def is_finished(self) -> bool:
-        """Whether the last step is done, or the clock budget is spent."""
-        schedule = self.config.schedule
+        """Whether the last step is done, the clock budget spent, or the wanted loss reached."""
+        schedule, target = self.config.schedule, self.config.validation.stop_at_loss
+        best = self.state.best_mlm_loss
+        if target is not None and best is not None and best <= target:
+            return True
         if schedule.clock_hours is not None and self.state.hours >= schedule.clock_hours:
             return True
         return self.state.step >= schedule.total_steps
@@ -245,13 +251,23 @@ class Run:
             together(self.engine, copied, self._wait_for_data)
         if finished:
             folder.lock.check()
-            folder.finish({"step": state.step, "samples": state.samples})
+            facts: dict[str, float] = {"step": state.step, "samples": state.samples}
+            if state.best_mlm_loss is not None:
+                facts["best_mlm_loss"] = state.best_mlm_loss
+            folder.finish(facts)
+            self._tell("done", f"done at step {state.step}")
         else:
             log.info(
                 "stopped at step %d (%s); everything is saved: run the same command again",
                 state.step,
                 self.agreement.reason_to_stop(),
             )
+            reason = self.agreement.reason_to_stop()
+            self._tell("stopped", f"stopped at step {state.step} ({reason}), everything saved")
+
+    def _tell(self, event: Event, text: str) -> None:
+        if self.parts.notifier is not None:
+            self.parts.notifier.send(event, self.state.step, text)
 
     def __enter__(self) -> Run:
         return self
@@ -262,4 +278,6 @@ class Run:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None and not isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self._tell("failed", f"failed at step {self.state.step}: {error}")
         self._closing.__exit__(kind, error, traceback)

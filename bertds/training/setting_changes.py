@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from bertds.config.keys import dotted
 from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
 from bertds.config.recipe import Config
 from bertds.errors import ConfigError, DataError
@@ -53,6 +54,7 @@ RULES: dict[str, Rule] = {
     "validation": "free",
     "checkpoint": "free",
     "tracking": "free",
+    "notify": "free",
     "deepspeed": "free",
     "deepspeed.train_batch_size": "fixed",
     "deepspeed.optimizer": "announced",
@@ -135,7 +137,11 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
     if not (run / "DONE").is_file():
         return False
     asked = changes(run, config, deepspeed)
-    steps = read_object(run / "DONE", []).get("step")
+    done = read_object(run / "DONE", [])
+    steps, best = done.get("step"), done.get("best_mlm_loss")
+    target = config.validation.stop_at_loss
+    if target is not None and isinstance(best, float) and best <= target:
+        return True
     schedule = config.schedule
     if isinstance(steps, int) and schedule.clock_hours is None and schedule.total_steps > steps:
         return False
@@ -161,14 +167,3 @@ def _refuse_removed(run: Path, before: Mapping[str, Any]) -> None:
                 f"{run}: this run began with {key}={before[key]}, which is no longer a key; "
                 f"{remedy}; choose another run.dir, with init.from={run}"
             )
-
-
-def dotted(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return nested values by their dotted keys, each with the prefix in front."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= dotted(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

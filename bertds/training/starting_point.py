@@ -75,7 +75,7 @@ def start_weights(
     path = path_of(config.init.from_)
     if (path / "config.json").is_file():
         theirs, vocab_size = hf_config.config_from_transformers(hf_config.read_config(path))
-        _check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)
+        check_architecture(path, {**to_dict(theirs), "vocab_size": vocab_size}, wanted, config)
         _check_vocabulary_file(path, tokenizer)
         report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
         if report.missing and config.init.heads == "require":
@@ -87,14 +87,25 @@ def start_weights(
         log.info("weights from %s (%d tensors start at random)", path, len(report.missing))
         return None
     reader = locate(path)
-    _check_architecture(path, reader.field("model").mapping(), wanted, config)
+    check_architecture(path, reader.field("model").mapping(), wanted, config)
     _check_tokenizer(reader, tokenizer)
     return Start(reader, False)
 
 
-def _check_architecture(
+def check_architecture(
     path: Path, theirs: dict[str, Any], ours: dict[str, Any], config: Config
 ) -> None:
+    """Check that weights of one model fit another.
+
+    Args:
+        path: where they come from, for the message.
+        theirs: the recipe's model section of the weights, with ``vocab_size``.
+        ours: that of this run.
+        config: the recipe of this run.
+
+    Raises:
+        CheckpointError: names the first key that differs.
+    """
     free = {"next_sentence"} if config.init.heads == "allow_missing" else set()
     free.update(ONLY_BERT if config.model.style == "modern" else ONLY_MODERN)
     # Checkpoints from before there were styles lack their keys: they are BERTs.

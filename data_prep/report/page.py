@@ -14,9 +14,25 @@ from bertds.display import charts, html_page, words
 from bertds.display.html_page import Table
 from bertds.system.atomic_files import write_text
 from data_prep.earlier_run import REPORT_NAME
+from data_prep.progress import say
 from data_prep.report.bins import linear_bins, octave_bins
 from data_prep.report.counts import tokenizer_words
 from data_prep.report.statistics import Lengths, Rows, read_lengths, read_rows
+
+
+def offer_report(out: Path, manifest: Manifest) -> None:
+    """Write the page; a fault in it is said and costs nothing but the page.
+
+    Raises:
+        OSError: the disk is full or cannot be written, which the manifest needs too.
+    """
+    try:
+        write_report(out, manifest)
+    except OSError:
+        raise
+    except Exception as error:  # an odd font, another matplotlib: the corpus is complete
+        reason = " ".join(str(error).split())[:200]
+        say(f"{out}: prepared, but without {REPORT_NAME}: {type(error).__name__}: {reason}")
 
 
 def write_report(out: Path, manifest: Manifest) -> None:

@@ -26,7 +26,7 @@ from bertds.errors import EXIT_OK, ConfigError, DataError
 if TYPE_CHECKING:
     from rich.text import Text
 
-_LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
+LABELS = {"nsp": ("the next segment", "a random segment"), "sop": ("in order", "swapped")}
 _FRAME = ("[CLS]", "[SEP]", "<s>", "</s>")
 
 
@@ -51,7 +51,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "path", metavar="OUT", help="a prepared folder, or a folder or file of NVIDIA HDF5"
     )
     parser.add_argument(
-        "--split", choices=("train", "validation"), default="validation", help="(validation)"
+        "--split",
+        choices=("train", "validation"),
+        help="(validation, or train if that is empty)",
     )
     parser.add_argument("-n", "--rows", type=int, default=3, metavar="N", help="how many (3)")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="skip N rows before (0)")
@@ -81,10 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest = Manifest.load(path)
         words = load_tokenizer_info(path / "tokenizer", *manifest.tokenizer.rules).pieces()
         pairs = str(manifest.settings.get("pairs", "nsp"))
-        rows = shard_rows(path, manifest, args.split, args.first, args.rows, args.sequence_length)
+        split = args.split or ("validation" if manifest.splits["validation"].shards else "train")
+        rows = shard_rows(path, manifest, split, args.first, args.rows, args.sequence_length)
     else:
         words, pairs = _vocabulary_beside(path, args.vocab)
-        rows = file_rows(path, args.split, args.first, args.rows, len(words))
+        split = args.split or "validation"
+        rows = file_rows(path, split, args.first, args.rows, len(words))
     from rich.console import Console
 
     console = Console(highlight=False, no_color=args.no_colour)
@@ -92,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, row in enumerate(rows, args.first):
         console.print(describe(number, row, words, pairs), soft_wrap=not console.is_terminal)
     if number + 1 < args.first + args.rows:
-        said = f"{path}: the {args.split} split has no more rows"
+        said = f"{path}: the {split} split has no more rows"
         console.print(said, style="dim", soft_wrap=True)
     return EXIT_OK
 
@@ -197,9 +201,9 @@ def describe(number: int, row: Row, words: list[str], pairs: str) -> Text:
     text = Text()
     text.append(f"row {number}", style="bold")
     text.append(f"  {len(row.ids)} tokens, {len(row.masked)} masked")
-    if row.label is not None and pairs in _LABELS:
+    if row.label is not None and pairs in LABELS:
         text.append(f", next_sentence_label {row.label}: ")
-        text.append(_LABELS[pairs][row.label], style="green" if row.label == 0 else "yellow")
+        text.append(LABELS[pairs][row.label], style="green" if row.label == 0 else "yellow")
     names = ("A", "B") if any(row.segments) else ("A",)
     for segment, name in enumerate(names):
         text.append(f"\n  {name}  ", style="bold cyan" if segment else "bold blue")

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bertds.data.scripts import word_count
 from bertds.errors import ConfigError
 from data_prep.document import CONTAMINATED, LANGUAGE, TOO_LONG, TOO_SHORT
-from data_prep.tokens.scripts import word_count
 
 QUALITY_RULES = ("gopher", "repetition", "c4")
 """Of ``quality.py``, which is imported where it is used: it brings a compiler along."""

@@ -9,7 +9,7 @@
 
 datatrove has the same rules, and tests compare with it. They are our own here because datatrove's
 ask spaCy or NLTK for words and sentences: a heavy install, and a download. A word is what is
-between spaces; scripts that set none count by letters (data_prep/tokens/scripts.py). The stop
+between spaces; scripts that set none count by letters (bertds/data/scripts.py). The stop
 words are English and asked of English only; the other rules know no language.
 """
 
@@ -18,15 +18,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from data_prep.clean import word_set
-from data_prep.selection.repetition import repetition
-from data_prep.tokens.scripts import (
+from bertds.data.scripts import (
     SENTENCE_ENDS,
     has_unspaced,
     mostly_unspaced,
     without_marked_ends,
     word_count,
 )
+from data_prep.clean import word_set
+from data_prep.selection.repetition import repetition
 
 _STOP_WORDS = word_set("the be to of and that have with")
 # C4's, those of other scripts, and their quotation marks.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from bertds.data.scripts import mostly_unspaced, spaced_words
 from bertds.system.numba_jit import compiled
 from data_prep.selection.words import mixed, ngram_hashes
-from data_prep.tokens.scripts import mostly_unspaced, spaced_words
 
 _TOP = ((2, 0.20), (3, 0.18), (4, 0.16))
 _REPEATED = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))

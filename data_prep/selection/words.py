@@ -11,9 +11,9 @@ import re
 
 import numpy as np
 
+from bertds.data.scripts import IDEOGRAPHS
 from bertds.system.numba_jit import compiled
 from bertds.system.start_up import pattern_on_first_use
-from data_prep.tokens.scripts import IDEOGRAPHS
 
 _NOT_WORD = re.compile(r"[\W_]+")
 _UNSPACED = pattern_on_first_use(f"([{IDEOGRAPHS}])")

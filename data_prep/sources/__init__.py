@@ -15,7 +15,12 @@ from data_prep import progress
 from data_prep.document import Document, Limits, SourceFile, Unit
 from data_prep.sources import blocks
 from data_prep.sources.books import read_book
-from data_prep.sources.extracted import OPENING, read_extracted, read_extracted_json
+from data_prep.sources.extracted import (
+    OPENING,
+    is_extracted_json,
+    read_extracted,
+    read_extracted_json,
+)
 from data_prep.sources.hub import hub_units, read_hub, row_group_units
 from data_prep.sources.multistream import (
     cuts,
@@ -275,6 +280,8 @@ def source_file(
             options += sniff_dump(path)
     elif kind == "jsonl":
         check_jsonl(path, options[0], limits)
+        if options[0] == "text" and _WIKI_JSON.fullmatch(path.name) and is_extracted_json(path):
+            reader, options = "extracted-json", ()
     elif kind != "parquet":
         blocks.check_is_text(path)
     return SourceFile(kind, reader, path.resolve(), name, size, options, limits=limits)

@@ -10,18 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
+from bertds.data.scripts import (
+    ends_sentence,
+    join_lines,
+    may_join_without_space,
+    word_count,
+)
 from data_prep.clean import clean_line
 from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.charsets import detect
 from data_prep.sources.gutenberg import is_header_line, without_frame
 from data_prep.sources.limits import joined
-from data_prep.tokens.scripts import (
-    ends_sentence,
-    join_lines,
-    may_join_without_space,
-    word_count,
-)
 
 _PRODUCED_BY = re.compile(r"^(?:E-text prepared by|Produced by|Transcribed (?:by|from))", re.I)
 # The ideographic space that indents the next paragraph stays with it.
@@ -87,11 +87,19 @@ def _is_prose(paragraph: str) -> bool:
     if not (paragraph[0].isalpha() or any(c.isalpha() for c in paragraph[1:200])):
         return False
     if paragraph.rstrip()[-1:] in _TERMINAL:
-        return not (paragraph.isupper() and len(paragraph) < 60)
+        return not (len(paragraph) < 60 and _is_capitals(paragraph))
     if not paragraph.isascii() and ends_sentence(paragraph):
         return True
     # Headings are short and seldom end a sentence.
-    return (len(paragraph) >= 60 and not paragraph.isupper()) or _has_many_words(paragraph)
+    return (len(paragraph) >= 60 and not _is_capitals(paragraph)) or _has_many_words(paragraph)
+
+
+def _is_capitals(paragraph: str) -> bool:
+    """Tell a heading in capitals from Arabic or Chinese with one Latin acronym in it."""
+    if not paragraph.isupper():
+        return False
+    letters = sum(map(str.isalpha, paragraph))
+    return 2 * sum(map(str.isupper, paragraph)) >= letters
 
 
 def _has_many_words(paragraph: str) -> bool:

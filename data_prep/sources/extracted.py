@@ -2,22 +2,26 @@
 
 That is WikiExtractor's output, or with ``--json`` one object per line. The first line of a body is
 the title; it and the short lines that end in a full stop (section titles, ``Career.``) are not
-prose and are left out. Tags and entities that the extractor left are undone. A document that is
-only a title (a redirect, in that format) counts as empty.
+prose and are left out. Tags and entities that the extractor left are undone; where it left
+templates, links or bold, the text is cleaned like a dump's. A document that is only a title (a
+redirect, in that format) counts as empty.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
+from bertds.data.scripts import gap
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
 from data_prep.clean import clean_line, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
 from data_prep.sources.blocks import compression, plain_blocks, records, whole_blocks
 from data_prep.sources.text import unit_lines
-from data_prep.tokens.scripts import gap
+from data_prep.wiki.extract import clean_wikitext
+from data_prep.wiki.names import Site, site
 
 OPENING, CLOSING = b"<doc id=", b"</doc>"
 
@@ -31,6 +35,8 @@ _NOT_PROSE = re.compile(
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LINE_BREAK = re.compile(r"\s*<br\s*/?>\s*", re.IGNORECASE)
 _SECTION_TITLE_WORDS = 8
+_LANGUAGE = re.compile(r"https?://([a-z][a-z-]+)\.(?:m\.)?wik")
+_WIKITEXT = ("{{", "}}", "[[", "]]", "{|", "'''")
 
 
 def read_extracted(unit: Unit) -> Iterator[Document]:
@@ -42,26 +48,43 @@ def read_extracted(unit: Unit) -> Iterator[Document]:
     count = 0
     for record in records(blocks, OPENING, CLOSING, unit.path, unit.limits):
         count += 1
-        yield doc_document(record)
+        yield doc_document(record, unit.options)
     if count == 0 and (unit.start, unit.end) == (0, unit.path.stat().st_size):
         raise DataError(f"{unit.path}: no <doc id=...> in it; other files of its folder have some")
 
 
-def doc_document(record: bytes) -> Document:
-    """Turn one ``<doc ...>...</doc>`` into a document."""
+def doc_document(record: bytes, options: tuple[str, ...] = ()) -> Document:
+    """Turn one ``<doc ...>...</doc>`` into a document.
+
+    Args:
+        record: the element's bytes.
+        options: for :func:`data_prep.wiki.names.site`: the user's templates.
+    """
     try:
         text = record.decode("utf-8")
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     head, _, body = text.partition("\n")
     found = _TITLE.search(head)
-    return body_document(found[1] if found is not None else "", body[: body.rfind("</doc>")])
+    title = found[1] if found is not None else ""
+    return body_document(title, body[: body.rfind("</doc>")], head, options)
 
 
-def body_document(title: str, body: str) -> Document:
-    """Turn the title and the body of an article, both with their escapes, into a document."""
+def body_document(title: str, body: str, address: str, options: tuple[str, ...] = ()) -> Document:
+    """Turn the title and the body of an article, both with their escapes, into a document.
+
+    Args:
+        title: of the article.
+        body: its text.
+        address: holds the page's, which tells its language.
+        options: as for :func:`doc_document`.
+    """
     title = unescape(title)
-    if "<" in body or "&" in body:
+    if "&" in body:
+        body = unescape(body)
+    if any(mark in body for mark in _WIKITEXT):
+        body = clean_wikitext(body, _site_of(address, options), title, extracted=True)
+    elif "<" in body:
         body = without_markup(body)
     lines = [line for line in map(str.strip, body.split("\n")) if line]
     if lines and (lines[0] == title or lines[0].split() == without_markup(title).split()):
@@ -71,14 +94,18 @@ def body_document(title: str, body: str) -> Document:
     return Document(text, "" if text else EMPTY, title)
 
 
+def _site_of(address: str, options: tuple[str, ...]) -> Site:
+    found = _LANGUAGE.search(address)
+    return site((*options, f"language={found[1] if found is not None else 'en'}"))
+
+
 def _gap(line_break: re.Match[str]) -> str:
     text, start, end = line_break.string, line_break.start(), line_break.end()
     return gap(text[max(0, start - 1) : start], text[end : end + 1])
 
 
 def without_markup(text: str) -> str:
-    """Undo what an extractor left of a page: entities, tags, elements without prose."""
-    text = unescape(text)
+    """Undo what an extractor left of a page: tags, elements without prose."""
     if "<" not in text:
         return text
     text = _COMMENT.sub("", text)
@@ -92,19 +119,30 @@ def read_extracted_json(unit: Unit) -> Iterator[Document]:
         if not owned:
             return
         if line.strip():
-            yield _json_document(line)
+            yield _json_document(line, unit.options)
 
 
-def _json_document(line: bytes) -> Document:
+def _json_document(line: bytes, options: tuple[str, ...]) -> Document:
     try:
         record = parse_json(line)
-        title, body = record.get("title", ""), record["text"]
+        title, body, address = record.get("title", ""), record["text"], record.get("url", "")
         text = body.encode("utf-8", "replace").decode("utf-8")
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     except (ValueError, KeyError, TypeError, AttributeError):
         return Document("", MALFORMED)
-    return body_document(title if isinstance(title, str) else "", text)
+    title = title if isinstance(title, str) else ""
+    return body_document(title, text, str(address), options)
+
+
+def is_extracted_json(path: Path) -> bool:
+    """Tell WikiExtractor's ``--json`` from other JSON lines, by its first record."""
+    block = next(whole_blocks(path), (b"", True))[0]
+    try:
+        record = parse_json(block.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0])
+    except ValueError:
+        return False
+    return isinstance(record, dict) and record.keys() >= {"id", "url", "title", "text"}
 
 
 def is_section_title(line: str) -> bool:

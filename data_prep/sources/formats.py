@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator
 
 HEAD_BYTES = 4096
@@ -70,6 +72,10 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
 _CONTROLS = bytes([*range(0x08), 0x0B, *range(0x0E, 0x1A), *range(0x1C, 0x20), 0x7F])
 _FEW_CONTROLS = 4
 _CONTROL_SHARE = 0.02
+_IDEOGRAPHS, _SYLLABLES = range(0x2E80, 0xA4D0), range(0xAC00, 0xD800)
+_WIDE_MARKS = (0x3000, 0x3001, 0x3002, 0xFF0C, 0xFF01, 0xFF1F, 0xFF1A, 0xFF1B)
+_IDEOGRAPHIC, _HANGUL = -1, -2
+_NO_CHARACTERS = ("Cn", "Co", "Cs", "Cc")
 
 
 def wrapping(head: bytes) -> str:
@@ -111,7 +117,41 @@ def wide_encoding(head: bytes) -> str:
     even, odd = (zeros[0] + zeros[2]) / 2, (zeros[1] + zeros[3]) / 2
     if odd > 0.4 and even < 0.02:
         return "utf-16-le"
-    return "utf-16-be" if even > 0.4 and odd < 0.02 else ""
+    if even > 0.4 and odd < 0.02:
+        return "utf-16-be"
+    return next((e for e in ("utf-16-le", "utf-16-be") if _is_text_in(head[:size], e)), "")
+
+
+def _is_text_in(head: bytes, encoding: str) -> bool:
+    """Tell whether bytes are UTF-16 of another script than Latin.
+
+    Then their letters are of one script, two at most (Japanese counts as one), and there are spaces
+    or other marks between them; numbers, or text in another encoding, would be of all scripts.
+    """
+    text = head.decode(encoding, "replace")[:-1]  # the last may be half of a pair
+    scripts: Counter[int] = Counter()
+    marks = 0
+    for character in text:
+        code = ord(character)
+        if code < 0x80:
+            if code < 0x20 and character not in "\t\n\r\f\x1a":
+                return False
+            marks += not character.isalnum()
+        elif code in _WIDE_MARKS:
+            marks += 1
+        elif unicodedata.category(character) in _NO_CHARACTERS:
+            return False
+        else:
+            scripts[
+                _IDEOGRAPHIC
+                if code in _IDEOGRAPHS
+                else _HANGUL
+                if code in _SYLLABLES
+                else code >> 8
+            ] += 1
+    letters = scripts.total()
+    most = sum(count for _, count in scripts.most_common(3))
+    return marks > 0 and letters > 0 and len(text) <= 80 * marks and most >= 0.97 * letters
 
 
 def not_text(head: bytes) -> str:

@@ -16,15 +16,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-_START = re.compile(r"\*\*\* ?START OF (?:THIS|THE) PROJECT GUTENBERG[^\n]*\n?")
+_START = re.compile(r"[ \t]*\*\*\* ?START OF (?:THIS|THE) PROJECT GUTENBERG[^\n]*\n?")
 _END = re.compile(
-    r"(?:\*\*\* ?END OF (?:THIS|THE) PROJECT GUTENBERG|End of (?:the |this )?Project Gutenberg)",
+    r"[ \t]*(?:\*\*\* ?END OF (?:THIS|THE) PROJECT GUTENBERG"
+    r"|End of (?:the |this )?Project Gutenberg"
+    r"|Ende dieses Proje[ck]t Gutenberg|Fin de Project Gutenberg)",
     re.IGNORECASE,
 )
 _PRINT_BEGIN = re.compile(
-    r"\*\*\* ?START(?:\*\*| ?\*\* ?|: )(?:THE SMALL PRINT|FULL LICENSE)[^\n]*\n?"
+    r"[ \t]*\*\*\* ?START(?:\*\*| ?\*\* ?|: )(?:THE SMALL PRINT|FULL LICENSE)[^\n]*\n?"
 )
-_PRINT_END = re.compile(r"\*END ?(?:\*\*?)? ?THE SMALL PRINT![^\n]*\n?")
+_PRINT_END = re.compile(r"[ \t]*\*END ?(?:\*\*?)? ?THE SMALL PRINT![^\n]*\n?")
 _HEADER_LINE = re.compile(
     r"This header should be the first thing seen|Please take a look at the important information "
     r"in this header|Copyright laws are changing all over the world|\**Welcome To The World of "
@@ -33,7 +35,20 @@ _HEADER_LINE = re.compile(
     re.IGNORECASE,
 )
 _HEADER_LETTERS = "*CPTW"
-_PROJECT = ("Project Gutenberg", "PROJECT GUTENBERG", "project gutenberg")
+_PROJECT = (
+    *("Project Gutenberg", "PROJECT GUTENBERG", "project gutenberg"),
+    *("Projekt Gutenberg", "PROJEKT GUTENBERG"),
+)
+_LICENCE = (
+    "FULL LICENSE",
+    "Full Project Gutenberg License",
+    "Full Project Gutenberg-tm License",
+    "SMALL PRINT",
+    "Updated editions will replace the previous one",
+    "This file should be named",
+)
+_LONGEST_FOOTER = 300
+"""Characters between two end markers: names of files, dates, the producer's thanks."""
 _LONGEST_FRAME = 40_000
 """Characters of header, small print or licence, with room to spare (the licence has 19,000)."""
 
@@ -101,8 +116,23 @@ def _is_late(start: re.Match[str], text: str) -> bool:
 
 
 def _up_to_end(text: str) -> str:
-    """Return the text before the first end marker after which no more than a licence follows."""
-    for end in _markers(text, _END, _PROJECT):
-        if len(text) - end.start() <= _LONGEST_FRAME:
-            return text[: end.start()]
-    return text
+    """Return the text before the end marker that is followed by no more than a licence.
+
+    That is the last one, since a book may quote the line; or an earlier one, if there is nothing
+    between them but the licence, or a few lines.
+    """
+    end = len(text)
+    for marker in reversed(list(_markers(text, _END, _PROJECT))):
+        if len(text) - marker.start() > _LONGEST_FRAME:
+            break
+        if end < len(text) and not _is_frame(text[marker.end() : end]):
+            break
+        end = marker.start()
+    return text[:end]
+
+
+def _is_frame(text: str) -> bool:
+    """Tell what is between two end markers from the end of a book."""
+    if len(text) < _LONGEST_FOOTER:
+        return True
+    return any(words in text for words in _LICENCE)

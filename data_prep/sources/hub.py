@@ -42,7 +42,7 @@ def find_hub(given: str, split: str, key: str) -> list[SourceFile]:
         DataError: there is no such dataset, configuration or split, or it cannot be reached.
     """
     name, config = _name_and_config(given)
-    builder = _builder(given, name, config)
+    builder = dataset_builder(given, name, config)
     data_files = getattr(builder.config, "data_files", None) or {}
     if split not in data_files:
         there = ", ".join(map(str, data_files)) or "none"
@@ -84,7 +84,8 @@ def _name_and_config(given: str) -> tuple[str, str]:
     return (name, config) if colon else (given, "")
 
 
-def _builder(given: str, name: str, config: str) -> DatasetBuilder:
+def dataset_builder(given: str, name: str, config: str) -> DatasetBuilder:
+    """Return what ``datasets`` knows about a dataset, without loading it."""
     try:
         import datasets
     except ImportError as error:
@@ -127,7 +128,7 @@ def _licence(name: str) -> str:
     path = Path(name) / "README.md"
     try:
         card = DatasetCard.load(str(path) if Path(name).is_dir() else name)
-    except _errors():
+    except Exception:  # a look-up that the corpus does not need: no network, no card, an odd one
         return ""
     licence = card.data.to_dict().get("license") or ""
     return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)

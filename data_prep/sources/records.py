@@ -53,6 +53,9 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
     head = next(whole_blocks(path), (b"", True))[0].removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith(b"["):  # often a single line of the whole file's size: do not parse it
         raise _not_lines(path, 1, _ARRAY)
+    for beginning, what in _OF_WIKIS.items():
+        if head.startswith(beginning):
+            raise DataError(f"{path}: {what}, no JSON lines; give it with --wiki")
     without_key = ""
     end = path.stat().st_size
     lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, end, 0, limits=limits))
@@ -80,6 +83,7 @@ def _not_lines(path: FilePath, number: int, found: str) -> DataError:
     )
 
 
+_OF_WIKIS = {b"<doc id=": "extracted articles (<doc ...>)", b"<mediawiki": "a MediaWiki dump"}
 _NO_KEY, _ARRAY = "an object without the key", "the beginning of a JSON array"
 _CHECKED_BYTES = 1 << 20
 

@@ -45,6 +45,7 @@ _ESCAPED = {"lt": "<", "gt": ">", "quot": '"', "apos": "'", "#10": "\n", "amp": 
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
 # "#REDIRECT [[Target]]" in the wiki's own language too, for dumps older than <redirect />.
 _REDIRECT_TEXT = re.compile(r"\s*[#＃]\s*([^\s#:：\[\]][^\n#:：\[\]]{0,40}?)\s*[:：]?\s*\[\[")
+_ONE_LINK = re.compile(r"\[\[[^\[\]\n]*\]\]|\{\{[^{}\n]*\}\}|<!--.*?-->")
 _ONE_LINE = re.compile(r"[^\n]*\]\]\s*")
 
 
@@ -206,7 +207,14 @@ def _is_redirect(text: str) -> bool:
     match = _REDIRECT_TEXT.match(text)
     if match is None:
         return False
-    if match[1].replace("_", " ").lower() in redirect_words():
+    word = match[1].replace("_", " ").lower()
+    if word == "redirect":
         return True
+    if word in redirect_words():
+        # "#Ohjaus [[X]] is ..." is a sentence, even if "#OHJAUS [[X]]" is Finnish for a redirect.
+        if match[1] == match[1].upper():
+            return True
+        rest = _ONE_LINK.sub("", text[match.end() - 2 :].lstrip("\n").partition("\n")[0])
+        return not any(map(str.isalpha, rest))
     # A word that no table has: a redirect is all that its page holds.
     return "\n" not in text.strip() and _ONE_LINE.fullmatch(text, match.end()) is not None

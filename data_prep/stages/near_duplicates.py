@@ -23,7 +23,7 @@ from bertds.system.numba_jit import compiled
 from data_prep.stages.markers import read_marker, write_marker
 from data_prep.stages.part_files import open_part
 
-_DOCUMENTS_AT_ONCE = 1 << 22
+DOCUMENTS_AT_ONCE = 1 << 22
 """Of one task: 16 bytes each, and as much again while they are sorted."""
 
 
@@ -81,7 +81,7 @@ def load_dropped(path: Path | None) -> Dropped:
 def link_tasks(parts: Sequence[Path], bands: int, folder: Path, inputs: str) -> list[LinkTask]:
     """Return the tasks of all bands."""
     documents = sum(open_part(part).documents for part in parts)
-    ranges = max(1, -(-documents // _DOCUMENTS_AT_ONCE))
+    ranges = max(1, -(-documents // DOCUMENTS_AT_ONCE))
     edges = [(1 << 64) * i // ranges for i in range(ranges + 1)]
     return [
         LinkTask(

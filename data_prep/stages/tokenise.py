@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +85,7 @@ class JsonEncoder:
 
 
 Encoder = WordPieceEncoder | NanotokenEncoder | JsonEncoder
-_distrusted: set[str] = set()
+distrusted: set[str] = set()
 """Fingerprints of vocabularies for which nanotoken was found to be wrong, in this process."""
 
 
@@ -115,11 +116,11 @@ def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
 
 def run_stage(task: StageTask) -> dict[str, Any]:
     """Do one task; return what its marker records."""
-    if task.settings.tokeniser == "nanotoken" and task.fingerprint not in _distrusted:
+    if task.settings.tokeniser == "nanotoken" and task.fingerprint not in distrusted:
         try:
             return _run(task, fast=True)
         except TokensDiffer as difference:
-            _distrusted.add(task.fingerprint)
+            distrusted.add(task.fingerprint)
             progress.say(
                 f"nanotoken and tokenizers disagree on {str(difference)[:80]!r}; going on without "
                 "nanotoken"
@@ -240,13 +241,14 @@ def _as_tokens(
     settings = task.settings
     weights = [dict(settings.mix).get(source, 1.0) for source in task.sources]
     for batch in _batches(documents):
-        sentences = [sentence for document in batch for sentence in document.sentences]
         if isinstance(words, JsonEncoder):
             sentences = [
-                words.in_running_text(sentence, number == 0)
+                words.in_running_text(sentence, before)
                 for document in batch
-                for number, sentence in enumerate(document.sentences)
+                for before, sentence in pairwise(["", *document.sentences])
             ]
+        else:
+            sentences = [sentence for document in batch for sentence in document.sentences]
         ids, lengths = words.encode(sentences)
         counts["tokens"] += len(ids)
         counts["unknown"] += int(

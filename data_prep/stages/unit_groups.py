@@ -14,7 +14,7 @@ from data_prep.workers.team import Group
 
 _SMALLEST_UNIT, _LARGEST_UNIT = 1 << 20, 32 << 20
 _UNITS_WANTED = 64
-_LARGEST_GROUP = 256
+LARGEST_GROUP = 256
 
 
 def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Iterator[Group]:
@@ -40,7 +40,7 @@ def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Ite
             continue
         for unit in file_units(file, size):
             gathered.append(unit)
-            if sum(u.size for u in gathered) >= size or len(gathered) == _LARGEST_GROUP:
+            if sum(u.size for u in gathered) >= size or len(gathered) == LARGEST_GROUP:
                 yield group(partial(iter, tuple(gathered)))
                 gathered = []
     if gathered:

@@ -12,11 +12,11 @@ import numpy as np
 
 from bertds.data.tokenizer_json import WordPieceRules
 from bertds.data.vocabulary import SPECIAL_TOKENS
+from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, write_text
 from bertds.system.start_up import pattern_on_first_use
 from data_prep.stages.part_files import open_part
-from data_prep.tokens.wordpiece import huggingface_tokenizer
 
 _ALPHABET = 1000
 _WANTED_COVERAGE, _LEAST_COVERAGE = 0.9995, 0.99
@@ -49,7 +49,7 @@ def train_vocabulary(
     """
     from tokenizers import Tokenizer, models, trainers
 
-    pipeline = huggingface_tokenizer({"[UNK]": 0}, rules)
+    pipeline = wordpiece_pipeline({"[UNK]": 0}, rules)
     lowest = _sample_start(parts, sample_bytes)
     characters: Counter[str] = Counter()
     for sentence in _sentences(parts, lowest):
@@ -160,7 +160,7 @@ def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, rules: WordPieceRul
     lines = vocab_bytes.decode("utf-8").split("\n")
     tokens = [token.removesuffix("\r") for token in (lines[:-1] if lines[-1] == "" else lines)]
     ids = {token: number for number, token in enumerate(tokens)}
-    tokenizer = huggingface_tokenizer(ids, rules)
+    tokenizer = wordpiece_pipeline(ids, rules)
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from bertds.data.tokenizer_json import WordPieceRules
+from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from bertds.errors import ConfigError
-from data_prep.tokens.wordpiece import huggingface_tokenizer
 
 _EVERY = 400
 _LEAST = 10
@@ -50,7 +50,7 @@ class NanotokenEncoder:
         self.unknown = vocabulary["[UNK]"]
         self.dtype = np.dtype(np.uint16 if len(tokens) <= 65_535 else np.uint32)
         # Without added tokens: text that spells [MASK] is text.
-        self._exact = huggingface_tokenizer(vocabulary, rules)
+        self._exact = wordpiece_pipeline(vocabulary, rules)
         self._fast: Any = WordPieceTokenizer.from_json(self._exact.to_str())
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,14 +4,14 @@ It knows the abbreviations of some hundred languages and splits about 70 MB/s a 
 paragraph (a regular expression without abbreviations: about 55; both measured on one core with
 benchmarks/prep.py's text). It slows down on very long inputs, so long paragraphs are cut first.
 Where it knows no ends of a script's sentences (Khmer, Tibetan, Thai, Lao), those of
-data_prep/tokens/scripts.py are used.
+bertds/data/scripts.py are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from data_prep.tokens.scripts import last_break, needs_own_ends, split_further
+from bertds.data.scripts import last_break, needs_own_ends, split_further
 
 SPLITTER = "sentencex"
 """Name in the manifest: another splitter would give other sentences."""

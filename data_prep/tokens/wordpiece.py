@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bertds.data.tokenizer_json import WordPieceRules
+from bertds.data.wordpiece_pipeline import LONGEST_WORD, wordpiece_pipeline
 from bertds.errors import DataError
 from bertds.system.start_up import pattern_on_first_use
 from data_prep.tokens.wordpiece_kernels import count_ids, fill, gather, scan
@@ -43,38 +44,12 @@ from data_prep.tokens.wordpiece_tables import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-LONGEST_WORD = 100
-"""Characters; a longer word is [UNK], as in every BERT tokenizer."""
-
 _BATCH_CHARACTERS = 1 << 20
 _SMALLEST_CACHE = 1 << 12
 # A cut before one of these is invisible to the tokenizer: it sets spaces around them anyway.
 _SAFE_CUT = pattern_on_first_use(r"[!-/:-@\[-`{-~\u4e00-\u9fff\u3400-\u4dbf]")
 _SAFE_ASCII_CUT = re.compile(r"[!-/:-@\[-`{-~]")
 _PIECE_CHARACTERS = 1 << 16
-
-
-def huggingface_tokenizer(vocabulary: dict[str, int], rules: WordPieceRules | bool) -> Tokenizer:
-    """Return the ``tokenizers`` pipeline of BERT, without added special tokens.
-
-    Args:
-        vocabulary: tokens and their ids.
-        rules: what is done to text; a bool is BERT's own, uncased or cased.
-    """
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
-
-    tokenizer = Tokenizer(
-        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
-    )
-    if isinstance(rules, bool):
-        rules = WordPieceRules.of(rules)
-    tokenizer.normalizer = normalizers.BertNormalizer(
-        lowercase=rules.lower_case,
-        strip_accents=rules.strip_accents,
-        handle_chinese_chars=rules.chinese_characters,
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    return tokenizer
 
 
 class WordPieceEncoder:
@@ -101,8 +76,8 @@ class WordPieceEncoder:
         self.unknown = unknown = vocabulary["[UNK]"]
         if isinstance(rules, bool):
             rules = WordPieceRules.of(rules)
-        self._exact = huggingface_tokenizer(vocabulary, rules)
-        self._bytes = _byte_tables(vocabulary, rules.lower_case, unknown, self._exact)
+        self.exact_tokenizer = wordpiece_pipeline(vocabulary, rules)
+        self._bytes = _byte_tables(vocabulary, rules.lower_case, unknown, self.exact_tokenizer)
         # Where ideographs are not divided, a cut between them would divide a word.
         self._safe_cut = _SAFE_CUT if rules.chinese_characters else _SAFE_ASCII_CUT
         rests = {t[2:].encode(): n for t, n in vocabulary.items() if t.startswith("##")}
@@ -192,7 +167,7 @@ class WordPieceEncoder:
             cache.used[2] = at + len(found)
 
     def _encode_exactly(self, texts: list[str]) -> list[list[int]]:
-        encodings = self._exact.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = self.exact_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def _finish_giant(

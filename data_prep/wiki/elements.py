@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from bertds.data.scripts import gap
 from data_prep.clean import TAG_NAMES, word_set
-from data_prep.tokens.scripts import gap
 from data_prep.wiki import literal
 from data_prep.wiki.formulas import LONGEST, formula_text
 
@@ -17,6 +17,10 @@ _DROPPED = word_set(
     style script pre
     """
 )
+# Formatting: where a line begins with one of these, no mark after it begins a list or a table.
+_INLINE = word_set("b i u s em strong small big span font code tt kbd samp var cite dfn q sub sup")
+_LINE_MARKS = frozenset("*#:;=!|{}")
+_BEFORE_TEXT = frozenset(["", *"\n*#:; '"])
 _FORMULAS = frozenset(["math", "chem", "ce"])
 # Elements that end a paragraph.
 _BLOCKS = word_set("p div blockquote poem center li ul ol dl dd dt hr tr td th caption")
@@ -25,6 +29,8 @@ _MARKUP = re.compile(r"<(?:!(?:--|\[CDATA\[)|(/?)([a-zA-Z][a-zA-Z0-9]*)(?=[\s/>]
 _CDATA = "<![CDATA["
 _END_OF_NOWIKI = re.compile(r"</nowiki\s*>", re.IGNORECASE)
 _LINE_BREAK = re.compile(r"\s*<br\b", re.IGNORECASE)
+_HEADINGS = {f"h{level}": "=" * level for level in range(1, 7)}
+_LONGEST_HEADING = 300
 _LONGEST_NESTED_REFERENCE = 4000
 """Characters; a reference that goes on for longer was never closed."""
 
@@ -62,10 +68,18 @@ def without_elements(text: str) -> str:
                             replacement = formula_text(_content(text, inside, end))
                 elif name in _BLOCKS:
                     replacement = "\n\n"
+                elif name in _HEADINGS:
+                    end, replacement = _heading(text, name, end)
                 elif name == "br":
                     replacement = _line_break(text, start, end)
                 elif name == "nowiki":
                     end, replacement = _literal(text, start, end, unclosed)
+                elif (
+                    text[end : end + 1] in _LINE_MARKS
+                    and name in _INLINE
+                    and text[start - 1 : start] in _BEFORE_TEXT
+                ):
+                    replacement = literal.NOTHING
         pieces.append(text[position:start])
         if replacement:
             pieces.append(replacement)
@@ -105,6 +119,17 @@ def _line_break(text: str, start: int, end: int) -> str:
     if _LINE_BREAK.match(text, end):
         return "\n\n"
     return gap(text[max(0, start - 1) : start], text[end : end + 1])
+
+
+def _heading(text: str, name: str, start: int) -> tuple[int, str]:
+    """Return the end of ``<h2>Title</h2>``, and the title as a heading of wikitext."""
+    limit = start + _LONGEST_HEADING
+    close = max(text.find(f"</{name}", start, limit), text.find(f"</{name.upper()}", start, limit))
+    if close < 0:
+        return start, "\n\n"
+    end = text.find(">", close) + 1 or len(text)
+    title = " ".join(without_elements(text[start:close]).split())
+    return end, f"\n\n{_HEADINGS[name]}{title}{_HEADINGS[name]}\n\n" if title else "\n\n"
 
 
 def _content(text: str, start: int, end: int) -> str:

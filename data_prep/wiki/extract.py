@@ -16,18 +16,17 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, TypeAlias
 
-from data_prep.clean import unescape
 from data_prep.wiki import literal
 from data_prep.wiki.elements import without_elements
-from data_prep.wiki.lines import paragraphs_of
-from data_prep.wiki.links import EXTERNAL_LINK, link_text
+from data_prep.wiki.expressions import expression_value
+from data_prep.wiki.lines import lines_of, paragraphs_of
+from data_prep.wiki.links import EXTERNAL_LINK, link_text, without_addresses
 from data_prep.wiki.names import Site, magic_words, site
 from data_prep.wiki.quotes import without_quotes
 from data_prep.wiki.template_functions import Arguments
 from data_prep.wiki.templates import Templates, templates_of
 from data_prep.wiki.variants import one_variant
 
-_BARE_ADDRESS = re.compile(r"https?://[^\s<>\[\]]*[^\s<>\[\].,;:!?)'\"]")
 _BRACES = re.compile(r"\{\{+|\}\}+")
 _LONGEST_TEMPLATE = 4000
 _LONGEST_NAME = 60
@@ -44,13 +43,16 @@ class _Page(NamedTuple):
     title: str
 
 
-def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
+def clean_wikitext(
+    text: str, wiki: Site | None = None, title: str = "", *, extracted: bool = False
+) -> str:
     """Return the prose of an article: paragraphs, one a line; empty if there is none.
 
     Args:
         text: wikitext with XML's own escapes already undone.
         wiki: the names of the wiki; None = an English one's.
         title: of the page, which ``{{PAGENAME}}`` shows.
+        extracted: an extractor has chosen the lines already; each is a paragraph.
     """
     if wiki is None:
         wiki = site()
@@ -58,14 +60,17 @@ def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
         text = without_elements(text)
     if has_literal := literal.has_hidden(text):
         text = literal.without_parted(text)
+    if "-{{{" in text:
+        # A template inside of a variant, and no parameter between hyphens.
+        text = text.replace("-{{{", "-{ {{").replace("}}}-", "}} }-")
     if "{{" in text or "}}" in text:
         page = _Page(wiki, templates_of(wiki.language, wiki.templates), title)
         text = _without_templates(text, page)
-    if "{" in text:  # one letter is found much faster than two
-        if "{|" in text:
-            text = _without_tables(text)
-        if "-{" in text:
-            text = one_variant(text)
+    if "{|" in text:
+        text = _without_tables(text)
+    text = literal.shown_marks_apart(text)
+    if "-{" in text:
+        text = one_variant(text)
     if "[" in text:
         text = link_text(text, wiki)
         if "[" in text:
@@ -73,14 +78,14 @@ def clean_wikitext(text: str, wiki: Site | None = None, title: str = "") -> str:
     if "''" in text:
         text = without_quotes(text)
     if "&" in text:
-        text = unescape(text)
+        text = literal.unescaped(text)
     text = text.replace("\xa0", " ")
     if "://" in text:
-        text = _BARE_ADDRESS.sub("", text)
-    paragraphs = "\n".join(paragraphs_of(text, wiki.language))
-    # Templates hide marks too: the apostrophe of {{'}} is none of italic.
-    has_literal = has_literal or literal.has_hidden(paragraphs)
-    return literal.show(paragraphs) if has_literal else paragraphs
+        text = without_addresses(text)
+    # Templates and shown marks are hidden too: the apostrophe of {{'}} is none of italic.
+    has_literal = has_literal or literal.has_hidden(text)
+    paragraphs = lines_of(text) if extracted else paragraphs_of(text, wiki.language)
+    return "\n".join(literal.show(paragraphs) if has_literal else paragraphs)
 
 
 # --------------------------------------------------------------------------------------------
@@ -175,7 +180,8 @@ def _without_templates(text: str, page: _Page, depth: int = 0) -> str:
             if braces == 2:
                 words = _template_words(text, start + 2, end - 2, page, depth)
                 if words:
-                    pieces.append(words)
+                    # "{{lang|ktz|!Xun}}": no heading of a table.
+                    pieces.append(literal.NOTHING + words if words[0] == "!" else words)
             elif braces == 3:  # the value that is taken when the page itself is shown
                 default = text[start + 3 : end - 3].partition("|")[2]
                 pieces.append(_without_templates(default, page, depth + 1))
@@ -211,12 +217,27 @@ def _function_words(body: str, page: _Page, depth: int) -> str:
         rest = rest.partition("|")[0].strip()
         if "{{" in rest:
             rest = _without_templates(rest, page, depth + 1)
+        if word == "formatnum":
+            return _formatted(rest, body, page)
         if word in ("lcfirst", "ucfirst"):
             return _CASES[word[:2]](rest[:1]) + rest[1:]
         return _CASES.get(word, str)(rest)
+    if name == "#expr":
+        if "{{" in rest:
+            rest = _without_templates(rest, page, depth + 1)
+        return expression_value(rest)
     if name in ("subst", "safesubst", "template") or name in page.site.others:
         return _template_words(rest, 0, len(rest), page, depth + 1) if rest[:1] != "#" else ""
     return ""
+
+
+def _formatted(number: str, body: str, page: _Page) -> str:
+    """Return ``{{formatnum:1234567}}`` as the language writes numbers; with ``|R`` the reverse."""
+    ways = page.templates.conventions
+    option = body.rpartition("|")[2].strip().upper()
+    if option == "R":
+        return number.replace(ways.group, "").replace(ways.decimal, ".")
+    return ways._replace(group="").number(number) if option == "NOSEP" else ways.number(number)
 
 
 def _arguments(written: str, body: str, page: _Page, depth: int) -> Arguments:

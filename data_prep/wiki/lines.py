@@ -6,16 +6,15 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from bertds.system.yaml_text import FastLoader, load_yaml
-from data_prep.tokens.scripts import (
+from bertds.data.scripts import (
     ends_sentence,
     join_lines,
     without_marked_ends,
     word_count,
 )
-from data_prep.wiki.names import switches
+from bertds.system.yaml_text import FastLoader, load_yaml
+from data_prep.wiki.names import codes_with_fallbacks, switches
 
-_OTHER_CODES = {"nb": "no", "sgs": "lt", "gsw": "de", "nan": "zh-min-nan"}
 _SECTIONS_FILE = Path(__file__).with_name("sections.yaml")
 # "__TOC__", "__БЕЗ_ОГЛАВЛЕНИЯ__", full-width in Japanese. Only names that MediaWiki has.
 _SWITCH = re.compile(r"__(?=[^\W_])[^\n]{2,48}?[^_]__(?!_)")
@@ -32,12 +31,18 @@ _LOST_END = re.compile(r"\s*[,;]\s*([.:])(?=\s|$)(?!\s?\.)")
 _LOST_BEGINNING = re.compile(r"[,;:.)]+\s+|[,;:)，、；：。）]+")
 # "|url = http..." of a citation whose brackets do not match.
 _PARAMETER = re.compile(r"\s*\|\s*[A-Za-z][\w -]{0,20}=[^|.\n]{0,80}")
+_LONE_BAR = re.compile(r" \|(?!\|)")
 # Brackets and marks that are as wide as an ideograph, and those of Arabic.
 _EMPTY_WIDE = re.compile(r"（[\s,;:，、；：.–—/-]*）")
 _WIDE_START = re.compile(r"（[\s，、；：,;:]+")
 _WIDE_END = re.compile(r"(?<![\s，、；,;])[\s，、；,;]++）")
 _WIDE_LOST = re.compile(r"[，、；](?:[\s，、；]*([，。])|\s*(?=[，、；]))")
 _ARABIC_LOST = re.compile(r"([،؛])(?:\s*[،؛])+")
+# "And" in the languages of sections.yaml. (Where each part is a title, there is no other reading.)
+_AND = re.compile(
+    r"\s*[,;/&+·・、]\s*|[和与與及と]|\s+و\s*|\s+(?:and|und|et|y|e|i|och|og|en|a|an|és|ve|và|dan"
+    r"|și|şi|ja|kaj|eta|un|ir|in|te|va|agus|и|і|й|та|да|ва|και|և|और|এবং|ও|및|וגם|یا)\s+"
+)
 _LETTERS = re.compile(r"[^\W\d_]{2}")
 
 
@@ -52,6 +57,7 @@ def paragraphs_of(text: str, language: str = "en") -> list[str]:
     current: list[str] = []
     skipped = skipped_sections(language)
     skipping = 0  # level of the heading whose section is left out
+    has_rows = _has_rows(text)
 
     def finish() -> None:
         if current:
@@ -71,7 +77,7 @@ def paragraphs_of(text: str, language: str = "en") -> list[str]:
             finish()
             level = len(line) - len(line.lstrip("="))
             if not skipping or level <= skipping:
-                skipping = level if line.strip("=: \t").lower() in skipped else 0
+                skipping = level if _is_skipped(line.strip("=: \t").lower(), skipped) else 0
             continue
         if skipping:
             continue
@@ -82,12 +88,40 @@ def paragraphs_of(text: str, language: str = "en") -> list[str]:
             if _is_sentence(item) and "|" not in item and "ISBN" not in item:
                 current.append(item)
                 finish()
-        elif first in "|!{}" or line.startswith("----"):
+        elif _is_markup(line, has_rows):
             finish()
-        elif "||" not in line:
+        elif not has_rows or "||" not in line:
             current.append(line)
     finish()
     return paragraphs
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text whose lines are paragraphs, without markup that is none of them.
+
+    Args:
+        text: as for :func:`paragraphs_of`.
+    """
+    has_rows = _has_rows(text)
+    lines = []
+    for line in map(str.strip, text.split("\n")):
+        if not line or (line[0] == "=" and line[-1] == "=") or _is_markup(line, has_rows):
+            continue
+        line = tidy(line.lstrip("*#:; "))
+        if any(map(str.isalnum, line)):
+            lines.append(line)
+    return lines
+
+
+def _has_rows(text: str) -> bool:
+    """Tell whether rows of a table without its end are left; else "!Kung", "a || b" are text."""
+    return text[:1] == "|" or "\n|" in text or "\n |" in text
+
+
+def _is_markup(line: str, has_rows: bool) -> bool:
+    """Tell rows of tables, left-over braces and rules."""
+    first = line[0]
+    return first in "|}" or (first == "!" and has_rows) or line.startswith(("{|", "----"))
 
 
 def tidy(text: str) -> str:
@@ -105,10 +139,10 @@ def tidy(text: str) -> str:
     if "{" in text or "}" in text or "[" in text or "]" in text:
         for mark in ("{{", "}}", "[[", "]]"):
             text = text.replace(mark, "")
+    if "|" in text:
+        text = _LONE_BAR.sub(" ", _PARAMETER.sub("", text))
     if "  " in text or "\t" in text:
         text = " ".join(text.split())
-    if "|" in text:
-        text = _PARAMETER.sub("", text).replace(" |", " ")
     if " ," in text or " ." in text or " ;" in text:
         text = text.replace(" ,", ",").replace(" ;", ";").replace(" . ", ". ")
         if text.endswith(" ."):
@@ -161,6 +195,11 @@ def _is_sentence(item: str) -> bool:
     return not item.isascii() and without_marked_ends(item) and word_count(item) >= 10
 
 
+def _is_skipped(title: str, skipped: frozenset[str]) -> bool:
+    """Tell the title of a section without prose; "Weblinks und Literatur" is two of them."""
+    return title in skipped or all(part in skipped for part in _AND.split(title))
+
+
 @lru_cache(maxsize=64)
 def skipped_sections(language: str) -> frozenset[str]:
     """Return the titles of sections that hold no prose, in lower case.
@@ -168,15 +207,10 @@ def skipped_sections(language: str) -> frozenset[str]:
     Args:
         language: whose own titles count; of other languages those that cannot be mistaken.
     """
-    sections = _sections()
-    own = [titles for code, titles in sections.items() if code in _codes(language)]
+    sections, codes = _sections(), codes_with_fallbacks(language)
+    own = [titles for code, titles in sections.items() if code in codes]
     others = [t for titles in sections.values() for t in titles if len(t) > 5 or not t.isascii()]
     return frozenset([*sections["en"], *(title for titles in own for title in titles), *others])
-
-
-def _codes(language: str) -> tuple[str, ...]:
-    base = language.partition("-")[0]
-    return language, base, _OTHER_CODES.get(base, "")
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,11 @@ from data_prep.wiki.names import Site, file_options
 EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
 # A link that holds no other, with nothing in it that could be a namespace: nine of ten. What it
 # shows is the one group, so that text and groups in a row are the result.
-_PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
+PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
+# Up to what no address holds; a mark of East Asia is of the sentence around it.
+_BARE_ADDRESS = re.compile(
+    r"(?:http|ftp)s?://[^\s<>\[\]\"\u3000-\u303f\uff01-\uff0f\uff1a-\uff1f\uff3b-\uff60]++"
+)
 _DEEPEST_LINK = 30
 _LONGEST_PREFIX = 40
 _PIXELS = re.compile(r"(?:\d+|\d*x\d+)\s*px")
@@ -18,7 +22,7 @@ _PIXELS = re.compile(r"(?:\d+|\d*x\d+)\s*px")
 
 def link_text(text: str, site: Site) -> str:
     """Replace all links of a text."""
-    text = "".join(_PLAIN_LINK.split(text))
+    text = "".join(PLAIN_LINK.split(text))
     opening, closing = text.find("[["), text.find("]]")
     out: list[str] = []
     stack: list[list[str]] = []
@@ -52,6 +56,23 @@ def link_text(text: str, site: Site) -> str:
     return "".join(piece for level in levels for piece in level)
 
 
+def without_addresses(text: str) -> str:
+    """Cut bare addresses out, as long as MediaWiki takes them to be."""
+    return _BARE_ADDRESS.sub(_after_address, text)
+
+
+def _after_address(match: re.Match[str]) -> str:
+    """Return what of a bare address is the sentence's: its full stop, a bracket opened before."""
+    address = match[0]
+    end = len(address)
+    while end and (
+        address[end - 1] in ".,;:!?'"
+        or (address[end - 1] == ")" and address.count(")", 0, end) > address.count("(", 0, end))
+    ):
+        end -= 1
+    return address[end:]
+
+
 def _one_link(inner: str, site: Site) -> str:
     target, bar, label = inner.partition("|")
     if ":" in target:
@@ -71,12 +92,6 @@ def _one_link(inner: str, site: Site) -> str:
     return label
 
 
-def _shows_nothing(target: str, bar: str, label: str, site: Site) -> bool:
-    if _is_file(target, site) or ("|" in label and _has_file_options(label)):
-        return True
-    return not bar and _is_elsewhere(target, site)
-
-
 def _is_file(target: str, site: Site) -> bool:
     colon = target.find(":", 0, _LONGEST_PREFIX)
     return colon > 0 and _prefix(target[:colon]) in site.files
@@ -93,14 +108,13 @@ def _has_file_options(label: str) -> bool:
 
 
 def _is_elsewhere(target: str, site: Site) -> bool:
-    """Tell a link to another language, project or namespace from a title with a colon in it.
+    """Tell a link to another language, or a bare address in another project, from a title.
 
-    Codes are written in lower case in all wikis, and "M: Man", "CSI: Miami" are titles.
+    MediaWiki hides the former alone, and shows "Portal: Stories" and "Help:Links". "wikt:word", in
+    lower case and without a space, is what an editor typed and no words of a sentence.
     """
     written, _, rest = target.partition(":")
     written = written.strip()
     if written in site.languages:
         return True
-    if _prefix(written) not in site.others:
-        return False
-    return len(written) > 2 or (written.islower() and rest[:1] != " ")
+    return written.islower() and rest[:1] != " " and _prefix(written) in site.others

@@ -23,9 +23,39 @@ _LONGEST_PARTED = 400
 _PARTED = re.compile(rf"([\[{{]){NOTHING}(?=([\[{{]))")
 
 
+# A line that begins with formatting, a link or an entity, and then shows what would be markup had
+# the line begun with it: "'''!!!''' is a band", "[[#9 Dream]] is a song", "&#33;Kung". The marks of
+# its list are before that.
+_SHOWS_MARK = re.compile(
+    r"\n[*#:; \t]*+(?=(?:''+|\[\[(?:[^\[\]|:\n]*+\|)?+)++([*#:;=!|{}]|&#?\w+;)|(&#?\w+;))"
+)
+_LINE_MARKS = frozenset("*#:;=!|{}")
+
+
+def shown_marks_apart(text: str) -> str:
+    """Set NOTHING before the text of lines that show a mark where markup would have one."""
+    return _SHOWS_MARK.sub(_mark_apart, f"\n{text}")[1:]
+
+
+def _mark_apart(match: re.Match[str]) -> str:
+    shown = unescape(match[1] or match[2])
+    return match[0] + NOTHING if shown in _LINE_MARKS else match[0]
+
+
 def hidden(text: str) -> str:
     """Put the marks of a literal text out of the way."""
     return f"{NOTHING}{unescape(text).translate(_HIDE)}{NOTHING}"
+
+
+# "&#91;&#91;x]]" shows brackets, and "&#124;" a bar, which no later pass may take for markup.
+_ESCAPED_MARK = re.compile(
+    "&(?:#0*(?:91|93|12[345])|#[xX]0*(?:5[bBdD]|7[bBcCdD])|[lr](?:brack|brace|sqb|cub)|vert|verbar);"
+)
+
+
+def unescaped(text: str) -> str:
+    """Undo the escapes of HTML; brackets, braces and bars are put out of the way."""
+    return unescape(_ESCAPED_MARK.sub(lambda match: hidden(match[0]), text))
 
 
 def has_hidden(text: str) -> bool:
@@ -55,6 +85,6 @@ def without_parted(text: str) -> str:
     return "".join(pieces)
 
 
-def show(text: str) -> str:
-    """Undo :func:`hidden`."""
-    return text.translate(_SHOW)
+def show(paragraphs: list[str]) -> list[str]:
+    """Undo :func:`hidden`; what holds nothing else goes."""
+    return list(filter(None, (paragraph.translate(_SHOW).strip() for paragraph in paragraphs)))

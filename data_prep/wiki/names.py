@@ -37,6 +37,13 @@ _SISTERS = word_set(
     """
 )
 _ENGLISH_ONLY = ("portal", "book", "draft", "module", "timedtext", "gadget", "wikipedia")
+# What Wikipedias call their languages, and what MediaWiki calls them: a dump has either.
+_PAIRS = (
+    *(("no", "nb"), ("als", "gsw"), ("bat-smg", "sgs"), ("be-x-old", "be-tarask")),
+    *(("fiu-vro", "vro"), ("roa-rup", "rup"), ("zh-classical", "lzh"), ("zh-min-nan", "nan")),
+    *(("zh-yue", "yue"), ("minnan", "nan"), ("nrm", "nrf"), ("mo", "ro"), ("cz", "cs")),
+    *(("dk", "da"), ("jp", "ja"), ("epo", "eo")),
+)
 # A word that is short in one language is a name in another: "#Al [[Capone]]".
 _LEAST_REDIRECT = 4
 
@@ -152,13 +159,23 @@ def site(options: tuple[str, ...] = ("language=en",)) -> Site:
     )
 
 
+def codes_of(language: str) -> tuple[str, ...]:
+    """Return the codes that tables may have a language under, the most special one first."""
+    codes = [language, language.partition("-")[0]]
+    others = [code for pair in _PAIRS for code in pair if set(pair).intersection(codes)]
+    return tuple(dict.fromkeys([language, *others, codes[1]]))
+
+
+def codes_with_fallbacks(language: str) -> tuple[str, ...]:
+    """Return the codes of a language and of those that MediaWiki falls back to."""
+    codes, fallbacks = codes_of(language), _names()["fallbacks"]
+    return tuple(dict.fromkeys([*codes, *(f for code in codes for f in fallbacks.get(code, ()))]))
+
+
 def _names_of(language: str) -> Iterator[dict[str, list[str]]]:
     """Yield the names of a language and of those that MediaWiki falls back to."""
-    names = _names()
-    base = language.partition("-")[0]
-    for code in dict.fromkeys([language, *names["fallbacks"].get(language, ()), base]):
-        if code in names["namespaces"]:
-            yield names["namespaces"][code]
+    namespaces = _names()["namespaces"]
+    yield from (namespaces[c] for c in codes_with_fallbacks(language) if c in namespaces)
 
 
 def _all(names: Iterable[dict[str, list[str]]], kinds: tuple[str, ...]) -> Iterator[str]:

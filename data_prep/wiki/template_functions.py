@@ -1,4 +1,4 @@
-"""What templates show that a text in braces cannot say: units, ranges, dates, coordinates.
+"""What templates show that a text in braces cannot say: units, ranges, ways, coordinates.
 
 ``templates.yaml`` names them with ``=``.
 """
@@ -31,17 +31,50 @@ class Arguments(NamedTuple):
         return self.named.get(key, "")
 
 
-class Dates(NamedTuple):
-    """How a language writes dates."""
+class Conventions(NamedTuple):
+    """How a language writes dates and numbers."""
 
     form: str
+    """Of a date: {d}, {m}, {y}."""
     months: tuple[str, ...]
+    first: str = ""
+    """The first day of a month, where it is written otherwise ("1er")."""
+    group: str = ","
+    """Between groups of three digits."""
+    decimal: str = "."
+    least: int = 4
+    """Digits; a shorter number is not grouped."""
+    lakhs: bool = False
+    """Groups of two digits before the last three (India)."""
+
+    def number(self, text: str) -> str:
+        """Return a number, written as ``-1234567.8`` on the page, as the language writes it."""
+        match = _PLAIN_NUMBER.fullmatch(text)
+        if match is None:
+            return text
+        sign, whole, fraction = match.groups()
+        if len(whole) >= self.least:
+            whole = (_LAKHS if self.lakhs else _THOUSANDS).sub(self.group, whole)
+        return f"{sign}{whole}{self.decimal}{fraction}" if fraction else f"{sign}{whole}"
 
 
-def dates_of(entry: Mapping[str, object]) -> Dates:
-    """Return an entry of ``dates:``."""
-    months = entry.get("months")
-    return Dates(str(entry.get("form", "")), tuple(months) if isinstance(months, list) else ())
+_PLAIN_NUMBER = re.compile(r"([-−]?)(\d+)(?:\.(\d+))?", re.ASCII)
+_THOUSANDS = re.compile(r"(?<=\d)(?=(?:\d{3})+$)")
+_LAKHS = re.compile(r"(?<=\d)(?=(?:\d{2})*\d{3}$)")
+
+
+def conventions_of(dates: Mapping[str, object], numbers: Mapping[str, object]) -> Conventions:
+    """Return entries of ``dates:`` and ``numbers:``; "" and False where they say nothing."""
+    months = dates.get("months")
+    return Conventions(
+        form=str(dates.get("form", "")),
+        months=tuple(months) if isinstance(months, list) else (),
+        first=str(dates.get("first", "")),
+        group=str(numbers.get("group", ",")),
+        decimal=str(numbers.get("decimal", ".")),
+        least=5 if numbers.get("least") == 5 else 4,
+        lakhs=numbers.get("lakhs") is True,
+    )
 
 
 _RANGES = {
@@ -97,7 +130,19 @@ _UNITS = {
     "cumi": "cu mi",
     "cuyd": "cu yd",
     "degree": "°",
+    "C-change": "°C",
+    "F-change": "°F",
+    "USgal": "US gal",
+    "impgal": "imp gal",
+    "oilbbl": "bbl",
+    "oilbbl/d": "bbl/d",
+    "PD/km2": "/km2",
+    "PD/sqmi": "/sq mi",
 }
+_MULTIPLES = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion"}
+_MULTIPLE = re.compile(r"e(3|6|9|12)(?=[a-zA-Z])")
+# "1//2" is a half, and "3+1/2" three and a half.
+_FRACTION = re.compile(r"(?:(\d+)[+-])?(\d+)(?:/{1,2}|⁄)(\d+)")
 _NUMBER = re.compile(r"[-+−]?[\d.,]*\d(?:[\d.,/+⁄½¼¾]|e[-+]?\d)*|[½¼¾⅓⅔]")
 
 
@@ -105,7 +150,20 @@ def _is_number(text: str) -> bool:
     return _NUMBER.fullmatch(text) is not None
 
 
-def _convert(arguments: Arguments, _: Dates) -> str:
+def _measured(text: str, ways: Conventions) -> str:
+    if match := _FRACTION.fullmatch(text):
+        return f"{match[1]} {match[2]}/{match[3]}" if match[1] else f"{match[2]}/{match[3]}"
+    return ways.number(text)
+
+
+def _unit(unit: str) -> str:
+    """Read ``e6km`` as "million km"."""
+    if match := _MULTIPLE.match(unit):
+        return f"{_MULTIPLES[match[1]]} {unit[match.end() :]}"
+    return _UNITS.get(unit, unit)
+
+
+def _convert(arguments: Arguments, ways: Conventions) -> str:
     """Read what is before the result of the conversion.
 
     ``5|km`` is "5 km", ``5|to|10|km`` "5 to 10 km", ``5|ft|6|in|cm`` "5 ft 6 in".
@@ -113,14 +171,14 @@ def _convert(arguments: Arguments, _: Dates) -> str:
     given = arguments.positional
     words, position = "", 0
     while position < len(given):
-        words += given[position]
+        words += _measured(given[position], ways)
         after = given[position + 1] if position + 1 < len(given) else ""
         if after in _RANGES and position + 2 < len(given):
             words += _RANGES[after]
             position += 2
             continue
         unit = after
-        words += f" {_UNITS.get(unit, unit)}" if unit else ""
+        words += f" {_unit(unit)}" if unit else ""
         position += 2
         # "5 ft 6 in": a number of a smaller unit is part of what is measured.
         while position + 1 < len(given) and _is_number(given[position]):
@@ -139,12 +197,13 @@ def _convert(arguments: Arguments, _: Dates) -> str:
     return words.strip()
 
 
-def _value(arguments: Arguments, _: Dates) -> str:
+def _value(arguments: Arguments, ways: Conventions) -> str:
     """Read ``5.3|0.2|u=km`` as "5.3±0.2 km", ``300|km`` as "300 km", ``5|e=3`` as "5×10^3"."""
     given = [argument for argument in arguments.positional if argument]
     if not given:
         return ""
-    text = given[0]
+    # {{val}} sets its digits apart by style alone.
+    text = given[0] if arguments.name.lower() == "val" else ways.number(given[0])
     rest = given[1:]
     if rest and _is_number(rest[0]):
         text += f"±{rest.pop(0)}"
@@ -160,7 +219,28 @@ def _value(arguments: Arguments, _: Dates) -> str:
     return f"{before}{text} {unit}".strip()
 
 
-def _height(arguments: Arguments, _: Dates) -> str:
+def _measure(arguments: Arguments, ways: Conventions) -> str:
+    """Read ``5|k|m``, ``5|u=km`` and ``5|e=3|ul=km`` as "5 km" and "5×10^3 km"."""
+    given = arguments.positional
+    text = ways.number(arguments.get("1"))
+    if exponent := arguments.get("e"):
+        text += f"×10^{exponent}"
+    unit = next(filter(None, map(arguments.get, ("ul", "u", "um"))), "".join(given[1:3]))
+    return f"{text} {unit}".strip()
+
+
+def _number(arguments: Arguments, ways: Conventions) -> str:
+    """Read ``1234567`` as "1,234,567"."""
+    return ways.number(arguments.get("1"))
+
+
+def _parenthetic(arguments: Arguments, _: Conventions) -> str:
+    """Read ``a`` as " – a –", and ``a|stop``, at the end of a sentence, as " – a"."""
+    words = arguments.get("1")
+    return f" – {words}" if arguments.get("2") == "stop" else f" – {words} –"
+
+
+def _height(arguments: Arguments, _: Conventions) -> str:
     """Read ``ft=6|in=2`` as "6 ft 2 in", ``m=1.85`` as "1.85 m"."""
     words = [
         f"{value} {unit}" for unit in ("m", "cm", "ft", "in") if (value := arguments.get(unit))
@@ -168,29 +248,29 @@ def _height(arguments: Arguments, _: Dates) -> str:
     return " ".join(words)
 
 
-def _fraction(arguments: Arguments, _: Dates) -> str:
+def _fraction(arguments: Arguments, _: Conventions) -> str:
     numbers = [a for a in arguments.positional if a]
     if len(numbers) == 3:
         return f"{numbers[0]} {numbers[1]}/{numbers[2]}"
     return "/".join(numbers) if len(numbers) == 2 else "1/" + (numbers[0] if numbers else "")
 
 
-def _ship(arguments: Arguments, _: Dates) -> str:
+def _ship(arguments: Arguments, _: Conventions) -> str:
     return f"{arguments.name.upper()} {arguments.get('1')}".strip()
 
 
-def _joined(arguments: Arguments, _: Dates) -> str:
+def _joined(arguments: Arguments, _: Conventions) -> str:
     """Read ``{{chem|H|2|O}}`` as "H2O"."""
     return "".join(arguments.positional)
 
 
-def _verse(arguments: Arguments, _: Dates) -> str:
+def _verse(arguments: Arguments, _: Conventions) -> str:
     """Read ``{{bibleref|Mark|3:25|9}}`` and ``{{bibleverse|1|Kings|3:5}}``."""
     given = arguments.positional
     return " ".join(a for a in given[:3] if a and not (a.isdigit() and a == given[-1]))
 
 
-def _coordinates(arguments: Arguments, _: Dates) -> str:
+def _coordinates(arguments: Arguments, _: Conventions) -> str:
     """Read ``{{coord|13|19|N|169|9|W}}`` as "13°19′N 169°9′W"; nothing if it is for the title."""
     if arguments.get("display").startswith("t"):
         return ""
@@ -208,7 +288,7 @@ def _coordinates(arguments: Arguments, _: Dates) -> str:
     return ""
 
 
-def _ordinal(arguments: Arguments, _: Dates) -> str:
+def _ordinal(arguments: Arguments, _: Conventions) -> str:
     """Read ``21`` as "21st"."""
     number = arguments.get("1")
     last = number[-1:] if number[-2:-1] != "1" else "0"
@@ -231,45 +311,52 @@ def _year_month_day(given: Sequence[str]) -> tuple[str, str, str]:
     return values[0], values[1] if len(values) > 1 else "", values[2] if len(values) > 2 else ""
 
 
-def _date(arguments: Arguments, dates: Dates) -> str:
+def _date(arguments: Arguments, ways: Conventions) -> str:
     """Read ``2001-02-03``, ``2001|2|3`` and ``3|2|2001`` as the language writes the day."""
-    return _written(arguments.positional, dates, dates.form)
+    return _written(arguments.positional, ways, ways.form)
 
 
-def _date_us(arguments: Arguments, dates: Dates) -> str:
+def _date_us(arguments: Arguments, ways: Conventions) -> str:
     """Read ``1999|5|1`` as "May 1, 1999"; with ``df=y`` as "1 May 1999"."""
     day_first = arguments.get("df")[:1] in ("y", "d")
-    return _written(arguments.positional, dates, dates.form if day_first else "{m} {d}, {y}")
+    return _written(arguments.positional, ways, ways.form if day_first else "{m} {d}, {y}")
 
 
-def _written(given: Sequence[str], dates: Dates, form: str) -> str:
+def _written(given: Sequence[str], ways: Conventions, form: str) -> str:
     year, month, day = _year_month_day(given)
     if not year:
         # "2001|June|8" has a month of its own; "3|February|2001", or words: as they are.
         words = [argument for argument in given[:3] if argument]
         if len(words) == 3 and words[0].isdigit() and len(words[0]) == 4:
             words.reverse()
-        return " ".join(words)
-    if not month or not month.isdigit() or not 0 < int(month) <= len(dates.months):
+        text = " ".join(words)
+        return _FIRST_DAY.sub(ways.first, text) if ways.first else text
+    if not month or not month.isdigit() or not 0 < int(month) <= len(ways.months):
         return year
-    name = dates.months[int(month) - 1]
+    name = ways.months[int(month) - 1]
     if not day:
         return f"{name} {year}"
-    return form.replace("{d}", day.lstrip("0")).replace("{m}", name).replace("{y}", year)
+    day = day.lstrip("0")
+    day = ways.first if ways.first and day == "1" else day
+    return form.replace("{d}", day).replace("{m}", name).replace("{y}", year)
 
 
-def _as_of(arguments: Arguments, dates: Dates) -> str:
+_FIRST_DAY = re.compile(r"^0?1(?=\s)")
+
+
+def _as_of(arguments: Arguments, ways: Conventions) -> str:
     """Read ``2010|5`` as "As of May 2010"; ``lc=y``, ``since=y`` and ``alt=`` as Wikipedia does."""
     if alternative := arguments.get("alt"):
         return alternative
     words = "Since" if arguments.get("since") else "As of"
     if arguments.get("lc"):
         words = words[0].lower() + words[1:]
-    date = _written(arguments.positional, dates, dates.form)
+    form = "{m} {d}, {y}" if arguments.get("df").lower() == "us" else ways.form
+    date = _written(arguments.positional, ways, form)
     return f"{words} {date}" if date else ""
 
 
-Function = Callable[[Arguments, Dates], str]
+Function = Callable[[Arguments, Conventions], str]
 
 FUNCTIONS: dict[str, Function] = {
     "as_of": _as_of,
@@ -280,7 +367,10 @@ FUNCTIONS: dict[str, Function] = {
     "fraction": _fraction,
     "height": _height,
     "joined": _joined,
+    "measure": _measure,
+    "number": _number,
     "ordinal": _ordinal,
+    "parenthetic": _parenthetic,
     "ship": _ship,
     "value": _value,
     "verse": _verse,

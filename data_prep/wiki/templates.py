@@ -21,7 +21,8 @@ import yaml
 
 from bertds.errors import ConfigError
 from bertds.system.yaml_text import FastLoader, load_yaml
-from data_prep.wiki.template_functions import FUNCTIONS, Arguments, Dates, dates_of
+from data_prep.wiki.names import codes_of, codes_with_fallbacks
+from data_prep.wiki.template_functions import FUNCTIONS, Arguments, Conventions, conventions_of
 
 _FILE = Path(__file__).with_name("templates.yaml")
 
@@ -31,7 +32,7 @@ Table: TypeAlias = dict[str, dict[str, Any]]
 _PARAMETER = re.compile(r"\\(.)|\{([^{}\[\]]*)\}|(\[)|(\])", re.DOTALL)
 # A template of another language's wiki is believed by its name, unless it is as short as a code.
 _LEAST_FOREIGN = 4
-_DATES = "dates"
+_CONVENTIONS = ("dates", "numbers")
 _MOST_NAMES = 50_000
 
 
@@ -42,6 +43,7 @@ class Templates(NamedTuple):
     """By name: lower case, spaces. None of those that were asked for and leave nothing."""
     prefixes: tuple[tuple[str, TemplateText], ...]
     suffixes: tuple[tuple[str, TemplateText], ...]
+    conventions: Conventions
 
     def find(self, name: str) -> TemplateText | None:
         """Return how to read a template; None if it leaves nothing."""
@@ -72,27 +74,29 @@ def templates_of(language: str, user_file: str = "") -> Templates:
         ConfigError: the user's file cannot be read, or an entry means nothing.
     """
     shipped = _shipped()
-    base = language.partition("-")[0]
-    own = [code for code in (language, base, "all", "en") if code in shipped]
-    others = [code for code in shipped if code not in own and code != _DATES]
+    codes = codes_of(language)
+    own = [code for code in (*codes, "all", "en") if code in shipped]
+    others = [code for code in shipped if code not in own and code not in _CONVENTIONS]
     found: dict[str, TemplateText] = {}
+    ways = _conventions({}, shipped, language)
     if user_file:
         user_file = user_file.partition(":")[2]
         users = _read(Path(user_file))
-        for code in (language, base, "all"):
-            _add(found, users.get(code, {}), _dates(users, shipped, language), user_file)
+        ways = _conventions(users, shipped, language)
+        for code in (*codes, "all"):
+            _add(found, users.get(code, {}), ways, user_file)
     for code in dict.fromkeys(own):
-        _add(found, shipped[code], _dates(shipped, shipped, code), str(_FILE))
+        _add(found, shipped[code], ways, str(_FILE))
     for code in others:
         foreign: dict[str, TemplateText] = {}
-        _add(foreign, shipped[code], _dates(shipped, shipped, code), str(_FILE))
+        _add(foreign, shipped[code], _conventions({}, shipped, code), str(_FILE))
         for name, text in foreign.items():
             if len(name.strip("*")) >= _LEAST_FOREIGN or not name.isascii():
                 found.setdefault(name, text)
     prefixes = tuple((n[:-1], text) for n, text in found.items() if n[-1:] == "*")
     suffixes = tuple((n[1:], text) for n, text in found.items() if n[:1] == "*" != n[-1:])
     names = {name: text for name, text in found.items() if "*" not in (name[:1], name[-1:])}
-    return Templates({**names}, prefixes, suffixes)
+    return Templates({**names}, prefixes, suffixes, ways)
 
 
 def check_file(path: Path) -> None:
@@ -102,16 +106,23 @@ def check_file(path: Path) -> None:
         ConfigError: it cannot be read, or an entry means nothing.
     """
     for code, entries in _read(path).items():
-        if code != _DATES:
-            _add({}, entries, Dates("", ()), str(path))
+        if code not in _CONVENTIONS:
+            _add({}, entries, Conventions("", ()), str(path))
 
 
-def _dates(table: Table, shipped: Table, language: str) -> Dates:
-    for source in (table, shipped):
-        for code in (language, language.partition("-")[0]):
-            if code in source.get(_DATES, {}):
-                return dates_of(source[_DATES][code])
-    return dates_of(shipped[_DATES]["en"])
+def _conventions(users: Table, shipped: Table, language: str) -> Conventions:
+    dates, numbers = (_entry(users, shipped, kind, language) for kind in _CONVENTIONS)
+    return conventions_of(dates or shipped["dates"]["en"], numbers)
+
+
+def _entry(users: Table, shipped: Table, kind: str, language: str) -> Mapping[str, Any]:
+    """Return what a table says of a language's dates or numbers; {} if nothing."""
+    for table in (users, shipped):
+        for code in codes_with_fallbacks(language):
+            entry = table.get(kind, {}).get(code)
+            if isinstance(entry, dict):
+                return entry
+    return {}
 
 
 @lru_cache(maxsize=1)
@@ -136,14 +147,14 @@ def _read(path: Path) -> Table:
 
 
 def _add(
-    found: dict[str, TemplateText], entries: Mapping[str, Any], dates: Dates, path: str
+    found: dict[str, TemplateText], entries: Mapping[str, Any], ways: Conventions, path: str
 ) -> None:
     """Add entries of one language, none in the place of another."""
     for shown, given in entries.items():
         names = given if isinstance(given, list) else [given]
         if not isinstance(shown, str) or not all(isinstance(n, str) and n for n in names):
             raise ConfigError(f"{path}: {shown!r}: {given!r}: expected a text and names")
-        text = _compiled(shown, dates, path)
+        text = _compiled(shown, ways, path)
         for name in names:
             found.setdefault(normalised(name), text)
 
@@ -153,12 +164,12 @@ def normalised(name: str) -> str:
     return name.replace("_", " ").strip().lower()
 
 
-def _compiled(shown: str, dates: Dates, path: str) -> TemplateText:
+def _compiled(shown: str, ways: Conventions, path: str) -> TemplateText:
     if shown[:1] == "=" and len(shown) > 1:
         function = FUNCTIONS.get(shown[1:])
         if function is None:
             raise ConfigError(f"{path}: {shown}: no such function; known: {', '.join(FUNCTIONS)}")
-        return lambda arguments: function(arguments, dates)
+        return lambda arguments: function(arguments, ways)
     parts, open_groups = _parsed(_PARAMETER.finditer(shown), shown)
     if open_groups:
         raise ConfigError(f"{path}: {shown!r}: a bracket is not closed, or never opened")

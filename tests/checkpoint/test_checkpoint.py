@@ -18,6 +18,7 @@ from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.config.recipe import CheckpointConfig
 from bertds.errors import BertdsError, CheckpointError
+from bertds.system.fault_points import injected
 
 SHAPES = {"a.weight": (3, 4), "b.bias": (5,)}
 
@@ -187,21 +188,19 @@ def test_a_save_cut_short_is_invisible(tmp_path: Path, monkeypatch: pytest.Monke
     checkpoints = make(tmp_path)
     save_steps(checkpoints, 1)
 
-    def fail(*_: Any) -> None:
+    def fail() -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "write_manifest", fail)
-    with pytest.raises(BertdsError, match=r"checkpoint not saved: .*disk is full"):
+    message = r"checkpoint not saved: .*disk is full"
+    with injected("checkpoint.manifest", fail), pytest.raises(BertdsError, match=message):
         save_steps(checkpoints, 2)
     assert [p.name for p in step_folders(tmp_path / "checkpoints")] == ["step_00000001"]
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
 
 
-def test_too_little_room_is_noticed_before_writing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint_module, "free_bytes", lambda folder: 1000)
-    with pytest.raises(BertdsError, match="GiB free and the checkpoint needs"):
+def test_too_little_room_is_noticed_before_writing(tmp_path: Path) -> None:
+    message = "GiB free and the checkpoint needs"
+    with injected("disk.free", lambda free: 1000), pytest.raises(BertdsError, match=message):
         save_steps(make(tmp_path), 1)
     assert step_folders(tmp_path / "checkpoints") == []
 

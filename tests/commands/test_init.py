@@ -70,7 +70,7 @@ def test_a_missing_answer_without_a_terminal_is_named(
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False)
     assert command(["init", str(tmp_path / "p"), "--text", str(tiny_text)]) == 2
     assert "--gpu is missing" in capsys.readouterr().err and not (tmp_path / "p").exists()
-    monkeypatch.setattr(init, "_devices_here", lambda: ("a100", 4))
+    monkeypatch.setattr(init, "devices_here", lambda: ("a100", 4))
     assert command(["init", str(tmp_path / "p"), "--text", str(tiny_text), "--yes"]) == 0
     assert "4 x a100" in (tmp_path / "p" / "recipe.yaml").read_text()
 

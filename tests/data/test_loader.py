@@ -18,6 +18,7 @@ from bertds.data.order import EpochOrder, advance
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.samples.masking import ngram_thresholds
 from bertds.data.sources import token_source
+from bertds.system.fault_points import injected
 
 LENGTH, PREDICTIONS = 32, 5
 START = DataPosition()
@@ -321,17 +322,16 @@ def test_splits_are_apart(config):
     assert counts.sum() == train.describe()["tokens"] and len(counts) == 400
 
 
-def test_errors_in_the_thread_surface_in_the_consumer(config, monkeypatch):
+def test_errors_in_the_thread_surface_in_the_consumer(config):
     source = open_source(config, 7)
     loader = BatchLoader(source, config, plan(), 0, seed=7)
     calls = threading.Event()
 
-    def broken(*_):
+    def broken(batch):
         calls.set()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(loader, "_make", broken)
-    with pytest.raises(OSError, match="the disk is gone"):
+    with injected("data.batch", broken), pytest.raises(OSError, match="the disk is gone"):
         for _ in range(10):
             next(loader)
     with pytest.raises(OSError, match="the disk is gone"):
@@ -352,12 +352,11 @@ def test_close_ends_the_thread_and_may_be_repeated(config):
         next(loader)
 
 
-def test_prefetch_stays_ahead_and_waiting_is_counted(config, monkeypatch):
+def test_prefetch_stays_ahead_and_waiting_is_counted(config):
     with BatchLoader(open_source(config, 7), config, plan(), 0, seed=7) as loader:
         assert len(list(islice(loader, 3))) == 3
         waited = loader.stall_seconds
-        make = loader._make
-        monkeypatch.setattr(loader, "_make", lambda *a: (time.sleep(0.2), make(*a))[1])
-        for _ in range(6):
-            next(loader)
+        with injected("data.batch", lambda batch: (time.sleep(0.2), batch)[1]):
+            for _ in range(6):
+                next(loader)
         assert loader.stall_seconds > waited + 0.3

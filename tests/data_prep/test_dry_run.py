@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from bertds.data.formats.manifest import Manifest
+from bertds.system.fault_points import injected
 from bertds.system.run_command import guarded
 from data_prep.build_wiki_books import main
 from data_prep.document import SourceFile
@@ -48,8 +49,8 @@ def test_the_forecast_is_near_what_comes(
     tmp_path: Path, corpus: list[str], vocab: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, vocabulary: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("data_prep.dry_run._SAMPLE_BYTES", 600_000)
-    monkeypatch.setattr("data_prep.dry_run._LEAST_OF_A_SOURCE", 300_000)
+    monkeypatch.setattr("data_prep.dry_run.SAMPLE_BYTES", 600_000)
+    monkeypatch.setattr("data_prep.dry_run.LEAST_OF_A_SOURCE", 300_000)
     out = tmp_path / "out"
     given = [*corpus, "--out", str(out), "--workers", "1", "--instances", "64:10",
              "--dupe-factor", "2", "--compression", "none", "--shard-tokens", "30000",
@@ -81,7 +82,7 @@ def test_a_large_compressed_file_is_not_read_to_its_end(
     tmp_path: Path, made: SimpleNamespace, vocab: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, kind: str,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("data_prep.dry_run._LARGEST_UNIT", 100_000)
+    monkeypatch.setattr("data_prep.dry_run.LARGEST_UNIT", 100_000)
     rng = random.Random(8)
     articles = [made.article(rng, 4).replace("\n\n", " ") for _ in range(1500)]
     texts = {
@@ -124,11 +125,11 @@ def test_a_full_disk_is_foreseen(
     tmp_path: Path, corpus: list[str], vocab: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("data_prep.dry_run._SAMPLE_BYTES", 100_000)
-    monkeypatch.setattr("data_prep.dry_run._LEAST_OF_A_SOURCE", 100_000)
-    monkeypatch.setattr("data_prep.dry_run.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("data_prep.dry_run.SAMPLE_BYTES", 100_000)
+    monkeypatch.setattr("data_prep.dry_run.LEAST_OF_A_SOURCE", 100_000)
     out = str(tmp_path / "a" / "b" / "out")
-    assert main([*corpus, "--vocab", str(vocab), "--dry-run", "--out", out]) == 0
+    with injected("disk.free", lambda free: 1000):
+        assert main([*corpus, "--vocab", str(vocab), "--dry-run", "--out", out]) == 0
     assert "are needed, and not there" in capsys.readouterr().err
 
 

@@ -84,7 +84,7 @@ def test_at_the_first_difference_it_is_dropped_with_a_warning(
             self._fast = Fast()
 
     monkeypatch.setattr(tokenise, "NanotokenEncoder", Wrong)
-    monkeypatch.setattr(tokenise, "_distrusted", set())
+    monkeypatch.setattr(tokenise, "distrusted", set())
     tokenise.encoder.cache_clear()
     out = tmp_path / "out"
     try:

@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bertds.data.formats.manifest import Manifest
@@ -20,7 +21,7 @@ from data_prep.document import Document
 from data_prep.sources import READERS, file_units, find_files, source_file
 from data_prep.sources.blocks import whole_blocks
 from data_prep.sources.charsets import detect
-from data_prep.sources.formats import wrapping
+from data_prep.sources.formats import wide_encoding, wrapping
 from data_prep.wiki.extract import clean_wikitext
 
 TEXT = "Document one tells of a river. It runs to the sea.\n\nDocument two is här, straße, 東京.\n"
@@ -266,6 +267,39 @@ def test_what_is_undecided_is_not_decoded() -> None:
     assert detect(b"Character set encoding: ASCII\n\nstra\xdfe gr\xfcn") == "cp1252"
 
 
+@pytest.mark.parametrize("language", [*SPOKEN, "th", "hi", "he", "ka"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_read(tmp_path: Path, language: str, encoding: str) -> None:
+    more = {
+        "th": "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย และเป็นเมืองที่มีประชากรมากที่สุด",
+        "hi": "दिल्ली भारत की राजधानी है। यह एक पुराना और बड़ा शहर है, जहाँ बहुत लोग रहते हैं।",
+        "he": HEBREW.decode("cp1255").strip(),
+        "ka": "თბილისი საქართველოს დედაქალაქია, და აქ ბევრი ადამიანი ცხოვრობს.",
+    }
+    text = f"{SPOKEN.get(language) or more[language]} «X» 1984\n"
+    path = tmp_path / "a.txt"
+    path.write_bytes((text * 60).encode(encoding))
+    for kind in ("text", "books"):
+        found = "".join(d.text for d in read(kind, path))
+        assert "".join(found.split()) == "".join((text * 60).split())
+    path.write_bytes(text.encode(encoding))  # one line
+    assert [d.text for d in read("text", path)] == [text.strip()]
+
+
+def test_numbers_and_other_encodings_are_not_taken_for_utf16() -> None:
+    rng = np.random.default_rng(0)
+    for made in (
+        rng.integers(0, 30_000, 2048).astype("<u2").tobytes(),
+        rng.integers(0, 256, 4096).astype("u1").tobytes(),
+        rng.integers(0, 50, 2048).astype("<u2").tobytes(),
+        rng.normal(size=1024).astype("<f4").tobytes(),
+        np.arange(0x4E00, 0x5600, dtype="<u2").tobytes() + b"\x01\x00",
+        b"some text\0with zeros " * 100,
+        ("话说天下大势，分久必合。\n" * 50).encode("gb18030") + b"\0",
+    ):
+        assert wide_encoding(made[:4096]) == ""
+
+
 # --------------------------------------------------------------------------------------------
 # Project Gutenberg
 # --------------------------------------------------------------------------------------------
@@ -320,6 +354,28 @@ def test_markers_hold_only_where_they_may_stand(tmp_path: Path) -> None:
     assert "DISTRIBUTE" not in document.text
 
 
+@pytest.mark.parametrize("indent", ["", "   "])
+def test_the_last_end_marker_counts_in_a_short_book_too(tmp_path: Path, indent: str) -> None:
+    path = tmp_path / "a.txt"
+    begin = f"{indent}*** START OF THE PROJECT GUTENBERG EBOOK X ***\n\n"
+    end = f"{indent}*** END OF THE PROJECT GUTENBERG EBOOK X ***\n\n{PRINT}"
+    story = "\n".join(f"{STORY}Chapter {i} ended so.\n" for i in range(20))
+    quoted = "End of Project Gutenberg's first part, as the printer had it.\n\n"
+    for before_end in ("", f"{indent}End of the Project Gutenberg EBook of X, by Y\n\n\n"):
+        path.write_text(f"{begin}{story}\n{quoted}{story}\n{before_end}{end}")
+        (document,) = read("books", path)
+        assert document.text.count("Chapter") == 40
+        assert "DISTRIBUTE" not in document.text and "EBook" not in document.text
+    # A licence that ends with the marker again.
+    path.write_text(f"{begin}{story}{end}\nUpdated editions will replace the previous one.\n"
+                    f"{PRINT * 20}\n{end}")  # fmt: skip
+    (document,) = read("books", path)
+    assert document.text.count("Chapter") == 20 and "DISTRIBUTE" not in document.text
+    path.write_text(f"{story}\nEnde dieses Projekt Gutenberg Etextes X\n\n{PRINT}")
+    (document,) = read("books", path)
+    assert document.text.count("Chapter") == 20 and "DISTRIBUTE" not in document.text
+
+
 # --------------------------------------------------------------------------------------------
 # Markup
 # --------------------------------------------------------------------------------------------
@@ -339,6 +395,17 @@ def test_markers_hold_only_where_they_may_stand(tmp_path: Path) -> None:
         ),
         ('title="P"', "P\n\nThe x<ref>Smith\n2001</ref> is <!-- no\n -->here.{}", "The x is here."),
         ('title="P"', "P\n\nA <b and c> d, and CD4<CD8.{}", "A <b and c> d, and CD4<CD8."),
+        (
+            'url="https://fr.wikipedia.org/wiki?curid=1" title="P"',
+            "P\n\nL'[[a|art]] ({{japonais|do|道}}) du {{s|XX}} '''est''' &amp; reste.{}\n"
+            "[[Catégorie:X]]\n{{Infobox\n| a = b\n}}\n{|\n| c\n|}",
+            "L'art (do (道)) du XXe siècle est & reste.",
+        ),
+        (
+            'title="P"',
+            "P\n\n'''!!!''' is ( {{x}}) &lt;nowiki>[[a]]&lt;/nowiki> here.{}",
+            "!!! is [[a]] here.",
+        ),
         ('title="東京"', "東京\n\n東京は首都である。{}\n\n歴史.\n", "東京は首都である。"),
     ],
 )
@@ -347,8 +414,28 @@ def test_extracted_articles_are_cleaned_like_a_dump(
 ) -> None:
     more = " It has two sentences, of which this one is long enough not to be a title."
     path = tmp_path / "wiki_00"
-    path.write_text(f'<doc id="1" {head}>\n{body.format(more)}\n</doc>\n')
+    body = body.replace("{}", more)
+    path.write_text(f'<doc id="1" {head}>\n{body}\n</doc>\n')
     assert [d.text for d in read("wiki", path)] == [(text + more).strip()]
+
+
+def test_wikiextractors_files_under_jsonl(tmp_path: Path) -> None:
+    record = {"id": "1", "url": "https://de.wikipedia.org/wiki?curid=1", "title": "T"}
+    text = "T\n\nEin {{lang|la|verbum}} &amp; [[a|Wort]], von dem hier noch mehr steht."
+    path = tmp_path / "wiki_00"
+    path.write_text(json.dumps({**record, "text": text}) + "\n")
+    shown = "Ein verbum & Wort, von dem hier noch mehr steht."
+    for kind in ("jsonl", "wiki"):
+        assert [d.text for d in read(kind, path)] == [shown]
+    # Records of another kind are text, whatever their file is called.
+    path.write_text('{"text": "It is [[text]] &amp; no markup."}\n')
+    assert [d.text for d in read("jsonl", path)] == ["It is [[text]] &amp; no markup."]
+    path.write_text('<doc id="1" title="T">\nT\n\nText.\n</doc>\n')
+    with pytest.raises(DataError, match=r"extracted articles .* give it with --wiki"):
+        read("jsonl", path)
+    path.write_text("<mediawiki></mediawiki>")
+    with pytest.raises(DataError, match=r"a MediaWiki dump, .* give it with --wiki"):
+        read("jsonl", path)
 
 
 def test_comparisons_stay_in_abstracts(tmp_path: Path) -> None:

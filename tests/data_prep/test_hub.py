@@ -164,7 +164,7 @@ def test_a_file_on_the_hub_is_read_where_it_lies_and_named_with_its_revision(
     parquet = type("Parquet", (), {"__module__": "datasets.packaged_modules.parquet.parquet"})
     builder = parquet()
     builder.config = config  # type: ignore[attr-defined]
-    monkeypatch.setattr(hub, "_builder", lambda *_: builder)
+    monkeypatch.setattr(hub, "dataset_builder", lambda *_: builder)
     (remote,) = find_hub("wikimedia/wikipedia:20231101.en", "train", "text")
     assert remote.name == "wikimedia/wikipedia@b04c8d1/20231101.en/train-0.parquet"
     assert remote.source == "hf:wikimedia/wikipedia:20231101.en"

@@ -138,7 +138,7 @@ def test_many_ranges_find_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     once = made.tree(prepare(texts, vocab, tmp_path / "once"))
-    monkeypatch.setattr(near_duplicates, "_DOCUMENTS_AT_ONCE", 25)
+    monkeypatch.setattr(near_duplicates, "DOCUMENTS_AT_ONCE", 25)
     assert made.tree(prepare(texts, vocab, tmp_path / "often")) == once
 
 

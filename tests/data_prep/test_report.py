@@ -132,3 +132,21 @@ def test_bins_hold_every_value() -> None:
 def test_numbers_and_their_nouns_agree(prepared: Path) -> None:
     page = (prepared / "report.html").read_text()
     assert "10 masks, 1 pass<" in page and "(s)" not in page and "(es)" not in page
+
+
+def test_a_picture_that_fails_costs_the_page_and_not_the_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("no such\nfont")
+
+    monkeypatch.setattr("data_prep.report.page._charts", fails)
+    (tmp_path / "book.txt").write_text("A line of one. And of two.\n\n" * 40)
+    vocab = tmp_path / "vocab.txt"
+    vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nline\n")
+    command = ["--books", str(tmp_path / "book.txt"), "--vocab", str(vocab), "--out",
+               str(tmp_path / "out"), "--validation-fraction", "0", "--workers", "1"]  # fmt: skip
+    assert main(command) == 0
+    assert (tmp_path / "out" / "manifest.json").is_file()
+    assert not (tmp_path / "out" / "report.html").exists()
+    assert "without report.html: RuntimeError: no such font" in capsys.readouterr().err

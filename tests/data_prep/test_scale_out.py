@@ -30,7 +30,7 @@ import os, signal, sys
 from bertds.system.run_command import guarded
 from data_prep.stages import instances, markers, shuffle, tokenise, unit_groups
 from data_prep.build_wiki_books import main
-unit_groups._LARGEST_GROUP = 1
+unit_groups.LARGEST_GROUP = 1
 left = int(os.environ.get("DIE_AFTER", "1000000"))
 def marker(*arguments):
     global left
@@ -120,7 +120,7 @@ def test_a_trained_vocabulary_is_trained_once(
         given += ["--validation-fraction", "0.2", "--workers", "1", *more]
         assert main(given) == 0
 
-    monkeypatch.setattr(unit_groups, "_LARGEST_GROUP", 1)
+    monkeypatch.setattr(unit_groups, "LARGEST_GROUP", 1)
     prepare(tmp_path / "alone")
     prepare(tmp_path / "joint", "--task-count", "2", "--task-index", "1")
     assert made.tree(tmp_path / "joint") == made.tree(tmp_path / "alone")

@@ -8,12 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from data_prep.document import Unit
-from data_prep.selection.filters import FilterSettings, document_filter
-from data_prep.selection.quality import apply_rules
-from data_prep.sources import READERS, file_units, source_file
-from data_prep.sources.books import book_text
-from data_prep.tokens.scripts import (
+from bertds.data.scripts import (
     SENTENCE_ENDS,
     ends_sentence,
     gap,
@@ -21,6 +16,11 @@ from data_prep.tokens.scripts import (
     mostly_unspaced,
     word_count,
 )
+from data_prep.document import Unit
+from data_prep.selection.filters import FilterSettings, document_filter
+from data_prep.selection.quality import apply_rules
+from data_prep.sources import READERS, file_units, source_file
+from data_prep.sources.books import book_text
 from data_prep.tokens.sentences import LONGEST_SENTENCE, sentence_splitter
 from data_prep.wiki.extract import clean_wikitext
 from data_prep.wiki.names import site

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from bertds.cli import main as bertds
 from bertds.data.vocabulary import read_vocabulary
+from bertds.errors import DataError
 from data_prep.build_wiki_books import main
 
 
@@ -64,7 +66,7 @@ def test_rows_of_nvidia_files_as_h5py_reads_them(
 
 
 def test_rows_of_token_shards_are_text_of_that_split(
-    prepared: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = []
     for split in ("validation", "train"):
@@ -76,6 +78,16 @@ def test_rows_of_token_shards_are_text_of_that_split(
     assert rows_shown(capsys.readouterr().out) == told[0][1:]  # 64 is what was asked for then
     assert main(["show", str(prepared), "--sequence-length", "32"]) == 0
     assert all(tokens <= 32 for _, tokens, *_ in rows_shown(capsys.readouterr().out))
+    # The split that there is, unless one is asked for.
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    manifest["splits"]["validation"] = {"documents": 0, "sentences": 0, "tokens": 0, "shards": []}
+    without = tmp_path / "without"
+    shutil.copytree(prepared, without)
+    (without / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["show", str(without), "-n", "3"]) == 0
+    assert rows_shown(capsys.readouterr().out) == told[1]
+    with pytest.raises(DataError, match=r"the validation split is empty"):
+        main(["show", str(without), "--split", "validation"])
     assert main(["show", str(prepared), "--first", "100000"]) == 0
     assert "no more rows" in capsys.readouterr().out
 

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
+from bertds.data import scripts
 from bertds.system.start_up import loading, pattern_on_first_use
-from data_prep.tokens import scripts
 
 
 def test_the_collector_is_back_after_loading_and_after_an_error() -> None:

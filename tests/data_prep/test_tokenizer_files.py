@@ -22,12 +22,15 @@ from tokenizers import (
 )
 
 from bertds.data.formats.manifest import Manifest
+from bertds.data.formats.plain_text import text_shard
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.tokenizer_json import JsonTokenizer, WordPieceRules
 from bertds.data.vocabulary import load_tokenizer_info, read_vocabulary
 from bertds.errors import ConfigError, DataError
+from bertds.finetune.features import in_running_text
 from data_prep.build_wiki_books import main
 from data_prep.stages.vocabulary import choose_alphabet
+from data_prep.tokens.sentences import sentence_splitter
 from data_prep.tokens.wordpiece import WordPieceEncoder
 
 GERMAN = "Er möchte das schöne Haus.\n\nEr müsste das Haus.\n\nEin Mann: das Haus.\n"
@@ -117,6 +120,29 @@ def test_options_go_before_files_and_a_tokenizer_json_is_a_vocabulary(tmp_path: 
     assert Manifest.load(out).tokenizer.rules == WordPieceRules(True, False, True)
     assert main(f"--text {tmp_path}/t.txt --out {out} --workers 1 --validation-fraction 0".split()
                 + ["--min-tokens", "1", "--vocab", str(folder), "--keep-accents"]) == 0  # fmt: skip
+
+
+@pytest.mark.parametrize("config", RULES)
+def test_a_tokenizer_json_of_another_name_keeps_its_rules(tmp_path: Path, config) -> None:
+    from transformers import AutoTokenizer
+
+    folder = wordpiece_folder(tmp_path / "tok", "tokenizer.json", **config)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    expected = load_tokenizer_info(folder).rules
+    # Beside it, in a folder of several, is another tokenizer with all of its files.
+    mine = tmp_path / "several" / "mine.json"
+    wordpiece_folder(mine.parent, do_lower_case=not config["do_lower_case"])
+    (mine.parent / "vocab.txt").write_text("\n".join(TOKENS[:5] + ["of", "another"]) + "\n")
+    shutil.copyfile(folder / "tokenizer.json", mine)
+    info = load_tokenizer_info(mine)
+    assert info.rules == expected and info.vocabulary() == TOKENS
+    assert info.files == {"tokenizer.json": mine}  # what a run folder keeps
+    out = prepare(tmp_path, GERMAN, mine)
+    texts = GERMAN.split("\n\n")
+    assert sorted(documents(out)) == sorted(
+        theirs(text.strip(), add_special_tokens=False)["input_ids"] for text in texts
+    )
+    assert Manifest.load(out).tokenizer.rules == expected
 
 
 def test_a_vocabulary_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:
@@ -292,6 +318,34 @@ def test_shards_hold_the_ids_and_words_of_the_tokenizer_itself(
     )
     again = load_tokenizer_info(out / "tokenizer")
     assert again == manifest.tokenizer == load_tokenizer_info(folder)
+
+
+MIXED = [
+    "The river is long. 東京は日本の首都です。人口は多いです。It is old. Это город. 北京是首都。",
+    "ภาษาไทยมีอักษรของตนเองและมีคนพูดกันมากทั่วประเทศ คนไทยเขียนติดกันโดยไม่เว้นวรรคระหว่างคำเลย",
+    "བོད་ཀྱི་སྐད་ཡིག་ནི་རྙིང་པ་ཡིན། དེ་ནི་མང་པོས་ཤེས།",
+    "他說：“這條河很長。”“是的！”她說。（完）“Yes.” She went. «Да.» «Нет.»",
+    "한국어는 띄어쓰기를 한다. 東京 is far. 그는 말했다.",
+]
+
+
+def test_sentences_of_mixed_scripts_join_as_in_their_text(tmp_path: Path) -> None:
+    folder = json_folder(tmp_path / "modern", "modern")
+    theirs = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    out = prepare(tmp_path, "\n\n".join(MIXED), folder)
+    expected = [theirs.encode(text, add_special_tokens=False).ids for text in MIXED]
+    assert sorted(documents(out)) == sorted(expected)
+    # A plain text that training reads itself: a sentence per line.
+    lines = tmp_path / "lines.txt"
+    lines.write_text(
+        "\n\n".join("\n".join(sentence_splitter("en")(text)) for text in MIXED), "utf-8"
+    )
+    shard = text_shard(lines, load_tokenizer_info(folder))
+    assert shard.token_ids.tolist() == [number for ids in expected for number in ids]
+    # Tagged words, and tagged letters where no space is between them.
+    assert in_running_text(["It", "is", "東", "京", "。", "ไทย", "นี้", "it"], True) == (
+        ["It", " is", " 東", "京", "。", "ไทย", "นี้", " it"]
+    )
 
 
 def test_what_needs_wordpiece_says_so(folder: Path, tmp_path: Path) -> None:

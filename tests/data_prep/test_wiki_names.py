@@ -26,8 +26,10 @@ SITEINFO = (
 def test_the_dumps_own_names_come_first() -> None:
     wiki = site(site_options(f'<mediawiki xml:lang="de">{SITEINFO}'))
     assert wiki.language == "de"
-    text = "[[Zeichnung:a.png|mini|x]][[Schublade:y]][[Tür_Eins:z]][[Datei:b.png|x]]Hier."
+    text = "[[Zeichnung:a.png|mini|x]][[Schublade:y]][[tür_eins:z]][[Datei:b.png|x]]Hier."
     assert clean_wikitext(text + TAIL, wiki) == "Hier." + TAIL
+    # A page of another namespace is shown, as MediaWiki shows it.
+    assert clean_wikitext("[[Tür Eins:z]]" + TAIL, wiki) == "Tür Eins:z" + TAIL
 
 
 @pytest.mark.parametrize(
@@ -39,6 +41,12 @@ def test_the_dumps_own_names_come_first() -> None:
         ("ru", "[[Изображение:a.jpg|мини|Текст]][[Категория:Y]]"),
         ("ja", "[[ファイル:a.jpg|サムネイル|文]][[画像:b.jpg|x]]"),
         ("zh", "[[文件:a.jpg|缩略图|文]][[圖像:b.jpg|thumb|x]][[分類:Y]]"),
+        ("no", "[[Fil:a.jpg|miniatyr|x]][[Bilde:b.jpg|x]][[Kategori:Y]]"),
+        ("nb", "[[Fil:a.jpg|miniatyr|x]][[Kategori:Y]]"),
+        ("als", "[[Datei:a.jpg|mini|x]][[Kategorie:Y]]"),
+        ("zh-min-nan", "[[文件:a.jpg|thumb|x]][[分類:Y]]"),
+        ("bat-smg", "[[Vaizdas:a.jpg|thumb|x]][[Kategorija:Y]]"),
+        ("fiu-vro", "[[Pilt:a.jpg|pisi|x]][[Katõgooria:Y]]"),
         ("ar", "[[ملف:a.jpg|تصغير|نص]][[تصنيف:Y]]"),
         ("vi", "[[Tập tin:a.jpg|nhỏ|chữ]][[Thể loại:Y]]"),
         ("th", "[[ไฟล์:a.jpg|thumb|x]][[หมวดหมู่:Y]]"),
@@ -72,7 +80,12 @@ def test_a_file_of_an_unknown_namespace_is_known_by_its_options() -> None:
         ("[[simple:Berlin]]", ""),
         ("[[be-x-old:Берлін]]", ""),
         ("[[ltg:Berlins]]", ""),
-        ("[[Wikipedia:Rules]]", ""),
+        ("[[Wikipedia:Rules]]", "Wikipedia:Rules"),
+        ("[[Portal: Stories]]", "Portal: Stories"),
+        ("[[Book: A Novel]]", "Book: A Novel"),
+        ("[[Draft: Day]]", "Draft: Day"),
+        ("[[Meta: Art]]", "Meta: Art"),
+        ("[[commons:Category:X]]", ""),
         ("[[wikt:word]]", ""),
         ("[[w:Page]]", ""),
         ("[[:de:Berlin]]", "de:Berlin"),
@@ -106,6 +119,9 @@ def test_pages_of_other_namespaces_without_ns(tmp_path: Path, made: SimpleNamesp
         ("#तालिका_नई [[क]]", True),  # no table has it, and it is all there is
         ("#Al [[Capone]] was a gangster of Chicago who is known in all the world.\n# b", False),
         ("#Albania [[Tirana]] is its capital city, and has been for a hundred years now.", False),
+        ("#Ohjaus [[X]] is a word that Finnish has for a redirect.", False),
+        ("#Ohjaus [[X]] {{R}}\n[[Luokka:Y]]", True),
+        ("#OHJAUS [[X]] and whatever text there may be after it.", True),
         ("# [[Berlin]] is the first city of this list, which goes on after it.", False),
     ],
 )
@@ -131,6 +147,25 @@ def test_sections_without_prose(title: tuple[str, str]) -> None:
     language, heading = title
     text = f"Before.{TAIL}\n\n== {heading} ==\nThese words are in a section that is left out."
     assert clean_wikitext(text, site((f"language={language}",))) == "Before." + TAIL
+
+
+@pytest.mark.parametrize(
+    ("language", "heading"),
+    [
+        ("de", "<h2>Weblinks</h2>"), ("de", '<h2 id="a"><span>Weblinks</span></h2>'),
+        ("de", "== Weblinks und Literatur =="), ("de", "== Literatur, Quellen & Weblinks =="),
+        ("fr", "== Notes et liens externes =="), ("ar", "== المراجع والمصادر =="),
+        ("ja", "== 注釈と出典 =="), ("nb", "== Kilder og noter =="),
+    ],
+)  # fmt: skip
+def test_sections_without_prose_in_other_words(language: str, heading: str) -> None:
+    after = "\n\n== Leben und Literatur ==\nThese words are kept, as their title is of a life."
+    text = f"Before.{TAIL}\n\n{heading}\nThese words are in a section that is left out.{after}"
+    if heading.startswith("<h2>"):
+        text = text.replace("== Leben und Literatur ==", "<H2>Leben</H2>")
+    kept = "These words are kept, as their title is of a life."
+    found = clean_wikitext(text, site((f"language={language}",)))
+    assert found == f"Before.{TAIL}\n{kept}"
 
 
 def test_sections_are_listed_for_the_largest_wikipedias() -> None:

@@ -13,6 +13,7 @@ from bertds.errors import ConfigError, DataError
 from bertds.system.atomic_files import sha256_file
 from data_prep.build_wiki_books import main
 from data_prep.wiki import templates
+from data_prep.wiki.expressions import expression_value
 from data_prep.wiki.extract import clean_wikitext
 from data_prep.wiki.names import site
 from data_prep.wiki.template_functions import FUNCTIONS
@@ -35,7 +36,7 @@ SHIPPED = Path(templates.__file__).with_name("templates.yaml")
         ("en", "{{convert|100|km|0}}", "100 km"),
         ("en", "{{convert|1,000|sqmi|km2}}", "1,000 sq mi"),
         ("en", "{{cvt|-5|C|F}}", "-5 °C"),
-        ("en", "{{convert|{{formatnum:3003}}|m}}", "3003 m"),
+        ("en", "{{convert|{{formatnum:3003}}|m}}", "3,003 m"),
         ("en", "{{langx|de|Wort}}", "Wort"),
         ("en", "{{lang|la|''vox''}}", "vox"),
         ("en", "{{Lang_fr|x}}", ""),
@@ -97,6 +98,44 @@ SHIPPED = Path(templates.__file__).with_name("templates.yaml")
         ("zh", "{{tsl|en|City|城市}}", "城市"),
         ("ko", "{{llang|en|word}}", "word"),
         ("cs", "{{km|5}}", "5 km"),
+        ("en", "{{nihongo2|日本}}", "日本"),
+        ("en", "Hawai{{okina}}i", "Hawaiʻi"),
+        ("en", "{{convert|1//2|mi|km}}", "1/2 mi"),
+        ("en", "{{convert|3+1/2|in}}", "3 1/2 in"),
+        ("en", "{{convert|1+1//2|to|2+1⁄4|ft}}", "1 1/2 to 2 1/4 ft"),
+        ("en", "{{convert|150|e6km|e6mi}}", "150 million km"),
+        ("en", "{{convert|12345|m}}", "12,345 m"),
+        ("en", "{{val|12345|u=m}}", "12345 m"),
+        ("en", "{{as of|2010|5|3|df=US}}", "As of May 3, 2010"),
+        ("en", "{{formatnum:1234567.8}} {{formatnum:-1234}}", "1,234,567.8 -1,234"),
+        ("en", "{{formatnum:1,234.5|R}} {{formatnum:1234|NOSEP}}", "1234.5 1234"),
+        ("en", "{{formatnum:{{#expr: 3 * 411 + 1}}}}", "1,234"),
+        ("en", "{{nts|1234}} {{formatnum:text}}", "1,234 text"),
+        ("fr", "{{s2|XIX|e|XX|e}}", "XIXe et XXe siècles"),
+        ("fr", "{{s2-|IV|e|V|e}}", "IVe et Ve"),
+        ("fr", "{{sp|XIX|e|et au|XX|e}}", "XIXe et au XXe siècle"),
+        ("fr", "{{sp-|X|e|ou|XI|e}}", "Xe ou XIe"),
+        ("fr", "{{-s-|V|e}}", "Ve av. J.-C."),
+        ("fr", "{{date|1|mai|2010}}", "1er mai 2010"),
+        ("fr", "{{date|1 mai 2010}} {{date-|12|5|2010}}", "1er mai 2010 12 mai 2010"),
+        ("fr", "{{incise|et voilà}}", "– et voilà –"),
+        ("fr", "{{incise|et voilà|stop}}", "– et voilà"),
+        ("fr", "{{lnobr|Article|le mot}} {{lnobr|mot}}", "le mot mot"),
+        ("fr", "{{formatnum:1234567.89}} {{unité|1234.5|km}}", "1 234 567,89 1 234,5 km"),
+        ("it", "{{M|5|ul=km}} {{M|5|um=km|e=3}}", "5 km 5×10^3 km"),
+        ("it", "{{M|100|k|m}} {{M|1500|u=m}}", "100 km 1.500 m"),
+        ("it", "{{inglese|word}}", "word"),
+        ("it", "{{data|1|1|2010}}", "1º gennaio 2010"),
+        ("ar", "{{إنج|word}} {{لات|verbum}} {{لغ|en|text}}", "word verbum text"),
+        ("ar", "{{تحويل|5|km|mi}}", "5 km"),
+        ("sr", "{{јез-рус|слово}} {{јез|рус|слово}}", "слово слово"),
+        ("de", "{{FormatZahl|1234567}} {{formatnum:1234.5}}", "1.234.567 1.234,5"),
+        ("de", "{{convert|12345|km}}", "12.345 km"),
+        ("tr", "{{dönüştür|5|km|mi}}", "5 km"),
+        ("ja", "{{要出典 範囲|本文|date=2010年}}", "本文"),
+        ("es", "{{formatnum:1234}} {{formatnum:12345}}", "1234 12.345"),
+        ("hi", "{{formatnum:12345678}}", "1,23,45,678"),
+        ("ltg", "{{formatnum:12345}}", "12 345"),
         ("en", "{{siècle text}}{{s|XX|e}}", ""),  # short names hold in their own wiki only
         ("ltg", "{{convert|5|km}} {{lang|lv|vārds}}", "5 km vārds"),
     ],
@@ -128,9 +167,26 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
 _Strict.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("1 + 2 * 3", "7"), ("(1+2)*3", "9"), ("2^3^2", "64"), ("-2^2", "4"), ("7 mod 3", "1"),
+        ("10 / 4", "2.5"), ("10 div 4 round 0", "3"), ("-2.5 round 0", "-3"),
+        ("1 / 3 round 2", "0.33"),
+        ("12345 round -2", "12300"), ("1 + 1 round 0 + 0", "2"), ("3 − 1", "2"), (".5*2", "1"),
+        ("1/3", "0.33333333333333"), ("1 / 0", ""), ("9^9^9^9", ""), ("", ""),
+        ("x + 1", ""), ("1 +", ""),
+        ("(1", ""), ("1 2", ""), ("1" * 300, ""), ("(" * 199, ""), ("__import__", ""),
+    ],
+)  # fmt: skip
+def test_expressions_have_the_value_of_mediawikis_documentation(expression, value) -> None:
+    assert expression_value(expression) == value
+
+
 def test_the_shipped_table_is_whole() -> None:
     table = yaml.load(SHIPPED.read_text("utf-8"), _Strict)
-    dates = table.pop("dates")
+    dates, numbers = table.pop("dates"), table.pop("numbers")
+    assert all(set(entry) <= {"group", "decimal", "least", "lakhs"} for entry in numbers.values())
     assert all(len(entry["months"]) == 12 and "{y}" in entry["form"] for entry in dates.values())
     assert len(table) >= 30
     for language, entries in table.items():

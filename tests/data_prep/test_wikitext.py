@@ -51,7 +51,7 @@ TAIL = " It stands here so that the line is long enough to be prose."
         ("Such as {{x}}, {{y}}, {{z}}, here, {{z}}.", "Such as, here."),
         ("Waves|url = = News|access-date = 2016. (Pashto |x) a.", "Waves. (Pashto x) a."),
         ("{{cite}}. First of many.", "First of many."),
-        ("Up to {{formatnum:3003}} m, {{formatnum:{{x}}}}.", "Up to 3003 m."),
+        ("Up to {{formatnum:3003}} m, {{formatnum:{{x}}}}.", "Up to 3,003 m."),
         ("L'''été''' d''''Orsay''' ends.", "L'été d'Orsay ends.".replace("L'été", "Lété")),
     ],
 )
@@ -291,6 +291,7 @@ def test_line_breaks_are_inside_sentences_and_two_end_a_paragraph() -> None:
         ("Text<ref name=a>x b <ref>c</ref> d.", "Text d."),
         ("Text<ref>{{cite|<ref>x</ref>}}</ref> d.", "Text d."),
         ("{|\n| a\n{|\n| b\n|}\n| c\n|}\nText.", "Text."),
+        ("A -{{{lang|en|x}}}- and -{zh:{{lang|en|y}};zh-tw:z}-.", "A x and y."),
         ("Gas (<chem>CO2</chem>) is.", "Gas (CO2) is."),
     ],
 )
@@ -302,6 +303,62 @@ def test_a_reference_that_is_not_closed_takes_no_later_paragraph_along() -> None
     text = "One.<ref>a\n\nThe second paragraph has words.<ref>b</ref>\n\nThe third has them too."
     assert clean_wikitext(text).split("\n")[-1] == "The third has them too."
     assert "</ref" not in clean_wikitext(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("See http://a.b/c_(d) now.", "See now."),
+        ("See (http://a.b/c_(d)) and (http://a.b/) now.", "See and now."),
+        ("See (at http://a.b/c_(d)). So http://a.b, or ftp://x.y/z; end.",
+         "See (at). So, or; end."),
+        ("官方網站http://example.com/a，位於北京（http://a.b）。", "官方網站，位於北京。"),
+        ("Он на сайте «http://пример.рф/а», да.", "Он на сайте «, да."),
+    ],
+)  # fmt: skip
+def test_bare_addresses_go_as_mediawiki_takes_them(text: str, left: str) -> None:
+    assert clean_wikitext(text + TAIL) == left + TAIL
+
+
+@pytest.mark.parametrize(
+    ("wikitext", "shown"),
+    [
+        ("'''!!!''' is a band.", "!!! is a band."),
+        ("[[!Kung people]] and [[A|#b]] are.", "!Kung people and #b are."),
+        ("{{lang|ktz|!Xun}} and ''{{lang|ktz|!Xun}}'' are.", "!Xun and !Xun are."),
+        ("&#33;Kung is &excl;Kung.", "!Kung is !Kung."),
+        ("!Kung people are.", "!Kung people are."),
+        ("<b>!Xun</b> are.", "!Xun are."),
+        ("'''[[#9 Dream|#9 Dream]]''' is a song.", "#9 Dream is a song."),
+        ("''':)''' smiles.", ":) smiles."),
+        ("&#61; equals =", "= equals ="),
+        ("{x, y} is a set.", "{x, y} is a set."),
+        ("&#123;&#124; begins a &#91;&#91;table&#93;&#93; &vert; so.",
+         "{| begins a [[table]] | so."),
+        ("In C <code>a || b</code> is either.", "In C a || b is either."),
+    ],
+)  # fmt: skip
+def test_a_mark_that_is_shown_is_text(wikitext: str, shown: str) -> None:
+    """Lists, tables and headings are those of the markup, not of what it shows."""
+    assert clean_wikitext(wikitext + TAIL) == shown + TAIL
+    item = f"* {wikitext}{TAIL}"
+    if "|" not in shown and wikitext[0] != "!":
+        assert clean_wikitext(f"x\n{item}").endswith(shown + TAIL)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "! A !! B\n|-\n| 1 || 2\n|}",
+        "{| class=x\n! A\n! B\n|-\n| 1\n| 2 || a cell without an end",
+        "{{!}}-\n{{!}} a cell of a row that a template began\n! Head\n|}",
+        "| a = b\n| c = d\n}}",
+    ],
+)
+def test_rows_of_a_table_that_is_not_whole_are_no_text(table: str) -> None:
+    assert clean_wikitext(f"Before.{TAIL}\n{table}\n\nAfter.{TAIL}") == (
+        f"Before.{TAIL}\nAfter.{TAIL}"
+    )
 
 
 def test_a_page_in_cdata(made: SimpleNamespace) -> None:

@@ -179,7 +179,7 @@ def test_a_rank_that_freezes_before_the_others_met_it_is_named(
         command("run", "guard.meeting_timeout_seconds=3"),
         3,
         output=tmp_path,
-        plans={1: {"die": ["meet", 1, signal.SIGSTOP]}},
+        plans={1: {"die": ["run.meet", 1, signal.SIGSTOP]}},
     )
     deadline = time.monotonic() + 60
     while None in (ranks.poll()[0], ranks.poll()[2]):

@@ -83,7 +83,7 @@ def test_a_rank_lost_before_the_first_step_is_named(
         command("run", "guard.peer_timeout_seconds=3"),
         2,
         output=tmp_path,
-        plans={1: {"die": ["wrap", 1, number]}},
+        plans={1: {"die": ["engine.wrap", 1, number]}},
     )
     assert ranks.wait(30) == [1, -signal.SIGKILL]
     assert f"rank 1 (process {ranks.pids[1]} on " in ranks.text(0)

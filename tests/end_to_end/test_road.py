@@ -79,9 +79,73 @@ def test_transformers_loads_the_export_with_equal_logits(run: Path, model: Path)
 
 
 def test_the_model_card_says_what_was_done(model: Path) -> None:
-    card = (model / "README.md").read_text()
-    for text in ("| steps | 6 |", "AdamW", "Held-out scores", "mlm_accuracy", "vocabulary 65"):
-        assert text in card, text
+    """huggingface_hub reads it; numbers stand in words, and no machine's paths or raw JSON."""
+    from huggingface_hub import ModelCard
+
+    text = (model / "README.md").read_text()
+    card = ModelCard(text)
+    assert card.data.pipeline_tag == "fill-mask" and card.data.license is None
+    metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert 0 <= metrics["accuracy"] <= 1 < metrics["perplexity"]
+    for part in (
+        "| steps | 6 |",
+        "AdamW: lr 0.005",
+        "## Held-out scores",
+        "filled in exactly",
+        "vocabulary 65",
+        "## Intended use",
+        "## Limits",
+    ):
+        assert part in text, part
+    assert '{"' not in text and "PATH" not in text
+
+
+def test_the_model_cards_example_runs(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = (model / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    exec(code, {})
+    assert capsys.readouterr().out.count("token_str") == 5
+
+
+def test_a_pushed_export(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hub is a stand-in that takes what it is sent; without a token nothing is exported."""
+    import huggingface_hub
+    from huggingface_hub import ModelCard, constants
+
+    words = ["export", str(run), "--out", str(tmp_path / "m"), "--push"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    for name, message in (
+        ("mine", "give OWNER/NAME"),
+        ("me/a b", "give OWNER/NAME"),
+        ("me/mine", "hf auth login"),
+    ):
+        assert bertds([*words, name]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "m").exists()
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
+    sent: dict[str, Any] = {}
+
+    class Hub:
+        def create_repo(self, name: str, *, private: bool, exist_ok: bool) -> str:
+            sent["private"] = private
+            return f"https://hub/{name}"
+
+        def upload_folder(self, **what: Any) -> None:
+            if sent.get("full"):
+                raise OSError("no network")
+            sent.update(what)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert bertds([*words, "me/mine", "--private", "--license", "cc-by-sa-4.0"]) == 0
+    assert "uploaded to https://hub/me/mine" in capsys.readouterr().out
+    assert (sent["repo_id"], sent["private"]) == ("me/mine", True)
+    card = ModelCard((sent["folder_path"] / "README.md").read_text())
+    assert card.data.license == "cc-by-sa-4.0" and 'model="me/mine"' in card.text
+    sent["full"] = True
+    assert bertds([*words, "me/mine", "--overwrite"]) == 1
+    assert "is kept: hf upload me/mine" in capsys.readouterr().err
+    assert (tmp_path / "m" / "model.safetensors").is_file()
 
 
 def test_an_export_is_replaced_on_request_and_foreign_folders_are_left_alone(

@@ -203,7 +203,7 @@ def test_neighbours_are_joined_without_a_copy_and_with_the_same_gradients() -> N
 def test_the_kernel_follows_from_setting_device_and_dtype(
     asked, device, dtype, width, capability, chosen, monkeypatch
 ) -> None:
-    monkeypatch.setattr(attention_kernels, "_capability", lambda device: capability)
+    monkeypatch.setattr(attention_kernels, "device_capability", lambda device: capability)
     assert choose_kernel(asked, torch.device(device), dtype, width) == chosen
 
 

@@ -5,18 +5,22 @@ import json
 import os
 import re
 import signal
+import time
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bertds.config.load import load_config
 from bertds.display.words import in_words
+from bertds.distributed.rank_info import free_port
 from bertds.monitor import progress
 from bertds.monitor import trackers as tracking
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft, describe
 from bertds.monitor.remaining_time import LaterPhase
 from bertds.monitor.trackers import Watcher
+from bertds.monitor.wandb_tracker import WandbTracker, has_key
 from bertds.system.logs import log, start_logging
 from bertds.train import entry
 from tests.support.made_runs import train_line
@@ -112,10 +116,11 @@ def test_a_full_disk_silences_tensorboard_and_not_the_run(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(board._writer, "add_scalar", full)
+    writer = pytest.importorskip("torch.utils.tensorboard").SummaryWriter
+    monkeypatch.setattr(writer, "add_scalar", full)
     for step in (1, 2):
         board.line(train_line(step))
-    monkeypatch.setattr(board._writer, "close", full)
+    monkeypatch.setattr(writer, "close", full)
     board.close()
     assert len(said) == 2 and all("No space left" in text for text in said)
 
@@ -187,6 +192,102 @@ def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
     }
     shown = {e.step: e.value for e in events.Scalars("train/mlm_loss")}
     assert shown == pytest.approx(written, rel=1e-6) and set(shown) == set(range(1, 7))
+
+
+@pytest.fixture
+def no_wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A W&B that knows no key and whose server refuses connections."""
+    wandb = pytest.importorskip("wandb")
+    for name in ("CONFIG", "CACHE", "DATA"):
+        monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name.lower()))
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wandb.teardown()  # it reads its environment once
+    yield
+    wandb.teardown()
+
+
+def test_wandb_without_a_key_is_one_line_before_anything_is_built(
+    no_wandb_server: None, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    assert train(tiny_recipe, tiny_json, tiny_data, run, "tracking.wandb=online") == 2
+    assert capsys.readouterr().err.strip() == (
+        "bertds: error: tracking.wandb=online: there is no W&B key; run `wandb login`, or set "
+        "WANDB_API_KEY, or set tracking.wandb=offline"
+    )
+    assert not run.exists()
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login user password {'a' * 40}\n")
+    assert has_key()
+
+
+def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
+    no_wandb_server: None, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    run, began = tmp_path / "run", time.monotonic()
+    common = (tiny_recipe, tiny_json, tiny_data, run, "tracking.wandb=online")
+    assert train(*common, "schedule.total_steps=3") == 0
+    assert time.monotonic() - began < 60
+    said = (run / "log.txt").read_text()
+    assert "Weights & Biases goes on offline: http://127.0.0.1:" in said
+    assert "cannot be reached; later: wandb sync" in said
+    monkeypatch.delenv("WANDB_API_KEY")  # a run that has begun is not refused for a key either
+    assert train(*common) == 0
+    assert "offline: there is no W&B key" in (run / "log.txt").read_text()
+    identity = json.loads((run / "wandb_id.json").read_text())["id"]
+    folders = list((run / "wandb").glob("offline-run-*"))
+    assert len(folders) == 2 and all(folder.name.endswith(identity) for folder in folders)
+
+
+def test_a_refused_wandb_run_goes_on_offline(
+    no_wandb_server: None, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server answers, but not as it should: no W&B server at all, a wrong key, an old one."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr("bertds.monitor.wandb_tracker.is_reachable", lambda url: True)
+    real = wandb.init
+
+    def init(**settings: Any) -> Any:
+        if settings["mode"] == "online":
+            raise wandb.errors.CommError("the server\nsays no")
+        return real(**settings)
+
+    monkeypatch.setattr(wandb, "init", init)
+    (tmp_path / "wandb_id.json").write_text('{"id": "ab')  # torn by a crash
+    config = load_config({"tracking": {"wandb": "online"}})
+    tracker = WandbTracker(config, {}, tmp_path, "name")
+    tracker.line(train_line(1))
+    tracker.close()
+    assert "goes on offline: the server says no; later: wandb sync" in said[0] and len(said) == 1
+    identity = json.loads((tmp_path / "wandb_id.json").read_text())["id"]
+    assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{identity}"))) == 1
+
+
+def test_a_tracker_that_cannot_start_is_left_out(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("wandb")
+    (tmp_path / "tensorboard").write_text("")  # no folder can be made, as on a full disk
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("bertds.monitor.wandb_tracker.write_text", full)
+    asked = {"tensorboard": True, "wandb": "offline"}
+    config = load_config({"tracking": asked, "log": {"progress": "none"}})
+    facts = {"model": {"vocab_size": 65}, "world_size": 1}
+    started = tracking.start_trackers(config, facts, tmp_path)
+    assert [type(tracker) for tracker in started] == [Watcher]
+    assert "Weights & Biases is left out: [Errno 28] No space left" in said[0]
+    assert "TensorBoard is left out: " in said[1] and len(said) == 2
 
 
 def test_time_left_counts_the_phases_that_follow(

@@ -29,6 +29,7 @@ BY_HAND = {
     "modern_base": {0: 2.162162e-7, 3699: 8e-4, 361300: 8e-4, 366600: 2.343146e-4},
     "nemo_base": {22856: 4.375e-5, 22857: 4.353069e-5},
     "academic_24h": {},
+    "small_cpu": {},
     "ten_minutes_h100": {},
     "ten_minutes_h100_modern": {},
     "domain_adapt": {749: 5e-5, 750: 4.7e-5, 6250: 2.5e-5},

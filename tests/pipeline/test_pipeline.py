@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
 from bertds.commands.pipeline import main
-from bertds.errors import DataError
+from bertds.config.load import load_config, to_dict
+from bertds.errors import ConfigError, DataError, UserError
+from bertds.system.shipped_files import PACKAGE
 from data_prep import build_wiki_books
 
 
@@ -26,3 +31,66 @@ def test_another_corpus_in_the_same_folder_is_refused_in_the_pipelines_words(
     with pytest.raises(DataError, match=r"0\.05 now.*choose another --work DIR") as refusal:
         main(["--work", str(work), *command])
     assert "--overwrite" not in str(refusal.value)
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preparation that must not begin."""
+
+    def begin(*_: object) -> None:
+        raise AssertionError("preparation has begun")
+
+    monkeypatch.setattr("bertds.commands.pipeline.prepare", begin)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--phase2", "no_such_recipe"], "no_such_recipe: no such recipe"),
+        (["--phase2", "p2.yaml"], "schedule.total_stepz"),
+        (["--phase2", "json.yaml"], "no_such.json: no such DeepSpeed JSON"),
+        (["--phase2", "wider.yaml"], "phase1: its hidden_size is 128, this run's is 256"),
+        (["--phase2", "large_phase2"], "phase1: its hidden_size is 128, this run's is 1024"),
+        (["--phase1", "large_phase1", "--phase2", "large_phase2"], "this JSON is for GPUs"),
+        (["--processes", "7"], "train_batch_size"),
+        (["--vocab", "broken.txt"], "broken.txt"),
+        (["--set", "data.sequence_lenght=64"], "data.sequence_lenght"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_said_before_the_first(
+    tmp_path: Path, options: list[str], message: str, untouched: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if "this JSON is for GPUs" in message and torch.cuda.is_available():
+        pytest.skip("these recipes train here")
+    monkeypatch.chdir(tmp_path)
+    second = (PACKAGE / "recipes" / "tiny_cpu_phase2.yaml").read_text()
+    (tmp_path / "p2.yaml").write_text(second.replace("total_steps", "total_stepz"))
+    json = re.sub(r"deepspeed_config: .*", "deepspeed_config: no_such.json", second)
+    (tmp_path / "json.yaml").write_text(json)
+    wider = re.sub(r"hidden_size: \d+", "hidden_size: 256", second)
+    (tmp_path / "wider.yaml").write_text(wider)
+    (tmp_path / "broken.txt").write_text("the\n")
+    (tmp_path / "book.txt").write_text("A line.\n")
+    with pytest.raises(UserError) as refusal:
+        main(["--work", "work", "--books", "book.txt", *options])
+    assert message in str(refusal.value)
+
+
+def test_a_foreign_model_folder_and_a_changed_run_are_refused_first(
+    tmp_path: Path, untouched: None
+) -> None:
+    work = tmp_path / "work"
+    command = ["--work", str(work), "--books", str(tmp_path)]
+    (work / "model").mkdir(parents=True)
+    (work / "model" / "thesis.tex").write_text("precious")
+    with pytest.raises(ConfigError, match="model: exists and is not an earlier export"):
+        main(command)
+    (work / "model" / "thesis.tex").unlink()
+    config = load_config("tiny_cpu_phase2", {"run.seed": 7})
+    (work / "phase2").mkdir()
+    (work / "phase2" / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
+    with pytest.raises(ConfigError, match=r"phase2: this run began with run\.seed=7"):
+        main(command)
+    with pytest.raises(AssertionError, match="preparation has begun"):
+        main([*command, "--set", "run.seed=7"])

@@ -30,7 +30,8 @@ NOT_HERE = {
     "make": "installs; what its targets start is tested by itself",
     "pip": "installs", "git": "clones", "source": "changes the shell",
     "--sweep": "run by test_docs.py", "benchmarks": "a measurement", "sbatch": "needs Slurm",
-    "nvidia-smi": "needs a GPU", "pytest": "tests", "tests/end_to_end/soak": "runs for hours",
+    "nvidia-smi": "needs a GPU",
+    "watch": "serves until Ctrl-C", "pytest": "tests", "tests/end_to_end/soak": "runs for hours",
     "ckpt_N.pt": "a checkpoint of DLE's: tests/pretrained/test_convert.py makes one",
 }  # fmt: skip
 WRITTEN = ("runs", "data", "models", "report")

@@ -10,10 +10,9 @@ import pytest
 import yaml
 
 from bertds.cli import COMMANDS
-from bertds.config.keys import all_keys
+from bertds.config.keys import all_keys, dotted
 from bertds.config.load import load_config, split_assignments
 from bertds.engine.ds_config_keys import TOP
-from bertds.training.nemo.keys import flatten
 from tests.training.test_nemo_config import HDF5, NEWEST, TEXT
 
 # The names that their argument parsers and files take.
@@ -57,7 +56,7 @@ def test_every_flag_of_theirs_has_its_row(repository: Path, heading: str, flags:
 def test_every_key_of_nemos_files_has_its_row(repository: Path) -> None:
     named = re.findall(r"`([\w.]+)`", " ".join(left for left, _ in table(repository, "NeMo")))
     for file in (TEXT, HDF5, NEWEST):
-        for key in flatten(yaml.safe_load(file)):
+        for key in dotted(yaml.safe_load(file), keep_empty=True):
             # A validation key is what the training key of its name is.
             known = (key, key.replace("train_ds.", ""), key.replace("validation_ds", "train_ds"))
             if key in ("name", "model.pretrained_model_name", "model.tokenizer"):

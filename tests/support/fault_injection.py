@@ -31,16 +31,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-POINTS = (
-    "wrap", "build", "forward", "step", "stepped", "validation", "fresh", "write", "sync",
-    "manifest", "publish", "published", "latest", "remove", "metrics",
+from bertds.data.batches import MicroBatch
+from bertds.data.loader import StepBatch
+from bertds.errors import DataError
+from bertds.system import fault_points
+from bertds.system.fault_points import inject
+
+POINTS = tuple(
+    name for name in fault_points.POINTS
+    if name.startswith(("checkpoint.", "engine.", "run.continue", "metrics."))
+    and name not in ("engine.seed", "engine.output")
 )  # fmt: skip
+"""Where a run may die; what comes before ``engine.wrap`` ends no life that has begun."""
 
 
 def _raise_by_signal(number: int, frame: Any) -> None:
@@ -117,48 +124,38 @@ FAULTS: dict[str, Callable[[], None]] = {
 
 
 def plant(plan: dict[str, Any]) -> None:
-    """Change this process so that the plan's faults happen."""
+    """Arrange in this process that the plan's faults happen."""
     if "die" in plan:
-        _plant_death(*plan["die"])
+        fault_points.send_signal(*plan["die"])
     if "clock" in plan:
-        from bertds.training import clock
-
         ticks = itertools.count(0.0, plan["clock"])
-        clock.seconds = lambda: next(ticks)
+        inject("run.clock", lambda seconds: next(ticks))
     if "insist" in plan:
-        from bertds.training.leaving import Leaving
-
-        def insist() -> None:
-            for _ in range(plan["insist"]):
-                os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(0.05)
-
-        _before(Leaving, "leave", insist)
+        inject("run.leave", lambda: _insist(plan["insist"]))
     if "block" in plan:
         from bertds.data.sources import token_source
 
         token_source.BLOCK_ROWS = plan["block"]
     if "room" in plan:
-        from bertds.checkpoint import save
-
-        save.free_bytes = lambda folder: plan["room"]
+        inject("disk.free", lambda free: plan["room"])
     if "fault" in plan:
         _plant_fault(*plan["fault"])
     if {"nan", "overflow", "spike", "slow", "drag", "hog", "error", "stop"} & set(plan):
         _plant_bad_steps(plan)
 
 
-def _plant_fault(name: str, step: int) -> None:
-    from bertds.engine.deepspeed_engine import Engine
-
-    seed = Engine.seed_dropout
-
-    def at_the_step(self: Any, number: int, now: int, micro_step: int) -> None:
-        if now + 1 == step and micro_step == 1:
+def _plant_fault(name: str, at: int) -> None:
+    def begin(step: int, micro_step: int) -> None:
+        if step + 1 == at and micro_step == 1:
             FAULTS[name]()
-        seed(self, number, now, micro_step)
 
-    Engine.seed_dropout = at_the_step  # type: ignore[method-assign]
+    inject("engine.seed", begin)
+
+
+def _insist(times: int) -> None:
+    for _ in range(times):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
 
 
 def hold_the_lock(seconds: float) -> None:
@@ -169,77 +166,11 @@ def hold_the_lock(seconds: float) -> None:
     sum(itertools.repeat(1, int(rate * seconds)))  # one call: the lock is not given up inside
 
 
-def _before(owner: Any, name: str, act: Callable[[], None]) -> None:
-    original = getattr(owner, name)
-
-    def changed(*arguments: Any, **options: Any) -> Any:
-        act()
-        return original(*arguments, **options)
-
-    setattr(owner, name, changed)
-
-
-def _after(owner: Any, name: str, act: Callable[[], None]) -> None:
-    original = getattr(owner, name)
-
-    def changed(*arguments: Any, **options: Any) -> Any:
-        result = original(*arguments, **options)
-        act()
-        return result
-
-    setattr(owner, name, changed)
-
-
-def _plant_death(point: str, passing: int, number: int) -> None:
-    from bertds.checkpoint import format as checkpoint_format
-    from bertds.checkpoint import save
-    from bertds.engine import deepspeed_engine
-    from bertds.engine.deepspeed_engine import Engine
-    from bertds.monitor import metrics
-    from bertds.training import build
-
-    left = [passing]
-
-    def die() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), number)
-            time.sleep(0.05)
-
-    places = {
-        "meet": lambda: _before(build, "meet_processes", die),
-        "wrap": lambda: _before(deepspeed_engine, "build_optimizer", die),
-        "build": lambda: _before(build, "continue_run", die),
-        "forward": lambda: _before(Engine, "forward_backward", die),
-        "step": lambda: _before(Engine, "step", die),
-        "stepped": lambda: _after(Engine, "step", die),
-        "validation": lambda: _before(Engine, "eval_forward", die),
-        "fresh": lambda: _after(save.Checkpoints, "_fresh", die),
-        "write": lambda: _before(checkpoint_format.HashingFile, "write", die),
-        "sync": lambda: _before(checkpoint_format.HashingFile, "close", die),
-        "manifest": lambda: _before(save, "write_manifest", die),
-        "publish": lambda: _before(Path, "rename", die),
-        "published": lambda: _after(Path, "rename", die),
-        "latest": lambda: _before(save, "write_text", die),
-        "remove": lambda: _before(save.shutil, "rmtree", die),
-        "metrics": lambda: _before(metrics.Metrics, "write", die),
-    }
-    assert set(places) == {*POINTS, "meet"}  # one that only a launcher sees ends no life
-    places[point]()
-
-
 def _plant_bad_steps(plan: dict[str, Any]) -> None:
-    from bertds.data.loader import BatchLoader
-    from bertds.engine.deepspeed_engine import Engine
-    from bertds.errors import DataError
-    from bertds.model.bert import BertForPreTraining
-
     marked: list[torch.Tensor] = []
     now = {"step": 0}
-    make, seed, forward = BatchLoader._make, Engine.seed_dropout, BertForPreTraining.forward
 
-    def make_and_mark(self: Any, *where: Any) -> Any:
-        batch = make(self, *where)
+    def mark(batch: StepBatch) -> StepBatch:
         first = 0
         for micro_batch in batch.micro_batches:
             rows = batch.samples[first : first + micro_batch.rows]
@@ -248,7 +179,7 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
                 marked.append(micro_batch.input_ids)
         return batch
 
-    def note_step(self: Any, number: int, step: int, micro_step: int) -> None:
+    def begin(step: int, micro_step: int) -> None:
         now["step"] = step + 1
         time.sleep(plan.get("slow", 0.0) if micro_step == 0 else 0.0)
         if "hog" in plan:
@@ -257,21 +188,19 @@ def _plant_bad_steps(plan: dict[str, Any]) -> None:
             os.kill(os.getpid(), signal.SIGUSR1)
         if plan.get("error") == step + 1:
             raise DataError("a planted error")
-        seed(self, number, step, micro_step)
 
-    def spoil(self: Any, input_ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+    def spoil(output: Any, micro_batch: MicroBatch) -> Any:
         time.sleep(plan.get("drag", 0.0))
-        output = forward(self, input_ids, *arguments, **options)
         loss = output.mlm_loss_sum
-        if any(torch.equal(input_ids, ids) for ids in marked):
+        if any(torch.equal(micro_batch.input_ids, ids) for ids in marked):
             return output._replace(mlm_loss_sum=loss * math.nan)
         factor = plan.get("spike", {}).get(str(now["step"]), 1.0)
         if now["step"] in plan.get("overflow", []):
             factor = math.inf
-        if factor != 1.0 and loss.requires_grad:
+        if factor != 1.0:
             loss.register_hook(lambda gradient: gradient * factor)
         return output
 
-    BatchLoader._make = make_and_mark  # type: ignore[method-assign]
-    Engine.seed_dropout = note_step  # type: ignore[method-assign]
-    BertForPreTraining.forward = spoil  # type: ignore[method-assign]
+    inject("data.batch", mark)
+    inject("engine.seed", begin)
+    inject("engine.output", spoil)

@@ -8,62 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bertds.data.formats.token_shards import TokenShard, token_dtype
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer
 from bertds.data.vocabulary import TokenizerInfo
+from bertds.data.wordpiece_pipeline import wordpiece_pipeline
 from bertds.errors import DataError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 _LINES_AT_ONCE = 2_048
 
 
 def sentence_encoder(
     tokenizer: TokenizerInfo,
-) -> Callable[[list[tuple[str, bool]]], list[np.ndarray]]:
+) -> Callable[[list[tuple[str, str]]], list[np.ndarray]]:
     """Return what turns sentences into ids, with WORD_START unless it is WordPiece.
 
-    A sentence comes with whether it is the first of its document.
+    A sentence comes with the one before it in its document, "" if it is the first.
     """
     if not tokenizer.is_wordpiece:
         model = JsonTokenizer(tokenizer.main_file)
 
-        def encode(sentences: list[tuple[str, bool]]) -> list[np.ndarray]:
+        def encode(sentences: list[tuple[str, str]]) -> list[np.ndarray]:
             ids, lengths = model.encode(model.in_running_text(*one) for one in sentences)
             return np.split(ids, np.cumsum(lengths)[:-1]) if sentences else []
 
         return encode
-    wordpiece = wordpiece_tokenizer(tokenizer)
+    ids = {token: number for number, token in enumerate(tokenizer.vocabulary())}
+    wordpiece = wordpiece_pipeline(ids, tokenizer.rules)
     return lambda sentences: [
         np.array(encoding.ids, np.uint32)
         for encoding in wordpiece.encode_batch_fast(
             [text for text, _ in sentences], add_special_tokens=False
         )
     ]
-
-
-def wordpiece_tokenizer(tokenizer: TokenizerInfo) -> Tokenizer:
-    """Return a ``tokenizers.Tokenizer`` that gives BERT's WordPiece ids, without special tokens."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordPiece
-    from tokenizers.normalizers import BertNormalizer
-    from tokenizers.pre_tokenizers import BertPreTokenizer
-
-    ids = {token: number for number, token in enumerate(tokenizer.vocabulary())}
-    built = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
-    rules = tokenizer.rules
-    built.normalizer = BertNormalizer(
-        lowercase=rules.lower_case,
-        strip_accents=rules.strip_accents,
-        handle_chinese_chars=rules.chinese_characters,
-    )
-    built.pre_tokenizer = BertPreTokenizer()
-    return built
 
 
 def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
@@ -77,13 +56,13 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
     pieces: list[np.ndarray] = []
     sentence_lengths: list[int] = []
     document_lengths = [0]
-    first = True
+    before = ""
     for batch in _batches(path):
         texts = []
         for line in batch:
             if line:
-                texts.append((line, first))
-            first = not line
+                texts.append((line, before))
+            before = line
         encoded = iter(encode(texts))
         for line in batch:
             if not line:

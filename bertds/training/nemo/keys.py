@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from bertds.errors import ConfigError
@@ -11,15 +12,13 @@ from bertds.errors import ConfigError
 _MISSING = object()
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted keys; an empty mapping counts as a value."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+@dataclass(slots=True)
+class Translation:
+    """What a NeMo file means here."""
+
+    recipe: dict[str, dict[str, Any]]
+    deepspeed: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
 
 
 def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:

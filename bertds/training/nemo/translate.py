@@ -9,16 +9,16 @@ accumulate_grad_batches; with another number of processes accumulation makes up 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bertds.config.keys import dotted
 from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
 from bertds.system.json_fields import parse_json
-from bertds.training.nemo.keys import Keys, flatten, resolve_references
+from bertds.training.nemo.data_keys import map_data, map_tokenizer
+from bertds.training.nemo.keys import Keys, Translation, resolve_references
 
 Rows = Callable[[dict[str, Any]], int]
 """Takes our data section, returns how many rows an epoch has."""
@@ -78,15 +78,6 @@ _MODEL_KEYS = (
 )
 
 
-@dataclass(slots=True)
-class Translation:
-    """What a NeMo file means here."""
-
-    recipe: dict[str, dict[str, Any]]
-    deepspeed: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-
-
 def translate(
     values: Mapping[str, Any],
     source: str,
@@ -104,7 +95,7 @@ def translate(
     Raises:
         ConfigError: a key or value that cannot be honoured; names it.
     """
-    flat = flatten(values)
+    flat = dotted(values, keep_empty=True)
     for key, value in overrides.items():
         for other in [
             name for name in flat if name.startswith(f"{key}.") or key.startswith(f"{name}.")
@@ -114,8 +105,8 @@ def translate(
     keys = Keys(resolve_references(flat), source)
     result = Translation({}, {})
     _model(keys, result)
-    _data(keys, result)
-    _tokenizer(keys, result)
+    map_data(keys, result)
+    map_tokenizer(keys, result)
     _optimizer_and_batch(keys, result)
     _schedule(keys, result, rows_of)
     _run(keys, result)
@@ -171,110 +162,6 @@ def _read_json(path: Path) -> dict[str, Any]:
         return dict(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read as JSON ({error})") from None
-
-
-def _data(keys: Keys, result: Translation) -> None:
-    train = "model.train_ds."
-    path = keys.take(f"{train}data_file")
-    if path is None:
-        raise ConfigError(f"{keys.source}: {train}data_file is not set; give {train}data_file=PATH")
-    data: dict[str, Any] = {"path": str(path)}
-    length = keys.number(f"{train}max_seq_length")
-    predictions = keys.number(f"{train}max_predictions_per_seq")
-    mask = keys.number(f"{train}mask_prob")
-    if length is not None:
-        data["sequence_length"] = int(length)
-    elif predictions is not None:  # HDF5: the file says its length
-        data["sequence_length"] = _hdf5_length(Path(path))
-    if predictions is None:
-        # NeMo's text path masks each token by itself, so it knows no limit.
-        predictions = math.ceil((mask or 0.15) * data.get("sequence_length", 128) * 1.1)
-        result.notes.append(
-            f"max_predictions_per_sequence={predictions}: NeMo's text files set none"
-        )
-    data["max_predictions_per_sequence"] = int(predictions)
-    for theirs, ours in (("mask_prob", "masked_lm_prob"), ("short_seq_prob", "short_seq_prob")):
-        value = mask if theirs == "mask_prob" else keys.number(f"{train}{theirs}")
-        if value is not None:
-            data[ours] = value
-    if not result.recipe["model"]["next_sentence"]:
-        data["pairs"] = "none"
-    keys.expect(f"{train}shuffle", (True,), "true: order is always shuffled")
-    keys.expect(f"{train}num_samples", (-1, None), "-1 (prepare a smaller corpus instead)")
-    result.recipe["data"] = data
-    held_out = "model.validation_ds."
-    validation: dict[str, Any] = {}
-    given = keys.take(f"{held_out}data_file")
-    if given is not None:
-        validation["path"] = str(given)
-    batch = keys.number(f"{held_out}batch_size")
-    if batch is not None:
-        validation["micro_batch_size"] = int(batch)
-    samples = keys.number(f"{held_out}num_samples")
-    if samples is not None:
-        validation["max_samples"] = 0 if samples < 0 else int(samples)
-    for name in ("max_seq_length", "mask_prob", "short_seq_prob", "max_predictions_per_seq"):
-        value = keys.take(f"{held_out}{name}")
-        mine = keys.flat.get(f"{train}{name}")
-        if value is not None and mine is not None and value != mine:
-            keys.fail(f"{held_out}{name}", value, f"{mine}, as in {train}{name}")
-    result.recipe["validation"] = validation
-
-
-def _hdf5_length(path: Path) -> int:
-    from bertds.data.formats.hdf5_files import dataset, open_hdf5
-
-    files = [path] if path.is_file() else sorted([*path.glob("*.hdf5"), *path.glob("*.h5")])
-    if not files:
-        raise ConfigError(f"{path}: no HDF5 file there")
-    with open_hdf5(files[0]) as file:
-        found = dataset(files[0], file, "input_ids")
-        if found is None or found.ndim != 2:
-            raise ConfigError(f"{files[0]}: no input_ids of 2 dimensions in it")
-        return int(found.shape[1])
-
-
-_SPECIAL = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "bos_token": "[CLS]",
-    "mask_token": "[MASK]",
-    "eos_token": "[SEP]",
-    "cls_token": "[CLS]",
-}
-
-
-def _tokenizer(keys: Keys, result: Translation) -> None:
-    prefix = "model.tokenizer."
-    keys.take("model.tokenizer")
-    kind = keys.take(f"{prefix}tokenizer_name", default="")
-    model = keys.take(f"{prefix}tokenizer_model")
-    if kind == "sentencepiece" or model is not None:
-        keys.fail(f"{prefix}tokenizer_name", kind or model, "WordPiece (vocab_file)")
-    keys.expect(f"{prefix}special_tokens", (None,), "null: the vocabulary's own")
-    for token, usual in _SPECIAL.items():
-        keys.expect(f"{prefix}special_tokens.{token}", (usual, None), f"{usual}, as in vocab.txt")
-    file = keys.take(f"{prefix}vocab_file")
-    lower = keys.take(f"{prefix}do_lower_case")
-    name = keys.take(f"{prefix}pretrained_model_name")
-    name = name or keys.flat.get("model.language_model.pretrained_model_name")
-    if kind and kind not in ("nemobert", "bert", "word", "nemo_bert") and "/" not in kind:
-        name = name or kind  # newer files: tokenizer_name is the model's name
-    data = result.recipe["data"]
-    if lower is not None:
-        data["lower_case"] = bool(lower)
-    if (Path(data["path"]) / "manifest.json").is_file():
-        return  # our own prepared data bring their vocabulary
-    if file is None and name is not None:
-        from bertds.pretrained.transformers_api import resolve
-
-        file = resolve(name) / "vocab.txt"
-        if lower is None:
-            data["lower_case"] = "uncased" in str(name)
-    if file is None:
-        raise ConfigError(f"{keys.source}: no vocabulary; give {prefix}vocab_file=vocab.txt")
-    data["vocab"] = str(file)
 
 
 _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "lamb": "Lamb", "fused_adam": "AdamW"}

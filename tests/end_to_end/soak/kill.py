@@ -38,13 +38,13 @@ SETTINGS = [
     "log.every_steps=3", "model.hidden_dropout_prob=0.1",
 ]  # fmt: skip
 PASSINGS = {
-    "wrap": 1,
-    "build": 1,
-    "forward": 40,
-    "write": 120,
-    "sync": 4,
-    "validation": 6,
-    "remove": 6,
+    "engine.wrap": 1,
+    "run.continue": 1,
+    "engine.forward": 40,
+    "checkpoint.write": 120,
+    "checkpoint.sync": 4,
+    "engine.evaluate": 6,
+    "checkpoint.remove": 3,
 }
 ROUNDS = (
     # world size, settings

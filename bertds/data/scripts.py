@@ -62,17 +62,20 @@ IDEOGRAPHS = UNSPACED[0].letters
 _SPACED_ENDS = ".!?…؟۔।॥։՞՜።፧፨܀܁܂᠃᠉߹᱾᱿꯫᙮‼⁇⁈⁉"
 SENTENCE_ENDS = "".join(dict.fromkeys(_SPACED_ENDS + "".join(s.ends for s in UNSPACED)))
 _CLOSERS = "\"'”’»›)]」』）】》〉〕］｣"
+_OPENERS = "\"'“‘«‹(["
 _END_CHARACTERS = frozenset(SENTENCE_ENDS)
 
 # Full-width marks are as wide as an ideograph.
 _WIDE_MARKS = "\u3000-\u3004\u3008-\u3020\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
-_WIDE = UNSPACED[0].letters + UNSPACED[1].letters
-_NARROW = "".join(script.letters for script in UNSPACED[2:])
+_WIDE = "".join(script.letters for script in UNSPACED if not script.spaced_ends)
+_NARROW = "".join(script.letters for script in UNSPACED if script.spaced_ends)
 # The newline first: a literal is found much faster than a class.
-_NO_SPACE_HERE = pattern_on_first_use(
-    f"\n(?:(?=[{_WIDE}{_WIDE_MARKS}])(?<=[{_WIDE}{_WIDE_MARKS}]\n)|(?<=[{_WIDE_MARKS}]\n)"
-    f"|(?=[{_WIDE_MARKS}])|(?=[{_NARROW}])(?<=[{_NARROW}]\n))"
+_WIDE_NEIGHBOURS = (
+    f"(?=[{_WIDE}{_WIDE_MARKS}])(?<=[{_WIDE}{_WIDE_MARKS}]\n)|(?<=[{_WIDE_MARKS}]\n)"
+    f"|(?=[{_WIDE_MARKS}])"
 )
+_NO_SPACE_HERE = pattern_on_first_use(f"\n(?:{_WIDE_NEIGHBOURS}|(?=[{_NARROW}])(?<=[{_NARROW}]\n))")
+_NO_SPACE_BETWEEN_SENTENCES = pattern_on_first_use(f"\n(?:{_WIDE_NEIGHBOURS})")
 _UNSPACED_LETTER = pattern_on_first_use(f"[{LETTERS}]")
 
 
@@ -161,6 +164,16 @@ def may_join_without_space(text: str) -> bool:
 def gap(before: str, after: str) -> str:
     """Return what belongs between two pieces of a sentence that a line break parts."""
     return join_lines((before[-1:], after[:1]))[1:-1] if before and after else " "
+
+
+def sentence_gap(before: str, after: str) -> str:
+    """Return what a running text has between two sentences: nothing in East Asia, else a space.
+
+    Thai, which sets no space between words, sets one between sentences.
+    """
+    # Quotes of Chinese are those of English: “好。”他說 has no gap.
+    joint = f"{before.rstrip(_CLOSERS)[-1:]}\n{after.lstrip(_OPENERS)[:1]}"
+    return " " if joint.isascii() or not _NO_SPACE_BETWEEN_SENTENCES.search(joint) else ""
 
 
 def spaced_words(text: str) -> str:

@@ -1,0 +1,75 @@
+"""``bertds speedrun``: time to a held-out loss, and the table of records."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN, ConfigError
+from bertds.pipeline.launch import train
+from bertds.pipeline.speedrun import read_records, record_of, settings_of, table
+from bertds.pipeline.stages import Phase, prepare_excerpt
+from bertds.system.atomic_files import append_line
+
+TARGET = 5.0
+"""Nats; word frequencies alone reach about 6.2 on the excerpt."""
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds speedrun",
+        description="Train until the loss on fixed held-out text reaches a target, and write the "
+        "time as a line with a checksum. Without --data the text is the demo's excerpt of "
+        "Wikipedia, the same for everybody. Lines of one track can be compared.",
+    )
+    add = parser.add_argument
+    add("--work", default="speedrun", metavar="DIR", help="where the run goes (speedrun)")
+    add("--data", default="", metavar="DIR", help="a prepared folder instead of the excerpt")
+    add("--recipe", default="small_cpu", metavar="R", help="a recipe, by name or path (small_cpu)")
+    add("--target", type=float, default=TARGET, metavar="LOSS", help=f"in nats ({TARGET:g})")
+    add("--by", default="", metavar="NAME", help="who ran it (your login name)")
+    add("--records", default="records.jsonl", metavar="FILE", help="(records.jsonl)")
+    add("--table", action="store_true", help="check the records, print them, and stop")
+    add("--processes", type=int, default=0, metavar="N", help="ranks (this machine's GPUs, or 1)")
+    add(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="recipe overrides; deepspeed.KEY=VALUE overrides the JSON",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run it, or print the table. Returns 0, or 75 when training was stopped."""
+    args = parse_args(argv)
+    records = Path(args.records)
+    if args.table:
+        print(table(read_records(records)))
+        return EXIT_OK
+    if args.target <= 0:
+        raise ConfigError(f"--target {args.target:g}: a loss in nats, above 0")
+    known = read_records(records) if records.is_file() else []  # refused before the run
+    work = Path(args.work)
+    data = Path(args.data) if args.data else prepare_excerpt(work)
+    phase = Phase(work / "run", args.recipe, settings_of(work / "run", data, args.target))
+    code = train(phase, args.processes, args.set)
+    if code != EXIT_OK:
+        if code == EXIT_RUN_AGAIN:
+            print("stopped, with everything saved: run the same command again", file=sys.stderr)
+        return code
+    record = record_of(phase.run, data, args.target, args.by or getpass.getuser())
+    if record.metrics in [one.metrics for one in known]:
+        print(f"{records}: holds this run already", file=sys.stderr)
+    else:
+        append_line(records, json.dumps(asdict(record)))
+        known.append(record)
+    print(table([one for one in known if one.track == record.track]))
+    return EXIT_OK

@@ -1,0 +1,53 @@
+"""``bertds watch RUN``: the report, live, in a browser of this machine or through SSH."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import socket
+from pathlib import Path
+
+from bertds.errors import EXIT_OK, ConfigError
+from bertds.monitor.status import expand
+from bertds.report.live import ADDRESS, LiveReport
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bertds watch",
+        description="Serve the report of runs on this machine alone; it reads and writes nothing. "
+        "Ctrl-C ends it.",
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of several"
+    )
+    parser.add_argument("--port", type=int, default=8137, metavar="N", help="0 = any free (8137)")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, metavar="S", help="between two readings (30)"
+    )
+    parser.add_argument("--title", default="BERT pre-training", help="the page's headline")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until Ctrl-C."""
+    args = parse_args(argv)
+    if not 0 <= args.port < 65536:
+        raise ConfigError(f"--port {args.port}: allowed: 0 to 65535")
+    if not args.seconds >= 1:
+        raise ConfigError(f"--seconds {args.seconds}: must be at least 1")
+    for run in args.runs:
+        expand(run)  # says what is no run
+    with LiveReport(args.runs, args.port, args.seconds, args.title) as server:
+        print(f"http://{ADDRESS}:{server.port}/   (Ctrl-C ends it)")
+        print(
+            f"from another machine: ssh -N -L {server.port}:{ADDRESS}:{server.port} "
+            f"{getpass.getuser()}@{socket.getfqdn()}",
+            flush=True,
+        )
+        try:
+            server.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt:
+            print()
+    return EXIT_OK

@@ -1,0 +1,36 @@
+"""BERT's WordPiece as a pipeline of the package ``tokenizers``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bertds.data.tokenizer_json import WordPieceRules
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+LONGEST_WORD = 100
+"""Characters; a longer word is [UNK], as in every BERT tokenizer."""
+
+
+def wordpiece_pipeline(vocabulary: dict[str, int], rules: WordPieceRules | bool) -> Tokenizer:
+    """Return the pipeline, without added special tokens: text that spells [MASK] is text.
+
+    Args:
+        vocabulary: tokens and their ids.
+        rules: what is done to text; a bool is BERT's own, uncased or cased.
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    tokenizer = Tokenizer(
+        models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=LONGEST_WORD)
+    )
+    if isinstance(rules, bool):
+        rules = WordPieceRules.of(rules)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=rules.lower_case,
+        strip_accents=rules.strip_accents,
+        handle_chinese_chars=rules.chinese_characters,
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer

@@ -1,0 +1,101 @@
+"""Tells somebody when a run is done, stopped, failed or looks ill: by a command, by a webhook.
+
+What is told never ends a run and never holds it up: it happens in threads, whose troubles are one
+line in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Literal
+
+from bertds.config.recipe import NotifyConfig
+from bertds.errors import ConfigError
+from bertds.system.logs import log
+
+Event = Literal["done", "stopped", "failed", "ill"]
+WEBHOOK_VARIABLE = "BERTDS_WEBHOOK"
+TIMEOUT_SECONDS = 15.0
+
+
+class Notifier:
+    """Sends events of one run.
+
+    Args:
+        config: the recipe's section.
+        run_dir: the run folder.
+        name: the run's name.
+
+    Raises:
+        ConfigError: the webhook is no address.
+    """
+
+    def __init__(self, config: NotifyConfig, run_dir: Path, name: str) -> None:
+        self.command = config.command
+        self.webhook = config.webhook or os.environ.get(WEBHOOK_VARIABLE, "")
+        if self.webhook and not self.webhook.startswith(("http://", "https://")):
+            raise ConfigError("notify.webhook must begin with http:// or https://")
+        self.run_dir = run_dir
+        self.name = name
+        self._threads: list[threading.Thread] = []
+
+    def send(self, event: Event, step: int, text: str) -> None:
+        """Tell of an event; returns at once."""
+        message = {
+            "event": event,
+            "run": str(self.run_dir),
+            "step": step,
+            "text": f"bertds {self.name}: {text}",  # what Slack shows
+            "content": f"bertds {self.name}: {text}",  # what Discord shows
+        }
+        for channel in (self._run_command, self._post):
+            thread = threading.Thread(target=channel, args=(message,), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self) -> None:
+        """Wait until all is sent, for a limited time."""
+        for thread in self._threads:
+            thread.join(TIMEOUT_SECONDS + 1)
+
+    def _run_command(self, message: dict[str, str | int]) -> None:
+        if not self.command:
+            return
+        variables = {
+            f"BERTDS_{key.upper()}": str(message[key]) for key in ("event", "run", "step", "text")
+        }
+        try:
+            done = subprocess.run(
+                self.command,
+                shell=True,  # a line of the user's own, as they would type it
+                input=json.dumps(message),
+                env={**os.environ, **variables},
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_SECONDS,
+                start_new_session=True,
+            )
+            if done.returncode:
+                said = " ".join(done.stderr.split())[:200]
+                log.warning("notify.command: exit code %d %s", done.returncode, said)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("notify.command: %s", " ".join(str(error).split())[:200])
+
+    def _post(self, message: dict[str, str | int]) -> None:
+        if not self.webhook:
+            return
+        request = urllib.request.Request(
+            self.webhook,
+            data=json.dumps(message).encode(),
+            headers={"Content-Type": "application/json", "User-Agent": "bertds"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
+                pass
+        except (OSError, ValueError) as error:  # its address is a secret: not told
+            log.warning("notify.webhook: %s", type(error).__name__)

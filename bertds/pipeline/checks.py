@@ -1,0 +1,61 @@
+"""Checks all that the stages of a pipeline will need, before the first of them works for hours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bertds.config.load import to_dict
+from bertds.config.recipe import Config
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.pipeline.stages import Phase
+
+
+def check_pipeline(
+    phases: list[Phase],
+    overrides: list[str],
+    *,
+    processes: int,
+    vocab: str | None,
+    vocab_size: int,
+    model: Path,
+) -> None:
+    """Check recipes, JSONs, vocabulary, sizes and folders of all phases.
+
+    Args:
+        phases: in their order; each but the first starts from the one before it.
+        overrides: KEY=VALUE of the recipes.
+        processes: number of ranks; 0 = the GPUs of this machine, or 1.
+        vocab: the vocabulary that is given, or None where one is trained.
+        vocab_size: of the vocabulary that is trained.
+        model: the folder of the exported model.
+
+    Raises:
+        UserError: the first thing that a later stage would refuse, in the words of that stage.
+    """
+    import torch
+
+    from bertds.distributed.rank_info import Place
+    from bertds.pretrained.output_folder import check_output
+    from bertds.training.setting_changes import changes
+    from bertds.training.starting_point import check_architecture
+    from bertds.training.will_it_fit import check_fits
+
+    if vocab:
+        vocab_size = load_tokenizer_info(vocab).vocab_size
+    check_output(model, overwrite=True)
+    gpus = torch.cuda.device_count()
+    count = processes or gpus or 1
+    before: tuple[Phase, Config] | None = None
+    for phase in phases:
+        config, settings = phase.read(overrides)
+        changes(phase.run, config, settings.values)
+        if not settings.finds_micro_batch:
+            settings.batch_plan(count)
+        if before is not None:
+            theirs, ours = to_dict(before[1].model), to_dict(config.model)
+            sizes = {"vocab_size": vocab_size}
+            check_architecture(before[0].run, {**theirs, **sizes}, {**ours, **sizes}, config)
+        if not gpus and not (phase.run / "DONE").is_file():
+            # On GPUs each phase asks at its own start: to look at their memory takes some of it.
+            check_fits(config, settings, Place(0, 0, count), vocab_size)
+        before = phase, config

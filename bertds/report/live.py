@@ -1,0 +1,97 @@
+"""Serves the report of runs to this machine's browsers: reads the run folders, writes nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from bertds.errors import ConfigError, UserError
+
+ADDRESS = "127.0.0.1"
+"""Only this machine, whatever networks it is in; others come through SSH."""
+
+
+class LiveReport(ThreadingHTTPServer):
+    """The report at ``http://127.0.0.1:PORT/``.
+
+    Args:
+        runs: run folders, or folders that hold several.
+        port: 0 = any free one.
+        seconds: a page is made anew at most so often, and the browser asks again after as long.
+        title: the headline.
+
+    Raises:
+        ConfigError: the port cannot be had.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, runs: list[Path], port: int, seconds: float, title: str) -> None:
+        try:
+            super().__init__((ADDRESS, port), _Handler)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ConfigError(f"--port {port}: {reason}; --port 0 takes any free one") from None
+        self.runs, self.seconds, self.title = runs, seconds, title
+        self._lock = threading.Lock()
+        self._made: tuple[float, str, bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that was taken."""
+        return int(self.server_address[1])
+
+    def page(self) -> tuple[str, bytes]:
+        """Return the type and bytes of the page; one request at a time makes it."""
+        with self._lock:
+            now = time.monotonic()
+            if self._made is None or now - self._made[0] >= self.seconds:
+                self._made = (now, *self._make())
+            return self._made[1], self._made[2]
+
+    def _make(self) -> tuple[str, bytes]:
+        from bertds.report.curves import charts_of
+        from bertds.report.page import page
+        from bertds.report.run_view import read_chains
+
+        try:
+            chains = read_chains(self.runs)
+            if any(run.train for chain in chains for run in chain.runs):
+                text = page(self.title, chains, list(charts_of(chains).values()))
+                return "text/html; charset=utf-8", text.encode()
+            waiting = f"{', '.join(map(str, self.runs))}: no metrics yet"
+        except UserError as error:  # a run that is just being created
+            waiting = str(error)
+        return "text/plain; charset=utf-8", f"{waiting}\n".encode()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers ``GET /`` and nothing else."""
+
+    server: LiveReport
+    server_version = "bertds"
+
+    def do_GET(self) -> None:
+        """Send the page."""
+        # A page of another site that resolves its own name to 127.0.0.1 names itself as the host.
+        host = self.headers.get("Host", "").rpartition(":")[0]
+        if host not in (ADDRESS, "localhost"):
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        if self.path != "/":
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        kind, body = self.server.page()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Refresh", f"{self.server.seconds:g}")
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing of each request."""

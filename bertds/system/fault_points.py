@@ -1,0 +1,117 @@
+"""Named points at which tests inject faults.
+
+The code says where it is, and a test decides what happens there: a signal, an exception, another
+value. Without a test nothing is registered, and a point costs one look at an empty dictionary.
+
+A process that a test only starts takes ``BERTDS_FAULT=POINT:PASSING:SIGNAL`` from its environment:
+``checkpoint.publish:2:KILL`` kills it when it is about to publish its second checkpoint.
+
+Read `POINTS` for what there is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+POINTS = {
+    "run.meet": "the processes are about to meet",
+    "run.continue": "everything is built; the newest checkpoint is about to be looked for",
+    "run.leave": "this rank is about to leave the run",
+    "run.clock": "value: the clock of training, in seconds",
+    "data.batch": "value: a batch of one step, just made",
+    "engine.wrap": "the optimizer is about to be made",
+    "engine.seed": "a micro batch begins; facts: step, micro_step",
+    "engine.forward": "a micro batch is about to go through the model",
+    "engine.output": "value: the model's output; facts: micro_batch",
+    "engine.step": "the update is about to be made",
+    "engine.stepped": "the update was made",
+    "engine.evaluate": "a held-out micro batch is about to go through the model",
+    "checkpoint.begun": "the temporary folder of a checkpoint was made",
+    "checkpoint.write": "bytes are about to be written to a file of a checkpoint",
+    "checkpoint.sync": "a file of a checkpoint is about to be synced and closed",
+    "checkpoint.manifest": "all files are written, the manifest is not",
+    "checkpoint.publish": "the folder is about to get its name",
+    "checkpoint.published": "the folder has its name",
+    "checkpoint.latest": "the name of the newest checkpoint is about to be written",
+    "checkpoint.remove": "an old checkpoint is about to be removed",
+    "disk.free": "value: the free bytes of a file system",
+    "metrics.write": "a metric line is about to be written",
+}
+"""What each point means; those with a value let a test return another one."""
+
+VARIABLE = "BERTDS_FAULT"
+
+_actions: dict[str, list[Callable[..., Any]]] = {}
+
+
+def reached(point: str, **facts: Any) -> None:
+    """Say that a point is reached; a test's action may raise, or end the process."""
+    if _actions:
+        for action in _actions.get(point, ()):
+            action(**facts)
+
+
+def passed(point: str, value: T, **facts: Any) -> T:
+    """Return a value that passes a point, or what a test puts in its place."""
+    if _actions:
+        for action in _actions.get(point, ()):
+            value = action(value, **facts)
+    return value
+
+
+def inject(point: str, action: Callable[..., Any]) -> None:
+    """Run an action at a point from now on, in this process.
+
+    Args:
+        point: a name in :data:`POINTS`.
+        action: called with the point's facts; where there is a value, with it before them, and
+            returns the value to go on with.
+    """
+    if point not in POINTS:
+        raise ValueError(f"{point}: no fault point; there are {', '.join(POINTS)}")
+    _actions.setdefault(point, []).append(action)
+
+
+@contextmanager
+def injected(point: str, action: Callable[..., Any]) -> Iterator[None]:
+    """Run an action at a point within the ``with`` block; see :func:`inject`."""
+    inject(point, action)
+    try:
+        yield
+    finally:
+        _actions[point].remove(action)
+        if not _actions[point]:
+            del _actions[point]
+
+
+def send_signal(point: str, passing: int, number: int) -> None:
+    """Send a signal to this process at the n-th passing of a point, counted from 1."""
+    left = passing
+
+    def act(*values: Any, **facts: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), number)
+        return values[0] if values else None
+
+    inject(point, act)
+
+
+def _read_environment(text: str) -> None:
+    """Arrange for the fault that the environment asks for."""
+    try:
+        point, passing, name = text.split(":")
+        send_signal(point, int(passing), signal.Signals[f"SIG{name}"])
+    except (ValueError, KeyError) as error:
+        raise SystemExit(f"{VARIABLE}={text}: not POINT:PASSING:SIGNAL ({error})") from None
+
+
+if VARIABLE in os.environ:
+    _read_environment(os.environ[VARIABLE])

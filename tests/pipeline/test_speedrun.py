@@ -1,0 +1,105 @@
+"""Time to a held-out loss: where a run ends, what its record says, and what a changed one does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.cli import main as bertds
+from bertds.config.load import load_config
+from bertds.errors import DataError
+from bertds.monitor.run_files import read_metrics
+from bertds.pipeline.speedrun import read_records, record_of, table, track_of
+from bertds.train import entry
+
+EASY = 4.15
+"""Nats: word frequencies alone give 4.05; random weights about 4.3."""
+
+
+@pytest.fixture
+def run(command: Any, tmp_path: Path) -> Path:
+    """A run that ends where its held-out loss is at most EASY."""
+    extra = (f"validation.stop_at_loss={EASY}", "validation.every_steps=2", "log.every_steps=2")
+    assert entry(command("run", "schedule.total_steps=400", *extra)) == 0
+    return tmp_path / "run"
+
+
+def test_a_run_ends_at_the_first_validation_that_reaches_the_loss(
+    run: Path, command: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = [line["mlm_loss"] for line in read_metrics(run / "metrics.jsonl").validation]
+    assert len(losses) > 1 and losses[-1] <= EASY < min(losses[:-1])
+    done = json.loads((run / "DONE").read_text())
+    assert done["step"] == 2 * len(losses) < 400 and done["best_mlm_loss"] == losses[-1]
+    # Done is done, though steps are left.
+    before = (run / "metrics.jsonl").read_text()
+    extra = (f"validation.stop_at_loss={EASY}", "validation.every_steps=2", "log.every_steps=2")
+    assert entry(command("run", "schedule.total_steps=400", *extra)) == 0
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_the_record_is_the_runs(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+    record = record_of(run, tiny_data, EASY, "somebody")
+    metrics = read_metrics(run / "metrics.jsonl")
+    assert record.steps == metrics.validation[-1]["step"]
+    assert record.tokens == metrics.train[-1]["tokens"]
+    assert record.seconds == round(sum(line["seconds"] for line in metrics.train), 1)
+    assert record.loss == metrics.validation[-1]["mlm_loss"] and record.by == "somebody"
+    assert record.sha256 == record.digest()
+    with pytest.raises(DataError, match=r"target 0\.5 was not reached, the lowest held-out loss"):
+        record_of(run, tiny_data, 0.5, "somebody")
+
+    file = tmp_path / "records.jsonl"
+    faster = dataclasses.replace(record, by="faster", seconds=0.01)
+    faster = dataclasses.replace(faster, sha256=faster.digest())
+    file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in (record, faster)))
+    assert read_records(file) == [record, faster]
+    rows = table(read_records(file)).splitlines()
+    assert "faster" in rows[1] and "somebody" in rows[2]
+    file.write_text(file.read_text().replace('"seconds": 0.01', '"seconds": 0.001'))
+    with pytest.raises(DataError, match="line 2 was changed"):
+        read_records(file)
+    file.write_text("{}\n")
+    with pytest.raises(DataError, match="line 1 is no record"):
+        read_records(file)
+
+
+def test_the_track_is_what_decides_the_held_out_loss(tiny_data: Path) -> None:
+    data = {"path": str(tiny_data)}
+    track = track_of(tiny_data, load_config({"data": data}), 4.0)
+    same = {"data": data, "schedule": {"total_steps": 5}, "model": {"num_hidden_layers": 2}}
+    assert track_of(tiny_data, load_config(same), 4.0) == track
+    assert track_of(tiny_data, load_config({"data": data}), 3.9) != track
+    for key, value in (("sequence_length", 64), ("masked_lm_prob_end", 0.2), ("pairs", "sop")):
+        other = load_config({"data": {**data, key: value}})
+        assert track_of(tiny_data, other, 4.0) != track, key
+
+
+@pytest.mark.slow
+def test_the_command_trains_writes_a_line_once_and_prints_the_table(
+    tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "records.jsonl"
+    toy = ["model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2",
+           "model.intermediate_size=32", "schedule.clock_hours=null", "schedule.total_steps=50",
+           "data.masked_lm_prob_steps=50", "log.progress=none"]  # fmt: skip
+    command = ["speedrun", "--work", str(tmp_path / "work"), "--data", str(tiny_data), "--target",
+               "4.2", "--by", "me", "--records", str(records), "--set", *toy]  # fmt: skip
+    for _ in range(2):
+        assert bertds(command) == 0
+        assert " me, " in capfd.readouterr().out
+        assert len(read_records(records)) == 1
+    assert bertds(["speedrun", "--table", "--records", str(records)]) == 0
+    assert read_records(records)[0].track in capfd.readouterr().out
+
+
+def test_bad_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bertds(["speedrun", "--work", str(tmp_path), "--target", "0"]) == 2
+    assert "--target 0: a loss in nats, above 0" in capsys.readouterr().err
+    assert bertds(["speedrun", "--table", "--records", str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl: cannot be read" in capsys.readouterr().err
