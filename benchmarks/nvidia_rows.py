@@ -57,10 +57,21 @@ def main() -> int:
     split_sentences(Path(text), lines)
     without_compression()
     sys.argv = [
-        "create_pretraining_data.py", "--vocab_file", vocab, "--input_file", str(lines),
-        "--output_file", out, "--max_seq_length", "128", "--max_predictions_per_seq", "20",
-        "--dupe_factor", dupe_factor, "--do_lower_case",
-    ]  # fmt: skip
+        "create_pretraining_data.py",
+        "--vocab_file",
+        vocab,
+        "--input_file",
+        str(lines),
+        "--output_file",
+        out,
+        "--max_seq_length",
+        "128",
+        "--max_predictions_per_seq",
+        "20",
+        "--dupe_factor",
+        dupe_factor,
+        "--do_lower_case",
+    ]
     import create_pretraining_data
 
     create_pretraining_data.main()

@@ -133,9 +133,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--device", choices=("cpu", "cuda"), default=None)
     parser.add_argument(
-        "--no-deepspeed", dest="deepspeed", action="store_false",
+        "--no-deepspeed",
+        dest="deepspeed",
+        action="store_false",
         help="without DeepSpeed's optimizers, which take minutes to compile",
-    )  # fmt: skip
+    )
     add_result_options(parser)
     arguments = parser.parse_args(argv)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")

@@ -206,9 +206,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--share", type=int, default=1, help="--nvidia: take every N-th file (1)")
     parser.add_argument(
-        "--stages", nargs="+", default=["shards", "rows"], choices=("shards", "rows"),
+        "--stages",
+        nargs="+",
+        default=["shards", "rows"],
+        choices=("shards", "rows"),
         help="--nvidia: what to compare (both)",
-    )  # fmt: skip
+    )
     add_result_options(parser)
     args = parser.parse_args(argv)
     if args.nvidia and not (args.vocab and (args.wiki or args.books)):
@@ -225,9 +228,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.nvidia:
         result["versions"] |= versions_in(args.nvidia_python, ("nltk",))
         result["stages"] = paired(
-            args.wiki, args.books, args.vocab, args.nvidia, args.nvidia_python, args.share,
+            args.wiki,
+            args.books,
+            args.vocab,
+            args.nvidia,
+            args.nvidia_python,
+            args.share,
             args.stages,
-        )  # fmt: skip
+        )
         show_ratios(result)
     else:
         result["data"] = "given text"

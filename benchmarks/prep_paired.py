@@ -79,9 +79,14 @@ def paired(
         for stage in stages:
             dupe = 1 if stage == "shards" else 5
             theirs = [
-                nvidia_python, str(_HERE / "nvidia_rows.py"), str(nvidia.resolve()),
-                str(folder / "text"), str(vocab), str(folder / "nvidia.hdf5"), str(dupe),
-            ]  # fmt: skip
+                nvidia_python,
+                str(_HERE / "nvidia_rows.py"),
+                str(nvidia.resolve()),
+                str(folder / "text"),
+                str(vocab),
+                str(folder / "nvidia.hdf5"),
+                str(dupe),
+            ]
             seconds: dict[str, list[float]] = {tokeniser: [] for tokeniser in tokenisers}
             rows = 0
             turns = [("warm", tokenisers[-1])] + [("first", t) for t in tokenisers]
@@ -94,10 +99,19 @@ def paired(
                 small = run == "warm" and wiki  # one file of articles is enough
                 source = max((folder / "text").iterdir()) if small else folder / "text"
                 ours = [
-                    sys.executable, str(_HERE.parent / "data_prep" / "build_wiki_books.py"),
-                    "--text", str(source), "--vocab", str(vocab), "--workers", "1",
-                    "--tokeniser", tokeniser, "--out", str(out),
-                ]  # fmt: skip
+                    sys.executable,
+                    str(_HERE.parent / "data_prep" / "build_wiki_books.py"),
+                    "--text",
+                    str(source),
+                    "--vocab",
+                    str(vocab),
+                    "--workers",
+                    "1",
+                    "--tokeniser",
+                    tokeniser,
+                    "--out",
+                    str(out),
+                ]
                 if stage == "rows":
                     ours += ["--instances", INSTANCES, "--dupe-factor", "5"]
                     ours += ["--compression", "none"]

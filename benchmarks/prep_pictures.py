@@ -36,9 +36,12 @@ def bars(
     drawn = axes.barh(range(len(names)), values, color=colors)
     axes.set_yticks(range(len(names)), names)
     axes.bar_label(
-        drawn, [format(value, form) for value in values], padding=-28 if inside else 3, fontsize=8,
+        drawn,
+        [format(value, form) for value in values],
+        padding=-28 if inside else 3,
+        fontsize=8,
         color="white" if inside else "black",
-    )  # fmt: skip
+    )
     axes.set_xlim(0, 1.15 * max(values, default=1.0))
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
@@ -84,9 +87,14 @@ def ratio_bars(result: dict[str, Any]) -> Fill:
         for promised, name in PROMISED_RATIOS.items():
             axes.axvline(promised, color="k", linestyle="--", linewidth=1)
             axes.annotate(
-                name, (promised, 1), (3, -3), xycoords=("data", "axes fraction"),
-                textcoords="offset points", va="top", fontsize=8,
-            )  # fmt: skip
+                name,
+                (promised, 1),
+                (3, -3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                va="top",
+                fontsize=8,
+            )
         axes.set_ylim(len(names) - 0.5, -0.9)  # room for the words on the lines
         axes.set_xlabel("times the MB per CPU-second of NVIDIA's script (dashed: promised)")
         axes.set_title(f"Ours beside NVIDIA's on the same text\n{where(result)}", fontsize=10)
@@ -137,15 +145,25 @@ def sizes_and_workers(result: dict[str, Any]) -> Fill:
 
 def speed_ups(axes: Any, pairs: Sequence[dict[str, float]]) -> None:
     """Draw what two workers gain: the median of the pairs, and each pair as a point."""
-    names = {"speed_up_by_clock": "by the clock", "speed_up_by_cpu": "by CPU time",
-             "cores_had": "cores had"}  # fmt: skip
+    names = {
+        "speed_up_by_clock": "by the clock",
+        "speed_up_by_cpu": "by CPU time",
+        "cores_had": "cores had",
+    }
     for index, key in enumerate(names):
         values = [pair[key] for pair in pairs]
         middle = statistics.median(values)
         axes.bar(index, middle, color="C0" if key.startswith("speed") else GRAY)
         axes.plot([index] * len(values), values, "k.", markersize=4)
-        axes.annotate(f"{middle:.2f}", (index, 0), (0, 4), textcoords="offset points",
-                      ha="center", color="white", fontsize=9)  # fmt: skip
+        axes.annotate(
+            f"{middle:.2f}",
+            (index, 0),
+            (0, 4),
+            textcoords="offset points",
+            ha="center",
+            color="white",
+            fontsize=9,
+        )
     axes.axhline(2, color="k", linestyle=":", linewidth=1)
     axes.set_xticks(range(len(names)), names.values(), fontsize=8)
     axes.set_ylim(0, 2.2)

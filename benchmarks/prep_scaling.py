@@ -75,9 +75,20 @@ def prepare(
 ) -> dict[str, float]:
     """Return what one preparation used; see :data:`_METER`."""
     command = [
-        sys.executable, "-c", _METER, str(_SCRIPT), "--text", str(text), "--vocab", str(vocab),
-        "--workers", str(workers), "--out", str(out), *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        _METER,
+        str(_SCRIPT),
+        "--text",
+        str(text),
+        "--vocab",
+        str(vocab),
+        "--workers",
+        str(workers),
+        "--out",
+        str(out),
+        *more,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     meter = subprocess.run(command, capture_output=True, text=True, env=environment)
     if meter.returncode:

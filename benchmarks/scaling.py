@@ -154,14 +154,18 @@ def run_ranks(job: dict[str, Any]) -> dict[str, Any]:
     for rank in range(world):
         environment = {
             **os.environ,
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "DS_ACCELERATOR": "cpu",
-        }  # fmt: skip
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+            "DS_ACCELERATOR": "cpu",
+        }
         command = [sys.executable, "-W", "ignore", __file__, "--rank-job", json.dumps(job)]
-        ranks.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        )  # fmt: skip
+        ranks.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     texts = [rank.communicate()[0] for rank in ranks]
     for line in texts[0].splitlines():
         if line.startswith("FOUND "):
@@ -246,10 +250,13 @@ def main(argv: list[str] | None = None) -> int:
     result = facts("scaling.py", argv, args.note)
     result["threads"], result["lines"] = 1, []
     common = {
-        "data": args.data, "model": args.model, "rows": args.rows,
-        "accumulation": args.accumulation, "steps": args.steps,
+        "data": args.data,
+        "model": args.model,
+        "rows": args.rows,
+        "accumulation": args.accumulation,
+        "steps": args.steps,
         "matrix_seconds": 0.2 if args.tiny else 2.0,
-    }  # fmt: skip
+    }
     # The first run of all compiles, and finds a machine whose memory is not at hand yet.
     run_ranks({**common, "stage": args.stages[0], "processes": args.processes[0]})
     for stage in args.stages:

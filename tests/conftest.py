@@ -150,8 +150,15 @@ def command(
 
     def build(run: str, *assignments: str, deepspeed: Path = tiny_json) -> list[str]:
         return [
-            "--deepspeed", "--deepspeed_config", str(deepspeed), "--config", str(tiny_recipe),
-            "--set", f"run.dir={tmp_path / run}", f"data.path={tiny_data}", *assignments,
-        ]  # fmt: skip
+            "--deepspeed",
+            "--deepspeed_config",
+            str(deepspeed),
+            "--config",
+            str(tiny_recipe),
+            "--set",
+            f"run.dir={tmp_path / run}",
+            f"data.path={tiny_data}",
+            *assignments,
+        ]
 
     return build

@@ -197,7 +197,7 @@ def lenient(nested: object) -> tuple[dict[str, dict[str, Any]], list[str]]:
                     section[key] = value
                 else:
                     odd.append(dotted)
-            except (ConfigError, OverflowError):
+            except ConfigError:
                 odd.append(dotted)
     return kept, odd
 
@@ -255,7 +255,7 @@ def _coerce(value: object, kind: object, key: str) -> object:
         raise wrong
     try:
         number = float(value)  # YAML 1.1 reads 6e-3 and 1_000 as text
-    except ValueError:
+    except (ValueError, OverflowError):  # 1e400 written out
         raise wrong from None
     if not math.isfinite(number):
         raise wrong

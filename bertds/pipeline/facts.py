@@ -197,6 +197,7 @@ def _documents(sentences: list[tuple[str, str]], rng: random.Random) -> list[lis
 
 def write(facts: Facts, folder: Path) -> None:
     """Write ``train.txt``, ``held_out.txt``, ``vocab.txt``, ``prompts.tsv``, ``questions.tsv``."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, documents in (("train", facts.documents), ("held_out", facts.held_out)):
         write_text(folder / f"{name}.txt", "\n".join("\n".join(one) + "\n" for one in documents))
     write_text(folder / "vocab.txt", "\n".join(facts.vocabulary) + "\n")

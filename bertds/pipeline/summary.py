@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,9 @@ def close(work: Path, runs: list[Path], scores: dict[str, Any]) -> None:
         program = program.relative_to(Path.cwd())
     question = next((p["text"] for p in scores["prompts"]), "the capital of france is [MASK] .")
     console.print("Next: ask it something yourself, or train it on a text of your own:")
+    asked = shlex.quote(question)
     for command in (
-        f"  {program} predict --task fill-mask --model {work / 'model'} <<< '{question}'",
+        f"  {program} predict --task fill-mask --model {work / 'model'} <<< {asked}",
         "  WIKI=dump.xml.bz2 BOOKS=books WORK=mine make run",
     ):
         console.print(command, highlight=False, markup=False, soft_wrap=True)

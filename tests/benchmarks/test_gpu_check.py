@@ -106,9 +106,11 @@ def test_the_sizes_fit_the_memory_and_the_recipes_take_them(
 
 def test_figures_are_judged_on_the_gpu_they_were_promised_for() -> None:
     figures = {
-        "passes large 128: rows/s": 2050.0, "step large 128: times transformers": 1.9,
-        "optimizer: LAMB / fused AdamW": 1.8, "run large 128: stalls": 0.002,
-    }  # fmt: skip
+        "passes large 128: rows/s": 2050.0,
+        "step large 128: times transformers": 1.9,
+        "optimizer: LAMB / fused AdamW": 1.8,
+        "run large 128: stalls": 0.002,
+    }
 
     def verdicts(gpu: str | None) -> list[str]:
         judged = {row["figure"]: row["verdict"] for row in gpu_report.judge(figures, gpu)}
@@ -127,12 +129,19 @@ def test_figures_are_judged_on_the_gpu_they_were_promised_for() -> None:
 def test_a_run_is_read_without_its_first_windows(tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = [
         {
-            "step": 2 * n, "loss": 10.0 - n, "samples": 100 * n, "tokens": 1000 * n,
-            "tokens_per_second": 1.0, "seconds": 60.0 if n == 1 else 2.0, "stall_seconds": 0.1,
-            "optimizer_seconds": 0.4, "memory_gib": 3.0, "tflops": 7.0,
+            "step": 2 * n,
+            "loss": 10.0 - n,
+            "samples": 100 * n,
+            "tokens": 1000 * n,
+            "tokens_per_second": 1.0,
+            "seconds": 60.0 if n == 1 else 2.0,
+            "stall_seconds": 0.1,
+            "optimizer_seconds": 0.4,
+            "memory_gib": 3.0,
+            "tflops": 7.0,
         }
         for n in range(1, 6)
-    ]  # fmt: skip
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "deepspeed.json").write_text(
         '{"train_batch_size": 8, "train_micro_batch_size_per_gpu": 2}'

@@ -123,8 +123,10 @@ def test_sizes_and_two_workers(corpus, tmp_path, capsys) -> None:
     given = ["--wiki", articles, "--vocab", vocab, "--sizes", "1", "--workers-times", "1"]
     result = result_of(main, given, tmp_path)
     assert [run["run"] for run in result["runs"]] == [
-        "1x, one worker", "1x, one worker", "1x, two workers"
-    ]  # fmt: skip
+        "1x, one worker",
+        "1x, one worker",
+        "1x, two workers",
+    ]
     assert all(run["peak_mb_of_a_process"] > 50 for run in result["runs"])
     [pair] = result["two_workers"]
     assert 0 < pair["speed_up_by_cpu"] < 2

@@ -21,8 +21,13 @@ def test_it_shows_equal_losses_and_both_speeds(tmp_path, capsys, monkeypatch) ->
     for name in ("bertds", "transformers"):
         row = line[name]
         assert row["padded_tokens_per_second"] > row["real_tokens_per_second"] > 0
-        assert {"attention forward", "attention backward", "MLP forward", "optimizer",
-                "heads forward"} <= set(row["parts"])  # fmt: skip
+        assert {
+            "attention forward",
+            "attention backward",
+            "MLP forward",
+            "optimizer",
+            "heads forward",
+        } <= set(row["parts"])
         assert 0 < row["mfu"] < 1.5
     assert {"date", "command", "machine", "versions"} <= set(result)
     assert picture.read_bytes()[:4] == b"\x89PNG"

@@ -70,8 +70,14 @@ def test_mask_rates_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("balance", ["rows", "tokens"])
 def test_rows_are_masked_at_the_rate_of_their_step(tiny_data: Path, balance: str) -> None:
-    config = DataConfig(path=str(tiny_data), sequence_length=32, max_predictions_per_sequence=16,
-                        masked_lm_prob=0.4, masked_lm_prob_end=0.1, balance=balance)  # fmt: skip
+    config = DataConfig(
+        path=str(tiny_data),
+        sequence_length=32,
+        max_predictions_per_sequence=16,
+        masked_lm_prob=0.4,
+        masked_lm_prob_end=0.1,
+        balance=balance,
+    )
     rate = MaskRate.of(config, 6)
     assert rate is not None
     plan = BatchPlan(global_batch_size=12, micro_batch_size=2, world_size=1)
@@ -109,8 +115,13 @@ def test_rows_are_masked_at_the_rate_of_their_step(tiny_data: Path, balance: str
 
 
 def test_held_out_rows_have_one_rate(tiny_data: Path) -> None:
-    config = DataConfig(path=str(tiny_data), sequence_length=32, max_predictions_per_sequence=16,
-                        masked_lm_prob=0.4, masked_lm_prob_end=0.1)  # fmt: skip
+    config = DataConfig(
+        path=str(tiny_data),
+        sequence_length=32,
+        max_predictions_per_sequence=16,
+        masked_lm_prob=0.4,
+        masked_lm_prob_end=0.1,
+    )
     source = open_source(config, 3, split="validation")
     for batch in validation_batches(
         source, config, 4, 0, 1, seed=3, mask_rate=held_out_mask_rate(config)

@@ -18,11 +18,18 @@ WORDS = 30_522
 def shape_of(repository: Path, recipe: str, rows: int, tokens_per_row: float, **more) -> Shape:
     config = load_config(repository / f"bertds/recipes/{recipe}.yaml")
     return Shape(
-        model=config.model, vocab_size=WORDS, sequence_length=config.data.sequence_length,
-        tokens_per_row=tokens_per_row, micro_batch=rows, precision="bf16", stage=1, world_size=1,
-        optimizer="Lamb", on_cpu=False,
+        model=config.model,
+        vocab_size=WORDS,
+        sequence_length=config.data.sequence_length,
+        tokens_per_row=tokens_per_row,
+        micro_batch=rows,
+        precision="bf16",
+        stage=1,
+        world_size=1,
+        optimizer="Lamb",
+        on_cpu=False,
         **{"masked_per_row": config.data.max_predictions_per_sequence, **more},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

@@ -169,11 +169,18 @@ def test_fillers_change_neither_loss_nor_gradient(
     if not with_nsp:
         batch, filled = (b._replace(next_sentence_labels=None) for b in (batch, filled))
     model = BertForPreTraining(
-        ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                    intermediate_size=64, max_position_embeddings=LENGTH, initializer_range=0.2,
-                    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+        ModelConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=LENGTH,
+            initializer_range=0.2,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        ),
         tokenizer.vocab_size,
-    )  # fmt: skip
+    )
     results = []
     for one in (batch, filled):
         model.zero_grad()

@@ -38,8 +38,14 @@ def write(make_shard, tokenizer):
 def read_as_the_format_says(path):
     """A reader from the description of the layout alone: what other systems' loaders do."""
     with h5py.File(path, "r") as file:
-        keys = ["input_ids", "input_mask", "segment_ids", "masked_lm_positions", "masked_lm_ids",
-                "next_sentence_labels"]  # fmt: skip
+        keys = [
+            "input_ids",
+            "input_mask",
+            "segment_ids",
+            "masked_lm_positions",
+            "masked_lm_ids",
+            "next_sentence_labels",
+        ]
         assert sorted(file) == sorted(keys)
         assert [file[k].dtype for k in keys] == ["i4", "i1", "i1", "i4", "i4", "i1"]
         assert not file.attrs and all(not file[k].attrs for k in keys)
@@ -217,9 +223,13 @@ def test_a_failed_write_leaves_nothing(tmp_path, write, make_shard, tokenizer):
 
 def test_folder_names_are_nvidias():
     settings = FolderSettings(
-        lower_case=True, sequence_length=128, max_predictions=20, masked_lm_prob=0.15,
-        random_seed=12345, dupe_factor=5,
-    )  # fmt: skip
+        lower_case=True,
+        sequence_length=128,
+        max_predictions=20,
+        masked_lm_prob=0.15,
+        random_seed=12345,
+        dupe_factor=5,
+    )
     name = (
         "hdf5_lower_case_1_seq_len_128_max_pred_20_masked_lm_prob_0.15_random_seed_12345"
         "_dupe_factor_5"

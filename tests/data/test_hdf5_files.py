@@ -54,10 +54,13 @@ ATTACKS = {
 
 def instance_file(path: Path, attacked: str, attack, outside: Path) -> Path:
     shapes = {
-        "input_ids": ((ROWS, LENGTH), "<i4"), "input_mask": ((ROWS, LENGTH), "<i1"),
-        "segment_ids": ((ROWS, LENGTH), "<i1"), "masked_lm_positions": ((ROWS, PREDICTIONS), "<i4"),
-        "masked_lm_ids": ((ROWS, PREDICTIONS), "<i4"), "next_sentence_labels": ((ROWS,), "<i1"),
-    }  # fmt: skip
+        "input_ids": ((ROWS, LENGTH), "<i4"),
+        "input_mask": ((ROWS, LENGTH), "<i1"),
+        "segment_ids": ((ROWS, LENGTH), "<i1"),
+        "masked_lm_positions": ((ROWS, PREDICTIONS), "<i4"),
+        "masked_lm_ids": ((ROWS, PREDICTIONS), "<i4"),
+        "next_sentence_labels": ((ROWS,), "<i1"),
+    }
     outside.mkdir()
     with h5py.File(path, "w") as file:
         for name, (shape, dtype) in shapes.items():
@@ -96,8 +99,13 @@ def test_a_small_file_cannot_ask_for_terabytes(tmp_path: Path) -> None:
     path = tmp_path / "huge.hdf5"
     rows = 1 << 31
     with h5py.File(path, "w") as file:
-        for name, width in (("input_ids", 128), ("input_mask", 128), ("segment_ids", 128),
-                            ("masked_lm_positions", 20), ("masked_lm_ids", 20)):  # fmt: skip
+        for name, width in (
+            ("input_ids", 128),
+            ("input_mask", 128),
+            ("segment_ids", 128),
+            ("masked_lm_positions", 20),
+            ("masked_lm_ids", 20),
+        ):
             file.create_dataset(name, (rows, width), "<i4", chunks=(1024, width))
     assert path.stat().st_size < 1 << 20
     with pytest.raises(DataError, match=r"input_ids unpacks to 1,099,511,627,776 bytes, the file"):

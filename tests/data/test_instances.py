@@ -127,8 +127,9 @@ def test_distribution_agrees_with_googles_algorithm(make_shard, reference):
                     length_b -= 1
             ours.append((length_a + length_b + 3, length_a, label))
         rng = random.Random(epoch)
-        rows = reference.google_instances([[list(s) for s in d] for d in documents], 64, 0.1, 10,
-                                          0.15, rng)  # fmt: skip
+        rows = reference.google_instances(
+            [[list(s) for s in d] for d in documents], 64, 0.1, 10, 0.15, rng
+        )
         theirs += [(len(a) + len(b) + 3, len(a), is_random) for a, b, is_random, _ in rows]
     ours, theirs = np.array(ours, float), np.array(theirs, float)
     assert len(ours) == pytest.approx(len(theirs), rel=0.015)
@@ -240,8 +241,7 @@ def test_ngrams_make_longer_runs(make_shard, tokenizer):
 
 
 def test_pairs_none_uses_one_full_segment(make_shard, tokenizer):
-    settings = RowSettings(sequence_length=32, max_predictions=5, pairs="none",
-                                short_seq_prob=0.0)  # fmt: skip
+    settings = RowSettings(sequence_length=32, max_predictions=5, pairs="none", short_seq_prob=0.0)
     shard = make_shard(1, mean_sentences=200)
     pairs = scan_shard(shard, shard, shard_number=0, epoch=0, seed=1, settings=settings)
     flat = RowMaker(settings, tokenizer, 1).make([pairs], [0], None, np.arange(pairs.size), 0)

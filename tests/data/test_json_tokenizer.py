@@ -47,9 +47,13 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     built.decoder = decoders.ByteLevel()
     built.train_from_iterator(
         SENTENCES * 4,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, show_progress=False,
-                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
+        trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=SPECIAL,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     folder = tmp_path_factory.mktemp("bpe") / "tokenizer"
     folder.mkdir()
     built.save(str(folder / "tokenizer.json"))
@@ -77,11 +81,21 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A shipped recipe with its own model, cut to a few steps, with whole-word masks."""
     folder = tmp_path_factory.mktemp("bpe-run") / "run"
     command = [
-        "train", "--config", str(RECIPE), "--set", f"run.dir={folder}", f"data.path={data}",
-        "schedule.total_steps=3", "validation.every_steps=3", "checkpoint.every_steps=3",
-        "data.whole_word_masking=true", "log.progress=none", "deepspeed.train_batch_size=8",
-        "deepspeed.train_micro_batch_size_per_gpu=8", "run.next_recipe=",
-    ]  # fmt: skip
+        "train",
+        "--config",
+        str(RECIPE),
+        "--set",
+        f"run.dir={folder}",
+        f"data.path={data}",
+        "schedule.total_steps=3",
+        "validation.every_steps=3",
+        "checkpoint.every_steps=3",
+        "data.whole_word_masking=true",
+        "log.progress=none",
+        "deepspeed.train_batch_size=8",
+        "deepspeed.train_micro_batch_size_per_gpu=8",
+        "run.next_recipe=",
+    ]
     assert bertds(command) == 0
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
@@ -156,11 +170,13 @@ def test_the_export_has_the_same_ids_and_logits_in_transformers(
         expected = theirs.eval()(**inputs)
         ours = open_trained(run).model
         prediction, relation = ours.logits(
-            input_ids=inputs["input_ids"][0], segment_ids=inputs["token_type_ids"][0],
+            input_ids=inputs["input_ids"][0],
+            segment_ids=inputs["token_type_ids"][0],
             position_ids=torch.arange(tokens),
-            cu_seqlens=torch.tensor([0, tokens], dtype=torch.int32), max_seqlen=tokens,
+            cu_seqlens=torch.tensor([0, tokens], dtype=torch.int32),
+            max_seqlen=tokens,
             positions=torch.arange(tokens),
-        )  # fmt: skip
+        )
     vocab_size = len(loaded)
     close = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(

@@ -189,8 +189,9 @@ def test_neighbouring_samples_are_far_apart_in_a_block(config):
 def test_shards_are_shuffled_and_blocks_bounded(make_corpus, monkeypatch):
     monkeypatch.setattr(token_source, "BLOCK_ROWS", 60)
     folder = make_corpus(train=(9,) * 20, validation=())
-    source = open_source(DataConfig(path=str(folder), sequence_length=LENGTH,
-                                    max_predictions_per_sequence=5), 7)  # fmt: skip
+    source = open_source(
+        DataConfig(path=str(folder), sequence_length=LENGTH, max_predictions_per_sequence=5), 7
+    )
     orders = [EpochOrder(source, 7, epoch) for epoch in range(2)]
     for epoch, order in enumerate(orders):
         assert sorted(shard for block in order.blocks for shard in block) == list(range(20))
@@ -271,8 +272,14 @@ def test_prepared_folder_and_instance_files_of_it_give_the_same_rows(config, tok
 
 def test_micro_batches_have_the_agreed_types(config):
     batch = take(open_source(config, 7), config, 1, plan())[0][0].micro_batches[1]
-    for name in ("input_ids", "segment_ids", "position_ids", "masked_lm_positions",
-                 "masked_lm_ids", "next_sentence_labels"):  # fmt: skip
+    for name in (
+        "input_ids",
+        "segment_ids",
+        "position_ids",
+        "masked_lm_positions",
+        "masked_lm_ids",
+        "next_sentence_labels",
+    ):
         assert getattr(batch, name).dtype == torch.int64, name
     assert batch.cu_seqlens.dtype == torch.int32
     lengths = batch.cu_seqlens.diff()

@@ -37,12 +37,17 @@ def write_checkpoint(
     ]
     record, records = write_pieces(folder, 0, pieces)
     manifest: dict[str, Any] = {
-        "step": 3, "state": TrainState(step=3, best_mlm_loss=2.5).state_dict(), "engine": {},
-        "optimizer_steps": 3, "world_size": 1, "model": {}, "tokenizer": {},
+        "step": 3,
+        "state": TrainState(step=3, best_mlm_loss=2.5).state_dict(),
+        "engine": {},
+        "optimizer_steps": 3,
+        "world_size": 1,
+        "model": {},
+        "tokenizer": {},
         "shapes": copy.deepcopy(SHAPES),
         "files": [{"file": record.file, "bytes": record.bytes, "sha256": record.sha256}],
         "pieces": [list(piece) for piece in records],
-    }  # fmt: skip
+    }
     change(manifest)
     write_manifest(folder, manifest)
     return folder
@@ -52,37 +57,48 @@ def at_piece(number: int, place: int, value: Any) -> Callable[[dict[str, Any]], 
     return lambda manifest: manifest["pieces"][number].__setitem__(place, value)
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (lambda m: m["pieces"].append(["rank_00000.safetensors", "k", "b.bias", "weight", 1, 2]),
-     r"elements 1 to 1 of weight b\.bias are there twice"),
-    (at_piece(1, 4, 1), r"elements 1 to 1 of weight a\.weight are there twice"),
-    (at_piece(1, 4, 3), r"elements 2 to 2 of weight a\.weight are there nowhere"),
-    (lambda m: m["pieces"].pop(), r"2 elements of exp_avg_sq b\.bias, its shape has 5"),
-    (lambda m: m["pieces"].clear(), r"0 elements of weight a\.weight, its shape has 12"),
-    (lambda m: m["pieces"].append(m["pieces"][0]), r"pieces\[12\] is .*must be a piece of its own"),
-    (at_piece(0, 5, -2), r"pieces\[0\] is .*start and length of 0 or more"),
-    (at_piece(0, 5, 2**40), r"rank_00000\.safetensors has [\d,]+ bytes, its pieces 4,398"),
-    (at_piece(0, 0, "other"), r"pieces\[0\] .*a file that is in the list of files"),
-    (at_piece(0, 3, "momentum"), r"pieces\[0\] .*of kind weight, exp_avg, exp_avg_sq"),
-    (at_piece(0, 4, True), r"pieces\[0\] .*\[file, key, name, kind, start, length\]"),
-    (lambda m: m["files"][0].update(file="../outside"), r"files\[0\]\.file is '\.\./outside'"),
-    (lambda m: m["files"][0].update(file="/etc/passwd"), r"files\[0\]\.file is '/etc/passwd'"),
-    (lambda m: m["files"][0].update(bytes=-1), r"files\[0\]\.bytes is -1: must be a whole number"),
-    (lambda m: m["files"][0].update(sha256=""), r"files\[0\]\.sha256 is .*a SHA-256"),
-    (lambda m: m["files"].append(m["files"][0]), r"files\[1\]\.file .*named once"),
-    (lambda m: m["shapes"].update({"b.bias": [5, "x"]}), r"shapes\.b\.bias\[1\] is \"x\""),
-    (lambda m: m["shapes"].update({"b.bias": [2**40, 2**40]}), "a shape that fits into a file"),
-    (lambda m: m["state"].update(step="3"), r"state\.step is \"3\": must be a whole number"),
-    (lambda m: m["state"].update(window=[None]), r"state\.window is .*a list of numbers"),
-    (lambda m: m["state"].pop("epoch"), "missing or unknown fields epoch"),
-    (lambda m: m.update(step=4), "step is 4: must be 3, as state.step"),
-    (lambda m: m.pop("optimizer_steps"), "the key 'optimizer_steps' is missing"),
-    (lambda m: m.update(world_size=0), "world_size is 0: must be a whole number, 1 or more"),
-    (lambda m: m.update(engine={"cur_scale": "x"}), r"engine\.cur_scale is \"x\": must be a"),
-    (lambda m: m.update(model={"vocab_size": 31, "hidden_size": "w"}), "model.hidden_size='w'"),
-    (lambda m: m.update(model={"vocab_size": 0}), r"model\.vocab_size is 0"),
-    (lambda m: m.update(recipe=[]), r"recipe is \[\]: must be an object"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda m: m["pieces"].append(["rank_00000.safetensors", "k", "b.bias", "weight", 1, 2]),
+            r"elements 1 to 1 of weight b\.bias are there twice",
+        ),
+        (at_piece(1, 4, 1), r"elements 1 to 1 of weight a\.weight are there twice"),
+        (at_piece(1, 4, 3), r"elements 2 to 2 of weight a\.weight are there nowhere"),
+        (lambda m: m["pieces"].pop(), r"2 elements of exp_avg_sq b\.bias, its shape has 5"),
+        (lambda m: m["pieces"].clear(), r"0 elements of weight a\.weight, its shape has 12"),
+        (
+            lambda m: m["pieces"].append(m["pieces"][0]),
+            r"pieces\[12\] is .*must be a piece of its own",
+        ),
+        (at_piece(0, 5, -2), r"pieces\[0\] is .*start and length of 0 or more"),
+        (at_piece(0, 5, 2**40), r"rank_00000\.safetensors has [\d,]+ bytes, its pieces 4,398"),
+        (at_piece(0, 0, "other"), r"pieces\[0\] .*a file that is in the list of files"),
+        (at_piece(0, 3, "momentum"), r"pieces\[0\] .*of kind weight, exp_avg, exp_avg_sq"),
+        (at_piece(0, 4, True), r"pieces\[0\] .*\[file, key, name, kind, start, length\]"),
+        (lambda m: m["files"][0].update(file="../outside"), r"files\[0\]\.file is '\.\./outside'"),
+        (lambda m: m["files"][0].update(file="/etc/passwd"), r"files\[0\]\.file is '/etc/passwd'"),
+        (
+            lambda m: m["files"][0].update(bytes=-1),
+            r"files\[0\]\.bytes is -1: must be a whole number",
+        ),
+        (lambda m: m["files"][0].update(sha256=""), r"files\[0\]\.sha256 is .*a SHA-256"),
+        (lambda m: m["files"].append(m["files"][0]), r"files\[1\]\.file .*named once"),
+        (lambda m: m["shapes"].update({"b.bias": [5, "x"]}), r"shapes\.b\.bias\[1\] is \"x\""),
+        (lambda m: m["shapes"].update({"b.bias": [2**40, 2**40]}), "a shape that fits into a file"),
+        (lambda m: m["state"].update(step="3"), r"state\.step is \"3\": must be a whole number"),
+        (lambda m: m["state"].update(window=[None]), r"state\.window is .*a list of numbers"),
+        (lambda m: m["state"].pop("epoch"), "missing or unknown fields epoch"),
+        (lambda m: m.update(step=4), "step is 4: must be 3, as state.step"),
+        (lambda m: m.pop("optimizer_steps"), "the key 'optimizer_steps' is missing"),
+        (lambda m: m.update(world_size=0), "world_size is 0: must be a whole number, 1 or more"),
+        (lambda m: m.update(engine={"cur_scale": "x"}), r"engine\.cur_scale is \"x\": must be a"),
+        (lambda m: m.update(model={"vocab_size": 31, "hidden_size": "w"}), "model.hidden_size='w'"),
+        (lambda m: m.update(model={"vocab_size": 0}), r"model\.vocab_size is 0"),
+        (lambda m: m.update(recipe=[]), r"recipe is \[\]: must be an object"),
+    ],
+)
 def test_a_checkpoint_that_says_something_impossible(tmp_path: Path, capsys, change, said) -> None:
     folder = write_checkpoint(tmp_path / "step_00000003", change)
     with pytest.raises(CheckpointError, match=said):
@@ -139,31 +155,47 @@ def shard(**values: Any) -> Callable[[dict[str, Any]], Any]:
     return lambda manifest: manifest["splits"]["train"]["shards"][0].update(values)
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    (special(mask=0, sep=5), r"special_ids is .*five different ids"),
-    (special(sep=5), r"special_ids\.sep is 5: must be 3, where .*vocab\.txt has \[SEP\]"),
-    (special(mask=65), r"special_ids\.mask is 65: must be a whole number from 0 to 64"),
-    (special(mask=True), r"special_ids\.mask is true"),
-    (special(extra=1), r"unknown key 'tokenizer\.special_ids\.extra'"),
-    (lambda m: m["tokenizer"].update(vocab_size=64), r"tokenizer\.vocab_size is 64: must be 65"),
-    (lambda m: m["tokenizer"].update(vocab_size=2**40), r"tokenizer\.vocab_size is 1099511627776"),
-    (lambda m: m["tokenizer"].update(lower_case=1), r"lower_case is 1: must be true or false"),
-    (lambda m: m["tokenizer"].update(fingerprint="x"), r"fingerprint is \"x\": must be a SHA-256"),
-    (shard(file="../../outside.h5"), r"shards\[0\]\.file is '\.\./\.\./outside\.h5'"),
-    (shard(file="/etc/passwd"), r"shards\[0\]\.file is '/etc/passwd'"),
-    (shard(file=None), r"shards\[0\]\.file is None"),
-    (shard(bytes="7"), r"shards\[0\]\.bytes is \"7\""),
-    (shard(sha256=7), r"shards\[0\]\.sha256 is 7"),
-    (shard(documents=0), r"shards\[0\]\.documents is 0: must be a whole number, 1 or more"),
-    (shard(tokens=1), r"sentences of one token or more"),
-    (lambda m: m["splits"]["train"]["shards"].append(m["splits"]["train"]["shards"][0]),
-     r"names each file once"),
-    (lambda m: m["documents"].update(dropped={"empty": "2"}), r"dropped\.empty is \"2\""),
-    (lambda m: m.update(sources=[{"name": 7}]), r"sources\[0\]\.name is 7: must be text"),
-    (lambda m: m.update(instances=[{"folder": "f", "dataset": "d", "sequence_length": -1}]),
-     r"instances\[0\]\.sequence_length is -1"),
-    (lambda m: m.update(later=1), "unknown key 'later'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (special(mask=0, sep=5), r"special_ids is .*five different ids"),
+        (special(sep=5), r"special_ids\.sep is 5: must be 3, where .*vocab\.txt has \[SEP\]"),
+        (special(mask=65), r"special_ids\.mask is 65: must be a whole number from 0 to 64"),
+        (special(mask=True), r"special_ids\.mask is true"),
+        (special(extra=1), r"unknown key 'tokenizer\.special_ids\.extra'"),
+        (
+            lambda m: m["tokenizer"].update(vocab_size=64),
+            r"tokenizer\.vocab_size is 64: must be 65",
+        ),
+        (
+            lambda m: m["tokenizer"].update(vocab_size=2**40),
+            r"tokenizer\.vocab_size is 1099511627776",
+        ),
+        (lambda m: m["tokenizer"].update(lower_case=1), r"lower_case is 1: must be true or false"),
+        (
+            lambda m: m["tokenizer"].update(fingerprint="x"),
+            r"fingerprint is \"x\": must be a SHA-256",
+        ),
+        (shard(file="../../outside.h5"), r"shards\[0\]\.file is '\.\./\.\./outside\.h5'"),
+        (shard(file="/etc/passwd"), r"shards\[0\]\.file is '/etc/passwd'"),
+        (shard(file=None), r"shards\[0\]\.file is None"),
+        (shard(bytes="7"), r"shards\[0\]\.bytes is \"7\""),
+        (shard(sha256=7), r"shards\[0\]\.sha256 is 7"),
+        (shard(documents=0), r"shards\[0\]\.documents is 0: must be a whole number, 1 or more"),
+        (shard(tokens=1), r"sentences of one token or more"),
+        (
+            lambda m: m["splits"]["train"]["shards"].append(m["splits"]["train"]["shards"][0]),
+            r"names each file once",
+        ),
+        (lambda m: m["documents"].update(dropped={"empty": "2"}), r"dropped\.empty is \"2\""),
+        (lambda m: m.update(sources=[{"name": 7}]), r"sources\[0\]\.name is 7: must be text"),
+        (
+            lambda m: m.update(instances=[{"folder": "f", "dataset": "d", "sequence_length": -1}]),
+            r"instances\[0\]\.sequence_length is -1",
+        ),
+        (lambda m: m.update(later=1), "unknown key 'later'"),
+    ],
+)
 def test_a_data_manifest_that_says_something_impossible(data: Path, change, said: str) -> None:
     path = data / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -173,9 +205,16 @@ def test_a_data_manifest_that_says_something_impossible(data: Path, change, said
         Manifest.load(data)
 
 
-@pytest.mark.parametrize("text", [
-    '{"a": 1, "a": 2}', '{"format": NaN}', "[" * 5000, '{"format": "bertds-token-shards"', "[]",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a": 2}',
+        '{"format": NaN}',
+        "[" * 5000,
+        '{"format": "bertds-token-shards"',
+        "[]",
+    ],
+)
 def test_a_manifest_that_is_no_json_object(data: Path, text: str) -> None:
     (data / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest\.json: (damaged|not a JSON object)"):
@@ -189,7 +228,8 @@ def test_a_token_beyond_the_vocabulary_is_found(data: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["token_ids"][3] = 65
     size, checksum = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
-    forged = type(info)(**{**{k: getattr(info, k) for k in info.__slots__},
-                           "bytes": size, "sha256": checksum})  # fmt: skip
+    forged = type(info)(
+        **{**{k: getattr(info, k) for k in info.__slots__}, "bytes": size, "sha256": checksum}
+    )
     with pytest.raises(DataError, match=r"holds token 65, the vocabulary has 65 \(0 to 64\)"):
         TokenShard.open(path, forged, "full", manifest.tokenizer.fingerprint, 65)

@@ -82,9 +82,19 @@ def test_a_corpus_loses_the_documents_that_hold_test_text(
     (tmp_path / "a.txt").write_text("\n\n".join([*filler, held]))
     (tmp_path / "test.tsv").write_text(f"index\ts\n0\t{EXAMPLE}\n1\tshort one\n")
     out = tmp_path / "out"
-    command = ["--text", str(tmp_path / "a.txt"), "--out", str(out), "--vocab", str(vocab),
-               "--workers", "1", "--keep-dropped",
-               "--decontaminate", str(tmp_path / "test.tsv")]  # fmt: skip
+    command = [
+        "--text",
+        str(tmp_path / "a.txt"),
+        "--out",
+        str(out),
+        "--vocab",
+        str(vocab),
+        "--workers",
+        "1",
+        "--keep-dropped",
+        "--decontaminate",
+        str(tmp_path / "test.tsv"),
+    ]
     assert main(command) == 0
     manifest = Manifest.load(out)
     assert manifest.documents == {"read": 31, "written": 30, "dropped": {"contaminated": 1}}

@@ -48,9 +48,11 @@ def check(out: Path) -> dict[str, list[dict[str, str]]]:
     assert {k: len(v) for k, v in found.items()} == manifest.documents["dropped"]
     for source in manifest.sources:
         own = Counter(
-            reason for reason, records in found.items() for r in records
+            reason
+            for reason, records in found.items()
+            for r in records
             if r["source"] == source["name"]
-        )  # fmt: skip
+        )
         assert dict(own) == source["dropped"]
         assert source["documents_read"] == source["documents_written"] + own.total()
     return found
@@ -65,8 +67,13 @@ def test_every_dropped_document_is_there_with_source_and_title(
     assert main(arguments(sources, out, *choice, "--workers", "1")) == 0
     found = check(out)
     assert set(found) == {
-        "redirect", "namespace", "too_short", "duplicate", "near_duplicate", "malformed"
-    }  # fmt: skip
+        "redirect",
+        "namespace",
+        "too_short",
+        "duplicate",
+        "near_duplicate",
+        "malformed",
+    }
     assert found["redirect"] == [{"source": "wiki", "title": "R", "text": ""}]
     assert found["namespace"][0]["title"] == "Talk:A"
     assert found["too_short"] == [{"source": "jsonl", "title": "20", "text": "Too short."}]
@@ -86,9 +93,13 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", [1, 3, 9])
 def test_killed_and_started_again_the_same_documents_are_there(
-    sources: list[str], vocab: Path, tmp_path: Path, made: SimpleNamespace,
-    monkeypatch: pytest.MonkeyPatch, after: int,
-) -> None:  # fmt: skip
+    sources: list[str],
+    vocab: Path,
+    tmp_path: Path,
+    made: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+) -> None:
     command = arguments(sources, tmp_path / "out", "--vocab", str(vocab), "--workers", "1")
     command += ["--mix", "wiki=1.5,jsonl=0.8"]
     whole = [*command]

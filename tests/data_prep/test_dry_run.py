@@ -46,15 +46,33 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, made: SimpleNamespace) -> l
 
 @pytest.mark.parametrize("vocabulary", ["--vocab", "--train-vocab"])
 def test_the_forecast_is_near_what_comes(
-    tmp_path: Path, corpus: list[str], vocab: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch, vocabulary: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    corpus: list[str],
+    vocab: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    vocabulary: str,
+) -> None:
     monkeypatch.setattr("data_prep.dry_run.SAMPLE_BYTES", 600_000)
     monkeypatch.setattr("data_prep.dry_run.LEAST_OF_A_SOURCE", 300_000)
     out = tmp_path / "out"
-    given = [*corpus, "--out", str(out), "--workers", "1", "--instances", "64:10",
-             "--dupe-factor", "2", "--compression", "none", "--shard-tokens", "30000",
-             vocabulary, str(vocab) if vocabulary == "--vocab" else "300"]  # fmt: skip
+    given = [
+        *corpus,
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+        "--instances",
+        "64:10",
+        "--dupe-factor",
+        "2",
+        "--compression",
+        "none",
+        "--shard-tokens",
+        "30000",
+        vocabulary,
+        str(vocab) if vocabulary == "--vocab" else "300",
+    ]
     assert main([*given, "--dry-run"]) == 0
     assert not out.exists()
     said = capsys.readouterr().err
@@ -79,17 +97,22 @@ def test_the_forecast_is_near_what_comes(
 
 @pytest.mark.parametrize("kind", ["jsonl", "wiki"])
 def test_a_large_compressed_file_is_not_read_to_its_end(
-    tmp_path: Path, made: SimpleNamespace, vocab: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch, kind: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    made: SimpleNamespace,
+    vocab: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
     monkeypatch.setattr("data_prep.dry_run.LARGEST_UNIT", 100_000)
     rng = random.Random(8)
     articles = [made.article(rng, 4).replace("\n\n", " ") for _ in range(1500)]
     texts = {
         "jsonl": "".join(json.dumps({"text": a}) + "\n" for a in articles),
-        "wiki": "".join(f'<doc id="{n}" title="T">\nT\n\n{a}\n</doc>\n'
-                        for n, a in enumerate(articles)),
-    }  # fmt: skip
+        "wiki": "".join(
+            f'<doc id="{n}" title="T">\nT\n\n{a}\n</doc>\n' for n, a in enumerate(articles)
+        ),
+    }
     path = tmp_path / "a.gz"
     path.write_bytes(gzip.compress(texts[kind].encode())[:-8])  # its end would be noticed
     name = path.rename(tmp_path / ("a.jsonl.gz" if kind == "jsonl" else "a.gz"))
@@ -100,9 +123,7 @@ def test_a_large_compressed_file_is_not_read_to_its_end(
 
 
 def test_units_are_spread_over_files_and_within_them(tmp_path: Path) -> None:
-    files = [
-        SourceFile("text", "text", Path(__file__), f"{n}", 5_000_000) for n in range(10)
-    ]  # fmt: skip
+    files = [SourceFile("text", "text", Path(__file__), f"{n}", 5_000_000) for n in range(10)]
     units, reading = sample_units(files, tmp_path)
     assert list(units) == ["text"] and reading == {}
     assert sum(unit.size for unit in units["text"]) < 17 << 20
@@ -122,9 +143,12 @@ def test_bad_input_is_told_by_the_dry_run_too(
 
 
 def test_a_full_disk_is_foreseen(
-    tmp_path: Path, corpus: list[str], vocab: Path, capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    corpus: list[str],
+    vocab: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("data_prep.dry_run.SAMPLE_BYTES", 100_000)
     monkeypatch.setattr("data_prep.dry_run.LEAST_OF_A_SOURCE", 100_000)
     out = str(tmp_path / "a" / "b" / "out")

@@ -18,8 +18,21 @@ pytest.importorskip("nanotoken")
 
 
 def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:
-    return ["--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab), "--workers", "1",
-            "--validation-fraction", "0.1", "--shard-tokens", "3000", *more]  # fmt: skip
+    return [
+        "--wiki",
+        str(wiki),
+        "--out",
+        str(out),
+        "--vocab",
+        str(vocab),
+        "--workers",
+        "1",
+        "--validation-fraction",
+        "0.1",
+        "--shard-tokens",
+        "3000",
+        *more,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +66,13 @@ def test_real_text_has_the_ids_of_tokenizers(shared_data: Path, casing: str) -> 
 
 
 def test_the_shards_are_the_same_and_the_manifest_says_how_they_were_made(
-    usual: Path, wiki_dump: Path, vocab: Path, tmp_path: Path, made: SimpleNamespace,
+    usual: Path,
+    wiki_dump: Path,
+    vocab: Path,
+    tmp_path: Path,
+    made: SimpleNamespace,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     out = tmp_path / "out"
     assert main(arguments(out, wiki_dump, vocab, "--tokeniser", "nanotoken")) == 0
     assert shards(made.tree(out)) == shards(made.tree(usual))
@@ -65,9 +82,14 @@ def test_the_shards_are_the_same_and_the_manifest_says_how_they_were_made(
 
 
 def test_at_the_first_difference_it_is_dropped_with_a_warning(
-    usual: Path, wiki_dump: Path, vocab: Path, tmp_path: Path, made: SimpleNamespace,
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    usual: Path,
+    wiki_dump: Path,
+    vocab: Path,
+    tmp_path: Path,
+    made: SimpleNamespace,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     calls = []
 
     class Wrong(nanotoken_encoder.NanotokenEncoder):

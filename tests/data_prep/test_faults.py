@@ -56,9 +56,14 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("after", [0, 1, 5, 8, 9, 12, 14, 20])
 def test_stopped_after_any_marker_only_the_rest_is_done(
-    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch, after: int,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    made: SimpleNamespace,
+    unbroken: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+) -> None:
     written: list[Path] = []
 
     def stop_after(marker: Path, *rest: object) -> object:
@@ -117,9 +122,12 @@ def fails(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) ->
 
 
 def test_bad_input_is_one_line_and_leaves_nothing_that_looks_whole(
-    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace,
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    made: SimpleNamespace,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     out = tmp_path / "out"
     dump = (wiki / "dump0.xml").read_bytes()
     (tmp_path / "cut.xml").write_bytes(dump[: len(dump) // 2])
@@ -170,9 +178,13 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_whole(
     ],
 )
 def test_impossible_options(
-    tmp_path: Path, wiki: Path, vocab: Path, capsys: pytest.CaptureFixture[str],
-    option: list[str], message: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: list[str],
+    message: str,
+) -> None:
     assert message in fails([*arguments(tmp_path / "o", wiki, vocab), *option], capsys)
     assert not (tmp_path / "o").exists()
 
@@ -195,9 +207,13 @@ def test_folders_in_use_not_writable_or_of_others_are_refused(
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
 def test_a_read_only_folder_is_one_line(
-    tmp_path: Path, wiki: Path, vocab: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch, number: int,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
     def refused(path: Path, *_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
@@ -208,9 +224,14 @@ def test_a_read_only_folder_is_one_line(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_one_line_and_can_be_resumed(
-    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, unbroken: dict[str, str],
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    made: SimpleNamespace,
+    unbroken: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = tmp_path / "out"
     real = shuffle.write_token_shard
 
@@ -250,9 +271,12 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(
         "2",
     ]
     result = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(repository)},
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        command,
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert result.returncode == 1
     assert "a worker process died" in result.stderr and "Traceback" not in result.stderr
 
@@ -306,9 +330,13 @@ def peak_megabytes(command: list[str]) -> tuple[float, float]:
     [(3, 275, 12), pytest.param(50, 1000, 12, marks=pytest.mark.slow)],
 )
 def test_a_giant_single_line_document(
-    tmp_path: Path, vocab: Path, repository: Path,
-    megabytes: int, most_memory: int, most_seconds: int,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    vocab: Path,
+    repository: Path,
+    megabytes: int,
+    most_memory: int,
+    most_seconds: int,
+) -> None:
     line = ("word " * 199 + "end. ") * (megabytes * 1000)
     text = tmp_path / "giant.txt"
     text.write_text(
@@ -318,8 +346,18 @@ def test_a_giant_single_line_document(
     script = str(repository / "data_prep" / "build_wiki_books.py")
 
     def command(source: Path, folder: Path) -> list[str]:
-        return [sys.executable, script, "--text", str(source), "--vocab", str(vocab),
-                "--out", str(folder), "--workers", "1"]  # fmt: skip
+        return [
+            sys.executable,
+            script,
+            "--text",
+            str(source),
+            "--vocab",
+            str(vocab),
+            "--out",
+            str(folder),
+            "--workers",
+            "1",
+        ]
 
     if megabytes > 10:  # the compiler has done its work before it counts
         (tmp_path / "small.txt").write_text(text.read_text()[len(line) :])
@@ -345,8 +383,12 @@ def test_peak_memory_is_flat_when_the_input_is_ten_times_as_large(
         )
         script = str(repository / "data_prep" / "build_wiki_books.py")
         command = [
-            sys.executable, script, *arguments(tmp_path / f"o{times}", wiki, vocab),
-            "--shard-tokens", "200000", "--overwrite",
-        ]  # fmt: skip
+            sys.executable,
+            script,
+            *arguments(tmp_path / f"o{times}", wiki, vocab),
+            "--shard-tokens",
+            "200000",
+            "--overwrite",
+        ]
         peaks.append(peak_megabytes(command)[0])
     assert peaks[1] < 1.25 * peaks[0], peaks

@@ -241,13 +241,26 @@ SPOKEN = {
 
 HEBREW = "כל בני אדם נולדו בני חורין ושווים בערכם ובזכויותיהם. ".encode("cp1255") * 5
 ENCODINGS = {
-    "en": ("cp1252", "latin-1"), "fr": ("cp1252",), "de": ("latin-1",), "es": ("cp1252",),
-    "pt": ("cp1252",), "is": ("cp1252",), "pl": ("cp1250", "iso8859-2"),
-    "cs": ("cp1250", "iso8859-2"), "hu": ("cp1250",), "tr": ("cp1254",), "lt": ("cp1257",),
-    "ru": ("cp1251", "koi8-r", "iso8859-5", "cp866"), "uk": ("cp1251",), "el": ("cp1253",),
-    "ar": ("cp1256",), "zh": ("gb18030",), "zh-tw": ("big5",), "ja": ("shift_jis", "euc_jp"),
+    "en": ("cp1252", "latin-1"),
+    "fr": ("cp1252",),
+    "de": ("latin-1",),
+    "es": ("cp1252",),
+    "pt": ("cp1252",),
+    "is": ("cp1252",),
+    "pl": ("cp1250", "iso8859-2"),
+    "cs": ("cp1250", "iso8859-2"),
+    "hu": ("cp1250",),
+    "tr": ("cp1254",),
+    "lt": ("cp1257",),
+    "ru": ("cp1251", "koi8-r", "iso8859-5", "cp866"),
+    "uk": ("cp1251",),
+    "el": ("cp1253",),
+    "ar": ("cp1256",),
+    "zh": ("gb18030",),
+    "zh-tw": ("big5",),
+    "ja": ("shift_jis", "euc_jp"),
     "ko": ("euc_kr",),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -367,8 +380,9 @@ def test_the_last_end_marker_counts_in_a_short_book_too(tmp_path: Path, indent: 
         assert document.text.count("Chapter") == 40
         assert "DISTRIBUTE" not in document.text and "EBook" not in document.text
     # A licence that ends with the marker again.
-    path.write_text(f"{begin}{story}{end}\nUpdated editions will replace the previous one.\n"
-                    f"{PRINT * 20}\n{end}")  # fmt: skip
+    path.write_text(
+        f"{begin}{story}{end}\nUpdated editions will replace the previous one.\n{PRINT * 20}\n{end}"
+    )
     (document,) = read("books", path)
     assert document.text.count("Chapter") == 20 and "DISTRIBUTE" not in document.text
     path.write_text(f"{story}\nEnde dieses Projekt Gutenberg Etextes X\n\n{PRINT}")
@@ -476,8 +490,10 @@ def test_a_broken_parquet_value_is_one_dropped_document(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table({"title": titles, "text": column}), tmp_path / "t.parquet")
     found = read("parquet", tmp_path / "t.parquet")
     assert [(d.text, d.dropped) for d in found] == [
-        ("First text here.", ""), ("", "bad_utf8"), ("Third text here.", "")
-    ]  # fmt: skip
+        ("First text here.", ""),
+        ("", "bad_utf8"),
+        ("Third text here.", ""),
+    ]
 
 
 # --------------------------------------------------------------------------------------------

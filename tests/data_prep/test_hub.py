@@ -46,10 +46,14 @@ def wikipedia(tmp_path_factory: pytest.TempPathFactory, made: SimpleNamespace) -
         (folder / config).mkdir(parents=True)
         for number in range(files):
             rows = [
-                {"id": f"{number}{i}", "url": "https://x", "title": f"{config} {number} {i}",
-                 "text": f"{made.article(rng)}\n\nReferences"}
+                {
+                    "id": f"{number}{i}",
+                    "url": "https://x",
+                    "title": f"{config} {number} {i}",
+                    "text": f"{made.article(rng)}\n\nReferences",
+                }
                 for i in range(12)
-            ]  # fmt: skip
+            ]
             parquet.write_table(
                 pyarrow.Table.from_pylist(rows),
                 folder / config / f"train-{number:05d}-of-{files:05d}.parquet",
@@ -105,10 +109,12 @@ def test_what_is_not_there_is_one_line_that_says_what_to_do(wikipedia: Path) -> 
         (str(wikipedia), r"20231101\.en.*20231101\.simple.*NAME:CONFIG"),
         (f"{wikipedia}:20231101.xx", r"20231101\.xx.*not found.*Available"),
         ("/nowhere/at/all", "no such folder"),
-        ("wikimedia/wikipedia:20231101.en",
-         r"cannot be reached.*hf download wikimedia/wikipedia --repo-type dataset --local-dir DIR; "
-         r"then --hf DIR:20231101\.en"),
-    ):  # fmt: skip
+        (
+            "wikimedia/wikipedia:20231101.en",
+            r"cannot be reached.*hf download wikimedia/wikipedia --repo-type dataset "
+            r"--local-dir DIR; then --hf DIR:20231101\.en",
+        ),
+    ):
         with pytest.raises(DataError, match=message) as caught:
             find_hub(given, "train", "text")
         assert "\n" not in str(caught.value)
@@ -125,11 +131,13 @@ def test_a_copy_without_its_card_and_the_same_text_as_parquet_give_the_same_shar
     for file in (wikipedia / "20231101.en").iterdir():
         (copy / "20231101.en" / file.name).write_bytes(file.read_bytes())
     trees = []
-    for number, source in enumerate((
-        ["--hf", f"{wikipedia}:20231101.en"],
-        ["--hf", f"{copy}:20231101.en"],
-        ["--parquet", str(wikipedia / "20231101.en")],
-    )):  # fmt: skip
+    for number, source in enumerate(
+        (
+            ["--hf", f"{wikipedia}:20231101.en"],
+            ["--hf", f"{copy}:20231101.en"],
+            ["--parquet", str(wikipedia / "20231101.en")],
+        )
+    ):
         out = tmp_path / f"out{number}"
         command = [
             *source,

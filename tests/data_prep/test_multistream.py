@@ -17,8 +17,9 @@ NAME = "xxwiki-20240101-pages-articles-multistream{}.xml{}.bz2"
 INDEX = "xxwiki-20240101-pages-articles-multistream-index{}.txt{}.bz2"
 
 
-def published(folder: Path, pages: list[str], made: SimpleNamespace, part: str = "",
-              ids: str = "") -> Path:  # fmt: skip
+def published(
+    folder: Path, pages: list[str], made: SimpleNamespace, part: str = "", ids: str = ""
+) -> Path:
     """Write a dump and its index as Wikimedia does: head, streams of 7 pages, closing stream."""
     whole = made.dump(pages).decode()
     head, end = whole[: whole.index("  <page>")], "</mediawiki>\n"
@@ -73,8 +74,22 @@ def test_with_or_without_the_index_the_result_is_the_same(
     for number, workers in enumerate(("1", "2")):
         out = tmp_path / f"out{number}"
         sources = ["--wiki", str(path)] if number else ["--wiki", *map(str, tmp_path.glob("xx*"))]
-        assert main([*sources, "--out", str(out), "--vocab", str(vocab), "--workers", workers,
-                     "--validation-fraction", "0.1"]) == 0  # fmt: skip
+        assert (
+            main(
+                [
+                    *sources,
+                    "--out",
+                    str(out),
+                    "--vocab",
+                    str(vocab),
+                    "--workers",
+                    workers,
+                    "--validation-fraction",
+                    "0.1",
+                ]
+            )
+            == 0
+        )
         trees.append(made.tree(out))
         (tmp_path / INDEX.format("", "")).unlink(missing_ok=True)
     assert trees[0] == trees[1]

@@ -35,9 +35,31 @@ def test_pairs_are_drawn_across_shards_of_one_document_each(
     tmp_path: Path, text: Path, vocab: Path
 ) -> None:
     out = tmp_path / "out"
-    assert main(["--text", str(text), "--vocab", str(vocab), "--out", str(out), "--workers", "1",
-                 "--shard-tokens", "1000", "--validation-fraction", "0", "--instances", "64:10",
-                 "--dupe-factor", "3", "--compression", "none"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "--text",
+                str(text),
+                "--vocab",
+                str(vocab),
+                "--out",
+                str(out),
+                "--workers",
+                "1",
+                "--shard-tokens",
+                "1000",
+                "--validation-fraction",
+                "0",
+                "--instances",
+                "64:10",
+                "--dupe-factor",
+                "3",
+                "--compression",
+                "none",
+            ]
+        )
+        == 0
+    )
     manifest = Manifest.load(out)
     assert [shard.documents for shard in manifest.splits["train"].shards] == [1] * 6
     tokens = read_vocabulary(vocab)
@@ -66,8 +88,20 @@ def test_a_corpus_of_one_document_is_refused_when_pairs_are_asked_for(
     alone = tmp_path / "alone.txt"
     alone.write_text(text.read_text().split("\n\n")[0])
     out = tmp_path / "out"
-    given = ["--text", str(alone), "--vocab", str(vocab), "--out", str(out), "--workers", "1",
-             "--validation-fraction", "0", "--instances", "64:10"]  # fmt: skip
+    given = [
+        "--text",
+        str(alone),
+        "--vocab",
+        str(vocab),
+        "--out",
+        str(out),
+        "--workers",
+        "1",
+        "--validation-fraction",
+        "0",
+        "--instances",
+        "64:10",
+    ]
     assert guarded(main, given) == 2
     assert "single document" in capsys.readouterr().err
     assert not (out / "manifest.json").exists()

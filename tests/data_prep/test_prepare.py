@@ -101,8 +101,9 @@ def test_nvidia_rows_read_by_the_reference_alone_decode_to_the_source(
         f["file"] for f in manifest.instances[0]["files"]
     ]
     assert {f.name.rsplit("_", 1)[0] for f in files} == {
-        "wikicorpus_en_training", "wikicorpus_en_test"
-    }  # fmt: skip
+        "wikicorpus_en_training",
+        "wikicorpus_en_test",
+    }
     random_next = []
     for file in files:
         with h5py.File(file) as rows:
@@ -147,9 +148,13 @@ def test_no_file_holds_two_passes_over_one_shard() -> None:
 
 
 def test_workers_units_compression_and_paths_leave_no_trace(
-    prepared: Path, wiki_dump: Path, vocab: Path, tmp_path: Path, made: SimpleNamespace,
+    prepared: Path,
+    wiki_dump: Path,
+    vocab: Path,
+    tmp_path: Path,
+    made: SimpleNamespace,
     repository: Path,
-) -> None:  # fmt: skip
+) -> None:
     # Two processes, run by path from another folder, another hash seed: equal to the last byte.
     out = tmp_path / "two"
     command = [sys.executable, str(repository / SCRIPT), *arguments(out, wiki_dump, vocab)]
@@ -180,8 +185,18 @@ def test_a_trained_vocabulary_is_the_same_every_time_and_loads_in_transformers(
     trees = []
     for name, workers in (("a", "1"), ("b", "2")):
         out = tmp_path / name
-        given = ["--wiki", str(wiki_dump), "--out", str(out), "--train-vocab", "300",
-                 "--validation-fraction", "0.1", "--workers", workers]  # fmt: skip
+        given = [
+            "--wiki",
+            str(wiki_dump),
+            "--out",
+            str(out),
+            "--train-vocab",
+            "300",
+            "--validation-fraction",
+            "0.1",
+            "--workers",
+            workers,
+        ]
         if workers == "1":
             assert main(given) == 0
         else:  # in a process of its own: hash tables have another seed there
@@ -212,8 +227,20 @@ def test_duplicates_are_counted_for_the_later_source(
     records = [{"text": d} for d in [*documents[:5], *documents[:2], made.article(rng, 1), "Hi."]]
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     out = tmp_path / "out"
-    main(["--text", str(tmp_path / "a.txt"), "--jsonl", str(tmp_path / "b.jsonl"), "--out",
-          str(out), "--vocab", str(vocab), "--workers", "1"])  # fmt: skip
+    main(
+        [
+            "--text",
+            str(tmp_path / "a.txt"),
+            "--jsonl",
+            str(tmp_path / "b.jsonl"),
+            "--out",
+            str(out),
+            "--vocab",
+            str(vocab),
+            "--workers",
+            "1",
+        ]
+    )
     manifest = Manifest.load(out)
     text, jsonl = manifest.sources
     assert (text["documents_read"], text["documents_written"], text["dropped"]) == (20, 20, {})
@@ -223,9 +250,13 @@ def test_duplicates_are_counted_for_the_later_source(
 
 
 def test_a_finished_folder_is_left_alone_and_other_settings_refused(
-    prepared: Path, wiki_dump: Path, vocab: Path, tmp_path: Path, made: SimpleNamespace,
+    prepared: Path,
+    wiki_dump: Path,
+    vocab: Path,
+    tmp_path: Path,
+    made: SimpleNamespace,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     out = tmp_path / "out"
     shutil.copytree(prepared, out)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}

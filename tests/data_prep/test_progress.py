@@ -46,8 +46,25 @@ def test_the_closing_table(
     tmp_path: Path, wiki_dump: Path, vocab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(["--wiki", str(wiki_dump), "--vocab", str(vocab), "--out", str(out), "--workers",
-                 "1", "--validation-fraction", "0.1", "--instances", "64:10"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "--wiki",
+                str(wiki_dump),
+                "--vocab",
+                str(vocab),
+                "--out",
+                str(out),
+                "--workers",
+                "1",
+                "--validation-fraction",
+                "0.1",
+                "--instances",
+                "64:10",
+            ]
+        )
+        == 0
+    )
     told = capsys.readouterr().err
     for line in (
         "documents   72 read, 60 written",

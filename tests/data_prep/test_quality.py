@@ -130,8 +130,15 @@ def test_c4_rules_agree_with_datatrove(texts: list[str], peer) -> None:
     names = {"too_few_sentences": "c4_few_sentences", "curly_bracket": "c4_curly_bracket"}
     names |= {"lorem_ipsum": "c4_lorem_ipsum"}
     rng = random.Random(3)
-    additions = ["Lorem ipsum dolor sit amet.", "Turn on JavaScript to see it.", "a { b } c d.",
-                 "Read the terms of use here.", "No end", "Two words.", "x" * 1001]  # fmt: skip
+    additions = [
+        "Lorem ipsum dolor sit amet.",
+        "Turn on JavaScript to see it.",
+        "a { b } c d.",
+        "Read the terms of use here.",
+        "No end",
+        "Two words.",
+        "x" * 1001,
+    ]
     reasons = set()
     for text in texts:
         text = text.replace("”", '"').replace("’", "'")  # ends of lines that only we accept

@@ -18,10 +18,27 @@ from data_prep.report import bins
 
 def arguments(out: Path, wiki: Path, vocab: Path) -> list[str]:
     return [
-        "--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab), "--workers", "1",
-        "--validation-fraction", "0.1", "--shard-tokens", "4000", "--instances", "64:10",
-        "--instances", "32:5", "--dupe-factor", "1", "--compression", "none",
-    ]  # fmt: skip
+        "--wiki",
+        str(wiki),
+        "--out",
+        str(out),
+        "--vocab",
+        str(vocab),
+        "--workers",
+        "1",
+        "--validation-fraction",
+        "0.1",
+        "--shard-tokens",
+        "4000",
+        "--instances",
+        "64:10",
+        "--instances",
+        "32:5",
+        "--dupe-factor",
+        "1",
+        "--compression",
+        "none",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +71,16 @@ def test_the_page_says_what_the_files_hold(prepared: Path) -> None:
     )
     found = figures(page)
     assert list(found) == [
-        "Tokens per document", "Sentences per document", "Tokens per sentence",
-        "Tokens per row of 64", "Tokens per row of 32", "Masked tokens", "Next sentence",
-        "Written and dropped documents", "Top sources",
-    ]  # fmt: skip
+        "Tokens per document",
+        "Sentences per document",
+        "Tokens per sentence",
+        "Tokens per row of 64",
+        "Tokens per row of 32",
+        "Masked tokens",
+        "Next sentence",
+        "Written and dropped documents",
+        "Top sources",
+    ]
     note = found["Tokens per document"]
     assert f"Mean {documents.mean():,.1f}, median {np.median(documents):,.0f}" in note
     assert f"longest {documents.max():,}" in note
@@ -75,8 +98,10 @@ def test_the_page_says_what_the_files_hold(prepared: Path) -> None:
                 count += len(file["input_ids"])
         fill = re.search(r"([\d.]+)% of a row is filled", found[f"Tokens per row of {length}"])
         assert fill and float(fill[1]) == pytest.approx(100 * tokens / count / length, abs=0.06)
-        share = re.search(rf"([\d.]+)% of the tokens, [\d.]+ per row \(at most \d+\) at {length}",
-                          found["Masked tokens"])  # fmt: skip
+        share = re.search(
+            rf"([\d.]+)% of the tokens, [\d.]+ per row \(at most \d+\) at {length}",
+            found["Masked tokens"],
+        )
         assert share and float(share[1]) == pytest.approx(100 * masks / tokens, abs=0.06)
         random = re.findall(r"random ([\d.]+)%", found["Next sentence"])
         place = (64, 32).index(length)
@@ -144,8 +169,18 @@ def test_a_picture_that_fails_costs_the_page_and_not_the_corpus(
     (tmp_path / "book.txt").write_text("A line of one. And of two.\n\n" * 40)
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nline\n")
-    command = ["--books", str(tmp_path / "book.txt"), "--vocab", str(vocab), "--out",
-               str(tmp_path / "out"), "--validation-fraction", "0", "--workers", "1"]  # fmt: skip
+    command = [
+        "--books",
+        str(tmp_path / "book.txt"),
+        "--vocab",
+        str(vocab),
+        "--out",
+        str(tmp_path / "out"),
+        "--validation-fraction",
+        "0",
+        "--workers",
+        "1",
+    ]
     assert main(command) == 0
     assert (tmp_path / "out" / "manifest.json").is_file()
     assert not (tmp_path / "out" / "report.html").exists()

@@ -24,9 +24,27 @@ def source(wiki_dump: Path) -> str:
 
 
 def rows(wiki: Path, vocab: Path, out: Path, *more: str) -> dict[str, np.ndarray]:
-    command = ["--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab), "--workers", "1",
-               "--validation-fraction", "0", "--instances", "64:10", "--dupe-factor", "2",
-               "--compression", "none", "--short-seq-prob", "0", *more]  # fmt: skip
+    command = [
+        "--wiki",
+        str(wiki),
+        "--out",
+        str(out),
+        "--vocab",
+        str(vocab),
+        "--workers",
+        "1",
+        "--validation-fraction",
+        "0",
+        "--instances",
+        "64:10",
+        "--dupe-factor",
+        "2",
+        "--compression",
+        "none",
+        "--short-seq-prob",
+        "0",
+        *more,
+    ]
     assert main(command) == 0
     files = sorted(out.glob("hdf5_*/*/*_training_*.hdf5"))
     assert files
@@ -94,8 +112,14 @@ def test_words_and_runs_of_words_are_masked_whole(
     known = [t for t in tokens if len(t) < 4 or t[0] in "[#"]
     (tmp_path / "vocab.txt").write_text("\n".join(known) + "\n")
     tokens = known
-    data = rows(wiki_dump, tmp_path / "vocab.txt", tmp_path / "o",
-                "--whole-word-masking", "--ngram", str(ngram))  # fmt: skip
+    data = rows(
+        wiki_dump,
+        tmp_path / "vocab.txt",
+        tmp_path / "o",
+        "--whole-word-masking",
+        "--ngram",
+        str(ngram),
+    )
     neighbours = together = pieces = 0
     for row in range(len(data["input_ids"])):
         ids, positions = whole_row(data, row)

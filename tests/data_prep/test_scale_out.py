@@ -75,9 +75,11 @@ def start(
         variables["DIE_AFTER"] = str(die_after)
     task = ["--task-count", "3", "--task-index", str(index)]
     return subprocess.Popen(
-        [sys.executable, "-c", TASK, *arguments(out, wiki, vocab, *task)], env=variables,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", TASK, *arguments(out, wiki, vocab, *task)],
+        env=variables,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_three_tasks_one_killed_give_the_bytes_of_one_process(
@@ -234,9 +236,11 @@ for turn in range(8):
     assert not (folder / ".lock").exists() and not (folder / ".tasks").exists()
 """
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60,
+        [sys.executable, "-c", code, str(tmp_path)],
+        check=True,
+        timeout=60,
         env={**os.environ, "PYTHONPATH": str(repository)},
-    )  # fmt: skip
+    )
 
 
 def test_a_failure_leaves_the_work_to_the_others(tmp_path: Path) -> None:
@@ -248,8 +252,10 @@ def test_a_failure_leaves_the_work_to_the_others(tmp_path: Path) -> None:
         assert team.once("a", lambda: {"x": (1, 2)}) == {"x": [1, 2]}
         assert team.once("a", lambda: 1 // 0) == {"x": [1, 2]}
         told: list[dict[str, int]] = []
-        groups = [Group(str(n), lambda n=n: [SimpleNamespace(n=n, earlier=lambda: None)])
-                  for n in range(5)]  # fmt: skip
+        groups = [
+            Group(str(n), lambda n=n: [SimpleNamespace(n=n, earlier=lambda: None)])
+            for n in range(5)
+        ]
         team.each("s", lambda task: {"n": task.n}, groups, told.append)
         assert sorted(result["n"] for result in told) == [0, 1, 2, 3, 4]
         for file in lock.session_folder.iterdir():
@@ -270,18 +276,27 @@ def test_a_failure_leaves_the_work_to_the_others(tmp_path: Path) -> None:
     ],
 )
 def test_impossible_tasks(
-    tmp_path: Path, wiki: Path, vocab: Path, capsys: pytest.CaptureFixture[str], options: str,
-    message: str, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
     assert message in fails([*arguments(tmp_path / "o", wiki, vocab), *options.split()], capsys)
     assert not (tmp_path / "o").exists()
 
 
 def test_the_slurm_executor_submits_an_array_of_the_same_command(
-    tmp_path: Path, wiki: Path, vocab: Path, repository: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID", raising=False)
     given = arguments(tmp_path / "o", wiki, vocab)
     command = ["--executor=slurm", *given, "--task-count", "16"]
@@ -306,21 +321,32 @@ def test_an_element_of_an_array_is_one_task() -> None:
         environment = {f"SLURM_ARRAY_TASK_{n}": str(v) for n, v in zip(names, values)}
         assert array_element(environment) == expected
     assert without_own_options(["--wiki", "a", "--executor", "ray", "--task-count=3", "--x"]) == [
-        "--wiki", "a", "--x",
-    ]  # fmt: skip
+        "--wiki",
+        "a",
+        "--x",
+    ]
 
 
 @pytest.mark.slow
 def test_ray_tasks_give_the_bytes_of_one_process(
-    tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, repository: Path,
+    tmp_path: Path,
+    wiki: Path,
+    vocab: Path,
+    made: SimpleNamespace,
+    repository: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     alone, out = tmp_path / "alone", tmp_path / "out"
     assert main(arguments(alone, wiki, vocab)) == 0
     command = [
-        sys.executable, str(repository / "data_prep" / "build_wiki_books.py"), "--executor", "ray",
-        "--task-count", "2", *arguments(out, wiki, vocab),
-    ]  # fmt: skip
+        sys.executable,
+        str(repository / "data_prep" / "build_wiki_books.py"),
+        "--executor",
+        "ray",
+        "--task-count",
+        "2",
+        *arguments(out, wiki, vocab),
+    ]
     subprocess.run(command, check=True, timeout=240, cwd=tmp_path)
     assert made.tree(out) == made.tree(alone)
     (out / "thesis.tex").touch()

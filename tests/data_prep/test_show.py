@@ -18,9 +18,29 @@ from data_prep.build_wiki_books import main
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, wiki_dump: Path, vocab: Path) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "out"
-    assert main(["--wiki", str(wiki_dump), "--out", str(out), "--vocab", str(vocab),
-                 "--validation-fraction", "0.1", "--instances", "64:10", "--dupe-factor", "1",
-                 "--compression", "none", "--workers", "1"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "--wiki",
+                str(wiki_dump),
+                "--out",
+                str(out),
+                "--vocab",
+                str(vocab),
+                "--validation-fraction",
+                "0.1",
+                "--instances",
+                "64:10",
+                "--dupe-factor",
+                "1",
+                "--compression",
+                "none",
+                "--workers",
+                "1",
+            ]
+        )
+        == 0
+    )
     return out
 
 

@@ -110,8 +110,12 @@ def test_text_documents_however_the_file_is_cut(tmp_path: Path, unit_bytes: int)
     assert found == ["First line.\nSecond line of the first.", "Second document.", "Third.\nMore."]
     by_line = read("text", path, ("line",), unit_bytes)
     assert [d.text for d in by_line if d.text] == [
-        "First line.", "Second line of the first.", "Second document.", "Third.", "More."
-    ]  # fmt: skip
+        "First line.",
+        "Second line of the first.",
+        "Second document.",
+        "Third.",
+        "More.",
+    ]
     packed = tmp_path / "t.txt.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert [d.text for d in read("text", packed, ("blank-line",))] == found
@@ -121,8 +125,10 @@ def test_text_with_invalid_utf8_loses_that_document_only(tmp_path: Path) -> None
     path = tmp_path / "t.txt"
     path.write_bytes(b"\xef\xbb\xbfGood one.\n\nBad \xff one.\n\nGood again.\n")
     assert [(d.text, d.dropped) for d in read("text", path, ("blank-line",))] == [
-        ("Good one.", ""), ("", "bad_utf8"), ("Good again.", "")
-    ]  # fmt: skip
+        ("Good one.", ""),
+        ("", "bad_utf8"),
+        ("Good again.", ""),
+    ]
 
 
 def lines(records: list[object]) -> bytes:
@@ -142,8 +148,14 @@ def test_jsonl(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(data)
     found = read("jsonl", path, ("body",))
     assert [d.dropped for d in found] == [
-        "", "empty", "malformed", "", "malformed", "malformed", "bad_utf8"
-    ]  # fmt: skip
+        "",
+        "empty",
+        "malformed",
+        "",
+        "malformed",
+        "malformed",
+        "bad_utf8",
+    ]
     assert [d.text for d in found if d.text] == ["One & two.", "?x y"]
     with pytest.raises(DataError, match=r"no 'text'.*it has: body.*--text-key"):
         read("jsonl", path, ("text",))

@@ -118,8 +118,13 @@ def test_options_go_before_files_and_a_tokenizer_json_is_a_vocabulary(tmp_path: 
     assert tokens == TOKENS
     assert "möchte" in {tokens[i] for document in documents(out) for i in document}
     assert Manifest.load(out).tokenizer.rules == WordPieceRules(True, False, True)
-    assert main(f"--text {tmp_path}/t.txt --out {out} --workers 1 --validation-fraction 0".split()
-                + ["--min-tokens", "1", "--vocab", str(folder), "--keep-accents"]) == 0  # fmt: skip
+    assert (
+        main(
+            f"--text {tmp_path}/t.txt --out {out} --workers 1 --validation-fraction 0".split()
+            + ["--min-tokens", "1", "--vocab", str(folder), "--keep-accents"]
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize("config", RULES)
@@ -209,9 +214,10 @@ def test_ids_equal_those_of_transformers_on_every_character(
     strip = None if accents == "as the casing" else not lower
     (tmp_path / "vocab.txt").write_bytes(vocab.read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower,
-                    "strip_accents": strip})
-    )  # fmt: skip
+        json.dumps(
+            {"tokenizer_class": "BertTokenizer", "do_lower_case": lower, "strip_accents": strip}
+        )
+    )
     info = load_tokenizer_info(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer
     ours = WordPieceEncoder(info.vocabulary(), info.rules)
@@ -234,8 +240,11 @@ MODERN = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
 
 def names_of(special: list[str]) -> dict[str, str]:
-    order = ("cls", "pad", "sep", "unk", "mask") if special is ROBERTA else (
-        "unk", "cls", "sep", "pad", "mask")  # fmt: skip
+    order = (
+        ("cls", "pad", "sep", "unk", "mask")
+        if special is ROBERTA
+        else ("unk", "cls", "sep", "pad", "mask")
+    )
     return {f"{name}_token": token for name, token in zip(order, special)}
 
 
@@ -247,9 +256,11 @@ def json_folder(folder: Path, kind: str) -> Path:
         built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         built.decoder = decoders.ByteLevel()
         trainer: object = trainers.BpeTrainer(
-            vocab_size=420, special_tokens=special, show_progress=False,
+            vocab_size=420,
+            special_tokens=special,
+            show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        )  # fmt: skip
+        )
     else:
         built = Tokenizer(models.Unigram())
         built.normalizer = normalizers.NFKC()

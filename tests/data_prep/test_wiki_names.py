@@ -135,14 +135,33 @@ def test_redirects(text: str, redirect: bool, made: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     "title",
     [
-        ("de", "Einzelnachweise"), ("de", "Weblinks"), ("fr", "Voir aussi"), ("sv", "Källor"),
-        ("nl", "Bronnen"), ("es", "Véase también"), ("ru", "Примечания"), ("it", "Note"),
-        ("pl", "Przypisy"), ("ja", "脚注"), ("zh", "參考文獻"), ("uk", "Примітки"), ("ar", "مراجع"),
-        ("pt", "Ligações externas"), ("fa", "منابع"), ("ca", "Fonts"), ("ko", "각주"),
-        ("tr", "Kaynakça"), ("fi", "Lähteet"), ("hu", "Jegyzetek"), ("he", "הערות שוליים"),
-        ("th", "อ้างอิง"), ("nb", "Referanser"), ("ltg", "Atsaucis"), ("hi", "सन्दर्भ"),
+        ("de", "Einzelnachweise"),
+        ("de", "Weblinks"),
+        ("fr", "Voir aussi"),
+        ("sv", "Källor"),
+        ("nl", "Bronnen"),
+        ("es", "Véase también"),
+        ("ru", "Примечания"),
+        ("it", "Note"),
+        ("pl", "Przypisy"),
+        ("ja", "脚注"),
+        ("zh", "參考文獻"),
+        ("uk", "Примітки"),
+        ("ar", "مراجع"),
+        ("pt", "Ligações externas"),
+        ("fa", "منابع"),
+        ("ca", "Fonts"),
+        ("ko", "각주"),
+        ("tr", "Kaynakça"),
+        ("fi", "Lähteet"),
+        ("hu", "Jegyzetek"),
+        ("he", "הערות שוליים"),
+        ("th", "อ้างอิง"),
+        ("nb", "Referanser"),
+        ("ltg", "Atsaucis"),
+        ("hi", "सन्दर्भ"),
     ],
-)  # fmt: skip
+)
 def test_sections_without_prose(title: tuple[str, str]) -> None:
     language, heading = title
     text = f"Before.{TAIL}\n\n== {heading} ==\nThese words are in a section that is left out."
@@ -152,12 +171,16 @@ def test_sections_without_prose(title: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("language", "heading"),
     [
-        ("de", "<h2>Weblinks</h2>"), ("de", '<h2 id="a"><span>Weblinks</span></h2>'),
-        ("de", "== Weblinks und Literatur =="), ("de", "== Literatur, Quellen & Weblinks =="),
-        ("fr", "== Notes et liens externes =="), ("ar", "== المراجع والمصادر =="),
-        ("ja", "== 注釈と出典 =="), ("nb", "== Kilder og noter =="),
+        ("de", "<h2>Weblinks</h2>"),
+        ("de", '<h2 id="a"><span>Weblinks</span></h2>'),
+        ("de", "== Weblinks und Literatur =="),
+        ("de", "== Literatur, Quellen & Weblinks =="),
+        ("fr", "== Notes et liens externes =="),
+        ("ar", "== المراجع والمصادر =="),
+        ("ja", "== 注釈と出典 =="),
+        ("nb", "== Kilder og noter =="),
     ],
-)  # fmt: skip
+)
 def test_sections_without_prose_in_other_words(language: str, heading: str) -> None:
     after = "\n\n== Leben und Literatur ==\nThese words are kept, as their title is of a life."
     text = f"Before.{TAIL}\n\n{heading}\nThese words are in a section that is left out.{after}"
@@ -183,8 +206,9 @@ def test_sections_are_listed_for_the_largest_wikipedias() -> None:
     assert "fonts" in skipped_sections("ca") and "fonts" not in skipped_sections("en")
 
 
-@pytest.mark.parametrize("switch", ["__NOTOC__", "__БЕЗ_ОГЛАВЛЕНИЯ__", "__目次非表示__",
-                                    "__KEININHALTSVERZEICHNIS__"])  # fmt: skip
+@pytest.mark.parametrize(
+    "switch", ["__NOTOC__", "__БЕЗ_ОГЛАВЛЕНИЯ__", "__目次非表示__", "__KEININHALTSVERZEICHNIS__"]
+)
 def test_switches_of_all_languages_vanish(switch: str) -> None:
     assert clean_wikitext(f"{switch} Text of the page.{TAIL}") == f"Text of the page.{TAIL}"
 

@@ -96,9 +96,22 @@ The legacy lives on until this very day, people say.
 
 
 @pytest.mark.parametrize(
-    "broken", ["{{unclosed", "[[unclosed", "<ref>unclosed", "{| unclosed", "}} stray", "]] stray",
-               "<!-- never", "<ref", "'''never", "[http://x never", "|}", "<math>"]
-)  # fmt: skip
+    "broken",
+    [
+        "{{unclosed",
+        "[[unclosed",
+        "<ref>unclosed",
+        "{| unclosed",
+        "}} stray",
+        "]] stray",
+        "<!-- never",
+        "<ref",
+        "'''never",
+        "[http://x never",
+        "|}",
+        "<math>",
+    ],
+)
 def test_what_is_unbalanced_costs_its_line_at_most(broken: str) -> None:
     before = "This is the first paragraph of the article."
     after = "This is the last paragraph of the article."
@@ -110,12 +123,58 @@ def test_what_is_unbalanced_costs_its_line_at_most(broken: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["{{", "}}", "[[", "]]", "{{a", "[[a|", "<ref>", "<ref ", "<ref \n", "<!--", "{|\n", "\n|}",
-     "<math>a", "''", "(", "( ,", ", ", "[http://", "&", "&#1", "&#11111111", "<a", "=\n", "= x",
-     "* ", "{{{", "[[File:a|", "{{convert|", "__", "https://", "<nowiki>", "<nowiki/>", "-{",
-     "-{a|", "<table>", "<ref><ref></ref>", "<table><table></table>", "<br>", "<![CDATA[",
-     "{{{a|", "}}}", "{{{{{", "[<nowiki/>[", "'''a ''", "（", "，", "_a_", "{{lc:", "{{PAGENAME}}"],
-)  # fmt: skip
+    [
+        "{{",
+        "}}",
+        "[[",
+        "]]",
+        "{{a",
+        "[[a|",
+        "<ref>",
+        "<ref ",
+        "<ref \n",
+        "<!--",
+        "{|\n",
+        "\n|}",
+        "<math>a",
+        "''",
+        "(",
+        "( ,",
+        ", ",
+        "[http://",
+        "&",
+        "&#1",
+        "&#11111111",
+        "<a",
+        "=\n",
+        "= x",
+        "* ",
+        "{{{",
+        "[[File:a|",
+        "{{convert|",
+        "__",
+        "https://",
+        "<nowiki>",
+        "<nowiki/>",
+        "-{",
+        "-{a|",
+        "<table>",
+        "<ref><ref></ref>",
+        "<table><table></table>",
+        "<br>",
+        "<![CDATA[",
+        "{{{a|",
+        "}}}",
+        "{{{{{",
+        "[<nowiki/>[",
+        "'''a ''",
+        "（",
+        "，",
+        "_a_",
+        "{{lc:",
+        "{{PAGENAME}}",
+    ],
+)
 def test_time_is_linear_in_any_repeated_markup(unit: str) -> None:
     began = time.process_time()
     clean_wikitext(unit * 100_000)
@@ -123,11 +182,55 @@ def test_time_is_linear_in_any_repeated_markup(unit: str) -> None:
 
 
 markup = st.sampled_from(
-    ["{{", "}}", "[[", "]]", "|", "{|", "|}", "\n", "==", "''", "'''", "<ref>", "</ref>", "<ref/>",
-     "<!--", "-->", "<math>", "</math>", "&amp;", "&#", "[http://a ", "]", "*", ":", "File:", "=",
-     "convert|5|km", "lang|fr|mot", "__TOC__", "word", "A sentence. ", " ", "(", ")", "<br>",
-     "{{{", "}}}", "<nowiki/>", "-{", "}-", "zh-hans:", ";", "<table>", "</table>", "北京", "。"]
-)  # fmt: skip
+    [
+        "{{",
+        "}}",
+        "[[",
+        "]]",
+        "|",
+        "{|",
+        "|}",
+        "\n",
+        "==",
+        "''",
+        "'''",
+        "<ref>",
+        "</ref>",
+        "<ref/>",
+        "<!--",
+        "-->",
+        "<math>",
+        "</math>",
+        "&amp;",
+        "&#",
+        "[http://a ",
+        "]",
+        "*",
+        ":",
+        "File:",
+        "=",
+        "convert|5|km",
+        "lang|fr|mot",
+        "__TOC__",
+        "word",
+        "A sentence. ",
+        " ",
+        "(",
+        ")",
+        "<br>",
+        "{{{",
+        "}}}",
+        "<nowiki/>",
+        "-{",
+        "}-",
+        "zh-hans:",
+        ";",
+        "<table>",
+        "</table>",
+        "北京",
+        "。",
+    ]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -310,12 +413,14 @@ def test_a_reference_that_is_not_closed_takes_no_later_paragraph_along() -> None
     [
         ("See http://a.b/c_(d) now.", "See now."),
         ("See (http://a.b/c_(d)) and (http://a.b/) now.", "See and now."),
-        ("See (at http://a.b/c_(d)). So http://a.b, or ftp://x.y/z; end.",
-         "See (at). So, or; end."),
+        (
+            "See (at http://a.b/c_(d)). So http://a.b, or ftp://x.y/z; end.",
+            "See (at). So, or; end.",
+        ),
         ("官方網站http://example.com/a，位於北京（http://a.b）。", "官方網站，位於北京。"),
         ("Он на сайте «http://пример.рф/а», да.", "Он на сайте «, да."),
     ],
-)  # fmt: skip
+)
 def test_bare_addresses_go_as_mediawiki_takes_them(text: str, left: str) -> None:
     assert clean_wikitext(text + TAIL) == left + TAIL
 
@@ -333,11 +438,13 @@ def test_bare_addresses_go_as_mediawiki_takes_them(text: str, left: str) -> None
         ("''':)''' smiles.", ":) smiles."),
         ("&#61; equals =", "= equals ="),
         ("{x, y} is a set.", "{x, y} is a set."),
-        ("&#123;&#124; begins a &#91;&#91;table&#93;&#93; &vert; so.",
-         "{| begins a [[table]] | so."),
+        (
+            "&#123;&#124; begins a &#91;&#91;table&#93;&#93; &vert; so.",
+            "{| begins a [[table]] | so.",
+        ),
         ("In C <code>a || b</code> is either.", "In C a || b is either."),
     ],
-)  # fmt: skip
+)
 def test_a_mark_that_is_shown_is_text(wikitext: str, shown: str) -> None:
     """Lists, tables and headings are those of the markup, not of what it shows."""
     assert clean_wikitext(wikitext + TAIL) == shown + TAIL

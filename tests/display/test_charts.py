@@ -26,8 +26,12 @@ def histogram() -> Chart:
 def test_a_chart_has_the_colours_and_the_font_of_its_page() -> None:
     drawn = histogram().elements()
     assert set(re.findall(r"var\(--([^)]*)\)", drawn)) == {
-        "card", "ink", "line", "muted", "series-0",
-    }  # fmt: skip
+        "card",
+        "ink",
+        "line",
+        "muted",
+        "series-0",
+    }
     assert not re.search(r"#[0-9a-f]{6}|font-family|http|<style", drawn)
 
 

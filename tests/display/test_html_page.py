@@ -16,9 +16,15 @@ NOTHING = Table(["what", "MB"], [["a <b>", 3]], numbers=(1,))
 
 def page(**changes: object) -> str:
     values = {
-        "title": "A & B", "subtitle": "", "headline": [("1 %", "a share")], "charts": [],
-        "lengths_note": "", "sources": NOTHING, "files": NOTHING, "settings": NOTHING,
-    }  # fmt: skip
+        "title": "A & B",
+        "subtitle": "",
+        "headline": [("1 %", "a share")],
+        "charts": [],
+        "lengths_note": "",
+        "sources": NOTHING,
+        "files": NOTHING,
+        "settings": NOTHING,
+    }
     return render("preparation.html.j2", **{**values, **changes})
 
 

@@ -100,17 +100,28 @@ def test_a_launchers_child_watches_it(name: str) -> None:
             "each node would train alone",
         ),
         (  # srun deepspeed --num_gpus=2 --master_addr=$(hostname)
-            {"SLURM_PROCID": "1", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "2",
-             "LOCAL_SIZE": "2", "MASTER_ADDR": "node2"},
+            {
+                "SLURM_PROCID": "1",
+                "SLURM_NNODES": "2",
+                "RANK": "0",
+                "WORLD_SIZE": "2",
+                "LOCAL_SIZE": "2",
+                "MASTER_ADDR": "node2",
+            },
             "each node would train alone",
         ),
         (
-            {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "4",
-             "MASTER_ADDR": "localhost"},
+            {
+                "SLURM_PROCID": "0",
+                "SLURM_NNODES": "2",
+                "RANK": "0",
+                "WORLD_SIZE": "4",
+                "MASTER_ADDR": "localhost",
+            },
             "cannot meet at MASTER_ADDR=localhost",
         ),
     ],
-)  # fmt: skip
+)
 def test_impossible_places_are_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_place(environment)

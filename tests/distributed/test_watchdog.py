@@ -26,8 +26,11 @@ print("ready", flush=True)
 def start(act: str, then: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", RANK.format(act=act, then=then)],
-        cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     return process
 

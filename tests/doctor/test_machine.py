@@ -20,8 +20,20 @@ def test_this_machine_is_fit_and_every_kind_of_thing_is_looked_at(
 ) -> None:
     assert command(["doctor"]) == 0
     text = capsys.readouterr().out
-    for what in ("python", "torch", "deepspeed", "GPU", "compiler", "cores", "/dev/shm",
-                 "open files", "locked memory", "network", "host name", "disk"):  # fmt: skip
+    for what in (
+        "python",
+        "torch",
+        "deepspeed",
+        "GPU",
+        "compiler",
+        "cores",
+        "/dev/shm",
+        "open files",
+        "locked memory",
+        "network",
+        "host name",
+        "disk",
+    ):
         assert f"  {what} " in text
     assert "FAIL" not in text
 
@@ -80,13 +92,25 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (None, False, [("attention", "grouped by row length (CPU)")]),
         ((7, 0), False, [("attention", "padded rows; torch's FlashAttention: it needs compute")]),
         ((8, 0), True, [("attention", "FlashAttention 2 (torch's own), with any dropout")]),
-        ((9, 0), False, [("attention", "FlashAttention 2"),
-                         ("FlashAttention 3", "FlashAttention 3 is not installed: pip install"),
-                         ("FlashAttention 4", "FlashAttention 4 is not installed: pip install")]),
-        ((10, 0), True, [("attention", "FlashAttention 2"),
-                         ("FlashAttention 4", "installed; taken where model.attention_probs")]),
+        (
+            (9, 0),
+            False,
+            [
+                ("attention", "FlashAttention 2"),
+                ("FlashAttention 3", "FlashAttention 3 is not installed: pip install"),
+                ("FlashAttention 4", "FlashAttention 4 is not installed: pip install"),
+            ],
+        ),
+        (
+            (10, 0),
+            True,
+            [
+                ("attention", "FlashAttention 2"),
+                ("FlashAttention 4", "installed; taken where model.attention_probs"),
+            ],
+        ),
     ],
-)  # fmt: skip
+)
 def test_doctor_says_which_attention_kernel_runs(capability, installed, said, monkeypatch) -> None:
     monkeypatch.setattr("bertds.model.attention_kernels.is_installed", lambda kernel: installed)
     found = list(check.attention(capability))

@@ -28,30 +28,51 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 FREE = ("deepspeed", "torch", "triton")
 """What is not pinned in the canary's environment; Triton goes with torch."""
-TESTS = ("test_gradient_oracle", "test_norms", "test_ranks", "test_engine", "test_low_precision",
-         "test_universal")  # fmt: skip
+TESTS = (
+    "test_gradient_oracle",
+    "test_norms",
+    "test_ranks",
+    "test_engine",
+    "test_low_precision",
+    "test_universal",
+)
 
 # What bertds/engine reads or calls and DeepSpeed does not promise.
 INTERNALS = {
     "deepspeed.runtime.engine:DeepSpeedEngine": (
-        "allreduce_gradients", "buffered_allreduce_fallback", "is_gradient_accumulation_boundary",
-        "was_step_applied", "_take_model_step",
+        "allreduce_gradients",
+        "buffered_allreduce_fallback",
+        "is_gradient_accumulation_boundary",
+        "was_step_applied",
+        "_take_model_step",
     ),
     "deepspeed.runtime.zero.stage_1_and_2:DeepSpeedZeroOptimizer": (
-        "step", "_optimizer_step", "update_lp_params", "scaled_global_norm", "reduce_ipg_grads",
-        "get_grad_norm_direct", "unscale_and_clip_grads",
+        "step",
+        "_optimizer_step",
+        "update_lp_params",
+        "scaled_global_norm",
+        "reduce_ipg_grads",
+        "get_grad_norm_direct",
+        "unscale_and_clip_grads",
     ),
     "deepspeed.runtime.bf16_optimizer:BF16_Optimizer": (
-        "step", "update_lp_params", "_update_hp_grad", "get_grads_for_norm",
+        "step",
+        "update_lp_params",
+        "_update_hp_grad",
+        "get_grads_for_norm",
     ),
     "deepspeed.runtime.zero.stage3:DeepSpeedZeroOptimizer_Stage3": (
-        "step", "_optimizer_step", "_partition_all_parameters", "_post_step",
-        "_reassign_or_swap_out_partitioned_parameters", "_get_norm_groups",
+        "step",
+        "_optimizer_step",
+        "_partition_all_parameters",
+        "_post_step",
+        "_reassign_or_swap_out_partitioned_parameters",
+        "_get_norm_groups",
         "unscale_and_clip_grads",
     ),
     "deepspeed.runtime.utils": ("get_global_norm_of_tensors", "clip_tensors_by_global_norm"),
     "deepspeed.runtime.zero.partition_parameters:Init": ("_partition_param",),
-}  # fmt: skip
+}
 SCHEMAS = ("_flash_attention_forward", "_flash_attention_backward", "_fused_adam_", "_fused_adamw_")
 
 
@@ -135,10 +156,20 @@ def make_environment(folder: Path, wanted: dict[str, str | None]) -> Path:
         needed = requirements(REPOSITORY / "pyproject.toml", wanted)
         print("installing", ", ".join(needed[-len(wanted) :]), "and what they need", flush=True)
         subprocess.run(
-            [str(python), "-m", "pip", "install", "--quiet", "--upgrade",
-             "--disable-pip-version-check", "-c", str(pins), *needed],
+            [
+                str(python),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--upgrade",
+                "--disable-pip-version-check",
+                "-c",
+                str(pins),
+                *needed,
+            ],
             check=True,
-        )  # fmt: skip
+        )
     return python
 
 
@@ -149,18 +180,34 @@ def run_tests(python: Path, report: Path) -> None:
     operators = {"TORCH_EXTENSIONS_DIR": str(python.parents[1] / "torch_extensions")}
     environment = {**os.environ, **operators, "PYTHONPATH": str(REPOSITORY)}
     subprocess.run(
-        [str(python), "-m", "pytest", "-q", "-m", "not gpu and not slurm", f"--junitxml={report}",
-         "--tb=no", "-p", "no:cacheprovider", *files],
-        cwd=REPOSITORY, env=environment,
-    )  # fmt: skip
+        [
+            str(python),
+            "-m",
+            "pytest",
+            "-q",
+            "-m",
+            "not gpu and not slurm",
+            f"--junitxml={report}",
+            "--tb=no",
+            "-p",
+            "no:cacheprovider",
+            *files,
+        ],
+        cwd=REPOSITORY,
+        env=environment,
+    )
 
 
 def _fingerprints_of(python: Path | str) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
         [str(python), "-W", "ignore", "-m", "tests.end_to_end.canary", "--fingerprints"],
-        cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -14,16 +14,24 @@ from tests.support.read_runs import assert_same_state, losses, saved_steps
 
 @pytest.fixture(scope="module")
 def stopped(
-    fork_server: Any, tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path, tiny_json: Path,
+    fork_server: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_recipe: Path,
+    tiny_json: Path,
     tiny_data: Path,
-) -> tuple[Path, list[str]]:  # fmt: skip
+) -> tuple[Path, list[str]]:
     """An unbroken run ``whole``, one that is stopped at step 4 with two checkpoints, settings."""
     folder = tmp_path_factory.mktemp("stopped")
     settings = [
-        "--deepspeed_config", str(tiny_json), "--config", str(tiny_recipe), "--set",
-        f"data.path={tiny_data}", "checkpoint.every_steps=2",
+        "--deepspeed_config",
+        str(tiny_json),
+        "--config",
+        str(tiny_recipe),
+        "--set",
+        f"data.path={tiny_data}",
+        "checkpoint.every_steps=2",
         "deepspeed.zero_optimization.stage=2",
-    ]  # fmt: skip
+    ]
     for run, plan in (("whole", {}), ("stopped", {"stop": 4})):
         plans = {0: plan, 1: plan}
         command = [*settings, f"run.dir={folder / run}"]

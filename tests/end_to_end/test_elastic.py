@@ -56,27 +56,39 @@ def on_instances(arguments: list[str], folder: Path, vocab: Path) -> list[str]:
     ],
 )
 def test_2_1_3_2_processes_and_stages_1_2_0(
-    fork_server: Any, command: Any, tmp_path: Path, instance_folder: Path, tiny_vocab: Path,
-    door: str, optimizer: str,
-) -> None:  # fmt: skip
+    fork_server: Any,
+    command: Any,
+    tmp_path: Path,
+    instance_folder: Path,
+    tiny_vocab: Path,
+    door: str,
+    optimizer: str,
+) -> None:
     def build(run: str, *settings: str) -> list[str]:
         one = command(
-            run, f"deepspeed.optimizer.type={optimizer}", "run.log_samples=true",
-            "schedule.total_steps=16", "model.hidden_dropout_prob=0.0", *settings,
-        )  # fmt: skip
+            run,
+            f"deepspeed.optimizer.type={optimizer}",
+            "run.log_samples=true",
+            "schedule.total_steps=16",
+            "model.hidden_dropout_prob=0.0",
+            *settings,
+        )
         return on_instances(one, instance_folder, tiny_vocab) if door == "NVIDIA HDF5" else one
 
     code, text = fork_server.run(build("whole"), output=tmp_path)
     assert code == 0, text
     journey = [
-        (2, 1, 2, {"stop": 4}), (1, 2, 6, {"stop": 8}), (3, 0, 1, {"stop": 12}),
+        (2, 1, 2, {"stop": 4}),
+        (1, 2, 6, {"stop": 8}),
+        (3, 0, 1, {"stop": 12}),
         (2, 1, 3, {}),
-    ]  # fmt: skip
+    ]
     for world_size, stage, micro_batch, plan in journey:
         one = build(
-            "moved", f"deepspeed.zero_optimization.stage={stage}",
+            "moved",
+            f"deepspeed.zero_optimization.stage={stage}",
             f"deepspeed.train_micro_batch_size_per_gpu={micro_batch}",
-        )  # fmt: skip
+        )
         plans = dict.fromkeys(range(world_size), plan)
         code, text = fork_server.run(one, world_size, output=tmp_path, plans=plans)
         assert code == (75 if "stop" in plan else 0), text
@@ -97,10 +109,13 @@ def test_shards_of_1_7_and_1000_rows_end_the_epoch_on_3_processes(
     fork_server: Any, command: Any, tmp_path: Path, instance_folder: Path, tiny_vocab: Path
 ) -> None:
     one = command(
-        "run", "deepspeed.train_batch_size=36", "deepspeed.train_micro_batch_size_per_gpu=12",
-        "schedule.total_steps=28", "run.log_samples=true",
+        "run",
+        "deepspeed.train_batch_size=36",
+        "deepspeed.train_micro_batch_size_per_gpu=12",
+        "schedule.total_steps=28",
+        "run.log_samples=true",
         "deepspeed.zero_optimization.stage=2",
-    )  # fmt: skip
+    )
     one = on_instances(one, instance_folder, tiny_vocab)
     code, text = fork_server.run(one, 3, output=tmp_path)
     assert code == 0, text

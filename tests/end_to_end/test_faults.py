@@ -94,9 +94,13 @@ def test_a_learning_rate_of_a_million_stops_with_the_last_good_checkpoint_intact
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     wild = [
-        "deepspeed.optimizer.params.lr=1e6", "schedule.total_steps=200", "schedule.warmup_steps=0",
-        "checkpoint.every_steps=1", "checkpoint.keep_last=0", "guard.max_bad_steps=3",
-    ]  # fmt: skip
+        "deepspeed.optimizer.params.lr=1e6",
+        "schedule.total_steps=200",
+        "schedule.warmup_steps=0",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep_last=0",
+        "guard.max_bad_steps=3",
+    ]
     code, text = fork_server.run(command("run", *wild), output=tmp_path)
     assert code == 1
     last = text.strip().splitlines()[-1]
@@ -112,10 +116,17 @@ def test_too_many_bad_steps_in_a_row_stop_all_ranks_with_the_samples_named(
 ) -> None:
     plan = {"overflow": [3, 5, 6, 7, 8]}
     ranks = fork_server.start(
-        command("run", "guard.max_bad_steps=3", "guard.peer_timeout_seconds=4",
-                "schedule.total_steps=20", "checkpoint.every_steps=2"),
-        2, output=tmp_path, plans={0: plan, 1: plan},
-    )  # fmt: skip
+        command(
+            "run",
+            "guard.max_bad_steps=3",
+            "guard.peer_timeout_seconds=4",
+            "schedule.total_steps=20",
+            "checkpoint.every_steps=2",
+        ),
+        2,
+        output=tmp_path,
+        plans={0: plan, 1: plan},
+    )
     assert ranks.wait() == [1, 1]
     message = ranks.text(0).splitlines()[-1]
     assert "3 steps in a row made no update (guard.max_bad_steps); the last is step 7" in message
@@ -130,8 +141,12 @@ def test_too_many_bad_steps_in_a_row_stop_all_ranks_with_the_samples_named(
 def test_a_spike_is_held_back_at_every_stage(
     fork_server: Any, command: Any, tmp_path: Path, stage: int
 ) -> None:
-    extra = [*SPIKY, f"deepspeed.zero_optimization.stage={stage}", "checkpoint.every_steps=1",
-             "checkpoint.keep_last=0"]  # fmt: skip
+    extra = [
+        *SPIKY,
+        f"deepspeed.zero_optimization.stage={stage}",
+        "checkpoint.every_steps=1",
+        "checkpoint.keep_last=0",
+    ]
     code, text = fork_server.run(
         command("run", *extra), output=tmp_path, plans={0: {"spike": {"9": 1e4}}}
     )
@@ -140,8 +155,11 @@ def test_a_spike_is_held_back_at_every_stage(
         r"step 9 made no update: gradient norm [\d.e+]+ over [\d.]+, 6 standard deviations", text
     )
     assert [line["step"] for line in train_lines(tmp_path / "run") if line["skipped_steps"]] == [
-        9, 10, 11, 12,
-    ]  # fmt: skip
+        9,
+        10,
+        11,
+        12,
+    ]
     reader = type(newest(tmp_path / "run"))
     before, after = (
         dict(reader(tmp_path / "run/checkpoints" / f"step_{step:08d}").weights()) for step in (8, 9)

@@ -12,16 +12,27 @@ from tests.support.tiny import SPECIAL, WORDS, write_tiny_data
 
 @pytest.fixture(scope="module")
 def first(
-    fork_server: Any, tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path,
-    tiny_json: Path, tiny_data: Path,
-) -> Path:  # fmt: skip
+    fork_server: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
+) -> Path:
     """A finished first phase."""
     folder = tmp_path_factory.mktemp("first")
     code, text = fork_server.run(
-        ["--deepspeed_config", str(tiny_json), "--config", str(tiny_recipe), "--set",
-         f"run.dir={folder / 'run'}", f"data.path={tiny_data}", "schedule.total_steps=2"],
+        [
+            "--deepspeed_config",
+            str(tiny_json),
+            "--config",
+            str(tiny_recipe),
+            "--set",
+            f"run.dir={folder / 'run'}",
+            f"data.path={tiny_data}",
+            "schedule.total_steps=2",
+        ],
         output=folder,
-    )  # fmt: skip
+    )
     assert code == 0, text
     return folder / "run"
 

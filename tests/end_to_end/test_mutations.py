@@ -68,9 +68,23 @@ def repeat(data: bytearray, chance: random.Random) -> None:
 
 BYTES = (flip, flip, overwrite, remove, insert, truncate, repeat)
 ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 2**70, 1.5, 1e308, "", "x", "../../etc/passwd", "\0", [], {}, [[]],
-    {"a": 1}, "9" * 50,
-)  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    2**70,
+    1.5,
+    1e308,
+    "",
+    "x",
+    "../../etc/passwd",
+    "\0",
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    "9" * 50,
+)
 
 
 def change_value(value: Any, chance: random.Random) -> None:
@@ -135,15 +149,33 @@ def evaluate(folder: Path) -> list[str]:
 
 
 def evaluate_rows(folder: Path) -> list[str]:
-    return ["evaluate", str(folder / "run"), "--data", str(folder / "rows.hdf5"), "--vocab",
-            str(folder / "vocab.txt"), "--json"]  # fmt: skip
+    return [
+        "evaluate",
+        str(folder / "run"),
+        "--data",
+        str(folder / "rows.hdf5"),
+        "--vocab",
+        str(folder / "vocab.txt"),
+        "--json",
+    ]
 
 
 def prepare(option: str, name: str) -> Callable[[Path], list[str]]:
     return lambda folder: [
-        "prep", option, str(folder / name), "--vocab", str(folder / "words.txt"), "--out",
-        str(folder / "out"), "--workers", "1", "--validation-fraction", "0", "--min-tokens", "2",
-    ]  # fmt: skip
+        "prep",
+        option,
+        str(folder / name),
+        "--vocab",
+        str(folder / "words.txt"),
+        "--out",
+        str(folder / "out"),
+        "--workers",
+        "1",
+        "--validation-fraction",
+        "0",
+        "--min-tokens",
+        "2",
+    ]
 
 
 def scores(folder: Path, printed: str) -> Any:
@@ -217,32 +249,60 @@ def damage_header(path: Path, chance: random.Random) -> None:
 
 RANK = f"{STEP}/rank_00000.safetensors"
 KINDS = {
-    "token shard": Kind("data/validation/shard_00000.h5", damage_bytes, evaluate, scores,
-                        forge_shard),
+    "token shard": Kind(
+        "data/validation/shard_00000.h5", damage_bytes, evaluate, scores, forge_shard
+    ),
     "NVIDIA HDF5": Kind("rows.hdf5", damage_bytes, evaluate_rows, scores),
     "checkpoint header": Kind(RANK, damage_header, evaluate, scores, forge_checkpoint),
     "checkpoint body": Kind(RANK, damage_bytes, evaluate, scores, forge_checkpoint),
-    "checkpoint manifest": Kind(f"{STEP}/manifest.json", damage_json, evaluate, scores,
-                                forge_digest),
+    "checkpoint manifest": Kind(
+        f"{STEP}/manifest.json", damage_json, evaluate, scores, forge_digest
+    ),
     "data manifest": Kind("data/manifest.json", damage_json, evaluate, scores),
     "vocabulary": Kind("vocab.txt", damage_bytes, evaluate_rows, scores),
-    "metrics": Kind("run/metrics.jsonl", damage_bytes,
-                    lambda folder: ["status", str(folder / "run"), "--json"], state),
-    "environment": Kind("run/environment.json", damage_json,
-                        lambda folder: ["status", str(folder / "run"), "--json"], state),
-    "run recipe": Kind("run/config.yaml", damage_bytes,
-                       lambda folder: ["status", str(folder / "run"), "--json"], shown),
-    "recipe": Kind("tiny.yaml", damage_bytes,
-                   lambda folder: ["config", "show", str(folder / "tiny.yaml")], shown),
-    "DeepSpeed JSON": Kind("tiny.json", damage_json,
-                           lambda folder: ["plan", "--config", str(folder / "tiny.yaml"),
-                                           "--deepspeed_config", str(folder / "tiny.json"),
-                                           "--gpus", "1"], shown),
+    "metrics": Kind(
+        "run/metrics.jsonl",
+        damage_bytes,
+        lambda folder: ["status", str(folder / "run"), "--json"],
+        state,
+    ),
+    "environment": Kind(
+        "run/environment.json",
+        damage_json,
+        lambda folder: ["status", str(folder / "run"), "--json"],
+        state,
+    ),
+    "run recipe": Kind(
+        "run/config.yaml",
+        damage_bytes,
+        lambda folder: ["status", str(folder / "run"), "--json"],
+        shown,
+    ),
+    "recipe": Kind(
+        "tiny.yaml",
+        damage_bytes,
+        lambda folder: ["config", "show", str(folder / "tiny.yaml")],
+        shown,
+    ),
+    "DeepSpeed JSON": Kind(
+        "tiny.json",
+        damage_json,
+        lambda folder: [
+            "plan",
+            "--config",
+            str(folder / "tiny.yaml"),
+            "--deepspeed_config",
+            str(folder / "tiny.json"),
+            "--gpus",
+            "1",
+        ],
+        shown,
+    ),
     "wiki dump": Kind("dump.xml", damage_bytes, prepare("--wiki", "dump.xml"), documents),
     "packed dump": Kind("dump.xml.bz2", damage_bytes, prepare("--wiki", "dump.xml.bz2"), documents),
     "JSON lines": Kind("lines.jsonl", damage_bytes, prepare("--jsonl", "lines.jsonl"), documents),
     "Parquet": Kind("rows.parquet", damage_bytes, prepare("--parquet", "rows.parquet"), documents),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -255,9 +315,15 @@ def whole(
     shutil.copy(tiny_vocab, folder / "vocab.txt")
     (folder / "tiny.yaml").write_text(TINY_RECIPE)
     (folder / "tiny.json").write_text(TINY_JSON)
-    command = ["--deepspeed_config", str(folder / "tiny.json"), "--config",
-               str(folder / "tiny.yaml"), "--set", f"run.dir={folder / 'run'}",
-               f"data.path={folder / 'data'}"]  # fmt: skip
+    command = [
+        "--deepspeed_config",
+        str(folder / "tiny.json"),
+        "--config",
+        str(folder / "tiny.yaml"),
+        "--set",
+        f"run.dir={folder / 'run'}",
+        f"data.path={folder / 'data'}",
+    ]
     assert fork_server.run(command, output=folder)[0] == 0
     _write_rows(folder)
     _write_sources(folder)

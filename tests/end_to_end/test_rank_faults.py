@@ -59,9 +59,15 @@ def unbroken(
 ) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
     line = [
-        "--deepspeed_config", str(tiny_json), "--config", str(tiny_recipe),
-        "--set", f"run.dir={folder / 'run'}", f"data.path={tiny_data}", *STEPS,
-    ]  # fmt: skip
+        "--deepspeed_config",
+        str(tiny_json),
+        "--config",
+        str(tiny_recipe),
+        "--set",
+        f"run.dir={folder / 'run'}",
+        f"data.path={tiny_data}",
+        *STEPS,
+    ]
     assert fork_server.run(line, 2, output=folder)[0] == 0
     return folder / "run"
 

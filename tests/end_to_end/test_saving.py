@@ -26,11 +26,16 @@ from tests.support.read_runs import assert_same_state, losses, newest, saved_ste
 def test_last_milestones_and_best_are_kept(fork_server: Any, command: Any, tmp_path: Path) -> None:
     # The learning rate is far too high after step 5, so the best comes early.
     extra = [
-        "schedule.total_steps=12", "validation.every_steps=5", "checkpoint.every_steps=2",
-        "checkpoint.keep_last=1", "checkpoint.milestone_steps=4", "checkpoint.keep_best=true",
-        "deepspeed.optimizer.params.lr=0.3", "schedule.warmup_steps=12",
+        "schedule.total_steps=12",
+        "validation.every_steps=5",
+        "checkpoint.every_steps=2",
+        "checkpoint.keep_last=1",
+        "checkpoint.milestone_steps=4",
+        "checkpoint.keep_best=true",
+        "deepspeed.optimizer.params.lr=0.3",
+        "schedule.warmup_steps=12",
         "schedule.warmup_power=4",
-    ]  # fmt: skip
+    ]
     code, text = fork_server.run(command("run", *extra), output=tmp_path)
     assert code == 0, text
     scores = {
@@ -49,8 +54,11 @@ def test_last_milestones_and_best_are_kept(fork_server: Any, command: Any, tmp_p
 def test_saving_in_the_background_saves_the_same(
     fork_server: Any, command: Any, tmp_path: Path, world_size: int
 ) -> None:
-    extra = ["checkpoint.every_steps=1", "checkpoint.keep_last=0",
-             "deepspeed.zero_optimization.stage=2"]  # fmt: skip
+    extra = [
+        "checkpoint.every_steps=1",
+        "checkpoint.keep_last=0",
+        "deepspeed.zero_optimization.stage=2",
+    ]
     for name, setting in (("a", "false"), ("b", "true")):
         one = command(name, *extra, f"checkpoint.background={setting}")
         code, text = fork_server.run(one, world_size, output=tmp_path)
@@ -131,9 +139,11 @@ def test_a_full_disk_stops_the_run_and_the_last_good_checkpoint_loads(
         pytest.skip("needs to mount a tmpfs")
     try:
         extra = [
-            "checkpoint.every_steps=1", "checkpoint.keep_last=0", "schedule.total_steps=12",
+            "checkpoint.every_steps=1",
+            "checkpoint.keep_last=0",
+            "schedule.total_steps=12",
             f"checkpoint.background={background}",
-        ]  # fmt: skip
+        ]
         # Past the estimate of the room needed, so that the write itself hits the wall.
         code, text = fork_server.run(
             command("small/run", *extra), output=tmp_path, plans={0: {"room": 2**40}}

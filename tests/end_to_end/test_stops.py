@@ -63,12 +63,15 @@ def test_a_job_that_is_nearly_over_stops_in_time(
 ) -> None:
     now = time.time()
     environment = {
-        "SLURM_JOB_START_TIME": str(int(now - 3600)), "SLURM_JOB_END_TIME": str(int(now + 61)),
-    }  # fmt: skip
+        "SLURM_JOB_START_TIME": str(int(now - 3600)),
+        "SLURM_JOB_END_TIME": str(int(now + 61)),
+    }
     code, text = fork_server.run(
-        command("run", ENDLESS, "run.stop_margin_minutes=1"), 2, output=tmp_path,
+        command("run", ENDLESS, "run.stop_margin_minutes=1"),
+        2,
+        output=tmp_path,
         environment=environment,
-    )  # fmt: skip
+    )
     assert code == 75 and "the Slurm job's time is nearly over" in text
 
 
@@ -99,9 +102,11 @@ def test_the_clock_schedule_survives_restarts(
     The ranks agree on the time of the step before, so the seventh step is the last.
     """
     clock = [
-        "schedule.warmup_steps=null", "schedule.warmup_ratio=0.4", "schedule.clock_hours=0.055",
+        "schedule.warmup_steps=null",
+        "schedule.warmup_ratio=0.4",
+        "schedule.clock_hours=0.055",
         "schedule.total_steps=1000",
-    ]  # fmt: skip
+    ]
     plans = {0: {"clock": 36.0}}
     assert fork_server.run(command("whole", *clock), output=tmp_path, plans=plans)[0] == 0
     rates = [line["lr"] for line in train_lines(tmp_path / "whole")]

@@ -57,15 +57,30 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
     run = tmp_path / "run"
     there = {path.name for path in run.iterdir()}
     assert there == {
-        "config.yaml", "deepspeed.json", "environment.json", "tokenizer", "metrics.jsonl",
+        "config.yaml",
+        "deepspeed.json",
+        "environment.json",
+        "tokenizer",
+        "metrics.jsonl",
         "settings.jsonl",
-        "log.txt", "checkpoints", "DONE",
-    }  # fmt: skip
+        "log.txt",
+        "checkpoints",
+        "DONE",
+    }
     lines = read_metrics(run / "metrics.jsonl").lines
     train = [line for line in lines if "split" not in line]
     assert [line["step"] for line in train] == [1, 2, 3, 4, 5, 6]
-    wanted = {"step", "loss", "mlm_loss", "nsp_loss", "lr", "grad_norm", "samples", "tokens",
-              "tokens_per_second"}  # fmt: skip
+    wanted = {
+        "step",
+        "loss",
+        "mlm_loss",
+        "nsp_loss",
+        "lr",
+        "grad_norm",
+        "samples",
+        "tokens",
+        "tokens_per_second",
+    }
     assert wanted <= set(train[0])
     assert train[-1]["samples"] == 72 and 0 < train[-1]["tokens"] <= 72 * 32
     assert train[0]["loss"] == pytest.approx(train[0]["mlm_loss"] + train[0]["nsp_loss"], rel=1e-6)
@@ -132,9 +147,15 @@ def test_a_run_stopped_after_every_step_equals_an_unbroken_one(
     assert_same_weights(tmp_path / "broken", tmp_path / "whole")
 
 
-CHANGING = ("schedule.batch_from=4", "schedule.batch_ramp_steps=4", "data.masked_lm_prob=0.3",
-            "data.masked_lm_prob_end=0.1", "schedule.decay_steps=2", "model.z_loss=1e-3",
-            "data.max_predictions_per_sequence=12")  # fmt: skip
+CHANGING = (
+    "schedule.batch_from=4",
+    "schedule.batch_ramp_steps=4",
+    "data.masked_lm_prob=0.3",
+    "data.masked_lm_prob_end=0.1",
+    "schedule.decay_steps=2",
+    "model.z_loss=1e-3",
+    "data.max_predictions_per_sequence=12",
+)
 """Batches of 4, 4, 8, 8, 12, 12 rows; the mask rate falls by a thirtieth per step."""
 
 
@@ -146,8 +167,11 @@ def test_what_changes_over_a_run_is_a_function_of_the_step(
 ) -> None:
     extra = [*CHANGING, f"deepspeed.zero_optimization.stage={stage}"]
     assert entry(command("whole", *extra)) == 0
-    lines = [line for line in read_metrics(tmp_path / "whole" / "metrics.jsonl").lines
-             if "split" not in line]  # fmt: skip
+    lines = [
+        line
+        for line in read_metrics(tmp_path / "whole" / "metrics.jsonl").lines
+        if "split" not in line
+    ]
     assert [line["samples"] for line in lines] == [4, 8, 16, 24, 36, 48]
     codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
     assert codes == [75, 75, 75, 75, 75, 0]
@@ -169,16 +193,26 @@ def test_two_ranks_take_the_same_growing_batches(
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
-MODERN = ("model.style=modern", "model.next_sentence=false", "data.pairs=none",
-          "model.num_hidden_layers=3", "model.global_attn_every_n_layers=2",
-          "model.local_attention=8")  # fmt: skip
+MODERN = (
+    "model.style=modern",
+    "model.next_sentence=false",
+    "data.pairs=none",
+    "model.num_hidden_layers=3",
+    "model.global_attn_every_n_layers=2",
+    "model.local_attention=8",
+)
 
 
 def test_a_modern_encoder_resumes_bit_equal_and_is_exported(command: Any, tmp_path: Path) -> None:
     from bertds.pretrained.export import export
 
-    extra = [*MODERN, "model.hidden_dropout_prob=0.1", "model.attention_probs_dropout_prob=0.1",
-             "model.activation_checkpointing=full", "schedule.total_steps=3"]  # fmt: skip
+    extra = [
+        *MODERN,
+        "model.hidden_dropout_prob=0.1",
+        "model.attention_probs_dropout_prob=0.1",
+        "model.activation_checkpointing=full",
+        "schedule.total_steps=3",
+    ]
     assert entry(command("whole", *extra)) == 0
     assert [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(3)][-1] == 0
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
@@ -196,8 +230,18 @@ def test_a_modern_encoder_resumes_bit_equal_and_is_exported(command: Any, tmp_pa
     assert entry(command("more", *more, "schedule.total_steps=1", "schedule.warmup_steps=0")) == 0
     assert losses(tmp_path / "more")[0] < losses(tmp_path / "whole")[0]
     # Longer rows may follow shorter ones; another window may not.
-    assert entry(command("longer", *more, "model.max_position_embeddings=128",
-                         "schedule.total_steps=1", "schedule.warmup_steps=0")) == 0  # fmt: skip
+    assert (
+        entry(
+            command(
+                "longer",
+                *more,
+                "model.max_position_embeddings=128",
+                "schedule.total_steps=1",
+                "schedule.warmup_steps=0",
+            )
+        )
+        == 0
+    )
     assert entry(command("other", *more, "model.local_attention=4")) == 2
     assert entry(command("bert", "model.next_sentence=false", f"init.from={tmp_path / 'hf'}")) == 2
 
@@ -401,21 +445,37 @@ def test_the_launcher_runs_it_from_another_folder(
 ) -> None:
     launcher = Path(sys.executable).with_name("deepspeed")
     base = [
-        sys.executable, str(launcher), "--num_accelerators", "2", "--master_port",
-        str(free_ports(1)[0]), str(repository / "bertds" / "train.py"),
-    ]  # fmt: skip
-    environment = {k: v for k, v in rank_environment(0, 1, 0).items()
-                   if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PYTHONPATH")}  # fmt: skip
+        sys.executable,
+        str(launcher),
+        "--num_accelerators",
+        "2",
+        "--master_port",
+        str(free_ports(1)[0]),
+        str(repository / "bertds" / "train.py"),
+    ]
+    environment = {
+        k: v
+        for k, v in rank_environment(0, 1, 0).items()
+        if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "PYTHONPATH")
+    }
     answer = subprocess.run(
-        [*base, *command("run")], cwd=tmp_path, env=environment, capture_output=True, text=True,
+        [*base, *command("run")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
         timeout=200,
-    )  # fmt: skip
+    )
     assert answer.returncode == 0, answer.stdout + answer.stderr
     assert len(losses(tmp_path / "run")) == 6
     answer = subprocess.run(
-        [*base, *command("other", "run.sed=1")], cwd=tmp_path, env=environment,
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        [*base, *command("other", "run.sed=1")],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert answer.returncode == 2
     assert answer.stderr.count("unknown key run.sed") == 1
 
@@ -423,9 +483,12 @@ def test_the_launcher_runs_it_from_another_folder(
 def test_help_by_path_from_another_folder(tmp_path: Path, repository: Path) -> None:
     for script in ("bertds/train.py", "data_prep/build_wiki_books.py"):
         answer = subprocess.run(
-            [sys.executable, str(repository / script), "--help"], cwd=tmp_path,
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            [sys.executable, str(repository / script), "--help"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert answer.returncode == 0 and "usage:" in answer.stdout
         assert len(answer.stdout.splitlines()) <= 50
 

@@ -51,12 +51,28 @@ def _prepare(root: Path, folder: Path) -> dict[str, str]:
     corpus.write_text("\n".join("\n".join(" ".join(s) + "." for s in d) + "\n" for d in documents))
     subprocess.run(
         [
-            sys.executable, "data_prep/build_wiki_books.py", "--text", str(corpus),
-            "--vocab", str(vocabulary), "--out", str(folder / "data"), "--workers", "1",
-            "--validation-fraction", "0.1", "--instances", "32:5", "--dupe-factor", "2",
+            sys.executable,
+            "data_prep/build_wiki_books.py",
+            "--text",
+            str(corpus),
+            "--vocab",
+            str(vocabulary),
+            "--out",
+            str(folder / "data"),
+            "--workers",
+            "1",
+            "--validation-fraction",
+            "0.1",
+            "--instances",
+            "32:5",
+            "--dupe-factor",
+            "2",
         ],
-        cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=True,
+        capture_output=True,
+    )
     return {
         path.relative_to(folder / "data").as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((folder / "data").rglob("*"))
@@ -73,10 +89,17 @@ def _commands(folder: Path) -> dict[int, list[list[str]]]:
 
     def command(processes: int, phase: int, *assignments: str) -> list[str]:
         return [
-            "--deepspeed", "--deepspeed_config", str(deepspeed), "--config", str(recipe),
-            "--set", f"run.dir={folder / f'{processes}_{phase}'}", f"data.path={folder / 'data'}",
-            "model.hidden_dropout_prob=0.1", *assignments,
-        ]  # fmt: skip
+            "--deepspeed",
+            "--deepspeed_config",
+            str(deepspeed),
+            "--config",
+            str(recipe),
+            "--set",
+            f"run.dir={folder / f'{processes}_{phase}'}",
+            f"data.path={folder / 'data'}",
+            "model.hidden_dropout_prob=0.1",
+            *assignments,
+        ]
 
     second = ("data.sequence_length=64", "init.optimizer_state=moments")
     return {
@@ -92,12 +115,15 @@ def _train(root: Path, processes: int, commands: list[list[str]]) -> None:
     ports = free_ports(len(commands))
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", WORKER, json.dumps(commands), json.dumps(ports)], cwd=root,
+            [sys.executable, "-c", WORKER, json.dumps(commands), json.dumps(ports)],
+            cwd=root,
             env={**rank_environment(rank, processes, ports[0]), "PYTHONPATH": str(root)},
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         for rank in range(processes)
-    ]  # fmt: skip
+    ]
     texts = [rank.communicate(timeout=240)[0] for rank in ranks]
     assert all("CODES [0, 0]" in text for text in texts), "\n----\n".join(texts)
 

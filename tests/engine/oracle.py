@@ -43,8 +43,14 @@ def case(
     json_values = toy.values(stage, precision, gradient_clipping=0.0)
     json_values["train_micro_batch_size_per_gpu"] = toy.ROWS // world_size // micro_batches
     name = f"{'fault_' if fault else ''}zero{stage}_{precision}_{world_size}x{micro_batches}"
-    return {"name": name, "values": json_values, "precision": precision,
-            "world_size": world_size, "gradients": True, "fault": fault}  # fmt: skip
+    return {
+        "name": name,
+        "values": json_values,
+        "precision": precision,
+        "world_size": world_size,
+        "gradients": True,
+        "fault": fault,
+    }
 
 
 def run_case(case: dict[str, Any]) -> dict[str, Any]:

@@ -39,9 +39,13 @@ def train_reference(
         lamb = TextbookMuon(named, lr=0.0, **numbers)
     elif optimizer in LAMBS:
         lamb = TextbookLamb(
-            named, lr=0.0, variant=optimizer, bias_correction=bias_correction,
-            **numbers, **LAMBS[optimizer],
-        )  # fmt: skip
+            named,
+            lr=0.0,
+            variant=optimizer,
+            bias_correction=bias_correction,
+            **numbers,
+            **LAMBS[optimizer],
+        )
     else:
         decayed = [p for n, p in named.items() if not n.endswith("bias") and "Norm" not in n]
         rest = [p for n, p in named.items() if n.endswith("bias") or "Norm" in n]

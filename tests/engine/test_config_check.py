@@ -81,12 +81,18 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"gradient_cliping": 1.0}, "gradient_cliping is not a key of DeepSpeed's (did you mean "
-                                    "gradient_clipping?)"),
-        ({"zero_optimization": {"stag": 2}}, "zero_optimization.stag is not a key of DeepSpeed's "
-                                             "(did you mean stage?)"),
-        ({"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}},
-         "zero_optimization.offload_optimizer.devise"),
+        (
+            {"gradient_cliping": 1.0},
+            "gradient_cliping is not a key of DeepSpeed's (did you mean gradient_clipping?)",
+        ),
+        (
+            {"zero_optimization": {"stag": 2}},
+            "zero_optimization.stag is not a key of DeepSpeed's (did you mean stage?)",
+        ),
+        (
+            {"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}},
+            "zero_optimization.offload_optimizer.devise",
+        ),
         ({"bf16": {"enable": True}}, "bf16.enable is not a key of DeepSpeed's (did you mean"),
         ({"bf16": {"enabled": 1}}, "bf16.enabled=1 must be true or false"),
         ({"bf16": True}, "bf16=True must be an object"),
@@ -115,23 +121,32 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
         ({"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 2}}, "layout"),
         ({"zero_optimization": {"stage": 3, "zero_quantized_weights": True}}, "layout"),
         ({"zero_optimization": {"stage": 2, "zenflow": {}}}, "updates would not be exact"),
-        ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
-         "offload_optimizer.device=\"nvme\" must be one of none, cpu"),
+        (
+            {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}},
+            'offload_optimizer.device="nvme" must be one of none, cpu',
+        ),
         ({"zero_optimization": {"stage": 3, "offload_optimizer": {"ratio": 0.5}}}, "moments"),
         ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "stage 3"),
-        ({"bf16": "absent",
-          "zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}}}, "stage 1"),
+        (
+            {
+                "bf16": "absent",
+                "zero_optimization": {"stage": 0, "offload_optimizer": {"device": "cpu"}},
+            },
+            "stage 1",
+        ),
         ({"fp16": {"enabled": True}}, "bf16 and fp16 are both enabled"),
         ({"torch_autocast": {"enabled": True}}, "bf16 and autocast are both enabled"),
-        ({"bf16": "absent", "torch_autocast": {"enabled": True, "dtype": "float16"}},
-         "use the fp16 section"),
+        (
+            {"bf16": "absent", "torch_autocast": {"enabled": True, "dtype": "float16"}},
+            "use the fp16 section",
+        ),
         ({"bfloat16": {"enabled": True}}, "two spellings"),
         ({"bf16": {"enabled": True, "check_grad_overflow": False}}, "skips NaN"),
         ({"bf16": {"enabled": True, "bf16_optimizer_states": True}}, "moments are float32"),
         ({"bf16": "absent", "data_types": {"grad_accum_dtype": "bf16"}}, "grad_accum_dtype='bf16'"),
         ({"data_types": {"grad_accum_dtype": "int8"}}, "must be one of fp32, bf16, fp16"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_deepspeed_values(changed(**more), path="x.json")
@@ -226,9 +241,10 @@ def test_the_tables_know_every_key_of_this_deepspeed() -> None:
     words = {v for k, v in vars(constants).items() if k.isupper() and isinstance(v, str)}
     words |= {"bf16", "fp16", "zero_optimization", "comms_logger", "flops_profiler", "timers"}
     accepted = {
-        key for key, rule in ds_config_keys.TOP.items()
+        key
+        for key, rule in ds_config_keys.TOP.items()
         if not isinstance(rule, ds_config_keys.Refused)
-    }  # fmt: skip
+    }
     assert accepted - words - {"bfloat16"} == set()
 
 

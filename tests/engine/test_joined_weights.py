@@ -19,9 +19,13 @@ from bertds.model.bert import BertForPreTraining
 from bertds.model.compile_layers import compile_layers
 
 MODEL = ModelConfig(
-    hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-    max_position_embeddings=32, attention_kernel="padded",
-)  # fmt: skip
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    max_position_embeddings=32,
+    attention_kernel="padded",
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +41,14 @@ def train(
 ) -> tuple[list[float], list[bool]]:
     """Losses, and whether each layer's three weights and three biases are neighbours."""
     settings = check_deepspeed_values(
-        {"train_batch_size": 8, "train_micro_batch_size_per_gpu": 4, "bf16": {"enabled": True},
-         "optimizer": {"type": optimizer, "params": {"lr": 1e-2}},
-         "zero_optimization": {"stage": stage}}
-    )  # fmt: skip
+        {
+            "train_batch_size": 8,
+            "train_micro_batch_size_per_gpu": 4,
+            "bf16": {"enabled": True},
+            "optimizer": {"type": optimizer, "params": {"lr": 1e-2}},
+            "zero_optimization": {"stage": stage},
+        }
+    )
     torch.manual_seed(0)
     chances = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     model = BertForPreTraining(replace(MODEL, **chances), 65)

@@ -23,8 +23,15 @@ from bertds.model import row_layout
 from bertds.model.bert import BertForPreTraining
 from bertds.monitor.metrics import Sums
 
-WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique2", "_unique2", "equal",
-           "is_nonzero"}  # fmt: skip
+WAITING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "unique2",
+    "_unique2",
+    "equal",
+    "is_nonzero",
+}
 
 
 class Watch(TorchDispatchMode):
@@ -56,14 +63,24 @@ def micro_batches(tiny_data):
 
 def forward_backward(micro_batches, **json_values) -> tuple[Counter[str], Counter[str]]:
     settings = check_deepspeed_values(
-        {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 4,
-         "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}, **json_values}
-    )  # fmt: skip
+        {
+            "train_batch_size": 16,
+            "train_micro_batch_size_per_gpu": 4,
+            "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}},
+            **json_values,
+        }
+    )
     model = BertForPreTraining(
-        ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                    intermediate_size=64, max_position_embeddings=32,
-                    attention_kernel="padded"), 65,  # rows unsorted, as on a GPU
-    )  # fmt: skip
+        ModelConfig(
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=32,
+            attention_kernel="padded",
+        ),
+        65,  # rows unsorted, as on a GPU
+    )
     engine = Engine.create(model, settings, settings.batch_plan(1), seed=1)
     sums = Sums()
     scale = torch.tensor(0.25, dtype=torch.float64)

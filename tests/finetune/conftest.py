@@ -5,8 +5,27 @@ from pathlib import Path
 
 import pytest
 
-WORDS = ["good", "bad", "film", "plot", "the", "a", "was", "london", "paris", "ann", "bob", "went",
-         "to", "who", "where", "?", ".", "##s", "is"]  # fmt: skip
+WORDS = [
+    "good",
+    "bad",
+    "film",
+    "plot",
+    "the",
+    "a",
+    "was",
+    "london",
+    "paris",
+    "ann",
+    "bob",
+    "went",
+    "to",
+    "who",
+    "where",
+    "?",
+    ".",
+    "##s",
+    "is",
+]
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +38,13 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=64, max_position_embeddings=64,
-    )  # fmt: skip
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
     BertForPreTraining(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
     (folder / "tokenizer_config.json").write_text(

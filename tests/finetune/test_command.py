@@ -20,8 +20,21 @@ def test_sst2_is_learned_and_predicted_in_the_official_format(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    command = ["finetune", "--task", "sst2", "--model", str(tiny_bert), "--data", str(tiny_sst2),
-               "--out", str(out), *FAST, "--seeds", "1", "2"]  # fmt: skip
+    command = [
+        "finetune",
+        "--task",
+        "sst2",
+        "--model",
+        str(tiny_bert),
+        "--data",
+        str(tiny_sst2),
+        "--out",
+        str(out),
+        *FAST,
+        "--seeds",
+        "1",
+        "2",
+    ]
     assert main(command) == 0
     found = results(out)
     assert found["scores"]["dev"]["accuracy"]["mean"] == 1.0
@@ -39,9 +52,22 @@ def test_sst2_is_learned_and_predicted_in_the_official_format(
 
 def test_the_best_learning_rate_is_kept(tiny_bert: Path, tiny_sst2: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["finetune", "--task", "sst2", "--model", str(tiny_bert), "--data", str(tiny_sst2),
-               "--out", str(out), *FAST[2:], "--learning-rate", "1e-9", "5e-3",
-               "--no-model"]  # fmt: skip
+    command = [
+        "finetune",
+        "--task",
+        "sst2",
+        "--model",
+        str(tiny_bert),
+        "--data",
+        str(tiny_sst2),
+        "--out",
+        str(out),
+        *FAST[2:],
+        "--learning-rate",
+        "1e-9",
+        "5e-3",
+        "--no-model",
+    ]
     assert main(command) == 0
     assert results(out)["chosen_learning_rate"] == 5e-3
     assert not (out / "model").exists()
@@ -50,8 +76,18 @@ def test_the_best_learning_rate_is_kept(tiny_bert: Path, tiny_sst2: Path, tmp_pa
 def test_the_glue_suite_runs_what_is_there_once(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["finetune", "--task", "glue", "--model", str(tiny_bert), "--data", str(tiny_sst2),
-               "--out", str(tmp_path / "out"), *FAST]  # fmt: skip
+    command = [
+        "finetune",
+        "--task",
+        "glue",
+        "--model",
+        str(tiny_bert),
+        "--data",
+        str(tiny_sst2),
+        "--out",
+        str(tmp_path / "out"),
+        *FAST,
+    ]
     assert main(command) == 0
     stamp = (tmp_path / "out" / "sst2" / "results.json").stat().st_mtime_ns
     assert main(command) == 0
@@ -80,8 +116,21 @@ def test_rte_starts_from_the_mnli_model(tiny_bert: Path, tmp_path: Path) -> None
             rows = [f"{n}\tgood film\tbad plot\t{kinds[n % len(kinds)]}" for n in range(12)]
             (tmp_path / folder / f"{name}.tsv").write_text("\n".join([head, *rows]) + "\n")
     out = tmp_path / "out"
-    command = ["finetune", "--task", "rte", "--model", str(tiny_bert), "--data", str(tmp_path),
-               "--out", str(out), *FAST, "--epochs", "1", "--mnli-first"]  # fmt: skip
+    command = [
+        "finetune",
+        "--task",
+        "rte",
+        "--model",
+        str(tiny_bert),
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(out),
+        *FAST,
+        "--epochs",
+        "1",
+        "--mnli-first",
+    ]
     assert main(command) == 0
     assert results(out)["model"] == str(tmp_path / "out-mnli" / "model")
     mnli = results(tmp_path / "out-mnli")
@@ -98,8 +147,21 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
     (ner / "train.txt").write_text(sentence * 20)
     (ner / "dev.txt").write_text(sentence.replace("I-LOC", "I-ZOO", 1) + sentence)
     command = ["--model", str(tiny_bert), *FAST]
-    assert main(["finetune", "--task", "ner", "--data", str(ner), "--out", str(tmp_path / "a"),
-                 *command]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "finetune",
+                "--task",
+                "ner",
+                "--data",
+                str(ner),
+                "--out",
+                str(tmp_path / "a"),
+                *command,
+            ]
+        )
+        == 0
+    )
     found = results(tmp_path / "a")
     assert found["scores"]["dev"]["f1"]["mean"] == pytest.approx(10 / 12)  # ZOO: missed, and LOC
     assert any("'ZOO' is never seen in training" in line for line in found["left_out"])
@@ -109,15 +171,34 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
     squad = tmp_path / "squad"
     squad.mkdir()
     qas = [
-        {"id": f"{n}", "question": "where was ann ?", "is_impossible": bool(n % 2),
-         "answers": [] if n % 2 else [{"text": "london", "answer_start": 12}]}
+        {
+            "id": f"{n}",
+            "question": "where was ann ?",
+            "is_impossible": bool(n % 2),
+            "answers": [] if n % 2 else [{"text": "london", "answer_start": 12}],
+        }
         for n in range(8)
-    ]  # fmt: skip
+    ]
     article = {"title": "t", "paragraphs": [{"context": "ann went to london .", "qas": qas}]}
     for name in ("train.json", "dev.json"):
         (squad / name).write_text(json.dumps({"version": "v2.0", "data": [article]}))
-    assert main(["finetune", "--task", "squad_v2", "--data", str(squad), "--out",
-                 str(tmp_path / "b"), *command, "--max-length", "24"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "finetune",
+                "--task",
+                "squad_v2",
+                "--data",
+                str(squad),
+                "--out",
+                str(tmp_path / "b"),
+                *command,
+                "--max-length",
+                "24",
+            ]
+        )
+        == 0
+    )
     predictions = json.loads((tmp_path / "b" / "predictions" / "predictions.json").read_text())
     assert set(predictions) == set("01234567")
     assert set(json.loads((tmp_path / "b" / "predictions" / "null_odds.json").read_text())) == set(
@@ -128,12 +209,29 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
     )
 
     for name in ("train", "dev"):
-        rows = [json.dumps({"text": "good film" if n % 2 else "bad plot", "score": n % 2 + 0.5})
-                for n in range(16)]  # fmt: skip
+        rows = [
+            json.dumps({"text": "good film" if n % 2 else "bad plot", "score": n % 2 + 0.5})
+            for n in range(16)
+        ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    assert main(["finetune", "--task", "text-classification", "--regression", "--train",
-                 str(tmp_path / "train.jsonl"), "--dev", str(tmp_path / "dev.jsonl"), "--out",
-                 str(tmp_path / "c"), *command]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "finetune",
+                "--task",
+                "text-classification",
+                "--regression",
+                "--train",
+                str(tmp_path / "train.jsonl"),
+                "--dev",
+                str(tmp_path / "dev.jsonl"),
+                "--out",
+                str(tmp_path / "c"),
+                *command,
+            ]
+        )
+        == 0
+    )
     assert results(tmp_path / "c")["scores"]["dev"]["pearson"]["mean"] > 0.9
 
 
@@ -148,8 +246,23 @@ def test_a_saved_dataset_dict_is_read(tiny_bert: Path, tmp_path: Path) -> None:
     datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "data")
     for task, labels in (("sst2", ["0", "1"]), ("text-classification", ["neg", "pos"])):
         out = tmp_path / task
-        assert main(["finetune", "--task", task, "--data", str(tmp_path / "data"), "--out",
-                     str(out), "--model", str(tiny_bert), *FAST]) == 0  # fmt: skip
+        assert (
+            main(
+                [
+                    "finetune",
+                    "--task",
+                    task,
+                    "--data",
+                    str(tmp_path / "data"),
+                    "--out",
+                    str(out),
+                    "--model",
+                    str(tiny_bert),
+                    *FAST,
+                ]
+            )
+            == 0
+        )
         assert results(out)["labels"] == labels
         assert results(out)["scores"]["dev"]["accuracy"]["mean"] == 1.0
 
@@ -168,9 +281,13 @@ def test_a_saved_dataset_dict_is_read(tiny_bert: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    options: list[str], message: str, tiny_bert: Path, tiny_sst2: Path, tmp_path: Path,
+    options: list[str],
+    message: str,
+    tiny_bert: Path,
+    tiny_sst2: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     options = [str(tiny_sst2) if option == "GLUE" else option for option in options]
     model = [] if "--model" in options else ["--model", str(tiny_bert)]
     assert main(["finetune", "--out", str(tmp_path / "out"), *model, *options]) == 2
@@ -181,8 +298,20 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_an_earlier_result_is_replaced_on_request(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["finetune", "--task", "sst2", "--model", str(tiny_bert), "--data", str(tiny_sst2),
-               "--out", str(tmp_path / "out"), *FAST, "--epochs", "1"]  # fmt: skip
+    command = [
+        "finetune",
+        "--task",
+        "sst2",
+        "--model",
+        str(tiny_bert),
+        "--data",
+        str(tiny_sst2),
+        "--out",
+        str(tmp_path / "out"),
+        *FAST,
+        "--epochs",
+        "1",
+    ]
     assert main(command) == 0
     before = (tmp_path / "out" / "results.json").stat().st_mtime_ns
     assert main([*command, "--seeds", "3"]) == 2
@@ -196,8 +325,22 @@ def test_another_folder_is_not_written_over(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    assert main(["finetune", "--task", "sst2", "--model", str(tiny_bert), "--data", str(tiny_sst2),
-                 "--out", str(tmp_path)]) == 2  # fmt: skip
+    assert (
+        main(
+            [
+                "finetune",
+                "--task",
+                "sst2",
+                "--model",
+                str(tiny_bert),
+                "--data",
+                str(tiny_sst2),
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 2
+    )
     assert "is no earlier result (thesis.tex)" in capsys.readouterr().err
 
 
@@ -222,12 +365,16 @@ def fake(task: str, split: str = "dev", **metrics: float) -> dict:
 
 def test_the_average_is_the_papers() -> None:
     everything = {
-        "cola": fake("cola", matthews=0.5, accuracy=0.9), "sst2": fake("sst2", accuracy=0.9),
-        "mrpc": fake("mrpc", f1=0.9, accuracy=0.8), "stsb": fake("stsb", pearson=0.8, spearman=0.9),
-        "qqp": fake("qqp", f1=0.7, accuracy=0.9), "mnli": fake("mnli", "dev_matched", accuracy=0.8),
-        "qnli": fake("qnli", accuracy=0.9), "rte": fake("rte", accuracy=0.6),
+        "cola": fake("cola", matthews=0.5, accuracy=0.9),
+        "sst2": fake("sst2", accuracy=0.9),
+        "mrpc": fake("mrpc", f1=0.9, accuracy=0.8),
+        "stsb": fake("stsb", pearson=0.8, spearman=0.9),
+        "qqp": fake("qqp", f1=0.7, accuracy=0.9),
+        "mnli": fake("mnli", "dev_matched", accuracy=0.8),
+        "qnli": fake("qnli", accuracy=0.9),
+        "rte": fake("rte", accuracy=0.6),
         "wnli": fake("wnli", accuracy=0.5),
-    }  # fmt: skip
+    }
     assert average(everything) == pytest.approx(
         (0.5 + 0.9 + 0.85 + 0.85 + 0.8 + 0.8 + 0.9 + 0.6) / 8
     )

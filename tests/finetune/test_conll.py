@@ -48,8 +48,16 @@ def test_published_files(shared_data: Path) -> None:
         assert bad.rows == []
         if name == "eng.train":
             assert label_list(rows) == (
-                "O", "B-LOC", "I-LOC", "B-MISC", "I-MISC", "B-ORG", "I-ORG", "B-PER", "I-PER",
-            )  # fmt: skip
+                "O",
+                "B-LOC",
+                "I-LOC",
+                "B-MISC",
+                "I-MISC",
+                "B-ORG",
+                "I-ORG",
+                "B-PER",
+                "I-PER",
+            )
             entities = sum(tag[0] == "B" for row in rows for tag in row.tags or ())
             assert entities == 23499  # the published count (Tjong Kim Sang and De Meulder 2003)
             assert sum(row.after_document_start for row in rows) == 946
@@ -206,8 +214,10 @@ def test_wnut17_is_found_by_its_published_names(tmp_path: Path) -> None:
         write(tmp_path / name, "@paulwalk\tO\nLondon\tB-location\n\n#ok\tO\n\n")
     data = load_task(TASKS["ner"], DataOptions(data=str(tmp_path)))
     assert [Path(path).name for path in data.sources.values()] == [
-        "wnut17train.conll", "emerging.dev.conll", "emerging.test.annotated",
-    ]  # fmt: skip
+        "wnut17train.conll",
+        "emerging.dev.conll",
+        "emerging.test.annotated",
+    ]
     assert data.labels == ("O", "B-location", "I-location") and len(data.test[0].rows) == 2
 
 

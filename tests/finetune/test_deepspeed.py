@@ -20,12 +20,18 @@ def run(command: list[str], processes: int) -> None:
     children = []
     for rank in range(processes):
         environment = {
-            **os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "RANK": str(rank),
-            "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "DS_ACCELERATOR": "cpu",
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(processes),
+            "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": port,
-        }  # fmt: skip
-        children.append(subprocess.Popen([sys.executable, "-m", "bertds.cli", *command],
-                                         env=environment))  # fmt: skip
+        }
+        children.append(
+            subprocess.Popen([sys.executable, "-m", "bertds.cli", *command], env=environment)
+        )
     try:
         assert [child.wait(timeout=280) for child in children] == [0] * processes
     finally:
@@ -46,18 +52,44 @@ def test_weights_equal_those_without_deepspeed(
         (model / file.name).write_bytes(file.read_bytes())
     (model / "config.json").write_text(json.dumps(config))
     settings = {
-        "train_batch_size": 20, "train_micro_batch_size_per_gpu": 5, "gradient_clipping": 1.0,
+        "train_batch_size": 20,
+        "train_micro_batch_size_per_gpu": 5,
+        "gradient_clipping": 1.0,
         "zero_optimization": {"stage": stage},
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "weight_decay": 0.01, "eps": 1e-8}},
-    }  # fmt: skip
+    }
     (tmp_path / "ds.json").write_text(json.dumps(settings))
     # 96 rows in batches of 20: the last batch of an epoch has 16.
-    common = ["finetune", "--task", "sst2", "--model", str(model), "--data", str(tiny_sst2),
-              "--epochs", "2", "--seeds", "1", "2"]  # fmt: skip
-    run([*common, "--out", str(tmp_path / "plain"), "--batch-size", "20", "--learning-rate",
-         "1e-3"], 1)  # fmt: skip
-    run([*common, "--out", str(tmp_path / "ds"), "--deepspeed_config", str(tmp_path / "ds.json")],
-        processes)  # fmt: skip
+    common = [
+        "finetune",
+        "--task",
+        "sst2",
+        "--model",
+        str(model),
+        "--data",
+        str(tiny_sst2),
+        "--epochs",
+        "2",
+        "--seeds",
+        "1",
+        "2",
+    ]
+    run(
+        [
+            *common,
+            "--out",
+            str(tmp_path / "plain"),
+            "--batch-size",
+            "20",
+            "--learning-rate",
+            "1e-3",
+        ],
+        1,
+    )
+    run(
+        [*common, "--out", str(tmp_path / "ds"), "--deepspeed_config", str(tmp_path / "ds.json")],
+        processes,
+    )
     plain, ours = (json.loads((tmp_path / d / "results.json").read_text()) for d in ("plain", "ds"))
     for left, right in zip(plain["runs"], ours["runs"], strict=True):
         assert left["steps"] == right["steps"] == 10

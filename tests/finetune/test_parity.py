@@ -37,11 +37,15 @@ def plain_training(model: Any, rows: list[dict], epochs: int, pad: Any) -> None:
 
     no_decay = ("bias", "LayerNorm.weight")
     groups = [
-        {"params": [p for n, p in model.named_parameters() if not n.endswith(no_decay)],
-         "weight_decay": 0.01},
-        {"params": [p for n, p in model.named_parameters() if n.endswith(no_decay)],
-         "weight_decay": 0.0},
-    ]  # fmt: skip
+        {
+            "params": [p for n, p in model.named_parameters() if not n.endswith(no_decay)],
+            "weight_decay": 0.01,
+        },
+        {
+            "params": [p for n, p in model.named_parameters() if n.endswith(no_decay)],
+            "weight_decay": 0.0,
+        },
+    ]
     optimizer = torch.optim.AdamW(groups, lr=RATE, fused=True)
     steps = epochs * -(-len(rows) // BATCH)
     schedule = get_linear_schedule_with_warmup(optimizer, int(0.1 * steps), steps)
@@ -113,9 +117,16 @@ def ours(
     results = finetune(
         TASKS[task],
         DataOptions(data=str(data)),
-        RunOptions(model=str(model), out=out, settings=settings, learning_rates=(RATE,),
-                   seeds=(SEED,), max_length=128, save_model=True),
-    )  # fmt: skip
+        RunOptions(
+            model=str(model),
+            out=out,
+            settings=settings,
+            learning_rates=(RATE,),
+            seeds=(SEED,),
+            max_length=128,
+            save_model=True,
+        ),
+    )
     print(task, results["runs"])
     return {name: value["mean"] for name, value in results["scores"]["dev"].items()}
 
@@ -125,18 +136,38 @@ def ours(
 @pytest.mark.parametrize(
     ("task", "folder", "columns", "header", "sizes"),
     [
-        ("sst2", "SST-2", (1, 0), True,
-         {"quick": (640, 1), "sample": (10_000, 1), "full": (10_000, 3)}),
-        ("mrpc", "MRPC", (0, 3, 4), True,
-         {"quick": (128, 1), "sample": (960, 1), "full": (3668, 3)}),
-        ("cola", "CoLA", (1, 3), False,
-         {"quick": (480, 1), "sample": (4000, 1), "full": (8551, 3)}),
+        (
+            "sst2",
+            "SST-2",
+            (1, 0),
+            True,
+            {"quick": (640, 1), "sample": (10_000, 1), "full": (10_000, 3)},
+        ),
+        (
+            "mrpc",
+            "MRPC",
+            (0, 3, 4),
+            True,
+            {"quick": (128, 1), "sample": (960, 1), "full": (3668, 3)},
+        ),
+        (
+            "cola",
+            "CoLA",
+            (1, 3),
+            False,
+            {"quick": (480, 1), "sample": (4000, 1), "full": (8551, 3)},
+        ),
     ],
-)  # fmt: skip
+)
 def test_glue_scores_equal_a_plain_script(
-    shared_data: Path, tmp_path: Path, task: str, folder: str, columns: tuple[int, ...],
-    header: bool, sizes: dict[str, tuple[int, int]],
-) -> None:  # fmt: skip
+    shared_data: Path,
+    tmp_path: Path,
+    task: str,
+    folder: str,
+    columns: tuple[int, ...],
+    header: bool,
+    sizes: dict[str, tuple[int, int]],
+) -> None:
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     size, epochs = sizes[SIZE]

@@ -10,8 +10,23 @@ import torch
 
 from bertds.cli import main
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "paris", "is", "in", "france", "where",
-         "the", "city", "##s", ".", "?"]  # fmt: skip
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "paris",
+    "is",
+    "in",
+    "france",
+    "where",
+    "the",
+    "city",
+    "##s",
+    ".",
+    "?",
+]
 
 
 @pytest.fixture(scope="module")
@@ -23,10 +38,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering"):
         torch.manual_seed(3)
         config = transformers.BertConfig(
-            vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-            intermediate_size=32, max_position_embeddings=32,
+            vocab_size=len(WORDS),
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            max_position_embeddings=32,
             **({} if name.startswith("Q") else {"id2label": {0: "O", 1: "B-X", 2: "I-X"}}),
-        )  # fmt: skip
+        )
         model = getattr(transformers, f"BertFor{name}")(config)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -54,8 +73,22 @@ def test_fill_mask_agrees_with_transformers(
     from transformers import pipeline
 
     lines = ["paris is in [MASK] .", "the [MASK] is [MASK]"]
-    assert main(["predict", "--task", "fill-mask", "--model", str(models / "MaskedLM"), "--input",
-                 texts(tmp_path, lines), "--top", "3"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "predict",
+                "--task",
+                "fill-mask",
+                "--model",
+                str(models / "MaskedLM"),
+                "--input",
+                texts(tmp_path, lines),
+                "--top",
+                "3",
+            ]
+        )
+        == 0
+    )
     answers = output(capsys)
     theirs = pipeline("fill-mask", model=str(models / "MaskedLM"), top_k=3)(lines)
     assert [w for w, _ in answers[0]["masks"][0]] == [a["token_str"] for a in theirs[0]]
@@ -71,8 +104,10 @@ def test_classification_from_standard_input_agrees(
     folder = str(models / "SequenceClassification")
     stream = io.TextIOWrapper(io.BytesIO("\n".join(TEXTS).encode()))
     monkeypatch.setattr("sys.stdin", stream)
-    assert main(["predict", "--task", "text-classification", "--model", folder, "--batch-size",
-                 "2"]) == 0  # fmt: skip
+    assert (
+        main(["predict", "--task", "text-classification", "--model", folder, "--batch-size", "2"])
+        == 0
+    )
     for ours, theirs in zip(output(capsys), pipeline("text-classification", model=folder)(TEXTS)):
         assert ours["label"] == theirs["label"]
         assert ours["probability"] == pytest.approx(theirs["score"], abs=1e-4)
@@ -82,8 +117,12 @@ def test_tags_and_answers(models: Path, tmp_path: Path, capsys: pytest.CaptureFi
     from transformers import AutoTokenizer, BertForQuestionAnswering, BertForTokenClassification
 
     folder = models / "TokenClassification"
-    assert main(["predict", "--task", "ner", "--model", str(folder), "--input",
-                 texts(tmp_path, TEXTS)]) == 0  # fmt: skip
+    assert (
+        main(
+            ["predict", "--task", "ner", "--model", str(folder), "--input", texts(tmp_path, TEXTS)]
+        )
+        == 0
+    )
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = BertForTokenClassification.from_pretrained(folder).eval()
     for text, answer in zip(TEXTS, output(capsys), strict=True):
@@ -97,10 +136,25 @@ def test_tags_and_answers(models: Path, tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "q.jsonl").write_text(json.dumps(question) + "\n")
     folder = models / "QuestionAnswering"
     out = tmp_path / "answers.json"
-    assert main(["predict", "--task", "qa", "--model", str(folder), "--input",
-                 str(tmp_path / "q.jsonl"), "--out", str(out)]) == 0  # fmt: skip
-    encoded = tokenizer(question["question"], question["context"], return_tensors="pt",
-                        return_offsets_mapping=True)  # fmt: skip
+    assert (
+        main(
+            [
+                "predict",
+                "--task",
+                "qa",
+                "--model",
+                str(folder),
+                "--input",
+                str(tmp_path / "q.jsonl"),
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    encoded = tokenizer(
+        question["question"], question["context"], return_tensors="pt", return_offsets_mapping=True
+    )
     offsets = encoded.pop("offset_mapping")[0].tolist()
     logits = BertForQuestionAnswering.from_pretrained(folder).eval()(**encoded)
     inside = [i for i, s in enumerate(encoded.sequence_ids()) if s == 1]
@@ -118,9 +172,26 @@ def test_embeddings_do_not_depend_on_padding(models: Path, tmp_path: Path, pooli
 
     folder = models / "SequenceClassification"
     for name in ("v.npy", "v.parquet"):
-        assert main(["predict", "--task", "embeddings", "--model", str(folder), "--input",
-                     texts(tmp_path, TEXTS), "--out", str(tmp_path / name), "--pooling",
-                     pooling, "--batch-size", "3"]) == 0  # fmt: skip
+        assert (
+            main(
+                [
+                    "predict",
+                    "--task",
+                    "embeddings",
+                    "--model",
+                    str(folder),
+                    "--input",
+                    texts(tmp_path, TEXTS),
+                    "--out",
+                    str(tmp_path / name),
+                    "--pooling",
+                    pooling,
+                    "--batch-size",
+                    "3",
+                ]
+            )
+            == 0
+        )
     vectors = np.load(tmp_path / "v.npy")
     tokenizer, model = (
         AutoTokenizer.from_pretrained(folder),
@@ -164,15 +235,31 @@ def test_blank_lines_keep_their_place(
         assert "1 blank lines keep their place, the first: line 2" in printed.err
         assert task == "ner" or [row["id"] for row in spaced[:3]] == ["0", "1", "2"]
     vectors = tmp_path / "v.npy"
-    assert main(["predict", "--task", "embeddings", "--model", str(models / "MaskedLM"), "--input",
-                 texts(tmp_path, ["paris", "", "france"]), "--out", str(vectors)]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "predict",
+                "--task",
+                "embeddings",
+                "--model",
+                str(models / "MaskedLM"),
+                "--input",
+                texts(tmp_path, ["paris", "", "france"]),
+                "--out",
+                str(vectors),
+            ]
+        )
+        == 0
+    )
     assert np.load(vectors).shape == (3, 16)
 
 
 def test_published_files_are_told_from_sentences(
-    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     """A file with columns is no list of two-word sentences, and SQuAD goes through a pipe too."""
     command = ["predict", "--task", "ner", "--model", str(models / "TokenClassification")]
     assert main([*command, "--input", texts(tmp_path, ["paris is", "the city"])]) == 0
@@ -214,11 +301,15 @@ def test_bad_input(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["ner", "MaskedLM", plain], "is a BertForMaskedLM, without the head for it"),
         (["embeddings", "MaskedLM", plain], "embeddings go to a .npy or .parquet file"),
         (["qa", "QuestionAnswering", str(tmp_path / "bad.jsonl")], "line 1: not a JSON object"),
-        (["text-classification", "SequenceClassification", str(tmp_path / "empty.txt")],
-         "no text in it"),
+        (
+            ["text-classification", "SequenceClassification", str(tmp_path / "empty.txt")],
+            "no text in it",
+        ),
         (["text-classification", "SequenceClassification", "none.txt"], "none.txt: cannot be read"),
-    ):  # fmt: skip
+    ):
         task, model, source = options
-        assert main(["predict", "--task", task, "--model", str(models / model), "--input",
-                     source]) == 2  # fmt: skip
+        assert (
+            main(["predict", "--task", task, "--model", str(models / model), "--input", source])
+            == 2
+        )
         assert message in capsys.readouterr().err

@@ -162,9 +162,23 @@ def test_test_files_can_be_left_alone(
 ) -> None:
     write_own(tmp_path, "csv", 20)
     (tmp_path / "test.csv").write_text("broken")
-    base = ["finetune", "--task", "text-classification", "--model", str(tiny_bert), "--data",
-            str(tmp_path), "--out", str(tmp_path / "out"), "--epochs", "1", "--learning-rate",
-            "1e-3", "--max-length", "8"]  # fmt: skip
+    base = [
+        "finetune",
+        "--task",
+        "text-classification",
+        "--model",
+        str(tiny_bert),
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+        "--epochs",
+        "1",
+        "--learning-rate",
+        "1e-3",
+        "--max-length",
+        "8",
+    ]
     assert main([*base, "--no-test"]) == 0
     found = json.loads((tmp_path / "out" / "results.json").read_text())
     assert found["rows"] == {"train": 20, "dev": 20} and found["data"]["no_test"] is True

@@ -35,9 +35,11 @@ def save(path: Path, value: object) -> Path:
 
 def test_published_files(shared_data: Path) -> None:
     for name, count, impossible in (
-        ("dev-v1.1.json.gz", 10570, 0), ("train-v1.1-sample.json.gz", 3997, 0),
-        ("squadshifts-new_wiki_v1.0.json.gz", 7938, 0), ("dev-v2.0-half.json.gz", 6078, 3168),
-    ):  # fmt: skip
+        ("dev-v1.1.json.gz", 10570, 0),
+        ("train-v1.1-sample.json.gz", 3997, 0),
+        ("squadshifts-new_wiki_v1.0.json.gz", 7938, 0),
+        ("dev-v2.0-half.json.gz", 6078, 3168),
+    ):
         questions, bad = read_squad(shared_data / "squad" / name, split="train")
         assert (len(questions), sum(not q.answers for q in questions)) == (count, impossible)
         assert bad.rows == []
@@ -64,10 +66,12 @@ def test_a_wrong_offset_is_counted_by_id_and_never_trained_on(tmp_path: Path) ->
         (squad({"id": "1", "question": "x", "answers": []}), "no answers, and not is_impossible"),
         (squad(qa(1, "cat", 4), qa(1, "cat", 4)), "the id '1' stands there twice"),
         (squad(qa(1, "cat", 4) | {"is_impossible": True}), "is_impossible, yet it has answers"),
-        (squad({"id": "1", "question": "x", "answers": [{"text": "cat"}]}),
-         r"answers\[0\] lacks 'text' or 'answer_start'"),
+        (
+            squad({"id": "1", "question": "x", "answers": [{"text": "cat"}]}),
+            r"answers\[0\] lacks 'text' or 'answer_start'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_layouts_are_refused(tmp_path: Path, value: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_squad(save(tmp_path / "x.json", value), split="dev")
@@ -96,8 +100,12 @@ def test_normalisation() -> None:
 
 
 def test_version_1_by_hand() -> None:
-    questions = [question("1", "The cat", "Tom"), question("2", "10 May 1984"),
-                 question("3", "x"), question("4", "the")]  # fmt: skip
+    questions = [
+        question("1", "The cat", "Tom"),
+        question("2", "10 May 1984"),
+        question("3", "x"),
+        question("4", "the"),
+    ]
     scores = squad_scores(questions, {"1": "cat!", "2": "May 10", "4": "a"})
     # 1: exact. 2: no exact match; 2 shared of 2 and 3 words: F1 = 0.8. 3: missing. 4: both
     # normalise to nothing: an exact match, and by version 1.1's formula an F1 of 0.
@@ -112,8 +120,12 @@ def test_repeated_words_count_once_each() -> None:
 
 
 def test_version_2_by_hand() -> None:
-    questions = [question("a1", "cat"), question("a2", "the", "red dog"), question("n1"),
-                 question("n2")]  # fmt: skip
+    questions = [
+        question("a1", "cat"),
+        question("a2", "the", "red dog"),
+        question("n1"),
+        question("n2"),
+    ]
     predictions = {"a1": "", "a2": "dog", "n1": "", "n2": "bird"}
     scores = squad_scores(questions, predictions, v2=True)
     assert scores["exact_match"] == pytest.approx(1 / 4)  # n1

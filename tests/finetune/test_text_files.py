@@ -37,8 +37,9 @@ def test_byte_order_mark_quotes_and_windows_line_ends(tmp_path: Path) -> None:
     text = "\ufeff" + HEADER.replace("\n", "\r\n") + '1\t1\t2\t"a b\tc "d"\r\n0\t3\t4\te"\tf\r\n'
     rows, bad = read_glue_tsv(write(tmp_path / "x.tsv", text), TASKS["mrpc"], split="dev")
     assert [(r.text, r.pair, r.label, r.line) for r in rows] == [
-        ('"a b', 'c "d"', 1, 2), ('e"', "f", 0, 3),
-    ]  # fmt: skip
+        ('"a b', 'c "d"', 1, 2),
+        ('e"', "f", 0, 3),
+    ]
     assert bad.rows == []
 
 
@@ -98,8 +99,10 @@ def test_not_utf8_names_the_line(tmp_path: Path) -> None:
 
 def test_own_csv_jsonl_tsv_and_gzip_agree(tmp_path: Path) -> None:
     write(tmp_path / "a.csv", 'text,label\n"x, ""y""\nz",good\nw,bad\n')
-    write(tmp_path / "a.jsonl", '{"text": "x, \\"y\\"\\nz", "label": "good"}\n\n'
-          '{"text": "w", "label": "bad"}\n')  # fmt: skip
+    write(
+        tmp_path / "a.jsonl",
+        '{"text": "x, \\"y\\"\\nz", "label": "good"}\n\n{"text": "w", "label": "bad"}\n',
+    )
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     for name in ("a.csv", "a.jsonl", "b.jsonl.gz"):
         rows, labels = read_own(tmp_path / name, split="train")

@@ -87,8 +87,9 @@ def test_weights_equal_those_of_a_plain_loop(tiny_bert: Path) -> None:
     others = [p for n, p in plain.named_parameters() if "LayerNorm" in n or "bias" in n]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}],
-        lr=1e-2, fused=True,
-    )  # fmt: skip
+        lr=1e-2,
+        fused=True,
+    )
     schedule = get_linear_schedule_with_warmup(optimizer, 1, 14)
     torch.manual_seed(42)
     shuffle = torch.Generator().manual_seed(42)
@@ -114,8 +115,9 @@ def test_weights_equal_those_of_a_plain_loop(tiny_bert: Path) -> None:
 
 def test_two_runs_are_equal_and_another_seed_is_not(tiny_bert: Path) -> None:
     def weights(seed: int, precision: str = "fp32") -> torch.Tensor:
-        settings = TrainSettings(learning_rate=1e-3, epochs=1, batch_size=8, seed=seed,
-                                 precision=precision)  # type: ignore[arg-type]  # fmt: skip
+        settings = TrainSettings(
+            learning_rate=1e-3, epochs=1, batch_size=8, seed=seed, precision=precision
+        )  # type: ignore[arg-type]
         model = fresh(tiny_bert)
         train(TorchStepper(model, settings, 0), examples(40), settings)
         return model.state_dict()["classifier.weight"].clone()

@@ -47,9 +47,13 @@ class Operators(TorchDispatchMode):
 @pytest.fixture
 def config() -> ModelConfig:
     return ModelConfig(
-        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=32, attention_kernel="flash",
-    )  # fmt: skip
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=32,
+        attention_kernel="flash",
+    )
 
 
 def on_meta(config: ModelConfig, dtype: torch.dtype) -> BertForPreTraining:
@@ -64,11 +68,15 @@ def inputs_of(lengths: list[int], masked: int = 6) -> dict[str, object]:
         return torch.zeros(size, dtype=dtype, device="meta")
 
     return {
-        "input_ids": zeros(tokens), "segment_ids": zeros(tokens), "position_ids": zeros(tokens),
-        "cu_seqlens": zeros(len(lengths) + 1, torch.int32), "max_seqlen": max(lengths),
-        "masked_lm_positions": zeros(masked), "masked_lm_ids": zeros(masked),
+        "input_ids": zeros(tokens),
+        "segment_ids": zeros(tokens),
+        "position_ids": zeros(tokens),
+        "cu_seqlens": zeros(len(lengths) + 1, torch.int32),
+        "max_seqlen": max(lengths),
+        "masked_lm_positions": zeros(masked),
+        "masked_lm_ids": zeros(masked),
         "next_sentence_labels": zeros(len(lengths)),
-    }  # fmt: skip
+    }
 
 
 def pass_through(model: BertForPreTraining, inputs: dict[str, object]) -> Operators:
@@ -274,7 +282,15 @@ def test_the_operators_schema_is_the_one_that_is_called() -> None:
     """Ten positional arguments, by name: a torch that reorders them is noticed here."""
     schema = torch.ops.aten._flash_attention_forward.default._schema
     assert [argument.name for argument in schema.arguments if not argument.kwarg_only] == [
-        "query", "key", "value", "cum_seq_q", "cum_seq_k", "max_q", "max_k", "dropout_p",
-        "is_causal", "return_debug_mask",
-    ]  # fmt: skip
+        "query",
+        "key",
+        "value",
+        "cum_seq_q",
+        "cum_seq_k",
+        "max_q",
+        "max_k",
+        "dropout_p",
+        "is_causal",
+        "return_debug_mask",
+    ]
     assert schema.returns[0].name == "output"

@@ -160,8 +160,13 @@ def test_the_recipe_sets_the_weight_of_both_styles() -> None:
 
     for style in ("bert", "modern"):
         config = ModelConfig(
-            style=style, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=16, next_sentence=False, z_loss=1e-3,
-        )  # fmt: skip
+            style=style,
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            next_sentence=False,
+            z_loss=1e-3,
+        )
         decoders = [m for m in build_model(config, 50).modules() if type(m).__name__ == "Decoder"]
         assert [decoder.z_weight for decoder in decoders] == [1e-3]

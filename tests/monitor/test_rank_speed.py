@@ -56,9 +56,10 @@ def test_a_rank_that_is_slower_by_a_tenth_over_20_steps_is_named() -> None:
     values = line(ranks, speed, 20, [1.0, 1.0, 1.0, 1.12])
     assert values["slow_ranks"] == [{"rank": 3, "host": "node3", "gpu": 1, "slower": 0.12}]
     assert values["rank_seconds"] == {
-        "forward": [100.0, 250.0, 448.0], "backward": [53.0, 125.0, 200.0],
+        "forward": [100.0, 250.0, 448.0],
+        "backward": [53.0, 125.0, 200.0],
         "waiting": [0.25, 0.25, 3.0],
-    }  # fmt: skip
+    }
     for step in range(21, 31):
         line(ranks, speed, step, [1.0, 1.0, 1.0, 1.0])
     assert "slow_ranks" not in line(ranks, speed, 31, [1.0, 1.0, 1.0, 1.0])

@@ -21,16 +21,30 @@ from tests.support.made_runs import make_run, train_line
 DEEP = "[" * 5_000
 
 
-@pytest.mark.parametrize("text", [
-    DEEP, '{"step": 30', "[]", "7", '{"step": "30"}', '{"loss": 1}', '{"step": -1}', "\x00\x00",
-    json.dumps(train_line(30, loss="x")), json.dumps(train_line(30, lr=None)),
-    json.dumps(train_line(30, seconds=[1])), json.dumps({**train_line(30), "step": 30.5}),
-    json.dumps({**train_line(30), "step": 10**30}), json.dumps(train_line(30, lr=float("inf"))),
-    json.dumps(train_line(30, trust_ratio={"a": [1, 2]})),
-    json.dumps({**train_line(30), "step": True}),
-    json.dumps({"step": 30, "split": "validation"}), json.dumps({"step": 30, "split": 7}),
-    json.dumps(train_line(30, odd={"nested": 1})),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        DEEP,
+        '{"step": 30',
+        "[]",
+        "7",
+        '{"step": "30"}',
+        '{"loss": 1}',
+        '{"step": -1}',
+        "\x00\x00",
+        json.dumps(train_line(30, loss="x")),
+        json.dumps(train_line(30, lr=None)),
+        json.dumps(train_line(30, seconds=[1])),
+        json.dumps({**train_line(30), "step": 30.5}),
+        json.dumps({**train_line(30), "step": 10**30}),
+        json.dumps(train_line(30, lr=float("inf"))),
+        json.dumps(train_line(30, trust_ratio={"a": [1, 2]})),
+        json.dumps({**train_line(30), "step": True}),
+        json.dumps({"step": 30, "split": "validation"}),
+        json.dumps({"step": 30, "split": 7}),
+        json.dumps(train_line(30, odd={"nested": 1})),
+    ],
+)
 def test_an_odd_metric_line_is_left_out_and_counted(tmp_path: Path, capsys, text: str) -> None:
     run = make_run(tmp_path / "run", [train_line(10), train_line(20)])
     with open(run / "metrics.jsonl", "a") as file:
@@ -51,8 +65,18 @@ def test_what_training_writes_is_no_odd_line() -> None:
 
 
 @pytest.mark.parametrize("name", ["environment.json", "DONE", "config.yaml", "deepspeed.json"])
-@pytest.mark.parametrize("text", ["", '{"a": ', DEEP, "[1]", "\xff\xfe", "a: &a [*a]",
-                                  '{"starts": 7, "packages": [], "optimizer": 1}'])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        '{"a": ',
+        DEEP,
+        "[1]",
+        "\xff\xfe",
+        "a: &a [*a]",
+        '{"starts": 7, "packages": [], "optimizer": 1}',
+    ],
+)
 def test_a_torn_file_of_a_run_is_named(tmp_path: Path, capsys, name: str, text: str) -> None:
     run = make_run(tmp_path / "run", [train_line(10), train_line(20)])
     (run / name).write_bytes(text.encode("latin-1"))
@@ -88,8 +112,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 def test_yaml_that_grows_is_refused_before_it_is_built(tmp_path: Path, capsys, text: str) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(text)
-    for command in (["config", "show", str(recipe)],
-                    ["train", "--nemo-config", str(recipe)]):  # fmt: skip
+    for command in (["config", "show", str(recipe)], ["train", "--nemo-config", str(recipe)]):
         assert main(command) == 2
         said = capsys.readouterr().err
         assert said.startswith("bertds: error:") and said.count("\n") == 1 and "recipe.yaml" in said

@@ -138,8 +138,15 @@ def test_flatness_is_not_claimed_at_the_end_of_the_decay() -> None:
 
 
 def held_out(step: int, **changes: Any) -> dict[str, Any]:
-    line = {"step": step, "split": "validation", "mlm_loss": 7.02, "mlm_accuracy": 0.1,
-            "unigram_entropy": 7.0, "nsp_accuracy": 0.53, "nsp_majority": 0.52}  # fmt: skip
+    line = {
+        "step": step,
+        "split": "validation",
+        "mlm_loss": 7.02,
+        "mlm_accuracy": 0.1,
+        "unigram_entropy": 7.0,
+        "nsp_accuracy": 0.53,
+        "nsp_majority": 0.52,
+    }
     return {**line, **changes}
 
 
@@ -165,8 +172,9 @@ def test_the_plateau_is_said_once() -> None:
 
 def test_next_sentence_guesses_are_measured_by_the_larger_label() -> None:
     train = [train_line(s, nsp_accuracy=0.6) for s in range(10, 1501, 10)]
-    lines = [held_out(s, mlm_loss=4.0, nsp_accuracy=0.6, nsp_majority=0.59)
-             for s in (1100, 1300, 1500)]  # fmt: skip
+    lines = [
+        held_out(s, mlm_loss=4.0, nsp_accuracy=0.6, nsp_majority=0.59) for s in (1100, 1300, 1500)
+    ]
     (found,) = findings([*train, *lines])
     assert found.name == "chance" and "always giving the larger label gives 59.0%" in found.text
     assert names([*train, *({**line, "nsp_accuracy": 0.7} for line in lines)]) == []

@@ -87,8 +87,18 @@ def test_display_shows_all_at_any_width(width: int, monkeypatch: pytest.MonkeyPa
     picture = [row.rstrip() for row in rows[last:]]
     assert picture[0].endswith("60/100 steps") and len(picture) > 2
     assert all(len(row) <= width and "…" not in row for row in picture)
-    for part in ("loss", "mlm accuracy", "nsp accuracy", "lr 0.001", "grad norm 1", "tokens/s",
-                 "MFU 41.3%", "0.70 GiB", "stalled 0%", "80 s left"):  # fmt: skip
+    for part in (
+        "loss",
+        "mlm accuracy",
+        "nsp accuracy",
+        "lr 0.001",
+        "grad norm 1",
+        "tokens/s",
+        "MFU 41.3%",
+        "0.70 GiB",
+        "stalled 0%",
+        "80 s left",
+    ):
         assert any(part in row for row in picture), part
 
 
@@ -126,11 +136,12 @@ def test_a_full_disk_silences_tensorboard_and_not_the_run(
 
 
 def test_trackers_get_every_number_and_trust_ratios() -> None:
-    values = {"step": 3, "loss": 2.5, "grad_norm": None,
-              "trust_ratio": {"decay": [0.1, 0.2, None]}}  # fmt: skip
+    values = {"step": 3, "loss": 2.5, "grad_norm": None, "trust_ratio": {"decay": [0.1, 0.2, None]}}
     assert tracking.flat(values) == {
-        "train/loss": 2.5, "trust_ratio/decay_min": 0.1, "trust_ratio/decay_median": 0.2,
-    }  # fmt: skip
+        "train/loss": 2.5,
+        "trust_ratio/decay_min": 0.1,
+        "trust_ratio/decay_median": 0.2,
+    }
     assert tracking.flat({"step": 3, "split": "validation", "mlm_loss": 1.0}) == {
         "validation/mlm_loss": 1.0
     }
@@ -147,10 +158,17 @@ def test_warnings_are_said_once(said: list[str]) -> None:
 def train(recipe: Path, deepspeed: Path, data: Path, run: Path, *assignments: str) -> int:
     return entry(
         [
-            "--deepspeed_config", str(deepspeed), "--config", str(recipe), "--set",
-            f"run.dir={run}", f"data.path={data}", "checkpoint.every_steps=2", *assignments,
+            "--deepspeed_config",
+            str(deepspeed),
+            "--config",
+            str(recipe),
+            "--set",
+            f"run.dir={run}",
+            f"data.path={data}",
+            "checkpoint.every_steps=2",
+            *assignments,
         ]
-    )  # fmt: skip
+    )
 
 
 def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
@@ -210,9 +228,13 @@ def no_wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_wandb_without_a_key_is_one_line_before_anything_is_built(
-    no_wandb_server: None, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path,
+    no_wandb_server: None,
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     run = tmp_path / "run"
     assert train(tiny_recipe, tiny_json, tiny_data, run, "tracking.wandb=online") == 2
     assert capsys.readouterr().err.strip() == (
@@ -225,9 +247,13 @@ def test_wandb_without_a_key_is_one_line_before_anything_is_built(
 
 
 def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
-    no_wandb_server: None, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path,
+    no_wandb_server: None,
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     run, began = tmp_path / "run", time.monotonic()
     common = (tiny_recipe, tiny_json, tiny_data, run, "tracking.wandb=online")

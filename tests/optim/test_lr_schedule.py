@@ -90,8 +90,12 @@ def test_a_trapezoid_holds_the_peak_until_its_decay() -> None:
     assert values(decay_steps=4) == linear
     assert values(decay_ratio=0.5) == linear
     assert values(decay_steps=4, floor=0.2) == [0.5, 1.0, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4]
-    assert values(decay_steps=4, decay="sqrt")[4:] == [1.0, 0.5, round(1 - 0.5**0.5, 6),
-                                                       round(1 - 0.75**0.5, 6)]  # fmt: skip
+    assert values(decay_steps=4, decay="sqrt")[4:] == [
+        1.0,
+        0.5,
+        round(1 - 0.5**0.5, 6),
+        round(1 - 0.75**0.5, 6),
+    ]
     assert values(decay_steps=4, decay="cosine")[4:] == [1.0, 0.853553, 0.5, 0.146447]
     # Another run over the tail of the same schedule: the decay of a stable checkpoint.
     tail = ScheduleConfig(total_steps=4, first_step=4, decay_steps=4)

@@ -44,8 +44,14 @@ def test_muon_has_the_matrices_of_the_layers_and_adamw_the_rest() -> None:
     model = BertForPreTraining(ModelConfig(**size, intermediate_size=32), 40)
     hidden = {n for n, p in model.named_parameters() if is_hidden_matrix(n, tuple(p.shape))}
     layer = "bert.encoder.layer.0."
-    parts = ("attention.self.query", "attention.self.key", "attention.self.value",
-             "attention.output.dense", "intermediate.dense", "output.dense")  # fmt: skip
+    parts = (
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+    )
     want = {f"{layer}{part}.weight" for part in parts}
     assert hidden == want | {"bert.pooler.dense.weight", "cls.predictions.transform.dense.weight"}
     # ModernBERT's names; a head; a vector that is written as a matrix.

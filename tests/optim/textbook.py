@@ -8,12 +8,27 @@ import torch
 
 
 class TextbookLamb:
-    def __init__(self, named, *, lr, betas, eps, weight_decay, variant="nvidia",
-                 bias_correction=True, low=0.0, high=math.inf):  # fmt: skip
+    def __init__(
+        self,
+        named,
+        *,
+        lr,
+        betas,
+        eps,
+        weight_decay,
+        variant="nvidia",
+        bias_correction=True,
+        low=0.0,
+        high=math.inf,
+    ):
         self.named = dict(named)
         self.lr, self.betas, self.eps, self.decay = lr, betas, eps, weight_decay
         self.variant, self.bias_correction, self.low, self.high = (
-            variant, bias_correction, low, high)  # fmt: skip
+            variant,
+            bias_correction,
+            low,
+            high,
+        )
         self.t = 0
         self.m = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.named.items()}
         self.v = {n: torch.zeros_like(p, dtype=torch.float64) for n, p in self.named.items()}

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from bertds.cli import main
 from bertds.errors import BertdsError
-from bertds.pipeline import facts, wheels
+from bertds.monitor.run_files import read_metrics
+from bertds.pipeline import demo_corpus, facts, wheels
 from bertds.pipeline.summary import real_run, verdict
 
 
@@ -141,3 +143,43 @@ def test_the_verdict_says_what_the_scores_say() -> None:
 def test_what_a_real_run_costs_is_the_planners() -> None:
     text = real_run()
     assert "large_phase1 and large_phase2" in text and "$" in text and "about 0 hours" not in text
+
+
+@pytest.mark.slow
+def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    dump = tmp_path / "dump.xml"
+    pages = "".join(
+        f"<page><title>Page {n}</title><ns>0</ns><id>{n}</id><revision><id>{n}</id>"
+        f"<text>{' '.join(f'Town {letters(n + k)} is near river {letters(k)}.' for k in range(30))}"
+        "</text></revision></page>"
+        for n in range(1, 40)
+    )
+    dump.write_text(f'<mediawiki xml:lang="en">{pages}</mediawiki>')
+    monkeypatch.setattr(facts, "fetch", lambda _: facts.choose(ROWS))
+    monkeypatch.setattr(demo_corpus, "fetch", lambda _: dump)
+    work = tmp_path / "work"
+    command = ["pipeline", "--work", str(work), "--train-vocab", "300"]
+    command += ["--set", "schedule.total_steps=4", "validation.every_steps=2", "log.progress=none"]
+    assert main(command) == 0
+    out = " ".join(capfd.readouterr().out.split())
+    assert (
+        "0 before. Of all held-out sentences it completes" in out and "of 96 about a capital" in out
+    )
+    assert "most frequent word" in out and "A real run" in out and "predict --task fill-mask" in out
+    scores = json.loads((work / "scores.json").read_text())
+    validation = read_metrics(work / "run" / "metrics.jsonl").validation
+    assert [line["step"] for line in validation] == [0, 2, 4]
+    for asked, first, last in zip(
+        scores["prompts"], validation[0]["prompts"], validation[-1]["prompts"], strict=True
+    ):
+        assert asked["before"] == first["predicted"] and asked["after"] == last["predicted"]
+    assert len(scores["prompts"]) == 6
+    assert scores["run"]["mlm_loss"] == pytest.approx(validation[-1]["mlm_loss"], rel=1e-5)
+    assert scores["run"]["mlm_majority"] == pytest.approx(validation[-1]["mlm_majority"])
+    assert (work / "data" / "report.html").is_file()
+    assert "step 0" in (work / "report" / "index.html").read_text()
+
+    assert main(command) == 0
+    assert capfd.readouterr().err.count("done before") == 3

@@ -58,9 +58,12 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_a_later_stage_would_refuse_is_said_before_the_first(
-    tmp_path: Path, options: list[str], message: str, untouched: None,
+    tmp_path: Path,
+    options: list[str],
+    message: str,
+    untouched: None,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     if "this JSON is for GPUs" in message and torch.cuda.is_available():
         pytest.skip("these recipes train here")
     monkeypatch.chdir(tmp_path)

@@ -85,17 +85,42 @@ def test_the_command_trains_writes_a_line_once_and_prints_the_table(
     tiny_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     records = tmp_path / "records.jsonl"
-    toy = ["model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2",
-           "model.intermediate_size=32", "schedule.clock_hours=null", "schedule.total_steps=50",
-           "data.masked_lm_prob_steps=50", "log.progress=none"]  # fmt: skip
-    command = ["speedrun", "--work", str(tmp_path / "work"), "--data", str(tiny_data), "--target",
-               "4.2", "--by", "me", "--records", str(records), "--set", *toy]  # fmt: skip
+    toy = [
+        "model.hidden_size=32",
+        "model.num_hidden_layers=1",
+        "model.num_attention_heads=2",
+        "model.intermediate_size=32",
+        "schedule.clock_hours=null",
+        "schedule.total_steps=50",
+        "data.masked_lm_prob_steps=50",
+        "log.progress=none",
+    ]
+    command = [
+        "speedrun",
+        "--work",
+        str(tmp_path / "work"),
+        "--data",
+        str(tiny_data),
+        "--target",
+        "4.2",
+        "--by",
+        "me",
+        "--records",
+        str(records),
+        "--set",
+        *toy,
+    ]
     for _ in range(2):
         assert bertds(command) == 0
         assert " me, " in capfd.readouterr().out
         assert len(read_records(records)) == 1
     assert bertds(["speedrun", "--table", "--records", str(records)]) == 0
     assert read_records(records)[0].track in capfd.readouterr().out
+
+
+def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> None:
+    records = read_records(repository / "docs" / "records.jsonl")
+    assert records and all(record.loss <= record.target for record in records)
 
 
 def test_bad_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

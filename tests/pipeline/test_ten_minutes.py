@@ -14,11 +14,17 @@ from bertds.pipeline.ten_minutes import table
 
 WORDS = [f"{a}{b}{c}" for a in "bdfg" for b in "aeio" for c in "lmnr"]
 TOY = [
-    "model.hidden_size=32", "model.num_hidden_layers=1", "model.num_attention_heads=2",
-    "model.intermediate_size=32", "schedule.clock_hours=null", "schedule.total_steps=3",
-    "data.masked_lm_prob_steps=2", "deepspeed.train_batch_size=8",
-    "deepspeed.train_micro_batch_size_per_gpu=8", "log.progress=none",
-]  # fmt: skip
+    "model.hidden_size=32",
+    "model.num_hidden_layers=1",
+    "model.num_attention_heads=2",
+    "model.intermediate_size=32",
+    "schedule.clock_hours=null",
+    "schedule.total_steps=3",
+    "data.masked_lm_prob_steps=2",
+    "deepspeed.train_batch_size=8",
+    "deepspeed.train_micro_batch_size_per_gpu=8",
+    "log.progress=none",
+]
 
 
 def write_text(path: Path) -> Path:
@@ -36,10 +42,14 @@ def write_blimp(folder: Path) -> Path:
     common = {"field": "syntax", "linguistics_term": "agreement"}
     for uid in ("one", "two"):
         pairs = [
-            {"sentence_good": f"{WORDS[n]} {WORDS[n + 1]}", "sentence_bad": f"{WORDS[n]} !",
-             "UID": uid, **common}
+            {
+                "sentence_good": f"{WORDS[n]} {WORDS[n + 1]}",
+                "sentence_bad": f"{WORDS[n]} !",
+                "UID": uid,
+                **common,
+            }
             for n in range(6)
-        ]  # fmt: skip
+        ]
         (folder / f"{uid}.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     return folder
 
@@ -61,10 +71,24 @@ def test_all_stages_at_toy_size_and_nothing_twice(
 ) -> None:
     work = tmp_path / "work"
     command = [
-        "ten-minutes", "--work", str(work), "--text", str(write_text(tmp_path / "text.txt")),
-        "--vocabulary", "300", "--recipe", recipe, "--blimp", str(write_blimp(tmp_path / "blimp")),
-        "--limit", "4", "--glue", str(write_glue(tmp_path / "glue")), "--set", *TOY,
-    ]  # fmt: skip
+        "ten-minutes",
+        "--work",
+        str(work),
+        "--text",
+        str(write_text(tmp_path / "text.txt")),
+        "--vocabulary",
+        "300",
+        "--recipe",
+        recipe,
+        "--blimp",
+        str(write_blimp(tmp_path / "blimp")),
+        "--limit",
+        "4",
+        "--glue",
+        str(write_glue(tmp_path / "glue")),
+        "--set",
+        *TOY,
+    ]
     assert bertds(command) == 0
     out = capfd.readouterr().out
     assert f"ours: {recipe}" in out and "GPT-BERT on 10 M words" in out
@@ -74,10 +98,15 @@ def test_all_stages_at_toy_size_and_nothing_twice(
     assert f"{100 * scores['dev']['accuracy']['mean']:.1f}" in out
     stamps = {
         path: path.stat().st_mtime_ns
-        for name in ("data/manifest.json", "run/DONE", "model/model.safetensors", "run/blimp.json",
-                     "finetune/sst2/results.json")
+        for name in (
+            "data/manifest.json",
+            "run/DONE",
+            "model/model.safetensors",
+            "run/blimp.json",
+            "finetune/sst2/results.json",
+        )
         for path in [work / name]
-    }  # fmt: skip
+    }
     assert bertds(command) == 0
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 

@@ -39,10 +39,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("pairs")
     for name in {pair[0] for pair in PAIRS}:
         lines = [
-            {"sentence_good": good, "sentence_bad": bad, "field": field, "UID": name,
-             "linguistics_term": term, "pairID": str(number)}
-            for number, (uid, field, term, good, bad) in enumerate(PAIRS) if uid == name
-        ]  # fmt: skip
+            {
+                "sentence_good": good,
+                "sentence_bad": bad,
+                "field": field,
+                "UID": name,
+                "linguistics_term": term,
+                "pairID": str(number),
+            }
+            for number, (uid, field, term, good, bad) in enumerate(PAIRS)
+            if uid == name
+        ]
         text = "\n".join(json.dumps(line) for line in lines) + "\n"
         (path / f"{name}.jsonl").write_text(text)
     return path
@@ -65,10 +72,17 @@ def model_folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
     else:
         model = transformers.ModernBertForMaskedLM(
             transformers.ModernBertConfig(
-                vocab_size=len(words), intermediate_size=48, local_attention=4, pad_token_id=0,
-                bos_token_id=None, eos_token_id=None, cls_token_id=2, sep_token_id=3, **SIZES,
+                vocab_size=len(words),
+                intermediate_size=48,
+                local_attention=4,
+                pad_token_id=0,
+                bos_token_id=None,
+                eos_token_id=None,
+                cls_token_id=2,
+                sep_token_id=3,
+                **SIZES,
             )
-        )  # fmt: skip
+        )
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
@@ -121,9 +135,13 @@ def test_scores_by_paradigm_field_and_overall(
         wanted[name] = 100 * sum(hits) / len(hits)
     assert found["paradigms"] == pytest.approx(wanted, abs=1e-3)
     assert found["fields"] == pytest.approx(
-        {"morphology": wanted["number_1"], "syntax": wanted["anaphor_1"],
-         "syntax_semantics": wanted["npi_1"]}, abs=1e-3,
-    )  # fmt: skip
+        {
+            "morphology": wanted["number_1"],
+            "syntax": wanted["anaphor_1"],
+            "syntax_semantics": wanted["npi_1"],
+        },
+        abs=1e-3,
+    )
     assert found["overall"] == pytest.approx(sum(wanted.values()) / 3, abs=1e-3)
     assert found["pairs"] == 6
     assert main([str(model_folder), "--blimp", str(folder), "--limit", "1"]) == 0
@@ -196,8 +214,12 @@ def test_random_weights_are_as_good_as_guessing(shared_data: Path, tmp_path: Pat
         archive.extractall(tmp_path, filter="data")
     pairs = read_pairs(tmp_path, 10)
     assert len(pairs) == 670 and len({pair.paradigm for pair in pairs}) == 67
-    assert {pair.field for pair in pairs} == {"morphology", "semantics", "syntax",
-                                              "syntax_semantics"}  # fmt: skip
+    assert {pair.field for pair in pairs} == {
+        "morphology",
+        "semantics",
+        "syntax",
+        "syntax_semantics",
+    }
     # Every word a token of its own: a small vocabulary, and so ten times less to compute.
     texts = " ".join(f"{pair.good} {pair.bad}" for pair in pairs).lower()
     words = [*SPECIAL, *sorted(set(re.findall(r"\w+|[^\w\s]", texts)))]
@@ -207,9 +229,13 @@ def test_random_weights_are_as_good_as_guessing(shared_data: Path, tmp_path: Pat
     for seed in range(24):
         torch.manual_seed(seed)
         config = ModelConfig(
-            hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-            next_sentence=False, style=("bert", "modern")[seed % 2],
-        )  # fmt: skip
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            next_sentence=False,
+            style=("bert", "modern")[seed % 2],
+        )
         model = build_model(config, len(words)).eval()
         scores.append(evaluate_blimp(model, tokenizer, pairs)["overall"])
     assert sum(scores) / len(scores) == pytest.approx(50.0, abs=1.0), scores

@@ -22,9 +22,13 @@ from bertds.pretrained.open_any import opened
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(26))]
 SIZES = {
-    "vocab_size": len(VOCABULARY), "hidden_size": 16, "num_hidden_layers": 2,
-    "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 24,
-}  # fmt: skip
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 24,
+}
 
 
 @pytest.fixture
@@ -60,8 +64,10 @@ def test_hugging_face_and_dle_round_trips_are_bit_equal(folder: Path, tmp_path: 
     assert set(saved) == {"model", "optimizer", "epoch"}
     assert saved["model"]["bert.embeddings.word_embeddings.weight"].shape == (32, 16)  # 31 padded
     assert "bert.pooler.dense_act.weight" in saved["model"]
-    assert main(["convert", str(tmp_path / "dle" / "ckpt_0.pt"), str(tmp_path / "back"),
-                 "--to", "hf"]) == 0  # fmt: skip
+    assert (
+        main(["convert", str(tmp_path / "dle" / "ckpt_0.pt"), str(tmp_path / "back"), "--to", "hf"])
+        == 0
+    )
     assert_equal(weights(folder), weights(tmp_path / "back"))
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["hidden_act"] == "gelu_new" and config["vocab_size"] == 31
@@ -78,10 +84,21 @@ def test_a_run_goes_round_bit_equal(
     from bertds.pretrained.hf_weights import to_transformers_state_dict
     from bertds.pretrained.load import open_trained
 
-    command = [sys.executable, "-m", "bertds.cli", "train", "--config", str(tiny_recipe),
-               "--deepspeed_config", str(tiny_json), "--set", f"run.dir={tmp_path / 'run'}",
-               f"data.path={tiny_data}", "schedule.total_steps=2",
-               "schedule.warmup_steps=0"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bertds.cli",
+        "train",
+        "--config",
+        str(tiny_recipe),
+        "--deepspeed_config",
+        str(tiny_json),
+        "--set",
+        f"run.dir={tmp_path / 'run'}",
+        f"data.path={tiny_data}",
+        "schedule.total_steps=2",
+        "schedule.warmup_steps=0",
+    ]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     original = to_transformers_state_dict(open_trained(tmp_path / "run").model)
     for kind in ("hf", "dle"):
@@ -215,8 +232,9 @@ def test_crc32c_of_the_published_examples() -> None:
 
 
 def test_a_tensorflow_checkpoint_is_read(folder: Path, tensorflow: Path, tmp_path: Path) -> None:
-    for number, source in enumerate((tensorflow, tensorflow / "bert_model.ckpt",
-                                     tensorflow / "bert_model.ckpt.index")):  # fmt: skip
+    for number, source in enumerate(
+        (tensorflow, tensorflow / "bert_model.ckpt", tensorflow / "bert_model.ckpt.index")
+    ):
         assert main(["convert", str(source), str(tmp_path / f"out{number}"), "--to", "hf"]) == 0
         assert_equal(weights(folder), weights(tmp_path / f"out{number}"))
     assert json.loads((tmp_path / "out0" / "config.json").read_text())["hidden_act"] == "gelu_new"
@@ -276,9 +294,11 @@ def test_a_nemo_archive_is_read(folder: Path, tmp_path: Path) -> None:
     torch.save(state, buffer)
     config = yaml.safe_dump({"language_model": {"config": SIZES}}).encode()
     with tarfile.open(tmp_path / "bert.nemo", "w:gz") as archive:
-        for name, content in (("./model_weights.ckpt", buffer.getvalue()),
-                              ("./model_config.yaml", config),
-                              ("../../abc_vocab.txt", "\n".join(VOCABULARY).encode())):  # fmt: skip
+        for name, content in (
+            ("./model_weights.ckpt", buffer.getvalue()),
+            ("./model_config.yaml", config),
+            ("../../abc_vocab.txt", "\n".join(VOCABULARY).encode()),
+        ):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -324,10 +344,13 @@ def test_megatron_becomes_transformers_megatron_bert(tmp_path: Path, version: fl
             else:
                 joint = torch.cat(parts)
             state[f"{theirs}self_attention.query_key_value.{kind}"] = joint
-            for a, b in (("attention.ln", "input_layernorm"), ("ln", "post_attention_layernorm"),
-                         ("attention.output.dense", "self_attention.dense"),
-                         ("intermediate.dense", "mlp.dense_h_to_4h"),
-                         ("output.dense", "mlp.dense_4h_to_h")):  # fmt: skip
+            for a, b in (
+                ("attention.ln", "input_layernorm"),
+                ("ln", "post_attention_layernorm"),
+                ("attention.output.dense", "self_attention.dense"),
+                ("intermediate.dense", "mlp.dense_h_to_4h"),
+                ("output.dense", "mlp.dense_4h_to_h"),
+            ):
                 state[f"{theirs}{b}.{kind}"] = own[f"{ours}{a}.{kind}"]
         state[f"{root}encoder.final_layernorm.{kind}"] = own[f"bert.encoder.ln.{kind}"]
         state[f"{root}pooler.dense.{kind}"] = own[f"bert.pooler.dense.{kind}"]
@@ -375,9 +398,22 @@ def test_settings_and_random_state_beside_the_weights_do_no_harm(
     extra = {"args": argparse.Namespace(lr=1e-4), "rng": np.random.RandomState(0).get_state()}
     torch.save({"model": weights(folder), **extra}, tmp_path / "model.pt")
     shutil.copy(folder / "vocab.txt", tmp_path / "words.txt")
-    assert main(["convert", str(tmp_path / "model.pt"), str(tmp_path / "out"), "--to", "hf",
-                 "--config", str(folder / "config.json"), "--vocab",
-                 str(tmp_path / "words.txt")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "convert",
+                str(tmp_path / "model.pt"),
+                str(tmp_path / "out"),
+                "--to",
+                "hf",
+                "--config",
+                str(folder / "config.json"),
+                "--vocab",
+                str(tmp_path / "words.txt"),
+            ]
+        )
+        == 0
+    )
     assert_equal(weights(folder), weights(tmp_path / "out"))
     copied = (tmp_path / "out" / "vocab.txt").read_text()
     assert copied == (folder / "vocab.txt").read_text()
@@ -407,14 +443,15 @@ def test_bad_input_is_refused_in_one_line(
     (tmp_path / "full" / "thesis.tex").write_text("precious")
     for arguments, message in (
         ([str(weights_file), "out", "--to", "hf"], "no bert_config.json beside it"),
-        ([str(weights_file), "out", "--to", "hf", "--config", str(folder / "config.json")],
-         "no vocab.txt beside it; give --vocab FILE"),
+        (
+            [str(weights_file), "out", "--to", "hf", "--config", str(folder / "config.json")],
+            "no vocab.txt beside it; give --vocab FILE",
+        ),
         ([str(folder), str(tmp_path / "full"), "--to", "dle"], "not an earlier export"),
-        ([str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")],
-         "has its own"),
+        ([str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")], "has its own"),
         (["no/such/path", "out", "--to", "hf"], "no such folder"),
         (["there/ckpt_1.pt", "out", "--to", "hf"], "there/ckpt_1.pt: no such file"),
-    ):  # fmt: skip
+    ):
         assert main(["convert", *arguments]) == 2
         error = capsys.readouterr().err.strip()
         assert message in error and len(error.splitlines()) == 1
@@ -422,9 +459,11 @@ def test_bad_input_is_refused_in_one_line(
 
 
 def test_onnx_without_its_packages_says_what_to_install(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["convert", str(folder), str(tmp_path / "out"), "--to", "onnx"]) == 2
     assert "pip install 'bertds[onnx]'" in capsys.readouterr().err

@@ -16,8 +16,13 @@ def folder(tmp_path: Path) -> Path:
     from transformers import BertConfig, BertForPreTraining
 
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(OLD), hidden_size=16, num_hidden_layers=1,
-                        num_attention_heads=2, intermediate_size=32)  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(OLD),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
     model = BertForPreTraining(config)
     with torch.no_grad():
         model.cls.predictions.bias.copy_(torch.arange(len(OLD)))
@@ -39,8 +44,10 @@ def test_new_pieces_start_as_the_mean_of_their_split(folder: Path, tmp_path: Pat
     from transformers import AutoTokenizer, BertForPreTraining
 
     (tmp_path / "words.txt").write_text("protein\ngene\n##teins\nxyz\n")
-    assert main(["extend", str(folder), str(tmp_path / "new"), "--words",
-                 str(tmp_path / "words.txt")]) == 0  # fmt: skip
+    assert (
+        main(["extend", str(folder), str(tmp_path / "new"), "--words", str(tmp_path / "words.txt")])
+        == 0
+    )
     old = BertForPreTraining.from_pretrained(folder)
     new = BertForPreTraining.from_pretrained(tmp_path / "new")
     before = old.bert.embeddings.word_embeddings.weight
@@ -61,8 +68,10 @@ def test_another_vocabulary_keeps_what_both_hold(folder: Path, tmp_path: Path) -
 
     new = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "protein", "gene"]
     (tmp_path / "vocab.txt").write_text("\n".join(new) + "\n")
-    assert main(["extend", str(folder), str(tmp_path / "new"), "--vocab",
-                 str(tmp_path / "vocab.txt")]) == 0  # fmt: skip
+    assert (
+        main(["extend", str(folder), str(tmp_path / "new"), "--vocab", str(tmp_path / "vocab.txt")])
+        == 0
+    )
     before, after = (
         BertForPreTraining.from_pretrained(p).bert.embeddings.word_embeddings.weight
         for p in (folder, tmp_path / "new")
@@ -77,9 +86,10 @@ def test_malformed_pieces_are_refused(
     words = tmp_path / "w.txt"
     out = str(tmp_path / "new")
     for text, message in (
-        ("gene\n", "knows all of these pieces"), ("a\n\nb\n", "line 2: an empty piece"),
+        ("gene\n", "knows all of these pieces"),
+        ("a\n\nb\n", "line 2: an empty piece"),
         ("a\nb\na\n", "line 3: 'a' is in line 1 already"),
-    ):  # fmt: skip
+    ):
         words.write_text(text)
         assert main(["extend", str(folder), out, "--words", str(words)]) == 2
         assert message in capsys.readouterr().err

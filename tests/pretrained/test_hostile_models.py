@@ -18,9 +18,13 @@ from bertds.errors import CheckpointError
 from bertds.pretrained.transformers_api import TASK_CLASSES, load_transformers
 
 SIZES = {
-    "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "intermediate_size": 16, "max_position_embeddings": 16,
-}  # fmt: skip
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "max_position_embeddings": 16,
+}
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "y", "paris", "."]
 
 
@@ -103,8 +107,13 @@ class M(PreTrainedModel): config_class = C
 class T(PreTrainedTokenizer): pass
 """
     (folder / "own.py").write_text(code)
-    classes = ("Model", "ModelForMaskedLM", "ModelForSequenceClassification",
-               "ModelForTokenClassification", "ModelForQuestionAnswering")  # fmt: skip
+    classes = (
+        "Model",
+        "ModelForMaskedLM",
+        "ModelForSequenceClassification",
+        "ModelForTokenClassification",
+        "ModelForQuestionAnswering",
+    )
     auto = {"AutoConfig": "own.C", **{f"Auto{name}": "own.M" for name in classes}}
     config = {**SIZES, "model_type": "own", "auto_map": auto}
     (folder / "config.json").write_text(json.dumps(config))
@@ -155,13 +164,22 @@ ALIASES = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
 )
 
 
-@pytest.mark.parametrize(("members", "said"), [
-    ({"model_weights.ckpt": 80 << 20}, "'model_weights.ckpt' has 83,886,080 bytes in an archive"),
-    ({"junk": 80 << 20, "model_weights.ckpt": b""}, "'junk' has 83,886,080 bytes in an archive"),
-    ({"model_config.yaml": 2 << 20}, "'model_config.yaml' has 2,097,152 bytes in an archive"),
-    ({"model_config.yaml": ALIASES.encode()}, "more than 100,000 values with its aliases"),
-    ({"model_config.yaml": b"[" * 5000}, "nested too deeply"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("members", "said"),
+    [
+        (
+            {"model_weights.ckpt": 80 << 20},
+            "'model_weights.ckpt' has 83,886,080 bytes in an archive",
+        ),
+        (
+            {"junk": 80 << 20, "model_weights.ckpt": b""},
+            "'junk' has 83,886,080 bytes in an archive",
+        ),
+        ({"model_config.yaml": 2 << 20}, "'model_config.yaml' has 2,097,152 bytes in an archive"),
+        ({"model_config.yaml": ALIASES.encode()}, "more than 100,000 values with its aliases"),
+        ({"model_config.yaml": b"[" * 5000}, "nested too deeply"),
+    ],
+)
 def test_a_small_nemo_archive_makes_nothing_huge(
     tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, members: dict, said: str
 ) -> None:
@@ -186,19 +204,26 @@ def test_a_pickle_of_one_number_is_no_tensor_of_billions(tmp_path: Path, capsys)
 
 def test_a_packed_file_of_torch_save_is_refused(tmp_path: Path, capsys) -> None:
     torch.save({"a": torch.zeros(20 << 20)}, tmp_path / "plain.pt")
-    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(
-        tmp_path / "ckpt.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=1
-    ) as packed:  # fmt: skip
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "ckpt.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed,
+    ):
         for member in plain.infolist():
             packed.writestr(member.filename, plain.read(member), zipfile.ZIP_DEFLATED)
     assert main(["convert", str(tmp_path / "ckpt.pt"), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert "bytes and unpacks to 8" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("num_hidden_layers", 1_000_000), ("hidden_size", 1 << 24), ("intermediate_size", 1 << 40),
-    ("vocab_size", 1 << 40), ("max_position_embeddings", 1 << 40),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_hidden_layers", 1_000_000),
+        ("hidden_size", 1 << 24),
+        ("intermediate_size", 1 << 40),
+        ("vocab_size", 1 << 40),
+        ("max_position_embeddings", 1 << 40),
+    ],
+)
 def test_a_configuration_larger_than_the_machine_is_refused(
     tmp_path: Path, capsys, key: str, value: int
 ) -> None:
@@ -206,9 +231,18 @@ def test_a_configuration_larger_than_the_machine_is_refused(
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     torch.save({}, tmp_path / "pytorch_model.bin")
-    for command in (["convert", str(tmp_path), str(tmp_path / "out"), "--to", "dle"],
-                    ["predict", "--task", "fill-mask", "--model", str(tmp_path), "--input",
-                     str(tmp_path / "vocab.txt")]):  # fmt: skip
+    for command in (
+        ["convert", str(tmp_path), str(tmp_path / "out"), "--to", "dle"],
+        [
+            "predict",
+            "--task",
+            "fill-mask",
+            "--model",
+            str(tmp_path),
+            "--input",
+            str(tmp_path / "vocab.txt"),
+        ],
+    ):
         assert main(command) == 2
         said = capsys.readouterr().err
         assert f"{key}={value}" in said and "GB in float32, this machine has" in said, said

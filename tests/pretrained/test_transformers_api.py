@@ -23,8 +23,15 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_names(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--names"]) == 0
     names = capsys.readouterr().out.split()
-    for name in ("bert-base-uncased", "bert-large-uncased", "bert-base-cased", "bert-large-cased",
-                 "bertbaseuncased", "bertlargeuncased", "bert_uncased_L-2_H-128_A-2"):  # fmt: skip
+    for name in (
+        "bert-base-uncased",
+        "bert-large-uncased",
+        "bert-base-cased",
+        "bert-large-cased",
+        "bertbaseuncased",
+        "bertlargeuncased",
+        "bert_uncased_L-2_H-128_A-2",
+    ):
         assert name in names
     assert sum(name.startswith("bert_uncased_L-") for name in names) == 24
     assert hub_id("bertbaseuncased") == "google-bert/bert-base-uncased"
@@ -47,8 +54,14 @@ def small(folder: Path, name: str = "") -> Path:
     from transformers import BertConfig, BertForPreTraining
 
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=10, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-                        intermediate_size=32, max_position_embeddings=16)  # fmt: skip
+    config = BertConfig(
+        vocab_size=10,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+    )
     BertForPreTraining(config).save_pretrained(folder / name)
     (folder / name / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc\nd\ne\n")
     return folder / name
@@ -78,8 +91,13 @@ def test_training_starts_from_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     small(tmp_path, "bert-tiny")
     monkeypatch.setenv("BERTDS_MODELS", str(tmp_path))
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
-             "intermediate_size": 32, "max_position_embeddings": 16}  # fmt: skip
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "max_position_embeddings": 16,
+    }
     data = {"sequence_length": 16, "max_predictions_per_sequence": 2}
     recipe = {"model": sizes, "data": data}
     tokenizer = SimpleNamespace(vocab_size=10, files={})

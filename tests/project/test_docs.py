@@ -186,9 +186,10 @@ def check_settings(arguments: list[str]) -> None:
 
 NEEDS_FILES = {"--calibrate", "--gpu-file"}  # of the reader's
 RUNNABLE = [
-    line for line in LINES
+    line
+    for line in LINES
     if line.words[0] == "bertds" and line.words[1:2] in CHEAP and not NEEDS_FILES & {*line.words}
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("line", RUNNABLE, ids=str)
@@ -246,8 +247,9 @@ def test_schema_takes_every_shipped_recipe_and_refuses_mistakes() -> None:
         {"optimizer": {}},
     ):
         assert not validator.is_valid(wrong), wrong
-    texts = [v["description"] for s in schema["properties"].values()
-             for v in s["properties"].values()]  # fmt: skip
+    texts = [
+        v["description"] for s in schema["properties"].values() for v in s["properties"].values()
+    ]
     assert all(texts), "a key without an explanation"
 
 

@@ -28,12 +28,18 @@ pytestmark = pytest.mark.slow
 
 NOT_HERE = {
     "make": "installs; what its targets start is tested by itself",
-    "pip": "installs", "git": "clones", "source": "changes the shell",
-    "--sweep": "run by test_docs.py", "benchmarks": "a measurement", "sbatch": "needs Slurm",
+    "pip": "installs",
+    "git": "clones",
+    "source": "changes the shell",
+    "--sweep": "run by test_docs.py",
+    "benchmarks": "a measurement",
+    "sbatch": "needs Slurm",
     "nvidia-smi": "needs a GPU",
-    "watch": "serves until Ctrl-C", "pytest": "tests", "tests/end_to_end/soak": "runs for hours",
+    "watch": "serves until Ctrl-C",
+    "pytest": "tests",
+    "tests/end_to_end/soak": "runs for hours",
     "ckpt_N.pt": "a checkpoint of DLE's: tests/pretrained/test_convert.py makes one",
-}  # fmt: skip
+}
 WRITTEN = ("runs", "data", "models", "report")
 SMALL = """
     model.hidden_size=32 model.num_hidden_layers=2 model.num_attention_heads=2
@@ -60,8 +66,13 @@ def smaller(name: str, words: list[str]) -> list[str]:
     if name == "prep" and words[0] != "show":
         return [*words, "--workers", "1"]
     if name == "finetune":
-        quick = {"--learning-rate": "1e-3", "--epochs": "1", "--max-train-rows": "16",
-                 "--max-dev-rows": "8", "--max-length": "64"}  # fmt: skip
+        quick = {
+            "--learning-rate": "1e-3",
+            "--epochs": "1",
+            "--max-train-rows": "16",
+            "--max-dev-rows": "8",
+            "--max-length": "64",
+        }
         new = [w for k, v in quick.items() if k not in words for w in (k, v)]
         if "--seeds" in words:
             words = [w for w in words if w not in ("3", "4", "5")]
@@ -87,8 +98,11 @@ def run(line: Line, monkeypatch: pytest.MonkeyPatch) -> bool:
         given = io.BytesIO(words[place + 1].encode() + b"\n")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given))
         words = words[:place]
-    words = [w for word in words for w in (sorted(map(str, Path().glob(word))) or [word]
-             if "*" in word else [word])]  # fmt: skip
+    words = [
+        w
+        for word in words
+        for w in (sorted(map(str, Path().glob(word))) or [word] if "*" in word else [word])
+    ]
     words = smaller(name, words)
     if name == "train":
         code = train.entry(words)
@@ -168,8 +182,13 @@ def bert(folder: Path, vocabulary: Path, kind: str = "BertForPreTraining") -> No
     from transformers import BertConfig
 
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=30522, hidden_size=32, num_hidden_layers=2,
-                        num_attention_heads=2, intermediate_size=64)  # fmt: skip
+    config = BertConfig(
+        vocab_size=30522,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
     getattr(transformers, kind)(config).save_pretrained(folder)
     shutil.copyfile(vocabulary, folder / "vocab.txt")
     (folder / "tokenizer_config.json").write_text(
@@ -191,16 +210,20 @@ def tasks(root: Path, data: Path) -> None:
     made = {
         "STS-B": ("sentence1\tsentence2\tscore", ("2.5", "5.0"), ("train", "dev")),
         "QQP": ("question1\tquestion2\tis_duplicate", ("0", "1"), ("train", "dev")),
-        "MNLI": ("sentence1\tsentence2\tgold_label", ("entailment", "neutral", "contradiction"),
-                 ("train", "dev_matched", "dev_mismatched")),
+        "MNLI": (
+            "sentence1\tsentence2\tgold_label",
+            ("entailment", "neutral", "contradiction"),
+            ("train", "dev_matched", "dev_mismatched"),
+        ),
         "QNLI": ("question\tsentence\tlabel", ("entailment", "not_entailment"), ("train", "dev")),
         "RTE": ("sentence1\tsentence2\tlabel", ("entailment", "not_entailment"), ("train", "dev")),
         "WNLI": ("sentence1\tsentence2\tlabel", ("0", "1"), ("train", "dev")),
-    }  # fmt: skip
+    }
     for folder, (header, labels, names) in made.items():
         (root / "GLUE" / folder).mkdir(parents=True)
-        rows = [f"{n}\tthe cat {n} sat\tit sat on mat {n}\t{labels[n % len(labels)]}"
-                for n in range(12)]  # fmt: skip
+        rows = [
+            f"{n}\tthe cat {n} sat\tit sat on mat {n}\t{labels[n % len(labels)]}" for n in range(12)
+        ]
         text = "\n".join([f"index\t{header}", *rows]) + "\n"
         for name in names:
             (root / "GLUE" / folder / f"{name}.tsv").write_text(text)
@@ -213,8 +236,9 @@ def tasks(root: Path, data: Path) -> None:
     (root / "squad").mkdir()
     for source, targets in (
         ("squadshifts-new_wiki_v1.0", ("train-v1.1.json",)),
-        ("dev-v1.1", ("dev-v1.1.json",)), ("dev-v2.0-half", ("train-v2.0.json", "dev-v2.0.json")),
-    ):  # fmt: skip
+        ("dev-v1.1", ("dev-v1.1.json",)),
+        ("dev-v2.0-half", ("train-v2.0.json", "dev-v2.0.json")),
+    ):
         with gzip.open(data / "squad" / f"{source}.json.gz", "rt") as file:
             values: dict[str, Any] = json.load(file)
         article = values["data"][0]
@@ -224,12 +248,16 @@ def tasks(root: Path, data: Path) -> None:
     shutil.copyfile(root / "squad/dev-v1.1.json", root / "dev-v1.1.json")
     for name in ("a", "b"):
         with (root / f"{name}.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([("text", "label"), *((f"text {n}", n % 2)
-                                                             for n in range(12))])  # fmt: skip
+            csv.writer(file).writerows(
+                [("text", "label"), *((f"text {n}", n % 2) for n in range(12))]
+            )
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
-    (root / "corpus.txt").write_text("".join(
-        f"{words[n % 8]} plus {words[n * 3 % 8]} makes a number {n}.\n" + "\n" * (n % 4 == 3)
-        for n in range(200)))  # fmt: skip
+    (root / "corpus.txt").write_text(
+        "".join(
+            f"{words[n % 8]} plus {words[n * 3 % 8]} makes a number {n}.\n" + "\n" * (n % 4 == 3)
+            for n in range(200)
+        )
+    )
     (root / "texts.txt").write_text("the first text\nthe second one\n")
     (root / "sentences.txt").write_text("ann went to london .\n")
     with gzip.open(data / "biomedical/bioasq6b/6B1_abstracts.json.gz", "rt") as file:

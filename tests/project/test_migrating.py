@@ -78,8 +78,14 @@ def test_every_key_of_ours_exists(repository: Path) -> None:
             assert len(ours) > 10, f"{theirs}: why is there no counterpart?"
         for text in re.findall(r"`([^`]+)`", ours):
             if re.match(r"[a-z_]+\.[a-z_]+=", text):
-                load_config(None, {k: v for k, v in split_assignments(text.split()).items()
-                                   if not str(v).isupper()})  # fmt: skip
+                load_config(
+                    None,
+                    {
+                        k: v
+                        for k, v in split_assignments(text.split()).items()
+                        if not str(v).isupper()
+                    },
+                )
             elif re.fullmatch(r"[a-z]+\.[a-z_]+", text) and text.split(".")[0] in sections:
                 assert text in keys, f"{theirs}: {text}"
             elif text.startswith("bertds "):
@@ -116,11 +122,17 @@ def test_the_learning_rates_of_bing_bert_by_its_flags(repository: Path) -> None:
     for name, (rise, fall) in shapes.items():
         ours = re.findall(r"`([^`]+)`", rows[f"`--lr_schedule {name}`"])[-1].split()
         if name == "LE":
-            ours = ["schedule.warmup_power=1.0", *re.findall(
-                r"`([^`]+)`", rows["`--lr_schedule EE`"])[0].split()[1:]]  # fmt: skip
-        values = {**split_assignments(ours), "schedule.floor": share,
-                  "schedule.warmup_from": share, "schedule.warmup_ratio": warmup,
-                  "schedule.total_steps": total}  # fmt: skip
+            ours = [
+                "schedule.warmup_power=1.0",
+                *re.findall(r"`([^`]+)`", rows["`--lr_schedule EE`"])[0].split()[1:],
+            ]
+        values = {
+            **split_assignments(ours),
+            "schedule.floor": share,
+            "schedule.warmup_from": share,
+            "schedule.warmup_ratio": warmup,
+            "schedule.total_steps": total,
+        }
         rate = LearningRate(peak + offset, load_config(None, values).schedule)
         for step in (10, 50, 99, 250, 600):
             # Our first update is step 1 of the warm-up, theirs step 0.

@@ -23,8 +23,19 @@ def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (repository / name).is_file():
             (clone / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(repository / name, clone / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
-               "--disable-pip-version-check", "--wheel-dir", str(out), str(clone)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+        "--wheel-dir",
+        str(out),
+        str(clone),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     (built,) = out.glob("*.whl")
     return built
@@ -62,22 +73,61 @@ def test_shipped_recipes_start_from_another_folder(
     def run(*command: str, module: str = "bertds") -> str:
         done = subprocess.run(
             [sys.executable, "-m", module, *command],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     script = "import bertds, data_prep; print(bertds.__file__, data_prep.__file__)"
-    where = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment,
-                           capture_output=True, text=True, check=True)  # fmt: skip
+    where = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert all(file.startswith(str(site)) for file in where.stdout.split())
     plan = json.loads(run("plan", "--config", "large_phase1", "--gpu", "h100", "--json"))
     assert plan["global_batch"] == 65536
     shown = run("config", "show", "bertds/recipes/tiny_cpu_phase1.yaml")
     assert "hidden_size: 128" in shown
     run(
-        "train", "--config", "tiny_cpu_phase1", "--set", "schedule.total_steps=3",
-        f"data.path={tiny_data}", "run.dir=run", "validation.every_steps=0", "log.progress=none",
-        "deepspeed.train_batch_size=8", "deepspeed.train_micro_batch_size_per_gpu=8",
-    )  # fmt: skip
+        "train",
+        "--config",
+        "tiny_cpu_phase1",
+        "--set",
+        "schedule.total_steps=3",
+        f"data.path={tiny_data}",
+        "run.dir=run",
+        "validation.every_steps=0",
+        "log.progress=none",
+        "deepspeed.train_batch_size=8",
+        "deepspeed.train_micro_batch_size_per_gpu=8",
+    )
     assert (tmp_path / "run" / "DONE").is_file()
+
+
+@pytest.mark.slow
+def test_the_whole_road_from_an_empty_folder(site: Path, wiki_dump: Path, tmp_path: Path) -> None:
+    """``bertds pipeline`` of an installed package, at the smallest size."""
+    environment = {**os.environ, "PYTHONPATH": str(site), "DS_ACCELERATOR": "cpu"}
+    command = [
+        *(sys.executable, "-m", "bertds", "pipeline", "--wiki", str(wiki_dump)),
+        *("--train-vocab", "300", "--set", "schedule.total_steps=2", "log.progress=none"),
+        *("data.sequence_length=32", "data.max_predictions_per_sequence=5"),
+        *("validation.max_samples=8", "deepspeed.train_batch_size=4"),
+        "deepspeed.train_micro_batch_size_per_gpu=4",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+    for made in ("phase1/DONE", "phase2/DONE", "model/config.json", "report/index.html"):
+        assert (tmp_path / "demo" / made).is_file()
+    assert f"{site}" in (tmp_path / "demo/phase1/environment.json").read_text()

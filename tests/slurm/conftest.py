@@ -108,8 +108,14 @@ def undisturbed(
 
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     command = [
-        "--deepspeed_config", str(slurm_json), "--config", str(slurm_recipe), "--log-samples",
-        "--set", f"run.dir={run}", f"data.path={tiny_data}",
-    ]  # fmt: skip
+        "--deepspeed_config",
+        str(slurm_json),
+        "--config",
+        str(slurm_recipe),
+        "--log-samples",
+        "--set",
+        f"run.dir={run}",
+        f"data.path={tiny_data}",
+    ]
     assert run_ranks(2, [command]) == [0]
     return run

@@ -34,24 +34,34 @@ class Lab:
     def environment(self) -> dict[str, str]:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
         return {
-            **kept, "OMP_NUM_THREADS": "1", **self.variables,
+            **kept,
+            "OMP_NUM_THREADS": "1",
+            **self.variables,
             "SLURM_CONF": str(self.folder / "slurm.conf"),
-        }  # fmt: skip
+        }
 
     def control(self, verb: str, *arguments: object, timeout: float = 60) -> str:
         answer = subprocess.run(
-            [str(SCRIPT), verb, str(self.folder), *map(str, arguments)], text=True,
-            capture_output=True, timeout=timeout, env=self.environment(), stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [str(SCRIPT), verb, str(self.folder), *map(str, arguments)],
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+        )
         assert answer.returncode == 0, f"{verb} {arguments}: {answer.stdout}{answer.stderr}"
         return answer.stdout.strip()
 
     def try_run(self, *command: object, timeout: float = 90) -> subprocess.CompletedProcess[str]:
         """Run a command on the login node."""
         return subprocess.run(
-            [str(SCRIPT), "run", str(self.folder), *map(str, command)], text=True,
-            capture_output=True, timeout=timeout, env=self.environment(), stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+            [str(SCRIPT), "run", str(self.folder), *map(str, command)],
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+        )
 
     def run(self, *command: object, timeout: float = 90) -> str:
         answer = self.try_run(*command, timeout=timeout)

@@ -12,9 +12,19 @@ from bertds.monitor.run_files import read_metrics
 
 # What the training decides; the rest of a line tells of the clock, the memory and the restarts.
 RESULTS = {
-    "step", "split", "loss", "mlm_loss", "nsp_loss", "mlm_accuracy", "nsp_accuracy", "lr",
-    "grad_norm", "samples", "tokens", "skipped_steps",
-}  # fmt: skip
+    "step",
+    "split",
+    "loss",
+    "mlm_loss",
+    "nsp_loss",
+    "mlm_accuracy",
+    "nsp_accuracy",
+    "lr",
+    "grad_norm",
+    "samples",
+    "tokens",
+    "skipped_steps",
+}
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:

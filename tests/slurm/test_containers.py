@@ -62,8 +62,10 @@ def test_the_doctor_alone_in_apptainer(lab: Lab, repository: Path, tmp_path: Pat
     assert lab.wait(job)["ExitCode"] == "0:0", lab.log(job)
     pairs = re.findall(r"(node\d) - (node\d): ([\d.]+) Gbit/s", lab.log(job))
     assert {pair[:2] for pair in pairs} == {
-        ("node1", "node2"), ("node1", "node3"), ("node2", "node3"),
-    }  # fmt: skip
+        ("node1", "node2"),
+        ("node1", "node3"),
+        ("node2", "node3"),
+    }
     assert all(float(speed) > 0 for *_, speed in pairs)
     assert (tmp_path / "inside").read_text() == "inside\n" * 4  # three nodes and the verdict
 
@@ -76,9 +78,14 @@ def test_two_nodes_train_in_enroot(
     work = tmp_path / "work"  # relative paths are seen from where the job was submitted
     work.mkdir()
     job = lab.sbatch(
-        "--nodes=2", f"--chdir={work}", repository / "slurm/phase1.sh", "--set", "run.dir=run",
-        "schedule.total_steps=10", f"schedule.horizon_steps={STEPS}",
-    )  # fmt: skip
+        "--nodes=2",
+        f"--chdir={work}",
+        repository / "slurm/phase1.sh",
+        "--set",
+        "run.dir=run",
+        "schedule.total_steps=10",
+        f"schedule.horizon_steps={STEPS}",
+    )
     assert lab.wait(job)["ExitCode"] == "0:0", lab.log(job)
     assert "preflight: 2 nodes are fit" in lab.log(job)
     trained = [line for line in metrics(work / "run") if "split" not in line]

@@ -49,8 +49,20 @@ def test_an_array_on_two_nodes_gives_the_bytes_of_one_process(
 ) -> None:
     from data_prep.build_wiki_books import main
 
-    given = ["--text", str(corpus), "--vocab", str(tmp_path / "vocab.txt"), "--workers", "1",
-             "--shard-tokens", "20000", "--instances", "64:10", "--dupe-factor", "2"]  # fmt: skip
+    given = [
+        "--text",
+        str(corpus),
+        "--vocab",
+        str(tmp_path / "vocab.txt"),
+        "--workers",
+        "1",
+        "--shard-tokens",
+        "20000",
+        "--instances",
+        "64:10",
+        "--dupe-factor",
+        "2",
+    ]
     alone, out = tmp_path / "alone", tmp_path / "out"
     assert main([*given, "--out", str(alone)]) == 0
 
@@ -66,8 +78,9 @@ def test_an_array_on_two_nodes_gives_the_bytes_of_one_process(
     assert sorted(hosts) == ["node1", "node2"]
 
     # A foreign preparation is refused while they work; exit code 2, not requeued.
-    foreign = lab.sbatch("--nodelist=node4", "--partition=gpu", script, *given, "--out", out,
-                         "--seed", "6")  # fmt: skip
+    foreign = lab.sbatch(
+        "--nodelist=node4", "--partition=gpu", script, *given, "--out", out, "--seed", "6"
+    )
     assert lab.wait(foreign)["ExitCode"] == "2:0", lab.log(foreign)
     assert "in use by preparation, task " in lab.log(foreign)
 

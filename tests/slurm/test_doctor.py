@@ -24,9 +24,11 @@ def test_this_machine(tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_single_node_reports_and_is_judged(
-    tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    tiny_data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     for name in ("SLURM_PROCID", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURMD_NODENAME", "n7")
@@ -48,9 +50,13 @@ def test_the_first_node_waits_for_late_ones(tmp_path: Path) -> None:
 
     def start(number: int) -> subprocess.Popen[str]:
         environment = {
-            **os.environ, "SLURM_PROCID": str(number), "SLURM_NTASKS": "2", "MASTER_ADDR":
-            "127.0.0.1", "MASTER_PORT": str(port), "SLURMD_NODENAME": f"n{number}",
-        }  # fmt: skip
+            **os.environ,
+            "SLURM_PROCID": str(number),
+            "SLURM_NTASKS": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "SLURMD_NODENAME": f"n{number}",
+        }
         command = [sys.executable, "-m", "bertds.cli", "doctor", "--cluster", "--level", "quick"]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 

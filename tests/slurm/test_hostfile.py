@@ -19,26 +19,56 @@ pytestmark = pytest.mark.slurm
 
 
 def test_deepspeed_with_a_hostfile_on_two_machines(
-    lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path, slurm_recipe: Path,
-    slurm_json: Path, tiny_data: Path,
-) -> None:  # fmt: skip
+    lab: Lab,
+    repository: Path,
+    tmp_path: Path,
+    undisturbed: Path,
+    slurm_recipe: Path,
+    slurm_json: Path,
+    tiny_data: Path,
+) -> None:
     (tmp_path / "hostfile").write_text("node1 slots=1\nnode2 slots=1\n")
     run = tmp_path / "run"
 
     def start(rank: int) -> subprocess.Popen[str]:
         command = [
-            SCRIPT, "on", lab.folder, f"node{rank + 1}", "env", "DS_ACCELERATOR=cpu",
-            f"PYTHONPATH={repository}", sys.executable,
-            Path(sys.executable).with_name("deepspeed"), "--hostfile", tmp_path / "hostfile",
-            "--no_ssh", "--node_rank", rank, "--master_addr", "node1", "--master_port", 29500,
-            repository / "bertds/train.py", "--deepspeed_config", slurm_json, "--config",
-            slurm_recipe, "--set", f"run.dir={run}", f"data.path={tiny_data}",
-            "schedule.total_steps=30", f"schedule.horizon_steps={STEPS}",
-        ]  # fmt: skip
+            SCRIPT,
+            "on",
+            lab.folder,
+            f"node{rank + 1}",
+            "env",
+            "DS_ACCELERATOR=cpu",
+            f"PYTHONPATH={repository}",
+            sys.executable,
+            Path(sys.executable).with_name("deepspeed"),
+            "--hostfile",
+            tmp_path / "hostfile",
+            "--no_ssh",
+            "--node_rank",
+            rank,
+            "--master_addr",
+            "node1",
+            "--master_port",
+            29500,
+            repository / "bertds/train.py",
+            "--deepspeed_config",
+            slurm_json,
+            "--config",
+            slurm_recipe,
+            "--set",
+            f"run.dir={run}",
+            f"data.path={tiny_data}",
+            "schedule.total_steps=30",
+            f"schedule.horizon_steps={STEPS}",
+        ]
         return subprocess.Popen(
-            list(map(str, command)), env=lab.environment(), stdin=subprocess.DEVNULL, text=True,
-            stdout=open(tmp_path / f"node{rank}.txt", "w"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            list(map(str, command)),
+            env=lab.environment(),
+            stdin=subprocess.DEVNULL,
+            text=True,
+            stdout=open(tmp_path / f"node{rank}.txt", "w"),
+            stderr=subprocess.STDOUT,
+        )
 
     machines = [start(0), start(1)]
     try:
@@ -63,9 +93,14 @@ exec @cluster@ on @lab@ "$host" env -i HOME=/root PATH=/usr/bin:/bin OMP_NUM_THR
 
 
 def test_deepspeed_starts_the_other_machines_itself(
-    lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path, slurm_recipe: Path,
-    slurm_json: Path, tiny_data: Path,
-) -> None:  # fmt: skip
+    lab: Lab,
+    repository: Path,
+    tmp_path: Path,
+    undisturbed: Path,
+    slurm_recipe: Path,
+    slurm_json: Path,
+    tiny_data: Path,
+) -> None:
     """The launcher and pdsh are real; `ssh` enters the node's namespaces instead of asking sshd."""
     if not shutil.which("pdsh"):
         cannot_run("deepspeed's default launcher needs pdsh")
@@ -76,18 +111,38 @@ def test_deepspeed_starts_the_other_machines_itself(
     (tmp_path / "hostfile").write_text("node1 slots=1\nnode2 slots=1\n")
     run = tmp_path / "run"
     command = [
-        sys.executable, Path(sys.executable).with_name("deepspeed"), "--hostfile", "hostfile",
-        "--master_addr", "node1", repository / "bertds/train.py", "--deepspeed_config", slurm_json,
-        "--config", slurm_recipe, "--set", f"run.dir={run}", f"data.path={tiny_data}",
-        "schedule.total_steps=10", f"schedule.horizon_steps={STEPS}",
-    ]  # fmt: skip
+        sys.executable,
+        Path(sys.executable).with_name("deepspeed"),
+        "--hostfile",
+        "hostfile",
+        "--master_addr",
+        "node1",
+        repository / "bertds/train.py",
+        "--deepspeed_config",
+        slurm_json,
+        "--config",
+        slurm_recipe,
+        "--set",
+        f"run.dir={run}",
+        f"data.path={tiny_data}",
+        "schedule.total_steps=10",
+        f"schedule.horizon_steps={STEPS}",
+    ]
     environment = {
-        **lab.environment(), "DS_ACCELERATOR": "cpu", "PATH": f"{ssh.parent}:{os.environ['PATH']}",
-    }  # fmt: skip
+        **lab.environment(),
+        "DS_ACCELERATOR": "cpu",
+        "PATH": f"{ssh.parent}:{os.environ['PATH']}",
+    }
     answer = subprocess.run(
-        list(map(str, command)), env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500,
-    )  # fmt: skip
+        list(map(str, command)),
+        env=environment,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=500,
+    )
     assert answer.returncode == 0 and (run / "DONE").is_file(), answer.stdout
     assert train_lines(run) == train_lines(undisturbed)[:10]
 

@@ -17,8 +17,9 @@ def shell(repository: Path, tmp_path: Path):
     commands = tmp_path / "bin"
     commands.mkdir()
     for name, answer in (("scontrol", "JobState=RUNNING Restarts=0 x"), ("python", "")):
-        (commands / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "$0 $*" >> {tmp_path}/called\n'
-                                     f'echo " {answer}"\n')  # fmt: skip
+        (commands / name).write_text(
+            f'#!/bin/sh\nprintf "%s\\n" "$0 $*" >> {tmp_path}/called\necho " {answer}"\n'
+        )
         (commands / name).chmod(0o755)
     (tmp_path / "run/slurm/exits").mkdir(parents=True)
     (tmp_path / "run/checkpoints").mkdir()
@@ -27,12 +28,21 @@ def shell(repository: Path, tmp_path: Path):
     def run(script: str, *arguments: str, **variables: str):
         return subprocess.run(
             ["bash", "-uc", f'. "{repository}/slurm/common.sh"\n{script}', "test", *arguments],
-            cwd=tmp_path, text=True, capture_output=True, timeout=30,
-            env={**environment, "BERTDS_SITE": "/dev/null", "RUN": str(tmp_path / "run"),
-                 "BERTDS_EXITS": str(tmp_path / "run/slurm/exits"), "SLURM_JOB_ID": "7",
-                 "SLURM_JOB_NODELIST": "n1", "PATH": f"{commands}:{os.environ['PATH']}",
-                 **variables},
-        )  # fmt: skip
+            cwd=tmp_path,
+            text=True,
+            capture_output=True,
+            timeout=30,
+            env={
+                **environment,
+                "BERTDS_SITE": "/dev/null",
+                "RUN": str(tmp_path / "run"),
+                "BERTDS_EXITS": str(tmp_path / "run/slurm/exits"),
+                "SLURM_JOB_ID": "7",
+                "SLURM_JOB_NODELIST": "n1",
+                "PATH": f"{commands}:{os.environ['PATH']}",
+                **variables,
+            },
+        )
 
     return run
 
@@ -42,8 +52,9 @@ def exploit(marker: Path) -> str:
     return f"a[$(touch${{IFS}}{marker})]"
 
 
-@pytest.mark.parametrize("file", ["slurm/crashes", "slurm/exits/rank_0", "slurm/job",
-                                  "checkpoints/latest"])  # fmt: skip
+@pytest.mark.parametrize(
+    "file", ["slurm/crashes", "slurm/exits/rank_0", "slurm/job", "checkpoints/latest"]
+)
 @pytest.mark.parametrize("function", ["crashed test", "decide 1", "open_run"])
 def test_what_a_run_folder_says_is_never_run(
     shell, tmp_path: Path, file: str, function: str
@@ -68,11 +79,19 @@ def test_a_count_that_is_no_number_begins_at_zero(shell, tmp_path: Path) -> None
     assert (tmp_path / "run/slurm/crashes").read_text() == "3 none\n"
 
 
-@pytest.mark.parametrize("name", [
-    "SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE",
-    "SLURM_JOB_CPUS_PER_NODE", "SLURM_NTASKS_PER_NODE", "BERTDS_RANKS_PER_NODE",
-    "OMP_NUM_THREADS",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "SLURM_JOB_ID",
+        "SLURM_JOB_NUM_NODES",
+        "SLURM_NTASKS",
+        "SLURM_GPUS_ON_NODE",
+        "SLURM_JOB_CPUS_PER_NODE",
+        "SLURM_NTASKS_PER_NODE",
+        "BERTDS_RANKS_PER_NODE",
+        "OMP_NUM_THREADS",
+    ],
+)
 def test_a_setting_that_is_no_number_is_refused(shell, tmp_path: Path, name: str) -> None:
     marker = tmp_path / "marker"
     given = {"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "1", name: exploit(marker)}
@@ -117,8 +136,17 @@ def test_lines_of_a_corpora_file_are_arguments(shell, repository: Path, tmp_path
     ), answer.stderr
 
 
-@pytest.mark.parametrize("attack", ["$(touch marker)", "`touch marker`", "; touch marker",
-                                    "> marker", "| tee marker", "'unclosed"])  # fmt: skip
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "$(touch marker)",
+        "`touch marker`",
+        "; touch marker",
+        "> marker",
+        "| tee marker",
+        "'unclosed",
+    ],
+)
 def test_no_line_of_a_corpora_file_is_run(shell, repository, tmp_path: Path, attack: str) -> None:
     answer = preparation(shell, repository, tmp_path, f"--out data {attack}")
     assert not (tmp_path / "marker").exists()

@@ -14,10 +14,13 @@ CLEAN = ("SLURM", "SBATCH", "BERTDS", "MASTER", "OMP_", "RANK", "WORLD")
 def bash(repository: Path, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(CLEAN)}
     return subprocess.run(
-        ["bash", "-uo", "pipefail", "-c", f". slurm/common.sh\n{code}"], cwd=repository, text=True,
-        capture_output=True, timeout=30,
+        ["bash", "-uo", "pipefail", "-c", f". slurm/common.sh\n{code}"],
+        cwd=repository,
+        text=True,
+        capture_output=True,
+        timeout=30,
         env={**environment, "BERTDS_SITE": "/dev/null", "SLURM_JOB_ID": "7", **variables},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

@@ -126,9 +126,16 @@ def test_one_job_per_run_folder_and_a_cancelled_one_stays_cancelled(
 
     second = lab.sbatch("--nodes=1", repository / "slurm/phase1.sh", *endless)
     by_hand = lab.try_run(  # without the scripts, on another host
-        sys.executable, repository / "bertds/train.py", "--config", slurm_recipe,
-        "--deepspeed_config", slurm_json, *endless, f"run.dir={run}", f"data.path={tiny_data}",
-    )  # fmt: skip
+        sys.executable,
+        repository / "bertds/train.py",
+        "--config",
+        slurm_recipe,
+        "--deepspeed_config",
+        slurm_json,
+        *endless,
+        f"run.dir={run}",
+        f"data.path={tiny_data}",
+    )
     refused = lab.wait(second)
     assert (refused["JobState"], refused["ExitCode"]) == ("FAILED", "2:0")
     assert lab.errors(second) == [
@@ -145,8 +152,13 @@ def test_one_job_per_run_folder_and_a_cancelled_one_stays_cancelled(
     # It had time to save, and the folder is free.
     saved = (run / "checkpoints" / "latest").read_text().strip()
     assert train_steps(run)[-1] == int(saved.removeprefix("step_"))
-    third = lab.sbatch("--nodes=1", repository / "slurm/phase1.sh", "--set", "run.max_hours=0",
-                       "schedule.total_steps=1000000")  # fmt: skip
+    third = lab.sbatch(
+        "--nodes=1",
+        repository / "slurm/phase1.sh",
+        "--set",
+        "run.max_hours=0",
+        "schedule.total_steps=1000000",
+    )
     lab.until(lambda: lab.restarts(third) >= 1, 240, third)
     (run / "STOP").touch()  # the user's way to stop: no requeue until it is gone
     lab.until(lambda: lab.job(third)["Priority"] == "0", 240, third)

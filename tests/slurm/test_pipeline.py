@@ -34,8 +34,9 @@ def dump(tmp_path: Path) -> Path:
         '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/" version="0.10" '
         'xml:lang="en"><siteinfo><sitename>Test</sitename><namespaces>'
         '<namespace key="0" case="first-letter" /></namespaces></siteinfo>'
-        + "\n".join(pages) + "</mediawiki>"
-    )  # fmt: skip
+        + "\n".join(pages)
+        + "</mediawiki>"
+    )
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "and", "so", "on", ".", *WORDS]
     (tmp_path / "vocab.txt").write_text("\n".join(vocab) + "\n")
     return path
@@ -66,15 +67,28 @@ def test_ten_preemptions_between_a_dump_and_a_model(
     recipe = re.search(r"BERTDS_PHASE1=(.*)", settings.read_text())
     assert recipe
     text = Path(recipe[1]).read_text()
-    long.write_text(re.sub("total_steps: .*", f"total_steps: {STEPS}", text) + "run:\n  "
-                    "log_samples: true\n")  # fmt: skip
+    long.write_text(
+        re.sub("total_steps: .*", f"total_steps: {STEPS}", text) + "run:\n  log_samples: true\n"
+    )
     settings.write_text(settings.read_text() + f"BERTDS_PHASE1={long}\nBERTDS_PHASE2={long}\n")
 
     submitted = lab.run(
-        repository / "slurm/pipeline.sh", "--work", work, "--nodes", 2, "--train",
-        "--partition=low", "--wiki", dump, "--vocab", tmp_path / "vocab.txt", "--workers", 1,
-        "--validation-fraction", 0.1,
-    )  # fmt: skip
+        repository / "slurm/pipeline.sh",
+        "--work",
+        work,
+        "--nodes",
+        2,
+        "--train",
+        "--partition=low",
+        "--wiki",
+        dump,
+        "--vocab",
+        tmp_path / "vocab.txt",
+        "--workers",
+        1,
+        "--validation-fraction",
+        0.1,
+    )
     jobs = dict(re.findall(r"^(\w+) +job (\d+)$", submitted, re.MULTILINE))
     assert list(jobs) == ["prep", "phase1", "phase2", "export", "evaluate"]
     ids = list(jobs.values())

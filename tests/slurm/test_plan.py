@@ -16,9 +16,12 @@ CLEAN = ("SLURM", "SBATCH", "BERTDS", "MASTER", "OMP_", "RANK", "WORLD")
 def run(repository: Path, *arguments: str, script: str = "common.sh", **variables: str):
     environment = {k: v for k, v in os.environ.items() if not k.startswith(CLEAN)}
     return subprocess.run(
-        ["bash", str(repository / "slurm" / script), *arguments], text=True, capture_output=True,
-        env={**environment, "BERTDS_SITE": "/dev/null", **variables}, timeout=30,
-    )  # fmt: skip
+        ["bash", str(repository / "slurm" / script), *arguments],
+        text=True,
+        capture_output=True,
+        env={**environment, "BERTDS_SITE": "/dev/null", **variables},
+        timeout=30,
+    )
 
 
 def plan(repository: Path, *arguments: str, **variables: str) -> dict[str, str]:
@@ -30,12 +33,14 @@ def plan(repository: Path, *arguments: str, **variables: str) -> dict[str, str]:
 def slurm(nodes: int, gpus: int, **more: str) -> dict[str, str]:
     """The variables of a job as Slurm sets them, on nodes of 128 CPUs."""
     variables = {
-        "SLURM_JOB_ID": "4711", "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_NNODES": str(nodes),
+        "SLURM_JOB_ID": "4711",
+        "SLURM_JOB_NUM_NODES": str(nodes),
+        "SLURM_NNODES": str(nodes),
         "SLURM_JOB_NODELIST": f"gpu[0001-{nodes:04d}]" if nodes > 1 else "gpu0001",
         "SLURM_JOB_CPUS_PER_NODE": f"128(x{nodes})" if nodes > 1 else "128",
         # Without --ntasks Slurm fills this with CPUs: it must not be taken for a wish.
         "SLURM_TASKS_PER_NODE": f"128(x{nodes})" if nodes > 1 else "128",
-    }  # fmt: skip
+    }
     if gpus:
         variables["SLURM_GPUS_ON_NODE"] = str(gpus)
     return {**variables, **more}
@@ -60,9 +65,13 @@ def test_a_rank_per_gpu_on_every_node(repository: Path, nodes: int, gpus: int, t
     assert found["master_addr"] == "gpu0001"
     assert 15000 <= int(found["master_port"]) < 30000
     for option in (
-        f"--nodes={nodes}", f"--ntasks={nodes * ranks}", f"--ntasks-per-node={ranks}",
-        f"--cpus-per-task={128 // ranks}", "--kill-on-bad-exit=1", "--export=ALL",
-    ):  # fmt: skip
+        f"--nodes={nodes}",
+        f"--ntasks={nodes * ranks}",
+        f"--ntasks-per-node={ranks}",
+        f"--cpus-per-task={128 // ranks}",
+        "--kill-on-bad-exit=1",
+        "--export=ALL",
+    ):
         assert f" {option} " in found["launch"]
     assert "gpus-per-task" not in found["launch"] and "gpu-bind" not in found["launch"]
 
@@ -78,10 +87,14 @@ def test_the_plan_needs_no_cluster(repository: Path, nodes: int, gpus: int) -> N
 @pytest.mark.parametrize(
     ("nodelist", "first"),
     [
-        ("n1", "n1"), ("n1,n2", "n1"), ("n[08-10],x1", "n08"), ("n[3,5-7]", "n3"),
-        ("rack[1-2]n[07-10,12],other", "rack1n07"), ("a-b.c[1-2].d,e", "a-b.c1.d"),
+        ("n1", "n1"),
+        ("n1,n2", "n1"),
+        ("n[08-10],x1", "n08"),
+        ("n[3,5-7]", "n3"),
+        ("rack[1-2]n[07-10,12],other", "rack1n07"),
+        ("a-b.c[1-2].d,e", "a-b.c1.d"),
     ],
-)  # fmt: skip
+)
 def test_the_first_node_of_a_list(repository: Path, nodelist: str, first: str) -> None:
     assert plan(repository, **slurm(2, 0, SLURM_JOB_NODELIST=nodelist))["master_addr"] == first
 
@@ -98,9 +111,10 @@ def test_unequal_nodes(repository: Path) -> None:
     found = plan(repository, **slurm(3, 4, SLURM_JOB_CPUS_PER_NODE="128(x2),64"))
     assert found["cpus_per_rank"] == "16"
     answer = run(
-        repository, "--print-plan",
+        repository,
+        "--print-plan",
         **slurm(2, 0, SLURM_NTASKS="5", SLURM_TASKS_PER_NODE="3,2"),
-    )  # fmt: skip
+    )
     assert answer.returncode == 2 and "--ntasks-per-node" in answer.stderr
 
 
@@ -159,16 +173,24 @@ def test_scripts_run_by_hand_say_what_to_do(repository: Path, script: str) -> No
 def test_containers(repository: Path, container: str, expected: str) -> None:
     found = plan(
         repository,
-        **slurm(2, 8, BERTDS_CONTAINER=container, BERTDS_IMAGE="i.sif", BERTDS_MOUNTS="/x:/data",
-                BERTDS_SCRATCH="/tmp/s"),
-    )  # fmt: skip
+        **slurm(
+            2,
+            8,
+            BERTDS_CONTAINER=container,
+            BERTDS_IMAGE="i.sif",
+            BERTDS_MOUNTS="/x:/data",
+            BERTDS_SCRATCH="/tmp/s",
+        ),
+    )
     assert re.search(expected, found["launch"])
 
 
 def test_the_environment_wins_over_the_site(repository: Path, tmp_path: Path) -> None:
     site = tmp_path / "site.env"
-    site.write_text('BERTDS_RANKS_PER_NODE=2\nOMP_NUM_THREADS=3\nBERTDS_CONTAINER="apptainer"\n'
-                    "BERTDS_IMAGE=a.sif\n")  # fmt: skip
+    site.write_text(
+        'BERTDS_RANKS_PER_NODE=2\nOMP_NUM_THREADS=3\nBERTDS_CONTAINER="apptainer"\n'
+        "BERTDS_IMAGE=a.sif\n"
+    )
     found = plan(
         repository, **slurm(2, 0, BERTDS_SITE=str(site), OMP_NUM_THREADS="5", BERTDS_IMAGE="b c")
     )
@@ -211,9 +233,11 @@ def test_shellcheck_is_clean(repository: Path) -> None:
         cannot_run("shellcheck is not installed")
     scripts = [*sorted((repository / "slurm").glob("*.sh")), repository / "tests/slurm/cluster.sh"]
     answer = subprocess.run(
-        ["shellcheck", "--external-sources", *map(str, scripts)], cwd=repository, text=True,
+        ["shellcheck", "--external-sources", *map(str, scripts)],
+        cwd=repository,
+        text=True,
         capture_output=True,
-    )  # fmt: skip
+    )
     assert answer.returncode == 0, answer.stdout
 
 
@@ -230,13 +254,20 @@ def test_modules_and_a_virtual_environment(repository: Path, tmp_path: Path) -> 
         "echo $NCCL_SOCKET_IFNAME $TRITON_CACHE_DIR"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(CLEAN)}
-    site = {"BERTDS_MODULES": "gcc cuda/12", "BERTDS_VENV": str(tmp_path / "venv"),
-            "BERTDS_INTERFACE": "ib0", "BERTDS_SCRATCH": "/scratch",
-            "MODULESHOME": str(tmp_path / "modules")}  # fmt: skip
+    site = {
+        "BERTDS_MODULES": "gcc cuda/12",
+        "BERTDS_VENV": str(tmp_path / "venv"),
+        "BERTDS_INTERFACE": "ib0",
+        "BERTDS_SCRATCH": "/scratch",
+        "MODULESHOME": str(tmp_path / "modules"),
+    }
     answer = subprocess.run(
-        ["bash", "-c", code], cwd=repository, env={**environment, **site}, text=True,
+        ["bash", "-c", code],
+        cwd=repository,
+        env={**environment, **site},
+        text=True,
         capture_output=True,
-    )  # fmt: skip
+    )
     assert answer.stdout.splitlines() == [
         "module load gcc cuda/12",
         str(python),
@@ -247,7 +278,10 @@ def test_modules_and_a_virtual_environment(repository: Path, tmp_path: Path) -> 
         ("BERTDS_MODULES", "nosuch", "module load nosuch failed"),
     ):
         answer = subprocess.run(
-            ["bash", "-c", code], cwd=repository, env={**environment, **site, name: value},
-            text=True, capture_output=True,
-        )  # fmt: skip
+            ["bash", "-c", code],
+            cwd=repository,
+            env={**environment, **site, name: value},
+            text=True,
+            capture_output=True,
+        )
         assert (answer.returncode, answer.stderr) == (2, f"bertds: error: {message}\n")

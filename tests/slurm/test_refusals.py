@@ -66,9 +66,15 @@ def test_ranks_that_would_train_alone_are_refused(
     tiny_data: Path,
 ) -> None:
     train = [
-        str(repository / "bertds/train.py"), "--config", str(slurm_recipe), "--deepspeed_config",
-        str(slurm_json), "--set", f"run.dir={tmp_path / 'run'}", f"data.path={tiny_data}",
-    ]  # fmt: skip
+        str(repository / "bertds/train.py"),
+        "--config",
+        str(slurm_recipe),
+        "--deepspeed_config",
+        str(slurm_json),
+        "--set",
+        f"run.dir={tmp_path / 'run'}",
+        f"data.path={tiny_data}",
+    ]
     python, deepspeed = sys.executable, str(Path(sys.executable).with_name("deepspeed"))
     srun = ["srun", "--nodes=2", "--ntasks-per-node=1", "--exclusive"]
     accelerator = ["env", "DS_ACCELERATOR=cpu", f"PYTHONPATH={repository}"]
@@ -115,8 +121,9 @@ def test_the_preflight_names_bad_nodes_and_the_job_goes_elsewhere(
     assert f"bertds: preflight: bad node node2: {tiny_data}: holds neither" in lab.log(job)
     assert train_steps(run) == list(range(1, 21))
     assert [line.rsplit("on ", 1)[1] for line in history(run) if "preflight" in line] == [
-        "node2", "node3",
-    ]  # fmt: skip
+        "node2",
+        "node3",
+    ]
 
 
 def test_a_node_that_hangs_is_named_within_a_minute(

@@ -18,12 +18,17 @@ def reports(nodes: list[str] = NODES, gpus: int = 0) -> dict[str, list[dict[str,
     said: dict[str, list[dict[str, Any]]] = {}
     for node in nodes:
         facts = {
-            "code": "c0de", "packages": {"torch": "2.13.0", "numpy": "2.4"},
-            "data": {"digest": "abc"}, "run": {"free_gb": 100.0}, "temporary": {"free_gb": 5.0},
+            "code": "c0de",
+            "packages": {"torch": "2.13.0", "numpy": "2.4"},
+            "data": {"digest": "abc"},
+            "run": {"free_gb": 100.0},
+            "temporary": {"free_gb": 5.0},
             "gpus_given": gpus,
-            "gpus": [{"index": str(i), "name": "H200", "used_mb": 4, "total_mb": 140000, "ecc": 0}
-                     for i in range(gpus)],
-        }  # fmt: skip
+            "gpus": [
+                {"index": str(i), "name": "H200", "used_mb": 4, "total_mb": 140000, "ecc": 0}
+                for i in range(gpus)
+            ],
+        }
         said[node] = [{"node": node, "facts": facts}]
         if len(nodes) > 1:
             said[node].append({"node": node, "meet": {"clock": 0.001}})

@@ -73,9 +73,12 @@ class ForkServer:
     def __init__(self, nice: int = 0) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "tests.support.fork_server"],
-            env={**rank_environment(0, 1, 0), "BERTDS_NICE": str(nice)}, cwd=REPOSITORY,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            env={**rank_environment(0, 1, 0), "BERTDS_NICE": str(nice)},
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self._started: list[Ranks] = []
 
     def ask(self, request: dict[str, Any]) -> Any:

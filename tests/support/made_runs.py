@@ -19,12 +19,25 @@ init: {from: "%s"}
 def train_line(step: int, **changes: Any) -> dict[str, Any]:
     """One train line."""
     values = {
-        "step": step, "loss": 7.0, "mlm_loss": 3.0 + 4 * math.exp(-step / 1000), "nsp_loss": 0.6,
-        "mlm_accuracy": 0.1 + step / 1e4, "nsp_accuracy": 0.7, "lr": 1e-3, "grad_norm": 1.0,
-        "samples": 32 * step, "tokens": 3600 * step, "tokens_per_second": 5000.0, "seconds": 7.2,
-        "stall_seconds": 0.01, "optimizer_seconds": 0.4, "skipped_steps": 0, "restarts": 0,
-        "memory_gib": 0.7, "tflops": 0.02,
-    }  # fmt: skip
+        "step": step,
+        "loss": 7.0,
+        "mlm_loss": 3.0 + 4 * math.exp(-step / 1000),
+        "nsp_loss": 0.6,
+        "mlm_accuracy": 0.1 + step / 1e4,
+        "nsp_accuracy": 0.7,
+        "lr": 1e-3,
+        "grad_norm": 1.0,
+        "samples": 32 * step,
+        "tokens": 3600 * step,
+        "tokens_per_second": 5000.0,
+        "seconds": 7.2,
+        "stall_seconds": 0.01,
+        "optimizer_seconds": 0.4,
+        "skipped_steps": 0,
+        "restarts": 0,
+        "memory_gib": 0.7,
+        "tflops": 0.02,
+    }
     return {**values, **changes}
 
 
@@ -48,12 +61,14 @@ def make_run(
     (path / "environment.json").write_text(
         json.dumps(
             {
-                "bertds": "0.1.0", "commit": "abc1234", "python": "3.11.7",
+                "bertds": "0.1.0",
+                "commit": "abc1234",
+                "python": "3.11.7",
                 "packages": {"torch": "2.13.0"},
                 "starts": [{"time": "", "command": f"bertds train --set a=<{path.name}>"}],
             }
         )
-    )  # fmt: skip
+    )
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if done:
         (path / "DONE").write_text("{}")

@@ -40,11 +40,18 @@ def free_ports(count: int) -> list[int]:
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     return {
         **os.environ,
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size),
-        "LOCAL_WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "BERTDS_LAUNCHER": str(os.getpid()), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu",
-        "TORCH_CPP_LOG_LEVEL": "ERROR", "PYTHONPATH": str(REPOSITORY),
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "BERTDS_LAUNCHER": str(os.getpid()),
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "PYTHONPATH": str(REPOSITORY),
+    }
 
 
 def start_ranks(
@@ -55,11 +62,14 @@ def start_ranks(
     return [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, json.dumps(commands), json.dumps(ports)],
-            env=rank_environment(rank, world_size, ports[0]), text=True, start_new_session=True,
-            stdout=open(output / f"rank{rank}.txt", "w"), stderr=subprocess.STDOUT,
+            env=rank_environment(rank, world_size, ports[0]),
+            text=True,
+            start_new_session=True,
+            stdout=open(output / f"rank{rank}.txt", "w"),
+            stderr=subprocess.STDOUT,
         )
         for rank in range(world_size)
-    ]  # fmt: skip
+    ]
 
 
 def run_ranks(world_size: int, commands: list[list[str]], timeout: float = 240) -> list[int]:

@@ -91,8 +91,10 @@ def write_tiny_data(folder: Path, vocab: Path, ends: Sequence[int] = (5, 30, 60)
     count = ends[-1] + 10
     Manifest(
         tokenizer=tokenizer,
-        splits={"train": SplitInfo(shards=tuple(shards)),  # type: ignore[arg-type]
-                "validation": SplitInfo(shards=tuple(held_out))},  # type: ignore[arg-type]
+        splits={
+            "train": SplitInfo(shards=tuple(shards)),  # type: ignore[arg-type]
+            "validation": SplitInfo(shards=tuple(held_out)),
+        },  # type: ignore[arg-type]
         documents={"read": count, "written": count, "dropped": {}},
-    ).save(folder)  # fmt: skip
+    ).save(folder)
     return folder

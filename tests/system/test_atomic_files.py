@@ -52,9 +52,12 @@ def test_a_lock_is_refused_while_its_owner_lives(tmp_path: Path) -> None:
         "print('held', flush=True)\nsys.stdin.read()\n"
     )
     owner = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         env={**os.environ, "SLURM_JOB_ID": "1234"},
-    )  # fmt: skip
+    )
     assert owner.stdout is not None and owner.stdout.readline() == "held\n"
     with pytest.raises(InUseError, match=rf"in use by a test \(process {owner.pid} .*job 1234"):
         FolderLock(tmp_path, "mine").acquire()

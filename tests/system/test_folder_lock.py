@@ -46,9 +46,11 @@ for turn in range(15):
     assert len(list(folder.glob("taken-*"))) == 1, (turn, sorted(folder.iterdir()))
 """
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], check=True, timeout=60,
+        [sys.executable, "-c", code, str(tmp_path)],
+        check=True,
+        timeout=60,
         env={**os.environ, "PYTHONPATH": str(repository)},
-    )  # fmt: skip
+    )
 
 
 def test_a_lock_that_was_taken_since_the_look_is_put_back(tmp_path: Path) -> None:

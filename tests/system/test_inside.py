@@ -16,10 +16,27 @@ def test_names_inside_are_paths(tmp_path: Path, name: str) -> None:
     assert file_inside(tmp_path, name, "m: key", DataError) == tmp_path / name
 
 
-@pytest.mark.parametrize("name", [
-    "", ".", "..", "../a", "a/../../b", "/etc/passwd", "a//b", "a/", "a\\b", "a\0b", "a\nb",
-    "~/../x/..", None, 7, ["a"], "a/./b",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "../a",
+        "a/../../b",
+        "/etc/passwd",
+        "a//b",
+        "a/",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "~/../x/..",
+        None,
+        7,
+        ["a"],
+        "a/./b",
+    ],
+)
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: object) -> None:
     with pytest.raises(DataError, match=r"m: key is .*: must be the name of a file inside"):
         file_inside(tmp_path, name, "m: key", DataError)
@@ -37,9 +54,20 @@ def test_links_are_resolved(tmp_path: Path) -> None:
             file_inside(folder, "outside/x", "m: key", DataError)
 
 
-@pytest.mark.parametrize("name", ["log.txt", "metrics.jsonl", ".lock", "config.yaml", "tokenizer",
-                                  "tokenizer/vocab.txt", "checkpoints", "checkpoints/latest",
-                                  "samples_rank_00001.jsonl"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "log.txt",
+        "metrics.jsonl",
+        ".lock",
+        "config.yaml",
+        "tokenizer",
+        "tokenizer/vocab.txt",
+        "checkpoints",
+        "checkpoints/latest",
+        "samples_rank_00001.jsonl",
+    ],
+)
 @pytest.mark.parametrize("there", [True, False])
 def test_a_run_writes_through_no_link_in_its_folder(tmp_path: Path, name: str, there: bool) -> None:
     run, outside = tmp_path / "run", tmp_path / "outside"

@@ -17,8 +17,13 @@ from bertds.training import auto_micro_batch
 from bertds.training.auto_micro_batch import choose_micro_batch, largest_that_runs, worth_trying
 
 ALONE = Place(0, 0, 1)
-MODEL = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-                    intermediate_size=64, max_position_embeddings=32)  # fmt: skip
+MODEL = ModelConfig(
+    hidden_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    intermediate_size=64,
+    max_position_embeddings=32,
+)
 
 
 def recipe(limit_gib: float | None) -> Config:
@@ -27,8 +32,12 @@ def recipe(limit_gib: float | None) -> Config:
 
 
 def settings(batch: int = 96, **more):
-    values = {"train_batch_size": batch, "train_micro_batch_size_per_gpu": "auto",
-              "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}}, **more}  # fmt: skip
+    values = {
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": "auto",
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}},
+        **more,
+    }
     return check_deepspeed_values(values)
 
 
@@ -44,9 +53,7 @@ def model():
 
 
 def find(model, config, json_settings) -> int:
-    return choose_micro_batch(
-        model, config, json_settings, ALONE
-    ).train_micro_batch_size_per_gpu  # fmt: skip
+    return choose_micro_batch(model, config, json_settings, ALONE).train_micro_batch_size_per_gpu
 
 
 def test_what_is_found_fits_and_the_next_does_not(model) -> None:
@@ -84,9 +91,7 @@ def test_all_of_a_ranks_rows_are_the_most(model) -> None:
 def test_the_answer_is_kept_and_belongs_to_its_facts(model, cache, monkeypatch) -> None:
     searched = []
     real = auto_micro_batch.search
-    monkeypatch.setattr(
-        auto_micro_batch, "search", lambda *args: searched.append(1) or real(*args)
-    )  # fmt: skip
+    monkeypatch.setattr(auto_micro_batch, "search", lambda *args: searched.append(1) or real(*args))
     first = find(model, recipe(8.0), settings())
     assert find(model, recipe(8.0), settings()) == first
     assert len(searched) == 1

@@ -140,8 +140,9 @@ def test_the_text_file(text: dict) -> None:
     assert config.tracking.tensorboard and config.init.from_ == ""
     assert result.deepspeed["train_batch_size"] == 16
     assert result.deepspeed["optimizer"] == {
-        "type": "AdamW", "params": {"lr": 3e-5, "weight_decay": 0.0},
-    }  # fmt: skip
+        "type": "AdamW",
+        "params": {"lr": 3e-5, "weight_decay": 0.0},
+    }
     assert any("trainer.amp_level is not used" in note for note in result.notes)
 
 
@@ -207,7 +208,7 @@ def test_the_hdf5_file(tmp_path: Path, tiny_vocab: Path) -> None:
         ("model.train_ds.data_file", None, "data_file is not set"),
         ("model.optim.lr", "fast", "model.optim.lr='fast'"),
     ],
-)  # fmt: skip
+)
 def test_refused_by_name(text: dict, key: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         translate(text, "F.yaml", rows, {key: value})
@@ -228,19 +229,36 @@ def test_a_named_model_without_a_configuration_is_the_start(
     assert result.recipe["model"]["hidden_size"] == 24
 
 
-SMALL = ["model.language_model.bert_config.hidden_size=32", "trainer.max_steps=3",
-         "model.language_model.bert_config.num_hidden_layers=1", "model.max_seq_length=32",
-         "model.language_model.bert_config.num_attention_heads=2", "trainer.precision=32",
-         "model.language_model.bert_config.intermediate_size=64"]  # fmt: skip
+SMALL = [
+    "model.language_model.bert_config.hidden_size=32",
+    "trainer.max_steps=3",
+    "model.language_model.bert_config.num_hidden_layers=1",
+    "model.max_seq_length=32",
+    "model.language_model.bert_config.num_attention_heads=2",
+    "trainer.precision=32",
+    "model.language_model.bert_config.intermediate_size=64",
+]
 
 
 def test_written_files(
     tmp_path: Path, tiny_text: Path, tiny_vocab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "F.yaml").write_text(TEXT)
-    assert main(["train", "--nemo-config", str(tmp_path / "F.yaml"), "--write", str(tmp_path / "o"),
-                 f"model.train_ds.data_file={tiny_text}", *SMALL,
-                 f"model.tokenizer.vocab_file={tiny_vocab}"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "train",
+                "--nemo-config",
+                str(tmp_path / "F.yaml"),
+                "--write",
+                str(tmp_path / "o"),
+                f"model.train_ds.data_file={tiny_text}",
+                *SMALL,
+                f"model.tokenizer.vocab_file={tiny_vocab}",
+            ]
+        )
+        == 0
+    )
     assert load_config(tmp_path / "o" / "recipe.yaml").model.hidden_size == 32
     from bertds.engine.ds_config import load_deepspeed_json
 
@@ -254,11 +272,19 @@ def test_it_trains(tmp_path: Path, tiny_text: Path, tiny_vocab: Path) -> None:
     import sys
 
     (tmp_path / "F.yaml").write_text(TEXT)
-    command = [sys.executable, "-m", "bertds.cli", "train", "--nemo-config",
-               str(tmp_path / "F.yaml"), f"model.train_ds.data_file={tiny_text}", *SMALL,
-               f"model.tokenizer.vocab_file={tiny_vocab}",
-               f"exp_manager.root_dir={tmp_path / 'runs'}",
-               "exp_manager.create_tensorboard_logger=false"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "bertds.cli",
+        "train",
+        "--nemo-config",
+        str(tmp_path / "F.yaml"),
+        f"model.train_ds.data_file={tiny_text}",
+        *SMALL,
+        f"model.tokenizer.vocab_file={tiny_vocab}",
+        f"exp_manager.root_dir={tmp_path / 'runs'}",
+        "exp_manager.create_tensorboard_logger=false",
+    ]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     run = tmp_path / "runs" / "PretrainingBERTFromText"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

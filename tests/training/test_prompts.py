@@ -23,12 +23,22 @@ from bertds.training.prompts import Prompts
 def config(request: Any, tiny_data: Path) -> Any:
     return load_config(
         {
-            "model": {"style": request.param, "hidden_size": 16, "num_hidden_layers": 1,
-                      "num_attention_heads": 2, "intermediate_size": 16, "next_sentence": False},
-            "data": {"path": str(tiny_data), "sequence_length": 32, "pairs": "none",
-                     "max_predictions_per_sequence": 5},
+            "model": {
+                "style": request.param,
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "intermediate_size": 16,
+                "next_sentence": False,
+            },
+            "data": {
+                "path": str(tiny_data),
+                "sequence_length": 32,
+                "pairs": "none",
+                "max_predictions_per_sequence": 5,
+            },
         }
-    )  # fmt: skip
+    )
 
 
 def test_predictions_are_those_of_the_logits(config: Any) -> None:
@@ -61,7 +71,7 @@ def test_the_report_shows_how_they_change() -> None:
         validation = [
             {"step": step, "prompts": [{"text": "a [MASK] b", "answer": "cat", "predicted": word}]}
             for step, word in ((10, "the"), (20, "dog"), (30, "cat"))
-        ]  # fmt: skip
+        ]
 
     [(title, table)] = _predictions([Run()])  # type: ignore[list-item]
     assert title == "r" and table.head[2:] == ["step 10", "step 20", "step 30"]

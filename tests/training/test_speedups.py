@@ -19,10 +19,14 @@ HOPPER = (9, 0)
 
 def settings(stage: int = 1, precision: str = "bf16"):
     return check_deepspeed_values(
-        {"train_batch_size": 4, "train_micro_batch_size_per_gpu": 4,
-         "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}},
-         precision: {"enabled": True}, "zero_optimization": {"stage": stage}}
-    )  # fmt: skip
+        {
+            "train_batch_size": 4,
+            "train_micro_batch_size_per_gpu": 4,
+            "optimizer": {"type": "AdamW", "params": {"lr": 1e-3}},
+            precision: {"enabled": True},
+            "zero_optimization": {"stage": stage},
+        }
+    )
 
 
 def recipe(**overrides) -> Config:
@@ -65,8 +69,12 @@ def test_compile_takes_nothing_else() -> None:
 def test_a_run_on_a_cpu_says_how_it_attends(monkeypatch) -> None:
     lines = []
     monkeypatch.setattr(speedups.log, "info", lambda text, *more: lines.append(text % more))
-    config = recipe(model__hidden_size=32, model__num_hidden_layers=1, model__intermediate_size=64,
-                    model__num_attention_heads=2)  # fmt: skip
+    config = recipe(
+        model__hidden_size=32,
+        model__num_hidden_layers=1,
+        model__intermediate_size=64,
+        model__num_attention_heads=2,
+    )
     speedups.speed_up(BertForPreTraining(config.model, 65), config, settings())
     assert lines == ["attention: grouped by row length (CPU)"]
 
@@ -150,10 +158,16 @@ def test_torchao_converts_the_encoder_and_keeps_losses_and_names() -> None:
     from bertds.model.compile_layers import compile_layers
     from bertds.model.fp8_layers import use_fp8
 
-    config = recipe(model__hidden_size=32, model__num_hidden_layers=2, model__intermediate_size=64,
-                    model__num_attention_heads=2, model__hidden_dropout_prob=0.0,
-                    model__attention_probs_dropout_prob=0.0, model__attention_kernel="padded",
-                    model__initializer_range=0.2).model  # fmt: skip
+    config = recipe(
+        model__hidden_size=32,
+        model__num_hidden_layers=2,
+        model__intermediate_size=64,
+        model__num_attention_heads=2,
+        model__hidden_dropout_prob=0.0,
+        model__attention_probs_dropout_prob=0.0,
+        model__attention_kernel="padded",
+        model__initializer_range=0.2,
+    ).model
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, 65, (48,), generator=generator)
     starts = torch.tensor([0, 20, 32, 48], dtype=torch.int32)
@@ -169,8 +183,9 @@ def test_torchao_converts_the_encoder_and_keeps_losses_and_names() -> None:
             torch._dynamo.reset()
             assert compile_layers(model, "cpu", backend="aot_eager")
         assert list(model.state_dict()) == names
-        output = model(ids, ids * 0, positions, starts, 20, masked, ids[masked],
-                       torch.tensor([0, 1, 0]))  # fmt: skip
+        output = model(
+            ids, ids * 0, positions, starts, 20, masked, ids[masked], torch.tensor([0, 1, 0])
+        )
         (output.mlm_loss_sum + output.nsp_loss_sum).backward()
         query = model.bert.encoder.layer[0].attention.self.query.weight.grad
         results.append((float(output.mlm_loss_sum), query.float().flatten()))

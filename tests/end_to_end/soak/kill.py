@@ -33,10 +33,15 @@ from tests.support.fork_server import ForkServer
 from tests.support.read_runs import assert_same_state, losses, samples
 
 SETTINGS = [
-    "schedule.total_steps=16", "checkpoint.every_steps=2", "validation.every_steps=5",
-    "validation.max_samples=12", "run.log_samples=true", "guard.peer_timeout_seconds=6",
-    "log.every_steps=3", "model.hidden_dropout_prob=0.1",
-]  # fmt: skip
+    "schedule.total_steps=16",
+    "checkpoint.every_steps=2",
+    "validation.every_steps=5",
+    "validation.max_samples=12",
+    "run.log_samples=true",
+    "guard.peer_timeout_seconds=6",
+    "log.every_steps=3",
+    "model.hidden_dropout_prob=0.1",
+]
 PASSINGS = {
     "engine.wrap": 1,
     "run.continue": 1,
@@ -184,10 +189,15 @@ def main() -> int:
 
         def command(run: str, *assignments: str) -> list[str]:
             return [
-                "--deepspeed_config", str(folder / "tiny.json"), "--config",
-                str(folder / "tiny.yaml"), "--set", f"run.dir={folder / run}",
-                f"data.path={folder / 'data'}", *assignments,
-            ]  # fmt: skip
+                "--deepspeed_config",
+                str(folder / "tiny.json"),
+                "--config",
+                str(folder / "tiny.yaml"),
+                "--set",
+                f"run.dir={folder / run}",
+                f"data.path={folder / 'data'}",
+                *assignments,
+            ]
 
         server = ForkServer(nice=args.nice)
         try:
