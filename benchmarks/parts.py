@@ -100,3 +100,10 @@ def parts_of(model: nn.Module) -> list[tuple[nn.Module, str]]:
 
     walk(model)
     return found
+
+
+def compiled_graphs() -> int:
+    """Return how many graphs torch.compile has made in this process."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]

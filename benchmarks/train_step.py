@@ -42,7 +42,7 @@ from benchmarks.common import (
     median_ratio,
     write_result,
 )
-from benchmarks.parts import PartTimer
+from benchmarks.parts import PartTimer, compiled_graphs
 from benchmarks.peer import Peer, pad_batch
 from benchmarks.step_report import OURS, PEER, paint, show
 from bertds.config.recipe import DataConfig, ModelConfig
@@ -215,13 +215,6 @@ def compare_losses(case: Case, batches: list[StepBatch], vocab_size: int) -> dic
     pairs = zip(losses[OURS], losses[PEER], strict=True)
     largest = max(abs(ours - theirs) / theirs for ours, theirs in pairs)
     return {**losses, "largest_relative_difference": largest}
-
-
-def compiled_graphs() -> int:
-    """Return how many graphs torch.compile has made in this process."""
-    from torch._dynamo.utils import counters
-
-    return counters["stats"]["unique_graphs"]
 
 
 def time_steps(

@@ -19,7 +19,7 @@ import argparse
 import os
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.system.run_command import guarded
@@ -136,9 +136,10 @@ def entry(argv: list[str] | None = None) -> int:
 class _CallableModule(ModuleType):
     """``bertds.train(recipe, ...)`` trains: see :func:`bertds.api.training.train`."""
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
+    def __call__(self, *arguments: object, **named: object) -> object:
         """Train in this process."""
-        return import_module("bertds.api").train(*arguments, **named)
+        result: object = import_module("bertds.api").train(*arguments, **named)
+        return result
 
 
 sys.modules[__name__].__class__ = _CallableModule

@@ -191,10 +191,6 @@ class CheckpointReader:
         """
         return model_from(Field(self.folder / "manifest.json", "", self.manifest, CheckpointError))
 
-    def has_moments(self) -> bool:
-        """Whether optimizer moments were saved."""
-        return any(kind == "exp_avg" for _, kind in self._pieces)
-
     def has_average(self) -> bool:
         """Whether an average of the weights was saved."""
         return any(kind == "average" for _, kind in self._pieces)

@@ -46,8 +46,3 @@ class BatchPlan:
     def gradient_accumulation_steps(self) -> int:
         """Micro batches per rank and optimizer step."""
         return self.global_batch_size // (self.micro_batch_size * self.world_size)
-
-    @property
-    def rows_per_rank(self) -> int:
-        """Samples per rank and optimizer step."""
-        return self.global_batch_size // self.world_size

@@ -371,13 +371,6 @@ class Engine:
             averaged=averaged,
         )
 
-    def parameter_sizes(self) -> dict[str, int]:
-        """Return the number of elements of every parameter, frozen ones included."""
-        frozen = {
-            name: int(getattr(p, "ds_numel", p.numel())) for name, p in self._layout.frozen.items()
-        }
-        return {**self._layout.numels, **frozen}
-
     def extra_state(self) -> dict[str, float]:
         """Return what else a resumed run needs: the loss scaler's plain numbers (fp16 only)."""
         scaler = self._loss_scaler()

@@ -13,6 +13,7 @@ import torch
 
 from bertds.finetune.features import Example, encode_sentences, encode_texts
 from bertds.finetune.readers.conll import format_conll
+from bertds.finetune.records import Question
 from bertds.finetune.scores import (
     classification_scores,
     entity_scores,
@@ -132,7 +133,7 @@ def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
     return classification_scores(gold, predicted.tolist(), task.metrics)
 
 
-def _best_thresholds(task: Task, rows: Any, predicted: Answers) -> dict[str, float]:
+def _best_thresholds(task: Task, rows: list[Question], predicted: Answers) -> dict[str, float]:
     if task.name != "squad_v2":
         return {}
     scores = squad_scores(rows, predicted.best_spans, v2=True, null_odds=predicted.null_odds)

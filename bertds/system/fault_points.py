@@ -50,14 +50,14 @@ VARIABLE = "BERTDS_FAULT"
 _actions: dict[str, list[Callable[..., Any]]] = {}
 
 
-def reached(point: str, **facts: Any) -> None:
+def reached(point: str, **facts: object) -> None:
     """Say that a point is reached; a test's action may raise, or end the process."""
     if _actions:
         for action in _actions.get(point, ()):
             action(**facts)
 
 
-def passed(point: str, value: T, **facts: Any) -> T:
+def passed(point: str, value: T, **facts: object) -> T:
     """Return a value that passes a point, or what a test puts in its place."""
     if _actions:
         for action in _actions.get(point, ()):
@@ -94,7 +94,7 @@ def send_signal(point: str, passing: int, number: int) -> None:
     """Send a signal to this process at the n-th passing of a point, counted from 1."""
     left = passing
 
-    def act(*values: Any, **facts: Any) -> Any:
+    def act(*values: object, **facts: object) -> object:
         nonlocal left
         left -= 1
         if left == 0:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -143,11 +143,3 @@ def _any_in(codes, table):
                 return True
             slot = (slot + 1) & np.int64(mask)
     return False
-
-
-def settings_json(files: Sequence[TestFile]) -> list[dict[str, Any]]:
-    """Return the manifest's account of the files."""
-    return [
-        {"name": f.name, "sha256": f.sha256, "texts": f.texts, "too_short": f.too_short}
-        for f in files
-    ]

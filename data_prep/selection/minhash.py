@@ -25,11 +25,6 @@ _32 = np.uint64(32)
 _ONE = np.uint64(1)
 
 
-def candidate_probability(settings: MinHashSettings, similarity: float) -> float:
-    """Return how probably two texts of this Jaccard similarity are taken for duplicates."""
-    return 1 - (1 - similarity**settings.rows) ** settings.bands
-
-
 @lru_cache(maxsize=4)
 def _orders(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return what makes ``count`` random orders of 64-bit numbers: (xor, odd factor)."""

@@ -15,7 +15,7 @@ depends on nothing but text and seed, and a larger weight keeps what a smaller o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from bertds.data.rng import random_u64
 from bertds.errors import ConfigError
@@ -72,8 +72,3 @@ def entries(key: tuple[int, int], weight: float) -> int:
 def repeat_key(key: tuple[int, int], number: int) -> tuple[int, int]:
     """Return the key of entry ``number`` (1 = the first repetition)."""
     return random_u64(key[0], number), random_u64(key[1], number)
-
-
-def weight_of(mix: Mix) -> Mapping[str, float]:
-    """Return the weights as a mapping; sources that are not in it have weight 1."""
-    return dict(mix)

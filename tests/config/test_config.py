@@ -101,7 +101,7 @@ def test_a_missing_recipe_points_at_the_shipped_one(tmp_path: Path) -> None:
 
 def test_batch_plan_derives_accumulation_and_names_the_nearest() -> None:
     plan = BatchPlan(global_batch_size=65536, micro_batch_size=256, world_size=8)
-    assert plan.gradient_accumulation_steps == 32 and plan.rows_per_rank == 8192
+    assert plan.gradient_accumulation_steps == 32
     with pytest.raises(ConfigError, match="train_batch_size=96 or 144"):
         BatchPlan(global_batch_size=100, micro_batch_size=16, world_size=3)
     with pytest.raises(ConfigError, match="train_micro_batch_size_per_gpu=16"):

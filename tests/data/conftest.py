@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -10,6 +9,7 @@ import pytest
 from bertds.data.formats.manifest import Manifest, SplitInfo
 from bertds.data.formats.token_shards import TokenShard, shard_name, write_token_shard
 from bertds.data.vocabulary import load_tokenizer_info
+from tests.support import reference_rows
 
 VOCABULARY = ["[PAD]", *(f"[unused{n}]" for n in range(5)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY += [f"word{n}" for n in range(300)] + [f"##piece{n}" for n in range(90)]
@@ -17,12 +17,8 @@ VOCABULARY += [f"word{n}" for n in range(300)] + [f"##piece{n}" for n in range(9
 
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
-    """The plain-Python twins in reference.py."""
-    path = Path(__file__).with_name("reference.py")
-    spec = importlib.util.spec_from_file_location("data_reference", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The plain-Python twins of the compiled loops."""
+    return reference_rows
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,14 @@ from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
 from data_prep.build_wiki_books import main
 from data_prep.selection import minhash
-from data_prep.selection.minhash import MinHashSettings, band_hashes, candidate_probability
+from data_prep.selection.minhash import MinHashSettings, band_hashes
 from data_prep.selection.words import ngram_hashes, normalised, word_hashes
 from data_prep.stages import near_duplicates
+
+
+def candidate_probability(settings: MinHashSettings, similarity: float) -> float:
+    """Return how probably two texts of this Jaccard similarity are taken for duplicates."""
+    return 1 - (1 - similarity**settings.rows) ** settings.bands
 
 
 def grams(text: str, n: int = 5) -> set[tuple[str, ...]]:

@@ -9,9 +9,9 @@ import torch
 
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.weight_average import decay_at
-from tests.engine.averaging import DECAY, state_of, train_averaged
-from tests.engine.toy import State, Toy, make_engine, reader, same, values
-from tests.engine.worker import run
+from tests.support.averaging import DECAY, state_of, train_averaged
+from tests.support.engine_worker import run
+from tests.support.toy_engine import State, Toy, make_engine, reader, same, values
 
 STEPS = 6
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import oracle
-from tests.engine.worker import run
+from tests.support import gradient_oracle as oracle
+from tests.support.engine_worker import run
 
 pytestmark = pytest.mark.slow
 

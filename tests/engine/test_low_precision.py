@@ -11,9 +11,17 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engine.reference import LAMBS, train_reference
-from tests.engine.toy import Toy, distance, gather_state, learning_rate, make_engine, train, values
-from tests.optim.textbook import TextbookLamb
+from tests.support.reference_training import LAMBS, train_reference
+from tests.support.textbook_optimizers import TextbookLamb
+from tests.support.toy_engine import (
+    Toy,
+    distance,
+    gather_state,
+    learning_rate,
+    make_engine,
+    train,
+    values,
+)
 
 STEPS = 8
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.reference import train_reference
-from tests.engine.toy import (
+from tests.support.engine_worker import run
+from tests.support.reference_training import train_reference
+from tests.support.toy_engine import (
     Toy,
     distance,
     gather_state,
@@ -17,7 +18,6 @@ from tests.engine.toy import (
     train,
     values,
 )
-from tests.engine.worker import run
 
 STEPS = 20
 CPU = {"device": "cpu", "pin_memory": False}

@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bertds.engine import deepspeed_engine
-from tests.engine.toy import make_engine, rows_of, train, values
+from tests.support.toy_engine import make_engine, rows_of, train, values
 
 
 class Operators(TorchDispatchMode):

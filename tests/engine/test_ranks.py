@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.reference import LAMBS, train_reference
-from tests.engine.toy import Toy, distance, gather_state, make_engine, reader, same, train, values
-from tests.engine.worker import run
+from tests.support.engine_worker import run
+from tests.support.reference_training import LAMBS, train_reference
+from tests.support.toy_engine import (
+    Toy,
+    distance,
+    gather_state,
+    make_engine,
+    reader,
+    same,
+    train,
+    values,
+)
 
 STEPS = 50
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from bertds.engine.deepspeed_engine import Engine
-from tests.engine.toy import Toy, distance, gather_state, make_engine, same, train, values
-from tests.engine.worker import run
+from tests.support.engine_worker import run
+from tests.support.toy_engine import Toy, distance, gather_state, make_engine, same, train, values
 
 
 def convert(folder: Path, tag: str) -> None:

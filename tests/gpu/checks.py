@@ -223,7 +223,7 @@ def loss_scaling_survives_an_overflow(device: str, folder: Path) -> None:
 
 def lamb_is_the_textbooks(device: str, folder: Path) -> None:
     """Ten steps of each variant on tensors cut over three partitions; two runs are bit-equal."""
-    from tests.optim import cuts
+    from tests.support import tensor_cuts as cuts
 
     for variant in ("nvidia", "deepspeed", "paper"):
         runs = []

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bertds.config.recipe import ModelConfig
 from bertds.model.bert import BertForPreTraining
-from bertds.model.row_layout import flatten_padded
 from bertds.pretrained.hf_config import config_to_transformers
 from bertds.pretrained.hf_weights import load_transformers_state_dict
+from tests.support.padded_rows import flatten_padded
 
 VOCAB_SIZE = 101  # not a multiple of 64, so that there are padded rows
 

@@ -10,7 +10,7 @@ import torch
 
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
-from bertds.model.row_layout import flatten_padded
+from tests.support.padded_rows import flatten_padded
 
 RELATIVE = 1e-5
 

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
 from bertds.model.bert import BertForPreTraining
-from bertds.model.row_layout import flatten_padded, pad_rows
 from bertds.pretrained.hf_config import config_from_transformers, config_to_transformers
 from bertds.pretrained.hf_weights import (
     load_transformers_state_dict,
@@ -24,6 +23,7 @@ from bertds.pretrained.hf_weights import (
     to_transformers_state_dict,
 )
 from bertds.pretrained.weight_files import read_state_dict
+from tests.support.padded_rows import flatten_padded, pad_rows
 
 
 def weights_of(model: BertForPreTraining) -> dict[str, torch.Tensor]:

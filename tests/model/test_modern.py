@@ -23,11 +23,12 @@ from bertds.model.modern_attention import (
     padded_window_attention,
     window_attend,
 )
-from bertds.model.row_layout import RowLayout, flatten_padded
+from bertds.model.row_layout import RowLayout
 from bertds.optim.weight_decay import is_decayed
 from bertds.pretrained.hf_config import config_from_transformers, config_to_transformers
 from bertds.pretrained.hf_weights import load_transformers_state_dict, to_transformers_state_dict
 from bertds.pretrained.load import open_trained
+from tests.support.padded_rows import flatten_padded
 
 WORDS = 101  # not a multiple of 64, so that there are padded rows
 

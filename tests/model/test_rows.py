@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertds.model.row_layout import arrange, flatten_padded, pad_rows
+from bertds.model.row_layout import arrange
+from tests.support.padded_rows import flatten_padded, pad_rows
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=8)
 

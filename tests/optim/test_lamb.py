@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.partition import Partition, Slice
 from bertds.optim.weight_decay import is_decayed
-from tests.optim.cuts import (
+from tests.support.tensor_cuts import (
     NUMBERS,
     SHAPES,
     distance,

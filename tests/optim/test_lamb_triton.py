@@ -20,7 +20,7 @@ from bertds.optim.lamb import ShardedLamb  # noqa: E402
 from bertds.optim.lamb_triton import BLOCK, cut_into_blocks  # noqa: E402
 from bertds.optim.partition import Partition, Slice  # noqa: E402
 from bertds.optim.weight_decay import is_decayed  # noqa: E402
-from tests.optim.cuts import (  # noqa: E402
+from tests.support.tensor_cuts import (  # noqa: E402
     Shapes,
     distance,
     make,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -112,12 +113,33 @@ def test_shipped_recipes_start_from_another_folder(
     assert (tmp_path / "run" / "DONE").is_file()
 
 
+def article(number: int) -> str:
+    """A page of six paragraphs of six sentences of made-up words."""
+    chance = random.Random(number)
+
+    def sentence() -> str:
+        words = [
+            "".join(chance.choices("bdgklmnr", k=2)) + chance.choice("aeiou") for _ in "12345678"
+        ]
+        return " ".join(words).capitalize() + "."
+
+    text = "\n\n".join(" ".join(sentence() for _ in range(6)) for _ in range(6))
+    return (
+        f"<page><title>Article {number}</title><ns>0</ns><id>{number + 1}</id><revision>"
+        f"<id>{number + 1}</id><text>{text}</text></revision></page>"
+    )
+
+
 @pytest.mark.slow
-def test_the_whole_road_from_an_empty_folder(site: Path, wiki_dump: Path, tmp_path: Path) -> None:
+def test_the_whole_road_from_an_empty_folder(
+    site: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
     """``bertds pipeline`` of an installed package, at the smallest size."""
+    dump = tmp_path_factory.mktemp("dump") / "wiki.xml"
+    dump.write_text("<mediawiki>" + "".join(map(article, range(40))) + "</mediawiki>")
     environment = {**os.environ, "PYTHONPATH": str(site), "DS_ACCELERATOR": "cpu"}
     command = [
-        *(sys.executable, "-m", "bertds", "pipeline", "--wiki", str(wiki_dump)),
+        *(sys.executable, "-m", "bertds", "pipeline", "--wiki", str(dump)),
         *("--train-vocab", "300", "--set", "schedule.total_steps=2", "log.progress=none"),
         *("data.sequence_length=32", "data.max_predictions_per_sequence=5"),
         *("validation.max_samples=8", "deepspeed.train_batch_size=4"),

@@ -2,7 +2,7 @@
 
 All compiled code is in this one file on purpose: numba's cache on disk looks at the file of the
 outer function only, so a helper that changed elsewhere would leave stale machine code in use. Each
-loop has a plain-Python twin in tests/data/reference.py that gives identical results.
+loop has a plain-Python twin in tests/support/reference_rows.py that gives identical results.
 
 Every uint64 is kept apart from the int64: numba turns a mixture of the two into floats.
 """

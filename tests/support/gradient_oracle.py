@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from tests.engine import toy
+from tests.support import toy_engine as toy
 
 STEPS = 2
 """A second step, so that what is left over from the first would show."""
@@ -39,7 +39,7 @@ def cases(world_size: int, faults: bool) -> list[dict[str, Any]]:
 def case(
     stage: int, precision: str, world_size: int, micro_batches: int, *, fault: bool
 ) -> dict[str, Any]:
-    """A case for tests/engine/worker.py; ``fault`` drops the last micro batch's reduction."""
+    """A case for engine_worker.py; ``fault`` drops the last micro batch's reduction."""
     json_values = toy.values(stage, precision, gradient_clipping=0.0)
     json_values["train_micro_batch_size_per_gpu"] = toy.ROWS // world_size // micro_batches
     name = f"{'fault_' if fault else ''}zero{stage}_{precision}_{world_size}x{micro_batches}"
@@ -77,7 +77,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         seen.clear()
         assert toy.train(engine, step, step + 1)[1] == [True]
         norms.append(engine.gradient_norm())
-        steps.append(together(engine.gather_objects(seen), engine.parameter_sizes()))
+        steps.append(together(engine.gather_objects(seen), toy.parameter_sizes(engine)))
     engine.close()
     return {"steps": steps, "norms": norms}
 

@@ -11,7 +11,7 @@ import torch
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.partition import Partition, Slice
 from bertds.optim.weight_decay import is_decayed
-from tests.optim.textbook import TextbookLamb
+from tests.support.textbook_optimizers import TextbookLamb
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.weight_average import decay_at
-from tests.engine.toy import State, make_engine, merge, shares, train
+from tests.support.toy_engine import State, make_engine, merge, parameter_sizes, shares, train
 
 DECAY = 0.7
 
 
 def state_of(engine: Engine) -> State:
-    return merge(engine.gather_objects(shares(engine)), engine.parameter_sizes(), average=True)
+    return merge(engine.gather_objects(shares(engine)), parameter_sizes(engine), average=True)
 
 
 def train_averaged(engine: Engine, first: int, last: int) -> list[State]:

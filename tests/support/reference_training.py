@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from tests.engine.toy import ROWS, State, Toy, learning_rate, rows_of
-from tests.optim.textbook import TextbookLamb, TextbookMuon
+from tests.support.textbook_optimizers import TextbookLamb, TextbookMuon
+from tests.support.toy_engine import ROWS, State, Toy, learning_rate, rows_of
 
 LAMBS: dict[str, dict[str, Any]] = {
     "nvidia": {},

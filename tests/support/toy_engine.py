@@ -76,6 +76,13 @@ class Toy(torch.nn.Module):
         )
 
 
+def parameter_sizes(engine: Engine) -> dict[str, int]:
+    """The number of elements of every parameter, frozen ones included."""
+    layout = engine._layout
+    frozen = {name: int(getattr(p, "ds_numel", p.numel())) for name, p in layout.frozen.items()}
+    return {**layout.numels, **frozen}
+
+
 def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -196,7 +203,7 @@ def merge(
 
 
 def gather_state(engine: Engine) -> State:
-    return merge(engine.gather_objects(shares(engine)), engine.parameter_sizes())
+    return merge(engine.gather_objects(shares(engine)), parameter_sizes(engine))
 
 
 def reader(state: State) -> Callable[[str, str, int, int], torch.Tensor]:

@@ -1,4 +1,6 @@
-"""Runs engine cases on one rank of several: ``python -m tests.engine.worker CASES.json FOLDER``.
+"""Runs engine cases on one rank of several.
+
+    python -m tests.support.engine_worker CASES.json FOLDER
 
 Imports cost more than training, so one start runs many cases. Rank 0 writes what each case found
 to ``FOLDER/<name>.pt``.
@@ -17,7 +19,9 @@ from typing import Any
 
 import torch
 
-from tests.engine import averaging, oracle, toy
+from tests.support import averaging
+from tests.support import gradient_oracle as oracle
+from tests.support import toy_engine as toy
 from tests.support.ranks import free_ports, rank_environment
 
 
@@ -69,7 +73,15 @@ def run(world_size: int, cases: list[dict[str, Any]], folder: Path) -> dict[str,
     path = folder / f"cases{world_size}.json"
     [port] = free_ports(1)
     path.write_text(json.dumps(cases))
-    command = [sys.executable, "-W", "ignore", "-m", "tests.engine.worker", str(path), str(folder)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tests.support.engine_worker",
+        str(path),
+        str(folder),
+    ]
     ranks = []
     for rank in range(world_size):
         with open(folder / f"w{world_size}r{rank}.txt", "w") as output:
