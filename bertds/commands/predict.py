@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bertds.errors import EXIT_OK, ConfigError
+from bertds.errors import EXIT_OK, ConfigError, DataError
 from bertds.finetune.predict_inputs import read_questions, read_texts, read_words
 from bertds.finetune.predictor import POOLINGS, TASKS, Predictor, write_vectors
 from bertds.pretrained.transformers_api import (
@@ -66,6 +66,10 @@ def main(argv: list[str] | None = None) -> int:
         else:
             answers = predictor.classify(read_texts(args.input))
         _write_lines(args.out, answers)
+        errors = [a["error"] for a in answers if isinstance(a, dict) and "error" in a]
+        if errors:  # the others have their answers; who asked for all must not read "done"
+            first = errors[0] if len(errors) == 1 else f"{len(errors)} texts, the first {errors[0]}"
+            raise DataError(first)
     return EXIT_OK
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -82,7 +84,20 @@ def in_lines(status: Status) -> str:
             "kill -9, or with its machine; see log.txt and dmesg, then run the same command again"
         )
     lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
-    return "\n".join(lines)
+    # Not the first: a path that is broken in two cannot be copied.
+    return "\n".join([lines[0], *map(wrapped, lines[1:])])
+
+
+def wrapped(line: str) -> str:
+    """Return a line broken to the terminal's width, its rest indented; 80 columns in a pipe."""
+    indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+    return textwrap.fill(
+        line,
+        max(40, shutil.get_terminal_size().columns),
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _numbers(status: Status) -> dict[str, Any]:

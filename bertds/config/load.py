@@ -6,6 +6,7 @@ Later sources win: the defaults in ``bertds/config/recipe.py``, the recipe file,
 from __future__ import annotations
 
 import math
+import os
 import types
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import fields, is_dataclass
@@ -35,6 +36,16 @@ from bertds.system.yaml_text import LimitedLoader, load_yaml
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+PATH_KEYS = {
+    "run.dir",
+    "run.deepspeed_config",
+    "run.next_recipe",
+    "data.path",
+    "data.vocab",
+    "init.from",
+    "validation.path",
+}
+"""Keys whose ``~`` is the home folder."""
 REMOVED_KEYS: dict[str, tuple[Any, str]] = {
     "model.fp8": (False, "its FP8 products were 1.7 times slower than bf16; see run.fp8"),
 }
@@ -51,7 +62,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -167,7 +178,10 @@ def load_config(
             raise ConfigError(f"{origins[key]}unknown key {key}{hint}")
         section, name = key.split(".", 1)
         attribute = "from_" if name == "from" else name
-        built[section][attribute] = _coerce(value, known[key], f"{origins[key]}{key}")
+        value = _coerce(value, known[key], f"{origins[key]}{key}")
+        if key in PATH_KEYS:
+            value = os.path.expanduser(str(value))
+        built[section][attribute] = value
     hints = get_type_hints(Config)
     config = Config(**{name: hints[name](**values) for name, values in built.items()})
     check(config)

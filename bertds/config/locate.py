@@ -56,7 +56,7 @@ def _find(
     what: str,
 ) -> Path:
     """Look at the path itself, next to the recipe that names it, then among the shipped files."""
-    path = Path(named)
+    path = Path(named).expanduser()
     places = [path]
     if beside:
         places.append(Path(beside).resolve().parent / path)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bertds.errors import ConfigError, DataError
+from bertds.errors import ConfigError
 from bertds.finetune.features import Example, collate, encode_sentences, encode_texts
 from bertds.finetune.loop import predict as run_model
 from bertds.finetune.records import Question, Sentence, TextRow
@@ -97,24 +97,19 @@ class Predictor:
         return answers
 
     def fill(self, rows: list[TextRow]) -> list[dict[str, Any]]:
-        """Return the likeliest words of every mask.
-
-        Raises:
-            DataError: a text has no mask, or it was cut off.
-        """
+        """Return the likeliest words of every mask; an ``error`` for a text without a mask."""
         mask, mask_id = self.tokenizer.mask_token, self.tokenizer.mask_token_id
-        answers = []
+        answers: list[dict[str, Any]] = []
         examples = self._encode(rows)
         for begin in range(0, len(rows), self.batch_size):
             part = examples[begin : begin + self.batch_size]
             places = [[i for i, t in enumerate(e.input_ids) if t == mask_id] for e in part]
-            for row, found in zip(rows[begin : begin + len(part)], places):
-                if not found and row.text:
-                    raise DataError(
-                        f"line {row.line}: no {mask} in its first {self.max_length} tokens"
-                    )
             logits = self._forward(collate(part, self.pad_id)).logits.float().cpu()
             for n, (row, found) in enumerate(zip(rows[begin : begin + len(part)], places)):
+                if not found and row.text:
+                    error = f"line {row.line}: no {mask} in its first {self.max_length} tokens"
+                    answers.append({"id": row.id, "error": error})
+                    continue
                 masks = []
                 for place in found:
                     best = logits[n, place].softmax(-1).topk(self.top)

@@ -126,19 +126,25 @@ def show(rows: list[Forecast], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([numbers(row) for row in rows], indent=1))
         return
-    print(
-        f"{'devices':>7} {'stage':>5} {'micro':>6} {'accum':>6} {'GiB':>8} {'fits':>5} "
-        f"{'s/step':>9} {'hours':>9} {'MFU':>6} {'bound by':>9} {'kWh':>9} {'dollars':>9}"
-    )
+    head = ("devices", "stage", "micro", "accum", "GiB", "fits", "s/step", "hours", "MFU", "kWh")
+    widths = (7, 5, 5, 5, 7, 4, 7, 8, 5, 9)
+    print(" ".join(f"{name:>{width}}" for name, width in zip(head, widths)) + f" {'dollars':>8}")
     for row in best(rows):
-        print(
-            f"{row.batch.world_size:>7} {row.shape.stage:>5} {row.batch.micro_batch_size:>6} "
-            f"{row.batch.gradient_accumulation_steps:>6} {row.memory_gib:>8.2f} "
-            f"{'yes' if row.fits else 'no':>5} {row.step.total:>9.3f} {row.hours:>9.2f} "
-            f"{row.mfu:>6.1%} {row.step.bound_by:>9} {row.kilowatt_hours:>9.1f} "
-            f"{row.dollars:>9.0f}"
+        cells = (
+            row.batch.world_size,
+            row.shape.stage,
+            row.batch.micro_batch_size,
+            row.batch.gradient_accumulation_steps,
+            f"{row.memory_gib:.2f}",
+            "yes" if row.fits else "no",
+            f"{row.step.total:.3f}",
+            f"{row.hours:.2f}",
+            f"{row.mfu:.1%}",
+            f"{row.kilowatt_hours:.1f}",
+            f"{row.dollars:.0f}",
         )
+        print(" ".join(f"{cell:>{width}}" for cell, width in zip(cells, (*widths, 8))))
     print(
         f"\n{len(rows)} layouts tried; of each stage and number of devices the quickest that "
-        "fits. --json prints all."
+        "fits.\n--json prints all, and what bounds each."
     )

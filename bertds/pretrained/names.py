@@ -107,7 +107,7 @@ def resolve(name_or_path: Path | str) -> Path:
         CheckpointError: it is neither a path nor cached, and cannot be fetched; the message has
             the command that fetches it.
     """
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.exists():
         return path
     name = str(name_or_path)

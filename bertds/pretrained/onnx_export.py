@@ -133,6 +133,25 @@ def _trace(wrapped: nn.Module, names: tuple[str, ...], length: int, path: Path) 
             external_data=False,
             verbose=False,
         )
+    _name_axes(path)
+
+
+def _name_axes(path: Path) -> None:
+    """Call the two axes of the inputs ``batch`` and ``sequence``; the exporter numbers them."""
+    import onnx
+
+    model = onnx.load(str(path))
+    graph = model.graph
+    names = {
+        axis.dim_param: name
+        for value in graph.input
+        for axis, name in zip(value.type.tensor_type.shape.dim, ("batch", "sequence"))
+    }
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_param in names:
+                axis.dim_param = names[axis.dim_param]
+    onnx.save(model, str(path))
 
 
 def compare(

@@ -36,7 +36,7 @@ def charts_of(chains: list[Chain]) -> dict[str, Chart]:
 
         return Chart(title=title, paint=whole, note=note, margins=Margins(top=0.2))
 
-    held_out = "Points: held-out documents."
+    held_out = "Points: held-out documents." + vocabulary_note(chains)
     found = {
         name: chart(title, paint, note)
         for name, key, title, paint, note in (
@@ -112,6 +112,17 @@ def charts_of(chains: list[Chain]) -> dict[str, Chart]:
     return found
 
 
+def vocabulary_note(chains: list[Chain]) -> str:
+    """Return a word on runs whose losses cannot be compared, or ""."""
+    known = {run.vocabulary for chain in chains for run in chain.runs} - {""}
+    if len(known) < 2:
+        return ""
+    return (
+        f" These runs have {len(known)} different vocabularies: their losses and accuracies are "
+        "per token and cannot be compared; bertds evaluate --whole-words gives a loss per word."
+    )
+
+
 def _finish(axes: Axes, chains: list[Chain], theme: Theme) -> None:
     """Mark phase borders (dashed, once where runs share them) and restarts (small triangles)."""
     for border in sorted({border for chain in chains for border in chain.borders()}):
@@ -158,7 +169,7 @@ def _loss_chart(chains: list[Chain]) -> Chart:
         title="Masked-LM loss (nats)",
         paint=paint,
         note="Thin: each line of the log. Thick: their running mean. Points: held-out documents. "
-        "Dotted: what word frequencies alone give on them.",
+        "Dotted: what word frequencies alone give on them." + vocabulary_note(chains),
         width=10.4,
         height=3.7 + 0.2 * rows,
         margins=Margins(left=0.4, top=0.08 + 0.22 * rows, bottom=0.46),

@@ -15,6 +15,7 @@ from bertds.errors import DataError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.run_files import MetricLines, at, read_metrics, read_object, read_recipe
 from bertds.monitor.status import expand, expected_steps
+from bertds.system.atomic_files import sha256_file
 
 
 @dataclass(kw_only=True)
@@ -41,6 +42,15 @@ class RunView:
     def total_steps(self) -> int:
         """Steps that the recipe asks for; about those of a run that its clock ends before."""
         return expected_steps(self.config, MetricLines(self.train), done=self.done)
+
+    @property
+    def vocabulary(self) -> str:
+        """A digest of its tokenizer's file; empty where the folder has none."""
+        for name in ("tokenizer.json", "vocab.txt"):
+            file = self.path / "tokenizer" / name
+            if file.is_file():
+                return sha256_file(file)
+        return ""
 
     @property
     def last_step(self) -> int:

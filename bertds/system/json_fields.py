@@ -29,7 +29,8 @@ def parse_json(text: str | bytes) -> Any:
             (``json`` alone raises RecursionError, which is no ValueError).
     """
     try:
-        return json.loads(text)
+        # Some editors begin a file with a byte order mark; in bytes json itself passes it over.
+        return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -55,7 +56,7 @@ def read_fields(path: Path, error: type[UserError], *, nan: bool = False) -> Fie
     """
     constant = None if nan else _no_constant
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=constant)
     except FileNotFoundError:
         raise

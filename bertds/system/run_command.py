@@ -24,7 +24,7 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = [expand_home(argument) for argument in arguments if argument != "--debug"]
     try:
         return main(arguments)
     except BertdsError as error:
@@ -51,6 +51,16 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
             debug,
         )
         return EXIT_FAILED
+
+
+def expand_home(argument: str) -> str:
+    """Return an argument with ``~`` as the home folder, which a shell leaves in ``--x=~/y``."""
+    if argument == "~" or argument.startswith("~/"):
+        return os.path.expanduser(argument)
+    option, equals, value = argument.partition("=~/")
+    if equals and option.replace("-", "").replace(".", "").replace("_", "").isalnum():
+        return f"{option}={os.path.expanduser('~/' + value)}"
+    return argument
 
 
 def _report(message: str, debug: bool) -> None:

@@ -313,3 +313,23 @@ def test_bad_input(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
             == 2
         )
         assert message in capsys.readouterr().err
+
+
+def test_a_text_without_a_mask_gets_an_error_in_its_place(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others are answered; the exit code says that not all was done."""
+    lines = ["paris is in [MASK] .", "paris is in france .", "the [MASK]"]
+    words = ["predict", "--task", "fill-mask", "--model", str(models / "MaskedLM"), "--input"]
+    assert main([*words, texts(tmp_path, lines)]) == 2
+    printed = capsys.readouterr()
+    answers = [json.loads(line) for line in printed.out.splitlines()]
+    assert [sorted(answer) for answer in answers] == [
+        ["id", "masks"],
+        ["error", "id"],
+        ["id", "masks"],
+    ]
+    assert answers[1]["error"] == "line 2: no [MASK] in its first 32 tokens"
+    assert "error: line 2: no [MASK]" in printed.err
+    assert main([*words, texts(tmp_path, ["paris", "is", "[MASK]"])]) == 2
+    assert "2 texts, the first line 1" in capsys.readouterr().err

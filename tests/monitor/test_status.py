@@ -200,3 +200,21 @@ def test_a_run_by_the_clock(tmp_path: Path) -> None:
     assert status.total_steps == 500 and status.seconds_left == pytest.approx(288)
     (run / "DONE").write_text("{}")
     assert read_status(run).total_steps == 100
+
+
+def test_it_fits_80_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    lines = [train_line(s, mfu=0.4, trust_ratio={"decay": [0.1, 0.2, 0.3]}) for s in (10, 20)]
+    held_out = {
+        "step": 20,
+        "split": "validation",
+        "mlm_loss": 3.0,
+        "mlm_accuracy": 0.4,
+        "unigram_entropy": 7.0,
+        "nsp_accuracy": 0.53,
+        "nsp_majority": 0.52,
+    }
+    shown = in_lines(read_status(make_run(tmp_path / "run", [*lines, held_out]))).splitlines()
+    # A path is not cut in two, since it could not be copied then.
+    assert all(len(line) <= 80 for line in shown[1:]) and len(shown) > 4
+    assert "grad norm 1" in " ".join(shown)

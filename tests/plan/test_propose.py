@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from bertds.cli import main as command
 from bertds.config.load import load_config
 from bertds.cost_model.hardware import find
 from bertds.engine.ds_config import check_deepspeed_values
@@ -93,3 +94,10 @@ def test_a_plan_of_a_run_by_the_clock_ends_with_it() -> None:
     plan = forecast(config, settings, find("h100"), nodes=1, devices_per_node=8)
     assert plan.steps < config.schedule.total_steps
     assert plan.hours == pytest.approx(24, abs=0.1)
+
+
+def test_the_sweep_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(["plan", "--config", "large_phase1", "--gpu", "v100", "--sweep"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 20 and max(map(len, lines)) <= 80
+    assert all(len(line.split()) == 11 for line in lines[:20])

@@ -479,6 +479,8 @@ def test_onnx_gives_the_same_numbers(
 
     assert main(["convert", str(folder), str(tmp_path / "out"), "--to", "onnx"]) == 0
     session = runtime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
+    assert {tuple(i.shape) for i in session.get_inputs()} == {("batch", "sequence")}
+    assert all(o.shape[:1] == ["batch"] for o in session.get_outputs())
     ids = np.array([[2, 7, 4, 9, 3, 5, 6], [2, 8, 3, 0, 0, 0, 0]])
     mask = (ids != 0).astype(np.int64)
     inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}

@@ -37,6 +37,17 @@ BING = """
 """.split()  # noqa: SIM905
 
 
+HEADINGS = ("NVIDIA", "DeepSpeed's", "NeMo", "Hugging Face", "Accelerate", "MosaicBERT")
+# The arguments of its ModelArguments and DataTrainingArguments.
+RUN_MLM = """
+    model_name_or_path model_type config_overrides config_name tokenizer_name cache_dir
+    use_fast_tokenizer model_revision token trust_remote_code dtype low_cpu_mem_usage dataset_name
+    dataset_config_name train_file validation_file overwrite_cache validation_split_percentage
+    max_seq_length preprocessing_num_workers mlm_probability line_by_line pad_to_max_length
+    max_train_samples max_eval_samples streaming
+""".split()  # noqa: SIM905
+
+
 def table(repository: Path, heading: str) -> list[tuple[str, str]]:
     """The rows of all tables under a heading: (their side, ours)."""
     text = (repository / "docs/migrating.md").read_text(encoding="utf-8")
@@ -51,6 +62,20 @@ def test_every_flag_of_theirs_has_its_row(repository: Path, heading: str, flags:
     named = re.findall(r"`--([\w-]+)", " ".join(left for left, _ in table(repository, heading)))
     assert set(named) == set(flags)
     assert len(named) == len(flags) + (2 if heading == "DeepSpeed's" else 0)  # EE, LE, EP
+
+
+def test_every_flag_of_run_mlm_has_its_row(repository: Path) -> None:
+    """The Trainer's own must be arguments that transformers knows."""
+    from dataclasses import fields
+
+    from transformers import TrainingArguments
+
+    rows = table(repository, "Hugging Face")
+    named = re.findall(r"`--(\w+)`", " ".join(left for left, _ in rows))
+    assert set(RUN_MLM) <= set(named) and len(named) == len(set(named))
+    older = {"torch_dtype", "use_auth_token", "overwrite_output_dir", "warmup_ratio"}
+    trainers = set(named) - set(RUN_MLM) - older
+    assert trainers <= {item.name for item in fields(TrainingArguments)}
 
 
 def test_every_key_of_nemos_files_has_its_row(repository: Path) -> None:
@@ -70,8 +95,8 @@ def test_every_key_of_nemos_files_has_its_row(repository: Path) -> None:
 
 def test_every_key_of_ours_exists(repository: Path) -> None:
     keys, sections = set(all_keys()), {key.split(".")[0] for key in all_keys()}
-    rows = [row for h in ("NVIDIA", "DeepSpeed's", "NeMo") for row in table(repository, h)]
-    assert len(rows) > 60
+    rows = [row for h in HEADINGS for row in table(repository, h)]
+    assert len(rows) > 110
     for theirs, ours in rows:
         assert ours, theirs
         if ours.startswith("-"):

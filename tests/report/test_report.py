@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertds.cli import main as command
+from bertds.report.curves import charts_of
 from bertds.report.run_view import read_chains
 from tests.support.made_runs import make_run, train_line
 
@@ -133,3 +134,15 @@ def test_time_in_updates_stands_beside_the_stalls_where_lines_tell_it(tmp_path: 
     assert '<td class="n">0.1 s</td><td class="n">25.0%</td>' in first
     assert '<td class="n">0.1 s</td><td class="n"></td>' in second
     assert "updates" not in runs_table(silent)[0]
+
+
+def test_runs_of_different_vocabularies_are_not_compared_without_a_word(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, [train_line(s) for s in (10, 20)]) for name in ("a", "b")]
+    for run, words in zip(runs, ("x\n", "y\n")):
+        (run / "tokenizer").mkdir()
+        (run / "tokenizer" / "vocab.txt").write_text(words)
+    said = "2 different vocabularies"
+    notes = {name: chart.note for name, chart in charts_of(read_chains(runs)).items()}
+    assert said in notes["loss"] and said in notes["mlm_accuracy"] and said not in notes["memory"]
+    (runs[1] / "tokenizer" / "vocab.txt").write_text("x\n")
+    assert all(said not in chart.note for chart in charts_of(read_chains(runs)).values())
