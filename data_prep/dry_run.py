@@ -27,7 +27,7 @@ from data_prep.settings import PrepSettings
 from data_prep.sources import blocks, file_units, is_read_by_one
 from data_prep.stages.part_files import open_part
 from data_prep.workers.pool import Workers
-from data_prep.workers.team import Alone, Group
+from data_prep.workers.team import Group, SingleProcess
 
 SAMPLE_BYTES = 8 << 20
 LEAST_OF_A_SOURCE = 1 << 20
@@ -58,7 +58,7 @@ class Forecast(NamedTuple):
     """What a single process needs to read dumps in one compressed stream."""
 
 
-class _Stopwatch(Alone):
+class _Stopwatch(SingleProcess):
     """Does the tasks in this process, and measures each."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ def sample_units(
     return chosen, reading
 
 
-Run = Callable[[Path, PrepSettings, Alone, list[Unit]], Manifest]
+Run = Callable[[Path, PrepSettings, SingleProcess, list[Unit]], Manifest]
 
 
 def forecast(files: Sequence[SourceFile], settings: PrepSettings, run: Run) -> Forecast:

@@ -32,7 +32,7 @@ from data_prep.stages.markers import inputs_hash
 from data_prep.store_output import clear, finished_there
 from data_prep.workers.joint_lock import TASKS_FOLDER, JointLock
 from data_prep.workers.pool import Workers
-from data_prep.workers.team import Alone, Team, Together
+from data_prep.workers.team import SharedFolderTeam, SingleProcess, Team
 
 
 def prepare(request: PrepRequest) -> Manifest:
@@ -116,11 +116,11 @@ def _team(resolved: Resolved, earlier: EarlierRun) -> Iterator[Team]:
         if request.task_count > 1:
             group = f"{request.task_count} {inputs_hash([earlier.identity])[:16]}"
             with JointLock(out, group, request.task_index, request.task_count) as joint:
-                yield Together(workers, joint)
+                yield SharedFolderTeam(workers, joint)
         else:
             with FolderLock(out, "preparation"):
                 shutil.rmtree(out / TASKS_FOLDER, ignore_errors=True)  # of tasks that were killed
-                yield Alone(workers)
+                yield SingleProcess(workers)
 
 
 def _open(earlier: EarlierRun) -> bool:

@@ -138,7 +138,7 @@ newest_step() { # the newest checkpoint's name, or none
   if [[ $name =~ ^step_[0-9]{8,15}$ ]]; then echo "$name"; else echo none; fi
 }
 
-crashed() { # crashed REASON [NAME=VALUE]: try again, but not for ever
+crashed() { # crashed REASON [NAME=VALUE | here]: try again, but not for ever; returns only if here
   local limit=${BERTDS_MAX_CRASHES:-3} count=0 step='' now
   leave_it_to_slurm
   now=$(newest_step)
@@ -151,6 +151,14 @@ crashed() { # crashed REASON [NAME=VALUE]: try again, but not for ever
   if ((count > limit)); then
     say "error: $1; that was crash $count in a row without a new checkpoint: giving up"
     exit 1
+  fi
+  export BERTDS_LOST=$1
+  if [ "${2:-}" = here ]; then
+    if ((count <= ${BERTDS_RESTARTS:-0})); then
+      say "$1; starting again in this job, from ${now/none/the beginning}"
+      return 0
+    fi
+    set -- "$1"
   fi
   say "$1; crash $count of at most $limit in a row without a new checkpoint: trying again"
   requeue "${2:-}"
@@ -231,6 +239,7 @@ start_job() {
   load_site
   whole BERTDS_PREFLIGHT_SECONDS "${BERTDS_PREFLIGHT_SECONDS:-45}" 20
   whole BERTDS_MAX_CRASHES "${BERTDS_MAX_CRASHES:-3}"
+  whole BERTDS_RESTARTS "${BERTDS_RESTARTS:-0}"
   enter_software
   make_plan
   if [ -n "${SBATCH_PARTITION:-}" ] && [ "$SBATCH_PARTITION" != "${SLURM_JOB_PARTITION:-}" ]; then
@@ -292,24 +301,30 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
     settings+=("init.from=$first")
   fi
   open_run
-  preflight "$data"
-  [ -z "$STOP" ] || requeue
+  if [ -e "$RUN/slurm/crashes" ]; then # this life follows a crash: the run's record says which
+    BERTDS_LOST=$(plain "$(sed -n 's/.* crash [0-9]*: //p' "$RUN/slurm/history" | tail -n 1)")
+    export BERTDS_LOST
+  fi
   command=(--config "$(find_recipe "$recipe")")
   [ -z "$json" ] || command+=(--deepspeed_config "$(find_recipe "$json")")
   [ ${#settings[@]} = 0 ] || command+=(--set "${settings[@]}")
   BERTDS_EXITS=$RUN/slurm/exits.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
   export BERTDS_EXITS
-  rm -rf "$BERTDS_EXITS"
-  mkdir -p "$BERTDS_EXITS"
-  free_port
-  note "start: $WORLD_SIZE ranks"
-  say "$WORLD_SIZE ranks on $NODES nodes, meeting at $MASTER_ADDR:$MASTER_PORT"
-  run_step "${TRAIN_SRUN[@]}" bash "$BERTDS_HOME/slurm/rank.sh" "${PYTHON[@]}" \
-    "$BERTDS_HOME/bertds/train.py" "${command[@]}" "$@"
-  decide $?
+  while :; do
+    preflight "$data"
+    [ -z "$STOP" ] || requeue
+    rm -rf "$BERTDS_EXITS"
+    mkdir -p "$BERTDS_EXITS"
+    free_port
+    note "start: $WORLD_SIZE ranks"
+    say "$WORLD_SIZE ranks on $NODES nodes, meeting at $MASTER_ADDR:$MASTER_PORT"
+    run_step "${TRAIN_SRUN[@]}" bash "$BERTDS_HOME/slurm/rank.sh" "${PYTHON[@]}" \
+      "$BERTDS_HOME/bertds/train.py" "${command[@]}" "$@"
+    decide $? # returns if the ranks shall start again in this job
+  done
 }
 
-decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
+decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed; returns to start again
   local code=$1 main='' bad='' crash='' early='' file one host
   for file in "$BERTDS_EXITS"/rank_*; do
     [ -e "$file" ] || continue
@@ -337,7 +352,10 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed
     note "bad input"
     exit 2
   fi
-  [ -z "$crash" ] || crashed "$crash"
+  if [ -n "$crash" ]; then
+    crashed "$crash" here
+    return 0
+  fi
   if [ "$main" = 0 ]; then
     say "error: the trainer ended without an error, but $RUN/DONE is missing"
     exit 1

@@ -74,6 +74,9 @@ def in_lines(status: Status) -> str:
         lines.append(f"  {describe(status.validation)}")
     kept = ", ".join(status.checkpoints[-3:]) or "none yet"
     lines.append(f"  checkpoints: {kept}; starts: {status.starts}")
+    if status.losses:
+        lost = in_words(sum(loss.seconds for loss in status.losses))
+        lines[-1] += f"; {lost} lost, the last time because {status.losses[-1].what}"
     if status.state in ("training", "silent"):
         lines.append(f"  last line {in_words(status.age_seconds)} ago")
     if status.state == "silent":
@@ -113,6 +116,7 @@ def _numbers(status: Status) -> dict[str, Any]:
         "validation": status.validation,
         "checkpoints": status.checkpoints,
         "starts": status.starts,
+        "lost_seconds": round(sum(loss.seconds for loss in status.losses), 1),
         "warnings": [str(found) for found in status.found],
         "unreadable": status.problems,
     }

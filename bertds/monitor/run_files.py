@@ -179,6 +179,25 @@ def starts_of(environment: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [start for start in starts if isinstance(start, dict)]
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A rank that was lost, after which the run was started again."""
+
+    what: str
+    seconds: float
+    """From the checkpoint that the run continued from to the restart: what it cost."""
+
+
+def losses_of(environment: Mapping[str, Any]) -> list[Loss]:
+    """Return the losses that ``environment.json`` records with the starts after them."""
+    found = []
+    for start in starts_of(environment):
+        what, seconds = at(start, "lost.what", str, ""), at(start, "lost.seconds", (int, float), -1)
+        if what and _number(seconds) and seconds >= 0:
+            found.append(Loss(what, float(seconds)))
+    return found
+
+
 def at(values: Mapping[str, Any], key: str, kind: type[T] | tuple[type, ...], default: T) -> T:
     """Return what nested values hold under a dotted key, or the default where it is no ``kind``."""
     found: Any = values

@@ -14,8 +14,10 @@ from bertds.errors import DataError, UserError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.remaining_time import later_phases, seconds_of, steps_by_clock
 from bertds.monitor.run_files import (
+    Loss,
     MetricLines,
     at,
+    losses_of,
     read_metrics,
     read_object,
     read_recipe,
@@ -44,6 +46,8 @@ class Status:
     """Since the last metric line."""
     checkpoints: list[str]
     starts: int
+    losses: list[Loss]
+    """Ranks that were lost, and what it cost to train again since the last checkpoint."""
     owner: str
     found: list[Finding]
     later_seconds: float = 0.0
@@ -106,7 +110,8 @@ def read_status(run: Path) -> Status:
         per_step = (
             seconds / steps if steps > 0 else recent[0]["seconds"] / max(1, recent[0]["step"])
         )
-    starts = starts_of(read_object(run / "environment.json", problems))
+    environment = read_object(run / "environment.json", problems)
+    starts = starts_of(environment)
     owner, alive = _owner(run / ".lock")
     pause = max((line["seconds"] for line in recent), default=0.0)
     if (run / "DONE").is_file():
@@ -133,6 +138,7 @@ def read_status(run: Path) -> Status:
         age_seconds=age,
         checkpoints=sorted(p.parent.name for p in run.glob("checkpoints/step_*/manifest.json")),
         starts=len(starts),
+        losses=losses_of(environment),
         owner=owner,
         found=findings(lines),
         later_seconds=_later(config, train, run, starts),

@@ -83,6 +83,7 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
 
 def _run_table(runs: list[RunView]) -> Table:
     updates = any(run.update_share is not None for run in runs)
+    losses = any(run.losses for run in runs)
     rows = []
     for run in runs:
         line = run.train[-1] if run.train else {}
@@ -101,6 +102,7 @@ def _run_table(runs: list[RunView]) -> Table:
                 f"{run.stalled_seconds:.1f} s",
                 *([update] if updates else []),
                 len(run.restarts),
+                *([_lost(run)] if losses else []),
                 line.get("skipped_steps", ""),
                 f"{memory:.2f}" if memory else "",
             ]
@@ -117,10 +119,18 @@ def _run_table(runs: list[RunView]) -> Table:
         "stalls",
         *(["updates"] if updates else []),
         "restarts",
+        *(["lost"] if losses else []),
         "skipped",
         "GiB",
     ]
     return Table(head, rows, numbers=(2, 3, 4, *range(6, len(head))))
+
+
+def _lost(run: RunView) -> str:
+    """Return the time that lost ranks have cost, and what was lost last."""
+    if not run.losses:
+        return ""
+    return f"{in_words(sum(loss.seconds for loss in run.losses))}: {run.losses[-1].what}"
 
 
 def _optimizer(run: RunView) -> str:

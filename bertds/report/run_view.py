@@ -13,9 +13,29 @@ from bertds.config.load import flatten
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
 from bertds.errors import DataError
 from bertds.monitor.health import Finding, findings
-from bertds.monitor.run_files import MetricLines, at, read_metrics, read_object, read_recipe
+from bertds.monitor.run_files import (
+    Loss,
+    MetricLines,
+    at,
+    losses_of,
+    read_metrics,
+    read_object,
+    read_recipe,
+)
 from bertds.monitor.status import expand, expected_steps
 from bertds.system.atomic_files import sha256_file
+
+
+def _is_blimp(values: dict[str, Any]) -> bool:
+    """Tell whether these are scores as ``bertds evaluate --blimp`` writes them."""
+    counts = [values.get("pairs"), values.get("step") or 0]
+    if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
+        return False
+    tables = [values.get("fields"), values.get("paradigms")]
+    if not all(isinstance(table, dict) for table in tables):
+        return False
+    scores = [values.get("overall"), *(one for table in tables for one in (table or {}).values())]
+    return all(type(score) in (int, float) and 0 <= score <= 100 for score in scores)
 
 
 @dataclass(kw_only=True)
@@ -121,7 +141,16 @@ class RunView:
     @cached_property
     def blimp(self) -> dict[str, Any]:
         """What ``bertds evaluate RUN --blimp`` left in the run folder, or empty."""
-        return read_object(self.path / "blimp.json", self.problems)
+        values = read_object(self.path / "blimp.json", self.problems)
+        if values and not _is_blimp(values):
+            self.problems.append("blimp.json: left out, its scores are not numbers in percent")
+            return {}
+        return values
+
+    @cached_property
+    def losses(self) -> list[Loss]:
+        """What was lost and trained again, once per restart by a launcher."""
+        return losses_of(self.environment)
 
     def settings(self) -> dict[str, Any]:
         """Return every setting by dotted key, the DeepSpeed JSON's under ``deepspeed``."""

@@ -47,7 +47,9 @@ LOST = "BERTDS_LOST"
 COMMAND = "BERTDS_COMMAND"
 """The command of the user, for the run's record."""
 GRACE_SECONDS = 4.0
-"""The others have this long to pass on what a failed rank said, and to leave."""
+"""The others have this long to leave before a new life begins; what was lost is said by then."""
+LAST_GRACE_SECONDS = 30.0
+"""After the last life they may take longer, to name the lost rank in the run's log."""
 _POLL_SECONDS = 0.05
 _WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -72,9 +74,16 @@ class Life:
     Args:
         command: what each rank runs.
         environments: each rank's variables, in the order of ranks.
+        grace_seconds: how long the others may outlive a rank that failed.
     """
 
-    def __init__(self, command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environments: Sequence[Mapping[str, str]],
+        grace_seconds: float,
+    ) -> None:
+        self._grace = grace_seconds
         # In sessions of their own, so that the terminal's signals reach only this process.
         self.ranks = [
             subprocess.Popen(list(command), env=dict(environment), start_new_session=True)
@@ -103,7 +112,7 @@ class Life:
         codes = self.codes()
         if self.loss is not None and None in codes:
             # Bad input fails on every rank alike: one of them has said it.
-            grace = 1.0 if self.loss.code == EXIT_BAD_INPUT else GRACE_SECONDS
+            grace = 1.0 if self.loss.code == EXIT_BAD_INPUT else self._grace
             if time.monotonic() - self._since_loss > grace:
                 self.send(signal.SIGKILL)
         return None not in codes
@@ -137,7 +146,10 @@ class Launcher:
                 _say("stopping, with everything saved (Ctrl-C again leaves at once)")
 
     def live(
-        self, command: Sequence[str], environments: Sequence[Mapping[str, str]]
+        self,
+        command: Sequence[str],
+        environments: Sequence[Mapping[str, str]],
+        grace_seconds: float = LAST_GRACE_SECONDS,
     ) -> tuple[int, Loss | None]:
         """Run the ranks until all have ended.
 
@@ -148,7 +160,7 @@ class Launcher:
         for number, handler in before.items():
             if number != signal.SIGHUP or handler != signal.SIG_IGN:  # as under nohup
                 signal.signal(number, self._on_signal)
-        life = self._life = Life(command, environments)
+        life = self._life = Life(command, environments, grace_seconds)
         try:
             if self._asked:  # while the ranks were being started
                 life.send(signal.SIGTERM)
@@ -241,7 +253,11 @@ def launch(
     lost = ""
     for attempt in range(restarts + 1):
         line = [sys.executable, str(PACKAGE / "train.py"), *arguments]
-        code, loss = launcher.live(line, _environments(devices, processes, command, lost))
+        code, loss = launcher.live(
+            line,
+            _environments(devices, processes, command, lost),
+            GRACE_SECONDS if attempt < restarts else LAST_GRACE_SECONDS,
+        )
         if loss is None or code == EXIT_BAD_INPUT:
             return code
         if loss.code < 0:  # it could not say so itself

@@ -51,7 +51,7 @@ def write_report(out: Path, manifest: Manifest) -> None:
         title=f"What was prepared: {manifest.settings['dataset']}",
         subtitle=subtitle,
         headline=_headline(manifest, lengths, rows),
-        charts=_charts(manifest, lengths, rows),
+        charts=draw_charts(manifest, lengths, rows),
         lengths_note=f"Lengths are those of {lengths.shards} of "
         f"{words.count(len(train.shards), 'training shard')}; documents are in random order.",
         sources=_sources(manifest),
@@ -77,7 +77,8 @@ def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tu
     return values
 
 
-def _charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[charts.Chart]:
+def draw_charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[charts.Chart]:
+    """Return the charts of the page, in their order."""
     found = [
         charts.histogram(title, *octave_bins(values), note=_quantiles(values))
         for title, values in (

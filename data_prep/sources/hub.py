@@ -189,7 +189,7 @@ def read_hub(unit: Unit) -> Iterator[Document]:
     if layout == "parquet":
         groups = range(unit.start, unit.end)
         try:
-            yield from parquet_documents(_opened(unit.path, url), path, groups, key)
+            yield from parquet_documents(_opened(unit.path, url), path, groups, key, unit.limits)
         except _errors() as error:
             raise DataError(f"{path}: cannot be read ({_one_line(error)})") from error
         return

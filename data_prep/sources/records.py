@@ -140,9 +140,9 @@ def read_pubmed(unit: Unit) -> Iterator[Document]:
 
 def read_parquet(unit: Unit) -> Iterator[Document]:
     """Yield the documents of the row groups ``[start, end)``; ``options`` holds the column."""
-    return parquet_documents(
-        parquet_file(unit.path), unit.file, range(unit.start, unit.end), unit.options[0]
-    )
+    groups = range(unit.start, unit.end)
+    opened = parquet_file(unit.path)
+    return parquet_documents(opened, unit.file, groups, unit.options[0], unit.limits)
 
 
 def parquet_file(path: FilePath) -> ParquetFile:
@@ -151,22 +151,45 @@ def parquet_file(path: FilePath) -> ParquetFile:
 
 
 def parquet_documents(
-    opened: ParquetFile, path: str, row_groups: range, column: str
+    opened: ParquetFile, path: str, row_groups: range, column: str, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[Document]:
-    """Yield the documents of some row groups of a path or open file; ``path`` is for errors."""
+    """Yield the documents of some row groups of a path or open file.
+
+    Args:
+        opened: the path, or the open file.
+        path: its name, for errors.
+        row_groups: which of them.
+        column: the text's.
+        limits: what they may unpack to.
+
+    Raises:
+        DataError: damaged, or it unpacks to far too much.
+    """
     from pyarrow import ArrowException, parquet
 
     try:
-        with parquet.ParquetFile(opened) as file:
-            names = [n for n in ("title", "id", "url") if n in file.schema_arrow.names]
+        with parquet.ParquetFile(opened) as known:
+            schema, metadata = known.schema_arrow, known.metadata
+        names = [n for n in ("title", "id", "url") if n in schema.names]
+        columns = list(dict.fromkeys([column, *names[:1]]))
+        packed = sum(
+            metadata.row_group(group).column(i).total_compressed_size
+            for group in row_groups
+            for i in range(metadata.row_group(group).num_columns)
+        )
+        counted = Unpacking(file_path(path), limits)
+        # A dictionary holds a text once, however many rows have it: left packed, 256 rows take no
+        # more memory than it does, and each row is counted as it is unpacked.
+        texts = [name for name in columns if str(schema.field(name).type).endswith("string")]
+        with parquet.ParquetFile(opened, read_dictionary=texts) as file:
             for batch in file.iter_batches(
-                batch_size=256,
-                row_groups=list(row_groups),
-                columns=list(dict.fromkeys([column, *names[:1]])),
+                batch_size=256, row_groups=list(row_groups), columns=columns
             ):
                 titles = batch.column(names[0]) if names else [None] * len(batch)
                 for value, title in zip(batch.column(column), titles):
-                    yield _cell_document(value, title)
+                    document = _cell_document(value, title)
+                    counted.add(len(document.text) + len(document.title), packed)
+                    yield document
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: damaged Parquet ({error})") from error
 

@@ -2,9 +2,9 @@
 
 The stages do not know which. A stage is groups of tasks; each task writes one file and a marker.
 
-- ``Alone``: what has a valid marker is done, the rest is given to the workers.
-- ``Together``: each of several processes, on one host or many, claims groups that nobody has,
-  does them as above, and tells the others. None begins the next stage before all groups of this
+- ``SingleProcess``: what has a valid marker is done, the rest is given to the workers.
+- ``SharedFolderTeam``: each of several processes, on one host or many, claims free groups, does
+  them as above, and tells the others. None begins the next stage before all groups of this
   one are done. Who has nothing left to claim waits, and takes over what a dead task had claimed;
   so it does not matter how many tasks there are, when they start, or which of them survive.
 """
@@ -59,7 +59,7 @@ class Team(Protocol):
         ...
 
 
-class Alone:
+class SingleProcess:
     """This process and its workers."""
 
     def __init__(self, workers: Workers) -> None:
@@ -102,7 +102,7 @@ def _call(call: _Call) -> tuple[str, dict[str, Any]]:
     return call.group, call.function(call.task)
 
 
-class Together:
+class SharedFolderTeam:
     """This process as one of several tasks."""
 
     def __init__(self, workers: Workers, lock: JointLock) -> None:

@@ -167,3 +167,31 @@ def test_an_xz_file_that_asks_for_gigabytes_is_refused(tmp_path: Path) -> None:
     path.write_bytes(packed)
     with pytest.raises(DataError, match="damaged"):
         list(blocks.whole_blocks(path))
+
+
+def test_a_parquet_dictionary_that_is_named_by_many_rows_is_refused(tmp_path: Path) -> None:
+    """One text of a megabyte and an index per row: a small file, and 4 GB of text."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "a.parquet"
+    text = ("many words. " * (MB // 12))[:MB]
+    column = pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array([0] * 4096, pyarrow.int32()), pyarrow.array([text])
+    )
+    table = pyarrow.table({"text": column})
+    parquet.write_table(
+        table, path, use_dictionary=True, dictionary_pagesize_limit=4 * MB, row_group_size=4096
+    )
+    assert path.stat().st_size < MB
+    files = find_files("parquet", [str(path)], ("text",), (), Limits())
+    (unit,) = [unit for file in files for unit in file_units(file, 64 * MB)]
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"a\.parquet: unpacks to more than 250 times its"):
+            for _ in READERS[unit.reader](unit):
+                pass
+        assert tracemalloc.get_traced_memory()[1] < 100 * MB
+    finally:
+        tracemalloc.stop()
+    assert pyarrow.default_memory_pool().max_memory() < 100 * MB

@@ -165,7 +165,7 @@ def test_a_picture_that_fails_costs_the_page_and_not_the_corpus(
     def fails(*_: object) -> None:
         raise RuntimeError("no such\nfont")
 
-    monkeypatch.setattr("data_prep.report.page._charts", fails)
+    monkeypatch.setattr("data_prep.report.page.draw_charts", fails)
     (tmp_path / "book.txt").write_text("A line of one. And of two.\n\n" * 40)
     vocab = tmp_path / "vocab.txt"
     vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nline\n")

@@ -21,7 +21,7 @@ from data_prep.launch import array_element, run_part, without_own_options
 from data_prep.stages import unit_groups
 from data_prep.workers.joint_lock import Claims, JointLock
 from data_prep.workers.pool import Workers
-from data_prep.workers.team import Group, Together
+from data_prep.workers.team import Group, SharedFolderTeam
 
 # Small groups, so that all tasks have something to do. With a number in the environment: end this
 # process by SIGKILL in the middle of its work, after so many markers.
@@ -246,9 +246,9 @@ for turn in range(8):
 def test_a_failure_leaves_the_work_to_the_others(tmp_path: Path) -> None:
     lock = JointLock(tmp_path, "g", 0, 2)
     with pytest.raises(ZeroDivisionError), lock, Workers(1) as workers:
-        Together(workers, lock).once("a", lambda: 1 // 0)
+        SharedFolderTeam(workers, lock).once("a", lambda: 1 // 0)
     with JointLock(tmp_path, "g", 1, 2) as lock, Workers(1) as workers:
-        team = Together(workers, lock)
+        team = SharedFolderTeam(workers, lock)
         assert team.once("a", lambda: {"x": (1, 2)}) == {"x": [1, 2]}
         assert team.once("a", lambda: 1 // 0) == {"x": [1, 2]}
         told: list[dict[str, int]] = []

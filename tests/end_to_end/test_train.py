@@ -225,7 +225,7 @@ def test_a_modern_encoder_resumes_bit_equal_and_is_exported(command: Any, tmp_pa
     trained = weights(tmp_path / "whole")["model.layers.2.attn.Wqkv.weight"]
     assert theirs.model.layers[2].attn.Wqkv.weight.flatten().equal(trained.flatten())
     card = (tmp_path / "hf" / "README.md").read_text()
-    assert "ModernBertForMaskedLM.from_pretrained" in card and "A ModernBERT of 3 layers" in card
+    assert "\n- modernbert\n" in card and "A ModernBERT of 3 layers" in card
     more = [*MODERN, f"init.from={tmp_path / 'hf'}"]
     assert entry(command("more", *more, "schedule.total_steps=1", "schedule.warmup_steps=0")) == 0
     assert losses(tmp_path / "more")[0] < losses(tmp_path / "whole")[0]

@@ -9,7 +9,7 @@ import pytest
 
 from bertds.cli import main as command
 from bertds.report.curves import charts_of
-from bertds.report.run_view import read_chains
+from bertds.report.run_view import read_chains, read_run
 from tests.support.made_runs import make_run, train_line
 
 
@@ -134,6 +134,27 @@ def test_time_in_updates_stands_beside_the_stalls_where_lines_tell_it(tmp_path: 
     assert '<td class="n">0.1 s</td><td class="n">25.0%</td>' in first
     assert '<td class="n">0.1 s</td><td class="n"></td>' in second
     assert "updates" not in runs_table(silent)[0]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"overall": "<b>"}, {"overall": None}, {"pairs": 1.5}, {"pairs": -1}, {"step": "x"},
+        {"fields": []}, {"fields": {"syntax": None}}, {"paradigms": {"a": [1]}}, {"overall": 1e9},
+        {"fields": None, "paradigms": 3},
+    ],
+)  # fmt: skip
+def test_odd_blimp_scores_are_left_out_and_said(
+    two_phases: tuple[Path, Path], odd: dict[str, object]
+) -> None:
+    scores = {"overall": 61.5, "pairs": 100, "step": 7, "fields": {"syntax": 60.0},
+              "paradigms": {"npi": 63.0}}  # fmt: skip
+    (two_phases[0] / "blimp.json").write_text(json.dumps(scores))
+    assert read_run(two_phases[0]).blimp == scores
+    (two_phases[0] / "blimp.json").write_text(json.dumps({**scores, **odd}))
+    run = read_run(two_phases[0])
+    assert run.blimp == {}
+    assert "blimp.json: left out, its scores are not numbers in percent" in run.unreadable()
 
 
 def test_runs_of_different_vocabularies_are_not_compared_without_a_word(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bertds.monitor.run_files import losses_of, read_object
+from tests.slurm.conftest import STEPS
 from tests.slurm.lab import Lab
-from tests.slurm.runs import history, train_steps
+from tests.slurm.runs import assert_same_run, history, train_steps
 
 pytestmark = pytest.mark.slurm
 
@@ -62,3 +64,23 @@ def test_jobs_on_one_node_go_on_after_a_time_limit(
     assert lab.wait(f"{job}_2")["JobState"] == "COMPLETED"
     starts = (tmp_path / "starts").read_text().splitlines()
     assert starts == ["-m bertds.cli prep --text b c.txt --out b"] * 2
+
+
+def test_a_lost_rank_is_started_again_in_the_same_job(
+    lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path
+) -> None:
+    lab.variables["BERTDS_RESTARTS"] = "1"
+    run = tmp_path / "phase1"
+    job = lab.sbatch("--nodes=1", "--ntasks-per-node=2", repository / "slurm/phase1.sh")
+    lab.until_steps(job, run, more=25)  # past a checkpoint
+    lab.kill_rank(lab.job(job)["NodeList"])
+    ended = lab.wait(job)
+    assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), lab.log(job)
+    assert "starting again in this job, from step_000000" in lab.log(job)
+    assert [line.split(" nodes=")[1].split(" ", 1)[1][:7] for line in history(run)] == [
+        "start: ", "crash 1", "start: ", "done",
+    ]  # fmt: skip
+    (lost,) = losses_of(read_object(run / "environment.json", []))
+    assert "ended with exit code 137" in lost.what and 0 < lost.seconds < 240
+    assert train_steps(run) == list(range(1, STEPS + 1))
+    assert_same_run(run, undisturbed)

@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from bertds.commands.status import in_lines
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_metrics, read_object, starts_of
+from bertds.monitor.status import read_status
+from bertds.report.write import write_report
 from bertds.system.processes import start_time
 from bertds.train import main
 from bertds.training import launch as module
@@ -29,7 +32,7 @@ def live(*scripts: str, send: tuple[int, ...] = ()) -> tuple[int, Any]:
     for count, number in enumerate(send, start=1):
         threading.Timer(0.4 * count, os.kill, (os.getpid(), number)).start()
     environments = [{**os.environ, "SCRIPT": script} for script in scripts]
-    return Launcher().live(["sh", "-c", 'eval "$SCRIPT"'], environments)
+    return Launcher().live(["sh", "-c", 'eval "$SCRIPT"'], environments, 0.5)
 
 
 LISTENS = "trap 'exit 75' TERM; while :; do sleep 0.05; done"
@@ -74,9 +77,8 @@ def test_under_nohup_a_closed_terminal_is_nothing() -> None:
     ],
 )
 def test_the_exit_code_is_that_of_the_run(
-    scripts: tuple[str, ...], code: int, lost: str | None, monkeypatch: pytest.MonkeyPatch
+    scripts: tuple[str, ...], code: int, lost: str | None
 ) -> None:
-    monkeypatch.setattr(module, "GRACE_SECONDS", 0.5)
     found, loss = live(*scripts)
     assert found == code and (str(loss) if loss else None) == lost
 
@@ -86,7 +88,7 @@ def lives(monkeypatch: pytest.MonkeyPatch) -> list[list[dict[str, str]]]:
     """The environments of each life; each ends as the test says."""
     seen: list[list[dict[str, str]]] = []
     monkeypatch.setattr(
-        Launcher, "live", lambda self, line, given: (seen.append(given), next(OUTCOMES))[1]
+        Launcher, "live", lambda self, line, given, grace: (seen.append(given), next(OUTCOMES))[1]
     )
     for name in ("RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
@@ -167,6 +169,11 @@ def test_a_launcher_inside_a_launcher_is_refused(
         main([*command("run"), "--processes", "2"])
 
 
+def report_page(run: Path, folder: Path) -> str:
+    write_report([run], folder)
+    return (folder / "index.html").read_text()
+
+
 def children(pid: int) -> dict[str, int]:
     """The ranks that a launcher has started, by number."""
     found = {}
@@ -205,4 +212,6 @@ def test_after_a_loss_the_run_goes_on_as_if_nothing_had_been(
     last = starts_of(read_object(tmp_path / "run/environment.json", []))[-1]
     assert last["lost"]["what"] == "rank 1 was ended by SIGKILL"
     assert 0 < last["lost"]["seconds"] < 120
+    assert " lost, the last time because rank 1 was" in in_lines(read_status(tmp_path / "run"))
+    assert "rank 1 was ended by SIGKILL" in report_page(tmp_path / "run", tmp_path / "report")
     assert last["command"].startswith("bertds train --deepspeed ")
