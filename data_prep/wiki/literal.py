@@ -17,6 +17,7 @@ _SHOW: dict[int, str | None] = {_FIRST + ord(mark): mark for mark in _MARKS}
 NOTHING = chr(_FIRST)
 """``<nowiki />``: shows nothing, and parts the marks on its sides."""
 _SHOW[_FIRST] = None
+_HIDDEN = re.compile(f"[{NOTHING}-{chr(_FIRST + 0x7F)}]")
 
 _LONGEST_PARTED = 400
 """Characters between brackets that ``<nowiki/>`` takes apart."""
@@ -87,4 +88,10 @@ def without_parted(text: str) -> str:
 
 def show(paragraphs: list[str]) -> list[str]:
     """Undo :func:`hidden`; what holds nothing else goes."""
-    return list(filter(None, (paragraph.translate(_SHOW).strip() for paragraph in paragraphs)))
+    return list(filter(None, map(_shown, paragraphs)))
+
+
+def _shown(paragraph: str) -> str:
+    if paragraph.isascii() or _HIDDEN.search(paragraph) is None:
+        return paragraph
+    return paragraph.translate(_SHOW).strip()
