@@ -58,11 +58,27 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(inputs: str, out: object, vocab: Path, *more: str) -> list[str]:
     return [
-        "--text", f"{inputs}/a.txt", f"{inputs}/b.txt.gz", "--jsonl", f"{inputs}/c.jsonl",
-        "--parquet", f"{inputs}/d.parquet", "--wiki", f"{inputs}/e.xml.bz2",
-        "--out", str(out), "--vocab", str(vocab), "--workers", "1", "--shard-tokens", "2000",
-        "--validation-fraction", "0.05", *more,
-    ]  # fmt: skip
+        "--text",
+        f"{inputs}/a.txt",
+        f"{inputs}/b.txt.gz",
+        "--jsonl",
+        f"{inputs}/c.jsonl",
+        "--parquet",
+        f"{inputs}/d.parquet",
+        "--wiki",
+        f"{inputs}/e.xml.bz2",
+        "--out",
+        str(out),
+        "--vocab",
+        str(vocab),
+        "--workers",
+        "1",
+        "--shard-tokens",
+        "2000",
+        "--validation-fraction",
+        "0.05",
+        *more,
+    ]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -186,9 +202,15 @@ def test_kill_9_in_the_middle_of_an_upload(
 def test_no_signature_is_written_anywhere(inputs: Path, tiny_vocab: Path, tmp_path: Path) -> None:
     with serve(inputs) as store:
         words = [
-            "--text", f"{store.url}/a.txt?X-Amz-Signature=topsecret0", "--out",
-            str(tmp_path / "out"), "--vocab", str(tiny_vocab), "--workers", "1",
-        ]  # fmt: skip
+            "--text",
+            f"{store.url}/a.txt?X-Amz-Signature=topsecret0",
+            "--out",
+            str(tmp_path / "out"),
+            "--vocab",
+            str(tiny_vocab),
+            "--workers",
+            "1",
+        ]
         assert main(words) == 0
         assert store.queries == {"X-Amz-Signature=topsecret0"}
     assert all(b"topsecret0" not in data for data in contents(tmp_path / "out").values())

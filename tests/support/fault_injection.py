@@ -43,10 +43,11 @@ from bertds.system import fault_points
 from bertds.system.fault_points import inject
 
 POINTS = tuple(
-    name for name in fault_points.POINTS
+    name
+    for name in fault_points.POINTS
     if name.startswith(("checkpoint.", "engine.", "run.continue", "metrics."))
     and name not in ("engine.seed", "engine.output")
-)  # fmt: skip
+)
 """Where a run may die; what comes before ``engine.wrap`` ends no life that has begun."""
 
 
