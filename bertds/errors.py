@@ -45,3 +45,12 @@ class CheckpointError(UserError):
 
 class InUseError(UserError):
     """Another process is writing to this folder."""
+
+
+class StoreError(BertdsError):
+    """A store (S3, a web server, ...) could not be reached for long; the work up to then is saved.
+
+    The same command goes on when the store answers again.
+    """
+
+    exit_code = EXIT_RUN_AGAIN

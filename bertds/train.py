@@ -105,9 +105,11 @@ def train(run: Run) -> bool:
         Whether the last step is done.
     """
     state, engine, metrics = run.state, run.engine, run.metrics
-    reason = ""
     run.validate_before_training()
+    reason = run.agreement.reason_to_stop()
     while not run.is_finished() and not reason:
+        if not run.wait_for_batch():  # a store that gives nothing, for long
+            break
         batch = run.next_batch()
         learning_rate = run.learning_rate(state.step, state.hours)
         engine.set_learning_rate(learning_rate)
@@ -121,10 +123,9 @@ def train(run: Run) -> bool:
         run.validate_if_due()
         reason = run.agreement.reason_to_stop()
         run.save_if_due(force=bool(reason))
-    if run.is_finished():
-        run.validate_at_end()
-        run.save_if_due(force=True)
-    return run.is_finished()
+    finished = run.is_finished() and run.validate_at_end()
+    run.save_if_due(force=True)
+    return finished
 
 
 def entry(argv: list[str] | None = None) -> int:

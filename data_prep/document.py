@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
+
+from bertds.system.stored_path import FilePath, file_path
 
 # Reasons for which a document is not written. Sources and stages use these; quality.py and
 # repetition.py in data_prep/selection have names for their rules.
@@ -67,9 +68,9 @@ class Unit(NamedTuple):
     limits: Limits = Limits()
 
     @property
-    def path(self) -> Path:
-        """The file as a path."""
-        return Path(self.file)
+    def path(self) -> FilePath:
+        """The file as a path, or in its store."""
+        return file_path(self.file)
 
 
 class SourceFile(NamedTuple):
@@ -77,7 +78,7 @@ class SourceFile(NamedTuple):
 
     source: str
     reader: str
-    path: Path
+    path: FilePath
     name: str
     """Name below the folder that the user gave; paths of the machine stay out of the manifest."""
     bytes: int

@@ -132,7 +132,10 @@ def _parser(full: bool) -> argparse.ArgumentParser:
                        help=rare("nanotoken: a faster package, compared on a sample (cache)"))
 
     group = parser.add_argument_group("output")
-    group.add_argument("--out", metavar="DIR", help="where shards and manifest.json go")
+    group.add_argument("--out", metavar="DIR",
+                       help="where shards and manifest.json go: a folder, or a URL (s3://...)")
+    group.add_argument("--work-dir", metavar="DIR",
+                       help=rare("with --out URL: the local folder to work in (in $TMPDIR)"))
     group.add_argument("--validation-fraction", type=float, metavar="F",
                        help="share of documents held out (0.005)")
     group.add_argument("--seed", type=int, metavar="N", help="(12345)")

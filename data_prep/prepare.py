@@ -29,6 +29,7 @@ from data_prep.resolve import Resolved, resolve
 from data_prep.run_stages import StageRun
 from data_prep.settings import PrepSettings
 from data_prep.stages.markers import inputs_hash
+from data_prep.store_output import clear, finished_there
 from data_prep.workers.joint_lock import TASKS_FOLDER, JointLock
 from data_prep.workers.pool import Workers
 from data_prep.workers.team import SharedFolderTeam, SingleProcess, Team
@@ -52,7 +53,13 @@ def prepare(request: PrepRequest) -> Manifest:
     """
     began = time.monotonic()
     resolved = resolve(request)
-    out = resolved.out
+    out, url = resolved.out, resolved.url
+    if url and request.task_index == 0:
+        there = finished_there(url, out, resolved.files, resolved.settings, request.overwrite)
+        if there is not None:
+            clear(out)
+            progress.say(f"{url}: prepared before with these settings, all files there")
+            return there
     try:
         out.mkdir(parents=True, exist_ok=True)
         earlier = EarlierRun(out, resolved.files, resolved.settings, request.overwrite)
@@ -68,6 +75,8 @@ def prepare(request: PrepRequest) -> Manifest:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
         raise explain_os_error(error, path) from error
     report(out, manifest, time.monotonic() - began, whole)
+    if url and request.task_count == 1:
+        clear(out)
     return manifest
 
 
@@ -82,7 +91,7 @@ def forecast(request: PrepRequest) -> Forecast:
     resolved = resolve(request)
 
     def sample(folder: Path, settings: PrepSettings, team: Team, units: list[Unit]) -> Manifest:
-        small = replace(resolved, out=folder, settings=settings)
+        small = replace(resolved, out=folder, url="", settings=settings)
         earlier = EarlierRun(folder, small.files, settings, False)
         _open(earlier)
         return StageRun(small, team, units).execute(earlier)

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from bertds.system.secrets import masked
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -98,7 +100,7 @@ def in_time(seconds: float) -> str:
 def say(text: str) -> None:
     """Print one line for a person."""
     if not _silences:
-        print(text, file=sys.stderr, flush=True)
+        print(masked(text), file=sys.stderr, flush=True)
 
 
 def summary(rows: Mapping[str, str]) -> None:

@@ -48,7 +48,9 @@ class PrepRequest:
     """
 
     out: str | Path
-    """Folder of shards and manifest.json."""
+    """Folder of shards and manifest.json, or its URL in a store."""
+    work_dir: str | Path | None = None
+    """With a URL: the local folder to work in; None = one below the temporary folder."""
 
     # Sources, by kind: files or folders.
     wiki: Paths = ()

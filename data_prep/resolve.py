@@ -16,6 +16,7 @@ from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file
 from bertds.system.processes import usable_cores
+from bertds.system.storage import is_url
 from data_prep.document import Limits, SourceFile
 from data_prep.request import PrepRequest
 from data_prep.selection.decontaminate import NgramTable, TestFile, check_ngram, read_test_files
@@ -25,6 +26,7 @@ from data_prep.selection.mixing import parse_mix
 from data_prep.settings import PrepSettings
 from data_prep.sources import SOURCE_KINDS, find_files, source_order
 from data_prep.sources.hub import NAME_PREFIX, find_hub
+from data_prep.store_output import work_folder
 from data_prep.tokens.nanotoken_encoder import check_installed
 from data_prep.wiki.templates import check_file
 
@@ -37,6 +39,9 @@ class Resolved:
 
     request: PrepRequest
     out: Path
+    """Where this machine works; the folder of the result, unless that is in a store."""
+    url: str
+    """Of the result in a store; "" = the result is local."""
     files: list[SourceFile]
     """In the order of their kinds and names."""
     settings: PrepSettings
@@ -58,9 +63,13 @@ def resolve(request: PrepRequest) -> Resolved:
     files = source_files(request)
     filters, test_ngrams = filter_settings(request)
     settings = prep_settings(request, files, filters)
+    url = str(request.out) if is_url(request.out) else ""
+    if request.work_dir and not url:
+        raise ConfigError("--work-dir is for --out URL; a local --out is its own work folder")
     return Resolved(
         request=request,
-        out=Path(request.out),
+        out=work_folder(url, request.work_dir, request.task_count) if url else Path(request.out),
+        url=url,
         files=files,
         settings=settings,
         test_ngrams=test_ngrams,

@@ -46,6 +46,7 @@ from data_prep.stages.shuffle import ShardRange, ShardTask, plan_shards, write_s
 from data_prep.stages.tokenise import StageTask, run_stage
 from data_prep.stages.unit_groups import unit_groups, unit_name
 from data_prep.stages.vocabulary import train_vocabulary, write_tokenizer_folder, write_vocabulary
+from data_prep.store_output import publish
 from data_prep.workers.team import Group, Team
 
 
@@ -62,6 +63,7 @@ class StageRun:
         """
         self.resolved, self.team, self.sample = resolved, team, sample
         self.out, self.settings = resolved.out, resolved.settings
+        self.url = resolved.url
         self.files = resolved.files
         self.sources = source_order(self.files)
         self.work = self.out / WORK_FOLDER
@@ -110,6 +112,8 @@ class StageRun:
         def finish() -> None:
             offer_report(self.out, manifest)
             manifest.save(self.out)
+            if self.url:
+                publish(self.out, self.url, manifest)
             shutil.rmtree(self.work, ignore_errors=True)
 
         self.team.once("manifest", finish)
@@ -262,7 +266,8 @@ class StageRun:
                     keep_duplicates=settings.dedup == "none",
                     keep_dropped=settings.keep_dropped,
                     word_starts=not settings.is_wordpiece,
-                    inputs=inputs_hash([contents, *one]),
+                    inputs=inputs_hash([contents, *one, *filter(None, [self.url])]),
+                    url=self.url,
                 )
 
             groups = (Group(f"{one.split}-{one.number}", partial(tasks, one)) for one in ranges)

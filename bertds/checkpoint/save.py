@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 from bertds.checkpoint.background import BackgroundSave
+from bertds.checkpoint.copies import Copies
 from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import write_manifest, write_pieces
 from bertds.checkpoint.train_state import TrainState
@@ -59,6 +60,10 @@ class Checkpoints:
         self.is_main = engine.rank == 0
         self.saved_step: int | None = None
         self._background: BackgroundSave | None = None
+        self._best_step: int | None = None
+        self.copies: Copies | None = None
+        if self.is_main and config.copy_to:
+            self.copies = Copies(config.copy_to, self._superfluous)
 
     def save(self, state: TrainState, *, wait: bool = True) -> None:
         """Save now, unless this very step is saved already.
@@ -123,8 +128,20 @@ class Checkpoints:
         self._together(background.wait_written, background.folder, background.abandon)
         self._together(background.wait_published, background.folder)
 
+    def wait_copied(self, seconds: float) -> None:
+        """Wait until ``checkpoint.copy_to`` holds what is saved; not collective.
+
+        Raises:
+            StoreError: it does not after so many seconds.
+        """
+        if self.copies is not None:
+            self.copies.wait(seconds)
+            self._prune()  # what was being uploaded could not be removed then
+
     def abandon(self) -> None:
         """Let a save in the background end by itself, if it is quick; not collective."""
+        if self.copies is not None:
+            self.copies.stop()
         if self._background is not None:
             self._background.abandon(patience_seconds=5.0)
             self._background = None
@@ -158,7 +175,10 @@ class Checkpoints:
         reached("checkpoint.latest")
         write_text(self.folder / "latest", final.name + "\n")
         log.info("saved %s", final)
-        self._prune(state)
+        self._best_step = state.best_step
+        if self.copies is not None:
+            self.copies.add(final)
+        self._prune()
 
     def _together(
         self, work: Callable[[], T], temporary: Path, on_failure: Callable[[], None] | None = None
@@ -204,17 +224,24 @@ class Checkpoints:
                 f"checkpoint needs {total / 2**30:.2f}; free some space and run this again"
             )
 
-    def _prune(self, state: TrainState) -> None:
+    def _prune(self) -> None:
         """Remove checkpoints that no rule keeps."""
+        folders = {int(folder.name[5:]): folder for folder in step_folders(self.folder)}
+        for step in self._superfluous(list(folders)):
+            if self.copies is None or self.copies.release(folders[step]):
+                self._remove(folders[step])
+
+    def _superfluous(self, steps: list[int]) -> list[int]:
+        """Return those of some steps, newest first, that no rule keeps."""
         config = self.config
         if config.keep_last == 0:
-            return
-        for folder in step_folders(self.folder)[config.keep_last :]:
-            step = int(folder.name.removeprefix("step_"))
-            milestone = config.milestone_steps and step % config.milestone_steps == 0
-            best = config.keep_best and step == state.best_step
-            if not milestone and not best:
-                self._remove(folder)
+            return []
+        return [
+            step
+            for step in steps[config.keep_last :]
+            if not (config.milestone_steps and step % config.milestone_steps == 0)
+            and not (config.keep_best and step == self._best_step)
+        ]
 
     @staticmethod
     def _remove(folder: Path) -> None:

@@ -6,6 +6,8 @@ from bertds.config.keys import all_keys
 from bertds.config.recipe import Config, DataConfig, ModelConfig, ScheduleConfig
 from bertds.config.row_settings import ImpossibleRows
 from bertds.errors import ConfigError
+from bertds.system.secrets import masked
+from bertds.system.storage import is_url
 
 
 def _require(condition: bool, message: str) -> None:
@@ -70,6 +72,7 @@ def check(config: Config) -> None:
         f"data.pack_tokens={data.pack_tokens} is shorter than one row, data.sequence_length="
         f"{data.sequence_length}; give about the rows of a micro batch times their mean length",
     )
+    check_urls(config)
     _require(
         schedule.warmup_steps is None or schedule.warmup_ratio is None,
         f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="
@@ -106,6 +109,33 @@ def check(config: Config) -> None:
             f"schedule.warmup_steps={schedule.warmup_steps} exceeds schedule.total_steps="
             f"{horizon}; lower it",
         )
+
+
+def check_urls(config: Config) -> None:
+    """Refuse a URL where a local folder is needed, and one that carries a password."""
+    for key, value in (("run.dir", config.run.dir), ("data.cache_dir", config.data.cache_dir)):
+        _require(
+            not is_url(value),
+            f"{key}={masked(value)} must be a local folder; checkpoint.copy_to takes a URL",
+        )
+    copy_to = config.checkpoint.copy_to
+    _require(
+        not copy_to or is_url(copy_to),
+        f"checkpoint.copy_to={copy_to} must be a URL (s3://, gs://, az://, file:///...)",
+    )
+    for key, value in (
+        ("data.path", config.data.path),
+        ("validation.path", config.validation.path),
+        ("checkpoint.copy_to", copy_to),
+    ):
+        _require(
+            not is_url(value)
+            or "@" not in value.partition("://")[2].partition("/")[0]
+            or value.startswith(("abfs", "hf:")),
+            f"{key}={masked(value)} holds credentials; give them to the driver by its environment "
+            "variables or files",
+        )
+    _require(config.data.cache_gib > 0, f"data.cache_gib={config.data.cache_gib} must be above 0")
 
 
 def check_rows(data: DataConfig) -> None:

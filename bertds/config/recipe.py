@@ -82,7 +82,18 @@ class DataConfig:
     """What is trained on, and how rows are made from it."""
 
     path: str = ""
-    """The folder that data_prep wrote, a folder or file of NVIDIA HDF5, or a plain text file."""
+    """The folder that data_prep wrote, a folder or file of NVIDIA HDF5, or a plain text file; or
+    the URL of a folder that data_prep wrote (s3://, gs://, az://, hf://, https://, file://).
+    Credentials come from the driver's own environment and files, never from here."""
+    cache_gib: float = 64.0
+    """With a URL: the most that shards in the cache of this machine take, in GiB. All processes of
+    the machine share the cache; the least recently used are evicted. Two blocks of 2,000,000 rows
+    should fit, about 1 GiB at 128 tokens per row. Changes the speed, not the result."""
+    cache_dir: str = ""
+    """Where the cache is, on a disk of the machine's own; empty = bertds-cache-UID in $TMPDIR."""
+    fetch_timeout_minutes: float = 30.0
+    """How long to wait for one file of a store that fails or hangs. Then the run saves and exits
+    with 75 (run me again)."""
     vocab: str = ""
     """A vocab.txt or tokenizer.json, where the data brings none (NVIDIA HDF5, text); else empty."""
     lower_case: bool | None = None
@@ -299,7 +310,8 @@ class ValidationConfig:
     every_steps: int = 0
     """Validate per so many steps and at the end; 0 = only at the end."""
     path: str = ""
-    """Held-out data; empty = the validation split beside data.path, where there is one."""
+    """Held-out data, a path or a URL as data.path; empty = the validation split beside data.path,
+    where there is one."""
     max_samples: int = 10_000
     """Score at most so many rows; 0 = all."""
     micro_batch_size: int = 0
@@ -328,6 +340,10 @@ class CheckpointConfig:
     background: bool = False
     """Copy the state and write it in a thread while training goes on; costs the memory of one
     copy. A failed write ends the run at the next save."""
+    copy_to: str = ""
+    """URL of a folder to which every saved checkpoint is uploaded while training goes on, its
+    manifest last. A start takes the newest good checkpoint of the run folder and of there.
+    keep_last and the other rules of keeping apply there too. Empty = none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,9 +18,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 
@@ -29,11 +28,12 @@ from bertds.config.ramps import BatchRamp, MaskRate
 from bertds.config.recipe import DataConfig
 from bertds.data.balance import balance_rows
 from bertds.data.batches import MicroBatch, StepBatch, cut, pad_to_budget
-from bertds.data.order import DataPosition, EpochOrder, advance
+from bertds.data.order import DataPosition, advance
 from bertds.data.samples.flat_rows import FlatRows, join_rows
-from bertds.data.sources.base import Block, Source
+from bertds.data.sources.base import Source
 from bertds.data.sources.open import open_source
-from bertds.errors import ConfigError
+from bertds.data.stream import SampleStream
+from bertds.errors import ConfigError, StoreError
 from bertds.system.fault_points import passed
 
 __all__ = [
@@ -46,136 +46,6 @@ __all__ = [
 ]
 
 _VALIDATION_EPOCH = 0
-
-
-class _Stream:
-    """Random access to the endless stream of samples, fast where the access is sequential."""
-
-    def __init__(self, source: Source, seed: int, ahead: bool) -> None:
-        self._source, self._seed = source, seed
-        self._orders: dict[int, EpochOrder] = {}
-        self._current: tuple[tuple[int, int], _OpenBlock] | None = None
-        self._next: tuple[tuple[int, int], Future[_OpenBlock]] | None = None
-        self._pool = ThreadPoolExecutor(1, "bertds-block") if ahead else None
-        self._lock = threading.Lock()
-
-    def read(
-        self, start: DataPosition, count: int, mask_rate: float | None = None
-    ) -> tuple[FlatRows, np.ndarray]:
-        """Return rows and their (epoch, sample number), int64 [count, 2]."""
-        pieces, samples = [], []
-        for span in self._spans(start, count):
-            pieces.append(span.opened.block.gather(span.rows, mask_rate))
-            samples.append(span.opened.identify(span.epoch, span.rows))
-        return join_rows(pieces), np.concatenate(samples)
-
-    def read_chosen(
-        self,
-        start: DataPosition,
-        count: int,
-        choose: Callable[[np.ndarray], np.ndarray],
-        mask_rate: float | None = None,
-    ) -> list[tuple[FlatRows, np.ndarray]]:
-        """Return chosen rows of a stretch of the stream, and their (epoch, sample number).
-
-        Args:
-            start: where the stretch begins.
-            count: its samples.
-            choose: gets all their lengths, int64 [count]; returns int64 [n, k]: n sets of k
-                places in the stretch, each ascending.
-            mask_rate: share of masked tokens; None = as the source's settings say.
-        """
-        spans = list(self._spans(start, count))
-        lengths = [span.opened.block.lengths(span.rows) for span in spans]
-        ends = np.cumsum([len(span.rows) for span in spans])
-        result = []
-        for places in choose(np.concatenate(lengths)):
-            pieces, samples = [], []
-            parts = np.split(places, np.searchsorted(places, ends[:-1]))
-            for span, part, end in zip(spans, parts, ends, strict=True):
-                if len(part):
-                    rows = span.rows[part - (end - len(span.rows))]
-                    pieces.append(span.opened.block.gather(rows, mask_rate))
-                    samples.append(span.opened.identify(span.epoch, rows))
-            result.append((join_rows(pieces), np.concatenate(samples)))
-        return result
-
-    def _spans(self, start: DataPosition, count: int) -> Iterator[_Span]:
-        position = advance(self._source, start, 0)
-        while count:
-            order = self._order(position.epoch)
-            number = order.block_at(position.offset)
-            opened = self._open(position.epoch, number)
-            first = position.offset - order.starts[number]
-            last = min(first + count, opened.block.rows)
-            yield _Span(opened, position.epoch, opened.shuffle[first:last])
-            count -= last - first
-            position = advance(self._source, position, last - first)
-
-    def close(self) -> None:
-        """Stop reading ahead."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
-    def _order(self, epoch: int) -> EpochOrder:
-        with self._lock:
-            if epoch not in self._orders:
-                while len(self._orders) > 2:
-                    del self._orders[min(self._orders)]
-                self._orders[epoch] = EpochOrder(self._source, self._seed, epoch)
-            return self._orders[epoch]
-
-    def _open(self, epoch: int, number: int) -> _OpenBlock:
-        key = (epoch, number)
-        if self._current is not None and self._current[0] == key:
-            return self._current[1]
-        self._current = None  # the old block's memory goes before the new one's comes
-        waiting, self._next = self._next, None
-        if waiting is not None and waiting[0] == key:
-            opened = waiting[1].result()
-        else:
-            opened = self._load(epoch, number)
-        self._current = (key, opened)
-        if self._pool is not None:
-            blocks = len(self._order(epoch).blocks)
-            following = (epoch, number + 1) if number + 1 < blocks else (epoch + 1, 0)
-            self._next = (following, self._pool.submit(self._load, *following))
-        return opened
-
-    def _load(self, epoch: int, number: int) -> _OpenBlock:
-        order = self._order(epoch)
-        shards = order.blocks[number]
-        block = self._source.open_block(epoch, shards)
-        firsts = self._source.first_samples(epoch)
-        counts = self._source.rows_by_shard(epoch)[shards]
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        assert block.rows == starts[-1], f"{block.rows} rows, {starts[-1]} were counted"
-        return _OpenBlock(block, order.shuffle(number), starts, firsts[shards])
-
-
-@dataclass(slots=True)
-class _OpenBlock:
-    block: Block
-    shuffle: np.ndarray
-    starts: np.ndarray
-    first_samples: np.ndarray
-
-    def identify(self, epoch: int, rows: np.ndarray) -> np.ndarray:
-        """Return (epoch, sample number) of rows of the block, int64 [n, 2]."""
-        part = np.searchsorted(self.starts, rows, side="right") - 1
-        names = np.empty((len(rows), 2), np.int64)
-        names[:, 0] = epoch
-        names[:, 1] = rows - self.starts[part] + self.first_samples[part]
-        return names
-
-
-@dataclass(slots=True)
-class _Span:
-    """A stretch of the stream that lies in one block."""
-
-    opened: _OpenBlock
-    epoch: int
-    rows: np.ndarray
 
 
 class BatchLoader:
@@ -223,6 +93,7 @@ class BatchLoader:
         self._plan_of = ramp.at if ramp is not None else lambda _: batch_plan
         self._rate_of = mask_rate.at if mask_rate is not None else lambda _: None
         self._first_step = first_step
+        self.may_stall = source.may_stall
         self._rank = rank
         self._start = start
         self._pin = pin
@@ -231,12 +102,15 @@ class BatchLoader:
         # Here and not in the thread: what is wrong with the data is said before the first step.
         rows = self._source.samples_in_epoch(start.epoch)
         # Where one batch spans blocks and epochs, other ranks' blocks would be read for nothing.
-        self._stream = _Stream(self._source, seed, ahead=rows > 4 * batch_plan.global_batch_size)
+        self._stream = SampleStream(
+            self._source, seed, ahead=rows > 4 * batch_plan.global_batch_size
+        )
         self._queue: queue.Queue[StepBatch | BaseException] = queue.Queue(
             max(1, data_config.prefetch_steps)
         )
         self._closed = threading.Event()
         self._failure: BaseException | None = None
+        self._held: StepBatch | BaseException | None = None
         self._thread = threading.Thread(target=self._produce, name="bertds-loader", daemon=True)
         self._thread.start()
 
@@ -248,17 +122,36 @@ class BatchLoader:
             raise self._failure
         if self._closed.is_set():
             raise StopIteration
-        began = time.perf_counter()
-        item = self._queue.get()
-        self.stall_seconds += time.perf_counter() - began
+        self.wait(None)
+        item, self._held = self._held, None
+        assert item is not None
         if isinstance(item, BaseException):
             self._failure = item
             raise item
         return item
 
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for the next batch, ``seconds`` at most (None = until it is there).
+
+        Returns:
+            Whether it is there, so that ``next`` gives it, or the error in its place, at once.
+        """
+        if self._held is None and self._failure is None:
+            began = time.perf_counter()
+            with suppress(queue.Empty):
+                self._held = self._queue.get(seconds != 0.0, seconds)
+            self.stall_seconds += time.perf_counter() - began
+        return self._held is not None or self._failure is not None
+
+    @property
+    def gave_up(self) -> StoreError | None:
+        """The error that the store did not give the next batch in time; else None."""
+        return self._held if isinstance(self._held, StoreError) else None
+
     def close(self) -> None:
         """End the thread; safe to call twice."""
         self._closed.set()
+        self._source.stop_waiting()
         while self._thread.is_alive():
             try:
                 self._queue.get_nowait()
@@ -370,6 +263,7 @@ def validation_batches(
     mine = numbers[rank * wanted // world_size : (rank + 1) * wanted // world_size]
     shard_of = np.searchsorted(firsts, mine, side="right") - 1
     rest: FlatRows | None = None
+    source.read_ahead(np.unique(shard_of).tolist())
     for shard in np.unique(shard_of):
         block = source.open_block(_VALIDATION_EPOCH, [int(shard)])
         rows = mine[shard_of == shard] - firsts[shard]

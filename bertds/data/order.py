@@ -30,6 +30,11 @@ class DataPosition:
     offset: int = 0
 
 
+def shard_order(seed: int, epoch: int, shards: int) -> list[int]:
+    """Return the order in which an epoch reads its shards; it does not depend on their rows."""
+    return [int(n) for n in permutation(derive_key(seed, SHARD_ORDER, epoch), shards)]
+
+
 class EpochOrder:
     """Positions of one epoch to shards and rows."""
 
@@ -38,13 +43,13 @@ class EpochOrder:
         counts = source.rows_by_shard(epoch)
         self.blocks: list[list[int]] = []
         self.starts = [0]
-        for shard in permutation(derive_key(seed, SHARD_ORDER, epoch), source.shards):
+        for shard in shard_order(seed, epoch, source.shards):
             rows = int(counts[shard])
             here = self.starts[-1] - self.starts[-2] if self.blocks else 0
             if not self.blocks or here + rows > source.block_rows:
                 self.blocks.append([])
                 self.starts.append(self.starts[-1])
-            self.blocks[-1].append(int(shard))
+            self.blocks[-1].append(shard)
             self.starts[-1] += rows
 
     @property

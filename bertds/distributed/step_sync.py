@@ -52,6 +52,8 @@ class Agreement:
         self._counts: _Sums | None = None
         self._wishes: _Sums | None = None
         self._stop = False
+        self.batches_ready = False
+        """Whether every rank had its next batch when it was last asked."""
         self.main_hours = 0.0
         self.hours = 0.0
         self.tokens = 0
@@ -78,11 +80,16 @@ class Agreement:
             "nsp_scale": forwards / plan.global_batch_size,
         }
 
-    def ask(self) -> None:
-        """Exchange the wishes to stop; call it before the update."""
+    def ask(self, has_batch: bool = True) -> None:
+        """Exchange the wishes to stop; call it before the update.
+
+        Args:
+            has_batch: whether this rank's next batch is there; see :attr:`batches_ready`.
+        """
         wish = 1.0 if self.watch.reason() else 0.0
+        waiting = 0.0 if has_batch else 1.0
         with self.waiting.timed():
-            sums = self.engine.global_sums([wish])
+            sums = self.engine.global_sums([wish, waiting])
         self._wishes = _Sums(sums)
 
     def read(self) -> None:
@@ -91,8 +98,15 @@ class Agreement:
             _, tokens, self.hours = self._counts.values()
             self.tokens += int(tokens)
         if self._wishes is not None:
-            self._stop = self._stop or self._wishes.values()[0] > 0
+            wishes, waiting = self._wishes.values()
+            self._stop = self._stop or wishes > 0
+            self.batches_ready = waiting == 0
         self._counts = self._wishes = None
+
+    def stop(self, reason: str) -> None:
+        """Stop after all: every rank calls it, for a reason that they share."""
+        self._stop = True
+        self.watch.wish(reason)
 
     def reason_to_stop(self) -> str:
         """Return why all ranks stop after this step, or ""."""

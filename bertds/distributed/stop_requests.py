@@ -73,6 +73,10 @@ class StopWatch:
             self._noticed = self._look()
         return self._noticed
 
+    def wish(self, reason: str) -> None:
+        """Want to stop for a reason that was noticed elsewhere."""
+        self._noticed = self._noticed or reason
+
     def _look(self) -> str:
         now = time.monotonic()
         if self.deadline is not None and now > self.deadline:

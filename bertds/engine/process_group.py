@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Callable
 from datetime import timedelta
 from types import ModuleType
 from typing import Protocol
@@ -20,7 +21,7 @@ import torch.distributed as dist
 
 from bertds.distributed.rank_info import Place, find_place
 from bertds.distributed.rendezvous import meet
-from bertds.errors import ConfigError
+from bertds.errors import BertdsError, ConfigError
 
 MEETING_SECONDS = 600.0
 """So long do processes wait for each other, unless a recipe says otherwise."""
@@ -79,6 +80,31 @@ def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
     if _store is None:
         _store = meet(find_place(), limit_seconds)
     return _store
+
+
+def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds: float) -> None:
+    """Let the main process do something before the others go on; all have met by then.
+
+    Args:
+        place: this process's.
+        name: of the work, once per run.
+        work: done by rank 0 alone.
+        limit_seconds: how long the others wait.
+
+    Raises:
+        BertdsError: rank 0 did not finish in time.
+        Exception: on rank 0, what ``work`` raised.
+    """
+    key = f"bertds/main_first/{name}"
+    if place.is_main:
+        work()
+        if place.world_size > 1:
+            meet_processes().set(key, "done")
+        return
+    try:
+        meet_processes().wait([key], timedelta(seconds=limit_seconds))
+    except RuntimeError as error:  # torch's error for a wait that was too long
+        raise BertdsError(f"rank 0 did not finish to {name} in {limit_seconds:.0f} s") from error
 
 
 def start_processes(

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TextIO
 
+from bertds.system.secrets import masked
+
 log = logging.getLogger("bertds")
 
 
@@ -18,7 +20,14 @@ class _Line(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return f"{clock} {level}{record.getMessage()}"
+        return f"{clock} {level}{masked(record.getMessage())}"
+
+
+class _FileLine(logging.Formatter):
+    """A line with the date; like the terminal's, without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
@@ -62,6 +71,6 @@ class LogFile(logging.FileHandler):
 def log_to_file(path: Path) -> logging.Handler:
     """Also append log lines, with the date, to ``path``. Returns the handler to close."""
     handler = LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_FileLine("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     return handler

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
 from bertds.system.logs import LogFile, log
+from bertds.system.secrets import masked
 
 
 def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -69,8 +70,9 @@ def _report(message: str, debug: bool) -> None:
         # others meanwhile. If this rank is alone with its error, it speaks after a moment.
         time.sleep(3.0)
         message = f"rank {rank}: {message}"
+    message = masked(message)
     if debug:
-        traceback.print_exc()
+        print(masked(traceback.format_exc()), file=sys.stderr, end="", flush=True)
     if log.handlers:
         for handler in log.handlers:
             if isinstance(handler, LogFile):

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, cast
 
 import torch
 
+from bertds.checkpoint.copies import restore
 from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.batch_plan import BatchPlan
@@ -30,7 +32,7 @@ from bertds.distributed.step_sync import Agreement
 from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import DeepSpeedSettings
-from bertds.engine.process_group import meet_processes
+from bertds.engine.process_group import main_first, meet_processes
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
@@ -42,6 +44,7 @@ from bertds.system.fault_points import reached
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
 from bertds.system.processes import require_linux
+from bertds.system.secrets import without_secrets
 from bertds.training.auto_micro_batch import choose_micro_batch
 from bertds.training.bad_step_guard import Guard
 from bertds.training.clock import TrainingClock
@@ -57,9 +60,12 @@ from bertds.training.starting_point import (
     start_weights,
     warn_of_other_data,
 )
+from bertds.training.store_waits import made_of
 from bertds.training.validation import Validator
 from bertds.training.will_it_fit import check_fits
 from bertds.training.word_weights import use_word_weights
+
+_FETCH_SECONDS = 3600.0
 
 
 def build_run(
@@ -110,6 +116,8 @@ def _build(
     for notice in settings.notices:
         log.info("%s", notice)
     leaving.heartbeat = heartbeat = watch_peers(config, place, folder)
+    if config.checkpoint.copy_to:
+        fetch_copy(config, place, folder)
     if not settings.finds_micro_batch:
         settings.batch_plan(place.world_size)  # what is wrong with it is said first
 
@@ -129,11 +137,16 @@ def _build(
     plan = settings.batch_plan(place.world_size)
     ramp = BatchRamp.of(config.schedule, plan)
     leaving.engine = engine = build_engine(config, settings, plan, model)
-    validator = None if held_out is None else Validator(config, held_out, engine)
+    validator = None
+    if held_out is not None:
+        validator = made_of(held_out, engine, partial(Validator, config, held_out, engine))
     facts = facts_of(config, settings, place, source)
     leaving.checkpoints = checkpoints = Checkpoints(
         folder.path, config.checkpoint, engine, shapes, facts
     )
+
+    if checkpoints.copies is not None:
+        checkpoints.copies.catch_up(folder.checkpoints)
 
     check_alike(engine, start, source)
     warn_of_other_data(start, source)
@@ -156,17 +169,22 @@ def _build(
     metrics.start(state)
     metrics.restore_window(state.window)
 
-    loader = BatchLoader(
+    loader = made_of(
         source,
-        config.data,
-        plan,
-        place.rank,
-        start=DataPosition(state.epoch, state.offset),
-        seed=config.run.seed,
-        pin=engine.device.type == "cuda",
-        ramp=ramp,
-        mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
-        first_step=state.step,
+        engine,
+        partial(
+            BatchLoader,
+            source,
+            config.data,
+            plan,
+            place.rank,
+            start=DataPosition(state.epoch, state.offset),
+            seed=config.run.seed,
+            pin=engine.device.type == "cuda",
+            ramp=ramp,
+            mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
+            first_step=state.step,
+        ),
     )
     closing.callback(loader.close)
     parts = Collaborators(
@@ -209,6 +227,14 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
     ).start()
 
 
+def fetch_copy(config: Config, place: Place, folder: RunFolder) -> None:
+    """Bring the newest checkpoint of ``checkpoint.copy_to`` into the run folder, if it is newer."""
+    seconds = config.data.fetch_timeout_minutes * 60.0
+    restored = partial(restore, config.checkpoint.copy_to, folder.checkpoints, seconds)
+    # A whole checkpoint may come, after the store has failed for as long as it may.
+    main_first(place, "fetch checkpoints", restored, seconds + _FETCH_SECONDS)
+
+
 def open_held_out(config: Config, source: Source) -> Source | None:
     """Return the rows to validate on: ``validation.path``, else the training data's own split."""
     if config.validation.path:
@@ -236,7 +262,7 @@ def facts_of(
     return {
         "model": {**to_dict(config.model), "vocab_size": tokenizer.vocab_size},
         "tokenizer": tokenizer.to_json(),
-        "recipe": to_dict(config),
+        "recipe": without_secrets(to_dict(config)),
         "deepspeed": settings.values,
         "data": source.describe(),
         "world_size": place.world_size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 
 from bertds.checkpoint.save import Checkpoints
@@ -22,6 +23,7 @@ from bertds.distributed.stop_requests import StopWatch
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.interface import ModelOutput
 from bertds.engine.weight_average import decay_at
+from bertds.errors import StoreError
 from bertds.monitor.metrics import Metrics
 from bertds.monitor.notify import Event, Notifier
 from bertds.optim.lr_schedule import LearningRate
@@ -31,7 +33,11 @@ from bertds.training.bad_step_guard import Guard
 from bertds.training.clock import TrainingClock
 from bertds.training.run_folder import RunFolder
 from bertds.training.sample_log import SampleLog
+from bertds.training.store_waits import together, wait_for_batch
 from bertds.training.validation import Validator
+
+STOP_COPY_SECONDS = 120.0
+"""How long a run that was stopped waits for the upload of its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,6 +94,8 @@ class Run:
         self.learning_rate = parts.learning_rate
         self._closing = closing
         self._batches: Iterator[StepBatch] = iter(parts.loader)
+        self._may_stall = parts.loader.may_stall
+        self._first_step = state.step
 
     @property
     def stall_seconds(self) -> float:
@@ -103,6 +111,16 @@ class Run:
         if schedule.clock_hours is not None and self.state.hours >= schedule.clock_hours:
             return True
         return self.state.step >= schedule.total_steps
+
+    def wait_for_batch(self) -> bool:
+        """Wait, together with the other ranks, until each has the next batch.
+
+        Local data is never waited for here. Returns False if the run is to stop instead.
+        """
+        if not self._may_stall or self.agreement.batches_ready:
+            return True
+        loader, waits = self.parts.loader, self._wait_for_data
+        return wait_for_batch(self.engine, loader, self.agreement, waits)
 
     def next_batch(self) -> StepBatch:
         """Return this rank's part of the next optimizer step."""
@@ -132,7 +150,7 @@ class Run:
         """
         state, parts = self.state, self.parts
         limit = parts.guard.norm_limit(state)
-        self.agreement.ask()
+        self.agreement.ask(not self._may_stall or parts.loader.wait(0.0))
         self._enter("step")
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)
@@ -152,6 +170,10 @@ class Run:
         if parts.heartbeat is not None:
             parts.heartbeat.progress.step_done(state.step)
 
+    def _wait_for_data(self) -> None:
+        """Tell the other ranks that this one waits for a store, and lives."""
+        self._enter("data")
+
     def _enter(self, activity: str) -> None:
         """Tell the other ranks what this one does now; see bertds/distributed/progress.py."""
         if self.parts.heartbeat is not None:
@@ -168,14 +190,24 @@ class Run:
         if every and self.state.step % every == 0:
             self._validate()
 
-    def validate_at_end(self) -> None:
-        """Validate after the last step, unless that was just done."""
-        self._validate()
+    def validate_at_end(self) -> bool:
+        """Validate after the last step, unless that was just done.
 
-    def _validate(self) -> None:
+        Returns:
+            Whether it is done; False if a store did not give the held-out rows in time.
+        """
+        return self._validate()
+
+    def _validate(self) -> bool:
         state, validator = self.state, self.parts.validator
         if validator is None or state.validated_step == state.step:
-            return
+            return True
+        try:
+            with self.metrics.pause():
+                validator.prepare(self._wait_for_data)
+        except StoreError as error:
+            self.agreement.stop(str(error))
+            return False
         state.validated_step = state.step
         self._enter("validation")
         with self.metrics.pause(), self.engine.averaged():
@@ -185,10 +217,13 @@ class Run:
             state.best_mlm_loss, state.best_step = scores["mlm_loss"], state.step
         line = {"step": state.step, "split": "validation", **scores}
         self.metrics.write({**line, "prompts": prompts} if prompts else line)
+        return True
 
     def save_if_due(self, force: bool) -> None:
         """Save a checkpoint when its step has come, when it is the best so far, or when told to."""
         state, cadence = self.state, self.config.checkpoint
+        if state.step == self._first_step and not self.is_finished():
+            return  # stopped before the first step: nothing is new
         due = cadence.every_steps and state.step % cadence.every_steps == 0
         best = cadence.keep_best and state.best_step == state.step
         if not (force or due or best):
@@ -202,9 +237,18 @@ class Run:
         self._enter("step")
 
     def close(self, finished: bool) -> None:
-        """Say how it ended; write ``DONE`` at the true end."""
+        """Say how it ended; write ``DONE`` at the true end.
+
+        Raises:
+            StoreError: on every rank, if ``checkpoint.copy_to`` does not have all that is saved.
+        """
         StopWatch.ignore_signals()
         state, folder = self.state, self.parts.folder
+        if self.config.checkpoint.copy_to:
+            # Not as long where the machine is about to be taken away.
+            most = self.config.data.fetch_timeout_minutes * 60.0 if finished else STOP_COPY_SECONDS
+            copied = partial(self.parts.checkpoints.wait_copied, most)
+            together(self.engine, copied, self._wait_for_data)
         if finished:
             folder.lock.check()
             facts: dict[str, float] = {"step": state.step, "samples": state.samples}

@@ -39,6 +39,7 @@ from bertds.system.atomic_files import append_line, explain_os_error, write_json
 from bertds.system.folder_lock import FolderLock
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
+from bertds.system.secrets import masked, without_secrets
 from bertds.training.launch import COMMAND, LOST
 from bertds.training.setting_changes import changes, is_done
 
@@ -140,7 +141,8 @@ class RunFolder:
         for change in self._changed:
             log.info("%s %s -> %s from step %d", change.name, change.before, change.now, step)
         lost = self._lost(step)
-        text = yaml.safe_dump(to_dict(self.config), sort_keys=False, allow_unicode=True)
+        recipe = without_secrets(to_dict(self.config))
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "deepspeed.json", deepspeed_json)
         file = self.path / "environment.json"
@@ -220,4 +222,4 @@ def _commit() -> str:
 
 def command_line() -> str:
     """Return the command that started this process, for the run's record."""
-    return os.environ.get(COMMAND) or " ".join([Path(sys.executable).name, *sys.argv])
+    return masked(os.environ.get(COMMAND) or " ".join([Path(sys.executable).name, *sys.argv]))

@@ -20,6 +20,7 @@ from bertds.config.recipe import Config
 from bertds.errors import ConfigError, DataError
 from bertds.monitor.run_files import read_object
 from bertds.monitor.setting_lines import Change
+from bertds.system.storage import is_url
 
 Rule = Literal["fixed", "announced", "free"]
 
@@ -153,8 +154,9 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
             f"{run}: this run is done at step {steps}, so {listed} would change nothing; give a "
             "larger schedule.total_steps to go on, or choose another run.dir"
         )
-    if config.data.path and not Path(config.data.path).exists():
-        raise DataError(f"data.path={config.data.path}: no such file or folder")
+    data = config.data.path
+    if data and not is_url(data) and not Path(data).exists():
+        raise DataError(f"data.path={data}: no such file or folder")
     return True
 
 

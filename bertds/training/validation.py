@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import NamedTuple
 
 from bertds.config.ramps import held_out_mask_rate
 from bertds.config.recipe import Config
@@ -13,6 +15,14 @@ from bertds.engine.interface import TrainingEngine
 from bertds.monitor.scoring import score
 from bertds.pretrained.evaluate import majority_share, unigram_entropy
 from bertds.training.prompts import Prompts
+from bertds.training.store_waits import together
+
+
+class _Kept(NamedTuple):
+    """Rows of a store, read once."""
+
+    own: list[MicroBatch]
+    filler: list[MicroBatch]
 
 
 class Validator:
@@ -30,7 +40,30 @@ class Validator:
         self.engine = engine
         self._baselines: dict[str, float] | None = None
         self._prompts = Prompts.of(source, config)
+        self._kept: _Kept | None = None
         self.micro_batch = config.validation.micro_batch_size or engine.batch.micro_batch_size
+
+    def prepare(self, on_round: Callable[[], None]) -> None:
+        """Have at hand what comes from a store: no rank may wait in a forward pass. Collective.
+
+        The rows are kept for the validations to come: they are the same each time.
+
+        Args:
+            on_round: see :func:`together`.
+
+        Raises:
+            StoreError: on every rank, if the store did not answer in time.
+        """
+        if self.source.may_stall and self._kept is None:
+            self._kept = together(self.engine, self._keep, on_round)
+
+    def _keep(self) -> _Kept:
+        engine = self.engine
+        own = list(self._read(engine.rank, engine.world_size))
+        filler = list(islice(self._read(0, 1), 1))
+        if engine.rank == 0 and (counts := self.source.token_counts()) is not None:
+            self._entropy = unigram_entropy(counts)
+        return _Kept(own, filler)
 
     def score(self) -> dict[str, float]:
         """Return losses and accuracies with their baselines; see :func:`score`. Collective.
@@ -71,6 +104,11 @@ class Validator:
         return self._prompts.lines(output.predictions)
 
     def _batches(self, rank: int, world_size: int) -> Iterable[MicroBatch]:
+        if self._kept is None:
+            return self._read(rank, world_size)
+        return self._kept.own if world_size == self.engine.world_size else self._kept.filler
+
+    def _read(self, rank: int, world_size: int) -> Iterable[MicroBatch]:
         return validation_batches(
             self.source,
             self.config.data,

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bertds.errors import ConfigError, DataError
+from bertds.system.storage import is_url, join, list_files
+from bertds.system.stored_path import FilePath, StoredPath, file_path
 from data_prep import progress
 from data_prep.document import Document, Limits, SourceFile, Unit
 from data_prep.sources import blocks
@@ -29,6 +31,7 @@ from data_prep.sources.multistream import (
 )
 from data_prep.sources.records import (
     check_jsonl,
+    parquet_file,
     parquet_row_groups,
     read_jsonl,
     read_parquet,
@@ -109,20 +112,23 @@ def find_files(
     Raises:
         DataError: a path is missing, unreadable, holds no such file, or is of another kind.
     """
-    files = []
+    files: list[tuple[FilePath, str]] = []
     for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            files += [(p, p.relative_to(path).as_posix()) for p in _in_folder(kind, path)]
-        elif path.is_file() and kind == "wiki" and is_index(path):
+        if is_url(given):
+            files += _in_store(kind, str(given))
+            continue
+        local = Path(given)
+        if local.is_dir():
+            files += [(p, p.relative_to(local).as_posix()) for p in _in_folder(kind, local)]
+        elif local.is_file() and kind == "wiki" and is_index(local):
             indexes = [*indexes, given]  # a pattern such as enwiki-* names it too
-        elif path.is_file():
-            files.append((path, path.name))
+        elif local.is_file():
+            files.append((local, local.name))
         else:
-            raise DataError(f"{path}: no such file or folder (for --{kind})")
+            raise DataError(f"{local}: no such file or folder (for --{kind})")
     files.sort(key=lambda pair: (pair[1], str(pair[0])))
     found_files = []
-    extracted: set[Path] = set()
+    extracted: set[FilePath] = set()
     for path, name in files:
         # Extracted articles come as thousands of small files, and to look into each costs as much
         # as reading it: the first of a folder speaks for the others (their reader checks them).
@@ -141,7 +147,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
         DataError: an index that was named is of no dump here.
     """
     dumps = [file for file in files if file.reader == "dump"]
-    found: dict[Path, Path] = {}
+    found: dict[FilePath, FilePath] = {}
     for file in dumps:
         beside = index_beside(file.path)
         if beside is not None:
@@ -151,7 +157,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
             except DataError as error:
                 progress.say(f"{error}; going on without it")
     for name in given:
-        path = Path(name)
+        path = file_path(str(name))
         if not path.is_file():
             raise DataError(f"{path}: no such file (for --wiki-index)")
         own = [f.path for f in dumps if index_name(f.path) in (path.name, f"{path.name}.bz2")]
@@ -189,6 +195,29 @@ def _in_folder(kind: str, folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def _in_store(kind: str, url: str) -> list[tuple[FilePath, str]]:
+    """Return the file of a URL, or the files below it that the option takes, with their names.
+
+    Raises:
+        DataError: there is none.
+    """
+    file = StoredPath(url)
+    # A web server has files, no folders that could be listed.
+    if url.startswith("http") or file.is_file():
+        if not file.is_file():
+            raise DataError(f"{file}: no such file (for --{kind})")
+        return [(file, file.name)]
+    found: list[tuple[FilePath, str]] = []
+    for name, size in sorted(list_files(url).items()):
+        path = StoredPath(join(url, name))
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if size and not hidden and not is_index(path) and _wanted(kind, path):
+            found.append((path, name))
+    if not found:
+        raise DataError(f"{file}: no such file, and none below it (for --{kind})")
+    return found
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder and of those below; a linked folder once, however often."""
     seen: set[str] = set()
@@ -213,7 +242,7 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _wanted(kind: str, path: Path) -> bool:
+def _wanted(kind: str, path: FilePath) -> bool:
     name = path.name.lower()
     if kind == "jsonl" and _WIKI_JSON.fullmatch(name):
         return True
@@ -222,7 +251,7 @@ def _wanted(kind: str, path: Path) -> bool:
 
 def source_file(
     kind: str,
-    path: Path,
+    path: FilePath,
     name: str,
     options: tuple[str, ...],
     known_reader: str = "",
@@ -273,10 +302,10 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     if file.reader == "hf":
         yield from hub_units(file, whole, unit_bytes)
     elif file.reader == "parquet":
-        sizes = parquet_row_groups(file.path, file.path, file.options[0], file.limits)
+        sizes = parquet_row_groups(parquet_file(file.path), file.path, file.options[0], file.limits)
         yield from row_group_units(whole, sizes, unit_bytes)
     elif file.streams:
-        offsets = stream_offsets(Path(file.streams), file.path)
+        offsets = stream_offsets(file_path(file.streams), file.path)
         for number, (start, end) in enumerate(cuts(offsets, file.bytes, max(1, unit_bytes // 4))):
             yield whole._replace(number=number, start=start, end=end, size=end - start)
     elif is_read_by_one(file):

@@ -15,10 +15,10 @@ import lzma
 import re
 import zlib
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import BinaryIO
 
 from bertds.errors import DataError
+from bertds.system.stored_path import FilePath, StoredPath
 from data_prep.document import Limits
 from data_prep.sources import formats
 from data_prep.sources.limits import Unpacking, bounded, check_document
@@ -36,7 +36,7 @@ Block = tuple[bytes, bool]
 DEFAULT_LIMITS = Limits()
 
 
-def compression(path: Path) -> str:
+def compression(path: FilePath) -> str:
     """Return what is around the text, by the first bytes of the file, not by its name.
 
     Returns:
@@ -46,7 +46,7 @@ def compression(path: Path) -> str:
         return formats.wrapping(file.read(formats.HEAD_BYTES))
 
 
-def check_is_text(path: Path) -> None:
+def check_is_text(path: FilePath) -> None:
     """Refuse a file that holds no text, packed or not.
 
     Raises:
@@ -62,22 +62,22 @@ def check_is_text(path: Path) -> None:
         _refuse(path, formats.not_text(head), "")
 
 
-def _refuse(path: Path, what: str, packing: str) -> None:
+def _refuse(path: FilePath, what: str, packing: str) -> None:
     if what:
         inside = f" in {packing} data" if packing else ""
         name, semicolon, remedy = what.partition(";")
         raise DataError(f"{path}: not text but {name}{inside}{semicolon}{remedy}")
 
 
-def open_binary(path: Path) -> BinaryIO:
+def open_binary(path: FilePath) -> BinaryIO:
     """Open a source file, or say in one line why not."""
     try:
-        return open(path, "rb")
+        return path.open() if isinstance(path, StoredPath) else open(path, "rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def plain_blocks(path: Path, start: int, end: int) -> Iterator[Block]:
+def plain_blocks(path: FilePath, start: int, end: int) -> Iterator[Block]:
     """Yield the bytes of ``[start, end)``, then what follows as not owned."""
     with open_binary(path) as file:
         file.seek(start)
@@ -88,7 +88,7 @@ def plain_blocks(path: Path, start: int, end: int) -> Iterator[Block]:
             yield block, False
 
 
-def is_multistream(path: Path) -> bool:
+def is_multistream(path: FilePath) -> bool:
     """Tell whether a .bz2 file holds several streams (looks at its first 64 MiB)."""
     with open_binary(path) as file:
         tail = file.read(1)[:0]
@@ -104,7 +104,7 @@ def is_multistream(path: Path) -> bool:
 
 
 def bz2_blocks(
-    path: Path, start: int, end: int, limits: Limits = DEFAULT_LIMITS
+    path: FilePath, start: int, end: int, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[Block]:
     """Yield the contents of the streams that begin in ``[start, end)``, then of later ones.
 
@@ -163,7 +163,7 @@ def _next_stream(file: BinaryIO, start: int, end: int) -> int | None:
     return None
 
 
-def whole_blocks(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Block]:
+def whole_blocks(path: FilePath, limits: Limits = DEFAULT_LIMITS) -> Iterator[Block]:
     """Yield the contents of a file, unpacked as its first bytes say, UTF-16 and UTF-32 as UTF-8.
 
     Raises:
@@ -180,7 +180,7 @@ def whole_blocks(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[Block]
         yield block, True
 
 
-def _check_inside(path: Path, kind: str, head: bytes) -> str:
+def _check_inside(path: FilePath, kind: str, head: bytes) -> str:
     """Refuse contents that are no text; return what is around them still: one of WIDE, or ""."""
     packing = kind if kind in formats.COMPRESSED else ""
     inner = formats.wrapping(head)
@@ -190,7 +190,9 @@ def _check_inside(path: Path, kind: str, head: bytes) -> str:
     return inner
 
 
-def _unpacked(path: Path, kind: str, limits: Limits, size: int = BLOCK_BYTES) -> Iterator[bytes]:
+def _unpacked(
+    path: FilePath, kind: str, limits: Limits, size: int = BLOCK_BYTES
+) -> Iterator[bytes]:
     """Yield the decompressed bytes of a file, in blocks of about ``size``."""
     try:
         if kind == "bz2":
@@ -198,7 +200,7 @@ def _unpacked(path: Path, kind: str, limits: Limits, size: int = BLOCK_BYTES) ->
         elif kind == "xz":
             yield from bounded(path, _xz_blocks(path), limits)
         elif kind in ("gz", "zst"):
-            with gzip.open(path) if kind == "gz" else _open_zstandard(path) as file:
+            with gzip.open(open_binary(path)) if kind == "gz" else _open_zstandard(path) as file:
                 yield from bounded(path, iter(lambda: file.read(size), b""), limits)
         else:
             yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
@@ -208,7 +210,7 @@ def _unpacked(path: Path, kind: str, limits: Limits, size: int = BLOCK_BYTES) ->
         raise DataError(f"{path}: damaged ({error})") from error
 
 
-def _xz_blocks(path: Path) -> Iterator[bytes]:
+def _xz_blocks(path: FilePath) -> Iterator[bytes]:
     """Yield the contents of the streams of an .xz or .lzma file.
 
     Not by ``lzma.open``, which sets no limit on the memory that a file may ask for.
@@ -230,17 +232,17 @@ def _xz_blocks(path: Path) -> Iterator[bytes]:
                 data = data.lstrip(b"\0")
 
 
-def _open_zstandard(path: Path) -> BinaryIO:
+def _open_zstandard(path: FilePath) -> BinaryIO:
     try:
         from compression import zstd  # Python 3.14
 
-        return zstd.open(path, "rb")
+        return zstd.open(open_binary(path), "rb")
     except ImportError:
         pass
     try:
         import pyarrow
 
-        return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+        return pyarrow.CompressedInputStream(open_binary(path), "zstd")
     except ImportError as error:
         raise DataError(f"{path}: reading .zst needs pyarrow (pip install pyarrow)") from error
 
@@ -249,7 +251,7 @@ def records(
     blocks: Iterator[Block],
     opening: bytes,
     closing: bytes,
-    path: Path,
+    path: FilePath,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Generator[bytes, None, bytes]:
     """Yield each ``opening ... closing`` whose first byte is owned.
@@ -295,7 +297,7 @@ def records(
 
 
 def _until(
-    blocks: Iterator[Block], begun: bytes, closing: bytes, path: Path, limits: Limits
+    blocks: Iterator[Block], begun: bytes, closing: bytes, path: FilePath, limits: Limits
 ) -> tuple[bytes, int, int | None]:
     """Read on until a record closes, in time that grows with its length and no faster.
 

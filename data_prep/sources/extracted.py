@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from bertds.data.scripts import gap
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
+from bertds.system.stored_path import FilePath
 from data_prep.clean import clean_line, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
 from data_prep.sources.blocks import compression, plain_blocks, records, whole_blocks
@@ -135,7 +135,7 @@ def _json_document(line: bytes, options: tuple[str, ...]) -> Document:
     return body_document(title, text, str(address), options)
 
 
-def is_extracted_json(path: Path) -> bool:
+def is_extracted_json(path: FilePath) -> bool:
     """Tell WikiExtractor's ``--json`` from other JSON lines, by its first record."""
     block = next(whole_blocks(path), (b"", True))[0]
     try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from bertds.errors import ConfigError, DataError
+from bertds.system.stored_path import FilePath
 from data_prep.document import NO_TEXT_KEY, Document, SourceFile, Unit
 from data_prep.sources.records import (
     parquet_documents,
@@ -151,7 +152,7 @@ def _remote_size(given: str, url: str) -> int:
         raise DataError(f"--hf {given}: {url} cannot be reached ({_one_line(error)})") from error
 
 
-def _opened(path: Path, url: str) -> Path | BinaryIO:
+def _opened(path: FilePath, url: str) -> FilePath | BinaryIO:
     """Return what pyarrow reads: a local path, or a file on the Hub."""
     if not url:
         return path

@@ -8,9 +8,9 @@ large, and the option that raises the bound.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from bertds.errors import DataError
+from bertds.system.stored_path import FilePath
 from data_prep.document import Limits
 
 FREE_BYTES = 16 << 20
@@ -20,7 +20,7 @@ FREE_BYTES = 16 << 20
 class Unpacking:
     """Counts what a compressed file, or a part of one, unpacks to."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: FilePath, limits: Limits) -> None:
         self.path, self.limits = path, limits
         self.unpacked = 0
 
@@ -43,7 +43,7 @@ class Unpacking:
             )
 
 
-def bounded(path: Path, blocks: Iterator[bytes], limits: Limits) -> Iterator[bytes]:
+def bounded(path: FilePath, blocks: Iterator[bytes], limits: Limits) -> Iterator[bytes]:
     """Yield the blocks that a whole compressed file unpacks to, up to the bound."""
     size = path.stat().st_size
     counted = Unpacking(path, limits)
@@ -52,7 +52,7 @@ def bounded(path: Path, blocks: Iterator[bytes], limits: Limits) -> Iterator[byt
         yield block
 
 
-def check_document(path: Path | str, size: int, limits: Limits) -> None:
+def check_document(path: FilePath | str, size: int, limits: Limits) -> None:
     """Refuse a document, or the part of one that has been read, that is too large.
 
     Raises:
@@ -65,7 +65,7 @@ def check_document(path: Path | str, size: int, limits: Limits) -> None:
         )
 
 
-def joined(path: Path, blocks: Iterator[tuple[bytes, bool]], limits: Limits) -> bytes:
+def joined(path: FilePath, blocks: Iterator[tuple[bytes, bool]], limits: Limits) -> bytes:
     """Return a file that is one document, whole."""
     parts, size = [], 0
     for block, _ in blocks:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
 from bertds.errors import DataError
+from bertds.system.stored_path import FilePath
 from data_prep.sources.blocks import STREAM_HEADER, open_binary, whole_blocks
 
 _DUMP_NAME = re.compile(r"multistream(\d*)\.xml(.*)$")
@@ -26,18 +26,18 @@ _HEADER_BYTES = 10
 _PROBES = 64
 
 
-def is_index(path: Path) -> bool:
+def is_index(path: FilePath) -> bool:
     """Tell whether a file is an index, by its name."""
     return bool(_INDEX_NAME.search(path.name))
 
 
-def index_name(dump: Path) -> str:
+def index_name(dump: FilePath) -> str:
     """Return what the index of a dump is called; "" if the dump's name is not Wikimedia's."""
     name = _DUMP_NAME.sub(r"multistream-index\1.txt\2", dump.name)
     return "" if name == dump.name else name
 
 
-def index_beside(dump: Path) -> Path | None:
+def index_beside(dump: FilePath) -> FilePath | None:
     """Return the index that lies beside a dump, packed or unpacked."""
     name = index_name(dump)
     if not name:
@@ -49,7 +49,7 @@ def index_beside(dump: Path) -> Path | None:
 
 
 @lru_cache(maxsize=4)
-def stream_offsets(index: Path, dump: Path) -> tuple[int, ...]:
+def stream_offsets(index: FilePath, dump: FilePath) -> tuple[int, ...]:
     """Return where the streams of a dump begin, ascending, 0 first.
 
     Raises:
@@ -77,7 +77,7 @@ def stream_offsets(index: Path, dump: Path) -> tuple[int, ...]:
     return tuple(offsets)
 
 
-def _take(lines: list[bytes], offsets: list[int], index: Path) -> None:
+def _take(lines: list[bytes], offsets: list[int], index: FilePath) -> None:
     for line in lines:
         offset = line[: line.find(b":")]
         if not offset.isdigit():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertds.errors import DataError
 from bertds.system.json_fields import parse_json
+from bertds.system.stored_path import FilePath, StoredPath, file_path
 from data_prep.clean import clean_paragraphs, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Limits, Unit
 from data_prep.sources.blocks import DEFAULT_LIMITS, whole_blocks
@@ -44,7 +44,7 @@ def json_document(line: bytes, key: str) -> Document:
     return text_value_document(value[key], record_title(value))
 
 
-def check_jsonl(path: Path, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
+def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
     """Refuse a file that is not JSON lines, or none of whose first records has the text's key.
 
     Raises:
@@ -76,7 +76,7 @@ def check_jsonl(path: Path, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
         raise DataError(f"{without_key}; name the text's key with --text-key")
 
 
-def _not_lines(path: Path, number: int, found: str) -> DataError:
+def _not_lines(path: FilePath, number: int, found: str) -> DataError:
     return DataError(
         f"{path}: line {number} is {found}, but --jsonl reads one JSON object per line; "
         f"convert it: jq -c '{'.[]' if found == _ARRAY else '.'}' FILE > FILE.jsonl"
@@ -141,7 +141,13 @@ def read_pubmed(unit: Unit) -> Iterator[Document]:
 def read_parquet(unit: Unit) -> Iterator[Document]:
     """Yield the documents of the row groups ``[start, end)``; ``options`` holds the column."""
     groups = range(unit.start, unit.end)
-    return parquet_documents(unit.path, unit.file, groups, unit.options[0], unit.limits)
+    opened = parquet_file(unit.path)
+    return parquet_documents(opened, unit.file, groups, unit.options[0], unit.limits)
+
+
+def parquet_file(path: FilePath) -> ParquetFile:
+    """Return what pyarrow reads: a local path, or an open file in a store."""
+    return path.open() if isinstance(path, StoredPath) else path
 
 
 def parquet_documents(
@@ -171,7 +177,7 @@ def parquet_documents(
             for group in row_groups
             for i in range(metadata.row_group(group).num_columns)
         )
-        counted = Unpacking(Path(path), limits)
+        counted = Unpacking(file_path(path), limits)
         # A dictionary holds a text once, however many rows have it: left packed, 256 rows take no
         # more memory than it does, and each row is counted as it is unpacked.
         texts = [name for name in columns if str(schema.field(name).type).endswith("string")]
@@ -202,7 +208,7 @@ def _cell_document(value: Scalar, title: Scalar | None) -> Document:
 
 
 def parquet_row_groups(
-    opened: ParquetFile, path: Path | str, column: str, limits: Limits = DEFAULT_LIMITS
+    opened: ParquetFile, path: FilePath | str, column: str, limits: Limits = DEFAULT_LIMITS
 ) -> list[int]:
     """Return the size in bytes of each row group, after checking that the column is there.
 
@@ -230,7 +236,7 @@ def parquet_row_groups(
             )
     except (OSError, ArrowException) as error:
         raise DataError(f"{path}: not a Parquet file ({error})") from error
-    Unpacking(Path(path), limits).add(sum(sizes), packed)
+    Unpacking(file_path(str(path)), limits).add(sum(sizes), packed)
     if column not in names:
         raise DataError(
             f"{path}: no column {column!r} (there: {', '.join(names[:8])}); set --text-key"

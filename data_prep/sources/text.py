@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import BinaryIO
 
+from bertds.system.stored_path import FilePath
 from data_prep.clean import clean_paragraphs
 from data_prep.document import BAD_UTF8, EMPTY, Document, Limits, Unit
 from data_prep.sources.blocks import DEFAULT_LIMITS, compression, open_binary, whole_blocks
@@ -125,7 +125,7 @@ def _line_across(file: BinaryIO, start: int) -> bytes:
     return file.readline()
 
 
-def compressed_lines(path: Path, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
+def compressed_lines(path: FilePath, limits: Limits = DEFAULT_LIMITS) -> Iterator[bytes]:
     """Yield the lines of a compressed file.
 
     Raises:

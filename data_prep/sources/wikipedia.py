@@ -5,9 +5,9 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from bertds.errors import DataError
+from bertds.system.stored_path import FilePath
 from data_prep.document import (
     BAD_UTF8,
     EMPTY,
@@ -24,6 +24,7 @@ from data_prep.sources.blocks import (
     Block,
     bz2_blocks,
     compression,
+    open_binary,
     plain_blocks,
     records,
     whole_blocks,
@@ -48,7 +49,7 @@ _ONE_LINK = re.compile(r"\[\[[^\[\]\n]*\]\]|\{\{[^{}\n]*\}\}|<!--.*?-->")
 _ONE_LINE = re.compile(r"[^\n]*\]\]\s*")
 
 
-def sniff_dump(path: Path) -> tuple[str, ...]:
+def sniff_dump(path: FilePath) -> tuple[str, ...]:
     """Check that a file is a dump and return what it says of its wiki.
 
     See :func:`data_prep.wiki.names.site_options`.
@@ -67,14 +68,14 @@ def sniff_dump(path: Path) -> tuple[str, ...]:
             f"{path}: not a MediaWiki dump: it begins with {found!r}, expected <mediawiki ...>"
         )
     if compression(path) == "":
-        with open(path, "rb") as file:
+        with open_binary(path) as file:
             file.seek(max(0, path.stat().st_size - 4096))
             if _END not in file.read():
                 raise truncated(path)
     return site_options(head.decode("utf-8", "replace"))
 
 
-def truncated(path: Path) -> DataError:
+def truncated(path: FilePath) -> DataError:
     """Return the error for a dump that ends too early."""
     return DataError(f"{path}: truncated: </mediawiki> is missing at its end; fetch it again")
 
@@ -87,7 +88,7 @@ def _ends_dump(tail: bytes) -> bool:
 
 
 def page_batches(
-    path: Path, batch_bytes: int, limits: Limits = DEFAULT_LIMITS
+    path: FilePath, batch_bytes: int, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple[bytes, ...]]:
     """Yield the pages of a dump that one process must read (a single stream), in batches."""
     batch: list[bytes] = []

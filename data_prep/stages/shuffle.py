@@ -22,6 +22,7 @@ import numpy as np
 from bertds.data.formats.token_shards import shard_name, write_token_shard
 from bertds.data.tokenizer_json import WORD_START
 from bertds.errors import DataError
+from bertds.system.storage import join, upload
 from data_prep.document import DUPLICATE, NEAR_DUPLICATE
 from data_prep.selection.drop_log import DropLog
 from data_prep.stages.markers import read_marker, write_marker
@@ -61,6 +62,8 @@ class ShardTask(NamedTuple):
     inputs: str = ""
     word_starts: bool = False
     """Whether the ids carry WORD_START."""
+    url: str = ""
+    """The result's folder in a store, to which the shard is uploaded when it is complete."""
 
     @property
     def path(self) -> Path:
@@ -270,4 +273,6 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
         "repeated": dict(sorted(repeated.items())),
         "dropped": log.counts_json(),
     }
+    if task.url:
+        upload(task.path, join(task.url, info.file))
     return write_marker(task.marker, task.path, result, task.inputs, info.sha256)

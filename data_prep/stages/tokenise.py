@@ -19,6 +19,7 @@ import numpy as np
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer, WordPieceRules
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import DataError
+from bertds.system.secrets import masked
 from bertds.system.start_up import loading
 from data_prep import progress
 from data_prep.document import EMPTY, LEFT_OUT, TOO_SHORT, Unit
@@ -163,7 +164,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
 
 def _place(task: StageTask, unit: Unit) -> list[Any]:
     """Return where a unit stands among all, whichever worker reads it."""
-    return [task.sources.index(unit.source), unit.file, unit.number]
+    return [task.sources.index(unit.source), masked(unit.file), unit.number]
 
 
 class _Sentences(NamedTuple):

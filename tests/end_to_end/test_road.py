@@ -31,9 +31,16 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def arguments(recipe: Path, deepspeed: Path, data: Path, run: Path, *extra: str) -> list[str]:
     return [
-        "train", "--deepspeed_config", str(deepspeed), "--config", str(recipe),
-        "--set", f"run.dir={run}", f"data.path={data}", *extra,
-    ]  # fmt: skip
+        "train",
+        "--deepspeed_config",
+        str(deepspeed),
+        "--config",
+        str(recipe),
+        "--set",
+        f"run.dir={run}",
+        f"data.path={data}",
+        *extra,
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -170,9 +177,12 @@ def test_an_export_is_replaced_on_request_and_foreign_folders_are_left_alone(
 
 
 def test_the_best_checkpoint_is_marked_and_exported(
-    tmp_path: Path, tiny_recipe: Path, tiny_json: Path, tiny_data: Path,
+    tmp_path: Path,
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     run = tmp_path / "run"
     extra = ("validation.every_steps=2", "checkpoint.every_steps=2", "checkpoint.keep_last=3")
     command = arguments(tiny_recipe, tiny_json, tiny_data, run, *extra)
@@ -221,8 +231,17 @@ def test_run_and_export_score_the_same(
 ) -> None:
     assert bertds(["evaluate", str(run), "--json"]) == 0
     own = json.loads(capsys.readouterr().out)
-    command = ["evaluate", str(model), "--data", str(tiny_data), "--sequence-length", "32",
-               "--max-predictions", "5", "--json"]  # fmt: skip
+    command = [
+        "evaluate",
+        str(model),
+        "--data",
+        str(tiny_data),
+        "--sequence-length",
+        "32",
+        "--max-predictions",
+        "5",
+        "--json",
+    ]
     assert bertds(command) == 0
     exported = json.loads(capsys.readouterr().out)
     assert exported["mlm_loss"] == pytest.approx(own["mlm_loss"], rel=1e-6)
@@ -257,8 +276,12 @@ def test_evaluating_on_another_vocabulary_is_refused(
 def test_continuing_from_a_hugging_face_folder(
     run: Path, model: Path, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
-    frozen = ["deepspeed.optimizer.params.lr=0.0", "schedule.total_steps=1",
-              "schedule.warmup_steps=0", f"init.from={model}"]  # fmt: skip
+    frozen = [
+        "deepspeed.optimizer.params.lr=0.0",
+        "schedule.total_steps=1",
+        "schedule.warmup_steps=0",
+        f"init.from={model}",
+    ]
     command = arguments(tiny_recipe, tiny_json, tiny_data, tmp_path / "again", *frozen)
     assert bertds(command) == 0
     before = dict(open_trained(run).model.named_parameters())
@@ -267,9 +290,14 @@ def test_continuing_from_a_hugging_face_folder(
 
 
 def test_another_architecture_is_refused_with_both_named(
-    run: Path, model: Path, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path,
+    run: Path,
+    model: Path,
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     for origin in (run, model):
         extra = [f"init.from={origin}", "model.num_hidden_layers=3"]
         command = arguments(tiny_recipe, tiny_json, tiny_data, tmp_path / "x", *extra)
@@ -279,9 +307,13 @@ def test_another_architecture_is_refused_with_both_named(
 
 @pytest.mark.parametrize("fault", ["cut", "flip", "missing", "no manifest", "version"])
 def test_damaged_data_is_refused_before_the_first_step(
-    fault: str, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path: Path,
+    fault: str,
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)
     shard, manifest = data / "train" / "shard_00001.h5", data / "manifest.json"
@@ -327,9 +359,16 @@ def test_the_whole_road_from_a_real_dump(
 ) -> None:
     dump = next((shared_data / "wikipedia").glob("enwiki-latest-pages-articles1*.bz2"))
     command = [
-        "pipeline", "--work", str(tmp_path / "work"), "--wiki", str(dump), "--set",
-        "schedule.total_steps=5", "log.every_steps=5", "validation.every_steps=0",
-    ]  # fmt: skip
+        "pipeline",
+        "--work",
+        str(tmp_path / "work"),
+        "--wiki",
+        str(dump),
+        "--set",
+        "schedule.total_steps=5",
+        "log.every_steps=5",
+        "validation.every_steps=0",
+    ]
     assert bertds(command) == 0
     out = capfd.readouterr().out
     words = " ".join(out.split())  # a narrow table breaks its headings

@@ -39,7 +39,7 @@ data_prep.settings
 data_prep.stages
 data_prep.earlier_run
 data_prep.report
-data_prep.request
+data_prep.request data_prep.store_output
 data_prep.resolve data_prep.dry_run
 data_prep.run_stages
 data_prep.prepare data_prep.options

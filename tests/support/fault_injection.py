@@ -13,6 +13,7 @@ hog     seconds              the first step holds Python's lock for so long
 stop    step                 SIGUSR1 comes while this step is under way, and in each later one
 insist  n                    so many Ctrl-C arrive while the run is taken down
 error   step                 this rank raises an error of its own in this step
+block   rows                 blocks of the data are this small: an epoch has many
 fault   [name, step]         one of FAULTS happens in this step
 ```
 """
@@ -42,10 +43,11 @@ from bertds.system import fault_points
 from bertds.system.fault_points import inject
 
 POINTS = tuple(
-    name for name in fault_points.POINTS
+    name
+    for name in fault_points.POINTS
     if name.startswith(("checkpoint.", "engine.", "run.continue", "metrics."))
     and name not in ("engine.seed", "engine.output")
-)  # fmt: skip
+)
 """Where a run may die; what comes before ``engine.wrap`` ends no life that has begun."""
 
 
@@ -131,6 +133,10 @@ def plant(plan: dict[str, Any]) -> None:
         inject("run.clock", lambda seconds: next(ticks))
     if "insist" in plan:
         inject("run.leave", lambda: _insist(plan["insist"]))
+    if "block" in plan:
+        from bertds.data.sources import token_source
+
+        token_source.BLOCK_ROWS = plan["block"]
     if "room" in plan:
         inject("disk.free", lambda free: plan["room"])
     if "fault" in plan:

@@ -123,7 +123,7 @@ def offset_problems(tokens: np.ndarray, sentences: np.ndarray, documents: np.nda
     return problems
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TokenShard:
     """The three arrays of a shard, read-only views of a memory map (or plain arrays)."""
 
@@ -175,6 +175,23 @@ class TokenShard:
         if word_starts is None:
             return shard
         return replace(shard, word_starts=_read_only(np.packbits(word_starts, bitorder="little")))
+
+    @staticmethod
+    def outline(
+        name: str, sentence_lengths: np.ndarray, document_lengths: np.ndarray
+    ) -> TokenShard:
+        """Return a shard without its tokens: enough to count its samples.
+
+        Args:
+            name: for messages.
+            sentence_lengths: tokens of each sentence.
+            document_lengths: sentences of each document.
+        """
+        sentences, documents = (
+            _read_only(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+            for lengths in (sentence_lengths, document_lengths)
+        )
+        return TokenShard(name, _read_only(np.zeros(0, np.uint16)), sentences, documents)
 
     def read_ahead(self) -> None:
         """Ask the system to bring the file into the page cache in large reads."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -60,6 +60,9 @@ class Source(ABC):
     makes_masks = True
     """Whether masks are drawn here, so that their rate may change; else rows come with them."""
 
+    may_stall = False
+    """Whether rows come from a store, which may be slow or down for a while."""
+
     def __init__(self) -> None:
         self._counts: dict[int, np.ndarray] = {}
         self._lock = threading.RLock()
@@ -75,6 +78,12 @@ class Source(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Return plain facts for the log and the run's record."""
+
+    def read_ahead(self, shards: Iterable[int]) -> None:  # noqa: B027 - files need no notice
+        """Say which shards are read next, soonest first; a store's are fetched meanwhile."""
+
+    def stop_waiting(self) -> None:  # noqa: B027 - files are there at once
+        """End the waits of other threads for rows that have not come."""
 
     def token_counts(self) -> np.ndarray | None:
         """Return how often each token id stands in the text, int64 [vocab_size], if that is known.

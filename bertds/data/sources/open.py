@@ -16,6 +16,7 @@ from bertds.data.sources.instance_source import InstanceSource, find_tokenizer
 from bertds.data.sources.token_source import TokenSource
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError, DataError
+from bertds.system.storage import is_url
 
 
 def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> Source:
@@ -29,16 +30,22 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
 
     Returns:
         Token shards of a prepared folder (one with ``manifest.json``), NVIDIA HDF5 (a folder of
-        ``.hdf5`` files or one of them), or a plain text file.
+        ``.hdf5`` files or one of them), or a plain text file. By a URL: token shards.
 
     Raises:
         ConfigError: a setting is missing or impossible.
         DataError: the data is missing, damaged, or does not fit the settings.
+        StoreError: the store did not answer in time.
     """
     if not data_config.path:
         raise ConfigError("data.path is not set: a prepared folder, NVIDIA HDF5, or a text file")
-    path = Path(data_config.path)
     settings = data_config.rows
+    if is_url(data_config.path):
+        # Here and not at the top: local paths need nothing of it.
+        from bertds.data.remote.source import open_remote
+
+        return open_remote(data_config, settings, seed, split)
+    path = Path(data_config.path)
     if not path.exists():
         raise DataError(f"data.path={path}: no such file or folder")
     if path.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -91,8 +91,9 @@ class TokenSource(Source):
         if settings.pairs == "nsp" and sum(documents) < 2:
             partner_number(seed, 0, 0, documents)  # says why one document is not enough
 
-    @staticmethod
+    @classmethod
     def from_folder(
+        cls,
         folder: Path,
         settings: RowSettings,
         seed: int,
@@ -100,8 +101,18 @@ class TokenSource(Source):
         split: str,
         verify: Verify,
         vocab: str = "",
-    ) -> TokenSource:
+        name: str = "",
+    ) -> Self:
         """Open a folder that preparation wrote; all shards must be there in their full size.
+
+        Args:
+            folder: where manifest and tokenizer are.
+            settings: how rows are cut.
+            seed: decides pairs and masks.
+            split: which of the manifest's.
+            verify: what is compared when a shard is opened.
+            vocab: the vocabulary that it must have been made with; "" = any.
+            name: what messages call it; "" = the folder.
 
         Raises:
             DataError: see :meth:`Manifest.load` and :meth:`TokenShard.open`; or ``vocab`` is
@@ -117,18 +128,12 @@ class TokenSource(Source):
                     f"{folder} was prepared with ({manifest.tokenizer.vocab_size} tokens); leave "
                     f"data.vocab empty, or prepare the data with it"
                 )
-        name = "vocab.txt" if manifest.tokenizer.is_wordpiece else "tokenizer.json"
-        if name not in manifest.tokenizer.files:
-            raise DataError(f"{folder / 'tokenizer' / name}: missing")
-        for info in chosen.shards:
-            path = folder / info.file
-            if not path.is_file():
-                raise DataError(f"{path}: missing, although the manifest lists it")
-            if (size := path.stat().st_size) != info.bytes:
-                raise DataError(f"{path}: {size} bytes, the manifest says {info.bytes}")
+        file = "vocab.txt" if manifest.tokenizer.is_wordpiece else "tokenizer.json"
+        if file not in manifest.tokenizer.files:
+            raise DataError(f"{name or folder}/tokenizer/{file}: missing")
         checksums = " ".join(info.sha256 for info in chosen.shards)
-        return TokenSource(
-            str(folder),
+        source = cls(
+            name or str(folder),
             "token shards",
             manifest.tokenizer,
             settings,
@@ -146,6 +151,18 @@ class TokenSource(Source):
                 "checksum": hashlib.sha256(checksums.encode()).hexdigest()[:16],
             },
         )
+        source._check_files()
+        return source
+
+    def _check_files(self) -> None:
+        """Make sure that all shards are there in their full size."""
+        assert self._folder is not None
+        for info in self._infos:
+            path = self._folder / info.file
+            if not path.is_file():
+                raise DataError(f"{path}: missing, although the manifest lists it")
+            if (size := path.stat().st_size) != info.bytes:
+                raise DataError(f"{path}: {size} bytes, the manifest says {info.bytes}")
 
     def token_counts(self) -> np.ndarray:
         """Return how often each token id stands in this split, int64 [vocab_size]."""
@@ -166,14 +183,17 @@ class TokenSource(Source):
 
     def sibling(self, split: str) -> TokenSource | None:
         """Return another split of the prepared folder, or None if it has no document."""
-        if self._folder is None:
-            return None
-        there = Manifest.load(self._folder).splits.get(split)
-        if there is None or not there.documents:
+        if self._folder is None or not self.has_split(split):
             return None
         return TokenSource.from_folder(
             self._folder, self.settings, self.seed, split=split, verify=self._verify
         )
+
+    def has_split(self, split: str) -> bool:
+        """Tell whether the prepared folder has documents in a split."""
+        assert self._folder is not None
+        there = Manifest.load(self._folder).splits.get(split)
+        return there is not None and there.documents > 0
 
     def shard(self, number: int) -> TokenShard:
         """Return an open shard; the first time, its checksum is verified."""

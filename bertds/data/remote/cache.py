@@ -1,0 +1,272 @@
+"""Verified shards on this machine's disk: one copy for all its processes, never over a bound.
+
+```text
+CACHE/shards/
+  lock                 held for a moment by whoever counts, makes room or begins a file
+  SHA256.h5            a whole, verified shard; readers hold a shared lock on it
+  .part-SHA256         one on its way, already of its full size; its fetcher holds its lock
+  outline-ID           lengths of sentences (outlines.py); its users hold a shared lock on it
+```
+
+The bound counts the full sizes of all files, so room is taken before the first byte comes. All
+locks are ``flock``: they go with the process that holds them, whatever kills it. A file that
+somebody reads is never evicted, because its room would not come back before the reader's end.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bertds.errors import BertdsError
+from bertds.system.atomic_files import explain_os_error
+from bertds.system.storage import REQUEST_BYTES
+
+PART = ".part-"
+OUTLINE = "outline-"
+
+
+class NoRoom(Exception):
+    """Everything in the cache is being read, or is needed sooner."""
+
+
+class Busy(Exception):
+    """Another process fetches this very file."""
+
+
+class WrongBytes(Exception):
+    """What came is not what the manifest says."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"SHA-256 {sha256[:12]}...")
+        self.sha256 = sha256
+
+
+class ShardCache:
+    """The cache of one machine.
+
+    Args:
+        folder: where; made if need be, for this user alone.
+        limit: the most bytes that its files have together.
+
+    Raises:
+        BertdsError: the folder cannot be made, or is another user's.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid != os.geteuid():
+                raise BertdsError(f"{folder}: belongs to another user; set data.cache_dir")
+            self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.close(self._lock_file)
+        except OSError as error:
+            raise explain_os_error(error, folder) from error
+
+    def file(self, sha256: str) -> Path:
+        """Return where a shard is when it is there."""
+        return self.folder / f"{sha256}.h5"
+
+    def pin(self, sha256: str) -> int | None:
+        """Open a shard and keep it from being evicted until the descriptor is closed.
+
+        Returns:
+            The descriptor, or None if the shard is not there.
+        """
+        path = self.file(sha256)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if _same(descriptor, path):
+            self.touch(descriptor)
+            return descriptor
+        os.close(descriptor)  # evicted between the two calls
+        return None
+
+    def holds(self, sha256: str) -> bool:
+        """Tell whether a shard is there at this moment."""
+        return self.file(sha256).exists()
+
+    @staticmethod
+    def touch(file: int | Path) -> None:
+        """Note that a file was used just now."""
+        with suppress(OSError):
+            stat = os.stat(file)
+            os.utime(file, ns=(time.time_ns(), stat.st_mtime_ns))
+
+    def drop(self, sha256: str, descriptor: int) -> None:
+        """Remove a shard that turned out to be damaged, and give its pin back."""
+        with self._alone():
+            if _same(descriptor, self.file(sha256)):
+                self.file(sha256).unlink(missing_ok=True)
+        os.close(descriptor)
+
+    def fetch(
+        self,
+        sha256: str,
+        size: int,
+        read: Callable[[int, int], bytes],
+        keep: frozenset[str] = frozenset(),
+    ) -> int:
+        """Bring a shard in, verified.
+
+        Args:
+            sha256: of its bytes.
+            size: its bytes.
+            read: returns the bytes ``[start, end)``.
+            keep: shards that must not be evicted for it.
+
+        Returns:
+            A descriptor that pins it; see :meth:`pin`.
+
+        Raises:
+            NoRoom, Busy: not now.
+            WrongBytes: it came damaged; nothing is kept of it.
+            BertdsError: the disk is full.
+            Exception: what ``read`` raised.
+        """
+        part = self.folder / f"{PART}{sha256}"
+        with self._alone():
+            if (there := self.pin(sha256)) is not None:
+                return there
+            descriptor = _reserve(part, lambda: self._make_room(size, part.name, keep), size)
+        try:
+            digest = hashlib.sha256()
+            for start in range(0, size, REQUEST_BYTES):
+                data = read(start, min(start + REQUEST_BYTES, size))
+                os.pwrite(descriptor, data, start)
+                digest.update(data)
+            if (found := digest.hexdigest()) != sha256:
+                raise WrongBytes(found)
+            os.fsync(descriptor)
+            with self._alone():
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+                os.rename(part, self.file(sha256))
+            self.touch(descriptor)
+            return descriptor
+        except OSError as error:
+            _give_up(part, descriptor)
+            if error.errno is not None and error.filename is None and error.errno in _OF_THE_DISK:
+                raise explain_os_error(error, self.folder) from error
+            raise
+        except BaseException:
+            _give_up(part, descriptor)
+            raise
+
+    def reserve(self, name: str, size: int) -> int:
+        """Open a file of ``size`` bytes that stays while its descriptor is open.
+
+        Raises:
+            NoRoom: it does not fit.
+        """
+        path = self.folder / name
+        with self._alone():
+            if not path.exists() or path.stat().st_size != size:
+                path.unlink(missing_ok=True)
+                self._make_room(size, name, frozenset())
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            os.ftruncate(descriptor, size)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        self.touch(descriptor)
+        return descriptor
+
+    def bytes_used(self) -> int:
+        """Return the full sizes of all files, those on their way included."""
+        return sum(stat.st_size for _, stat in self._files())
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        # Opened each time: threads of one process exclude each other too.
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for entry in os.scandir(self.folder):
+            if entry.name != "lock":
+                with suppress(FileNotFoundError):
+                    found.append((Path(entry.path), entry.stat()))
+        return found
+
+    def _make_room(self, size: int, own: str, keep: frozenset[str]) -> None:
+        """Evict, least recently used first, until ``size`` bytes fit. The lock is held."""
+        files = [(path, stat) for path, stat in self._files() if path.name != own]
+        over = sum(stat.st_size for _, stat in files) + size - self.limit
+        if over <= 0:
+            return
+        # First what fetchers that were killed left behind, then by the time of last use.
+        files.sort(key=lambda one: (not one[0].name.startswith(PART), one[1].st_atime_ns))
+        for path, stat in files:
+            if path.stem in keep:
+                continue
+            if _unlink_unused(path):
+                over -= stat.st_size
+                if over <= 0:
+                    return
+        raise NoRoom
+
+
+_OF_THE_DISK = frozenset({28, 122, 5, 30})
+"""No space, over quota, input/output error, read-only."""
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    """Tell whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _reserve(part: Path, make_room: Callable[[], None], size: int) -> int:
+    """Take the room of a file that is about to come. The cache's lock is held."""
+    descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy from None
+        try:
+            make_room()
+            os.ftruncate(descriptor, size)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _give_up(part: Path, descriptor: int) -> None:
+    if _same(descriptor, part):
+        part.unlink(missing_ok=True)
+    os.close(descriptor)
+
+
+def _unlink_unused(path: Path) -> bool:
+    """Remove a file unless somebody holds its lock."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+        return True
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)

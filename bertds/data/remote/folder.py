@@ -1,0 +1,60 @@
+"""The small files of a prepared folder in a store: manifest and tokenizer, read first.
+
+Each process reads them when it starts, so a corpus that was prepared again is noticed. They are
+kept in a folder named after the URL and the manifest's checksum, laid out as a local one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from bertds.data.formats.manifest import MANIFEST_NAME
+from bertds.data.vocabulary import TOKENIZER_FILES
+from bertds.errors import DataError
+from bertds.system import storage
+from bertds.system.atomic_files import atomic_path, explain_os_error
+from bertds.system.secrets import masked
+
+
+def default_cache_folder() -> Path:
+    """Return the cache's folder where none is set: on the machine's own temporary disk."""
+    return Path(tempfile.gettempdir()) / f"bertds-cache-{os.geteuid()}"
+
+
+def mirror(url: str, cache_folder: Path, timeout_seconds: float) -> Path:
+    """Fetch manifest and tokenizer; return the local folder that holds them.
+
+    Raises:
+        DataError: there is no manifest.
+        StoreError: the store did not answer in time.
+    """
+    try:
+        manifest = storage.read_agreed(storage.join(url, MANIFEST_NAME), timeout_seconds)
+    except FileNotFoundError:
+        raise DataError(
+            f"{masked(url)}: no {MANIFEST_NAME} there; preparation writes it last. Of a store, "
+            "only folders that data_prep wrote can be read"
+        ) from None
+    named = hashlib.sha256(url.partition("?")[0].encode() + b"\n" + manifest).hexdigest()[:32]
+    folder = cache_folder / "corpora" / named
+    try:
+        (folder / "tokenizer").mkdir(parents=True, exist_ok=True, mode=0o700)
+        for name in TOKENIZER_FILES:
+            try:
+                data = storage.read_agreed(storage.join(url, f"tokenizer/{name}"), timeout_seconds)
+            except FileNotFoundError:
+                continue
+            _write(folder / "tokenizer" / name, data)
+        _write(folder / MANIFEST_NAME, manifest)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    return folder
+
+
+def _write(path: Path, data: bytes) -> None:
+    if not path.is_file() or path.read_bytes() != data:
+        with atomic_path(path, durable=False) as temporary:
+            temporary.write_bytes(data)

@@ -1,0 +1,249 @@
+"""Token shards in a store, through this machine's cache: the rows of a local folder, bit for bit.
+
+```text
+open:    manifest and tokenizer; lengths of sentences are gathered once (one read of the corpus)
+epoch:   order, from the lengths --read_ahead--> shards fetched in it, as far as the cache reaches
+block:   its shards pinned and mapped; given back when the block goes
+```
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+import weakref
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bertds.config.recipe import DataConfig
+from bertds.config.row_settings import RowSettings
+from bertds.data.formats.token_shards import TokenShard
+from bertds.data.order import shard_order
+from bertds.data.remote.cache import NoRoom, ShardCache
+from bertds.data.remote.fetch_ahead import FetchAhead
+from bertds.data.remote.folder import default_cache_folder, mirror
+from bertds.data.remote.outlines import Outlines, outline_bytes
+from bertds.data.samples.pairing import count_shard, partner_number
+from bertds.data.sources.token_source import TokenBlock, TokenSource
+from bertds.errors import ConfigError, DataError
+from bertds.system.logs import log
+from bertds.system.secrets import masked
+
+_TRIES = 3
+_READ_AHEAD = 16
+"""Shards that are fetched ahead while lengths are gathered."""
+_SAY_SECONDS = 60.0
+
+
+class RemoteTokenSource(TokenSource):
+    """Token shards of a prepared folder in a store; see :meth:`from_url`."""
+
+    may_stall = True
+
+    @staticmethod
+    def from_url(
+        url: str, data_config: DataConfig, settings: RowSettings, seed: int, *, split: str
+    ) -> RemoteTokenSource:
+        """Open a prepared folder by its URL.
+
+        Args:
+            url: of the folder that holds ``manifest.json``.
+            data_config: ``cache_gib``, ``cache_dir``, ``fetch_timeout_minutes``, ``verify`` and
+                ``vocab`` are used.
+            settings: how rows are cut.
+            seed: decides pairs and masks.
+            split: "train" or "validation".
+
+        Raises:
+            ConfigError: the cache is too small, or the driver is missing.
+            DataError: there is no manifest, or it is damaged.
+            StoreError: the store did not answer within ``fetch_timeout_minutes``.
+        """
+        top = Path(data_config.cache_dir or default_cache_folder())
+        timeout = data_config.fetch_timeout_minutes * 60.0
+        folder = mirror(url, top, timeout)
+        cache = ShardCache(top / "shards", int(data_config.cache_gib * 2**30))
+        fetches = FetchAhead(cache, url, timeout)
+        return RemoteTokenSource._of(folder, url, fetches, settings, seed, split, data_config)
+
+    @staticmethod
+    def _of(
+        folder: Path,
+        url: str,
+        fetches: FetchAhead,
+        settings: RowSettings,
+        seed: int,
+        split: str,
+        data_config: DataConfig,
+    ) -> RemoteTokenSource:
+        source = RemoteTokenSource.from_folder(
+            folder,
+            settings,
+            seed,
+            split=split,
+            verify=data_config.verify,
+            vocab=data_config.vocab,
+            name=masked(url),
+        )
+        source._use(url, fetches, data_config)
+        return source
+
+    def _use(self, url: str, fetches: FetchAhead, data_config: DataConfig) -> None:
+        self._url, self._fetches, self._config = url, fetches, data_config
+        self._alive: weakref.WeakValueDictionary[int, TokenShard] = weakref.WeakValueDictionary()
+        self._checked: set[tuple[int, int]] = set()
+        cache = fetches.cache
+        try:
+            self._outlines = Outlines(cache, self._infos)
+        except NoRoom:
+            raise self._too_small(
+                outline_bytes(self._infos), "the lengths of its sentences"
+            ) from None
+        self._room = cache.limit - outline_bytes(self._infos)
+        largest = max(self._infos, key=lambda info: info.bytes)
+        if largest.bytes > self._room:
+            raise self._too_small(
+                largest.bytes + cache.limit - self._room, f"{largest.file} and sentence lengths"
+            )
+
+    def _too_small(self, size: int, what: str) -> ConfigError:
+        return ConfigError(
+            f"data.cache_gib={self._config.cache_gib:g} is too small for {self.name}: {what} "
+            f"alone take {size / 2**30:.3g} GiB; raise it"
+        )
+
+    def _check_files(self) -> None:
+        """A shard's size and checksum are compared when it arrives."""
+
+    @property
+    def stalled_seconds(self) -> float:
+        """How long this process has waited for shards."""
+        return self._fetches.stalled_seconds
+
+    def sibling(self, split: str) -> TokenSource | None:
+        """Return another split of the prepared folder, or None if it has no document."""
+        assert self._folder is not None
+        if not self.has_split(split):
+            return None
+        return RemoteTokenSource._of(
+            self._folder, self._url, self._fetches, self.settings, self.seed, split, self._config
+        )
+
+    def shard(self, number: int) -> TokenShard:
+        """Return an open shard, fetched if need be; it is evicted only after it is let go."""
+        with self._lock:
+            found = self._alive.get(number)
+        if found is not None:
+            return found
+        info = self._infos[number]
+        for attempt in range(1, _TRIES + 1):
+            pin = self._fetches.wait_for(info, f"shard {number} of {self.name}")
+            key = (number, os.fstat(pin).st_ino)
+            try:
+                shard = TokenShard.open(
+                    self._fetches.cache.file(info.sha256),
+                    info,
+                    "size" if key in self._checked else self._verify,
+                    self.tokenizer.fingerprint,
+                    self.tokenizer.vocab_size,
+                )
+                break
+            except DataError as error:
+                # It was whole when it came: this disk has changed it since, or lost its end.
+                self._fetches.cache.drop(info.sha256, pin)
+                if attempt == _TRIES:
+                    raise
+                log.warning("%s; fetching it again", error)
+            except BaseException:
+                os.close(pin)
+                raise
+        assert shard.mapping is not None
+        weakref.finalize(shard.mapping, os.close, pin)
+        if self._outlines.get(number) is None:
+            self._outlines.put(number, shard)
+        with self._lock:
+            self._checked.add(key)
+            return self._alive.setdefault(number, shard)
+
+    def read_ahead(self, shards: Iterable[int]) -> None:
+        """Fetch shards in this order, as far as the cache reaches."""
+        infos, room = [], self._room
+        for number in shards:
+            infos.append(self._infos[number])
+            room -= self._infos[number].bytes
+            if room < 0:
+                break
+        self._fetches.want(infos, self._room)
+
+    def stop_waiting(self) -> None:
+        """End the waits for shards that are under way."""
+        self._fetches.interrupt()
+
+    def open_block(self, epoch: int, shards: Sequence[int]) -> TokenBlock:
+        """Cut the documents of some shards into samples."""
+        needed = {*shards, *(self._partner(epoch, shard) for shard in shards)}
+        size = sum(self._infos[number].bytes for number in needed)
+        if size > self._room:
+            raise self._too_small(
+                size + self._fetches.cache.limit - self._room, "the shards of one block"
+            )
+        return super().open_block(epoch, shards)
+
+    def rows_by_shard(self, epoch: int) -> np.ndarray:
+        """Return int64 [shards]: rows of each shard in this epoch."""
+        with self._lock:
+            known = epoch in self._counts
+        if not known:
+            self._gather_outlines(epoch)
+        return super().rows_by_shard(epoch)
+
+    def count_rows(self, epoch: int, shard: int) -> int:
+        """Return how many samples a shard is cut into in this epoch."""
+        partner = self._partner(epoch, shard)
+        here = self._outline(shard)
+        other = here if partner == shard else self._outline(partner)
+        return count_shard(here, other, **self._scan_key(epoch, shard))
+
+    def _outline(self, number: int) -> TokenShard:
+        return self._outlines.get(number) or self.shard(number)
+
+    def _partner(self, epoch: int, shard: int) -> int:
+        if self.settings.pairs != "nsp":
+            return shard
+        return partner_number(self.seed, epoch, shard, self._documents)
+
+    def _gather_outlines(self, epoch: int) -> None:
+        """Read every shard whose lengths are not known yet; those that come first stay for last."""
+        order = reversed(shard_order(self.seed, epoch, self.shards))
+        missing = [n for n in order if self._outlines.get(n) is None]
+        if not missing:
+            return
+        size = sum(self._infos[n].bytes for n in missing)
+        log.info(
+            "%s: reading %d of %d shards (%.2f GB) once, for the lengths of their sentences",
+            self.name,
+            len(missing),
+            self.shards,
+            size / 1e9,
+        )
+        began = said = time.monotonic()
+        for done, number in enumerate(missing):
+            if self._outlines.get(number) is None:  # another process may have been quicker
+                # A stretch is enough: what lies further ahead would push out what is read first.
+                self.read_ahead(missing[done : done + _READ_AHEAD])
+                self.shard(number)
+            if (now := time.monotonic()) - said > _SAY_SECONDS:
+                said = now
+                log.info("%s: %d of %d shards read", self.name, done + 1, len(missing))
+        log.info("%s: lengths known after %.1f s", self.name, time.monotonic() - began)
+
+
+def open_remote(
+    data_config: DataConfig, settings: RowSettings, seed: int, split: str
+) -> RemoteTokenSource:
+    """Open ``data.path``, a URL; see :meth:`RemoteTokenSource.from_url`."""
+    plain = dataclasses.replace(data_config, path="")
+    return RemoteTokenSource.from_url(data_config.path, plain, settings, seed, split=split)

@@ -1,0 +1,363 @@
+"""Files in a store, by URL: the one place that talks to fsspec.
+
+``s3://``, ``gs://``, ``az://``, ``hf://``, ``https://``, ``file://`` and whatever else fsspec has a
+driver for. The drivers find credentials by their own means; none pass through here. A request that
+fails for a reason that may pass is made again, with pauses that grow. fsspec is imported when the
+first URL is used, so that local paths cost nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from bertds.errors import ConfigError, DataError, StoreError
+from bertds.system.logs import log
+from bertds.system.secrets import masked
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+T = TypeVar("T")
+
+REQUEST_BYTES = 16 << 20
+"""Bytes of one request: small enough to be worth repeating, large enough for full speed."""
+PATIENCE_SECONDS = 300.0
+"""How long a request is repeated, unless the caller says otherwise."""
+DOWNLOAD_TRIES = 4
+"""So often a file that arrives damaged is fetched."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z0-9+.-]+)*://")
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
+    **dict.fromkeys(("http", "https"), "http"),
+}
+"""The extra of bertds that brings a protocol's driver."""
+_WRONG = (TypeError, AttributeError, NotImplementedError, ValueError, KeyError)
+"""What a driver raises for a request that no repetition makes right."""
+
+
+def is_url(text: object) -> bool:
+    """Tell whether a text is a URL of a store rather than a local path."""
+    return isinstance(text, str) and _URL.match(text) is not None
+
+
+def join(url: str, name: str) -> str:
+    """Return the URL of a file below a folder's URL; the query of a web address is kept."""
+    place, question, query = url.partition("?") if url.startswith("http") else (url, "", "")
+    return f"{place.rstrip('/')}/{name}{question}{query}"
+
+
+def open_store(url: str) -> tuple[AbstractFileSystem, str]:
+    """Return the driver for a URL, and the file's name within it.
+
+    Raises:
+        ConfigError: there is no such driver, or its package is not installed.
+    """
+    import fsspec
+
+    protocol = url.partition("://")[0].rpartition("::")[2].lower()
+    options: dict[str, object] = {}
+    try:
+        if protocol in ("http", "https"):
+            import aiohttp
+
+            # The driver would wait five minutes for a server that accepts and says nothing.
+            limits = aiohttp.ClientTimeout(total=None, sock_connect=20, sock_read=60)
+            options["client_kwargs"] = {"timeout": limits}
+        if protocol not in ("file", "local", "memory"):
+            options["use_listings_cache"] = False
+        store, name = fsspec.core.url_to_fs(url, **options)
+    except ImportError as error:
+        extra = _EXTRAS.get(protocol)
+        remedy = f"pip install 'bertds[{extra}]'" if extra else "install its package"
+        raise ConfigError(
+            f"{masked(url)}: no driver for {protocol}:// ({error}); {remedy}"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"{masked(url)}: {masked(error)}") from None
+    return store, name
+
+
+def lasts(error: BaseException) -> bool:
+    """Tell whether a request that failed so would fail again."""
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, *_WRONG)):
+        return True
+    status = getattr(error, "status", None)  # aiohttp's
+    if isinstance(status, int) and 400 <= status < 500:
+        return status not in (408, 425, 429)
+    return "credential" in type(error).__name__.lower()
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong in one line, without credentials."""
+    text = " ".join(masked(error).split())
+    return f"{type(error).__name__}{f': {text:.200}' if text else ''}"
+
+
+def insist(
+    request: Callable[[], T],
+    url: str,
+    seconds: float = PATIENCE_SECONDS,
+    stopped: threading.Event | None = None,
+) -> T:
+    """Make a request until it succeeds.
+
+    Args:
+        request: what to do; it may be done several times.
+        url: for messages.
+        seconds: how long to try again for.
+        stopped: gives up early when it is set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        DataError: the request was refused, in a way that does not pass.
+        StoreError: it kept failing.
+    """
+    began, pause, tries, said = time.monotonic(), FIRST_PAUSE, 0, 0.0
+    while True:
+        tries += 1
+        try:
+            return request()
+        except (ConfigError, DataError, StoreError):
+            raise
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{masked(url)}: no such file") from None
+        except Exception as error:
+            if lasts(error):
+                raise DataError(f"{masked(url)}: {reason(error)}") from error
+            now = time.monotonic()
+            if now + pause - began > seconds or (stopped is not None and stopped.is_set()):
+                raise StoreError(
+                    f"{masked(url)}: {reason(error)}; gave up after {tries} tries in "
+                    f"{now - began:.0f} s"
+                ) from error
+            if tries > 1 and now - said > 30.0:  # a single slip is no news
+                said = now
+                log.warning("%s: %s; trying again", masked(url), reason(error))
+        # Of many machines that failed together, not all come back together.
+        wait = pause * random.uniform(0.75, 1.25)
+        if stopped is None:
+            time.sleep(wait)
+        else:
+            stopped.wait(wait)
+        pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def read_range(url: str, start: int, end: int, size: int) -> bytes:
+    """Return bytes ``[start, end)`` of a file of ``size`` bytes, by one request.
+
+    Raises:
+        OSError: fewer bytes came.
+    """
+    store, name = open_store(url)
+    data: bytes = store.cat_file(name, start=start, end=end)
+    if len(data) == size != end - start:  # a web server that knows no ranges
+        data = data[start:end]
+    if len(data) != end - start:
+        raise OSError(f"{len(data)} bytes came, {end - start} were asked for")
+    return data
+
+
+def read_bytes(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
+    """Return a small file whole.
+
+    Raises:
+        FileNotFoundError, DataError, StoreError: see :func:`insist`.
+    """
+
+    def request() -> bytes:
+        store, name = open_store(url)
+        data: bytes = store.cat_file(name)
+        return data
+
+    return insist(request, url, seconds)
+
+
+def read_agreed(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
+    """Return a small file that no checksum vouches for: two readings in a row must agree.
+
+    Raises:
+        FileNotFoundError, DataError, StoreError: see :func:`insist`.
+    """
+    data = read_bytes(url, seconds)
+    for _ in range(10):
+        before, data = data, read_bytes(url, seconds)
+        if data == before:
+            return data
+    raise StoreError(f"{masked(url)}: each reading gives other bytes")
+
+
+def file_size(url: str, seconds: float = PATIENCE_SECONDS) -> int:
+    """Return how many bytes a file has.
+
+    Raises:
+        FileNotFoundError, DataError, StoreError: see :func:`insist`.
+    """
+
+    def request() -> int:
+        store, name = open_store(url)
+        found = store.info(name)
+        if found.get("type") == "directory":
+            raise FileNotFoundError(name)
+        if found.get("size") is None:
+            raise DataError(f"{masked(url)}: the server does not say how long the file is")
+        return int(found["size"])
+
+    return insist(request, url, seconds)
+
+
+def list_files(url: str, seconds: float = PATIENCE_SECONDS) -> dict[str, int]:
+    """Return every file below a folder, by its name below it, with its size; {} for none.
+
+    Raises:
+        DataError, StoreError: see :func:`insist`.
+    """
+
+    def request() -> dict[str, int]:
+        store, name = open_store(url)
+        store.invalidate_cache()
+        top = name.rstrip("/") + "/"
+        try:
+            found = store.find(name, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {
+            path[len(top) :]: int(facts.get("size") or 0)
+            for path, facts in found.items()
+            if path.startswith(top)
+        }
+
+    return insist(request, url, seconds)
+
+
+def download(
+    url: str, path: Path, size: int, sha256: str, seconds: float = PATIENCE_SECONDS
+) -> None:
+    """Copy a file from the store, verified and flushed to the disk.
+
+    Raises:
+        FileNotFoundError, StoreError: see :func:`insist`.
+        DataError: the store holds other bytes.
+    """
+    for _ in range(DOWNLOAD_TRIES):
+        digest = hashlib.sha256()
+        with open(path, "wb") as file:
+            for start in range(0, size, REQUEST_BYTES):
+                end = min(start + REQUEST_BYTES, size)
+                data = insist(partial(read_range, url, start, end, size), url, seconds)
+                digest.update(data)
+                file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if digest.hexdigest() == sha256:
+            return
+        log.warning("%s: damaged on arrival; fetching it again", masked(url))
+    raise DataError(f"{masked(url)}: other bytes than were written (SHA-256)")
+
+
+def upload(
+    path: Path, url: str, seconds: float = PATIENCE_SECONDS, stopped: threading.Event | None = None
+) -> None:
+    """Copy a local file to the store; what is there under the name afterwards is whole.
+
+    Object stores show a file only once all of it has arrived. On a file system (``file://``) it is
+    written aside and renamed.
+
+    Raises:
+        DataError, StoreError: see :func:`insist`.
+    """
+
+    def request() -> None:
+        store, name = open_store(url)
+        if "file" in (store.protocol if isinstance(store.protocol, tuple) else (store.protocol,)):
+            store.makedirs(name.rpartition("/")[0], exist_ok=True)
+            aside = f"{name}.uploading"
+            store.put_file(str(path), aside)
+            store.mv(aside, name)
+        else:
+            store.put_file(str(path), name)
+        sent, there = path.stat().st_size, store.info(name).get("size")
+        if there != sent:
+            raise OSError(f"{there} bytes arrived, {sent} were sent")
+
+    insist(request, url, seconds, stopped)
+
+
+def remove(url: str, seconds: float = PATIENCE_SECONDS) -> None:
+    """Remove a file; one that is not there is fine.
+
+    Raises:
+        DataError, StoreError: see :func:`insist`.
+    """
+
+    def request() -> None:
+        store, name = open_store(url)
+        with suppress(FileNotFoundError):
+            store.rm_file(name)
+
+    insist(request, url, seconds)
+
+
+class StoredFile(io.RawIOBase):
+    """A file in a store, read by ranges; each request is repeated until it succeeds.
+
+    Args:
+        url: which.
+        size: its bytes; None asks the store.
+        seconds: how long each request is repeated.
+    """
+
+    def __init__(
+        self, url: str, size: int | None = None, seconds: float = PATIENCE_SECONDS
+    ) -> None:
+        super().__init__()
+        self.url, self._seconds, self._place = url, seconds, 0
+        self.size = file_size(url, seconds) if size is None else size
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Return the place of the next byte."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place; see :meth:`io.IOBase.seek`."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read as much as one request gives."""
+        start = self._place
+        end = min(start + len(buffer), start + REQUEST_BYTES, self.size)
+        if end <= start:
+            return 0
+        data = insist(lambda: read_range(self.url, start, end, self.size), self.url, self._seconds)
+        buffer[: len(data)] = data
+        self._place = end
+        return len(data)
+
+
+def open_binary(url: str, size: int | None = None) -> io.BufferedReader:
+    """Open a file in a store for reading, with seeking; see :class:`StoredFile`."""
+    return io.BufferedReader(StoredFile(url, size), buffer_size=4 << 20)

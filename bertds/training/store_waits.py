@@ -1,0 +1,92 @@
+"""Waiting for a store without losing the other ranks.
+
+A rank that waits alone makes the others wait for it in a collective operation, which has a limit
+of its own. So work that may wait for a store is done in a thread, while all ranks meet again and
+again and say how far they are. They go on, stop or fail together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from bertds.data.loader import BatchLoader
+from bertds.data.sources.base import Source
+from bertds.distributed.ranks import Ranks
+from bertds.distributed.step_sync import Agreement
+from bertds.errors import StoreError
+
+T = TypeVar("T")
+_ROUND_SECONDS = 0.5
+
+
+def together(ranks: Ranks, work: Callable[[], T], on_round: Callable[[], None] = lambda: None) -> T:
+    """Do this rank's part of a work that may wait for a store. Collective.
+
+    Args:
+        ranks: the processes of the run.
+        work: not collective.
+        on_round: called each time that the ranks meet: the wait is no hang.
+
+    Raises:
+        StoreError: on every rank, if any rank's store did not answer in time.
+        Exception: on this rank, what else its work raised.
+    """
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=do, name="bertds-store-wait", daemon=True)
+    thread.start()
+    while True:
+        on_round()
+        thread.join(_ROUND_SECONDS)
+        done = not thread.is_alive()
+        given_up = str(errors[0]) if errors and isinstance(errors[0], StoreError) else ""
+        states = ranks.gather_objects((done, given_up))
+        for _, problem in states:
+            if problem:
+                raise StoreError(problem)
+        if errors:
+            raise errors[0]
+        if all(finished for finished, _ in states):
+            return results[0]
+
+
+def wait_for_batch(
+    ranks: Ranks, loader: BatchLoader, agreement: Agreement, on_round: Callable[[], None]
+) -> bool:
+    """Wait until every rank has its next batch. Collective.
+
+    Args:
+        ranks: the processes of the run.
+        loader: this rank's.
+        agreement: is told if all are to stop.
+        on_round: called each time that the ranks meet: the wait is no hang.
+
+    Returns:
+        Whether it is there; else the ranks have agreed to stop (``agreement`` says why): the store
+        did not answer in time, or one was asked to stop meanwhile.
+    """
+    while True:
+        on_round()
+        there = loader.wait(_ROUND_SECONDS)
+        reason = str(loader.gave_up or "") or agreement.watch.reason()
+        states = ranks.gather_objects((there, reason))
+        for _, problem in states:
+            if problem:
+                agreement.stop(problem)
+                return False
+        if all(ready for ready, _ in states):
+            return True
+
+
+def made_of(source: Source, ranks: Ranks, make: Callable[[], T]) -> T:
+    """Make what reads a source's rows at once. Collective where the source may be slow."""
+    return together(ranks, make) if source.may_stall else make()

@@ -1,0 +1,213 @@
+"""Copies of checkpoints in a store: complete or invisible, pruned, found again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertds.checkpoint import copies as copies_module
+from bertds.checkpoint.copies import Copies, listed, restore
+from bertds.checkpoint.find import newest_good, step_folders
+from bertds.errors import StoreError
+from bertds.system import storage
+from tests.checkpoint.test_checkpoint import make, save_steps
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(storage, "LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr(copies_module, "_AGAIN_SECONDS", 0.1)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket of moto's server on loopback."""
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip("moto.server")
+    import fsspec
+
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    values = {
+        "AWS_ACCESS_KEY_ID": "testing-key",
+        "AWS_SECRET_ACCESS_KEY": "testing-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    fsspec.filesystem("s3").mkdir("bucket")
+    yield "s3://bucket"
+    server.stop()
+    for key, value in before.items():
+        if value is None:
+            del os.environ[key]
+        else:
+            os.environ[key] = value
+
+
+@pytest.fixture(params=["file", "s3"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder for copies: on a file system, and in S3."""
+    if request.param == "file":
+        return f"file://{tmp_path / 'store'}"
+    return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+
+
+def steps(url: str) -> list[int]:
+    return [int(name[5:]) for name, files in listed(url).items() if "manifest.json" in files]
+
+
+def test_copies_are_kept_by_the_same_rules_and_give_the_run_back(url: str, tmp_path: Path) -> None:
+    run = make(tmp_path / "one", copy_to=url, keep_last=2, milestone_steps=3)
+    (tmp_path / "one").mkdir()
+    for step in (1, 2, 3, 4, 5, 6):
+        save_steps(run, step)
+        run.wait_copied(30)
+    assert steps(url) == [6, 5, 3]
+    assert [int(f.name[5:]) for f in step_folders(tmp_path / "one" / "checkpoints")] == [6, 5, 3]
+    elsewhere = tmp_path / "two" / "checkpoints"
+    restore(url, elsewhere, 5)
+    reader = newest_good(elsewhere)
+    assert reader is not None and reader.manifest["step"] == 6
+    assert (elsewhere / "latest").read_text() == "step_00000006\n"
+    for file in (tmp_path / "one" / "checkpoints" / "step_00000006").iterdir():
+        assert (elsewhere / "step_00000006" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_newest_good_one_is_taken_wherever_it_is(url: str, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    run = make(tmp_path / "one", copy_to=url)
+    save_steps(run, 4, 5)
+    run.wait_copied(30)
+    here = tmp_path / "one" / "checkpoints"
+    damaged = here / "step_00000005" / "rank_00000.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-4] + b"oops")
+    restore(url, here, 5)  # the local one is damaged
+    assert newest_good(here).manifest["step"] == 5  # type: ignore[union-attr]
+    shutil.copytree(here / "step_00000005", tmp_path / "kept")
+    save_steps(make(tmp_path / "one"), 6)
+    restore(url, here, 5)  # the local one is newer
+    assert newest_good(here).manifest["step"] == 6  # type: ignore[union-attr]
+    store, name = storage.open_store(storage.join(url, "step_00000005/rank_00000.safetensors"))
+    store.pipe_file(
+        name, damaged.read_bytes()[:-4] + b"oops"
+    )  # the copy is damaged: the one before
+    shutil.rmtree(here)
+    here.mkdir()
+    restore(url, here, 5)
+    assert newest_good(here).manifest["step"] == 4  # type: ignore[union-attr]
+
+
+def test_a_copy_without_its_manifest_is_invisible_and_removed_later(
+    url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    run = make(tmp_path / "one", copy_to=url)
+    save_steps(run, 4)
+    run.wait_copied(30)
+    half = storage.join(url, "step_00000007/rank_00000.safetensors")
+    storage.upload(tmp_path / "one" / "checkpoints" / "latest", half)
+    restore(url, tmp_path / "two" / "checkpoints", 5)
+    assert newest_good(tmp_path / "two" / "checkpoints").manifest["step"] == 4  # type: ignore[union-attr]
+    save_steps(run, 5)
+    run.wait_copied(30)
+    assert set(listed(url)) == {"step_00000005", "step_00000004"}
+
+
+def test_an_upload_that_was_cut_short_is_made_up_for_at_the_next_start(
+    url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    save_steps(make(tmp_path / "one"), 4)
+    run = make(tmp_path / "one", copy_to=url)
+    run.copies.catch_up(tmp_path / "one" / "checkpoints")  # type: ignore[union-attr]
+    run.wait_copied(30)
+    assert steps(url) == [4]
+
+
+def test_a_checkpoint_stays_while_it_is_uploaded_and_a_store_that_is_down_loses_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"file://{tmp_path / 'store'}"
+    (tmp_path / "one").mkdir()
+    run = make(tmp_path / "one", copy_to=url, keep_last=1)
+    open_ = threading.Event()
+    real, failures = storage.upload, []
+
+    def upload(path: Path, there: str, **more: Any) -> None:
+        assert open_.wait(20)
+        if len(failures) < 2:
+            failures.append(there)
+            raise StoreError(f"{there}?X-Amz-Signature=topsecret0: down")
+        real(path, there, **more)
+
+    monkeypatch.setattr(storage, "upload", upload)
+    save_steps(run, 1)
+    while run.copies._current is None:  # type: ignore[union-attr]
+        time.sleep(0.01)
+    save_steps(run, 2, 3)
+    names = [folder.name for folder in step_folders(tmp_path / "one" / "checkpoints")]
+    assert names == ["step_00000003", "step_00000001"]  # 2 waited, and no rule keeps it
+    with pytest.raises(StoreError, match=r"step_00000001, step_00000003 not uploaded yet"):
+        run.wait_copied(0.1)
+    open_.set()
+    run.wait_copied(30)
+    assert steps(url) == [3] and len(failures) == 2
+    names = [folder.name for folder in step_folders(tmp_path / "one" / "checkpoints")]
+    assert names == ["step_00000003"]
+
+
+UPLOAD = """
+import sys, time
+from pathlib import Path
+from bertds.checkpoint.copies import Copies
+from bertds.system import storage
+real = storage.upload
+def upload(path, url, **more):
+    if path.name == "manifest.json":
+        print("manifest", flush=True)
+        time.sleep(60)
+    real(path, url, **more)
+storage.upload = upload
+copies = Copies(sys.argv[1], lambda steps: [])
+copies.add(Path(sys.argv[2]))
+copies.wait(60)
+"""
+
+
+def test_kill_9_in_the_middle_of_an_upload_leaves_nothing_that_looks_whole(
+    url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    save_steps(make(tmp_path / "one"), 4, 5)
+    folders = step_folders(tmp_path / "one" / "checkpoints")
+    first = Copies(url, lambda steps: [])
+    first.add(folders[1])
+    first.wait(30)
+    child = subprocess.Popen(
+        [sys.executable, "-c", UPLOAD, url, str(folders[0])], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None and child.stdout.readline() == "manifest\n"
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert set(listed(url)) == {"step_00000005", "step_00000004"} and steps(url) == [4]
+    restore(url, tmp_path / "two" / "checkpoints", 5)
+    assert newest_good(tmp_path / "two" / "checkpoints").manifest["step"] == 4  # type: ignore[union-attr]
+    again = Copies(url, lambda steps: [])
+    again.catch_up(tmp_path / "one" / "checkpoints")
+    again.wait(30)
+    assert steps(url) == [5, 4]

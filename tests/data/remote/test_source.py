@@ -1,0 +1,273 @@
+"""A corpus in a store gives the rows of the local folder, whatever the store does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertds.config.batch_plan import BatchPlan
+from bertds.config.recipe import DataConfig
+from bertds.data.loader import BatchLoader, open_source, validation_batches
+from bertds.data.order import EpochOrder
+from bertds.data.remote import fetch_ahead
+from bertds.data.remote.outlines import outline_bytes
+from bertds.data.sources import token_source
+from bertds.errors import ConfigError, DataError, StoreError
+from bertds.system import storage
+from tests.support.store_server import FAULTS, cache_bytes, files_of_shards, serve
+from tests.support.tiny import write_tiny_data
+
+pytest.importorskip("aiohttp")
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, tiny_vocab) -> Path:
+    """Twelve training shards, a dozen kilobytes each."""
+    folder = tmp_path_factory.mktemp("corpus") / "data"
+    return write_tiny_data(folder, tiny_vocab, ends=tuple(range(40, 520, 40)))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch) -> None:
+    """Small blocks, so that an epoch has many; short pauses."""
+    monkeypatch.setattr(token_source, "BLOCK_ROWS", 300)
+    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(storage, "LONGEST_PAUSE", 0.1)
+
+
+def config(path: object, cache: Path, **others: object) -> DataConfig:
+    return DataConfig(
+        path=str(path),
+        cache_dir=str(cache),
+        sequence_length=32,
+        max_predictions_per_sequence=5,
+        **{"fetch_timeout_minutes": 0.5, **others},
+    )
+
+
+def steps(data: DataConfig, count: int, rank: int = 0, world: int = 1) -> list[list[np.ndarray]]:
+    """The contents of the first steps, as plain arrays."""
+    plan = BatchPlan(global_batch_size=64, micro_batch_size=16, world_size=world)
+    found = []
+    with BatchLoader(open_source(data, 1), data, plan, rank, seed=1) as loader:
+        for _ in range(count):
+            step = next(loader)
+            tensors = [
+                getattr(batch, name).numpy()
+                for batch in step.micro_batches
+                for name in ("input_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids")
+            ]
+            found.append([step.samples, *tensors])
+    return found
+
+
+def assert_equal(one: list, two: list) -> None:
+    assert len(one) == len(two)
+    for a, b in zip(one, two, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def bound(corpus: Path, shards: float) -> float:
+    """GiB that hold the lengths and so many of the largest shards."""
+    local = open_source(config(corpus, corpus), 1)
+    largest = max(info.bytes for info in local._infos)
+    return (outline_bytes(local._infos) + shards * largest) / GIB
+
+
+def whole_epochs(corpus: Path, count: int) -> int:
+    local = open_source(config(corpus, corpus), 1)
+    return count * local.samples_in_epoch(0) // 64
+
+
+def test_every_fault_and_a_small_cache_change_no_sample(corpus: Path, tmp_path: Path) -> None:
+    """Two epochs through a cache of half the corpus; each file suffers every fault."""
+    wanted = steps(config(corpus, tmp_path), number := whole_epochs(corpus, 2))
+    limit = bound(corpus, 6.2)
+    highest = 0
+    stop = threading.Event()
+
+    def watch() -> None:
+        nonlocal highest
+        while not stop.is_set():
+            if (tmp_path / "cache" / "shards").is_dir():
+                highest = max(highest, cache_bytes(tmp_path / "cache"))
+            time.sleep(0.0005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with serve(corpus, FAULTS) as store:
+            data = config(store.url, tmp_path / "cache", cache_gib=limit)
+            assert_equal(steps(data, number), wanted)
+    finally:
+        stop.set()
+        watcher.join()
+    shards = [path.relative_to(corpus).as_posix() for path in files_of_shards(corpus / "train")]
+    assert set(store.injected) == set(FAULTS)
+    assert all(store.requests[name] > len(FAULTS) for name in shards)
+    assert sum(store.served[name] for name in shards) > 1.5 * limit * GIB  # it had to evict
+    assert 0.5 * limit * GIB < highest <= limit * GIB
+
+
+def test_what_the_cache_holds_is_fetched_once_by_all_who_use_it(
+    corpus: Path, tmp_path: Path
+) -> None:
+    with serve(corpus) as store:
+        data = config(store.url, tmp_path)
+        whole = steps(data, 4)
+        first = dict(store.served)
+        parts = [steps(data, 4, rank, 2) for rank in (0, 1)]
+        joined = [[np.concatenate([a[0], b[0]])] for a, b in zip(*parts, strict=True)]
+        assert_equal(joined, [[step[0]] for step in whole])
+        for path in files_of_shards(corpus / "train"):
+            name = path.relative_to(corpus).as_posix()
+            assert store.served[name] == first[name] == path.stat().st_size
+
+
+def test_validation_rows_are_those_of_the_local_folder(corpus: Path, tmp_path: Path) -> None:
+    def rows(path: object) -> list[np.ndarray]:
+        data = config(path, tmp_path)
+        source = open_source(data, 1).sibling("validation")
+        return [b.input_ids.numpy() for b in validation_batches(source, data, 4, 0, 1, seed=1)]
+
+    with serve(corpus, ["refuse", "flip"]) as store:
+        for one, two in zip(rows(store.url), rows(corpus), strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_facts_are_those_of_the_local_folder_but_for_the_place(
+    corpus: Path, tmp_path: Path
+) -> None:
+    with serve(corpus) as store:
+        there = open_source(config(store.url, tmp_path), 1).describe()
+    here = open_source(config(corpus, tmp_path), 1).describe()
+    assert {**there, "path": ""} == {**here, "path": ""}
+
+
+def test_the_signature_of_a_url_reaches_the_store_and_no_message(
+    corpus: Path, tmp_path: Path, caplog
+) -> None:
+    with serve(corpus) as store:
+        url = f"{store.url}?X-Amz-Signature=topsecret0"
+        source = open_source(config(url, tmp_path), 1)
+        source.samples_in_epoch(0)
+        assert store.queries == {"X-Amz-Signature=topsecret0"}
+        assert "topsecret0" not in str(source.describe()) + caplog.text
+        with pytest.raises(DataError) as error:
+            open_source(config(f"{store.url}/nothing?X-Amz-Signature=topsecret0", tmp_path), 1)
+        assert "topsecret0" not in str(error.value) and "no manifest.json" in str(error.value)
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(corpus: Path, tmp_path: Path) -> None:
+    wanted = steps(config(corpus, tmp_path), 3)
+    with serve(corpus) as store:
+        data = config(store.url, tmp_path / "cache")
+        steps(data, 3)
+        for path in files_of_shards(tmp_path / "cache" / "shards"):
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
+        assert_equal(steps(data, 3), wanted)
+
+
+def test_a_store_that_holds_other_bytes_is_refused(
+    corpus: Path, tmp_path: Path, tiny_vocab: Path
+) -> None:
+    other = write_tiny_data(tmp_path / "other", tiny_vocab, ends=(5, 30, 60))
+    shard = other / "train" / "shard_00001.h5"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    with serve(other) as store, pytest.raises(DataError, match=r"shard_00001.h5: damaged on arr"):
+        open_source(config(store.url, tmp_path / "cache"), 1).samples_in_epoch(0)
+    shard.unlink()
+    with serve(other) as store, pytest.raises(DataError, match="missing, although the manifest"):
+        open_source(config(store.url, tmp_path / "cache"), 1).samples_in_epoch(0)
+
+
+def test_a_dead_store_is_said_and_given_up(
+    corpus: Path, tmp_path: Path, caplog, monkeypatch
+) -> None:
+    monkeypatch.setattr(fetch_ahead, "SAY_AFTER_SECONDS", 0.2)
+    with serve(corpus) as store:
+        source = open_source(config(store.url, tmp_path, fetch_timeout_minutes=0.02), 1)
+        store.down.set()
+        caplog.set_level("WARNING", logger="bertds")
+        import logging
+
+        logging.getLogger("bertds").addHandler(caplog.handler)
+        with pytest.raises(StoreError, match=r"shard \d+ of http://.*data.fetch_timeout_min"):
+            source.samples_in_epoch(0)
+        logging.getLogger("bertds").removeHandler(caplog.handler)
+        assert "stalled: waiting for shard" in caplog.text
+        assert source.stalled_seconds > 1.0
+        store.down.clear()
+        assert source.samples_in_epoch(0) > 0  # it goes on when the store is back
+
+
+def test_a_cache_that_cannot_hold_a_block_is_refused(corpus: Path, tmp_path: Path) -> None:
+    with serve(corpus) as store:
+        with pytest.raises(ConfigError, match=r"data.cache_gib=.* is too small"):
+            open_source(config(store.url, tmp_path, cache_gib=1e-6), 1)
+        data = config(store.url, tmp_path, cache_gib=bound(corpus, 1.1))
+        source = open_source(data, 1)
+        block = next(b for b in EpochOrder(source, 1, 0).blocks if len(b) > 1)
+        with pytest.raises(ConfigError, match="the shards of one block"):
+            source.open_block(0, block)
+
+
+FETCH = """
+import sys
+from bertds.config.recipe import DataConfig
+from bertds.data.loader import open_source
+data = DataConfig(path=sys.argv[1], cache_dir=sys.argv[2], sequence_length=32,
+                  max_predictions_per_sequence=5)
+print(open_source(data, 1).samples_in_epoch(0))
+"""
+
+
+def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(corpus: Path, tmp_path: Path) -> None:
+    begun = threading.Event()
+    with serve(corpus) as store:
+
+        def hold(name: str) -> None:
+            if name.endswith("shard_00005.h5"):
+                begun.set()
+                store.down.set()
+
+        store.hook = hold
+        command = [sys.executable, "-c", FETCH, store.url, str(tmp_path)]
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        assert begun.wait(30)
+        time.sleep(0.1)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait()
+        assert list((tmp_path / "shards").glob(".part-*"))
+        store.hook = lambda name: None
+        store.down.clear()
+        assert_equal(steps(config(store.url, tmp_path), 3), steps(config(corpus, tmp_path), 3))
+        limited = config(store.url, tmp_path, cache_gib=bound(corpus, 6.2))
+        steps(limited, 10)
+        assert not list((tmp_path / "shards").glob(".part-*"))
+
+
+def test_local_paths_do_not_import_the_drivers(corpus: Path) -> None:
+    code = (
+        "import sys\n"
+        "from bertds.config.recipe import DataConfig\n"
+        "from bertds.data.loader import open_source\n"
+        f"open_source(DataConfig(path={str(corpus)!r}), 1).samples_in_epoch(0)\n"
+        "print([m for m in ('fsspec', 'aiohttp', 's3fs', 'bertds.data.remote') "
+        "if m in sys.modules])\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "[]", answer.stderr
