@@ -30,7 +30,7 @@ from bertds.system.secrets import masked
 
 MANIFEST = "manifest.json"
 _FILE = re.compile(r"(step_\d{8,})/([^/]+)")
-_AGAIN_SECONDS = 30.0
+AGAIN_SECONDS = 30.0
 
 
 def listed(url: str, seconds: float = storage.PATIENCE_SECONDS) -> dict[str, list[str]]:
@@ -137,7 +137,7 @@ class Copies:
         self._problem = masked(error)
         log.warning("%s not uploaded: %s", folder.name, self._problem)
         # Still the current one while it waits, so that it is not removed meanwhile.
-        self._stopped.wait(_AGAIN_SECONDS)
+        self._stopped.wait(AGAIN_SECONDS)
         with self._changed:
             if not self._waiting:
                 self._waiting.append(folder)

@@ -27,7 +27,7 @@ from tests.checkpoint.test_checkpoint import make, save_steps
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
     monkeypatch.setattr(storage, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(copies_module, "_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(copies_module, "AGAIN_SECONDS", 0.1)
 
 
 @pytest.fixture(scope="module")
