@@ -29,6 +29,14 @@ def build_model(config: ModelConfig, vocab_size: int) -> PreTrainingModel:
     Raises:
         ConfigError: no such model can be in this machine's memory.
     """
+    check_model_size(config, vocab_size)
+    if config.style == "modern":
+        return ModernBertForMaskedLM(config, vocab_size)
+    return BertForPreTraining(config, vocab_size)
+
+
+def check_model_size(config: ModelConfig, vocab_size: int) -> None:
+    """Refuse an architecture that is larger than this machine's memory; see :func:`check_size`."""
     check_size(
         {
             "hidden_size": config.hidden_size,
@@ -40,9 +48,6 @@ def build_model(config: ModelConfig, vocab_size: int) -> PreTrainingModel:
         },
         "model.",
     )
-    if config.style == "modern":
-        return ModernBertForMaskedLM(config, vocab_size)
-    return BertForPreTraining(config, vocab_size)
 
 
 def check_size(sizes: Mapping[str, Any], prefix: str) -> None:

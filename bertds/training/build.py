@@ -33,7 +33,7 @@ from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import main_first, meet_processes
-from bertds.model.build import PreTrainingModel, build_model
+from bertds.model.build import PreTrainingModel, build_model, check_model_size
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
 from bertds.monitor.notify import Notifier
@@ -124,6 +124,7 @@ def _build(
     source = open_source(config.data, config.run.seed, split="train")
     held_out = open_held_out(config, source)
     vocab_size = source.tokenizer.vocab_size
+    check_model_size(config.model, vocab_size)
     check_fits(config, settings, place, vocab_size)
 
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank

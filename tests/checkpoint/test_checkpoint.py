@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,11 @@ from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
 from bertds.config.recipe import CheckpointConfig
+from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError, CheckpointError
 from bertds.system.fault_points import injected
 
 SHAPES = {"a.weight": (3, 4), "b.bias": (5,)}
-
-
-@dataclass
-class Piece:
-    name: str
-    kind: str
-    start: int
-    tensor: torch.Tensor
 
 
 class FakeEngine:

@@ -253,12 +253,12 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(
     code = (
         "import os, signal, sys\n"
         "from bertds.system.run_command import guarded\n"
-        "from data_prep import prepare\n"
+        "from data_prep import run_stages\n"
         "from data_prep.build_wiki_books import main\n"
         "def die(task):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "if __name__ == '__main__':\n"
-        "    prepare.run_stage = die\n"
+        "    run_stages.run_stage = die\n"
         "    raise SystemExit(guarded(main, sys.argv[1:]))\n"
     )
     script = tmp_path / "die.py"

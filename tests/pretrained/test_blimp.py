@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from bertds.commands.evaluate import main
+from bertds.commands.report import main as report
 from bertds.errors import DataError
 from bertds.model.build import build_model
 from bertds.pretrained import blimp
@@ -162,7 +163,6 @@ def test_a_tie_is_wrong(model_folder: Path, folder: Path) -> None:
 def test_a_runs_scores_are_kept_for_its_report(
     command: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from bertds.report.page import _blimp_section
     from bertds.report.run_view import read_run
     from bertds.train import entry
 
@@ -170,7 +170,8 @@ def test_a_runs_scores_are_kept_for_its_report(
     assert main([str(tmp_path / "run"), "--blimp", str(folder)]) == 0
     kept = read_run(tmp_path / "run").blimp
     assert kept["step"] == 1 and kept["pairs"] == 6
-    html = _blimp_section([read_run(tmp_path / "run")])
+    assert report([str(tmp_path / "run"), "--out", str(tmp_path / "page")]) == 0
+    html = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
     assert "npi 1" in html and f"{kept['overall']:.1f}" in html
 
 
