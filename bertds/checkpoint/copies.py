@@ -16,8 +16,9 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
@@ -169,29 +170,51 @@ class Copies:
             if name in gone or (MANIFEST not in files and name != newest):
                 for file in sorted(files, key=lambda file: file != MANIFEST):
                     storage.remove(storage.join(self.url, f"{name}/{file}"))
+                storage.remove_empty_folder(storage.join(self.url, name))
 
 
-def restore(url: str, checkpoints: Path, seconds: float) -> None:
+def restore(
+    url: str,
+    checkpoints: Path,
+    seconds: float,
+    accept: Callable[[str, Mapping[str, Any]], None],
+) -> None:
     """Bring the newest good copy into the run folder if no local checkpoint is as new.
+
+    The newest copy is checked even if it is not fetched: this run is about to add its own
+    checkpoints there, and to remove those that it does not keep.
 
     Args:
         url: the folder that holds the copies.
         checkpoints: the run's checkpoint folder.
         seconds: how long the store may fail to answer.
+        accept: given the URL of a copy and its manifest, raises what is to end the start if the
+            copy belongs to another run.
 
     Raises:
+        ConfigError: from ``accept``; nothing was fetched or removed.
         StoreError: the store did not answer in time. Training is not begun without knowing what is
             there: it might be further on.
     """
     local = _newest_step(checkpoints)
     for name, files in listed(url, seconds).items():
-        if MANIFEST not in files or int(name[5:]) <= local:
+        if MANIFEST not in files:
             continue
+        there, temporary = storage.join(url, name), checkpoints / f".tmp-{name}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
         try:
-            _fetch(storage.join(url, name), checkpoints, name, seconds)
+            data = storage.read_agreed(storage.join(there, MANIFEST), seconds)
+            (temporary / MANIFEST).write_bytes(data)
+            accept(there, read_manifest(temporary))
+            if int(name[5:]) <= local:
+                return
+            _fetch(there, temporary, checkpoints / name, seconds)
         except (CheckpointError, DataError, FileNotFoundError) as error:
             log.warning("%s/%s: %s; looking for an older one", masked(url), name, error)
             continue
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
         log.info("fetched %s from %s", name, masked(url))
         return
 
@@ -207,22 +230,14 @@ def _newest_step(checkpoints: Path) -> int:
     return -1
 
 
-def _fetch(url: str, checkpoints: Path, name: str, seconds: float) -> None:
-    temporary = checkpoints / f".tmp-{name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        data = storage.read_agreed(storage.join(url, MANIFEST), seconds)
-        (temporary / MANIFEST).write_bytes(data)
-        for record in read_manifest(temporary)["files"]:
-            path = temporary / record["file"]
-            there = storage.join(url, record["file"])
-            storage.download(there, path, record["bytes"], record["sha256"], seconds)
-        CheckpointReader(temporary, verify=False)
-        sync_folder(temporary)
-        final = checkpoints / name
-        shutil.rmtree(final, ignore_errors=True)  # damaged: an intact one is not fetched again
-        temporary.rename(final)
-        write_text(checkpoints / "latest", name + "\n")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _fetch(url: str, temporary: Path, final: Path, seconds: float) -> None:
+    """Fetch the files that the manifest in ``temporary`` lists, and publish the checkpoint."""
+    for record in read_manifest(temporary)["files"]:
+        path = temporary / record["file"]
+        there = storage.join(url, record["file"])
+        storage.download(there, path, record["bytes"], record["sha256"], seconds)
+    CheckpointReader(temporary, verify=False)
+    sync_folder(temporary)
+    shutil.rmtree(final, ignore_errors=True)  # damaged: an intact one is not fetched again
+    temporary.rename(final)
+    write_text(final.parent / "latest", final.name + "\n")

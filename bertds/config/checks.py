@@ -118,6 +118,11 @@ def check_urls(config: Config) -> None:
             not is_url(value),
             f"{key}={masked(value)} must be a local folder; checkpoint.copy_to takes a URL",
         )
+    _require(
+        not is_url(config.init.from_),
+        f"init.from={masked(config.init.from_)} must be a local path or a name; copy it to this "
+        "machine first",
+    )
     copy_to = config.checkpoint.copy_to
     _require(
         not copy_to or is_url(copy_to),

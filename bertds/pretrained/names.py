@@ -13,6 +13,8 @@ from pathlib import Path
 
 from bertds.config.suggest import nearest
 from bertds.errors import CheckpointError
+from bertds.system.secrets import masked
+from bertds.system.storage import is_url
 
 MODELS_VARIABLE = "BERTDS_MODELS"
 # Only what is read: no code, and pickles only through weights_only.
@@ -107,6 +109,11 @@ def resolve(name_or_path: Path | str) -> Path:
         CheckpointError: it is neither a path nor cached, and cannot be fetched; the message has
             the command that fetches it.
     """
+    if is_url(name_or_path):
+        raise CheckpointError(
+            f"{masked(name_or_path)}: a model must be a local path or a name; copy it to this "
+            "machine first"
+        )
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path

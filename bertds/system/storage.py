@@ -312,6 +312,14 @@ def remove(url: str, seconds: float = PATIENCE_SECONDS) -> None:
     insist(request, url, seconds)
 
 
+def remove_empty_folder(url: str) -> None:
+    """Remove a folder whose files are gone, where folders are things of their own: ``file://``."""
+    store, name = open_store(url)
+    if "file" in store.protocol:
+        with suppress(OSError):
+            store.rmdir(name)
+
+
 class StoredFile(io.RawIOBase):
     """A file in a store, read by ranges; each request is repeated until it succeeds.
 

@@ -231,7 +231,9 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
 def fetch_copy(config: Config, place: Place, folder: RunFolder) -> None:
     """Bring the newest checkpoint of ``checkpoint.copy_to`` into the run folder, if it is newer."""
     seconds = config.data.fetch_timeout_minutes * 60.0
-    restored = partial(restore, config.checkpoint.copy_to, folder.checkpoints, seconds)
+    restored = partial(
+        restore, config.checkpoint.copy_to, folder.checkpoints, seconds, folder.check_copy
+    )
     # A whole checkpoint may come, after the store has failed for as long as it may.
     main_first(place, "fetch checkpoints", restored, seconds + _FETCH_SECONDS)
 

@@ -41,7 +41,7 @@ from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
 from bertds.system.secrets import masked, without_secrets
 from bertds.training.launch import COMMAND, LOST
-from bertds.training.setting_changes import changes, is_done
+from bertds.training.setting_changes import changes, changes_of_copy, is_done
 
 # What a run writes into its folder under names of its own; patterns, links among them are refused.
 WRITTEN = (
@@ -118,6 +118,20 @@ class RunFolder:
                 raise
             self._log_file = log_to_file(self.path / "log.txt")
         return self
+
+    def check_copy(self, url: str, manifest: Mapping[str, Any]) -> None:
+        """Check that a copied checkpoint was trained with the fixed settings of this start.
+
+        Args:
+            url: of the checkpoint.
+            manifest: that of the checkpoint.
+
+        Raises:
+            ConfigError: a fixed setting differs; the message names it with both values.
+        """
+        changed = changes_of_copy(url, manifest, self.config, self.deepspeed)
+        if not (self.path / "config.yaml").is_file():  # the copy is all that knows the last start
+            self._changed = changed
 
     def record(
         self,

@@ -20,6 +20,7 @@ from bertds.config.recipe import Config
 from bertds.errors import ConfigError, DataError
 from bertds.monitor.run_files import read_object
 from bertds.monitor.setting_lines import Change
+from bertds.system.secrets import masked
 from bertds.system.storage import is_url
 
 Rule = Literal["fixed", "announced", "free"]
@@ -100,18 +101,52 @@ def changes(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> list[Cha
     file = run / "config.yaml"
     if not file.is_file():
         return []
-    before = flatten(read_yaml(file))
-    _refuse_removed(run, before)
+    file_before, json = read_yaml(file), run / "deepspeed.json"
+    json_before = read_object(json, []) if json.is_file() else None
+    return _compare(f"{run}", "run.dir", file_before, json_before, config, deepspeed)
+
+
+def changes_of_copy(
+    url: str, manifest: Mapping[str, Any], config: Config, deepspeed: Mapping[str, Any]
+) -> list[Change]:
+    """Compare the settings of this start with those that a copied checkpoint was trained with.
+
+    Args:
+        url: of the checkpoint, for the message.
+        manifest: that of the checkpoint.
+        config: the recipe of this start.
+        deepspeed: the DeepSpeed JSON of this start, as nested values.
+
+    Returns:
+        The announced settings that differ.
+
+    Raises:
+        ConfigError: a fixed setting differs; the message names it with both values.
+    """
+    recipe, json = manifest.get("recipe", {}), manifest.get("deepspeed")
+    return _compare(masked(url), "checkpoint.copy_to", recipe, json, config, deepspeed)
+
+
+def _compare(
+    where: str,
+    place_key: str,
+    recipe_before: Mapping[str, Any],
+    json_before: Mapping[str, Any] | None,
+    config: Config,
+    deepspeed: Mapping[str, Any],
+) -> list[Change]:
+    before = flatten(recipe_before)
+    _refuse_removed(where, place_key, before)
     now = flatten(to_dict(config))
-    if (run / "deepspeed.json").is_file():
-        before |= dotted(read_object(run / "deepspeed.json", []), "deepspeed.")
+    if json_before is not None:
+        before |= dotted(json_before, "deepspeed.")
         now |= dotted(deepspeed, "deepspeed.")
     for key, value in now.items():
         # A key that the last start did not know yet had its default then.
         if rule_of(key) == "fixed" and key in before and before[key] != value:
             raise ConfigError(
-                f"{run}: this run began with {key}={before[key]}, now {key}={value}; set it back, "
-                "or choose another run.dir"
+                f"{where}: this run began with {key}={before[key]}, now {key}={value}; set it "
+                f"back, or choose another {place_key}"
             )
     known = [key for key in now if key in before or key.startswith("deepspeed.")]
     gone = [key for key in before if key.startswith("deepspeed.") and key not in now]
@@ -160,10 +195,10 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
     return True
 
 
-def _refuse_removed(run: Path, before: Mapping[str, Any]) -> None:
+def _refuse_removed(where: str, place_key: str, before: Mapping[str, Any]) -> None:
     for key, (neutral, remedy) in REMOVED_KEYS.items():
         if before.get(key, neutral) != neutral:
             raise ConfigError(
-                f"{run}: this run began with {key}={before[key]}, which is no longer a key; "
-                f"{remedy}; choose another run.dir, with init.from={run}"
+                f"{where}: this run began with {key}={before[key]}, which is no longer a key; "
+                f"{remedy}; choose another {place_key}, with init.from={where}"
             )

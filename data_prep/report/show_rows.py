@@ -22,6 +22,8 @@ from bertds.data.formats.nvidia_hdf5 import find_instance_files, header_and_data
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import EXIT_OK, ConfigError, DataError
+from bertds.system.secrets import masked
+from bertds.system.storage import is_url
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -76,6 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     if args.rows < 1 or args.first < 0:
         raise ConfigError(f"-n {args.rows} --first {args.first}: at least 1 row, from row 0 on")
+    if is_url(args.path):
+        raise DataError(
+            f"{masked(args.path)}: prep show reads local paths; copy it to this machine first"
+        )
     path = Path(args.path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import pytest
 from bertds.checkpoint import copies as copies_module
 from bertds.checkpoint.copies import Copies, listed, restore
 from bertds.checkpoint.find import newest_good, step_folders
-from bertds.errors import StoreError
+from bertds.errors import ConfigError, StoreError
 from bertds.system import storage
 from tests.checkpoint.test_checkpoint import make, save_steps
+from tests.support.store_server import s3_bucket
 
 
 @pytest.fixture(autouse=True)
@@ -32,30 +33,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    """A bucket of moto's server on loopback."""
-    pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
-    import fsspec
-
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    values = {
-        "AWS_ACCESS_KEY_ID": "testing-key",
-        "AWS_SECRET_ACCESS_KEY": "testing-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }
-    before = {key: os.environ.get(key) for key in values}
-    os.environ.update(values)
-    fsspec.filesystem("s3").mkdir("bucket")
-    yield "s3://bucket"
-    server.stop()
-    for key, value in before.items():
-        if value is None:
-            del os.environ[key]
-        else:
-            os.environ[key] = value
+    with s3_bucket() as bucket:
+        yield bucket
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -64,6 +43,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "file":
         return f"file://{tmp_path / 'store'}"
     return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+
+
+def any_run(url: str, manifest: Mapping[str, Any]) -> None:
+    """Accept every copy."""
 
 
 def steps(url: str) -> list[int]:
@@ -79,7 +62,7 @@ def test_copies_are_kept_by_the_same_rules_and_give_the_run_back(url: str, tmp_p
     assert steps(url) == [6, 5, 3]
     assert [int(f.name[5:]) for f in step_folders(tmp_path / "one" / "checkpoints")] == [6, 5, 3]
     elsewhere = tmp_path / "two" / "checkpoints"
-    restore(url, elsewhere, 5)
+    restore(url, elsewhere, 5, any_run)
     reader = newest_good(elsewhere)
     assert reader is not None and reader.manifest["step"] == 6
     assert (elsewhere / "latest").read_text() == "step_00000006\n"
@@ -95,11 +78,11 @@ def test_the_newest_good_one_is_taken_wherever_it_is(url: str, tmp_path: Path) -
     here = tmp_path / "one" / "checkpoints"
     damaged = here / "step_00000005" / "rank_00000.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-4] + b"oops")
-    restore(url, here, 5)  # the local one is damaged
+    restore(url, here, 5, any_run)  # the local one is damaged
     assert newest_good(here).manifest["step"] == 5  # type: ignore[union-attr]
     shutil.copytree(here / "step_00000005", tmp_path / "kept")
     save_steps(make(tmp_path / "one"), 6)
-    restore(url, here, 5)  # the local one is newer
+    restore(url, here, 5, any_run)  # the local one is newer
     assert newest_good(here).manifest["step"] == 6  # type: ignore[union-attr]
     store, name = storage.open_store(storage.join(url, "step_00000005/rank_00000.safetensors"))
     store.pipe_file(
@@ -107,7 +90,7 @@ def test_the_newest_good_one_is_taken_wherever_it_is(url: str, tmp_path: Path) -
     )  # the copy is damaged: the one before
     shutil.rmtree(here)
     here.mkdir()
-    restore(url, here, 5)
+    restore(url, here, 5, any_run)
     assert newest_good(here).manifest["step"] == 4  # type: ignore[union-attr]
 
 
@@ -120,7 +103,7 @@ def test_a_copy_without_its_manifest_is_invisible_and_removed_later(
     run.wait_copied(30)
     half = storage.join(url, "step_00000007/rank_00000.safetensors")
     storage.upload(tmp_path / "one" / "checkpoints" / "latest", half)
-    restore(url, tmp_path / "two" / "checkpoints", 5)
+    restore(url, tmp_path / "two" / "checkpoints", 5, any_run)
     assert newest_good(tmp_path / "two" / "checkpoints").manifest["step"] == 4  # type: ignore[union-attr]
     save_steps(run, 5)
     run.wait_copied(30)
@@ -170,6 +153,27 @@ def test_a_checkpoint_stays_while_it_is_uploaded_and_a_store_that_is_down_loses_
     assert names == ["step_00000003"]
 
 
+def test_a_copy_of_another_run_ends_the_start_even_if_it_is_not_needed(
+    url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "one").mkdir()
+    run = make(tmp_path / "one", copy_to=url)
+    save_steps(run, 4)
+    run.wait_copied(30)
+    seen = []
+
+    def refuse(there: str, manifest: Mapping[str, Any]) -> None:
+        seen.append((there, manifest["step"]))
+        raise ConfigError("of another run")
+
+    for here in (tmp_path / "one" / "checkpoints", tmp_path / "two" / "checkpoints"):
+        before = sorted(path.name for path in here.glob("*"))
+        with pytest.raises(ConfigError, match="of another run"):
+            restore(url, here, 5, refuse)
+        assert sorted(path.name for path in here.glob("*")) == before
+    assert seen == [(f"{url}/step_00000004", 4)] * 2 and steps(url) == [4]
+
+
 UPLOAD = """
 import sys, time
 from pathlib import Path
@@ -205,7 +209,7 @@ def test_kill_9_in_the_middle_of_an_upload_leaves_nothing_that_looks_whole(
     child.wait()
     child.stdout.close()
     assert set(listed(url)) == {"step_00000005", "step_00000004"} and steps(url) == [4]
-    restore(url, tmp_path / "two" / "checkpoints", 5)
+    restore(url, tmp_path / "two" / "checkpoints", 5, any_run)
     assert newest_good(tmp_path / "two" / "checkpoints").manifest["step"] == 4  # type: ignore[union-attr]
     again = Copies(url, lambda steps: [])
     again.catch_up(tmp_path / "one" / "checkpoints")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 import threading
 import time
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bertds.checkpoint.find import step_folders
+from bertds.checkpoint.format import CheckpointReader
 from bertds.data.formats.manifest import Manifest
 from bertds.data.remote.outlines import outline_bytes
 from tests.support.read_runs import assert_same_state, losses, read_lines, saved_steps, train_lines
@@ -128,3 +132,56 @@ def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_goes_on(
         assert code == 0, text
     assert losses(tmp_path / "stored") == losses(tmp_path / "local")
     assert_same_state(tmp_path / "stored", tmp_path / "local")
+
+
+def whole_copies(store: Path) -> list[Path]:
+    """Return the copies with a marker, newest first."""
+    return [folder for folder in step_folders(store) if (folder / "manifest.json").is_file()]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_its_copies_when_its_folder_is_gone(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    """Killed when two copies are there; nothing local is left; the end is the same."""
+    more = ["schedule.total_steps=16", "checkpoint.every_steps=2", "checkpoint.keep_last=2"]
+    code, text = fork_server.run(command("local", *more), output=tmp_path)
+    assert code == 0, text
+
+    store, run = tmp_path / "store", tmp_path / "run"
+    more.append(f"checkpoint.copy_to=file://{store}")
+    slow = {0: {"slow": 0.2}}
+    ranks = fork_server.start(command("run", *more), output=tmp_path, plans=slow)
+    while len(whole_copies(store)) < 2 and ranks.poll() == [None]:
+        time.sleep(0.005)
+    ranks.signal(0, signal.SIGKILL)
+    assert ranks.wait() == [-signal.SIGKILL], ranks.text(0)
+    copies = whole_copies(store)
+    for folder in copies:
+        CheckpointReader(folder)  # compares all checksums
+        written = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+        assert len(written) > 1 and written["manifest.json"] == max(written.values())
+    reached = int(copies[0].name[5:])
+    assert 4 <= reached < 16
+
+    shutil.rmtree(run)
+    code, text = fork_server.run(command("run", *more, "run.seed=7"), output=tmp_path)
+    assert code == 2, text
+    assert f"{copies[0].name}: this run began with run.seed=" in text
+    assert "set it back, or choose another checkpoint.copy_to" in text
+    assert saved_steps(run) == [] and whole_copies(store) == copies
+
+    words = command("run", *more, "guard.spike_sigmas=50")
+    code, text = fork_server.run(words, output=tmp_path)
+    assert code == 0, text
+    assert f"fetched {copies[0].name} from file://{store}" in text
+    assert f"guard.spike_sigmas 0.0 -> 50.0 from step {reached}" in text
+    assert [line["step"] for line in train_lines(run)] == list(range(reached + 1, 17))
+    assert losses(run) == losses(tmp_path / "local")[reached:]
+    assert_same_state(run, tmp_path / "local")
+    assert saved_steps(run) == [16, 14]
+    # A checkpoint that a newer one supersedes before its turn has no copy.
+    kept = [int(folder.name[5:]) for folder in step_folders(store)]
+    assert (
+        len(kept) == 2 and kept[0] == 16 and kept == [int(f.name[5:]) for f in whole_copies(store)]
+    )

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import pytest
+
 FAULTS = ("refuse", "drop", "truncate", "delay", "flip")
 """Answer 503; close without an answer; close half way; wait; change one byte."""
 
@@ -148,6 +150,29 @@ def serve(folder: Path, *args: object, **options: object) -> Iterator[Store]:
         yield store
     finally:
         store.close()
+
+
+@contextmanager
+def s3_bucket() -> Iterator[str]:
+    """Give the URL of a bucket of moto's server on loopback; skips where moto is not installed."""
+    pytest.importorskip("s3fs")
+    server_module = pytest.importorskip("moto.server")
+    import fsspec
+
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "testing-key")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        driver = fsspec.get_filesystem_class("s3")
+        driver.clear_instance_cache()  # one may know the address of an earlier server
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+        driver.clear_instance_cache()
+    server.stop()
 
 
 def files_of_shards(folder: Path) -> list[Path]:
