@@ -178,16 +178,17 @@ def attention(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) 
 
 def short_rows_attention(qkv: Any, upstream: Any, micro_batch: Any) -> dict[str, Any]:
     """Time the attention of fused layers, as they call it."""
-    from bertds.model import layer_kernels
+    from bertds.model.layer_kernels import draw_keys
+    from bertds.model.short_row_kernels import attend_short_rows, attend_short_rows_backward
 
     starts, longest = micro_batch.cu_seqlens.to(qkv.device), micro_batch.max_seqlen
     found = {}
     for dropout in (0.0, 0.1):
-        keys = layer_kernels.draw_keys(1, qkv.device)[0]
+        keys = draw_keys(1, qkv.device)[0]
 
         def both(keys: Any = keys, dropout: float = dropout) -> None:
-            layer_kernels.attend_short_rows(qkv, starts, longest, dropout, keys)
-            layer_kernels.attend_short_rows_backward(upstream, qkv, starts, longest, dropout, keys)
+            attend_short_rows(qkv, starts, longest, dropout, keys)
+            attend_short_rows_backward(upstream, qkv, starts, longest, dropout, keys)
 
         found[f"fused layers', dropout {dropout}"] = {
             "ms": timed(both, "cuda"),

@@ -30,6 +30,7 @@ from bertds.distributed.rank_info import Place
 from bertds.engine.bf16_wrapper import work_on_all_tensors
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
+from bertds.engine.loss_scaling import LossScaling
 from bertds.engine.process_group import (
     check_precision,
     end_processes,
@@ -39,6 +40,7 @@ from bertds.engine.process_group import (
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
 from bertds.engine.update_gate import UpdateGate
 from bertds.engine.weight_average import WeightAverage
+from bertds.engine.wrapper_config import wrapper_config
 from bertds.engine.zero_layout import (
     DeepSpeedObject,
     Layout,
@@ -91,6 +93,7 @@ class Engine:
         self._norm: float | torch.Tensor | None = None
         self._average: WeightAverage | None = None
         self._gate = UpdateGate(optimizer, self._norm_under_way, device)
+        self._scaling = LossScaling(deepspeed_engine, settings.precision)
 
     @classmethod
     def create(
@@ -137,7 +140,7 @@ class Engine:
         wrapped, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
-            config=_deepspeed_config(settings, batch_plan, optimizer),
+            config=wrapper_config(settings, batch_plan, optimizer),
         )
         layout = read_layout(wrapped, optimizer)
         work_on_all_tensors(wrapped)
@@ -370,28 +373,19 @@ class Engine:
 
     def extra_state(self) -> dict[str, float]:
         """Return what else a resumed run needs: the loss scaler's plain numbers (fp16 only)."""
-        scaler = self._loss_scaler()
-        if scaler is None:
-            return {}
-        return {name: vars(scaler)[name] for name in _SCALER_NUMBERS if name in vars(scaler)}
+        return self._scaling.numbers()
 
     def load_extra_state(self, state: Mapping[str, float]) -> None:
         """Set what ``extra_state`` returned; keys of another precision are ignored."""
-        scaler = self._loss_scaler()
-        if scaler is not None:
-            for name in _SCALER_NUMBERS:
-                if name in state and name in vars(scaler):
-                    setattr(scaler, name, state[name])
+        self._scaling.set_numbers(state)
 
     def loss_scale(self) -> float | None:
         """Return the current loss scale; None without fp16."""
-        scaler = self._loss_scaler()
-        return None if scaler is None else float(scaler.cur_scale)
+        return self._scaling.current()
 
     def searching_loss_scale(self) -> bool:
         """Return whether a skipped step may be an fp16 overflow that a lower scale cures."""
-        scaler = self._loss_scaler()
-        return bool(scaler is not None and scaler.dynamic and scaler.cur_scale > scaler.min_scale)
+        return self._scaling.is_searching()
 
     def describe(self) -> str:
         """Return a few words on optimizer, precision and sharding, for the log."""
@@ -403,11 +397,6 @@ class Engine:
             f"{self.device.type}"
         )
 
-    def _loss_scaler(self) -> DeepSpeedObject:
-        if self.settings.precision != "fp16":
-            return None
-        return getattr(self._engine.optimizer, "loss_scaler", None)
-
     def close(self, *, orderly: bool = True) -> None:
         """End the run on all ranks: barrier, DeepSpeed, process group.
 
@@ -415,9 +404,6 @@ class Engine:
             orderly: False, where the other ranks may be gone or elsewhere: waits for nobody.
         """
         end_processes(self._engine, wait=orderly)
-
-
-_SCALER_NUMBERS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 def _scaled(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
@@ -432,23 +418,3 @@ def _arguments(micro_batch: Any) -> dict[str, Any]:
     else:
         fields = micro_batch._asdict()
     return {name: value for name, value in fields.items() if name not in _NOT_FORWARDED}
-
-
-def _deepspeed_config(
-    settings: DeepSpeedSettings, batch: BatchPlan, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Return the dict that DeepSpeed gets: the JSON, with what we own settled."""
-    config = {key: value for key, value in settings.values.items() if key != "optimizer"}
-    config["train_batch_size"] = batch.global_batch_size
-    config["train_micro_batch_size_per_gpu"] = batch.micro_batch_size
-    config["gradient_accumulation_steps"] = batch.gradient_accumulation_steps
-    config["zero_optimization"] = {**config["zero_optimization"], "stage": settings.stage}
-    # Said aloud, for DeepSpeed clips at 1.0 when the key is missing; at stage 0 we do it ourselves.
-    config["gradient_clipping"] = 0.0 if settings.stage == 0 else settings.gradient_clipping
-    if isinstance(optimizer, ShardedLamb | ShardedMuon):
-        config["zero_allow_untested_optimizer"] = True
-        config["zero_force_ds_cpu_optimizer"] = False
-    if settings.stage == 3:
-        # One sub-group: the optimizer is then called once per step.
-        config["zero_optimization"].setdefault("sub_group_size", 1_000_000_000_000)
-    return config

@@ -12,8 +12,8 @@ other addend, and neither dropout masks nor normalized values are kept.
 
 Gradients are those of the layer's modules; parameters stay where they are, under the same names.
 
-Rows of at most ``LONGEST_ROW`` tokens take the attention of ``layer_kernels``, which computes a
-row and head at once. Longer rows, and FlashAttention 3 and 4, take torch's flash operator.
+Rows of at most ``LONGEST_ROW`` tokens take the attention of ``short_row_kernels``, which computes
+a row and head at once. Longer rows, and FlashAttention 3 and 4, take torch's flash operator.
 
 Sizes: T tokens, H width, I intermediate width, N heads, D width of a head, B rows.
 """
@@ -32,17 +32,19 @@ from bertds.model.attention import side_by_side
 from bertds.model.bert import BertForPreTraining
 from bertds.model.encoder import EncoderLayer
 from bertds.model.layer_kernels import (
-    HEAD_WIDTHS,
-    LONGEST_ROW,
     add_norm,
     add_norm_backward,
-    attend_short_rows,
-    attend_short_rows_backward,
     draw_keys,
     gelu_backward,
     join_gradients,
 )
 from bertds.model.row_layout import RowLayout
+from bertds.model.short_row_kernels import (
+    HEAD_WIDTHS,
+    LONGEST_ROW,
+    attend_short_rows,
+    attend_short_rows_backward,
+)
 
 ATTENTION, FIRST_HALF, SECOND_HALF = range(3)
 """The three dropouts of a layer."""
@@ -58,7 +60,7 @@ class Settings(NamedTuple):
     approximate: str
     """Of GELU: "none" or "tanh"."""
     short_rows: bool
-    """Whether short rows may take the kernel of ``layer_kernels``."""
+    """Whether short rows may take the kernel of ``short_row_kernels``."""
 
 
 class _Attended(NamedTuple):

@@ -35,8 +35,8 @@ _NOT_PROSE = re.compile(
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _LINE_BREAK = re.compile(r"\s*<br\s*/?>\s*", re.IGNORECASE)
 _SECTION_TITLE_WORDS = 8
+_WIKITEXT = re.compile(r"\{[{|]|\[\[|'''")
 _LANGUAGE = re.compile(r"https?://([a-z][a-z-]+)\.(?:m\.)?wik")
-_WIKITEXT = ("{{", "}}", "[[", "]]", "{|", "'''")
 
 
 def read_extracted(unit: Unit) -> Iterator[Document]:
@@ -82,7 +82,8 @@ def body_document(title: str, body: str, address: str, options: tuple[str, ...] 
     title = unescape(title)
     if "&" in body:
         body = unescape(body)
-    if any(mark in body for mark in _WIKITEXT):
+    # One letter each, which is found much faster than two: most articles have neither.
+    if ("{" in body or "[" in body or "'''" in body) and _WIKITEXT.search(body):
         body = clean_wikitext(body, _site_of(address, options), title, extracted=True)
     elif "<" in body:
         body = without_markup(body)

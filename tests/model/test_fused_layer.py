@@ -20,8 +20,9 @@ from bertds.model import layer_kernels  # noqa: E402
 from bertds.model.bert import BertForPreTraining  # noqa: E402
 from bertds.model.encoder import EncoderLayer  # noqa: E402
 from bertds.model.fused_layer import fuse_layers  # noqa: E402
-from bertds.model.layer_kernels import LONGEST_ROW, Drop, attend_short_rows, draw_keys  # noqa: E402
+from bertds.model.layer_kernels import Drop, draw_keys  # noqa: E402
 from bertds.model.row_layout import RowLayout  # noqa: E402
+from bertds.model.short_row_kernels import LONGEST_ROW, attend_short_rows  # noqa: E402
 from tests.gpu.small_bert import CONFIG, distance, loss_and_gradients, make_model, make_rows  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -214,15 +215,15 @@ import json, re, sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import triton
-from bertds.model import layer_kernels as kernels
+from bertds.model import layer_kernels as kernels, short_row_kernels as rows
 HALF, FLOAT, INT = "*bf16", "*fp32", "*i32"
 target = GPUTarget("cuda", int(sys.argv[1]), 32)
 attend = {"HEADS": 12, "WIDTH": 64, "ROW": 128, "DROPOUT": True}
-staged = int(sys.argv[2]) * 1024 >= kernels.TWO_HEADS_BYTES
-backward = {**attend, "PER_PROGRAM": kernels.STAGED_HEADS if staged else 1, "STAGES": 1 + staged}
+staged = int(sys.argv[2]) * 1024 >= rows.TWO_HEADS_BYTES
+backward = {**attend, "PER_PROGRAM": rows.STAGED_HEADS if staged else 1, "STAGES": 1 + staged}
 norm = {"ROWS": 2, "COLUMNS": 1024, "DROPOUT": True}
 tile = {"ROWS": kernels.TILE_ROWS, "COLUMNS": kernels.TILE_COLUMNS}
-WARPS = {"_attend": kernels.ATTEND_WARPS, "_attend_backward": kernels.ATTEND_BACKWARD_WARPS}
+WARPS = {"_attend": rows.ATTEND_WARPS, "_attend_backward": rows.ATTEND_BACKWARD_WARPS}
 CASES = {"_attend": attend, "_attend_backward": backward, "_add_norm": norm,
          "_add_norm_backward": norm, "_gelu_backward": {**tile, "TANH": False},
          "_join_gradients": tile}
@@ -231,7 +232,7 @@ HALVES = {"qkv", "output", "grad_output", "grad_qkv", "dense", "residual", "gamm
           "third_part", "joined"}
 found = {}
 for name, constants in CASES.items():
-    kernel = getattr(kernels, name)
+    kernel = getattr(rows if name.startswith("_attend") else kernels, name)
     signature, divisible = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         kind = "i32"
