@@ -135,7 +135,7 @@ def _compare(
     config: Config,
     deepspeed: Mapping[str, Any],
 ) -> list[Change]:
-    before = flatten(recipe_before)
+    before = flatten(dict(recipe_before))
     _refuse_removed(where, place_key, before)
     now = flatten(to_dict(config))
     if json_before is not None:
