@@ -17,7 +17,7 @@ _NAMES = {
     "evaluate": "bertds.api",
     "TrainingResult": "bertds.api",
     "list_available_models": "bertds.pretrained.transformers_api",
-    "MODELS": "bertds.pretrained.names",
+    "MODELS": "bertds.data.model_names",
     "from_pretrained": "bertds.pretrained.transformers_api",
     "load_tokenizer": "bertds.pretrained.transformers_api",
     "save_pretrained": "bertds.pretrained.save",

@@ -115,7 +115,7 @@ def _parser(full: bool) -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("vocabulary (one of the first two)")
     group.add_argument("--vocab", metavar="FILE",
-                       help="a vocab.txt, a tokenizer.json (BPE, unigram too), a folder with one")
+                       help="vocab.txt, tokenizer.json (BPE too), a folder, a model's name")
     group.add_argument(
         "--train-vocab", type=int, metavar="N", help="train one of N tokens"
     )

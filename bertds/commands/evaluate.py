@@ -30,7 +30,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data", metavar="DIR", help="prepared data (default: the run's own)")
     parser.add_argument("--split", default="validation", help="validation (default) or train")
-    parser.add_argument("--vocab", default="", help="vocab.txt, for data without a tokenizer")
+    parser.add_argument(
+        "--vocab", default="", help="vocab.txt or a model's name, for data without a tokenizer"
+    )
     parser.add_argument(
         "--sequence-length", type=int, metavar="S", help="default: the run's, or 128"
     )

@@ -20,7 +20,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", help="a name of `bertds models`, a run, a folder")
     parser.add_argument("out", type=Path, metavar="DIR", help="the Hugging Face folder to write")
     parser.add_argument("--words", type=Path, metavar="FILE", help="pieces to add, one a line")
-    parser.add_argument("--vocab", type=Path, metavar="FILE", help="a vocabulary to take instead")
+    parser.add_argument(
+        "--vocab",
+        type=Path,
+        metavar="FILE",
+        help="a vocabulary, or a model's name, to take instead",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion")
     args = parser.parse_args(argv)
     check_output(args.out, overwrite=args.overwrite)

@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
+from bertds.data.model_names import ALIASES, MODELS, is_here
 from bertds.errors import EXIT_OK
-from bertds.pretrained.names import ALIASES, MODELS, is_here
 
 if TYPE_CHECKING:
     pass

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bertds.data import tokenizer_json
+from bertds.data.model_names import vocabulary_path
 from bertds.data.tokenizer_json import JsonTokenizer, WordPieceRules
 from bertds.errors import DataError
 from bertds.system.json_fields import Field
@@ -206,7 +207,8 @@ def load_tokenizer_info(
     """Describe the tokenizer of a ``vocab.txt``, a ``tokenizer.json``, or a folder with one.
 
     Args:
-        path: the file or folder. A folder's vocab.txt goes before its tokenizer.json.
+        path: the file or folder, or a name of ``bertds models``. A folder's vocab.txt goes before
+            its tokenizer.json.
         lower_case: the casing; None takes it from ``tokenizer_config.json`` there, else from
             ``tokenizer.json``, else from the vocabulary itself (see :func:`looks_lower_case`). A
             JSON file under another name is a ``tokenizer.json`` that decides by itself.
@@ -217,7 +219,7 @@ def load_tokenizer_info(
         DataError: no vocabulary there, it misses one of the five special tokens, or the casing
             asked for is not that of a tokenizer whose file decides it.
     """
-    path = Path(path)
+    path = vocabulary_path(path)
     file = _vocabulary_file(path)
     content: dict[str, Any] = {}
     if file.suffix == ".json":

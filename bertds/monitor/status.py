@@ -23,6 +23,8 @@ from bertds.monitor.run_files import (
     read_recipe,
     starts_of,
 )
+from bertds.system.folder_lock import STALE_SECONDS
+from bertds.system.processes import start_time
 
 SILENT_FACTOR = 10.0
 """A live run that writes no line for so many times its usual pause is called silent."""
@@ -185,8 +187,6 @@ def _later(
 
 def _owner(lock: Path) -> tuple[str, bool]:
     """Return who holds a run's lock and whether it lives, as far as this machine can tell."""
-    from bertds.system.processes import start_time
-
     try:
         age = time.time() - lock.stat().st_mtime
     except OSError:
@@ -199,4 +199,4 @@ def _owner(lock: Path) -> tuple[str, bool]:
         name += f", Slurm job {owner['job']}"
     if owner.get("host") == socket.gethostname():
         return name, start_time(at(owner, "pid", int, 0)) == owner.get("start")
-    return name, age < 600.0
+    return name, age < STALE_SECONDS

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from bertds.data.model_names import vocabulary_path
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import ConfigError, DataError
 from bertds.model.build import PreTrainingModel, build_model
@@ -119,6 +120,9 @@ def extend(
     """
     import tempfile
 
+    if vocab is not None:
+        vocab = vocabulary_path(vocab)
+        vocab = vocab / "vocab.txt" if vocab.is_dir() else vocab
     if (words is None) == (vocab is None):
         raise ConfigError("give --words FILE (pieces to add) or --vocab FILE (a whole vocabulary)")
     trained = open_model(source)

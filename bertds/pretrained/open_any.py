@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bertds.data.model_names import vocabulary_path
 from bertds.errors import CheckpointError, ConfigError
 from bertds.model.build import build_model
 from bertds.pretrained import hf_config, hf_weights, weight_files
@@ -174,6 +175,9 @@ def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
 
 
 def _named_vocab(given: Path, scratch: Path) -> Path:
+    given = vocabulary_path(given)
+    if (given / "vocab.txt").is_file():
+        return given / "vocab.txt"
     if not given.is_file():
         raise CheckpointError(f"--vocab {given}: no such file")
     if given.name == "vocab.txt":

@@ -3,20 +3,21 @@
     model = bertds.from_pretrained("bert-base-uncased")        # a transformers model
     model = bertds.from_pretrained("runs/phase2", task="fill-mask")
 
-What a name may be: :mod:`bertds.pretrained.names`.
+What a name may be: :mod:`bertds.data.model_names`.
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertds.data.model_names import ALIASES, MODELS, hub_id, resolve
 from bertds.data.vocabulary import has_tokenizer
 from bertds.errors import CheckpointError, ConfigError
-from bertds.pretrained.names import ALIASES, MODELS, hub_id, resolve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,6 +44,13 @@ TASK_ALIASES = {
     "question-answering": "qa",
 }
 """The names of transformers' pipelines and of its classes."""
+
+
+_TORCHAO_NOISE = {
+    "torchao": "Failed to load ",
+    "torch.utils._pytree": "register_constant() on Enum subclasses is deprecated",
+}
+"""What is dropped, by the logger."""
 
 
 def list_available_models() -> list[str]:
@@ -114,6 +122,7 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
     Raises:
         CheckpointError: it cannot be loaded, or only by running code of its own.
     """
+    quiet_torchao()
     import transformers
 
     from bertds.model.build import check_size
@@ -135,6 +144,29 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
                 "trust_remote_code=False"
             )
         raise CheckpointError(f"{folder}: cannot be loaded as {class_name} ({reason})") from error
+
+
+def quiet_torchao() -> None:
+    """Drop two warnings that torchao logs while transformers imports it, which nothing here needs.
+
+    One is about its compiled kernels for other builds of torch, one about a use of torch that will
+    end. Its other messages, and what it raises, stay. FP8 training does not come through here.
+    """
+    for name, begin in _TORCHAO_NOISE.items():
+        logger = logging.getLogger(name)
+        if not any(isinstance(one, _WithoutNoise) for one in logger.filters):
+            logger.addFilter(_WithoutNoise(begin))
+
+
+class _WithoutNoise(logging.Filter):
+    """Drops the messages that contain a text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.text not in record.getMessage()
 
 
 def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:

@@ -12,13 +12,13 @@ from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
+from bertds.data.model_names import path_of
 from bertds.data.sources.base import Source
 from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_info
 from bertds.engine.interface import TrainingEngine
 from bertds.errors import CheckpointError, DataError
 from bertds.model.build import PreTrainingModel
 from bertds.pretrained import hf_config, hf_weights, weight_files
-from bertds.pretrained.names import path_of
 from bertds.system.logs import log
 
 # Two models with these equal have the same tensors with the same meaning.

@@ -9,6 +9,8 @@ import torch
 
 import bertds
 from bertds.cli import main
+from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import CheckpointError
 from bertds.pretrained.transformers_api import MODELS, hub_id, resolve
 
 
@@ -151,3 +153,60 @@ def test_importing_bertds_stays_light() -> None:
     code = "import sys, bertds; print('torch' in sys.modules, hasattr(bertds, 'nothing'))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.split() == ["False", "False"]
+
+
+def test_a_vocabulary_may_be_a_models_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "models"
+    small(own, "bert-base-uncased")
+    (tmp_path / "text.txt").write_text("\n\n".join("a b c d e " * n for n in range(60, 80)))
+    command = ["prep", "--text", str(tmp_path / "text.txt"), "--validation-fraction", "0"]
+    command += ["--workers", "1", "--out", str(tmp_path / "out")]
+    assert main([*command, "--vocab", "bert-base-uncased"]) == 2
+    assert "not in the local cache" in capsys.readouterr().err
+    monkeypatch.setenv("BERTDS_MODELS", str(own))
+    assert main([*command, "--vocab", "bert-base-uncased"]) == 0
+    prepared = tmp_path / "out" / "tokenizer" / "vocab.txt"
+    assert prepared.read_text() == (own / "bert-base-uncased" / "vocab.txt").read_text()
+
+
+def test_a_vocabulary_needs_no_weights_in_the_cache(tmp_path: Path) -> None:
+    repository = tmp_path / "cache" / "models--google-bert--bert-base-uncased"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    assert load_tokenizer_info("bertbaseuncased").vocab_size == 6
+    with pytest.raises(CheckpointError, match="not in the local cache"):
+        resolve("bertbaseuncased")
+
+
+def test_torchaos_noise_is_dropped_and_its_errors_are_not() -> None:
+    code = """
+import logging
+from bertds.pretrained.transformers_api import quiet_torchao
+quiet_torchao()
+quiet_torchao()
+logging.getLogger("torchao").warning("Failed to load _C.so: no such library")
+logging.getLogger("torchao").warning("no kernel for this GPU")
+pytree = logging.getLogger("torch.utils._pytree")
+pytree.warning("%s: Calling register_constant() on Enum subclasses is deprecated and", "x")
+pytree.warning("a leaf is not registered")
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stderr.splitlines() == ["no kernel for this GPU", "a leaf is not registered"]
+
+
+def test_transformers_is_imported_without_torchaos_noise() -> None:
+    pytest.importorskip("torchao")
+    code = """
+from bertds.pretrained.transformers_api import quiet_torchao
+quiet_torchao()
+import transformers
+import torchao
+transformers.BertForPreTraining
+"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (answer.returncode, answer.stderr) == (0, "")

@@ -40,7 +40,7 @@ NOT_HERE = {
     "tests/end_to_end/soak": "runs for hours",
     "ckpt_N.pt": "a checkpoint of DLE's: tests/pretrained/test_convert.py makes one",
 }
-WRITTEN = ("runs", "data", "models", "report")
+WRITTEN = ("runs", "data", "models", "report", "mine")
 SMALL = """
     model.hidden_size=32 model.num_hidden_layers=2 model.num_attention_heads=2
     model.intermediate_size=64 schedule.total_steps=3 validation.max_samples=8 log.every_steps=1
@@ -303,7 +303,8 @@ def test_tutorial_watching_planning_migrating(
     assert sum(run(line, monkeypatch) for line in by_hand) >= 8
     assert (tmp_path / "models/mine/model.safetensors").is_file()
     # The demo's folder, and the runs that other pages name.
-    shutil.copytree(tmp_path / "runs", tmp_path / "demo")
+    shutil.copytree(tmp_path / "runs/phase2", tmp_path / "demo/run")
+    shutil.copytree(tmp_path / "models/mine", tmp_path / "demo/model")
     for name in ("adam", "lamb", "trial"):
         shutil.copytree(tmp_path / "runs/phase1", tmp_path / "runs" / name)
     rest = [line for line in lines if line not in by_hand]

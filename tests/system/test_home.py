@@ -8,8 +8,8 @@ import pytest
 
 from bertds.config.load import PATH_KEYS, load_config, read_yaml
 from bertds.config.locate import find_json
+from bertds.data.model_names import resolve
 from bertds.engine.ds_config import load_deepspeed_json
-from bertds.pretrained.names import resolve
 from bertds.system.json_fields import parse_json
 from bertds.system.run_command import expand_home, guarded
 

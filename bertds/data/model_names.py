@@ -18,15 +18,13 @@ from bertds.system.storage import is_url
 
 MODELS_VARIABLE = "BERTDS_MODELS"
 # Only what is read: no code, and pickles only through weights_only.
-PATTERNS = [
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
+TOKENIZER_PATTERNS = [
     "vocab.txt",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
 ]
+PATTERNS = ["config.json", "*.safetensors", "*.safetensors.index.json", *TOKENIZER_PATTERNS]
 WEIGHT_FILES = (".pt", ".ckpt", ".nemo", ".bin", ".safetensors", ".index")
 
 
@@ -143,6 +141,21 @@ def path_of(name_or_path: str) -> Path:
     return resolve(name_or_path) if listed else Path(name_or_path)
 
 
+def vocabulary_path(name_or_path: Path | str) -> Path:
+    """Return a path as it is, and for a listed name the folder with its tokenizer.
+
+    Of a model that is not here only the tokenizer is fetched, no weights.
+
+    Raises:
+        CheckpointError: a listed name whose tokenizer is not here and cannot be fetched.
+    """
+    name = str(name_or_path)
+    path = Path(name_or_path)
+    if path.exists() or not (name in MODELS or name in ALIASES):
+        return path
+    return _in_own_folder(name) or _from_hub(name, hub_id(name), weights=False)
+
+
 def _in_own_folder(name: str) -> Path | None:
     root = os.environ.get(MODELS_VARIABLE)
     if not root:
@@ -155,21 +168,23 @@ def _in_own_folder(name: str) -> Path | None:
     return None
 
 
-def _from_hub(name: str, identifier: str) -> Path:
+def _from_hub(name: str, identifier: str, *, weights: bool = True) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()
+    patterns = PATTERNS if weights else TOKENIZER_PATTERNS
+    is_whole = _has_weights if weights else _has_vocabulary
     folder = None
     for offline in (True,) if constants.HF_HUB_OFFLINE else (True, False):
         try:
             folder = Path(
-                snapshot_download(identifier, allow_patterns=PATTERNS, local_files_only=offline)
+                snapshot_download(identifier, allow_patterns=patterns, local_files_only=offline)
             )
-            if not _has_weights(folder) and not offline:
+            if weights and not _has_weights(folder) and not offline:
                 # Older repositories have only a pickle; it is read without running its code.
                 snapshot_download(identifier, allow_patterns=["pytorch_model.bin"])
-            if _has_weights(folder):
+            if is_whole(folder):
                 return folder
         except Exception:  # whatever the library makes of a missing network, name or permission
             continue
@@ -178,6 +193,10 @@ def _from_hub(name: str, identifier: str) -> Path:
         f"{name}: {place}not in the local cache and the hub cannot be reached; on a machine with a "
         f"network run `hf download {identifier}`, or put its folder below ${MODELS_VARIABLE}"
     )
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
 
 
 def _has_weights(folder: Path) -> bool:
