@@ -35,7 +35,7 @@ def test_it_runs_every_kind_of_stage_on_a_cpu(
     assert {"ms", "host_ms"} <= set(
         result["stages"]["attention 512"]["result"]["kernels"]["grouped, dropout 0.1"]
     )
-    assert set(result["stages"]["passes base 128"]["result"]["variants"]) == {"eager", "compiled"}
+    assert set(result["stages"]["passes base 128"]["result"]["variants"]) == {"modules", "compiled"}
     assert result["figures"]["step large 512: times transformers"] > 0
     run = result["stages"]["run large 512"]["result"]
     assert run["rows"] == 8 and 0 < run["mfu"] < 1 and run["memory_gib"] > 0
