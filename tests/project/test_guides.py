@@ -54,6 +54,9 @@ def smaller(name: str, words: list[str]) -> list[str]:
         if "--processes" in words and words[words.index("--processes") + 1] != "2":
             place = words.index("--processes")  # a page's eight GPUs are not here
             words = words[:place] + words[place + 2 :]
+            if "--restarts" in words:  # which need processes
+                place = words.index("--restarts")
+                words = words[:place] + words[place + 2 :]
         small = {setting.split("=")[0] for setting in SMALL}
         return [*(w for w in words if w.split("=")[0] not in small), "--set", *SMALL]
     if name == "init" and "--corpus" not in words:  # it would ask
@@ -282,7 +285,13 @@ def without(clone: Path, folder: Path, names: Collection[str]) -> None:
 
 
 def page(repository: Path, name: str) -> list[Line]:
-    return commands(repository / name)
+    """A page's commands; a command in a table that only names one option is left out."""
+    text = (repository / name).read_text(encoding="utf-8").splitlines()
+
+    def is_name(line: Line) -> bool:
+        return len(line.words) <= 4 and text[line.number - 1].lstrip().startswith("|")
+
+    return [line for line in commands(repository / name) if not is_name(line)]
 
 
 def test_readme(repository: Path, clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
