@@ -56,8 +56,8 @@ def side_by_side(*parts: Tensor) -> Tensor:
     return first.as_strided((len(parts) * first.shape[0], *first.shape[1:]), first.stride())
 
 
-class _Neighbours(torch.autograd.Function):
-    """Three tensors that are neighbours in memory as one, over that very memory."""
+class _Joined(torch.autograd.Function):
+    """Three tensors as :func:`side_by_side` joins them."""
 
     @staticmethod
     def forward(ctx: Context, *parts: Tensor) -> Tensor:
@@ -75,10 +75,10 @@ def join(parts: list[Tensor], *, in_place: bool) -> Tensor:
         parts: each [R, ...].
         in_place: use their own memory where they are neighbours in it, instead of a copy.
     """
-    if in_place and are_neighbours(parts):
-        joined: Tensor = _Neighbours.apply(*parts)
-        return joined
-    return torch.cat(parts)
+    if not in_place:
+        return torch.cat(parts)
+    joined: Tensor = _Joined.apply(*parts)
+    return joined
 
 
 class SelfAttention(nn.Module):
