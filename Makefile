@@ -1,4 +1,4 @@
-# make run    (CPU=1: torch without CUDA, for laptops) install, then the whole road on a real Wikipedia excerpt (or WIKI=dump BOOKS=dir)
+# make run    (CPU=1: torch without CUDA, for laptops) install, then the pipeline end to end on a Wikipedia excerpt (or WIKI=dump BOOKS=dir)
 # make test   install the test extras and run the tests (ARGS="-k lamb" chooses, JOBS=2 processes)
 # make check  lint, formatting, types
 # make canary  the engine's tests with the newest DeepSpeed and torch, in an environment of its own

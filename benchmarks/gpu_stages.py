@@ -176,7 +176,9 @@ def attention(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) 
         keep(result)
 
 
-def short_rows_attention(qkv: Any, upstream: Any, micro_batch: Any) -> dict[str, Any]:
+def short_rows_attention(
+    qkv: torch.Tensor, upstream: torch.Tensor, micro_batch: Any
+) -> dict[str, dict[str, float]]:
     """Time the attention of fused layers, as they call it."""
     from bertds.model.layer_kernels import draw_keys
     from bertds.model.short_row_kernels import attend_short_rows, attend_short_rows_backward
@@ -186,7 +188,7 @@ def short_rows_attention(qkv: Any, upstream: Any, micro_batch: Any) -> dict[str,
     for dropout in (0.0, 0.1):
         keys = draw_keys(1, qkv.device)[0]
 
-        def both(keys: Any = keys, dropout: float = dropout) -> None:
+        def both(keys: torch.Tensor = keys, dropout: float = dropout) -> None:
             attend_short_rows(qkv, starts, longest, dropout, keys)
             attend_short_rows_backward(upstream, qkv, starts, longest, dropout, keys)
 

@@ -39,7 +39,7 @@ __all__ = ["__version__", *_NAMES, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    """Import what a name stands for."""
+    """Import a public name when it is first used."""
     from importlib import import_module
 
     if name in _MODULES:

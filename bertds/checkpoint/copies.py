@@ -94,7 +94,7 @@ class Copies:
         """Wait until everything is uploaded.
 
         Raises:
-            StoreError: it is not, after so many seconds.
+            StoreError: something is not uploaded after ``seconds``.
         """
         deadline = time.monotonic() + seconds
         with self._changed:

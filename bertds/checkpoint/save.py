@@ -132,7 +132,7 @@ class Checkpoints:
         """Wait until ``checkpoint.copy_to`` holds what is saved; not collective.
 
         Raises:
-            StoreError: it does not after so many seconds.
+            StoreError: something is not copied after ``seconds``.
         """
         if self.copies is not None:
             self.copies.wait(seconds)

@@ -1,4 +1,4 @@
-"""The whole road: prepare, train, export, evaluate, and a closing table.
+"""The pipeline, end to end: prepare, train, export, evaluate, and a closing table.
 
 Every part continues where it was stopped and repeats nothing that is done:
 
