@@ -18,7 +18,8 @@ _EXAMPLES = """examples:
   %(prog)s --text corpus.txt --out data --train-vocab 8192 \\
       --instances 128:20 --instances 512:80 --dupe-factor 5
 
-Killed? Run the same command again. Look: DIR/report.html; rows: %(prog)s show DIR"""
+After an interruption, run the same command again to resume. The report is DIR/report.html;
+%(prog)s show DIR prints rows."""
 
 
 class CommandLine(NamedTuple):
@@ -44,7 +45,7 @@ def parse_args(argv: Sequence[str] | None) -> CommandLine:
         _parser(full=True).print_help()
         raise SystemExit(0)
     if not given.get("out"):
-        parser.error("--out DIR is missing")
+        parser.error("--out DIR is required")
     if bool(given.get("vocab")) == bool(given.get("train_vocab")):
         parser.error("give either --vocab FILE or --train-vocab N")
     given.pop("debug", None)  # it is run_command.guarded's
@@ -84,127 +85,133 @@ def _parser(full: bool) -> argparse.ArgumentParser:
         return text if full else argparse.SUPPRESS
 
     # fmt: off
-    group = parser.add_argument_group("sources (files or folders; mix as you like)")
+    group = parser.add_argument_group("sources (files or folders, in any combination)")
     paths: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "PATH"}
     group.add_argument("--wiki", **paths, help="MediaWiki dumps (.xml, .bz2), or <doc> files")
     group.add_argument("--books", **paths, help="folders of books as .txt (Project Gutenberg)")
     group.add_argument("--text", **paths, help="plain text, blank lines between documents")
-    group.add_argument("--jsonl", **paths, help="JSON lines with a text in each")
+    group.add_argument("--jsonl", **paths, help="JSON lines files with a text in each object")
     group.add_argument("--parquet", **paths, help="Parquet files with a text column")
-    group.add_argument("--pubmed", **paths, help="BioASQ / PubMed JSON: address -> abstract")
+    group.add_argument("--pubmed", **paths, help="BioASQ / PubMed JSON: URL -> abstract")
     group.add_argument("--hf", **{**paths, "metavar": "NAME[:CONFIG]"},
-                       help="Hugging Face datasets, or folders laid out as the Hub's")
+                       help="Hugging Face datasets, or folders with the layout of one")
     group.add_argument("--hf-split", metavar="SPLIT",
-                       help=rare("the split of --hf (train)"))
+                       help=rare("split of --hf to read (default: train)"))
     group.add_argument("--wiki-index", nargs="+", action="extend", metavar="FILE",
-                       help=rare("indexes of multistream dumps (found if beside them)"))
+                       help=rare("indexes of multistream dumps (found if next to the dumps)"))
     group.add_argument("--wiki-templates", metavar="FILE",
-                       help=rare("YAML: templates whose words stay, as wiki/templates.yaml has"))
+                       help=rare("YAML file of templates to keep as text, like "
+                                 "wiki/templates.yaml"))
     group.add_argument("--text-layout", choices=CHOICES["text_layout"],
-                       help=rare("what separates the documents of --text (blank-line)"))
+                       help=rare("what separates the documents of --text (default: blank-line)"))
     group.add_argument("--text-key", metavar="KEY",
-                       help=rare("the text's key in --jsonl, column in --parquet and --hf (text)"))
+                       help=rare("JSON key or column that has the text (default: text)"))
     group.add_argument("--licence", action="append", metavar="SOURCE=TEXT",
-                       help=rare("a source's licence for the manifest"))
+                       help=rare("licence of a source, recorded in the manifest"))
     group.add_argument("--max-document-mb", type=int, metavar="N",
-                       help=rare("refuse a document of more than N MB (256)"))
+                       help=rare("refuse documents larger than N MB (default: 256)"))
     group.add_argument("--max-unpack-ratio", type=int, metavar="N",
-                       help=rare("refuse a compressed file of more than N times its size (250)"))
+                       help=rare("refuse files that unpack to more than N times their size (250)"))
     group.add_argument("--language", metavar="CODE",
-                       help=rare("whose sentence rules to use (en)"))
+                       help=rare("language of the sentence splitter's rules (default: en)"))
 
-    group = parser.add_argument_group("vocabulary (one of the first two)")
+    group = parser.add_argument_group("vocabulary (--vocab or --train-vocab is required)")
     group.add_argument("--vocab", metavar="FILE",
-                       help="vocab.txt, tokenizer.json (BPE too), a folder, a model's name")
+                       help="vocab.txt, tokenizer.json (also BPE), a folder or a model name")
     group.add_argument(
-        "--train-vocab", type=int, metavar="N", help="train one of N tokens"
+        "--train-vocab", type=int, metavar="N", help="train a vocabulary of N tokens"
     )
     casing = group.add_mutually_exclusive_group()
     casing.add_argument("--uncased", dest="lower_case", action="store_true",
-                        help="lower-case the text (default: as the vocabulary is)")
-    casing.add_argument("--cased", dest="lower_case", action="store_false", help="keep its case")
+                        help="lower-case the text (default: as in the vocabulary)")
+    casing.add_argument("--cased", dest="lower_case", action="store_false",
+                        help="keep the case of the text")
     group.add_argument("--keep-accents", action="store_true",
-                       help=rare("do not strip accents, lower-cased or not"))
+                       help=rare("do not strip accents, even from lower-cased text"))
     group.add_argument("--vocab-sample-bytes", type=int, metavar="N",
-                       help=rare("text that --train-vocab reads (100000000)"))
+                       help=rare("bytes of text that --train-vocab reads (default: 100000000)"))
 
     group.add_argument("--tokeniser", choices=CHOICES["tokeniser"],
-                       help=rare("nanotoken: a faster package, compared on a sample (cache)"))
+                       help=rare("nanotoken: a faster package, verified on a sample (cache)"))
 
     group = parser.add_argument_group("output")
     group.add_argument("--out", metavar="DIR",
-                       help="where shards and manifest.json go: a folder, or a URL (s3://...)")
+                       help="output folder for shards and manifest.json, or a URL (s3://...)")
     group.add_argument("--work-dir", metavar="DIR",
-                       help=rare("with --out URL: the local folder to work in (in $TMPDIR)"))
+                       help=rare("with --out URL: local working folder (default: in $TMPDIR)"))
     group.add_argument("--validation-fraction", type=float, metavar="F",
-                       help="share of documents held out (0.005)")
-    group.add_argument("--seed", type=int, metavar="N", help="(12345)")
+                       help="fraction of documents to hold out (default: 0.005)")
+    group.add_argument("--seed", type=int, metavar="N",
+                       help="seed of order, split, pairs and masks (default: 12345)")
     group.add_argument("--shard-tokens", type=int, metavar="N",
-                       help=rare("tokens of a shard, about (4000000)"))
+                       help=rare("approximate number of tokens per shard (default: 4000000)"))
     group.add_argument("--min-tokens", type=int, metavar="N",
-                       help=rare("drop documents with fewer tokens (8)"))
+                       help=rare("drop documents with fewer than N tokens (default: 8)"))
     group.add_argument("--overwrite", action="store_true",
-                       help="begin anew in a folder that was prepared with other settings")
+                       help="replace a preparation that was made with other settings")
 
-    group = parser.add_argument_group("which documents (all but equal ones, unless asked)")
+    group = parser.add_argument_group("choice of documents (default: all, except exact duplicates)")
     group.add_argument("--dedup", choices=CHOICES["dedup"],
-                       help="equal texts enter once (exact), or near-duplicates too (minhash)")
+                       help="remove exact duplicates (default), or also near-duplicates")
     group.add_argument("--mix", metavar="SOURCE=W,...",
-                       help="how often a source's documents enter, e.g. wiki=1,books=2.5")
+                       help="how often documents of a source are used: wiki=1,books=2.5")
     group.add_argument("--decontaminate", nargs="+", action="extend", metavar="FILE",
-                       help="drop documents that hold text of these test sets")
+                       help="drop documents that contain text of these test sets")
     group.add_argument("--quality", nargs="+", action="extend", choices=QUALITY_RULES,
-                       metavar="RULE", help="drop what gopher, repetition or c4 calls no prose")
+                       metavar="RULE", help="drop documents that fail the rules gopher, "
+                                            "repetition or c4")
     group.add_argument("--keep-language", nargs="+", action="extend", metavar="CODE",
-                       help="drop documents in other languages, e.g. en (needs py3langid)")
+                       help="keep only these languages, such as en (requires py3langid)")
     group.add_argument("--min-words", type=int, metavar="N",
-                       help=rare("drop documents with fewer words"))
+                       help=rare("drop documents with fewer than N words"))
     group.add_argument("--max-words", type=int, metavar="N",
-                       help=rare("drop documents with more words"))
+                       help=rare("drop documents with more than N words"))
     group.add_argument("--keep-dropped", action="store_true",
-                       help=rare("write what was left out to OUT/dropped/REASON.jsonl"))
+                       help=rare("write dropped documents to OUT/dropped/REASON.jsonl"))
     group.add_argument("--language-score", type=float, metavar="P",
-                       help=rare("least probability of --keep-language (0.65)"))
+                       help=rare("minimum probability for --keep-language (default: 0.65)"))
     group.add_argument("--decontaminate-ngram", type=int, metavar="N",
-                       help=rare("words that must agree (13; an example of 8 to N as a whole)"))
-    group.add_argument("--minhash-bands", type=int, metavar="N", help=rare("(14)"))
+                       help=rare("length of a match in words (13; shorter examples as a whole)"))
+    group.add_argument("--minhash-bands", type=int, metavar="N",
+                       help=rare("number of bands (default: 14)"))
     group.add_argument("--minhash-rows", type=int, metavar="N",
-                       help=rare("hashes of a band (8)"))
+                       help=rare("number of hashes per band (default: 8)"))
     group.add_argument("--minhash-ngram", type=int, metavar="N",
-                       help=rare("words that are hashed together (5)"))
+                       help=rare("number of words that are hashed together (default: 5)"))
 
     group = parser.add_argument_group("NVIDIA HDF5 (for NeMo, DeepLearningExamples, bing_bert)")
     group.add_argument("--instances", action="append", metavar="S:P",
-                       help="also write rows of S tokens with P masks, e.g. 128:20")
-    group.add_argument("--dupe-factor", type=int, metavar="N", help="passes (5)")
+                       help="also write rows of S tokens with up to P masks, such as 128:20")
+    group.add_argument("--dupe-factor", type=int, metavar="N",
+                       help="number of passes, each with new masks (default: 5)")
     group.add_argument("--compression", choices=CHOICES["compression"],
-                       help=rare("of these files (gzip)"))
-    group.add_argument(
-        "--masked-lm-prob", type=float, metavar="P", help=rare("(0.15)")
-    )
-    group.add_argument("--short-seq-prob", type=float, metavar="P", help=rare("(0.1)"))
+                       help=rare("compression of these files (default: gzip)"))
+    group.add_argument("--masked-lm-prob", type=float, metavar="P",
+                       help=rare("fraction of tokens to mask (default: 0.15)"))
+    group.add_argument("--short-seq-prob", type=float, metavar="P",
+                       help=rare("probability of a shorter target length (default: 0.1)"))
     group.add_argument("--whole-word-masking", action="store_true",
                        help=rare("mask all pieces of a word together"))
     group.add_argument("--ngram", type=int, metavar="N",
-                       help=rare("mask runs of up to N words (1)"))
+                       help=rare("mask up to N consecutive words together (default: 1)"))
     group.add_argument("--pairs", choices=CHOICES["pairs"],
-                       help=rare("next sentence, sentence order, or no pairs (nsp)"))
+                       help=rare("next sentence (default), sentence order, or no pairs"))
     group.add_argument("--dataset-name", metavar="NAME",
-                       help=rare("of these files (wikicorpus_en, bookscorpus, ...)"))
+                       help=rare("dataset name in these files (wikicorpus_en, bookscorpus, ...)"))
 
     group = parser.add_argument_group("running")
     group.add_argument("--workers", type=int, metavar="N",
-                       help="processes (all cores); changes nothing but the time")
+                       help="number of processes (default: all cores); affects only speed")
     group.add_argument("--executor", choices=EXECUTORS,
-                       help="here (default), as a Slurm array job, or on a Ray cluster")
+                       help="run locally (default), as a Slurm array job, or on Ray")
     group.add_argument("--task-count", type=int, metavar="N",
-                       help="N tasks on any hosts that share --out prepare one corpus together")
+                       help="number of tasks, on hosts that share --out, for one corpus")
     group.add_argument("--task-index", type=int, metavar="K",
-                       help=rare("with --executor local: this process is task K of them (from 0)"))
+                       help=rare("with --executor local: run task K of them (from 0)"))
     group.add_argument("--dry-run", action="store_true",
-                       help="say from a sample how much work, disk and time lie ahead, and stop")
+                       help="estimate work, disk space and time from a sample, then exit")
     group.add_argument("--debug", action="store_true", help=rare("show the traceback of an error"))
-    group.add_argument("-h", "--help", action="help", help="show this and stop")
-    group.add_argument("--help-all", action="store_true", help="show the rarely used options too")
+    group.add_argument("-h", "--help", action="help", help="show this help and exit")
+    group.add_argument("--help-all", action="store_true", help="also show the rarely used options")
     # fmt: on
     return parser

@@ -188,8 +188,9 @@ class StageRun:
             )
             if len(tokens) < settings.vocab_size:
                 progress.say(
-                    f"warning: --train-vocab {settings.vocab_size:,} asks for more tokens than the "
-                    f"text has pieces that occur twice: the vocabulary has {len(tokens):,}"
+                    f"warning: --train-vocab {settings.vocab_size:,}: the text does not contain "
+                    "that many pieces that occur at least twice; the vocabulary has "
+                    f"{len(tokens):,}"
                 )
             write_vocabulary(vocab, tokens)
             write_marker(marker, vocab, {}, inputs)

@@ -38,38 +38,49 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds pipeline",
-        description="Prepare a corpus, pre-train both phases, export, evaluate. Without --wiki and "
-        "--books: prepare an excerpt of Wikipedia, and train on facts about countries, which a "
-        "small model can understand in minutes. Run it again after a stop: it continues.",
+        description="Prepare a corpus, pre-train both phases, export and evaluate. Without "
+        "--wiki and --books: prepare an excerpt of Wikipedia and train on facts "
+        "about countries, which a small model can learn in minutes. After an "
+        "interruption, run the same command again to resume.",
     )
-    parser.add_argument("--work", default="demo", metavar="DIR", help="where all goes (demo)")
+    parser.add_argument(
+        "--work", default="demo", metavar="DIR", help="output folder (default: demo)"
+    )
     parser.add_argument("--wiki", nargs="+", default=[], metavar="DUMP", help="Wikipedia dumps")
     parser.add_argument("--books", nargs="+", default=[], metavar="DIR", help="folders of books")
-    parser.add_argument("--vocab", metavar="FILE", help="a vocab.txt instead of training one")
-    parser.add_argument("--train-vocab", type=int, default=2048, metavar="N", help="size (2048)")
+    parser.add_argument(
+        "--vocab", metavar="FILE", help="use this vocab.txt instead of training one"
+    )
+    parser.add_argument(
+        "--train-vocab",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="size of the trained vocabulary (default: 2048)",
+    )
     parser.add_argument(
         "--validation-fraction",
         type=float,
         default=0.05,
         metavar="F",
-        help="share of documents held out (0.05)",
+        help="fraction of documents to hold out (default: 0.05)",
     )
     parser.add_argument(
         "--phase1",
         metavar="R.yaml",
-        help="a recipe, by name or path (tiny_cpu_phase1)",
+        help="recipe of phase 1, a name or path (default: tiny_cpu_phase1)",
     )
     parser.add_argument(
         "--phase2",
         metavar="R.yaml",
-        help="the recipe of phase 2 (tiny_cpu_phase2)",
+        help="recipe of phase 2 (default: tiny_cpu_phase2)",
     )
     parser.add_argument(
         "--processes",
         type=int,
         default=0,
         metavar="N",
-        help="ranks on this machine (default: its GPUs, or 1 on CPU)",
+        help="number of ranks on this machine (default: one per GPU, or 1 on a CPU)",
     )
     parser.add_argument(
         "--set",
@@ -105,7 +116,10 @@ def main(argv: list[str] | None = None) -> int:
         code = code or train(phase, args.processes, args.set)
     if code:
         if code == EXIT_RUN_AGAIN:
-            print("stopped, with everything saved: run the same command again", file=sys.stderr)
+            print(
+                "stopped with everything saved; run the same command again to resume",
+                file=sys.stderr,
+            )
         return code
     runs = [phase.run for phase in phases]
     export_model(runs[-1], work / "model")
@@ -114,6 +128,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         write_report(runs, work / "report")
     except Exception as error:  # the model is trained and exported; only a page is missing
-        print(f"no report: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"the report could not be written: {type(error).__name__}: {error}", file=sys.stderr)
     close(work, runs, scores)
     return EXIT_OK

@@ -142,7 +142,9 @@ def choose(rows: list[list[object]]) -> list[Country]:
         found.append(Country(name, capital, continent.removesuffix("s"), demonym))
     chosen = found[::2][:COUNTRIES]
     if len(chosen) < COUNTRIES:
-        raise BertdsError(f"{REQUIREMENT}: {len(chosen)} countries fit, {COUNTRIES} are needed")
+        raise BertdsError(
+            f"{REQUIREMENT}: {len(chosen)} suitable countries; {COUNTRIES} are needed"
+        )
     return chosen
 
 

@@ -29,7 +29,7 @@ def train(phase: Phase, processes: int, overrides: list[str]) -> int:
     say(f"train {run_dir.name}")
     config, deepspeed = phase.read(overrides)
     if is_done(run_dir, config, deepspeed.values):
-        print(f"{run_dir}: done before", file=sys.stderr)
+        print(f"{run_dir}: already done", file=sys.stderr)
         return EXIT_OK
     began = time.monotonic()
     arguments = ["--config", phase.recipe, "--set", *phase.assignments(overrides)]

@@ -67,18 +67,19 @@ def guess_kind(given: str) -> str:
     if not path.exists():
         if given.count("/") <= 1 and not path.suffix and not given.startswith((".", "/", "~")):
             raise ConfigError(
-                f"{given}: no such file or folder; a dataset of the hub: --hf {given}"
+                f"{given}: no such file or folder; for a dataset of the Hugging Face Hub use --hf "
+                f"{given}"
             )
         raise ConfigError(f"{given}: no such file or folder")
     if path.is_dir():
         kinds = {guess_kind(str(p)) for p in _files([given]) if not p.name.startswith(".")}
         if not kinds:
-            raise ConfigError(f"{given}: an empty folder")
+            raise ConfigError(f"{given}: the folder is empty")
         if kinds == {"text"}:
             return "books"  # one document per file
         if len(kinds) > 1:
             listed = ", ".join(f"--{kind}" for kind in sorted(kinds))
-            raise ConfigError(f"{given}: holds files of several kinds; name them by {listed}")
+            raise ConfigError(f"{given}: contains files of several kinds; name them with {listed}")
         return kinds.pop()
     name = path.name.lower()
     for packed in PACKED[:4]:

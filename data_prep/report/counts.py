@@ -95,7 +95,7 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
     counts, _ = split_counts(counts)
     read = counts.pop("read", 0)
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()) if count)
-    raise DataError(f"no document is left of {read:,}" + (f": {dropped}" if dropped else ""))
+    raise DataError(f"no documents are left of {read:,}" + (f": {dropped}" if dropped else ""))
 
 
 def tokenizer_words(tokenizer: TokenizerInfo) -> str:
@@ -114,7 +114,7 @@ def warn_of_unknown(results: Sequence[dict[str, Any]], tokenizer: TokenizerInfo)
         progress.say(
             f"warning: {unknown:,} of {tokens:,} tokens ({100 * unknown / tokens:.1f} %) are "
             f"{tokenizer.special_tokens['unk']}: the vocabulary ({tokenizer.vocab_size:,} tokens, "
-            f"{tokenizer.rules.casing}) is of other text; see --train-vocab, --cased"
+            f"{tokenizer.rules.casing}) does not fit the text; see --train-vocab and --cased"
         )
 
 
@@ -132,7 +132,7 @@ def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) ->
         for encoding, count in source.get("encodings", {}).items()
     ]
     if found:
-        rows["decoded"] = f"{', '.join(found)} (detected; look at some of them)"
+        rows["decoded"] = f"{', '.join(found)} (detected; check some of them)"
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{split.documents:,} documents, {split.sentences:,} sentences, "

@@ -93,7 +93,8 @@ def gather(logs: Iterable[Path], work: Path, out: Path) -> None:
         for log in logs:
             if not log.is_file():
                 raise DataError(
-                    f"{log}: missing; remove its folder's .json files and run this again"
+                    f"{log}: missing; remove the .json files of its folder and run this command "
+                    "again"
                 )
             with open(log, encoding="utf-8", newline="\n") as lines:
                 for line in lines:

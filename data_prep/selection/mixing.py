@@ -52,10 +52,12 @@ def parse_mix(text: str, sources: Sequence[str]) -> Mix:
         # "hf" stands for all datasets of --hf.
         meant = [s for s in sources if s == name or (name == "hf" and s.startswith("hf:"))]
         if not meant:
-            raise ConfigError(f"--mix {item}: no such source here; there: {', '.join(sources)}")
+            raise ConfigError(
+                f"--mix {item}: no such source; the sources are: {', '.join(sources)}"
+            )
         for source in meant:
             if source in weights:
-                raise ConfigError(f"--mix: {source} stands there twice")
+                raise ConfigError(f"--mix: {source} is given twice")
             weights[source] = weight
     return tuple(sorted((name, w) for name, w in weights.items() if w != 1.0))
 

@@ -50,7 +50,7 @@ def read_extracted(unit: Unit) -> Iterator[Document]:
         count += 1
         yield doc_document(record, unit.options)
     if count == 0 and (unit.start, unit.end) == (0, unit.path.stat().st_size):
-        raise DataError(f"{unit.path}: no <doc id=...> in it; other files of its folder have some")
+        raise DataError(f"{unit.path}: contains no <doc id=...>, unlike other files of its folder")
 
 
 def doc_document(record: bytes, options: tuple[str, ...] = ()) -> Document:

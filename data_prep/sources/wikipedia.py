@@ -77,7 +77,7 @@ def sniff_dump(path: FilePath) -> tuple[str, ...]:
 
 def truncated(path: FilePath) -> DataError:
     """Return the error for a dump that ends too early."""
-    return DataError(f"{path}: truncated: </mediawiki> is missing at its end; fetch it again")
+    return DataError(f"{path}: truncated: </mediawiki> is missing at the end; download it again")
 
 
 def _ends_dump(tail: bytes) -> bool:

@@ -181,5 +181,7 @@ def open_part(path: Path) -> Part:
         header = parse_json(mapped[:_HEADER_BYTES])
         arrays = {name: np.frombuffer(mapped, kind, count, at) for name, kind, count, at in header}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged part ({error}); remove it and run this again") from error
+        raise DataError(
+            f"{path}: damaged part ({error}); remove it and run this command again"
+        ) from error
     return Part(**arrays)

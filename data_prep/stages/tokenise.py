@@ -122,8 +122,8 @@ def run_stage(task: StageTask) -> dict[str, Any]:
         except TokensDiffer as difference:
             distrusted.add(task.fingerprint)
             progress.say(
-                f"nanotoken and tokenizers disagree on {str(difference)[:80]!r}; going on without "
-                "nanotoken"
+                f"nanotoken and tokenizers disagree on {str(difference)[:80]!r}; continuing "
+                "without nanotoken"
             )
     return _run(task, fast=False)
 

@@ -99,8 +99,8 @@ def choose_alphabet(characters: Counter[str], size: int, rules: WordPieceRules) 
         needed += more
     if needed > size:
         raise DataError(
-            f"--train-vocab {size}: the text has {len(counts)} different characters, so at least "
-            f"{needed} tokens are needed"
+            f"--train-vocab {size}: the text has {len(counts)} distinct characters, so at least "
+            f"{needed} tokens are required"
         )
     return sorted(alphabet)
 

@@ -35,8 +35,8 @@ def check_installed() -> None:
         import nanotoken  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            "--tokeniser nanotoken: the package is missing; install it: "
-            "pip install 'bertds[nanotoken]'"
+            "--tokeniser nanotoken: the package is missing; install it with: pip install "
+            "'bertds[nanotoken]'"
         ) from error
 
 

@@ -71,7 +71,7 @@ class WordPieceEncoder:
         """
         vocabulary = {token: number for number, token in enumerate(tokens)}
         if "[UNK]" not in vocabulary:
-            raise DataError("the vocabulary misses [UNK]")
+            raise DataError("the vocabulary does not contain [UNK]")
         self.dtype = np.dtype(np.uint16 if len(tokens) <= 65_535 else np.uint32)
         self.unknown = unknown = vocabulary["[UNK]"]
         if isinstance(rules, bool):

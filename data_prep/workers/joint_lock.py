@@ -186,7 +186,7 @@ class Claims:
             return set(os.listdir(self.folder))
         except FileNotFoundError as error:
             raise BertdsError(
-                f"{self.folder}: the other tasks have ended meanwhile; run this one again"
+                f"{self.folder}: the other tasks have ended in the meantime; run this task again"
             ) from error
 
     def take(self, name: str) -> bool:

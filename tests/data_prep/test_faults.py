@@ -147,13 +147,13 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_whole(
 
     (tmp_path / "empty.txt").write_text(" \n\n \n")
     nothing = ["--text", str(tmp_path / "empty.txt"), "--vocab", str(vocab), "--out"]
-    assert "no document is left of 0" in fails([*nothing, str(tmp_path / "o2")], capsys)
+    assert "no documents are left of 0" in fails([*nothing, str(tmp_path / "o2")], capsys)
     (tmp_path / "empty.txt").write_bytes(b"\xff\xfa and so on.\n\nShort.\n")
-    text = "no document is left of 2: bad_utf8 1, too_short 1"
+    text = "no documents are left of 2: bad_utf8 1, too_short 1"
     assert text in fails([*nothing, str(tmp_path / "o6")], capsys)
     train = [*nothing[:2], "--train-vocab", "400", "--out", str(tmp_path / "o5")]
     (tmp_path / "empty.txt").write_bytes(b"\xff\xfa and so on.\n")
-    assert "no document is left of 1: bad_utf8 1" in fails(train, capsys)
+    assert "no documents are left of 1: bad_utf8 1" in fails(train, capsys)
     (tmp_path / "one.txt").write_text("A single document. It has two sentences, and many words.")
     nothing[1] = str(tmp_path / "one.txt")
     assert "too few" in fails([*nothing, str(tmp_path / "o3")], capsys)

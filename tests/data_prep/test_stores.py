@@ -115,7 +115,7 @@ def test_a_folder_in_a_store_is_an_input_and_the_result_goes_there(
     assert contents(tmp_path / "store") == contents(local)
     assert not list((tmp_path).glob("bertds-prep-*/*"))
     assert main(words) == 0
-    assert "prepared before with these settings" in capsys.readouterr().err
+    assert "already prepared with these settings" in capsys.readouterr().err
     (tmp_path / "store" / "train" / "shard_00001.h5").unlink()
     assert main(words) == 0
     assert contents(tmp_path / "store") == contents(local)

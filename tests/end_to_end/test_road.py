@@ -372,10 +372,10 @@ def test_the_whole_road_from_a_real_dump(
     assert bertds(command) == 0
     out = capfd.readouterr().out
     words = " ".join(out.split())  # a narrow table breaks its headings
-    assert "Scores on held-out text" in words and "What it answers: held-out" in words
+    assert "Scores on held-out text" in words and "Answers to held-out sentences" in words
     assert "nothing more" in words and "A real run" in words  # after five steps
     assert (tmp_path / "work" / "model" / "model.safetensors").is_file()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.safetensors")}
     assert bertds(command) == 0  # a second time repeats nothing
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
-    assert capfd.readouterr().err.count("done before") == 4
+    assert capfd.readouterr().err.count("already done") == 4

@@ -28,7 +28,9 @@ def test_another_corpus_in_the_same_folder_is_refused_in_the_pipelines_words(
     command = ["--books", str(books), "--vocab", str(vocab)]
     prepare = [*command, "--out", str(work / "data"), "--validation-fraction", "0"]
     assert build_wiki_books.main(prepare) == 0
-    with pytest.raises(DataError, match=r"0\.05 now.*choose another --work DIR") as refusal:
+    with pytest.raises(
+        DataError, match=r"0\.05 now.*choose another folder with --work DIR"
+    ) as refusal:
         main(["--work", str(work), *command])
     assert "--overwrite" not in str(refusal.value)
 

@@ -209,7 +209,7 @@ def test_linked_folders_are_followed_once(tmp_path: Path, capsys) -> None:
     os.symlink(books / "a", books / "0")  # below the folder already: keeps its own name
     os.symlink(books, elsewhere / "up")
     assert [f.name for f in find_files("books", [str(books)], ())] == ["a/1.txt", "b/2.txt"]
-    assert "left alone by --books: 1 .zip" in capsys.readouterr().err
+    assert "ignored by --books: 1 .zip" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------

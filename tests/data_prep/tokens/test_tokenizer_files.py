@@ -190,7 +190,7 @@ def test_a_small_vocabulary_leaves_out_rare_characters_and_no_more() -> None:
     assert len(choose_alphabet(counts, 8000, rules)) == 1000
     small = choose_alphabet(counts, 300, rules)
     assert set(small) >= {chr(0x430 + i) for i in range(32)} | {"?"} and len(small) == 263
-    with pytest.raises(DataError, match="different characters, so at least"):
+    with pytest.raises(DataError, match="distinct characters, so at least"):
         choose_alphabet(Counter({chr(0x4E00 + i): 1 for i in range(3000)}), 300, rules)
 
 
