@@ -104,7 +104,7 @@ class Copies:
                     why = f" ({self._problem})" if self._problem else ""
                     raise StoreError(
                         f"{masked(self.url)}: {', '.join(names)} not uploaded yet{why}; the "
-                        "checkpoint is in the run folder, and the next start uploads it"
+                        "checkpoint is in the run folder and will be uploaded at the next start"
                     )
                 self._changed.wait(min(left, 1.0))
 
@@ -211,7 +211,7 @@ def restore(
                 return
             _fetch(there, temporary, checkpoints / name, seconds)
         except (CheckpointError, DataError, FileNotFoundError) as error:
-            log.warning("%s/%s: %s; looking for an older one", masked(url), name, error)
+            log.warning("%s/%s: %s; looking for an older checkpoint", masked(url), name, error)
             continue
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

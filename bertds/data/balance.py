@@ -27,7 +27,7 @@ def balance_rows(lengths: np.ndarray, bins: int) -> np.ndarray:
         order rank 0's first, first one; ties are settled by position, so nothing is left to chance.
     """
     rows = len(lengths)
-    assert rows % bins == 0, f"{rows} rows in {bins} micro-batches"
+    assert rows % bins == 0, f"{rows} rows in {bins} micro batches"
     order = np.argsort(-lengths, kind="stable").reshape(-1, bins)
     taken = np.empty((bins, rows // bins), np.int64)
     tokens = np.zeros(bins, np.int64)

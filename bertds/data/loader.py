@@ -85,8 +85,8 @@ class BatchLoader:
     ) -> None:
         if mask_rate is not None and not source.makes_masks:
             raise ConfigError(
-                f"data.masked_lm_prob_end={mask_rate.last}: the rows of {source.name} come already "
-                "masked; prepare token shards, or leave it out"
+                f"data.masked_lm_prob_end={mask_rate.last}: the rows of {source.name} are already "
+                "masked; prepare token shards, or omit it"
             )
         self._source = source.with_seed(seed)
         self._config = data_config

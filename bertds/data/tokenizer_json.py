@@ -308,12 +308,14 @@ def _special_tokens(path: Path, tokenizer: Tokenizer) -> dict[str, str]:
         candidates = [value] if isinstance(value, str) else usual
         token = next((t for t in candidates if tokenizer.token_to_id(t) is not None), None)
         if token is None:
-            there = f"names {value!r}, which it does not have" if value else "names none"
+            there = f"names {value!r}, which it does not have" if value else "does not define one"
             raise DataError(
-                f"{path}: no {purpose} token: {CONFIG} {there}; BERT needs {', '.join(_NAMES)}: "
-                f"add the token, and {purpose}_token to {CONFIG}"
+                f"{path}: no {purpose} token: {CONFIG} {there}; BERT requires "
+                f"{', '.join(_NAMES)}. Add the token, and {purpose}_token to {CONFIG}"
             )
         found[purpose] = token
     if len(set(found.values())) < len(found):
-        raise DataError(f"{path}: two purposes share a special token ({found}); BERT needs five")
+        raise DataError(
+            f"{path}: two purposes share a special token ({found}); BERT requires 5 different ones"
+        )
     return found

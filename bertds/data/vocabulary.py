@@ -83,7 +83,7 @@ class TokenizerInfo:
         for name in names:
             if name in self.files:
                 return self.files[name]
-        raise DataError(f"the tokenizer's {names[0]} is missing; set data.vocab")
+        raise DataError(f"{names[0]} of the tokenizer is missing; set data.vocab")
 
     @staticmethod
     def from_field(given: Field, files: dict[str, Path] | None = None) -> TokenizerInfo:
@@ -173,7 +173,7 @@ def read_vocabulary(path: Path | str) -> list[str]:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; is this a vocab.txt?") from error
     if text.startswith("\ufeff"):
         raise DataError(
-            f"{path}: begins with a byte order mark, which would be part of its first token; "
+            f"{path}: starts with a byte order mark, which would become part of its first token; "
             "save it as UTF-8 without one (sed -i '1s/^\\xef\\xbb\\xbf//' FILE)"
         )
     tokens = text.split("\n")
@@ -184,7 +184,7 @@ def read_vocabulary(path: Path | str) -> list[str]:
     if len(set(tokens)) != len(tokens):
         twice, count = Counter(tokens).most_common(1)[0]
         assert count > 1
-        raise DataError(f"{path}: the token {twice!r} stands there twice")
+        raise DataError(f"{path}: the token {twice!r} occurs twice")
     return tokens
 
 
@@ -296,7 +296,7 @@ def _vocabulary_file(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
-    raise DataError(f"{path}: neither {' nor '.join(names)} in this folder (there: {there})")
+    raise DataError(f"{path}: neither {' nor '.join(names)} in this folder (found: {there})")
 
 
 def _files(path: Path, file: Path) -> dict[str, Path]:
@@ -312,8 +312,8 @@ def _special_ids(file: Path, tokens: list[str]) -> dict[str, int]:
     missing = [token for token in SPECIAL_TOKENS.values() if token not in tokens]
     if missing:
         raise DataError(
-            f"{file}: the vocabulary ({len(tokens)} tokens) misses {', '.join(missing)}; BERT "
-            f"needs {', '.join(SPECIAL_TOKENS.values())}"
+            f"{file}: the vocabulary ({len(tokens)} tokens) does not contain "
+            f"{', '.join(missing)}; BERT requires {', '.join(SPECIAL_TOKENS.values())}"
         )
     return {name: tokens.index(token) for name, token in SPECIAL_TOKENS.items()}
 
@@ -325,8 +325,8 @@ def _json_info(file: Path, asked: tuple[bool | None, ...]) -> TokenizerInfo:
     is_so = (tokenizer.lower_case, tokenizer.lower_case, True)
     if any(wanted is not None and wanted != found for wanted, found in zip(asked, is_so)):
         raise DataError(
-            f"{file}: a {tokenizer.model} tokenizer: casing and accents are as its file says; "
-            "leave --cased, --uncased, --keep-accents and data.lower_case out"
+            f"{file}: a {tokenizer.model} tokenizer: casing and accents are set in its file; omit "
+            "--cased, --uncased, --keep-accents and data.lower_case"
         )
     return TokenizerInfo(
         vocab_size=len(tokenizer.tokens),

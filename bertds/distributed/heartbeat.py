@@ -220,7 +220,9 @@ class Heartbeat:
                 self._wake.wait(self.period)
         except Exception as error:  # the store is gone, and rank 0 with it
             if not self._stopped.is_set() and not self._left_in_order():
-                self._conclude(0, f"its store does not answer ({str(error).splitlines()[0][:120]})")
+                self._conclude(
+                    0, f"its store does not respond ({str(error).splitlines()[0][:120]})"
+                )
 
     def _left_in_order(self) -> bool:
         """Wait a moment: at the end of a run the store may go before this thread is told."""
@@ -295,7 +297,7 @@ class Heartbeat:
             return
         named, said = found
         if len(named) > 1:
-            said += f"; so do ranks {', '.join(map(str, named[1:BESIDE]))}"
+            said += f"; so are ranks {', '.join(map(str, named[1:BESIDE]))}"
         self._conclude(named[0], said)
 
     def _silence(self, other: int) -> float:
@@ -319,7 +321,7 @@ class Heartbeat:
                 # Perhaps it left in order and said why: give the word time to arrive.
                 self._stopped.wait(2 * self.period)
                 if not self._stopped.is_set():
-                    self._conclude(other, "its process has ended (killed, or out of memory)")
+                    self._conclude(other, "its process has ended (killed or out of memory)")
 
     def _look_at_parent(self, now: float) -> None:
         """Leave if the launcher is gone and this rank hangs; else the loop stops in order."""
@@ -330,7 +332,7 @@ class Heartbeat:
         self._parent_gone = self._parent_gone or now
         if now - max(self._parent_gone, self._moved[1]) > self.timeout:
             self._set(
-                f"rank {self.rank}: the launcher is gone, and no step was finished for "
+                f"rank {self.rank}: the launcher is gone, and no step was completed for "
                 f"{self.timeout:.0f} s"
             )
 
@@ -354,7 +356,7 @@ class Heartbeat:
             return
         if (self._main_leaves or self._main_handles_it) and self._stopped.wait(30.0):
             return  # it was thrown out of its collective, or failed, and speaks for itself
-        message = f"{self.verdict}. This job ends here; run the same command again to continue"
+        message = f"{self.verdict}. This job stops now; run the same command again to resume"
         log.error("%s", message) if log.handlers else print(message, file=sys.stderr)
         with suppress(Exception):
             self._on_leave()

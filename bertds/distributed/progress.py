@@ -192,7 +192,7 @@ class Standstill:
         seconds = now - self._since[named[0]]
         doing = first.activity if first.activity in PAUSES else f"step {first.step + 1}"
         said = (
-            f"no progress for {seconds:.0f} s in {doing} (a step takes "
+            f"no progress for {seconds:.0f} s in {doing} (a step usually takes "
             f"{self._progress.step_seconds:.3g} s); its main thread is in {first.place}"
         )
         return named, said

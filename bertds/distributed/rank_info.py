@@ -94,9 +94,9 @@ def _read_starter(values: dict[str, str]) -> None:
         if "RANK" in values:
             if _count(values, "WORLD_SIZE") < size and starter.name != "Slurm":
                 raise ConfigError(
-                    f"{starter.name} started {size} processes, but WORLD_SIZE="
-                    f"{values.get('WORLD_SIZE', '')}: each would train alone; start either with "
-                    "mpirun or with deepspeed, not one inside the other"
+                    f"{starter.name} started {size} processes, but "
+                    f"WORLD_SIZE={values.get('WORLD_SIZE', '')}, so each would train separately; "
+                    "start with mpirun or with deepspeed, not one inside the other"
                 )
             return
         if starter.local_rank not in values and starter.name == "MPI":
@@ -108,8 +108,8 @@ def _read_starter(values: dict[str, str]) -> None:
                 remedy = "start with slurm/phase1.sh, or set both for all tasks"
                 raise ConfigError(f"{size} Slurm tasks, but {meeting}; {remedy}")
             raise ConfigError(
-                f"{starter.name} started {size} processes, but {meeting}; set both for all of "
-                "them: the first machine's name, and a free port of it"
+                f"{starter.name} started {size} processes, but {meeting}; set both for all "
+                "processes, to the name of the first machine and a free port on it"
             )
         return
     if "RANK" in values:
@@ -118,9 +118,11 @@ def _read_starter(values: dict[str, str]) -> None:
     unknown = "PMIX_RANK" in values and not any(s.size in values for s in _STARTERS)
     if several or unknown:
         found = "PMI_RANK" if several else "PMIX_RANK"
-        lacks = "this process's number on its machine" if several else "the number of processes"
+        lacks = (
+            "the number of this process on its machine" if several else "the number of processes"
+        )
         raise ConfigError(
-            f"{found}={values.get(found, '')} is set, but nothing says {lacks}; set RANK, "
+            f"{found}={values.get(found, '')} is set, but {lacks} is unknown; set RANK, "
             "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each process"
         )
 
@@ -153,15 +155,16 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
             + ", ".join(f"{k}={values.get(k)!r}" for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         ) from None
     if not 0 <= place.rank < place.world_size:
-        raise ConfigError(f"RANK={place.rank} is not below WORLD_SIZE={place.world_size}")
+        raise ConfigError(f"RANK={place.rank} must be less than WORLD_SIZE={place.world_size}")
     nodes = _count(values, "SLURM_STEP_NUM_NODES") or _count(values, "SLURM_NNODES") or 1
     if "SLURM_PROCID" in values and nodes > 1:
         # What the launcher started on this node: if that is the whole world, it is so on each.
         here = _count(values, "LOCAL_WORLD_SIZE") or _count(values, "LOCAL_SIZE")
         if place.world_size < nodes or place.world_size == here:
             raise ConfigError(
-                f"{nodes} Slurm nodes, but WORLD_SIZE={place.world_size}: each node would train "
-                "alone; start the ranks with slurm/phase1.sh (srun), not with `srun deepspeed`"
+                f"{nodes} Slurm nodes, but WORLD_SIZE={place.world_size}, so each node would "
+                "train separately; start the ranks with slurm/phase1.sh (srun), not with `srun "
+                "deepspeed`"
             )
         if values.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1"):
             raise ConfigError(

@@ -43,14 +43,16 @@ def meet(place: Place, limit_seconds: float) -> dist.Store:
     """
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     waited = f"rank {place.rank} of {place.world_size} waited {limit_seconds:.0f} s at {address}"
-    remedy = "did they start, are they stopped, can this machine reach theirs?"
+    remedy = (
+        "check that they have started and are not suspended, and that this machine can reach theirs"
+    )
     end = time.monotonic() + limit_seconds
     try:
         # In a thread of its own: a stopped process accepts a connection but never answers.
         store = _within(limit_seconds, lambda: _open_store(place, limit_seconds))
     except TimeoutError:
         # torch tries again for a while past its limit, so silence alone says little.
-        what = "does not answer" if place.rank == 0 or _somebody_listens() else "is missing"
+        what = "does not respond" if place.rank == 0 or _somebody_listens() else "is missing"
         raise BertdsError(f"{waited}: rank 0 {what}; {remedy}") from None
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -63,7 +65,7 @@ def meet(place: Place, limit_seconds: float) -> dist.Store:
     try:
         outcome = _within(limit_seconds + 10.0, lambda: _sign(store, place, end))
     except (TimeoutError, RuntimeError):
-        raise BertdsError(f"{waited}: rank 0 is gone or does not answer; {remedy}") from None
+        raise BertdsError(f"{waited}: rank 0 is gone or does not respond; {remedy}") from None
     if outcome != _ALL_CAME:
         raise BertdsError(f"{waited}: {outcome}; {remedy}")
     store.set_timeout(timedelta(hours=1))

@@ -80,9 +80,9 @@ class StopWatch:
     def _look(self) -> str:
         now = time.monotonic()
         if self.deadline is not None and now > self.deadline:
-            return "run.max_hours is over"
+            return "run.max_hours is reached"
         if self.job_deadline is not None and now > self.job_deadline:
-            return "the Slurm job's time is nearly over"
+            return "the time limit of the Slurm job is close"
         if now > self._next_look:  # a file system is not asked more than once a second
             self._next_look = now + 1.0
             if self.stop_file.exists():

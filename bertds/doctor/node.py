@@ -82,7 +82,7 @@ def data_facts(path: str) -> dict[str, Any]:
                 return {"error": f"{data}: not found"}
             files = sorted(data.rglob("*.hdf5"))
             if not files:
-                return {"error": f"{data}: holds neither manifest.json nor .hdf5 files"}
+                return {"error": f"{data}: contains neither manifest.json nor .hdf5 files"}
             listing = "\n".join(f"{f.relative_to(data)} {f.stat().st_size}" for f in files)
             return {"digest": hashlib.sha256(listing.encode()).hexdigest()[:16]}
         content = manifest.read_bytes()
@@ -92,7 +92,9 @@ def data_facts(path: str) -> dict[str, Any]:
                 size = file.stat().st_size if file.is_file() else None
                 if size != shard["bytes"]:
                     found = "missing" if size is None else f"{size:,} bytes"
-                    return {"error": f"{file}: {found}, the manifest says {shard['bytes']:,} bytes"}
+                    return {
+                        "error": f"{file}: {found}, but the manifest says {shard['bytes']:,} bytes"
+                    }
         return {"digest": hashlib.sha256(content).hexdigest()[:16]}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         return {"error": f"{data}: cannot be read ({error})"}
@@ -248,7 +250,7 @@ def try_gpus(gpus: int) -> dict[str, str]:
         try:
             product = (matrix.cuda(index) @ matrix.cuda(index)).cpu()
             good = torch.allclose(product, expected, rtol=1e-6, atol=1e-6)
-            results[str(index)] = "ok" if good else "computes wrong numbers"
+            results[str(index)] = "ok" if good else "computes wrong results"
         except RuntimeError as error:
             results[str(index)] = str(error).splitlines()[0]
     return results

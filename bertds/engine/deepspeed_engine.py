@@ -123,8 +123,8 @@ class Engine:
         place, device = start_processes(settings.values.get("log_level"), timeout_seconds)
         if place.world_size != batch_plan.world_size:
             raise BertdsError(
-                f"the batch plan is for {batch_plan.world_size} processes, "
-                f"{place.world_size} are running"
+                f"the batch plan is for {batch_plan.world_size} processes, but {place.world_size} "
+                "are running"
             )
         torch.manual_seed(seed)
         model.to(device)

@@ -104,7 +104,7 @@ def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds:
     try:
         meet_processes().wait([key], timedelta(seconds=limit_seconds))
     except RuntimeError as error:  # torch's error for a wait that was too long
-        raise BertdsError(f"rank 0 did not finish to {name} in {limit_seconds:.0f} s") from error
+        raise BertdsError(f"rank 0 did not finish within {limit_seconds:.0f} s: {name}") from error
 
 
 def start_processes(
@@ -163,9 +163,9 @@ def check_precision(precision: str) -> None:
     accelerator = get_accelerator()
     name = accelerator.device_name()
     if precision == "fp16" and not accelerator.is_fp16_supported():
-        raise ConfigError(f"fp16.enabled=true: a {name} cannot train in fp16; use bf16")
+        raise ConfigError(f"fp16.enabled=true: {name} does not support training in fp16; use bf16")
     if precision == "bf16" and not accelerator.is_bf16_supported():
-        raise ConfigError(f"bf16.enabled=true: this {name} has no bf16; use fp16")
+        raise ConfigError(f"bf16.enabled=true: {name} does not support bf16; use fp16")
 
 
 class _Destroyable(Protocol):

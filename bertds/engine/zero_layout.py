@@ -194,7 +194,7 @@ def _check_cover(layout: Layout) -> None:
     wanted = list(layout.numels.values())
     if counts.tolist() != wanted:
         wrong = [n for n, a, b in zip(here, counts.tolist(), wanted, strict=True) if a != b]
-        raise _unexpected(f"the pieces of {wrong[0]} do not cover it")
+        raise _unexpected(f"the pieces of {wrong[0]} do not cover the tensor")
 
 
 @torch.no_grad()
@@ -219,7 +219,7 @@ def norm_under_way(engine: DeepSpeedObject) -> float | torch.Tensor:
         return engine.optimizer._global_grad_norm
     except AttributeError:
         name = type(engine.optimizer).__name__
-        raise _unexpected(f"{name} keeps no _global_grad_norm") from None
+        raise _unexpected(f"{name} has no _global_grad_norm") from None
 
 
 def frozen_pieces(

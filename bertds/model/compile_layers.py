@@ -45,7 +45,7 @@ def missing_compiler(device_type: str) -> str:
     try:
         cpp_builder.get_cpp_compiler()
     except (exc.InvalidCxxCompiler, RuntimeError):
-        return "no C++ compiler is found (install g++, or set CXX)"
+        return "no C++ compiler found (install g++, or set CXX)"
     return ""
 
 

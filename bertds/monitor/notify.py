@@ -39,7 +39,7 @@ class Notifier:
         self.command = config.command
         self.webhook = config.webhook or os.environ.get(WEBHOOK_VARIABLE, "")
         if self.webhook and not self.webhook.startswith(("http://", "https://")):
-            raise ConfigError("notify.webhook must begin with http:// or https://")
+            raise ConfigError("notify.webhook must start with http:// or https://")
         self.run_dir = run_dir
         self.name = name
         self._threads: list[threading.Thread] = []

@@ -66,7 +66,7 @@ class RankSpeed:
         seconds = self._ranks.gather_objects(_time_product(self._ranks.device))
         for rank, slower in slow_ones(seconds, SLOWER_AT_START):
             log.warning(
-                "%s takes %.0f %% longer than the others for a product of matrices",
+                "%s takes %.0f %% longer than the other ranks for a matrix product",
                 self._name(rank),
                 100 * slower,
             )

@@ -83,7 +83,7 @@ def expand(folder: Path) -> list[Path]:
         return [folder]
     inside = sorted(path for path in folder.glob("*/") if is_run(path))
     if not inside:
-        raise DataError(f"{folder}: no run folder (there is no config.yaml)")
+        raise DataError(f"{folder}: not a run folder (config.yaml is missing)")
     return inside
 
 
@@ -128,7 +128,7 @@ def read_status(run: Path) -> Status:
     read_object(run / "DONE", problems)
     if metrics.skipped:
         lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
-        problems.append(f"metrics.jsonl: {lost} left out, torn or odd")
+        problems.append(f"metrics.jsonl: {lost} ignored because they are torn or malformed")
     return Status(
         run=run,
         state=state,

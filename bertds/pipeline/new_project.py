@@ -140,9 +140,9 @@ def expectations(proposal: Proposal) -> list[str]:
 
 def _recipe(proposal: Proposal, hours: float) -> str:
     lines = [
-        "# Written by bertds init. What a key means: bertds config explain KEY",
+        "# Written by bertds init. To explain a key: bertds config explain KEY",
         *(f"# {line}" for line in expectations(proposal)),
-        f"# The clock ends the run after {hours:g} hours of training, with the learning rate at 0.",
+        f"# The run ends after {hours:g} hours of training, when the learning rate has reached 0.",
     ]
     return "\n".join(lines) + "\n" + yaml.safe_dump(proposal.recipe, sort_keys=False)
 

@@ -53,10 +53,10 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
         title_justify="left",
     )
     with_pairs = any("nsp_accuracy" in scores[run.name] for run in runs)
-    pairs = ("NSP accuracy", "larger label") if with_pairs else ()
+    pairs = ("NSP accuracy", "majority label") if with_pairs else ()
     for column in (
         "run",
-        "tokens",
+        "row length",
         "MLM loss",
         "unigram entropy",
         "MLM accuracy",
@@ -156,7 +156,7 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
     )
     return [
         f"{after} of {len(prompts)} answers are correct after training, and {before} before. Of "
-        f"all held-out sentences the model completes correctly {asked}.",
+        f"all held-out sentences, it answers correctly {asked}.",
         "None of these sentences is in the training text: the model learned each fact from "
         "sentences that are worded differently.",
     ]

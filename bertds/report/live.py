@@ -34,7 +34,7 @@ class LiveReport(ThreadingHTTPServer):
             super().__init__((ADDRESS, port), _Handler)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"--port {port}: {reason}; --port 0 takes any free one") from None
+            raise ConfigError(f"--port {port}: {reason}; use --port 0 for any free port") from None
         self.runs, self.seconds, self.title = runs, seconds, title
         self._lock = threading.Lock()
         self._made: tuple[float, str, bytes] | None = None

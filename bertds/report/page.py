@@ -63,7 +63,7 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
         values.append((f"{line['mlm_loss']:.3f}", f"masked-LM loss, held out{known}"))
         values.append((f"{line['mlm_accuracy']:.1%}", "masked-LM accuracy, held out"))
         if line.get("nsp_accuracy") is not None:
-            known = "" if majority is None else f"; larger label: {majority:.1%}"
+            known = "" if majority is None else f"; majority label: {majority:.1%}"
             values.append(
                 (f"{line['nsp_accuracy']:.1%}", f"next-sentence accuracy, held out{known}")
             )
@@ -77,7 +77,9 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
         values.append((short(speed), "tokens per second, median"))
     stalled = sum(run.stalled_seconds for run in chain.runs)
     hours = sum(run.hours for run in chain.runs)
-    values.append((f"{stalled / max(1e-9, hours * 3600):.1%}", "of the time in loader stalls"))
+    values.append(
+        (f"{stalled / max(1e-9, hours * 3600):.1%}", "of the time waiting for the data loader")
+    )
     return values
 
 
@@ -248,8 +250,8 @@ def _data_tables(runs: list[RunView]) -> list[Table]:
         rows.append(
             [
                 "tokenizer",
-                f"{tokenizer.get('vocab_size', 0):,} words, "
-                f"{'lower case' if tokenizer.get('lower_case') else 'cased'}, fingerprint "
+                f"{tokenizer.get('vocab_size', 0):,} tokens, "
+                f"{('lower case' if tokenizer.get('lower_case') else 'cased')}, fingerprint "
                 f"{str(tokenizer.get('fingerprint', ''))[:16]}",
             ]
         )

@@ -143,7 +143,9 @@ class RunView:
         """What ``bertds evaluate RUN --blimp`` left in the run folder, or empty."""
         values = read_object(self.path / "blimp.json", self.problems)
         if values and not _is_blimp(values):
-            self.problems.append("blimp.json: left out, its scores are not numbers in percent")
+            self.problems.append(
+                "blimp.json: ignored, because its scores are not numbers in percent"
+            )
             return {}
         return values
 
@@ -165,7 +167,7 @@ def read_run(path: Path) -> RunView:
     metrics = read_metrics(path / "metrics.jsonl")
     if metrics.skipped:
         lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
-        problems.append(f"metrics.jsonl: {lost} left out, torn or odd")
+        problems.append(f"metrics.jsonl: {lost} ignored because they are torn or malformed")
     view = RunView(
         path=path,
         config=read_recipe(path / "config.yaml", problems),

@@ -87,7 +87,9 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
 def explain_os_error(error: OSError, path: Path) -> BertdsError:
     """Turn a full disk or a refused write into one line that names the file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return BertdsError(f"{path}: the disk is full; free some space and run this again")
+        return BertdsError(
+            f"{path}: the disk is full; free some space and run the same command again"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return BertdsError(f"{path}: cannot be written ({error.strerror})")
     return BertdsError(f"{path}: {error.strerror or error}")

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 POINTS = {
-    "run.meet": "the processes are about to meet",
+    "run.meet": "the processes are about to connect to each other",
     "run.continue": "everything is built; the newest checkpoint is about to be looked for",
     "run.leave": "this rank is about to leave the run",
     "run.clock": "value: the clock of training, in seconds",
@@ -74,7 +74,7 @@ def inject(point: str, action: Callable[..., Any]) -> None:
             returns the value to go on with.
     """
     if point not in POINTS:
-        raise ValueError(f"{point}: no fault point; there are {', '.join(POINTS)}")
+        raise ValueError(f"{point}: unknown fault point; allowed: {', '.join(POINTS)}")
     _actions.setdefault(point, []).append(action)
 
 

@@ -62,9 +62,8 @@ def in_use(folder: Path, holder: dict[str, Any]) -> str:
     """Return the message that a folder is in use, with host, process and job of its holder."""
     job = f", Slurm job {holder['job']}" if holder.get("job") else ""
     return (
-        f"{folder}: in use by {holder.get('purpose')} "
-        f"(process {holder.get('pid')} on {holder.get('host')}{job}); wait for it or choose "
-        "another folder"
+        f"{folder}: in use by {holder.get('purpose')} (process {holder.get('pid')} on "
+        f"{holder.get('host')}{job}); wait until it has finished, or choose another folder"
     )
 
 
@@ -227,7 +226,7 @@ class FolderLock:
         self._held = False
         self.ended.set()
         owner = parse_lock(found)
-        taken = f"{self.path}: removed by somebody else, who may write to the folder now"
+        taken = f"{self.path}: removed by another process, which may write to the folder now"
         if owner:
             taken = in_use(self.path.parent, owner)
         raise InUseError(f"{taken}. This process stops without saving")

@@ -39,7 +39,9 @@ def file_inside(folder: Path | str, name: object, where: str, error: type[UserEr
         raise error(f"{where} is {name!r:.200}: must be the name of a file inside {folder}")
     path = Path(folder, *PurePosixPath(name).parts)
     if not path.resolve().is_relative_to(Path(folder).resolve()):
-        raise error(f"{where} is {name!r}: leads out of {folder} by a link ({path.resolve()})")
+        raise error(
+            f"{where} is {name!r}: points outside {folder} through a link ({path.resolve()})"
+        )
     return path
 
 
@@ -58,6 +60,6 @@ def refuse_links(folder: Path, patterns: tuple[str, ...], error: type[UserError]
         for path in inside:
             if fnmatchcase(path.name, name) and path.is_symlink():
                 raise error(
-                    f"{path}: is a link to {path.readlink()}; a run writes through no link inside "
-                    "its folder: remove it, or make a link of the whole folder"
+                    f"{path}: is a link to {path.readlink()}; a run does not write through links "
+                    "inside its folder. Remove the link, or make the whole folder a link"
                 )

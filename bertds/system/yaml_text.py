@@ -41,7 +41,7 @@ def _count(node: yaml.Node, counted: dict[int, int]) -> int:
     known = counted.get(id(node))
     if known is not None:
         if known < 0:
-            raise yaml.YAMLError(f"{_place(node)}: an alias stands for what it is a part of")
+            raise yaml.YAMLError(f"{_place(node)}: an alias refers to a value that contains it")
         return known
     counted[id(node)] = -1  # under way: met again below itself, it is a part of itself
     total = 1

@@ -111,10 +111,10 @@ def search(
     fitting = [rows for rows in divisors if rows <= most]
     if not fitting:
         raise ConfigError(
-            f'{settings.path}: train_micro_batch_size_per_gpu="auto": not one row of '
+            f'{settings.path}: train_micro_batch_size_per_gpu="auto": not even one row of '
             f"{config.data.sequence_length} tokens fits: {(kept + few) / 2**30:.2f} GiB are "
-            f"needed, {limit / 2**30:.2f} may be used; a higher ZeRO stage, offload or "
-            "model.activation_checkpointing=full need less"
+            f"needed, {limit / 2**30:.2f} may be used; use a higher ZeRO stage, offload or "
+            "model.activation_checkpointing=full"
         )
     if device.type != "cuda":
         return fitting[-1]

@@ -87,18 +87,18 @@ class Guard:
             return
         state.skipped_in_a_row += 1
         what = (
-            f"gradient norm {norm:.4g} over {limit:.4g}, {self.config.spike_sigmas:g} standard "
-            f"deviations over the mean of the last {len(state.recent_norms)}"
+            f"gradient norm {norm:.4g} exceeds {limit:.4g}, {self.config.spike_sigmas:g} standard "
+            f"deviations above the mean of the last {len(state.recent_norms)}"
             if spike
             else "non-finite gradient"
         )
         where = self._find(losses, samples)
         if state.skipped_in_a_row >= self.config.max_bad_steps:
             raise BertdsError(
-                f"{state.skipped_in_a_row} steps in a row made no update (guard.max_bad_steps); "
-                f"the last is step {state.step}: {what}; {where}. The last checkpoint is "
-                "untouched: look at those samples with `bertds inspect`, or lower the learning "
-                "rate"
+                f"{state.skipped_in_a_row} consecutive steps made no update "
+                f"(guard.max_bad_steps); the last one is step {state.step}: {what}; {where}. The "
+                "last checkpoint is unaffected. Look at these samples with `bertds inspect`, or "
+                "lower the learning rate"
             )
         if self.engine.rank == 0:
             log.warning("step %d made no update: %s; %s", state.step, what, where)
@@ -121,7 +121,7 @@ class Guard:
             return "; ".join(_describe(*entry) for entry in bad[:4]) + (
                 f"; and {len(bad) - 4} more micro batches" if len(bad) > 4 else ""
             )
-        return "every loss is finite, the highest is " + _describe(*max(every))
+        return "every loss is finite; the highest is " + _describe(*max(every))
 
 
 def _describe(loss: float, rank: int, number: int, names: list[str]) -> str:

@@ -258,7 +258,8 @@ class Run:
             self._tell("done", f"done at step {state.step}")
         else:
             log.info(
-                "stopped at step %d (%s); everything is saved: run the same command again",
+                "stopped at step %d (%s); everything is saved; run the same command again to "
+                "resume",
                 state.step,
                 self.agreement.reason_to_stop(),
             )

@@ -24,7 +24,7 @@ from bertds.system.memory import cpu_memory_available
 
 MOST_CPU_DAYS = 30.0
 """A run in half precision that would take longer on a CPU was meant for GPUs."""
-_GO_ON = "--set run.ignore_memory=true goes on all the same"
+_GO_ON = "use --set run.ignore_memory=true to train anyway"
 
 
 def shape_of(
@@ -136,7 +136,7 @@ def _check_time(
         years = f"{days / 365:,.0f} years" if days > 730 else f"{days:,.0f} days"
         raise ConfigError(
             f"{settings.path}: this JSON is for GPUs ({settings.precision}, micro batch "
-            f"{batch.micro_batch_size}) and this machine has none: {steps:,} steps of "
+            f"{batch.micro_batch_size}), but this machine has none: {steps:,} steps of "
             f"{batch.global_batch_size:,} rows would take about {years} on its CPU; train on a "
             "GPU, or try --config tiny_cpu_phase1 --deepspeed_config tiny_cpu_phase1 here; "
             f"{_GO_ON}"

@@ -207,7 +207,7 @@ def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> No
 def test_locating_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such run or checkpoint"):
         locate(tmp_path / "x")
-    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
+    with pytest.raises(CheckpointError, match="neither a run folder nor a checkpoint"):
         locate(tmp_path)
 
 

@@ -164,7 +164,7 @@ def test_a_trapezoid_that_does_not_fit(values: dict[str, object], message: str) 
     ("key", "value", "message"),
     [
         ("schedule.batch_from", 8, "schedule.batch_from=8 and schedule.batch_ramp_steps=0 go"),
-        ("schedule.batch_ramp_steps", 8, "go together; give both or neither"),
+        ("schedule.batch_ramp_steps", 8, "must be set together; set both or neither"),
         ("data.masked_lm_prob_end", 0, "data.masked_lm_prob_end=0.0 must be between 0 and 1"),
         ("data.masked_lm_prob_end", 2, "at most 1"),
         ("data.masked_lm_prob_steps", 9, "needs data.masked_lm_prob_end"),

@@ -149,7 +149,7 @@ def drop(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_row("input_ids", 3, 1, 400), r"row 3: input_ids holds an id outside \[0, 400\)"),
+        (set_row("input_ids", 3, 1, 400), r"row 3: input_ids contains an id outside \[0, 400\)"),
         (set_row("input_ids", 3, 1, -1), "row 3: input_ids"),
         (set_row("input_mask", 2, 1, 0), "row 2: input_mask is not ones, then zeros"),
         (set_row("segment_ids", 5, 0, 1), "row 5: segment_ids is not zeros, then ones"),

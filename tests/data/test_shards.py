@@ -207,7 +207,7 @@ def test_bad_vocabularies_are_explained(tmp_path, vocab):
     with pytest.raises(DataError, match=r"misses \[MASK\]"):
         load_tokenizer_info(path)
     path.write_text(vocab.read_text() + "word3\n")
-    with pytest.raises(DataError, match="'word3' stands there twice"):
+    with pytest.raises(DataError, match="'word3' occurs twice"):
         load_tokenizer_info(path)
     path.write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(DataError, match="byte 6 is not UTF-8"):

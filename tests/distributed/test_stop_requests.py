@@ -94,7 +94,10 @@ def test_a_launchers_child_watches_it(name: str) -> None:
         ({"RANK": "x", "WORLD_SIZE": "4"}, "must be integers"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "MASTER_ADDR and MASTER_PORT are not set"),
         ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but nothing says the number of processes"),
-        ({"PMI_RANK": "2", "PMI_SIZE": "4"}, "nothing says this process's number on its machine"),
+        (
+            {"PMI_RANK": "2", "PMI_SIZE": "4"},
+            "nothing says the number of this process on its machine",
+        ),
         (
             {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "1"},
             "each node would train alone",
@@ -147,7 +150,7 @@ def test_the_stop_file_and_the_time_limit(tmp_path: Path) -> None:
     watch = StopWatch(tmp_path, None)
     (tmp_path / "STOP").touch()
     assert "STOP exists" in watch.reason()
-    assert StopWatch(tmp_path / "x", 0.0).reason() == "run.max_hours is over"
+    assert StopWatch(tmp_path / "x", 0.0).reason() == "run.max_hours is reached"
 
 
 CHILD = """

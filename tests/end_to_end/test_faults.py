@@ -129,7 +129,10 @@ def test_too_many_bad_steps_in_a_row_stop_all_ranks_with_the_samples_named(
     )
     assert ranks.wait() == [1, 1]
     message = ranks.text(0).splitlines()[-1]
-    assert "3 steps in a row made no update (guard.max_bad_steps); the last is step 7" in message
+    assert (
+        "3 consecutive steps made no update (guard.max_bad_steps); the last one is step 7"
+        in message
+    )
     assert bad_samples(message)
     # Steps 4 and 6 are good to continue from: nothing bad was saved.
     assert saved_steps(tmp_path / "run") == [6, 4] and weights_are_finite(tmp_path / "run")

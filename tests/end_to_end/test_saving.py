@@ -161,7 +161,7 @@ def test_a_full_disk_stops_the_run_and_the_last_good_checkpoint_loads(
         # With room again, the run goes on.
         subprocess.run(["mount", "-o", "remount,size=64m", str(mount)], check=True)
         code, text = fork_server.run(command("small/run", *extra), output=tmp_path)
-        assert code == 0 and f"continuing at step {steps[0]}" in text
+        assert code == 0 and f"resuming at step {steps[0]}" in text
         assert len(losses(mount / "run")) == 12
     finally:
         subprocess.run(["umount", str(mount)], check=True)

@@ -416,7 +416,7 @@ def test_a_continued_run_refuses_another_seed_and_another_vocabulary(
     assert entry(command("run", "run.max_hours=0")) == 75
     capsys.readouterr()
     message = bad(command("run", "run.seed=7"), capsys)
-    assert "this run began with run.seed=42, now run.seed=7" in message
+    assert "this run started with run.seed=42, now run.seed=7" in message
     other = tmp_path / "vocab.txt"
     other.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
     arguments = [a for a in command("run") if not a.startswith("data.path=")]

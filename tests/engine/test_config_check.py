@@ -83,17 +83,17 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
     [
         (
             {"gradient_cliping": 1.0},
-            "gradient_cliping is not a key of DeepSpeed's (did you mean gradient_clipping?)",
+            "gradient_cliping is not a DeepSpeed key (did you mean gradient_clipping?)",
         ),
         (
             {"zero_optimization": {"stag": 2}},
-            "zero_optimization.stag is not a key of DeepSpeed's (did you mean stage?)",
+            "zero_optimization.stag is not a DeepSpeed key (did you mean stage?)",
         ),
         (
             {"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}},
             "zero_optimization.offload_optimizer.devise",
         ),
-        ({"bf16": {"enable": True}}, "bf16.enable is not a key of DeepSpeed's (did you mean"),
+        ({"bf16": {"enable": True}}, "bf16.enable is not a DeepSpeed key (did you mean"),
         ({"bf16": {"enabled": 1}}, "bf16.enabled=1 must be true or false"),
         ({"bf16": True}, "bf16=True must be an object"),
         ({"optimizer": {"type": "Lamb", "parms": {}}}, "optimizer.parms"),

@@ -299,7 +299,7 @@ def test_bad_input(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     for options, message in (
         (["fill-mask", "MaskedLM", plain], "line 1: no [MASK]"),
         (["ner", "MaskedLM", plain], "is a BertForMaskedLM, without the head for it"),
-        (["embeddings", "MaskedLM", plain], "embeddings go to a .npy or .parquet file"),
+        (["embeddings", "MaskedLM", plain], "embeddings are written to a .npy or .parquet file"),
         (["qa", "QuestionAnswering", str(tmp_path / "bad.jsonl")], "line 1: not a JSON object"),
         (
             ["text-classification", "SequenceClassification", str(tmp_path / "empty.txt")],

@@ -63,9 +63,15 @@ def test_a_wrong_offset_is_counted_by_id_and_never_trained_on(tmp_path: Path) ->
         ({"data": [{"title": "x"}]}, r"data\[0\] has no list 'paragraphs'"),
         ({"data": [{"paragraphs": [{"qas": []}]}]}, r"paragraphs\[0\] lacks 'context' or 'qas'"),
         (squad({"id": "1", "answers": []}), r"qas\[0\] lacks 'id' or 'question'"),
-        (squad({"id": "1", "question": "x", "answers": []}), "no answers, and not is_impossible"),
-        (squad(qa(1, "cat", 4), qa(1, "cat", 4)), "the id '1' stands there twice"),
-        (squad(qa(1, "cat", 4) | {"is_impossible": True}), "is_impossible, yet it has answers"),
+        (
+            squad({"id": "1", "question": "x", "answers": []}),
+            "no answers, but is_impossible is false",
+        ),
+        (squad(qa(1, "cat", 4), qa(1, "cat", 4)), "the id '1' occurs twice"),
+        (
+            squad(qa(1, "cat", 4) | {"is_impossible": True}),
+            "is_impossible is true, but it has answers",
+        ),
         (
             squad({"id": "1", "question": "x", "answers": [{"text": "cat"}]}),
             r"answers\[0\] lacks 'text' or 'answer_start'",

@@ -128,7 +128,7 @@ def test_rows_between_two_unbalanced_quotes_are_reported(
         ("a.csv", 'text,label\nx,a\n"y"z,b\n', "line 3: .*unbalanced quote"),
         ("a.csv", "text,label\nx,a\ny,b,c\n", "line 3: 3 columns, the header has 2"),
         ("a.csv", "text,label\nx,a\ny,\n", "line 3: nothing in column 'label'"),
-        ("a.csv", "text,text\nx,a\n", "line 1: a column name stands there twice"),
+        ("a.csv", "text,text\nx,a\n", "line 1: a column name occurs twice"),
         ("a.jsonl", '{"text": "x", "label": 1}\n{"text": \n', "line 2: not JSON"),
         ("a.jsonl", '{"text": "x", "label": 1}\n[1]\n', "line 2: not a JSON object"),
         ("a.csv", "text,label\nx,a\ny,a\n", "only one label, 'a'"),

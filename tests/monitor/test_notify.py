@@ -40,7 +40,7 @@ def test_a_run_tells_of_its_end_and_of_its_stop(
     words.remove("run.max_hours=1e-9")
     assert train.entry(words) == 0
     first, last = told(file)
-    assert first.startswith("stopped 1 bertds run: stopped at step 1 (run.max_hours is over)")
+    assert first.startswith("stopped 1 bertds run: stopped at step 1 (run.max_hours is reached)")
     assert last == "done 6 bertds run: done at step 6"
 
 

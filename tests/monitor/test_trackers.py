@@ -238,7 +238,7 @@ def test_wandb_without_a_key_is_one_line_before_anything_is_built(
     run = tmp_path / "run"
     assert train(tiny_recipe, tiny_json, tiny_data, run, "tracking.wandb=online") == 2
     assert capsys.readouterr().err.strip() == (
-        "bertds: error: tracking.wandb=online: there is no W&B key; run `wandb login`, or set "
+        "bertds: error: tracking.wandb=online: no W&B key found; run `wandb login` or set "
         "WANDB_API_KEY, or set tracking.wandb=offline"
     )
     assert not run.exists()
@@ -264,7 +264,7 @@ def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
     assert "cannot be reached; later: wandb sync" in said
     monkeypatch.delenv("WANDB_API_KEY")  # a run that has begun is not refused for a key either
     assert train(*common) == 0
-    assert "offline: there is no W&B key" in (run / "log.txt").read_text()
+    assert "offline: no W&B key found" in (run / "log.txt").read_text()
     identity = json.loads((run / "wandb_id.json").read_text())["id"]
     folders = list((run / "wandb").glob("offline-run-*"))
     assert len(folders) == 2 and all(identity in folder.name for folder in folders)

@@ -95,7 +95,7 @@ def test_a_foreign_model_folder_and_a_changed_run_are_refused_first(
     config = load_config("tiny_cpu_phase2", {"run.seed": 7})
     (work / "phase2").mkdir()
     (work / "phase2" / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
-    with pytest.raises(ConfigError, match=r"phase2: this run began with run\.seed=7"):
+    with pytest.raises(ConfigError, match=r"phase2: this run started with run\.seed=7"):
         main(command)
     with pytest.raises(AssertionError, match="preparation has begun"):
         main([*command, "--set", "run.seed=7"])

@@ -125,6 +125,6 @@ def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> Non
 
 def test_bad_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bertds(["speedrun", "--work", str(tmp_path), "--target", "0"]) == 2
-    assert "--target 0: a loss in nats, above 0" in capsys.readouterr().err
+    assert "--target 0: must be a loss in nats, above 0" in capsys.readouterr().err
     assert bertds(["speedrun", "--table", "--records", str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl: cannot be read" in capsys.readouterr().err

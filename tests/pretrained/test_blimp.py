@@ -198,7 +198,7 @@ def test_a_sentence_too_long_or_empty_is_named(model_folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     model = open_trained(model_folder).model
     object.__setattr__(model, "config", type(model.config)(max_position_embeddings=4))
-    with pytest.raises(DataError, match="6 tokens, and the model reads at most 4"):
+    with pytest.raises(DataError, match="6 tokens, but the model reads at most 4"):
         pseudo_log_likelihoods(model, tokenizer, ["The cat sees it"])
     with pytest.raises(DataError, match="leaves no token"):
         pseudo_log_likelihoods(model, tokenizer, [" "])

@@ -429,8 +429,11 @@ def test_what_is_left_out_is_named(
     shutil.copy(folder / "vocab.txt", tmp_path / "tuned")
     assert main(["convert", str(tmp_path / "tuned"), str(tmp_path / "out"), "--to", "hf"]) == 0
     printed = capsys.readouterr().out
-    assert "left out, this model has no place for it: classifier.weight" in printed
-    assert "not in the source, random: cls.predictions.transform.dense.weight" in printed
+    assert "omitted, not part of this model: classifier.weight" in printed
+    assert (
+        "not in the source, initialized at random: cls.predictions.transform.dense.weight"
+        in printed
+    )
 
 
 def test_bad_input_is_refused_in_one_line(
@@ -445,7 +448,7 @@ def test_bad_input_is_refused_in_one_line(
         ([str(weights_file), "out", "--to", "hf"], "no bert_config.json beside it"),
         (
             [str(weights_file), "out", "--to", "hf", "--config", str(folder / "config.json")],
-            "no vocab.txt beside it; give --vocab FILE",
+            "vocab.txt is missing; give --vocab FILE",
         ),
         ([str(folder), str(tmp_path / "full"), "--to", "dle"], "not an earlier export"),
         ([str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")], "has its own"),

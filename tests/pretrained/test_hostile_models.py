@@ -245,7 +245,7 @@ def test_a_configuration_larger_than_the_machine_is_refused(
     ):
         assert main(command) == 2
         said = capsys.readouterr().err
-        assert f"{key}={value}" in said and "GB in float32, this machine has" in said, said
+        assert f"{key}={value}" in said and "GB in float32, but this machine has" in said, said
 
 
 def test_a_recipe_larger_than_the_machine_is_refused(

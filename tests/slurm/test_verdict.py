@@ -90,11 +90,11 @@ def test_sick_gpus() -> None:
     said = reports(gpus=2)
     facts(said, "n2")["gpus"][1]["ecc"] = 3
     facts(said, "n3")["gpus"][0]["used_mb"] = 70000
-    said["n4"][2]["gpu"]["1"] = "computes wrong numbers"
+    said["n4"][2]["gpu"]["1"] = "computes wrong results"
     assert verdict(said).problems == {
         "n2": ["GPU 1 (H200) has 3 uncorrected memory errors"],
-        "n3": ["no free GPU: 70000 MB of GPU 0 (H200) are in use by somebody else"],
-        "n4": ["GPU 1: computes wrong numbers"],
+        "n3": ["no free GPU: 70000 MB of GPU 0 (H200) are in use by another process"],
+        "n4": ["GPU 1: computes wrong results"],
     }
     # On a job's only node too memory errors are the node's, so that it is excluded.
     said = reports(["n1"], gpus=1)
@@ -137,7 +137,7 @@ def test_if_nobody_reaches_the_first_node_it_is_the_bad_one() -> None:
     for node in NODES[1:]:
         said[node] = [said[node][0], {"node": node, "meet": {"error": "cannot reach n1:15001"}}]
     said["n1"] = said["n1"][:1]
-    assert verdict(said).problems == {"n1": ["no other node reaches it"]}
+    assert verdict(said).problems == {"n1": ["no other node can reach it"]}
 
 
 def test_no_report_at_all_blames_no_node() -> None:

@@ -107,7 +107,7 @@ def test_the_answer_is_kept_and_belongs_to_its_facts(model, cache, monkeypatch) 
 
 
 def test_a_model_that_cannot_fit_is_refused_with_figures(model) -> None:
-    with pytest.raises(ConfigError, match=r"not one row of 32 tokens fits: .* GiB are needed"):
+    with pytest.raises(ConfigError, match=r"not even one row of 32 tokens fits: .* GiB are needed"):
         find(model, recipe(1e-4), settings())
 
 

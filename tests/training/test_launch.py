@@ -71,8 +71,8 @@ def test_under_nohup_a_closed_terminal_is_nothing() -> None:
     [
         (("exit 0", "exit 0"), 0, None),
         (("exit 75", "exit 75"), 75, None),
-        (("exit 2", "sleep 60"), 2, "rank 0 ended with exit code 2"),
-        (("sleep 0.5; exit 1", "exit 7"), 1, "rank 1 ended with exit code 7"),
+        (("exit 2", "sleep 60"), 2, "rank 0 exited with code 2"),
+        (("sleep 0.5; exit 1", "exit 7"), 1, "rank 1 exited with code 7"),
         (("kill -9 $$", "sleep 60"), 1, "rank 0 was ended by SIGKILL"),
     ],
 )
@@ -213,6 +213,6 @@ def test_after_a_loss_the_run_goes_on_as_if_nothing_had_been(
     assert last["lost"]["what"] == "rank 1 was ended by SIGKILL"
     assert 0 < last["lost"]["seconds"] < 120
     said = " ".join(in_lines(read_status(tmp_path / "run")).split())
-    assert " lost, the last time because rank 1 was" in said
+    assert " lost, most recently because rank 1 was" in said
     assert "rank 1 was ended by SIGKILL" in report_page(tmp_path / "run", tmp_path / "report")
     assert last["command"].startswith("bertds train --deepspeed ")

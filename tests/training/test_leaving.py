@@ -38,7 +38,7 @@ def test_a_rank_that_leaves_early_never_reports_success(leaving: Leaving, code: 
     ):
         raise SystemExit(code)
     assert leaving.heartbeat.told == [  # type: ignore[union-attr]
-        "this process was ended by sys.exit() before the run was over"
+        "this process called sys.exit() before the run was finished"
     ]
 
 

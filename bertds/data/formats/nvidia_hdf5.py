@@ -150,7 +150,7 @@ def write_instance_file(
             for name in INSTANCE_DTYPES:
                 _create_dataset(file, name, widths[name], compression, total)
         if total not in (None, done):
-            raise ValueError(f"{path}: {done} rows came, {total} were announced")
+            raise ValueError(f"{path}: {done} rows received, {total} expected")
     return done
 
 
@@ -258,16 +258,16 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
     check.rows((segments != in_second).any(axis=1), "segment_ids is not zeros, then ones")
     limit = np.iinfo(np.int32).max if vocab_size is None else vocab_size
     bad_id = ((ids < 0) | (ids >= limit)) & mask
-    check.rows(bad_id.any(axis=1), f"input_ids holds an id outside [0, {limit})")
+    check.rows(bad_id.any(axis=1), f"input_ids contains an id outside [0, {limit})")
 
     # The first 0 ends the list; what stands behind it is padding whatever it holds.
     used = np.logical_and.accumulate(positions != 0, axis=1)
     outside = ((positions < 1) | (positions >= lengths[:, None])) & used
-    check.rows(outside.any(axis=1), "masked_lm_positions points outside the row")
+    check.rows(outside.any(axis=1), "masked_lm_positions has a position outside the row")
     descending = (positions[:, 1:] <= positions[:, :-1]) & used[:, 1:]
     check.rows(descending.any(axis=1), "masked_lm_positions is not ascending")
     bad_id = ((masked_ids < 0) | (masked_ids >= limit)) & used
-    check.rows(bad_id.any(axis=1), f"masked_lm_ids holds an id outside [0, {limit})")
+    check.rows(bad_id.any(axis=1), f"masked_lm_ids contains an id outside [0, {limit})")
     labels = arrays.get("next_sentence_labels")
     if labels is not None:
         labels = labels.reshape(-1)
@@ -304,7 +304,7 @@ def find_instance_files(path: Path | str, split: str = "train") -> list[Path]:
         return [path]
     found = list_instance_files(path)
     if not found:
-        raise DataError(f"{path}: no .hdf5 file there")
+        raise DataError(f"{path}: contains no .hdf5 files")
     wanted = "training" if split == "train" else "test"
     return [p for p in found if wanted in p.name] or found
 

@@ -75,7 +75,7 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
                 sentence_lengths.append(len(ids))
                 document_lengths[-1] += 1
     if not sentence_lengths:
-        raise DataError(f"{path}: holds no text")
+        raise DataError(f"{path}: contains no text")
     if not document_lengths[-1]:
         document_lengths.pop()
     ids = np.concatenate(pieces)

@@ -84,8 +84,8 @@ def partner_number(seed: int, epoch: int, shard_number: int, documents: Sequence
         return shard_number
     if len(documents) < 2:
         raise DataError(
-            "the corpus is a single document, so there is no other one to draw a random next "
-            "sentence from; add documents (blank line between two in a text file), or set "
+            "the corpus is a single document, so random next sentences cannot be drawn from "
+            "another one; add documents (separated by blank lines in a text file), or set "
             "data.pairs to none or sop"
         )
     draw = random_u64(derive_key(seed, PARTNER_SHARD, epoch), shard_number)

@@ -110,7 +110,7 @@ class Source(ABC):
             if epoch not in self._counts:
                 counts = [self.count_rows(epoch, shard) for shard in range(self.shards)]
                 if not any(counts):
-                    raise DataError(f"{self.name}: not a single training row can be made of it")
+                    raise DataError(f"{self.name}: not enough text for a single training row")
                 while len(self._counts) >= _EPOCHS_REMEMBERED:
                     del self._counts[min(self._counts)]
                 self._counts[epoch] = np.array(counts, dtype=np.int64)

@@ -160,9 +160,9 @@ class TokenSource(Source):
         for info in self._infos:
             path = self._folder / info.file
             if not path.is_file():
-                raise DataError(f"{path}: missing, although the manifest lists it")
+                raise DataError(f"{path}: missing, but listed in the manifest")
             if (size := path.stat().st_size) != info.bytes:
-                raise DataError(f"{path}: {size} bytes, the manifest says {info.bytes}")
+                raise DataError(f"{path}: {size} bytes, but the manifest says {info.bytes}")
 
     def token_counts(self) -> np.ndarray:
         """Return how often each token id stands in this split, int64 [vocab_size]."""

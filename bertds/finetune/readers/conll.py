@@ -131,7 +131,7 @@ def _fault(values: list[str], columns: int, tagged: bool) -> str:
     if tagged and columns < 2:
         return "one column: a word without a tag"
     if tagged and not _TAG.fullmatch(values[-1]):
-        return f"{values[-1]!r} is no tag (O, B-TYPE, I-TYPE)"
+        return f"{values[-1]!r} is not a tag (O, B-TYPE, I-TYPE)"
     return ""
 
 
@@ -204,7 +204,9 @@ def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
     lines = list(lines_of(path))
     if not labels.is_file():
         if split != "test":
-            raise DataError(f"{path}: no {labels.name} in its folder, which holds the tags")
+            raise DataError(
+                f"{path}: {labels.name}, which contains the tags, is missing from its folder"
+            )
         return [Sentence(line.split(), None, n) for n, line in lines if line.strip()], bad
     tag_lines = [line for _, line in lines_of(labels)]
     if len(tag_lines) != len(lines):
@@ -216,7 +218,7 @@ def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
         if len(words) != len(tags):
             bad.add(number, f"{len(words)} words, {len(tags)} tags in {labels.name}")
         elif odd is not None:
-            bad.add(number, f"{odd!r} in {labels.name} is no tag (O, B-TYPE, I-TYPE)")
+            bad.add(number, f"{odd!r} in {labels.name} is not a tag (O, B-TYPE, I-TYPE)")
         elif words:  # a blank line in both is no sentence
             sentences.append(Sentence(words, tags, number))
     bad.finish(len(sentences))
@@ -244,7 +246,7 @@ def read_ner_jsonl(path: Path, *, split: str, tagged: bool = True) -> list[Sente
             raise DataError(f"{path}, line {number}: {len(words)} tokens, {count} tags")
         for tag in tags:
             if not isinstance(tag, str) or not _TAG.fullmatch(tag):
-                raise DataError(f"{path}, line {number}: {tag!r} is no tag (O, B-TYPE, I-TYPE)")
+                raise DataError(f"{path}, line {number}: {tag!r} is not a tag (O, B-TYPE, I-TYPE)")
         sentences.append(Sentence(list(map(str, words)), iob2(tags), number))
     if not sentences:
         raise DataError(f"{path}: no rows")

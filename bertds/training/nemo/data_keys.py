@@ -37,7 +37,7 @@ def map_data(keys: Keys, result: Translation) -> None:
             data[ours] = value
     if not result.recipe["model"]["next_sentence"]:
         data["pairs"] = "none"
-    keys.expect(f"{train}shuffle", (True,), "true: order is always shuffled")
+    keys.expect(f"{train}shuffle", (True,), "true: the order is always shuffled")
     keys.expect(f"{train}num_samples", (-1, None), "-1 (prepare a smaller corpus instead)")
     result.recipe["data"] = data
     held_out = "model.validation_ds."
@@ -68,7 +68,7 @@ def _hdf5_length(path: Path) -> int:
     with open_hdf5(files[0]) as file:
         found = dataset(files[0], file, "input_ids")
         if found is None or found.ndim != 2:
-            raise ConfigError(f"{files[0]}: no input_ids of 2 dimensions in it")
+            raise ConfigError(f"{files[0]}: no input_ids of 2 dimensions in this file")
         return int(found.shape[1])
 
 
