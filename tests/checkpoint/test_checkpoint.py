@@ -75,7 +75,7 @@ def test_slices_read_back_across_pieces(tmp_path: Path) -> None:
             assert torch.equal(part, full[start : start + length])
     weights = dict(reader.weights())
     assert weights["a.weight"].shape == (3, 4)
-    with pytest.raises(CheckpointError, match="holds 0 of the 2 elements wanted of weight c"):
+    with pytest.raises(CheckpointError, match="contains 0 of the 2 required elements of weight c"):
         reader.read("c", "weight", 0, 2)
 
 
@@ -191,7 +191,7 @@ def test_a_save_cut_short_is_invisible(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_too_little_room_is_noticed_before_writing(tmp_path: Path) -> None:
-    message = "GiB free and the checkpoint needs"
+    message = "GiB free, but the checkpoint needs"
     with injected("disk.free", lambda free: 1000), pytest.raises(BertdsError, match=message):
         save_steps(make(tmp_path), 1)
     assert step_folders(tmp_path / "checkpoints") == []

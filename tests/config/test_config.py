@@ -67,7 +67,7 @@ def test_a_resolved_config_reads_back_the_same() -> None:
         ("model.style=modern", "no next-sentence head; set model.next_sentence=false"),
         ("model.style=mod", "must be one of bert, modern"),
         ("model.global_attn_every_n_layers=0", "must be at least 1"),
-        ("schedule", "write it as key=value"),
+        ("schedule", "expected key=value"),
     ],
 )
 def test_bad_values_name_key_value_and_remedy(assignment: str, message: str) -> None:

@@ -45,8 +45,8 @@ def test_rows_are_summed_without_counting_steps(first: int | None, steps: int) -
 @pytest.mark.parametrize(
     ("first", "message"),
     [
-        (7, "schedule.batch_from=7 does not divide train_batch_size=24, .* 6 does"),
-        (48, "schedule.batch_from=48 does not divide"),
+        (7, "schedule.batch_from=7 must divide train_batch_size=24, .* use 6"),
+        (48, "schedule.batch_from=48 must divide"),
         (6, "schedule.batch_from=6 is not a multiple of .*=2 x 2 processes"),
     ],
 )

@@ -126,7 +126,7 @@ def test_a_link_out_of_a_checkpoint_is_not_followed(tmp_path: Path) -> None:
     data = folder / "rank_00000.safetensors"
     data.rename(tmp_path / "outside")
     data.symlink_to(tmp_path / "outside")
-    with pytest.raises(CheckpointError, match=r"files\[0\]\.file .*leads out of .* by a link"):
+    with pytest.raises(CheckpointError, match=r"files\[0\]\.file .*points outside .* by a link"):
         CheckpointReader(folder)
 
 
@@ -136,7 +136,7 @@ def test_a_piece_of_another_length_than_its_file_has(tmp_path: Path) -> None:
         manifest["pieces"][0][5], manifest["pieces"][1][4:] = 3, [3, 9]
 
     reader = CheckpointReader(write_checkpoint(tmp_path / "step_00000003", swap))
-    with pytest.raises(CheckpointError, match=r"is F32 \[2\], the manifest says F32 \[3\]"):
+    with pytest.raises(CheckpointError, match=r"is F32 \[2\], but the manifest says F32 \[3\]"):
         dict(reader.weights())
 
 
@@ -231,5 +231,5 @@ def test_a_token_beyond_the_vocabulary_is_found(data: Path) -> None:
     forged = type(info)(
         **{**{k: getattr(info, k) for k in info.__slots__}, "bytes": size, "sha256": checksum}
     )
-    with pytest.raises(DataError, match=r"holds token 65, the vocabulary has 65 \(0 to 64\)"):
+    with pytest.raises(DataError, match=r"contains token 65, but the vocabulary has 65 tokens \(0 to 64\)"):
         TokenShard.open(path, forged, "full", manifest.tokenizer.fingerprint, 65)

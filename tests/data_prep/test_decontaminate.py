@@ -116,7 +116,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, message in (
         ("x.json", "not JSON in SQuAD's form"),
         ("x.jsonl", "line 2 is not JSON"),
-        ("x.txt", "contains no text of 8 words or more"),
+        ("x.txt", "contains no text of at least 8 words"),
         ("x.bin", "not UTF-8"),
         ("gone", "no such file"),
         ("", "is a folder; give the files of its test split"),

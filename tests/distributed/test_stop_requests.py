@@ -90,10 +90,10 @@ def test_a_launchers_child_watches_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 is not below WORLD_SIZE=4"),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 must be less than WORLD_SIZE=4"),
         ({"RANK": "x", "WORLD_SIZE": "4"}, "must be integers"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "MASTER_ADDR and MASTER_PORT are not set"),
-        ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but nothing says the number of processes"),
+        ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but the number of processes is unknown"),
         (
             {"PMI_RANK": "2", "PMI_SIZE": "4"},
             "nothing says the number of this process on its machine",

@@ -39,7 +39,7 @@ def start(act: str, then: str) -> subprocess.Popen[str]:
     ("act", "then", "said"),
     [
         ("alive", 're.match(r"(a?){40}a{40}", "a" * 40)', "is hung: Python has not run in it"),
-        ("leaving", "while True: dog.alive(60.0); time.sleep(0.1)", "did not end within 1 s"),
+        ("leaving", "while True: dog.alive(60.0); time.sleep(0.1)", "did not exit within 1 s"),
     ],
 )
 def test_what_does_not_end_is_ended(act: str, then: str, said: str) -> None:

@@ -151,7 +151,7 @@ def test_a_pushed_export(
     assert card.data.license == "cc-by-sa-4.0" and 'model="me/mine"' in card.text
     sent["full"] = True
     assert bertds([*words, "me/mine", "--overwrite"]) == 1
-    assert "is kept: hf upload me/mine" in capsys.readouterr().err
+    assert "is kept; upload it with: hf upload me/mine" in capsys.readouterr().err
     assert (tmp_path / "m" / "model.safetensors").is_file()
 
 
@@ -270,7 +270,7 @@ def test_evaluating_on_another_vocabulary_is_refused(
     other.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
     command = ["evaluate", str(model), "--data", str(tiny_text), "--vocab", str(other)]
     assert bertds(command) == 2
-    assert "its vocabulary has 65 tokens, the data's 6" in capsys.readouterr().err
+    assert "its vocabulary has 65 tokens, but that of the data has 6" in capsys.readouterr().err
 
 
 def test_continuing_from_a_hugging_face_folder(
@@ -343,7 +343,7 @@ def test_the_command_line_is_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert bertds(["exprot"]) == 2
     assert "did you mean export?" in capsys.readouterr().err
     assert bertds(["evaluate", "/does/not/exist"]) == 2
-    assert "no such folder, and no model of that name" in capsys.readouterr().err
+    assert "no folder or model has this name" in capsys.readouterr().err
 
 
 def test_checkpoint_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -362,7 +362,7 @@ def bad(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("run.sed=1", "unknown key run.sed (did you mean run.seed?)"),
         ("rum.seed=1", "did you mean"),
         ("nothing.like_it=1", "the sections are checkpoint, data"),
-        ("log.xyz=1", "bertds config explain log"),
+        ("log.xyz=1", "run bertds config explain log"),
         ("deepspeed.gradient_cliping=1", "error: --set deepspeed.gradient_cliping is not a key"),
         ("deepspeed.optimizer.params.lr=fast", "--set deepspeed.optimizer.params.lr='fast' must"),
         ("deepspeed.scheduler.type=WarmupLR", "scheduler"),

@@ -216,7 +216,7 @@ def test_fp16_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) ->
     from deepspeed.accelerator import get_accelerator
 
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
-    with pytest.raises(ConfigError, match="cannot train in fp16; use bf16"):
+    with pytest.raises(ConfigError, match="does not support training in fp16; use bf16"):
         make_engine(values(1, "fp16"))
 
 

@@ -95,7 +95,7 @@ def test_the_glue_suite_runs_what_is_there_once(
     assert (tmp_path / "out" / "submission" / "SST-2.tsv").is_file()
     capsys.readouterr()
     for change, message in (
-        (["--seeds", "7"], "was made with seeds=[42], this is seeds=[7]; choose another --out"),
+        (["--seeds", "7"], "was written with seeds=[42], this is seeds=[7]; choose another --out"),
         (["--weight-decay", "0.1"], "settings.weight_decay=0.01, this is"),
         (["--model", "other"], f"model={str(tiny_bert)!r}, this is model='other'"),
     ):
@@ -164,7 +164,7 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
     )
     found = results(tmp_path / "a")
     assert found["scores"]["dev"]["f1"]["mean"] == pytest.approx(10 / 12)  # ZOO: missed, and LOC
-    assert any("'ZOO' is never seen in training" in line for line in found["left_out"])
+    assert any("'ZOO' does not occur in the training data, but in" in line for line in found["left_out"])
     lines = (tmp_path / "a" / "predictions" / "dev.conll").read_text().splitlines()
     assert lines[0] == "ann B-PER B-PER" and lines[3] == "london B-ZOO B-LOC"
 

@@ -298,12 +298,12 @@ def test_bad_input(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "empty.txt").write_text("\n")
     for options, message in (
         (["fill-mask", "MaskedLM", plain], "line 1: no [MASK]"),
-        (["ner", "MaskedLM", plain], "is a BertForMaskedLM, without the head for it"),
+        (["ner", "MaskedLM", plain], "is a BertForMaskedLM, which does not have the required head"),
         (["embeddings", "MaskedLM", plain], "embeddings are written to a .npy or .parquet file"),
         (["qa", "QuestionAnswering", str(tmp_path / "bad.jsonl")], "line 1: not a JSON object"),
         (
             ["text-classification", "SequenceClassification", str(tmp_path / "empty.txt")],
-            "no text in it",
+            "contains no text",
         ),
         (["text-classification", "SequenceClassification", "none.txt"], "none.txt: cannot be read"),
     ):
@@ -329,7 +329,7 @@ def test_a_text_without_a_mask_gets_an_error_in_its_place(
         ["error", "id"],
         ["id", "masks"],
     ]
-    assert answers[1]["error"] == "line 2: no [MASK] in its first 32 tokens"
+    assert answers[1]["error"] == "line 2: no [MASK] in the first 32 tokens"
     assert "error: line 2: no [MASK]" in printed.err
     assert main([*words, texts(tmp_path, ["paris", "is", "[MASK]"])]) == 2
     assert "2 texts, the first line 1" in capsys.readouterr().err

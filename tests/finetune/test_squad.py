@@ -61,8 +61,8 @@ def test_a_wrong_offset_is_counted_by_id_and_never_trained_on(tmp_path: Path) ->
     [
         ({"version": "1"}, "no list 'data'"),
         ({"data": [{"title": "x"}]}, r"data\[0\] has no list 'paragraphs'"),
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, r"paragraphs\[0\] lacks 'context' or 'qas'"),
-        (squad({"id": "1", "answers": []}), r"qas\[0\] lacks 'id' or 'question'"),
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, r"paragraphs\[0\] : 'context' or 'qas' is missing"),
+        (squad({"id": "1", "answers": []}), r"qas\[0\] : 'id' or 'question' is missing"),
         (
             squad({"id": "1", "question": "x", "answers": []}),
             "no answers, but is_impossible is false",
@@ -74,7 +74,7 @@ def test_a_wrong_offset_is_counted_by_id_and_never_trained_on(tmp_path: Path) ->
         ),
         (
             squad({"id": "1", "question": "x", "answers": [{"text": "cat"}]}),
-            r"answers\[0\] lacks 'text' or 'answer_start'",
+            r"answers\[0\]: 'text' or 'answer_start' is missing",
         ),
     ],
 )

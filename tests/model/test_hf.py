@@ -149,8 +149,8 @@ def test_heads_without_a_place_are_reported(pair, vocab_size) -> None:
 @pytest.mark.parametrize(
     ("change", "vocab", "message"),
     [
-        ({}, 100, "vocabulary of 101 words, the data's tokenizer has 100"),
-        ({}, 102, "vocabulary of 101 words, the data's tokenizer has 102"),
+        ({}, 100, "vocabulary of 101 tokens, but the tokenizer of the data has 100"),
+        ({}, 102, "vocabulary of 101 tokens, but the tokenizer of the data has 102"),
         ({"num_hidden_layers": 2}, 101, "3 encoder layers, .*num_hidden_layers is 2"),
         ({"num_hidden_layers": 5}, 101, "3 encoder layers, .*num_hidden_layers is 5"),
         ({"hidden_size": 64}, 101, r"word_embeddings.*\(101, 32\), .* \(101, 64\)"),

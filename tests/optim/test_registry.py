@@ -43,7 +43,7 @@ def test_adam_means_adamw_unless_told_not_to() -> None:
         ({"type": "ZeroOneAdam"}, "has removed its 1-bit optimizers (0.19.8 has none)"),
         ({"type": "FusedLamb"}, 'with "variant": "deepspeed" is the same rule'),
         ({"type": "SGD"}, "optimizers with two moments; use Lamb or AdamW"),
-        ({"type": "Ranger"}, "there is no such optimizer here; there are Lamb, AdamW, Adam, Muon"),
+        ({"type": "Ranger"}, "unknown optimizer; allowed: Lamb, AdamW, Adam, Muon"),
         ({"type": "AdamW"}, "optimizer.params.lr is missing"),
         ({"type": "AdamW", "params": {"lr": "6e-3"}}, "lr='6e-3' must be a number"),
         ({"type": "AdamW", "params": {"lr": -1}}, "must be at least 0"),

@@ -176,17 +176,17 @@ def test_a_cpu_trial_never_calibrates_a_gpu_plan(
     assert command([*plan, "--gpu", "h100"]) == 2
     answer = capsys.readouterr()
     assert answer.out == "" and len(answer.err.splitlines()) == 1
-    assert f"{run}: that run trained on a CPU, which says nothing about h100 GPUs" in answer.err
+    assert f"{run}: that run trained on a CPU, which does not apply to h100 GPUs" in answer.err
 
 
 @pytest.mark.parametrize(
     ("device", "precision", "gpu", "planned", "message"),
     [
         ("NVIDIA H100 80GB HBM3", "bf16", "cpu", "bf16", "says nothing about the CPU"),
-        ("", "bf16", "cpu", "bf16", "trained on a GPU, which says nothing about the CPU"),
+        ("", "bf16", "cpu", "bf16", "trained on a GPU, which does not apply to the CPU"),
         ("NVIDIA A100-SXM4-80GB", "bf16", "h100", "bf16", "plan with --gpu a100, or leave"),
-        ("NVIDIA H100 80GB HBM3", "fp32", "h100", "bf16", "in fp32, and the plan is for bf16"),
-        ("cpu", "bf16", "cpu", "fp32", "in bf16, and the plan is for fp32"),
+        ("NVIDIA H100 80GB HBM3", "fp32", "h100", "bf16", "in fp32, but the plan is for bf16"),
+        ("cpu", "bf16", "cpu", "fp32", "in bf16, but the plan is for fp32"),
         ("NVIDIA H100 80GB HBM3", "autocast", "h100", "bf16", ""),
         ("NVIDIA A100-SXM4-40GB", "bf16", "a100_40g", "bf16", ""),  # the same chip
         ("Some other card", "bf16", "l40s", "bf16", ""),  # whoever asks knows what it is

@@ -88,7 +88,7 @@ def test_malformed_pieces_are_refused(
     for text, message in (
         ("gene\n", "knows all of these pieces"),
         ("a\n\nb\n", "line 2: an empty piece"),
-        ("a\nb\na\n", "line 3: 'a' is in line 1 already"),
+        ("a\nb\na\n", "line 3: 'a' is already on line 1 already"),
     ):
         words.write_text(text)
         assert main(["extend", str(folder), out, "--words", str(words)]) == 2

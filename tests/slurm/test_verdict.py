@@ -82,7 +82,7 @@ def test_what_is_wrong_on_all_nodes_is_no_nodes_fault() -> None:
     found = verdict(said)
     assert found.problems == {}
     assert found.everywhere == [
-        "no free GPU: Slurm gave 2 on each node (partition gpu), the driver shows 0"
+        "no free GPU: Slurm gave 2 on each node (partition gpu), the driver finds 0"
     ]
 
 
@@ -105,7 +105,7 @@ def test_sick_gpus() -> None:
 def test_clocks() -> None:
     said = reports()
     said["n3"][1]["meet"]["clock"] = -60.0
-    assert verdict(said).problems == {"n3": ["its clock is +60.0 s off that of n1"]}
+    assert verdict(said).problems == {"n3": ["its clock is +60.0 s off the clock of n1"]}
 
 
 def test_a_silent_node_is_named_and_not_those_that_waited_for_it() -> None:
@@ -181,7 +181,7 @@ def test_data_facts(tiny_data: Path, tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1])
     assert "shard_00001.h5" in data_facts(str(copy))["error"]
     shard.unlink()
-    assert "missing, the manifest says" in data_facts(str(copy))["error"]
+    assert "missing, but the manifest says" in data_facts(str(copy))["error"]
     assert data_facts(str(tmp_path / "x")) == {"error": f"{tmp_path / 'x'}: not found"}
 
 

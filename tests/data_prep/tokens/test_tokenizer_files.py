@@ -173,7 +173,7 @@ def test_an_alphabet_is_as_large_as_the_text_needs(tmp_path: Path, capsys) -> No
     ids = np.concatenate([np.array(d) for d in documents(out)])
     assert np.mean(ids == tokens.index("[UNK]")) < 0.001
     said = capsys.readouterr().err
-    assert f"the vocabulary has {len(tokens):,}" in said and "8,000" in said
+    assert f"but the vocabulary has {len(tokens):,}" in said and "8,000" in said
     assert "are [UNK]" not in said
 
 
