@@ -104,20 +104,9 @@ def clusters(texts: list[str], least: float) -> list[set[int]]:
 def prepare(texts: list[str], vocab: Path, folder: Path, *more: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "a.txt").write_text("\n\n".join(texts))
-    command = [
-        "--text",
-        str(folder / "a.txt"),
-        "--out",
-        str(folder / "out"),
-        "--vocab",
-        str(vocab),
-        "--validation-fraction",
-        "0.05",
-        "--dedup",
-        "minhash",
-        *more,
-    ]
-    assert main([*command, *([] if "--workers" in more else ["--workers", "1"])]) == 0
+    files = ["--text", str(folder / "a.txt"), "--out", str(folder / "out"), "--vocab", str(vocab)]
+    settings = ["--workers", "1", "--validation-fraction", "0.05", "--dedup", "minhash"]
+    assert main([*files, *settings, *more]) == 0
     return folder / "out"
 
 
