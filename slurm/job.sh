@@ -9,7 +9,7 @@
 #   RUN/slurm/crashes          "COUNT STEP": crashes in a row since that checkpoint
 #   RUN/slurm/preflight_nodes  the nodes that passed the last full preflight
 
-STOP='' STEP=''
+STOP='' STEP='' DONE_BEFORE=''
 # This job for scontrol. The last element of an array has the array's own id as its job id, and
 # scontrol would take that for all elements.
 SELF=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -280,6 +280,10 @@ find_recipe() { # as given, else in the clone
   if [ -e "$1" ] || [ ! -e "$BERTDS_HOME/$1" ]; then echo "$1"; else echo "$BERTDS_HOME/$1"; fi
 }
 
+done_file() { # which DONE the run folder holds; nothing without one
+  stat -c '%i %y' "$RUN/DONE" 2> /dev/null
+}
+
 train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
   local phase=$1 recipe json data first settings=() command
   shift
@@ -288,10 +292,6 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
   recipe=${!recipe:-bertds/recipes/large_phase$phase.yaml} json=${!json:-}
   RUN=$(argument run.dir "$@")
   [ -n "$RUN" ] || { RUN=$BERTDS_RUNS/phase$phase && settings+=("run.dir=$RUN"); }
-  if [ -e "$RUN/DONE" ]; then
-    say "$RUN: already done"
-    exit 0
-  fi
   data=$(argument data.path "$@")
   [ -n "$data" ] || [ -z "${BERTDS_DATA:-}" ] ||
     { data=$BERTDS_DATA && settings+=("data.path=$data"); }
@@ -315,6 +315,7 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
     [ -z "$STOP" ] || requeue
     rm -rf "$BERTDS_EXITS"
     mkdir -p "$BERTDS_EXITS"
+    DONE_BEFORE=$(done_file)
     free_port
     note "start: $WORLD_SIZE ranks"
     say "$WORLD_SIZE ranks on $NODES nodes, meeting at $MASTER_ADDR:$MASTER_PORT"
@@ -342,7 +343,9 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed; ret
     [ "${file##*_}" != 0 ] || main=$one
   done
   rm -rf "$BERTDS_EXITS"
-  if [ -e "$RUN/DONE" ]; then # the trainer's own word, whatever came after it
+  # The trainer's own word, whatever came after it. A DONE from before this start counts only if the
+  # trainer agrees: it refuses settings that differ, and goes on with a longer schedule.
+  if [ -e "$RUN/DONE" ] && { [ "$main" = 0 ] || [ "$(done_file)" != "$DONE_BEFORE" ]; }; then
     note "done"
     rm -f "$RUN/slurm/crashes"
     exit 0
