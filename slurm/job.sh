@@ -280,16 +280,21 @@ find_recipe() { # as given, else in the clone
   if [ -e "$1" ] || [ ! -e "$BERTDS_HOME/$1" ]; then echo "$1"; else echo "$BERTDS_HOME/$1"; fi
 }
 
+phase_files() { # phase_files NUMBER: sets RECIPE, and JSON (empty: the one that the recipe names)
+  local recipe=BERTDS_PHASE$1 json=BERTDS_PHASE${1}_JSON
+  RECIPE=$(find_recipe "${!recipe:-bertds/recipes/large_phase$1.yaml}")
+  JSON=${!json:+$(find_recipe "${!json}")}
+}
+
 done_file() { # which DONE the run folder holds; nothing without one
   stat -c '%i %y' "$RUN/DONE" 2> /dev/null
 }
 
 train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
-  local phase=$1 recipe json data first settings=() command
+  local phase=$1 data first settings=() command
   shift
   start_job
-  recipe=BERTDS_PHASE$phase json=BERTDS_PHASE${phase}_JSON
-  recipe=${!recipe:-bertds/recipes/large_phase$phase.yaml} json=${!json:-}
+  phase_files "$phase"
   RUN=$(argument run.dir "$@")
   [ -n "$RUN" ] || { RUN=$BERTDS_RUNS/phase$phase && settings+=("run.dir=$RUN"); }
   data=$(argument data.path "$@")
@@ -305,8 +310,8 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
     BERTDS_LOST=$(plain "$(sed -n 's/.* crash [0-9]*: //p' "$RUN/slurm/history" | tail -n 1)")
     export BERTDS_LOST
   fi
-  command=(--config "$(find_recipe "$recipe")")
-  [ -z "$json" ] || command+=(--deepspeed_config "$(find_recipe "$json")")
+  command=(--config "$RECIPE")
+  [ -z "$JSON" ] || command+=(--deepspeed_config "$JSON")
   [ ${#settings[@]} = 0 ] || command+=(--set "${settings[@]}")
   BERTDS_EXITS=$RUN/slurm/exits.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
   export BERTDS_EXITS
