@@ -58,7 +58,9 @@ def train(phase: Phase, processes: int, overrides: list[str]) -> int:
         print(f"{run_dir}: done before", file=sys.stderr)
         return EXIT_OK
     began = time.monotonic()
-    arguments = ["--config", phase.recipe, "--set", *phase.assignments(overrides)]
+    arguments = ["--config", phase.recipe]
+    arguments += ["--deepspeed_config", phase.json] if phase.json else []
+    arguments += ["--set", *phase.assignments(overrides)]
     code = launch(arguments, deepspeed, run_dir, processes or torch.cuda.device_count() or 1)
     if code == EXIT_OK:
         print(f"{run_dir.name} took {time.monotonic() - began:.0f} s", file=sys.stderr)

@@ -88,3 +88,30 @@ def test_a_lost_rank_is_started_again_in_the_same_job(
     assert "ended with exit code 137" in lost.what and 0 < lost.seconds < 240
     assert train_steps(run) == list(range(1, STEPS + 1))
     assert_same_run(run, undisturbed)
+
+
+def test_a_finished_run_is_done_goes_on_or_refuses(
+    lab: Lab, repository: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "phase1"
+    lab.variables["BERTDS_PREFLIGHT"] = "off"
+
+    def submit(steps: int, *settings: str) -> tuple[str, list[str]]:
+        script = repository / "slurm/phase1.sh"
+        job = lab.sbatch(script, "--set", f"schedule.total_steps={steps}", *settings)
+        ended = lab.wait(job)
+        return f"{ended['JobState']} {ended['ExitCode']}", lab.errors(job)
+
+    assert submit(5) == ("COMPLETED 0:0", [])
+    before = (run / "metrics.jsonl").read_bytes(), (run / "DONE").stat().st_mtime_ns
+    assert submit(5) == ("COMPLETED 0:0", [])
+    for setting, named in (
+        ("deepspeed.optimizer.type=Lamb", "now deepspeed.optimizer.type=Lamb"),
+        ("data.path=/nowhere", "data.path=/nowhere: no such file or folder"),
+    ):
+        outcome, errors = submit(5, setting)
+        assert outcome == "FAILED 2:0" and len(errors) == 1 and named in errors[0], errors
+    assert ((run / "metrics.jsonl").read_bytes(), (run / "DONE").stat().st_mtime_ns) == before
+    assert history(run)[-1].endswith("bad input")
+    assert submit(8) == ("COMPLETED 0:0", [])
+    assert train_steps(run) == list(range(1, 9))
