@@ -231,5 +231,7 @@ def test_a_token_beyond_the_vocabulary_is_found(data: Path) -> None:
     forged = type(info)(
         **{**{k: getattr(info, k) for k in info.__slots__}, "bytes": size, "sha256": checksum}
     )
-    with pytest.raises(DataError, match=r"contains token 65, but the vocabulary has 65 tokens \(0 to 64\)"):
+    with pytest.raises(
+        DataError, match=r"contains token 65, but the vocabulary has 65 tokens \(0 to 64\)"
+    ):
         TokenShard.open(path, forged, "full", manifest.tokenizer.fingerprint, 65)

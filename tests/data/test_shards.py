@@ -106,7 +106,9 @@ def test_foreign_files_are_refused(tmp_path):
         TokenShard.open(path, fingerprint="g")
     with h5py.File(path, "r+") as file:
         file.attrs["version"] = 2
-    with pytest.raises(DataError, match="shard version 2, but this version of bertds reads version 1"):
+    with pytest.raises(
+        DataError, match="shard version 2, but this version of bertds reads version 1"
+    ):
         TokenShard.open(path)
     with h5py.File(path, "w") as file:
         file["token_ids"] = [1]

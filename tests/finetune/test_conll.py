@@ -230,5 +230,7 @@ def test_a_lone_byte_order_mark_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 3: a lone byte order mark \(U\+FEFF\) as the word"):
         read_conll(path, split="dev")
     path.write_bytes("a O\n".encode("utf-16"))
-    with pytest.raises(DataError, match="is UTF-16, judging judging by its byte order mark; save it as UTF-8"):
+    with pytest.raises(
+        DataError, match="is UTF-16, judging judging by its byte order mark; save it as UTF-8"
+    ):
         read_conll(path, split="dev")

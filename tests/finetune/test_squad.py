@@ -61,7 +61,10 @@ def test_a_wrong_offset_is_counted_by_id_and_never_trained_on(tmp_path: Path) ->
     [
         ({"version": "1"}, "no list 'data'"),
         ({"data": [{"title": "x"}]}, r"data\[0\] has no list 'paragraphs'"),
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, r"paragraphs\[0\] : 'context' or 'qas' is missing"),
+        (
+            {"data": [{"paragraphs": [{"qas": []}]}]},
+            r"paragraphs\[0\] : 'context' or 'qas' is missing",
+        ),
         (squad({"id": "1", "answers": []}), r"qas\[0\] : 'id' or 'question' is missing"),
         (
             squad({"id": "1", "question": "x", "answers": []}),

@@ -451,7 +451,10 @@ def test_bad_input_is_refused_in_one_line(
             "vocab.txt is missing; give --vocab FILE",
         ),
         ([str(folder), str(tmp_path / "full"), "--to", "dle"], "not an earlier export"),
-        ([str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")], "already includes one"),
+        (
+            [str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")],
+            "already includes one",
+        ),
         (["no/such/path", "out", "--to", "hf"], "no such folder"),
         (["there/ckpt_1.pt", "out", "--to", "hf"], "there/ckpt_1.pt: no such file"),
     ):

@@ -82,7 +82,11 @@ def test_no_reader_of_pickles_runs_code(tmp_path: Path, capsys, reader: str, wri
     source = source_of(reader, marker, folder, write)
     assert main(["convert", str(source), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert not marker.exists() and not (tmp_path / "out").exists()
-    said = "no file of torch.save" if write is plain_pickle else "and code in a checkpoint is never run"
+    said = (
+        "no file of torch.save"
+        if write is plain_pickle
+        else "and code in a checkpoint is never run"
+    )
     assert said in capsys.readouterr().err
     # The exploit is a real one: whoever unpickles the file has it run.
     with open(next(p for p in folder.iterdir() if p.suffix in (".pt", ".ckpt", ".bin")), "rb") as f:
