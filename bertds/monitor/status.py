@@ -128,7 +128,7 @@ def read_status(run: Path) -> Status:
     read_object(run / "DONE", problems)
     if metrics.skipped:
         lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
-        problems.append(f"metrics.jsonl: {lost} ignored because they are torn or malformed")
+        problems.append(f"metrics.jsonl: {lost} ignored (torn or malformed)")
     return Status(
         run=run,
         state=state,

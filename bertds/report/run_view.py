@@ -167,7 +167,7 @@ def read_run(path: Path) -> RunView:
     metrics = read_metrics(path / "metrics.jsonl")
     if metrics.skipped:
         lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
-        problems.append(f"metrics.jsonl: {lost} ignored because they are torn or malformed")
+        problems.append(f"metrics.jsonl: {lost} ignored (torn or malformed)")
     view = RunView(
         path=path,
         config=read_recipe(path / "config.yaml", problems),

@@ -112,7 +112,7 @@ def test_show_of_a_recipe_without_a_json(
 ) -> None:
     (tmp_path / "own.yaml").write_text("run: {seed: 1}\n")
     text = said(capsys, "show", str(tmp_path / "own.yaml"))
-    assert yaml.safe_load(text)["run"]["seed"] == 1 and "names no DeepSpeed JSON" in text
+    assert yaml.safe_load(text)["run"]["seed"] == 1 and "does not name a DeepSpeed JSON" in text
 
 
 def test_validate_checks_recipes_with_their_jsons_and_jsons(

@@ -195,7 +195,7 @@ def state(folder: Path, printed: str) -> Any:
     (found,) = json.loads(printed)
     lines = (folder / "run/metrics.jsonl").read_text(errors="replace").splitlines()
     skipped = sum(
-        "ignored because they are torn or malformed" in line for line in found["unreadable"]
+        "ignored (torn or malformed)" in line for line in found["unreadable"]
     )
     assert found["step"] in {*range(7)} or skipped or len(lines) != 7
     return None

@@ -113,5 +113,5 @@ def test_trouble_is_one_line_and_nothing_more(
         notifier.send("done", 1, "x")
         notifier.close()
     assert "exit code 3" in said[0] and "timed out" in said[1]
-    with pytest.raises(ConfigError, match="must begin with http"):
+    with pytest.raises(ConfigError, match="must start with http"):
         Notifier(NotifyConfig(webhook="file:///etc/passwd"), tmp_path, "x")

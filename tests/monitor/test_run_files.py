@@ -52,7 +52,7 @@ def test_an_odd_metric_line_is_left_out_and_counted(tmp_path: Path, capsys, text
     found = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in found.lines] == [10, 20] and found.skipped == 1
     status = read_status(run)
-    assert status.step == 20 and "metrics.jsonl: 1 line left out" in in_lines(status)
+    assert status.step == 20 and "metrics.jsonl: 1 line ignored" in in_lines(status)
     assert main(["status", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["unreadable"]
 

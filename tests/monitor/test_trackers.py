@@ -260,7 +260,7 @@ def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
     assert train(*common, "schedule.total_steps=3") == 0
     assert time.monotonic() - began < 60
     said = (run / "log.txt").read_text()
-    assert "Weights & Biases goes on offline: http://127.0.0.1:" in said
+    assert "Weights & Biases continues offline: http://127.0.0.1:" in said
     assert "cannot be reached; later: wandb sync" in said
     monkeypatch.delenv("WANDB_API_KEY")  # a run that has begun is not refused for a key either
     assert train(*common) == 0
@@ -291,7 +291,7 @@ def test_a_refused_wandb_run_goes_on_offline(
     tracker = WandbTracker(config, {}, tmp_path, "name")
     tracker.line(train_line(1))
     tracker.close()
-    assert "goes on offline: the server says no; later: wandb sync" in said[0] and len(said) == 1
+    assert "continues offline: the server says no; upload later with: wandb sync" in said[0] and len(said) == 1
     identity = json.loads((tmp_path / "wandb_id.json").read_text())["id"]
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{identity}"))) == 1
 
@@ -312,7 +312,7 @@ def test_a_tracker_that_cannot_start_is_left_out(
     facts = {"model": {"vocab_size": 65}, "world_size": 1}
     started = tracking.start_trackers(config, facts, tmp_path)
     assert [type(tracker) for tracker in started] == [Watcher]
-    assert "Weights & Biases is left out: [Errno 28] No space left" in said[0]
+    assert "Weights & Biases is not used: [Errno 28] No space left" in said[0]
     assert "TensorBoard is left out: " in said[1] and len(said) == 2
 
 

@@ -149,5 +149,5 @@ def test_a_missing_key_of_a_tracker_is_said_before_preparation(
 ) -> None:
     monkeypatch.setattr("bertds.monitor.trackers.find_spec", lambda name: None)
     command = ["--work", str(tmp_path / "work"), "--books", str(tmp_path)]
-    with pytest.raises(ConfigError, match="tensorboard=true needs the package tensorboard"):
+    with pytest.raises(ConfigError, match="tensorboard=true requires the package tensorboard"):
         main([*command, "--set", "tracking.tensorboard=true"])

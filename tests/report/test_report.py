@@ -114,7 +114,7 @@ def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["report", str(tmp_path)]) == 2
-    assert "no run folder" in capsys.readouterr().err
+    assert "not a run folder" in capsys.readouterr().err
     empty = make_run(tmp_path / "empty", [], done=False)
     assert command(["report", str(empty), "--out", str(tmp_path / "r")]) == 2
     assert "no metrics yet" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_a_number_stays_as_it_is(model) -> None:
 
 
 def test_who_needs_a_number_says_so() -> None:
-    with pytest.raises(ConfigError, match="found when training starts; give a number here"):
+    with pytest.raises(ConfigError, match="determined when training starts; set a number here"):
         settings().batch_plan(1)
     with pytest.raises(ConfigError, match="train_batch_size"):
         choose_micro_batch(

@@ -148,7 +148,7 @@ def test_bad_input_and_a_stop_are_not_tried_again(
     ("arguments", "message"),
     [
         (["--processes", "5"], "train_batch_size=12 is not a multiple"),
-        (["--restarts", "2"], "--processes=0 --restarts=2: needs a number of processes"),
+        (["--restarts", "2"], "--processes=0 --restarts=2: processes must be at least 1"),
         (["--processes", "-1"], "--processes=-1"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_launcher_inside_a_launcher_is_refused(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="leave --processes out"):
+    with pytest.raises(ConfigError, match="omit --processes"):
         main([*command("run"), "--processes", "2"])
 
 

@@ -33,7 +33,7 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> Leaving:
 @pytest.mark.parametrize("code", [None, 0, False])
 def test_a_rank_that_leaves_early_never_reports_success(leaving: Leaving, code: object) -> None:
     with (
-        pytest.raises(BertdsError, match=r"ended by sys\.exit\(\) before the run was over"),
+        pytest.raises(BertdsError, match=r"called sys\.exit\(\) before the run was finished"),
         leaving,
     ):
         raise SystemExit(code)

@@ -195,11 +195,11 @@ def test_the_hdf5_file(tmp_path: Path, tiny_vocab: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.optim.sched.name", "NoamAnnealing", "sched.name='NoamAnnealing' cannot run"),
+        ("model.optim.sched.name", "NoamAnnealing", "sched.name='NoamAnnealing' is not supported"),
         ("model.optim.name", "novograd", "allowed: adam, adamw, lamb"),
         ("model.tokenizer.tokenizer_name", "sentencepiece", "allowed: WordPiece"),
         ("model.train_ds.num_samples", 500, "prepare a smaller corpus"),
-        ("model.train_ds.shuffle", False, "model.train_ds.shuffle=False cannot run here"),
+        ("model.train_ds.shuffle", False, "model.train_ds.shuffle=False is not supported"),
         ("model.train_ds.max_seq_len", 5, r"not supported \(did you mean model.train_ds.max"),
         ("model.validation_ds.max_seq_length", 64, "allowed: 128, as in model.train_ds"),
         ("trainer.precision", 64, "allowed: 16, bf16, 32"),

@@ -153,10 +153,10 @@ def test_fp8_needs_packed_rows_and_compiled_layers(overrides, words) -> None:
     ("stage", "precision", "capability", "overrides", "words"),
     [
         (1, "fp16", HOPPER, {}, '"bf16": {"enabled": true} in the DeepSpeed JSON, found fp16'),
-        (1, "bf16", (8, 0), {}, "compute capability 8.9 or higher.*but this one has 8.0"),
+        (1, "bf16", (8, 0), {}, "compute capability 8.9 or higher.*this one has 8.0"),
         (1, "bf16", None, {}, "8.9 or higher .Ada, Hopper.; there is none"),
         (3, "bf16", HOPPER, {}, "ZeRO stage 0, 1 or 2, found 3"),
-        (1, "bf16", HOPPER, {"run__cuda_graphs": True}, "choose one of them"),
+        (1, "bf16", HOPPER, {"run__cuda_graphs": True}, "use only one of them"),
         (1, "bf16", HOPPER, {"model__hidden_size": 72}, "model.hidden_size=72 must be a multiple"),
     ],
 )
