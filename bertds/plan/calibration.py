@@ -63,7 +63,7 @@ def check_calibration(calibration: Calibration, hardware: Hardware, precision: s
     kind = None if on_cpu else kind_of(calibration.device)
     if kind is not None and kind.peak_half != hardware.peak_half:
         raise ConfigError(
-            f"{start} {calibration.device}, which says nothing about {hardware.name} GPUs; plan "
+            f"{start} {calibration.device}, which does not apply to {hardware.name} GPUs; plan "
             f"with --gpu {kind.name}, or omit --calibrate"
         )
     if (calibration.precision == "fp32") != (precision == "fp32"):

@@ -209,7 +209,7 @@ def _loss(axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool) -
     if entropies:
         axes.axhline(entropies[-1], color=colour, linestyle=":", linewidth=1.2)
     steps, values = chain.series("mlm_loss", split="validation")
-    label = "held out" if first and steps else None
+    label = "held-out" if first and steps else None
     mark_points(axes, theme, colour, steps, values, size=6.5, label=label)
 
 

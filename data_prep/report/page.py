@@ -51,7 +51,7 @@ def write_report(out: Path, manifest: Manifest) -> None:
     )
     page = html_page.render(
         "preparation.html.j2",
-        title=f"What was prepared: {manifest.settings['dataset']}",
+        title=f"Prepared data: {manifest.settings['dataset']}",
         subtitle=subtitle,
         headline=_headline(manifest, lengths, rows),
         charts=draw_charts(manifest, lengths, rows),

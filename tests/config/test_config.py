@@ -163,7 +163,11 @@ def test_a_trapezoid_that_does_not_fit(values: dict[str, object], message: str) 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schedule.batch_from", 8, "schedule.batch_from=8 and schedule.batch_ramp_steps=0 must be set together"),
+        (
+            "schedule.batch_from",
+            8,
+            "schedule.batch_from=8 and schedule.batch_ramp_steps=0 must be set together",
+        ),
         ("schedule.batch_ramp_steps", 8, "must be set together; set both or neither"),
         ("data.masked_lm_prob_end", 0, "data.masked_lm_prob_end=0.0 must be between 0 and 1"),
         ("data.masked_lm_prob_end", 2, "at most 1"),

@@ -135,5 +135,7 @@ def test_rows_that_come_masked_have_no_rate(tiny_data: Path) -> None:
     source = open_source(config, 3)
     source.makes_masks = False
     plan = BatchPlan(global_batch_size=4, micro_batch_size=2, world_size=1)
-    with pytest.raises(ConfigError, match=r"data.masked_lm_prob_end=0.1: the rows of .* are already masked"):
+    with pytest.raises(
+        ConfigError, match=r"data.masked_lm_prob_end=0.1: the rows of .* are already masked"
+    ):
         BatchLoader(source, config, plan, 0, seed=3, mask_rate=MaskRate(0.3, 0.1, 5))

@@ -101,7 +101,7 @@ def test_paths_that_are_not_data_are_explained(make_corpus, tmp_path):
         open_source(small(""), 1)
     with pytest.raises(DataError, match="no such file or folder"):
         open_source(small(tmp_path / "nothing"), 1)
-    with pytest.raises(DataError, match="give the folder above it"):
+    with pytest.raises(DataError, match="give its parent folder"):
         open_source(small(folder / "train"), 1)
     (folder / "manifest.json").unlink()
     with pytest.raises(DataError, match="not complete"):

@@ -143,7 +143,7 @@ def test_manifest_round_trip_is_byte_stable(make_corpus, tmp_path):
 
 def test_splits_without_documents_are_named(make_corpus):
     folder = make_corpus(validation=())
-    with pytest.raises(DataError, match=r"no 'validation' split \(there: train\)"):
+    with pytest.raises(DataError, match=r"no 'validation' split \(available: train\)"):
         Manifest.load(folder).split(folder, "validation")
 
 
@@ -206,7 +206,7 @@ def test_bad_vocabularies_are_explained(tmp_path, vocab):
     with pytest.raises(DataError, match="cannot be read"):
         load_tokenizer_info(path)
     path.write_text(vocab.read_text().replace("[MASK]\n", ""))
-    with pytest.raises(DataError, match=r"misses \[MASK\]"):
+    with pytest.raises(DataError, match=r"does not contain \[MASK\]"):
         load_tokenizer_info(path)
     path.write_text(vocab.read_text() + "word3\n")
     with pytest.raises(DataError, match="'word3' occurs twice"):

@@ -135,7 +135,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_whole(
 
     tokens = vocab.read_text().split("\n")
     (tmp_path / "v.txt").write_text("\n".join(t for t in tokens if t != "[MASK]"))
-    assert "misses [MASK]" in fails(arguments(out, wiki, tmp_path / "v.txt"), capsys)
+    assert "does not contain [MASK]" in fails(arguments(out, wiki, tmp_path / "v.txt"), capsys)
     (tmp_path / "v.txt").write_text("\n".join([*tokens[:-1], "the"]))
     assert "'the' occurs twice" in fails(arguments(out, wiki, tmp_path / "v.txt"), capsys)
 

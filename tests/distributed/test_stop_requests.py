@@ -62,7 +62,7 @@ def test_places_of_mpi(variables: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="4 processes, but MASTER_ADDR and MASTER_PORT are not"):
         find_place(variables)
     # mpirun -n 4 deepspeed --num_gpus 1 ...
-    with pytest.raises(ConfigError, match="WORLD_SIZE=1: each would train alone"):
+    with pytest.raises(ConfigError, match="WORLD_SIZE=1, so each would train separately"):
         find_place({**variables, **MEETING, "RANK": "0", "WORLD_SIZE": "1"})
     # mpirun starts one torchrun for each machine
     assert find_place({**variables, "RANK": "9", "WORLD_SIZE": "32"}).rank == 9
@@ -96,11 +96,11 @@ def test_a_launchers_child_watches_it(name: str) -> None:
         ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but the number of processes is unknown"),
         (
             {"PMI_RANK": "2", "PMI_SIZE": "4"},
-            "nothing says the number of this process on its machine",
+            "the number of this process on its machine is unknown",
         ),
         (
             {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "1"},
-            "each node would train alone",
+            "each node would train separately",
         ),
         (  # srun deepspeed --num_gpus=2 --master_addr=$(hostname)
             {
@@ -111,7 +111,7 @@ def test_a_launchers_child_watches_it(name: str) -> None:
                 "LOCAL_SIZE": "2",
                 "MASTER_ADDR": "node2",
             },
-            "each node would train alone",
+            "each node would train separately",
         ),
         (
             {

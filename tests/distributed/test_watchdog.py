@@ -38,7 +38,11 @@ def start(act: str, then: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("act", "then", "said"),
     [
-        ("alive", 're.match(r"(a?){40}a{40}", "a" * 40)', "is hung: Python has not run in it"),
+        (
+            "alive",
+            're.match(r"(a?){40}a{40}", "a" * 40)',
+            "is hung: it has not run any Python code",
+        ),
         ("leaving", "while True: dog.alive(60.0); time.sleep(0.1)", "did not exit within 1 s"),
     ],
 )

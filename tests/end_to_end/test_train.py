@@ -366,7 +366,7 @@ def bad(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("deepspeed.gradient_cliping=1", "error: --set deepspeed.gradient_cliping is not a key"),
         ("deepspeed.optimizer.params.lr=fast", "--set deepspeed.optimizer.params.lr='fast' must"),
         ("deepspeed.scheduler.type=WarmupLR", "scheduler"),
-        ("deepspeed.train_batch_size=13", "nearest that are: train_batch_size=12 or 14"),
+        ("deepspeed.train_batch_size=13", "the nearest multiples are: train_batch_size=12 or 14"),
         ("deepspeed.optimizer.type=Sgd9", "Sgd9"),
         ("data.path=/does/not/exist", "/does/not/exist"),
         ("init.from=/does/not/exist", "/does/not/exist"),

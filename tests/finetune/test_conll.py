@@ -194,7 +194,7 @@ def test_nemos_two_files(cases: Path, tmp_path: Path) -> None:
     assert (len(data.train.rows), len(data.dev[0].rows)) == (4, 4)
 
     text = write(tmp_path / "text_dev.txt", "a b\nc d\n")
-    with pytest.raises(DataError, match=r"no labels_dev\.txt in its folder"):
+    with pytest.raises(DataError, match=r"labels_dev\.txt, which contains the tags, is missing"):
         read_nemo(text, split="dev")
     write(tmp_path / "labels_dev.txt", "O O\n")
     with pytest.raises(DataError, match=r"2 lines, labels_dev\.txt has 1"):
@@ -231,6 +231,6 @@ def test_a_lone_byte_order_mark_is_named(tmp_path: Path) -> None:
         read_conll(path, split="dev")
     path.write_bytes("a O\n".encode("utf-16"))
     with pytest.raises(
-        DataError, match="is UTF-16, judging judging by its byte order mark; save it as UTF-8"
+        DataError, match="is UTF-16, judging by its byte order mark; save it as UTF-8"
     ):
         read_conll(path, split="dev")

@@ -232,7 +232,7 @@ def test_blank_lines_keep_their_place(
         assert [{k: v for k, v in row.items() if k != "id"} for row in spaced[:1] + spaced[2:]] == (
             without_id
         )
-        assert "1 blank lines keep their place, the first: line 2" in printed.err
+        assert "1 blank lines, the first on line 2" in printed.err
         assert task == "ner" or [row["id"] for row in spaced[:3]] == ["0", "1", "2"]
     vectors = tmp_path / "v.npy"
     assert (

@@ -133,7 +133,7 @@ def test_rows_between_two_unbalanced_quotes_are_reported(
         ("a.jsonl", '{"text": "x", "label": 1}\n[1]\n', "line 2: not a JSON object"),
         ("a.csv", "text,label\nx,a\ny,a\n", "only one label, 'a'"),
         ("a.csv", "body,label\nx,a\n", "no text column"),
-        ("a.txt", "text,label\nx,a\n", "neither .csv, .tsv nor .jsonl"),
+        ("a.txt", "text,label\nx,a\n", "is not a .csv, .tsv or .jsonl file"),
     ],
 )
 def test_malformed_own_files_are_refused(

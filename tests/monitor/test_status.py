@@ -80,7 +80,7 @@ def test_a_run_killed_before_its_first_step_is_no_run_that_never_started(
     assert command(["status", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "late: killed before its first step" in text and "early: killed before" in text
-    assert f"! process {2**22 + 1} on {socket.gethostname()} ended without a word" in text
+    assert f"! process {2**22 + 1} on {socket.gethostname()} ended without a message" in text
     assert "not started" not in text and "cannot be read" not in text
 
 

@@ -151,7 +151,7 @@ def test_warnings_are_said_once(said: list[str]) -> None:
     watcher = Watcher()
     for step in range(10, 200, 10):
         watcher.line(train_line(step, stall_seconds=3.0))
-    loader = [text for text in said if "waits for the loader" in text]
+    loader = [text for text in said if "waits for the data loader" in text]
     assert len(loader) == 1 and "data.prefetch_steps" in loader[0]
 
 
@@ -291,7 +291,10 @@ def test_a_refused_wandb_run_goes_on_offline(
     tracker = WandbTracker(config, {}, tmp_path, "name")
     tracker.line(train_line(1))
     tracker.close()
-    assert "continues offline: the server says no; upload later with: wandb sync" in said[0] and len(said) == 1
+    assert (
+        "continues offline: the server says no; upload later with: wandb sync" in said[0]
+        and len(said) == 1
+    )
     identity = json.loads((tmp_path / "wandb_id.json").read_text())["id"]
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{identity}"))) == 1
 

@@ -297,7 +297,7 @@ def test_sizes_that_cannot_be_cut_are_named(
 ) -> None:
     recipe = str(repository / "bertds/recipes/large_phase1.yaml")
     assert command(["plan", "--config", recipe, "--nodes", "3"]) == 2
-    assert "nearest that are" in capsys.readouterr().err
+    assert "the nearest multiples are" in capsys.readouterr().err
 
 
 def test_processes_of_one_machine_share_its_memory(
@@ -331,7 +331,7 @@ def test_own_memory_leaves_the_pages_of_files_out(tmp_path: Path) -> None:
 
 
 def test_calibration_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no config"):
+    with pytest.raises(UserError, match=r"config\.yaml is missing"):
         calibrate(tmp_path)
 
 

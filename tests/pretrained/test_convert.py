@@ -445,7 +445,7 @@ def test_bad_input_is_refused_in_one_line(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("precious")
     for arguments, message in (
-        ([str(weights_file), "out", "--to", "hf"], "no bert_config.json beside it"),
+        ([str(weights_file), "out", "--to", "hf"], "bert_config.json is missing"),
         (
             [str(weights_file), "out", "--to", "hf", "--config", str(folder / "config.json")],
             "vocab.txt is missing; give --vocab FILE",
@@ -455,7 +455,7 @@ def test_bad_input_is_refused_in_one_line(
             [str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")],
             "already includes one",
         ),
-        (["no/such/path", "out", "--to", "hf"], "no such folder"),
+        (["no/such/path", "out", "--to", "hf"], "no folder or model has this name"),
         (["there/ckpt_1.pt", "out", "--to", "hf"], "there/ckpt_1.pt: no such file"),
     ):
         assert main(["convert", *arguments]) == 2

@@ -86,7 +86,7 @@ def test_malformed_pieces_are_refused(
     words = tmp_path / "w.txt"
     out = str(tmp_path / "new")
     for text, message in (
-        ("gene\n", "knows all of these pieces"),
+        ("gene\n", "already has all of these tokens"),
         ("a\n\nb\n", "line 2: an empty piece"),
         ("a\nb\na\n", "line 3: 'a' is already on line 1 already"),
     ):

@@ -83,7 +83,7 @@ def test_no_reader_of_pickles_runs_code(tmp_path: Path, capsys, reader: str, wri
     assert main(["convert", str(source), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert not marker.exists() and not (tmp_path / "out").exists()
     said = (
-        "no file of torch.save"
+        "not a file written by torch.save"
         if write is plain_pickle
         else "and code in a checkpoint is never run"
     )
@@ -140,7 +140,7 @@ def test_a_models_own_code_is_not_run_and_no_text_is_an_answer(
     assert not marker.exists()
     assert texts.tell() == 0  # nobody was asked
     printed = capsys.readouterr()
-    assert "no code of a model is run, trust_remote_code=False" in printed.err
+    assert "model code is never run (trust_remote_code=False)" in printed.err
     assert not printed.out
 
 

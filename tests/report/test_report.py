@@ -99,7 +99,7 @@ def test_runs_are_laid_over_each_other(two_phases: tuple[Path, Path], tmp_path: 
     assert [len(chain.runs) for chain in chains] == [2, 1]
     assert command(["report", *map(str, two_phases), str(other), "--out", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
-    assert "Settings in which the runs differ" in page and "data.sequence_length" in page
+    assert "Settings that differ between the runs" in page and "data.sequence_length" in page
 
 
 def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:
     (run / "settings.jsonl").write_text(json.dumps({"step": 50, "changes": lr}) + "\n")
     assert command(["report", str(run), "--out", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
-    section = page[page.index("Settings changed on the way") :]
+    section = page[page.index("Settings changed during the run") :]
     assert re.search(r">lr<.*>0\.002<.*>0\.0001<.*>50<", section)
 
 

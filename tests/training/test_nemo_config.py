@@ -155,7 +155,7 @@ def test_the_newest_text_file_as_published(tmp_path: Path, tiny_vocab: Path) -> 
     config = load_config(result.recipe)
     assert config.schedule.total_steps == 2 * (1603 // 16)
     assert config.data.vocab == str(tiny_vocab) and config.validation.path == ""
-    assert any("NeMo's two-layer head" in note for note in result.notes)
+    assert any("the two-layer head of NeMo" in note for note in result.notes)
     for key, value, message in (
         ("model.num_tok_classification_layers", 3, "num_tok_classification_layers=3 cannot run"),
         ("model.num_seq_classification_layers", 1, "num_seq_classification_layers=1 cannot run"),

@@ -47,7 +47,7 @@ def deepspeed(**optimizer: Any) -> dict[str, Any]:
 
 
 def test_every_key_of_a_recipe_has_a_rule() -> None:
-    assert {rule_of(key) for key in all_keys()} == {"fixed", "announced", "free"}
+    assert {rule_of(key) for key in all_keys()} == {"fixed", "expected", "free"}
     assert {field.name for field in dataclasses.fields(Config)} <= set(RULES)
     with pytest.raises(KeyError):
         rule_of("modle.hidden_size")

@@ -53,7 +53,9 @@ def test_ranks_that_read_other_data_are_named() -> None:
     copy = Data(path="/scratch/b", documents=5).describe()
     copy.pop("path")
     check_alike(Ranks(lambda mine: (mine[0], copy)), None, data)  # a copy elsewhere is as good
-    with pytest.raises(DataError, match=r"rank 1 on node2 reads different data .*documents 6 instead"):
+    with pytest.raises(
+        DataError, match=r"rank 1 on node2 reads different data .*documents 6 instead"
+    ):
         check_alike(Ranks(lambda mine: (mine[0], {**copy, "documents": 6})), None, data)
 
 
