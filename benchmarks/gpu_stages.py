@@ -163,7 +163,7 @@ def attention(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) 
         for dropout in (0.0, 0.1):
 
             def both(layout: Any = arrangement.layout, dropout: float = dropout) -> None:
-                attend(qkv, layout, dropout).backward(upstream)
+                attend(*qkv.unbind(1), layout, dropout).backward(upstream)
                 qkv.grad = None
 
             result["kernels"][f"{kernel}, dropout {dropout}"] = {
