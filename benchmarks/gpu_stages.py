@@ -186,7 +186,7 @@ def short_rows_attention(
     starts, longest = micro_batch.cu_seqlens.to(qkv.device), micro_batch.max_seqlen
     found = {}
     for dropout in (0.0, 0.1):
-        keys = draw_keys(1, qkv.device)[0]
+        [keys] = draw_keys(1, qkv.device)
 
         def both(keys: torch.Tensor = keys, dropout: float = dropout) -> None:
             attend_short_rows(qkv, starts, longest, dropout, keys)
