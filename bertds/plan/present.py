@@ -147,6 +147,6 @@ def show(rows: list[Forecast], *, as_json: bool) -> None:
         )
         print(" ".join(f"{cell:>{width}}" for cell, width in zip(cells, (*widths, 8))))
     print(
-        f"\n{len(rows)} layouts compared. Shown: the fastest that fits, per stage and number "
-        "of devices.\nUse --json to print all of them and what limits each."
+        f"\n{len(rows)} layouts compared. Shown: the fastest that fits, by stage and devices."
+        "\nUse --json to print all of them and what limits each."
     )

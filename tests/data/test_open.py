@@ -104,7 +104,7 @@ def test_paths_that_are_not_data_are_explained(make_corpus, tmp_path):
     with pytest.raises(DataError, match="give its parent folder"):
         open_source(small(folder / "train"), 1)
     (folder / "manifest.json").unlink()
-    with pytest.raises(DataError, match="not complete"):
+    with pytest.raises(DataError, match="incomplete"):
         open_source(small(folder), 1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"neither manifest\.json .* nor \.hdf5"):

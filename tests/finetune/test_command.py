@@ -63,7 +63,7 @@ def test_the_glue_suite_runs_what_is_there_once(
     capsys.readouterr()
     for change, message in (
         (["--seeds", "7"], "was written with seeds=[42], now seeds=[7]; choose another --out"),
-        (["--weight-decay", "0.1"], "settings.weight_decay=0.01, this is"),
+        (["--weight-decay", "0.1"], "settings.weight_decay=0.01, now"),
         (["--model", "other"], f"model={str(tiny_bert)!r}, this is model='other'"),
     ):
         assert main([*command, *change]) == 2  # no other run's scores under this one's name

@@ -284,7 +284,7 @@ def test_files_that_are_no_weights_are_refused_by_name(tmp_path) -> None:
     index = tmp_path / "sub" / "model.safetensors.index.json"
     index.parent.mkdir()
     index.write_text(json.dumps({"weight_map": {"x": "../model.safetensors"}}))
-    with pytest.raises(CheckpointError, match="not the name of a file beside it"):
+    with pytest.raises(CheckpointError, match="not the name of a file in the same folder"):
         read_state_dict(index.parent)
 
 

@@ -86,7 +86,7 @@ def test_a_torn_file_of_a_run_is_named(tmp_path: Path, capsys, name: str, text: 
     if text[:1] != "{" and (text or name not in ("config.yaml",)) and name != "deepspeed.json":
         assert f"! {name}" in told
     html = page("title", read_chains([run]), [])  # the report without its pictures
-    assert "Settings" in html or "every setting" in html
+    assert "Settings" in html or "All settings" in html
 
 
 def test_a_recipe_is_shown_without_what_is_no_setting() -> None:

@@ -261,7 +261,7 @@ def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
     assert time.monotonic() - began < 60
     said = (run / "log.txt").read_text()
     assert "Weights & Biases continues offline: http://127.0.0.1:" in said
-    assert "cannot be reached; later: wandb sync" in said
+    assert "cannot be reached; upload later with: wandb sync" in said
     monkeypatch.delenv("WANDB_API_KEY")  # a run that has begun is not refused for a key either
     assert train(*common) == 0
     assert "offline: no W&B key found" in (run / "log.txt").read_text()
@@ -316,7 +316,7 @@ def test_a_tracker_that_cannot_start_is_left_out(
     started = tracking.start_trackers(config, facts, tmp_path)
     assert [type(tracker) for tracker in started] == [Watcher]
     assert "Weights & Biases is not used: [Errno 28] No space left" in said[0]
-    assert "TensorBoard is left out: " in said[1] and len(said) == 2
+    assert "TensorBoard is not used: " in said[1] and len(said) == 2
 
 
 def test_time_left_counts_the_phases_that_follow(

@@ -87,7 +87,7 @@ def test_malformed_pieces_are_refused(
     out = str(tmp_path / "new")
     for text, message in (
         ("gene\n", "already has all of these tokens"),
-        ("a\n\nb\n", "line 2: an empty piece"),
+        ("a\n\nb\n", "line 2: the token is empty"),
         ("a\nb\na\n", "line 3: 'a' is already on line 1 already"),
     ):
         words.write_text(text)

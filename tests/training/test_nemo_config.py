@@ -157,7 +157,11 @@ def test_the_newest_text_file_as_published(tmp_path: Path, tiny_vocab: Path) -> 
     assert config.data.vocab == str(tiny_vocab) and config.validation.path == ""
     assert any("the two-layer head of NeMo" in note for note in result.notes)
     for key, value, message in (
-        ("model.num_tok_classification_layers", 3, "num_tok_classification_layers=3 cannot run"),
+        (
+            "model.num_tok_classification_layers",
+            3,
+            "num_tok_classification_layers=3 is not supported",
+        ),
         ("model.num_seq_classification_layers", 1, "num_seq_classification_layers=1 cannot run"),
         ("model.tokenizer.special_tokens.unk_token", "<unk>", "unk_token='<unk>' cannot run"),
     ):

@@ -47,7 +47,7 @@ def deepspeed(**optimizer: Any) -> dict[str, Any]:
 
 
 def test_every_key_of_a_recipe_has_a_rule() -> None:
-    assert {rule_of(key) for key in all_keys()} == {"fixed", "expected", "free"}
+    assert {rule_of(key) for key in all_keys()} == {"fixed", "announced", "free"}
     assert {field.name for field in dataclasses.fields(Config)} <= set(RULES)
     with pytest.raises(KeyError):
         rule_of("modle.hidden_size")
@@ -99,7 +99,7 @@ def test_a_finished_run(run: Path) -> None:
         is_done(run, recipe(run), deepspeed(type="Lamb"))
     with pytest.raises(ConfigError, match=r"done at step 1000, so lr=0\.1 would have no effect"):
         is_done(run, recipe(run), deepspeed(params={"lr": 0.1, "betas": [0.9, 0.98]}))
-    with pytest.raises(ConfigError, match=r"schedule\.total_steps=900 would change nothing"):
+    with pytest.raises(ConfigError, match=r"schedule\.total_steps=900 would have no effect"):
         is_done(run, recipe(run, schedule__total_steps=900), JSON)
 
 
