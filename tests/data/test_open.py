@@ -110,7 +110,7 @@ def test_paths_that_are_not_data_are_explained(make_corpus, tmp_path):
     with pytest.raises(DataError, match=r"neither manifest\.json .* nor \.hdf5"):
         open_source(small(tmp_path / "empty"), 1)
     (tmp_path / "empty" / ".work").mkdir()
-    with pytest.raises(DataError, match="run preparation again"):
+    with pytest.raises(DataError, match="Run preparation again"):
         open_source(small(tmp_path / "empty"), 1)
 
 

@@ -150,7 +150,9 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_whole(
     assert "no documents are left of 1: bad_utf8 1" in fails(train, capsys)
     (tmp_path / "one.txt").write_text("A single document. It has two sentences, and many words.")
     nothing[1] = str(tmp_path / "one.txt")
-    assert "too few" in fails([*nothing, str(tmp_path / "o3")], capsys)
+    assert "only 1 distinct document; at least 4 are needed to hold out 2" in fails(
+        [*nothing, str(tmp_path / "o3")], capsys
+    )
     alone = [*nothing, str(tmp_path / "o4"), "--validation-fraction", "0", "--instances", "64:10"]
     assert "single document" in fails(alone, capsys)
     for folder in (out, *(tmp_path / f"o{i}" for i in (2, 3, 4, 5, 6))):
@@ -191,7 +193,7 @@ def test_folders_in_use_not_writable_or_of_others_are_refused(
     with FolderLock(out, "preparation"):
         assert "in use by preparation" in fails(arguments(out, wiki, vocab), capsys)
     (out / "thesis.tex").touch()
-    assert "holds thesis.tex" in fails(arguments(out, wiki, vocab), capsys)
+    assert "contains thesis.tex" in fails(arguments(out, wiki, vocab), capsys)
     below_a_file = out / "thesis.tex" / "data"
     assert "cannot be written" in fails(arguments(below_a_file, wiki, vocab), capsys)
     if os.geteuid() != 0:

@@ -90,7 +90,7 @@ def test_a_document_without_an_end_is_refused(tmp_path: Path, kind: str, packer:
     path.write_bytes(PACKERS[packer](content) if packer else content + b"</mediawiki>")
     with pytest.raises(
         DataError,
-        match=r"a document of more than 1 MB; if that is right, raise "
+        match=r"a document of more than 1 MB; if that is expected, raise "
         r"--max-document-mb",
     ):
         read(kind, path, Limits(document_bytes=MB, unpack_ratio=10_000))

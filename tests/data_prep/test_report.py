@@ -167,4 +167,4 @@ def test_a_picture_that_fails_costs_the_page_and_not_the_corpus(
     assert main(command) == 0
     assert (tmp_path / "out" / "manifest.json").is_file()
     assert not (tmp_path / "out" / "report.html").exists()
-    assert "without report.html: RuntimeError: no such font" in capsys.readouterr().err
+    assert "report.html could not be written: RuntimeError: no such font" in capsys.readouterr().err

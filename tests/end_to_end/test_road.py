@@ -165,7 +165,10 @@ def test_an_export_is_replaced_on_request_and_foreign_folders_are_left_alone(
         ["extend", str(run), str(model), "--words", "no_such_file"],
     ):
         assert bertds(command) == 2
-        assert "holds an earlier export or conversion; --overwrite" in capsys.readouterr().err
+        assert (
+            "contains an earlier export or conversion; replace it with --overwrite"
+            in capsys.readouterr().err
+        )
     assert (model / "note.txt").is_file()
     assert bertds(["export", str(run), "--out", str(model), "--overwrite"]) == 0
     assert not (model / "note.txt").exists()
@@ -223,7 +226,7 @@ def test_the_best_checkpoint_is_marked_and_exported(
     metrics.unlink()  # the checkpoints themselves know the best
     assert export("f", "--best")[0] == "step_00000008"
     assert bertds(["export", str(tmp_path / "a"), "--out", str(tmp_path / "g"), "--best"]) == 2
-    assert "no run with checkpoints" in capsys.readouterr().err
+    assert "not a run folder with checkpoints" in capsys.readouterr().err
 
 
 def test_run_and_export_score_the_same(

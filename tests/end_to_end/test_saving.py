@@ -188,7 +188,7 @@ def test_ranks_are_merged_and_weights_extracted(
     }
     capsys.readouterr()
     assert bertds(["checkpoint", "convert", run, "--out", str(out)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert bertds(["checkpoint", "convert", run]) == 2
     # The merged checkpoint is a start for another run.
     code, text = fork_server.run(command("next", f"init.from={merged}"), output=tmp_path)

@@ -267,7 +267,7 @@ def test_what_a_modern_encoder_is_not_made_for(
     command: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert entry(command("run", *MODERN, "run.cuda_graphs=true", "data.pack_tokens=400")) == 2
-    assert "run.cuda_graphs=true is not made for model.style=modern" in capfd.readouterr().err
+    assert "run.cuda_graphs=true does not support model.style=modern" in capfd.readouterr().err
 
 
 def test_a_run_comes_back_elsewhere(command: Any, tmp_path: Path) -> None:
@@ -363,7 +363,10 @@ def bad(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("rum.seed=1", "did you mean"),
         ("nothing.like_it=1", "the sections are checkpoint, data"),
         ("log.xyz=1", "run bertds config explain log"),
-        ("deepspeed.gradient_cliping=1", "error: --set deepspeed.gradient_cliping is not a key"),
+        (
+            "deepspeed.gradient_cliping=1",
+            "error: --set deepspeed.gradient_cliping is not a DeepSpeed key",
+        ),
         ("deepspeed.optimizer.params.lr=fast", "--set deepspeed.optimizer.params.lr='fast' must"),
         ("deepspeed.scheduler.type=WarmupLR", "scheduler"),
         ("deepspeed.train_batch_size=13", "the nearest multiples are: train_batch_size=12 or 14"),

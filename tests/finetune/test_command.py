@@ -64,7 +64,7 @@ def test_the_glue_suite_runs_what_is_there_once(
     for change, message in (
         (["--seeds", "7"], "was written with seeds=[42], now seeds=[7]; choose another --out"),
         (["--weight-decay", "0.1"], "settings.weight_decay=0.01, now"),
-        (["--model", "other"], f"model={str(tiny_bert)!r}, this is model='other'"),
+        (["--model", "other"], f"model={str(tiny_bert)!r}, now model='other'"),
     ):
         assert main([*command, *change]) == 2  # no other run's scores under this one's name
         assert message in capsys.readouterr().err

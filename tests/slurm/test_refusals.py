@@ -31,7 +31,7 @@ def test_bad_input_is_one_line_and_not_requeued(lab: Lab, repository: Path, tmp_
     wanted = {
         "no data": "bertds: error: preflight: /does/not/exist: not found",
         "no GPU": "bertds: error: preflight: no free GPU: Slurm gave 2 on each node (partition "
-        "gpu), the driver finds 0",
+        "gpu), the driver shows 0",
         "bad key": "unknown key run.sed (did you mean run.seed?)",
         "no phase 1": f"bertds: error: {tmp_path}/phase1/DONE is missing: phase 1 has not made its "
         "last step; run slurm/phase1.sh first, or set init.from=PATH",

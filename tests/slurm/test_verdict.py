@@ -63,7 +63,7 @@ def test_healthy_nodes() -> None:
         ({"data": {"digest": "x"}}, "data differs"),
         ({"data": {"error": "/data: not found"}}, "/data: not found"),
         ({"run": {"error": "/runs: cannot be written"}}, "/runs: cannot be written"),
-        ({"run": {"free_gb": 1.0}}, "1.0 GB free for the run folder, 5 wanted"),
+        ({"run": {"free_gb": 1.0}}, "1.0 GB free for the run folder, 5 GB needed"),
     ],
 )
 def test_a_node_that_differs_is_named_alone(change: dict[str, Any], message: str) -> None:
@@ -82,7 +82,7 @@ def test_what_is_wrong_on_all_nodes_is_no_nodes_fault() -> None:
     found = verdict(said)
     assert found.problems == {}
     assert found.everywhere == [
-        "no free GPU: Slurm gave 2 on each node (partition gpu), the driver finds 0"
+        "no free GPU: Slurm gave 2 on each node (partition gpu), the driver shows 0"
     ]
 
 
@@ -129,7 +129,7 @@ def test_a_node_that_talks_to_nobody_is_named() -> None:
     said = reports()
     for lines in said.values():
         lines[:] = [line for line in lines if line.get("pair") != ["n1", "n4"]]
-    assert verdict(said).problems == {"n4": ["no all-reduce with n1: no answer"]}
+    assert verdict(said).problems == {"n4": ["no all-reduce with n1: no response"]}
 
 
 def test_if_nobody_reaches_the_first_node_it_is_the_bad_one() -> None:

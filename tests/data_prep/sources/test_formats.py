@@ -173,7 +173,9 @@ def test_a_record_without_the_key_is_counted(tmp_path: Path, place: int) -> None
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert [i for i, d in enumerate(read("jsonl", path)) if d.dropped == "no_text_key"] == [place]
     path.write_text('{"content": "x"}\n' * 3)
-    with pytest.raises(DataError, match=r"line 1: the record has no 'text' \(it has: content\)"):
+    with pytest.raises(
+        DataError, match=r"line 1: the record has no key 'text' \(it has: content\)"
+    ):
         read("jsonl", path)
 
 
@@ -445,7 +447,7 @@ def test_wikiextractors_files_under_jsonl(tmp_path: Path) -> None:
     path.write_text('{"text": "It is [[text]] &amp; no markup."}\n')
     assert [d.text for d in read("jsonl", path)] == ["It is [[text]] &amp; no markup."]
     path.write_text('<doc id="1" title="T">\nT\n\nText.\n</doc>\n')
-    with pytest.raises(DataError, match=r"extracted articles .* give it with --wiki"):
+    with pytest.raises(DataError, match=r"extracted articles .* use --wiki for it"):
         read("jsonl", path)
     path.write_text("<mediawiki></mediawiki>")
     with pytest.raises(DataError, match=r"a MediaWiki dump, .* give it with --wiki"):

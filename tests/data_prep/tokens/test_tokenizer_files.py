@@ -153,7 +153,7 @@ def test_a_tokenizer_json_of_another_name_keeps_its_rules(tmp_path: Path, config
 def test_a_vocabulary_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("\ufeff" + "\n".join(TOKENS), encoding="utf-8")
-    with pytest.raises(DataError, match=r"vocab\.txt: begins with a byte order mark"):
+    with pytest.raises(DataError, match=r"vocab\.txt: starts with a byte order mark"):
         load_tokenizer_info(path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"neither vocab\.txt nor tokenizer\.json in this"):
@@ -173,7 +173,7 @@ def test_an_alphabet_is_as_large_as_the_text_needs(tmp_path: Path, capsys) -> No
     ids = np.concatenate([np.array(d) for d in documents(out)])
     assert np.mean(ids == tokens.index("[UNK]")) < 0.001
     said = capsys.readouterr().err
-    assert f"but the vocabulary has {len(tokens):,}" in said and "8,000" in said
+    assert f"the vocabulary has {len(tokens):,}" in said and "8,000" in said
     assert "are [UNK]" not in said
 
 
@@ -363,7 +363,7 @@ def test_what_needs_wordpiece_says_so(folder: Path, tmp_path: Path) -> None:
     for option in (["--instances", "64:10"], ["--tokeniser", "nanotoken"]):
         with pytest.raises(ConfigError, match=rf"{option[0]}.* is for BERT's WordPiece"):
             prepare(tmp_path, ENGLISH[0], folder, *option)
-    with pytest.raises(DataError, match=r"casing and accents are as its file says"):
+    with pytest.raises(DataError, match=r"casing and accents are set in its file"):
         prepare(tmp_path, ENGLISH[0], folder, "--uncased")
 
 
