@@ -70,7 +70,7 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(
     with pytest.raises(
         DataError,
         match=r"unpacks to more than 20 times its [\d,]+ bytes; if that "
-        r"is right, raise --max-unpack-ratio",
+        r"is expected, raise --max-unpack-ratio",
     ):
         read(kind, path, Limits(unpack_ratio=20))
     peak = tracemalloc.get_traced_memory()[1]

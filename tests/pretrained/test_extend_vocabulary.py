@@ -88,7 +88,7 @@ def test_malformed_pieces_are_refused(
     for text, message in (
         ("gene\n", "already has all of these tokens"),
         ("a\n\nb\n", "line 2: the token is empty"),
-        ("a\nb\na\n", "line 3: 'a' is already on line 1 already"),
+        ("a\nb\na\n", "line 3: 'a' is already on line 1"),
     ):
         words.write_text(text)
         assert main(["extend", str(folder), out, "--words", str(words)]) == 2

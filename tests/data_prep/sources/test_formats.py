@@ -450,7 +450,7 @@ def test_wikiextractors_files_under_jsonl(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"extracted articles .* use --wiki for it"):
         read("jsonl", path)
     path.write_text("<mediawiki></mediawiki>")
-    with pytest.raises(DataError, match=r"a MediaWiki dump, .* give it with --wiki"):
+    with pytest.raises(DataError, match=r"a MediaWiki dump, .* use --wiki for it"):
         read("jsonl", path)
 
 
