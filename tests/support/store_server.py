@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import threading
@@ -291,11 +292,11 @@ def files_of_shards(folder: Path) -> list[Path]:
 
 
 def cache_bytes(cache: Path) -> int:
-    """Return what a watcher sees of a cache's shards: the full size of every file."""
-    total = 0
-    for entry in os.scandir(cache / "shards"):
-        try:
-            total += entry.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
+    """Return what a watcher sees of a cache's shards: the full size of every file.
+
+    Under the cache's lock: in a folder that changes meanwhile, one file may be seen by two names.
+    """
+    with open(cache / "shards" / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        files = [entry for entry in os.scandir(cache / "shards") if entry.name != "lock"]
+        return sum(entry.stat().st_size for entry in files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -103,7 +104,7 @@ def test_every_fault_and_a_small_cache_change_no_sample(
     def watch() -> None:
         nonlocal highest
         while not stop.is_set():
-            if (tmp_path / "cache" / "shards").is_dir():
+            if (tmp_path / "cache" / "shards" / "lock").exists():
                 highest = max(highest, cache_bytes(tmp_path / "cache"))
             time.sleep(0.0005)
 
@@ -227,6 +228,69 @@ def test_a_cache_that_cannot_hold_a_block_is_refused(corpus: Path, tmp_path: Pat
         block = next(b for b in EpochOrder(source, 1, 0).blocks if len(b) > 1)
         with pytest.raises(ConfigError, match="the shards of one block"):
             source.open_block(0, block)
+
+
+def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_path: Path) -> None:
+    """The number of bytes in the lock file is an upper bound: too high or gone does no harm."""
+    limit = bound(corpus, 6.2)
+    wanted = steps(config(corpus, tmp_path), number := whole_epochs(corpus, 2))
+    with serve(corpus) as store:
+        data = config(store.url, tmp_path, cache_gib=limit)
+        steps(data, 3)
+        lock = tmp_path / "shards" / "lock"
+        known = int(lock.read_bytes())
+        assert known == cache_bytes(tmp_path)
+        for text in (b"%020d\n" % 2**40, b"", b"\0" * 21):
+            lock.write_bytes(text)
+            assert_equal(steps(data, number), wanted)
+            assert known // 2 < cache_bytes(tmp_path) <= int(lock.read_bytes()) <= limit * GIB
+
+
+def test_a_cache_that_holds_all_that_is_wanted_costs_nothing(corpus: Path, tmp_path: Path) -> None:
+    """The threads end when there is nothing to fetch, and when the loader is closed."""
+
+    def threads() -> int:
+        return sum(thread.name == "bertds-fetch" for thread in threading.enumerate())
+
+    def wait_until_there_are_none() -> None:
+        end = time.monotonic() + 20
+        while threads() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert threads() == 0
+
+    gc.collect()  # sources of earlier tests
+    wait_until_there_are_none()
+    with serve(corpus) as store:
+        source = open_source(config(store.url, tmp_path), 1)
+        source.samples_in_epoch(0)
+        source.read_ahead(range(source.shards))
+        wait_until_there_are_none()
+        held = files_of_shards(tmp_path / "shards")
+        assert len(held) == source.shards
+        for path in held:
+            path.unlink()
+        store.down.set()
+        source.read_ahead(range(source.shards))
+        assert threads() == fetch_ahead.THREADS
+        source.stop_waiting()
+        store.down.clear()
+        wait_until_there_are_none()
+        assert len(files_of_shards(tmp_path / "shards")) <= fetch_ahead.THREADS
+
+
+def test_validation_does_not_end_what_is_fetched_for_training(corpus: Path, tmp_path: Path) -> None:
+    with serve(corpus) as store:
+        source = open_source(config(store.url, tmp_path), 1)
+        held_out = source.sibling("validation")
+        source.samples_in_epoch(0)
+        for path in files_of_shards(tmp_path / "shards"):
+            path.unlink()
+        source.read_ahead(range(source.shards))
+        held_out.read_ahead([0])
+        end = time.monotonic() + 20
+        while len(files_of_shards(tmp_path / "shards")) < source.shards + 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 FETCH = """
