@@ -65,7 +65,7 @@ def test_two_processes_train_to_the_losses_of_the_local_run(
     def watch() -> None:
         nonlocal highest
         while not stop.is_set():
-            if (tmp_path / "cache" / "shards").is_dir():
+            if (tmp_path / "cache" / "shards" / "lock").exists():
                 highest = max(highest, cache_bytes(tmp_path / "cache"))
             time.sleep(0.001)
 
@@ -133,6 +133,36 @@ def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_goes_on(
         assert code == 0, text
     assert losses(tmp_path / "stored") == losses(tmp_path / "local")
     assert_same_state(tmp_path / "stored", tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_a_stop_request_is_obeyed_while_a_dead_store_is_waited_for(
+    fork_server: Any, command: Any, tmp_path: Path, corpus: Path
+) -> None:
+    """Before the first step, with 30 minutes left to wait."""
+    with serve(corpus) as store:
+        reached = threading.Event()
+
+        def die(name: str) -> None:
+            if name == "train/shard_00003.h5":
+                store.down.set()
+                reached.set()
+
+        store.hook = die
+        place = f"data.cache_dir={tmp_path / 'cache'}"
+        words = on(store.url, command("stored", place))
+        ranks = fork_server.start(words, 2, output=tmp_path, plans=both(BLOCK))
+        assert reached.wait(60), ranks.text(0)
+        time.sleep(1.0)
+        ranks.signal(1, signal.SIGTERM)
+        assert ranks.wait(30) == [75, 75], ranks.text(0) + ranks.text(1)
+        assert "SIGTERM" in ranks.text(0)
+        assert saved_steps(tmp_path / "stored") == []
+        store.hook = lambda name: None
+        store.down.clear()
+        code, text = fork_server.run(words, 2, output=tmp_path, plans=both(BLOCK))
+        assert code == 0, text
+    assert train_lines(tmp_path / "stored")[-1]["step"] == 6
 
 
 def whole_copies(store: Path) -> list[Path]:
