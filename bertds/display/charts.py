@@ -294,10 +294,10 @@ def histogram(
     lines = [Line(left, y(level), right, y(level)) for level in levels]
     texts = [Text(left - 4, y(level) + 3, percent(level), anchor="end") for level in levels]
     boxes = []
-    for place, share in enumerate(shares):
+    for number, share in enumerate(shares):
         if share:
-            begin, upper = x(place + 0.06), y(max(0.006 * highest, share))  # a rare one is seen too
-            boxes.append(Box(begin, upper, x(place + 0.94) - begin, bottom - upper))
+            begin, upper = x(number + 0.06), y(max(0.006 * highest, share))  # a rare one is seen
+            boxes.append(Box(begin, upper, x(number + 0.94) - begin, bottom - upper))
     free = 0.0  # where the label before ends
     for place, label in ticks:
         half = _LETTER * len(label) / 2
