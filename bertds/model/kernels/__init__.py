@@ -1,6 +1,6 @@
 """Triton kernels of the model on a GPU: what is computed between the matrix products.
 
-``add_norm.py`` has dropout, residual sum and LayerNorm, and the hash that dropout is; read it first.
+Read ``add_norm.py`` first: dropout, residual sum and LayerNorm, and the hash behind dropout.
 ``column_sums.py`` has GELU's gradient and the sums over tokens, ``short_rows.py`` attention within
 rows of at most 128 tokens, ``cross_entropy.py`` the masked-LM loss. They are called by
 ``fused_layer.py`` and ``losses.py``.
