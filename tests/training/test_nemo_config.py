@@ -162,7 +162,11 @@ def test_the_newest_text_file_as_published(tmp_path: Path, tiny_vocab: Path) -> 
             3,
             "num_tok_classification_layers=3 is not supported",
         ),
-        ("model.num_seq_classification_layers", 1, "num_seq_classification_layers=1 is not supported"),
+        (
+            "model.num_seq_classification_layers",
+            1,
+            "num_seq_classification_layers=1 is not supported",
+        ),
         ("model.tokenizer.special_tokens.unk_token", "<unk>", "unk_token='<unk>' is not supported"),
     ):
         with pytest.raises(ConfigError, match=message):
