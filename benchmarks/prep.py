@@ -133,8 +133,8 @@ def road_rows(sources: Sequence[str], vocab: Path, instances: str, documents: Se
         both, _ = cpu_seconds(lambda: prepare([*sources, *common, *more, "--out", str(out)]), 1)
         count = sum(f["rows"] for f in Manifest.load(out).instances[0]["files"])
     rows: list[dict[str, Any]] = [
-        {"stage": "whole road to token shards", "mb": text, "seconds": shards},
-        {"stage": f"whole road to rows {instances}", "mb": text, "seconds": both},
+        {"stage": "end to end to token shards", "mb": text, "seconds": shards},
+        {"stage": f"end to end to rows {instances}", "mb": text, "seconds": both},
     ]
     if both > shards:  # else too little text to tell
         rows.append({"stage": f"rows alone {instances}", "rows": count, "seconds": both - shards})

@@ -201,7 +201,7 @@ def show(result: dict[str, Any]) -> None:
     print("\nBERT-large, stage 1, bf16, by the model: what a GPU sends for a step of 65,536 rows")
     for row in result["many"]:
         print(
-            f"{row['gpus']:6} GPUs: {row['gib_per_step']:.2f} GiB beside "
+            f"{row['gpus']:6} GPUs: {row['gib_per_step']:.2f} GiB compared with "
             f"{row['seconds_of_arithmetic']:.2f} s of arithmetic"
         )
 
