@@ -98,7 +98,7 @@ def test_the_model_card_says_what_was_done(model: Path) -> None:
         "| steps | 6 |",
         "AdamW: lr 0.005",
         "## Held-out scores",
-        "filled in exactly",
+        "predicted correctly",
         "vocabulary 65",
         "## Intended use",
         "## Limits",
