@@ -7,8 +7,8 @@ python benchmarks/train_step.py [--data PREPARED_FOLDER] [--model base] [--lengt
 
 Both models live in one process and take turns, step by step, on the same micro-batch, so that a
 busy moment hits both. The first part shows that they compute the same: equal weights, dropout 0,
-losses side by side. The second times whole steps (forward, backward, optimizer) with dropout 0.1.
-Padded slots are those of the batch padded to its longest row. MFU is the formula of
+losses next to each other. The second times whole steps (forward, backward, optimizer) with dropout
+0.1. Padded slots are those of the batch padded to its longest row. MFU is the formula of
 ``bertds/cost_model/flops.py`` on real tokens, against the device's data-sheet peak, or on a CPU
 against its own matrix product. ``--tiny`` runs everything at a size that takes seconds, for CI.
 """
@@ -117,7 +117,7 @@ def open_rows(data: str, length: int, predictions: int) -> tuple[Source, DataCon
 
 
 def read_batches(case: Case, count: int) -> tuple[list[StepBatch], int, float]:
-    """Return so many batches, the vocabulary's size, and the loader's seconds for one."""
+    """Return this number of batches, the vocabulary's size, and the loader's seconds for one."""
     predictions = PREDICTIONS.get(case.length, case.length * 5 // 32)
     source, config = open_rows(case.data, case.length, predictions)
     plan = check_deepspeed_values(case.deepspeed_json()).batch_plan(1)

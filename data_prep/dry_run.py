@@ -1,4 +1,4 @@
-"""``--dry-run``: how much work, disk and time lie ahead. Writes nothing below ``--out``.
+"""``--dry-run``: how much work, disk and time are expected. Writes nothing below ``--out``.
 
 A sample of each source, spread over its files, is prepared for good in a temporary folder, with
 all options, and what came out and how long it took is scaled up. Documents that are equal to, or
@@ -107,7 +107,7 @@ def beginning(unit: Unit, folder: Path) -> Unit:
     data = data[: data.rindex(_RECORD_ENDS[unit.reader]) + len(_RECORD_ENDS[unit.reader])]
     path = folder / f"{unit.source}-{unit.path.name}.beginning"
     path.write_bytes(data)
-    # How much of the compressed file that is: any compressor tells it well enough.
+    # How much of the compressed file that is: any compressor shows it well enough.
     size = min(unit.size, len(zlib.compress(data)))
     return unit._replace(file=str(path), start=0, end=len(data), size=size)
 

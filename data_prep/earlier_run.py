@@ -53,7 +53,7 @@ class EarlierRun:
         }
 
     def is_finished(self) -> bool:
-        """Tell whether nothing is left to do; else leave a folder in which work can go on.
+        """Return whether nothing is left to do; else leave a folder in which work can continue.
 
         Raises:
             DataError: the folder holds results of other settings or sources, or foreign files.

@@ -36,7 +36,7 @@ from data_prep.workers.team import SharedFolderTeam, SingleProcess, Team
 
 
 def prepare(request: PrepRequest) -> Manifest:
-    """Prepare a corpus, or go on where an earlier call was stopped.
+    """Prepare a corpus, or continue where an earlier call was stopped.
 
     A script that asks for several workers must call this below ``if __name__ == "__main__"``:
     they are processes that import it again.

@@ -197,7 +197,7 @@ class StageRun:
         return vocab
 
     def _parts(self, folder: str, results: list[dict[str, Any]]) -> list[Path]:
-        # Not what lies in the folder: there may be parts of a source that was touched since.
+        # Not what is in the folder: there may be parts of a source that was touched since.
         return [self.work / folder / name for name in sorted({r["part"] for r in results})]
 
     def _tokenise_text(

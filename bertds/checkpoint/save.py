@@ -69,7 +69,7 @@ class Checkpoints:
         """Save now, unless this very step is saved already.
 
         Args:
-            state: where training stands.
+            state: the state of training.
             wait: False lets ``checkpoint.background`` copy the state and return; what then goes
                 wrong is raised by the next save.
 
@@ -139,7 +139,7 @@ class Checkpoints:
             self._prune()  # what was being uploaded could not be removed then
 
     def abandon(self) -> None:
-        """Let a save in the background end by itself, if it is quick; not collective."""
+        """Let a save in the background end on its own, if it is quick; not collective."""
         if self.copies is not None:
             self.copies.stop()
         if self._background is not None:

@@ -1,6 +1,6 @@
 """``bertds inspect RUN --step K`` or ``--sample E:N``: print rows as the model saw them.
 
-Rows are made anew from the data with the run's own settings: they are pure functions of seed,
+Rows are made again from the data with the run's own settings: they are pure functions of seed,
 epoch and sample number, so nothing needed to be kept.
 """
 

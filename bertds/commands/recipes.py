@@ -71,7 +71,7 @@ def about(recipe: Path) -> str:
 
 
 def copy_recipe(recipe: Path, json: Path, folder: Path) -> list[Path]:
-    """Copy a recipe and its JSON side by side; the copy names the copied JSON.
+    """Copy a recipe and its JSON next to each other; the copy names the copied JSON.
 
     Args:
         recipe: the recipe.

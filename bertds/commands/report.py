@@ -1,7 +1,7 @@
 """``bertds report RUN...``: one page that shows what came out, to be looked at and passed on.
 
 A phase 2 that starts from a phase 1 is drawn behind it in the same pictures. Several runs are laid
-over each other. The page holds everything inside it; the pictures are written beside it as PNG.
+over each other. The page holds everything inside it; the pictures are written next to it as PNG.
 """
 
 from __future__ import annotations

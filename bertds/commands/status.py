@@ -1,4 +1,4 @@
-"""``bertds status RUN``: how a run is doing, from another shell. Reads only; the run goes on."""
+"""``bertds status RUN``: how a run is doing, from another shell. Reads only; the run continues."""
 
 from __future__ import annotations
 

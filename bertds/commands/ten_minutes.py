@@ -1,4 +1,4 @@
-"""``bertds ten-minutes``: a model in ten minutes of one GPU, scored beside published ones."""
+"""``bertds ten-minutes``: a model in ten minutes of one GPU, scored next to published ones."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Without padding a row costs what it is long, so ranks that got longer rows would keep the others
 waiting. Which samples a global batch holds is not touched, nor how many rows a micro-batch has:
 only who computes which of them. The cut is a pure function of the rows' lengths, so every rank
-finds the same one by itself, and a resumed run finds it again.
+finds the same one on its own, and a resumed run finds it again.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ class BatchLoader:
     def _cut_by_rows(
         self, position: DataPosition, plan: BatchPlan, mask_rate: float | None
     ) -> tuple[list[MicroBatch], np.ndarray]:
-        """This rank's rows lie side by side in the global batch."""
+        """This rank's rows are next to each other in the global batch."""
         mine = plan.global_batch_size // plan.world_size
         start = advance(self._source, position, self._rank * mine)
         flat, samples = self._stream.read(start, mine, mask_rate)

@@ -153,7 +153,7 @@ class _OpenBlock:
 
 @dataclass(slots=True)
 class _Span:
-    """A stretch of the stream that lies in one block."""
+    """A stretch of the stream that is in one block."""
 
     opened: _OpenBlock
     epoch: int

@@ -91,7 +91,7 @@ class TokenizerInfo:
 
         Args:
             given: the ``tokenizer`` object.
-            files: the files that lie beside it.
+            files: the files that are next to it.
 
         Raises:
             UserError: (of the field's kind) a key is missing, unknown or impossible.
@@ -158,7 +158,7 @@ def tokenizer_fingerprint(vocabulary_bytes: bytes, rules: WordPieceRules | bool)
 
 
 def read_vocabulary(path: Path | str) -> list[str]:
-    """Read a ``vocab.txt``: one token a line, the line number is the id.
+    """Read a ``vocab.txt``: one token per line, the line number is the id.
 
     Raises:
         DataError: the file is missing, not UTF-8, or holds a token twice.
@@ -211,7 +211,7 @@ def load_tokenizer_info(
             its tokenizer.json.
         lower_case: the casing; None takes it from ``tokenizer_config.json`` there, else from
             ``tokenizer.json``, else from the vocabulary itself (see :func:`looks_lower_case`). A
-            JSON file under another name is a ``tokenizer.json`` that decides by itself.
+            JSON file under another name is a ``tokenizer.json`` that decides on its own.
         strip_accents: None as the files say, and if they do not, as ``lower_case``.
         chinese_characters: None as the files say, else True.
 
@@ -261,7 +261,7 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
         content: of ``file``, if it is a ``tokenizer.json`` under whatever name.
     """
     if content and file.name != tokenizer_json.FILE:
-        # It holds all rules itself; the files beside it may be another tokenizer's.
+        # It holds all rules itself; the files next to it may be another tokenizer's.
         return dict(tokenizer_json.normalizer_rules(content))
     config, beside = file.parent / tokenizer_json.CONFIG, file.parent / tokenizer_json.FILE
     said = tokenizer_json.read_json(config) if config.is_file() else {}
@@ -279,7 +279,7 @@ def vocabulary_size(folder: Path) -> int:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds a vocab.txt or a tokenizer.json."""
+    """Return whether a folder holds a vocab.txt or a tokenizer.json."""
     return any((folder / name).is_file() for name in ("vocab.txt", tokenizer_json.FILE))
 
 
@@ -300,7 +300,7 @@ def _vocabulary_file(path: Path) -> Path:
 
 
 def _files(path: Path, file: Path) -> dict[str, Path]:
-    """Return the files of a tokenizer; beside a file that was named, others may be foreign."""
+    """Return the files of a tokenizer; next to a file that was named, others may be foreign."""
     names: tuple[str, ...] = TOKENIZER_FILES if path.is_dir() else ()
     if not path.is_dir() and file.name == tokenizer_json.FILE:
         names = (tokenizer_json.CONFIG,)

@@ -3,16 +3,16 @@
 ```text
 each rank, every second or two          rank 0                        the others
   beat/R = n  -----------------------> reads all beats
-                                        one stands still -> verdict -> read the verdict and
+                                        one makes no progress -> verdict -> read the verdict and
                                                                        rank 0's own beat
 ```
 
-Two daemon threads per rank, beside the training and never in its way: one talks to the store of
-the process group, one judges and so cannot hang in the store. Processes of one machine also watch
-each other's process numbers, so a killed one is noticed within a second or two. The threads go on
-beating while a rank compiles, saves or validates: only a process that does not run at all is
-silent. Whoever finds a peer lost says which, kills it if it is frozen on the same machine (a
-stopped process would keep its port and its GPU), and leaves.
+Two daemon threads per rank, in addition to the training and never in its way: one talks to the
+store of the process group, one judges and so cannot hang in the store. Processes of one machine
+also watch each other's process numbers, so a killed one is noticed within a second or two. The
+threads continue beating while a rank compiles, saves or validates: only a process that does not run
+at all is silent. Whoever finds a peer lost says which, kills it if it is frozen on the same machine
+(a stopped process would keep its port and its GPU), and leaves.
 
 Each beat also says where the rank's training is. Rank 0 compares all of them and names the rank
 that makes no progress (``progress.py``). A process in which no thread runs any more is ended by a
@@ -69,10 +69,10 @@ class Heartbeat:
     Args:
         rank: this process.
         world_size: how many there are; alone, nothing is watched.
-        timeout_seconds: a peer silent for so long is lost.
+        timeout_seconds: a peer silent for this long is lost.
         store: the process group's key-value store; each thread gets a clone.
-        progress_seconds: a rank whose training stands still for this long, or for five step times
-            if that is longer, is lost; 0 = only silence counts.
+        progress_seconds: a rank whose training makes no progress for this long, or for five step
+            times if that is longer, is lost; 0 = only silence counts.
         on_leave: called before this process is ended because of a peer (gives locks back).
     """
 
@@ -140,7 +140,7 @@ class Heartbeat:
         """End the threads.
 
         Args:
-            failure: why this rank leaves before its time, told to the others; "" = in order.
+            failure: why this rank leaves before its time, reported to the others; "" = in order.
         """
         if not self._threads:
             return
@@ -225,13 +225,13 @@ class Heartbeat:
                 )
 
     def _left_in_order(self) -> bool:
-        """Wait a moment: at the end of a run the store may go before this thread is told."""
+        """Wait a moment: at the end of a run the store may go before this thread is notified."""
         return self._stopped.wait(4 * self.period)
 
     def _meet(self, store: TimedStore) -> None:
         """Learn who the peers are; those of this machine can be watched by process number.
 
-        Rank 0 asks for all, the others for rank 0 and for those beside them, who are likely to be
+        Rank 0 asks for all, the others for rank 0 and for their neighbours, who are likely to be
         on the same machine: a thousand ranks that ask for a thousand would choke the store.
         """
         beside = range(max(0, self.rank - BESIDE), min(self.world_size, self.rank + BESIDE + 1))

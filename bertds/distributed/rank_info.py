@@ -13,7 +13,7 @@ from bertds.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this process stands among those of the run."""
+    """Where this process is among those of the run."""
 
     rank: int
     local_rank: int
@@ -26,7 +26,7 @@ class Place:
 
 
 class _Starter(NamedTuple):
-    """How a launcher tells each process its place."""
+    """How a launcher gives each process its rank."""
 
     name: str
     rank: str
@@ -57,7 +57,7 @@ _LAUNCHERS = (LAUNCHER_PID, "CROSS_RANK", "TORCHELASTIC_RUN_ID")
 def has_launcher(environment: Mapping[str, str] | None = None) -> bool:
     """Return whether this process's parent is a launcher, whose death should end the run.
 
-    A shell's child goes on when the shell ends: ``nohup``, ``disown``, tmux and cron rely on it.
+    A shell's child continues when the shell ends: ``nohup``, ``disown``, tmux and cron rely on it.
     """
     values = os.environ if environment is None else environment
     if any(name in values for name in _LAUNCHERS):
@@ -66,7 +66,7 @@ def has_launcher(environment: Mapping[str, str] | None = None) -> bool:
 
 
 def starter_of(environment: Mapping[str, str]) -> str:
-    """Return who started this process as one of several, or "" if nobody did."""
+    """Return who started this process as one of several, or "" if none did."""
     if _count(environment, "WORLD_SIZE") > 1 and "RANK" in environment:
         return "a launcher"
     # Slurm's variables are also those of the shell in an allocation.
@@ -178,7 +178,7 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
 
 
 def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on."""
+    """Return a TCP port of this machine that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -25,7 +25,7 @@ T = TypeVar("T")
 _COUNT, _OUTCOME = "bertds/come", "bertds/met"
 _ALL_CAME = "all"
 SHOWN = 16
-"""A message names at most so many missing ranks."""
+"""A message names at most this number of missing ranks."""
 
 
 def meet(place: Place, limit_seconds: float) -> dist.Store:
@@ -125,7 +125,7 @@ def _sign(store: dist.Store, place: Place, end: float) -> str:
     try:
         store.wait([_OUTCOME], timedelta(seconds=max(0.1, end - time.monotonic())))
     except RuntimeError:
-        # The first whose patience ends decides for all: nobody goes on without the others.
+        # The first whose patience ends decides for all: no rank continues without the others.
         missing = [r for r in range(place.world_size) if not store.check([_key(r)])]
         shown = ", ".join(map(str, missing[:SHOWN])) + (" ..." if len(missing) > SHOWN else "")
         store.compare_set(_OUTCOME, "", f"of {place.world_size} ranks are missing: {shown}")

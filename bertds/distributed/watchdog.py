@@ -33,7 +33,7 @@ class Watchdog:
         self._rank = rank
 
     def start(self) -> Watchdog:
-        """Start the process; a machine without room for it goes on without."""
+        """Start the process; a machine without room for it continues without."""
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(self._rank)]
         with suppress(OSError):
             # A session of its own: the terminal's Ctrl-C and a launcher's signals do not reach it.

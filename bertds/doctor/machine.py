@@ -1,4 +1,4 @@
-"""What `bertds doctor` looks at on one machine beside its GPUs, each with what to mend.
+"""What `bertds doctor` looks at on one machine in addition to its GPUs, each with what to mend.
 
 Every function returns findings: good (True), broken (False) or worth knowing (None), the thing's
 name, and what was found, ending in the remedy where there is one.

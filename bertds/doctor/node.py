@@ -1,4 +1,4 @@
-"""What one node of a job says about itself before training: one JSON object a line, as it knows it.
+"""What one node of a job reports about itself before training: one JSON object per line.
 
 ```text
 {"node": "n1", "facts": {...}}                      files, code, packages, disk, GPUs of this node
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "h5py", "numba")
 ALL_PAIRS_UP_TO = 16
-"""Up to so many nodes every pair is measured, beyond that log2(n) partners of each."""
+"""Up to this number of nodes every pair is measured, beyond that log2(n) partners of each."""
 MESSAGE_BYTES = 32 * 2**20
 PAIR_SECONDS = 10.0
 
@@ -202,7 +202,7 @@ class TimeServer:
             self._guests += 1
 
     def wait(self, guests: int, deadline: float) -> None:
-        """Wait until so many have come and gone: nodes do not start at the same moment."""
+        """Wait until this number of nodes have come and gone: they start at different times."""
         while self._guests < guests and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -305,7 +305,7 @@ def talk(
     store = dist.TCPStore(
         address, port, None, me == 0, timedelta(seconds=left), wait_for_workers=False
     )
-    # Nodes start at different moments: nobody's partner shall be taken for dead for being late.
+    # Nodes start at different moments: a partner that is late is not considered dead.
     here = store.add("here", 1)
     if me == 0:
         while here < len(names) and time.monotonic() < deadline - PAIR_SECONDS:

@@ -18,7 +18,7 @@ from bertds.system.json_fields import parse_json
 CLOCK_SECONDS = 5.0
 """Clocks further apart than this confuse locks and logs."""
 BUSY_MB = 1024
-"""More GPU memory in use than this belongs to somebody else."""
+"""More GPU memory in use than this belongs to another process."""
 SLOW_SHARE = 1 / 3
 """A pair below this share of the median bandwidth is worth a word."""
 
@@ -82,7 +82,7 @@ def judge(
         return verdict
 
     def check(test: Callable[[dict[str, Any]], str]) -> None:
-        """Apply a test to each node's facts; wrong everywhere is nobody's own fault."""
+        """Apply a test to each node's facts; a fault on all nodes is not that of one node."""
         found = {node: text for node, values in facts.items() if (text := test(values))}
         if len(found) == len(nodes):
             verdict.everywhere.append(found[nodes[0]])

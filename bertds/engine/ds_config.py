@@ -50,7 +50,7 @@ class DeepSpeedSettings:
     gradient_clipping: float
     """Largest global gradient norm; 0 = no clipping. 1.0 if the JSON is silent, as in DeepSpeed."""
     notices: tuple[str, ...] = field(default=())
-    """What was changed, to be told to the user once."""
+    """What was changed, to be reported to the user once."""
 
     @property
     def finds_micro_batch(self) -> bool:
@@ -143,7 +143,7 @@ def check_deepspeed_values(
         return _resolve(values, path)
     except ConfigError as error:
         message = str(error)
-        # What was set on the command line does not stand in the file.
+        # What was set on the command line does not be in the file.
         if any(re.match(rf"{re.escape(key)}\b", message) for key in overrides or ()):
             raise ConfigError(f"--set deepspeed.{message}") from None
         raise ConfigError(message if message.startswith(path) else f"{path}: {message}") from None

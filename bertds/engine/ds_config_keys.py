@@ -1,4 +1,4 @@
-"""What may stand in a DeepSpeed JSON: every key that we accept, and why the others are refused.
+"""What may be in a DeepSpeed JSON: every key that we accept, and why the others are refused.
 
 DeepSpeed itself ignores unknown top-level keys, so that a misspelt ``gradient_clipping`` quietly
 becomes "no clipping". Here every key of DeepSpeed 0.19.8 is either accepted, with its type, or

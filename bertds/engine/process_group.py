@@ -24,7 +24,7 @@ from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
 
 MEETING_SECONDS = 600.0
-"""So long do processes wait for each other, unless a recipe says otherwise."""
+"""How long processes wait for each other, unless a recipe says otherwise."""
 
 
 def import_deepspeed(log_level: str | None = None) -> ModuleType:
@@ -83,7 +83,7 @@ def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
 
 
 def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds: float) -> None:
-    """Let the main process do something before the others go on; all have met by then.
+    """Let the main process do something before the others continue; all have met by then.
 
     Args:
         place: this process's.

@@ -19,7 +19,7 @@ float32 accumulation   rank's part is ``fp32_groups_flat_partition[i]``. After e
                        ``fp32_groups_has_gradients[i][j]``; nothing reads them afterwards.
 stage 3                ``DeepSpeedZeroOptimizer_Stage3``: every tensor is cut into equal parts of
                        ``ds_tensor.ds_numel`` elements; the rank's parts of the tensors of
-                       sub-group s, ``fp16_groups[s]``, lie one after the other in
+                       sub-group s, ``fp16_groups[s]``, are one after the other in
                        ``fp32_partitioned_groups_flat[s]``. The tail of the last part is padding
                        of *uninitialised* memory. ``step`` is called per sub-group.
 ====================== ==========================================================================
@@ -61,7 +61,7 @@ def _number_of_elements(parameter: torch.nn.Parameter) -> int:
 
 
 def read_layout(engine: DeepSpeedObject, optimizer: torch.optim.Optimizer) -> Layout:
-    """Find out where the pieces of every tensor lie.
+    """Find out where the pieces of every tensor are.
 
     Args:
         engine: the DeepSpeed engine.

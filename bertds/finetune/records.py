@@ -52,7 +52,7 @@ class Sentence:
     line: int
     """Line of the first word."""
     after_document_start: bool = False
-    """Whether a ``-DOCSTART-`` line stands before it."""
+    """Whether a ``-DOCSTART-`` line is before it."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class BadRows:
     """True for training data: counted and left out. False: the first one is refused."""
     what: str = "line"
     kept: bool = False
-    """Whether such rows are counted but used all the same."""
+    """Whether such rows are counted but used anyway."""
     rows: list[tuple[int | str, str]] = field(default_factory=list)
 
     def add(self, place: int | str, reason: str) -> None:

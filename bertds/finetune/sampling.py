@@ -24,7 +24,7 @@ def limit_of(options: DataOptions, split: str) -> int:
 
 
 def sample_places(count: int, limit: int) -> list[int]:
-    """Return which of ``count`` rows a sample holds, in their order in the file.
+    """Return which of ``count`` rows per sample holds, in their order in the file.
 
     Args:
         count: number of rows.

@@ -23,7 +23,7 @@ BEST_SIZE = 20
 
 @dataclass(slots=True)
 class Window:
-    """Where one example lies in its question's paragraph."""
+    """Where one example is in its question's paragraph."""
 
     question: int
     offsets: list[tuple[int, int] | None]

@@ -17,7 +17,7 @@ def held_out_losses(checkpoints: Path) -> dict[str, float]:
     Checkpoints of steps that were not validated are left out.
 
     Args:
-        checkpoints: the folder of the ``step_*`` folders; the run's metrics are beside it. Without
+        checkpoints: the folder of the ``step_*`` folders; the run's metrics are next to it. Without
             them the loss of the best checkpoint is known from the checkpoints themselves.
     """
     measured: dict[int, float] = {}

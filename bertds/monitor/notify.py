@@ -1,6 +1,6 @@
-"""Tells somebody when a run is done, stopped, failed or looks ill: by a command, by a webhook.
+"""Notifies when a run is done, stopped, failed or looks ill: by a command, by a webhook.
 
-What is told never ends a run and never holds it up: it happens in threads, whose troubles are one
+A notification never ends a run and never holds it up: it happens in threads, whose troubles are one
 line in the log.
 """
 
@@ -45,7 +45,7 @@ class Notifier:
         self._threads: list[threading.Thread] = []
 
     def send(self, event: Event, step: int, text: str) -> None:
-        """Tell of an event; returns at once."""
+        """Report an event; returns at once."""
         message = {
             "event": event,
             "run": str(self.run_dir),
@@ -97,5 +97,5 @@ class Notifier:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
                 pass
-        except (OSError, ValueError) as error:  # its address is a secret: not told
+        except (OSError, ValueError) as error:  # its address is a secret: not shown
             log.warning("notify.webhook: %s", type(error).__name__)

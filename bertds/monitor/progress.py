@@ -126,7 +126,7 @@ class ProgressLines:
 
 
 class ProgressBar:
-    """A few lines at the foot of a terminal, wrapped to its width; the log goes on above them.
+    """A few lines at the foot of a terminal, wrapped to its width; the log continues above them.
 
     ::
 

@@ -78,7 +78,7 @@ def seconds_of(phases: list[LaterPhase], flops_per_second: float) -> float:
 
 
 def speed(line: dict[str, Any], devices: int) -> float:
-    """Return the operations per second of all devices that a train line tells; 0 if none."""
+    """Return the operations per second of all devices that a train line reports; 0 if none."""
     return float(line.get("tflops", 0.0)) * 1e12 * devices
 
 

@@ -73,7 +73,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def is_metric_line(value: object) -> bool:
-    """Tell whether a value is a train or validation line as training writes it."""
+    """Return whether a value is a train or validation line as training writes it."""
     if not isinstance(value, dict) or not _whole(value.get("step")):
         return False
     if not all(_known(name, one) for name, one in value.items()):

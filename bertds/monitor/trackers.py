@@ -34,7 +34,7 @@ def start_trackers(
         config: the recipe.
         settings: everything that was resolved, for the trackers' records.
         run_dir: the run folder.
-        notifier: is told what looks wrong.
+        notifier: receives what looks wrong.
 
     Returns:
         Those that could be started; a service that could not is named in the log and left out.
@@ -72,7 +72,7 @@ def start_trackers(
 def check_trackers(config: Config, run_dir: Path) -> None:
     """Check, before anything is built, that the trackers that were asked for can work.
 
-    A run that has begun is not refused: it goes on without them, or offline.
+    A run that has begun is not refused: it continues without them, or offline.
 
     Args:
         config: the recipe.

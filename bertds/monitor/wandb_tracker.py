@@ -74,8 +74,8 @@ def one_line(error: BaseException) -> str:
 class WandbTracker:
     """A W&B run. A resumed run continues the same one: its id is in the run folder.
 
-    Without a key or a network it goes on offline under the same id; ``wandb sync`` sends its files
-    later.
+    Without a key or a network it continues offline under the same id; ``wandb sync`` sends its
+    files later.
     """
 
     def __init__(self, config: Config, settings: dict[str, Any], run_dir: Path, name: str) -> None:

@@ -89,7 +89,7 @@ _REFUSED_PARAMETERS = {
     "foreach": "the fused implementation is always used",
     "fused": "the fused implementation is always used",
 }
-# DeepSpeed's FusedLamb clamps unless told otherwise; the other two LAMBs do not.
+# DeepSpeed's FusedLamb clamps unless set otherwise; the other two LAMBs do not.
 LAMB_DEFAULTS: dict[str, dict[str, float]] = {
     "nvidia": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
     "paper": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
@@ -173,7 +173,7 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
         raise ConfigError(f"{where}.bias_correction=false is only supported by Lamb")
     if not flags.get("fp32_optimizer_states", True):
         raise ConfigError(f"{where}.fp32_optimizer_states=false: moments are always float32 here")
-    decoupled = flags.get("adam_w_mode", True)  # DeepSpeed: "Adam" means AdamW unless told not to
+    decoupled = flags.get("adam_w_mode", True)  # DeepSpeed: "Adam" means AdamW unless set not to
     if key == "adamw" and not decoupled:
         raise ConfigError(f'{where}.adam_w_mode=false contradicts "AdamW"; use "Adam"')
     return OptimizerSettings(

@@ -145,7 +145,7 @@ def _device(run: Path) -> str:
 
 
 def read_records(file: Path) -> list[Record]:
-    """Return the records of a file, one JSON object a line.
+    """Return the records of a file, one JSON object per line.
 
     Raises:
         DataError: a line is no record, or was changed; names the line.

@@ -145,7 +145,7 @@ class TenMinutes:
 
 
 def table(work: Path, recipe: str) -> str:
-    """Return our row beside the published ones; ``-`` where something was not measured."""
+    """Return our row next to the published ones; ``-`` where something was not measured."""
     blimp = _read(work / "run" / "blimp.json")
     score = f"{blimp['overall']:.1f}" if blimp else "-"
     if blimp.get("limit"):

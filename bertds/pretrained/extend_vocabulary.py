@@ -1,4 +1,4 @@
-"""Give a model new words: a domain's vocabulary beside the old one (or in its place).
+"""Give a model new words: a domain's vocabulary in addition to the old one (or in its place).
 
 A new piece starts as the mean of the vectors of the pieces that the old vocabulary cuts it into,
 so that the model begins near what it knew (Gee et al. 2022, Fast Vocabulary Transfer). Its output
@@ -29,10 +29,10 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def read_pieces(path: Path) -> list[str]:
-    """Read one piece a line.
+    """Read one piece per line.
 
     Raises:
-        DataError: an empty line, a blank inside a piece, or a piece that stands there twice.
+        DataError: an empty line, a blank inside a piece, or a piece that occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")

@@ -96,7 +96,7 @@ def to_dle_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
 
 
 def origin_of(names: Iterable[str]) -> Literal["transformers", "dle"]:
-    """Tell by its names whether a state dict comes from DLE (tanh GELU) or transformers."""
+    """Return, by its names, whether a state dict comes from DLE (tanh GELU) or transformers."""
     return "dle" if any(_DLE_NAME.search(name) for name in names) else "transformers"
 
 

@@ -173,7 +173,7 @@ def _optimizer(deepspeed: dict[str, Any]) -> str:
 
 
 def _origin(recipe: dict[str, Any]) -> str:
-    """The last part of a path: where this machine has its folders is nobody's business."""
+    """The last part of a path: where this machine has its folders is not public."""
     origin = at(recipe, "init.from", str, "")
     return Path(origin).name if origin else "random weights"
 

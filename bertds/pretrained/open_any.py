@@ -199,7 +199,7 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a pickle's tensors under dotted names, without running its code.
 
     Returns:
-        The tensors (of ``model``, ``state_dict`` or the top), and the plain values beside them.
+        The tensors (of ``model``, ``state_dict`` or the top), and the plain values next to them.
 
     Raises:
         CheckpointError: it cannot be read, or holds no tensors.

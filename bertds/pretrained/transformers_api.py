@@ -173,7 +173,7 @@ def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer (transformers).
 
     Raises:
-        CheckpointError: there is none beside the model.
+        CheckpointError: there is none next to the model.
     """
     with as_hugging_face_folder(name_or_path) as folder:
         return tokenizer_of(folder)

@@ -21,7 +21,7 @@ from bertds.system.json_fields import parse_json
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """Read the tensors of a Hugging Face folder, or of one .safetensors, .bin or .pt file.
 
-    A DLE checkpoint's ``model`` entry is taken by itself.
+    A DLE checkpoint's ``model`` entry is taken on its own.
 
     Raises:
         CheckpointError: nothing readable there; names the file.
@@ -91,8 +91,8 @@ def _check_zip(path: Path) -> None:
 def load_pickle(path: Path) -> object:
     """Read a pickle's tensors and plain values on the CPU; none of its code is run.
 
-    Beside torch's own list only two kinds of plain values are let in, which Megatron's files hold:
-    an ``argparse.Namespace`` and numpy arrays (its settings and random state).
+    In addition to torch's own list only two kinds of plain values are let in, which Megatron's
+    files hold: an ``argparse.Namespace`` and numpy arrays (its settings and random state).
 
     Raises:
         CheckpointError: it is damaged, or needs other classes; names the class.

@@ -20,7 +20,7 @@ class LiveReport(ThreadingHTTPServer):
     Args:
         runs: run folders, or folders that hold several.
         port: 0 = any free one.
-        seconds: a page is made anew at most so often, and the browser asks again after as long.
+        seconds: a page is made again at most so often, and the browser asks again after as long.
         title: the headline.
 
     Raises:

@@ -27,7 +27,7 @@ from bertds.system.atomic_files import sha256_file
 
 
 def _is_blimp(values: dict[str, Any]) -> bool:
-    """Tell whether these are scores as ``bertds evaluate --blimp`` writes them."""
+    """Return whether these are scores as ``bertds evaluate --blimp`` writes them."""
     counts = [values.get("pairs"), values.get("step") or 0]
     if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
         return False
@@ -129,7 +129,7 @@ class RunView:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """Scores that stand in the run folder or beside it (``scores.json``)."""
+        """Scores that are in the run folder or next to it (``scores.json``)."""
         result: dict[str, Any] = {}
         for file in (self.path.parent / "scores.json", self.path / "scores.json"):
             if file.is_file():

@@ -2,7 +2,7 @@
 
 A file is written under a temporary name in its own folder, flushed to the disk, and renamed.
 A crash at any moment leaves either the whole old file, the whole new file, or none, plus at most
-a ``.tmp-*`` left-over that nobody reads.
+a ``.tmp-*`` left-over that is never read.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_name(path)
     try:
-        # What is there under this name is a left-over, or a link that somebody laid for us.
+        # What is there under this name is a left-over, or a link that another user made for us.
         temporary.unlink(missing_ok=True)
         yield temporary
         if durable:

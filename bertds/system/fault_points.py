@@ -71,7 +71,7 @@ def inject(point: str, action: Callable[..., Any]) -> None:
     Args:
         point: a name in :data:`POINTS`.
         action: called with the point's facts; where there is a value, with it before them, and
-            returns the value to go on with.
+            returns the value to continue with.
     """
     if point not in POINTS:
         raise ValueError(f"{point}: unknown fault point; allowed: {', '.join(POINTS)}")

@@ -99,7 +99,7 @@ class FolderLock:
         folder: the folder; it exists.
         purpose: what the owner does, for the message to others.
         stale_seconds: a lock of another host that was not touched for this long is dead.
-        beat_seconds: time between two touches; 0 = a tenth of ``stale_seconds``.
+        beat_seconds: time between two touches; 0 = 10 % of ``stale_seconds``.
     """
 
     def __init__(
@@ -208,7 +208,9 @@ class FolderLock:
                 self.refresh()
 
     def check(self, *, at_most_every: float = 0.0) -> None:
-        """Make sure that nobody has taken the folder over. Does nothing when it is not held.
+        """Make sure that no other process has taken the folder over.
+
+        Does nothing when it is not held.
 
         Args:
             at_most_every: seconds; sooner after the last time, the file system is not asked.

@@ -1,6 +1,6 @@
 """Names that come from files: they lead to a file inside their own folder, or are refused.
 
-A manifest names the files that belong to it. One made by somebody else may name ``../../.ssh/id``
+A manifest names the files that belong to it. One made by another user may name ``../../.ssh/id``
 or go through a link; what is read then ends up in a model, an export or a message.
 """
 
@@ -13,7 +13,7 @@ from bertds.errors import UserError
 
 
 def is_plain_name(name: object) -> bool:
-    """Tell whether a value is one plain component: no folder, no ``..``, nothing hidden in it."""
+    """Return whether a value is one plain component: no folder, no ``..``, nothing hidden in it."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -29,7 +29,7 @@ def file_inside(folder: Path | str, name: object, where: str, error: type[UserEr
     Args:
         folder: the folder that the file which holds the name speaks of. It may itself be a link.
         name: a plain name, or a relative path with ``/``.
-        where: which file and key the name stands in, for the message.
+        where: which file and key the name is in, for the message.
         error: what to raise.
 
     Raises:

@@ -51,7 +51,7 @@ _WRONG = (TypeError, AttributeError, NotImplementedError, ValueError, KeyError)
 
 
 def is_url(text: object) -> bool:
-    """Tell whether a text is a URL of a store rather than a local path."""
+    """Return whether a text is a URL of a store rather than a local path."""
     return isinstance(text, str) and _URL.match(text) is not None
 
 
@@ -93,7 +93,7 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 def lasts(error: BaseException) -> bool:
-    """Tell whether a request that failed so would fail again."""
+    """Return whether a request that failed so would fail again."""
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, *_WRONG)):
         return True
     status = getattr(error, "status", None)  # aiohttp's
@@ -202,7 +202,7 @@ def read_agreed(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
 
 
 def file_size(url: str, seconds: float = PATIENCE_SECONDS) -> int:
-    """Return how many bytes a file has.
+    """Return how many bytes the file has.
 
     Raises:
         FileNotFoundError, DataError, StoreError: see :func:`insist`.

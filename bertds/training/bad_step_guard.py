@@ -6,7 +6,7 @@ A non-finite gradient never reaches the weights: the engine makes no update. The
 is saved with each checkpoint, so a continued run decides as an unbroken one does.
 
 While all goes well nothing here reads a tensor's value, but for the norm where the spike rule is
-on. After a bad step the ranks tell each other the losses of their micro batches.
+on. After a bad step the ranks exchange the losses of their micro batches.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from bertds.errors import BertdsError
 from bertds.system.logs import log
 
 SHOWN_SAMPLES = 64
-"""A message lists at most so many samples of the bad micro batch."""
+"""A message lists at most this number of samples of the bad micro batch."""
 FEWEST_NORMS = 20
-"""The spike rule waits until it has seen so many updates (or its whole window)."""
+"""The spike rule waits until it has seen this number of updates (or its whole window)."""
 SMALLEST_DEVIATION = 0.01
 """Share of the mean that the standard deviation is taken to be at least: no spike from noise."""
 
@@ -35,11 +35,11 @@ Losses = tuple[torch.Tensor, torch.Tensor, int, int]
 
 
 class Guard:
-    """Judges each step of one run. Its memory lies in the training state.
+    """Judges each step of one run. Its memory is in the training state.
 
     Args:
         config: the rules.
-        engine: for the norm and for what the ranks tell each other.
+        engine: for the norm and for what the ranks exchange.
     """
 
     def __init__(self, config: GuardConfig, engine: TrainingEngine) -> None:

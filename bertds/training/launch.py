@@ -43,7 +43,7 @@ from bertds.system.shipped_files import PACKAGE
 from bertds.training.settings import read_settings
 
 LOST = "BERTDS_LOST"
-"""Tells a new life of a run what ended the one before it."""
+"""Passes to a restarted run what ended the one before it."""
 COMMAND = "BERTDS_COMMAND"
 """The command of the user, for the run's record."""
 GRACE_SECONDS = 4.0

@@ -57,7 +57,7 @@ class Leaving:
         """End saving, heartbeat and engine.
 
         Args:
-            failure: what the other ranks are told if this one leaves out of order.
+            failure: the message to the other ranks if this one leaves out of order.
             orderly: whether all ranks leave together.
         """
         reached("run.leave")

@@ -159,7 +159,7 @@ def _compare(
 
 
 def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
-    """Tell whether nothing is left to train; a finished run goes on if its schedule is longer.
+    """Return whether nothing is left to train; a finished run continues if its schedule is longer.
 
     Args:
         run: the run folder.

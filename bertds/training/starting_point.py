@@ -140,7 +140,7 @@ def _check_vocabulary_file(path: Path, tokenizer: TokenizerInfo) -> None:
 def check_alike(engine: TrainingEngine, start: Start | None, source: Source) -> None:
     """Check that all ranks begin from the same checkpoint and read the same data. Collective.
 
-    On machines that do not share the run folder each would find its own, and go on in silence
+    On machines that do not share the run folder each would find its own, and continue in silence
     with a model put together of two.
 
     Raises:
@@ -184,7 +184,7 @@ def warn_of_other_data(start: Start | None, source: Source) -> None:
 
 
 def _facts(described: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where the data lies: copies are as good."""
+    """Leave out where the data is located: copies are as good."""
     return {key: value for key, value in described.items() if key != "path"}
 
 
@@ -195,7 +195,7 @@ def _difference(now: dict[str, Any], before: dict[str, Any]) -> str:
 
 
 def continue_run(config: Config, engine: TrainingEngine, start: Start | None) -> TrainState:
-    """Load weights and moments into the engine and return where training goes on."""
+    """Load weights and moments into the engine and return where training continues."""
     if start is None:
         return TrainState()
     reader, manifest = start.reader, start.reader.manifest

@@ -1,7 +1,7 @@
 """Asks the planner before anything is built: does the run fit this machine?
 
 A run that does not is refused with what to change; otherwise the kernel kills it without a word, or
-a GPU runs out of memory after minutes of building. ``run.ignore_memory`` goes on all the same.
+a GPU runs out of memory after minutes of building. ``run.ignore_memory`` continues anyway.
 """
 
 from __future__ import annotations

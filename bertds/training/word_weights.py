@@ -31,7 +31,7 @@ def use_word_weights(model: PreTrainingModel, config: Config, source: Source) ->
     """Give the model the weights of the words of the training text, where the recipe asks for them.
 
     Raises:
-        ConfigError: the data does not tell how often words occur.
+        ConfigError: the data does not contain how often words occur.
     """
     power = config.data.rare_token_power
     if not power:

@@ -31,7 +31,7 @@ def count_documents(
     """Return the manifest's ``sources`` and ``documents``; read = written + dropped in each.
 
     With ``--mix`` there are ``weight`` and ``documents_repeated`` (``repeated`` in total) too: the
-    splits hold so many entries more than documents were written.
+    splits hold this number of entries more than documents were written.
     """
     counts: dict[str, Counter[str]] = {}
     for result in results:
@@ -77,7 +77,7 @@ def count_documents(
 
 
 def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> None:
-    """Refuse to go on without a document.
+    """Refuse to continue without a document.
 
     Args:
         last: results of the last stage; its documents are what is left.

@@ -2,7 +2,7 @@
 
 ```text
 OUT with manifest.json        token shards: rows made as the trainer makes them
-hdf5_... folder, .hdf5 file   rows as they stand in NVIDIA's files
+hdf5_... folder, .hdf5 file   rows as they are in NVIDIA's files
 ```
 """
 
@@ -183,7 +183,7 @@ def _row(columns: dict[str, np.ndarray], number: int) -> Row:
     length = int(columns["input_mask"][number].sum())
     positions = columns["masked_lm_positions"][number]
     masked = dict(zip(positions.tolist(), columns["masked_lm_ids"][number].tolist()))
-    masked.pop(0, None)  # where no mask is, position 0 stands
+    masked.pop(0, None)  # where no mask is, position 0 is
     labels = columns.get("next_sentence_labels")
     return Row(
         columns["input_ids"][number][:length].tolist(),

@@ -118,7 +118,7 @@ class Overlaps:
         return Overlaps(NgramTable.load(path))
 
     def found_in(self, text: str) -> bool:
-        """Tell whether the text holds an n-gram of the test files."""
+        """Return whether the text holds an n-gram of the test files."""
         words = word_hashes(text)
         return any(_any_in(ngram_hashes(words, n), self._slots) for n in self._lengths)
 

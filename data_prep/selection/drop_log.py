@@ -114,7 +114,7 @@ def logs_in_order(results: Sequence[dict[str, Any]], folders: Sequence[Path]) ->
 
     Args:
         results: what the tasks recorded.
-        folders: where their parts may lie.
+        folders: where their parts may be.
     """
     # A part of tokens has the name of the part of text that it was made of (--train-vocab).
     place = {result["part"]: result["order"] for result in results if result["stage"] == 0}

@@ -50,7 +50,7 @@ def check_languages(codes: Sequence[str]) -> None:
 
 
 def is_in(text: str, codes: Sequence[str], least: float) -> bool:
-    """Tell whether a text is in one of the languages, with at least this probability."""
+    """Return whether a text is in one of the languages, with at least this probability."""
     middle = len(text) // 2
     sample = text[:_WINDOW]
     if len(text) > 2 * _WINDOW:

@@ -106,7 +106,7 @@ def find_files(
         kind: the option that named them.
         paths: files and folders.
         options: what their reader asks for.
-        indexes: indexes of multistream dumps; those beside their dumps are found without.
+        indexes: indexes of multistream dumps; those next to their dumps are found without.
         limits: what a file may unpack to, and the size of a document.
 
     Raises:
@@ -288,7 +288,7 @@ def source_file(
 
 
 def is_read_by_one(file: SourceFile) -> bool:
-    """Tell whether only one process can read the file: a dump in one compressed stream."""
+    """Return whether only one process can read the file: a dump in one compressed stream."""
     kind = "" if file.reader != "dump" or file.streams else blocks.compression(file.path)
     return kind not in ("", "bz2") or _single_bz2(file, kind)
 

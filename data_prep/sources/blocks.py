@@ -1,7 +1,7 @@
-"""Bytes of a file in blocks, from any place of it, and the records that lie in them.
+"""Bytes of a file in blocks, from any place of it, and the records that are in them.
 
 A file is cut into ranges of bytes, and several workers read one file at once. A record (a page, a
-document) belongs to the range that holds its first byte; its reader goes on beyond the end of the
+document) belongs to the range that holds its first byte; its reader continues beyond the end of the
 range until the record ends. So blocks come with a flag: does the block belong to the range?
 Files of several bzip2 streams (as Wikipedia publishes them) are cut at their streams.
 """
@@ -89,7 +89,7 @@ def plain_blocks(path: FilePath, start: int, end: int) -> Iterator[Block]:
 
 
 def is_multistream(path: FilePath) -> bool:
-    """Tell whether a .bz2 file holds several streams (looks at its first 64 MiB)."""
+    """Return whether a .bz2 file holds several streams (looks at its first 64 MiB)."""
     with open_binary(path) as file:
         tail = file.read(1)[:0]
         file.seek(1)

@@ -123,7 +123,7 @@ def wide_encoding(head: bytes) -> str:
 
 
 def _is_text_in(head: bytes, encoding: str) -> bool:
-    """Tell whether bytes are UTF-16 of another script than Latin.
+    """Return whether bytes are UTF-16 of another script than Latin.
 
     Then their letters are of one script, two at most (Japanese counts as one), and there are spaces
     or other marks between them; numbers, or text in another encoding, would be of all scripts.
@@ -176,7 +176,7 @@ def not_text(head: bytes) -> str:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Tell whether a tar header is there; the oldest ones have no magic, but a checksum."""
+    """Return whether a tar header is there; the oldest ones have no magic, but a checksum."""
     if head[257:262] == b"ustar":
         return True
     if len(head) < 512 or not head[0]:

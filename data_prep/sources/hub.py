@@ -3,7 +3,7 @@
 ``datasets`` finds the files of a name, configuration and split (a card's ``configs``, or the names
 of the files), on the Hub at one revision that goes into the names of the files. Nothing is
 downloaded beforehand: Parquet files, which is what the Hub serves, are read by groups of rows from
-wherever they lie, so that several workers read one file and a restart repeats little; files in
+wherever they are, so that several workers read one file and a restart repeats little; files in
 other formats (JSON, CSV, text) are streamed by ``datasets``, each as one piece.
 """
 

@@ -4,7 +4,7 @@ The key of a document is a keyed hash of its text, so the order is a shuffle tha
 draw. The lowest keys are the validation split; the rest is cut into shards of about equal tokens.
 A shard is a range of keys, gathered as one slice from every part; equal keys are duplicates.
 
-Repetitions (selection/mixing.py) have keys of their own and lie in the training shards alone: the
+Repetitions (selection/mixing.py) have keys of their own and are in the training shards alone: the
 first of these also takes the ones whose keys fall among the held-out, and a repetition of a
 held-out document is passed over.
 """
@@ -190,7 +190,7 @@ class _Columns(NamedTuple):
 
 
 def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
-    """Return all entries of the task's range, as they lie in the parts."""
+    """Return all entries of the task's range, as they are in the parts."""
     one = task.range
     first_train = one.split == "train" and one.number == 0
     columns: list[_Columns] = []

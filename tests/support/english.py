@@ -7,9 +7,11 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+# What is counted, and what it is counted per.
 _UNITS = (
     r"answers?|bytes?|documents?|examples?|GB|GiB|hashes|lines?|MB|MiB|ms|numbers?|objects?|once|"
     r"operations?|pairs?|passes|pieces?|positions?|processes|ranks?|rows?|s|samples?|seconds?|"
@@ -49,6 +51,7 @@ class Mark(NamedTuple):
         return f"{self.file}:{self.line}: {self.phrase!r} (see docs/terms.md)"
 
 
+@cache
 def ruled_out(repository: Path) -> re.Pattern[str]:
     """Return what the first table of ``docs/terms.md`` rules out, as whole words in any case."""
     page = (repository / "docs/terms.md").read_text(encoding="utf-8")
@@ -98,9 +101,10 @@ def python_texts(source: str) -> Iterator[Text]:
             values = [v.value if isinstance(v, ast.Constant) else " - " for v in node.values]
             yield Text(node.lineno, "string", "".join(map(str, values)))
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            kind = "docstring" if id(node) in docstrings else "string"
-            text = re.sub(r"``[^`]*``|`[^`]*`", " ", node.value) if kind == "docstring" else ""
-            yield Text(node.lineno, kind, text or node.value)
+            if id(node) in docstrings:
+                yield Text(node.lineno, "docstring", _without_names(node.value))
+            elif " " in node.value:  # otherwise it is a name
+                yield Text(node.lineno, "string", node.value)
     comments: list[Text] = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
@@ -111,6 +115,12 @@ def python_texts(source: str) -> Iterator[Text]:
             else:
                 comments.append(Text(token.start[0], "comment", text))
     yield from comments
+
+
+def _without_names(docstring: str) -> str:
+    """Return a docstring without code and without the names of arguments."""
+    prose = re.sub(r"``[^`]*``|`[^`]*`", " ", docstring)
+    return re.sub(r"^(\s+)\w+:", r"\1", prose, flags=re.MULTILINE)
 
 
 def other_texts(source: str) -> Iterator[Text]:

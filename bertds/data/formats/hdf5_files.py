@@ -47,7 +47,7 @@ def open_hdf5(path: Path | str, kind: str = "HDF5") -> Iterator[h5py.File]:
 
 
 def dataset(path: Path | str, file: h5py.File, name: str) -> h5py.Dataset | None:
-    """Return a dataset that lies in the file itself, or None if there is none of this name.
+    """Return a dataset that is in the file itself, or None if there is none of this name.
 
     Args:
         path: for messages.

@@ -197,7 +197,7 @@ def _tokenizer_from(given: Field, folder: Path) -> TokenizerInfo:
 
 
 def _check_vocabulary(given: Field, info: TokenizerInfo) -> None:
-    """The vocabulary beside the shards goes into the export: it must be the one they were made of.
+    """The vocabulary next to the shards goes into the export: it must be the one they were made of.
 
     Raises:
         DataError: it is another one, or its special tokens have other ids.

@@ -230,7 +230,7 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
 
     Args:
         path: an instance file by any writer.
-        vocab_size: checks that all ids lie below it; None does not.
+        vocab_size: checks that all ids are below it; None does not.
 
     Raises:
         DataError: the file is damaged or a row breaks the layout; names file and row.
@@ -260,7 +260,7 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
     bad_id = ((ids < 0) | (ids >= limit)) & mask
     check.rows(bad_id.any(axis=1), f"input_ids contains an id outside [0, {limit})")
 
-    # The first 0 ends the list; what stands behind it is padding whatever it holds.
+    # The first 0 ends the list; what follows it is padding whatever it holds.
     used = np.logical_and.accumulate(positions != 0, axis=1)
     outside = ((positions < 1) | (positions >= lengths[:, None])) & used
     check.rows(outside.any(axis=1), "masked_lm_positions has a position outside the row")
@@ -329,7 +329,7 @@ def header_and_datasets(
     """Check an open file against the layout; return its shape and its datasets by name.
 
     Raises:
-        DataError: a dataset is missing or lies elsewhere, or shapes or types disagree.
+        DataError: a dataset is missing or is elsewhere, or shapes or types disagree.
     """
     there = {name: dataset(path, file, name) for name in INSTANCE_DTYPES}
     datasets = {name: found for name, found in there.items() if found is not None}

@@ -1,6 +1,6 @@
 """A plain text file, tokenised when training starts, as one token shard in memory.
 
-One sentence a line, an empty line between documents (the input of Google's, NVIDIA's and NeMo's
+One sentence per line, an empty line between documents (the input of Google's, NVIDIA's and NeMo's
 scripts). For corpora beyond some hundred megabytes preparation is the better way.
 """
 

@@ -26,7 +26,7 @@ THREADS = 4
 """Shards on their way at once: enough that one slow answer does not leave the line idle."""
 SAY_AFTER_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
 _SAME_WRONG_BYTES = 3
-"""After so many arrivals with one and the same wrong checksum, the store holds other bytes."""
+"""After this number of arrivals with the same wrong checksum, the stored file is different."""
 _LOOK_SECONDS = 0.1
 _FULL_SECONDS = 5.0
 """How long nothing is fetched ahead into a cache that has no room for what is needed soonest."""
@@ -209,7 +209,7 @@ class FetchAhead:
         return trouble is not None and trouble.fatal is not None
 
     def _may_fetch(self, info: ShardInfo) -> bool:
-        """Tell whether a shard is neither on its way nor put off. The lock is held."""
+        """Return whether a shard is neither on its way nor put off. The lock is held."""
         trouble = self._trouble.get(info.sha256)
         if trouble is not None and (trouble.fatal or trouble.not_before > time.monotonic()):
             return False

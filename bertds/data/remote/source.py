@@ -203,7 +203,7 @@ class RemoteTokenSource(TokenSource):
         return super().rows_by_shard(epoch)
 
     def count_rows(self, epoch: int, shard: int) -> int:
-        """Return how many samples a shard is cut into in this epoch."""
+        """Return how many samples the shard is cut into in this epoch."""
         partner = self._partner(epoch, shard)
         here = self._outline(shard)
         other = here if partner == shard else self._outline(partner)
@@ -234,7 +234,7 @@ class RemoteTokenSource(TokenSource):
         began = said = time.monotonic()
         for done, number in enumerate(missing):
             if self._outlines.get(number) is None:  # another process may have been quicker
-                # A stretch is enough: what lies further ahead would push out what is read first.
+                # A stretch is enough: what is further ahead would push out what is read first.
                 self.read_ahead(missing[done : done + READ_AHEAD])
                 self.shard(number)
             if (now := time.monotonic()) - said > _SAY_SECONDS:

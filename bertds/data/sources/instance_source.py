@@ -157,10 +157,10 @@ class InstanceSource(Source):
 
 
 def find_tokenizer(path: Path, vocab: str, lower_case: bool | None) -> TokenizerInfo:
-    """Return the tokenizer of instance files: ``vocab``, or the one that lies above them.
+    """Return the tokenizer of instance files: ``vocab``, or the one that is located above them.
 
     A folder that preparation wrote holds ``tokenizer/`` next to the ``hdf5_lower_case_...`` ones;
-    the casing may also stand in that folder's name.
+    the casing may also be in that folder's name.
 
     Raises:
         DataError: no vocabulary is given and none is found.

@@ -1,10 +1,10 @@
-"""Reads and writes CoNLL columns: one word a line, its tag in the last column.
+"""Reads and writes CoNLL columns: one word per line, its tag in the last column.
 
 Comment lines are left out, and end a sentence: ``# key = value`` (CoNLL-U), ``# id 6f2a domain=en``
 (MultiCoNER), ``#begin document`` (OntoNotes). A word ``#`` with columns and a tag stays a word.
 
 Both tag schemes are read and given back as IOB2: in IOB1 (CoNLL-2003 as published) an entity
-starts with ``I-`` and ``B-`` stands only between two adjacent entities of one type.
+starts with ``I-`` and ``B-`` is only between two adjacent entities of one type.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_conll(
 
 
 def is_comment(line: str, columns: int, *, tagged: bool, inside: bool) -> bool:
-    """Tell whether a line is a comment.
+    """Return whether a line is a comment.
 
     Args:
         line: the line.
@@ -179,13 +179,13 @@ def iob2(tags: Sequence[str]) -> list[str]:
 
 
 def is_nemo_text(path: Path) -> bool:
-    """Tell whether a file is NeMo's ``text_*.txt``, whose tags are in ``labels_*.txt``."""
+    """Return whether a file is NeMo's ``text_*.txt``, whose tags are in ``labels_*.txt``."""
     name = path.name.removesuffix(".gz")
     return _NEMO_TEXT.fullmatch(name) is not None and not path.name.startswith("labels")
 
 
 def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
-    """Read NeMo's two files: a sentence a line, words apart by blanks, and the tags likewise.
+    """Read NeMo's two files: a sentence per line, words apart by blanks, and the tags likewise.
 
     Args:
         path: ``text_*.txt``; the tags are in ``labels_*.txt`` of the same folder, which a file to

@@ -179,7 +179,7 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
 
 
 def _is_headerless(table: list[tuple[int, list[str]]]) -> bool:
-    """Tell whether the first line is already a row of NeMo's ``text<TAB>label``.
+    """Return whether the first line is already a row of NeMo's ``text<TAB>label``.
 
     It is where it has one or two columns under none of the usual names, and its label comes again
     in a later row; a name of a column does not. A file of texts alone, to predict, must have

@@ -1,7 +1,7 @@
 """Reads TensorFlow checkpoints (format V2) without TensorFlow.
 
 ``NAME.index`` is a sorted table in LevelDB's format: key -> a small protocol-buffer message that
-says where the tensor lies in ``NAME.data-00000-of-0000N``. Everything read is checked against its
+says where the tensor is in ``NAME.data-00000-of-0000N``. Everything read is checked against its
 CRC-32C. Formats: tensorflow/core/util/tensor_bundle, tensorflow/core/lib/io/table.
 """
 
@@ -38,7 +38,7 @@ _BFLOAT16 = 14
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where one tensor lies."""
+    """Where one tensor is located."""
 
     dtype: int
     shape: tuple[int, ...]

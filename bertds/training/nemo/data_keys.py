@@ -25,7 +25,7 @@ def map_data(keys: Keys, result: Translation) -> None:
     elif predictions is not None:  # HDF5: the file says its length
         data["sequence_length"] = _hdf5_length(Path(path))
     if predictions is None:
-        # NeMo's text path masks each token by itself, so it knows no limit.
+        # NeMo's text path masks each token on its own, so it knows no limit.
         predictions = math.ceil((mask or 0.15) * data.get("sequence_length", 128) * 1.1)
         result.notes.append(
             f"max_predictions_per_sequence={predictions}: NeMo's text files set none"

@@ -22,7 +22,7 @@ class Translation:
 
 
 def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:
-    """Replace ``${model.max_seq_length}`` by what stands there.
+    """Replace ``${model.max_seq_length}`` by what is there.
 
     Raises:
         ConfigError: a reference to nothing, or in a circle.

@@ -3,7 +3,7 @@
     bertds train --nemo-config bert_pretraining_from_text_config.yaml model.train_ds.data_file=F
     bertds train --nemo-config F.yaml --write DIR      # only write recipe.yaml and deepspeed.json
 
-``batch_size`` is NeMo's: rows a device. The global batch is batch_size x devices x nodes x
+``batch_size`` is NeMo's: rows per device. The global batch is batch_size x devices x nodes x
 accumulate_grad_batches; with another number of processes accumulation makes up the difference.
 """
 
@@ -21,7 +21,7 @@ from bertds.training.nemo.data_keys import map_data, map_tokenizer
 from bertds.training.nemo.keys import Keys, Translation, resolve_references
 
 Rows = Callable[[dict[str, Any]], int]
-"""Takes our data section, returns how many rows an epoch has."""
+"""Takes our data section, returns how many rows the epoch has."""
 
 # Keys without a counterpart here that change nothing of the result: why each is not needed.
 WITHOUT_EFFECT = {
