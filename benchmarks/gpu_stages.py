@@ -163,7 +163,7 @@ def attention(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) 
         for dropout in (0.0, 0.1):
 
             def both(layout: Any = arrangement.layout, dropout: float = dropout) -> None:
-                attend(qkv, layout, dropout).backward(upstream)
+                attend(*qkv.unbind(1), layout, dropout).backward(upstream)
                 qkv.grad = None
 
             result["kernels"][f"{kernel}, dropout {dropout}"] = {
@@ -186,7 +186,7 @@ def short_rows_attention(
     starts, longest = micro_batch.cu_seqlens.to(qkv.device), micro_batch.max_seqlen
     found = {}
     for dropout in (0.0, 0.1):
-        keys = draw_keys(1, qkv.device)[0]
+        [keys] = draw_keys(1, qkv.device)
 
         def both(keys: torch.Tensor = keys, dropout: float = dropout) -> None:
             attend_short_rows(qkv, starts, longest, dropout, keys)

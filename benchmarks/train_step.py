@@ -279,9 +279,21 @@ def time_steps(
 def memory_of(name: str, case: Case) -> float:
     """Return GiB of peak memory of a process of its own that makes two steps."""
     command = [
-        sys.executable, __file__, "--memory-of", name, "--data", case.data, "--model", case.model,
-        "--lengths", str(case.length), "--precisions", case.precision, "--rows", str(case.rows),
-    ]  # fmt: skip
+        sys.executable,
+        __file__,
+        "--memory-of",
+        name,
+        "--data",
+        case.data,
+        "--model",
+        case.model,
+        "--lengths",
+        str(case.length),
+        "--precisions",
+        case.precision,
+        "--rows",
+        str(case.rows),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
@@ -366,12 +378,18 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     cases = [
         Case(
-            model=args.model, length=length, precision=precision, rows=args.rows,
-            steps=args.steps, data=args.data, compile=args.compile, torch_adam=args.torch_adam,
+            model=args.model,
+            length=length,
+            precision=precision,
+            rows=args.rows,
+            steps=args.steps,
+            data=args.data,
+            compile=args.compile,
+            torch_adam=args.torch_adam,
         )
         for length in args.lengths
         for precision in args.precisions
-    ]  # fmt: skip
+    ]
     if args.memory_of:
         report_memory(args.memory_of, cases[0])
         return 0

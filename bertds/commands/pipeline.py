@@ -18,9 +18,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
+from bertds.errors import EXIT_OK
 from bertds.pipeline.checks import check_pipeline
-from bertds.pipeline.launch import train
+from bertds.pipeline.launch import add_training_options, explain_stop, train
 from bertds.pipeline.stages import (
     export_model,
     facts_phase,
@@ -70,21 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             metavar="F.json",
             help=f"the DeepSpeed JSON of phase {phase} (the one that its recipe names)",
         )
-    parser.add_argument(
-        "--processes",
-        type=int,
-        default=0,
-        metavar="N",
-        help="ranks on this machine (default: its GPUs, or 1 on CPU)",
-    )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="recipe overrides for both phases",
-    )
+    add_training_options(parser)
     parser.add_argument(
         "--check",
         action="store_true",
@@ -150,8 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     for phase in phases:
         code = code or train(phase, args.processes, args.set)
     if code:
-        if code == EXIT_RUN_AGAIN:
-            print("stopped, with everything saved: run the same command again", file=sys.stderr)
+        explain_stop(code)
         return code
     runs = [phase.run for phase in phases]
     export_model(runs[-1], work / "model")

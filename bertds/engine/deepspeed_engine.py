@@ -209,7 +209,8 @@ class Engine:
             The model's output, detached.
         """
         reached("engine.forward")
-        self._engine.train()
+        if not self._engine.module.training:  # it walks over every module
+            self._engine.train()
         with self.forward_clock.timed():
             output = self._engine(**_arguments(micro_batch))
             output = passed("engine.output", output, micro_batch=micro_batch)

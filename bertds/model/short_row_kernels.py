@@ -165,7 +165,7 @@ def attend_short_rows(
         starts: int32 [B + 1], where each row starts.
         longest: length of the longest row.
         dropout_p: probability to drop an attention weight.
-        keys: int32 [2], of :func:`draw_keys`.
+        keys: of :func:`draw_keys`.
 
     Returns:
         [T, N, D].

@@ -57,28 +57,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(inputs: str, out: object, vocab: Path, *more: str) -> list[str]:
-    return [
-        "--text",
-        f"{inputs}/a.txt",
-        f"{inputs}/b.txt.gz",
-        "--jsonl",
-        f"{inputs}/c.jsonl",
-        "--parquet",
-        f"{inputs}/d.parquet",
-        "--wiki",
-        f"{inputs}/e.xml.bz2",
-        "--out",
-        str(out),
-        "--vocab",
-        str(vocab),
-        "--workers",
-        "1",
-        "--shard-tokens",
-        "2000",
-        "--validation-fraction",
-        "0.05",
-        *more,
-    ]
+    files = (
+        f"--text {inputs}/a.txt {inputs}/b.txt.gz --jsonl {inputs}/c.jsonl"
+        f" --parquet {inputs}/d.parquet --wiki {inputs}/e.xml.bz2 --out {out} --vocab {vocab}"
+    )
+    settings = "--workers 1 --shard-tokens 2000 --validation-fraction 0.05"
+    return [*files.split(), *settings.split(), *more]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -62,7 +62,7 @@ def attention_equals_padded(device: str, folder: Path) -> None:
         found = []
         for name in (kernel, "padded"):
             qkv = values.clone().requires_grad_()
-            output = attend(qkv, arrange(starts, 40, name).layout, 0.0)
+            output = attend(*qkv.unbind(1), arrange(starts, 40, name).layout, 0.0)
             output.backward(upstream)
             found.append((output.detach().float(), qkv.grad.float()))
         limit = {torch.bfloat16: 1e-2, torch.float16: 2e-3, torch.float32: 1e-5}[dtype]
@@ -82,7 +82,7 @@ def attention_dropout_has_its_rate_and_follows_the_seed(device: str, folder: Pat
 
     def masks(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        output = attend(qkv, layout.layout, p)
+        output = attend(*qkv.unbind(1), layout.layout, p)
         [gradient] = torch.autograd.grad(output.sum(), qkv)
         weights = output.detach().float().view(rows, length, length)
         # What the backward pass dropped: a value's gradient is the sum of its weights.

@@ -52,10 +52,12 @@ def settings(repository: Path, name: str, **changes: Any) -> DeepSpeedSettings:
 @pytest.mark.parametrize(
     ("model", "length", "masked", "gflop"),
     [
-        (LARGE, 128, 20, 240.6), (LARGE, 512, 80, 1020.5),
-        (ModelConfig(), 128, 20, 69.9), (ModelConfig(), 512, 80, 301.5),
+        (LARGE, 128, 20, 240.6),
+        (LARGE, 512, 80, 1020.5),
+        (ModelConfig(), 128, 20, 69.9),
+        (ModelConfig(), 512, 80, 301.5),
     ],
-)  # fmt: skip
+)
 def test_flops_are_the_published_ones(
     model: ModelConfig, length: int, masked: int, gflop: float
 ) -> None:
@@ -67,11 +69,19 @@ def test_flops_are_the_published_ones(
     ("model", "words"),
     [
         (LARGE, 30522),
-        (ModelConfig(hidden_size=64, num_hidden_layers=3, num_attention_heads=2,
-                     intermediate_size=100, next_sentence=False), 77),
+        (
+            ModelConfig(
+                hidden_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=2,
+                intermediate_size=100,
+                next_sentence=False,
+            ),
+            77,
+        ),
         (MODERN_BASE, 50368),
     ],
-)  # fmt: skip
+)
 def test_parameters_are_counted_as_the_model_has_them(model: ModelConfig, words: int) -> None:
     import torch
 
@@ -94,10 +104,18 @@ def test_a_modern_encoder_is_counted_by_hand() -> None:
 
 def shape_of(model: ModelConfig, rows: int, **changes: Any) -> Shape:
     values: dict[str, Any] = {
-        "model": model, "vocab_size": 1024, "sequence_length": 64, "tokens_per_row": 64.0,
-        "masked_per_row": 9.0, "micro_batch": rows, "precision": "fp32", "stage": 1,
-        "world_size": 1, "optimizer": "AdamW", "on_cpu": True,
-    }  # fmt: skip
+        "model": model,
+        "vocab_size": 1024,
+        "sequence_length": 64,
+        "tokens_per_row": 64.0,
+        "masked_per_row": 9.0,
+        "micro_batch": rows,
+        "precision": "fp32",
+        "stage": 1,
+        "world_size": 1,
+        "optimizer": "AdamW",
+        "on_cpu": True,
+    }
     return Shape(**{**values, **changes})
 
 
@@ -112,11 +130,16 @@ def test_a_layer_keeps_what_autograd_saves(dropout: float, rows: int, style: Any
 
     def saved(layers: int) -> tuple[int, ModelConfig]:
         config = ModelConfig(
-            hidden_size=128, num_hidden_layers=layers, num_attention_heads=4,
-            intermediate_size=512, hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout, style=style, next_sentence=style == "bert",
+            hidden_size=128,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            intermediate_size=512,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            style=style,
+            next_sentence=style == "bert",
             local_attention=16,
-        )  # fmt: skip
+        )
         torch.manual_seed(0)
         model = build_model(config, 1024).train()
         ours = {p.untyped_storage().data_ptr() for p in model.parameters()}
@@ -131,11 +154,15 @@ def test_a_layer_keeps_what_autograd_saves(dropout: float, rows: int, style: Any
         tokens = rows * 64
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             output = model(
-                torch.randint(5, 1024, (tokens,)), torch.zeros(tokens, dtype=torch.long),
-                torch.arange(64).repeat(rows), torch.arange(0, tokens + 1, 64, dtype=torch.int32),
-                64, torch.arange(0, tokens, 7), torch.randint(5, 1024, (-(-tokens // 7),)),
+                torch.randint(5, 1024, (tokens,)),
+                torch.zeros(tokens, dtype=torch.long),
+                torch.arange(64).repeat(rows),
+                torch.arange(0, tokens + 1, 64, dtype=torch.int32),
+                64,
+                torch.arange(0, tokens, 7),
+                torch.randint(5, 1024, (-(-tokens // 7),)),
                 torch.zeros(rows, dtype=torch.long),
-            )  # fmt: skip
+            )
         assert output.mlm_loss_sum.requires_grad
         return sum(size for size, _ in seen.values()), config
 
@@ -232,8 +259,9 @@ def test_gradients_are_hidden_only_where_deepspeed_hides_them(repository: Path) 
         zero = {"stage": stage, "overlap_comm": wanted}
         chosen = settings(repository, "lamb_phase1_a100_80g", zero_optimization=zero)
         hardware = find("a100")
-        return forecast(phase(1, repository), chosen, hardware, nodes=32,
-                        devices_per_node=8).step.exposed  # fmt: skip
+        return forecast(
+            phase(1, repository), chosen, hardware, nodes=32, devices_per_node=8
+        ).step.exposed
 
     assert exposed(2, True) < exposed(2, False)
     assert exposed(1, True) == exposed(1, False)  # DeepSpeed's BF16 optimizer
@@ -320,12 +348,15 @@ def test_calibration_separates_the_optimizer_and_what_each_micro_batch_moves(
         of_step = rows * micro_batches * tokens
         lines = [
             train_line(
-                10 * n, samples=10 * n * of_step // tokens, tokens=10 * n * of_step,
-                seconds=10 * seconds, tokens_per_second=of_step / seconds,
+                10 * n,
+                samples=10 * n * of_step // tokens,
+                tokens=10 * n * of_step,
+                seconds=10 * seconds,
+                tokens_per_second=of_step / seconds,
                 **{"optimizer_seconds": 10 * update, **changes},
             )
             for n in range(1, 6)
-        ]  # fmt: skip
+        ]
         made = make_run(tmp_path / name, lines)
         settings = json.loads((made / "deepspeed.json").read_text())
         settings["train_micro_batch_size_per_gpu"] = rows
@@ -424,20 +455,38 @@ def start_run(
     for rank in range(processes):
         if processes > 1:
             environment |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-            }  # fmt: skip
-        children.append(subprocess.Popen(
-            [
-                sys.executable, "-c", CPU_CLOCK, str(repository / "bertds/train.py"),
-                "--config", str(repository / "bertds/recipes/tiny_cpu_phase1.yaml"),
-                "--deepspeed_config", str(repository / "ds_configs/tiny_cpu_phase1.json"),
-                "--set", f"run.dir={run}", f"data.path={data}", "log.every_steps=1",
-                "validation.max_samples=8", "validation.micro_batch_size=2",
-                "data.sequence_length=96", *MIDDLE, *assignments,
-            ],
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        ))  # fmt: skip
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+        children.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    CPU_CLOCK,
+                    str(repository / "bertds/train.py"),
+                    "--config",
+                    str(repository / "bertds/recipes/tiny_cpu_phase1.yaml"),
+                    "--deepspeed_config",
+                    str(repository / "ds_configs/tiny_cpu_phase1.json"),
+                    "--set",
+                    f"run.dir={run}",
+                    f"data.path={data}",
+                    "log.every_steps=1",
+                    "validation.max_samples=8",
+                    "validation.micro_batch_size=2",
+                    "data.sequence_length=96",
+                    *MIDDLE,
+                    *assignments,
+                ],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+        )
     return children
 
 
@@ -463,19 +512,34 @@ def real_run(
 @pytest.mark.parametrize(
     "changes",
     [
-        ["deepspeed.zero_optimization.stage=0", "deepspeed.train_batch_size=8",
-         "deepspeed.train_micro_batch_size_per_gpu=4"],
+        [
+            "deepspeed.zero_optimization.stage=0",
+            "deepspeed.train_batch_size=8",
+            "deepspeed.train_micro_batch_size_per_gpu=4",
+        ],
         ["deepspeed.train_batch_size=48", "deepspeed.train_micro_batch_size_per_gpu=24"],
-        ["model.num_hidden_layers=9", "deepspeed.zero_optimization.stage=2",
-         "deepspeed.train_batch_size=16", "deepspeed.train_micro_batch_size_per_gpu=8"],
-        ["model.num_hidden_layers=9", "model.activation_checkpointing=full",
-         "deepspeed.train_batch_size=64", "deepspeed.train_micro_batch_size_per_gpu=64"],
-        ["model.activation_checkpointing=full", "model.hidden_dropout_prob=0.1",
-         "model.attention_probs_dropout_prob=0.1",
-         "deepspeed.train_batch_size=24", "deepspeed.train_micro_batch_size_per_gpu=24"],
+        [
+            "model.num_hidden_layers=9",
+            "deepspeed.zero_optimization.stage=2",
+            "deepspeed.train_batch_size=16",
+            "deepspeed.train_micro_batch_size_per_gpu=8",
+        ],
+        [
+            "model.num_hidden_layers=9",
+            "model.activation_checkpointing=full",
+            "deepspeed.train_batch_size=64",
+            "deepspeed.train_micro_batch_size_per_gpu=64",
+        ],
+        [
+            "model.activation_checkpointing=full",
+            "model.hidden_dropout_prob=0.1",
+            "model.attention_probs_dropout_prob=0.1",
+            "deepspeed.train_batch_size=24",
+            "deepspeed.train_micro_batch_size_per_gpu=24",
+        ],
     ],
     ids=["stage 0", "large micro batch", "deeper, stage 2", "recomputed", "recomputed, dropout"],
-)  # fmt: skip
+)
 def test_memory_of_real_runs_within_a_tenth(
     repository: Path,
     tiny_data: Path,
@@ -497,9 +561,14 @@ def planned(run: Path, calibrating_run: Path) -> Any:
 
     config, values, words, ranks = read_run(run)
     return forecast(
-        config, check_deepspeed_values(values), find("cpu"), nodes=1, devices_per_node=ranks,
-        vocab_size=words, calibration=calibrate(calibrating_run),
-    )  # fmt: skip
+        config,
+        check_deepspeed_values(values),
+        find("cpu"),
+        nodes=1,
+        devices_per_node=ranks,
+        vocab_size=words,
+        calibration=calibrate(calibrating_run),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -514,9 +583,14 @@ def calibrating_run(
     assert command(["prep", "show", str(tiny_data), "-n", "1"]) == 0
     run = tmp_path_factory.mktemp("calibrate") / "run"
     real_run(
-        repository, tiny_data, run, "schedule.total_steps=8", "model.num_hidden_layers=3",
-        "deepspeed.train_batch_size=16", "deepspeed.train_micro_batch_size_per_gpu=8",
-    )  # fmt: skip
+        repository,
+        tiny_data,
+        run,
+        "schedule.total_steps=8",
+        "model.num_hidden_layers=3",
+        "deepspeed.train_batch_size=16",
+        "deepspeed.train_micro_batch_size_per_gpu=8",
+    )
     return run
 
 
@@ -525,12 +599,26 @@ def test_calibration_with_two_processes(repository: Path, tiny_data: Path, tmp_p
     """Two processes calibrate the forecast of two others: memory, and the speed of each."""
     sizes = ["deepspeed.train_batch_size=32", "deepspeed.train_micro_batch_size_per_gpu=8"]
     first, second = tmp_path / "first", tmp_path / "second"
-    real_run(repository, tiny_data, first, "schedule.total_steps=5", "model.num_hidden_layers=3",
-             "checkpoint.every_steps=0", *sizes, processes=2)  # fmt: skip
+    real_run(
+        repository,
+        tiny_data,
+        first,
+        "schedule.total_steps=5",
+        "model.num_hidden_layers=3",
+        "checkpoint.every_steps=0",
+        *sizes,
+        processes=2,
+    )
     measured = real_run(
-        repository, tiny_data, second, "schedule.total_steps=3", "model.num_hidden_layers=8",
-        "deepspeed.zero_optimization.stage=2", *sizes, processes=2,
-    )  # fmt: skip
+        repository,
+        tiny_data,
+        second,
+        "schedule.total_steps=3",
+        "model.num_hidden_layers=8",
+        "deepspeed.zero_optimization.stage=2",
+        *sizes,
+        processes=2,
+    )
     for folder in (first / "checkpoints", second / "checkpoints"):
         shutil.rmtree(folder)  # the number of processes is known without them
     plan = planned(second, first)
@@ -555,13 +643,23 @@ def test_time_of_a_real_run_within_a_quarter_after_calibration(
     for attempt in range(3):
         first, second = tmp_path / f"first_{attempt}", tmp_path / f"second_{attempt}"
         small = start_run(
-            repository, tiny_data, first, "schedule.total_steps=24", "model.num_hidden_layers=3",
-            "deepspeed.train_batch_size=16", "deepspeed.train_micro_batch_size_per_gpu=8",
-        )  # fmt: skip
+            repository,
+            tiny_data,
+            first,
+            "schedule.total_steps=24",
+            "model.num_hidden_layers=3",
+            "deepspeed.train_batch_size=16",
+            "deepspeed.train_micro_batch_size_per_gpu=8",
+        )
         large = start_run(
-            repository, tiny_data, second, "schedule.total_steps=5", "model.num_hidden_layers=6",
-            "deepspeed.train_batch_size=48", "deepspeed.train_micro_batch_size_per_gpu=24",
-        )  # fmt: skip
+            repository,
+            tiny_data,
+            second,
+            "schedule.total_steps=5",
+            "model.num_hidden_layers=6",
+            "deepspeed.train_batch_size=48",
+            "deepspeed.train_micro_batch_size_per_gpu=24",
+        )
         finish([*small, *large])
         measured = median(line["seconds"] for line in train_lines(second)[1:])
         plan = planned(second, first)

@@ -32,8 +32,9 @@ def test_phase_two_waits_and_a_hopeless_run_gives_up(
     ended = lab.wait(crashing)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "1")
     assert [line.split(" crash ")[1][0] for line in history(hopeless) if " crash " in line] == [
-        "1", "2",
-    ]  # fmt: skip
+        "1",
+        "2",
+    ]
     assert "giving up" in lab.log(crashing)
 
     assert lab.wait(first)["JobState"] == "COMPLETED", lab.log(first)
@@ -78,8 +79,11 @@ def test_a_lost_rank_is_started_again_in_the_same_job(
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), lab.log(job)
     assert "starting again in this job, from step_000000" in lab.log(job)
     assert [line.split(" nodes=")[1].split(" ", 1)[1][:7] for line in history(run)] == [
-        "start: ", "crash 1", "start: ", "done",
-    ]  # fmt: skip
+        "start: ",
+        "crash 1",
+        "start: ",
+        "done",
+    ]
     (lost,) = losses_of(read_object(run / "environment.json", []))
     assert "ended with exit code 137" in lost.what and 0 < lost.seconds < 240
     assert train_steps(run) == list(range(1, STEPS + 1))
