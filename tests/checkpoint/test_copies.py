@@ -21,7 +21,7 @@ from bertds.checkpoint.find import newest_good, step_folders
 from bertds.errors import ConfigError, StoreError
 from bertds.system import storage
 from tests.checkpoint.test_checkpoint import make, save_steps
-from tests.support.store_server import s3_bucket
+from tests.support import store_server
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    with s3_bucket() as bucket:
+    with store_server.s3() as (_, bucket):
         yield bucket
 
 
