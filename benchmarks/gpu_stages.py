@@ -180,8 +180,8 @@ def short_rows_attention(
     qkv: torch.Tensor, upstream: torch.Tensor, micro_batch: Any
 ) -> dict[str, dict[str, float]]:
     """Time the attention of fused layers, as they call it."""
-    from bertds.model.layer_kernels import draw_keys
-    from bertds.model.short_row_kernels import attend_short_rows, attend_short_rows_backward
+    from bertds.model.kernels.add_norm import draw_keys
+    from bertds.model.kernels.short_rows import attend_short_rows, attend_short_rows_backward
 
     starts, longest = micro_batch.cu_seqlens.to(qkv.device), micro_batch.max_seqlen
     found = {}

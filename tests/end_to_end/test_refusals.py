@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 
+from bertds.checkpoint.find import step_folders
+from bertds.monitor.run_files import read_metrics
+from bertds.pretrained.load import open_trained
+from bertds.pretrained.model_card import model_card
+from bertds.report.write import write_report
 from bertds.train import entry
 from tests.support.read_runs import losses
 
@@ -97,6 +102,10 @@ def test_a_start_with_other_settings_says_what_changes_or_is_refused(
     assert "already done" in capsys.readouterr().err
     message = bad(command("run", "schedule.total_steps=2", "deepspeed.optimizer.type=Lamb"), capsys)
     assert "deepspeed.optimizer.type=AdamW, now deepspeed.optimizer.type=Lamb" in message
+    same = command("run", "schedule.total_steps=2")
+    elsewhere = ["data.path=/nowhere" if a.startswith("data.path=") else a for a in same]
+    message = bad(elsewhere, capsys)
+    assert message == "bertds: error: data.path=/nowhere: no such file or folder"
     assert (run / "DONE").is_file()
     longer = ("schedule.total_steps=3", "deepspeed.optimizer.params.lr=0.001")
     assert entry(command("run", *longer)) == 0
@@ -107,3 +116,26 @@ def test_a_start_with_other_settings_says_what_changes_or_is_refused(
     starts = [json.loads(line) for line in (run / "settings.jsonl").read_text().splitlines()]
     assert [start["step"] for start in starts] == [0, 2]
     assert starts[1]["changes"]["schedule.total_steps"] == [2, 3]
+
+
+def test_a_learning_rate_changed_on_an_interrupted_run_is_told_everywhere(
+    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run, lower = tmp_path / "run", "deepspeed.optimizer.params.lr=0.0001"
+    assert entry(command("run", "run.max_hours=1e-6")) == 75
+    stopped = int(step_folders(run / "checkpoints")[0].name[5:])
+    assert 0 < stopped < 6 and not (run / "DONE").exists()
+    capsys.readouterr()
+    assert entry(command("run", lower)) == 0
+    announced = f"lr 0.005 -> 0.0001 from step {stopped}"
+    assert capsys.readouterr().err.count(announced) == 1
+    assert announced in (run / "log.txt").read_text()
+    starts = [json.loads(line) for line in (run / "settings.jsonl").read_text().splitlines()]
+    changed = {"deepspeed.optimizer.params.lr": [0.005, 0.0001]}
+    assert [(s["step"], s["changes"]) for s in starts] == [(0, {}), (stopped, changed)]
+    rates = [line["lr"] for line in read_metrics(run / "metrics.jsonl").lines if "lr" in line]
+    assert max(rates[stopped:]) <= 0.0001 < max(rates[:stopped])
+    page = write_report([run], tmp_path / "report").read_text()
+    assert "Settings changed" in page and "<td>lr</td>" in page
+    card = model_card(open_trained(run), "model")
+    assert f"| lr | 0.005 | 0.0001 | {stopped} |" in card
