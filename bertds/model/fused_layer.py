@@ -1,4 +1,4 @@
-"""A whole BERT layer as one autograd function over the kernels of ``layer_kernels``.
+"""A whole BERT layer as one autograd function over the kernels of ``add_norm``.
 
     hidden -> q, k, v -> attention -> dense -> dropout + residual + LayerNorm
            -> wide -> GELU -> dense -> dropout + residual + LayerNorm
@@ -12,7 +12,7 @@ other addend, and neither dropout masks nor normalized values are kept.
 
 Gradients are those of the layer's modules; parameters stay where they are, under the same names.
 
-Rows of at most ``LONGEST_ROW`` tokens take the attention of ``short_row_kernels``, which computes
+Rows of at most ``LONGEST_ROW`` tokens take the attention of ``short_rows``, which computes
 a row and head at once. Longer rows, and FlashAttention 3 and 4, take torch's flash operator.
 
 Sizes: T tokens, H width, I intermediate width, N heads, D width of a head, B rows.
@@ -30,16 +30,16 @@ from torch.autograd.function import once_differentiable
 
 from bertds.model.attention import side_by_side
 from bertds.model.bert import BertForPreTraining
-from bertds.model.column_kernels import finish_sums, gelu_backward, join_gradients
 from bertds.model.encoder import EncoderLayer
-from bertds.model.layer_kernels import add_norm, add_norm_backward, draw_keys
-from bertds.model.row_layout import RowLayout
-from bertds.model.short_row_kernels import (
+from bertds.model.kernels.add_norm import add_norm, add_norm_backward, draw_keys
+from bertds.model.kernels.column_sums import finish_sums, gelu_backward, join_gradients
+from bertds.model.kernels.short_rows import (
     HEAD_WIDTHS,
     LONGEST_ROW,
     attend_short_rows,
     attend_short_rows_backward,
 )
+from bertds.model.row_layout import RowLayout
 
 DROPOUTS = 3
 """Dropouts of a layer: of attention, and of each half's output."""
@@ -55,7 +55,7 @@ class Settings(NamedTuple):
     approximate: str
     """Of GELU: "none" or "tanh"."""
     short_rows: bool
-    """Whether short rows may take the kernel of ``short_row_kernels``."""
+    """Whether short rows may take the kernel of ``short_rows``."""
 
 
 class _Attended(NamedTuple):

@@ -97,7 +97,7 @@ def _score_by_operators(
 def _score_by_kernel(
     hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_C: Tensor, sizes: _Sizes
 ) -> _Chunk:
-    from bertds.model.loss_kernels import cross_entropy  # Triton: not everywhere
+    from bertds.model.kernels.cross_entropy import cross_entropy  # Triton: not everywhere
 
     logits_CV = F.linear(hidden_CH, weight_VH, bias_V)
     losses_C, hits_C = cross_entropy(logits_CV, labels_C, **sizes._asdict())
@@ -115,7 +115,7 @@ def _score_by_kernel(
 
 @functools.cache
 def has_kernel(device_type: str) -> bool:
-    """Return whether :mod:`bertds.model.loss_kernels` runs on a device of this type."""
+    """Return whether :mod:`bertds.model.kernels.cross_entropy` runs on a device of this type."""
     if device_type != "cuda" or torch.version.cuda is None:
         return False
     from torch.utils._triton import has_triton

@@ -182,9 +182,9 @@ def kernel(monkeypatch):
     triton = pytest.importorskip("triton")
     if not triton.knobs.runtime.interpret:
         pytest.skip("needs TRITON_INTERPRET=1")
-    from bertds.model import loss_kernels
+    from bertds.model.kernels import cross_entropy
 
-    monkeypatch.setattr(loss_kernels, "BLOCK", 32)  # three blocks, the last of them half full
+    monkeypatch.setattr(cross_entropy, "BLOCK", 32)  # three blocks, the last of them half full
     return lambda: monkeypatch.setattr(losses, "has_kernel", lambda device_type: True)
 
 

@@ -1,7 +1,7 @@
 """Triton kernels of a BERT layer that also add up the columns of what they write.
 
 GELU's gradient, the three gradients of attention as one, and the end of all column sums of a layer,
-which are the gradients of its biases and of LayerNorm's parameters. See ``layer_kernels``.
+which are the gradients of its biases and of LayerNorm's parameters. See ``add_norm``.
 
 Sizes: T tokens, I intermediate width, N heads, D width of a head, P programs.
 """

@@ -1,7 +1,7 @@
 """What a BERT layer computes between its matrix products, as Triton kernels.
 
 Forward and backward of dropout, residual sum and LayerNorm. GELU's gradient and sums over tokens
-are in ``column_kernels``, attention within short rows in ``short_row_kernels``. Each kernel reads
+are in ``column_sums``, attention within short rows in ``short_rows``. Each kernel reads
 its inputs once and writes its results once. The backward kernels also add up the columns of what
 they write, which are the gradients of biases and of LayerNorm's parameters, so that nothing is read
 again for a sum. Sums are made in a fixed order, without atomic operations: the same input gives the
