@@ -10,6 +10,7 @@ from bertds.pretrained.convert import convert
 from bertds.pretrained.foreign.megatron import MegatronBert
 from bertds.pretrained.open_any import opened
 from bertds.pretrained.output_folder import check_output
+from bertds.system.idle_options import given_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -44,7 +45,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         choices=("gelu", "gelu_new"),
         help="default: tanh for DLE, TensorFlow and Megatron, as in the config for others",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for option in ("config", "vocab", "cased", "gelu"):
+        if args.to == "onnx" and option in given_options(parser, args):
+            raise ConfigError(
+                f"--{option} cannot be combined with --to onnx; convert to hf with it first"
+            )
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_by_nemo(argv: list[str]) -> int:
     """Translate a NeMo file, and train unless ``--write`` asks for the files only."""
+    from bertds.system.idle_options import given_options, refuse_together
     from bertds.system.logs import start_logging
     from bertds.training.nemo.write import write_translation
 
@@ -57,6 +58,7 @@ def train_by_nemo(argv: list[str]) -> int:
         "overrides", nargs="*", metavar="nemo.key=value", help="NeMo keys to override"
     )
     args = parser.parse_intermixed_args(argv)
+    refuse_together(given_options(parser, args), "write", ("set", "processes", "restarts"))
     start_logging(is_main=True)
     recipe, settings = write_translation(args.nemo_config, args.overrides, args.write)
     if args.write:

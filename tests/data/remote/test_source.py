@@ -23,6 +23,7 @@ from bertds.data.remote.outlines import outline_bytes
 from bertds.data.sources import token_source
 from bertds.errors import ConfigError, DataError, StoreError
 from bertds.system import storage
+from tests.support.emulators import bucket
 from tests.support.store_server import FAULTS, cache_bytes, files_of_shards, serve, serve_by
 from tests.support.tiny import write_tiny_data
 
@@ -123,6 +124,19 @@ def test_every_fault_and_a_small_cache_change_no_sample(
     assert all(store.requests[name] > len(FAULTS) for name in shards)
     assert sum(store.served[name] for name in shards) > 1.5 * limit * GIB  # it had to evict
     assert 0.5 * limit * GIB < highest <= limit * GIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "az", "gs"])
+def test_rows_of_other_stores_are_those_of_the_local_folder(
+    corpus: Path, tmp_path: Path, kind: str
+) -> None:
+    wanted = steps(config(corpus, tmp_path), number := whole_epochs(corpus, 2))
+    with bucket(kind, tmp_path / "store") as url:
+        for path in sorted(path for path in corpus.rglob("*") if path.is_file()):
+            storage.upload(path, f"{url}/{path.relative_to(corpus).as_posix()}")
+        data = config(url, tmp_path / "cache", cache_gib=bound(corpus, 6.2))
+        assert_equal(steps(data, number), wanted)
 
 
 def test_what_the_cache_holds_is_fetched_once_by_all_who_use_it(
