@@ -86,7 +86,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     given = given_options(parser, args)
     if "limit" in given and "blimp" not in given:
-        raise ConfigError("--limit is only for --blimp; use --max-samples to limit held-out rows")
+        raise ConfigError("--limit requires --blimp; use --max-samples to limit held-out rows")
     refuse_together(given, "blimp", [*HeldOut.__dataclass_fields__, "last_weights"])
     return args
 

@@ -39,7 +39,8 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
         ):
             if file:
                 raise ConfigError(
-                    f"--{option} {file}: cannot be combined with --data {options.data}, which has its own "
+                    f"--{option} {file}: cannot be combined with --data {options.data}, which has "
+                    "its own "
                     "splits; leave one of them out"
                 )
 

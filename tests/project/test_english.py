@@ -52,7 +52,7 @@ def test_no_text_has_a_phrase_that_is_ruled_out(repository: Path) -> None:
         ("page.md", "Save per so many steps.", "so many"),
         ("page.md", "- a list,\n- whose second\n  entry hangs\n  on this\n", "hangs on"),
         ("page.md", "| a | the run goes on |\n", "goes on"),
-        ("help.py", 'add(help="number of rows per step (default: 32)")\n', "rows a step"),
+        ("help.py", 'add(help="number of rows a step (32)")\n', "rows a step"),
         ("help.py", 'add(help=f"so long the {count} processes wait")\n', "so long"),
         ("errors.py", 'raise ValueError(\n    "begin "\n    "anew"\n)\n', "anew"),
         ("logs.py", 'log.info("%s: removed by somebody", path)\n', "somebody"),
