@@ -161,7 +161,8 @@ def find_rank_info(environment: Mapping[str, str] | None = None) -> RankInfo:
         if rank_info.world_size < nodes or rank_info.world_size == here:
             raise ConfigError(
                 f"{nodes} Slurm nodes, but WORLD_SIZE={rank_info.world_size}: each node would "
-                "train alone; start the ranks with slurm/phase1.sh (srun), not with `srun deepspeed`"
+                "train alone; start the ranks with slurm/phase1.sh (srun), not with "
+                "`srun deepspeed`"
             )
         if values.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1"):
             raise ConfigError(
