@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
+from bertds.distributed.stop_requests import StopRequests, seconds_left_of_job
 from bertds.monitor.run_files import read_metrics
 from tests.support.read_runs import assert_same_state, losses, saved_steps, train_lines
 
@@ -84,7 +84,7 @@ def test_the_time_left_of_a_job() -> None:
     short = {"SLURM_JOB_START_TIME": str(now - 10), "SLURM_JOB_END_TIME": str(now + 50)}
     assert seconds_left_of_job(3.0, short) == pytest.approx(44, abs=1)  # a tenth of its minute
     assert (
-        StopWatch(Path("/nowhere"), None, -1.0).reason()
+        StopRequests(Path("/nowhere"), None, -1.0).reason()
         == "the time limit of the Slurm job is close"
     )
 
