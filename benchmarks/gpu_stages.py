@@ -132,7 +132,7 @@ def ceilings(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -
 
 def read_micro_batch(args: argparse.Namespace) -> tuple[Any, int, Any]:
     """Return a micro batch on the host, the vocabulary's size and the case."""
-    from benchmarks.train_step import Case, read_batches
+    from benchmarks.contender import Case, read_batches
 
     case = Case(
         model=args.model,

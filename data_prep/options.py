@@ -8,9 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertds.system.idle_options import refuse_idle
 from data_prep.request import CHOICES, PrepRequest
 from data_prep.selection.filters import QUALITY_RULES
 
+GOES_WITH = {
+    "hf_split": ("hf",),
+    "wiki_index": ("wiki",),
+    "wiki_templates": ("wiki",),
+    "text_layout": ("text",),
+    "text_key": ("jsonl", "parquet", "hf"),
+    "vocab_sample_bytes": ("train_vocab",),
+    "language_score": ("keep_language",),
+    "decontaminate_ngram": ("decontaminate",),
+    **dict.fromkeys(("dupe_factor", "compression", "dataset_name"), ("instances",)),
+    "task_index": ("task_count",),
+}
+"""Options that do nothing without one of these."""
 EXECUTORS = ("local", "slurm", "ray")
 
 _EXAMPLES = """examples:
@@ -43,6 +57,7 @@ def parse_args(argv: Sequence[str] | None) -> CommandLine:
     if given.pop("help_all", False):
         _parser(full=True).print_help()
         raise SystemExit(0)
+    refuse_idle(given, GOES_WITH)
     if not given.get("out"):
         parser.error("--out DIR is missing")
     if bool(given.get("vocab")) == bool(given.get("train_vocab")):

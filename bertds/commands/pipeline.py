@@ -32,6 +32,7 @@ from bertds.pipeline.stages import (
 )
 from bertds.pipeline.summary import close
 from bertds.report.write import write_report
+from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -84,8 +85,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="with --check: the rest of the line, what bertds prep would be given but for --out",
     )
     args = parser.parse_args(argv)
-    if args.prep_arguments is not None and not args.check:
-        parser.error("--prep-arguments is for --check")
+    given = given_options(parser, args)
+    refuse_idle(given, {"prep_arguments": ("check",)})
+    refuse_together(given, "vocab", ("train_vocab",))
+    preparation = ("wiki", "books", "vocab", "train_vocab", "validation_fraction")
+    refuse_together(given, "prep_arguments", preparation)
     return args
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from bertds.errors import ConfigError
 from bertds.pipeline.launch import add_training_options, explain_stop
 from bertds.pipeline.ten_minutes import TenMinutes
+from bertds.system.idle_options import given_options, refuse_idle
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,6 +34,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not (args.wiki or args.books or args.text):
         parser.error("give the text with --wiki, --books or --text")
+    needs = {"limit": ("blimp",), "max_train_rows": ("glue",)}
+    refuse_idle(given_options(parser, args), needs)
     return args
 
 

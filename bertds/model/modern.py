@@ -27,10 +27,9 @@ from bertds.model.attention_kernels import attend, kernel_of_pass
 from bertds.model.batch_calls import TakesBatches
 from bertds.model.bert import PreTrainingOutput, nothing, score_words
 from bertds.model.dropout import dropout, dropout_add
-from bertds.model.embeddings import padded_vocabulary
+from bertds.model.embeddings import Rotation, padded_vocabulary, rotate, rotation
 from bertds.model.encoder import Gelu
 from bertds.model.heads import Decoder, WordScores
-from bertds.model.rotary import Rotation, rotate, rotation
 from bertds.model.row_layout import RowLayout, arrange
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import DataError
 from bertds.pipeline.stages import Phase
 
 
@@ -40,7 +42,7 @@ def check_pipeline(
     from bertds.distributed.rank_info import Place
     from bertds.monitor.trackers import check_trackers
     from bertds.pretrained.output_folder import check_output
-    from bertds.training.setting_changes import changes
+    from bertds.training.setting_changes import changes, is_done
     from bertds.training.starting_point import check_architecture
     from bertds.training.will_it_fit import check_fits
 
@@ -53,6 +55,8 @@ def check_pipeline(
     for phase in phases:
         config, settings = phase.read(overrides)
         changes(phase.run, config, settings.values)
+        with suppress(DataError):  # preparation will write what is missing
+            is_done(phase.run, config, settings.values)
         if here:
             check_trackers(config, phase.run)
         if count and not settings.finds_micro_batch:

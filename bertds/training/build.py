@@ -186,6 +186,7 @@ def _build(
             mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
             first_step=state.step,
         ),
+        agreement.watch.reason,
     )
     closing.callback(loader.close)
     parts = Collaborators(

@@ -204,7 +204,7 @@ class Run:
             return True
         try:
             with self.metrics.pause():
-                validator.prepare(self._wait_for_data)
+                validator.prepare(self._wait_for_data, self.agreement.watch.reason)
         except StoreError as error:
             self.agreement.stop(str(error))
             return False

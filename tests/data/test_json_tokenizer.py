@@ -29,16 +29,6 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 RECIPE = Path("bertds/recipes/tiny_cpu_phase1.yaml")
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    yield
-    for name in names:
-        os.environ.pop(name, None)
-
-
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a byte-level BPE as RoBERTa's, whose special tokens are not BERT's."""

@@ -19,16 +19,6 @@ from bertds.pretrained.evaluate import tokens_per_word, unigram_entropy
 from bertds.pretrained.load import open_trained
 
 
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    yield
-    for name in names:
-        os.environ.pop(name, None)
-
-
 def arguments(recipe: Path, deepspeed: Path, data: Path, run: Path, *extra: str) -> list[str]:
     return [
         "train",

@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import signal
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -24,20 +22,6 @@ from bertds.monitor.wandb_tracker import WandbTracker, has_key
 from bertds.system.logs import log, start_logging
 from bertds.train import entry
 from tests.support.made_runs import train_line
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Train in this process: no launcher's variables, and its signal handlers put back."""
-    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    for name in launcher:
-        monkeypatch.delenv(name, raising=False)
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    yield
-    for name in launcher:
-        os.environ.pop(name, None)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_lines_in_words() -> None:

@@ -97,6 +97,11 @@ def test_a_foreign_model_folder_and_a_changed_run_are_refused_first(
         main(command)
     with pytest.raises(AssertionError, match="preparation has begun"):
         main([*command, "--set", "run.seed=7"])
+    (work / "phase2" / "DONE").write_text('{"step": 200}')
+    with pytest.raises(
+        ConfigError, match=r"phase2: this run is done at step 200, so .*total_steps"
+    ):
+        main([*command, "--set", "run.seed=7", "schedule.total_steps=90"])
 
 
 RECIPES = ["--phase1", "tiny_cpu_phase1", "--phase2", "tiny_cpu_phase2"]
