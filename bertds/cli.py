@@ -16,7 +16,7 @@ from bertds.system.run_command import guarded
 COMMANDS = {
     "init": ("bertds.commands.init", "start a project: a recipe and the commands to run it"),
     "recipes": ("bertds.commands.recipes", "list, show and copy the included recipes"),
-    "prep": ("bertds.commands.prep", "turn a corpus into training shards"),
+    "prep": ("data_prep.build_wiki_books", "turn a corpus into training shards"),
     "train": (
         "bertds.commands.train",
         "pre-train one phase (--processes N to use N GPUs)",
@@ -50,15 +50,18 @@ COMMANDS = {
         "bertds.commands.plan",
         "predict what a run will need: memory, time, energy, cost, disk",
     ),
-    "status": ("bertds.commands.status", "show how a run is doing, from another shell"),
-    "watch": ("bertds.commands.watch", "show a run's report live in a browser"),
-    "report": ("bertds.commands.report", "write an HTML report on one or more runs"),
+    "status": ("bertds.commands.runs.status", "show how a run is doing, from another shell"),
+    "watch": ("bertds.commands.runs.watch", "show a run's report live in a browser"),
+    "report": (
+        "bertds.commands.runs.report",
+        "write an HTML report on one or more runs",
+    ),
     "checkpoint": (
-        "bertds.commands.checkpoint",
+        "bertds.commands.runs.checkpoint",
         "list, verify and convert the checkpoints of a run",
     ),
     "inspect": (
-        "bertds.commands.inspect_rows",
+        "bertds.commands.runs.inspect_rows",
         "print the training rows of a step, or samples by number",
     ),
     "config": ("bertds.commands.config", "show, explain, compare and check settings"),

@@ -155,8 +155,9 @@ def find_rank_info(environment: Mapping[str, str] | None = None) -> RankInfo:
             + ", ".join(f"{k}={values.get(k)!r}" for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         ) from None
     if not 0 <= rank_info.rank < rank_info.world_size:
-        raise ConfigError(f"RANK={rank_info.rank} must be less than "
-                          f"WORLD_SIZE={rank_info.world_size}")
+        raise ConfigError(
+            f"RANK={rank_info.rank} must be less than WORLD_SIZE={rank_info.world_size}"
+        )
     nodes = _count(values, "SLURM_STEP_NUM_NODES") or _count(values, "SLURM_NNODES") or 1
     if "SLURM_PROCID" in values and nodes > 1:
         # What the launcher started on this node: if that is the whole world, it is so on each.
