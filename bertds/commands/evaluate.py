@@ -13,7 +13,7 @@ from bertds.checkpoint.find import locate
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.pretrained.blimp import FILE as BLIMP_FILE
 from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 from bertds.pretrained.transformers_api import as_hugging_face_folder, tokenizer_of
 from bertds.system.atomic_files import write_json
 from bertds.system.idle_options import given_options, refuse_together
@@ -100,7 +100,7 @@ def _blimp(args: argparse.Namespace) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # As a Hugging Face folder, so that a run's tokenizer is the very one it is exported with.
     with as_hugging_face_folder(args.model) as folder:
-        model = open_trained(folder).model.to(device).eval()
+        model = load_pretrained(folder).model.to(device).eval()
         tokenizer = tokenizer_of(folder)
     result = {
         "model": str(args.model),

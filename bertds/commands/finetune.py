@@ -102,13 +102,13 @@ def main(argv: list[str] | None = None) -> int:
     """Fine-tune and print the scores."""
     args = parse_args(argv)
     from bertds.config.locate import find_json
-    from bertds.distributed.rank_info import find_place
+    from bertds.distributed.rank_info import find_rank_info
     from bertds.finetune.glue_suite import table
     from bertds.system.logs import start_logging
 
     if args.deepspeed_config:
         args.deepspeed_config = str(find_json(args.deepspeed_config))
-    is_main = not args.deepspeed_config or find_place().is_main
+    is_main = not args.deepspeed_config or find_rank_info().is_main
     start_logging(is_main)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     results = _run_suite(args, is_main) if args.task == "glue" else {args.task: _run_one(args)}

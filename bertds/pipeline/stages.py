@@ -171,7 +171,7 @@ def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict
     from bertds.config.load import load_config
     from bertds.pipeline.questions import ask_facts, ask_prompts, held_out_data
     from bertds.pretrained.evaluate import evaluate
-    from bertds.pretrained.load import open_trained
+    from bertds.pretrained.load import load_pretrained
 
     say("evaluate on held-out text")
     stamp = {run.name: (run / "DONE").stat().st_mtime_ns for run in runs}
@@ -182,7 +182,7 @@ def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict
             return before
     result: dict[str, Any] = {"stamp": stamp}
     for run in runs:
-        trained = open_trained(run)
+        trained = load_pretrained(run)
         config = load_config(trained.manifest["recipe"])
         scores = evaluate(trained, held_out_data(config), "validation", 32)
         result[run.name] = {"sequence_length": config.data.sequence_length, **scores}

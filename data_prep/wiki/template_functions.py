@@ -103,6 +103,8 @@ _WITHOUT_WORDS = {"to": "–", "and": ", ", "or": "/", "by": " × "}
 
 def _range(typed: str, ways: Conventions) -> str:
     """Return what is between two numbers in the words of a language; "" if it is no range."""
+    if typed in ways.ranges.values() and typed.isalpha():
+        return f" {typed} "
     if typed not in _RANGE_WORDS:
         return _RANGE_MARKS.get(typed, "")
     word = _RANGE_WORDS[typed]
@@ -183,7 +185,11 @@ def _convert(arguments: Arguments, ways: Conventions) -> str:
     while position < len(given):
         words += _measured(given[position], ways)
         after = given[position + 1] if position + 1 < len(given) else ""
-        if position + 2 < len(given) and (between := _range(after, ways)):
+        # "5|a|ha" is an area in Portuguese, and "5|a|10|ha" a range.
+        number_follows = position + 2 < len(given) and (
+            after in _RANGE_WORDS or after in _RANGE_MARKS or _is_number(given[position + 2])
+        )
+        if number_follows and (between := _range(after, ways)):
             words += between
             position += 2
             continue
@@ -364,6 +370,9 @@ def _written(given: Sequence[str], ways: Conventions, form: str) -> str:
         words = [argument for argument in given[:3] if argument]
         if len(words) == 3 and words[0].isdigit() and len(words[0]) == 4:
             words.reverse()
+        if len(words) == 3 and words[0].rstrip(".").isdigit() and words[2].isdigit():
+            year, day = words[2], words[0].rstrip(".").lstrip("0")
+            return _in_form(day, words[1], year, ways, form)
         text = " ".join(words)
         return _FIRST_DAY.sub(ways.first, text) if ways.first else text
     if not month or not month.isdigit() or not 0 < int(month) <= len(ways.months):
@@ -371,9 +380,12 @@ def _written(given: Sequence[str], ways: Conventions, form: str) -> str:
     name = ways.months[int(month) - 1]
     if not day:
         return f"{name} {year}"
-    day = day.lstrip("0")
+    return _in_form(day.lstrip("0"), name, year, ways, form)
+
+
+def _in_form(day: str, month: str, year: str, ways: Conventions, form: str) -> str:
     day = ways.first if ways.first and day == "1" else day
-    return form.replace("{d}", day).replace("{m}", name).replace("{y}", year)
+    return form.replace("{d}", day).replace("{m}", month).replace("{y}", year)
 
 
 _FIRST_DAY = re.compile(r"^0?1(?=\s)")

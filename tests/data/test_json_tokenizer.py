@@ -16,7 +16,7 @@ from bertds.cli import main as bertds
 from bertds.config.recipe import DataConfig
 from bertds.data.loader import open_source
 from bertds.data.vocabulary import load_tokenizer_info
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 
 SENTENCES = [
     "The river runs to the sea, and it isn't slow.",
@@ -158,7 +158,7 @@ def test_the_export_has_the_same_ids_and_logits_in_transformers(
     tokens = inputs["input_ids"].shape[1]
     with torch.inference_mode():
         expected = theirs.eval()(**inputs)
-        ours = open_trained(run).model
+        ours = load_pretrained(run).model
         prediction, relation = ours.logits(
             input_ids=inputs["input_ids"][0],
             segment_ids=inputs["token_type_ids"][0],

@@ -11,7 +11,7 @@ import pytest
 
 from bertds.checkpoint.find import step_folders
 from bertds.monitor.run_files import read_metrics
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 from bertds.pretrained.model_card import model_card
 from bertds.report.write import write_report
 from bertds.train import entry
@@ -137,5 +137,5 @@ def test_a_learning_rate_changed_on_an_interrupted_run_is_told_everywhere(
     assert max(rates[stopped:]) <= 0.0001 < max(rates[:stopped])
     page = write_report([run], tmp_path / "report").read_text()
     assert "Settings changed" in page and "<td>lr</td>" in page
-    card = model_card(open_trained(run), "model")
+    card = model_card(load_pretrained(run), "model")
     assert f"| lr | 0.005 | 0.0001 | {stopped} |" in card

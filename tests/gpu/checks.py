@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from tests.gpu.attention_checks import (
     attention_dropout_has_its_rate_and_follows_the_seed,
     attention_equals_padded,
@@ -215,7 +215,7 @@ def auto_micro_batch_survives_running_out(device: str, folder: Path) -> None:
         stack.enter_context(environment("XDG_CACHE_HOME", str(folder)))
         if device == "cuda":
             stack.enter_context(gpu_memory(0.75))  # 65,536 tokens need about 1.3 GiB
-        chosen = auto_micro_batch.choose_micro_batch(model, config, settings, Place(0, 0, 1))
+        chosen = auto_micro_batch.choose_micro_batch(model, config, settings, RankInfo(0, 0, 1))
         rows = chosen.train_micro_batch_size_per_gpu
         most = settings.train_batch_size
         if device == "cuda":

@@ -17,7 +17,7 @@ from bertds.monitor import progress
 from bertds.monitor import trackers as tracking
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft, describe
 from bertds.monitor.remaining_time import LaterPhase
-from bertds.monitor.trackers import Watcher
+from bertds.monitor.trackers import HealthWarnings
 from bertds.monitor.wandb_tracker import WandbTracker, has_key
 from bertds.system.logs import log, start_logging
 from bertds.train import entry
@@ -132,7 +132,7 @@ def test_trackers_get_every_number_and_trust_ratios() -> None:
 
 
 def test_warnings_are_said_once(said: list[str]) -> None:
-    watcher = Watcher()
+    watcher = HealthWarnings()
     for step in range(10, 200, 10):
         watcher.line(train_line(step, stall_seconds=3.0))
     loader = [text for text in said if "waits for the loader" in text]
@@ -295,7 +295,7 @@ def test_a_tracker_that_cannot_start_is_left_out(
     config = load_config({"tracking": asked, "log": {"progress": "none"}})
     facts = {"model": {"vocab_size": 65}, "world_size": 1}
     started = tracking.start_trackers(config, facts, tmp_path)
-    assert [type(tracker) for tracker in started] == [Watcher]
+    assert [type(tracker) for tracker in started] == [HealthWarnings]
     assert "Weights & Biases is left out: [Errno 28] No space left" in said[0]
     assert "TensorBoard is left out: " in said[1] and len(said) == 2
 

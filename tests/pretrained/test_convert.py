@@ -40,7 +40,7 @@ def test_a_run_goes_round_bit_equal(
     import sys
 
     from bertds.pretrained.hf_weights import to_transformers_state_dict
-    from bertds.pretrained.load import open_trained
+    from bertds.pretrained.load import load_pretrained
 
     command = [
         sys.executable,
@@ -58,7 +58,7 @@ def test_a_run_goes_round_bit_equal(
         "schedule.warmup_steps=0",
     ]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    original = to_transformers_state_dict(open_trained(tmp_path / "run").model)
+    original = to_transformers_state_dict(load_pretrained(tmp_path / "run").model)
     for kind in ("hf", "dle"):
         out = tmp_path / kind
         assert main(["convert", str(tmp_path / "run"), str(out), "--to", kind]) == 0

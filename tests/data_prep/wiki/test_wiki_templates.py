@@ -363,3 +363,32 @@ def test_two_centuries_in_french(template: str, shown: str) -> None:
 )
 def test_what_is_not_closed_costs_no_words(text: str, shown: str) -> None:
     assert clean_wikitext(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "shown"),
+    [
+        (
+            "it",
+            "L'''{{lang|la|Eneide}}'' è un poema; l{{'}}''Iliade'' è un altro.",
+            "L'Eneide è un poema; l'Iliade è un altro.",
+        ),
+        (
+            "en",
+            "{{math|''x'' {{=}} 2}} and 1 {{=}} 1 are both true.",
+            "x = 2 and 1 = 1 are both true.",
+        ),
+        (
+            "en",
+            "He said {{\"'}}''x''{{'\"}} and nothing else.",
+            "He said \"'x'\" and nothing else.",
+        ),
+        ("de", "Am {{Datum|1|2|2003}} war es so weit.", "Am 1. Februar 2003 war es so weit."),
+        ("es", "Fue el {{fecha|1|enero|1900}} o antes.", "Fue el 1 de enero de 1900 o antes."),
+        ("fr", "Le {{date|1|janvier|1900}} fut froid.", "Le 1er janvier 1900 fut froid."),
+        ("pt", "São {{converter|5|a|10|km}} ou mais.", "São 5 a 10 km ou mais."),
+        ("pt", "São {{converter|5|a|ha}} ou mais.", "São 5 a ou mais."),
+    ],
+)
+def test_words_of_other_wikis(language: str, text: str, shown: str) -> None:
+    assert clean_wikitext(text + TAIL, site((f"language={language}",))) == shown + TAIL
