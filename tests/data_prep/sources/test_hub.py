@@ -165,7 +165,7 @@ def test_a_licence_that_cannot_be_looked_up_ends_nothing(
 
     given = f"{wikipedia}:20231101.en"
     assert {file.licence for file in find_hub(given, "train", "text")} == {"cc-by-sa-3.0, gfdl"}
-    monkeypatch.setattr("huggingface_hub.DatasetCard.load", fail)
+    monkeypatch.setattr("huggingface_hub.DatasetCard", SimpleNamespace(load=fail))
     files = find_hub(given, "train", "text")
     assert len(files) == 3 and {file.licence for file in files} == {""}
 
