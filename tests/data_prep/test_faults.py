@@ -94,6 +94,7 @@ def soaked(wiki: Path, vocab: Path) -> list[str]:
     return given[:at] + given[at + 2 :]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_result_is_the_same(
     tmp_path: Path, wiki: Path, vocab: Path, unbroken: dict[str, str]
 ) -> None:

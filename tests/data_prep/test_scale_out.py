@@ -91,6 +91,7 @@ def test_three_tasks_one_killed_give_the_bytes_of_one_process(
     assert made.tree(out) == made.tree(alone)
 
 
+@pytest.mark.slow
 def test_all_tasks_killed_and_started_again(
     tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, repository: Path
 ) -> None:

@@ -167,6 +167,7 @@ def test_a_spike_is_held_back_at_every_stage(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_judges_spikes_as_an_unbroken_one(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:

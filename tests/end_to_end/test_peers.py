@@ -36,7 +36,7 @@ def nobody_listens(port: int) -> bool:
     ("victim", "number"),
     [
         (1, signal.SIGKILL),
-        (0, signal.SIGSTOP),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
         pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),
         pytest.param(2, signal.SIGSTOP, marks=pytest.mark.slow),

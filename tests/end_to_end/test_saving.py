@@ -128,7 +128,7 @@ def test_a_background_save_without_the_other_ranks_files_stays_invisible(tmp_pat
     assert not list(checkpoints.folder.glob("step_*"))
 
 
-@pytest.mark.parametrize("background", ["false", "true"])
+@pytest.mark.parametrize("background", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_a_full_disk_stops_the_run_and_the_last_good_checkpoint_loads(
     fork_server: Any, command: Any, tmp_path: Path, background: str
 ) -> None:

@@ -96,6 +96,7 @@ def test_max_hours_stops_after_its_time(fork_server: Any, command: Any, tmp_path
     assert saved_steps(tmp_path / "run")[0] > 1
 
 
+@pytest.mark.slow
 def test_the_clock_schedule_survives_restarts(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:

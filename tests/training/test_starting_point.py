@@ -57,6 +57,7 @@ def test_ranks_that_read_other_data_are_named() -> None:
         check_alike(Ranks(lambda mine: (mine[0], {**copy, "documents": 6})), None, data)
 
 
+@pytest.mark.slow
 def test_data_that_changed_between_two_starts_is_said(
     fork_server: Any, command: Any, tmp_path: Path, tiny_data: Path, tiny_vocab: Path
 ) -> None:

@@ -51,6 +51,7 @@ def test_the_model_gets_those_of_the_training_text(style: str, tiny_data: Path) 
         use_word_weights(built, config, source)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_unbroken_one_and_ranks_do_not_matter(
     command: Any, tmp_path: Path
 ) -> None:
