@@ -258,7 +258,7 @@ def test_a_failure_leaves_the_work_to_the_others(tmp_path: Path) -> None:
         for file in lock.session_folder.iterdir():
             file.unlink()
         lock.session_folder.rmdir()
-        with pytest.raises(BertdsError, match="run this one again"):
+        with pytest.raises(BertdsError, match="run this task again"):
             team.once("b", dict)
 
 

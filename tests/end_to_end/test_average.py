@@ -108,4 +108,4 @@ def test_a_run_that_begins_to_keep_one_starts_from_its_weights(
 
 def test_a_decay_of_one_is_refused(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry(command("run", "schedule.ema_decay=1.0")) == 2
-    assert "schedule.ema_decay=1.0 would never move" in capsys.readouterr().err
+    assert "schedule.ema_decay=1.0 would never change the average" in capsys.readouterr().err

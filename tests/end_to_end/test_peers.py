@@ -71,7 +71,7 @@ def test_a_lost_rank_ends_the_job_and_is_named(
     code, text = fork_server.run(
         command("run", *ENDLESS, "run.max_hours=0"), world_size, output=tmp_path
     )
-    assert code == 75 and "continuing at step" in text
+    assert code == 75 and "resuming at step" in text
 
 
 @pytest.mark.slow
