@@ -132,7 +132,7 @@ def ceilings(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -
 
 def read_micro_batch(args: argparse.Namespace) -> tuple[Any, int, Any]:
     """Return a micro batch on the host, the vocabulary's size and the case."""
-    from benchmarks.train_step import Case, read_batches
+    from benchmarks.contender import Case, read_batches
 
     case = Case(
         model=args.model,
@@ -163,7 +163,7 @@ def attention(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) 
         for dropout in (0.0, 0.1):
 
             def both(layout: Any = arrangement.layout, dropout: float = dropout) -> None:
-                attend(qkv, layout, dropout).backward(upstream)
+                attend(*qkv.unbind(1), layout, dropout).backward(upstream)
                 qkv.grad = None
 
             result["kernels"][f"{kernel}, dropout {dropout}"] = {
@@ -180,13 +180,13 @@ def short_rows_attention(
     qkv: torch.Tensor, upstream: torch.Tensor, micro_batch: Any
 ) -> dict[str, dict[str, float]]:
     """Time the attention of fused layers, as they call it."""
-    from bertds.model.layer_kernels import draw_keys
-    from bertds.model.short_row_kernels import attend_short_rows, attend_short_rows_backward
+    from bertds.model.kernels.add_norm import draw_keys
+    from bertds.model.kernels.short_rows import attend_short_rows, attend_short_rows_backward
 
     starts, longest = micro_batch.cu_seqlens.to(qkv.device), micro_batch.max_seqlen
     found = {}
     for dropout in (0.0, 0.1):
-        keys = draw_keys(1, qkv.device)[0]
+        [keys] = draw_keys(1, qkv.device)
 
         def both(keys: torch.Tensor = keys, dropout: float = dropout) -> None:
             attend_short_rows(qkv, starts, longest, dropout, keys)

@@ -18,24 +18,29 @@ from bertds.data.vocabulary import SPECIAL_TOKENS, TokenizerInfo, load_tokenizer
 VOCABULARY = 30_522
 
 
-def write_prepared(folder: Path, tokens: int) -> Path:
-    """Write a training and a validation shard, tokenizer and manifest; return the folder.
+def write_prepared(folder: Path, tokens: int, shards: int = 1) -> Path:
+    """Write training shards and a validation shard, tokenizer and manifest; return the folder.
 
     Args:
         folder: is made; what is in it is overwritten.
-        tokens: of the training shard, about.
+        tokens: of each training shard, about.
+        shards: number of training shards.
     """
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     special = list(SPECIAL_TOKENS.values())
     words = [*special, *(f"w{number}" for number in range(VOCABULARY - len(special)))]
     (folder / "tokenizer" / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     tokenizer = load_tokenizer_info(folder / "tokenizer", True)
-    splits, documents = {}, 0
-    for seed, (split, size) in enumerate({"train": tokens, "validation": tokens // 50}.items()):
+    sizes = {"train": [tokens] * shards, "validation": [tokens // 50]}
+    splits, documents, seed = {}, 0, 0
+    for split, wanted in sizes.items():
         (folder / split).mkdir(exist_ok=True)
-        shard, count = _shard(folder / split / shard_name(0), tokenizer, size, seed)
-        splits[split] = SplitInfo(shards=(shard,))
-        documents += count
+        infos = []
+        for number, size in enumerate(wanted):
+            info, count = _shard(folder / split / shard_name(number), tokenizer, size, seed)
+            infos.append(info)
+            documents, seed = documents + count, seed + 1
+        splits[split] = SplitInfo(shards=tuple(infos))
     counts = {"read": documents, "written": documents, "dropped": {}}
     Manifest(tokenizer=tokenizer, splits=splits, documents=counts).save(folder)
     return folder

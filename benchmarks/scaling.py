@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.collectives import Count, counting
 from benchmarks.common import add_result_options, draw, facts, matrix_rate, write_result
-from benchmarks.train_step import MODELS, PREDICTIONS, open_rows
+from benchmarks.contender import MODELS, PREDICTIONS, open_rows
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.memory import Shape
 from bertds.cost_model.step_time import bytes_sent

@@ -74,7 +74,7 @@ def prepare(request: PrepRequest) -> Manifest:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
         raise explain_os_error(error, path) from error
-    report(out, manifest, time.monotonic() - began, whole)
+    report(out, manifest, time.monotonic() - began, whole, url)
     if url and request.task_count == 1:
         clear(out)
     return manifest

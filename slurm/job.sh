@@ -9,7 +9,7 @@
 #   RUN/slurm/crashes          "COUNT STEP": crashes in a row since that checkpoint
 #   RUN/slurm/preflight_nodes  the nodes that passed the last full preflight
 
-STOP='' STEP=''
+STOP='' STEP='' DONE_BEFORE=''
 # This job for scontrol. The last element of an array has the array's own id as its job id, and
 # scontrol would take that for all elements.
 SELF=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
@@ -280,18 +280,23 @@ find_recipe() { # as given, else in the clone
   if [ -e "$1" ] || [ ! -e "$BERTDS_HOME/$1" ]; then echo "$1"; else echo "$BERTDS_HOME/$1"; fi
 }
 
+phase_files() { # phase_files NUMBER: sets RECIPE, and JSON (empty: the one that the recipe names)
+  local recipe=BERTDS_PHASE$1 json=BERTDS_PHASE${1}_JSON
+  RECIPE=$(find_recipe "${!recipe:-bertds/recipes/large_phase$1.yaml}")
+  JSON=${!json:+$(find_recipe "${!json}")}
+}
+
+done_file() { # which DONE the run folder holds; nothing without one
+  stat -c '%i %y' "$RUN/DONE" 2> /dev/null
+}
+
 train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
-  local phase=$1 recipe json data first settings=() command
+  local phase=$1 data first settings=() command
   shift
   start_job
-  recipe=BERTDS_PHASE$phase json=BERTDS_PHASE${phase}_JSON
-  recipe=${!recipe:-bertds/recipes/large_phase$phase.yaml} json=${!json:-}
+  phase_files "$phase"
   RUN=$(argument run.dir "$@")
   [ -n "$RUN" ] || { RUN=$BERTDS_RUNS/phase$phase && settings+=("run.dir=$RUN"); }
-  if [ -e "$RUN/DONE" ]; then
-    say "$RUN: already done"
-    exit 0
-  fi
   data=$(argument data.path "$@")
   [ -n "$data" ] || [ -z "${BERTDS_DATA:-}" ] ||
     { data=$BERTDS_DATA && settings+=("data.path=$data"); }
@@ -305,8 +310,8 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
     BERTDS_LOST=$(plain "$(sed -n 's/.* crash [0-9]*: //p' "$RUN/slurm/history" | tail -n 1)")
     export BERTDS_LOST
   fi
-  command=(--config "$(find_recipe "$recipe")")
-  [ -z "$json" ] || command+=(--deepspeed_config "$(find_recipe "$json")")
+  command=(--config "$RECIPE")
+  [ -z "$JSON" ] || command+=(--deepspeed_config "$JSON")
   [ ${#settings[@]} = 0 ] || command+=(--set "${settings[@]}")
   BERTDS_EXITS=$RUN/slurm/exits.$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}
   export BERTDS_EXITS
@@ -315,6 +320,7 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
     [ -z "$STOP" ] || requeue
     rm -rf "$BERTDS_EXITS"
     mkdir -p "$BERTDS_EXITS"
+    DONE_BEFORE=$(done_file)
     free_port
     note "start: $WORLD_SIZE ranks"
     say "$WORLD_SIZE ranks on $NODES nodes, meeting at $MASTER_ADDR:$MASTER_PORT"
@@ -342,7 +348,9 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed; ret
     [ "${file##*_}" != 0 ] || main=$one
   done
   rm -rf "$BERTDS_EXITS"
-  if [ -e "$RUN/DONE" ]; then # the trainer's own word, whatever came after it
+  # The trainer's own word, whatever came after it. A DONE from before this start counts only if the
+  # trainer agrees: it refuses settings that differ, and goes on with a longer schedule.
+  if [ -e "$RUN/DONE" ] && { [ "$main" = 0 ] || [ "$(done_file)" != "$DONE_BEFORE" ]; }; then
     note "done"
     rm -f "$RUN/slurm/crashes"
     exit 0

@@ -8,7 +8,8 @@
 # SOURCES are the arguments of preparation but for --out. --nodes is for both phases. --prep and
 # --train are more sbatch options for preparation (and the small jobs) and for training. All goes
 # to DIR: data, phase1, phase2, model, scores.json, logs. Submitted again after a failure, the
-# chain goes on from what is done. Recipes and the rest come from slurm/site.env.
+# chain goes on from what is done. Recipes and the rest come from slurm/site.env. The recipes, JSONs,
+# vocabulary and folders of both phases are checked first (bertds pipeline --check).
 set -euo pipefail
 # shellcheck source=slurm/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -65,6 +66,25 @@ chain() { # chain NAME SBATCH_OPTIONS... SCRIPT ARGUMENTS...: a job after the on
 }
 
 scripts=$BERTDS_HOME/slurm
+
+check=(pipeline --check --work "$work")
+for phase in 1 2; do
+  phase_files "$phase"
+  check+=("--phase$phase" "$RECIPE")
+  [ -z "$JSON" ] || check+=("--phase$phase-json" "$JSON")
+done
+ranks=${BERTDS_RANKS_PER_NODE:-${SBATCH_GPUS_PER_NODE:-}}
+ranks=${ranks##*:} # "a100:4"
+# Other options of sbatch may say it too; then the trainer is the first to divide the batch.
+if is_number "$nodes" && is_number "$ranks"; then check+=(--processes "$((nodes * ranks))"); fi
+[ ${#sources[@]} = 0 ] || check+=(--prep-arguments "${sources[@]}")
+has_bertds='import sys, importlib.util as u; sys.exit(not (u.find_spec("bertds") and u.find_spec("torch")))'
+if [ -z "${BERTDS_CONTAINER:-}" ] && (enter_software && python -c "$has_bertds") &> /dev/null; then
+  (enter_software && exec python -m bertds.cli "${check[@]}") > /dev/null || exit 2
+else
+  say "note: bertds does not run on this node; a job of its own checks recipes and vocabulary first"
+  chain check "${prep[@]}" "$scripts/bertds.sh" "${check[@]}"
+fi
 if [ ${#sources[@]} -gt 0 ]; then
   chain prep "${prep[@]}" "$scripts/data_prep.sh" "${sources[@]}" --out "$work/data"
 fi

@@ -246,11 +246,11 @@ class Checkpoints:
     @staticmethod
     def _remove(folder: Path) -> None:
         # Renamed first: a half-removed folder must not look like a checkpoint.
-        grave = folder.with_name(f".tmp-removed-{folder.name}")
-        shutil.rmtree(grave, ignore_errors=True)
+        stale = folder.with_name(f".tmp-removed-{folder.name}")
+        shutil.rmtree(stale, ignore_errors=True)
         reached("checkpoint.remove")
-        folder.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        folder.rename(stale)
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _not_finite(pieces: list[Piece]) -> str:

@@ -10,6 +10,7 @@ from bertds.checkpoint.format import CheckpointReader, read_manifest
 from bertds.checkpoint.merge_ranks import convert
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError
 from bertds.monitor.best_checkpoint import best_of, held_out_losses
+from bertds.system.idle_options import given_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -30,7 +31,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="convert: merged = a checkpoint of one rank, moments and all, that init.from takes; "
         "weights = DIR/model.safetensors with whole float32 tensors",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for option in given_options(parser, args).intersection(("out", "to")):
+        if args.action != "convert":
+            raise ConfigError(f"--{option}: for convert, not for {args.action}")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from bertds.pretrained.convert import convert
 from bertds.pretrained.foreign.megatron import MegatronBert
 from bertds.pretrained.open_any import opened
 from bertds.pretrained.output_folder import check_output
+from bertds.system.idle_options import given_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +46,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="erf or tanh; default by origin: DLE, "
         "TensorFlow and Megatron tanh, others as their config says",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for option in ("config", "vocab", "cased", "gelu"):
+        if args.to == "onnx" and option in given_options(parser, args):
+            raise ConfigError(f"--{option} does not go with --to onnx: convert to hf with it first")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,6 +20,7 @@ from pathlib import Path
 from bertds.doctor import machine
 from bertds.doctor import node as cluster_check
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
+from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -54,7 +55,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     group.add_argument("--nodes", default="", metavar="A,B,...", help="all nodes' names")
     group.add_argument("--partition", default="", help="the job's partition, for messages")
     group.add_argument("--bad-nodes", metavar="FILE", help="write the bad nodes' names here")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    given = given_options(parser, args)
+    refuse_together(given, "judge", ("cluster", "data", "run", "gpus", "seconds"))
+    refuse_together(given, "cluster", ("nodes", "partition", "bad_nodes", "min_free_gb"))
+    judged = dict.fromkeys(("nodes", "partition", "bad_nodes"), ("judge",))
+    in_a_job = dict.fromkeys(("level", "gpus", "seconds"), ("cluster", "judge"))
+    refuse_idle(given, {**judged, **in_a_job})
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,9 +13,10 @@ from bertds.checkpoint.find import locate
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.pretrained.blimp import FILE as BLIMP_FILE
 from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 from bertds.pretrained.transformers_api import as_hugging_face_folder, tokenizer_of
 from bertds.system.atomic_files import write_json
+from bertds.system.idle_options import given_options, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,7 +66,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="score the weights of the last step, not their moving average (schedule.ema_decay)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    given = given_options(parser, args)
+    if "limit" in given and "blimp" not in given:
+        raise ConfigError("--limit goes with --blimp; --max-samples limits held-out rows")
+    refuse_together(given, "blimp", [*HeldOut.__dataclass_fields__, "last_weights"])
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,8 +79,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.blimp is not None:
         return _blimp(args)
-    if args.limit is not None:
-        raise ConfigError("--limit goes with --blimp; --max-samples limits held-out rows")
     names = [name for name in HeldOut.__dataclass_fields__ if name != "average"]
     chosen = {name: getattr(args, name) for name in names}
     rows = held_out(**chosen, average=not args.last_weights)
@@ -90,23 +94,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _blimp(args: argparse.Namespace) -> int:
     """Score BLiMP, print the result and keep it with the run."""
-    for option in (
-        "data",
-        "vocab",
-        "sequence_length",
-        "max_predictions",
-        "whole_words",
-        "last_weights",
-    ):
-        if getattr(args, option):
-            raise ConfigError(f"--{option.replace('_', '-')} does not go with --blimp")
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}: must be at least 1")
     pairs = read_pairs(args.blimp, args.limit or 0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # As a Hugging Face folder, so that a run's tokenizer is the very one it is exported with.
     with as_hugging_face_folder(args.model) as folder:
-        model = open_trained(folder).model.to(device).eval()
+        model = load_pretrained(folder).model.to(device).eval()
         tokenizer = tokenizer_of(folder)
     result = {
         "model": str(args.model),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.finetune.tasks import TASKS, Task, get_task
+from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 from bertds.system.logs import log
 
 if TYPE_CHECKING:
@@ -67,20 +68,47 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--deepspeed_config", default="", metavar="F.json", help="train under DeepSpeed")
     add("--no-model", action="store_true", help="keep scores and predictions, not the weights")
     add("--local_rank", type=int, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    _check_use(args, given_options(parser, args))
+    return args
+
+
+def _check_use(args: argparse.Namespace, given: set[str]) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        ConfigError: names the option, and what it goes with.
+    """
+    refuse_together(given, "no_test", ("test", "max_test_rows"))
+    if args.deepspeed_config and given.intersection(("bf16", "batch_size", "weight_decay")):
+        raise ConfigError(
+            "--bf16, --batch-size and --weight-decay are the DeepSpeed JSON's: set bf16.enabled, "
+            f"train_batch_size and optimizer.params.weight_decay in {args.deepspeed_config}"
+        )
+    refuse_idle(given, {"mnli_data": ("mnli_first",)})
+    for_task = {
+        "text_column": ("text-classification",),
+        "pair_column": ("text-classification",),
+        "label_column": ("text-classification",),
+        "null_threshold": ("squad_v2",),
+    }
+    whole_suite = ("train", "dev", "test", "mnli_data") if args.task == "glue" else ()
+    for name in given.intersection([*for_task, *whole_suite]):
+        if args.task not in for_task.get(name, ()):
+            raise ConfigError(f"--{name.replace('_', '-')}: not for --task {args.task}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Fine-tune and print the scores."""
     args = parse_args(argv)
     from bertds.config.locate import find_json
-    from bertds.distributed.rank_info import find_place
+    from bertds.distributed.rank_info import find_rank_info
     from bertds.finetune.glue_suite import table
     from bertds.system.logs import start_logging
 
     if args.deepspeed_config:
         args.deepspeed_config = str(find_json(args.deepspeed_config))
-    is_main = not args.deepspeed_config or find_place().is_main
+    is_main = not args.deepspeed_config or find_rank_info().is_main
     start_logging(is_main)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     results = _run_suite(args, is_main) if args.task == "glue" else {args.task: _run_one(args)}
@@ -191,11 +219,6 @@ def _finetune(
             raise ConfigError(f"--{name} {getattr(args, option)}: must be 0 (all rows) or more")
     if not 0.0 <= args.warmup_ratio < 1.0:
         raise ConfigError(f"--warmup-ratio {args.warmup_ratio}: must be from 0 to below 1")
-    if args.deepspeed_config and (args.bf16 or args.batch_size is not None):
-        raise ConfigError(
-            "--bf16 and --batch-size are the DeepSpeed JSON's: set bf16.enabled and "
-            f"train_batch_size in {args.deepspeed_config}"
-        )
     settings = TrainSettings(
         learning_rate=rates[0],
         epochs=epochs,

@@ -90,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     files = write_project(
         folder, proposal, corpus, nodes=args.nodes, devices=gpus, hours=float(hours)
     )
-    for line in expectations(proposal):
+    for line in expectations(proposal, corpus):
         print(line)
     print("wrote " + ", ".join(map(str, files)))
     print(f"next: cd {folder}, then the five commands of README.md:\n")

@@ -48,6 +48,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print rows."""
     args = parse_args(argv)
+    if args.limit < 0:
+        raise ConfigError(f"--limit {args.limit}: must be 0 (all) or more")
     run = Path(args.run)
     config, batch_size = read_run(run, args.data)
     source = open_source(config.data, config.run.seed, split="train")

@@ -18,9 +18,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
+from bertds.errors import EXIT_OK
 from bertds.pipeline.checks import check_pipeline
-from bertds.pipeline.launch import train
+from bertds.pipeline.launch import add_training_options, explain_stop, train
 from bertds.pipeline.stages import (
     export_model,
     facts_phase,
@@ -32,6 +32,7 @@ from bertds.pipeline.stages import (
 )
 from bertds.pipeline.summary import close
 from bertds.report.write import write_report
+from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -64,22 +65,49 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="R.yaml",
         help="the recipe of phase 2 (tiny_cpu_phase2)",
     )
+    for phase in (1, 2):
+        parser.add_argument(
+            f"--phase{phase}-json",
+            metavar="F.json",
+            help=f"the DeepSpeed JSON of phase {phase} (the one that its recipe names)",
+        )
+    add_training_options(parser)
     parser.add_argument(
-        "--processes",
-        type=int,
-        default=0,
-        metavar="N",
-        help="ranks on this machine (default: its GPUs, or 1 on CPU)",
+        "--check",
+        action="store_true",
+        help="only check the recipes, JSONs, vocabulary and folders, for training elsewhere: this "
+        "machine's GPUs and memory do not count, nor batch sizes without --processes",
     )
     parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="recipe overrides for both phases",
+        "--prep-arguments",
+        nargs=argparse.REMAINDER,
+        metavar="ARGUMENT",
+        help="with --check: the rest of the line, what bertds prep would be given but for --out",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    given = given_options(parser, args)
+    refuse_idle(given, {"prep_arguments": ("check",)})
+    refuse_together(given, "vocab", ("train_vocab",))
+    preparation = ("wiki", "books", "vocab", "train_vocab", "validation_fraction")
+    refuse_together(given, "prep_arguments", preparation)
+    return args
+
+
+def vocabulary(args: argparse.Namespace, work: Path) -> tuple[str | None, int]:
+    """Return the vocabulary that is given, or None, and the size of the one to be trained.
+
+    Raises:
+        ConfigError: an argument of preparation is impossible.
+    """
+    if args.prep_arguments:
+        from data_prep.options import parse_args as parse_preparation
+
+        request = parse_preparation([*args.prep_arguments, "--out", str(work / "data")]).request
+        return str(request.vocab) if request.vocab else None, request.train_vocab
+    prepared = work / "data" / "tokenizer"
+    if args.check and prepared.is_dir():
+        return str(prepared), 0
+    return args.vocab, args.train_vocab
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,16 +115,24 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     work = Path(args.work)
     # Whoever names recipes means the excerpt to be trained on.
-    is_demo = not (args.wiki or args.books or args.phase1 or args.phase2)
+    is_demo = not (
+        (args.wiki or args.books or args.phase1 or args.phase2)
+        or (args.phase1_json or args.phase2_json or args.prep_arguments)
+    )
+    vocab, vocab_size = vocabulary(args, work)
     phases = [facts_phase(work)] if is_demo else own_phases(args, work)
     check_pipeline(
         phases,
         args.set,
         processes=args.processes,
-        vocab=args.vocab,
-        vocab_size=args.train_vocab,
+        vocab=vocab,
+        vocab_size=vocab_size,
         model=work / "model",
+        here=not args.check,
     )
+    if args.check:
+        print(f"{work}: recipes, JSONs, vocabulary and folders are in order")
+        return EXIT_OK
     work.mkdir(parents=True, exist_ok=True)
     facts = prepare_facts(work) if is_demo else None  # first: it may need the network
     prepare(args, work)
@@ -104,8 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     for phase in phases:
         code = code or train(phase, args.processes, args.set)
     if code:
-        if code == EXIT_RUN_AGAIN:
-            print("stopped, with everything saved: run the same command again", file=sys.stderr)
+        explain_stop(code)
         return code
     runs = [phase.run for phase in phases]
     export_model(runs[-1], work / "model")

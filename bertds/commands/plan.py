@@ -14,6 +14,7 @@ from typing import Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.plan.present import _show, numbers
+from bertds.system.idle_options import given_options, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -75,6 +76,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not (args.config or args.list_gpus):
         parser.error("the following arguments are required: --config")
+    given = given_options(parser, args)
+    refuse_together(given, "sweep", ("nodes", "corpus_tokens"))  # it chooses nodes; tells no disk
     return args
 
 

@@ -16,6 +16,7 @@ from bertds.pretrained.transformers_api import (
     as_hugging_face_folder,
 )
 from bertds.system.atomic_files import write_text
+from bertds.system.idle_options import given_options
 from bertds.system.logs import start_logging
 
 
@@ -39,7 +40,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=32, metavar="N", help="rows a pass (32)")
     add("--max-length", type=int, default=0, metavar="N", help="tokens (default: the model's)")
     add("--v2", action="store_true", help="qa: allow no answer (SQuAD 2.0)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    given = given_options(parser, args)
+    for option, task in (("top", "fill-mask"), ("pooling", "embeddings"), ("v2", "qa")):
+        if option in given and args.task != task:
+            raise ConfigError(f"--{option}: for --task {task}, not for {args.task}")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,8 +9,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN, ConfigError
-from bertds.pipeline.launch import train
+from bertds.errors import EXIT_OK, ConfigError
+from bertds.pipeline.launch import add_training_options, explain_stop, train
 from bertds.pipeline.speedrun import read_records, record_of, settings_of, table
 from bertds.pipeline.stages import Phase, prepare_excerpt
 from bertds.system.atomic_files import append_line
@@ -35,15 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--by", default="", metavar="NAME", help="who ran it (your login name)")
     add("--records", default="records.jsonl", metavar="FILE", help="(records.jsonl)")
     add("--table", action="store_true", help="check the records, print them, and stop")
-    add("--processes", type=int, default=0, metavar="N", help="ranks (this machine's GPUs, or 1)")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="recipe overrides; deepspeed.KEY=VALUE overrides the JSON",
-    )
+    add_training_options(parser)
     return parser.parse_args(argv)
 
 
@@ -62,8 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     phase = Phase(work / "run", args.recipe, settings_of(work / "run", data, args.target))
     code = train(phase, args.processes, args.set)
     if code != EXIT_OK:
-        if code == EXIT_RUN_AGAIN:
-            print("stopped, with everything saved: run the same command again", file=sys.stderr)
+        explain_stop(code)
         return code
     record = record_of(phase.run, data, args.target, args.by or getpass.getuser())
     if record.metrics in [one.metrics for one in known]:

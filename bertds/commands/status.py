@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import textwrap
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.display.words import in_words
-from bertds.errors import EXIT_OK
+from bertds.errors import EXIT_OK, ConfigError
 from bertds.monitor.progress import describe
 from bertds.monitor.status import Status, expand, read_status, seconds_of_all
 
@@ -34,6 +35,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print the state of each run."""
     args = parse_args(argv)
+    if args.watch is not None and not 0 < args.watch < math.inf:
+        raise ConfigError(f"--watch {args.watch:g}: give a number of seconds above 0")
     while True:
         runs = [run for given in args.runs for run in expand(given)]
         states = [read_status(run) for run in runs]
@@ -45,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             left = seconds_of_all(states)
             if left > 0 and (len(states) > 1 or states[-1].later_seconds):
                 print(f"all phases: {in_words(left)} left at the recent speed")
-        if not args.watch:
+        if args.watch is None:
             return EXIT_OK
         time.sleep(args.watch)
         print()

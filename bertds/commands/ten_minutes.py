@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from bertds.errors import EXIT_RUN_AGAIN, ConfigError
+from bertds.errors import ConfigError
+from bertds.pipeline.launch import add_training_options, explain_stop
 from bertds.pipeline.ten_minutes import TenMinutes
+from bertds.system.idle_options import given_options, refuse_idle
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,18 +30,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--limit", type=int, default=0, metavar="N", help="BLiMP pairs of each file (all)")
     add("--glue", default="", metavar="FOLDER", help="GLUE's folders; those missing are left out")
     add("--max-train-rows", type=int, default=0, metavar="N", help="of each GLUE task (all)")
-    add("--processes", type=int, default=0, metavar="N", help="ranks (this machine's GPUs, or 1)")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="recipe overrides; deepspeed.KEY=VALUE overrides the JSON",
-    )
+    add_training_options(parser)
     args = parser.parse_args(argv)
     if not (args.wiki or args.books or args.text):
         parser.error("give the text with --wiki, --books or --text")
+    needs = {"limit": ("blimp",), "max_train_rows": ("glue",)}
+    refuse_idle(given_options(parser, args), needs)
     return args
 
 
@@ -73,6 +68,5 @@ def main(argv: list[str] | None = None) -> int:
         evaluate=evaluate.main,
         finetune=finetune.main,
     ).run()
-    if code == EXIT_RUN_AGAIN:
-        print("stopped, with everything saved: run the same command again", file=sys.stderr)
+    explain_stop(code)
     return code

@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_by_nemo(argv: list[str]) -> int:
     """Translate a NeMo file, and train unless ``--write`` asks for the files only."""
+    from bertds.system.idle_options import given_options, refuse_together
     from bertds.system.logs import start_logging
     from bertds.training.nemo.write import write_translation
 
@@ -49,6 +50,7 @@ def train_by_nemo(argv: list[str]) -> int:
     parser.add_argument("--restarts", type=int, default=0, metavar="K", help="after a crash")
     parser.add_argument("overrides", nargs="*", metavar="nemo.key=value", help="NeMo's own keys")
     args = parser.parse_intermixed_args(argv)
+    refuse_together(given_options(parser, args), "write", ("set", "processes", "restarts"))
     start_logging(is_main=True)
     recipe, settings = write_translation(args.nemo_config, args.overrides, args.write)
     if args.write:

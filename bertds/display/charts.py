@@ -1,19 +1,22 @@
-"""The charts of the project's pages, drawn by matplotlib.
+"""The charts of the project's pages.
 
 In a page a chart is an inline SVG: its text is text, and its colours are the page's, so that one
-drawing serves light and dark. As a file of its own it is a PNG in one theme. The bytes depend only
-on what is drawn and on matplotlib's version.
+drawing serves light and dark. Curves are a ``Chart``, drawn by matplotlib, which also writes them
+as a PNG in one theme. Bars are a ``BarChart``, drawn by a template: every preparation draws some,
+and importing matplotlib takes as long as preparing several books. The bytes depend only on what is
+drawn and, for curves, on matplotlib's version.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from bertds.display import html_page
 from bertds.display.theme import LIGHT, Theme
 
 if TYPE_CHECKING:
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FONT_SIZE = 9.0
-_LETTER, _LONGEST_NAME = 0.08, 34
-"""Width of a wide letter in inches; letters of a name to the left of a bar."""
+_WIDTH = 5.1
+"""Of a chart, in inches."""
+_LETTER, _LONGEST_NAME = 0.64 * FONT_SIZE, 34
+"""Width of a wide letter in points; letters of a name to the left of a bar."""
 
 # Drawn in an SVG, each of these is replaced by the variable of the page's style sheet.
 _VARIABLES = {f"#0000{n:02x}": name for n, name in enumerate(LIGHT.colours(), 1)}
@@ -46,12 +51,12 @@ class Margins:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """One chart; it is drawn when it is asked for."""
+    """One chart of curves; it is drawn when it is asked for."""
 
     title: str
     paint: Callable[[Axes, Theme], None]
     note: str = ""
-    width: float = 5.1
+    width: float = _WIDTH
     """Inches."""
     height: float = 2.5
     """Inches."""
@@ -200,84 +205,138 @@ def mark_points(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A filled rectangle, in points from the top left corner."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str = "series-0"
+    """Name of the page's variable; see ``Theme.colours``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A straight line, in points."""
+
+    x: float
+    y: float
+    to_x: float
+    to_y: float
+    colour: str = "line"
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text, in points; ``y`` is its baseline."""
+
+    x: float
+    y: float
+    text: str
+    colour: str = "muted"
+    anchor: str = "start"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BarChart:
+    """One chart of bars. What comes first is drawn first: lines, boxes, marks, texts."""
+
+    title: str
+    height: float
+    """Inches."""
+    boxes: Sequence[Box]
+    texts: Sequence[Text]
+    lines: Sequence[Line] = ()
+    marks: Sequence[Line] = ()
+    """Lines above the boxes."""
+    note: str = ""
+    width: float = _WIDTH
+    """Inches."""
+    wide: bool = False
+
+    def elements(self) -> str:
+        """Return what is in the ``svg`` element of a page, [0, 72 width] x [0, 72 height]."""
+        return html_page.render("bar_chart.svg.j2", chart=self, font_size=FONT_SIZE)
+
+
 def histogram(
     title: str,
     counts: np.ndarray,
     ticks: Sequence[tuple[float, str]],
     middle: float | None = None,
     note: str = "",
-) -> Chart:
+) -> BarChart:
     """Return a histogram, in percent.
 
     Args:
         title: of the chart.
         counts: [N], of adjacent bins.
-        ticks: positions of the labels, in bins from the left edge, and their text.
+        ticks: positions of the labels, in bins from the left edge, and their text; one that would
+            touch the label before it is left out.
         middle: position of the median's line, in bins from the left edge.
         note: a line below the chart.
     """
-    shares = counts / max(1, int(counts.sum())) * 100
+    left, right, top, bottom = 40.0, 72 * _WIDTH - 18.0, 18.0, 151.0
+    bins = max(1, len(counts))
+    shares = [100 * count / max(1, int(counts.sum())) for count in counts.tolist()]
+    highest = max(shares, default=0.0) or 1.0
+    levels = _round_levels(highest)
 
-    def paint(axes: Axes, theme: Theme) -> None:
-        highest = float(shares.max(initial=0.0)) or 1.0
-        places = [n for n, share in enumerate(shares.tolist()) if share > 0]
-        heights = [max(0.006 * highest, shares[n]) for n in places]  # a rare value is seen too
-        axes.bar([n + 0.5 for n in places], heights, width=0.88, color=theme.series[0])
-        axes.set_xlim(0, max(1, len(counts)))
-        axes.locator_params(axis="y", nbins=5)
-        axes.set_ylim(0, axes.yaxis.get_major_locator().tick_values(0, highest)[-1])
-        axes.yaxis.set_major_formatter(percent)
-        axes.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
-        axes.tick_params(axis="x", length=0)
-        if middle is None:
-            return
-        line = axes.axvline(middle, color=theme.ink, linewidth=0.9, linestyle=(0, (4, 3)))
-        line.set(ydata=(0, 1.06), clip_on=False)
-        to_the_left = middle > 0.7 * len(counts)
-        axes.annotate(
-            "median",
-            (middle, 1.02),
-            xycoords=("data", "axes fraction"),
-            xytext=(-4 if to_the_left else 4, 0),
-            textcoords="offset points",
-            ha="right" if to_the_left else "left",
-            color=theme.ink,
-        )
+    def x(place: float) -> float:
+        return left + (right - left) * place / bins
 
-    # Room for the word above the median's line, and for half of the last label.
-    margins = Margins(top=0.25, right=0.14)
-    return Chart(title=title, paint=paint, note=note, height=2.4, margins=margins)
+    def y(share: float) -> float:
+        return bottom + (top - bottom) * share / levels[-1]
+
+    lines = [Line(left, y(level), right, y(level)) for level in levels]
+    texts = [Text(left - 4, y(level) + 3, percent(level), anchor="end") for level in levels]
+    boxes = []
+    for number, share in enumerate(shares):
+        if share:
+            begin, upper = x(number + 0.06), y(max(0.006 * highest, share))  # a rare one is seen
+            boxes.append(Box(begin, upper, x(number + 0.94) - begin, bottom - upper))
+    free = 0.0  # where the label before ends
+    for place, label in ticks:
+        half = _LETTER * len(label) / 2
+        if x(place) - half >= free:
+            texts.append(Text(x(place), bottom + 11, label, anchor="middle"))
+            free = x(place) + half
+    marks = []
+    if middle is not None:
+        marks.append(Line(x(middle), top - 8, x(middle), bottom, "ink", dashed=True))
+        shift, anchor = (-4, "end") if middle > 0.7 * bins else (4, "start")
+        texts.append(Text(x(middle) + shift, top - 3, "median", "ink", anchor))
+    return BarChart(
+        title=title, note=note, height=2.4, lines=lines, boxes=boxes, marks=marks, texts=texts
+    )
 
 
-def bars(title: str, rows: Sequence[tuple[str, float, str]], note: str = "") -> Chart:
+def _round_levels(highest: float) -> list[float]:
+    """Return at most six evenly spaced round numbers from 0 to ``highest`` or a little above."""
+    unit = 10.0 ** math.floor(math.log10(highest / 5))
+    step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit * 5 >= highest)
+    return [step * number for number in range(math.ceil(highest / step) + 1)]
+
+
+def bars(title: str, rows: Sequence[tuple[str, float, str]], note: str = "") -> BarChart:
     """Return a chart with a horizontal bar for each (name, value, text at its end)."""
     names = [_shortened(name) for name, _, _ in rows]
-    values = [value for _, value, _ in rows]
-    largest = max(values, default=0.0) or 1.0
-    height = 0.27 * max(1, len(rows)) + 0.06
-
-    def paint(axes: Axes, theme: Theme) -> None:
-        _only_bars(axes, 1.42 * largest, len(rows))
-        seen = [max(value, 0.006 * largest) if value else 0.0 for value in values]
-        axes.barh(range(len(rows)), seen, height=0.74, color=theme.series[0])
-        axes.yaxis.set_visible(False)
-        write = partial(axes.annotate, va="center_baseline", textcoords="offset points")
-        for number, (name, (_, value, text)) in enumerate(zip(names, rows)):
-            write(name, (0, number), (-5, 0), ha="right", color=theme.ink)
-            write(text, (value, number), (5, 0), color=theme.muted)
-
-    left = max(1.16, 0.14 + _LETTER * max(map(len, names), default=0))
-    margins = Margins(left=left, right=0.0, top=0.02, bottom=0.04)
-    return Chart(title=title, paint=paint, note=note, height=height, margins=margins)
-
-
-def _only_bars(axes: Axes, end: float, rows: int) -> None:
-    """Set up axes for ``rows`` horizontal bars up to ``end``, the first one at the top."""
-    axes.set_xlim(0, end)
-    axes.set_ylim(rows - 0.5, -0.5)
-    axes.grid(visible=False)
-    axes.xaxis.set_visible(False)
-    axes.spines["bottom"].set_visible(False)
+    largest = max((value for _, value, _ in rows), default=0.0) or 1.0
+    left = max(84.0, 10 + _LETTER * max(map(len, names), default=0))
+    longest = (72 * _WIDTH - left) / 1.42  # the text at its end has room
+    row, thickness = 19.5, 14.5
+    boxes, texts = [], []
+    for number, (name, (_, value, text)) in enumerate(zip(names, rows)):
+        centre = 1.5 + row * (number + 0.5)
+        length = longest * max(value / largest, 0.006) if value else 0.0
+        boxes.append(Box(left, centre - thickness / 2, length, thickness))
+        texts.append(Text(left - 5, centre + 3, name, "ink", "end"))
+        texts.append(Text(left + length + 5, centre + 3, text))
+    height = (row * max(1, len(rows)) + 4.5) / 72
+    return BarChart(title=title, note=note, height=height, boxes=boxes, texts=texts)
 
 
 def _shortened(name: str) -> str:
@@ -287,27 +346,21 @@ def _shortened(name: str) -> str:
 
 def shares(
     title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], note: str = ""
-) -> Chart:
+) -> BarChart:
     """Return a chart of stacked bars: for each name its (part, share) pairs, which sum to 1."""
-    height = 0.52 * max(1, len(rows)) + 0.04
-
-    def paint(axes: Axes, theme: Theme) -> None:
-        _only_bars(axes, 1.0, len(rows))
-        axes.set_yticks([n - 0.18 for n in range(len(rows))], [n for n, _ in rows], color=theme.ink)
-        for number, (_, parts) in enumerate(rows):
-            begin = 0.0
-            for place, (label, share) in enumerate(parts):
-                colour = theme.series[(0, 2, 1, 4)[place % 4]]
-                axes.barh(number - 0.18, max(0.0, share - 0.004), 0.5, begin, color=colour)
-                key = place / len(parts)
-                axes.plot([key + 0.012], [number + 0.3], "s", color=colour, markersize=6)
-                axes.annotate(
-                    f"{label} {share:.1%}",
-                    (key + 0.032, number + 0.3),
-                    va="center_baseline",
-                    color=theme.muted,
-                )
-                begin += share
-
-    margins = Margins(left=0.5, right=0.1, top=0.02, bottom=0.02)
-    return Chart(title=title, paint=paint, note=note, height=height, margins=margins)
+    left, full = 36.0, 72 * _WIDTH - 36.0 - 7.0
+    row, thickness, key, gap = 37.5, 19.0, 7.0, 1.3
+    boxes, texts = [], []
+    for number, (name, parts) in enumerate(rows):
+        upper = 3 + row * number
+        texts.append(Text(left - 4, upper + thickness / 2 + 3, name, "ink", "end"))
+        begin = left
+        for place, (label, share) in enumerate(parts):
+            colour = f"series-{(0, 2, 1, 4)[place % 4]}"
+            boxes.append(Box(begin, upper, max(0.0, full * share - gap), thickness, colour))
+            begin += full * share
+            at, baseline = left + full * place / len(parts), upper + thickness + 11.5
+            boxes.append(Box(at, baseline - key + 0.5, key, key, colour))
+            texts.append(Text(at + key + 3, baseline, f"{label} {share:.1%}"))
+    height = (row * max(1, len(rows)) + 3) / 72
+    return BarChart(title=title, note=note, height=height, boxes=boxes, texts=texts)

@@ -12,7 +12,7 @@ from bertds.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RankInfo:
     """Where this process stands among those of the run."""
 
     rank: int
@@ -26,7 +26,7 @@ class Place:
 
 
 class _Starter(NamedTuple):
-    """How a launcher tells each process its place."""
+    """How a launcher tells each process its rank."""
 
     name: str
     rank: str
@@ -125,7 +125,7 @@ def _read_starter(values: dict[str, str]) -> None:
         )
 
 
-def find_place(environment: Mapping[str, str] | None = None) -> Place:
+def find_rank_info(environment: Mapping[str, str] | None = None) -> RankInfo:
     """Read this process's place from the launcher's variables and complete them.
 
     RANK, WORLD_SIZE and LOCAL_RANK come from ``bertds train --processes``, ``deepspeed`` or
@@ -142,7 +142,7 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
         values.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         values["MASTER_PORT"] = str(free_port())
     try:
-        place = Place(
+        rank_info = RankInfo(
             rank=int(values["RANK"]),
             local_rank=int(values.get("LOCAL_RANK", "0")),
             world_size=int(values.get("WORLD_SIZE", "1")),
@@ -152,16 +152,17 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
             "RANK, LOCAL_RANK and WORLD_SIZE must be integers, found "
             + ", ".join(f"{k}={values.get(k)!r}" for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         ) from None
-    if not 0 <= place.rank < place.world_size:
-        raise ConfigError(f"RANK={place.rank} is not below WORLD_SIZE={place.world_size}")
+    if not 0 <= rank_info.rank < rank_info.world_size:
+        raise ConfigError(f"RANK={rank_info.rank} is not below WORLD_SIZE={rank_info.world_size}")
     nodes = _count(values, "SLURM_STEP_NUM_NODES") or _count(values, "SLURM_NNODES") or 1
     if "SLURM_PROCID" in values and nodes > 1:
         # What the launcher started on this node: if that is the whole world, it is so on each.
         here = _count(values, "LOCAL_WORLD_SIZE") or _count(values, "LOCAL_SIZE")
-        if place.world_size < nodes or place.world_size == here:
+        if rank_info.world_size < nodes or rank_info.world_size == here:
             raise ConfigError(
-                f"{nodes} Slurm nodes, but WORLD_SIZE={place.world_size}: each node would train "
-                "alone; start the ranks with slurm/phase1.sh (srun), not with `srun deepspeed`"
+                f"{nodes} Slurm nodes, but WORLD_SIZE={rank_info.world_size}: each node would "
+                "train alone; start the ranks with slurm/phase1.sh (srun), not with "
+                "`srun deepspeed`"
             )
         if values.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1"):
             raise ConfigError(
@@ -171,7 +172,7 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
     if environment is None:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         os.environ.update({key: values[key] for key in names if key in values})
-    return place
+    return rank_info
 
 
 def free_port() -> int:

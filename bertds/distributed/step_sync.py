@@ -14,7 +14,7 @@ import torch
 from bertds.data.batches import StepBatch
 from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.ranks import Ranks
-from bertds.distributed.stop_requests import StopWatch
+from bertds.distributed.stop_requests import StopRequests
 
 
 class _Sums:
@@ -44,7 +44,7 @@ class Agreement:
         watch: this rank's wish to stop.
     """
 
-    def __init__(self, engine: Ranks, watch: StopWatch) -> None:
+    def __init__(self, engine: Ranks, watch: StopRequests) -> None:
         self.engine = engine
         self.watch = watch
         self.waiting = DeviceClock(engine.device)

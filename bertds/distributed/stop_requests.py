@@ -22,7 +22,7 @@ from bertds.errors import EXIT_INTERRUPTED
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-class StopWatch:
+class StopRequests:
     """Collects this rank's wish to stop. The ranks' agreement is the training loop's matter.
 
     Args:
@@ -44,7 +44,7 @@ class StopWatch:
         self._parent = os.getppid() if has_launcher() else None
         self._next_look = 0.0
 
-    def listen(self) -> StopWatch:
+    def listen(self) -> StopRequests:
         """Install the signal handlers (main thread only)."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)

@@ -10,12 +10,16 @@ a CPU, which is more exact. Written for and tested with DeepSpeed 0.19.8.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from bertds.engine.zero_layout import DeepSpeedObject
 from bertds.optim.gradient_norm import global_norm
+
+if TYPE_CHECKING:
+    from bertds.engine.accumulate_triton import Accumulator
 
 
 def work_on_all_tensors(engine: DeepSpeedObject) -> None:
@@ -30,14 +34,18 @@ def work_on_all_tensors(engine: DeepSpeedObject) -> None:
     engine.allreduce_and_copy = _InPlace(engine)
     # Asked for in the JSON, each gradient is added by a hook of its own.
     if not wrapper.immediate_grad_update and not getattr(wrapper, "autoep_folding_tp_group", None):
-        wrapper.update_hp_grads = _Accumulation(wrapper)
+        accumulation = _Accumulation(wrapper)
+        wrapper.update_hp_grads = accumulation
+        wrapper.clear_hp_grads = accumulation.begin_step
+        wrapper.get_grads_for_norm = accumulation.sums_with_gradients
 
 
 class _Accumulation:
     """Adds the gradients of a micro batch to their float32 sums.
 
     DeepSpeed casts each gradient to float32, adds that copy, and zeroes the gradient so that the
-    next backward pass adds to zeros.
+    next backward pass adds to zeros. It zeroes the sums after each step; here a parameter's first
+    gradient of a step overwrites its sum instead.
     """
 
     def __init__(self, wrapper: DeepSpeedObject) -> None:
@@ -49,25 +57,78 @@ class _Accumulation:
                 parameter._hp_grad = total
                 self._parameters.append(parameter)
                 self._sums.append(total.data.view(parameter.shape))
+        self._in_one_kernel: Accumulator | None = None
+        if self._sums and self._sums[0].device.type == "cuda":
+            from bertds.engine.accumulate_triton import Accumulator
+
+            self._in_one_kernel = Accumulator(self._sums)
+        self._fresh = True
+        """Whether the sums are those of a step that is over."""
 
     @torch.no_grad()
     def __call__(self, clear_lp_grads: bool = False) -> None:
-        sums, gradients, present = [], [], []
-        for parameter, total in zip(self._parameters, self._sums, strict=True):
-            gradient = parameter.grad
-            present.append(gradient is not None)
-            if gradient is not None:
-                sums.append(total)
-                gradients.append(gradient)
-        if gradients:
-            torch._foreach_add_(sums, gradients)
+        gradients = [parameter.grad for parameter in self._parameters]
+        flags = self._wrapper.fp32_groups_has_gradients
+        had = [flag for group in flags for flag in group]
+        # At a step's first call every sum is overwritten, with 0 where there is no gradient.
+        fresh = [self._fresh or not flag for flag in had]
+        if self._in_one_kernel is not None:
+            self._in_one_kernel.add(gradients, fresh)
+        else:
+            self._add(gradients, fresh)
+        self._fresh = False
+        present = [
+            flag or gradient is not None for flag, gradient in zip(had, gradients, strict=True)
+        ]
         start = 0
-        for flags in self._wrapper.fp32_groups_has_gradients:
-            here = present[start : start + len(flags)]
-            flags[:] = [was or now for was, now in zip(flags, here, strict=True)]
-            start += len(flags)
+        for group in flags:
+            group[:] = present[start : start + len(group)]
+            start += len(group)
         for parameter in self._parameters:
             parameter.grad = None  # the next backward pass leaves its own, instead of adding
+
+    def _add(self, gradients: Sequence[torch.Tensor | None], fresh: Sequence[bool]) -> None:
+        new, old = _Pairs([], []), _Pairs([], [])
+        for total, gradient, overwrite in zip(self._sums, gradients, fresh, strict=True):
+            if gradient is not None:
+                pairs = new if overwrite else old
+                pairs.sums.append(total)
+                pairs.gradients.append(gradient)
+            elif overwrite:
+                total.zero_()
+        if new.sums:
+            torch._foreach_copy_(new.sums, new.gradients)
+        if old.sums:
+            torch._foreach_add_(old.sums, old.gradients)
+
+    def begin_step(self) -> None:
+        """Forget the sums: DeepSpeed's ``clear_hp_grads``."""
+        self._fresh = True
+        for flags in self._wrapper.fp32_groups_has_gradients:
+            flags[:] = [False] * len(flags)
+
+    def sums_with_gradients(self, for_clipping: bool = False) -> Any:
+        """Return what the norm is taken of: DeepSpeed's ``get_grads_for_norm``.
+
+        One tensor per group where every parameter has a gradient, instead of one per parameter.
+        """
+        wrapper, found = self._wrapper, []
+        for flags, whole, parts in zip(
+            wrapper.fp32_groups_has_gradients,
+            wrapper.fp32_groups_actual_gradients_flat,
+            wrapper.fp32_groups_gradients,
+            strict=True,
+        ):
+            if all(flags):
+                found.append(whole)
+            else:
+                found += [part for part, has in zip(parts, flags, strict=True) if has]
+        return found if for_clipping else (found, {})  # the second: experts, of which BERT has none
+
+
+class _Pairs(NamedTuple):
+    sums: list[torch.Tensor]
+    gradients: list[torch.Tensor]
 
 
 class _InPlace:
@@ -82,10 +143,9 @@ class _InPlace:
         dp_group: dist.ProcessGroup,
         dp_world_size: float | None = None,
     ) -> None:
-        alone = dist.get_world_size(dp_group) == 1
+        if dist.get_world_size(dp_group) == 1:
+            return  # nothing travels, so nothing is rounded to the type in which it would
         for buffer in small_bucket:
-            if alone and self._engine.communication_data_type == buffer.dtype:
-                continue  # else it is rounded as on several ranks
             reduced = self._engine.allreduce_bucket([buffer], dp_group, dp_world_size)
             if reduced.data_ptr() != buffer.data_ptr():
                 buffer.copy_(reduced.view_as(buffer))

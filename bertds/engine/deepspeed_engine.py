@@ -26,7 +26,7 @@ import torch.distributed as dist
 from bertds.config.batch_plan import BatchPlan
 from bertds.data.rng import WORD, random_u64
 from bertds.distributed.device_timer import DeviceClock
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.bf16_wrapper import work_on_all_tensors
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
@@ -73,7 +73,7 @@ class Engine:
         layout: Layout,
         settings: DeepSpeedSettings,
         batch: BatchPlan,
-        place: Place,
+        place: RankInfo,
         device: torch.device,
     ) -> None:
         self._engine = deepspeed_engine
@@ -209,7 +209,8 @@ class Engine:
             The model's output, detached.
         """
         reached("engine.forward")
-        self._engine.train()
+        if not self._engine.module.training:  # it walks over every module
+            self._engine.train()
         with self.forward_clock.timed():
             output = self._engine(**_arguments(micro_batch))
             output = passed("engine.output", output, micro_batch=micro_batch)

@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from bertds.distributed.rank_info import Place, find_place
+from bertds.distributed.rank_info import RankInfo, find_rank_info
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
 
@@ -78,15 +78,17 @@ def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
     """
     global _store
     if _store is None:
-        _store = meet(find_place(), limit_seconds)
+        _store = meet(find_rank_info(), limit_seconds)
     return _store
 
 
-def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds: float) -> None:
+def main_first(
+    rank_info: RankInfo, name: str, work: Callable[[], None], limit_seconds: float
+) -> None:
     """Let the main process do something before the others go on; all have met by then.
 
     Args:
-        place: this process's.
+        rank_info: this process's.
         name: of the work, once per run.
         work: done by rank 0 alone.
         limit_seconds: how long the others wait.
@@ -96,9 +98,9 @@ def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds:
         Exception: on rank 0, what ``work`` raised.
     """
     key = f"bertds/main_first/{name}"
-    if place.is_main:
+    if rank_info.is_main:
         work()
-        if place.world_size > 1:
+        if rank_info.world_size > 1:
             meet_processes().set(key, "done")
         return
     try:
@@ -109,7 +111,7 @@ def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds:
 
 def start_processes(
     log_level: str | None = None, timeout_seconds: float = 1800.0
-) -> tuple[Place, torch.device]:
+) -> tuple[RankInfo, torch.device]:
     """Make the process group of the run; alone, a world of one. Does nothing the second time.
 
     Args:
@@ -123,16 +125,16 @@ def start_processes(
         BertdsError: the processes did not find each other.
     """
     deepspeed = import_deepspeed(log_level)
-    place = find_place()
+    rank_info = find_rank_info()
     if _is_cpu():
         device = torch.device("cpu")
     else:
-        device = torch.device("cuda", place.local_rank)
+        device = torch.device("cuda", rank_info.local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         timeout = timedelta(seconds=timeout_seconds)
         backend = "gloo" if device.type == "cpu" else "nccl"
-        if place.world_size == 1:
+        if rank_info.world_size == 1:
             # No TCP port: two such runs on one machine, both started with the launcher's usual
             # port, would else fail on a port already in use.
             store: dist.Store = dist.HashStore()
@@ -141,15 +143,15 @@ def start_processes(
         dist.init_process_group(
             backend,
             store=store,
-            rank=place.rank,
-            world_size=place.world_size,
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
             timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
         deepspeed.init_distributed(
             dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
         )
-    return place, device
+    return rank_info, device
 
 
 def check_precision(precision: str) -> None:

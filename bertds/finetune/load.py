@@ -32,6 +32,17 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     if (options.data and not root.exists()) or (root / "dataset_dict.json").is_file():
         from bertds.finetune.readers.hub import load_hub_task
 
+        for option, file in (
+            ("train", options.train_file),
+            ("dev", options.dev_file),
+            ("test", options.test_file),
+        ):
+            if file:
+                raise ConfigError(
+                    f"--{option} {file}: does not go with --data {options.data}, which has its own "
+                    "splits; leave one of them out"
+                )
+
         data = load_hub_task(task, options)
         check_types(task, data)
         return data

@@ -12,7 +12,7 @@ from bertds.finetune.readers.conll import DOCUMENT_START, read_conll, read_ner_j
 from bertds.finetune.readers.squad import questions_of, read_squad
 from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
 from bertds.finetune.records import Question, Sentence, TextRow, lines_of
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
 
 
@@ -121,13 +121,13 @@ def read_questions(source: str) -> list[Question]:
     lines = _all_lines(source)
     if source == "-":  # a whole SQuAD file?
         with suppress(ValueError):
-            content = parse_json("\n".join(line for _, line in lines))
+            content = parse_text_json("\n".join(line for _, line in lines))
             if "data" in content:
                 return questions_of(content, Path(_name(source)), split="test")[0]
     questions = []
     for n, (number, line) in enumerate((number, line) for number, line in lines if line.strip()):
         try:
-            record = parse_json(line)
+            record = parse_text_json(line)
             questions.append(
                 Question(str(record.get("id", n)), record["question"], record["context"], [])
             )

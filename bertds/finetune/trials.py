@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from bertds import __version__
-from bertds.distributed.rank_info import find_place
+from bertds.distributed.rank_info import find_rank_info
 from bertds.errors import ConfigError
 from bertds.finetune.load import load_task
 from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
@@ -93,7 +93,7 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
             task, kind="regression", metrics=("pearson", "spearman"), main_metric="spearman"
         )
     options.out.mkdir(parents=True, exist_ok=True)
-    is_main = not options.deepspeed or find_place().is_main
+    is_main = not options.deepspeed or find_rank_info().is_main
     lock = FolderLock(options.out, "fine-tuning") if is_main else nullcontext()
     with lock, as_hugging_face_folder(options.model) as folder:
         return _Runner(task, data, options, folder).run(data_options)

@@ -2,8 +2,8 @@
 
 Read ``bert.py`` first, then ``encoder.py`` and ``attention.py``; ``build.py`` chooses between
 BERT and ``modern.py``. How attention is computed, and on what, is in ``attention_kernels.py``.
-On a GPU a BERT layer is one function: ``fused_layer.py`` over the Triton kernels of
-``layer_kernels.py`` and ``short_row_kernels.py``. What else makes it quicker without changing the
+On a GPU a BERT layer is one function, ``fused_layer.py``, over the Triton kernels in ``kernels``.
+What else makes it quicker without changing the
 result: ``compile_layers.py``, ``cuda_graphs.py``, ``dropout.py`` (CPU), ``losses.py``.
 ``fp8_layers.py`` changes the result a little.
 

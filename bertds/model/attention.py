@@ -125,7 +125,9 @@ class SelfAttention(nn.Module):
             joined: what :meth:`joined` returned.
         """
         qkv_T3ND = self.project(hidden_TH, joined).unflatten(-1, (3, self.heads, -1))
-        return attend(qkv_T3ND, layout, self.dropout_p if self.training else 0.0).flatten(1)
+        query_TND, key_TND, value_TND = qkv_T3ND.unbind(1)  # strided views
+        dropout_p = self.dropout_p if self.training else 0.0
+        return attend(query_TND, key_TND, value_TND, layout, dropout_p).flatten(1)
 
 
 class SublayerOutput(nn.Module):

@@ -11,7 +11,8 @@ Sizes: T real tokens of the micro-batch, B rows, M masked tokens, H width, K voc
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,26 @@ class PreTrainingOutput(NamedTuple):
 def nothing(like: Tensor) -> tuple[Tensor, Tensor]:
     """Return a float32 and an int64 scalar 0 on the device of ``like``."""
     return like.new_zeros((), dtype=torch.float32), like.new_zeros((), dtype=torch.int64)
+
+
+def score_words(
+    head: Callable[..., Any], masked_MH: Tensor, masked_lm_ids_M: Tensor, *, predict: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the summed masked-LM loss and the number of correct words, or the likeliest words.
+
+    Both ways call the head's modules in one order, which ZeRO-3 follows.
+
+    Args:
+        head: gives logits, or with labels the loss and the number of correct words.
+        masked_MH: the encoder's output at the masked positions.
+        masked_lm_ids_M: the original tokens there.
+        predict: give the likeliest words; loss and number are then 0.
+    """
+    if predict:
+        loss_sum, correct = nothing(masked_MH)
+        return loss_sum, correct, head(masked_MH).argmax(1)
+    loss_sum, correct = head(masked_MH, masked_lm_ids_M)
+    return loss_sum, correct, None
 
 
 class BertModel(nn.Module):
@@ -178,16 +199,12 @@ class BertForPreTraining(TakesBatches):
         read = masked_M if self.bert.pooler is None else torch.cat([masked_M, starts_B])
         hidden_RH = self.bert(*ids, arrangement.layout, read)
         masked_MH, first_BH = hidden_RH.tensor_split([masked_M.numel()])
-        predictions = None
-        if predict:
-            # In place of the loss, so that modules are called in one order: ZeRO-3 follows it.
-            predictions = self.cls.predictions(masked_MH).argmax(1)
-            mlm_loss_sum, mlm_correct = nothing(masked_MH)
-        else:
-            mlm_loss_sum, mlm_correct = self.cls.predictions(masked_MH, masked_lm_ids)
+        mlm_loss_sum, mlm_correct, predictions = score_words(
+            self.cls.predictions, masked_MH, masked_lm_ids, predict=predict
+        )
         pooler, head = self.bert.pooler, self.cls.seq_relationship
         if pooler is None or head is None:
-            no_loss, no_rows = torch.zeros_like(mlm_loss_sum), torch.zeros_like(mlm_correct)
+            no_loss, no_rows = nothing(masked_MH)
             return PreTrainingOutput(mlm_loss_sum, no_loss, mlm_correct, no_rows, predictions)
         logits_B2 = head(pooler(first_BH)).float()
         if next_sentence_labels is None:

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from bertds.model.attention import Joined
 from bertds.model.build import PreTrainingModel
+from bertds.model.embeddings import Rotation
 from bertds.model.encoder import EncoderLayer
 from bertds.model.modern import ModernBertForMaskedLM, ModernLayer
-from bertds.model.modern_attention import Rotation
 from bertds.model.row_layout import RowLayout
 from bertds.system.logs import log
 

@@ -5,6 +5,10 @@ Sizes: T tokens, H width.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -72,6 +76,8 @@ class Encoder(nn.Module):
         self.head_width = config.hidden_size // config.num_attention_heads
         self.attention_kernel: str = config.attention_kernel
         self.layer = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.draw_keys: Callable[[torch.device], tuple[Tensor, ...]] | None = None
+        """Draws the dropout keys of all layers at once; None: each layer draws masks."""
 
     def kernel(self) -> str:
         """Return the kernel that computes attention in this pass; asked once per pass."""
@@ -88,6 +94,8 @@ class Encoder(nn.Module):
         Returns:
             [R, H] in the order of ``read``, or [T, H].
         """
+        if self.draw_keys is not None and self.training:
+            layout = dataclasses.replace(layout, keys=self.draw_keys(hidden_TH.device))
         last = len(self.layer) - 1
         for number, layer in enumerate(self.layer):
             wanted = read if number == last else None

@@ -14,6 +14,9 @@ from bertds.model.embeddings import padded_vocabulary
 from bertds.model.encoder import Gelu
 from bertds.model.losses import linear_cross_entropy
 
+WordScores = Tensor | tuple[Tensor, Tensor]
+"""Logits [M, K], or the summed loss and the number of correct words."""
+
 
 class Pooler(nn.Module):
     """Linear layer and tanh on the first token of each row."""
@@ -60,9 +63,7 @@ class Decoder(nn.Module):
         self.weight = weight
         self.bias = bias
 
-    def forward(
-        self, hidden_MH: Tensor, labels_M: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, hidden_MH: Tensor, labels_M: Tensor | None = None) -> WordScores:
         """Return logits [M, K], or with labels the summed loss and the number of correct ones."""
         if labels_M is None:
             return F.linear(hidden_MH, self.weight, self.bias)[..., : self.vocab_size]
@@ -100,9 +101,7 @@ class MaskedLMHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(padded_vocabulary(vocab_size)))
         self.decoder = Decoder(word_table, self.bias, vocab_size, config.z_loss)
 
-    def forward(
-        self, hidden_MH: Tensor, labels_M: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, hidden_MH: Tensor, labels_M: Tensor | None = None) -> WordScores:
         """Return logits [M, K], or with labels the summed loss and the number of correct ones."""
         return self.decoder(self.transform(hidden_MH), labels_M)
 

@@ -16,7 +16,8 @@ Sizes: M masked tokens, C tokens of a chunk, H width, V vocabulary (padded), K r
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ from bertds.model.precision import product_dtype, without_autocast
 CHUNK_BYTES = 1 << 28
 """Largest float32 logits tensor of one chunk on a CPU (2,198 tokens at 30,528 words)."""
 GPU_CHUNK_BYTES = 1 << 29
-"""The same on a GPU: each chunk costs the host 30 operators, and the peak of a large micro batch
+"""The same on a GPU: each chunk costs the host 10 operators, and the peak of a large micro batch
 is in the layers' backward pass."""
 
 
@@ -46,8 +47,89 @@ def float_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor, vocab_siz
     return logits_CV
 
 
+class _Sizes(NamedTuple):
+    """What does not change between the chunks of one call."""
+
+    vocab_size: int
+    with_gradient: bool
+    z_weight: float
+    word_weights_K: Tensor | None
+
+
+class _Chunk(NamedTuple):
+    """Sums over the tokens of a chunk, and its gradients (None without one)."""
+
+    loss: Tensor
+    correct: Tensor
+    hidden_grad_CH: Tensor | None = None
+    weight_grad_VH: Tensor | None = None
+    bias_grad_V: Tensor | None = None
+
+
+def _score_by_operators(
+    hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_C: Tensor, sizes: _Sizes
+) -> _Chunk:
+    logits_CV = float_logits(hidden_CH, weight_VH, bias_V, sizes.vocab_size)
+    log_probs_CV = logits_CV.log_softmax(-1)
+    log_z_C1 = logits_CV[:, :1] - log_probs_CV[:, :1] if sizes.z_weight else None
+    del logits_CV
+    real_C1 = (labels_C >= 0)[:, None]  # fillers have a label below 0
+    words_C1 = labels_C[:, None].clamp_min(0)
+    picked_C1 = log_probs_CV.gather(1, words_C1)
+    loss = -(picked_C1 * real_C1).sum()
+    correct = (log_probs_CV.argmax(1) == labels_C).sum()
+    if not sizes.with_gradient:
+        return _Chunk(loss, correct)
+    # d loss / d logits = softmax - one-hot. Fillers' rows of it are not zero, but leave no trace:
+    # they are multiplied with zeros wherever they are used.
+    grad_CV = log_probs_CV.exp_()
+    if log_z_C1 is not None:  # d z log(Z)^2 / d logits = 2 z log(Z) softmax
+        grad_CV.mul_(1.0 + 2.0 * sizes.z_weight * log_z_C1)
+    grad_CV.scatter_add_(1, words_C1, torch.full_like(picked_C1, -1.0))
+    if sizes.word_weights_K is not None:
+        grad_CV.mul_(sizes.word_weights_K[words_C1])
+    bias_grad_V = real_C1[:, 0].to(grad_CV.dtype) @ grad_CV
+    grad_CV = grad_CV.to(hidden_CH.dtype)
+    hidden_grad_CH = (grad_CV @ weight_VH).mul_(real_C1)
+    return _Chunk(loss, correct, hidden_grad_CH, grad_CV.t() @ (hidden_CH * real_C1), bias_grad_V)
+
+
+def _score_by_kernel(
+    hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_C: Tensor, sizes: _Sizes
+) -> _Chunk:
+    from bertds.model.kernels.cross_entropy import cross_entropy  # Triton: not everywhere
+
+    logits_CV = F.linear(hidden_CH, weight_VH, bias_V)
+    losses_C, hits_C = cross_entropy(logits_CV, labels_C, **sizes._asdict())
+    if not sizes.with_gradient:
+        return _Chunk(losses_C.sum(), hits_C.sum())
+    grad_CV = logits_CV  # in the same memory
+    return _Chunk(
+        losses_C.sum(),
+        hits_C.sum(),
+        grad_CV @ weight_VH,
+        grad_CV.t() @ hidden_CH,
+        grad_CV.sum(0, dtype=torch.float32),
+    )
+
+
+@functools.cache
+def has_kernel(device_type: str) -> bool:
+    """Return whether :mod:`bertds.model.kernels.cross_entropy` runs on a device of this type."""
+    if device_type != "cuda" or torch.version.cuda is None:
+        return False
+    from torch.utils._triton import has_triton
+
+    return has_triton()
+
+
+def _add_up(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
+    part = part.to(dtype)
+    return part if total is None else total.add_(part)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed loss and number of correct tokens; the gradient is computed beside them."""
+    """Summed loss and number of correct tokens; the gradient is computed with them."""
 
     @staticmethod
     def forward(
@@ -56,55 +138,37 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight_VH: Tensor,
         bias_V: Tensor,
         labels_M: Tensor,
-        vocab_size: int,
-        with_gradient: bool,
-        z_weight: float,
-        word_weights_K: Tensor | None,
+        sizes: _Sizes,
     ) -> tuple[Tensor, Tensor]:
         dtype = product_dtype(hidden_MH.device, hidden_MH.dtype)
         ctx.dtypes = (hidden_MH.dtype, weight_VH.dtype, bias_V.dtype)
         loss_sum = hidden_MH.new_zeros((), dtype=torch.float32)
         correct = labels_M.new_zeros(())
+        with_gradient = sizes.with_gradient
+        score = _score_by_kernel if has_kernel(hidden_MH.device.type) else _score_by_operators
         with without_autocast(hidden_MH.device):
             hidden_MH, weight_VH, bias_V = (t.to(dtype) for t in (hidden_MH, weight_VH, bias_V))
             chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)
             # Sums over several chunks are kept in float32.
             sum_dtype = dtype if labels_M.numel() <= chunk else torch.float32
-            hidden_grads, weight_grad, bias_grad = [], None, None
-            for hidden_CH, labels_C in zip(
-                hidden_MH.split(chunk), labels_M.split(chunk), strict=True
-            ):
-                logits_CV = float_logits(hidden_CH, weight_VH, bias_V, vocab_size)
-                log_probs_CV = logits_CV.log_softmax(-1)
-                if z_weight and with_gradient:
-                    log_z_C1 = logits_CV[:, :1] - log_probs_CV[:, :1]
-                del logits_CV
-                real_C1 = (labels_C >= 0)[:, None]  # fillers have a label below 0
-                words_C1 = labels_C[:, None].clamp_min(0)
-                picked_C1 = log_probs_CV.gather(1, words_C1)
-                loss_sum -= (picked_C1 * real_C1).sum()
-                correct += (log_probs_CV.argmax(1) == labels_C).sum()
-                if not with_gradient:
-                    continue
-                # d loss / d logits = softmax - one-hot. Fillers' rows of it are not zero, but
-                # leave no trace: they are multiplied with zeros wherever they are used.
-                grad_CV = log_probs_CV.exp_()
-                if z_weight:  # d z log(Z)^2 / d logits = 2 z log(Z) softmax
-                    grad_CV.mul_(1.0 + 2.0 * z_weight * log_z_C1)
-                grad_CV.scatter_add_(1, words_C1, torch.full_like(picked_C1, -1.0))
-                if word_weights_K is not None:
-                    grad_CV.mul_(word_weights_K[words_C1])
-                bias_part = real_C1[:, 0].to(grad_CV.dtype) @ grad_CV
-                grad_CV = grad_CV.to(dtype)
-                hidden_grads.append((grad_CV @ weight_VH).mul_(real_C1))
-                weight_part = (grad_CV.t() @ (hidden_CH * real_C1)).to(sum_dtype)
-                weight_grad = weight_part if weight_grad is None else weight_grad.add_(weight_part)
-                bias_grad = bias_part if bias_grad is None else bias_grad.add_(bias_part)
+            hidden_grads: list[Tensor] = []
+            weight_grad = bias_grad = None
+            chunks = zip(hidden_MH.split(chunk), labels_M.split(chunk), strict=True)
+            for hidden_CH, labels_C in chunks if labels_M.numel() else ():
+                found = score(hidden_CH, weight_VH, bias_V, labels_C, sizes)
+                loss_sum += found.loss
+                correct += found.correct
+                if found.hidden_grad_CH is not None:
+                    assert found.weight_grad_VH is not None and found.bias_grad_V is not None
+                    hidden_grads.append(found.hidden_grad_CH)
+                    weight_grad = _add_up(weight_grad, found.weight_grad_VH, sum_dtype)
+                    bias_grad = _add_up(bias_grad, found.bias_grad_V, torch.float32)
         ctx.gradients = None
         if with_gradient:
             if weight_grad is None or bias_grad is None:  # no masked token at all
                 weight_grad, bias_grad = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
-            hidden_grad = torch.cat(hidden_grads) if hidden_grads else torch.zeros_like(hidden_MH)
+            whole = len(hidden_grads) == 1
+            hidden_grad = hidden_grads[0] if whole else torch.cat([hidden_MH[:0], *hidden_grads])
             ctx.gradients = (hidden_grad, weight_grad, bias_grad)
         ctx.mark_non_differentiable(correct)
         return loss_sum, correct
@@ -117,7 +181,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         # Scaled in place: these are ours alone, and a copy of [V, H] would be dear.
         scaled = (g.mul_(loss_grad).to(d) for g, d in zip(ctx.gradients, ctx.dtypes, strict=True))
         ctx.gradients = None
-        return (*scaled, None, None, None, None, None)
+        return (*scaled, None, None)
 
 
 def plain_cross_entropy(
@@ -172,9 +236,8 @@ def linear_cross_entropy(
     dtype = product_dtype(hidden_MH.device, hidden_MH.dtype)
     if dtype != torch.float16:
         with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
-        return _LinearCrossEntropy.apply(
-            *inputs, labels_M, vocab_size, with_gradient, z_weight, word_weights_K
-        )
+        sizes = _Sizes(vocab_size, with_gradient, z_weight, word_weights_K)
+        return _LinearCrossEntropy.apply(*inputs, labels_M, sizes)
     # fp16: the loss scale must be in the gradient before it is cast, or small ones become 0. So
     # each chunk is recomputed in the backward pass instead.
     chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)

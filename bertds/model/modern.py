@@ -23,14 +23,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bertds.config.recipe import ModelConfig
-from bertds.model.attention_kernels import kernel_of_pass
+from bertds.model.attention_kernels import attend, kernel_of_pass
 from bertds.model.batch_calls import TakesBatches
-from bertds.model.bert import PreTrainingOutput, nothing
+from bertds.model.bert import PreTrainingOutput, nothing, score_words
 from bertds.model.dropout import dropout, dropout_add
-from bertds.model.embeddings import padded_vocabulary
+from bertds.model.embeddings import Rotation, padded_vocabulary, rotate, rotation
 from bertds.model.encoder import Gelu
-from bertds.model.heads import Decoder
-from bertds.model.modern_attention import Rotation, rotate, rotation, window_attend
+from bertds.model.heads import Decoder, WordScores
 from bertds.model.row_layout import RowLayout, arrange
 
 
@@ -111,7 +110,7 @@ class ModernLayer(nn.Module):
         """Return both halves' output, [T, H]."""
         dropout_p = self.attn.dropout_p if self.training else 0.0
         parts = self.project(hidden_TH, turn)
-        context_TH = window_attend(*parts, layout, dropout_p, self.reach).flatten(1)
+        context_TH = attend(*parts, layout, dropout_p, self.reach).flatten(1)
         return self.feed_forward(context_TH, hidden_TH)
 
     def project(self, hidden_TH: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,12 +238,15 @@ class ModernBertForMaskedLM(TakesBatches):
         masked_MH = self.hidden_at(
             input_ids, position_ids, cu_seqlens, max_seqlen, masked_lm_positions
         )
+        loss_sum, correct, predictions = score_words(
+            self.score, masked_MH, masked_lm_ids, predict=predict
+        )
         no_loss, no_rows = nothing(masked_MH)
-        if predict:
-            predictions = self.decoder(self.head(masked_MH)).argmax(1)
-            return PreTrainingOutput(no_loss, no_loss, no_rows, no_rows, predictions)
-        loss_sum, correct = self.decoder(self.head(masked_MH), masked_lm_ids)
-        return PreTrainingOutput(loss_sum, no_loss, correct, no_rows)
+        return PreTrainingOutput(loss_sum, no_loss, correct, no_rows, predictions)
+
+    def score(self, hidden_MH: Tensor, labels_M: Tensor | None = None) -> WordScores:
+        """Return logits [M, K], or with labels the summed loss and the number of correct ones."""
+        return self.decoder(self.head(hidden_MH), labels_M)
 
     def encoder_layers(self) -> nn.ModuleList:
         """Return the layers of the encoder."""

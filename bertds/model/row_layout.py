@@ -32,6 +32,8 @@ class RowLayout:
     """(rows, length) of each run of equally long rows, in order; None = not known on the host."""
     kernel: str = "padded"
     """What computes attention: a key of ``attention_kernels.KERNELS``."""
+    keys: tuple[Tensor, ...] | None = None
+    """Fused layers' dropout keys of this pass: three per layer, in order."""
 
     @property
     def rows(self) -> int:

@@ -26,7 +26,7 @@ from bertds.system.fault_points import reached
 from bertds.system.memory import peak_memory_gib
 
 
-class Sums:
+class RunningSums:
     """Adds up losses and counts of forward passes without waiting for the device."""
 
     NAMES = ("mlm_loss", "nsp_loss", "mlm_correct", "nsp_correct", "masked", "rows")
@@ -58,7 +58,7 @@ class Sums:
 
 def means(sums: list[float], next_sentence: bool) -> dict[str, float]:
     """Turn global sums into mean losses and accuracies."""
-    values = dict(zip(Sums.NAMES, sums))
+    values = dict(zip(RunningSums.NAMES, sums))
     masked, rows = max(values["masked"], 1.0), max(values["rows"], 1.0)
     result = {"mlm_loss": values["mlm_loss"] / masked}
     accuracy = {"mlm_accuracy": values["mlm_correct"] / masked}
@@ -106,10 +106,10 @@ class Metrics:
         self.meter = meter
         self.rank_speed = rank_speed
         self.is_main = engine.rank == 0
-        self.sums = Sums()
+        self.sums = RunningSums()
         self.optimizer = DeviceClock(engine.device)
         """Times the updates of the weights, the gradients' reduction included."""
-        self._carried = [0.0] * len(Sums.NAMES)
+        self._carried = [0.0] * len(RunningSums.NAMES)
         self._clock = time.perf_counter()
         self._tokens = 0
         self._samples = 0
@@ -133,7 +133,7 @@ class Metrics:
 
     def restore_window(self, sums: list[float]) -> None:
         """Continue an unfinished window; an empty list is a new one."""
-        self._carried = list(sums) or [0.0] * len(Sums.NAMES)
+        self._carried = list(sums) or [0.0] * len(RunningSums.NAMES)
 
     def _gather(self) -> list[float]:
         totals = self.engine.global_sums(self.sums.take())
@@ -147,10 +147,10 @@ class Metrics:
         if state.step % self.every_steps and not last:
             return
         totals = self._gather()
-        self._carried = [0.0] * len(Sums.NAMES)
+        self._carried = [0.0] * len(RunningSums.NAMES)
         now = time.perf_counter()
         seconds, tokens = now - self._clock, state.tokens - self._tokens
-        measured = totals[Sums.NAMES.index("masked")] > 0  # else every loss was not finite
+        measured = totals[RunningSums.NAMES.index("masked")] > 0  # else every loss was not finite
         values: dict[str, Any] = {
             "step": state.step,
             **{

@@ -9,7 +9,7 @@ import torch
 
 from bertds.data.batches import MicroBatch
 from bertds.engine.interface import ModelOutput
-from bertds.monitor.metrics import Sums, means
+from bertds.monitor.metrics import RunningSums, means
 
 
 def score(
@@ -38,7 +38,7 @@ def score(
         baseline ``nsp_majority``, the share of the more frequent label; and ``rows`` and
         ``masked``, the counts behind them.
     """
-    sums, done, random_pairs = Sums(), 0, 0
+    sums, done, random_pairs = RunningSums(), 0, 0
     last: MicroBatch | None = None
     for batch in batches:
         sums.add(forward(batch), int(batch.masked_lm_ids.numel()), batch.rows)

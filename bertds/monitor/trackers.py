@@ -55,7 +55,7 @@ def start_trackers(
         trackers.append(ProgressBar(name, config.schedule.total_steps, left))
     elif style == "lines":
         trackers.append(ProgressLines(config.schedule.total_steps, left))
-    trackers.append(Watcher(notifier))
+    trackers.append(HealthWarnings(notifier))
     services: list[tuple[str, Callable[[], Any]]] = []
     if config.tracking.wandb != "off":
         services.append(("Weights & Biases", lambda: WandbTracker(config, settings, run_dir, name)))
@@ -98,7 +98,7 @@ def check_trackers(config: Config, run_dir: Path) -> None:
         raise ConfigError(f"tracking.wandb=online: {NO_KEY}, or set tracking.wandb=offline")
 
 
-class Watcher:
+class HealthWarnings:
     """Says in words what looks wrong, each thing once until it has gone."""
 
     def __init__(self, notifier: Notifier | None = None) -> None:

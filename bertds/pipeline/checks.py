@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import DataError
 from bertds.pipeline.stages import Phase
 
 
@@ -18,44 +20,52 @@ def check_pipeline(
     vocab: str | None,
     vocab_size: int,
     model: Path,
+    here: bool = True,
 ) -> None:
     """Check recipes, JSONs, vocabulary, sizes and folders of all phases.
 
     Args:
         phases: in their order; each but the first starts from the one before it.
         overrides: KEY=VALUE of the recipes.
-        processes: number of ranks; 0 = the GPUs of this machine, or 1.
+        processes: number of ranks; 0 = the GPUs of this machine, or 1, and on other machines
+            unknown.
         vocab: the vocabulary that is given, or None where one is trained.
         vocab_size: of the vocabulary that is trained.
         model: the folder of the exported model.
+        here: whether this machine will train; its GPUs and memory count only then.
 
     Raises:
         UserError: the first thing that a later stage would refuse, in the words of that stage.
     """
     import torch
 
-    from bertds.distributed.rank_info import Place
+    from bertds.distributed.rank_info import RankInfo
+    from bertds.monitor.trackers import check_trackers
     from bertds.pretrained.output_folder import check_output
-    from bertds.training.setting_changes import changes
+    from bertds.training.setting_changes import changes, is_done
     from bertds.training.starting_point import check_architecture
     from bertds.training.will_it_fit import check_fits
 
     if vocab:
         vocab_size = load_tokenizer_info(vocab).vocab_size
     check_output(model, overwrite=True)
-    gpus = torch.cuda.device_count()
-    count = processes or gpus or 1
+    gpus = torch.cuda.device_count() if here else 0
+    count = processes or (gpus or 1 if here else 0)
     before: tuple[Phase, Config] | None = None
     for phase in phases:
         config, settings = phase.read(overrides)
         changes(phase.run, config, settings.values)
-        if not settings.finds_micro_batch:
+        with suppress(DataError):  # preparation will write what is missing
+            is_done(phase.run, config, settings.values)
+        if here:
+            check_trackers(config, phase.run)
+        if count and not settings.finds_micro_batch:
             settings.batch_plan(count)
         if before is not None:
             theirs, ours = to_dict(before[1].model), to_dict(config.model)
             sizes = {"vocab_size": vocab_size}
             check_architecture(before[0].run, {**theirs, **sizes}, {**ours, **sizes}, config)
-        if not gpus and not (phase.run / "DONE").is_file():
+        if here and not gpus and not (phase.run / "DONE").is_file():
             # On GPUs each phase asks at its own start: to look at their memory takes some of it.
-            check_fits(config, settings, Place(0, 0, count), vocab_size)
+            check_fits(config, settings, RankInfo(0, 0, count), vocab_size)
         before = phase, config

@@ -1,12 +1,38 @@
-"""Trains one phase of the pipeline and waits for its end."""
+"""Trains one phase of a pipeline and waits for its end."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 
-from bertds.errors import EXIT_OK
+from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.pipeline.stages import Phase, say
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--processes`` and ``--set``, the last two arguments of :func:`train`."""
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="ranks (default: this machine's GPUs, or 1)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="recipe overrides; deepspeed.KEY=VALUE overrides the JSON",
+    )
+
+
+def explain_stop(code: int) -> None:
+    """Say how to continue, if training ended with ``EXIT_RUN_AGAIN``."""
+    if code == EXIT_RUN_AGAIN:
+        print("stopped, with everything saved: run the same command again", file=sys.stderr)
 
 
 def train(phase: Phase, processes: int, overrides: list[str]) -> int:
@@ -32,7 +58,9 @@ def train(phase: Phase, processes: int, overrides: list[str]) -> int:
         print(f"{run_dir}: done before", file=sys.stderr)
         return EXIT_OK
     began = time.monotonic()
-    arguments = ["--config", phase.recipe, "--set", *phase.assignments(overrides)]
+    arguments = ["--config", phase.recipe]
+    arguments += ["--deepspeed_config", phase.json] if phase.json else []
+    arguments += ["--set", *phase.assignments(overrides)]
     code = launch(arguments, deepspeed, run_dir, processes or torch.cuda.device_count() or 1)
     if code == EXIT_OK:
         print(f"{run_dir.name} took {time.monotonic() - began:.0f} s", file=sys.stderr)

@@ -47,7 +47,13 @@ class Corpus:
 
     @property
     def held_out(self) -> float:
-        """Share of documents to hold out: small corpora need a larger one."""
+        """Share of documents to hold out: small corpora need a larger one.
+
+        0 for books of which none can be spared: preparation holds at least two documents out, and
+        trains on at least two.
+        """
+        if set(self.options) == {"books"} and len(list(_files(self.options["books"]))) < 4:
+            return 0.0
         return 0.005 if self.tokens > 5e7 else 0.05
 
 
@@ -110,7 +116,7 @@ def write_project(
         if (folder / name).exists():
             raise ConfigError(f"{folder / name}: exists; choose another folder, or remove it")
     texts = {
-        "recipe.yaml": _recipe(proposal, hours),
+        "recipe.yaml": _recipe(proposal, corpus, hours),
         "deepspeed.json": json.dumps(proposal.deepspeed, indent=2) + "\n",
         "site.env": _site(folder, devices, hours, proposal),
         "README.md": _readme(folder, proposal, corpus, nodes, devices),
@@ -124,9 +130,10 @@ def write_project(
     return [folder / name for name in FILES]
 
 
-def expectations(proposal: Proposal) -> list[str]:
-    """Return what the planner expects, one fact per line."""
+def expectations(proposal: Proposal, corpus: Corpus) -> list[str]:
+    """Return what the planner expects of a run on this corpus, one fact per line."""
     plan = proposal.plan
+    too_few = "fewer than four books: none is held out, so the scores are those of training text"
     return [
         f"model {proposal.size}: {short(proposal.parameters)} parameters ({proposal.why})",
         f"{plan.batch.world_size} x {plan.hardware.name}: about {plan.steps:,} steps of "
@@ -134,13 +141,14 @@ def expectations(proposal: Proposal) -> list[str]:
         f"{short(plan.tokens)} tokens in {in_words(plan.hours * 3600)}",
         f"{plan.memory_gib:.2f} GiB of {plan.hardware.memory_gib:.1f} per device; "
         f"{plan.checkpoint_gib:.2f} GiB per checkpoint; speed {plan.hardware.efficiency_kind}",
+        *([] if corpus.held_out else [too_few]),
     ]
 
 
-def _recipe(proposal: Proposal, hours: float) -> str:
+def _recipe(proposal: Proposal, corpus: Corpus, hours: float) -> str:
     lines = [
         "# Written by bertds init. What a key means: bertds config explain KEY",
-        *(f"# {line}" for line in expectations(proposal)),
+        *(f"# {line}" for line in expectations(proposal, corpus)),
         f"# The clock ends the run after {hours:g} hours of training, with the learning rate at 0.",
     ]
     return "\n".join(lines) + "\n" + yaml.safe_dump(proposal.recipe, sort_keys=False)
@@ -183,7 +191,8 @@ def _readme(folder: Path, proposal: Proposal, corpus: Corpus, nodes: int, device
         if nodes > 1
         else ""
     )
-    facts = "\n".join(f"- {line}" for line in expectations(proposal))
+    split = "" if corpus.held_out else " --split train"
+    facts = "\n".join(f"- {line}" for line in expectations(proposal, corpus))
     return f"""# {folder.resolve().name}
 
 {facts}
@@ -194,7 +203,7 @@ Five commands, in this folder:
 {shlex.join(prep_command(corpus))}
 {shlex.join(train)}
 bertds export run --out model
-bertds evaluate model --data data
+bertds evaluate model --data data{split}
 echo 'the capital of france is [MASK] .' | bertds predict --task fill-mask --model model
 ```
 {several}

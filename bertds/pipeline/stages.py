@@ -26,6 +26,8 @@ class Phase:
     recipe: str
     settings: list[str]
     """KEY=VALUE of the recipe."""
+    json: str | None = None
+    """The DeepSpeed JSON; None = the one that the recipe names."""
 
     def assignments(self, overrides: list[str]) -> list[str]:
         """Return the KEY=VALUE of this phase; ``overrides`` win over its own."""
@@ -35,7 +37,7 @@ class Phase:
 
     def read(self, overrides: list[str]) -> tuple[Config, DeepSpeedSettings]:
         """Return the recipe and the DeepSpeed JSON of this phase."""
-        return read_settings(self.recipe, None, self.assignments(overrides))
+        return read_settings(self.recipe, self.json, self.assignments(overrides))
 
 
 def say(text: str) -> None:
@@ -46,12 +48,12 @@ def say(text: str) -> None:
 def own_phases(args: argparse.Namespace, work: Path) -> list[Phase]:
     """Return both phases on the prepared corpus."""
     first, second = args.phase1 or "tiny_cpu_phase1", args.phase2 or "tiny_cpu_phase2"
-    runs = (work / "phase1", work / "phase2")
+    runs, jsons = (work / "phase1", work / "phase2"), (args.phase1_json, args.phase2_json)
     common = f"data.path={work / 'data'}"
     begin = [f"run.next_recipe={second}", "validation.before_training=true"]
     return [
-        Phase(runs[0], first, [f"run.dir={runs[0]}", common, *begin]),
-        Phase(runs[1], second, [f"run.dir={runs[1]}", common, f"init.from={runs[0]}"]),
+        Phase(runs[0], first, [f"run.dir={runs[0]}", common, *begin], jsons[0]),
+        Phase(runs[1], second, [f"run.dir={runs[1]}", common, f"init.from={runs[0]}"], jsons[1]),
     ]
 
 
@@ -169,7 +171,7 @@ def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict
     from bertds.config.load import load_config
     from bertds.pipeline.questions import ask_facts, ask_prompts, held_out_data
     from bertds.pretrained.evaluate import evaluate
-    from bertds.pretrained.load import open_trained
+    from bertds.pretrained.load import load_pretrained
 
     say("evaluate on held-out text")
     stamp = {run.name: (run / "DONE").stat().st_mtime_ns for run in runs}
@@ -180,7 +182,7 @@ def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict
             return before
     result: dict[str, Any] = {"stamp": stamp}
     for run in runs:
-        trained = open_trained(run)
+        trained = load_pretrained(run)
         config = load_config(trained.manifest["recipe"])
         scores = evaluate(trained, held_out_data(config), "validation", 32)
         result[run.name] = {"sequence_length": config.data.sequence_length, **scores}

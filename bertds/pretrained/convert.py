@@ -9,13 +9,13 @@ import torch
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import CheckpointError
 from bertds.pretrained import hf_config, hf_weights
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
 from bertds.system.atomic_files import write_json
 
 
 def convert(
-    trained: Trained, to: str, out: Path, *, cased: bool = False, overwrite: bool = False
+    trained: PretrainedModel, to: str, out: Path, *, cased: bool = False, overwrite: bool = False
 ) -> Path:
     """Write an opened model. The folder appears whole or not at all.
 
@@ -40,7 +40,7 @@ def convert(
     return out
 
 
-def _write_hf(trained: Trained, folder: Path, cased: bool) -> None:
+def _write_hf(trained: PretrainedModel, folder: Path, cased: bool) -> None:
     from safetensors.torch import save_file
 
     config = hf_config.config_to_transformers(trained.config, trained.vocab_size)
@@ -50,7 +50,7 @@ def _write_hf(trained: Trained, folder: Path, cased: bool) -> None:
     copy_tokenizer(trained.tokenizer_folder, folder, trained.config.max_position_embeddings, cased)
 
 
-def _write_dle(trained: Trained, folder: Path) -> None:
+def _write_dle(trained: PretrainedModel, folder: Path) -> None:
     config = hf_config.config_to_transformers(trained.config, trained.vocab_size)
     # DLE computes the tanh form whatever the word says; it knows only this one.
     config["hidden_act"] = "gelu"

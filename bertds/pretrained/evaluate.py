@@ -14,11 +14,11 @@ from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import CheckpointError, DataError
 from bertds.model.bert import PreTrainingOutput
 from bertds.monitor.scoring import score
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 
 
 def evaluate(
-    trained: Trained, data: DataConfig, split: str, batch: int, max_samples: int = 0
+    trained: PretrainedModel, data: DataConfig, split: str, batch: int, max_samples: int = 0
 ) -> dict[str, float]:
     """Score a model on one split.
 
@@ -121,7 +121,7 @@ def majority_share(counts: np.ndarray) -> float:
     return float(counts.max() / max(1, counts.sum()))
 
 
-def _check_vocabulary(trained: Trained, source: Source) -> None:
+def _check_vocabulary(trained: PretrainedModel, source: Source) -> None:
     tokenizer = source.tokenizer
     if tokenizer.vocab_size != trained.vocab_size:
         raise DataError(

@@ -21,7 +21,7 @@ from bertds.errors import ConfigError, DataError
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
 from bertds.pretrained.convert import convert
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 from bertds.pretrained.transformers_api import open_model
 from bertds.system.atomic_files import write_json
 
@@ -74,7 +74,9 @@ def split_piece(piece: str, vocabulary: dict[str, int]) -> list[int]:
     return numbers
 
 
-def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[PreTrainingModel, int]:
+def extended(
+    trained: PretrainedModel, old: list[str], new: list[str]
+) -> tuple[PreTrainingModel, int]:
     """Return the model with another vocabulary, and how many pieces had no split.
 
     A piece that both vocabularies hold keeps its vector; another one gets the mean of its old

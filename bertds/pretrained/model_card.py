@@ -12,12 +12,12 @@ from bertds.monitor.metrics_file import FILE as METRICS_FILE
 from bertds.monitor.run_files import at, read_metrics, read_object
 from bertds.monitor.setting_lines import read_changes
 from bertds.pretrained import hf_config, hf_weights
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 
 EXAMPLE = "The capital of France is {mask}."
 
 
-def model_card(trained: Trained, where: str, license_id: str = "") -> str:
+def model_card(trained: PretrainedModel, where: str, license_id: str = "") -> str:
     """Return the model card as huggingface_hub's ``ModelCard`` writes it.
 
     Args:
@@ -72,7 +72,7 @@ def model_card(trained: Trained, where: str, license_id: str = "") -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
 
 
-def _summary(trained: Trained) -> str:
+def _summary(trained: PretrainedModel) -> str:
     config = trained.config
     kind = "ModernBERT" if config.style == "modern" else "BERT"
     heads = "masked LM and next sentence" if config.next_sentence else "masked LM"
@@ -84,7 +84,7 @@ def _summary(trained: Trained) -> str:
     )
 
 
-def _example(trained: Trained, where: str) -> str:
+def _example(trained: PretrainedModel, where: str) -> str:
     mask = at(trained.manifest, "tokenizer.special_tokens.mask", str, "[MASK]")
     return (
         "```python\nfrom transformers import pipeline\n\n"
@@ -93,7 +93,7 @@ def _example(trained: Trained, where: str) -> str:
     )
 
 
-def _use(trained: Trained) -> str:
+def _use(trained: PretrainedModel) -> str:
     architecture = hf_config.config_to_transformers(trained.config, trained.vocab_size)
     return (
         "To fill in masked words, and above all to be fine-tuned: classification of texts and of "
@@ -103,7 +103,7 @@ def _use(trained: Trained) -> str:
     )
 
 
-def _limits(trained: Trained) -> str:
+def _limits(trained: PretrainedModel) -> str:
     length = at(trained.manifest, "recipe.data.sequence_length", int, 0)
     seen = f" It was trained on rows of at most {length} tokens." if length else ""
     return (
@@ -114,7 +114,7 @@ def _limits(trained: Trained) -> str:
     )
 
 
-def _data(trained: Trained) -> str:
+def _data(trained: PretrainedModel) -> str:
     """The sources with their licences, where the prepared folder is still there."""
     facts = trained.manifest.get("data", {})
     path = at(trained.manifest, "recipe.data.path", str, "") or at(facts, "path", str, "")
@@ -132,7 +132,7 @@ def _data(trained: Trained) -> str:
     return "\n\n".join(lines)
 
 
-def _training(trained: Trained, run_dir: Path) -> list[str]:
+def _training(trained: PretrainedModel, run_dir: Path) -> list[str]:
     manifest = trained.manifest
     recipe, state = manifest.get("recipe", {}), manifest.get("state", {})
     packages = at(manifest, "versions.packages", dict, {})
@@ -186,13 +186,13 @@ def _words(values: dict[str, Any]) -> str:
     )
 
 
-def _last_score(trained: Trained, run_dir: Path) -> dict[str, Any]:
+def _last_score(trained: PretrainedModel, run_dir: Path) -> dict[str, Any]:
     step = trained.manifest.get("step", 0)
     lines = read_metrics(run_dir / METRICS_FILE).validation
     return next((line for line in reversed(lines) if line["step"] <= step), {})
 
 
-def _score_words(trained: Trained, score: dict[str, Any]) -> str:
+def _score_words(trained: PretrainedModel, score: dict[str, Any]) -> str:
     if not score:
         return "None were measured during training; `bertds evaluate` measures them."
     loss = score["mlm_loss"]

@@ -26,7 +26,7 @@ from bertds.model.build import build_model
 from bertds.pretrained import hf_config, hf_weights, weight_files
 from bertds.pretrained.foreign import parameter_names
 from bertds.pretrained.foreign.megatron import MegatronBert
-from bertds.pretrained.load import Trained, open_trained
+from bertds.pretrained.load import PretrainedModel, load_pretrained
 from bertds.pretrained.transformers_api import resolve
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
@@ -46,7 +46,7 @@ def opened(
     vocab: Path | None = None,
     gelu: str | None = None,
 ) -> Iterator[Any]:
-    """Open a model of any origin: yields a :class:`Trained`, or a :class:`MegatronBert`.
+    """Open a model of any origin: yields a :class:`PretrainedModel`, or a :class:`MegatronBert`.
 
     Raises:
         CheckpointError: nothing readable there, or it lacks a configuration.
@@ -69,11 +69,11 @@ def opened(
         for option, given in (("config", config), ("vocab", vocab)):
             if given is not None:
                 raise ConfigError(f"--{option}: {path} has its own")
-        trained = open_trained(path)
+        trained = load_pretrained(path)
         yield _with_gelu(trained, gelu) if gelu else trained
 
 
-def _with_gelu(trained: Trained, gelu: str) -> Trained:
+def _with_gelu(trained: PretrainedModel, gelu: str) -> PretrainedModel:
     config = replace(trained.config, hidden_act=gelu)  # type: ignore[arg-type]
     model = build_model(config, trained.vocab_size)
     model.load_state_dict(trained.model.state_dict())
@@ -96,7 +96,7 @@ def tensorflow_prefix(path: Path) -> Path | None:
 
 def _open_tensorflow(
     prefix: Path, config: Path | None, vocab: Path | None, gelu: str | None
-) -> Trained:
+) -> PretrainedModel:
     from bertds.pretrained.foreign.tensorflow_reader import TensorFlowCheckpoint
 
     weights, _ = parameter_names.from_tensorflow(TensorFlowCheckpoint(prefix))
@@ -107,7 +107,7 @@ def _open_tensorflow(
 
 def _open_state_dict(
     path: Path, config: Path | None, vocab: Path | None, gelu: str | None
-) -> Trained | MegatronBert:
+) -> PretrainedModel | MegatronBert:
     weights, extra = read_flat(path)
     if parameter_names.is_megatron(weights):
         values = _read_config(path, config)
@@ -131,7 +131,7 @@ def _build(
     vocab: Path | None,
     gelu: str | None,
     left_out: Sequence[str] = (),
-) -> Trained:
+) -> PretrainedModel:
     config, vocab_size = hf_config.config_from_transformers(values)
     if not any(name.startswith("cls.seq_relationship") for name in weights):
         config = replace(config, next_sentence=False)
@@ -144,7 +144,7 @@ def _build(
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from None
     folder = vocab.parent if vocab is not None else None
-    return Trained(
+    return PretrainedModel(
         model.eval(),
         config,
         vocab_size,

@@ -22,7 +22,7 @@ from bertds.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from bertds.pretrained.load import Trained
+    from bertds.pretrained.load import PretrainedModel
 
 __all__ = ["MODELS", "hub_id", "resolve"]
 
@@ -75,16 +75,16 @@ def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
         yield export(path, Path(folder) / "model")
 
 
-def open_model(name_or_path: Path | str, *, average: bool = True) -> Trained:
+def open_model(name_or_path: Path | str, *, average: bool = True) -> PretrainedModel:
     """Load a model as this project's own class, with what is known of it.
 
     Args:
         name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
         average: take the moving average of the weights, where a run has kept one.
     """
-    from bertds.pretrained.load import open_trained
+    from bertds.pretrained.load import load_pretrained
 
-    return open_trained(resolve(name_or_path), average=average)
+    return load_pretrained(resolve(name_or_path), average=average)
 
 
 def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **arguments: Any) -> Any:

@@ -27,7 +27,7 @@ from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.cost_model.memory import FRAGMENTS, Shape, estimate
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import start_processes
 from bertds.errors import ConfigError
@@ -49,7 +49,7 @@ kernels are then long enough that the host is never the limit, and larger ones g
 
 
 def choose_micro_batch(
-    model: PreTrainingModel, config: Config, settings: DeepSpeedSettings, place: Place
+    model: PreTrainingModel, config: Config, settings: DeepSpeedSettings, place: RankInfo
 ) -> DeepSpeedSettings:
     """Return the settings with a number in place of "auto". Collective.
 
@@ -86,7 +86,7 @@ def search(
     model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
-    place: Place,
+    place: RankInfo,
     device: torch.device,
     per_rank: int,
 ) -> int:
@@ -207,7 +207,7 @@ def state_bytes(
     model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
-    place: Place,
+    place: RankInfo,
     device: torch.device,
 ) -> float:
     """Return what weights, gradients, optimizer and ZeRO's buffers take on one process."""
@@ -231,7 +231,7 @@ def state_bytes(
     return memory.weights + memory.gradients + memory.optimizer + memory.buffers
 
 
-def memory_limit(config: Config, place: Place, device: torch.device) -> float:
+def memory_limit(config: Config, place: RankInfo, device: torch.device) -> float:
     """Return the bytes that this process may use."""
     if config.run.memory_limit_gib:
         return config.run.memory_limit_gib * 2**30
@@ -247,7 +247,7 @@ def describe(
     model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
-    place: Place,
+    place: RankInfo,
     device: torch.device,
 ) -> dict[str, Any]:
     """Return everything that the answer depends on."""

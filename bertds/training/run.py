@@ -19,7 +19,7 @@ from bertds.data.batches import MicroBatch, StepBatch
 from bertds.data.loader import BatchLoader
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.distributed.step_sync import Agreement
-from bertds.distributed.stop_requests import StopWatch
+from bertds.distributed.stop_requests import StopRequests
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.interface import ModelOutput
 from bertds.engine.weight_average import decay_at
@@ -204,7 +204,7 @@ class Run:
             return True
         try:
             with self.metrics.pause():
-                validator.prepare(self._wait_for_data)
+                validator.prepare(self._wait_for_data, self.agreement.watch.reason)
         except StoreError as error:
             self.agreement.stop(str(error))
             return False
@@ -242,7 +242,7 @@ class Run:
         Raises:
             StoreError: on every rank, if ``checkpoint.copy_to`` does not have all that is saved.
         """
-        StopWatch.ignore_signals()
+        StopRequests.ignore_signals()
         state, folder = self.state, self.parts.folder
         if self.config.checkpoint.copy_to:
             # Not as long where the machine is about to be taken away.

@@ -30,7 +30,7 @@ import yaml
 from bertds import __version__
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
-from bertds.distributed.rank_info import find_place
+from bertds.distributed.rank_info import find_rank_info
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_object, starts_of
 from bertds.monitor.setting_lines import FILE as SETTINGS_FILE
@@ -162,7 +162,7 @@ class RunFolder:
         file = self.path / "environment.json"
         starts = starts_of(read_object(file, []))  # one that a crash tore begins anew
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        ranks = find_place().world_size
+        ranks = find_rank_info().world_size
         start = {"time": now, "command": command_line(), "world_size": ranks, "device": device}
         starts.append({**start, "lost": lost} if lost else start)
         write_json(file, {**environment(), "starts": starts})

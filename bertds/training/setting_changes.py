@@ -17,6 +17,7 @@ from typing import Any, Literal
 from bertds.config.keys import dotted
 from bertds.config.load import REMOVED_KEYS, flatten, read_yaml, to_dict
 from bertds.config.recipe import Config
+from bertds.data.model_names import ALIASES, MODELS
 from bertds.errors import ConfigError, DataError
 from bertds.monitor.run_files import read_object
 from bertds.monitor.setting_lines import Change
@@ -167,7 +168,7 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
 
     Raises:
         ConfigError: the run is done, and this start asks for something that it would not do.
-        DataError: ``data.path`` does not exist.
+        DataError: the data, vocabulary, held-out data or prompts asked for do not exist.
     """
     if not (run / "DONE").is_file():
         return False
@@ -189,9 +190,14 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
             f"{run}: this run is done at step {steps}, so {listed} would change nothing; give a "
             "larger schedule.total_steps to go on, or choose another run.dir"
         )
-    data = config.data.path
-    if data and not is_url(data) and not Path(data).exists():
-        raise DataError(f"data.path={data}: no such file or folder")
+    for key, path in (
+        ("data.path", config.data.path),
+        ("data.vocab", "" if config.data.vocab in (*MODELS, *ALIASES) else config.data.vocab),
+        ("validation.path", config.validation.path),
+        ("validation.prompts", config.validation.prompts),
+    ):
+        if path and not is_url(path) and not Path(path).exists():
+            raise DataError(f"{key}={path}: no such file or folder")
     return True
 
 

@@ -21,7 +21,7 @@ Capability = tuple[int, int] | None
 """A GPU's compute capability; None = no GPU."""
 
 
-def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSettings) -> None:
+def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedSettings) -> None:
     """Choose the attention kernel; compile, record or convert what the recipe wants.
 
     Logs what was chosen, in one line.

@@ -42,7 +42,7 @@ ONLY_MODERN = ("local_attention", "global_attn_every_n_layers")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartingPoint:
     """A checkpoint to begin from."""
 
     reader: CheckpointReader
@@ -52,7 +52,7 @@ class Start:
 
 def start_weights(
     config: Config, model: PreTrainingModel, tokenizer: TokenizerInfo, checkpoints: Path
-) -> Start | None:
+) -> StartingPoint | None:
     """Find the start, and load weights of a Hugging Face folder into the model right away.
 
     Args:
@@ -69,7 +69,7 @@ def start_weights(
     wanted = {**to_dict(config.model), "vocab_size": tokenizer.vocab_size}
     if own is not None:
         _check_tokenizer(own, tokenizer)
-        return Start(own, True)
+        return StartingPoint(own, True)
     if not config.init.from_:
         return None
     path = path_of(config.init.from_)
@@ -89,7 +89,7 @@ def start_weights(
     reader = locate(path)
     check_architecture(path, reader.field("model").mapping(), wanted, config)
     _check_tokenizer(reader, tokenizer)
-    return Start(reader, False)
+    return StartingPoint(reader, False)
 
 
 def check_architecture(
@@ -135,7 +135,7 @@ def _check_vocabulary_file(path: Path, tokenizer: TokenizerInfo) -> None:
         raise CheckpointError(f"{path}: another vocabulary than the data's {tokenizer.main_file}")
 
 
-def check_alike(engine: TrainingEngine, start: Start | None, source: Source) -> None:
+def check_alike(engine: TrainingEngine, start: StartingPoint | None, source: Source) -> None:
     """Check that all ranks begin from the same checkpoint and read the same data. Collective.
 
     On machines that do not share the run folder each would find its own, and go on in silence
@@ -165,7 +165,7 @@ def check_alike(engine: TrainingEngine, start: Start | None, source: Source) -> 
             )
 
 
-def warn_of_other_data(start: Start | None, source: Source) -> None:
+def warn_of_other_data(start: StartingPoint | None, source: Source) -> None:
     """Say so if the data is not what the run has been trained on up to its checkpoint."""
     if start is None or not start.is_own:
         return
@@ -191,7 +191,7 @@ def _difference(now: dict[str, Any], before: dict[str, Any]) -> str:
     return ", ".join(f"{key} {now[key]} instead of {before[key]}" for key in shared[:3])
 
 
-def continue_run(config: Config, engine: TrainingEngine, start: Start | None) -> TrainState:
+def continue_run(config: Config, engine: TrainingEngine, start: StartingPoint | None) -> TrainState:
     """Load weights and moments into the engine and return where training goes on."""
     if start is None:
         return TrainState()

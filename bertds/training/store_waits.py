@@ -21,16 +21,23 @@ T = TypeVar("T")
 _ROUND_SECONDS = 0.5
 
 
-def together(ranks: Ranks, work: Callable[[], T], on_round: Callable[[], None] = lambda: None) -> T:
+def together(
+    ranks: Ranks,
+    work: Callable[[], T],
+    on_round: Callable[[], None] = lambda: None,
+    stop: Callable[[], str] = lambda: "",
+) -> T:
     """Do this rank's part of a work that may wait for a store. Collective.
 
     Args:
         ranks: the processes of the run.
         work: not collective.
         on_round: called each time that the ranks meet: the wait is no hang.
+        stop: says why this rank wants to stop instead of waiting on, or "".
 
     Raises:
-        StoreError: on every rank, if any rank's store did not answer in time.
+        StoreError: on every rank, if any rank's store did not answer in time, or any rank wanted to
+            stop meanwhile.
         Exception: on this rank, what else its work raised.
     """
     results: list[T] = []
@@ -49,14 +56,17 @@ def together(ranks: Ranks, work: Callable[[], T], on_round: Callable[[], None] =
         thread.join(_ROUND_SECONDS)
         done = not thread.is_alive()
         given_up = str(errors[0]) if errors and isinstance(errors[0], StoreError) else ""
-        states = ranks.gather_objects((done, given_up))
-        for _, problem in states:
+        states = ranks.gather_objects((done, given_up, stop()))
+        for _, problem, _ in states:
             if problem:
                 raise StoreError(problem)
         if errors:
             raise errors[0]
-        if all(finished for finished, _ in states):
+        if all(finished for finished, _, _ in states):
             return results[0]
+        for _, _, reason in states:
+            if reason:
+                raise StoreError(f"stopped while a store was waited for: {reason}")
 
 
 def wait_for_batch(
@@ -87,6 +97,8 @@ def wait_for_batch(
             return True
 
 
-def made_of(source: Source, ranks: Ranks, make: Callable[[], T]) -> T:
+def made_of(
+    source: Source, ranks: Ranks, make: Callable[[], T], stop: Callable[[], str] = lambda: ""
+) -> T:
     """Make what reads a source's rows at once. Collective where the source may be slow."""
-    return together(ranks, make) if source.may_stall else make()
+    return together(ranks, make, stop=stop) if source.may_stall else make()

@@ -43,27 +43,39 @@ class Validator:
         self._kept: _Kept | None = None
         self.micro_batch = config.validation.micro_batch_size or engine.batch.micro_batch_size
 
-    def prepare(self, on_round: Callable[[], None]) -> None:
+    def prepare(self, on_round: Callable[[], None], stop: Callable[[], str]) -> None:
         """Have at hand what comes from a store: no rank may wait in a forward pass. Collective.
 
         The rows are kept for the validations to come: they are the same each time.
 
         Args:
             on_round: see :func:`together`.
+            stop: see :func:`together`.
 
         Raises:
-            StoreError: on every rank, if the store did not answer in time.
+            StoreError: on every rank, if the store did not answer in time, or one wanted to stop.
         """
         if self.source.may_stall and self._kept is None:
-            self._kept = together(self.engine, self._keep, on_round)
+            self._kept = together(self.engine, self._keep, on_round, stop)
 
     def _keep(self) -> _Kept:
         engine = self.engine
         own = list(self._read(engine.rank, engine.world_size))
         filler = list(islice(self._read(0, 1), 1))
-        if engine.rank == 0 and (counts := self.source.token_counts()) is not None:
-            self._entropy = unigram_entropy(counts)
+        if engine.rank == 0:
+            self._count_text()
         return _Kept(own, filler)
+
+    def _count_text(self) -> dict[str, float]:
+        """Return the baselines of the text, which is counted once; {} where it is not known."""
+        if self._baselines is None:
+            counts = self.source.token_counts()
+            self._baselines = {}
+            if counts is not None:
+                found = (unigram_entropy(counts), majority_share(counts))
+                names = ("unigram_entropy", "mlm_majority")
+                self._baselines = {k: float(f"{v:.8g}") for k, v in zip(names, found)}
+        return self._baselines
 
     def score(self) -> dict[str, float]:
         """Return losses and accuracies with their baselines; see :func:`score`. Collective.
@@ -84,15 +96,8 @@ class Validator:
             passes=-(-most_rows // self.micro_batch),
             filler=lambda: self._batches(0, 1),
         )
-        if engine.rank == 0:  # which writes the line; the text is counted once
-            if self._baselines is None:
-                counts = self.source.token_counts()
-                self._baselines = {}
-                if counts is not None:
-                    found = (unigram_entropy(counts), majority_share(counts))
-                    names = ("unigram_entropy", "mlm_majority")
-                    self._baselines = {k: float(f"{v:.8g}") for k, v in zip(names, found)}
-            scores |= self._baselines
+        if engine.rank == 0:  # which writes the line
+            scores |= self._count_text()
         return scores
 
     def prompts(self) -> list[dict[str, str]]:

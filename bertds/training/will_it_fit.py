@@ -17,7 +17,7 @@ from bertds.cost_model.flops import masked_per_row, mean_tokens
 from bertds.cost_model.hardware import cpu
 from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Shape, estimate
 from bertds.cost_model.step_time import step_time
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.system.memory import cpu_memory_available
@@ -71,7 +71,9 @@ def shape_of(
     )
 
 
-def check_fits(config: Config, settings: DeepSpeedSettings, place: Place, vocab_size: int) -> None:
+def check_fits(
+    config: Config, settings: DeepSpeedSettings, place: RankInfo, vocab_size: int
+) -> None:
     """Refuse a run whose forecast is above the free memory, or that needs a GPU and has none.
 
     Args:

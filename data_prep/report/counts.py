@@ -11,6 +11,8 @@ from bertds.data.formats.manifest import Manifest
 from bertds.data.vocabulary import TokenizerInfo
 from bertds.display import words
 from bertds.errors import DataError
+from bertds.system.secrets import masked
+from bertds.system.storage import join
 from data_prep import progress
 from data_prep.document import SourceFile
 from data_prep.earlier_run import REPORT_NAME
@@ -118,8 +120,18 @@ def warn_of_unknown(results: Sequence[dict[str, Any]], tokenizer: TokenizerInfo)
         )
 
 
-def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) -> None:
-    """Print the closing table; ``whole``: nothing was there from an earlier, killed run."""
+def report(
+    out: Path, manifest: Manifest, seconds: float, whole: bool = True, url: str = ""
+) -> None:
+    """Print the closing table.
+
+    Args:
+        out: the folder that was prepared.
+        manifest: of it.
+        seconds: that it took.
+        whole: nothing was there from an earlier, killed run.
+        url: where the result is instead of in ``out``, if it is in a store.
+    """
     documents = manifest.documents
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in documents["dropped"].items())
     rows = {
@@ -150,6 +162,9 @@ def report(out: Path, manifest: Manifest, seconds: float, whole: bool = True) ->
         rows["time"] += (
             f": {size / 1e6 / seconds:,.1f} MB/s, {documents['read'] / seconds:,.0f} documents/s"
         )
-    rows["look at"] = f"{out / REPORT_NAME}, or: bertds prep show {out}"
-    progress.say(f"prepared {out}")
+    if url:
+        rows["look at"] = masked(join(url, REPORT_NAME))
+    else:
+        rows["look at"] = f"{out / REPORT_NAME}, or: bertds prep show {out}"
+    progress.say(f"prepared {url or out}")
     progress.summary(rows)

@@ -30,7 +30,7 @@ def offer_report(out: Path, manifest: Manifest) -> None:
         write_report(out, manifest)
     except OSError:
         raise
-    except Exception as error:  # an odd font, another matplotlib: the corpus is complete
+    except Exception as error:  # whatever it is: the corpus is complete
         reason = " ".join(str(error).split())[:200]
         say(f"{out}: prepared, but without {REPORT_NAME}: {type(error).__name__}: {reason}")
 
@@ -77,7 +77,7 @@ def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tu
     return values
 
 
-def draw_charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[charts.Chart]:
+def draw_charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[charts.BarChart]:
     """Return the charts of the page, in their order."""
     found = [
         charts.histogram(title, *octave_bins(values), note=_quantiles(values))
@@ -102,7 +102,7 @@ def draw_charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[
     return [*found, *_count_charts(manifest)]
 
 
-def _fill_chart(one: Rows) -> charts.Chart:
+def _fill_chart(one: Rows) -> charts.BarChart:
     length = one.sequence_length
     width = max(1, length // 32)
     counts, middle = linear_bins(one.tokens, width, length)
@@ -115,7 +115,7 @@ def _fill_chart(one: Rows) -> charts.Chart:
     return charts.histogram(f"Tokens per row of {length}", counts, ticks, middle, note=note)
 
 
-def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> charts.Chart:
+def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> charts.BarChart:
     names = ("in order", "swapped") if sop else ("next", "random")
     note = "Label 0 and label 1."
     if not sop:
@@ -129,7 +129,7 @@ def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> charts.Chart:
     )
 
 
-def _count_charts(manifest: Manifest) -> list[charts.Chart]:
+def _count_charts(manifest: Manifest) -> list[charts.BarChart]:
     dropped = sorted(manifest.documents["dropped"].items(), key=lambda pair: (-pair[1], pair[0]))
     read = max(1, manifest.documents["read"])
     written = manifest.documents["written"]

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertds.errors import DataError
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from data_prep.sources.blocks import whole_blocks
 
 _TAG = re.compile(r"^(?:O|[BIESLU]-\S+)$")
@@ -61,7 +61,7 @@ def task_texts(path: Path) -> Iterator[str]:
 
 def _squad(path: Path, text: str) -> Iterator[str]:
     try:
-        paragraphs = [p for article in parse_json(text)["data"] for p in article["paragraphs"]]
+        paragraphs = [p for article in parse_text_json(text)["data"] for p in article["paragraphs"]]
         for paragraph in paragraphs:
             yield paragraph["context"]
             for question in paragraph["qas"]:
@@ -78,7 +78,7 @@ def _records(path: Path, lines: list[str]) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            yield from _strings(parse_json(line))
+            yield from _strings(parse_text_json(line))
         except ValueError as error:
             raise DataError(
                 f"--decontaminate {path}: line {number} is not JSON ({error})"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from bertds.data.scripts import gap
 from bertds.errors import DataError
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from bertds.system.stored_path import FilePath
 from data_prep.clean import clean_line, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
@@ -65,9 +65,16 @@ def doc_document(record: bytes, options: tuple[str, ...] = ()) -> Document:
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     head, _, body = text.partition("\n")
+    return body_document(_title(head), body[: body.rfind("</doc>")], head, options)
+
+
+def _title(head: str) -> str:
+    # Most heads end with a plain title; the pattern takes ten times as long.
+    value = head[head.find(' title="') + 8 : -2]
+    if head.endswith('">') and ' title="' in head and '"' not in value:
+        return value
     found = _TITLE.search(head)
-    title = found[1] if found is not None else ""
-    return body_document(title, body[: body.rfind("</doc>")], head, options)
+    return found[1] if found is not None else ""
 
 
 def body_document(title: str, body: str, address: str, options: tuple[str, ...] = ()) -> Document:
@@ -125,22 +132,23 @@ def read_extracted_json(unit: Unit) -> Iterator[Document]:
 
 def _json_document(line: bytes, options: tuple[str, ...]) -> Document:
     try:
-        record = parse_json(line)
-        title, body, address = record.get("title", ""), record["text"], record.get("url", "")
-        text = body.encode("utf-8", "replace").decode("utf-8")
+        record = parse_text_json(line)
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         return Document("", MALFORMED)
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        return Document("", MALFORMED)
+    title = record.get("title")
     title = title if isinstance(title, str) else ""
-    return body_document(title, text, str(address), options)
+    return body_document(title, record["text"], str(record.get("url", "")), options)
 
 
 def is_extracted_json(path: FilePath) -> bool:
     """Tell WikiExtractor's ``--json`` from other JSON lines, by its first record."""
     block = next(whole_blocks(path), (b"", True))[0]
     try:
-        record = parse_json(block.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0])
+        record = parse_text_json(block.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0])
     except ValueError:
         return False
     return isinstance(record, dict) and record.keys() >= {"id", "url", "title", "text"}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bertds.errors import DataError
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from bertds.system.stored_path import FilePath, StoredPath, file_path
 from data_prep.clean import clean_paragraphs, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Limits, Unit
@@ -32,7 +32,7 @@ def read_jsonl(unit: Unit) -> Iterator[Document]:
 def json_document(line: bytes, key: str) -> Document:
     """Read one line: an object with a text under ``key``."""
     try:
-        value = parse_json(line)
+        value = parse_text_json(line)
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     except (ValueError, RecursionError):
@@ -68,7 +68,7 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
         if found not in (None, _NO_KEY) and not without_key:
             raise _not_lines(path, number, str(found))
         if found == _NO_KEY and not without_key:
-            there = ", ".join(list(parse_json(line))[:8])
+            there = ", ".join(list(parse_text_json(line))[:8])
             without_key = f"{path}: line {number}: the record has no {key!r} (it has: {there})"
         if size > _CHECKED_BYTES:
             break
@@ -94,7 +94,7 @@ def _line_problem(line: bytes, key: str) -> str | None:
     if not text:
         return None
     try:
-        value = parse_json(text)
+        value = parse_text_json(text)
     except UnicodeDecodeError:
         return None
     except (ValueError, RecursionError):
@@ -119,8 +119,7 @@ def text_value_document(value: object, title: str = "") -> Document:
     """Clean a text that a record holds."""
     if not isinstance(value, str):
         return Document("", EMPTY if value is None else MALFORMED, title)
-    # Lone surrogates come out of "\ud800" escapes and cannot be written as UTF-8.
-    text = clean_paragraphs(value.encode("utf-8", "replace").decode("utf-8"))
+    text = clean_paragraphs(value)
     return Document(text, "" if text else EMPTY, title)
 
 
@@ -128,7 +127,7 @@ def read_pubmed(unit: Unit) -> Iterator[Document]:
     """Yield the abstracts of one JSON object, address -> abstract (BioASQ); .gz or plain."""
     data = b"".join(block for block, _ in whole_blocks(unit.path, unit.limits))
     try:
-        value = parse_json(data)
+        value = parse_text_json(data)
     except ValueError as error:
         raise DataError(f"{unit.path}: not JSON ({error})") from error
     if not isinstance(value, dict):

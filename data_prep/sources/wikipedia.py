@@ -30,7 +30,7 @@ from data_prep.sources.blocks import (
     whole_blocks,
 )
 from data_prep.wiki.extract import clean_wikitext
-from data_prep.wiki.names import Site, redirect_words, site, site_options
+from data_prep.wiki.names import Site, foreign_redirects, site, site_options
 
 _OPENING, _CLOSING = b"<page>", b"</page>"
 _END = b"</mediawiki>"
@@ -183,7 +183,7 @@ def page_document(page: bytes, wiki: Site) -> Document:
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     text = _unescaped(text)
-    if ("#" in text[:40] or "＃" in text[:40]) and _is_redirect(text):
+    if ("#" in text[:40] or "＃" in text[:40]) and _is_redirect(text, wiki):
         return Document("", REDIRECT)
     text = clean_wikitext(text, wiki, page_title(page) if "{{" in text else "")
     return Document(text) if text else Document("", EMPTY)
@@ -206,19 +206,21 @@ def _unescaped_outside(text: str) -> str:
     return text
 
 
-def _is_redirect(text: str) -> bool:
+def _is_redirect(text: str, wiki: Site) -> bool:
     """Tell ``#REDIRECT [[Target]]``, in any language, from a list that begins so."""
     match = _REDIRECT_TEXT.match(text)
     if match is None:
         return False
-    word = match[1].replace("_", " ").lower()
-    if word == "redirect":
+    written = match[1].replace("_", " ")
+    if written.lower() in wiki.redirects:
         return True
-    if word in redirect_words():
+    # A word that is no magic of this wiki: a redirect is all that its page holds.
+    line, _, others = text[match.end() - 2 :].lstrip().partition("\n")
+    if written.lower() in foreign_redirects():
         # "#Ohjaus [[X]] is ..." is a sentence, even if "#OHJAUS [[X]]" is Finnish for a redirect.
-        if match[1] == match[1].upper():
-            return True
-        rest = _ONE_LINK.sub("", text[match.end() - 2 :].lstrip("\n").partition("\n")[0])
-        return not any(map(str.isalpha, rest))
-    # A word that no table has: a redirect is all that its page holds.
-    return "\n" not in text.strip() and _ONE_LINE.fullmatch(text, match.end()) is not None
+        return not _has_letters(others) and (written.isupper() or not _has_letters(line))
+    return not others.strip() and _ONE_LINE.fullmatch(text, match.end()) is not None
+
+
+def _has_letters(text: str) -> bool:
+    return any(map(str.isalpha, _ONE_LINK.sub("", text)))

@@ -90,6 +90,7 @@ def _pieces(text, begin, end, lower, words, ids, at, codes):
     count = 0
     start = begin
     while start < end:
+        tokens = words.firsts if start == begin else words.rests
         # The hashes of all prefixes in one go, then from the longest to the shortest.
         reach = min(end - start, words.longest)
         code = OFFSET
@@ -99,16 +100,10 @@ def _pieces(text, begin, end, lower, words, ids, at, codes):
         number = -1
         while reach > 0:
             code = codes[reach - 1]
-            if start == begin:
-                entry = find_bytes(words.firsts, text, start, start + reach, lower, code)
-                if entry >= 0:
-                    number = words.firsts.values[entry]
-                    break
-            else:
-                entry = find_bytes(words.rests, text, start, start + reach, lower, code)
-                if entry >= 0:
-                    number = words.rests.values[entry]
-                    break
+            entry = find_bytes(tokens, text, start, start + reach, lower, code)
+            if entry >= 0:
+                number = tokens.values[entry]
+                break
             reach -= 1
         if number < 0:
             ids[at] = words.unknown
@@ -223,7 +218,6 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
     kinds = table.kinds
     codes = np.empty(words.longest + 1, np.uint64)
     form = np.empty(4 * longest_word, np.uint8)
-    mask = np.uint64(len(cache.short) - 1)
     while position < len(text):
         if _is_full(cache, len(text) - position):
             end = position
@@ -288,67 +282,64 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
                 values[count] = words.unknown
                 count += 1
                 continue
-            if size > SHORT_BYTES:
+            # Seen before: nearly every word is. Long ones have a table of their own.
+            is_long = size > SHORT_BYTES
+            code = np.uint64(0)
+            slot = np.int64(0)
+            if is_long:
                 code = hash_bytes(text, begin, position, lower)
-                entry = find_bytes(cache.long, text, begin, position, lower, code)
-                if entry >= 0:
-                    values[count] = cache.long.values[entry]
-                else:
-                    value, known = _new_value(
-                        text,
-                        begin,
-                        position,
-                        clean,
-                        table,
-                        longest_word,
-                        cache,
-                        words,
-                        codes,
-                        form,
-                        opaque,
-                        opaques,
-                    )
-                    opaques += not known
-                    insert_bytes(cache.long, text, begin, position, lower, code, -1 - entry, value)
-                    values[count] = value
-                count += 1
-                continue
-            high |= np.uint64(size) << _LENGTH_SHIFT
-            code = (low * _MIX_1) ^ (high * _MIX_2)
-            code = (code ^ (code >> _HALF)) * _MIX_1
-            slot = np.int64((code >> _HALF) & mask)
-            while True:
+                slot = find_bytes(cache.long, text, begin, position, lower, code)
+                if slot >= 0:
+                    values[count] = cache.long.values[slot]
+                    count += 1
+                    continue
+            else:
+                high |= np.uint64(size) << _LENGTH_SHIFT
+                slot = _short_slot(cache.short, low, high)
                 stored = cache.short[slot, 2]
-                if stored == 0:
-                    value, known = _new_value(
-                        text,
-                        begin,
-                        position,
-                        clean,
-                        table,
-                        longest_word,
-                        cache,
-                        words,
-                        codes,
-                        form,
-                        opaque,
-                        opaques,
-                    )
-                    opaques += not known
-                    cache.short[slot, 0] = low
-                    cache.short[slot, 1] = high
-                    cache.short[slot, 2] = np.uint64(value + _VALUE_SHIFT)
-                    cache.used[0] += 1
-                    values[count] = value
-                    break
-                if cache.short[slot, 0] == low and cache.short[slot, 1] == high:
+                if stored != 0:
                     values[count] = np.int64(stored) - _VALUE_SHIFT
-                    break
-                slot = np.int64(np.uint64(slot + 1) & mask)
+                    count += 1
+                    continue
+            value, known = _new_value(
+                text,
+                begin,
+                position,
+                clean,
+                table,
+                longest_word,
+                cache,
+                words,
+                codes,
+                form,
+                opaque,
+                opaques,
+            )
+            opaques += not known
+            if is_long:
+                insert_bytes(cache.long, text, begin, position, lower, code, -1 - slot, value)
+            else:
+                cache.short[slot, 0] = low
+                cache.short[slot, 1] = high
+                cache.short[slot, 2] = np.uint64(value + _VALUE_SHIFT)
+                cache.used[0] += 1
+            values[count] = value
             count += 1
         word_ends[sentence] = count
         sentence += 1
     return sentence, position, opaques
+
+
+@compiled
+def _short_slot(short, low, high):
+    """Return the row of a word of up to ``SHORT_BYTES`` bytes, or the empty one where it goes."""
+    mask = np.uint64(len(short) - 1)
+    code = (low * _MIX_1) ^ (high * _MIX_2)
+    code = (code ^ (code >> _HALF)) * _MIX_1
+    slot = np.int64((code >> _HALF) & mask)
+    while short[slot, 2] != 0 and (short[slot, 0] != low or short[slot, 1] != high):
+        slot = np.int64(np.uint64(slot + 1) & mask)
+    return slot
 
 
 @compiled

@@ -174,8 +174,7 @@ def read_names(mediawiki: Path) -> dict[str, object]:
     files = sorted((mediawiki / "languages" / "messages").glob("Messages*.php"))
     if not files:
         raise DataError(f"{mediawiki}: no languages/messages/Messages*.php in it")
-    namespaces, fallbacks = {}, {}
-    redirects: set[str] = set()
+    namespaces, fallbacks, redirects = {}, {}, {}
     switches: set[str] = set()
     options: set[str] = set()
     words: dict[str, set[str]] = {}
@@ -190,7 +189,7 @@ def read_names(mediawiki: Path) -> dict[str, object]:
             spellings = {value.lower() for value in values[1:]}  # the first is case sensitivity
             switches |= {s for s in spellings if s[:2] in ("__", "＿＿")}
             if key == "redirect":
-                redirects |= {s.strip("'#＃ ").replace("_", " ") for s in spellings}
+                redirects[code] = sorted({s.strip("'#＃ ").replace("_", " ") for s in spellings})
             elif _FILE_OPTIONS.fullmatch(key):
                 options |= {s.partition("$1")[0].rstrip("= ") for s in spellings}
             elif key in _WORDS:
@@ -201,7 +200,7 @@ def read_names(mediawiki: Path) -> dict[str, object]:
     return {
         "mediawiki": next(filter(None, version.groups())) if version else "",
         "languages": sorted(codes),
-        "redirects": sorted(redirects),
+        "redirects": redirects,
         "switches": sorted(switches),
         "file_options": sorted(filter(None, options)),
         "words": {key: sorted(spellings) for key, spellings in sorted(words.items())},

@@ -45,7 +45,7 @@ _PAIRS = (
     *(("dk", "da"), ("jp", "ja"), ("epo", "eo")),
 )
 # A word that is short in one language is a name in another: "#Al [[Capone]]".
-_LEAST_REDIRECT = 4
+_LEAST_FOREIGN_REDIRECT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class Site:
     """Of pages that are no articles; for dumps without <ns>."""
     languages: frozenset[str]
     """Prefixes of links to the same article in other languages."""
+    redirects: frozenset[str]
+    """Words after ``#`` that make a redirect."""
     templates: str = ""
     """A file of the user's own templates, as ``SHA256:FILE``."""
 
@@ -79,10 +81,10 @@ def language_codes() -> frozenset[str]:
 
 
 @lru_cache(maxsize=1)
-def redirect_words() -> frozenset[str]:
+def foreign_redirects() -> frozenset[str]:
     """Return the words after ``#`` in redirects, in lower case, of all languages."""
-    words: list[str] = _names()["redirects"]
-    return frozenset(w for w in words if len(w) >= _LEAST_REDIRECT or not w.isascii())
+    words = {word for words in _names()["redirects"].values() for word in words}
+    return frozenset(w for w in words if len(w) >= _LEAST_FOREIGN_REDIRECT or not w.isascii())
 
 
 @lru_cache(maxsize=1)
@@ -148,6 +150,8 @@ def site(options: tuple[str, ...] = ("language=en",)) -> Site:
     files = {*given.get("file", ()), *given.get("category", ())}
     files.update(_all(known, ("file", "category")))
     own = {*given.get("other", ()), *_all([*_names_of(language), *_names_of("en")], ("other",))}
+    redirects = _names()["redirects"]
+    codes = (*codes_with_fallbacks(language), "en")
     english = {name + talk for name in _ENGLISH_ONLY for talk in ("", " talk")}
     return Site(
         language=language,
@@ -155,6 +159,7 @@ def site(options: tuple[str, ...] = ("language=en",)) -> Site:
         others=frozenset(own | _SISTERS | english),
         namespaces=frozenset(own | files | english),
         languages=language_codes(),
+        redirects=frozenset(word for code in codes for word in redirects.get(code, ())),
         templates=given.get("templates", [""])[0],
     )
 

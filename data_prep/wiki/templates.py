@@ -32,7 +32,7 @@ Table: TypeAlias = dict[str, dict[str, Any]]
 _PARAMETER = re.compile(r"\\(.)|\{([^{}\[\]]*)\}|(\[)|(\])", re.DOTALL)
 # A template of another language's wiki is believed by its name, unless it is as short as a code.
 _LEAST_FOREIGN = 4
-_CONVENTIONS = ("dates", "numbers")
+_CONVENTIONS = ("dates", "numbers", "ranges")
 _MOST_NAMES = 50_000
 
 
@@ -111,8 +111,8 @@ def check_file(path: Path) -> None:
 
 
 def _conventions(users: Table, shipped: Table, language: str) -> Conventions:
-    dates, numbers = (_entry(users, shipped, kind, language) for kind in _CONVENTIONS)
-    return conventions_of(dates or shipped["dates"]["en"], numbers)
+    dates, numbers, ranges = (_entry(users, shipped, k, language or "en") for k in _CONVENTIONS)
+    return conventions_of(dates or shipped["dates"]["en"], numbers, ranges)
 
 
 def _entry(users: Table, shipped: Table, kind: str, language: str) -> Mapping[str, Any]:

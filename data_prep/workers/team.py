@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from bertds.system.json_fields import parse_json
@@ -21,13 +22,19 @@ from data_prep.workers.joint_lock import Claims, JointLock
 from data_prep.workers.pool import Workers
 
 T = TypeVar("T")
+Result = dict[str, Any]
+"""What a task found, as its marker keeps it."""
+Function = Callable[[Any], Result]
+"""Does one task."""
+Done = Callable[[Result], None]
+"""Is called with the result of every task, whoever did it."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
 class Task(Protocol):
     """One file to write."""
 
-    def earlier(self) -> dict[str, Any] | None:
+    def earlier(self) -> Result | None:
         """Return what an earlier run's valid marker says, or None: the file must be made."""
         ...
 
@@ -48,15 +55,19 @@ class Team(Protocol):
         """Return ``make()``, a value for JSON; of several processes one calls it."""
         ...
 
-    def each(
-        self,
-        stage: str,
-        function: Callable[[Any], dict[str, Any]],
-        groups: Iterable[Group],
-        done: Callable[[dict[str, Any]], None],
-    ) -> None:
-        """Have every task done, by whomever; ``done`` is told all results."""
+    def each(self, stage: str, function: Function, groups: Iterable[Group], done: Done) -> None:
+        """Have every task done, by whomever."""
         ...
+
+
+def _unfinished(group: Group, done: Done) -> Iterator[Any]:
+    """Yield a group's tasks, but for those with a valid marker: these are done."""
+    for task in group.tasks():
+        earlier = task.earlier()
+        if earlier is None:
+            yield task
+        else:
+            done(earlier)
 
 
 class SingleProcess:
@@ -69,36 +80,20 @@ class SingleProcess:
         """Return ``make()``."""
         return _through_json(make())
 
-    def each(
-        self,
-        stage: str,
-        function: Callable[[Any], dict[str, Any]],
-        groups: Iterable[Group],
-        done: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def each(self, stage: str, function: Function, groups: Iterable[Group], done: Done) -> None:
         """Do what has no valid marker."""
-
-        def tasks() -> Iterator[Any]:
-            for group in groups:
-                for task in group.tasks():
-                    earlier = task.earlier()
-                    if earlier is None:
-                        yield task
-                    else:
-                        done(earlier)
-
-        self.workers.run(function, tasks(), done)
+        self.workers.run(function, (t for group in groups for t in _unfinished(group, done)), done)
 
 
 class _Call(NamedTuple):
     """A task that remembers its group."""
 
     group: str
-    function: Callable[[Any], dict[str, Any]]
+    function: Function
     task: object
 
 
-def _call(call: _Call) -> tuple[str, dict[str, Any]]:
+def _call(call: _Call) -> tuple[str, Result]:
     return call.group, call.function(call.task)
 
 
@@ -121,13 +116,7 @@ class SharedFolderTeam:
         made: T = self.claims.value(name)
         return made
 
-    def each(
-        self,
-        stage: str,
-        function: Callable[[Any], dict[str, Any]],
-        groups: Iterable[Group],
-        done: Callable[[dict[str, Any]], None],
-    ) -> None:
+    def each(self, stage: str, function: Function, groups: Iterable[Group], done: Done) -> None:
         """Do what no other task does, and wait for the others."""
         waiting = {f"{stage}-{group.name}": group for group in self._from_own_place([*groups])}
         pause = _SHORTEST_PAUSE
@@ -147,15 +136,14 @@ class SharedFolderTeam:
         first = len(groups) * (self.lock.index % self.lock.count) // self.lock.count
         return groups[first:] + groups[:first]
 
-    def _claimed(
-        self,
-        waiting: dict[str, Group],
-        function: Callable[[Any], dict[str, Any]],
-        done: Callable[[dict[str, Any]], None],
-    ) -> set[str]:
+    def _claimed(self, waiting: dict[str, Group], function: Function, done: Done) -> set[str]:
         """Claim groups one by one as workers become free, and do them; return their names."""
-        results: dict[str, list[dict[str, Any]]] = {}
+        results: dict[str, list[Result]] = {}
         open_tasks: dict[str, int] = {}
+
+        def note(name: str, result: Result) -> None:
+            results[name].append(result)
+            done(result)
 
         def finish_if_whole(name: str) -> None:
             if open_tasks[name] == 0:
@@ -171,25 +159,19 @@ class SharedFolderTeam:
                     continue
                 results[name] = []
                 open_tasks[name] = 1  # the group itself, until its last task is given out
-                for task in group.tasks():
-                    earlier = task.earlier()
-                    if earlier is None:
-                        open_tasks[name] += 1
-                        yield _Call(name, function, task)
-                    else:
-                        results[name].append(earlier)
-                        done(earlier)
+                for task in _unfinished(group, partial(note, name)):
+                    open_tasks[name] += 1
+                    yield _Call(name, function, task)
                 open_tasks[name] -= 1
                 finish_if_whole(name)
 
-        def told(answer: tuple[str, dict[str, Any]]) -> None:
+        def finish_task(answer: tuple[str, Result]) -> None:
             name, result = answer
-            results[name].append(result)
-            done(result)
+            note(name, result)
             open_tasks[name] -= 1
             finish_if_whole(name)
 
-        self.workers.run(_call, calls(), told)
+        self.workers.run(_call, calls(), finish_task)
         return set(results)
 
 

@@ -24,3 +24,15 @@ def test_optimizers_are_timed_side_by_side(tmp_path) -> None:
 
     sizes = result_of(main, ["--sizes", "tiny", "--repeats", "2"], tmp_path)["sizes"]
     assert sizes["tiny"]["torch AdamW fused"]["ratio"] == 1.0
+
+
+def test_a_profile_has_each_part_and_the_longest_operators(tmp_path, capsys) -> None:
+    from benchmarks.gpu_profile import main
+
+    argv = ["--model", "tiny", "--length", "32", "--rows", "2", "--steps", "2"]
+    result = result_of(main, argv, tmp_path)
+    assert len(result["steps"]) == 2
+    assert all(len(line["host_ms"]) == 3 and line["tokens"] > 0 for line in result["steps"])
+    times = [kernel["ms"] for kernel in result["kernels"]]
+    assert times == sorted(times, reverse=True) and sum(times) <= result["total_ms"]
+    assert "forward" in capsys.readouterr().out

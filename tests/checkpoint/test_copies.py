@@ -21,7 +21,7 @@ from bertds.checkpoint.find import newest_good, step_folders
 from bertds.errors import ConfigError, StoreError
 from bertds.system import storage
 from tests.checkpoint.test_checkpoint import make, save_steps
-from tests.support.store_server import s3_bucket
+from tests.support.emulators import STORES, bucket
 
 
 @pytest.fixture(autouse=True)
@@ -31,18 +31,18 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies_module, "AGAIN_SECONDS", 0.1)
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with s3_bucket() as bucket:
-        yield bucket
+@pytest.fixture(scope="module", params=STORES)
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    with bucket(request.param, tmp_path_factory.mktemp("store")) as url:
+        yield url
 
 
-@pytest.fixture(params=["file", "s3"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder for copies: on a file system, and in S3."""
-    if request.param == "file":
-        return f"file://{tmp_path / 'store'}"
-    return f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+@pytest.fixture
+def url(store: str, tmp_path: Path) -> str:
+    """A folder for copies in each kind of store."""
+    return f"{store}/{tmp_path.name}"
 
 
 def any_run(url: str, manifest: Mapping[str, Any]) -> None:

@@ -126,6 +126,26 @@ def test_kinds_are_guessed(tmp_path: Path) -> None:
     assert corpus.tokens == pytest.approx((9000 + 4 * 9000) / 4.5) and corpus.vocab_size == 2048
 
 
+def test_of_too_few_books_none_is_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for name in "abc":
+        sentences = " ".join(f"The {name} of {n} is here and {name} is there." for n in range(200))
+        (shelf / f"{name}.txt").write_text(f"{sentences}\n")
+    words = ["--corpus", str(shelf), "--gpu", "cpu", "--hours", "0.1"]
+    assert command(["init", str(tmp_path / "p"), *words]) == 0
+    assert "fewer than four books" in capsys.readouterr().out
+    lines = printed(tmp_path / "p")
+    assert lines[3][-2:] == ["--split", "train"]
+    monkeypatch.chdir(tmp_path / "p")
+    prep = " ".join(lines[0]).replace("--train-vocab 2048", "--train-vocab 300 --workers 1")
+    assert command(prep.split()[1:]) == 0
+    (shelf / "d.txt").write_text("x")
+    assert Corpus({"books": [str(shelf)]}).held_out == 0.05
+
+
 @pytest.mark.slow
 def test_the_five_commands_run_as_printed(
     tmp_path: Path,

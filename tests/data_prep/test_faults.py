@@ -19,15 +19,9 @@ from data_prep.build_wiki_books import main
 from data_prep.stages import instances, markers, shuffle, tokenise
 from data_prep.workers.pool import Workers
 from tests.end_to_end.soak.kill_preparation import kill_often
+from tests.support.prep_options import WITH_ROWS, wiki_options
 
-
-def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:
-    settings = (
-        "--validation-fraction 0.1 --shard-tokens 2000 --instances 64:10 --dupe-factor 2"
-        " --compression none --workers 1"
-    )
-    files = ["--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab)]
-    return [*files, *settings.split(), *more]
+arguments = partial(wiki_options, settings=WITH_ROWS)
 
 
 @pytest.fixture(scope="module")

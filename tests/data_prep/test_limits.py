@@ -27,11 +27,18 @@ def zst(data: bytes) -> bytes:
 
 
 PACKERS: dict[str, Callable[[bytes], bytes]] = {
-    "gz": gzip.compress, "bz2": bz2.compress, "zst": zst,
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "zst": zst,
     "xz": lambda data: lzma.compress(data, preset=0),
-}  # fmt: skip
-HEADS = {"books": b"", "text": b"", "jsonl": b'{"text": "', "pubmed": b'{"a": "',
-         "wiki": b"<mediawiki>\n<page>"}  # fmt: skip
+}
+HEADS = {
+    "books": b"",
+    "text": b"",
+    "jsonl": b'{"text": "',
+    "pubmed": b'{"a": "',
+    "wiki": b"<mediawiki>\n<page>",
+}
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,11 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(
     if kind in ("jsonl", "pubmed"):  # the packers' streams may follow one another
         path.write_bytes(PACKERS[packer](HEADS[kind]) + bombs[packer])
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"unpacks to more than 20 times its [\d,]+ bytes; if that "
-                                        r"is right, raise --max-unpack-ratio"):  # fmt: skip
+    with pytest.raises(
+        DataError,
+        match=r"unpacks to more than 20 times its [\d,]+ bytes; if that "
+        r"is right, raise --max-unpack-ratio",
+    ):
         read(kind, path, Limits(unpack_ratio=20))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -78,14 +88,18 @@ def test_a_document_without_an_end_is_refused(tmp_path: Path, kind: str, packer:
         pytest.skip("a plain file is as large as its lines")
     path = tmp_path / f"a.{'jsonl' if kind == 'jsonl' else 'xml' if kind == 'wiki' else 'txt'}"
     path.write_bytes(PACKERS[packer](content) if packer else content + b"</mediawiki>")
-    with pytest.raises(DataError, match=r"a document of more than 1 MB; if that is right, raise "
-                                        r"--max-document-mb"):  # fmt: skip
+    with pytest.raises(
+        DataError,
+        match=r"a document of more than 1 MB; if that is right, raise "
+        r"--max-document-mb",
+    ):
         read(kind, path, Limits(document_bytes=MB, unpack_ratio=10_000))
 
 
 def test_ordinary_text_is_far_from_the_bounds(tmp_path: Path) -> None:
-    lines = b"".join(b'{"text": "line %d of many lines, all alike", "n": 0}\n' % n
-                     for n in range(20_000))  # fmt: skip
+    lines = b"".join(
+        b'{"text": "line %d of many lines, all alike", "n": 0}\n' % n for n in range(20_000)
+    )
     for name, pack in PACKERS.items():
         path = tmp_path / f"a.jsonl.{name}"
         path.write_bytes(pack(lines))

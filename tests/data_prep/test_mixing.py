@@ -46,20 +46,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory, made: SimpleNamespace) -> 
 
 
 def prepare(sources: list[str], vocab: Path, out: Path, *more: str) -> Path:
-    command = [
-        *sources,
-        "--out",
-        str(out),
-        "--vocab",
-        str(vocab),
-        "--workers",
-        "1",
-        "--validation-fraction",
-        "0.1",
-        "--shard-tokens",
-        "1500",
-        *more,
-    ]
+    settings = ["--workers", "1", "--validation-fraction", "0.1", "--shard-tokens", "1500"]
+    command = [*sources, "--out", str(out), "--vocab", str(vocab), *settings, *more]
     assert main(command) == 0
     return out
 

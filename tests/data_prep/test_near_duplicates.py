@@ -104,9 +104,9 @@ def clusters(texts: list[str], least: float) -> list[set[int]]:
 def prepare(texts: list[str], vocab: Path, folder: Path, *more: str) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "a.txt").write_text("\n\n".join(texts))
-    command = ["--text", str(folder / "a.txt"), "--out", str(folder / "out"), "--vocab", str(vocab),
-               "--validation-fraction", "0.05", "--dedup", "minhash", *more]  # fmt: skip
-    assert main([*command, *([] if "--workers" in more else ["--workers", "1"])]) == 0
+    files = ["--text", str(folder / "a.txt"), "--out", str(folder / "out"), "--vocab", str(vocab)]
+    settings = ["--workers", "1", "--validation-fraction", "0.05", "--dedup", "minhash"]
+    assert main([*files, *settings, *more]) == 0
     return folder / "out"
 
 
@@ -119,8 +119,10 @@ def test_one_of_each_group_stays_and_the_others_are_counted(
     out = prepare(both, vocab, tmp_path / "one", "--keep-dropped")
     manifest = Manifest.load(out)
     assert manifest.documents == {
-        "read": 66, "written": 40, "dropped": {"duplicate": 2, "near_duplicate": 24}
-    }  # fmt: skip
+        "read": 66,
+        "written": 40,
+        "dropped": {"duplicate": 2, "near_duplicate": 24},
+    }
     lines = (out / "dropped" / "near_duplicate.jsonl").read_text().splitlines()
     gone = [json.loads(line)["text"] for line in lines]
     # Of each group all but one are gone, and the one that stays is the longest (or as long).
@@ -139,9 +141,12 @@ def test_one_of_each_group_stays_and_the_others_are_counted(
 
 
 def test_many_ranges_find_the_same(
-    texts: list[str], vocab: Path, tmp_path: Path, made: SimpleNamespace,
+    texts: list[str],
+    vocab: Path,
+    tmp_path: Path,
+    made: SimpleNamespace,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     once = made.tree(prepare(texts, vocab, tmp_path / "once"))
     monkeypatch.setattr(near_duplicates, "DOCUMENTS_AT_ONCE", 25)
     assert made.tree(prepare(texts, vocab, tmp_path / "often")) == once

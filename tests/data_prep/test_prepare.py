@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,17 +21,15 @@ from bertds.data.formats.token_shards import TokenShard
 from bertds.data.vocabulary import read_vocabulary
 from data_prep.build_wiki_books import main
 from data_prep.stages.instances import deal_blocks
+from tests.support.prep_options import wiki_options
 
 SCRIPT = "data_prep/build_wiki_books.py"
 
 
-def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:
-    settings = (
-        "--validation-fraction 0.1 --shard-tokens 3000 --instances 64:10 --dupe-factor 3"
-        " --compression none --workers 1"
-    )
-    files = ["--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab)]
-    return [*files, *settings.split(), *more]
+arguments = partial(
+    wiki_options,
+    settings="--shard-tokens 3000 --instances 64:10 --dupe-factor 3 --compression none",
+)
 
 
 @pytest.fixture(scope="module")

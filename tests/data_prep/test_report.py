@@ -3,6 +3,7 @@ from __future__ import annotations
 import html
 import re
 import xml.etree.ElementTree as ElementTree
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,31 +15,13 @@ from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
 from data_prep.build_wiki_books import main
 from data_prep.report import bins
+from tests.support.prep_options import wiki_options
 
-
-def arguments(out: Path, wiki: Path, vocab: Path) -> list[str]:
-    return [
-        "--wiki",
-        str(wiki),
-        "--out",
-        str(out),
-        "--vocab",
-        str(vocab),
-        "--workers",
-        "1",
-        "--validation-fraction",
-        "0.1",
-        "--shard-tokens",
-        "4000",
-        "--instances",
-        "64:10",
-        "--instances",
-        "32:5",
-        "--dupe-factor",
-        "1",
-        "--compression",
-        "none",
-    ]
+arguments = partial(
+    wiki_options,
+    settings="--shard-tokens 4000 --instances 64:10 --instances 32:5 --dupe-factor 1"
+    " --compression none",
+)
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from data_prep.stages import unit_groups
 from data_prep.workers.joint_lock import Claims, JointLock
 from data_prep.workers.pool import Workers
 from data_prep.workers.team import Group, SharedFolderTeam
+from tests.support.prep_options import WITH_ROWS, wiki_options
 
 # Small groups, so that all tasks have something to do. With a number in the environment: end this
 # process by SIGKILL in the middle of its work, after so many markers.
@@ -45,13 +47,7 @@ raise SystemExit(guarded(main))
 """
 
 
-def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:
-    settings = (
-        "--validation-fraction 0.1 --shard-tokens 2000 --instances 64:10 --dupe-factor 2"
-        " --compression none --workers 1"
-    )
-    files = ["--wiki", str(wiki), "--out", str(out), "--vocab", str(vocab)]
-    return [*files, *settings.split(), *more]
+arguments = partial(wiki_options, settings=WITH_ROWS)
 
 
 @pytest.fixture(scope="module")

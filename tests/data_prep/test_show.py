@@ -13,34 +13,14 @@ from bertds.cli import main as bertds
 from bertds.data.vocabulary import read_vocabulary
 from bertds.errors import DataError
 from data_prep.build_wiki_books import main
+from tests.support.prep_options import wiki_options
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory, wiki_dump: Path, vocab: Path) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "out"
-    assert (
-        main(
-            [
-                "--wiki",
-                str(wiki_dump),
-                "--out",
-                str(out),
-                "--vocab",
-                str(vocab),
-                "--validation-fraction",
-                "0.1",
-                "--instances",
-                "64:10",
-                "--dupe-factor",
-                "1",
-                "--compression",
-                "none",
-                "--workers",
-                "1",
-            ]
-        )
-        == 0
-    )
+    settings = "--instances 64:10 --dupe-factor 1 --compression none"
+    assert main(wiki_options(out, wiki_dump, vocab, settings=settings)) == 0
     return out
 
 

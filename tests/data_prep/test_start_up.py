@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,3 +44,22 @@ def test_every_letter_that_joins_without_a_space_is_foreseen() -> None:
     low = [c for c in found if c < "\u3000"]
     assert all(map(scripts.may_join_without_space, low + found[len(low) :: 97]))
     assert not scripts.may_join_without_space("naïve “Ω” Łódź — Москва €")
+
+
+def test_a_preparation_imports_no_library_that_it_can_do_without(
+    tmp_path: Path, vocab: Path
+) -> None:
+    # Each of these takes as long to import as a few books take to prepare.
+    (tmp_path / "book.txt").write_text("A line of one. And of two.\n\n" * 40)
+    given = ["--books", str(tmp_path / "book.txt"), "--vocab", str(vocab)]
+    given += ["--out", str(tmp_path / "out"), "--validation-fraction", "0", "--workers", "1"]
+    script = (
+        "import sys; from data_prep.build_wiki_books import main; assert main(sys.argv[1:]) == 0; "
+        "heavy = {'matplotlib', 'torch', 'transformers', 'datasets', 'pandas', 'pyarrow'};"
+        "print('imported:', *sorted(heavy & set(sys.modules)))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *given], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.splitlines()[-1] == "imported:"
+    assert (tmp_path / "out" / "report.html").is_file()

@@ -19,7 +19,8 @@ from bertds.errors import StoreError
 from bertds.system import storage
 from data_prep.build_wiki_books import main
 from data_prep.stages import shuffle
-from tests.support.store_server import FAULTS, serve
+from tests.support.emulators import STORES, bucket
+from tests.support.store_server import FAULTS, SECRET, serve
 
 pytest.importorskip("aiohttp")
 
@@ -57,28 +58,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(inputs: str, out: object, vocab: Path, *more: str) -> list[str]:
-    return [
-        "--text",
-        f"{inputs}/a.txt",
-        f"{inputs}/b.txt.gz",
-        "--jsonl",
-        f"{inputs}/c.jsonl",
-        "--parquet",
-        f"{inputs}/d.parquet",
-        "--wiki",
-        f"{inputs}/e.xml.bz2",
-        "--out",
-        str(out),
-        "--vocab",
-        str(vocab),
-        "--workers",
-        "1",
-        "--shard-tokens",
-        "2000",
-        "--validation-fraction",
-        "0.05",
-        *more,
-    ]
+    files = (
+        f"--text {inputs}/a.txt {inputs}/b.txt.gz --jsonl {inputs}/c.jsonl"
+        f" --parquet {inputs}/d.parquet --wiki {inputs}/e.xml.bz2 --out {out} --vocab {vocab}"
+    )
+    settings = "--workers 1 --shard-tokens 2000 --validation-fraction 0.05"
+    return [*files.split(), *settings.split(), *more]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -87,6 +72,10 @@ def contents(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.name != ".lock"
     }
+
+
+def stored(url: str) -> dict[str, bytes]:
+    return {name: storage.read_bytes(f"{url}/{name}") for name in storage.list_files(url)}
 
 
 @pytest.fixture(scope="module")
@@ -106,19 +95,27 @@ def test_inputs_are_streamed_through_every_fault(
     assert contents(tmp_path / "out") == contents(local)
 
 
+@pytest.mark.parametrize("kind", STORES)
 def test_a_folder_in_a_store_is_an_input_and_the_result_goes_there(
-    inputs: Path, local: Path, tiny_vocab: Path, tmp_path: Path, capsys
+    inputs: Path, local: Path, tiny_vocab: Path, tmp_path: Path, capsys, kind: str
 ) -> None:
-    url = f"file://{tmp_path / 'store'}"
-    words = command(f"file://{inputs}", url, tiny_vocab)
-    assert main(words) == 0
-    assert contents(tmp_path / "store") == contents(local)
-    assert not list((tmp_path).glob("bertds-prep-*/*"))
-    assert main(words) == 0
-    assert "prepared before with these settings" in capsys.readouterr().err
-    (tmp_path / "store" / "train" / "shard_00001.h5").unlink()
-    assert main(words) == 0
-    assert contents(tmp_path / "store") == contents(local)
+    with bucket(kind, tmp_path / "store") as top:
+        url = f"{top}/out"
+        for path in inputs.iterdir():
+            storage.upload(path, f"{top}/in/{path.name}")
+        words = command(f"{top}/in", url, tiny_vocab)
+        words[words.index("--workers") + 1] = "2"  # which are forked after the store was opened
+        assert main(words) == 0
+        assert stored(url) == contents(local)
+        assert not list((tmp_path).glob("bertds-prep-*/*"))
+        said = capsys.readouterr().err
+        assert f"prepared {url}\n" in said and f"{url}/report.html" in said
+        assert SECRET not in said and "bertds-prep-" not in said
+        assert main(words) == 0
+        assert "prepared before with these settings" in capsys.readouterr().err
+        storage.remove(f"{url}/train/shard_00001.h5")
+        assert main(words) == 0
+        assert stored(url) == contents(local)
 
 
 def test_other_settings_are_refused_and_overwritten_on_demand(

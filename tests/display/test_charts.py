@@ -3,30 +3,42 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from bertds.display import charts
-from bertds.display.charts import Chart, smooth, thousands
-from bertds.display.theme import DARK, LIGHT
+from bertds.display.charts import BarChart, Chart, smooth, thousands
+from bertds.display.theme import DARK, LIGHT, Theme
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def texts(chart: Chart) -> dict[str, ElementTree.Element]:
+def texts(chart: BarChart) -> dict[str, ElementTree.Element]:
     """The texts of a chart with their elements, in the order in which they are drawn."""
     root = ElementTree.fromstring(f"<svg>{chart.elements()}</svg>")
     return {element.text or "": element for element in root.iter("text")}
 
 
-def histogram() -> Chart:
+def histogram() -> BarChart:
     counts = np.array([0, 10, 0, 89, 1])
     return charts.histogram("Lengths", counts, [(0, "0"), (2, "<20"), (5, "50 +")], 3.5, "A note.")
 
 
-def test_a_chart_has_the_colours_and_the_font_of_its_page() -> None:
-    drawn = histogram().elements()
-    assert set(re.findall(r"var\(--([^)]*)\)", drawn)) == {
-        "card",
+def curve() -> Chart:
+    def paint(axes: Axes, theme: Theme) -> None:
+        axes.plot([1, 2, 3], [4, 2, 1], color=theme.series[0])
+        axes.set_xlabel("step", color=theme.ink)
+
+    return Chart(title="Loss", paint=paint)
+
+
+@pytest.mark.parametrize("chart", [histogram(), curve()])
+def test_a_chart_has_the_colours_and_the_font_of_its_page(chart: BarChart | Chart) -> None:
+    drawn = chart.elements()
+    assert set(re.findall(r"var\(--([^)]*)\)", drawn)) - {"card"} == {
         "ink",
         "line",
         "muted",
@@ -37,8 +49,51 @@ def test_a_chart_has_the_colours_and_the_font_of_its_page() -> None:
 
 def test_its_bytes_do_not_change() -> None:
     assert histogram().elements() == histogram().elements()
-    assert histogram().png(LIGHT) == histogram().png(LIGHT) != histogram().png(DARK)
-    assert histogram().png(LIGHT).startswith(b"\x89PNG")
+    assert curve().elements() == curve().elements()
+    assert curve().png(LIGHT) == curve().png(LIGHT) != curve().png(DARK)
+    assert curve().png(LIGHT).startswith(b"\x89PNG")
+
+
+def test_the_bars_of_a_histogram_are_as_high_as_their_shares() -> None:
+    chart = histogram()
+    levels = {text.text: text.y for text in chart.texts if text.text.endswith("%")}
+    per_percent = (levels["0 %"] - levels["80 %"]) / 80
+    assert [box.height / per_percent for box in chart.boxes] == pytest.approx([10, 89, 1])
+    bottom = chart.boxes[0].y + chart.boxes[0].height
+    assert all(box.y + box.height == pytest.approx(bottom) for box in chart.boxes)
+    first, second, third = (box.x for box in chart.boxes)
+    assert second - first == pytest.approx(2 * (third - second))  # the bin between them is empty
+
+
+@pytest.mark.parametrize(
+    ("share", "levels"),
+    [
+        (0.5, ["0 %", "10 %", "20 %", "30 %", "40 %", "50 %"]),
+        (0.12, ["0 %", "2.5 %", "5 %", "7.5 %", "10 %", "12.5 %"]),
+        (0.05, ["0 %", "1 %", "2 %", "3 %", "4 %", "5 %"]),
+        (0.004, ["0 %", "0.1 %", "0.2 %", "0.3 %", "0.4 %"]),
+    ],
+)
+def test_its_levels_are_round(share: float, levels: list[str]) -> None:
+    bins = round(1 / share)
+    found = texts(charts.histogram("Even", np.full(bins, 1000), []))
+    assert list(found) == levels
+
+
+def test_an_empty_histogram_is_drawn() -> None:
+    assert charts.histogram("Nothing", np.array([], np.int64), [], None).elements()
+
+
+def test_labels_do_not_touch() -> None:
+    ticks = [(0, "1,000"), (0.2, "2,000"), (2, "5,000"), (2.1, "6,000"), (5, "10,000")]
+    found = texts(charts.histogram("Lengths", np.array([1, 0, 2, 0, 0]), ticks))
+    assert [text for text in found if "%" not in text] == ["1,000", "5,000", "10,000"]
+
+
+def test_bars_are_as_long_as_their_values_and_rare_ones_are_seen() -> None:
+    rows = [("a", 1000.0, ""), ("b", 500.0, ""), ("c", 1.0, ""), ("d", 0.0, "")]
+    lengths = [box.width for box in charts.bars("Dropped", rows).boxes]
+    assert lengths == pytest.approx([lengths[0] * f for f in (1, 0.5, 0.006, 0)])
 
 
 def test_a_histogram_is_in_percent_with_its_median() -> None:
@@ -70,6 +125,10 @@ def test_the_name_of_a_bar_is_not_cut_off(name: str, shown: str) -> None:
 def test_shares_name_their_parts() -> None:
     found = texts(charts.shares("Masks", [("128", (("[MASK]", 0.8), ("itself", 0.2)))]))
     assert list(found) == ["128", "[MASK] 80.0%", "itself 20.0%"]
+
+
+def test_a_text_of_a_chart_stays_text() -> None:
+    assert "<b> & co" in texts(charts.bars("Sources", [("<b> & co", 1.0, "1")]))
 
 
 def test_smoothing_is_a_running_mean() -> None:

@@ -20,7 +20,7 @@ from bertds.distributed import liveness
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.distributed.liveness import CpuWatch, OwnTime, TimedStore
 from bertds.distributed.progress import Sign
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError
 from bertds.system.processes import processor_time
@@ -140,7 +140,7 @@ def meet_in_threads(ranks: list[int], world_size: int, limit: float) -> dict[int
 
     def work(rank: int) -> None:
         try:
-            found[rank] = meet(Place(rank, rank, world_size), limit)
+            found[rank] = meet(RankInfo(rank, rank, world_size), limit)
         except BertdsError as error:
             found[rank] = str(error)
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from bertds.checkpoint.format import CheckpointReader
 from bertds.cli import main as bertds
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 from bertds.train import entry
 from tests.support.ranks import run_ranks
 from tests.support.read_runs import assert_same_state, newest, read_lines
@@ -49,7 +49,7 @@ def test_validation_evaluate_and_export_take_the_average(
     for name, average in averages(run).items():
         torch.testing.assert_close(average.double(), by_hand[name], rtol=0, atol=1e-7)
 
-    trained, last = open_trained(run), open_trained(run, average=False)
+    trained, last = load_pretrained(run), load_pretrained(run, average=False)
     own = dict(trained.model.named_parameters())
     assert all(torch.equal(own[n].flatten(), a) for n, a in averages(run).items())
     assert any(not torch.equal(own[n], p) for n, p in last.model.named_parameters())

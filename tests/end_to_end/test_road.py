@@ -16,17 +16,7 @@ from transformers import AutoTokenizer, BertForPreTraining
 from bertds.cli import main as bertds
 from bertds.monitor.run_files import read_metrics
 from bertds.pretrained.evaluate import tokens_per_word, unigram_entropy
-from bertds.pretrained.load import open_trained
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    yield
-    for name in names:
-        os.environ.pop(name, None)
+from bertds.pretrained.load import load_pretrained
 
 
 def arguments(recipe: Path, deepspeed: Path, data: Path, run: Path, *extra: str) -> list[str]:
@@ -70,7 +60,7 @@ def test_transformers_loads_the_export_with_equal_logits(run: Path, model: Path)
     assert inputs["input_ids"][0].tolist() == [2, 5, 6, 7, 4, 9, 3, 15, 16, 3]
     with torch.inference_mode():
         expected = theirs.eval()(**inputs)
-        ours = open_trained(run).model
+        ours = load_pretrained(run).model
         tokens = inputs["input_ids"].shape[1]
         flat = {
             "input_ids": inputs["input_ids"][0],
@@ -284,8 +274,8 @@ def test_continuing_from_a_hugging_face_folder(
     ]
     command = arguments(tiny_recipe, tiny_json, tiny_data, tmp_path / "again", *frozen)
     assert bertds(command) == 0
-    before = dict(open_trained(run).model.named_parameters())
-    after = dict(open_trained(tmp_path / "again").model.named_parameters())
+    before = dict(load_pretrained(run).model.named_parameters())
+    after = dict(load_pretrained(tmp_path / "again").model.named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
+from bertds.distributed.stop_requests import StopRequests, seconds_left_of_job
 from bertds.monitor.run_files import read_metrics
 from tests.support.read_runs import assert_same_state, losses, saved_steps, train_lines
 
@@ -83,7 +83,9 @@ def test_the_time_left_of_a_job() -> None:
     assert seconds_left_of_job(3.0, job) == pytest.approx(420, abs=1)
     short = {"SLURM_JOB_START_TIME": str(now - 10), "SLURM_JOB_END_TIME": str(now + 50)}
     assert seconds_left_of_job(3.0, short) == pytest.approx(44, abs=1)  # a tenth of its minute
-    assert StopWatch(Path("/nowhere"), None, -1.0).reason() == "the Slurm job's time is nearly over"
+    assert (
+        StopRequests(Path("/nowhere"), None, -1.0).reason() == "the Slurm job's time is nearly over"
+    )
 
 
 def test_max_hours_stops_after_its_time(fork_server: Any, command: Any, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from bertds.checkpoint.format import CheckpointReader
 from bertds.data.formats.manifest import Manifest
 from bertds.data.remote.outlines import outline_bytes
 from tests.support.read_runs import assert_same_state, losses, read_lines, saved_steps, train_lines
-from tests.support.store_server import FAULTS, cache_bytes, serve
+from tests.support.store_server import FAULTS, SECRET, cache_bytes, serve, serve_by
 from tests.support.tiny import write_tiny_data
 
 pytest.importorskip("aiohttp")
@@ -49,9 +49,11 @@ def both(plan: dict[str, Any]) -> dict[int, dict[str, Any]]:
     return {0: plan, 1: plan}
 
 
+@pytest.mark.parametrize("kind", ["http", pytest.param("s3", marks=pytest.mark.slow)])
 def test_two_processes_train_to_the_losses_of_the_local_run(
-    fork_server: Any, command: Any, tmp_path: Path, corpus: Path
+    fork_server: Any, command: Any, tmp_path: Path, corpus: Path, kind: str
 ) -> None:
+    """Every file suffers every fault; the cache holds six of nine shards."""
     more = [f"schedule.total_steps={STEPS}", "validation.every_steps=20"]
     local = on(corpus, command("local", *more))
     code, text = fork_server.run(local, 2, output=tmp_path, plans=both(BLOCK))
@@ -63,18 +65,17 @@ def test_two_processes_train_to_the_losses_of_the_local_run(
     def watch() -> None:
         nonlocal highest
         while not stop.is_set():
-            if (tmp_path / "cache" / "shards").is_dir():
+            if (tmp_path / "cache" / "shards" / "lock").exists():
                 highest = max(highest, cache_bytes(tmp_path / "cache"))
             time.sleep(0.001)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    with serve(corpus, FAULTS) as store:
+    with serve_by(kind, corpus, FAULTS) as (store, url):
         place = [
             f"data.cache_dir={tmp_path / 'cache'}",
             f"data.cache_gib={bound / 2**30!r}",
         ]
-        url = f"{store.url}?X-Amz-Signature=topsecret0"
         stored = on(url, command("stored", *place, *more))
         code, text = fork_server.run(stored, 2, output=tmp_path, plans=both(BLOCK))
     stop.set()
@@ -90,8 +91,8 @@ def test_two_processes_train_to_the_losses_of_the_local_run(
     assert set(store.injected) == set(FAULTS) and min(store.injected.values()) >= 8
     assert 0.5 * bound < highest <= bound
     for file in (tmp_path / "stored").rglob("*"):
-        assert not file.is_file() or b"topsecret0" not in file.read_bytes(), file
-    assert "topsecret0" not in text
+        assert not file.is_file() or SECRET.encode() not in file.read_bytes(), file
+    assert SECRET not in text
 
 
 @pytest.mark.slow
@@ -132,6 +133,36 @@ def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_goes_on(
         assert code == 0, text
     assert losses(tmp_path / "stored") == losses(tmp_path / "local")
     assert_same_state(tmp_path / "stored", tmp_path / "local")
+
+
+@pytest.mark.slow
+def test_a_stop_request_is_obeyed_while_a_dead_store_is_waited_for(
+    fork_server: Any, command: Any, tmp_path: Path, corpus: Path
+) -> None:
+    """Before the first step, with 30 minutes left to wait."""
+    with serve(corpus) as store:
+        reached = threading.Event()
+
+        def die(name: str) -> None:
+            if name == "train/shard_00003.h5":
+                store.down.set()
+                reached.set()
+
+        store.hook = die
+        place = f"data.cache_dir={tmp_path / 'cache'}"
+        words = on(store.url, command("stored", place))
+        ranks = fork_server.start(words, 2, output=tmp_path, plans=both(BLOCK))
+        assert reached.wait(60), ranks.text(0)
+        time.sleep(1.0)
+        ranks.signal(1, signal.SIGTERM)
+        assert ranks.wait(30) == [75, 75], ranks.text(0) + ranks.text(1)
+        assert "SIGTERM" in ranks.text(0)
+        assert saved_steps(tmp_path / "stored") == []
+        store.hook = lambda name: None
+        store.down.clear()
+        code, text = fork_server.run(words, 2, output=tmp_path, plans=both(BLOCK))
+        assert code == 0, text
+    assert train_lines(tmp_path / "stored")[-1]["step"] == 6
 
 
 def whole_copies(store: Path) -> list[Path]:

@@ -97,8 +97,9 @@ def test_cut_over_ranks_it_is_the_textbooks(world_size: int, tmp_path: Path) -> 
     for stage in range(4):
         json_values = values(stage)
         json_values["train_micro_batch_size_per_gpu"] = 4
-        cases.append({"name": f"average{stage}", "values": json_values, "average": True,
-                      "last": STEPS})  # fmt: skip
+        cases.append(
+            {"name": f"average{stage}", "values": json_values, "average": True, "last": STEPS}
+        )
     found = run(world_size, cases, tmp_path)
     for case in cases:
         states = found[case["name"]]["states"]

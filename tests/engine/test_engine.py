@@ -79,9 +79,17 @@ def test_clipping_is_torchs(stage: int, clip: float) -> None:
 @pytest.mark.parametrize("optimizer", ["AdamW", "Lamb"])
 @pytest.mark.parametrize(
     ("stage", "precision"),
-    [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16"),
-     (1, "autocast")],
-)  # fmt: skip
+    [
+        (0, "fp32"),
+        (1, "fp32"),
+        (2, "fp32"),
+        (3, "fp32"),
+        (1, "bf16"),
+        (2, "bf16"),
+        (3, "bf16"),
+        (1, "autocast"),
+    ],
+)
 def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(
     stage: int, precision: str, optimizer: str
 ) -> None:
@@ -140,8 +148,9 @@ def test_bf16_masters_are_the_exact_weights(stage: int) -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "Lamb"])
-@pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (2, "fp32"), (3, "fp32"),
-                                                  (1, "bf16"), (3, "bf16")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "precision"), [(0, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (3, "bf16")]
+)
 def test_a_nan_never_reaches_the_weights(stage: int, precision: str, optimizer: str) -> None:
     json_values = values(stage, precision, optimizer)
     json_values["train_micro_batch_size_per_gpu"] = 12

@@ -55,8 +55,9 @@ def record_gradients(engine: Any) -> list[dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("variant", ["nvidia", "deepspeed", "paper"])
-@pytest.mark.parametrize(("stage", "precision"), [(1, "fp16"), (2, "fp16"), (3, "fp16"),
-                                                  (1, "bf16"), (3, "bf16")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("stage", "precision"), [(1, "fp16"), (2, "fp16"), (3, "fp16"), (1, "bf16"), (3, "bf16")]
+)
 def test_the_masters_move_as_the_textbook_says(
     stage: int, precision: str, variant: str, halves: None
 ) -> None:
@@ -68,9 +69,14 @@ def test_the_masters_move_as_the_textbook_says(
     model = Toy()
     named = {n: p.detach().double().view(-1) for n, p in model.named_parameters() if n != "scale"}
     book = TextbookLamb(
-        named, lr=0.0, betas=(0.9, 0.99), eps=1e-6, weight_decay=0.05, variant=variant,
+        named,
+        lr=0.0,
+        betas=(0.9, 0.99),
+        eps=1e-6,
+        weight_decay=0.05,
+        variant=variant,
         **LAMBS[variant],
-    )  # fmt: skip
+    )
     engine = make_engine(json_values, model)
     gradients = record_gradients(engine)
     applied: list[bool] = []

@@ -66,8 +66,11 @@ def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(stage: int, precision: st
 def test_matrices_cut_over_ranks_are_the_textbooks(world_size: int, tmp_path: Path) -> None:
     """At stages 1 and 2 an edge cuts a matrix, at 3 all are cut; sub-groups and offload too."""
     zeros = [(stage, {}) for stage in range(4)]
-    zeros += [(3, {"sub_group_size": 700}), (2, {"offload_optimizer": CPU}),
-              (3, {"offload_optimizer": CPU, "offload_param": CPU})]  # fmt: skip
+    zeros += [
+        (3, {"sub_group_size": 700}),
+        (2, {"offload_optimizer": CPU}),
+        (3, {"offload_optimizer": CPU, "offload_param": CPU}),
+    ]
     cases = []
     for number, (stage, zero) in enumerate(zeros):
         json_values = values(stage, optimizer="Muon", zero=zero)

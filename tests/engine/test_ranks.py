@@ -41,8 +41,14 @@ def check_lamb(found: dict, variant: str) -> None:
     assert found["steps"] == STEPS
 
 
-EVERYDAY = [("nvidia", 0), ("nvidia", 1), ("nvidia", 2), ("nvidia", 3), ("paper", 3),
-            ("deepspeed", 1)]  # fmt: skip
+EVERYDAY = [
+    ("nvidia", 0),
+    ("nvidia", 1),
+    ("nvidia", 2),
+    ("nvidia", 3),
+    ("paper", 3),
+    ("deepspeed", 1),
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +71,25 @@ def two(tmp_path_factory: pytest.TempPathFactory, unbroken: dict) -> dict:
     folder: Path = tmp_path_factory.mktemp("two")
     half = [
         {"name": "first", "values": values(1, optimizer="Lamb"), "last": 4},
-        {"name": "second", "values": values(3, optimizer="Lamb"), "first": 4, "last": 8,
-         "load": str(unbroken["file"])},
-    ]  # fmt: skip
+        {
+            "name": "second",
+            "values": values(3, optimizer="Lamb"),
+            "first": 4,
+            "last": 8,
+            "load": str(unbroken["file"]),
+        },
+    ]
     others = [
         {"name": "adamw2", "values": values(2), "last": 12},
         {"name": "bf16_1", "values": values(1, "bf16", "Lamb"), "last": 6},
         {"name": "bf16_3", "values": values(3, "bf16", "Lamb"), "last": 6},
         *(
-            {"name": f"poison{stage}", "values": values(stage, optimizer="Lamb"), "last": 6,
-             "poison": [2, 1, 1]}
+            {
+                "name": f"poison{stage}",
+                "values": values(stage, optimizer="Lamb"),
+                "last": 6,
+                "poison": [2, 1, 1],
+            }
             for stage in (0, 2, 3)
         ),
         *(
@@ -82,7 +97,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, unbroken: dict) -> dict:
             for stage in (2, 3)
         ),
         {"name": "aligned", "values": values(2, zero={"parameter_alignment": True}), "last": 4},
-    ]  # fmt: skip
+    ]
     lambs = [lamb_case(variant, stage) for variant, stage in EVERYDAY]
     return run(2, [*lambs, *half, *others], folder)
 
@@ -207,8 +222,12 @@ def test_round_trip_over_processes_and_stages(tmp_path: Path, unbroken: dict) ->
     """2 ranks at stage 1 -> 1 at stage 3 -> 3 at stage 0 -> 2 at stage 2."""
     state, losses = None, []
     for number, (world_size, stage) in enumerate([(2, 1), (1, 3), (3, 0), (2, 2)]):
-        case = {"name": f"part{number}", "values": values(stage, optimizer="Lamb"),
-                "first": 2 * number, "last": 2 * number + 2}  # fmt: skip
+        case = {
+            "name": f"part{number}",
+            "values": values(stage, optimizer="Lamb"),
+            "first": 2 * number,
+            "last": 2 * number + 2,
+        }
         if state is not None:
             torch.save(state, tmp_path / "state.pt")
             case["load"] = str(tmp_path / "state.pt")

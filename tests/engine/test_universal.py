@@ -71,10 +71,14 @@ def test_a_universal_checkpoint_continues_bit_for_bit(
 @pytest.mark.slow
 def test_a_universal_checkpoint_of_two_ranks_continues_on_one(tmp_path: Path) -> None:
     cases = [
-        {"name": f"stage{stage}", "values": values(stage, optimizer="Lamb"), "last": 6,
-         "deepspeed_save": [3, str(tmp_path / f"stage{stage}")]}
+        {
+            "name": f"stage{stage}",
+            "values": values(stage, optimizer="Lamb"),
+            "last": 6,
+            "deepspeed_save": [3, str(tmp_path / f"stage{stage}")],
+        }
         for stage in (1, 2, 3)
-    ]  # fmt: skip
+    ]
     found = run(2, cases, tmp_path)
     for stage in (1, 2, 3):
         convert(tmp_path / f"stage{stage}", "saved")

@@ -12,6 +12,12 @@ from bertds.finetune.scores import classification_scores, mean_and_spread, regre
 FAST = ["--learning-rate", "5e-3", "--epochs", "6", "--batch-size", "8", "--max-length", "16"]
 
 
+def finetune(task: str, model: Path, out: Path, *options: object) -> list[str]:
+    """Return a whole command."""
+    given = ["--task", task, "--model", model, "--out", out, *options]
+    return ["finetune", *map(str, given)]
+
+
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
 
@@ -20,21 +26,7 @@ def test_sst2_is_learned_and_predicted_in_the_official_format(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    command = [
-        "finetune",
-        "--task",
-        "sst2",
-        "--model",
-        str(tiny_bert),
-        "--data",
-        str(tiny_sst2),
-        "--out",
-        str(out),
-        *FAST,
-        "--seeds",
-        "1",
-        "2",
-    ]
+    command = finetune("sst2", tiny_bert, out, "--data", tiny_sst2, *FAST, "--seeds", "1", "2")
     assert main(command) == 0
     found = results(out)
     assert found["scores"]["dev"]["accuracy"]["mean"] == 1.0
@@ -52,22 +44,8 @@ def test_sst2_is_learned_and_predicted_in_the_official_format(
 
 def test_the_best_learning_rate_is_kept(tiny_bert: Path, tiny_sst2: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [
-        "finetune",
-        "--task",
-        "sst2",
-        "--model",
-        str(tiny_bert),
-        "--data",
-        str(tiny_sst2),
-        "--out",
-        str(out),
-        *FAST[2:],
-        "--learning-rate",
-        "1e-9",
-        "5e-3",
-        "--no-model",
-    ]
+    rates = ["--learning-rate", "1e-9", "5e-3"]
+    command = finetune("sst2", tiny_bert, out, "--data", tiny_sst2, *FAST, *rates, "--no-model")
     assert main(command) == 0
     assert results(out)["chosen_learning_rate"] == 5e-3
     assert not (out / "model").exists()
@@ -76,18 +54,7 @@ def test_the_best_learning_rate_is_kept(tiny_bert: Path, tiny_sst2: Path, tmp_pa
 def test_the_glue_suite_runs_what_is_there_once(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "finetune",
-        "--task",
-        "glue",
-        "--model",
-        str(tiny_bert),
-        "--data",
-        str(tiny_sst2),
-        "--out",
-        str(tmp_path / "out"),
-        *FAST,
-    ]
+    command = finetune("glue", tiny_bert, tmp_path / "out", "--data", tiny_sst2, *FAST)
     assert main(command) == 0
     stamp = (tmp_path / "out" / "sst2" / "results.json").stat().st_mtime_ns
     assert main(command) == 0
@@ -116,21 +83,8 @@ def test_rte_starts_from_the_mnli_model(tiny_bert: Path, tmp_path: Path) -> None
             rows = [f"{n}\tgood film\tbad plot\t{kinds[n % len(kinds)]}" for n in range(12)]
             (tmp_path / folder / f"{name}.tsv").write_text("\n".join([head, *rows]) + "\n")
     out = tmp_path / "out"
-    command = [
-        "finetune",
-        "--task",
-        "rte",
-        "--model",
-        str(tiny_bert),
-        "--data",
-        str(tmp_path),
-        "--out",
-        str(out),
-        *FAST,
-        "--epochs",
-        "1",
-        "--mnli-first",
-    ]
+    options = ["--data", tmp_path, *FAST, "--epochs", "1", "--mnli-first"]
+    command = finetune("rte", tiny_bert, out, *options)
     assert main(command) == 0
     assert results(out)["model"] == str(tmp_path / "out-mnli" / "model")
     mnli = results(tmp_path / "out-mnli")
@@ -146,22 +100,7 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
     sentence = "ann\tI-PER\nwent\tO\nto\tO\nlondon\tI-LOC\n.\tO\n\nbob\tI-PER\nwas\tO\n\n"
     (ner / "train.txt").write_text(sentence * 20)
     (ner / "dev.txt").write_text(sentence.replace("I-LOC", "I-ZOO", 1) + sentence)
-    command = ["--model", str(tiny_bert), *FAST]
-    assert (
-        main(
-            [
-                "finetune",
-                "--task",
-                "ner",
-                "--data",
-                str(ner),
-                "--out",
-                str(tmp_path / "a"),
-                *command,
-            ]
-        )
-        == 0
-    )
+    assert main(finetune("ner", tiny_bert, tmp_path / "a", "--data", ner, *FAST)) == 0
     found = results(tmp_path / "a")
     assert found["scores"]["dev"]["f1"]["mean"] == pytest.approx(10 / 12)  # ZOO: missed, and LOC
     assert any("'ZOO' is never seen in training" in line for line in found["left_out"])
@@ -182,23 +121,8 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
     article = {"title": "t", "paragraphs": [{"context": "ann went to london .", "qas": qas}]}
     for name in ("train.json", "dev.json"):
         (squad / name).write_text(json.dumps({"version": "v2.0", "data": [article]}))
-    assert (
-        main(
-            [
-                "finetune",
-                "--task",
-                "squad_v2",
-                "--data",
-                str(squad),
-                "--out",
-                str(tmp_path / "b"),
-                *command,
-                "--max-length",
-                "24",
-            ]
-        )
-        == 0
-    )
+    options = ["--data", squad, *FAST, "--max-length", "24"]
+    assert main(finetune("squad_v2", tiny_bert, tmp_path / "b", *options)) == 0
     predictions = json.loads((tmp_path / "b" / "predictions" / "predictions.json").read_text())
     assert set(predictions) == set("01234567")
     assert set(json.loads((tmp_path / "b" / "predictions" / "null_odds.json").read_text())) == set(
@@ -214,24 +138,9 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
             for n in range(16)
         ]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows))
-    assert (
-        main(
-            [
-                "finetune",
-                "--task",
-                "text-classification",
-                "--regression",
-                "--train",
-                str(tmp_path / "train.jsonl"),
-                "--dev",
-                str(tmp_path / "dev.jsonl"),
-                "--out",
-                str(tmp_path / "c"),
-                *command,
-            ]
-        )
-        == 0
-    )
+    files = ["--train", tmp_path / "train.jsonl", "--dev", tmp_path / "dev.jsonl"]
+    options = ["--regression", *files, *FAST]
+    assert main(finetune("text-classification", tiny_bert, tmp_path / "c", *options)) == 0
     assert results(tmp_path / "c")["scores"]["dev"]["pearson"]["mean"] > 0.9
 
 
@@ -246,23 +155,7 @@ def test_a_saved_dataset_dict_is_read(tiny_bert: Path, tmp_path: Path) -> None:
     datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "data")
     for task, labels in (("sst2", ["0", "1"]), ("text-classification", ["neg", "pos"])):
         out = tmp_path / task
-        assert (
-            main(
-                [
-                    "finetune",
-                    "--task",
-                    task,
-                    "--data",
-                    str(tmp_path / "data"),
-                    "--out",
-                    str(out),
-                    "--model",
-                    str(tiny_bert),
-                    *FAST,
-                ]
-            )
-            == 0
-        )
+        assert main(finetune(task, tiny_bert, out, "--data", tmp_path / "data", *FAST)) == 0
         assert results(out)["labels"] == labels
         assert results(out)["scores"]["dev"]["accuracy"]["mean"] == 1.0
 
@@ -298,20 +191,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_an_earlier_result_is_replaced_on_request(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = [
-        "finetune",
-        "--task",
-        "sst2",
-        "--model",
-        str(tiny_bert),
-        "--data",
-        str(tiny_sst2),
-        "--out",
-        str(tmp_path / "out"),
-        *FAST,
-        "--epochs",
-        "1",
-    ]
+    options = ["--data", tiny_sst2, *FAST, "--epochs", "1"]
+    command = finetune("sst2", tiny_bert, tmp_path / "out", *options)
     assert main(command) == 0
     before = (tmp_path / "out" / "results.json").stat().st_mtime_ns
     assert main([*command, "--seeds", "3"]) == 2
@@ -325,22 +206,7 @@ def test_another_folder_is_not_written_over(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    assert (
-        main(
-            [
-                "finetune",
-                "--task",
-                "sst2",
-                "--model",
-                str(tiny_bert),
-                "--data",
-                str(tiny_sst2),
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 2
-    )
+    assert main(finetune("sst2", tiny_bert, tmp_path, "--data", tiny_sst2)) == 2
     assert "is no earlier result (thesis.tex)" in capsys.readouterr().err
 
 

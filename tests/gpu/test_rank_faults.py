@@ -24,10 +24,13 @@ from bertds.train import entry
 raise SystemExit(entry(sys.argv[2:]))
 """
 SETTINGS = [
-    "schedule.total_steps=14", "checkpoint.every_steps=3", "run.compile=false",
-    "guard.peer_timeout_seconds=10", "guard.progress_timeout_seconds=15",
+    "schedule.total_steps=14",
+    "checkpoint.every_steps=3",
+    "run.compile=false",
+    "guard.peer_timeout_seconds=10",
+    "guard.progress_timeout_seconds=15",
     "deepspeed.bf16.enabled=true",
-]  # fmt: skip
+]
 
 
 def start(command: list[str], plans: dict[int, dict[str, Any]]) -> list[tuple[int, str]]:
@@ -36,11 +39,14 @@ def start(command: list[str], plans: dict[int, dict[str, Any]]) -> list[tuple[in
     ranks = [
         subprocess.Popen(
             [sys.executable, "-c", RANK, json.dumps(plans.get(rank, {})), *command],
-            env={**rank_environment(rank, 2, port), "DS_ACCELERATOR": "cuda"}, cwd=REPOSITORY,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**rank_environment(rank, 2, port), "DS_ACCELERATOR": "cuda"},
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         texts = [rank.communicate(timeout=180)[0] for rank in ranks]
     finally:

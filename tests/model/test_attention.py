@@ -40,7 +40,7 @@ def test_output_and_gradient_equal_the_definition(attend, lengths) -> None:
     upstream = torch.randn(sum(lengths), HEADS, WIDTH)
     expected = literal_attention(qkv, lengths)
     (expected_gradient,) = torch.autograd.grad(expected, qkv, upstream)
-    output = attend(qkv, layout_of(lengths), 0.0)
+    output = attend(*qkv.unbind(1), layout_of(lengths), 0.0)
     (gradient,) = torch.autograd.grad(output, qkv, upstream)
     torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-6)
@@ -55,10 +55,10 @@ def test_dropout_statistics_equal_the_padded_path(dropout_p) -> None:
     layout = layout_of(lengths)
     moments = []
     for attend in (grouped_attention, padded_attention):
-        outputs = torch.stack([attend(qkv, layout, dropout_p) for _ in range(draws)])
+        outputs = torch.stack([attend(*qkv.unbind(1), layout, dropout_p) for _ in range(draws)])
         moments.append((outputs.mean(0), outputs.var(0)))
     (mean, variance), (expected_mean, expected_variance) = moments
-    clean = grouped_attention(qkv, layout, 0.0)
+    clean = grouped_attention(*qkv.unbind(1), layout, 0.0)
     # Means: within five standard errors for all of the 816 elements.
     error = (expected_variance / draws).sqrt()
     assert ((mean - clean).abs() / error).max() < 5

@@ -16,13 +16,13 @@ from torch import Tensor
 
 triton = pytest.importorskip("triton")
 
-from bertds.model import layer_kernels  # noqa: E402
 from bertds.model.bert import BertForPreTraining  # noqa: E402
 from bertds.model.encoder import EncoderLayer  # noqa: E402
 from bertds.model.fused_layer import fuse_layers  # noqa: E402
-from bertds.model.layer_kernels import Drop, draw_keys  # noqa: E402
+from bertds.model.kernels import add_norm, column_sums  # noqa: E402
+from bertds.model.kernels.add_norm import Drop, draw_keys  # noqa: E402
+from bertds.model.kernels.short_rows import LONGEST_ROW, attend_short_rows  # noqa: E402
 from bertds.model.row_layout import RowLayout  # noqa: E402
-from bertds.model.short_row_kernels import LONGEST_ROW, attend_short_rows  # noqa: E402
 from tests.gpu.small_bert import CONFIG, distance, loss_and_gradients, make_model, make_rows  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
@@ -170,7 +170,7 @@ def test_neighbours_and_draws_are_independent() -> None:
     draws = []
     for _ in range(2):
         keys = draw_keys(3, torch.device("cpu"))
-        _, summed, _ = layer_kernels.add_norm(zeros + 1.0, zeros, ones, ones, 1e-12, 0.25, keys[1])
+        _, summed, _ = add_norm.add_norm(zeros + 1.0, zeros, ones, ones, 1e-12, 0.25, keys[1])
         draws.append((summed == 0).float() - 0.25)
     first, other = draws
     pairs = [(first[:, 1:], first[:, :-1]), (first[1:], first[:-1]), (first, other)]
@@ -192,7 +192,7 @@ def test_the_scale_belongs_to_the_probability_that_is_used(probability) -> None:
 
 def test_joined_gradients_are_a_stack_with_its_sums() -> None:
     parts = torch.randn(3, 77, 3, 16)
-    joined, sums = layer_kernels.join_gradients(tuple(parts))
+    joined, sums = column_sums.join_gradients(tuple(parts))
     want = torch.stack(tuple(parts), 1)
     assert torch.equal(joined, want)
     torch.testing.assert_close(sums.sum(0), want.flatten(1).sum(0), rtol=1e-5, atol=1e-5)
@@ -203,9 +203,20 @@ def test_gelus_gradient_is_torchs(approximate) -> None:
     values = torch.linspace(-6, 6, 45 * 40).view(45, 40)
     upstream = torch.randn(45, 40)
     want = torch.ops.aten.gelu_backward(upstream.double(), values.double(), approximate=approximate)
-    found, sums = layer_kernels.gelu_backward(upstream.clone(), values, approximate)
+    found, sums = column_sums.gelu_backward(upstream.clone(), values, approximate)
     torch.testing.assert_close(found.double(), want, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(sums.sum(0).double(), want.sum(0), rtol=1e-5, atol=1e-5)
+
+
+def test_finished_sums_are_torchs() -> None:
+    parts = tuple(
+        torch.randn(rows, width) for rows, width in [(70, 96), (1, 200), (33, 96), (5, 1)]
+    )
+    found = column_sums.finish_sums(parts, torch.bfloat16)
+    want = torch.cat([part.double().sum(0) for part in parts])
+    torch.testing.assert_close(found, want.bfloat16(), rtol=1e-2, atol=0)
+    exact = column_sums.finish_sums(parts, torch.float32).double()
+    torch.testing.assert_close(exact, want, rtol=1e-5, atol=1e-5)
 
 
 # -- for a GPU -----------------------------------------------------------------------------------
@@ -215,24 +226,35 @@ import json, re, sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import triton
-from bertds.model import layer_kernels as kernels, short_row_kernels as rows
+from bertds.engine import accumulate_triton as sums
+from bertds.model.kernels import add_norm, column_sums, cross_entropy, short_rows as rows
 HALF, FLOAT, INT = "*bf16", "*fp32", "*i32"
 target = GPUTarget("cuda", int(sys.argv[1]), 32)
 attend = {"HEADS": 12, "WIDTH": 64, "ROW": 128, "DROPOUT": True}
 staged = int(sys.argv[2]) * 1024 >= rows.TWO_HEADS_BYTES
 backward = {**attend, "PER_PROGRAM": rows.STAGED_HEADS if staged else 1, "STAGES": 1 + staged}
 norm = {"ROWS": 2, "COLUMNS": 1024, "DROPOUT": True}
-tile = {"ROWS": kernels.TILE_ROWS, "COLUMNS": kernels.TILE_COLUMNS}
-WARPS = {"_attend": rows.ATTEND_WARPS, "_attend_backward": rows.ATTEND_BACKWARD_WARPS}
-CASES = {"_attend": attend, "_attend_backward": backward, "_add_norm": norm,
-         "_add_norm_backward": norm, "_gelu_backward": {**tile, "TANH": False},
-         "_join_gradients": tile}
+loss = {"GRADIENT": True, "WEIGHTED": False, "BLOCK": cross_entropy.BLOCK}
+ends = {"ROWS": column_sums.SUM_ROWS, "COLUMNS": column_sums.SUM_COLUMNS}
+adds = {"TYPE": triton.language.bfloat16, "ALIGNED": True, "BLOCK": sums.BLOCK}
+tile = {"ROWS": column_sums.TILE_ROWS, "COLUMNS": column_sums.TILE_COLUMNS}
+CASES = [(rows, "_attend", attend, rows.ATTEND_WARPS),
+         (rows, "_attend_backward", backward, rows.ATTEND_BACKWARD_WARPS),
+         (add_norm, "_add_norm", norm, add_norm.NORM_WARPS),
+         (add_norm, "_add_norm_backward", norm, add_norm.NORM_WARPS),
+         (column_sums, "_gelu_backward", {**tile, "TANH": False}, column_sums.TILE_WARPS),
+         (column_sums, "_join_gradients", tile, column_sums.TILE_WARPS),
+         (column_sums, "_finish_sums", ends, column_sums.SUM_WARPS),
+         (cross_entropy, "_cross_entropy", loss, cross_entropy.WARPS),
+         (sums, "accumulate", adds, sums.WARPS)]
 HALVES = {"qkv", "output", "grad_output", "grad_qkv", "dense", "residual", "gamma", "beta",
           "summed", "grad_residual", "grad_dense", "grad", "values", "first_part", "second_part",
-          "third_part", "joined"}
+          "third_part", "joined", "logits"}
+LONG = {"gradients", "actions", "sums", "lengths", "labels"}
+FLOATS = {"statistics", "column_sums", "losses", "word_weights", "part0", "part1", "part2", "part3"}
 found = {}
-for name, constants in CASES.items():
-    kernel = getattr(rows if name.startswith("_attend") else kernels, name)
+for module, name, constants, warps in CASES:
+    kernel = getattr(module, name)
     signature, divisible = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         kind = "i32"
@@ -240,18 +262,20 @@ for name, constants in CASES.items():
             kind = "constexpr"
         elif argument in HALVES:
             kind = HALF
-        elif argument in ("starts", "keys"):
+        elif argument in ("starts", "keys", "hits", "blocks"):
             kind = INT
-        elif argument in ("statistics", "column_sums"):
+        elif argument in LONG:
+            kind = "*i64"
+        elif argument in FLOATS:
             kind = FLOAT
-        elif "scale" in argument or argument == "eps":
+        elif "scale" in argument or argument in ("eps", "z_weight"):
             kind = "fp32"
         signature[argument] = kind
-        if kind.startswith("*") or argument in ("width", "tokens_per_program"):
+        if kind.startswith("*") or argument in ("width", "tokens_per_program", "padded") \
+                or argument.startswith("width"):
             divisible[(place,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
-    options = {"num_warps": WARPS.get(name, 4)}
-    done = triton.compile(source, target=target, options=options)
+    done = triton.compile(source, target=target, options={"num_warps": warps})
     code = done.asm["ptx"]
     found[name] = {"shared": done.metadata.shared, "wide": code.count("v4.b32"),
                    "atomic": len(re.findall(r"\\b(atom|red)\\.", code))}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,3 +172,55 @@ def test_the_recipe_sets_the_weight_of_both_styles() -> None:
         )
         decoders = [m for m in build_model(config, 50).modules() if type(m).__name__ == "Decoder"]
         assert [decoder.z_weight for decoder in decoders] == [1e-3]
+
+
+# -- the kernel of a GPU, in Triton's interpreter ------------------------------------------------
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    triton = pytest.importorskip("triton")
+    if not triton.knobs.runtime.interpret:
+        pytest.skip("needs TRITON_INTERPRET=1")
+    from bertds.model.kernels import cross_entropy
+
+    monkeypatch.setattr(cross_entropy, "BLOCK", 32)  # three blocks, the last of them half full
+    return lambda: monkeypatch.setattr(losses, "has_kernel", lambda device_type: True)
+
+
+@pytest.mark.parametrize("chunk", [1000, 7])
+@pytest.mark.parametrize("more", [{}, {"z_weight": 0.1}, {"word_weights_K": torch.rand(REAL)}])
+def test_the_kernel_gives_the_same(monkeypatch, kernel, chunk, more) -> None:
+    monkeypatch.setattr(losses, "tokens_per_chunk", lambda *_: chunk)
+    leaves, labels = inputs(20)
+    labels[3] = -100  # a filler
+    leaves[2].data[REAL:] = 50.0  # what a padded word's logit would be must not matter
+    results = []
+    for with_kernel in (False, True):
+        if with_kernel:
+            kernel()
+        loss, correct = losses.linear_cross_entropy(*leaves, labels, REAL, **more)
+        results.append((loss, correct, *torch.autograd.grad(loss * 0.37, leaves)))
+    (loss, correct, *gradients), (their_loss, their_correct, *their_gradients) = results
+    assert loss.item() == pytest.approx(their_loss.item(), rel=1e-6) and correct == their_correct
+    for found, wanted in zip(gradients, their_gradients, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+        assert not found[REAL:].any() or found.shape[0] == 20
+
+
+def test_the_kernel_takes_the_first_of_equal_words_and_far_logits(kernel) -> None:
+    kernel()
+    logits = torch.full((3, PADDED), -3e4)
+    logits[0, [40, 7]] = 2.0  # equal ones, in two blocks
+    logits[1, 70] = 3e4
+    logits[2] = 0.0
+    for label, hit, loss in [(7, True, 0.6931472), (40, False, 0.6931472)]:
+        identity = torch.eye(PADDED)
+        found, correct = losses.linear_cross_entropy(
+            logits[:1], identity, torch.zeros(PADDED), torch.tensor([label]), REAL
+        )
+        assert found.item() == pytest.approx(loss) and bool(correct) == hit
+    found, correct = losses.linear_cross_entropy(
+        logits[1:], torch.eye(PADDED), torch.zeros(PADDED), torch.tensor([70, 0]), REAL
+    )
+    assert found.item() == pytest.approx(math.log(REAL)) and correct == 2

@@ -15,19 +15,15 @@ from torch import Tensor
 
 from bertds.config.recipe import ModelConfig
 from bertds.errors import CheckpointError
+from bertds.model.attention_kernels import attend, grouped_attention, padded_attention
 from bertds.model.build import build_model
 from bertds.model.compile_layers import compile_layers
 from bertds.model.modern import ModernBertForMaskedLM
-from bertds.model.modern_attention import (
-    grouped_window_attention,
-    padded_window_attention,
-    window_attend,
-)
 from bertds.model.row_layout import RowLayout
 from bertds.optim.weight_decay import is_decayed
 from bertds.pretrained.hf_config import config_from_transformers, config_to_transformers
 from bertds.pretrained.hf_weights import load_transformers_state_dict, to_transformers_state_dict
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 from tests.support.padded_rows import flatten_padded
 
 WORDS = 101  # not a multiple of 64, so that there are padded rows
@@ -70,9 +66,7 @@ def padded_batch(length: int) -> tuple[Tensor, Tensor, Tensor]:
     real = torch.arange(length) < lengths[:, None]
     ids = torch.randint(1, WORDS, real.shape, generator=generator) * real
     masked = (torch.rand(real.shape, generator=generator) < 0.2) & real
-    labels = torch.where(
-        masked, torch.randint(0, WORDS, real.shape, generator=generator), -100
-    )  # fmt: skip
+    labels = torch.where(masked, torch.randint(0, WORDS, real.shape, generator=generator), -100)
     return ids, real.long(), labels
 
 
@@ -155,8 +149,8 @@ def test_grouped_and_padded_attention_agree(reach: int | None) -> None:
     unknown = replace(sorted_rows, groups=None)  # the kernels are called by name
     results = []
     for way, layout in (
-        (grouped_window_attention, sorted_rows),
-        (padded_window_attention, unknown),
+        (grouped_attention, sorted_rows),
+        (padded_attention, unknown),
     ):
         inputs = [part.clone().requires_grad_() for part in parts]
         output = way(*inputs, layout, 0.0, reach)
@@ -180,11 +174,13 @@ def test_a_window_costs_its_length_not_the_rows() -> None:
 
     parts = torch.randn(3, 8192, 1, 4).unbind(0)
     layout = RowLayout(
-        cu_seqlens=torch.tensor([0, 8192], dtype=torch.int32), max_seqlen=8192,
-        groups=((1, 8192),), kernel="grouped",
-    )  # fmt: skip
+        cu_seqlens=torch.tensor([0, 8192], dtype=torch.int32),
+        max_seqlen=8192,
+        groups=((1, 8192),),
+        kernel="grouped",
+    )
     with torch.no_grad(), Watch():
-        window_attend(*parts, layout, 0.0, 64)
+        attend(*parts, layout, 0.0, 64)
     assert largest <= 8192 * 3 * 64
 
 
@@ -202,7 +198,7 @@ def test_the_flash_branch_runs_on_meta_tensors(reach: int | None) -> None:
     wqkv = torch.empty(50, 3, 2, 16, dtype=torch.bfloat16, device="meta", requires_grad=True)
     starts = torch.empty(4, dtype=torch.int32, device="meta")
     with Watch():
-        output = window_attend(
+        output = attend(
             *wqkv.unbind(1), RowLayout(cu_seqlens=starts, max_seqlen=30, kernel="flash"), 0.1, reach
         )
         output.sum().backward()
@@ -210,9 +206,8 @@ def test_the_flash_branch_runs_on_meta_tensors(reach: int | None) -> None:
     forward, backward = asked
     assert forward[0] == "aten::_flash_attention_forward"
     assert backward[0] == "aten::_flash_attention_backward"
-    window = -1 if reach is None else reach
     for _, kwargs in asked:
-        assert kwargs["window_size_left"] == kwargs["window_size_right"] == window
+        assert kwargs.get("window_size_left") == kwargs.get("window_size_right") == reach
 
 
 def on_meta(config: ModelConfig) -> tuple[Any, dict[str, Any]]:
@@ -221,9 +216,14 @@ def on_meta(config: ModelConfig) -> tuple[Any, dict[str, Any]]:
         model = build_model(replace(config, attention_kernel="flash"), WORDS).to(torch.bfloat16)
         ids, starts = torch.empty(40, dtype=torch.int64), torch.empty(3, dtype=torch.int32)
     return model, {
-        "input_ids": ids, "segment_ids": ids, "position_ids": ids, "cu_seqlens": starts,
-        "max_seqlen": 30, "masked_lm_positions": ids[:5], "masked_lm_ids": ids[:5],
-    }  # fmt: skip
+        "input_ids": ids,
+        "segment_ids": ids,
+        "position_ids": ids,
+        "cu_seqlens": starts,
+        "max_seqlen": 30,
+        "masked_lm_positions": ids[:5],
+        "masked_lm_ids": ids[:5],
+    }
 
 
 def test_a_whole_model_runs_on_meta_tensors_in_bfloat16() -> None:
@@ -240,9 +240,7 @@ def test_whole_layers_are_one_graph_per_kind() -> None:
 
     torch._dynamo.reset()
     counters.clear()
-    config = replace(
-        MODERN, hidden_size=64, num_hidden_layers=6, attention_probs_dropout_prob=0.1
-    )  # fmt: skip
+    config = replace(MODERN, hidden_size=64, num_hidden_layers=6, attention_probs_dropout_prob=0.1)
     model, arguments = on_meta(config)
     assert compile_layers(model, "meta", backend="aot_eager")
     for tokens in (40, 33, 36, 21):
@@ -295,20 +293,46 @@ def test_the_configuration_goes_round() -> None:
 
 
 PUBLISHED = {
-    "architectures": ["ModernBertForMaskedLM"], "attention_bias": False, "attention_dropout": 0.0,
-    "bos_token_id": 50281, "classifier_activation": "gelu", "classifier_bias": False,
-    "classifier_dropout": 0.0, "classifier_pooling": "mean", "cls_token_id": 50281,
-    "decoder_bias": True, "deterministic_flash_attn": False, "embedding_dropout": 0.0,
-    "eos_token_id": 50282, "global_attn_every_n_layers": 3, "global_rope_theta": 160000.0,
-    "gradient_checkpointing": False, "hidden_activation": "gelu", "hidden_size": 768,
-    "initializer_cutoff_factor": 2.0, "initializer_range": 0.02, "intermediate_size": 1152,
-    "layer_norm_eps": 1e-05, "local_attention": 128, "local_rope_theta": 10000.0,
-    "max_position_embeddings": 8192, "mlp_bias": False, "mlp_dropout": 0.0,
-    "model_type": "modernbert", "norm_bias": False, "norm_eps": 1e-05, "num_attention_heads": 12,
-    "num_hidden_layers": 22, "pad_token_id": 50283, "position_embedding_type": "absolute",
-    "sep_token_id": 50282, "tie_word_embeddings": True, "torch_dtype": "float32",
-    "transformers_version": "4.47.0.dev0", "vocab_size": 50368,
-}  # fmt: skip
+    "architectures": ["ModernBertForMaskedLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 50281,
+    "classifier_activation": "gelu",
+    "classifier_bias": False,
+    "classifier_dropout": 0.0,
+    "classifier_pooling": "mean",
+    "cls_token_id": 50281,
+    "decoder_bias": True,
+    "deterministic_flash_attn": False,
+    "embedding_dropout": 0.0,
+    "eos_token_id": 50282,
+    "global_attn_every_n_layers": 3,
+    "global_rope_theta": 160000.0,
+    "gradient_checkpointing": False,
+    "hidden_activation": "gelu",
+    "hidden_size": 768,
+    "initializer_cutoff_factor": 2.0,
+    "initializer_range": 0.02,
+    "intermediate_size": 1152,
+    "layer_norm_eps": 1e-05,
+    "local_attention": 128,
+    "local_rope_theta": 10000.0,
+    "max_position_embeddings": 8192,
+    "mlp_bias": False,
+    "mlp_dropout": 0.0,
+    "model_type": "modernbert",
+    "norm_bias": False,
+    "norm_eps": 1e-05,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 22,
+    "pad_token_id": 50283,
+    "position_embedding_type": "absolute",
+    "sep_token_id": 50282,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+    "transformers_version": "4.47.0.dev0",
+    "vocab_size": 50368,
+}
 """The keys of the config.json that ModernBERT-base is published with."""
 
 
@@ -316,19 +340,26 @@ def test_the_published_layout_is_read(tmp_path: Path) -> None:
     config, words = config_from_transformers(PUBLISHED)
     assert words == 50368
     assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (
-        768, 1152, 22,
-    )  # fmt: skip
+        768,
+        1152,
+        22,
+    )
     assert (config.global_rope_theta, config.local_rope_theta) == (160_000.0, 10_000.0)
     small = PUBLISHED | {
-        "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "vocab_size": WORDS,
-        "intermediate_size": 40, "pad_token_id": 0, "local_attention": 16,
-    }  # fmt: skip
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "vocab_size": WORDS,
+        "intermediate_size": 40,
+        "pad_token_id": 0,
+        "local_attention": 16,
+    }
     _, theirs = make_pair(MODERN)
     (tmp_path / "config.json").write_text(json.dumps(small))
     weights = {n: p.detach().contiguous() for n, p in theirs.named_parameters()}
     save_file(weights, tmp_path / "model.safetensors")
     (tmp_path / "tokenizer.json").write_text("{}")
-    trained = open_trained(tmp_path)
+    trained = load_pretrained(tmp_path)
     assert trained.missing == [] and trained.unused == []
     assert trained.config.style == "modern"
     found = to_transformers_state_dict(trained.model)

@@ -13,7 +13,7 @@ from bertds.config.recipe import NotifyConfig
 from bertds.errors import ConfigError
 from bertds.monitor import notify
 from bertds.monitor.notify import Notifier
-from bertds.monitor.trackers import Watcher
+from bertds.monitor.trackers import HealthWarnings
 from tests.support.made_runs import train_line
 
 KEEP = 'printf "%s %s %s\\n" "$BERTDS_EVENT" "$BERTDS_STEP" "$BERTDS_TEXT" >> "{0}"'
@@ -62,7 +62,7 @@ def test_a_failure_is_told(command: Callable[..., list[str]], tmp_path: Path) ->
 def test_what_looks_ill_is_told_once(tmp_path: Path) -> None:
     file = tmp_path / "told"
     notifier = Notifier(NotifyConfig(command=KEEP.format(file)), tmp_path, "x")
-    watcher = Watcher(notifier)
+    watcher = HealthWarnings(notifier)
     for step in range(10, 400, 10):
         watcher.line(train_line(step, stall_seconds=7.0))
     notifier.close()

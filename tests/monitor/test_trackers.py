@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import signal
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -19,25 +17,11 @@ from bertds.monitor import progress
 from bertds.monitor import trackers as tracking
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft, describe
 from bertds.monitor.remaining_time import LaterPhase
-from bertds.monitor.trackers import Watcher
+from bertds.monitor.trackers import HealthWarnings
 from bertds.monitor.wandb_tracker import WandbTracker, has_key
 from bertds.system.logs import log, start_logging
 from bertds.train import entry
 from tests.support.made_runs import train_line
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Train in this process: no launcher's variables, and its signal handlers put back."""
-    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    for name in launcher:
-        monkeypatch.delenv(name, raising=False)
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    yield
-    for name in launcher:
-        os.environ.pop(name, None)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_lines_in_words() -> None:
@@ -148,7 +132,7 @@ def test_trackers_get_every_number_and_trust_ratios() -> None:
 
 
 def test_warnings_are_said_once(said: list[str]) -> None:
-    watcher = Watcher()
+    watcher = HealthWarnings()
     for step in range(10, 200, 10):
         watcher.line(train_line(step, stall_seconds=3.0))
     loader = [text for text in said if "waits for the loader" in text]
@@ -311,7 +295,7 @@ def test_a_tracker_that_cannot_start_is_left_out(
     config = load_config({"tracking": asked, "log": {"progress": "none"}})
     facts = {"model": {"vocab_size": 65}, "world_size": 1}
     started = tracking.start_trackers(config, facts, tmp_path)
-    assert [type(tracker) for tracker in started] == [Watcher]
+    assert [type(tracker) for tracker in started] == [HealthWarnings]
     assert "Weights & Biases is left out: [Errno 28] No space left" in said[0]
     assert "TensorBoard is left out: " in said[1] and len(said) == 2
 

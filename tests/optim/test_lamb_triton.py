@@ -226,13 +226,16 @@ def test_each_kernel_compiles_once_for_a_gpu(
     environment["TRITON_INTERPRET"] = "0"
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, json.dumps(target), load, store, bad],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert set(found) == {"update_moments", "sum_blocks", "apply_update"}
     assert not any(counts[bad] for counts in found.values())
     # 8 elements per thread: two loads of each of four (three) streams.
-    counts = [found[name][word] for name in ("update_moments", "apply_update")
-              for word in (load, store)]  # fmt: skip
+    counts = [
+        found[name][word] for name in ("update_moments", "apply_update") for word in (load, store)
+    ]
     assert counts == [8, 4, 6, 2] if target[0] == "cuda" else min(counts) > 0

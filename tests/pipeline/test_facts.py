@@ -183,3 +183,15 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
 
     assert main(command) == 0
     assert capfd.readouterr().err.count("done before") == 3
+
+    # A finished run refuses what it would not do, and goes on with a longer schedule.
+    for setting, named in (
+        ("deepspeed.optimizer.type=Muon", "now deepspeed.optimizer.type=Muon"),
+        ("deepspeed.optimizer.params.lr=0.5", "so lr=0.5 would change nothing"),
+    ):
+        assert main([*command, setting]) == 2
+        assert named in capfd.readouterr().err
+    assert json.loads((work / "scores.json").read_text()) == scores
+    assert main([one.replace("total_steps=4", "total_steps=5") for one in command]) == 0
+    assert read_metrics(work / "run" / "metrics.jsonl").validation[-1]["step"] == 5
+    assert json.loads((work / "scores.json").read_text())["stamp"] != scores["stamp"]

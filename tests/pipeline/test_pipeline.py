@@ -12,7 +12,7 @@ import yaml
 from bertds.commands.pipeline import main
 from bertds.config.load import load_config, to_dict
 from bertds.errors import ConfigError, DataError, UserError
-from bertds.system.shipped_files import PACKAGE
+from bertds.system.shipped_files import PACKAGE, shipped_folder
 from data_prep import build_wiki_books
 
 
@@ -97,3 +97,60 @@ def test_a_foreign_model_folder_and_a_changed_run_are_refused_first(
         main(command)
     with pytest.raises(AssertionError, match="preparation has begun"):
         main([*command, "--set", "run.seed=7"])
+    (work / "phase2" / "DONE").write_text('{"step": 200}')
+    with pytest.raises(
+        ConfigError, match=r"phase2: this run is done at step 200, so .*total_steps"
+    ):
+        main([*command, "--set", "run.seed=7", "schedule.total_steps=90"])
+
+
+RECIPES = ["--phase1", "tiny_cpu_phase1", "--phase2", "tiny_cpu_phase2"]
+LARGE = ["--phase1", "large_phase1", "--phase2", "large_phase2"]
+PREPARED = ["--prep-arguments", "--wiki", "dump.xml.bz2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--phase1", "large_phase1", "--phase2", "tiny_cpu_phase2"], "its hidden_size is 1024"),
+        ([*RECIPES, "--phase2-json", "no_such.json"], "no_such.json: no such DeepSpeed JSON"),
+        ([*LARGE, "--processes", "7"], "train_batch_size=65536 is not a multiple"),
+        ([*RECIPES, *PREPARED, "--vocab", "v.txt"], "v.txt: cannot be read"),
+        ([*RECIPES, *PREPARED], "give either --vocab FILE or --train-vocab N"),
+    ],
+)
+def test_training_elsewhere_is_checked_too(
+    tmp_path: Path,
+    options: list[str],
+    message: str,
+    untouched: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UserError, SystemExit)) as refusal:
+        main(["--check", "--work", "work", *options])
+    assert message in f"{refusal.value}{capsys.readouterr().err}"
+
+
+def test_a_check_begins_nothing_and_needs_neither_gpus_nor_sources(
+    tmp_path: Path, untouched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.json").write_text(
+        (shipped_folder("ds_configs") / "tiny_cpu_phase1.json").read_text()
+    )
+    check = ["--check", "--work", "work"]
+    assert main([*check, *LARGE, *PREPARED, "--train-vocab", "3000"]) == 0
+    assert main([*check, *LARGE]) == 0  # the corpus is prepared already
+    assert main([*check, "--phase1-json", "tiny.json"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.json"]
+
+
+def test_a_missing_key_of_a_tracker_is_said_before_preparation(
+    tmp_path: Path, untouched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bertds.monitor.trackers.find_spec", lambda name: None)
+    command = ["--work", str(tmp_path / "work"), "--books", str(tmp_path)]
+    with pytest.raises(ConfigError, match="tensorboard=true needs the package tensorboard"):
+        main([*command, "--set", "tracking.tensorboard=true"])

@@ -5,14 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 from bertds.pretrained.model_card import _data, _score_words, _words
 
 
-def with_data(path: str) -> Trained:
+def with_data(path: str) -> PretrainedModel:
     facts = {"kind": "token shards", "path": path, "tokenizer_fingerprint": "ab" * 32, "rows": 1200}
     manifest = {"data": facts, "recipe": {"data": {"path": path}}}
-    return cast("Trained", SimpleNamespace(manifest=manifest))
+    return cast("PretrainedModel", SimpleNamespace(manifest=manifest))
 
 
 def test_sources_and_licences_come_from_the_prepared_folder(tmp_path: Path) -> None:

@@ -14,8 +14,13 @@ from tests.support.made_runs import make_run, train_line
 
 
 def validation(step: int, loss: float) -> dict[str, object]:
-    return {"step": step, "split": "validation", "mlm_loss": loss, "mlm_accuracy": 0.2,
-            "nsp_accuracy": 0.6}  # fmt: skip
+    return {
+        "step": step,
+        "split": "validation",
+        "mlm_loss": loss,
+        "mlm_accuracy": 0.2,
+        "nsp_accuracy": 0.6,
+    }
 
 
 @pytest.fixture
@@ -139,16 +144,28 @@ def test_time_in_updates_stands_beside_the_stalls_where_lines_tell_it(tmp_path: 
 @pytest.mark.parametrize(
     "odd",
     [
-        {"overall": "<b>"}, {"overall": None}, {"pairs": 1.5}, {"pairs": -1}, {"step": "x"},
-        {"fields": []}, {"fields": {"syntax": None}}, {"paradigms": {"a": [1]}}, {"overall": 1e9},
+        {"overall": "<b>"},
+        {"overall": None},
+        {"pairs": 1.5},
+        {"pairs": -1},
+        {"step": "x"},
+        {"fields": []},
+        {"fields": {"syntax": None}},
+        {"paradigms": {"a": [1]}},
+        {"overall": 1e9},
         {"fields": None, "paradigms": 3},
     ],
-)  # fmt: skip
+)
 def test_odd_blimp_scores_are_left_out_and_said(
     two_phases: tuple[Path, Path], odd: dict[str, object]
 ) -> None:
-    scores = {"overall": 61.5, "pairs": 100, "step": 7, "fields": {"syntax": 60.0},
-              "paradigms": {"npi": 63.0}}  # fmt: skip
+    scores = {
+        "overall": 61.5,
+        "pairs": 100,
+        "step": 7,
+        "fields": {"syntax": 60.0},
+        "paradigms": {"npi": 63.0},
+    }
     (two_phases[0] / "blimp.json").write_text(json.dumps(scores))
     assert read_run(two_phases[0]).blimp == scores
     (two_phases[0] / "blimp.json").write_text(json.dumps({**scores, **odd}))

@@ -18,48 +18,37 @@ from tests.slurm.runs import metrics
 pytestmark = pytest.mark.slurm
 
 
-def test_deepspeed_with_a_hostfile_on_two_machines(
-    lab: Lab,
-    repository: Path,
-    tmp_path: Path,
-    undisturbed: Path,
-    slurm_recipe: Path,
-    slurm_json: Path,
-    tiny_data: Path,
-) -> None:
+@pytest.fixture
+def training(
+    repository: Path, tmp_path: Path, slurm_recipe: Path, slurm_json: Path, tiny_data: Path
+) -> list[object]:
+    """What both tests start on two machines with DeepSpeed's launcher."""
+    settings = [f"run.dir={tmp_path}/run", f"data.path={tiny_data}"]
+    settings += [f"schedule.horizon_steps={STEPS}"]
+    files = ["--deepspeed_config", slurm_json, "--config", slurm_recipe]
+    return [repository / "bertds/train.py", *files, "--set", *settings]
+
+
+def launcher(tmp_path: Path) -> list[object]:
+    """Write a hostfile of two machines; return the command up to the launcher's own options."""
     (tmp_path / "hostfile").write_text("node1 slots=1\nnode2 slots=1\n")
+    program = [sys.executable, Path(sys.executable).with_name("deepspeed")]
+    return [*program, "--hostfile", tmp_path / "hostfile", "--master_addr", "node1"]
+
+
+def test_deepspeed_with_a_hostfile_on_two_machines(
+    lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path, training: list[object]
+) -> None:
     run = tmp_path / "run"
 
     def start(rank: int) -> subprocess.Popen[str]:
         command = [
-            SCRIPT,
-            "on",
-            lab.folder,
-            f"node{rank + 1}",
-            "env",
-            "DS_ACCELERATOR=cpu",
-            f"PYTHONPATH={repository}",
-            sys.executable,
-            Path(sys.executable).with_name("deepspeed"),
-            "--hostfile",
-            tmp_path / "hostfile",
-            "--no_ssh",
-            "--node_rank",
-            rank,
-            "--master_addr",
-            "node1",
-            "--master_port",
-            29500,
-            repository / "bertds/train.py",
-            "--deepspeed_config",
-            slurm_json,
-            "--config",
-            slurm_recipe,
-            "--set",
-            f"run.dir={run}",
-            f"data.path={tiny_data}",
+            *(SCRIPT, "on", lab.folder, f"node{rank + 1}"),
+            *("env", "DS_ACCELERATOR=cpu", f"PYTHONPATH={repository}"),
+            *launcher(tmp_path),
+            *("--no_ssh", "--node_rank", rank, "--master_port", 29500),
+            *training,
             "schedule.total_steps=30",
-            f"schedule.horizon_steps={STEPS}",
         ]
         return subprocess.Popen(
             list(map(str, command)),
@@ -93,13 +82,7 @@ exec @cluster@ on @lab@ "$host" env -i HOME=/root PATH=/usr/bin:/bin OMP_NUM_THR
 
 
 def test_deepspeed_starts_the_other_machines_itself(
-    lab: Lab,
-    repository: Path,
-    tmp_path: Path,
-    undisturbed: Path,
-    slurm_recipe: Path,
-    slurm_json: Path,
-    tiny_data: Path,
+    lab: Lab, tmp_path: Path, undisturbed: Path, training: list[object]
 ) -> None:
     """The launcher and pdsh are real; `ssh` enters the node's namespaces instead of asking sshd."""
     if not shutil.which("pdsh"):
@@ -108,26 +91,8 @@ def test_deepspeed_starts_the_other_machines_itself(
     ssh.parent.mkdir()
     ssh.write_text(SSH.replace("@cluster@", str(SCRIPT)).replace("@lab@", str(lab.folder)))
     ssh.chmod(0o755)
-    (tmp_path / "hostfile").write_text("node1 slots=1\nnode2 slots=1\n")
     run = tmp_path / "run"
-    command = [
-        sys.executable,
-        Path(sys.executable).with_name("deepspeed"),
-        "--hostfile",
-        "hostfile",
-        "--master_addr",
-        "node1",
-        repository / "bertds/train.py",
-        "--deepspeed_config",
-        slurm_json,
-        "--config",
-        slurm_recipe,
-        "--set",
-        f"run.dir={run}",
-        f"data.path={tiny_data}",
-        "schedule.total_steps=10",
-        f"schedule.horizon_steps={STEPS}",
-    ]
+    command = [*launcher(tmp_path), *training, "schedule.total_steps=10"]
     environment = {
         **lab.environment(),
         "DS_ACCELERATOR": "cpu",

@@ -71,3 +71,34 @@ def test_ranks_that_never_save_come_back_three_times(
     assert len((tmp_path / "requeued").read_text()) == requeued
     assert ("ended 1" in found.stdout) == (requeued == 3)
     assert ("giving up" in found.stdout + found.stderr) == (requeued == 3)
+
+
+@pytest.mark.parametrize(
+    ("exits", "written", "outcome"),
+    [
+        (["0", "0"], "before", "0 done"),  # the same settings: the trainer says so
+        (["2", "2"], "before", "2 bad input"),  # other ones: refused
+        (["137", "1"], "before", "0 crash 1"),  # a longer schedule crashed at its start: requeued
+        (["0", "0"], "now", "0 done"),
+        (["0", "1"], "now", "0 done"),  # a rank that fails on its way out costs nothing
+        (["143", "143"], "now", "0 done"),
+    ],
+)
+def test_an_earlier_done_counts_only_if_the_trainer_agrees(
+    repository: Path, tmp_path: Path, exits: list[str], written: str, outcome: str
+) -> None:
+    code = f"""
+    scontrol() {{ echo "JobId=7 JobState=RUNNING Restarts=0"; }}
+    NODES=1 SLURM_JOB_NODELIST=n1 RUN={tmp_path} BERTDS_EXITS={tmp_path}/exits
+    mkdir -p "$RUN/slurm" "$BERTDS_EXITS"
+    [ {written} = now ] || echo '{{"step": 5}}' > "$RUN/DONE"
+    DONE_BEFORE=$(done_file)
+    echo '{{"step": 9}}' > "$RUN/.DONE"
+    [ {written} = before ] || mv "$RUN/.DONE" "$RUN/DONE"
+    echo "{exits[0]} n1" > "$BERTDS_EXITS/rank_0"
+    echo "{exits[1]} n1" > "$BERTDS_EXITS/rank_1"
+    (decide 1)
+    echo "$? $(sed 's/.*nodes=n1 //; s/:.*//' "$RUN/slurm/history" | head -n 1)"
+    """
+    found = bash(repository, code)
+    assert found.stdout.splitlines()[-1] == outcome, found.stdout + found.stderr

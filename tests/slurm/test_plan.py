@@ -216,6 +216,53 @@ def test_outside_a_job_the_scripts_say_what_to_do(repository: Path) -> None:
         assert "not a Slurm job; submit it: sbatch" in answer.stderr
 
 
+@pytest.fixture
+def chain(repository: Path, tmp_path: Path):
+    """Return chain(arguments): submit with a made-up sbatch; the answer and what was submitted."""
+    submitted = tmp_path / "submitted"
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    (commands / "sbatch").write_text(
+        f'#!/bin/sh\nprintf "%s\\n" "$*" >> {submitted}\nwc -l < {submitted}\n'
+    )
+    (commands / "sbatch").chmod(0o755)
+
+    def submit(*arguments: str, **variables: str):
+        found = f"{commands}:{os.environ['PATH']}"
+        command = ["--work", str(tmp_path / "work"), *arguments]
+        answer = run(repository, *command, script="pipeline.sh", PATH=found, **variables)
+        jobs = submitted.read_text().splitlines() if submitted.exists() else []
+        return answer, [re.sub(r".*--job-name=bertds-(\w+) .*", r"\1", job) for job in jobs], jobs
+
+    return submit
+
+
+def test_phase_two_is_checked_before_anything_is_submitted(chain, tmp_path: Path) -> None:
+    sources = ("--wiki", "x.bz2", "--train-vocab", "3000")
+    phases = {"BERTDS_PHASE1": "tiny_cpu_phase1", "BERTDS_PHASE2": "large_phase2"}
+    answer, names, _ = chain(*sources, **phases)
+    assert (answer.returncode, answer.stdout, names) == (2, "", [])
+    assert re.fullmatch(r"bertds: error: .*its hidden_size is 128, this run's .*\n", answer.stderr)
+    phases["BERTDS_PHASE2"] = "tiny_cpu_phase2"
+    answer, names, _ = chain(*sources, **phases)
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert names == ["prep", "phase1", "phase2", "export", "evaluate"]
+
+
+def test_where_bertds_does_not_run_a_job_checks_first(chain) -> None:
+    answer, names, jobs = chain(
+        *("--nodes", "4", "--wiki", "x.bz2", "--vocab", "v.txt"),
+        BERTDS_CONTAINER="pyxis",
+        BERTDS_IMAGE="i.sqsh",
+        SBATCH_GPUS_PER_NODE="a100:8",
+    )
+    assert answer.returncode == 0 and "a job of its own checks" in answer.stderr
+    assert names == ["check", "prep", "phase1", "phase2", "export", "evaluate"]
+    assert "pipeline --check" in jobs[0] and "--processes 32" in jobs[0]
+    assert jobs[0].endswith("--prep-arguments --wiki x.bz2 --vocab v.txt")
+    assert "--dependency=afterok:1 --kill-on-invalid-dep=yes" in jobs[1]
+
+
 def test_no_script_holds_a_hyper_parameter(repository: Path) -> None:
     from bertds.config.load import to_dict
     from bertds.config.recipe import Config

@@ -44,16 +44,20 @@ def test_bad_input_is_one_line_and_not_requeued(lab: Lab, repository: Path, tmp_
         assert ended["Restarts"] == "0"
 
 
-def test_a_refused_submission_is_one_line(lab: Lab, repository: Path, tmp_path: Path) -> None:
+def test_a_refused_submission_is_one_line(
+    lab: Lab, repository: Path, tmp_path: Path, tiny_data: Path
+) -> None:
     site = Path(lab.variables["BERTDS_SITE"])
     site.write_text(site.read_text() + "SBATCH_PARTITION=nosuch\n")
-    for command in (
-        ("slurm/submit.sh", "--nodes=2", "slurm/phase1.sh"),
-        ("slurm/pipeline.sh", "--work", tmp_path / "work", "--wiki", "x.bz2", "--vocab", "v.txt"),
+    chain = ("slurm/pipeline.sh", "--work", tmp_path / "work", "--wiki", "x.bz2", "--vocab")
+    for command, message in (
+        (("slurm/submit.sh", "--nodes=2", "slurm/phase1.sh"), "invalid partition"),
+        ((*chain, tiny_data / "tokenizer" / "vocab.txt"), "invalid partition"),
+        ((*chain, "v.txt"), r"v\.txt: cannot be read"),
     ):
         answer = lab.try_run("env", "-C", repository, *command)
         assert answer.returncode == 2 and answer.stdout == ""
-        assert re.fullmatch(r"bertds: error: .*invalid partition.*\n", answer.stderr)
+        assert re.fullmatch(rf"bertds: error: .*{message}.*\n", answer.stderr), answer.stderr
     assert lab.run("squeue", "-h") == ""
 
 

@@ -32,8 +32,9 @@ def test_phase_two_waits_and_a_hopeless_run_gives_up(
     ended = lab.wait(crashing)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "1:0", "1")
     assert [line.split(" crash ")[1][0] for line in history(hopeless) if " crash " in line] == [
-        "1", "2",
-    ]  # fmt: skip
+        "1",
+        "2",
+    ]
     assert "giving up" in lab.log(crashing)
 
     assert lab.wait(first)["JobState"] == "COMPLETED", lab.log(first)
@@ -78,9 +79,39 @@ def test_a_lost_rank_is_started_again_in_the_same_job(
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), lab.log(job)
     assert "starting again in this job, from step_000000" in lab.log(job)
     assert [line.split(" nodes=")[1].split(" ", 1)[1][:7] for line in history(run)] == [
-        "start: ", "crash 1", "start: ", "done",
-    ]  # fmt: skip
+        "start: ",
+        "crash 1",
+        "start: ",
+        "done",
+    ]
     (lost,) = losses_of(read_object(run / "environment.json", []))
     assert "ended with exit code 137" in lost.what and 0 < lost.seconds < 240
     assert train_steps(run) == list(range(1, STEPS + 1))
     assert_same_run(run, undisturbed)
+
+
+def test_a_finished_run_is_done_goes_on_or_refuses(
+    lab: Lab, repository: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "phase1"
+    lab.variables["BERTDS_PREFLIGHT"] = "off"
+
+    def submit(steps: int, *settings: str) -> tuple[str, list[str]]:
+        script = repository / "slurm/phase1.sh"
+        job = lab.sbatch(script, "--set", f"schedule.total_steps={steps}", *settings)
+        ended = lab.wait(job)
+        return f"{ended['JobState']} {ended['ExitCode']}", lab.errors(job)
+
+    assert submit(5) == ("COMPLETED 0:0", [])
+    before = (run / "metrics.jsonl").read_bytes(), (run / "DONE").stat().st_mtime_ns
+    assert submit(5) == ("COMPLETED 0:0", [])
+    for setting, named in (
+        ("deepspeed.optimizer.type=Lamb", "now deepspeed.optimizer.type=Lamb"),
+        ("data.path=/nowhere", "data.path=/nowhere: no such file or folder"),
+    ):
+        outcome, errors = submit(5, setting)
+        assert outcome == "FAILED 2:0" and len(errors) == 1 and named in errors[0], errors
+    assert ((run / "metrics.jsonl").read_bytes(), (run / "DONE").stat().st_mtime_ns) == before
+    assert history(run)[-1].endswith("bad input")
+    assert submit(8) == ("COMPLETED 0:0", [])
+    assert train_steps(run) == list(range(1, 9))

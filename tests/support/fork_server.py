@@ -159,11 +159,14 @@ def _warm(command: list[str]) -> None:
 
     from bertds.data.loader import cut, open_source
     from bertds.model.bert import BertForPreTraining
+    from bertds.system.storage import is_url
     from bertds.train import parse_args
     from bertds.training.settings import read_settings
 
     args = parse_args(command)
     config, _ = read_settings(args.config, args.deepspeed_config, args.set)
+    if is_url(config.data.path):
+        return  # its driver would start threads, which no fork survives
     source = open_source(config.data, 1, split="train")
     source.samples_in_epoch(0)
     batch = cut(source.open_block(0, [0]).gather(np.arange(2)), 2, config.data.sequence_length)[0]

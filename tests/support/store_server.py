@@ -1,21 +1,34 @@
-"""Stores on this machine's loopback: a web server that misbehaves by a plan, and moto's S3."""
+"""Stores on this machine's loopback that misbehave by a plan: a web server, and moto's S3."""
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 FAULTS = ("refuse", "drop", "truncate", "delay", "flip")
 """Answer 503; close without an answer; close half way; wait; change one byte."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What a server says."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
 
 
 class Store:
@@ -50,11 +63,11 @@ class Store:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-            def do_GET(self) -> None:
+            def answer(self) -> None:
                 with suppress(ConnectionError):  # a client that was killed
                     store._answer(self)
 
-            do_HEAD = do_GET
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -67,15 +80,15 @@ class Store:
         self._server.server_close()
 
     def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+        sent = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
         parts = urlsplit(handler.path)
-        name = unquote(parts.path).lstrip("/")
+        name = self.name(unquote(parts.path).lstrip("/"))
         self.queries.add(parts.query)
         self.requests[name] += 1
         self.hook(name)
         while self.down.is_set():
             time.sleep(0.02)
         fault = self._fault(name, handler.command)
-        path = self.folder / name
         if fault == "drop":
             handler.close_connection = True
             return
@@ -84,18 +97,13 @@ class Store:
             return
         if fault == "delay":
             time.sleep(self.delay)
-        if not path.is_file():
-            handler.send_error(404)
-            return
-        data = path.read_bytes()
-        start, end = _range(handler.headers.get("Range"), len(data))
-        body = data[start:end]
+        answer = self.answer(handler, name, sent)
+        body = answer.body
         if fault == "flip":
             body = _flipped(body)
-        handler.send_response(206 if handler.headers.get("Range") else 200)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.send_header("Accept-Ranges", "bytes")
-        handler.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        handler.send_response_only(answer.status)
+        for header, value in answer.headers.items():
+            handler.send_header(header, value)
         handler.end_headers()
         if handler.command == "HEAD":
             return
@@ -105,6 +113,28 @@ class Store:
             return
         self.served[name] += len(body)
         self._write(handler, body)
+
+    def name(self, path: str) -> str:
+        """Return the name of a file below the folder, by which it is counted."""
+        return path
+
+    def answer(self, handler: BaseHTTPRequestHandler, name: str, sent: bytes) -> Answer:
+        """Return what is said to a request if nothing goes wrong."""
+        path = self.folder / name
+        if not path.is_file():
+            return Answer(404, {"Content-Length": "0"}, b"")
+        size = path.stat().st_size
+        asked = handler.headers.get("Range")
+        start, end = _range(asked, size)
+        with open(path, "rb") as file:
+            file.seek(start)
+            body = file.read(end - start)
+        headers = {
+            "Content-Length": str(len(body)),
+            "Accept-Ranges": "bytes",
+            "Content-Range": f"bytes {start}-{end - 1}/{size}",
+        }
+        return Answer(206 if asked else 200, headers, body)
 
     def _fault(self, name: str, method: str) -> str:
         if method != "GET":
@@ -152,27 +182,109 @@ def serve(folder: Path, *args: object, **options: object) -> Iterator[Store]:
         store.close()
 
 
+class S3Store(Store):
+    """moto's S3, with the faults of :class:`Store` for GET requests of objects.
+
+    moto's state belongs to the process: all servers in it have the same buckets, so each test needs
+    a bucket of its own. moto does not promise to be safe with threads, so it is asked one request
+    at a time.
+    """
+
+    _moto = threading.Lock()
+
+    def __init__(self, faults: Sequence[str] = (), **options: Any) -> None:
+        from moto.server import DomainDispatcherApplication, create_backend_app
+
+        self._application = DomainDispatcherApplication(create_backend_app)
+        super().__init__(Path(), faults, **options)
+
+    def answer(self, handler: BaseHTTPRequestHandler, name: str, sent: bytes) -> Answer:
+        """Return what moto says."""
+        from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+        builder = EnvironBuilder(
+            path=handler.path, base_url=self.url, method=handler.command, data=sent
+        )
+        builder.headers.clear()
+        builder.headers.extend(handler.headers.items())
+        with self._moto:
+            pieces, status, found = run_wsgi_app(self._application, builder.get_environ())
+            body = b"".join(pieces)
+        headers = {key.title(): value for key, value in found.items()}
+        if handler.command != "HEAD":
+            headers["Content-Length"] = str(len(body))
+        return Answer(int(status.split()[0]), headers, body)
+
+    def name(self, path: str) -> str:
+        """Return what follows the bucket; nothing for the bucket itself."""
+        return path.partition("/")[2]
+
+    def _fault(self, name: str, method: str) -> str:
+        # Nothing vouches for the bytes of a listing.
+        return super()._fault(name, method) if name else ""
+
+
+SECRET = "TOPSECRET0TOPSECRET0"
+"""Part of every key and signature: in no message and no file."""
+S3_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": f"AKIA{SECRET}",
+    "AWS_SECRET_ACCESS_KEY": SECRET,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    # What this machine has set for its own user, and its proxy, take no part.
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "NO_PROXY": "127.0.0.1",
+    "no_proxy": "127.0.0.1",
+}
+_buckets = itertools.count()
+
+
 @contextmanager
-def s3_bucket() -> Iterator[str]:
-    """Give the URL of a bucket of moto's server on loopback; skips where moto is not installed."""
+def s3(faults: Sequence[str] = (), **options: Any) -> Iterator[tuple[S3Store, str]]:
+    """Give moto's S3 on loopback and the URL of a new bucket; skips where moto is not installed.
+
+    The environment names server and credentials: the driver finds them by its own means.
+    """
     pytest.importorskip("s3fs")
-    server_module = pytest.importorskip("moto.server")
+    pytest.importorskip("moto.server")
     import fsspec
 
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    store = S3Store(faults, **options)
+    bucket = f"bucket-{next(_buckets)}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing-key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in S3_ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_ENDPOINT_URL", store.url)
         driver = fsspec.get_filesystem_class("s3")
         driver.clear_instance_cache()  # one may know the address of an earlier server
-        fsspec.filesystem("s3").mkdir("bucket")
-        yield "s3://bucket"
-        driver.clear_instance_cache()
-    server.stop()
+        try:
+            fsspec.filesystem("s3").mkdir(bucket)
+            yield store, f"s3://{bucket}"
+        finally:
+            driver.clear_instance_cache()
+            store.close()
+
+
+@contextmanager
+def serve_by(
+    kind: str, folder: Path, faults: Sequence[str] = (), **options: Any
+) -> Iterator[tuple[Store, str]]:
+    """Serve a folder by "http", with a signature in the URL, or by "s3"; give server and URL."""
+    from bertds.system import storage
+
+    if kind == "http":
+        with serve(folder, faults, **options) as store:
+            yield store, f"{store.url}?X-Amz-Signature={SECRET}"
+        return
+    with s3(**options) as (store, url):
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            storage.upload(path, f"{url}/{path.relative_to(folder).as_posix()}")
+        store.faults += faults
+        store.requests.clear()
+        yield store, url
 
 
 def files_of_shards(folder: Path) -> list[Path]:
@@ -180,11 +292,11 @@ def files_of_shards(folder: Path) -> list[Path]:
 
 
 def cache_bytes(cache: Path) -> int:
-    """Return what a watcher sees of a cache's shards: the full size of every file."""
-    total = 0
-    for entry in os.scandir(cache / "shards"):
-        try:
-            total += entry.stat().st_size
-        except FileNotFoundError:
-            continue
-    return total
+    """Return what a watcher sees of a cache's shards: the full size of every file.
+
+    Under the cache's lock: in a folder that changes meanwhile, one file may be seen by two names.
+    """
+    with open(cache / "shards" / "lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        files = [entry for entry in os.scandir(cache / "shards") if entry.name != "lock"]
+        return sum(entry.stat().st_size for entry in files)

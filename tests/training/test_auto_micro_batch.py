@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from bertds.config.recipe import Config, DataConfig, ModelConfig, RunConfig
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
 from bertds.training import auto_micro_batch
 from bertds.training.auto_micro_batch import choose_micro_batch, largest_that_runs, worth_trying
 
-ALONE = Place(0, 0, 1)
+ALONE = RankInfo(0, 0, 1)
 MODEL = ModelConfig(
     hidden_size=32,
     num_hidden_layers=2,

@@ -104,16 +104,20 @@ def ends(*outcomes: tuple[int, module.Loss | None]) -> None:
 
 
 def test_a_rank_that_is_lost_twice_without_a_checkpoint_between_is_left_out(
-    lives: list[list[dict[str, str]]], tiny_json: Path, tmp_path: Path,
+    lives: list[list[dict[str, str]]],
+    tiny_json: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     first = (1, module.Loss(1, -signal.SIGKILL))
     ends(first, first, (0, None))
     assert launch([], load_deepspeed_json(tiny_json), tmp_path, 3, 5, "bertds train ...") == 0
     assert [len(life) for life in lives] == [3, 3, 2]  # 12 rows divide by both
     assert [life[0].get("BERTDS_LOST") for life in lives] == [
-        None, "rank 1 was ended by SIGKILL", "rank 1 was ended by SIGKILL",
-    ]  # fmt: skip
+        None,
+        "rank 1 was ended by SIGKILL",
+        "rank 1 was ended by SIGKILL",
+    ]
     assert [one["RANK"] for one in lives[2]] == ["0", "1"]
     assert lives[2][0]["CUDA_VISIBLE_DEVICES"] == "0,2" and lives[2][0]["WORLD_SIZE"] == "2"
     said = capsys.readouterr().err
@@ -195,9 +199,8 @@ def test_after_a_loss_the_run_goes_on_as_if_nothing_had_been(
     line = [sys.executable, "-m", "bertds", "train", *command("run", *steps)]
     with open(tmp_path / "said", "w") as said:
         launcher = subprocess.Popen(
-            [*line, "--processes", "2", "--restarts", "1"],
-            cwd=REPOSITORY, stdout=said, stderr=said,
-        )  # fmt: skip
+            [*line, "--processes", "2", "--restarts", "1"], cwd=REPOSITORY, stdout=said, stderr=said
+        )
         while len(read_metrics(tmp_path / "run/metrics.jsonl").lines) < 12:
             assert launcher.poll() is None, (tmp_path / "said").read_text()
             time.sleep(0.01)

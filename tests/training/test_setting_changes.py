@@ -101,8 +101,17 @@ def test_a_finished_run(run: Path) -> None:
         is_done(run, recipe(run), deepspeed(params={"lr": 0.1, "betas": [0.9, 0.98]}))
     with pytest.raises(ConfigError, match=r"schedule\.total_steps=900 would change nothing"):
         is_done(run, recipe(run, schedule__total_steps=900), JSON)
-    with pytest.raises(DataError, match=r"data\.path=/nowhere: no such file"):
-        is_done(run, recipe(run, data__path="/nowhere"), JSON)
+
+
+@pytest.mark.parametrize(
+    "key", ["data.path", "data.vocab", "validation.path", "validation.prompts"]
+)
+def test_a_finished_run_is_not_done_with_what_is_not_there(run: Path, key: str) -> None:
+    (run / "DONE").write_text('{"step": 1000}')
+    asked = {key.replace(".", "__"): "/nowhere"}
+    with pytest.raises(DataError, match=f"{key}=/nowhere: no such file"):
+        is_done(run, recipe(run, **asked), JSON)
+    assert is_done(run, recipe(run, data__vocab="bert-base-uncased"), JSON)
 
 
 def test_changes_are_kept_and_read_again(run: Path) -> None:

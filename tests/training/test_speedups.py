@@ -98,7 +98,7 @@ def test_a_run_on_a_cpu_says_how_it_attends(monkeypatch) -> None:
         model__intermediate_size=64,
         model__num_attention_heads=2,
     )
-    speedups.speed_up(BertForPreTraining(config.model, 65), config, settings())
+    speedups.apply_speedups(BertForPreTraining(config.model, 65), config, settings())
     assert lines == ["attention: grouped by row length (CPU)"]
 
 

@@ -13,7 +13,7 @@ from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import DataConfig
 from bertds.data.sources.open import open_source
 from bertds.errors import CheckpointError, DataError
-from bertds.training.starting_point import Start, check_alike
+from bertds.training.starting_point import StartingPoint, check_alike
 from tests.checkpoint.test_checkpoint import make
 from tests.support.tiny import write_tiny_data
 
@@ -38,7 +38,7 @@ class Data:
 
 def test_ranks_that_would_start_elsewhere_are_named(tmp_path: Path) -> None:
     make(tmp_path).save(TrainState(step=7))
-    start, data = Start(locate(tmp_path), True), Data(path="/a", documents=5)
+    start, data = StartingPoint(locate(tmp_path), True), Data(path="/a", documents=5)
     check_alike(Ranks(lambda mine: mine), start, data)
     with pytest.raises(CheckpointError, match=r"from step_00000007 .* rank 1 on node2 from the be"):
         check_alike(Ranks(lambda mine: ("the beginning", mine[1])), start, data)

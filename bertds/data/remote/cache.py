@@ -2,7 +2,8 @@
 
 ```text
 CACHE/shards/
-  lock                 held for a moment by whoever counts, makes room or begins a file
+  lock                 held for a moment by whoever makes room or begins a file; holds the number
+                       of bytes in the cache, or more
   SHA256.h5            a whole, verified shard; readers hold a shared lock on it
   .part-SHA256         one on its way, already of its full size; its fetcher holds its lock
   outline-ID           lengths of sentences (outlines.py); its users hold a shared lock on it
@@ -11,6 +12,11 @@ CACHE/shards/
 The bound counts the full sizes of all files, so room is taken before the first byte comes. All
 locks are ``flock``: they go with the process that holds them, whatever kills it. A file that
 somebody reads is never evicted, because its room would not come back before the reader's end.
+
+Looking at thousands of files takes a tenth of a second, so it is done only when the number in
+``lock`` says that there is no room, and a little more than needed is then evicted. The number grows
+before a file does and shrinks after it, so a process that is killed leaves it too high, never too
+low; the next look corrects it.
 """
 
 from __future__ import annotations
@@ -29,6 +35,8 @@ from bertds.system.storage import REQUEST_BYTES
 
 PART = ".part-"
 OUTLINE = "outline-"
+_SPARE = 64
+"""When room is made, this part of the bound is made free with it."""
 
 
 class NoRoom(Exception):
@@ -64,8 +72,7 @@ class ShardCache:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_uid != os.geteuid():
                 raise BertdsError(f"{folder}: belongs to another user; set data.cache_dir")
-            self._lock_file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.close(self._lock_file)
+            os.close(self._open_lock())
         except OSError as error:
             raise explain_os_error(error, folder) from error
 
@@ -104,10 +111,7 @@ class ShardCache:
 
     def drop(self, sha256: str, descriptor: int) -> None:
         """Remove a shard that turned out to be damaged, and give its pin back."""
-        with self._alone():
-            if _same(descriptor, self.file(sha256)):
-                self.file(sha256).unlink(missing_ok=True)
-        os.close(descriptor)
+        self._remove(self.file(sha256), descriptor)
 
     def fetch(
         self,
@@ -134,10 +138,10 @@ class ShardCache:
             Exception: what ``read`` raised.
         """
         part = self.folder / f"{PART}{sha256}"
-        with self._alone():
+        with self._alone() as lock:
             if (there := self.pin(sha256)) is not None:
                 return there
-            descriptor = _reserve(part, lambda: self._make_room(size, part.name, keep), size)
+            descriptor = _reserve(part, lambda: self._make_room(lock, size, part, keep), size)
         try:
             digest = hashlib.sha256()
             for start in range(0, size, REQUEST_BYTES):
@@ -153,12 +157,12 @@ class ShardCache:
             self.touch(descriptor)
             return descriptor
         except OSError as error:
-            _give_up(part, descriptor)
+            self._remove(part, descriptor)
             if error.errno is not None and error.filename is None and error.errno in _OF_THE_DISK:
                 raise explain_os_error(error, self.folder) from error
             raise
         except BaseException:
-            _give_up(part, descriptor)
+            self._remove(part, descriptor)
             raise
 
     def reserve(self, name: str, size: int) -> int:
@@ -168,10 +172,10 @@ class ShardCache:
             NoRoom: it does not fit.
         """
         path = self.folder / name
-        with self._alone():
+        with self._alone() as lock:
             if not path.exists() or path.stat().st_size != size:
+                self._make_room(lock, size, path, frozenset())
                 path.unlink(missing_ok=True)
-                self._make_room(size, name, frozenset())
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             os.ftruncate(descriptor, size)
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -182,15 +186,29 @@ class ShardCache:
         """Return the full sizes of all files, those on their way included."""
         return sum(stat.st_size for _, stat in self._files())
 
+    def _open_lock(self) -> int:
+        return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> Iterator[int]:
+        """Hold the lock; gives its descriptor."""
         # Opened each time: threads of one process exclude each other too.
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = self._open_lock()
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            yield descriptor
         finally:
             os.close(descriptor)
+
+    def _remove(self, path: Path, descriptor: int) -> None:
+        """Remove an open file if it still has its name, and close it."""
+        with self._alone() as lock:
+            if _same(descriptor, path):
+                size = os.fstat(descriptor).st_size
+                path.unlink(missing_ok=True)
+                if (used := _read_number(lock)) is not None:
+                    _write_number(lock, used - size)
+        os.close(descriptor)
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
         found = []
@@ -200,22 +218,34 @@ class ShardCache:
                     found.append((Path(entry.path), entry.stat()))
         return found
 
-    def _make_room(self, size: int, own: str, keep: frozenset[str]) -> None:
-        """Evict, least recently used first, until ``size`` bytes fit. The lock is held."""
-        files = [(path, stat) for path, stat in self._files() if path.name != own]
-        over = sum(stat.st_size for _, stat in files) + size - self.limit
-        if over <= 0:
-            return
+    def _make_room(self, lock: int, size: int, own: Path, keep: frozenset[str]) -> None:
+        """Take ``size`` bytes for a file, evicting others if need be. The lock is held.
+
+        What goes first is the least recently used. The file's own old self does not count.
+        """
+        used = _read_number(lock)
+        if used is None or used + size > self.limit:
+            files = [(path, stat) for path, stat in self._files() if path.name != own.name]
+            used = sum(stat.st_size for _, stat in files)
+            if used + size > self.limit:
+                used = self._evict(files, used, self.limit - size, keep)
+        # Before the file grows: see the top of this file.
+        _write_number(lock, used + size)
+
+    def _evict(
+        self, files: list[tuple[Path, os.stat_result]], used: int, most: int, keep: frozenset[str]
+    ) -> int:
+        """Evict until ``most`` bytes are used, and a little more if it can be; return what is."""
         # First what fetchers that were killed left behind, then by the time of last use.
         files.sort(key=lambda one: (not one[0].name.startswith(PART), one[1].st_atime_ns))
         for path, stat in files:
-            if path.stem in keep:
-                continue
-            if _unlink_unused(path):
-                over -= stat.st_size
-                if over <= 0:
-                    return
-        raise NoRoom
+            if used <= most - self.limit // _SPARE:
+                break
+            if path.stem not in keep and _unlink_unused(path):
+                used -= stat.st_size
+        if used > most:
+            raise NoRoom
+        return used
 
 
 _OF_THE_DISK = frozenset({28, 122, 5, 30})
@@ -250,10 +280,14 @@ def _reserve(part: Path, make_room: Callable[[], None], size: int) -> int:
     return descriptor
 
 
-def _give_up(part: Path, descriptor: int) -> None:
-    if _same(descriptor, part):
-        part.unlink(missing_ok=True)
-    os.close(descriptor)
+def _read_number(lock: int) -> int | None:
+    """Return what :func:`_write_number` wrote; None if it is not there or damaged."""
+    text = os.pread(lock, 64, 0)
+    return int(text) if text.endswith(b"\n") and text.strip().isdigit() else None
+
+
+def _write_number(lock: int, number: int) -> None:
+    os.pwrite(lock, b"%020d\n" % max(number, 0), 0)
 
 
 def _unlink_unused(path: Path) -> bool:

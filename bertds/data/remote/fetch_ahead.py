@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from bertds.data.formats.manifest import ShardInfo
 from bertds.data.remote.cache import Busy, NoRoom, ShardCache, WrongBytes
@@ -26,6 +28,8 @@ SAY_AFTER_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
 _SAME_WRONG_BYTES = 3
 """After so many arrivals with one and the same wrong checksum, the store holds other bytes."""
 _LOOK_SECONDS = 0.1
+_FULL_SECONDS = 5.0
+"""How long nothing is fetched ahead into a cache that has no room for what is needed soonest."""
 
 
 @dataclass(slots=True)
@@ -53,8 +57,11 @@ class FetchAhead:
         self.cache, self.url, self.timeout_seconds = cache, url, timeout_seconds
         self.stalled_seconds = 0.0
         """How long callers of :meth:`wait_for` have waited, in all."""
-        self._wanted: list[ShardInfo] = []
         self._urgent: list[ShardInfo] = []
+        # Of what was wanted last: what is not there yet, soonest first, and the place of each.
+        self._wanted: deque[ShardInfo] = deque()
+        self._places: dict[str, int] = {}
+        self._full_until = 0.0
         self._under_way: set[str] = set()
         self._trouble: dict[str, _Trouble] = {}
         self._changed = threading.Condition()
@@ -78,11 +85,16 @@ class FetchAhead:
                 break
             seen.add(info.sha256)
             kept.append(info)
+        missing: deque[ShardInfo] = deque()
         for info in reversed(kept):  # the soonest is the most recently used
             if self.cache.holds(info.sha256):
                 self.cache.touch(self.cache.file(info.sha256))
+            else:
+                missing.appendleft(info)
         with self._changed:
-            self._wanted = kept
+            self._wanted = missing
+            self._places = {info.sha256: place for place, info in enumerate(kept)}
+            self._full_until = 0.0
             self._start()
             self._changed.notify_all()
 
@@ -136,28 +148,30 @@ class FetchAhead:
                 log.info("%s: the wait has ended after %.0f s", what, waited)
 
     def interrupt(self) -> None:
-        """End the waits that are under way: the process is about to leave."""
+        """End the waits that are under way, and fetch nothing more ahead."""
         with self._changed:
             self._interrupts += 1
+            self._wanted.clear()
             self._changed.notify_all()
 
     def _start(self) -> None:
-        if not self._threads:
-            for number in range(THREADS):
-                # Daemons: a driver may hang in a request, and the process must be able to end.
-                thread = threading.Thread(
-                    target=self._work, name=f"bertds-fetch-{number}", daemon=True
-                )
-                self._threads.append(thread)
-                thread.start()
+        """Start the threads that are missing. The lock is held."""
+        while (self._urgent or self._wanted) and len(self._threads) < THREADS:
+            # Daemons: a driver may hang in a request, and the process must be able to end.
+            thread = threading.Thread(target=self._work, name="bertds-fetch", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _work(self) -> None:
         while True:
             with self._changed:
                 info, keep = self._next()
                 if info is None:
+                    if not self._urgent and not self._wanted:
+                        self._threads.remove(threading.current_thread())
+                        return
                     # Not for ever: another process may evict, and pauses end by the clock.
-                    self._changed.wait(_LOOK_SECONDS if self._urgent or self._wanted else 5.0)
+                    self._changed.wait(_LOOK_SECONDS)
                     continue
                 self._under_way.add(info.sha256)
             try:
@@ -172,16 +186,34 @@ class FetchAhead:
 
         The lock is held.
         """
-        now = time.monotonic()
-        sooner: set[str] = set()
-        for info in (*self._urgent, *self._wanted):
-            trouble = self._trouble.get(info.sha256)
-            put_off = trouble is not None and (trouble.fatal or trouble.not_before > now)
-            here = info.sha256 in self._under_way or self.cache.holds(info.sha256)
-            if not here and not put_off:
-                return info, frozenset(sooner)
-            sooner.add(info.sha256)
+        for number, info in enumerate(self._urgent):
+            if not self.cache.holds(info.sha256) and self._may_fetch(info):
+                return info, frozenset(sooner.sha256 for sooner in self._urgent[:number])
+        if time.monotonic() < self._full_until:
+            return None, frozenset()
+        number = 0
+        while number < len(self._wanted):
+            info = self._wanted[number]
+            if self.cache.holds(info.sha256) or self._is_hopeless(info):
+                # One that is evicted again, or does not exist, is urgent when its turn comes.
+                del self._wanted[number]
+            elif self._may_fetch(info):
+                sooner = islice(self._places, self._places[info.sha256])
+                return info, frozenset(sooner).union(one.sha256 for one in self._urgent)
+            else:
+                number += 1
         return None, frozenset()
+
+    def _is_hopeless(self, info: ShardInfo) -> bool:
+        trouble = self._trouble.get(info.sha256)
+        return trouble is not None and trouble.fatal is not None
+
+    def _may_fetch(self, info: ShardInfo) -> bool:
+        """Tell whether a shard is neither on its way nor put off. The lock is held."""
+        trouble = self._trouble.get(info.sha256)
+        if trouble is not None and (trouble.fatal or trouble.not_before > time.monotonic()):
+            return False
+        return info.sha256 not in self._under_way
 
     def _fetch(self, info: ShardInfo, keep: frozenset[str]) -> None:
         url = storage.join(self.url, info.file)
@@ -192,6 +224,9 @@ class FetchAhead:
             self._later(info, "", grow=False)
         except NoRoom:
             self._later(info, "no room: all of data.cache_gib is being read; raise it", grow=False)
+            with self._changed:
+                if info not in self._urgent:  # then there is none for what is needed later either
+                    self._full_until = time.monotonic() + _FULL_SECONDS
         except WrongBytes as error:
             self._wrong(info, url, error.sha256)
         except FileNotFoundError:

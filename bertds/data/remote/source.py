@@ -27,14 +27,12 @@ from bertds.data.remote.fetch_ahead import FetchAhead
 from bertds.data.remote.folder import default_cache_folder, mirror
 from bertds.data.remote.outlines import Outlines, outline_bytes
 from bertds.data.samples.pairing import count_shard, partner_number
-from bertds.data.sources.token_source import TokenBlock, TokenSource
+from bertds.data.sources.token_source import READ_AHEAD, TokenBlock, TokenSource
 from bertds.errors import ConfigError, DataError
 from bertds.system.logs import log
 from bertds.system.secrets import masked
 
 _TRIES = 3
-_READ_AHEAD = 16
-"""Shards that are fetched ahead while lengths are gathered."""
 _SAY_SECONDS = 60.0
 
 
@@ -89,6 +87,8 @@ class RemoteTokenSource(TokenSource):
             name=masked(url),
         )
         source._use(url, fetches, data_config)
+        # Nothing is fetched ahead for a source that is gone.
+        weakref.finalize(source, fetches.want, (), 0).atexit = False
         return source
 
     def _use(self, url: str, fetches: FetchAhead, data_config: DataConfig) -> None:
@@ -128,8 +128,10 @@ class RemoteTokenSource(TokenSource):
         assert self._folder is not None
         if not self.has_split(split):
             return None
+        # Fetches of its own: what is wanted here does not replace what training wants.
+        fetches = FetchAhead(self._fetches.cache, self._url, self._fetches.timeout_seconds)
         return RemoteTokenSource._of(
-            self._folder, self._url, self._fetches, self.settings, self.seed, split, self._config
+            self._folder, self._url, fetches, self.settings, self.seed, split, self._config
         )
 
     def shard(self, number: int) -> TokenShard:
@@ -233,7 +235,7 @@ class RemoteTokenSource(TokenSource):
         for done, number in enumerate(missing):
             if self._outlines.get(number) is None:  # another process may have been quicker
                 # A stretch is enough: what lies further ahead would push out what is read first.
-                self.read_ahead(missing[done : done + _READ_AHEAD])
+                self.read_ahead(missing[done : done + READ_AHEAD])
                 self.shard(number)
             if (now := time.monotonic()) - said > _SAY_SECONDS:
                 said = now

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +20,8 @@ from bertds.errors import DataError
 
 BLOCK_ROWS = 2_000_000
 """About 100 MB for a block and the next: 25 bytes a sample, 8 for the order."""
-
+READ_AHEAD = 16
+"""Shards that a store is told of ahead where all are read once, one after the other."""
 
 _TOKENS_AT_ONCE = 1 << 22
 
@@ -167,19 +168,24 @@ class TokenSource(Source):
     def token_counts(self) -> np.ndarray:
         """Return how often each token id stands in this split, int64 [vocab_size]."""
         counts = np.zeros(self.tokenizer.vocab_size, np.int64)
-        for number in range(self.shards):
-            ids = self.shard(number).token_ids
+        for shard in self._shards_in_turn():
+            ids = shard.token_ids
             for start in range(0, len(ids), _TOKENS_AT_ONCE):
                 part = np.bincount(ids[start : start + _TOKENS_AT_ONCE], minlength=len(counts))
                 if len(part) > len(counts):
-                    raise DataError(f"{self.shard(number).name}: an id is not in the vocabulary")
+                    raise DataError(f"{shard.name}: an id is not in the vocabulary")
                 counts += part
         return counts
 
     def word_count(self) -> int:
         """Return how many words this split has, by the bits of its shards."""
-        shards = (self.shard(number) for number in range(self.shards))
+        shards = self._shards_in_turn()
         return sum(int(np.bitwise_count(shard.word_starts).sum()) for shard in shards)
+
+    def _shards_in_turn(self) -> Iterator[TokenShard]:
+        for number in range(self.shards):
+            self.read_ahead(range(number, min(number + READ_AHEAD, self.shards)))
+            yield self.shard(number)
 
     def sibling(self, split: str) -> TokenSource | None:
         """Return another split of the prepared folder, or None if it has no document."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bertds.errors import DataError
 from bertds.finetune.records import BadRows, Question, read_text
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 
 
 def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
@@ -29,7 +29,7 @@ def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
             question without answers, or too many wrong offsets.
     """
     try:
-        content = parse_json(read_text(path))
+        content = parse_text_json(read_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     return questions_of(content, path, split=split)

@@ -16,7 +16,7 @@ from typing import Any
 from bertds.errors import DataError
 from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, TextRow, lines_of, read_text
 from bertds.finetune.tasks import Task
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "premise", "question1")
@@ -238,7 +238,7 @@ def _read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = parse_json(line)
+            record = parse_text_json(line)
         except ValueError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from None
         if not isinstance(record, dict):

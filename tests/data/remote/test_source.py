@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from bertds.data.remote.outlines import outline_bytes
 from bertds.data.sources import token_source
 from bertds.errors import ConfigError, DataError, StoreError
 from bertds.system import storage
-from tests.support.store_server import FAULTS, cache_bytes, files_of_shards, serve
+from tests.support.emulators import bucket
+from tests.support.store_server import FAULTS, cache_bytes, files_of_shards, serve, serve_by
 from tests.support.tiny import write_tiny_data
 
 pytest.importorskip("aiohttp")
@@ -90,7 +92,10 @@ def whole_epochs(corpus: Path, count: int) -> int:
     return count * local.samples_in_epoch(0) // 64
 
 
-def test_every_fault_and_a_small_cache_change_no_sample(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["http", "s3"])
+def test_every_fault_and_a_small_cache_change_no_sample(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """Two epochs through a cache of half the corpus; each file suffers every fault."""
     wanted = steps(config(corpus, tmp_path), number := whole_epochs(corpus, 2))
     limit = bound(corpus, 6.2)
@@ -100,15 +105,16 @@ def test_every_fault_and_a_small_cache_change_no_sample(corpus: Path, tmp_path: 
     def watch() -> None:
         nonlocal highest
         while not stop.is_set():
-            if (tmp_path / "cache" / "shards").is_dir():
+            if (tmp_path / "cache" / "shards" / "lock").exists():
                 highest = max(highest, cache_bytes(tmp_path / "cache"))
             time.sleep(0.0005)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        with serve(corpus, FAULTS) as store:
-            data = config(store.url, tmp_path / "cache", cache_gib=limit)
+        with serve_by(kind, corpus, FAULTS) as (store, url):
+            monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the driver leaves all faults to us
+            data = config(url, tmp_path / "cache", cache_gib=limit)
             assert_equal(steps(data, number), wanted)
     finally:
         stop.set()
@@ -118,6 +124,19 @@ def test_every_fault_and_a_small_cache_change_no_sample(corpus: Path, tmp_path: 
     assert all(store.requests[name] > len(FAULTS) for name in shards)
     assert sum(store.served[name] for name in shards) > 1.5 * limit * GIB  # it had to evict
     assert 0.5 * limit * GIB < highest <= limit * GIB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["file", "az", "gs"])
+def test_rows_of_other_stores_are_those_of_the_local_folder(
+    corpus: Path, tmp_path: Path, kind: str
+) -> None:
+    wanted = steps(config(corpus, tmp_path), number := whole_epochs(corpus, 2))
+    with bucket(kind, tmp_path / "store") as url:
+        for path in sorted(path for path in corpus.rglob("*") if path.is_file()):
+            storage.upload(path, f"{url}/{path.relative_to(corpus).as_posix()}")
+        data = config(url, tmp_path / "cache", cache_gib=bound(corpus, 6.2))
+        assert_equal(steps(data, number), wanted)
 
 
 def test_what_the_cache_holds_is_fetched_once_by_all_who_use_it(
@@ -225,6 +244,69 @@ def test_a_cache_that_cannot_hold_a_block_is_refused(corpus: Path, tmp_path: Pat
             source.open_block(0, block)
 
 
+def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_path: Path) -> None:
+    """The number of bytes in the lock file is an upper bound: too high or gone does no harm."""
+    limit = bound(corpus, 6.2)
+    wanted = steps(config(corpus, tmp_path), number := whole_epochs(corpus, 2))
+    with serve(corpus) as store:
+        data = config(store.url, tmp_path, cache_gib=limit)
+        steps(data, 3)
+        lock = tmp_path / "shards" / "lock"
+        known = int(lock.read_bytes())
+        assert known == cache_bytes(tmp_path)
+        for text in (b"%020d\n" % 2**40, b"", b"\0" * 21):
+            lock.write_bytes(text)
+            assert_equal(steps(data, number), wanted)
+            assert known // 2 < cache_bytes(tmp_path) <= int(lock.read_bytes()) <= limit * GIB
+
+
+def test_a_cache_that_holds_all_that_is_wanted_costs_nothing(corpus: Path, tmp_path: Path) -> None:
+    """The threads end when there is nothing to fetch, and when the loader is closed."""
+
+    def threads() -> int:
+        return sum(thread.name == "bertds-fetch" for thread in threading.enumerate())
+
+    def wait_until_there_are_none() -> None:
+        end = time.monotonic() + 20
+        while threads() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert threads() == 0
+
+    gc.collect()  # sources of earlier tests
+    wait_until_there_are_none()
+    with serve(corpus) as store:
+        source = open_source(config(store.url, tmp_path), 1)
+        source.samples_in_epoch(0)
+        source.read_ahead(range(source.shards))
+        wait_until_there_are_none()
+        held = files_of_shards(tmp_path / "shards")
+        assert len(held) == source.shards
+        for path in held:
+            path.unlink()
+        store.down.set()
+        source.read_ahead(range(source.shards))
+        assert threads() == fetch_ahead.THREADS
+        source.stop_waiting()
+        store.down.clear()
+        wait_until_there_are_none()
+        assert len(files_of_shards(tmp_path / "shards")) <= fetch_ahead.THREADS
+
+
+def test_validation_does_not_end_what_is_fetched_for_training(corpus: Path, tmp_path: Path) -> None:
+    with serve(corpus) as store:
+        source = open_source(config(store.url, tmp_path), 1)
+        held_out = source.sibling("validation")
+        source.samples_in_epoch(0)
+        for path in files_of_shards(tmp_path / "shards"):
+            path.unlink()
+        source.read_ahead(range(source.shards))
+        held_out.read_ahead([0])
+        end = time.monotonic() + 20
+        while len(files_of_shards(tmp_path / "shards")) < source.shards + 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
 FETCH = """
 import sys
 from bertds.config.recipe import DataConfig
@@ -235,9 +317,12 @@ print(open_source(data, 1).samples_in_epoch(0))
 """
 
 
-def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["http", "s3"])
+def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(
+    corpus: Path, tmp_path: Path, kind: str
+) -> None:
     begun = threading.Event()
-    with serve(corpus) as store:
+    with serve_by(kind, corpus) as (store, url):
 
         def hold(name: str) -> None:
             if name.endswith("shard_00005.h5"):
@@ -245,7 +330,7 @@ def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(corpus: Path, tmp_
                 store.down.set()
 
         store.hook = hold
-        command = [sys.executable, "-c", FETCH, store.url, str(tmp_path)]
+        command = [sys.executable, "-c", FETCH, url, str(tmp_path)]
         child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         assert begun.wait(30)
         time.sleep(0.1)
@@ -254,8 +339,8 @@ def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(corpus: Path, tmp_
         assert list((tmp_path / "shards").glob(".part-*"))
         store.hook = lambda name: None
         store.down.clear()
-        assert_equal(steps(config(store.url, tmp_path), 3), steps(config(corpus, tmp_path), 3))
-        limited = config(store.url, tmp_path, cache_gib=bound(corpus, 6.2))
+        assert_equal(steps(config(url, tmp_path), 3), steps(config(corpus, tmp_path), 3))
+        limited = config(url, tmp_path, cache_gib=bound(corpus, 6.2))
         steps(limited, 10)
         assert not list((tmp_path / "shards").glob(".part-*"))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,26 +14,12 @@ from data_prep.build_wiki_books import main
 from data_prep.sources import READERS, file_units, find_files
 from data_prep.stages import tokenise
 from data_prep.tokens import nanotoken_encoder
+from tests.support.prep_options import wiki_options
 
 pytest.importorskip("nanotoken")
 
 
-def arguments(out: Path, wiki: Path, vocab: Path, *more: str) -> list[str]:
-    return [
-        "--wiki",
-        str(wiki),
-        "--out",
-        str(out),
-        "--vocab",
-        str(vocab),
-        "--workers",
-        "1",
-        "--validation-fraction",
-        "0.1",
-        "--shard-tokens",
-        "3000",
-        *more,
-    ]
+arguments = partial(wiki_options, settings="--shard-tokens 3000")
 
 
 @pytest.fixture(scope="module")

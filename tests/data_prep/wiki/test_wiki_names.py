@@ -12,7 +12,7 @@ from data_prep.sources import READERS, file_units, source_file
 from data_prep.wiki import generate_names
 from data_prep.wiki.extract import clean_wikitext
 from data_prep.wiki.lines import skipped_sections
-from data_prep.wiki.names import language_codes, redirect_words, site, site_options
+from data_prep.wiki.names import foreign_redirects, language_codes, site, site_options
 
 TAIL = " It stands here so that the line is long enough to be prose."
 SITEINFO = (
@@ -122,6 +122,9 @@ def test_pages_of_other_namespaces_without_ns(tmp_path: Path, made: SimpleNamesp
         ("#Ohjaus [[X]] is a word that Finnish has for a redirect.", False),
         ("#Ohjaus [[X]] {{R}}\n[[Luokka:Y]]", True),
         ("#OHJAUS [[X]] and whatever text there may be after it.", True),
+        ("#OHJAUS [[X]] is the first of a list.\n# [[Y]] is its second one.", False),
+        ("#OHJAUS [[X]]\n\nThis is an article that begins so, and is in English.", False),
+        ("#WEITERLEITUNG [[X]]\n\n[[Category:Y]]\n{{R from move}}<!-- a comment -->", True),
         ("# [[Berlin]] is the first city of this list, which goes on after it.", False),
     ],
 )
@@ -129,6 +132,31 @@ def test_redirects(text: str, redirect: bool, made: SimpleNamespace) -> None:
     from data_prep.sources.wikipedia import page_document
 
     document = page_document(made.page("T", text).encode(), site())
+    assert (document.dropped == "redirect") == redirect
+
+
+@pytest.mark.parametrize(
+    ("language", "word", "redirect"),
+    [
+        ("fi", "#OHJAUS", True),
+        ("fi", "#Ohjaus", True),  # MediaWiki does not ask for capitals
+        ("fi", "#redirect", True),
+        ("de", "#OHJAUS", False),
+        ("bar", "#WEITERLEITUNG", True),  # Bavarian falls back to German
+        ("fr", "#WEITERLEITUNG", False),
+        ("zh", "#重定向", True),
+        ("tr", "#YÖNLENDİRME", True),
+        ("nb", "#OMDIRIGERING", True),
+        ("", "#OHJAUS", False),
+    ],
+)
+def test_a_redirect_in_the_words_of_the_wiki_may_have_any_text_after_it(
+    language: str, word: str, redirect: bool, made: SimpleNamespace
+) -> None:
+    from data_prep.sources.wikipedia import page_document
+
+    text = f"{word} [[X]]\n\nThese words are on the page, too.{TAIL}"
+    document = page_document(made.page("T", text).encode(), site((f"language={language}",)))
     assert (document.dropped == "redirect") == redirect
 
 
@@ -221,7 +249,7 @@ def test_what_looks_like_a_switch_is_text() -> None:
 def test_the_table_holds_what_mediawiki_is_known_to_have() -> None:
     assert {"de", "zh-min-nan", "simple", "ltg", "nds-nl", "be-tarask"} <= language_codes()
     assert not {"csi", "re", "ufc", "sos", "xxx", "iso"} & language_codes()
-    assert {"redirect", "weiterleitung", "перенаправление", "重定向", "転送"} <= redirect_words()
+    assert {"redirect", "weiterleitung", "перенаправление", "重定向", "転送"} <= foreign_redirects()
     assert "datei" in site(("language=de",)).files and "datei" not in site().files
     assert "datei" in site(("language=bar",)).files  # Bavarian falls back to German
 
@@ -271,7 +299,8 @@ def test_the_generator_reads_a_release(tmp_path: Path) -> None:
         }
     }
     assert found["fallbacks"] == {"xx-yy": ["xa", "xb"]}
-    assert (found["redirects"], found["switches"]) == (["geh", "redirect"], ["__kein__"])
+    assert found["redirects"] == {"xx-yy": ["geh", "redirect"]}
+    assert found["switches"] == ["__kein__"]
     assert (found["file_options"], found["words"]) == (["klein", "mini"], {"pagename": ["name"]})
 
 

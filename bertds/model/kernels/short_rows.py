@@ -4,7 +4,7 @@ All scores of a row and head fit into the registers of a multiprocessor, so the 
 at once, and again in the backward pass. Nothing of it is kept. The backward kernel writes the
 gradients of queries, keys and values side by side, where the next matrix product reads them. It
 also writes their sums over the row's tokens, which are the gradients of the biases. See
-``layer_kernels`` for dropout and for how the kernels run on a CPU.
+``add_norm`` for dropout and for how the kernels run on a CPU.
 
 Sizes: T tokens, N heads, D width of a head, B rows.
 """
@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bertds.model.layer_kernels import Drop, is_kept
+from bertds.model.kernels.add_norm import Drop, is_kept
 
 LONGEST_ROW = 128
 """Longest row whose attention is computed here: all scores of a row and head fit into registers."""
@@ -165,7 +165,7 @@ def attend_short_rows(
         starts: int32 [B + 1], where each row starts.
         longest: length of the longest row.
         dropout_p: probability to drop an attention weight.
-        keys: int32 [2], of :func:`draw_keys`.
+        keys: of :func:`draw_keys`.
 
     Returns:
         [T, N, D].

@@ -1,10 +1,11 @@
 """What a BERT layer computes between its matrix products, as Triton kernels.
 
-Forward and backward of dropout, residual sum and LayerNorm, and of GELU. Attention within short
-rows is in ``short_row_kernels``. Each kernel reads its inputs once and writes its results once. The
-backward kernels also add up the columns of what they write, which are the gradients of biases and
-of LayerNorm's parameters, so that nothing is read again for a sum. Sums are made in a fixed order,
-without atomic operations: the same input gives the same bits.
+Forward and backward of dropout, residual sum and LayerNorm. GELU's gradient and sums over tokens
+are in ``column_sums``, attention within short rows in ``short_rows``. Each kernel reads
+its inputs once and writes its results once. The backward kernels also add up the columns of what
+they write, which are the gradients of biases and of LayerNorm's parameters, so that nothing is read
+again for a sum. Sums are made in a fixed order, without atomic operations: the same input gives the
+same bits.
 
 Dropout keeps no mask. Whether an element is kept is a hash of its place and of two 32-bit keys,
 which the backward kernel computes again. The hash is a multiply-xorshift finalizer with the
@@ -13,7 +14,7 @@ are compared with p, so p is a multiple of 2**-24, and the factor 1 / (1 - p) us
 
 ``TRITON_INTERPRET=1``, set before Triton is imported, runs the kernels on a CPU (for tests).
 
-Sizes: T tokens, H width, I intermediate width, N heads, D width of a head, P programs.
+Sizes: T tokens, H width, P programs.
 """
 
 # mypy: disable-error-code="no-untyped-def,misc,index"
@@ -33,10 +34,6 @@ NORM_ELEMENTS = 2048
 NORM_WARPS = 4
 NORM_PROGRAMS = 1056
 """Programs of LayerNorm's backward kernel: 8 on each multiprocessor of an H100."""
-TILE_ROWS, TILE_COLUMNS = 8, 256
-TILE_WARPS = 4
-TILE_PROGRAMS = 264
-"""Programs along the tokens of the kernels that work on tiles."""
 
 
 class Drop(NamedTuple):
@@ -55,13 +52,15 @@ class Drop(NamedTuple):
         return cls(threshold, 1.0 / kept if kept else 0.0)
 
 
-def draw_keys(sites: int, device: torch.device) -> Tensor:
-    """Draw two 32-bit keys for each dropout of a layer from the device's generator.
+def draw_keys(sites: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Draw two 32-bit keys per dropout from the device's generator.
 
     Returns:
-        int32 [sites, 2] on the device; nothing waits for it.
+        For each site int32 [4] on the device, whose first two numbers are its keys: each begins
+        at a multiple of 16 bytes, so that one compiled kernel serves all. Nothing waits for them.
     """
-    return torch.randint(-(1 << 31), 1 << 31, (sites, 2), dtype=torch.int32, device=device)
+    drawn = torch.randint(-(1 << 31), 1 << 31, (sites, 4), dtype=torch.int32, device=device)
+    return drawn.unbind(0)
 
 
 @triton.jit
@@ -194,7 +193,7 @@ def add_norm(
         beta_H: LayerNorm's bias.
         eps: added to the variance.
         dropout_p: probability to drop an element of ``dense``.
-        keys: int32 [2], of :func:`draw_keys`.
+        keys: of :func:`draw_keys`.
 
     Returns:
         The output [T, H], the sum [T, H], and float32 [2, T]: mean and 1 / deviation.
@@ -266,153 +265,3 @@ def add_norm_backward(
         num_warps=NORM_WARPS,
     )
     return grad_residual, grad_dense, column_sums
-
-
-# -- GELU, and the three gradients of attention as one ------------------------------------------
-
-
-@triton.jit
-def _gelu_backward(
-    grad,
-    values,
-    column_sums,
-    tokens,
-    width,
-    tokens_per_program,
-    TANH: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """In place: ``grad`` becomes the gradient of ``values``."""
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    first = tl.program_id(1) * tokens_per_program
-    last = tl.minimum(first + tokens_per_program, tokens)
-    # Added up over the rows only at the end: each sum makes the warps wait for each other.
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for low in range(first, last, ROWS):
-        row = low + tl.arange(0, ROWS)
-        inside = (row < last)[:, None] & (column < width)[None, :]
-        at = row.to(tl.int64)[:, None] * width + column[None, :]
-        x = tl.load(values + at, mask=inside, other=0.0).to(tl.float32)
-        dy = tl.load(grad + at, mask=inside, other=0.0).to(tl.float32)
-        if TANH:
-            # 0.5 (1 + tanh(z)) = sigmoid(2 z), with z = sqrt(2 / pi) (x + 0.044715 x^3).
-            square = x * x
-            z = 0.7978845608028654 * x * (1.0 + 0.044715 * square)
-            gate = 1.0 / (1.0 + tl.exp(-2.0 * z))
-            slope = 0.7978845608028654 * (1.0 + 0.134145 * square)
-            derivative = gate + 2.0 * x * gate * (1.0 - gate) * slope
-        else:
-            derivative = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
-            derivative += x * tl.exp(-0.5 * x * x) * 0.3989422804014327
-        dx = dy * derivative
-        tl.store(grad + at, dx.to(grad.dtype.element_ty), mask=inside)
-        total += dx
-    tl.store(column_sums + tl.program_id(1) * width + column, tl.sum(total, 0), mask=column < width)
-
-
-@triton.jit
-def _join_gradients(
-    first_part,
-    second_part,
-    third_part,
-    joined,
-    column_sums,
-    tokens,
-    width,
-    tokens_per_program,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Lay three [T, width] side by side; program axis 2 chooses one of them."""
-    part = tl.program_id(2)
-    source = first_part
-    if part == 1:
-        source = second_part
-    if part == 2:
-        source = third_part
-    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
-    first = tl.program_id(1) * tokens_per_program
-    last = tl.minimum(first + tokens_per_program, tokens)
-    # Added up over the rows only at the end: each sum makes the warps wait for each other.
-    total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    for low in range(first, last, ROWS):
-        row = low + tl.arange(0, ROWS)
-        inside = (row < last)[:, None] & (column < width)[None, :]
-        row = row.to(tl.int64)[:, None]
-        values = tl.load(source + row * width + column[None, :], mask=inside, other=0.0)
-        tl.store(joined + (3 * row + part) * width + column[None, :], values, mask=inside)
-        total += values.to(tl.float32)
-    sums = column_sums + (3 * tl.program_id(1) + part) * width + column
-    tl.store(sums, tl.sum(total, 0), mask=column < width)
-
-
-class _Tiles(NamedTuple):
-    columns: int
-    across: int
-    """Programs along the columns."""
-    along: int
-    """Programs along the tokens."""
-    tokens_per_program: int
-
-    @classmethod
-    def over(cls, tokens: int, width: int) -> _Tiles:
-        columns = min(TILE_COLUMNS, triton.next_power_of_2(width))
-        blocks = max(1, triton.cdiv(tokens, TILE_ROWS))
-        blocks_per_program = triton.cdiv(blocks, min(TILE_PROGRAMS, blocks))
-        along = triton.cdiv(blocks, blocks_per_program)
-        return cls(columns, triton.cdiv(width, columns), along, blocks_per_program * TILE_ROWS)
-
-
-def gelu_backward(grad_TI: Tensor, values_TI: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
-    """Return the gradient of GELU's input and its sums over tokens, float32 [P, I].
-
-    Args:
-        grad_TI: of GELU's output, contiguous; its memory is taken for the result.
-        values_TI: GELU's input, contiguous.
-        approximate: "none" (erf) or "tanh", as for ``torch.nn.functional.gelu``.
-    """
-    tokens, width = values_TI.shape
-    tiles = _Tiles.over(tokens, width)
-    column_sums = values_TI.new_empty(tiles.along, width, dtype=torch.float32)
-    _gelu_backward[(tiles.across, tiles.along)](
-        grad_TI,
-        values_TI,
-        column_sums,
-        tokens,
-        width,
-        tiles.tokens_per_program,
-        TANH=approximate == "tanh",
-        ROWS=TILE_ROWS,
-        COLUMNS=tiles.columns,
-        num_warps=TILE_WARPS,
-    )
-    return grad_TI, column_sums
-
-
-def join_gradients(parts: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Lay the gradients of queries, keys and values side by side.
-
-    Args:
-        parts: each [T, N, D], contiguous.
-
-    Returns:
-        [T, 3, N, D] and its sums over tokens, float32 [P, 3 N D].
-    """
-    tokens, heads, head_width = parts[0].shape
-    width = heads * head_width
-    tiles = _Tiles.over(tokens, width)
-    joined = parts[0].new_empty(tokens, 3, heads, head_width)
-    column_sums = parts[0].new_empty(tiles.along, 3 * width, dtype=torch.float32)
-    _join_gradients[(tiles.across, tiles.along, 3)](
-        *parts,
-        joined,
-        column_sums,
-        tokens,
-        width,
-        tiles.tokens_per_program,
-        ROWS=TILE_ROWS,
-        COLUMNS=tiles.columns,
-        num_warps=TILE_WARPS,
-    )
-    return joined, column_sums
