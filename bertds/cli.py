@@ -16,7 +16,7 @@ from bertds.system.run_command import guarded
 COMMANDS = {
     "init": ("bertds.commands.init", "begin a project: a recipe and the commands to run it"),
     "recipes": ("bertds.commands.recipes", "list, show and copy the recipes that ship"),
-    "prep": ("bertds.commands.prep", "cut a corpus into training shards"),
+    "prep": ("data_prep.build_wiki_books", "cut a corpus into training shards"),
     "train": (
         "bertds.commands.train",
         "pre-train for one phase (--processes N for several GPUs)",
@@ -41,11 +41,20 @@ COMMANDS = {
     ),
     "speedrun": ("bertds.commands.speedrun", "time to a held-out loss; a table of records"),
     "plan": ("bertds.commands.plan", "say what a run will need: memory, time, energy, cost, disk"),
-    "status": ("bertds.commands.status", "say how a run is doing, from another shell"),
-    "watch": ("bertds.commands.watch", "show a run's report live in a browser"),
-    "report": ("bertds.commands.report", "write one page on one or several runs, to be looked at"),
-    "checkpoint": ("bertds.commands.checkpoint", "list, verify, convert the checkpoints of a run"),
-    "inspect": ("bertds.commands.inspect_rows", "print the rows of a step, or samples by number"),
+    "status": ("bertds.commands.runs.status", "say how a run is doing, from another shell"),
+    "watch": ("bertds.commands.runs.watch", "show a run's report live in a browser"),
+    "report": (
+        "bertds.commands.runs.report",
+        "write one page on one or several runs, to be looked at",
+    ),
+    "checkpoint": (
+        "bertds.commands.runs.checkpoint",
+        "list, verify, convert the checkpoints of a run",
+    ),
+    "inspect": (
+        "bertds.commands.runs.inspect_rows",
+        "print the rows of a step, or samples by number",
+    ),
     "config": ("bertds.commands.config", "show, explain, compare and check settings"),
     "doctor": (
         "bertds.commands.doctor",

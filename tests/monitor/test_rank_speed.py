@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertds.commands.status import in_lines
+from bertds.commands.runs.status import in_lines
 from bertds.distributed.device_timer import DeviceClock
 from bertds.monitor import rank_speed as module
 from bertds.monitor.health import findings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertds.cli import main
-from bertds.commands.status import in_lines
+from bertds.commands.runs.status import in_lines
 from bertds.config.load import lenient
 from bertds.monitor.run_files import at, is_metric_line, read_metrics
 from bertds.monitor.status import read_status

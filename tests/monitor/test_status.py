@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bertds.cli import main as command
-from bertds.commands.status import in_lines
+from bertds.commands.runs.status import in_lines
 from bertds.monitor.health import findings
 from bertds.monitor.status import read_status
 from bertds.system.folder_lock import FolderLock

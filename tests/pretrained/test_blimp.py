@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from bertds.commands.evaluate import main
-from bertds.commands.report import main as report
+from bertds.commands.runs.report import main as report
 from bertds.errors import DataError
 from bertds.model.build import build_model
 from bertds.pretrained import blimp

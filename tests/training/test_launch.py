@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bertds.commands.status import in_lines
+from bertds.commands.runs.status import in_lines
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_metrics, read_object, starts_of
