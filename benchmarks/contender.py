@@ -81,7 +81,7 @@ def open_rows(data: str, length: int, predictions: int) -> tuple[Source, DataCon
 
 
 def read_batches(case: Case, count: int) -> tuple[list[StepBatch], int, float]:
-    """Return so many batches, the vocabulary's size, and the loader's seconds for one."""
+    """Return this number of batches, the vocabulary's size, and the loader's seconds for one."""
     predictions = PREDICTIONS.get(case.length, case.length * 5 // 32)
     source, config = open_rows(case.data, case.length, predictions)
     plan = check_deepspeed_values(case.deepspeed_json()).batch_plan(1)

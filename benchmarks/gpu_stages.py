@@ -97,7 +97,7 @@ def machine(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) ->
 
 
 def driver_version() -> str:
-    """Return the driver's version; "" where nvidia-smi does not tell."""
+    """Return the driver's version; "" where nvidia-smi does not report it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20)

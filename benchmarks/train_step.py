@@ -7,7 +7,7 @@ python benchmarks/train_step.py [--data PREPARED_FOLDER] [--model base] [--lengt
 
 Both models live in one process and take turns, step by step, on the same micro-batch, so that a
 busy moment hits both. The first part shows that they compute the same: equal weights, dropout 0,
-losses side by side. The second times whole steps (forward, backward, optimizer) with dropout 0.1.
+losses next to each other. The second times whole steps with dropout 0.1.
 Padded slots are those of the batch padded to its longest row. MFU is the formula of
 ``bertds/cost_model/flops.py`` on real tokens, against the device's data-sheet peak, or on a CPU
 against its own matrix product. ``--tiny`` runs everything at a size that takes seconds, for CI.

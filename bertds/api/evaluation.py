@@ -79,7 +79,7 @@ def _data_config(trained: PretrainedModel, rows: HeldOut) -> DataConfig:
     values: dict[str, Any] = dict(recipe.get("data", {"pairs": "nsp"}))
     path = rows.data or values.get("path")
     if not path:
-        raise ConfigError("--data is needed: a Hugging Face folder does not name its data")
+        raise ConfigError("--data is required: a Hugging Face folder does not name its data")
     values["path"] = str(path)
     values["vocab"] = str(rows.vocab or values.get("vocab", ""))
     if rows.sequence_length:

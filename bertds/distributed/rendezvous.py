@@ -25,7 +25,7 @@ T = TypeVar("T")
 _COUNT, _OUTCOME = "bertds/come", "bertds/met"
 _ALL_CAME = "all"
 SHOWN = 16
-"""A message names at most so many missing ranks."""
+"""A message names at most this number of missing ranks."""
 
 
 def meet(rank_info: RankInfo, limit_seconds: float) -> dist.Store:
@@ -45,14 +45,16 @@ def meet(rank_info: RankInfo, limit_seconds: float) -> dist.Store:
     waited = (
         f"rank {rank_info.rank} of {rank_info.world_size} waited {limit_seconds:.0f} s at {address}"
     )
-    remedy = "did they start, are they stopped, can this machine reach theirs?"
+    remedy = (
+        "check that they have started and are not suspended, and that this machine can reach theirs"
+    )
     end = time.monotonic() + limit_seconds
     try:
         # In a thread of its own: a stopped process accepts a connection but never answers.
         store = _within(limit_seconds, lambda: _open_store(rank_info, limit_seconds))
     except TimeoutError:
         # torch tries again for a while past its limit, so silence alone says little.
-        what = "does not answer" if rank_info.rank == 0 or _somebody_listens() else "is missing"
+        what = "does not respond" if rank_info.rank == 0 or _somebody_listens() else "is missing"
         raise BertdsError(f"{waited}: rank 0 {what}; {remedy}") from None
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
@@ -65,7 +67,7 @@ def meet(rank_info: RankInfo, limit_seconds: float) -> dist.Store:
     try:
         outcome = _within(limit_seconds + 10.0, lambda: _sign(store, rank_info, end))
     except (TimeoutError, RuntimeError):
-        raise BertdsError(f"{waited}: rank 0 is gone or does not answer; {remedy}") from None
+        raise BertdsError(f"{waited}: rank 0 is gone or does not respond; {remedy}") from None
     if outcome != _ALL_CAME:
         raise BertdsError(f"{waited}: {outcome}; {remedy}")
     store.set_timeout(timedelta(hours=1))
@@ -125,7 +127,7 @@ def _sign(store: dist.Store, rank_info: RankInfo, end: float) -> str:
     try:
         store.wait([_OUTCOME], timedelta(seconds=max(0.1, end - time.monotonic())))
     except RuntimeError:
-        # The first whose patience ends decides for all: nobody goes on without the others.
+        # The first whose patience ends decides for all: no rank continues without the others.
         missing = [r for r in range(rank_info.world_size) if not store.check([_key(r)])]
         shown = ", ".join(map(str, missing[:SHOWN])) + (" ..." if len(missing) > SHOWN else "")
         store.compare_set(_OUTCOME, "", f"of {rank_info.world_size} ranks are missing: {shown}")

@@ -1,4 +1,4 @@
-"""What the ranks tell each other in each step, in two small all-reduces.
+"""What the ranks exchange in each step, in two small all-reduces.
 
 At its beginning: masked positions and real tokens of the step's samples, and rank 0's clock. The
 loss is divided by the whole global batch's count of masked positions, so the result depends on

@@ -24,7 +24,7 @@ from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
 
 MEETING_SECONDS = 600.0
-"""So long do processes wait for each other, unless a recipe says otherwise."""
+"""How long processes wait for each other, unless a recipe says otherwise."""
 
 
 def import_deepspeed(log_level: str | None = None) -> ModuleType:
@@ -85,7 +85,7 @@ def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
 def main_first(
     rank_info: RankInfo, name: str, work: Callable[[], None], limit_seconds: float
 ) -> None:
-    """Let the main process do something before the others go on; all have met by then.
+    """Let the main process do something before the others continue; all have met by then.
 
     Args:
         rank_info: this process's.
@@ -106,7 +106,7 @@ def main_first(
     try:
         meet_processes().wait([key], timedelta(seconds=limit_seconds))
     except RuntimeError as error:  # torch's error for a wait that was too long
-        raise BertdsError(f"rank 0 did not finish to {name} in {limit_seconds:.0f} s") from error
+        raise BertdsError(f"rank 0 did not finish within {limit_seconds:.0f} s: {name}") from error
 
 
 def start_processes(
@@ -165,9 +165,9 @@ def check_precision(precision: str) -> None:
     accelerator = get_accelerator()
     name = accelerator.device_name()
     if precision == "fp16" and not accelerator.is_fp16_supported():
-        raise ConfigError(f"fp16.enabled=true: a {name} cannot train in fp16; use bf16")
+        raise ConfigError(f"fp16.enabled=true: {name} does not support training in fp16; use bf16")
     if precision == "bf16" and not accelerator.is_bf16_supported():
-        raise ConfigError(f"bf16.enabled=true: this {name} has no bf16; use fp16")
+        raise ConfigError(f"bf16.enabled=true: {name} does not support bf16; use fp16")
 
 
 class _Destroyable(Protocol):

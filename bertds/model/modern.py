@@ -146,7 +146,7 @@ class ModernBertModel(nn.Module):
         return kernel_of_pass(self.attention_kernel, next(self.parameters()), self.head_width)
 
     def forward(self, input_ids_T: Tensor, position_ids_T: Tensor, layout: RowLayout) -> Tensor:
-        """Return hidden states [T, H] of tokens that lie in the layout's order."""
+        """Return hidden states [T, H] of tokens that are in the layout's order."""
         # One rotation for all global layers and one for all local ones.
         turns = {
             is_global: rotation(position_ids_T, self.head_width, theta)

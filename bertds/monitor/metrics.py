@@ -2,7 +2,7 @@
 
 Nothing here reads a tensor's value between two log lines: losses are added up on the device and
 fetched, summed over the ranks, when a line is due. A run that is continued cuts the lines after
-its checkpoint's step first, so that no step stands twice.
+its checkpoint's step first, so that no step is twice.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def means(sums: list[float], next_sentence: bool) -> dict[str, float]:
 
 
 class Listener(Protocol):
-    """Somebody who shows or stores metric lines (progress display, W&B, TensorBoard)."""
+    """An object that shows or stores metric lines (progress display, W&B, TensorBoard)."""
 
     def line(self, values: dict[str, Any]) -> None:
         """Take one metric line."""
@@ -79,7 +79,7 @@ class Metrics:
     """Collects, writes and passes on the metrics of one run.
 
     Args:
-        run_dir: where ``metrics.jsonl`` stands.
+        run_dir: where ``metrics.jsonl`` is.
         every_steps: cadence of train lines.
         next_sentence: whether the next-sentence head is trained.
         engine: for sums over the ranks, gradient norm, loss scale, trust ratios.
@@ -116,7 +116,7 @@ class Metrics:
         self._stalled = 0.0
 
     def start(self, state: TrainState) -> None:
-        """Prepare to go on after ``state.step``: cut later lines, start the clock."""
+        """Prepare to continue after ``state.step``: cut later lines, start the clock."""
         if self.is_main:
             cut_after(self.path, state.step, state.validated_step)
         self._clock = time.perf_counter()

@@ -28,9 +28,9 @@ def score(
         forward: gives an output with loss sums and correct counts, without gradients.
         global_sums: sums a list over the ranks.
         next_sentence: whether the model has a next-sentence head.
-        passes: make exactly so many forward passes, the same number on every rank: under ZeRO-3 a
-            forward pass is a collective, and a rank with fewer batches would leave the others
-            waiting for ever. The extra ones do not count.
+        passes: make exactly this number of forward passes, the same number on every rank: under
+            ZeRO-3 a forward pass is a collective, and a rank with fewer batches would leave the
+            others waiting for ever. The extra ones do not count.
         filler: gives batches for the extra passes to a rank that has none of its own.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What the trained model answers, beside what it answered before training and what is likeliest."""
+"""The answers of the model after training and before, and the most frequent word."""
 
 from __future__ import annotations
 

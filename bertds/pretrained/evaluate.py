@@ -125,14 +125,17 @@ def _check_vocabulary(trained: PretrainedModel, source: Source) -> None:
     tokenizer = source.tokenizer
     if tokenizer.vocab_size != trained.vocab_size:
         raise DataError(
-            f"{trained.origin}: its vocabulary has {trained.vocab_size} tokens, the data's "
-            f"{tokenizer.vocab_size}; score it on data prepared with its own vocab.txt"
+            f"{trained.origin}: its vocabulary has {trained.vocab_size} tokens, but that of the "
+            f"data has {tokenizer.vocab_size}; use data prepared with the model's own vocab.txt"
         )
     theirs = trained.manifest.get("tokenizer", {}).get("fingerprint")
     if theirs and theirs != tokenizer.fingerprint:
-        raise DataError(f"{trained.origin}: another vocabulary than the data's, of the same size")
+        raise DataError(
+            f"{trained.origin}: the vocabulary differs from that of the data, "
+            "although the size is the same"
+        )
     folder = trained.tokenizer_folder
     if folder is None or not tokenizer.files or theirs:
         return
     if load_tokenizer_info(folder).vocabulary() != tokenizer.vocabulary():
-        raise CheckpointError(f"{folder}: another vocabulary than {tokenizer.main_file}")
+        raise CheckpointError(f"{folder}: the vocabulary differs from {tokenizer.main_file}")

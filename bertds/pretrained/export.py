@@ -40,14 +40,14 @@ def export(
 
     Raises:
         ConfigError: ``out`` holds something.
-        CheckpointError: there is no intact checkpoint, no tokenizer beside it, or, with ``best``,
+        CheckpointError: there is no intact checkpoint, no tokenizer next to it, or, with ``best``,
             no held-out loss of any.
     """
     out = Path(out)
     check_output(out, overwrite=overwrite)
     trained = load_pretrained(best_checkpoint(Path(run)) if best else run, average=average)
     if trained.tokenizer_folder is None:
-        raise CheckpointError(f"{run}: no tokenizer/vocab.txt beside it, which an export needs")
+        raise CheckpointError(f"{run}: tokenizer/vocab.txt is missing, which an export requires")
     origin, step = trained.origin.name, trained.manifest.get("step")
     mark = {"bertds": __version__, "origin": origin, "step": step}
     with fresh_folder(out, overwrite=overwrite, mark=mark) as folder:

@@ -61,8 +61,8 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
     saved = sum(math.prod(shape) for shape in reader.shapes.values())
     if (wanted := parameter_count(config, vocab_size)) != saved:
         raise CheckpointError(
-            f"{reader.folder}: the model that its manifest describes has {wanted:,} numbers, its "
-            f"tensors have {saved:,}"
+            f"{reader.folder}: the model described in its manifest has {wanted:,} parameters, but "
+            f"its tensors have {saved:,}"
         )
     model = build_model(config, vocab_size)
     parameters = dict(model.named_parameters())

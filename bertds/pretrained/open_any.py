@@ -68,7 +68,7 @@ def opened(
             return
         for option, given in (("config", config), ("vocab", vocab)):
             if given is not None:
-                raise ConfigError(f"--{option}: {path} has its own")
+                raise ConfigError(f"--{option}: {path} already includes one")
         trained = load_pretrained(path)
         yield _with_gelu(trained, gelu) if gelu else trained
 
@@ -88,7 +88,7 @@ def tensorflow_prefix(path: Path) -> Path | None:
     if path.is_dir() and not (path / "config.json").is_file():
         found = sorted(path.glob("*.index"))
         if len(found) > 1:
-            raise CheckpointError(f"{path}: several checkpoints in it; name one of {found[:3]}")
+            raise CheckpointError(f"{path}: contains several checkpoints; give one of {found[:3]}")
         if found:
             return found[0].with_suffix("")
     return None
@@ -162,8 +162,8 @@ def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
     )
     if file is None:
         raise CheckpointError(
-            f"{path}: no bert_config.json beside it; give --config FILE (the number of heads "
-            "cannot be read from weights)"
+            f"{path}: bert_config.json is missing; give --config FILE (the number of heads cannot "
+            "be inferred from weights)"
         )
     try:
         values = parse_json(Path(file).read_text(encoding="utf-8"))
@@ -199,7 +199,7 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a pickle's tensors under dotted names, without running its code.
 
     Returns:
-        The tensors (of ``model``, ``state_dict`` or the top), and the plain values beside them.
+        The tensors (of ``model``, ``state_dict`` or the top), and the plain values next to them.
 
     Raises:
         CheckpointError: it cannot be read, or holds no tensors.
@@ -216,7 +216,7 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = dict(_flatten(content))
     hf_weights.check_tensors(path, tensors)
     if not tensors:
-        raise CheckpointError(f"{path}: holds no tensors")
+        raise CheckpointError(f"{path}: contains no tensors")
     return tensors, extra
 
 
@@ -261,8 +261,8 @@ def _unpack_nemo(
             if left < 0 or (name in _MOST and member.size > _MOST[name]):
                 raise CheckpointError(
                     f"{path}: {name!r:.80} has {member.size:,} bytes in an archive of "
-                    f"{path.stat().st_size:,}; if that is right, unpack it with tar and give its "
-                    "model_weights.ckpt"
+                    f"{path.stat().st_size:,}; if that is expected, unpack it with tar and give "
+                    "its model_weights.ckpt"
                 )
             file = archive.extractfile(member) if member.isfile() else None
             if file is None:

@@ -32,8 +32,8 @@ def check_output(out: Path, *, overwrite: bool = False) -> None:
         )
     if not overwrite:
         raise ConfigError(
-            f"{out}: holds an earlier export or conversion; --overwrite replaces it, or choose "
-            "another folder"
+            f"{out}: contains an earlier export or conversion; replace it with --overwrite, or "
+            "choose another folder"
         )
 
 

@@ -140,8 +140,8 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
         reason = " ".join(str(error).split())[:300]
         if "trust_remote_code" in str(error):
             reason = (
-                "its config asks for code of its own, auto_map; no code of a model is run, "
-                "trust_remote_code=False"
+                "its config requires custom code (auto_map), and model code is never run "
+                "(trust_remote_code=False)"
             )
         raise CheckpointError(f"{folder}: cannot be loaded as {class_name} ({reason})") from error
 
@@ -173,7 +173,7 @@ def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer (transformers).
 
     Raises:
-        CheckpointError: there is none beside the model.
+        CheckpointError: there is none next to the model.
     """
     with as_hugging_face_folder(name_or_path) as folder:
         return tokenizer_of(folder)
@@ -196,5 +196,5 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]
 def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a Hugging Face folder; see :func:`load_tokenizer`."""
     if not has_tokenizer(folder):
-        raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")
+        raise CheckpointError(f"{folder}: neither vocab.txt nor tokenizer.json found")
     return load_transformers(folder, "AutoTokenizer", use_fast=True)

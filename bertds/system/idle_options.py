@@ -1,4 +1,4 @@
-"""Refuses options that were given, but would do nothing: who asked must not read "done"."""
+"""Refuses options that were given but would have no effect."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def given_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def refuse_idle(given: Collection[str], needs: Mapping[str, Collection[str]]) -> None:
-    """Refuse an option that does nothing without another one.
+    """Refuse an option that has no effect without another one.
 
     Args:
         given: the names of the options that were given, as attributes.
@@ -25,23 +25,23 @@ def refuse_idle(given: Collection[str], needs: Mapping[str, Collection[str]]) ->
     """
     for name, others in needs.items():
         if name in given and not any(other in given for other in others):
-            raise ConfigError(f"{_flag(name)} goes with {' or '.join(map(_flag, others))}")
+            raise ConfigError(f"{_flag(name)} requires {' or '.join(map(_flag, others))}")
 
 
 def refuse_together(given: Collection[str], name: str, others: Collection[str]) -> None:
-    """Refuse options that another one leaves no use for.
+    """Refuse options that have no effect together with another one.
 
     Args:
         given: the names of the options that were given, as attributes.
         name: the other one, as an attribute.
-        others: what it leaves no use for.
+        others: the options that it makes useless.
 
     Raises:
         ConfigError: such an option is given; the message names both.
     """
     for other in others:
         if name in given and other in given:
-            raise ConfigError(f"{_flag(other)} does not go with {_flag(name)}")
+            raise ConfigError(f"{_flag(other)} cannot be combined with {_flag(name)}")
 
 
 def _flag(name: str) -> str:

@@ -1,13 +1,13 @@
 """``"train_micro_batch_size_per_gpu": "auto"``: the largest micro-batch that this machine holds.
 
-    two passes over rows of full length --> bytes a row --> largest divisor that fits --> tried
+    two passes over rows of full length --> bytes per row --> largest divisor that fits --> tried
                                                                     |  (GPU: at most GPU_TOKENS,
                                                                     |   and for real)
                                        answer kept in ~/.cache/bertds/micro_batch.json
 
 What the backward pass waits for grows linearly with the rows, so two small measurements give the
 slope: on a GPU the allocator's peak, on a CPU the bytes of the tensors that autograd keeps. What
-ZeRO keeps beside them is counted as ``bertds plan`` counts it. The answer is kept per machine,
+ZeRO keeps next to them is counted as ``bertds plan`` counts it. The answer is kept per machine,
 model, precision, stage and processes, so that a continued run cuts its batches as before.
 """
 
@@ -111,10 +111,10 @@ def search(
     fitting = [rows for rows in divisors if rows <= most]
     if not fitting:
         raise ConfigError(
-            f'{settings.path}: train_micro_batch_size_per_gpu="auto": not one row of '
+            f'{settings.path}: train_micro_batch_size_per_gpu="auto": not even one row of '
             f"{config.data.sequence_length} tokens fits: {(kept + few) / 2**30:.2f} GiB are "
-            f"needed, {limit / 2**30:.2f} may be used; a higher ZeRO stage, offload or "
-            "model.activation_checkpointing=full need less"
+            f"needed, {limit / 2**30:.2f} may be used; use a higher ZeRO stage, offload or "
+            "model.activation_checkpointing=full"
         )
     if device.type != "cuda":
         return fitting[-1]
@@ -186,7 +186,7 @@ def _run(model: PreTrainingModel, inputs: dict[str, Any]) -> None:
 
 
 def full_rows(config: Config, rows: int, device: torch.device) -> dict[str, Any]:
-    """Return the largest micro-batch of so many rows: all full, all predictions used."""
+    """Return the largest micro-batch of this number of rows: all full, all predictions used."""
     length, most = config.data.sequence_length, config.data.max_predictions_per_sequence
     positions = torch.arange(length).repeat(rows)
     masked = (torch.arange(rows)[:, None] * length + torch.arange(most)).flatten()

@@ -92,7 +92,8 @@ def build_run(
     folder = RunFolder(config, place.is_main, settings.values)
     if folder.done:
         log.info(
-            "%s: already done; a larger schedule.total_steps goes on, another run.dir begins again",
+            "%s: already done; set a larger schedule.total_steps to continue, or another run.dir "
+            "to start again",
             folder.path,
         )
         return None
@@ -340,7 +341,7 @@ def announce(
     log.info(
         "%s: %s of %d samples = micro batch %d x %d accumulation x %d processes; "
         "sequence length %d; %s",
-        f"continuing at step {state.step}" if state.step else "starting",
+        f"resuming at step {state.step}" if state.step else "starting",
         f"{config.schedule.total_steps} steps"
         if config.schedule.clock_hours is None
         else f"{config.schedule.clock_hours:g} hours of steps",
@@ -352,4 +353,6 @@ def announce(
         engine.describe(),
     )
     if not has_held_out and engine.rank == 0:
-        log.warning("no held-out data: set validation.path, or prepare a validation split")
+        log.warning(
+            "no held-out data; set validation.path or prepare the data with a validation split"
+        )

@@ -34,7 +34,7 @@ def task_texts(path: Path) -> Iterator[str]:
         DataError: it is missing, a folder, not UTF-8, or JSON of another layout.
     """
     if path.is_dir():
-        raise DataError(f"--decontaminate {path}: a folder; name the files of its test split")
+        raise DataError(f"--decontaminate {path}: is a folder; give the files of its test split")
     if not path.is_file():
         raise DataError(f"--decontaminate {path}: no such file")
     try:
@@ -68,8 +68,8 @@ def _squad(path: Path, text: str) -> Iterator[str]:
                 yield question["question"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"--decontaminate {path}: not SQuAD's JSON, data[].paragraphs[].context ({error!r}); "
-            "give other JSON as .jsonl, one record a line"
+            f"--decontaminate {path}: not JSON in SQuAD's form, data[].paragraphs[].context "
+            f"({error!r}); give other JSON as .jsonl, with one record per line"
         ) from error
 
 

@@ -50,7 +50,7 @@ def read_extracted(unit: Unit) -> Iterator[Document]:
         count += 1
         yield doc_document(record, unit.options)
     if count == 0 and (unit.start, unit.end) == (0, unit.path.stat().st_size):
-        raise DataError(f"{unit.path}: no <doc id=...> in it; other files of its folder have some")
+        raise DataError(f"{unit.path}: contains no <doc id=...>, unlike other files of its folder")
 
 
 def doc_document(record: bytes, options: tuple[str, ...] = ()) -> Document:
@@ -83,7 +83,7 @@ def body_document(title: str, body: str, address: str, options: tuple[str, ...] 
     Args:
         title: of the article.
         body: its text.
-        address: holds the page's, which tells its language.
+        address: holds the page's, which has its language.
         options: as for :func:`doc_document`.
     """
     title = unescape(title)
@@ -145,7 +145,7 @@ def _json_document(line: bytes, options: tuple[str, ...]) -> Document:
 
 
 def is_extracted_json(path: FilePath) -> bool:
-    """Tell WikiExtractor's ``--json`` from other JSON lines, by its first record."""
+    """Distinguish WikiExtractor's ``--json`` from other JSON lines, by its first record."""
     block = next(whole_blocks(path), (b"", True))[0]
     try:
         record = parse_text_json(block.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0])
@@ -155,7 +155,7 @@ def is_extracted_json(path: FilePath) -> bool:
 
 
 def is_section_title(line: str) -> bool:
-    """Tell ``Career.`` from a sentence: one capitalised phrase, a full stop, few words, no commas.
+    """Distinguish ``Career.`` from a sentence: one capitalised phrase, few words, no commas.
 
     A true sentence so short is lost too (seldom: it would be a paragraph of its own).
     """

@@ -55,7 +55,7 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
         raise _not_lines(path, 1, _ARRAY)
     for beginning, what in _OF_WIKIS.items():
         if head.startswith(beginning):
-            raise DataError(f"{path}: {what}, no JSON lines; give it with --wiki")
+            raise DataError(f"{path}: {what}, not JSON lines; use --wiki for it")
     without_key = ""
     end = path.stat().st_size
     lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, end, 0, limits=limits))
@@ -69,11 +69,11 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
             raise _not_lines(path, number, str(found))
         if found == _NO_KEY and not without_key:
             there = ", ".join(list(parse_text_json(line))[:8])
-            without_key = f"{path}: line {number}: the record has no {key!r} (it has: {there})"
+            without_key = f"{path}: line {number}: the record has no key {key!r} (it has: {there})"
         if size > _CHECKED_BYTES:
             break
     if without_key:
-        raise DataError(f"{without_key}; name the text's key with --text-key")
+        raise DataError(f"{without_key}; set the key that has the text with --text-key")
 
 
 def _not_lines(path: FilePath, number: int, found: str) -> DataError:
@@ -104,7 +104,7 @@ def _line_problem(line: bytes, key: str) -> str | None:
         return "part of a JSON object" if text in (b"{", b"}") or text[:1] == b'"' else None
     if isinstance(value, dict):
         return "" if key in value else _NO_KEY
-    return _ARRAY if isinstance(value, list) else "no JSON object"
+    return _ARRAY if isinstance(value, list) else "not a JSON object"
 
 
 def record_title(record: Mapping[str, Any]) -> str:
@@ -131,7 +131,7 @@ def read_pubmed(unit: Unit) -> Iterator[Document]:
     except ValueError as error:
         raise DataError(f"{unit.path}: not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise DataError(f"{unit.path}: expected an object, address -> abstract")
+        raise DataError(f"{unit.path}: expected an object, URL -> abstract")
     for address, abstract in value.items():
         text = unescape(without_tags(abstract)) if isinstance(abstract, str) else abstract
         yield text_value_document(text, address)
@@ -238,6 +238,6 @@ def parquet_row_groups(
     Unpacking(file_path(str(path)), limits).add(sum(sizes), packed)
     if column not in names:
         raise DataError(
-            f"{path}: no column {column!r} (there: {', '.join(names[:8])}); set --text-key"
+            f"{path}: no column {column!r} (available: {', '.join(names[:8])}); set --text-key"
         )
     return sizes

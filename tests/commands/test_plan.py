@@ -27,4 +27,4 @@ def test_sizes_that_cannot_be_cut_are_named(
 ) -> None:
     recipe = str(repository / "bertds/recipes/large_phase1.yaml")
     assert command(["plan", "--config", recipe, "--nodes", "3"]) == 2
-    assert "nearest that are" in capsys.readouterr().err
+    assert "the nearest multiples are" in capsys.readouterr().err

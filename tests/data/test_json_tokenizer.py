@@ -195,11 +195,11 @@ def test_commands_work_on_it(
     shown = capsys.readouterr().out
     assert "<s>" in shown and "\u0120" not in shown
     assert bertds(["convert", str(model), str(tmp_path / "dle"), "--to", "dle"]) == 2
-    assert "its tokenizer is bpe" in capsys.readouterr().err
+    assert "the tokenizer is bpe" in capsys.readouterr().err
     (tmp_path / "w.txt").write_text("word\n")
     arguments = ["extend", str(model), str(tmp_path / "more"), "--words", str(tmp_path / "w.txt")]
     assert bertds(arguments) == 2
-    assert "only WordPiece is extended" in capsys.readouterr().err
+    assert "only WordPiece can be extended" in capsys.readouterr().err
 
 
 @pytest.mark.slow

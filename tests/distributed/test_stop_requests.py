@@ -62,7 +62,7 @@ def test_places_of_mpi(variables: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="4 processes, but MASTER_ADDR and MASTER_PORT are not"):
         find_rank_info(variables)
     # mpirun -n 4 deepspeed --num_gpus 1 ...
-    with pytest.raises(ConfigError, match="WORLD_SIZE=1: each would train alone"):
+    with pytest.raises(ConfigError, match="WORLD_SIZE=1, so each would train separately"):
         find_rank_info({**variables, **MEETING, "RANK": "0", "WORLD_SIZE": "1"})
     # mpirun starts one torchrun for each machine
     assert find_rank_info({**variables, "RANK": "9", "WORLD_SIZE": "32"}).rank == 9
@@ -90,14 +90,17 @@ def test_a_launchers_child_watches_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 is not below WORLD_SIZE=4"),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 must be less than WORLD_SIZE=4"),
         ({"RANK": "x", "WORLD_SIZE": "4"}, "must be integers"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "MASTER_ADDR and MASTER_PORT are not set"),
-        ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but nothing says the number of processes"),
-        ({"PMI_RANK": "2", "PMI_SIZE": "4"}, "nothing says this process's number on its machine"),
+        ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but the number of processes is unknown"),
+        (
+            {"PMI_RANK": "2", "PMI_SIZE": "4"},
+            "the number of this process on its machine is unknown",
+        ),
         (
             {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "1"},
-            "each node would train alone",
+            "each node would train separately",
         ),
         (  # srun deepspeed --num_gpus=2 --master_addr=$(hostname)
             {
@@ -108,7 +111,7 @@ def test_a_launchers_child_watches_it(name: str) -> None:
                 "LOCAL_SIZE": "2",
                 "MASTER_ADDR": "node2",
             },
-            "each node would train alone",
+            "each node would train separately",
         ),
         (
             {
@@ -147,7 +150,7 @@ def test_the_stop_file_and_the_time_limit(tmp_path: Path) -> None:
     watch = StopRequests(tmp_path, None)
     (tmp_path / "STOP").touch()
     assert "STOP exists" in watch.reason()
-    assert StopRequests(tmp_path / "x", 0.0).reason() == "run.max_hours is over"
+    assert StopRequests(tmp_path / "x", 0.0).reason() == "run.max_hours is reached"
 
 
 CHILD = """

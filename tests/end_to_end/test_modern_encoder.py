@@ -86,4 +86,4 @@ def test_what_a_modern_encoder_is_not_made_for(
     command: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert entry(command("run", *MODERN, "run.cuda_graphs=true", "data.pack_tokens=400")) == 2
-    assert "run.cuda_graphs=true is not made for model.style=modern" in capfd.readouterr().err
+    assert "run.cuda_graphs=true does not support model.style=modern" in capfd.readouterr().err

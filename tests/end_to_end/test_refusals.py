@@ -32,10 +32,13 @@ def bad(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("rum.seed=1", "did you mean"),
         ("nothing.like_it=1", "the sections are checkpoint, data"),
         ("log.xyz=1", "bertds config explain log"),
-        ("deepspeed.gradient_cliping=1", "error: --set deepspeed.gradient_cliping is not a key"),
+        (
+            "deepspeed.gradient_cliping=1",
+            "error: --set deepspeed.gradient_cliping is not a DeepSpeed key",
+        ),
         ("deepspeed.optimizer.params.lr=fast", "--set deepspeed.optimizer.params.lr='fast' must"),
         ("deepspeed.scheduler.type=WarmupLR", "scheduler"),
-        ("deepspeed.train_batch_size=13", "nearest that are: train_batch_size=12 or 14"),
+        ("deepspeed.train_batch_size=13", "the nearest multiples are: train_batch_size=12 or 14"),
         ("deepspeed.optimizer.type=Sgd9", "Sgd9"),
         ("data.path=/does/not/exist", "/does/not/exist"),
         ("init.from=/does/not/exist", "/does/not/exist"),
@@ -85,7 +88,7 @@ def test_a_continued_run_refuses_another_seed_and_another_vocabulary(
     assert entry(command("run", "run.max_hours=0")) == 75
     capsys.readouterr()
     message = bad(command("run", "run.seed=7"), capsys)
-    assert "this run began with run.seed=42, now run.seed=7" in message
+    assert "this run started with run.seed=42, now run.seed=7" in message
     other = tmp_path / "vocab.txt"
     other.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
     arguments = [a for a in command("run") if not a.startswith("data.path=")]

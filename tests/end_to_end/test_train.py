@@ -256,6 +256,7 @@ def test_a_damaged_checkpoint_costs_only_its_steps(
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_the_launcher_runs_it_from_another_folder(
     command: Any, tmp_path: Path, repository: Path
 ) -> None:

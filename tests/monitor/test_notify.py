@@ -40,7 +40,7 @@ def test_a_run_tells_of_its_end_and_of_its_stop(
     words.remove("run.max_hours=1e-9")
     assert train.entry(words) == 0
     first, last = told(file)
-    assert first.startswith("stopped 1 bertds run: stopped at step 1 (run.max_hours is over)")
+    assert first.startswith("stopped 1 bertds run: stopped at step 1 (run.max_hours is reached)")
     assert last == "done 6 bertds run: done at step 6"
 
 
@@ -113,5 +113,5 @@ def test_trouble_is_one_line_and_nothing_more(
         notifier.send("done", 1, "x")
         notifier.close()
     assert "exit code 3" in said[0] and "timed out" in said[1]
-    with pytest.raises(ConfigError, match="must begin with http"):
+    with pytest.raises(ConfigError, match="must start with http"):
         Notifier(NotifyConfig(webhook="file:///etc/passwd"), tmp_path, "x")

@@ -121,7 +121,7 @@ def test_a_slow_rank_is_said_before_the_first_step(
     with caplog.at_level(logging.WARNING, logger="bertds"):
         speed.check_at_start()
     assert [record.getMessage() for record in caplog.records] == [
-        "rank 3 (GPU 1 of node3) takes 40 % longer than the others for a product of matrices"
+        "rank 3 (GPU 1 of node3) takes 40 % longer than the other ranks for a matrix product"
     ]
     ranks.next = [[0.010, 0.010, 0.010, 0.020], [0.020, 0.010, 0.010, 0.010], steady]
     with caplog.at_level(logging.WARNING, logger="bertds"):

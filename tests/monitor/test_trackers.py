@@ -135,7 +135,7 @@ def test_warnings_are_said_once(said: list[str]) -> None:
     watcher = HealthWarnings()
     for step in range(10, 200, 10):
         watcher.line(train_line(step, stall_seconds=3.0))
-    loader = [text for text in said if "waits for the loader" in text]
+    loader = [text for text in said if "waits for the data loader" in text]
     assert len(loader) == 1 and "data.prefetch_steps" in loader[0]
 
 
@@ -222,7 +222,7 @@ def test_wandb_without_a_key_is_one_line_before_anything_is_built(
     run = tmp_path / "run"
     assert train(tiny_recipe, tiny_json, tiny_data, run, "tracking.wandb=online") == 2
     assert capsys.readouterr().err.strip() == (
-        "bertds: error: tracking.wandb=online: there is no W&B key; run `wandb login`, or set "
+        "bertds: error: tracking.wandb=online: no W&B key found; run `wandb login` or set "
         "WANDB_API_KEY, or set tracking.wandb=offline"
     )
     assert not run.exists()
@@ -244,11 +244,11 @@ def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
     assert train(*common, "schedule.total_steps=3") == 0
     assert time.monotonic() - began < 60
     said = (run / "log.txt").read_text()
-    assert "Weights & Biases goes on offline: http://127.0.0.1:" in said
-    assert "cannot be reached; later: wandb sync" in said
+    assert "Weights & Biases continues offline: http://127.0.0.1:" in said
+    assert "cannot be reached; upload later with: wandb sync" in said
     monkeypatch.delenv("WANDB_API_KEY")  # a run that has begun is not refused for a key either
     assert train(*common) == 0
-    assert "offline: there is no W&B key" in (run / "log.txt").read_text()
+    assert "offline: no W&B key found" in (run / "log.txt").read_text()
     identity = json.loads((run / "wandb_id.json").read_text())["id"]
     folders = list((run / "wandb").glob("offline-run-*"))
     assert len(folders) == 2 and all(identity in folder.name for folder in folders)
@@ -275,7 +275,10 @@ def test_a_refused_wandb_run_goes_on_offline(
     tracker = WandbTracker(config, {}, tmp_path, "name")
     tracker.line(train_line(1))
     tracker.close()
-    assert "goes on offline: the server says no; later: wandb sync" in said[0] and len(said) == 1
+    assert (
+        "continues offline: the server says no; upload later with: wandb sync" in said[0]
+        and len(said) == 1
+    )
     identity = json.loads((tmp_path / "wandb_id.json").read_text())["id"]
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{identity}"))) == 1
 
@@ -296,8 +299,8 @@ def test_a_tracker_that_cannot_start_is_left_out(
     facts = {"model": {"vocab_size": 65}, "world_size": 1}
     started = tracking.start_trackers(config, facts, tmp_path)
     assert [type(tracker) for tracker in started] == [HealthWarnings]
-    assert "Weights & Biases is left out: [Errno 28] No space left" in said[0]
-    assert "TensorBoard is left out: " in said[1] and len(said) == 2
+    assert "Weights & Biases is not used: [Errno 28] No space left" in said[0]
+    assert "TensorBoard is not used: " in said[1] and len(said) == 2
 
 
 def test_time_left_counts_the_phases_that_follow(

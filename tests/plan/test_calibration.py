@@ -24,7 +24,7 @@ from tests.support.made_runs import add_vocabulary, make_run, train_line
 
 
 def test_calibration_needs_a_run(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no config"):
+    with pytest.raises(UserError, match=r"config\.yaml is missing"):
         calibrate(tmp_path)
 
 

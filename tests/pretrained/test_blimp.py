@@ -178,8 +178,8 @@ def test_a_runs_scores_are_kept_for_its_report(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.txt", "", "no *.jsonl in it"),
-        ("a.jsonl", "\n", "hold no pair"),
+        ("a.txt", "", "contains no *.jsonl files"),
+        ("a.jsonl", "\n", "contain no pairs"),
         ("a.jsonl", "{", "line 1 is not JSON"),
         ("a.jsonl", '\n{"sentence_good": "x"}', "line 2 has no text under sentence_bad"),
         ("a.jsonl", '["x"]', "line 1 has no text under sentence_good"),
@@ -198,9 +198,9 @@ def test_a_sentence_too_long_or_empty_is_named(model_folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     model = load_pretrained(model_folder).model
     object.__setattr__(model, "config", type(model.config)(max_position_embeddings=4))
-    with pytest.raises(DataError, match="6 tokens, and the model reads at most 4"):
+    with pytest.raises(DataError, match="6 tokens, but the model reads at most 4"):
         pseudo_log_likelihoods(model, tokenizer, ["The cat sees it"])
-    with pytest.raises(DataError, match="leaves no token"):
+    with pytest.raises(DataError, match="returns no tokens"):
         pseudo_log_likelihoods(model, tokenizer, [" "])
 
 

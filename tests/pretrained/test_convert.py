@@ -79,7 +79,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr()
     assert "this must never be printed" not in printed.out
     assert "ckpt_1.pt: cannot be read as weights (it needs" in printed.err
-    assert "no code of a checkpoint is run" in printed.err
+    assert "and code in a checkpoint is never run" in printed.err
     assert not (tmp_path / "out").exists()
 
 
@@ -108,8 +108,11 @@ def test_what_is_left_out_is_named(
     shutil.copy(folder / "vocab.txt", tmp_path / "tuned")
     assert main(["convert", str(tmp_path / "tuned"), str(tmp_path / "out"), "--to", "hf"]) == 0
     printed = capsys.readouterr().out
-    assert "left out, this model has no place for it: classifier.weight" in printed
-    assert "not in the source, random: cls.predictions.transform.dense.weight" in printed
+    assert "omitted, not part of this model: classifier.weight" in printed
+    assert (
+        "not in the source, initialized at random: cls.predictions.transform.dense.weight"
+        in printed
+    )
 
 
 def test_bad_input_is_refused_in_one_line(
@@ -121,14 +124,17 @@ def test_bad_input_is_refused_in_one_line(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("precious")
     for arguments, message in (
-        ([str(weights_file), "out", "--to", "hf"], "no bert_config.json beside it"),
+        ([str(weights_file), "out", "--to", "hf"], "bert_config.json is missing"),
         (
             [str(weights_file), "out", "--to", "hf", "--config", str(folder / "config.json")],
-            "no vocab.txt beside it; give --vocab FILE",
+            "vocab.txt is missing; give --vocab FILE",
         ),
         ([str(folder), str(tmp_path / "full"), "--to", "dle"], "not an earlier export"),
-        ([str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")], "has its own"),
-        (["no/such/path", "out", "--to", "hf"], "no such folder"),
+        (
+            [str(folder), "out", "--to", "hf", "--vocab", str(folder / "vocab.txt")],
+            "already includes one",
+        ),
+        (["no/such/path", "out", "--to", "hf"], "no folder or model has this name"),
         (["there/ckpt_1.pt", "out", "--to", "hf"], "there/ckpt_1.pt: no such file"),
     ):
         assert main(["convert", *arguments]) == 2

@@ -107,7 +107,7 @@ def test_the_answer_is_kept_and_belongs_to_its_facts(model, cache, monkeypatch) 
 
 
 def test_a_model_that_cannot_fit_is_refused_with_figures(model) -> None:
-    with pytest.raises(ConfigError, match=r"not one row of 32 tokens fits: .* GiB are needed"):
+    with pytest.raises(ConfigError, match=r"not even one row of 32 tokens fits: .* GiB are needed"):
         find(model, recipe(1e-4), settings())
 
 
@@ -117,7 +117,7 @@ def test_a_number_stays_as_it_is(model) -> None:
 
 
 def test_who_needs_a_number_says_so() -> None:
-    with pytest.raises(ConfigError, match="found when training starts; give a number here"):
+    with pytest.raises(ConfigError, match="determined when training starts; set a number here"):
         settings().batch_plan(1)
     with pytest.raises(ConfigError, match="train_batch_size"):
         choose_micro_batch(

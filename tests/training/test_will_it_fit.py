@@ -51,7 +51,7 @@ def test_a_gpu_json_without_a_gpu_is_refused(
     free(monkeypatch, cpu=2000.0)
     json = settings(repository, "lamb_phase1_a100_80g")
     said = refusal(recipe(), json)
-    assert "this JSON is for GPUs (bf16, micro batch 512) and this machine has none" in said
+    assert "this JSON is for GPUs (bf16, micro batch 512), but this machine has none" in said
     assert "--config tiny_cpu_phase1" in said and "run.ignore_memory=true" in said
     assert re.search(r"about \d+ years on its CPU", said)
     check_fits(recipe(**{"run.ignore_memory": True}), json, ALONE, 30522)

@@ -17,18 +17,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds checkpoint",
-        description="list: what a run has saved, with held-out losses; the best is marked. verify: "
-        "check every file's checksum. convert: write the newest good checkpoint, or the one named, "
-        "as a single file.",
+        description="list: show the checkpoints of a run with their held-out losses, and mark "
+        "the best. verify: check the checksum of every file. convert: write the "
+        "newest intact checkpoint, or a given one, as a single file.",
     )
     parser.add_argument("action", choices=("list", "verify", "convert"))
-    parser.add_argument("run", help="the run folder, a checkpoint, or what convert wrote")
-    parser.add_argument("--out", metavar="DIR", help="convert: where to write")
+    parser.add_argument("run", help="a run folder, a checkpoint, or the output of convert")
+    parser.add_argument("--out", metavar="DIR", help="convert: output folder")
     parser.add_argument(
         "--to",
         choices=("merged", "weights"),
         default="merged",
-        help="convert: merged = a checkpoint of one rank, moments and all, that init.from takes; "
+        help="convert: merged = a checkpoint of one rank, including the moments, for init.from; "
         "weights = DIR/model.safetensors with whole float32 tensors",
     )
     args = parser.parse_args(argv)
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.action == "convert":
         if not args.out:
-            raise ConfigError("--out is needed: the folder that convert writes to")
+            raise ConfigError("--out DIR is required: the output folder of convert")
         print(convert(args.run, Path(args.out), weights_only=args.to == "weights"))
         return EXIT_OK
     return _look(args)
@@ -57,7 +57,7 @@ def _checkpoints_at(path: Path) -> list[Path]:
     if not folders and step_folders(path.resolve().parent).count(path.resolve()):
         folders = [path]
     if not folders:
-        raise CheckpointError(f"{path}: no checkpoints here")
+        raise CheckpointError(f"{path}: no checkpoints found")
     return folders
 
 

@@ -1,4 +1,4 @@
-"""``bertds status RUN``: how a run is doing, from another shell. Reads only; the run goes on."""
+"""``bertds status RUN``: how a run is doing, from another shell. Reads only; the run continues."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds status",
-        description="Say how runs are doing. Reads their folders and touches nothing.",
+        description="Show how runs are doing. The run folders are only read.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, or a folder of several"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or a folder that contains several",
     )
-    parser.add_argument("--json", action="store_true", help="print numbers for programs")
-    parser.add_argument("--watch", type=float, metavar="S", help="again every S seconds")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--watch", type=float, metavar="S", help="repeat every S seconds")
     return parser.parse_args(argv)
 
 
@@ -79,15 +83,18 @@ def in_lines(status: Status) -> str:
     lines.append(f"  checkpoints: {kept}; starts: {status.starts}")
     if status.losses:
         lost = in_words(sum(loss.seconds for loss in status.losses))
-        lines[-1] += f"; {lost} lost, the last time because {status.losses[-1].what}"
+        lines[-1] += f"; {lost} lost, most recently because {status.losses[-1].what}"
     if status.state in ("training", "silent"):
         lines.append(f"  last line {in_words(status.age_seconds)} ago")
     if status.state == "silent":
-        lines.append("  ! nothing was written for long; see log.txt, and the ranks with py-spy")
+        lines.append(
+            "  ! no metrics for a long time; look at log.txt, and at the ranks with py-spy"
+        )
     if status.state == "killed":
         lines.append(
-            f"  ! {status.owner} ended without a word: killed by the system for lack of memory, by "
-            "kill -9, or with its machine; see log.txt and dmesg, then run the same command again"
+            f"  ! {status.owner} ended without a message: killed by the system when memory ran "
+            "out, by kill -9, or because its machine failed; look at log.txt and dmesg, then run "
+            "the same command again"
         )
     lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
     # Not the first: a path that is broken in two cannot be copied.

@@ -158,7 +158,9 @@ def test_a_record_without_the_key_is_counted(tmp_path: Path, place: int) -> None
     path.write_text("".join(json.dumps(r) + "\n" for r in records))
     assert [i for i, d in enumerate(read("jsonl", path)) if d.dropped == "no_text_key"] == [place]
     path.write_text('{"content": "x"}\n' * 3)
-    with pytest.raises(DataError, match=r"line 1: the record has no 'text' \(it has: content\)"):
+    with pytest.raises(
+        DataError, match=r"line 1: the record has no key 'text' \(it has: content\)"
+    ):
         read("jsonl", path)
 
 
@@ -189,4 +191,4 @@ def test_linked_folders_are_followed_once(tmp_path: Path, capsys) -> None:
     os.symlink(books / "a", books / "0")  # below the folder already: keeps its own name
     os.symlink(books, elsewhere / "up")
     assert [f.name for f in find_files("books", [str(books)], ())] == ["a/1.txt", "b/2.txt"]
-    assert "left alone by --books: 1 .zip" in capsys.readouterr().err
+    assert "ignored by --books: 1 .zip" in capsys.readouterr().err

@@ -163,7 +163,7 @@ def test_what_needs_wordpiece_says_so(folder: Path, tmp_path: Path) -> None:
     for option in (["--instances", "64:10"], ["--tokeniser", "nanotoken"]):
         with pytest.raises(ConfigError, match=rf"{option[0]}.* is for BERT's WordPiece"):
             prepare(tmp_path, ENGLISH[0], folder, *option)
-    with pytest.raises(DataError, match=r"casing and accents are as its file says"):
+    with pytest.raises(DataError, match=r"casing and accents are set in its file"):
         prepare(tmp_path, ENGLISH[0], folder, "--uncased")
 
 

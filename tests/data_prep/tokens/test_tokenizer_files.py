@@ -118,7 +118,7 @@ def test_a_tokenizer_json_of_another_name_keeps_its_rules(tmp_path: Path, config
 def test_a_vocabulary_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text("\ufeff" + "\n".join(TOKENS), encoding="utf-8")
-    with pytest.raises(DataError, match=r"vocab\.txt: begins with a byte order mark"):
+    with pytest.raises(DataError, match=r"vocab\.txt: starts with a byte order mark"):
         load_tokenizer_info(path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"neither vocab\.txt nor tokenizer\.json in this"):
@@ -155,7 +155,7 @@ def test_a_small_vocabulary_leaves_out_rare_characters_and_no_more() -> None:
     assert len(choose_alphabet(counts, 8000, rules)) == 1000
     small = choose_alphabet(counts, 300, rules)
     assert set(small) >= {chr(0x430 + i) for i in range(32)} | {"?"} and len(small) == 263
-    with pytest.raises(DataError, match="different characters, so at least"):
+    with pytest.raises(DataError, match="distinct characters, so at least"):
         choose_alphabet(Counter({chr(0x4E00 + i): 1 for i in range(3000)}), 300, rules)
 
 

@@ -261,10 +261,10 @@ def test_a_users_file_goes_first(tmp_path: Path) -> None:
     [
         ("- a", 'expected languages, each with entries "what it shows": [names]'),
         ("en: [a]", "en: expected languages"),
-        ("en: {'{1}': [1]}", "'{1}': [1]: expected a text and names"),
-        ("en: {'=nothing': [a]}", "=nothing: no such function; known: as_of, centuries"),
-        ("en: {'{1}[ x': [a]}", "a bracket is not closed, or never opened"),
-        ("en: {'{1}]': [a]}", "a bracket is not closed, or never opened"),
+        ("en: {'{1}': [1]}", "'{1}': [1]: expected a text and a list of names"),
+        ("en: {'=nothing': [a]}", "=nothing: no such function; allowed: as_of, centuries"),
+        ("en: {'{1}[ x': [a]}", "unbalanced brackets"),
+        ("en: {'{1}]': [a]}", "unbalanced brackets"),
         ("en: {", "not YAML"),
     ],
 )
