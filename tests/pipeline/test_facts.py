@@ -196,3 +196,10 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
     assert main([one.replace("total_steps=4", "total_steps=5") for one in command]) == 0
     assert read_metrics(work / "run" / "metrics.jsonl").validation[-1]["step"] == 5
     assert json.loads((work / "scores.json").read_text())["stamp"] != scores["stamp"]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr("bertds.commands.pipeline.write_report", fail)
+    assert main([one.replace("total_steps=4", "total_steps=5") for one in command]) == 0
+    assert "no report: RuntimeError: no such font" in capfd.readouterr().err
