@@ -165,7 +165,7 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
     assert main(command) == 0
     out = " ".join(capfd.readouterr().out.split())
     assert (
-        "and 0 before. Of all held-out sentences, it answers correctly" in out
+        "and 0 before. Correct answers on all held-out sentences" in out
         and "of 96 about a capital" in out
     )
     assert "most frequent word" in out and "A full run" in out and "predict --task fill-mask" in out
