@@ -18,7 +18,7 @@ from bertds.distributed.step_sync import Agreement
 from bertds.errors import StoreError
 
 T = TypeVar("T")
-_ROUND_SECONDS = 0.5
+ROUND_SECONDS = 0.5
 
 
 def together(
@@ -53,7 +53,7 @@ def together(
     thread.start()
     while True:
         on_round()
-        thread.join(_ROUND_SECONDS)
+        thread.join(ROUND_SECONDS)
         done = not thread.is_alive()
         given_up = str(errors[0]) if errors and isinstance(errors[0], StoreError) else ""
         states = ranks.gather_objects((done, given_up, stop()))
@@ -86,7 +86,7 @@ def wait_for_batch(
     """
     while True:
         on_round()
-        there = loader.wait(_ROUND_SECONDS)
+        there = loader.wait(ROUND_SECONDS)
         reason = str(loader.gave_up or "") or agreement.watch.reason()
         states = ranks.gather_objects((there, reason))
         for _, problem in states:

@@ -66,7 +66,7 @@ def outcomes(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_waits, "_ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(store_waits, "ROUND_SECONDS", 0.01)
 
 
 def test_a_fast_rank_gets_its_result_when_the_slow_one_is_done() -> None:
@@ -94,5 +94,5 @@ def test_a_wish_to_stop_ends_the_wait_of_all_but_not_work_that_is_done(
     wish, none = (lambda: "SIGTERM"), (lambda: "")
     found = outcomes([lambda: time.sleep(60), lambda: "done"], [none, wish])
     assert all(isinstance(error, StoreError) and "SIGTERM" in str(error) for error in found)
-    monkeypatch.setattr(store_waits, "_ROUND_SECONDS", 20.0)
+    monkeypatch.setattr(store_waits, "ROUND_SECONDS", 20.0)
     assert outcomes([lambda: 1, lambda: 2], [wish, wish]) == [1, 2]
