@@ -1,6 +1,6 @@
 # make run    (CPU=1: torch without CUDA, for laptops) install, then the pipeline end to end on a Wikipedia excerpt (or WIKI=dump BOOKS=dir)
 # make test   install the test extras and run the tests (ARGS="-k lamb" chooses, JOBS=2 processes)
-# make check  lint, formatting, types
+# make check  lint, formatting, types, English
 # make canary  the engine's tests with the newest DeepSpeed and torch, in an environment of its own
 # make bench  the CPU benchmarks in under ten minutes, into bench/ (DATA=prepared folder)
 # make gpu-check   the whole check of one GPU in eight minutes, into benchmarks/results/ (DATA=prepared folder)
@@ -19,7 +19,7 @@ DATA ?=
 ARGS ?=
 JOBS ?= 2
 CPU ?=
-# CPU=1: the build of torch without CUDA, a tenth of the download, for machines without a GPU.
+# CPU=1: the build of torch without CUDA, 10 % of the download, for machines without a GPU.
 TORCH_FROM := $(if $(CPU),--extra-index-url https://download.pytorch.org/whl/cpu)
 BIN := $(VENV)/bin
 
@@ -65,6 +65,8 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy bertds data_prep
+	$(BIN)/codespell
+	$(BIN)/python -m pytest -q -n 0 tests/project/test_english.py
 
 style: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -1,4 +1,4 @@
-"""What every benchmark says beside its numbers: machine, versions, date, command; and pictures."""
+"""What every benchmark says next to its numbers: machine, versions, date, command; and pictures."""
 
 from __future__ import annotations
 

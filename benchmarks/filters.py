@@ -43,7 +43,7 @@ _IDENTIFIED = 2000
 
 
 def texts_of(path: str, megabytes: float) -> list[str]:
-    """Return cleaned articles, about so much of them."""
+    """Return cleaned articles, about this much of them."""
     texts: list[str] = []
     size = 0
     for file in find_files("wiki", [path], ()):

@@ -7,11 +7,11 @@ python benchmarks/gpu_check.py [--data PREPARED_FOLDER] [--only STAGE ...] [--mi
 ```
 
 Stages, each in a process and with a time limit of its own: machine, ceilings (product, copy), the
-GPU test suite, attention, forward and backward of the model alone, a step beside transformers'
-(base and large, 128 and 512 tokens), the optimizers, three training runs through ``train.py``.
-After each stage its table is printed and the result is written, so that a check that is cut off
-keeps what it has. Needs neither network nor pytest, and runs in a clone that is not installed.
-Without ``--data`` the text is made up; its rows are about as ragged as Wikipedia's.
+GPU test suite, attention, forward and backward of the model alone, a step compared with
+transformers' (base and large, 128 and 512 tokens), the optimizers, three training runs through
+``train.py``. After each stage its table is printed and the result is written, so that a check that
+is cut off keeps what it has. Needs neither network nor pytest, and runs in a clone that is not
+installed. Without ``--data`` the text is made up; its rows are about as ragged as Wikipedia's.
 
 The result is ``benchmarks/results/gpu_NAME_DATE.json`` with a picture of the same name; send it in
 with a pull request if your GPU is not there yet. The exit code is 1 if a stage failed or a promise

@@ -208,7 +208,7 @@ class Plan:
         return Stage(name=f"step {model} {length}", limit=60, read=read_json, command=command)
 
     def optimizer(self) -> Stage:
-        """Return LAMB beside fused AdamW."""
+        """Return LAMB compared with fused AdamW."""
         command = [
             "benchmarks/optimizer.py",
             "--no-deepspeed",

@@ -257,7 +257,7 @@ def figures_of(name: str, result: dict[str, Any]) -> dict[str, float]:
 
 
 def paint(result: dict[str, Any]) -> Callable[[Any], None]:
-    """Return a function that draws MFU, speed beside transformers', and attention."""
+    """Return a function that draws MFU, speed compared with transformers', and attention."""
     figures = result["figures"]
     shares = {n: v for n, v in figures.items() if n.endswith("MFU")}
     ratios = {n: v for n, v in figures.items() if n.endswith("times transformers")}

@@ -97,7 +97,7 @@ def machine(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) ->
 
 
 def driver_version() -> str:
-    """Return the driver's version; "" where nvidia-smi does not tell."""
+    """Return the driver's version; "" where nvidia-smi does not report it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
@@ -132,7 +132,7 @@ def ceilings(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) -
 
 def read_micro_batch(args: argparse.Namespace) -> tuple[Any, int, Any]:
     """Return a micro batch on the host, the vocabulary's size and the case."""
-    from benchmarks.train_step import Case, read_batches
+    from benchmarks.contender import Case, read_batches
 
     case = Case(
         model=args.model,

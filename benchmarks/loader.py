@@ -1,4 +1,4 @@
-"""How fast training rows are made on one core, beside transformers' masked-LM collator.
+"""How fast training rows are made on one core, compared with transformers' masked-LM collator.
 
 ```text
 python benchmarks/loader.py [--data PREPARED_FOLDER] [--seconds 3] [--json FILE]
@@ -18,7 +18,7 @@ process's CPU time, all threads together, and the best round is shown, since oth
 machine can only take away.
 
 Then the share of the time that a training loop waits for the loader, by ``data.prefetch_steps``:
-the loop asks for 2,048 rows of 128 tokens a step and rests 50 ms in the place of work.
+the loop asks for 2,048 rows of 128 tokens per step and rests 50 ms in the place of work.
 """
 
 from __future__ import annotations

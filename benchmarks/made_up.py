@@ -1,7 +1,7 @@
 """A made-up corpus with a vocabulary, for benchmarks of preparation that are given none.
 
 Words of syllables by Zipf's law, some of them not in the vocabulary; sentences and documents as
-long as English Wikipedia's (lognormal). What real text has beside words, it has not: names,
+long as English Wikipedia's (lognormal). What real text has in addition to words, it has not: names,
 numbers, other scripts.
 """
 

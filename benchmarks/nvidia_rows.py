@@ -20,7 +20,7 @@ from typing import Any
 
 
 def split_sentences(text_folder: Path, line_folder: Path) -> None:
-    """Write every document as one sentence a line, a blank line after it."""
+    """Write every document as one sentence per line, a blank line after it."""
     import nltk
 
     line_folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Time per optimizer step: our LAMB beside torch's fused AdamW, on BERT-sized tensors.
+"""Time per optimizer step: our LAMB compared with torch's fused AdamW, on BERT-sized tensors.
 
 Same process, alternating, one flat vector each as ZeRO gives it. On a CPU our LAMB is its compiled
 loops, on a GPU its Triton kernels; there also DeepSpeed's FusedAdam and FusedLamb (the latter

@@ -1,8 +1,8 @@
 """Where the time of a step goes, part by part, by hooks on the model's modules.
 
-A part's forward time lies between its pre-forward and its forward hook; its backward time between
+A part's forward time is between its pre-forward and its forward hook; its backward time between
 the arrival of its output's gradient and that of its input's. On a GPU the hooks wait for the
-device, so the parts are timed in steps of their own and not in those whose speed is told.
+device, so the parts are timed in steps of their own and not in those whose speed is reported.
 """
 
 from __future__ import annotations

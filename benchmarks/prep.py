@@ -1,4 +1,4 @@
-"""Preparation stage by stage, beside the raw speed of ``tokenizers``: a yardstick everyone has.
+"""Preparation stage by stage, compared with the raw speed of ``tokenizers``.
 
     python benchmarks/prep.py --dump DUMP.bz2 --wiki EXTRACTED --books DIR --vocab vocab.txt
     python benchmarks/prep.py --nvidia DIR --wiki EXTRACTED --books DIR --vocab vocab.txt
@@ -116,7 +116,7 @@ def text_rows(
 
 
 def road_rows(sources: Sequence[str], vocab: Path, instances: str, documents: Sequence[str]) -> Any:
-    """Measure the whole road from files to shards and to rows, in this process."""
+    """Measure the whole process from files to shards and to rows, in this process."""
     common = ["--vocab", str(vocab), "--workers", "1", "--validation-fraction", "0.01"]
     more = ["--instances", instances, "--compression", "none"]
     text = sum(len(d.encode()) for d in documents) / 1e6
@@ -133,10 +133,10 @@ def road_rows(sources: Sequence[str], vocab: Path, instances: str, documents: Se
         both, _ = cpu_seconds(lambda: prepare([*sources, *common, *more, "--out", str(out)]), 1)
         count = sum(f["rows"] for f in Manifest.load(out).instances[0]["files"])
     rows: list[dict[str, Any]] = [
-        {"stage": "whole road to token shards", "mb": text, "seconds": shards},
-        {"stage": f"whole road to rows {instances}", "mb": text, "seconds": both},
+        {"stage": "end to end to token shards", "mb": text, "seconds": shards},
+        {"stage": f"end to end to rows {instances}", "mb": text, "seconds": both},
     ]
-    if both > shards:  # else too little text to tell
+    if both > shards:  # else too little text to measure
         rows.append({"stage": f"rows alone {instances}", "rows": count, "seconds": both - shards})
     return rows
 
@@ -171,7 +171,7 @@ def show_stages(result: dict[str, Any]) -> None:
 
 
 def show_ratios(result: dict[str, Any]) -> None:
-    """Print the table of ours beside NVIDIA's."""
+    """Print the table of ours compared with NVIDIA's."""
     print(f"{'':<40}{'MB':>8}{'CPU-s':>16}{'MB/CPU-s':>10}{'times':>7}")
     for row in result["stages"]:
         print(f"{row['stage']} (NVIDIA: {row['nvidia_stage']})")

@@ -97,7 +97,9 @@ def ratio_bars(result: dict[str, Any]) -> Fill:
             )
         axes.set_ylim(len(names) - 0.5, -0.9)  # room for the words on the lines
         axes.set_xlabel("times the MB per CPU-second of NVIDIA's script (dashed: promised)")
-        axes.set_title(f"Ours beside NVIDIA's on the same text\n{where(result)}", fontsize=10)
+        axes.set_title(
+            f"Ours compared with NVIDIA's on the same text\n{where(result)}", fontsize=10
+        )
 
     return fill
 

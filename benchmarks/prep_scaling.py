@@ -5,7 +5,7 @@
 
 The corpus is plain text; its copies differ in one word per document, so that none is a duplicate.
 Memory is the largest resident set of any process (each worker is one), as the system counts it.
-Two workers are compared with one by the clock, which needs an idle machine ("cores_had" tells),
+Two workers are compared with one by the clock, which needs an idle machine ("cores_had" reports),
 and by CPU time: what the parent computes is serial (Amdahl), what workers compute is halved.
 """
 

@@ -5,8 +5,8 @@ python benchmarks/scaling.py [--data PREPARED_FOLDER] [--model mini] [--processe
     [--stages 1] [--json FILE] [--picture FILE.png]
 ```
 
-Each process has one thread and the same work, whatever their number. Beside the training's
-scaling stands the machine's own: the same processes multiplying matrices, without a word to each
+Each process has one thread and the same work, whatever their number. In addition to the training's
+scaling is the machine's own: the same processes multiplying matrices, without a word to each
 other. The bytes that each step sends are counted at the calls of ``torch.distributed`` and held
 against ``bertds plan``'s model of them, which then says what 8 to 4,096 GPUs would send.
 """
@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.collectives import Count, counting
 from benchmarks.common import add_result_options, draw, facts, matrix_rate, write_result
-from benchmarks.train_step import MODELS, PREDICTIONS, open_rows
+from benchmarks.contender import MODELS, PREDICTIONS, open_rows
 from bertds.config.recipe import ModelConfig
 from bertds.cost_model.memory import Shape
 from bertds.cost_model.step_time import bytes_sent
@@ -181,7 +181,7 @@ def volumes() -> list[dict[str, Any]]:
     for gpus in GPUS:
         shape = shape_of("large", 1, gpus, "bf16", on_cpu=False)
         sent = predicted_bytes(shape, 1)
-        # One step of 65,536 rows of 128 tokens, at 2,300 rows a second and GPU.
+        # One step of 65,536 rows of 128 tokens, at 2,300 rows per second and GPU.
         seconds = 65_536 / gpus / 2_300
         rows.append({"gpus": gpus, "gib_per_step": sent / 2**30, "seconds_of_arithmetic": seconds})
     return rows
@@ -201,7 +201,7 @@ def show(result: dict[str, Any]) -> None:
     print("\nBERT-large, stage 1, bf16, by the model: what a GPU sends for a step of 65,536 rows")
     for row in result["many"]:
         print(
-            f"{row['gpus']:6} GPUs: {row['gib_per_step']:.2f} GiB beside "
+            f"{row['gpus']:6} GPUs: {row['gib_per_step']:.2f} GiB compared with "
             f"{row['seconds_of_arithmetic']:.2f} s of arithmetic"
         )
 

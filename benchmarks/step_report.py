@@ -10,10 +10,10 @@ OURS, PEER = "bertds", "transformers"
 def show(line: dict[str, Any]) -> None:
     """Print one line of the table with its parts."""
     print(
-        f"\nBERT-{line['model']}, {line['length']} tokens, {line['precision']}, "
-        f"{line['rows']} rows a step, {line['padding']:.1%} padding: "
-        f"{line['speedup']:.2f} x transformers (totals {line['speedup_of_totals']:.2f}, "
-        f"CPU seconds {line['speedup_of_cpu_seconds']:.2f})"
+        f"\nBERT-{line['model']}, {line['length']} tokens, {line['precision']}, {line['rows']} "
+        f"rows per step, {line['padding']:.1%} padding: {line['speedup']:.2f} x transformers "
+        f"(totals {line['speedup_of_totals']:.2f}, CPU seconds "
+        f"{line['speedup_of_cpu_seconds']:.2f})"
     )
     if equal := line.get("equality"):
         print(

@@ -1,4 +1,4 @@
-"""Wikitext to prose: ours beside WikiExtractor's and mwparserfromhell's, on the same dumps.
+"""Wikitext to prose: ours compared with WikiExtractor's and mwparserfromhell's, on the same dumps.
 
     python benchmarks/wikitext.py --dump DUMP.xml.bz2 ... --peers-python PEERS/bin/python
         [--json FILE] [--picture FILE.png]

@@ -14,42 +14,60 @@ from bertds.errors import EXIT_BAD_INPUT, EXIT_OK
 from bertds.system.run_command import guarded
 
 COMMANDS = {
-    "init": ("bertds.commands.init", "begin a project: a recipe and the commands to run it"),
-    "recipes": ("bertds.commands.recipes", "list, show and copy the recipes that ship"),
-    "prep": ("bertds.commands.prep", "cut a corpus into training shards"),
+    "init": ("bertds.commands.init", "start a project: a recipe and the commands to run it"),
+    "recipes": ("bertds.commands.recipes", "list, show and copy the included recipes"),
+    "prep": ("data_prep.build_wiki_books", "turn a corpus into training shards"),
     "train": (
         "bertds.commands.train",
-        "pre-train for one phase (--processes N for several GPUs)",
+        "pre-train one phase (--processes N to use N GPUs)",
     ),
     "export": ("bertds.commands.export", "write a run as a Hugging Face folder"),
     "evaluate": (
         "bertds.commands.evaluate",
         "score a run or a Hugging Face folder on held-out text",
     ),
-    "finetune": ("bertds.commands.finetune", "fine-tune on GLUE, NER, SQuAD or own data; score"),
+    "finetune": (
+        "bertds.commands.finetune",
+        "fine-tune and score on GLUE, NER, SQuAD or your own data",
+    ),
     "predict": ("bertds.commands.predict", "fill masks, classify, tag, answer, embed"),
-    "models": ("bertds.commands.models", "list the pre-trained models known by name"),
+    "models": ("bertds.commands.models", "list the pre-trained models that are known by name"),
     "convert": (
         "bertds.commands.convert",
-        "to and from Hugging Face, NVIDIA DLE, TensorFlow, Megatron",
+        "convert between Hugging Face, NVIDIA DLE, TensorFlow and Megatron",
     ),
-    "extend": ("bertds.commands.extend", "give a model a domain's words"),
-    "pipeline": ("bertds.commands.pipeline", "prepare, train both phases, export, evaluate"),
+    "extend": ("bertds.commands.extend", "add the words of a domain to a model's vocabulary"),
+    "pipeline": ("bertds.commands.pipeline", "prepare, train both phases, export and evaluate"),
     "ten-minutes": (
         "bertds.commands.ten_minutes",
-        "train by the clock on ten million words, score BLiMP and GLUE",
+        "train for 10 minutes on 10 M words, then score BLiMP and GLUE",
     ),
-    "speedrun": ("bertds.commands.speedrun", "time to a held-out loss; a table of records"),
-    "plan": ("bertds.commands.plan", "say what a run will need: memory, time, energy, cost, disk"),
-    "status": ("bertds.commands.status", "say how a run is doing, from another shell"),
-    "watch": ("bertds.commands.watch", "show a run's report live in a browser"),
-    "report": ("bertds.commands.report", "write one page on one or several runs, to be looked at"),
-    "checkpoint": ("bertds.commands.checkpoint", "list, verify, convert the checkpoints of a run"),
-    "inspect": ("bertds.commands.inspect_rows", "print the rows of a step, or samples by number"),
+    "speedrun": (
+        "bertds.commands.speedrun",
+        "measure the time to a held-out loss, with a table of records",
+    ),
+    "plan": (
+        "bertds.commands.plan",
+        "predict what a run will need: memory, time, energy, cost, disk",
+    ),
+    "status": ("bertds.commands.runs.status", "show how a run is doing, from another shell"),
+    "watch": ("bertds.commands.runs.watch", "show a run's report live in a browser"),
+    "report": (
+        "bertds.commands.runs.report",
+        "write an HTML report on one or more runs",
+    ),
+    "checkpoint": (
+        "bertds.commands.runs.checkpoint",
+        "list, verify and convert the checkpoints of a run",
+    ),
+    "inspect": (
+        "bertds.commands.runs.inspect_rows",
+        "print the training rows of a step, or samples by number",
+    ),
     "config": ("bertds.commands.config", "show, explain, compare and check settings"),
     "doctor": (
         "bertds.commands.doctor",
-        "check that this machine, or a cluster's nodes, are fit to train",
+        "check that this machine, or each node of a cluster, is fit to train",
     ),
 }
 
@@ -79,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         from bertds.config.suggest import nearest
 
         print(
-            f"bertds: error: no command {name!r}{nearest(name, COMMANDS)}; see bertds --help",
+            f"bertds: error: unknown command {name!r}{nearest(name, COMMANDS)}; see bertds --help",
             file=sys.stderr,
         )
         return EXIT_BAD_INPUT

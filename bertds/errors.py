@@ -1,4 +1,4 @@
-"""The errors that bertds raises on purpose, and the exit code that each one stands for.
+"""The errors that bertds raises on purpose, and the exit code that each one represents.
 
 A command ends with 0 when all went well, 1 when it failed, 2 when what it was given is wrong
 (a setting, a file, an option), and 75 when it stopped early with its work saved and can be run
@@ -50,7 +50,7 @@ class InUseError(UserError):
 class StoreError(BertdsError):
     """A store (S3, a web server, ...) could not be reached for long; the work up to then is saved.
 
-    The same command goes on when the store answers again.
+    The same command continues when the store answers again.
     """
 
     exit_code = EXIT_RUN_AGAIN

@@ -32,7 +32,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; ``--help`` imports nothing heavy."""
     parser = argparse.ArgumentParser(
         prog="bertds train",
-        description="Pre-train BERT for one phase; the same command continues a stopped run.",
+        description="Pre-train BERT for one phase. Run the same command again to resume a "
+        "stopped run.",
         epilog="Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped early with everything "
         "saved (run the same command again).",
     )
@@ -44,25 +45,26 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="override recipe keys (run.dir=PATH data.path=PATH schedule.total_steps=N ...); "
-        "deepspeed.KEY=VALUE overrides the JSON",
+        help="override recipe keys (run.dir=PATH data.path=PATH schedule.total_steps=N ...) or, "
+        "with deepspeed.KEY=VALUE, the DeepSpeed JSON",
     )
     parser.add_argument(
         "--processes",
         type=int,
         default=0,
         metavar="N",
-        help="start N ranks on this machine, one per GPU or N on the CPU",
+        help="start N ranks on this machine: one per GPU, or N on the CPU",
     )
     parser.add_argument(
         "--restarts",
         type=int,
         default=0,
         metavar="K",
-        help="with --processes: after a crash start again from the newest checkpoint, K times "
-        "at most",
+        help="with --processes: after a crash, restart from the newest checkpoint, at most K times",
     )
-    parser.add_argument("--log-samples", action="store_true", help="record each step's samples")
+    parser.add_argument(
+        "--log-samples", action="store_true", help="record the sample numbers of each step"
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)

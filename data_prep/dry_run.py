@@ -1,4 +1,4 @@
-"""``--dry-run``: how much work, disk and time lie ahead. Writes nothing below ``--out``.
+"""``--dry-run``: how much work, disk and time are expected. Writes nothing below ``--out``.
 
 A sample of each source, spread over its files, is prepared for good in a temporary folder, with
 all options, and what came out and how long it took is scaled up. Documents that are equal to, or
@@ -107,7 +107,7 @@ def beginning(unit: Unit, folder: Path) -> Unit:
     data = data[: data.rindex(_RECORD_ENDS[unit.reader]) + len(_RECORD_ENDS[unit.reader])]
     path = folder / f"{unit.source}-{unit.path.name}.beginning"
     path.write_bytes(data)
-    # How much of the compressed file that is: any compressor tells it well enough.
+    # How much of the compressed file that is: any compressor shows it well enough.
     size = min(unit.size, len(zlib.compress(data)))
     return unit._replace(file=str(path), start=0, end=len(data), size=size)
 
@@ -248,27 +248,27 @@ def tell(
             f"about {documents:,} documents, {found.tokens[source]:,} tokens"
         )
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(found.dropped.items()))
-    rows["dropped"] = reasons or "none in the sample"
+    rows["dropped"] = reasons or "none found in the sample"
     rows["shards"] = f"about {found.shards:,} of {settings.shard_tokens:,} tokens"
     for length, count in found.rows.items():
         rows[f"rows {length}"] = f"about {count:,} in {settings.dupe_factor} passes"
     there = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
     free, needed = free_bytes(there), found.shard_bytes + found.row_bytes + found.work_bytes
     rows["disk"] = (
-        f"{in_bytes(found.shard_bytes + found.row_bytes)}, and {in_bytes(found.work_bytes)} in "
-        f"{out}/.work meanwhile; {in_bytes(free)} are free"
+        f"{in_bytes(found.shard_bytes + found.row_bytes)}, plus {in_bytes(found.work_bytes)} in "
+        f"{out}/.work during the work; {in_bytes(free)} free"
     )
     seconds = max(found.seconds / (workers * tasks), found.one_reader_seconds)
     processes = words.count(workers, "worker")
     split = f"{tasks} tasks of {processes}" if tasks > 1 else processes
     rows["time"] = (
-        f"about {progress.in_time(seconds)} with {split}, "
-        f"{progress.in_time(found.seconds)} with one"
+        f"about {progress.in_time(seconds)} with {split}, {progress.in_time(found.seconds)} with "
+        "1 process"
     )
-    progress.say(f"what lies ahead, from a sample (nothing was written to {out}):")
+    progress.say(f"estimate from a sample (nothing was written to {out}):")
     progress.summary(rows)
     if needed > free:
-        progress.say(f"bertds: warning: {out}: {in_bytes(needed)} are needed, and not there")
+        progress.say(f"bertds: warning: {out}: not enough disk space: {in_bytes(needed)} needed")
 
 
 def in_bytes(number: float) -> str:

@@ -30,7 +30,7 @@ class OtherSettings(DataError):
     """
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; choose another folder, or --overwrite to begin anew")
+        super().__init__(f"{what}; choose another folder, or replace it with --overwrite")
         self.what = what
 
 
@@ -53,7 +53,7 @@ class EarlierRun:
         }
 
     def is_finished(self) -> bool:
-        """Tell whether nothing is left to do; else leave a folder in which work can go on.
+        """Return whether nothing is left to do; else leave a folder in which work can continue.
 
         Raises:
             DataError: the folder holds results of other settings or sources, or foreign files.
@@ -69,8 +69,8 @@ class EarlierRun:
             foreign = next((p for p in self.out.iterdir() if p.name[0] != "."), None)
             if foreign is not None:
                 raise DataError(
-                    f"{self.out}: holds {foreign.name} but no {MANIFEST_NAME}; choose an empty "
-                    "folder, or --overwrite to remove an earlier preparation there"
+                    f"{self.out}: contains {foreign.name} but no {MANIFEST_NAME}; choose an empty "
+                    "folder, or remove an earlier preparation with --overwrite"
                 )
         self.work.mkdir(exist_ok=True)
         write_json(self.plan, self.identity)
@@ -96,7 +96,7 @@ class EarlierRun:
         damaged = damaged_files(self.out, manifest)
         if damaged:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            progress.say(f"{self.out}: {damaged[0]}{more} missing or damaged; making it again")
+            progress.say(f"{self.out}: {damaged[0]}{more} missing or damaged; preparing again")
             self.manifest = manifest
         return not damaged
 
@@ -109,7 +109,7 @@ class EarlierRun:
             return False
         if before.get("sources") != now.get("sources"):
             different = [d for d in different if not d.startswith("sources:")]
-            different.insert(0, "the source files are others, or changed")
+            different.insert(0, "the source files have changed")
         raise OtherSettings(
             f"{self.out}: prepared with other settings ({'; '.join(different[:3])})"
         )
@@ -131,7 +131,7 @@ class EarlierRun:
             return
         if any(list(self.manifest.splits[name].shards) != infos for name, infos in splits.items()):
             (self.out / MANIFEST_NAME).unlink()
-            progress.say(f"{self.out}: the sources have changed since; all files are made again")
+            progress.say(f"{self.out}: the sources have changed; preparing all files again")
 
 
 def damaged_files(out: Path, manifest: Manifest) -> list[str]:

@@ -50,8 +50,8 @@ def execute(command: CommandLine, argv: Sequence[str]) -> int:
     elif executor != "local":
         if request.task_count < 2:
             raise ConfigError(
-                f"--executor {executor} needs --task-count N, 2 or more (--workers are the "
-                "processes of each)"
+                f"--executor {executor} needs --task-count N with N of 2 or more (--workers sets "
+                "the processes per task)"
             )
         start = _submit if executor == "slurm" else _run_on_ray
         return start(request, without_own_options(argv))
@@ -89,8 +89,8 @@ def _submit(request: PrepRequest, argv: list[str]) -> int:
     script = scripts / "data_prep.sh"
     if not script.is_file():
         raise ConfigError(
-            f"{script}: not found; --executor slurm needs a clone of bertds, whose slurm/ an "
-            "installed package does not have"
+            f"{script}: not found; --executor slurm needs a clone of bertds, because an installed "
+            "package does not include slurm/"
         )
     command = [
         "bash",
@@ -101,10 +101,10 @@ def _submit(request: PrepRequest, argv: list[str]) -> int:
     ]
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode == 127 or "sbatch: command not found" in answer.stderr:
-        raise ConfigError("--executor slurm: no sbatch here; run this on a login node")
+        raise ConfigError("--executor slurm: sbatch is missing; run this command on a login node")
     job = answer.stdout.strip()
     if answer.returncode != 0 or not job:
-        lines = answer.stderr.strip().splitlines() or ["sbatch gave no job id"]
+        lines = answer.stderr.strip().splitlines() or ["sbatch returned no job id"]
         raise ConfigError(lines[-1].removeprefix("bertds: error: "))
     progress.say(
         f"submitted: job {job}, {request.task_count} tasks\n"

@@ -8,9 +8,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bertds.system.idle_options import refuse_idle
 from data_prep.request import CHOICES, PrepRequest
 from data_prep.selection.filters import QUALITY_RULES
 
+GOES_WITH = {
+    "hf_split": ("hf",),
+    "wiki_index": ("wiki",),
+    "wiki_templates": ("wiki",),
+    "text_layout": ("text",),
+    "text_key": ("jsonl", "parquet", "hf"),
+    "vocab_sample_bytes": ("train_vocab",),
+    "language_score": ("keep_language",),
+    "decontaminate_ngram": ("decontaminate",),
+    **dict.fromkeys(("dupe_factor", "compression", "dataset_name"), ("instances",)),
+    "task_index": ("task_count",),
+}
+"""Options that do nothing without one of these."""
 EXECUTORS = ("local", "slurm", "ray")
 
 _EXAMPLES = """examples:
@@ -18,7 +32,7 @@ _EXAMPLES = """examples:
   %(prog)s --text corpus.txt --out data --train-vocab 8192 \\
       --instances 128:20 --instances 512:80 --dupe-factor 5
 
-Killed? Run the same command again. Look: DIR/report.html; rows: %(prog)s show DIR"""
+Resume: run the same command again. Report: DIR/report.html. Rows: %(prog)s show DIR"""
 
 
 class CommandLine(NamedTuple):
@@ -43,8 +57,9 @@ def parse_args(argv: Sequence[str] | None) -> CommandLine:
     if given.pop("help_all", False):
         _parser(full=True).print_help()
         raise SystemExit(0)
+    refuse_idle(given, GOES_WITH)
     if not given.get("out"):
-        parser.error("--out DIR is missing")
+        parser.error("--out DIR is required")
     if bool(given.get("vocab")) == bool(given.get("train_vocab")):
         parser.error("give either --vocab FILE or --train-vocab N")
     given.pop("debug", None)  # it is run_command.guarded's
@@ -93,10 +108,10 @@ def _parser(full: bool) -> argparse.ArgumentParser:
         usage="%(prog)s --wiki|--books|--text|... PATH... --out DIR --vocab FILE [options]",
     )
     rare, section = _shown if full else _hidden, parser.add_argument_group
-    _add_sources(section("sources (files or folders; mix as you like)"), rare)
-    _add_vocabulary(section("vocabulary (one of the first two)"), rare)
+    _add_sources(section("sources (files or folders, in any combination)"), rare)
+    _add_vocabulary(section("vocabulary (--vocab or --train-vocab is required)"), rare)
     _add_output(section("output"), rare)
-    _add_selection(section("which documents (all but equal ones, unless asked)"), rare)
+    _add_selection(section("choice of documents (default: all, except exact duplicates)"), rare)
     _add_nvidia_files(section("NVIDIA HDF5 (for NeMo, DeepLearningExamples, bing_bert)"), rare)
     _add_running(section("running"), rare)
     return parser
@@ -108,56 +123,60 @@ def _add_sources(group: Group, rare: Rare) -> None:
     add("--wiki", **paths, help="MediaWiki dumps (.xml, .bz2), or <doc> files")
     add("--books", **paths, help="folders of books as .txt (Project Gutenberg)")
     add("--text", **paths, help="plain text, blank lines between documents")
-    add("--jsonl", **paths, help="JSON lines with a text in each")
+    add("--jsonl", **paths, help="JSON lines files with a text in each object")
     add("--parquet", **paths, help="Parquet files with a text column")
-    add("--pubmed", **paths, help="BioASQ / PubMed JSON: address -> abstract")
+    add("--pubmed", **paths, help="BioASQ / PubMed JSON: URL -> abstract")
     add(
         "--hf",
         **{**paths, "metavar": "NAME[:CONFIG]"},
-        help="Hugging Face datasets, or folders laid out as the Hub's",
+        help="Hugging Face datasets, or folders with the layout of one",
     )
-    add("--hf-split", metavar="SPLIT", help=rare("the split of --hf (train)"))
+    add("--hf-split", metavar="SPLIT", help=rare("split of --hf to read (default: train)"))
     add(
         "--wiki-index",
         nargs="+",
         action="extend",
         metavar="FILE",
-        help=rare("indexes of multistream dumps (found if beside them)"),
+        help=rare("indexes of multistream dumps (found if next to the dumps)"),
     )
     add(
         "--wiki-templates",
         metavar="FILE",
-        help=rare("YAML: templates whose words stay, as wiki/templates.yaml has"),
+        help=rare("YAML file of templates to keep as text, like wiki/templates.yaml"),
     )
     add(
         "--text-layout",
         choices=CHOICES["text_layout"],
-        help=rare("what separates the documents of --text (blank-line)"),
+        help=rare("what separates the documents of --text (default: blank-line)"),
     )
     add(
         "--text-key",
         metavar="KEY",
-        help=rare("the text's key in --jsonl, column in --parquet and --hf (text)"),
+        help=rare("JSON key or column that has the text (default: text)"),
     )
     add(
         "--licence",
         action="append",
         metavar="SOURCE=TEXT",
-        help=rare("a source's licence for the manifest"),
+        help=rare("licence of a source, recorded in the manifest"),
     )
     add(
         "--max-document-mb",
         type=int,
         metavar="N",
-        help=rare("refuse a document of more than N MB (256)"),
+        help=rare("refuse documents larger than N MB (default: 256)"),
     )
     add(
         "--max-unpack-ratio",
         type=int,
         metavar="N",
-        help=rare("refuse a compressed file of more than N times its size (250)"),
+        help=rare("refuse files that unpack to more than N times their size (250)"),
     )
-    add("--language", metavar="CODE", help=rare("whose sentence rules to use (en)"))
+    add(
+        "--language",
+        metavar="CODE",
+        help=rare("language of the sentence splitter's rules (default: en)"),
+    )
 
 
 def _add_vocabulary(group: Group, rare: Rare) -> None:
@@ -165,30 +184,34 @@ def _add_vocabulary(group: Group, rare: Rare) -> None:
     add(
         "--vocab",
         metavar="FILE",
-        help="vocab.txt, tokenizer.json (BPE too), a folder, a model's name",
+        help="vocab.txt, tokenizer.json (also BPE), a folder or a model name",
     )
-    add("--train-vocab", type=int, metavar="N", help="train one of N tokens")
+    add("--train-vocab", type=int, metavar="N", help="train a vocabulary of N tokens")
     casing = group.add_mutually_exclusive_group()
     casing.add_argument(
         "--uncased",
         dest="lower_case",
         action="store_true",
-        help="lower-case the text (default: as the vocabulary is)",
+        help="lower-case the text (default: as in the vocabulary)",
     )
-    casing.add_argument("--cased", dest="lower_case", action="store_false", help="keep its case")
+    casing.add_argument(
+        "--cased", dest="lower_case", action="store_false", help="keep the case of the text"
+    )
     add(
-        "--keep-accents", action="store_true", help=rare("do not strip accents, lower-cased or not")
+        "--keep-accents",
+        action="store_true",
+        help=rare("do not strip accents, even from lower-cased text"),
     )
     add(
         "--vocab-sample-bytes",
         type=int,
         metavar="N",
-        help=rare("text that --train-vocab reads (100000000)"),
+        help=rare("bytes of text that --train-vocab reads (default: 100000000)"),
     )
     add(
         "--tokeniser",
         choices=CHOICES["tokeniser"],
-        help=rare("nanotoken: a faster package, compared on a sample (cache)"),
+        help=rare("nanotoken: a faster package, verified on a sample (cache)"),
     )
 
 
@@ -197,23 +220,41 @@ def _add_output(group: Group, rare: Rare) -> None:
     add(
         "--out",
         metavar="DIR",
-        help="where shards and manifest.json go: a folder, or a URL (s3://...)",
+        help="output folder for shards and manifest.json, or a URL (s3://...)",
     )
     add(
         "--work-dir",
         metavar="DIR",
-        help=rare("with --out URL: the local folder to work in (in $TMPDIR)"),
+        help=rare("with --out URL: local working folder (default: in $TMPDIR)"),
     )
     add(
-        "--validation-fraction", type=float, metavar="F", help="share of documents held out (0.005)"
+        "--validation-fraction",
+        type=float,
+        metavar="F",
+        help="fraction of documents to hold out (default: 0.005)",
     )
-    add("--seed", type=int, metavar="N", help="(12345)")
-    add("--shard-tokens", type=int, metavar="N", help=rare("tokens of a shard, about (4000000)"))
-    add("--min-tokens", type=int, metavar="N", help=rare("drop documents with fewer tokens (8)"))
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="seed of order, split, pairs and masks (default: 12345)",
+    )
+    add(
+        "--shard-tokens",
+        type=int,
+        metavar="N",
+        help=rare("approximate number of tokens per shard (default: 4000000)"),
+    )
+    add(
+        "--min-tokens",
+        type=int,
+        metavar="N",
+        help=rare("drop documents with fewer than N tokens (default: 8)"),
+    )
     add(
         "--overwrite",
         action="store_true",
-        help="begin anew in a folder that was prepared with other settings",
+        help="replace a preparation that was made with other settings",
     )
 
 
@@ -222,19 +263,19 @@ def _add_selection(group: Group, rare: Rare) -> None:
     add(
         "--dedup",
         choices=CHOICES["dedup"],
-        help="equal texts enter once (exact), or near-duplicates too (minhash)",
+        help="remove exact duplicates (default), or also near-duplicates",
     )
     add(
         "--mix",
         metavar="SOURCE=W,...",
-        help="how often a source's documents enter, e.g. wiki=1,books=2.5",
+        help="how often documents of a source are used: wiki=1,books=2.5",
     )
     add(
         "--decontaminate",
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="drop documents that hold text of these test sets",
+        help="drop documents that contain text of these test sets",
     )
     add(
         "--quality",
@@ -242,37 +283,44 @@ def _add_selection(group: Group, rare: Rare) -> None:
         action="extend",
         choices=QUALITY_RULES,
         metavar="RULE",
-        help="drop what gopher, repetition or c4 calls no prose",
+        help="drop documents that fail the rules gopher, repetition or c4",
     )
     add(
         "--keep-language",
         nargs="+",
         action="extend",
         metavar="CODE",
-        help="drop documents in other languages, e.g. en (needs py3langid)",
+        help="keep only these languages, such as en (requires py3langid)",
     )
-    add("--min-words", type=int, metavar="N", help=rare("drop documents with fewer words"))
-    add("--max-words", type=int, metavar="N", help=rare("drop documents with more words"))
+    add("--min-words", type=int, metavar="N", help=rare("drop documents with fewer than N words"))
+    add("--max-words", type=int, metavar="N", help=rare("drop documents with more than N words"))
     add(
         "--keep-dropped",
         action="store_true",
-        help=rare("write what was left out to OUT/dropped/REASON.jsonl"),
+        help=rare("write dropped documents to OUT/dropped/REASON.jsonl"),
     )
     add(
         "--language-score",
         type=float,
         metavar="P",
-        help=rare("least probability of --keep-language (0.65)"),
+        help=rare("minimum probability for --keep-language (default: 0.65)"),
     )
     add(
         "--decontaminate-ngram",
         type=int,
         metavar="N",
-        help=rare("words that must agree (13; an example of 8 to N as a whole)"),
+        help=rare("length of a match in words (13; shorter examples as a whole)"),
     )
-    add("--minhash-bands", type=int, metavar="N", help=rare("(14)"))
-    add("--minhash-rows", type=int, metavar="N", help=rare("hashes of a band (8)"))
-    add("--minhash-ngram", type=int, metavar="N", help=rare("words that are hashed together (5)"))
+    add("--minhash-bands", type=int, metavar="N", help=rare("number of bands (default: 14)"))
+    add(
+        "--minhash-rows", type=int, metavar="N", help=rare("number of hashes per band (default: 8)")
+    )
+    add(
+        "--minhash-ngram",
+        type=int,
+        metavar="N",
+        help=rare("number of words that are hashed together (default: 5)"),
+    )
 
 
 def _add_nvidia_files(group: Group, rare: Rare) -> None:
@@ -281,25 +329,49 @@ def _add_nvidia_files(group: Group, rare: Rare) -> None:
         "--instances",
         action="append",
         metavar="S:P",
-        help="also write rows of S tokens with P masks, e.g. 128:20",
+        help="also write rows of S tokens with up to P masks, such as 128:20",
     )
-    add("--dupe-factor", type=int, metavar="N", help="passes (5)")
-    add("--compression", choices=CHOICES["compression"], help=rare("of these files (gzip)"))
-    add("--masked-lm-prob", type=float, metavar="P", help=rare("(0.15)"))
-    add("--short-seq-prob", type=float, metavar="P", help=rare("(0.1)"))
+    add(
+        "--dupe-factor",
+        type=int,
+        metavar="N",
+        help="number of passes over the corpus, each with new masks (default: 5)",
+    )
+    add(
+        "--compression",
+        choices=CHOICES["compression"],
+        help=rare("compression of these files (default: gzip)"),
+    )
+    add(
+        "--masked-lm-prob",
+        type=float,
+        metavar="P",
+        help=rare("fraction of tokens to mask (default: 0.15)"),
+    )
+    add(
+        "--short-seq-prob",
+        type=float,
+        metavar="P",
+        help=rare("probability of a shorter target length (default: 0.1)"),
+    )
     add(
         "--whole-word-masking", action="store_true", help=rare("mask all pieces of a word together")
     )
-    add("--ngram", type=int, metavar="N", help=rare("mask runs of up to N words (1)"))
+    add(
+        "--ngram",
+        type=int,
+        metavar="N",
+        help=rare("mask up to N consecutive words together (default: 1)"),
+    )
     add(
         "--pairs",
         choices=CHOICES["pairs"],
-        help=rare("next sentence, sentence order, or no pairs (nsp)"),
+        help=rare("next sentence (default), sentence order, or no pairs"),
     )
     add(
         "--dataset-name",
         metavar="NAME",
-        help=rare("of these files (wikicorpus_en, bookscorpus, ...)"),
+        help=rare("dataset name in these files (wikicorpus_en, bookscorpus, ...)"),
     )
 
 
@@ -309,30 +381,30 @@ def _add_running(group: Group, rare: Rare) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="processes (all cores); changes nothing but the time",
+        help="number of processes (default: all cores); affects only speed",
     )
     add(
         "--executor",
         choices=EXECUTORS,
-        help="here (default), as a Slurm array job, or on a Ray cluster",
+        help="run locally (default), as a Slurm array job, or on Ray",
     )
     add(
         "--task-count",
         type=int,
         metavar="N",
-        help="N tasks on any hosts that share --out prepare one corpus together",
+        help="number of tasks, on hosts that share --out, for one corpus",
     )
     add(
         "--task-index",
         type=int,
         metavar="K",
-        help=rare("with --executor local: this process is task K of them (from 0)"),
+        help=rare("with --executor local: run task K of them (from 0)"),
     )
     add(
         "--dry-run",
         action="store_true",
-        help="say from a sample how much work, disk and time lie ahead, and stop",
+        help="estimate work, disk space and time from a sample, then exit",
     )
     add("--debug", action="store_true", help=rare("show the traceback of an error"))
-    add("-h", "--help", action="help", help="show this and stop")
-    add("--help-all", action="store_true", help="show the rarely used options too")
+    add("-h", "--help", action="help", help="show this help and exit")
+    add("--help-all", action="store_true", help="also show the rarely used options")

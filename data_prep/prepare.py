@@ -36,7 +36,7 @@ from data_prep.workers.team import SharedFolderTeam, SingleProcess, Team
 
 
 def prepare(request: PrepRequest) -> Manifest:
-    """Prepare a corpus, or go on where an earlier call was stopped.
+    """Prepare a corpus, or continue where an earlier call was stopped.
 
     A script that asks for several workers must call this below ``if __name__ == "__main__"``:
     they are processes that import it again.
@@ -58,7 +58,7 @@ def prepare(request: PrepRequest) -> Manifest:
         there = finished_there(url, out, resolved.files, resolved.settings, request.overwrite)
         if there is not None:
             clear(out)
-            progress.say(f"{url}: prepared before with these settings, all files there")
+            progress.say(f"{url}: already prepared with these settings; all files are there")
             return there
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def prepare(request: PrepRequest) -> Manifest:
         whole = request.overwrite or not earlier.work.exists()
         with _team(resolved, earlier) as team:
             if team.once("open", lambda: _open(earlier)):
-                progress.say(f"{out}: prepared before with these settings, all files intact")
+                progress.say(f"{out}: already prepared with these settings; all files are intact")
                 return Manifest.load(out)
             manifest = StageRun(resolved, team).execute(earlier)
     except OSError as error:

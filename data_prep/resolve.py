@@ -31,7 +31,7 @@ from data_prep.store_output import work_folder
 from data_prep.tokens.nanotoken_encoder import check_installed
 from data_prep.wiki.templates import check_file
 
-_LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as each book states"}
+_LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as stated in each book"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def resolve(request: PrepRequest) -> Resolved:
     settings = prep_settings(request, files, filters)
     url = str(request.out) if is_url(request.out) else ""
     if request.work_dir and not url:
-        raise ConfigError("--work-dir is for --out URL; a local --out is its own work folder")
+        raise ConfigError("--work-dir is only for --out URL; a local --out needs no work folder")
     return Resolved(
         request=request,
         out=work_folder(url, request.work_dir, request.task_count) if url else Path(request.out),
@@ -123,7 +123,7 @@ def source_files(request: PrepRequest) -> list[SourceFile]:
         files += [file._replace(limits=limits) for file in found]
     if not files:
         raise ConfigError(
-            "no source: give --wiki, --books, --text, --jsonl, --parquet, --pubmed or --hf"
+            "no source given; use --wiki, --books, --text, --jsonl, --parquet, --pubmed or --hf"
         )
     return files
 
@@ -201,7 +201,7 @@ def prep_settings(
     )
     instances = [_with_lengths(rows, text) for text in request.instances]
     if len({one.sequence_length for one in instances}) < len(instances):
-        raise ConfigError("--instances: each sequence length only once")
+        raise ConfigError("--instances: each sequence length may be given only once")
     kinds = {file.source for file in files}
     names = {
         frozenset({"wiki"}): "wikicorpus_en",
@@ -210,7 +210,7 @@ def prep_settings(
     }
     dataset = request.dataset_name or names.get(frozenset(kinds), "corpus")
     if not dataset.replace("_", "").replace("-", "").isalnum():
-        raise ConfigError(f"--dataset-name {dataset!r}: letters, digits, _ and - only")
+        raise ConfigError(f"--dataset-name {dataset!r}: only letters, digits, _ and - are allowed")
     return PrepSettings(
         seed=request.seed,
         **tokenizer,
@@ -271,8 +271,9 @@ def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
     if not tokenizer.is_wordpiece and (request.instances or fast):
         option = "--tokeniser nanotoken" if fast else "--instances"
         raise ConfigError(
-            f"{option} is for BERT's WordPiece ({'' if fast else 'NVIDIA HDF5 holds no other; '}"
-            f"{request.vocab} is {tokenizer.model}): leave it out; the token shards serve any model"
+            f"{option} is for BERT's WordPiece "
+            f"({('' if fast else 'NVIDIA HDF5 holds no other; ')}{request.vocab} is "
+            f"{tokenizer.model}); omit this option; the token shards can be used for any model"
         )
     same = tokenizer.fingerprint if not tokenizer.is_wordpiece else sha256_file(tokenizer.main_file)
     return {

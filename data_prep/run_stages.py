@@ -188,15 +188,16 @@ class StageRun:
             )
             if len(tokens) < settings.vocab_size:
                 progress.say(
-                    f"warning: --train-vocab {settings.vocab_size:,} asks for more tokens than the "
-                    f"text has pieces that occur twice: the vocabulary has {len(tokens):,}"
+                    f"warning: --train-vocab {settings.vocab_size:,}: the text does not contain "
+                    "that many pieces that occur at least twice; the vocabulary has "
+                    f"{len(tokens):,}"
                 )
             write_vocabulary(vocab, tokens)
             write_marker(marker, vocab, {}, inputs)
         return vocab
 
     def _parts(self, folder: str, results: list[dict[str, Any]]) -> list[Path]:
-        # Not what lies in the folder: there may be parts of a source that was touched since.
+        # Not what is in the folder: there may be parts of a source that was touched since.
         return [self.work / folder / name for name in sorted({r["part"] for r in results})]
 
     def _tokenise_text(

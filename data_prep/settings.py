@@ -19,7 +19,7 @@ TOKENISERS = ("cache", "nanotoken")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepSettings:
-    """Settings that change the result; all of them stand in the manifest."""
+    """Settings that change the result; all of them are in the manifest."""
 
     seed: int = 12345
     """Decides the order of documents, the split, pairs and masks of instance files."""
@@ -33,7 +33,7 @@ class PrepSettings:
     vocab_size: int = 0
     """Of the vocabulary to train; 0 = one was given."""
     vocab_sample_bytes: int = 100_000_000
-    """A vocabulary is trained on about so much text, chosen document by document by hash."""
+    """A vocabulary is trained on about this much text, chosen document by document by hash."""
     vocab_sha256: str = ""
     """Of the vocabulary that was given."""
     wiki_templates_sha256: str = ""

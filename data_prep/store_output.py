@@ -43,8 +43,8 @@ def work_folder(url: str, asked: str | Path | None, task_count: int) -> Path:
         return Path(asked)
     if task_count > 1:
         raise ConfigError(
-            "--out is a URL and --task-count is above 1: the tasks meet in a folder that they "
-            "share; give it with --work-dir DIR"
+            "--out is a URL and --task-count is above 1: the tasks need a shared folder; set it "
+            "with --work-dir DIR"
         )
     named = hashlib.sha256(url.partition("?")[0].encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"bertds-prep-{os.geteuid()}" / named
@@ -82,7 +82,7 @@ def finished_there(
     except DataError:
         if not overwrite:
             raise
-        different = ["its manifest is damaged"]
+        different = ["the manifest is damaged"]
     finally:
         shutil.rmtree(work / ".store", ignore_errors=True)
     if different and not overwrite:
@@ -93,7 +93,7 @@ def finished_there(
     if not different and not missing:
         return manifest
     if missing:
-        progress.say(f"{url}: {missing[0]} is missing or cut short; making it again")
+        progress.say(f"{url}: {missing[0]} is missing or truncated; preparing it again")
     storage.remove(marker)
     shutil.rmtree(work, ignore_errors=True)
     return None
@@ -113,7 +113,7 @@ def publish(out: Path, url: str, manifest: Manifest) -> None:
             continue
         storage.upload(path, storage.join(url, name))
     if missing := set(_missing(url, manifest)):
-        raise DataError(f"{masked(url)}: {min(missing)} was uploaded and is not there")
+        raise DataError(f"{masked(url)}: {min(missing)} was uploaded but is missing")
     storage.upload(out / MANIFEST_NAME, storage.join(url, MANIFEST_NAME))
     progress.say(f"uploaded to {url}")
 

@@ -217,7 +217,7 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   ((per_task > 0)) || TRAIN_SRUN+=(--overcommit)
 }
 
-free_port() { # the first of each three ports that nobody on this node, the first one, listens on
+free_port() { # the first of each three ports that is free on this node, the first one
   local try
   for ((try = 0; try < 20; try++)); do
     if ! (exec 3<> "/dev/tcp/127.0.0.1/$MASTER_PORT") 2> /dev/null; then return; fi

@@ -15,7 +15,7 @@
 #   sbatch slurm/data_prep.sh --wiki dump.xml.bz2 --books books/ --vocab vocab.txt --out data/en
 #
 # As an array, its elements prepare that one corpus together, on as many nodes as there are free;
-# the result has the same bytes. Elements that come late, are preempted or die hold nobody up.
+# the result has the same bytes. Elements that come late, are preempted or die delay no other task.
 #
 #   sbatch --array=1-8 slurm/data_prep.sh --wiki dump.xml.bz2 --vocab vocab.txt --out data/en
 #

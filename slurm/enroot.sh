@@ -2,7 +2,7 @@
 # Python inside an Enroot image: enroot.sh IMAGE MOUNTS ARGUMENTS OF PYTHON...
 #
 # Enroot starts with an empty environment in its root folder; what a task knows of its job, and
-# where it stands, has to be handed on. MOUNTS are FROM:TO[:more fields of fstab], with commas.
+# where it is, has to be handed on. MOUNTS are FROM:TO[:more fields of fstab], with commas.
 set -u
 
 image=$1 mounts=$2 options=()

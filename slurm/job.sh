@@ -2,7 +2,7 @@
 # Inside a job: the preflight, the start of the ranks, and what follows from how they ended.
 # Sourced by common.sh.
 #
-# What the scripts keep between restarts lies in the run folder, since a job id says nothing about
+# What the scripts keep between restarts is in the run folder, since a job id says nothing about
 # a run:
 #   RUN/slurm/job              the job that trains in it
 #   RUN/slurm/history          one line per event
@@ -23,7 +23,7 @@ job_field() { # job_field JOB NAME: one field of `scontrol show job`, or GONE, o
   case $text in
     *JobState=*) sed -n "s/.* $2=\([^ ]*\).*/\1/p" <<< "$text" ;;
     *"Invalid job id"*) echo GONE ;;
-    *) echo UNKNOWN ;; # the controller does not answer: nobody is declared dead for that
+    *) echo UNKNOWN ;; # the controller does not answer: no node is declared dead for that
   esac
 }
 
@@ -45,7 +45,7 @@ note() { # one line of the run's history
 }
 
 leave_it_to_slurm() { # ends this script unless Slurm believes the job to be running
-  # Whoever cancels a job means it: only a running job comes back by itself. (On a preemption, node
+  # Whoever cancels a job means it: only a running job comes back on its own. (On a preemption, node
   # loss or `scontrol requeue` Slurm has requeued it already. If it runs again meanwhile, this
   # script is what a lost node kept alive of its former life.)
   local state try
@@ -196,7 +196,7 @@ doctor() { # the preflight alone
   exit "$code"
 }
 
-preflight() { # preflight DATA: name bad nodes before they make everybody hang
+preflight() { # preflight DATA: name bad nodes before they make all users hang
   local data=$1 mode=${BERTDS_PREFLIGHT:-auto} bad code hosts already
   case $mode in
     off) return 0 ;;
@@ -349,7 +349,7 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed; ret
   done
   rm -rf "$BERTDS_EXITS"
   # The trainer's own word, whatever came after it. A DONE from before this start counts only if the
-  # trainer agrees: it refuses settings that differ, and goes on with a longer schedule.
+  # trainer agrees: it refuses settings that differ, and continues with a longer schedule.
   if [ -e "$RUN/DONE" ] && { [ "$main" = 0 ] || [ "$(done_file)" != "$DONE_BEFORE" ]; }; then
     note "done"
     rm -f "$RUN/slurm/crashes"
@@ -368,7 +368,7 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed; ret
     say "error: the trainer ended without an error, but $RUN/DONE is missing"
     exit 1
   fi
-  # Asked for by us, or saved: a stop. Else somebody ends the ranks as they start: not for ever.
+  # Asked for by us, or saved: a stop. Otherwise something else ends the ranks as they start: not for ever.
   if [ -z "$STOP" ] && [ "$main" != 75 ] && [ "$code" != 0 ]; then
     crashed "${early:-srun ended with exit code $code before the ranks did}"
   fi
@@ -388,10 +388,10 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed; ret
 
 # ---- everything that runs on one node -------------------------------------------------------
 
-one_node() { # one_node ARGUMENTS OF bertds...: prep, export, evaluate; each continues by itself
+one_node() { # one_node ARGUMENTS OF bertds...: prep, export, evaluate; each continues on its own
   local code out='' previous='' one
   start_job
-  STOP_SIGNAL=TERM # these have no orderly stop: they are ended, and go on from what is complete
+  STOP_SIGNAL=TERM # these have no orderly stop: they are ended, and continue from what is complete
   for one in "$@"; do
     [ "$previous" != --out ] || out=$one
     previous=$one

@@ -13,7 +13,7 @@
 #
 #   sbatch --nodes=4 slurm/phase1.sh [arguments of bertds/train.py, such as --set key=value]
 #
-# What is trained stands in the recipe (BERTDS_PHASE1 in slurm/site.env, or --config), on
+# What is trained is in the recipe (BERTDS_PHASE1 in slurm/site.env, or --config), on
 # BERTDS_DATA (or --set data.path=), in BERTDS_RUNS/phase1 (or --set run.dir=). See docs/slurm.md.
 set -uo pipefail
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole road as a chain of jobs: prepare -> phase 1 -> phase 2 -> export -> evaluate.
+# The whole process as a chain of jobs: prepare -> phase 1 -> phase 2 -> export -> evaluate.
 #
 #   slurm/pipeline.sh --work DIR [--nodes N] [--prep 'OPTIONS'] [--train 'OPTIONS'] SOURCES...
 #
@@ -8,7 +8,7 @@
 # SOURCES are the arguments of preparation but for --out. --nodes is for both phases. --prep and
 # --train are more sbatch options for preparation (and the small jobs) and for training. All goes
 # to DIR: data, phase1, phase2, model, scores.json, logs. Submitted again after a failure, the
-# chain goes on from what is done. Recipes and the rest come from slurm/site.env. The recipes, JSONs,
+# chain continues from what is done. Recipes and the rest come from slurm/site.env. The recipes, JSONs,
 # vocabulary and folders of both phases are checked first (bertds pipeline --check).
 set -euo pipefail
 # shellcheck source=slurm/common.sh

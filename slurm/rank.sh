@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One Slurm task: tells the command given who it is, and leaves its exit code where the batch
+# One Slurm task: gives the command its rank, and leaves its exit code where the batch
 # script finds it. (srun's own exit code is the highest of all: 143 of the ranks that were ended
 # because one had failed hides that one's 2.)
 set -u

@@ -63,14 +63,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def no_launcher() -> Iterator[None]:
-    """A run inside the test process names its place in the environment; no other test sees it."""
-    before = {name: os.environ.get(name) for name in LAUNCHER}
+    """A run inside the test process names its rank in the environment; no other test sees it."""
+    forget_launcher()
     yield
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    forget_launcher()
+
+
+def forget_launcher() -> None:
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

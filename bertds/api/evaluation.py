@@ -10,7 +10,7 @@ from bertds.config.load import load_config
 from bertds.config.recipe import Config, DataConfig
 from bertds.errors import ConfigError
 from bertds.pretrained.evaluate import evaluate as score_model
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 from bertds.pretrained.transformers_api import open_model
 
 
@@ -74,12 +74,12 @@ def held_out_scores(model: str | Path, rows: HeldOut) -> tuple[dict[str, float],
     return score_model(trained, config, rows.split, rows.batch, rows.max_samples), config
 
 
-def _data_config(trained: Trained, rows: HeldOut) -> DataConfig:
+def _data_config(trained: PretrainedModel, rows: HeldOut) -> DataConfig:
     recipe = trained.manifest.get("recipe", {})
     values: dict[str, Any] = dict(recipe.get("data", {"pairs": "nsp"}))
     path = rows.data or values.get("path")
     if not path:
-        raise ConfigError("--data is needed: a Hugging Face folder does not name its data")
+        raise ConfigError("--data is required: a Hugging Face folder does not name its data")
     values["path"] = str(path)
     values["vocab"] = str(rows.vocab or values.get("vocab", ""))
     if rows.sequence_length:

@@ -12,7 +12,7 @@ _PATHS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed", "hf")
 
 
 def prepare(out: str | Path, **options: Any) -> Manifest:
-    """Prepare a corpus, or go on where an earlier call was stopped.
+    """Prepare a corpus, or continue where an earlier call was stopped.
 
     A script that asks for several workers must call this below ``if __name__ == "__main__"``: they
     are processes that import it again. In a notebook ``workers=1`` is safe.

@@ -74,7 +74,7 @@ def train(
     words += ["--deepspeed_config", json_named] if json_named else []
     words += ["--set", *assignments] if assignments else []
     if threading.current_thread() is not threading.main_thread():
-        raise BertdsError("bertds.train listens for signals: call it from the main thread")
+        raise BertdsError("bertds.train handles signals, so it must be called from the main thread")
     with _own_signals():
         code = module.main(words)
     return TrainingResult(folder, code == EXIT_OK, read_metrics(folder / "metrics.jsonl").lines)

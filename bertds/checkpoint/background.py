@@ -1,7 +1,7 @@
-"""A checkpoint that is written while training goes on.
+"""A checkpoint that is written while training continues.
 
 The main thread copies the state (that is all that training waits for); a thread on each rank
-writes its file and, last, a small ``rank_R.part.json`` beside it; rank 0's thread waits for all of
+writes its file and, last, a small ``rank_R.part.json`` next to it; rank 0's thread waits for all of
 these and publishes. Nothing here is a collective operation: the ranks meet in the folder. Errors
 are kept and raised by the next save, on all ranks together.
 """
@@ -103,7 +103,7 @@ class BackgroundSave:
             self._written.set()
 
     def _gather(self) -> list[Any] | None:
-        """Wait for every rank's part; None if told to give up."""
+        """Wait for every rank's part; None if asked to give up."""
         files = [self.folder / _part(rank) for rank in range(self._world_size)]
         while not all(file.is_file() for file in files):
             if self._abandoned.wait(0.05):

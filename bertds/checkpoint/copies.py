@@ -4,9 +4,9 @@
 URL/step_00000100/rank_00000.safetensors ... manifest.json   uploaded last, removed first
 ```
 
-Rank 0 uploads in a thread while training goes on. A copy without its manifest does not exist: what
-a killed upload leaves is removed by a later one. A start on a machine without the checkpoint (or
-with a damaged or an older one) fetches the newest good copy into the run folder first.
+Rank 0 uploads in a thread while training continues. A copy without its manifest does not exist:
+what a killed upload leaves is removed by a later one. A start on a machine without the checkpoint
+(or with a damaged or an older one) fetches the newest good copy into the run folder first.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Copies:
             self.add(folders[0])
 
     def release(self, folder: Path) -> bool:
-        """Tell whether a checkpoint may be removed; one that waits is then not uploaded."""
+        """Return whether a checkpoint may be removed; one that waits is then not uploaded."""
         with self._changed:
             if folder == self._current:
                 return False
@@ -104,7 +104,7 @@ class Copies:
                     why = f" ({self._problem})" if self._problem else ""
                     raise StoreError(
                         f"{masked(self.url)}: {', '.join(names)} not uploaded yet{why}; the "
-                        "checkpoint is in the run folder, and the next start uploads it"
+                        "checkpoint is in the run folder and will be uploaded at the next start"
                     )
                 self._changed.wait(min(left, 1.0))
 
@@ -211,7 +211,7 @@ def restore(
                 return
             _fetch(there, temporary, checkpoints / name, seconds)
         except (CheckpointError, DataError, FileNotFoundError) as error:
-            log.warning("%s/%s: %s; looking for an older one", masked(url), name, error)
+            log.warning("%s/%s: %s; looking for an older checkpoint", masked(url), name, error)
             continue
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

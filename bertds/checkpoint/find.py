@@ -35,7 +35,9 @@ def newest_good(checkpoints: Path) -> CheckpointReader | None:
     if latest.is_file():
         name = latest.read_text(encoding="utf-8", errors="replace").strip()
         if not _STEP.match(name) or not (checkpoints / name).is_dir():
-            log.warning("%s names %r, which does not exist; looking for the newest", latest, name)
+            log.warning(
+                "%s names %r, which does not exist; looking for the newest checkpoint", latest, name
+            )
     problems: list[str] = []
     for folder in folders:
         try:
@@ -48,8 +50,8 @@ def newest_good(checkpoints: Path) -> CheckpointReader | None:
         return reader
     if problems:
         raise CheckpointError(
-            f"{checkpoints}: no checkpoint is intact: {'; '.join(problems)}. Remove the folder "
-            "to start again from the beginning"
+            f"{checkpoints}: no checkpoint is intact: {'; '.join(problems)}. Remove the folder to "
+            "start from the beginning"
         )
     return None
 
@@ -67,7 +69,7 @@ def locate(path: Path | str) -> CheckpointReader:
         reader = newest_good(path / "checkpoints")
         if reader is not None:
             return reader
-        raise CheckpointError(f"{path}: a run without any checkpoint yet")
+        raise CheckpointError(f"{path}: the run has no checkpoint yet")
     if not path.exists():
         raise CheckpointError(f"{path}: no such run or checkpoint")
-    raise CheckpointError(f"{path}: neither a run nor a checkpoint")
+    raise CheckpointError(f"{path}: neither a run folder nor a checkpoint")

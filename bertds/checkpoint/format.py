@@ -171,7 +171,7 @@ class CheckpointReader:
                 raise CheckpointError(f"{path}: missing")
             size = path.stat().st_size
             if size != record["bytes"]:
-                raise CheckpointError(f"{path}: {size} bytes, {record['bytes']} were written")
+                raise CheckpointError(f"{path}: {size} bytes, but {record['bytes']} were written")
             if sha256_file(path) != record["sha256"]:
                 raise CheckpointError(f"{path}: damaged (its checksum does not match)")
 
@@ -218,7 +218,8 @@ class CheckpointReader:
                 filled += end - begin
         if filled != length:
             raise CheckpointError(
-                f"{self.folder}: holds {filled} of the {length} elements wanted of {kind} {name}"
+                f"{self.folder}: contains {filled} of the {length} required elements of {kind} "
+                f"{name}"
             )
         return result
 

@@ -1,8 +1,8 @@
 """What a checkpoint's ``manifest.json`` must say, checked key by key before anything is read.
 
 The pieces of a tensor must cover it exactly once: a gap would be read as whatever the memory held,
-an overlap would hide which of two values is meant. The facts beside them (model, tokenizer, recipe)
-are checked here too where they are there; an older checkpoint may know fewer of them.
+an overlap would hide which of two values is meant. The facts next to them (model, tokenizer,
+recipe) are checked here too where they are there; an older checkpoint may know fewer of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FLOAT_BYTES = 4
 
 
 class PieceRecord(NamedTuple):
-    """Where one piece lies."""
+    """Where one piece is located."""
 
     file: str
     key: str

@@ -37,13 +37,13 @@ def convert(source: str, out: Path, *, weights_only: bool) -> Path:
         if weights_only:
             file = out / "model.safetensors"
             if file.exists():
-                raise CheckpointError(f"{file}: exists already; choose another --out")
+                raise CheckpointError(f"{file}: already exists; choose another --out")
             with atomic_path(file) as temporary:
                 save_file(dict(reader.weights()), temporary, metadata={"format": "pt"})
             return file
         final = out / f"step_{reader.manifest['step']:08d}"
         if final.exists():
-            raise CheckpointError(f"{final}: exists already; choose another --out")
+            raise CheckpointError(f"{final}: already exists; choose another --out")
         temporary = out / f".tmp-{final.name}"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

@@ -69,7 +69,7 @@ class Checkpoints:
         """Save now, unless this very step is saved already.
 
         Args:
-            state: where training stands.
+            state: the state of training.
             wait: False lets ``checkpoint.background`` copy the state and return; what then goes
                 wrong is raised by the next save.
 
@@ -139,7 +139,7 @@ class Checkpoints:
             self._prune()  # what was being uploaded could not be removed then
 
     def abandon(self) -> None:
-        """Let a save in the background end by itself, if it is quick; not collective."""
+        """Let a save in the background end on its own, if it is quick; not collective."""
         if self.copies is not None:
             self.copies.stop()
         if self._background is not None:
@@ -214,14 +214,15 @@ class Checkpoints:
         broken = [name for _, _, name in facts if name]
         if broken:
             raise BertdsError(
-                f"checkpoint not saved: {broken[0]} holds a value that is not finite; the last "
-                "checkpoint is untouched. Lower the learning rate and run this again"
+                f"checkpoint not saved: {broken[0]} contains a value that is not finite. The last "
+                "checkpoint is unaffected. Lower the learning rate and run the same command again"
             )
         total, room = sum(fact[0] for fact in facts), min(fact[1] for fact in facts)
         if room < total * 1.02 + 2**20:
             raise BertdsError(
-                f"checkpoint not saved: {self.folder} has {room / 2**30:.2f} GiB free and the "
-                f"checkpoint needs {total / 2**30:.2f}; free some space and run this again"
+                f"checkpoint not saved: {self.folder} has {room / 2**30:.2f} GiB free, but the "
+                f"checkpoint needs {total / 2**30:.2f} GiB; free some space and run the same "
+                "command again"
             )
 
     def _prune(self) -> None:
@@ -246,11 +247,11 @@ class Checkpoints:
     @staticmethod
     def _remove(folder: Path) -> None:
         # Renamed first: a half-removed folder must not look like a checkpoint.
-        grave = folder.with_name(f".tmp-removed-{folder.name}")
-        shutil.rmtree(grave, ignore_errors=True)
+        stale = folder.with_name(f".tmp-removed-{folder.name}")
+        shutil.rmtree(stale, ignore_errors=True)
         reached("checkpoint.remove")
-        folder.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        folder.rename(stale)
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _not_finite(pieces: list[Piece]) -> str:

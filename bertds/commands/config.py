@@ -46,21 +46,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     actions = parser.add_subparsers(dest="action", required=True)
     show = actions.add_parser(
-        "show", help="print a recipe and its DeepSpeed JSON, every default filled in"
+        "show", help="print a recipe and its DeepSpeed JSON, including all defaults"
     )
-    show.add_argument("recipe", help="a recipe or a DeepSpeed JSON, by name or path")
-    show.add_argument("--deepspeed_config", metavar="F.json", help="default: the recipe's own")
+    show.add_argument("recipe", help="a recipe or DeepSpeed JSON, as a name or path")
+    show.add_argument(
+        "--deepspeed_config", metavar="F.json", help="default: the one named in the recipe"
+    )
     show.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
-    explain = actions.add_parser("explain", help="say what a key (or a section) means")
+    explain = actions.add_parser("explain", help="explain a key or a section")
     explain.add_argument(
-        "key", nargs="?", default="", help="schedule, lr, deepspeed.KEY ...; nothing = all"
+        "key", nargs="?", default="", help="such as schedule, lr or deepspeed.KEY (default: all)"
     )
-    diff = actions.add_parser("diff", help="print the keys in which two recipes differ")
+    diff = actions.add_parser("diff", help="print the keys that differ between two recipes")
     diff.add_argument("first")
     diff.add_argument("second")
-    validate = actions.add_parser("validate", help="check recipes and DeepSpeed JSONs")
-    validate.add_argument("files", nargs="+", metavar="FILE", help="recipes or JSONs, name or path")
-    actions.add_parser("schema", help="print the recipes' JSON Schema, for editors")
+    validate = actions.add_parser("validate", help="check recipes and DeepSpeed JSON files")
+    validate.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="recipes or DeepSpeed JSON files, as names or paths",
+    )
+    actions.add_parser("schema", help="print the JSON Schema of recipes, for editors")
     return parser.parse_args(argv)
 
 
@@ -92,7 +99,9 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
     for_recipe = {k: v for k, v in values.items() if not k.startswith(JSON)}
     if named.endswith(".json"):
         if for_recipe or deepspeed_json:
-            raise ConfigError(f"{named}: for a JSON alone only --set deepspeed.KEY=VALUE")
+            raise ConfigError(
+                f"{named}: with a DeepSpeed JSON alone, only --set deepspeed.KEY=VALUE is allowed"
+            )
         print(json.dumps(load_deepspeed_json(find_json(named), for_json).values, indent=2))
         return
     config = load_config(named, for_recipe)
@@ -105,11 +114,11 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
             mark = "" if value == default else f"  # default: {_as_yaml(default)}"
             changed += bool(mark)
             print(f"  {line}{mark}")
-    print(f"# {changed} keys differ from their defaults, which stand behind them.")
+    print(f"# {changed} keys differ from their defaults, which are shown as comments.")
     if not (config.run.deepspeed_config or deepspeed_json):
         if for_json:
             find_deepspeed_json(config, named, deepspeed_json)  # says that there is none
-        print("# It names no DeepSpeed JSON (run.deepspeed_config).")
+        print("# The recipe does not name a DeepSpeed JSON (run.deepspeed_config).")
         return
     settings = _json_of(config, named, deepspeed_json, for_json)
     given = dotted(settings.values, JSON)
@@ -169,7 +178,9 @@ def _explain(key: str) -> None:
     known = [*recipe_keys, *in_json]
     chosen = _named(key, known) or _named(OTHER_NAMES.get(key, key), known)
     if not chosen and (file := Path(key)).suffix in (".json", ".yaml"):
-        raise ConfigError(f"{key}: explain takes keys; bertds config show {file.name} shows a file")
+        raise ConfigError(
+            f"{key}: explain takes keys; use bertds config show {file.name} to show a file"
+        )
     if not chosen:
         sections = {name.rpartition(".")[0] for name in known}
         raise ConfigError(f"unknown key {key}{nearest(key, [*sections, *known])}")
@@ -177,7 +188,9 @@ def _explain(key: str) -> None:
     for name in chosen:
         if name in in_json:
             if owner != JSON and key:
-                print("In the DeepSpeed JSON; on the command line --set deepspeed.KEY=VALUE:")
+                print(
+                    "Keys of the DeepSpeed JSON (on the command line: --set deepspeed.KEY=VALUE):"
+                )
                 owner = JSON
             print(name)
             text = in_json[name]

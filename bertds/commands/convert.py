@@ -10,42 +10,48 @@ from bertds.pretrained.convert import convert
 from bertds.pretrained.foreign.megatron import MegatronBert
 from bertds.pretrained.open_any import opened
 from bertds.pretrained.output_folder import check_output
+from bertds.system.idle_options import given_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds convert",
-        description="Convert a model to a Hugging Face folder or an NVIDIA DLE checkpoint. SRC: a "
-        "run, a Hugging Face folder, a name of `bertds models`, DLE's ckpt_*.pt, a TensorFlow "
-        "checkpoint (bert_model.ckpt or its folder), a NeMo or Megatron checkpoint (.nemo, .ckpt, "
-        ".pt).",
+        description="Convert a model to a Hugging Face folder or an NVIDIA DLE checkpoint. SRC: "
+        "a run, a Hugging Face folder, a name of `bertds models`, ckpt_*.pt of DLE, "
+        "a TensorFlow checkpoint (bert_model.ckpt or its folder), or a NeMo or "
+        "Megatron checkpoint (.nemo, .ckpt, .pt).",
     )
     add = parser.add_argument
     add("source", metavar="SRC")
-    add("out", metavar="DIR", help="the folder to write")
+    add("out", metavar="DIR", help="output folder")
     add(
         "--to",
         choices=("hf", "dle", "onnx"),
         required=True,
-        help="hf: Hugging Face; dle: NVIDIA DLE; onnx (from runs and hf)",
+        help="hf = Hugging Face; dle = NVIDIA DLE; onnx (from runs and hf)",
     )
     add(
         "--config",
         type=Path,
         metavar="FILE",
-        help="config.json or bert_config.json of SRC (default: beside it)",
+        help="config.json or bert_config.json of SRC (default: in the same folder)",
     )
-    add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: beside it)")
+    add("--vocab", type=Path, metavar="FILE", help="vocab.txt of SRC (default: in the same folder)")
     add("--overwrite", action="store_true", help="replace an earlier conversion in DIR")
-    add("--cased", action="store_true", help="SRC does not lower-case")
+    add("--cased", action="store_true", help="the vocabulary of SRC is cased")
     add(
         "--gelu",
         choices=("gelu", "gelu_new"),
-        help="erf or tanh; default by origin: DLE, "
-        "TensorFlow and Megatron tanh, others as their config says",
+        help="default: tanh for DLE, TensorFlow and Megatron, as in the config for others",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for option in ("config", "vocab", "cased", "gelu"):
+        if args.to == "onnx" and option in given_options(parser, args):
+            raise ConfigError(
+                f"--{option} cannot be combined with --to onnx; convert to hf with it first"
+            )
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,15 +66,15 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(source, MegatronBert):
             if args.to != "hf":
                 raise ConfigError(
-                    f"--to {args.to}: a Megatron BERT only goes to hf (another "
-                    "architecture: LayerNorm first)"
+                    f"--to {args.to}: a Megatron BERT can only be converted to hf (its "
+                    "architecture differs: LayerNorm first)"
                 )
             source.write(Path(args.out), cased=args.cased, overwrite=args.overwrite)
         else:
             convert(source, args.to, Path(args.out), cased=args.cased, overwrite=args.overwrite)
             for name in source.missing:
-                print(f"not in the source, random: {name}")
+                print(f"not in the source, initialized at random: {name}")
             for name in source.unused:
-                print(f"left out, this model has no place for it: {name}")
+                print(f"omitted, not part of this model: {name}")
     print(f"wrote {args.out}")
     return EXIT_OK

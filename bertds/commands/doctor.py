@@ -20,41 +20,56 @@ from pathlib import Path
 from bertds.doctor import machine
 from bertds.doctor import node as cluster_check
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
+from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds doctor",
-        description="Check that this machine, or each node of a Slurm job, is fit to train.",
-        epilog="Exit codes: 0 fit, 1 a node or this machine is not, 2 wrong everywhere alike.",
+        description="Check whether this machine, or each node of a Slurm job, is fit to train.",
+        epilog="Exit codes: 0 fit, 1 this machine or some nodes are not fit, 2 the same fault on "
+        "all nodes.",
     )
-    parser.add_argument("--data", default="", metavar="PATH", help="prepared data to look at")
-    parser.add_argument("--run", default="", metavar="DIR", help="run folder to write to")
+    parser.add_argument("--data", default="", metavar="PATH", help="prepared data to check")
+    parser.add_argument("--run", default="", metavar="DIR", help="run folder to check for writing")
     parser.add_argument(
         "--min-free-gb",
         type=float,
         default=5.0,
         metavar="N",
-        help="room that the run folder needs (5)",
+        help="free disk space that the run folder needs (default: 5)",
     )
-    group = parser.add_argument_group("in a Slurm job (slurm/doctor.sh calls both)")
+    group = parser.add_argument_group("checks of a Slurm job (used by slurm/doctor.sh)")
     group.add_argument(
-        "--cluster", action="store_true", help="examine this node and its way to the others"
+        "--cluster", action="store_true", help="check this node and its connections to the others"
     )
-    group.add_argument("--judge", metavar="FILE", help="read the nodes' reports, name bad nodes")
+    group.add_argument(
+        "--judge", metavar="FILE", help="read the reports of the nodes and name bad nodes"
+    )
     group.add_argument(
         "--level",
         choices=("full", "quick"),
         default="full",
-        help="quick leaves out computations and bandwidths",
+        help="quick skips computation and bandwidth",
     )
-    group.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each node")
-    group.add_argument("--seconds", type=float, default=35.0, metavar="N", help="time limit (35)")
-    group.add_argument("--nodes", default="", metavar="A,B,...", help="all nodes' names")
-    group.add_argument("--partition", default="", help="the job's partition, for messages")
-    group.add_argument("--bad-nodes", metavar="FILE", help="write the bad nodes' names here")
-    return parser.parse_args(argv)
+    group.add_argument("--gpus", type=int, default=0, metavar="N", help="number of GPUs per node")
+    group.add_argument(
+        "--seconds", type=float, default=35.0, metavar="N", help="time limit (default: 35)"
+    )
+    group.add_argument("--nodes", default="", metavar="A,B,...", help="names of all nodes")
+    group.add_argument("--partition", default="", help="partition of the job, for messages")
+    group.add_argument(
+        "--bad-nodes", metavar="FILE", help="write the names of bad nodes to this file"
+    )
+    args = parser.parse_args(argv)
+    given = given_options(parser, args)
+    refuse_together(given, "judge", ("cluster", "data", "run", "gpus", "seconds"))
+    refuse_together(given, "cluster", ("nodes", "partition", "bad_nodes", "min_free_gb"))
+    judged = dict.fromkeys(("nodes", "partition", "bad_nodes"), ("judge",))
+    in_a_job = dict.fromkeys(("level", "gpus", "seconds"), ("cluster", "judge"))
+    refuse_idle(given, {**judged, **in_a_job})
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,7 +134,7 @@ def _this_machine(args: argparse.Namespace) -> int:
         Path(args.run).mkdir(parents=True, exist_ok=True)
         seen = cluster_check.folder_facts(args.run)
         room = seen.get("free_gb", 0.0)
-        text = seen.get("error") or f"{args.run}: {room} GB free, {args.min_free_gb:g} wanted"
+        text = seen.get("error") or f"{args.run}: {room} GB free, {args.min_free_gb:g} GB needed"
         tell("error" not in seen and room >= args.min_free_gb, "run folder", text)
     return EXIT_FAILED if failures else EXIT_OK
 
@@ -137,11 +152,11 @@ def _tell_gpus(tell: Callable[[bool | None, str, str], None]) -> bool:
             tell(
                 False,
                 "GPU",
-                f"the driver shows {len(driver)}, torch {torch.__version__} none; "
-                "install the torch build of the driver's CUDA version (pytorch.org)",
+                f"the driver finds {len(driver)}, torch {torch.__version__} finds none; install "
+                "the torch build for the driver's CUDA version (pytorch.org)",
             )
         else:
-            tell(None, "GPU", "none; training runs on the CPU")
+            tell(None, "GPU", "none; training will run on the CPU")
         return bool(driver)
     results = cluster_check.try_gpus(torch.cuda.device_count())
     for index, result in results.items():

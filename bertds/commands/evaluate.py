@@ -13,59 +13,82 @@ from bertds.checkpoint.find import locate
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.pretrained.blimp import FILE as BLIMP_FILE
 from bertds.pretrained.blimp import describe, evaluate_blimp, read_pairs
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 from bertds.pretrained.transformers_api import as_hugging_face_folder, tokenizer_of
 from bertds.system.atomic_files import write_json
+from bertds.system.idle_options import given_options, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds evaluate",
-        description="Masked-LM loss and accuracy and next-sentence accuracy on held-out text; with "
-        "--blimp, accuracy on BLiMP's minimal pairs instead.",
+        description="Compute masked-LM loss, masked-LM accuracy and next-sentence accuracy on "
+        "held-out text. With --blimp, compute accuracy on the minimal pairs of BLiMP "
+        "instead.",
     )
     parser.add_argument(
         "model", help="a run, a checkpoint, a Hugging Face folder, or a name of `bertds models`"
     )
-    parser.add_argument("--data", metavar="DIR", help="prepared data (default: the run's own)")
-    parser.add_argument("--split", default="validation", help="validation (default) or train")
     parser.add_argument(
-        "--vocab", default="", help="vocab.txt or a model's name, for data without a tokenizer"
+        "--data", metavar="DIR", help="prepared data (default: the data of the run)"
     )
     parser.add_argument(
-        "--sequence-length", type=int, metavar="S", help="default: the run's, or 128"
+        "--split", default="validation", help="split to score: validation (default) or train"
     )
     parser.add_argument(
-        "--max-predictions", type=int, metavar="P", help="default: the run's, or 20"
+        "--vocab", default="", help="vocab.txt or a model name, for data without a tokenizer"
+    )
+    parser.add_argument(
+        "--sequence-length", type=int, metavar="S", help="default: as in the run, or 128"
+    )
+    parser.add_argument(
+        "--max-predictions", type=int, metavar="P", help="default: as in the run, or 20"
     )
     parser.add_argument(
         "--whole-words",
         action="store_true",
-        help="mask all pieces of a word together: for "
-        "comparing vocabularies, since other pieces give a cut word away",
+        help="mask all pieces of a word together; use this to compare vocabularies",
     )
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="rows a pass (32)")
-    parser.add_argument("--max-samples", type=int, default=0, metavar="N", help="0 = all (default)")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of rows per forward pass (default: 32)",
+    )
+    parser.add_argument(
+        "--max-samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="maximum number of rows; 0 = all (default)",
+    )
     parser.add_argument(
         "--blimp",
         metavar="FOLDER",
-        help="score BLiMP: the folder of its 67 *.jsonl files. A "
-        "run's scores are kept in its blimp.json, for its report and model card",
+        help="score BLiMP from the folder with its 67 *.jsonl files; the scores of a run are "
+        "saved in its blimp.json, for the report and the model card",
     )
     parser.add_argument(
         "--limit",
         type=int,
         metavar="N",
-        help="with --blimp: the first N pairs of each file (default: all)",
+        help="with --blimp: use only the first N pairs of each file (default: all)",
     )
     parser.add_argument(
         "--last-weights",
         action="store_true",
-        help="score the weights of the last step, not their moving average (schedule.ema_decay)",
+        help="score the weights of the last step instead of their moving average "
+        "(schedule.ema_decay)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    given = given_options(parser, args)
+    if "limit" in given and "blimp" not in given:
+        raise ConfigError("--limit requires --blimp; use --max-samples to limit held-out rows")
+    refuse_together(given, "blimp", [*HeldOut.__dataclass_fields__, "last_weights"])
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,8 +96,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.blimp is not None:
         return _blimp(args)
-    if args.limit is not None:
-        raise ConfigError("--limit goes with --blimp; --max-samples limits held-out rows")
     names = [name for name in HeldOut.__dataclass_fields__ if name != "average"]
     chosen = {name: getattr(args, name) for name in names}
     rows = held_out(**chosen, average=not args.last_weights)
@@ -90,23 +111,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _blimp(args: argparse.Namespace) -> int:
     """Score BLiMP, print the result and keep it with the run."""
-    for option in (
-        "data",
-        "vocab",
-        "sequence_length",
-        "max_predictions",
-        "whole_words",
-        "last_weights",
-    ):
-        if getattr(args, option):
-            raise ConfigError(f"--{option.replace('_', '-')} does not go with --blimp")
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}: must be at least 1")
     pairs = read_pairs(args.blimp, args.limit or 0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # As a Hugging Face folder, so that a run's tokenizer is the very one it is exported with.
     with as_hugging_face_folder(args.model) as folder:
-        model = open_trained(folder).model.to(device).eval()
+        model = load_pretrained(folder).model.to(device).eval()
         tokenizer = tokenizer_of(folder)
     result = {
         "model": str(args.model),

@@ -18,34 +18,36 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds export",
-        description="Write a run as a Hugging Face folder that transformers loads.",
+        description="Write a run as a Hugging Face folder that transformers can load.",
     )
-    parser.add_argument("run", help="a run folder or one checkpoint")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument("run", help="a run folder or a checkpoint")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output folder")
     parser.add_argument(
         "--last-weights",
         action="store_true",
-        help="the weights of the last step, where the run has kept their moving average too "
-        "(schedule.ema_decay); without this option the average is written",
+        help="write the weights of the last step instead of their moving average "
+        "(schedule.ema_decay)",
     )
     parser.add_argument(
         "--best",
         action="store_true",
-        help="the checkpoint with the lowest held-out loss instead of the newest",
+        help="export the checkpoint with the lowest held-out loss instead of the newest one",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument(
         "--push",
         default="",
         metavar="OWNER/NAME",
-        help="also upload the folder to the Hugging Face Hub (after `hf auth login`)",
+        help="also upload the folder to the Hugging Face Hub (run `hf auth login` first)",
     )
-    parser.add_argument("--private", action="store_true", help="with --push: a private repository")
+    parser.add_argument(
+        "--private", action="store_true", help="with --push: make the repository private"
+    )
     parser.add_argument(
         "--license",
         default="",
         metavar="ID",
-        help="the model's licence for its card, by the hub's name: apache-2.0, cc-by-sa-4.0 ...",
+        help="licence of the model for its card, such as apache-2.0 or cc-by-sa-4.0",
     )
     return parser.parse_args(argv)
 
@@ -54,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     """Export one run."""
     args = parse_args(argv)
     if args.private and not args.push:
-        raise ConfigError("--private goes with --push OWNER/NAME")
+        raise ConfigError("--private requires --push OWNER/NAME")
     if args.push:
         check_push(args.push)
     folder = export(
@@ -83,6 +85,6 @@ def better_one(run: Path, folder: Path) -> str:
         return ""
     best = best_of(losses)
     return (
-        f"note: {best} has a lower held-out loss than {origin}: {losses[best]:.4f} instead of "
-        f"{losses[origin]:.4f} nats; --best exports it"
+        f"note: {best} has a lower held-out loss than {origin}: {losses[best]:.4f} compared with "
+        f"{losses[origin]:.4f} nats; use --best to export it"
     )

@@ -14,23 +14,29 @@ def main(argv: list[str] | None = None) -> int:
     """Extend one model's vocabulary."""
     parser = argparse.ArgumentParser(
         prog="bertds extend",
-        description="Give a model new pieces, each starting as the mean of its old split; then "
+        description="Add tokens to the vocabulary of a model. The embedding of each new token "
+        "starts as the mean of the tokens that it was split into before. Then "
         "prepare the domain's text with DIR/vocab.txt and train with init.from=DIR.",
     )
-    parser.add_argument("model", help="a name of `bertds models`, a run, a folder")
-    parser.add_argument("out", type=Path, metavar="DIR", help="the Hugging Face folder to write")
-    parser.add_argument("--words", type=Path, metavar="FILE", help="pieces to add, one a line")
+    parser.add_argument("model", help="a name listed by `bertds models`, a run or a folder")
+    parser.add_argument(
+        "out", type=Path, metavar="DIR", help="output folder, in Hugging Face format"
+    )
+    parser.add_argument("--words", type=Path, metavar="FILE", help="tokens to add, one per line")
     parser.add_argument(
         "--vocab",
         type=Path,
         metavar="FILE",
-        help="a vocabulary, or a model's name, to take instead",
+        help="a vocabulary or model name to use instead",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier conversion")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
     args = parser.parse_args(argv)
     check_output(args.out, overwrite=args.overwrite)
     added, unsplit = extend(
         args.model, args.out, words=args.words, vocab=args.vocab, overwrite=args.overwrite
     )
-    print(f"wrote {args.out}: {added:,} new pieces, {unsplit:,} of them without an old split")
+    print(
+        f"wrote {args.out}: {added:,} new tokens, {unsplit:,} of them initialized without an "
+        "earlier split"
+    )
     return EXIT_OK

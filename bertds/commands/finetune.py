@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.finetune.tasks import TASKS, Task, get_task
+from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 from bertds.system.logs import log
 
 if TYPE_CHECKING:
@@ -20,67 +21,154 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bertds finetune",
         usage="%(prog)s --task TASK --model MODEL --data DIR_OR_HUB --out DIR [options]",
-        description="Fine-tune on a task, score it with the papers' metrics, write predictions in "
-        "the official format. Several --learning-rate and --seeds: all are tried.",
+        description="Fine-tune on a task, score it with the metrics of the papers, and write "
+        "predictions in the official format. All combinations of --learning-rate and "
+        "--seeds are run.",
     )
     add = parser.add_argument
     add("--task", required=True, help=f"glue, {', '.join(TASKS)}")
-    add("--model", required=True, help="a name of `bertds models`, a run, a folder, a hub id")
-    add("--data", default="", metavar="DIR_OR_HUB", help="a folder as published, OWNER/NAME, hub")
-    add("--out", required=True, type=Path, metavar="DIR", help="the folder to write")
+    add(
+        "--model",
+        required=True,
+        help="a name listed by `bertds models`, a run, a folder or a Hub id",
+    )
+    add(
+        "--data",
+        default="",
+        metavar="DIR_OR_HUB",
+        help="the task's folder as published, OWNER/NAME of the Hub, or hub",
+    )
+    add("--out", required=True, type=Path, metavar="DIR", help="output folder")
     add("--overwrite", action="store_true", help="replace an earlier result in --out")
-    add("--train", default="", metavar="FILE", help="single files instead of --data's")
-    add("--dev", default="", metavar="FILE", help="(the same, to score on)")
-    add("--test", default="", metavar="FILE", help="(the same, to predict)")
-    add("--text-column", default="", metavar="NAME", help="columns of your own files")
-    add("--pair-column", default="", metavar="NAME", help="(the second text)")
-    add("--label-column", default="", metavar="NAME", help="(the label)")
-    add("--regression", action="store_true", help="your labels are numbers to predict")
+    add("--train", default="", metavar="FILE", help="file to train on, instead of --data")
+    add("--dev", default="", metavar="FILE", help="file to score on")
+    add("--test", default="", metavar="FILE", help="file to predict")
+    add(
+        "--text-column", default="", metavar="NAME", help="column with the text, for your own files"
+    )
+    add("--pair-column", default="", metavar="NAME", help="column with the second text")
+    add("--label-column", default="", metavar="NAME", help="column with the label")
+    add("--regression", action="store_true", help="the labels are numbers")
     add(
         "--learning-rate",
         type=float,
         nargs="+",
         default=None,
         metavar="LR",
-        help="one or several; the best on dev is kept (default: 5e-5 4e-5 3e-5 2e-5)",
+        help="one or more; the best on dev is kept (default: 5e-5 4e-5 3e-5 2e-5)",
     )
-    add("--seeds", type=int, nargs="+", default=[42], metavar="N", help="one or several (42)")
-    add("--epochs", type=float, default=None, metavar="N", help="default 3, SQuAD 2")
-    add("--batch-size", type=int, default=None, metavar="N", help="rows a step (32)")
-    add("--max-length", type=int, default=None, metavar="N", help="tokens (128, SQuAD 384)")
-    add("--warmup-ratio", type=float, default=0.1, metavar="F", help="share of the steps (0.1)")
-    add("--weight-decay", type=float, default=0.01, metavar="F", help="(0.01)")
+    add("--seeds", type=int, nargs="+", default=[42], metavar="N", help="one or more (default: 42)")
+    add(
+        "--epochs",
+        type=float,
+        default=None,
+        metavar="N",
+        help="number of epochs (default: 3; SQuAD: 2)",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        default=None,
+        metavar="N",
+        help="number of rows per step (default: 32)",
+    )
+    add(
+        "--max-length",
+        type=int,
+        default=None,
+        metavar="N",
+        help="maximum number of tokens (default: 128; SQuAD: 384)",
+    )
+    add(
+        "--warmup-ratio",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="warm-up as a fraction of the steps (default: 0.1)",
+    )
+    add(
+        "--weight-decay", type=float, default=0.01, metavar="F", help="weight decay (default: 0.01)"
+    )
     add("--bf16", action="store_true", help="compute in bfloat16")
     add(
         "--batching",
         choices=("length", "random"),
         default="length",
-        help="length: rows of like length together, less padding (default)",
+        help="length = rows of similar length together, with less padding (default)",
     )
     add("--null-threshold", type=float, default=0.0, metavar="F", help="SQuAD 2.0 (0)")
-    add("--mnli-first", action="store_true", help="rte, mrpc, stsb start from an MNLI model")
-    add("--mnli-data", default="", metavar="DIR", help="MNLI's folder, if not below --data")
-    add("--max-train-rows", type=int, default=0, metavar="N", help="random sample (0 = all)")
-    add("--max-dev-rows", type=int, default=0, metavar="N", help="(the same for dev)")
-    add("--max-test-rows", type=int, default=0, metavar="N", help="(the same for test)")
-    add("--no-test", action="store_true", help="leave test files alone")
-    add("--deepspeed_config", default="", metavar="F.json", help="train under DeepSpeed")
+    add(
+        "--mnli-first",
+        action="store_true",
+        help="start rte, mrpc and stsb from a model fine-tuned on MNLI",
+    )
+    add("--mnli-data", default="", metavar="DIR", help="folder of MNLI, if it is not in --data")
+    add(
+        "--max-train-rows",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train on a random sample of N rows (0 = all)",
+    )
+    add(
+        "--max-dev-rows",
+        type=int,
+        default=0,
+        metavar="N",
+        help="score a random sample of N rows (0 = all)",
+    )
+    add(
+        "--max-test-rows",
+        type=int,
+        default=0,
+        metavar="N",
+        help="predict a random sample of N rows (0 = all)",
+    )
+    add("--no-test", action="store_true", help="do not predict test files")
+    add("--deepspeed_config", default="", metavar="F.json", help="train with this DeepSpeed JSON")
     add("--no-model", action="store_true", help="keep scores and predictions, not the weights")
     add("--local_rank", type=int, help=argparse.SUPPRESS)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    _check_use(args, given_options(parser, args))
+    return args
+
+
+def _check_use(args: argparse.Namespace, given: set[str]) -> None:
+    """Refuse options that would be ignored.
+
+    Raises:
+        ConfigError: names the option, and what it goes with.
+    """
+    refuse_together(given, "no_test", ("test", "max_test_rows"))
+    if args.deepspeed_config and given.intersection(("bf16", "batch_size", "weight_decay")):
+        raise ConfigError(
+            "--bf16, --batch-size and --weight-decay are the DeepSpeed JSON's: set bf16.enabled, "
+            f"train_batch_size and optimizer.params.weight_decay in {args.deepspeed_config}"
+        )
+    refuse_idle(given, {"mnli_data": ("mnli_first",)})
+    for_task = {
+        "text_column": ("text-classification",),
+        "pair_column": ("text-classification",),
+        "label_column": ("text-classification",),
+        "null_threshold": ("squad_v2",),
+    }
+    whole_suite = ("train", "dev", "test", "mnli_data") if args.task == "glue" else ()
+    for name in given.intersection([*for_task, *whole_suite]):
+        if args.task not in for_task.get(name, ()):
+            raise ConfigError(f"--{name.replace('_', '-')}: not for --task {args.task}")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Fine-tune and print the scores."""
     args = parse_args(argv)
     from bertds.config.locate import find_json
-    from bertds.distributed.rank_info import find_place
+    from bertds.distributed.rank_info import find_rank_info
     from bertds.finetune.glue_suite import table
     from bertds.system.logs import start_logging
 
     if args.deepspeed_config:
         args.deepspeed_config = str(find_json(args.deepspeed_config))
-    is_main = not args.deepspeed_config or find_place().is_main
+    is_main = not args.deepspeed_config or find_rank_info().is_main
     start_logging(is_main)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     results = _run_suite(args, is_main) if args.task == "glue" else {args.task: _run_one(args)}
@@ -98,7 +186,7 @@ def _run_suite(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
     from bertds.finetune.glue_suite import present_tasks, run_suite
 
     if not args.data:
-        raise ConfigError("--task glue needs --data: the folder with GLUE's folders, or hub")
+        raise ConfigError("--task glue requires --data: the folder with the GLUE folders, or hub")
     names = present_tasks(args.data)
     if args.mnli_first and "mnli" not in names:
         raise ConfigError(f"--mnli-first: no MNLI folder in {args.data}")
@@ -117,10 +205,12 @@ def _run_one(args: argparse.Namespace) -> dict[str, Any]:
     task = get_task(args.task)
     data = _data(args, task.name)
     if not args.data and not args.train:
-        raise ConfigError("--data DIR_OR_HUB is needed, or --train and --dev files")
+        raise ConfigError("--data DIR_OR_HUB is required, or --train and --dev files")
     if args.mnli_first:
         if task.name not in MNLI_FIRST:
-            raise ConfigError(f"--mnli-first: for {', '.join(MNLI_FIRST)}, not for {task.name}")
+            raise ConfigError(
+                f"--mnli-first: only for {', '.join(MNLI_FIRST)}, not for {task.name}"
+            )
         mnli = args.out.with_name(f"{args.out.name}-mnli")
         mnli_data = _data(args, "mnli", data=args.mnli_data or args.data)
         _finetune(args, get_task("mnli"), mnli, mnli_data, args.model, once=True)
@@ -168,7 +258,7 @@ def _finetune(
     from bertds.finetune.trials import RunOptions, earlier_results, finetune
 
     if args.regression and task.name != "text-classification":
-        raise ConfigError(f"--regression: for text-classification, not for {task.name}")
+        raise ConfigError(f"--regression: only for text-classification, not for {task.name}")
     rates = tuple(args.learning_rate or task.learning_rates)
     if args.deepspeed_config and not args.learning_rate:
         from bertds.engine.ds_config import load_deepspeed_json
@@ -191,11 +281,6 @@ def _finetune(
             raise ConfigError(f"--{name} {getattr(args, option)}: must be 0 (all rows) or more")
     if not 0.0 <= args.warmup_ratio < 1.0:
         raise ConfigError(f"--warmup-ratio {args.warmup_ratio}: must be from 0 to below 1")
-    if args.deepspeed_config and (args.bf16 or args.batch_size is not None):
-        raise ConfigError(
-            "--bf16 and --batch-size are the DeepSpeed JSON's: set bf16.enabled and "
-            f"train_batch_size in {args.deepspeed_config}"
-        )
     settings = TrainSettings(
         learning_rate=rates[0],
         epochs=epochs,
@@ -220,6 +305,6 @@ def _finetune(
     )
     done = earlier_results(data, options) if once and not args.overwrite else None
     if done is not None:
-        log.info("%s: done before", out)
+        log.info("%s: already done", out)
         return done
     return finetune(task, data, options)

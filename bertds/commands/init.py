@@ -30,28 +30,34 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds init",
-        description="Begin a project: ask for the corpus, the devices and the hours; write "
-        f"{', '.join(FILES)}. What an option says is not asked.",
+        description="Start a project: ask for the corpus, the devices and the hours, and write "
+        f"{', '.join(FILES)}. Values that are given as options are not asked for.",
     )
-    parser.add_argument("dir", metavar="DIR", help="the project's folder")
+    parser.add_argument("dir", metavar="DIR", help="the folder of the project")
     parser.add_argument(
         "--corpus",
         nargs="+",
         default=[],
         metavar="PATH",
-        help="files or folders, whose kind is guessed; demo = an excerpt of Wikipedia (PyPI)",
+        help="files or folders, whose kind is detected; demo = an excerpt of Wikipedia (PyPI)",
     )
     for kind in KINDS:
         what = "NAME" if kind == "hf" else "PATH"
-        parser.add_argument(f"--{kind}", nargs="+", default=[], metavar=what, help="as bertds prep")
-    parser.add_argument("--gpu", metavar="NAME", help="bertds plan --list-gpus names them; or cpu")
-    parser.add_argument("--gpus", type=int, metavar="N", help="devices, or processes, per machine")
+        parser.add_argument(
+            f"--{kind}", nargs="+", default=[], metavar=what, help="as for bertds prep"
+        )
+    parser.add_argument(
+        "--gpu", metavar="NAME", help="a name listed by bertds plan --list-gpus, or cpu"
+    )
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="number of devices or processes per machine"
+    )
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
     parser.add_argument("--hours", type=float, metavar="H", help="training time")
     parser.add_argument(
-        "--model", default="", metavar="SIZE", help=f"{', '.join(SIZES)} (default: what fits)"
+        "--model", default="", metavar="SIZE", help=f"{', '.join(SIZES)} (default: chosen to fit)"
     )
-    parser.add_argument("--yes", action="store_true", help="take the defaults, ask nothing")
+    parser.add_argument("--yes", action="store_true", help="use the defaults without asking")
     return parser.parse_args(argv)
 
 
@@ -172,12 +178,14 @@ class _Questions:
         if self.quiet:
             return read(default)
         if not sys.stdin.isatty():
-            raise ConfigError(f"{option} is missing, and there is no terminal to ask on; or --yes")
+            raise ConfigError(
+                f"{option} is missing, and there is no terminal to ask for it; set it or use --yes"
+            )
         while True:
             try:
                 answer = input(f"{question} [{default}]: ").strip() or default
             except EOFError:
-                raise ConfigError(f"{option} is missing; the answers ended") from None
+                raise ConfigError(f"{option} is missing; standard input has ended") from None
             try:
                 return read(answer)
             except ConfigError as error:

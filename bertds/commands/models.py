@@ -17,10 +17,11 @@ def main(argv: list[str] | None = None) -> int:
     """List the named models."""
     parser = argparse.ArgumentParser(
         prog="bertds models",
-        description="List the models that --model, init.from and bertds.from_pretrained know by "
-        "name. A run, a checkpoint, a Hugging Face folder or a hub id is taken too.",
+        description="List the models that --model, init.from and bertds.from_pretrained accept "
+        "by name. They also accept a run, a checkpoint, a Hugging Face folder or a "
+        "Hub id.",
     )
-    parser.add_argument("--names", action="store_true", help="print the names alone")
+    parser.add_argument("--names", action="store_true", help="print only the names")
     args = parser.parse_args(argv)
     if args.names:
         print("\n".join([*MODELS, *ALIASES]))
@@ -34,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         aliases = f"  = {', '.join(of_alias[named.name])}" if named.name in of_alias else ""
         print(f"{named.name:<{width}}  {here:<5}  {named.about}{aliases}")
     print(
-        "\nlocal: in the cache or below $BERTDS_MODELS; others are fetched from the hub when "
-        "used (hf download HUB_ID)",
+        "\nlocal = in the cache or in $BERTDS_MODELS; other models are downloaded from the Hub "
+        "when used (hf download HUB_ID)",
         file=sys.stderr,
     )
     return EXIT_OK

@@ -32,60 +32,76 @@ from bertds.pipeline.stages import (
 )
 from bertds.pipeline.summary import close
 from bertds.report.write import write_report
+from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds pipeline",
-        description="Prepare a corpus, pre-train both phases, export, evaluate. Without --wiki and "
-        "--books: prepare an excerpt of Wikipedia, and train on facts about countries, which a "
-        "small model can understand in minutes. Run it again after a stop: it continues.",
+        description="Prepare a corpus, pre-train both phases, export and evaluate. Without "
+        "--wiki and --books: prepare an excerpt of Wikipedia and train on facts "
+        "about countries, which a small model can learn in minutes. After an "
+        "interruption, run the same command again to resume.",
     )
-    parser.add_argument("--work", default="demo", metavar="DIR", help="where all goes (demo)")
+    parser.add_argument(
+        "--work", default="demo", metavar="DIR", help="output folder (default: demo)"
+    )
     parser.add_argument("--wiki", nargs="+", default=[], metavar="DUMP", help="Wikipedia dumps")
     parser.add_argument("--books", nargs="+", default=[], metavar="DIR", help="folders of books")
-    parser.add_argument("--vocab", metavar="FILE", help="a vocab.txt instead of training one")
-    parser.add_argument("--train-vocab", type=int, default=2048, metavar="N", help="size (2048)")
+    parser.add_argument(
+        "--vocab", metavar="FILE", help="use this vocab.txt instead of training one"
+    )
+    parser.add_argument(
+        "--train-vocab",
+        type=int,
+        default=2048,
+        metavar="N",
+        help="size of the trained vocabulary (default: 2048)",
+    )
     parser.add_argument(
         "--validation-fraction",
         type=float,
         default=0.05,
         metavar="F",
-        help="share of documents held out (0.05)",
+        help="fraction of documents to hold out (default: 0.05)",
     )
     parser.add_argument(
         "--phase1",
         metavar="R.yaml",
-        help="a recipe, by name or path (tiny_cpu_phase1)",
+        help="recipe of phase 1, a name or path (default: tiny_cpu_phase1)",
     )
     parser.add_argument(
         "--phase2",
         metavar="R.yaml",
-        help="the recipe of phase 2 (tiny_cpu_phase2)",
+        help="recipe of phase 2 (default: tiny_cpu_phase2)",
     )
     for phase in (1, 2):
         parser.add_argument(
             f"--phase{phase}-json",
             metavar="F.json",
-            help=f"the DeepSpeed JSON of phase {phase} (the one that its recipe names)",
+            help=f"DeepSpeed JSON of phase {phase} (default: the one named in the recipe)",
         )
     add_training_options(parser)
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only check the recipes, JSONs, vocabulary and folders, for training elsewhere: this "
-        "machine's GPUs and memory do not count, nor batch sizes without --processes",
+        help="only check recipes, JSON files, vocabulary and folders, for training on other "
+        "machines: the GPUs and memory of this machine are not considered, nor are batch "
+        "sizes without --processes",
     )
     parser.add_argument(
         "--prep-arguments",
         nargs=argparse.REMAINDER,
         metavar="ARGUMENT",
-        help="with --check: the rest of the line, what bertds prep would be given but for --out",
+        help="with --check: all further arguments are those of bertds prep, without --out",
     )
     args = parser.parse_args(argv)
-    if args.prep_arguments is not None and not args.check:
-        parser.error("--prep-arguments is for --check")
+    given = given_options(parser, args)
+    refuse_idle(given, {"prep_arguments": ("check",)})
+    refuse_together(given, "vocab", ("train_vocab",))
+    preparation = ("wiki", "books", "vocab", "train_vocab", "validation_fraction")
+    refuse_together(given, "prep_arguments", preparation)
     return args
 
 
@@ -145,6 +161,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         write_report(runs, work / "report")
     except Exception as error:  # the model is trained and exported; only a page is missing
-        print(f"no report: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"the report could not be written: {type(error).__name__}: {error}", file=sys.stderr)
     close(work, runs, scores)
     return EXIT_OK

@@ -14,13 +14,14 @@ from typing import Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.plan.present import _show, numbers
+from bertds.system.idle_options import given_options, refuse_together
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds plan",
-        description="Say what a run will need: memory, time, energy, cost, network, disk.",
+        description="Predict what a run will need: memory, time, energy, cost, network, disk.",
     )
     parser.add_argument("--config", metavar="R.yaml", help="the recipe")
     parser.add_argument("--deepspeed_config", metavar="F.json", help="the DeepSpeed JSON")
@@ -36,45 +37,52 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--gpu",
         default="h100",
         metavar="NAME",
-        help="h100 (default), a100, ... (--list-gpus), or cpu",
+        help="h100 (default), a100, ... (see --list-gpus) or cpu",
     )
     parser.add_argument(
         "--gpu-file",
         type=Path,
         metavar="F.yaml",
-        help="more GPUs, or other numbers for those there are, in the form of "
-        "bertds/cost_model/gpus.yaml (BERTDS_GPU_FILE)",
+        help="file with more GPUs or other numbers, in the form of bertds/cost_model/gpus.yaml "
+        "(default: $BERTDS_GPU_FILE)",
     )
-    parser.add_argument("--list-gpus", action="store_true", help="print the GPUs and end")
+    parser.add_argument("--list-gpus", action="store_true", help="print the known GPUs and exit")
     parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
     parser.add_argument(
-        "--gpus", type=int, metavar="N", help="devices of a machine (as --gpu usually has)"
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="number of devices per machine (default: typical for --gpu)",
     )
-    parser.add_argument("--price", type=float, metavar="D", help="dollars per device and hour")
+    parser.add_argument("--price", type=float, metavar="D", help="dollars per device-hour")
     parser.add_argument("--vocab-size", type=int, default=30522, metavar="N", help="words (30522)")
     parser.add_argument(
         "--mean-tokens",
         type=float,
         metavar="N",
-        help="real tokens of a row (Wikipedia's: 115 of 128, 254 of 512)",
+        help="mean number of real tokens per row (Wikipedia: 115 of 128, 254 of 512)",
     )
     parser.add_argument(
         "--corpus-tokens",
         type=float,
         default=4.3e9,
         metavar="N",
-        help="tokens of the corpus, for the disk (4.3e9: Wikipedia and books)",
+        help="number of tokens of the corpus, for disk space (4.3e9: Wikipedia and books)",
     )
-    parser.add_argument("--calibrate", metavar="RUN", help="use what this run folder measured")
+    parser.add_argument(
+        "--calibrate", metavar="RUN", help="use the measurements of this run folder"
+    )
     parser.add_argument(
         "--sweep",
         action="store_true",
-        help="compare stages, micro batches and node counts up to 4,096 devices",
+        help="compare ZeRO stages, micro batches and node counts up to 4,096 devices",
     )
-    parser.add_argument("--json", action="store_true", help="print numbers for programs")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     if not (args.config or args.list_gpus):
         parser.error("the following arguments are required: --config")
+    given = given_options(parser, args)
+    refuse_together(given, "sweep", ("nodes", "corpus_tokens"))  # it chooses nodes; reports no disk
     return args
 
 

@@ -16,6 +16,7 @@ from bertds.pretrained.transformers_api import (
     as_hugging_face_folder,
 )
 from bertds.system.atomic_files import write_text
+from bertds.system.idle_options import given_options
 from bertds.system.logs import start_logging
 
 
@@ -24,29 +25,51 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bertds predict",
         description="Use a pre-trained or fine-tuned model on a file or standard input.",
-        epilog="Input: a text a line, or .csv/.tsv/.jsonl with a text column; ner: words apart by "
-        "blanks, CoNLL columns, or .jsonl with tokens; qa: SQuAD .json, or .jsonl with question "
-        "and context. Output: JSON lines, one for each text or line (a blank line keeps its "
-        "place); embeddings: .npy or .parquet.",
+        epilog="Input: one text per line, or .csv/.tsv/.jsonl with a text column. For ner: words "
+        "separated by spaces, CoNLL columns, or .jsonl with tokens. For qa: SQuAD .json, "
+        "or .jsonl with question and context. Output: one JSON line per text or input "
+        "line (also for a blank line). For embeddings: .npy or .parquet.",
     )
     add = parser.add_argument
     add("--task", required=True, choices=TASKS)
-    add("--model", required=True, help="a name of `bertds models`, a run, a folder")
-    add("--input", default="-", metavar="FILE", help="- = standard input (default)")
-    add("--out", default="-", metavar="FILE", help="- = standard output (default)")
-    add("--top", type=int, default=5, metavar="N", help="answers a mask (5)")
-    add("--pooling", choices=POOLINGS, default="mean", help="how tokens become a vector (mean)")
-    add("--batch-size", type=int, default=32, metavar="N", help="rows a pass (32)")
-    add("--max-length", type=int, default=0, metavar="N", help="tokens (default: the model's)")
+    add("--model", required=True, help="a name listed by `bertds models`, a run or a folder")
+    add("--input", default="-", metavar="FILE", help="input file; - = standard input (default)")
+    add("--out", default="-", metavar="FILE", help="output file; - = standard output (default)")
+    add("--top", type=int, default=5, metavar="N", help="number of answers per mask (default: 5)")
+    add(
+        "--pooling",
+        choices=POOLINGS,
+        default="mean",
+        help="how token vectors are combined (default: mean)",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="number of rows per forward pass (default: 32)",
+    )
+    add(
+        "--max-length",
+        type=int,
+        default=0,
+        metavar="N",
+        help="maximum number of tokens (default: as in the model)",
+    )
     add("--v2", action="store_true", help="qa: allow no answer (SQuAD 2.0)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    given = given_options(parser, args)
+    for option, task in (("top", "fill-mask"), ("pooling", "embeddings"), ("v2", "qa")):
+        if option in given and args.task != task:
+            raise ConfigError(f"--{option}: for --task {task}, not for {args.task}")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
     """Predict and write."""
     args = parse_args(argv)
     if args.task == "embeddings" and not args.out.endswith((".npy", ".parquet")):
-        raise ConfigError(f"--out {args.out}: embeddings go to a .npy or .parquet file")
+        raise ConfigError(f"--out {args.out}: embeddings are written to a .npy or .parquet file")
     if args.batch_size < 1 or args.top < 1:
         raise ConfigError("--batch-size and --top must be at least 1")
     start_logging(is_main=True)

@@ -16,18 +16,22 @@ from bertds.system.shipped_files import PACKAGE
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="bertds recipes", description="List, show and copy the recipes that ship."
+        prog="bertds recipes", description="List, show and copy the included recipes."
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("list", help="name each recipe, and say what it is")
-    show = actions.add_parser("show", help="print a recipe and its DeepSpeed JSON as they are")
-    copy = actions.add_parser("copy", help="copy a recipe and its DeepSpeed JSON, to be edited")
+    actions.add_parser("list", help="list each recipe with a description")
+    show = actions.add_parser("show", help="print the files of a recipe and its DeepSpeed JSON")
+    copy = actions.add_parser("copy", help="copy a recipe and its DeepSpeed JSON, to edit them")
     for action in (show, copy):
-        action.add_argument("name", help="a name of the list, or a path")
+        action.add_argument("name", help="a listed name, or a path")
         action.add_argument(
-            "--deepspeed_config", metavar="F.json", help="another JSON than the recipe names"
+            "--deepspeed_config",
+            metavar="F.json",
+            help="a DeepSpeed JSON other than the one in the recipe",
         )
-    copy.add_argument("--to", default=".", metavar="DIR", help="the folder (this one)")
+    copy.add_argument(
+        "--to", default=".", metavar="DIR", help="output folder (default: the current folder)"
+    )
     return parser.parse_args(argv)
 
 
@@ -67,7 +71,7 @@ def about(recipe: Path) -> str:
 
 
 def copy_recipe(recipe: Path, json: Path, folder: Path) -> list[Path]:
-    """Copy a recipe and its JSON side by side; the copy names the copied JSON.
+    """Copy a recipe and its JSON next to each other; the copy names the copied JSON.
 
     Args:
         recipe: the recipe.

@@ -23,18 +23,30 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds speedrun",
-        description="Train until the loss on fixed held-out text reaches a target, and write the "
-        "time as a line with a checksum. Without --data the text is the demo's excerpt of "
-        "Wikipedia, the same for everybody. Lines of one track can be compared.",
+        description="Train until the loss on fixed held-out text reaches a target, and record "
+        "the time as a line with a checksum. Without --data the text is the excerpt "
+        "of Wikipedia from the demo, which is the same for all users. Lines of the "
+        "same track can be compared.",
     )
     add = parser.add_argument
-    add("--work", default="speedrun", metavar="DIR", help="where the run goes (speedrun)")
-    add("--data", default="", metavar="DIR", help="a prepared folder instead of the excerpt")
-    add("--recipe", default="small_cpu", metavar="R", help="a recipe, by name or path (small_cpu)")
-    add("--target", type=float, default=TARGET, metavar="LOSS", help=f"in nats ({TARGET:g})")
-    add("--by", default="", metavar="NAME", help="who ran it (your login name)")
+    add("--work", default="speedrun", metavar="DIR", help="output folder (default: speedrun)")
+    add("--data", default="", metavar="DIR", help="prepared data to use instead of the excerpt")
+    add(
+        "--recipe",
+        default="small_cpu",
+        metavar="R",
+        help="recipe, a name or path (default: small_cpu)",
+    )
+    add(
+        "--target",
+        type=float,
+        default=TARGET,
+        metavar="LOSS",
+        help=f"held-out loss to reach, in nats (default: {TARGET:g})",
+    )
+    add("--by", default="", metavar="NAME", help="who ran it (default: your login name)")
     add("--records", default="records.jsonl", metavar="FILE", help="(records.jsonl)")
-    add("--table", action="store_true", help="check the records, print them, and stop")
+    add("--table", action="store_true", help="check and print the records, then exit")
     add_training_options(parser)
     return parser.parse_args(argv)
 
@@ -47,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         print(table(read_records(records)))
         return EXIT_OK
     if args.target <= 0:
-        raise ConfigError(f"--target {args.target:g}: a loss in nats, above 0")
+        raise ConfigError(f"--target {args.target:g}: must be a loss in nats, above 0")
     known = read_records(records) if records.is_file() else []  # refused before the run
     work = Path(args.work)
     data = Path(args.data) if args.data else prepare_excerpt(work)
@@ -58,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     record = record_of(phase.run, data, args.target, args.by or getpass.getuser())
     if record.metrics in [one.metrics for one in known]:
-        print(f"{records}: holds this run already", file=sys.stderr)
+        print(f"{records}: this run is already recorded", file=sys.stderr)
     else:
         append_line(records, json.dumps(asdict(record)))
         known.append(record)

@@ -23,19 +23,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_by_nemo(argv: list[str]) -> int:
     """Translate a NeMo file, and train unless ``--write`` asks for the files only."""
+    from bertds.system.idle_options import given_options, refuse_together
     from bertds.system.logs import start_logging
     from bertds.training.nemo.write import write_translation
 
     parser = argparse.ArgumentParser(
         prog="bertds train --nemo-config",
-        description="Pre-train by one of NeMo's BERT configurations.",
+        description="Pre-train with a BERT configuration of NeMo.",
     )
     parser.add_argument("--nemo-config", required=True, metavar="F.yaml")
     parser.add_argument(
         "--write",
         type=Path,
         metavar="DIR",
-        help="write recipe.yaml and deepspeed.json there instead of training",
+        help="write recipe.yaml and deepspeed.json to DIR instead of training",
     )
     parser.add_argument(
         "--set",
@@ -43,12 +44,21 @@ def train_by_nemo(argv: list[str]) -> int:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="recipe keys that win, as for bertds train",
+        help="recipe keys that override the configuration, as for bertds train",
     )
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="number of ranks")
-    parser.add_argument("--restarts", type=int, default=0, metavar="K", help="after a crash")
-    parser.add_argument("overrides", nargs="*", metavar="nemo.key=value", help="NeMo's own keys")
+    parser.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        metavar="K",
+        help="maximum number of restarts after a crash",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="nemo.key=value", help="NeMo keys to override"
+    )
     args = parser.parse_intermixed_args(argv)
+    refuse_together(given_options(parser, args), "write", ("set", "processes", "restarts"))
     start_logging(is_main=True)
     recipe, settings = write_translation(args.nemo_config, args.overrides, args.write)
     if args.write:

@@ -39,7 +39,7 @@ class BatchPlan:
         raise ConfigError(
             f"train_batch_size={self.global_batch_size} is not a multiple of "
             f"train_micro_batch_size_per_gpu={self.micro_batch_size} x {self.world_size} "
-            f"processes; nearest that are: train_batch_size={' or '.join(near)}{hint}"
+            f"processes; the nearest multiples are: train_batch_size={' or '.join(near)}{hint}"
         )
 
     @property

@@ -27,14 +27,15 @@ def check(config: Config) -> None:
     for key in _SHARES:
         section, name = key.split(".", 1)
         value = getattr(getattr(config, section), name)
-        _require(value is None or value <= 1, f"{key}={value} is a share; at most 1 is allowed")
+        _require(value is None or value <= 1, f"{key}={value} is a fraction and must be at most 1")
     _require(
         schedule.ema_decay < 1,
-        f"schedule.ema_decay={schedule.ema_decay} would never move; use less than 1",
+        f"schedule.ema_decay={schedule.ema_decay} would never change the average; it must be less "
+        "than 1",
     )
     _require(
         model.hidden_size % model.num_attention_heads == 0,
-        f"model.hidden_size={model.hidden_size} is not a multiple of "
+        f"model.hidden_size={model.hidden_size} must be a multiple of "
         f"model.num_attention_heads={model.num_attention_heads}",
     )
     check_style(model)
@@ -51,37 +52,38 @@ def check(config: Config) -> None:
     check_rows(data)
     _require(
         data.pairs != "none" or not model.next_sentence,
-        "model.next_sentence=true needs pairs, but data.pairs=none; set one of them otherwise",
+        "model.next_sentence=true needs pairs, but data.pairs=none; change one of them",
     )
     _require(
         not config.run.cuda_graphs or data.pack_tokens > 0,
-        "run.cuda_graphs=true needs shapes that stay the same; set data.pack_tokens",
+        "run.cuda_graphs=true requires constant shapes; set data.pack_tokens",
     )
     _require(
         not config.run.fp8 or (data.pack_tokens > 0 and data.pack_tokens % 16 == 0),
-        f"run.fp8=true needs a number of tokens that is a multiple of 16; set data.pack_tokens, "
-        f"found {data.pack_tokens}",
+        "run.fp8=true requires a number of tokens that is a multiple of 16; set "
+        f"data.pack_tokens, found {data.pack_tokens}",
     )
     _require(
         not config.run.fp8 or config.run.compile is not False,
-        "run.fp8=true with run.compile=false: uncompiled, its casts cost more than its products "
-        "save; set run.compile=auto",
+        "run.fp8=true with run.compile=false: without compilation, FP8 conversions cost more "
+        "time than FP8 products save; set run.compile=auto",
     )
     _require(
         not data.pack_tokens or data.pack_tokens >= data.sequence_length,
-        f"data.pack_tokens={data.pack_tokens} is shorter than one row, data.sequence_length="
-        f"{data.sequence_length}; give about the rows of a micro batch times their mean length",
+        f"data.pack_tokens={data.pack_tokens} is shorter than one row, "
+        f"data.sequence_length={data.sequence_length}; use approximately the number of rows per "
+        "micro batch times their mean length",
     )
     check_urls(config)
     _require(
         schedule.warmup_steps is None or schedule.warmup_ratio is None,
         f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="
-        f"{schedule.warmup_ratio} are both given; keep one (null takes the other out)",
+        f"{schedule.warmup_ratio} are both set; keep one (null unsets the other)",
     )
     _require(
         schedule.warmup_steps is None or schedule.clock_hours is None,
-        "schedule.warmup_steps counts steps, but schedule.clock_hours follows the clock; "
-        "give schedule.warmup_ratio instead",
+        "schedule.warmup_steps counts steps, but schedule.clock_hours follows the clock; set "
+        "schedule.warmup_ratio instead",
     )
     horizon = schedule.horizon_steps or schedule.first_step + schedule.total_steps
     _require(
@@ -92,8 +94,9 @@ def check(config: Config) -> None:
     check_decay(schedule, horizon)
     _require(
         (schedule.batch_from is None) == (schedule.batch_ramp_steps == 0),
-        f"schedule.batch_from={schedule.batch_from} and schedule.batch_ramp_steps="
-        f"{schedule.batch_ramp_steps} go together; give both or neither",
+        f"schedule.batch_from={schedule.batch_from} and "
+        f"schedule.batch_ramp_steps={schedule.batch_ramp_steps} must be set together; set both or "
+        "neither",
     )
     _require(
         data.masked_lm_prob_end is None or 0 < data.masked_lm_prob_end < 1,
@@ -142,8 +145,8 @@ def check_urls(config: Config) -> None:
             not is_url(value)
             or "@" not in value.partition("://")[2].partition("/")[0]
             or value.startswith(("abfs", "hf:")),
-            f"{key}={masked(value)} holds credentials; give them to the driver by its environment "
-            "variables or files",
+            f"{key}={masked(value)} contains credentials; give them to the driver in its "
+            "environment variables or files",
         )
     _require(config.data.cache_gib > 0, f"data.cache_gib={config.data.cache_gib} must be above 0")
 
@@ -167,26 +170,26 @@ def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
     key, value = ("decay_steps", steps) if ratio is None else ("decay_ratio", ratio)
     _require(
         steps is None or ratio is None,
-        f"schedule.decay_steps={steps} and schedule.decay_ratio={ratio} are both given; keep one "
-        "(null takes the other out)",
+        f"schedule.decay_steps={steps} and schedule.decay_ratio={ratio} are both set; keep one "
+        "(null unsets the other)",
     )
     _require(
         steps is None or schedule.clock_hours is None,
-        "schedule.decay_steps counts steps, but schedule.clock_hours follows the clock; give "
+        "schedule.decay_steps counts steps, but schedule.clock_hours follows the clock; set "
         "schedule.decay_ratio instead",
     )
     _require(
         schedule.decay in ("polynomial", "cosine", "sqrt") and schedule.decay_from == "start",
-        f"schedule.{key}={value} sets where decay begins, which schedule.decay={schedule.decay} "
-        f"with schedule.decay_from={schedule.decay_from} does not have; use polynomial, cosine or "
-        "sqrt, and leave decay_from out",
+        f"schedule.{key}={value} sets where decay begins, but schedule.decay={schedule.decay} "
+        f"with schedule.decay_from={schedule.decay_from} does not support that; use polynomial, "
+        "cosine or sqrt, and omit decay_from",
     )
     decay_share = ratio if ratio is not None else (steps or 0) / horizon
     warmup_share = schedule.warmup_ratio or (schedule.warmup_steps or 0) / horizon
     _require(
         0 < decay_share <= 1 and decay_share + warmup_share <= 1 + 1e-9,
         f"schedule.{key}={value}: warm-up and decay together must fit into the schedule of "
-        f"{horizon} steps, and decay must have a length; lower it",
+        f"{horizon} steps, and decay must not be empty; lower it",
     )
 
 
@@ -202,8 +205,8 @@ def check_style(model: ModelConfig) -> None:
     width = model.hidden_size // model.num_attention_heads
     _require(
         width % 2 == 0,
-        f"model.style=modern turns pairs of numbers, but a head is {width} wide "
-        f"(model.hidden_size / model.num_attention_heads); make it even",
+        "model.style=modern rotates pairs of numbers, so the head width model.hidden_size / "
+        f"model.num_attention_heads must be even, found {width}",
     )
     _require(
         model.local_attention >= 2 and model.local_attention % 2 == 0,

@@ -93,7 +93,7 @@ def _construct_unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[A
             )
         if key in seen:
             raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} stands twice", key_node.start_mark
+                None, None, f"the key {key!r} occurs twice", key_node.start_mark
             )
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
@@ -111,9 +111,9 @@ def split_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set {assignment}: write it as key=value")
+            raise ConfigError(f"--set {assignment}: expected key=value")
         if key in values:
-            raise ConfigError(f"--set {key}: given twice")
+            raise ConfigError(f"--set {key}: set twice")
         try:
             values[key] = load_yaml(text) if text else ""
         except yaml.YAMLError:
@@ -171,7 +171,7 @@ def load_config(
             if not hint:
                 section = key.split(".", 1)[0]
                 hint = (
-                    f"; bertds config explain {section} lists those of {section}"
+                    f"; run bertds config explain {section} to list the keys of {section}"
                     if section in sections
                     else f"; the sections are {', '.join(sorted(sections))}"
                 )

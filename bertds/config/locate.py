@@ -41,8 +41,8 @@ def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -
     named = config.run.deepspeed_config
     if not named:
         raise ConfigError(
-            "no DeepSpeed JSON: give --deepspeed_config F.json, or run.deepspeed_config in the "
-            "recipe"
+            "no DeepSpeed JSON given; use --deepspeed_config F.json, or set run.deepspeed_config "
+            "in the recipe"
         )
     return find_json(named, find_recipe(recipe) if recipe else "")
 

@@ -49,14 +49,14 @@ class BatchRamp:
             divisors = [rows for rows in range(1, full + 1) if full % rows == 0]
             near = divisors[max(0, bisect_right(divisors, first) - 1)]
             raise ConfigError(
-                f"schedule.batch_from={first} does not divide train_batch_size={full}, which it "
-                f"grows to in equal parts; {near} does"
+                f"schedule.batch_from={first} must divide train_batch_size={full}, to which it "
+                f"grows in equal increments; use {near}"
             )
         if first % per_forward:
             raise ConfigError(
-                f"schedule.batch_from={first} is not a multiple of train_micro_batch_size_per_gpu="
-                f"{plan.micro_batch_size} x {plan.world_size} processes; raise it, or lower the "
-                "micro batch"
+                f"schedule.batch_from={first} is not a multiple of "
+                f"train_micro_batch_size_per_gpu={plan.micro_batch_size} x {plan.world_size} "
+                "processes; raise it, or lower the micro batch size"
             )
         # Where nothing grows there is no ramp, so that `samples` need not know that case.
         return cls(plan, first, schedule.batch_ramp_steps if first < full else 0)

@@ -23,7 +23,7 @@ class ImpossibleRows(ConfigError):
     Attributes:
         field: its name.
         found: its value.
-        allowed: what it may be, in words.
+        allowed: a description of the allowed values.
     """
 
     def __init__(self, field: str, found: object, allowed: str) -> None:
@@ -40,16 +40,16 @@ class RowSettings:
     """
 
     sequence_length: int = 128
-    """Longest row in tokens, special ones included."""
+    """Maximum row length in tokens, including special tokens."""
     max_predictions: int = 20
     """Maximum number of masked positions per row."""
     masked_lm_prob: float = 0.15
-    """Share of a row's tokens, special ones counted, that is masked."""
+    """Fraction of a row's tokens that are masked. Special tokens are counted but never masked."""
     short_seq_prob: float = 0.1
-    """Probability that a chunk of a document aims at a random shorter length."""
+    """Probability that a row is given a random target length shorter than sequence_length."""
     whole_word_masking: bool = False
     ngram: int = 1
-    """Longest run of words masked together; above 1 it implies whole words."""
+    """Maximum number of consecutive words masked together; above 1, whole words are masked."""
     pairs: PairKind = "nsp"
 
     def __post_init__(self) -> None:

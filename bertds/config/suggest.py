@@ -19,4 +19,4 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def nearest_or_all(name: str, known: Iterable[str]) -> str:
     """Return the same, or "; known are ..." where none is close and they are few."""
     names = sorted(known)
-    return nearest(name, names) or (f"; known are {', '.join(names)}" if len(names) <= 12 else "")
+    return nearest(name, names) or (f"; allowed: {', '.join(names)}" if len(names) <= 12 else "")

@@ -65,7 +65,7 @@ def parameter_count(model: ModelConfig, vocab_size: int) -> int:
 
 
 def masked_per_row(tokens: float, probability: float, most: int) -> float:
-    """Return the masked tokens of a row of so many real tokens."""
+    """Return the masked tokens of a row of this number of real tokens."""
     return min(float(most), max(1.0, probability * tokens))
 
 

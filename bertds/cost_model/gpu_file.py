@@ -36,9 +36,12 @@ def read_gpus(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):
-        raise ConfigError(f"{path}: must map names of GPUs to their numbers, as {FILE.name} does")
+        raise ConfigError(f"{path}: must map GPU names to their numbers, like {FILE.name}")
     if "cpu" in found:
-        raise ConfigError(f"{path}: cpu is this machine's processor; choose another name")
+        raise ConfigError(
+            f"{path}: the name cpu is reserved for the processor of this machine; "
+            "choose another name"
+        )
     return {str(name): row for name, row in found.items()}
 
 

@@ -153,7 +153,7 @@ def cpu() -> Hardware:
         efficiency_128=0.25,
         efficiency_512=0.25,
         efficiency_kind="assumed",
-        efficiency_source="a guess; calibrate with a run of this machine",
+        efficiency_source="an estimate; calibrate with a run on this machine",
         dollars_per_hour=threads * 0.05,
         devices_per_node=1,
         source=f"guess: {threads} threads x 64 operations per cycle x 2.5 GHz",

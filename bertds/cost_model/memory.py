@@ -19,7 +19,7 @@ CPU_BASE = 0.3 * 2**30
 some more for the process group and the loader's threads, assumed."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
 FRAGMENTS = {True: 0.13, False: 0.05}
-"""What the allocator holds beside what is asked for, on CPU and on GPU. CPU: fitted to the runs of
+"""What the allocator holds in addition to requests, on CPU and on GPU. CPU: fitted to the runs of
 docs/planning.md; GPU: assumed."""
 RECOMPUTED = {True: 0.2, False: 0.0}
 """With activation checkpointing, what each layer leaves behind after its backward pass, in units of
@@ -95,7 +95,7 @@ def layer_bytes(shape: Shape) -> float:
     hidden, attention = model.hidden_dropout_prob > 0, model.attention_probs_dropout_prob > 0
     if model.style == "modern":
         return _modern_layer_bytes(shape)
-    weights = 3 * width * width * size  # queries, keys and values' weights side by side
+    weights = 3 * width * width * size  # queries, keys and values' weights next to each other
     if not shape.on_cpu:
         # layer input, q k v, context, sums before both LayerNorms, first LayerNorm's output
         values = (8 * width + 2 * inner) * size + (2 * width if hidden else 0)
@@ -166,7 +166,7 @@ def activations(shape: Shape) -> float:
     # Chunks of logits: as computed, in float32, their log-softmax.
     chunk = min(masked, max(64, CHUNK_BYTES[shape.on_cpu] // (4 * words)))
     logits = chunk * words * (4 + 4 + (size if size < 4 else 0))
-    # The first layers' backward pass: gradients beside what is still kept.
+    # The first layers' backward pass: gradients in addition to what is still kept.
     widened = 4 if model.style == "modern" else 2
     backward = tokens * (widened * model.intermediate_size + 2 * width) * size
     return kept + embeddings + head + max(logits, backward)
@@ -187,7 +187,7 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     kept_gradients = 4 if shape.precision != "fp16" else 2  # summed over micro batches in float32
     gradients = count * (kept_gradients if stage >= 2 else size) / (ranks if stage >= 2 else 1)
     if low and stage <= 1:
-        gradients += count * 4  # the float32 sum beside the half-precision gradient
+        gradients += count * 4  # the float32 sum in addition to the half-precision gradient
     states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
     step = count * 4 / (ranks if stage >= 1 else 1)  # float32 copy of the gradient partition
     if shape.average:

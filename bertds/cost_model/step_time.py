@@ -17,7 +17,7 @@ from bertds.cost_model.memory import BYTES, Shape
 
 NETWORK_SHARE = 0.5
 """Of a node's nominal network bandwidth, what a large all-reduce reaches. DLE on 64 DGX-2H lost
-13 % to it at one micro batch a step: 1.34 GB in about 30 ms beside the stragglers."""
+13 % to it at one micro batch a step: 1.34 GB in about 30 ms in addition to the stragglers."""
 LINK_SHARE = 0.7
 """The same inside a node."""
 STRAGGLERS_PER_DOUBLING = 0.01
@@ -72,7 +72,7 @@ def efficiency(hardware: Hardware, sequence_length: int) -> float:
 
 
 def micro_batch_share(tokens: float, on_cpu: bool) -> float:
-    """Return how much of the speed a micro batch of so many tokens reaches."""
+    """Return how much of the speed a micro batch of this number of tokens reaches."""
     if on_cpu:
         return 1.0
     full = FULL_TOKENS / (FULL_TOKENS + HALF_TOKENS)
@@ -85,7 +85,7 @@ def width_share(width: int) -> float:
 
 
 def optimizer_bytes(count: float, optimizer: str) -> float:
-    """Return the bytes that updating so many numbers reads and writes."""
+    """Return the bytes that updating this number of elements reads and writes."""
     return count * ADAM_BYTES * (1.5 if "lamb" in optimizer.lower() else 1.0)
 
 

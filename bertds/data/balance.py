@@ -3,7 +3,7 @@
 Without padding a row costs what it is long, so ranks that got longer rows would keep the others
 waiting. Which samples a global batch holds is not touched, nor how many rows a micro-batch has:
 only who computes which of them. The cut is a pure function of the rows' lengths, so every rank
-finds the same one by itself, and a resumed run finds it again.
+finds the same one on its own, and a resumed run finds it again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def balance_rows(lengths: np.ndarray, bins: int) -> np.ndarray:
         order rank 0's first, first one; ties are settled by position, so nothing is left to chance.
     """
     rows = len(lengths)
-    assert rows % bins == 0, f"{rows} rows in {bins} micro-batches"
+    assert rows % bins == 0, f"{rows} rows in {bins} micro batches"
     order = np.argsort(-lengths, kind="stable").reshape(-1, bins)
     taken = np.empty((bins, rows // bins), np.int64)
     tokens = np.zeros(bins, np.int64)

@@ -85,8 +85,8 @@ class BatchLoader:
     ) -> None:
         if mask_rate is not None and not source.makes_masks:
             raise ConfigError(
-                f"data.masked_lm_prob_end={mask_rate.last}: the rows of {source.name} come already "
-                "masked; prepare token shards, or leave it out"
+                f"data.masked_lm_prob_end={mask_rate.last}: the rows of {source.name} are already "
+                "masked; prepare token shards, or omit it"
             )
         self._source = source.with_seed(seed)
         self._config = data_config
@@ -207,7 +207,7 @@ class BatchLoader:
     def _cut_by_rows(
         self, position: DataPosition, plan: BatchPlan, mask_rate: float | None
     ) -> tuple[list[MicroBatch], np.ndarray]:
-        """This rank's rows lie side by side in the global batch."""
+        """This rank's rows are next to each other in the global batch."""
         mine = plan.global_batch_size // plan.world_size
         start = advance(self._source, position, self._rank * mine)
         flat, samples = self._stream.read(start, mine, mask_rate)

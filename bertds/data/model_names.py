@@ -109,8 +109,8 @@ def resolve(name_or_path: Path | str) -> Path:
     """
     if is_url(name_or_path):
         raise CheckpointError(
-            f"{masked(name_or_path)}: a model must be a local path or a name; copy it to this "
-            "machine first"
+            f"{masked(name_or_path)}: a model must be a local path or a name; copy the model to "
+            "this machine first"
         )
     path = Path(name_or_path).expanduser()
     if path.exists():
@@ -123,7 +123,7 @@ def resolve(name_or_path: Path | str) -> Path:
     known = ALIASES.get(name, name) in MODELS
     if not known and (identifier.count("/") != 1 or identifier.startswith((".", "/", "~"))):
         hint = nearest(name, [*MODELS, *ALIASES]) or "; `bertds models` lists the names"
-        raise CheckpointError(f"{name}: no such folder, and no model of that name{hint}")
+        raise CheckpointError(f"{name}: no folder or model has this name{hint}")
     if path.suffix in WEIGHT_FILES:
         raise CheckpointError(f"{name}: no such file")
     return _from_hub(name, identifier)
@@ -190,8 +190,8 @@ def _from_hub(name: str, identifier: str, *, weights: bool = True) -> Path:
             continue
     place = "" if name != identifier else "no such folder, "
     raise CheckpointError(
-        f"{name}: {place}not in the local cache and the hub cannot be reached; on a machine with a "
-        f"network run `hf download {identifier}`, or put its folder below ${MODELS_VARIABLE}"
+        f"{name}: {place}not in the local cache, and the Hub cannot be reached; on a machine with "
+        f"network access run `hf download {identifier}`, or put its folder in ${MODELS_VARIABLE}"
     )
 
 

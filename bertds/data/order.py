@@ -62,7 +62,7 @@ class EpochOrder:
         return bisect_right(self.starts, offset) - 1
 
     def shuffle(self, block: int) -> np.ndarray:
-        """Return int64 [rows of the block]: which row stands at each position of the block."""
+        """Return int64 [rows of the block]: which row is at each position of the block."""
         rows = self.starts[block + 1] - self.starts[block]
         return permutation(derive_key(self.seed, SAMPLE_ORDER, self.epoch, block), rows)
 

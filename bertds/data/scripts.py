@@ -80,7 +80,7 @@ _UNSPACED_LETTER = pattern_on_first_use(f"[{LETTERS}]")
 
 
 def ends_sentence(text: str) -> bool:
-    """Tell whether a text ends where a sentence does, quotes and brackets after it allowed."""
+    """Return whether a text ends where a sentence does, quotes and brackets after it allowed."""
     text = text.rstrip(_CLOSERS + " \u3000\xa0")
     if text[-1:] in _END_CHARACTERS:
         return True
@@ -98,12 +98,12 @@ def _asks(text: str) -> bool:
 
 
 def has_unspaced(text: str) -> bool:
-    """Tell whether a text holds a letter of a script without spaces between words."""
+    """Return whether a text holds a letter of a script without spaces between words."""
     return not text.isascii() and _UNSPACED_LETTER.search(text) is not None
 
 
 def mostly_unspaced(text: str) -> bool:
-    """Tell whether most words of a text are of scripts without spaces between words."""
+    """Return whether most words of a text are of scripts without spaces between words."""
     if text.isascii():
         return False
     letters = len(_UNSPACED_LETTER.findall(text))
@@ -129,7 +129,7 @@ def _by_script() -> tuple[tuple[re.Pattern[str], float], ...]:
 
 
 def without_marked_ends(text: str) -> bool:
-    """Tell whether a text is of a script that marks no end of a sentence (Thai, Lao)."""
+    """Return whether a text is of a script that marks no end of a sentence (Thai, Lao)."""
     return _UNMARKED.search(text[-40:]) is not None
 
 
@@ -151,7 +151,7 @@ _LEADS = [bytes([lead]) for lead in (0xE0, 0xE1, *range(0xE3, 0xF5))]
 
 
 def may_join_without_space(text: str) -> bool:
-    """Tell whether a text can hold what :func:`join_lines` sets no space between.
+    """Return whether a text can hold what :func:`join_lines` sets no space between.
 
     Asked once per document. In the languages of Europe it is False: lines are joined by spaces.
     """
@@ -196,7 +196,7 @@ _SIGNS = ("།", "។", "៕", "᪨", "᪩", "᭞", "᭟", "꧉", "า", "ร", 
 
 
 def needs_own_ends(text: str) -> bool:
-    """Tell whether sentencex would leave the sentences of a text together."""
+    """Return whether sentencex would leave the sentences of a text together."""
     return not text.isascii() and any(sign in text for sign in _SIGNS)
 
 

@@ -131,7 +131,7 @@ class SampleStream:
         firsts = self._source.first_samples(epoch)
         counts = self._source.rows_by_shard(epoch)[shards]
         starts = np.concatenate([[0], np.cumsum(counts)])
-        assert block.rows == starts[-1], f"{block.rows} rows, {starts[-1]} were counted"
+        assert block.rows == starts[-1], f"{block.rows} rows, but {starts[-1]} were counted"
         return _OpenBlock(block, order.shuffle(number), starts, firsts[shards])
 
 
@@ -153,7 +153,7 @@ class _OpenBlock:
 
 @dataclass(slots=True)
 class _Span:
-    """A stretch of the stream that lies in one block."""
+    """A stretch of the stream that is in one block."""
 
     opened: _OpenBlock
     epoch: int

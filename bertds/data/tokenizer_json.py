@@ -131,7 +131,7 @@ class JsonTokenizer:
     """A tokenizer of any model, as its file says, but for the layout of rows."""
 
     def __init__(self, path: Path) -> None:
-        """Load ``path`` and the names of the special tokens beside it.
+        """Load ``path`` and the names of the special tokens next to it.
 
         Raises:
             DataError: it is damaged, or has no token for one of the five purposes.
@@ -178,7 +178,8 @@ class JsonTokenizer:
     def pieces(self) -> list[str]:
         """Return the tokens as text, in WordPiece's way: ``##`` before what begins no word.
 
-        A guess from the token alone, for display: letters that follow no space go on with a word.
+        A guess from the token alone, for display: letters that follow no space continue with a
+        word.
         """
         decode, marked = self._tokenizer.decode, []
         for number, token in enumerate(self.tokens):
@@ -208,7 +209,7 @@ class JsonTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenise sentences, each by itself.
+        """Tokenise sentences, each on its own.
 
         Returns:
             ids: uint32 [T], WORD_START added where a word begins.
@@ -296,7 +297,7 @@ def _trims_offsets(processor: Mapping[str, Any]) -> bool:
 
 
 def _special_tokens(path: Path, tokenizer: Tokenizer) -> dict[str, str]:
-    """Return the names of the special tokens, from the files beside it or by what is usual."""
+    """Return the names of the special tokens, from the files next to it or by what is usual."""
     named: dict[str, Any] = {}
     for name in ("special_tokens_map.json", CONFIG):
         if (path.parent / name).is_file():
@@ -308,12 +309,14 @@ def _special_tokens(path: Path, tokenizer: Tokenizer) -> dict[str, str]:
         candidates = [value] if isinstance(value, str) else usual
         token = next((t for t in candidates if tokenizer.token_to_id(t) is not None), None)
         if token is None:
-            there = f"names {value!r}, which it does not have" if value else "names none"
+            there = f"names {value!r}, which it does not have" if value else "does not define one"
             raise DataError(
-                f"{path}: no {purpose} token: {CONFIG} {there}; BERT needs {', '.join(_NAMES)}: "
-                f"add the token, and {purpose}_token to {CONFIG}"
+                f"{path}: no {purpose} token: {CONFIG} {there}; BERT requires "
+                f"{', '.join(_NAMES)}. Add the token, and {purpose}_token to {CONFIG}"
             )
         found[purpose] = token
     if len(set(found.values())) < len(found):
-        raise DataError(f"{path}: two purposes share a special token ({found}); BERT needs five")
+        raise DataError(
+            f"{path}: two purposes share a special token ({found}); BERT requires 5 different ones"
+        )
     return found

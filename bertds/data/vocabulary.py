@@ -83,7 +83,7 @@ class TokenizerInfo:
         for name in names:
             if name in self.files:
                 return self.files[name]
-        raise DataError(f"the tokenizer's {names[0]} is missing; set data.vocab")
+        raise DataError(f"{names[0]} of the tokenizer is missing; set data.vocab")
 
     @staticmethod
     def from_field(given: Field, files: dict[str, Path] | None = None) -> TokenizerInfo:
@@ -91,7 +91,7 @@ class TokenizerInfo:
 
         Args:
             given: the ``tokenizer`` object.
-            files: the files that lie beside it.
+            files: the files that are next to it.
 
         Raises:
             UserError: (of the field's kind) a key is missing, unknown or impossible.
@@ -158,7 +158,7 @@ def tokenizer_fingerprint(vocabulary_bytes: bytes, rules: WordPieceRules | bool)
 
 
 def read_vocabulary(path: Path | str) -> list[str]:
-    """Read a ``vocab.txt``: one token a line, the line number is the id.
+    """Read a ``vocab.txt``: one token per line, the line number is the id.
 
     Raises:
         DataError: the file is missing, not UTF-8, or holds a token twice.
@@ -173,7 +173,7 @@ def read_vocabulary(path: Path | str) -> list[str]:
         raise DataError(f"{path}: byte {error.start} is not UTF-8; is this a vocab.txt?") from error
     if text.startswith("\ufeff"):
         raise DataError(
-            f"{path}: begins with a byte order mark, which would be part of its first token; "
+            f"{path}: starts with a byte order mark, which would become part of its first token; "
             "save it as UTF-8 without one (sed -i '1s/^\\xef\\xbb\\xbf//' FILE)"
         )
     tokens = text.split("\n")
@@ -184,7 +184,7 @@ def read_vocabulary(path: Path | str) -> list[str]:
     if len(set(tokens)) != len(tokens):
         twice, count = Counter(tokens).most_common(1)[0]
         assert count > 1
-        raise DataError(f"{path}: the token {twice!r} stands there twice")
+        raise DataError(f"{path}: the token {twice!r} occurs twice")
     return tokens
 
 
@@ -211,7 +211,7 @@ def load_tokenizer_info(
             its tokenizer.json.
         lower_case: the casing; None takes it from ``tokenizer_config.json`` there, else from
             ``tokenizer.json``, else from the vocabulary itself (see :func:`looks_lower_case`). A
-            JSON file under another name is a ``tokenizer.json`` that decides by itself.
+            JSON file under another name is a ``tokenizer.json`` that decides on its own.
         strip_accents: None as the files say, and if they do not, as ``lower_case``.
         chinese_characters: None as the files say, else True.
 
@@ -261,7 +261,7 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
         content: of ``file``, if it is a ``tokenizer.json`` under whatever name.
     """
     if content and file.name != tokenizer_json.FILE:
-        # It holds all rules itself; the files beside it may be another tokenizer's.
+        # It holds all rules itself; the files next to it may be another tokenizer's.
         return dict(tokenizer_json.normalizer_rules(content))
     config, beside = file.parent / tokenizer_json.CONFIG, file.parent / tokenizer_json.FILE
     said = tokenizer_json.read_json(config) if config.is_file() else {}
@@ -279,7 +279,7 @@ def vocabulary_size(folder: Path) -> int:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Tell whether a folder holds a vocab.txt or a tokenizer.json."""
+    """Return whether a folder holds a vocab.txt or a tokenizer.json."""
     return any((folder / name).is_file() for name in ("vocab.txt", tokenizer_json.FILE))
 
 
@@ -296,11 +296,11 @@ def _vocabulary_file(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
-    raise DataError(f"{path}: neither {' nor '.join(names)} in this folder (there: {there})")
+    raise DataError(f"{path}: neither {' nor '.join(names)} in this folder (found: {there})")
 
 
 def _files(path: Path, file: Path) -> dict[str, Path]:
-    """Return the files of a tokenizer; beside a file that was named, others may be foreign."""
+    """Return the files of a tokenizer; next to a file that was named, others may be foreign."""
     names: tuple[str, ...] = TOKENIZER_FILES if path.is_dir() else ()
     if not path.is_dir() and file.name == tokenizer_json.FILE:
         names = (tokenizer_json.CONFIG,)
@@ -312,8 +312,8 @@ def _special_ids(file: Path, tokens: list[str]) -> dict[str, int]:
     missing = [token for token in SPECIAL_TOKENS.values() if token not in tokens]
     if missing:
         raise DataError(
-            f"{file}: the vocabulary ({len(tokens)} tokens) misses {', '.join(missing)}; BERT "
-            f"needs {', '.join(SPECIAL_TOKENS.values())}"
+            f"{file}: the vocabulary ({len(tokens)} tokens) does not contain "
+            f"{', '.join(missing)}; BERT requires {', '.join(SPECIAL_TOKENS.values())}"
         )
     return {name: tokens.index(token) for name, token in SPECIAL_TOKENS.items()}
 
@@ -325,8 +325,8 @@ def _json_info(file: Path, asked: tuple[bool | None, ...]) -> TokenizerInfo:
     is_so = (tokenizer.lower_case, tokenizer.lower_case, True)
     if any(wanted is not None and wanted != found for wanted, found in zip(asked, is_so)):
         raise DataError(
-            f"{file}: a {tokenizer.model} tokenizer: casing and accents are as its file says; "
-            "leave --cased, --uncased, --keep-accents and data.lower_case out"
+            f"{file}: a {tokenizer.model} tokenizer: casing and accents are set in its file; omit "
+            "--cased, --uncased, --keep-accents and data.lower_case"
         )
     return TokenizerInfo(
         vocab_size=len(tokenizer.tokens),

@@ -3,16 +3,16 @@
 ```text
 each rank, every second or two          rank 0                        the others
   beat/R = n  -----------------------> reads all beats
-                                        one stands still -> verdict -> read the verdict and
+                                        one makes no progress -> verdict -> read the verdict and
                                                                        rank 0's own beat
 ```
 
-Two daemon threads per rank, beside the training and never in its way: one talks to the store of
-the process group, one judges and so cannot hang in the store. Processes of one machine also watch
-each other's process numbers, so a killed one is noticed within a second or two. The threads go on
-beating while a rank compiles, saves or validates: only a process that does not run at all is
-silent. Whoever finds a peer lost says which, kills it if it is frozen on the same machine (a
-stopped process would keep its port and its GPU), and leaves.
+Two daemon threads per rank, in addition to the training and never in its way: one talks to the
+store of the process group, one judges and so cannot hang in the store. Processes of one machine
+also watch each other's process numbers, so a killed one is noticed within a second or two. The
+threads continue beating while a rank compiles, saves or validates: only a process that does not run
+at all is silent. Whoever finds a peer lost says which, kills it if it is frozen on the same machine
+(a stopped process would keep its port and its GPU), and leaves.
 
 Each beat also says where the rank's training is. Rank 0 compares all of them and names the rank
 that makes no progress (``progress.py``). A process in which no thread runs any more is ended by a
@@ -69,10 +69,10 @@ class Heartbeat:
     Args:
         rank: this process.
         world_size: how many there are; alone, nothing is watched.
-        timeout_seconds: a peer silent for so long is lost.
+        timeout_seconds: a peer silent for this long is lost.
         store: the process group's key-value store; each thread gets a clone.
-        progress_seconds: a rank whose training stands still for this long, or for five step times
-            if that is longer, is lost; 0 = only silence counts.
+        progress_seconds: a rank whose training makes no progress for this long, or for five step
+            times if that is longer, is lost; 0 = only silence counts.
         on_leave: called before this process is ended because of a peer (gives locks back).
     """
 
@@ -140,7 +140,7 @@ class Heartbeat:
         """End the threads.
 
         Args:
-            failure: why this rank leaves before its time, told to the others; "" = in order.
+            failure: why this rank leaves before its time, reported to the others; "" = in order.
         """
         if not self._threads:
             return
@@ -220,16 +220,18 @@ class Heartbeat:
                 self._wake.wait(self.period)
         except Exception as error:  # the store is gone, and rank 0 with it
             if not self._stopped.is_set() and not self._left_in_order():
-                self._conclude(0, f"its store does not answer ({str(error).splitlines()[0][:120]})")
+                self._conclude(
+                    0, f"its store does not respond ({str(error).splitlines()[0][:120]})"
+                )
 
     def _left_in_order(self) -> bool:
-        """Wait a moment: at the end of a run the store may go before this thread is told."""
+        """Wait a moment: at the end of a run the store may go before this thread is notified."""
         return self._stopped.wait(4 * self.period)
 
     def _meet(self, store: TimedStore) -> None:
         """Learn who the peers are; those of this machine can be watched by process number.
 
-        Rank 0 asks for all, the others for rank 0 and for those beside them, who are likely to be
+        Rank 0 asks for all, the others for rank 0 and for their neighbours, who are likely to be
         on the same machine: a thousand ranks that ask for a thousand would choke the store.
         """
         beside = range(max(0, self.rank - BESIDE), min(self.world_size, self.rank + BESIDE + 1))
@@ -295,7 +297,7 @@ class Heartbeat:
             return
         named, said = found
         if len(named) > 1:
-            said += f"; so do ranks {', '.join(map(str, named[1:BESIDE]))}"
+            said += f"; so are ranks {', '.join(map(str, named[1:BESIDE]))}"
         self._conclude(named[0], said)
 
     def _silence(self, other: int) -> float:
@@ -319,7 +321,7 @@ class Heartbeat:
                 # Perhaps it left in order and said why: give the word time to arrive.
                 self._stopped.wait(2 * self.period)
                 if not self._stopped.is_set():
-                    self._conclude(other, "its process has ended (killed, or out of memory)")
+                    self._conclude(other, "its process has ended (killed or out of memory)")
 
     def _look_at_parent(self, now: float) -> None:
         """Leave if the launcher is gone and this rank hangs; else the loop stops in order."""
@@ -330,7 +332,7 @@ class Heartbeat:
         self._parent_gone = self._parent_gone or now
         if now - max(self._parent_gone, self._moved[1]) > self.timeout:
             self._set(
-                f"rank {self.rank}: the launcher is gone, and no step was finished for "
+                f"rank {self.rank}: the launcher is gone, and no step was completed for "
                 f"{self.timeout:.0f} s"
             )
 
@@ -354,7 +356,7 @@ class Heartbeat:
             return
         if (self._main_leaves or self._main_handles_it) and self._stopped.wait(30.0):
             return  # it was thrown out of its collective, or failed, and speaks for itself
-        message = f"{self.verdict}. This job ends here; run the same command again to continue"
+        message = f"{self.verdict}. This job stops now; run the same command again to resume"
         log.error("%s", message) if log.handlers else print(message, file=sys.stderr)
         with suppress(Exception):
             self._on_leave()

@@ -46,7 +46,7 @@ class CpuWatch:
     """Notices that processes of this machine use the CPU.
 
     A process that gets too few turns to speak, or that holds Python's lock in a long compilation,
-    lives: its processor time grows. That of a stopped one stands still.
+    lives: its processor time grows. That of a stopped one makes no progress.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Whether training goes on: what each rank's main thread is doing, and how long it may take.
+"""Whether training continues: what each rank's main thread is doing, and how long it may take.
 
 A rank can be alive and still keep the others waiting for ever: its main thread sleeps, or its GPU
 does. All ranks pass the same places in the same order, so the one that has passed the fewest is
@@ -117,7 +117,7 @@ class Progress:
         self._step_began, self._paused = self._since, 0.0
 
     def limit(self, activity: str = "step", *, patient: bool = False) -> float | None:
-        """Return how many seconds a rank may stay at one place; None = not known yet."""
+        """Return for how many seconds any rank may stay at one place; None = not known yet."""
         if self.least_seconds <= 0 or self.step_seconds == 0.0 or activity == "start":
             return None
         usual = self._longest.get(activity, 0.0) if activity in PAUSES else self.step_seconds
@@ -127,7 +127,7 @@ class Progress:
         return longest * (PATIENCE if patient or activity == "data" else 1.0)
 
     def sign(self, beat: int) -> Sign:
-        """Return what to tell the others; called by another thread than the main one."""
+        """Return what to report to the others; called by another thread than the main one."""
         frame = sys._current_frames().get(self._main)
         files, place = _stack(frame)
         return Sign(
@@ -192,7 +192,7 @@ class Standstill:
         seconds = now - self._since[named[0]]
         doing = first.activity if first.activity in PAUSES else f"step {first.step + 1}"
         said = (
-            f"no progress for {seconds:.0f} s in {doing} (a step takes "
+            f"no progress for {seconds:.0f} s in {doing} (a step usually takes "
             f"{self._progress.step_seconds:.3g} s); its main thread is in {first.place}"
         )
         return named, said

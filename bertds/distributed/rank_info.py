@@ -12,8 +12,8 @@ from bertds.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where this process stands among those of the run."""
+class RankInfo:
+    """Where this process is among those of the run."""
 
     rank: int
     local_rank: int
@@ -26,7 +26,7 @@ class Place:
 
 
 class _Starter(NamedTuple):
-    """How a launcher tells each process its place."""
+    """How a launcher reports each process its rank."""
 
     name: str
     rank: str
@@ -57,7 +57,7 @@ _LAUNCHERS = (LAUNCHER_PID, "CROSS_RANK", "TORCHELASTIC_RUN_ID")
 def has_launcher(environment: Mapping[str, str] | None = None) -> bool:
     """Return whether this process's parent is a launcher, whose death should end the run.
 
-    A shell's child goes on when the shell ends: ``nohup``, ``disown``, tmux and cron rely on it.
+    A shell's child continues when the shell ends: ``nohup``, ``disown``, tmux and cron rely on it.
     """
     values = os.environ if environment is None else environment
     if any(name in values for name in _LAUNCHERS):
@@ -66,7 +66,7 @@ def has_launcher(environment: Mapping[str, str] | None = None) -> bool:
 
 
 def starter_of(environment: Mapping[str, str]) -> str:
-    """Return who started this process as one of several, or "" if nobody did."""
+    """Return who started this process as one of several, or "" if none did."""
     if _count(environment, "WORLD_SIZE") > 1 and "RANK" in environment:
         return "a launcher"
     # Slurm's variables are also those of the shell in an allocation.
@@ -94,9 +94,9 @@ def _read_starter(values: dict[str, str]) -> None:
         if "RANK" in values:
             if _count(values, "WORLD_SIZE") < size and starter.name != "Slurm":
                 raise ConfigError(
-                    f"{starter.name} started {size} processes, but WORLD_SIZE="
-                    f"{values.get('WORLD_SIZE', '')}: each would train alone; start either with "
-                    "mpirun or with deepspeed, not one inside the other"
+                    f"{starter.name} started {size} processes, but "
+                    f"WORLD_SIZE={values.get('WORLD_SIZE', '')}, so each would train separately; "
+                    "start with mpirun or with deepspeed, not one inside the other"
                 )
             return
         if starter.local_rank not in values and starter.name == "MPI":
@@ -108,8 +108,8 @@ def _read_starter(values: dict[str, str]) -> None:
                 remedy = "start with slurm/phase1.sh, or set both for all tasks"
                 raise ConfigError(f"{size} Slurm tasks, but {meeting}; {remedy}")
             raise ConfigError(
-                f"{starter.name} started {size} processes, but {meeting}; set both for all of "
-                "them: the first machine's name, and a free port of it"
+                f"{starter.name} started {size} processes, but {meeting}; set both for all "
+                "processes, to the name of the first machine and a free port on it"
             )
         return
     if "RANK" in values:
@@ -118,14 +118,16 @@ def _read_starter(values: dict[str, str]) -> None:
     unknown = "PMIX_RANK" in values and not any(s.size in values for s in _STARTERS)
     if several or unknown:
         found = "PMI_RANK" if several else "PMIX_RANK"
-        lacks = "this process's number on its machine" if several else "the number of processes"
+        lacks = (
+            "the number of this process on its machine" if several else "the number of processes"
+        )
         raise ConfigError(
-            f"{found}={values.get(found, '')} is set, but nothing says {lacks}; set RANK, "
+            f"{found}={values.get(found, '')} is set, but {lacks} is unknown; set RANK, "
             "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT for each process"
         )
 
 
-def find_place(environment: Mapping[str, str] | None = None) -> Place:
+def find_rank_info(environment: Mapping[str, str] | None = None) -> RankInfo:
     """Read this process's place from the launcher's variables and complete them.
 
     RANK, WORLD_SIZE and LOCAL_RANK come from ``bertds train --processes``, ``deepspeed`` or
@@ -142,7 +144,7 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
         values.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         values["MASTER_PORT"] = str(free_port())
     try:
-        place = Place(
+        rank_info = RankInfo(
             rank=int(values["RANK"]),
             local_rank=int(values.get("LOCAL_RANK", "0")),
             world_size=int(values.get("WORLD_SIZE", "1")),
@@ -152,16 +154,19 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
             "RANK, LOCAL_RANK and WORLD_SIZE must be integers, found "
             + ", ".join(f"{k}={values.get(k)!r}" for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         ) from None
-    if not 0 <= place.rank < place.world_size:
-        raise ConfigError(f"RANK={place.rank} is not below WORLD_SIZE={place.world_size}")
+    if not 0 <= rank_info.rank < rank_info.world_size:
+        raise ConfigError(
+            f"RANK={rank_info.rank} must be less than WORLD_SIZE={rank_info.world_size}"
+        )
     nodes = _count(values, "SLURM_STEP_NUM_NODES") or _count(values, "SLURM_NNODES") or 1
     if "SLURM_PROCID" in values and nodes > 1:
         # What the launcher started on this node: if that is the whole world, it is so on each.
         here = _count(values, "LOCAL_WORLD_SIZE") or _count(values, "LOCAL_SIZE")
-        if place.world_size < nodes or place.world_size == here:
+        if rank_info.world_size < nodes or rank_info.world_size == here:
             raise ConfigError(
-                f"{nodes} Slurm nodes, but WORLD_SIZE={place.world_size}: each node would train "
-                "alone; start the ranks with slurm/phase1.sh (srun), not with `srun deepspeed`"
+                f"{nodes} Slurm nodes, but WORLD_SIZE={rank_info.world_size}, so each node would "
+                "train separately; start the ranks with slurm/phase1.sh (srun), not with `srun "
+                "deepspeed`"
             )
         if values.get("MASTER_ADDR", "") in ("localhost", "127.0.0.1", "::1"):
             raise ConfigError(
@@ -171,11 +176,11 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
     if environment is None:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         os.environ.update({key: values[key] for key in names if key in values})
-    return place
+    return rank_info
 
 
 def free_port() -> int:
-    """Return a TCP port of this machine that nobody listens on."""
+    """Return a TCP port of this machine that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

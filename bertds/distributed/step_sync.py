@@ -1,4 +1,4 @@
-"""What the ranks tell each other in each step, in two small all-reduces.
+"""What the ranks exchange in each step, in two small all-reduces.
 
 At its beginning: masked positions and real tokens of the step's samples, and rank 0's clock. The
 loss is divided by the whole global batch's count of masked positions, so the result depends on
@@ -14,7 +14,7 @@ import torch
 from bertds.data.batches import StepBatch
 from bertds.distributed.device_timer import DeviceClock
 from bertds.distributed.ranks import Ranks
-from bertds.distributed.stop_requests import StopWatch
+from bertds.distributed.stop_requests import StopRequests
 
 
 class _Sums:
@@ -44,7 +44,7 @@ class Agreement:
         watch: this rank's wish to stop.
     """
 
-    def __init__(self, engine: Ranks, watch: StopWatch) -> None:
+    def __init__(self, engine: Ranks, watch: StopRequests) -> None:
         self.engine = engine
         self.watch = watch
         self.waiting = DeviceClock(engine.device)

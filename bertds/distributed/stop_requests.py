@@ -3,8 +3,8 @@
 A stop can be wished by a signal (SIGTERM, SIGINT, SIGUSR1), by a file named ``STOP`` in the run
 folder, by a time limit, or by the launcher's death (the ``deepspeed`` launcher, killed, leaves
 its ranks running as orphans). Any rank may notice; all ranks agree in a small all-reduce before
-the update, and stop after the step under way. A process that was started from a shell goes on when
-the shell ends; a closed terminal (SIGHUP) is a wish to stop unless ``nohup`` has it ignored.
+the update, and stop after the step under way. A process that was started from a shell continues
+when the shell ends; a closed terminal (SIGHUP) is a wish to stop unless ``nohup`` has it ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bertds.errors import EXIT_INTERRUPTED
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-class StopWatch:
+class StopRequests:
     """Collects this rank's wish to stop. The ranks' agreement is the training loop's matter.
 
     Args:
@@ -44,7 +44,7 @@ class StopWatch:
         self._parent = os.getppid() if has_launcher() else None
         self._next_look = 0.0
 
-    def listen(self) -> StopWatch:
+    def listen(self) -> StopRequests:
         """Install the signal handlers (main thread only)."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
@@ -80,10 +80,10 @@ class StopWatch:
     def _look(self) -> str:
         now = time.monotonic()
         if self.deadline is not None and now > self.deadline:
-            return "run.max_hours is over"
+            return "run.max_hours is reached"
         if self.job_deadline is not None and now > self.job_deadline:
-            return "the Slurm job's time is nearly over"
-        if now > self._next_look:  # a file system is not asked more than once a second
+            return "the time limit of the Slurm job is close"
+        if now > self._next_look:  # a file system is not asked more than once per second
             self._next_look = now + 1.0
             if self.stop_file.exists():
                 return f"the file {self.stop_file} exists"
@@ -108,7 +108,7 @@ def seconds_left_of_job(
     """Return how many seconds a Slurm job may train on before it should stop and save.
 
     Args:
-        margin_minutes: time to keep for saving; never more than a tenth of the whole job, so that
+        margin_minutes: time to keep for saving; never more than 10 % of the whole job, so that
             a short one trains too.
         environment: SLURM_JOB_END_TIME and SLURM_JOB_START_TIME in seconds since 1970.
 

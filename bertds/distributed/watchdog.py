@@ -33,7 +33,7 @@ class Watchdog:
         self._rank = rank
 
     def start(self) -> Watchdog:
-        """Start the process; a machine without room for it goes on without."""
+        """Start the process; a machine without room for it continues without."""
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(self._rank)]
         with suppress(OSError):
             # A session of its own: the terminal's Ctrl-C and a launcher's signals do not reach it.
@@ -95,11 +95,11 @@ def watch(pid: int, rank: int) -> None:
         silent += passed if leaves or not ready else 0.0
         if silent > limit and os.getppid() == pid:
             why = (
-                f"did not end within {limit:.0f} s of leaving"
+                f"did not exit within {limit:.0f} s after it stopped"
                 if leaves
-                else f"is hung: Python has not run in it for {silent:.0f} s"
+                else f"is hung: it has not run any Python code for {silent:.0f} s"
             )
-            sys.stderr.write(f"bertds: rank {rank} (process {pid}) {why}; it is killed\n")
+            sys.stderr.write(f"bertds: rank {rank} (process {pid}) {why}; killing it\n")
             sys.stderr.flush()
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

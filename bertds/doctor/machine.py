@@ -1,4 +1,4 @@
-"""What `bertds doctor` looks at on one machine beside its GPUs, each with what to mend.
+"""What `bertds doctor` looks at on one machine in addition to its GPUs, each with what to mend.
 
 Every function returns findings: good (True), broken (False) or worth knowing (None), the thing's
 name, and what was found, ending in the remedy where there is one.
@@ -87,15 +87,15 @@ def compiler(
     """What DeepSpeed's FusedAdam is built with when a GPU run first uses it."""
     lacking = [tool for tool in ("g++", "nvcc", "ninja") if not which(tool)]
     if not with_gpu:
-        yield True, "compiler", "none is needed on a CPU"
+        yield True, "compiler", "not needed on a CPU"
     elif lacking:
         yield (
             None,
             "compiler",
             (
-                f"no {', '.join(lacking)}: DeepSpeed's fused Adam cannot be built (LAMB needs "
-                "none); install g++ and the CUDA toolkit of torch's version, "
-                "pip install 'bertds[gpu]'"
+                f"no {', '.join(lacking)}: DeepSpeed's fused Adam cannot be built (LAMB does not "
+                "need it); install g++ and the CUDA toolkit of torch's version, pip install "
+                "'bertds[gpu]'"
             ),
         )
     else:
@@ -127,7 +127,7 @@ def attention(capability: tuple[int, int] | None) -> Iterator[Finding]:
         if capability[0] not in package.majors:
             continue
         lacking = kernels.missing_for_package(kernel, capability, 0.0)
-        usable = "installed; taken where model.attention_probs_dropout_prob is 0"
+        usable = "installed; used when model.attention_probs_dropout_prob is 0"
         yield (None if lacking else True), package.title, lacking or usable
 
 
@@ -142,7 +142,7 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
     total = shutil.disk_usage(folder).total if folder.is_dir() else 0
     text = f"{total / 1e9:.1f} GB"
     if total < SHARED_BYTES:
-        text += ", little for several GPUs; docker run --shm-size=8g, or --ipc=host"
+        text += ", which is low for several GPUs; use docker run --shm-size=8g or --ipc=host"
     yield (True if total >= SHARED_BYTES else None), "/dev/shm", text
 
 
@@ -173,8 +173,8 @@ def limits(limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> Iter
             None,
             "locked memory",
             (
-                f"{pinned / 2**20:,.0f} MiB; InfiniBand registers its buffers there: "
-                "ulimit -l unlimited"
+                f"{pinned / 2**20:,.0f} MiB; InfiniBand needs locked memory for its buffers: "
+                "use ulimit -l unlimited"
             ),
         )
 
@@ -202,7 +202,7 @@ def network(
     yield (
         (True if found else None),
         "network",
-        ", ".join(found) or ("no interface is up; one machine alone needs none"),
+        ", ".join(found) or ("no interface is up; a single machine does not need one"),
     )
     host = socket.gethostname()
     try:
@@ -212,8 +212,8 @@ def network(
             None,
             "host name",
             (
-                f"{host} does not resolve, so other machines and gloo may not find this one; add "
-                "it to /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+                f"{host} does not resolve, so other machines and gloo may not find this machine; "
+                "add it to /etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
             ),
         )
 
@@ -224,5 +224,5 @@ def disks(folders: tuple[str, ...] = (".", os.environ.get("TMPDIR", "/tmp"))) ->
         free = shutil.disk_usage(folder).free
         text = f"{Path(folder).resolve()}: {free / 1e9:,.0f} GB free"
         if free < DISK_BYTES:
-            text += "; `bertds plan` says what shards and checkpoints need"
+            text += "; `bertds plan` shows what shards and checkpoints need"
         yield (True if free >= DISK_BYTES else None), "disk", text

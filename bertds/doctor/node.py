@@ -1,4 +1,4 @@
-"""What one node of a job says about itself before training: one JSON object a line, as it knows it.
+"""What one node of a job reports about itself before training: one JSON object per line.
 
 ```text
 {"node": "n1", "facts": {...}}                      files, code, packages, disk, GPUs of this node
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "h5py", "numba")
 ALL_PAIRS_UP_TO = 16
-"""Up to so many nodes every pair is measured, beyond that log2(n) partners of each."""
+"""Up to this number of nodes every pair is measured, beyond that log2(n) partners of each."""
 MESSAGE_BYTES = 32 * 2**20
 PAIR_SECONDS = 10.0
 
@@ -82,7 +82,7 @@ def data_facts(path: str) -> dict[str, Any]:
                 return {"error": f"{data}: not found"}
             files = sorted(data.rglob("*.hdf5"))
             if not files:
-                return {"error": f"{data}: holds neither manifest.json nor .hdf5 files"}
+                return {"error": f"{data}: contains neither manifest.json nor .hdf5 files"}
             listing = "\n".join(f"{f.relative_to(data)} {f.stat().st_size}" for f in files)
             return {"digest": hashlib.sha256(listing.encode()).hexdigest()[:16]}
         content = manifest.read_bytes()
@@ -92,7 +92,9 @@ def data_facts(path: str) -> dict[str, Any]:
                 size = file.stat().st_size if file.is_file() else None
                 if size != shard["bytes"]:
                     found = "missing" if size is None else f"{size:,} bytes"
-                    return {"error": f"{file}: {found}, the manifest says {shard['bytes']:,} bytes"}
+                    return {
+                        "error": f"{file}: {found}, but the manifest says {shard['bytes']:,} bytes"
+                    }
         return {"digest": hashlib.sha256(content).hexdigest()[:16]}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         return {"error": f"{data}: cannot be read ({error})"}
@@ -200,7 +202,7 @@ class TimeServer:
             self._guests += 1
 
     def wait(self, guests: int, deadline: float) -> None:
-        """Wait until so many have come and gone: nodes do not start at the same moment."""
+        """Wait until this number of nodes have come and gone: they start at different times."""
         while self._guests < guests and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -248,7 +250,7 @@ def try_gpus(gpus: int) -> dict[str, str]:
         try:
             product = (matrix.cuda(index) @ matrix.cuda(index)).cpu()
             good = torch.allclose(product, expected, rtol=1e-6, atol=1e-6)
-            results[str(index)] = "ok" if good else "computes wrong numbers"
+            results[str(index)] = "ok" if good else "computes wrong results"
         except RuntimeError as error:
             results[str(index)] = str(error).splitlines()[0]
     return results
@@ -303,7 +305,7 @@ def talk(
     store = dist.TCPStore(
         address, port, None, me == 0, timedelta(seconds=left), wait_for_workers=False
     )
-    # Nodes start at different moments: nobody's partner shall be taken for dead for being late.
+    # Nodes start at different moments: a partner that is late is not considered dead.
     here = store.add("here", 1)
     if me == 0:
         while here < len(names) and time.monotonic() < deadline - PAIR_SECONDS:

@@ -18,7 +18,7 @@ from bertds.system.json_fields import parse_json
 CLOCK_SECONDS = 5.0
 """Clocks further apart than this confuse locks and logs."""
 BUSY_MB = 1024
-"""More GPU memory in use than this belongs to somebody else."""
+"""More GPU memory in use than this belongs to another process."""
 SLOW_SHARE = 1 / 3
 """A pair below this share of the median bandwidth is worth a word."""
 
@@ -75,14 +75,14 @@ def judge(
     facts = {node: values["facts"] for node, values in said.items() if "facts" in values}
     for node in nodes:
         if node not in facts:
-            verdict.blame(node, "no report: it does not start a task or does not see the code")
+            verdict.blame(node, "no report: it did not start a task or cannot see the code")
     if not facts:
         verdict.problems.clear()
         verdict.notes.append("no node reported: srun could not start the preflight")
         return verdict
 
     def check(test: Callable[[dict[str, Any]], str]) -> None:
-        """Apply a test to each node's facts; wrong everywhere is nobody's own fault."""
+        """Apply a test to each node's facts; a fault on all nodes is not that of one node."""
         found = {node: text for node, values in facts.items() if (text := test(values))}
         if len(found) == len(nodes):
             verdict.everywhere.append(found[nodes[0]])
@@ -111,7 +111,7 @@ def judge(
         if "error" in meet:
             verdict.blame(node, meet["error"])
         elif abs(meet.get("clock", 0.0)) > CLOCK_SECONDS:
-            verdict.blame(node, f"its clock is {-meet['clock']:+.1f} s off that of {nodes[0]}")
+            verdict.blame(node, f"its clock is {-meet['clock']:+.1f} s off the clock of {nodes[0]}")
     if level == "full" and not verdict.everywhere:  # one reason is enough
         _check_computations(verdict, said, facts)
         _check_pairs(verdict, reports, nodes)
@@ -122,7 +122,7 @@ def judge(
 def _too_little_room(facts: dict[str, Any], min_free_gb: float) -> str:
     free = facts.get("run", {}).get("free_gb")
     if free is not None and free < min_free_gb:
-        return f"{free} GB free for the run folder, {min_free_gb:g} wanted (BERTDS_MIN_FREE_GB)"
+        return f"{free} GB free for the run folder, {min_free_gb:g} GB needed (BERTDS_MIN_FREE_GB)"
     return ""
 
 
@@ -139,7 +139,7 @@ def _gpus_busy(facts: dict[str, Any]) -> str:
         if gpu["used_mb"] > BUSY_MB:
             return (
                 f"no free GPU: {gpu['used_mb']} MB of GPU {gpu['index']} ({gpu['name']}) are in "
-                "use by somebody else"
+                "use by another process"
             )
     return ""
 
@@ -188,7 +188,7 @@ def _check_pairs(
     expected = [(nodes[a], nodes[b]) for pairs in rounds_of_pairs(len(nodes)) for a, b in pairs]
     # A pair with a node that has a complaint already says nothing about the other one.
     tried = [p for p in expected if not set(p) & set(verdict.problems)]
-    failed = {p: errors.get(p, "no answer") for p in tried if p in errors or p not in speeds}
+    failed = {p: errors.get(p, "no response") for p in tried if p in errors or p not in speeds}
     while failed:
         shares = {
             node: sum(node in p for p in failed) / max(1, sum(node in p for p in tried))
@@ -227,4 +227,4 @@ def _blame_the_first(verdict: Verdict, said: dict[str, dict[str, Any]], nodes: l
         verdict.problems.pop(node, None)
         if kept:
             verdict.problems[node] = kept
-    verdict.blame(nodes[0], "no other node reaches it")
+    verdict.blame(nodes[0], "no other node can reach it")

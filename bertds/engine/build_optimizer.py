@@ -34,7 +34,7 @@ def build_optimizer(
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
-        raise ConfigError("the model has no trainable parameter")
+        raise ConfigError("the model has no trainable parameters")
     wanted = settings.optimizer
     if wanted.kind == "Lamb":
         # One group for all: ZeRO steps group by group, and each would need an all-reduce.
@@ -105,7 +105,7 @@ def _fused_adam(
     except Exception as error:
         raise BertdsError(
             f"DeepSpeed's FusedAdam could not be compiled ({_first_line(error)}); install the CUDA "
-            "toolkit and ninja, or set optimizer.params.torch_adam=true for torch's own"
+            "toolkit and ninja, or set optimizer.params.torch_adam=true to use the one of torch"
         ) from error
 
 
@@ -119,7 +119,7 @@ def _cpu_adam(
     except Exception as error:
         raise BertdsError(
             f"DeepSpeed's CPU Adam could not be compiled ({_first_line(error)}); install a C++ "
-            "compiler and ninja, or set zero_force_ds_cpu_optimizer=false for torch's own"
+            "compiler and ninja, or set zero_force_ds_cpu_optimizer=false to use the one of torch"
         ) from error
 
 

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from bertds.config.batch_plan import BatchPlan
 from bertds.data.rng import WORD, random_u64
 from bertds.distributed.device_timer import DeviceClock
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.bf16_wrapper import work_on_all_tensors
 from bertds.engine.build_optimizer import build_optimizer
 from bertds.engine.ds_config import DeepSpeedSettings
@@ -73,7 +73,7 @@ class Engine:
         layout: Layout,
         settings: DeepSpeedSettings,
         batch: BatchPlan,
-        place: Place,
+        place: RankInfo,
         device: torch.device,
     ) -> None:
         self._engine = deepspeed_engine
@@ -85,7 +85,7 @@ class Engine:
         self.batch = batch
         """The batch plan."""
         self.device = device
-        """Where micro batches must lie."""
+        """Where micro batches must be."""
         self.skipped_steps = 0
         """Steps in which no update was made, because a gradient was not finite."""
         self.forward_clock = DeviceClock(device)
@@ -123,8 +123,8 @@ class Engine:
         place, device = start_processes(settings.values.get("log_level"), timeout_seconds)
         if place.world_size != batch_plan.world_size:
             raise BertdsError(
-                f"the batch plan is for {batch_plan.world_size} processes, "
-                f"{place.world_size} are running"
+                f"the batch plan is for {batch_plan.world_size} processes, but {place.world_size} "
+                "are running"
             )
         torch.manual_seed(seed)
         model.to(device)
@@ -402,7 +402,7 @@ class Engine:
         """End the run on all ranks: barrier, DeepSpeed, process group.
 
         Args:
-            orderly: False, where the other ranks may be gone or elsewhere: waits for nobody.
+            orderly: False, where the other ranks may be gone or elsewhere: waits for no other rank.
         """
         end_processes(self._engine, wait=orderly)
 

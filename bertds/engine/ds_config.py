@@ -50,7 +50,7 @@ class DeepSpeedSettings:
     gradient_clipping: float
     """Largest global gradient norm; 0 = no clipping. 1.0 if the JSON is silent, as in DeepSpeed."""
     notices: tuple[str, ...] = field(default=())
-    """What was changed, to be told to the user once."""
+    """What was changed, to be reported to the user once."""
 
     @property
     def finds_micro_batch(self) -> bool:
@@ -75,8 +75,8 @@ class DeepSpeedSettings:
         """
         if self.finds_micro_batch:
             raise ConfigError(
-                f'{self.path}: train_micro_batch_size_per_gpu="auto" is found when training '
-                "starts; give a number here"
+                f'{self.path}: train_micro_batch_size_per_gpu="auto" is determined when '
+                "training starts; set a number here"
             )
         given, micro_batch = self.gradient_accumulation_steps, self.train_micro_batch_size_per_gpu
         rows, rest = divmod(self.train_batch_size, world_size)
@@ -89,10 +89,11 @@ class DeepSpeedSettings:
         )
         if given is not None and given != plan.gradient_accumulation_steps:
             raise ConfigError(
-                f"{self.path}: gradient_accumulation_steps={given}, but train_batch_size="
-                f"{self.train_batch_size} with train_micro_batch_size_per_gpu="
-                f"{self.train_micro_batch_size_per_gpu} on {world_size} processes makes it "
-                f"{plan.gradient_accumulation_steps}; leave gradient_accumulation_steps out"
+                f"{self.path}: gradient_accumulation_steps={given}, but "
+                f"train_batch_size={self.train_batch_size} with "
+                f"train_micro_batch_size_per_gpu={self.train_micro_batch_size_per_gpu} on "
+                f"{world_size} processes makes it {plan.gradient_accumulation_steps}; omit "
+                "gradient_accumulation_steps"
             )
         return plan
 
@@ -142,7 +143,7 @@ def check_deepspeed_values(
         return _resolve(values, path)
     except ConfigError as error:
         message = str(error)
-        # What was set on the command line does not stand in the file.
+        # What was set on the command line does not be in the file.
         if any(re.match(rf"{re.escape(key)}\b", message) for key in overrides or ()):
             raise ConfigError(f"--set deepspeed.{message}") from None
         raise ConfigError(message if message.startswith(path) else f"{path}: {message}") from None
@@ -192,11 +193,11 @@ def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[s
         full = prefix + key
         rule = table.get(key)
         if rule is None:
-            raise ConfigError(f"{full} is not a key of DeepSpeed's{nearest_or_all(key, table)}")
+            raise ConfigError(f"{full} is not a DeepSpeed key{nearest_or_all(key, table)}")
         if isinstance(rule, schema.Refused):
             if not isinstance(value, dict | list) and value in rule.harmless:
                 continue
-            raise ConfigError(f"{full}={_short(value)} is not used here: {rule.why}")
+            raise ConfigError(f"{full}={_short(value)} is not supported: {rule.why}")
         checked[key] = (
             _check_section(value, rule, full + ".")
             if isinstance(rule, dict)
@@ -216,7 +217,9 @@ def _check_value(value: object, rule: object, full: str) -> object:
             return value
         rule = schema.WHOLE
     if value == "auto":
-        raise ConfigError(f'{full}="auto": give a value; "auto" means something to others only')
+        raise ConfigError(
+            f'{full}="auto": set a value; "auto" is only supported by other frameworks'
+        )
     if isinstance(rule, schema.Choice):
         if isinstance(value, bool) or value not in rule.words:
             words = ", ".join(str(word) for word in rule.words)
@@ -254,8 +257,8 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
         if key not in values:
             raise ConfigError(
-                f"{key} is missing; give train_batch_size (the global batch) and "
-                "train_micro_batch_size_per_gpu, accumulation is derived"
+                f"{key} is missing; set train_batch_size (the global batch size) and "
+                "train_micro_batch_size_per_gpu; accumulation is derived"
             )
     optimizer = parse_optimizer(values["optimizer"])
     precision = _precision(values)
@@ -265,8 +268,8 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
     if stage == 0 and precision in ("bf16", "fp16"):
         stage = zero["stage"] = 1
         notices.append(
-            f"{path}: {precision} at ZeRO stage 0 would make a step before the first one "
-            "(DeepSpeed 0.19.8); stage 1 is used"
+            f"{path}: {precision} at ZeRO stage 0 makes an update before the first step "
+            "(DeepSpeed 0.19.8); using stage 1 instead"
         )
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
         if zero.get(key, {}).get("device", "none") != "none" and stage < least:
@@ -276,16 +279,17 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
     accumulation = values.get("data_types", {}).get("grad_accum_dtype")
     if precision in ("fp32", "autocast") and accumulation not in (None, "fp32"):
         raise ConfigError(
-            f"data_types.grad_accum_dtype={accumulation!r} with float32 weights; leave it out"
+            f"data_types.grad_accum_dtype={accumulation!r} cannot be used with float32 weights; "
+            "omit it"
         )
     if precision == "fp16" and accumulation == "bf16":
-        raise ConfigError("data_types.grad_accum_dtype='bf16' does not go with fp16")
+        raise ConfigError("data_types.grad_accum_dtype='bf16' cannot be combined with fp16")
     if precision == "bf16" and accumulation is None:
         # DeepSpeed would add micro batches up in bf16, where after some hundreds of them the
         # next one is lost in rounding, and the result depends on how the batch is cut.
         values.setdefault("data_types", {})["grad_accum_dtype"] = "fp32"
     if zero.get("reduce_scatter", True) and stage == 2 and values.get("prescale_gradients"):
-        raise ConfigError("prescale_gradients=true does not go with ZeRO stage 2")
+        raise ConfigError("prescale_gradients=true cannot be combined with ZeRO stage 2")
     micro_batch = values["train_micro_batch_size_per_gpu"]
     return DeepSpeedSettings(
         path=path,
@@ -314,14 +318,14 @@ def _precision(values: dict[str, Any]) -> Precision:
         if section.get("enabled", False)
     ]
     if len(enabled) > 1:
-        raise ConfigError(f"{' and '.join(enabled)} are both enabled; choose one")
+        raise ConfigError(f"{' and '.join(enabled)} are both enabled; use only one")
     if not enabled:
         return "fp32"
     if enabled[0] == "autocast":
         dtype = values["torch_autocast"].get("dtype")
         if dtype not in ("bfloat16", "bf16"):
             raise ConfigError(
-                f"torch_autocast.dtype={dtype!r} must be bfloat16; for float16, whose loss must be "
-                "scaled, use the fp16 section"
+                f"torch_autocast.dtype={dtype!r} must be bfloat16; for float16, which requires "
+                "loss scaling, use the fp16 section"
             )
     return enabled[0]  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""What may stand in a DeepSpeed JSON: every key that we accept, and why the others are refused.
+"""What may be in a DeepSpeed JSON: every key that we accept, and why the others are refused.
 
 DeepSpeed itself ignores unknown top-level keys, so that a misspelt ``gradient_clipping`` quietly
 becomes "no clipping". Here every key of DeepSpeed 0.19.8 is either accepted, with its type, or
@@ -36,7 +36,7 @@ OFFLOAD_OPTIMIZER = {
     "device": Choice(("none", "cpu")),
     "pin_memory": FLAG,
     "buffer_count": WHOLE_OR_ZERO,
-    "ratio": Refused("part of the moments would stay where we do not look", harmless=(1, 1.0)),
+    "ratio": Refused("part of the moments would not be saved in checkpoints", harmless=(1, 1.0)),
     "nvme_path": Refused("offload to NVMe is not supported; the device can be cpu"),
     "pipeline_read": Refused("it belongs to offload to NVMe", harmless=(False,)),
     "pipeline_write": Refused("it belongs to offload to NVMe", harmless=(False,)),
@@ -52,7 +52,7 @@ OFFLOAD_PARAM = {
     "max_in_cpu": WHOLE_OR_ZERO,
     "nvme_path": Refused("offload to NVMe is not supported; the device can be cpu"),
 }
-_OLD_OFFLOAD = Refused("an old spelling; use offload_optimizer or offload_param")
+_OLD_OFFLOAD = Refused("it is an old spelling; use offload_optimizer or offload_param")
 _ZERO_PLUS = Refused("it changes the layout of the partitions", harmless=(False,))
 
 ZERO = {
@@ -64,12 +64,12 @@ ZERO = {
     "allgather_partitions": FLAG,
     "allgather_bucket_size": WHOLE,
     "overlap_comm": FLAG,
-    "compute_grad_norm": Refused("without it nothing would notice NaN gradients", (True,)),
+    "compute_grad_norm": Refused("without it NaN gradients would not be detected", (True,)),
     "load_from_fp32_weights": Refused("it concerns DeepSpeed's own checkpoints", (True, False)),
     "elastic_checkpoint": Refused("it concerns DeepSpeed's own checkpoints", (True, False)),
     "offload_param": OFFLOAD_PARAM,
     "offload_optimizer": OFFLOAD_OPTIMIZER,
-    "zenflow": Refused("its optimizer works behind ours, so updates would not be exact"),
+    "zenflow": Refused("its optimizer bypasses ours, so updates would not be exact"),
     "sub_group_size": WHOLE,
     "cpu_offload_param": _OLD_OFFLOAD,
     "cpu_offload_use_pin_memory": _OLD_OFFLOAD,
@@ -102,7 +102,7 @@ ZERO = {
     "ignore_unused_parameters": FLAG,
     "legacy_stage1": Refused("DeepSpeed removed it", (False,)),
     "round_robin_gradients": Refused(
-        "DeepSpeed 0.19.8 reads tensors back scrambled with it", harmless=(False,)
+        "with it DeepSpeed 0.19.8 reads tensors back in the wrong order", harmless=(False,)
     ),
     "parameter_alignment": FLAG,
     "zero_hpz_partition_size": Refused("it changes the layout of the partitions", (0, 1)),
@@ -141,10 +141,10 @@ FP16 = {
 }
 
 _LOADER = Refused("batches come from bertds.data; see the recipe's data section")
-_CHECKPOINTS = Refused("checkpoints are the recipe's: its checkpoint section")
-_TRACKERS = Refused("trackers are the recipe's: tracking.wandb, tracking.tensorboard")
+_CHECKPOINTS = Refused("checkpoints are set in the recipe, section checkpoint")
+_TRACKERS = Refused("trackers are set in the recipe: tracking.wandb, tracking.tensorboard")
 _GONE = Refused("DeepSpeed removed it")
-_PARALLEL = Refused("BERT is trained data-parallel here; ZeRO shards what does not fit")
+_PARALLEL = Refused("BERT is trained data-parallel here; use ZeRO to partition what does not fit")
 
 TOP: dict[str, Any] = {
     "train_batch_size": WHOLE,
@@ -197,10 +197,12 @@ TOP: dict[str, Any] = {
         "output_file": "any",
     },
     "timers": {"throughput": {"enabled": FLAG, "synchronized": FLAG}},
-    "vocabulary_size": Refused("the vocabulary is the data's; the model pads it by itself"),
+    "vocabulary_size": Refused(
+        "the vocabulary is defined by the data, and the model pads it automatically"
+    ),
     "managed_gradient_accumulation": Refused("the engine manages accumulation", (True,)),
-    "scheduler": Refused("the learning-rate schedule is the recipe's: its schedule section"),
-    "activation_checkpointing": Refused("it is the recipe's: model.activation_checkpointing"),
+    "scheduler": Refused("the learning-rate schedule is set in the recipe, section schedule"),
+    "activation_checkpointing": Refused("it is set in the recipe: model.activation_checkpointing"),
     "data_efficiency": _LOADER,
     "curriculum_learning": _LOADER,
     "data_sampling": _LOADER,
@@ -212,8 +214,8 @@ TOP: dict[str, Any] = {
     "csv_monitor": _TRACKERS,
     "comet": _TRACKERS,
     "aio": Refused("it belongs to offload to NVMe, which is not supported"),
-    "autotuning": Refused("`bertds plan` sizes a run"),
-    "compile": Refused("DeepCompile rearranges what ZeRO keeps where"),
+    "autotuning": Refused("use `bertds plan` to size a run"),
+    "compile": Refused("DeepCompile rearranges the ZeRO partitions"),
     "hybrid_engine": Refused("it is for reinforcement learning"),
     "pipeline": _PARALLEL,
     "tensor_parallel": _PARALLEL,
@@ -223,7 +225,7 @@ TOP: dict[str, Any] = {
     "use_data_before_expert_parallelism": _PARALLEL,
     "weight_quantization": Refused("it is for inference"),
     "elasticity": Refused(
-        "DeepSpeed removed it; here any run resumes on another number of processes"
+        "DeepSpeed removed it; bertds resumes any run on a different number of processes"
     ),
     "nebula": _GONE,
     "compression_training": _GONE,

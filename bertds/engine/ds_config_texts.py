@@ -17,16 +17,19 @@ from bertds.optim import settings as optimizers
 PARAMS = "optimizer.params."
 
 _TEXTS = {
-    "train_batch_size": "Global batch: samples per optimizer step over all processes.",
-    "train_micro_batch_size_per_gpu": "Micro batch: samples per process and forward pass; "
-    '"auto" finds the largest that fits when training starts.',
-    "gradient_accumulation_steps": "Micro batches per process and step. Derived from the two batch "
-    "sizes and the number of processes; leave it out.",
-    "optimizer": "The optimizer and its numbers, the peak learning rate among them.",
+    "train_batch_size": "Global batch size: number of samples per optimizer step over all "
+    "processes.",
+    "train_micro_batch_size_per_gpu": "Micro batch size: number of samples per process and "
+    'forward pass. "auto" determines the largest size that '
+    "fits when training starts.",
+    "gradient_accumulation_steps": "Number of micro batches per process and step. It is derived "
+    "from the two batch sizes and the number of processes, and "
+    "can be omitted.",
+    "optimizer": "The optimizer and its parameters, including the peak learning rate.",
     "optimizer.type": "AdamW, Adam, Lamb (exact under ZeRO) or Muon.",
-    "optimizer.params": "The optimizer's numbers: lr, betas, eps, weight_decay ...",
-    "optimizer.legacy_fusion": "DeepSpeed's older way of fusing the optimizer's loops.",
-    "bf16": "Train with bfloat16 weights and float32 master weights (Ampere GPUs or newer).",
+    "optimizer.params": "Parameters of the optimizer: lr, betas, eps, weight_decay ...",
+    "optimizer.legacy_fusion": "An older DeepSpeed option for fusing the loops of the optimizer.",
+    "bf16": "Train with bfloat16 weights and float32 master weights (Ampere or newer GPUs).",
     "bf16.enabled": "Switches the section on.",
     "bf16.immediate_grad_update": "Add a gradient to its sum as soon as it is computed.",
     "bfloat16": "An older spelling of the section bf16.",
@@ -36,97 +39,104 @@ _TEXTS = {
     "fp16.enabled": "Switches the section on.",
     "fp16.auto_cast": "Convert the inputs to float16.",
     "fp16.loss_scale": "Fixed loss scale; 0 = dynamic.",
-    "fp16.initial_scale_power": "The dynamic loss scale starts at 2 to this power.",
-    "fp16.loss_scale_window": "Steps without overflow after which the loss scale doubles.",
-    "fp16.hysteresis": "Overflows that are tolerated before the loss scale is halved.",
+    "fp16.initial_scale_power": "Exponent of the initial dynamic loss scale: 2 to this power.",
+    "fp16.loss_scale_window": "Number of steps without overflow after which the loss scale is "
+    "doubled.",
+    "fp16.hysteresis": "Number of overflows before the loss scale is halved.",
     "fp16.consecutive_hysteresis": "Restore the hysteresis after each step without overflow.",
-    "fp16.min_loss_scale": "Lowest dynamic loss scale.",
-    "torch_autocast": "Keep float32 weights and compute in bfloat16 through torch.autocast.",
+    "fp16.min_loss_scale": "Minimum dynamic loss scale.",
+    "torch_autocast": "Keep float32 weights and compute in bfloat16 with torch.autocast.",
     "torch_autocast.enabled": "Switches the section on.",
-    "torch_autocast.dtype": "Type of the computation; must be bfloat16.",
-    "torch_autocast.lower_precision_safe_modules": "Modules that may compute in that type.",
-    "data_types": "Types of gradients, weights and buffers.",
-    "data_types.grad_accum_dtype": "Type in which the gradients of micro batches are summed.",
-    "data_types.param_dtype": "Type of the weights, where no precision section decides.",
-    "data_types.buffer_dtype": "Type of the buffers.",
+    "torch_autocast.dtype": "Data type of the computation; must be bfloat16.",
+    "torch_autocast.lower_precision_safe_modules": "Modules that may compute in this type.",
+    "data_types": "Data types of gradients, weights and buffers.",
+    "data_types.grad_accum_dtype": "Data type in which the gradients of micro batches are summed.",
+    "data_types.param_dtype": "Data type of the weights, if no precision section sets it.",
+    "data_types.buffer_dtype": "Data type of the buffers.",
     "data_types.keep_in_fp32_modules": "Modules that stay in float32.",
-    "zero_optimization": "ZeRO: what is cut into slices, one for each process.",
-    "zero_optimization.stage": "0 cuts nothing; 1 cuts the optimizer's state; 2 gradients too; 3 "
-    "weights too. Less memory per process, more communication. Results are the same.",
-    "zero_optimization.contiguous_gradients": "Copy gradients to one buffer as they are computed.",
-    "zero_optimization.reduce_scatter": "Reduce each slice to its owner, not to every process.",
-    "zero_optimization.reduce_bucket_size": "Numbers that are reduced at a time: memory for speed.",
-    "zero_optimization.use_multi_rank_bucket_allreduce": "Reduce the slices of several owners in "
-    "one operation.",
-    "zero_optimization.allgather_partitions": "Collect updated weights by all-gather; false = by "
-    "broadcasts.",
-    "zero_optimization.allgather_bucket_size": "Numbers that are collected at a time.",
-    "zero_optimization.overlap_comm": "Reduce gradients while the backward pass still computes.",
-    "zero_optimization.offload_param": "Stage 3: keep the weights in the CPU's memory.",
+    "zero_optimization": "ZeRO: what is partitioned over the processes.",
+    "zero_optimization.stage": "0 = nothing is partitioned; 1 = the optimizer state; 2 = also "
+    "the gradients; 3 = also the weights. Higher stages need less "
+    "memory per process and more communication. Results are the same.",
+    "zero_optimization.contiguous_gradients": "Copy gradients to a contiguous buffer as they are "
+    "computed.",
+    "zero_optimization.reduce_scatter": "Reduce each partition only to the process that owns it.",
+    "zero_optimization.reduce_bucket_size": "Number of elements that are reduced at a time; a "
+    "larger value takes more memory and is faster.",
+    "zero_optimization.use_multi_rank_bucket_allreduce": "Reduce the partitions of several "
+    "processes in one operation.",
+    "zero_optimization.allgather_partitions": "Collect updated weights with all-gather; false = "
+    "with broadcasts.",
+    "zero_optimization.allgather_bucket_size": "Number of elements that are collected at a time.",
+    "zero_optimization.overlap_comm": "Reduce gradients during the backward pass.",
+    "zero_optimization.offload_param": "Stage 3: keep the weights in CPU memory.",
     "zero_optimization.offload_param.device": "none or cpu.",
     "zero_optimization.offload_param.pin_memory": "Use page-locked memory: faster copies.",
     "zero_optimization.offload_param.buffer_count": "Number of buffers for the copies.",
-    "zero_optimization.offload_param.buffer_size": "Numbers per buffer.",
-    "zero_optimization.offload_param.max_in_cpu": "Numbers that stay in the CPU's memory.",
-    "zero_optimization.offload_optimizer": "Keep master weights and moments in the CPU's memory.",
+    "zero_optimization.offload_param.buffer_size": "Number of elements per buffer.",
+    "zero_optimization.offload_param.max_in_cpu": "Number of elements that stay in CPU memory.",
+    "zero_optimization.offload_optimizer": "Keep master weights and moments in CPU memory.",
     "zero_optimization.offload_optimizer.device": "none or cpu.",
     "zero_optimization.offload_optimizer.pin_memory": "Use page-locked memory: faster copies.",
     "zero_optimization.offload_optimizer.buffer_count": "Number of buffers for the copies.",
-    "zero_optimization.sub_group_size": "Stage 3: numbers that are updated at a time.",
-    "zero_optimization.stage3_prefetch_bucket_size": "Stage 3: numbers fetched ahead of use.",
+    "zero_optimization.sub_group_size": "Stage 3: number of elements that are updated at a time.",
+    "zero_optimization.stage3_prefetch_bucket_size": "Stage 3: number of elements that are "
+    "fetched ahead of use.",
     "zero_optimization.prefetch_bucket_size": "The same as stage3_prefetch_bucket_size.",
-    "zero_optimization.stage3_param_persistence_threshold": "Stage 3: tensors with fewer numbers "
-    "are not cut.",
+    "zero_optimization.stage3_param_persistence_threshold": "Stage 3: tensors with fewer elements "
+    "than this are not partitioned.",
     "zero_optimization.param_persistence_threshold": "The same as "
     "stage3_param_persistence_threshold.",
-    "zero_optimization.stage3_model_persistence_threshold": "Stage 3: most numbers that are left "
-    "uncut in all.",
+    "zero_optimization.stage3_model_persistence_threshold": "Stage 3: maximum total number of "
+    "elements that are not partitioned.",
     "zero_optimization.model_persistence_threshold": "The same as "
     "stage3_model_persistence_threshold.",
-    "zero_optimization.stage3_max_live_parameters": "Stage 3: most numbers that are whole at a "
-    "time.",
+    "zero_optimization.stage3_max_live_parameters": "Stage 3: maximum number of elements that "
+    "are gathered at a time.",
     "zero_optimization.max_live_parameters": "The same as stage3_max_live_parameters.",
-    "zero_optimization.stage3_max_reuse_distance": "Stage 3: weights used again within this many "
-    "numbers stay whole.",
+    "zero_optimization.stage3_max_reuse_distance": "Stage 3: weights that are used again within "
+    "this number of elements stay gathered.",
     "zero_optimization.max_reuse_distance": "The same as stage3_max_reuse_distance.",
-    "zero_optimization.stage3_module_granularity_threshold": "Stage 3: smaller modules are fetched "
-    "as one.",
+    "zero_optimization.stage3_module_granularity_threshold": "Stage 3: modules smaller than this "
+    "are fetched as a whole.",
     "zero_optimization.module_granularity_threshold": "The same as "
     "stage3_module_granularity_threshold.",
-    "zero_optimization.stage3_use_all_reduce_for_fetch_params": "Stage 3: fetch weights by "
+    "zero_optimization.stage3_use_all_reduce_for_fetch_params": "Stage 3: fetch weights with "
     "all-reduce instead of all-gather.",
     "zero_optimization.use_all_reduce_for_fetch_params": "The same as "
     "stage3_use_all_reduce_for_fetch_params.",
-    "zero_optimization.stage3_allgather_sequential": "Stage 3: fetch one tensor after another.",
+    "zero_optimization.stage3_allgather_sequential": "Stage 3: fetch tensors one at a time.",
     "zero_optimization.allgather_sequential": "The same as stage3_allgather_sequential.",
-    "zero_optimization.ignore_unused_parameters": "Accept parameters that get no gradient.",
+    "zero_optimization.ignore_unused_parameters": "Accept parameters that receive no gradient.",
     "zero_optimization.parameter_alignment": "Align each tensor in its buffer.",
-    "zero_optimization.memory_efficient_linear": "Stage 3: linear layers that keep less.",
-    "zero_optimization.override_module_apply": "Stage 3: let Module.apply see whole weights.",
-    "zero_optimization.log_trace_cache_warnings": "Stage 3: warn when the order of use changes.",
-    "zero_optimization.enable_sanity_checks": "Check DeepSpeed's own bookkeeping.",
-    "zero_allow_untested_optimizer": "Nothing to DeepSpeed here: our optimizers are allowed.",
-    "zero_force_ds_cpu_optimizer": "With offload: insist on DeepSpeed's CPU optimizer.",
-    "gradient_clipping": "Largest global gradient norm; 0 = no clipping. 1.0 if not given.",
-    "communication_data_type": "Type in which gradients travel.",
+    "zero_optimization.memory_efficient_linear": "Stage 3: use linear layers that keep less "
+    "memory.",
+    "zero_optimization.override_module_apply": "Stage 3: gather the weights for Module.apply.",
+    "zero_optimization.log_trace_cache_warnings": "Stage 3: warn when the order in which modules "
+    "are used changes.",
+    "zero_optimization.enable_sanity_checks": "Run DeepSpeed's internal consistency checks.",
+    "zero_allow_untested_optimizer": "Has no effect here: our optimizers are always allowed.",
+    "zero_force_ds_cpu_optimizer": "With offload: require the CPU optimizer of DeepSpeed.",
+    "gradient_clipping": "Maximum global gradient norm; 0 = no clipping. Default 1.0.",
+    "communication_data_type": "Data type in which gradients are communicated.",
     "prescale_gradients": "Divide gradients before they are summed over processes.",
     "gradient_predivide_factor": "The divisor of prescale_gradients.",
-    "steps_per_print": "Steps between two lines of DeepSpeed's own log.",
-    "wall_clock_breakdown": "Let DeepSpeed time its forward, backward and step.",
+    "steps_per_print": "Number of steps between two lines of DeepSpeed's own log.",
+    "wall_clock_breakdown": "Let DeepSpeed measure the time of forward, backward and step.",
     "memory_breakdown": "Let DeepSpeed print memory figures.",
     "dump_state": "Let DeepSpeed print its state once.",
-    "disable_allgather": "Use broadcasts in the place of all-gather.",
-    "disable_python_gc": "Switch Python's garbage collector off while a step runs.",
+    "disable_allgather": "Use broadcasts instead of all-gather.",
+    "disable_python_gc": "Switch off Python's garbage collector during a step.",
     "log_level": "Level of DeepSpeed's own messages.",
     "comms_logger": "DeepSpeed's log of communication.",
     "comms_logger.enabled": "Switches the section on.",
     "comms_logger.verbose": "One line per operation.",
-    "comms_logger.prof_all": "Time all operations.",
-    "comms_logger.debug": "Name the caller of each operation.",
-    "comms_logger.prof_ops": "The operations to time.",
+    "comms_logger.prof_all": "Measure all operations.",
+    "comms_logger.debug": "Log the caller of each operation.",
+    "comms_logger.prof_ops": "The operations to measure.",
     "flops_profiler": "DeepSpeed's profiler of operations.",
     "flops_profiler.enabled": "Switches the section on.",
-    "flops_profiler.recompute_fwd_factor": "Weight of recomputed forward passes.",
+    "flops_profiler.recompute_fwd_factor": "Weight of recomputed forward passes in the count.",
     "flops_profiler.profile_step": "The step that is profiled.",
     "flops_profiler.module_depth": "Depth of the module tree that is printed; -1 = all.",
     "flops_profiler.top_modules": "Number of modules printed per depth.",
@@ -135,13 +145,13 @@ _TEXTS = {
     "timers": "DeepSpeed's timers.",
     "timers.throughput": "The timer of samples per second.",
     "timers.throughput.enabled": "Switches the timer on.",
-    "timers.throughput.synchronized": "Wait for the device before each reading.",
+    "timers.throughput.synchronized": "Synchronize the device before each reading.",
 }
 
 _MORE_PARAMS = {
     "adam_w_mode": "Adam: true decays weights directly (AdamW); false adds the decay to the "
     "gradient.",
-    "fp32_optimizer_states": "Moments in float32, which is always so; only true is accepted.",
+    "fp32_optimizer_states": "Moments are always float32, so only true is accepted.",
 }
 
 

@@ -19,12 +19,12 @@ from typing import Protocol
 import torch
 import torch.distributed as dist
 
-from bertds.distributed.rank_info import Place, find_place
+from bertds.distributed.rank_info import RankInfo, find_rank_info
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
 
 MEETING_SECONDS = 600.0
-"""So long do processes wait for each other, unless a recipe says otherwise."""
+"""How long processes wait for each other, unless a recipe says otherwise."""
 
 
 def import_deepspeed(log_level: str | None = None) -> ModuleType:
@@ -78,15 +78,17 @@ def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
     """
     global _store
     if _store is None:
-        _store = meet(find_place(), limit_seconds)
+        _store = meet(find_rank_info(), limit_seconds)
     return _store
 
 
-def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds: float) -> None:
-    """Let the main process do something before the others go on; all have met by then.
+def main_first(
+    rank_info: RankInfo, name: str, work: Callable[[], None], limit_seconds: float
+) -> None:
+    """Let the main process do something before the others continue; all have met by then.
 
     Args:
-        place: this process's.
+        rank_info: this process's.
         name: of the work, once per run.
         work: done by rank 0 alone.
         limit_seconds: how long the others wait.
@@ -96,20 +98,20 @@ def main_first(place: Place, name: str, work: Callable[[], None], limit_seconds:
         Exception: on rank 0, what ``work`` raised.
     """
     key = f"bertds/main_first/{name}"
-    if place.is_main:
+    if rank_info.is_main:
         work()
-        if place.world_size > 1:
+        if rank_info.world_size > 1:
             meet_processes().set(key, "done")
         return
     try:
         meet_processes().wait([key], timedelta(seconds=limit_seconds))
     except RuntimeError as error:  # torch's error for a wait that was too long
-        raise BertdsError(f"rank 0 did not finish to {name} in {limit_seconds:.0f} s") from error
+        raise BertdsError(f"rank 0 did not finish within {limit_seconds:.0f} s: {name}") from error
 
 
 def start_processes(
     log_level: str | None = None, timeout_seconds: float = 1800.0
-) -> tuple[Place, torch.device]:
+) -> tuple[RankInfo, torch.device]:
     """Make the process group of the run; alone, a world of one. Does nothing the second time.
 
     Args:
@@ -123,16 +125,16 @@ def start_processes(
         BertdsError: the processes did not find each other.
     """
     deepspeed = import_deepspeed(log_level)
-    place = find_place()
+    rank_info = find_rank_info()
     if _is_cpu():
         device = torch.device("cpu")
     else:
-        device = torch.device("cuda", place.local_rank)
+        device = torch.device("cuda", rank_info.local_rank)
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         timeout = timedelta(seconds=timeout_seconds)
         backend = "gloo" if device.type == "cpu" else "nccl"
-        if place.world_size == 1:
+        if rank_info.world_size == 1:
             # No TCP port: two such runs on one machine, both started with the launcher's usual
             # port, would else fail on a port already in use.
             store: dist.Store = dist.HashStore()
@@ -141,15 +143,15 @@ def start_processes(
         dist.init_process_group(
             backend,
             store=store,
-            rank=place.rank,
-            world_size=place.world_size,
+            rank=rank_info.rank,
+            world_size=rank_info.world_size,
             timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
         deepspeed.init_distributed(
             dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
         )
-    return place, device
+    return rank_info, device
 
 
 def check_precision(precision: str) -> None:
@@ -163,9 +165,9 @@ def check_precision(precision: str) -> None:
     accelerator = get_accelerator()
     name = accelerator.device_name()
     if precision == "fp16" and not accelerator.is_fp16_supported():
-        raise ConfigError(f"fp16.enabled=true: a {name} cannot train in fp16; use bf16")
+        raise ConfigError(f"fp16.enabled=true: {name} does not support training in fp16; use bf16")
     if precision == "bf16" and not accelerator.is_bf16_supported():
-        raise ConfigError(f"bf16.enabled=true: this {name} has no bf16; use fp16")
+        raise ConfigError(f"bf16.enabled=true: {name} does not support bf16; use fp16")
 
 
 class _Destroyable(Protocol):

@@ -2,7 +2,7 @@
 
 A piece is a stretch of one tensor's master weights, of one of its moments, or of the moving average
 of its weights, where the run keeps one. All ranks' pieces
-together cover every tensor exactly once. Nothing in a piece tells of ranks, partitions or ZeRO
+together cover every tensor exactly once. Nothing in a piece depends on ranks, partitions or ZeRO
 stages, so any other run can be built from them.
 """
 
@@ -100,7 +100,7 @@ def restore_pieces(
 
     Args:
         engine: the DeepSpeed engine.
-        layout: where things lie on this rank.
+        layout: where things are on this rank.
         optimizer: the optimizer that owns the moments.
         average: the moving average of the weights, where the run keeps one.
         read: gives a stretch of a tensor's state; see :data:`Reader`.

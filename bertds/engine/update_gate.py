@@ -1,7 +1,7 @@
 """Holds an update back when the gradient norm is over a limit.
 
 The ZeRO wrappers compute the norm, clip and update in one call. The optimizer that they call is
-ours, so the decision stands there: between the norm and the first change of a weight, at every
+ours, so the decision is there: between the norm and the first change of a weight, at every
 stage alike.
 """
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 
 class UpdateGate:
-    """Stands before an optimizer's ``step``.
+    """Wraps an optimizer's ``step``.
 
     Args:
         optimizer: whose ``step`` is guarded.

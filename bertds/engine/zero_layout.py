@@ -19,7 +19,7 @@ float32 accumulation   rank's part is ``fp32_groups_flat_partition[i]``. After e
                        ``fp32_groups_has_gradients[i][j]``; nothing reads them afterwards.
 stage 3                ``DeepSpeedZeroOptimizer_Stage3``: every tensor is cut into equal parts of
                        ``ds_tensor.ds_numel`` elements; the rank's parts of the tensors of
-                       sub-group s, ``fp16_groups[s]``, lie one after the other in
+                       sub-group s, ``fp16_groups[s]``, are one after the other in
                        ``fp32_partitioned_groups_flat[s]``. The tail of the last part is padding
                        of *uninitialised* memory. ``step`` is called per sub-group.
 ====================== ==========================================================================
@@ -61,7 +61,7 @@ def _number_of_elements(parameter: torch.nn.Parameter) -> int:
 
 
 def read_layout(engine: DeepSpeedObject, optimizer: torch.optim.Optimizer) -> Layout:
-    """Find out where the pieces of every tensor lie.
+    """Find out where the pieces of every tensor are.
 
     Args:
         engine: the DeepSpeed engine.
@@ -194,7 +194,7 @@ def _check_cover(layout: Layout) -> None:
     wanted = list(layout.numels.values())
     if counts.tolist() != wanted:
         wrong = [n for n, a, b in zip(here, counts.tolist(), wanted, strict=True) if a != b]
-        raise _unexpected(f"the pieces of {wrong[0]} do not cover it")
+        raise _unexpected(f"the pieces of {wrong[0]} do not cover the tensor")
 
 
 @torch.no_grad()
@@ -219,7 +219,7 @@ def norm_under_way(engine: DeepSpeedObject) -> float | torch.Tensor:
         return engine.optimizer._global_grad_norm
     except AttributeError:
         name = type(engine.optimizer).__name__
-        raise _unexpected(f"{name} keeps no _global_grad_norm") from None
+        raise _unexpected(f"{name} has no _global_grad_norm") from None
 
 
 def frozen_pieces(

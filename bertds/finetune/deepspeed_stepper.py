@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bertds.distributed.rank_info import find_place
+from bertds.distributed.rank_info import find_rank_info
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import BertdsError
@@ -74,7 +74,7 @@ class DeepSpeedStepper:
         self, model: nn.Module, settings: TrainSettings, pad_id: int, json_path: str
     ) -> None:
         checked = load_deepspeed_json(json_path)
-        plan = checked.batch_plan(find_place().world_size)
+        plan = checked.batch_plan(find_rank_info().world_size)
         self._pad_id, self._plan = pad_id, plan
         self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
         self._engine = Engine.create(_WithLoss(model), checked, plan, seed=settings.seed)

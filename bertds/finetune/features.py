@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 IGNORED = -100
 """Label of a position that is not scored (transformers')."""
 BUCKET_BATCHES = 50
-"""So many batches are shuffled together before they are sorted by length."""
+"""Number of batches that are shuffled together before they are sorted by length."""
 
 Batching = Literal["length", "random"]
 
@@ -74,7 +74,7 @@ class WordPlaces:
 
 
 def space_matters(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Tell whether a word has other tokens after a space: a byte-level BPE's "it" and " it"."""
+    """Return whether a word has other tokens after a space: a byte-level BPE's "it" and " it"."""
     apart = tokenizer(["a", "b"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
     together: list[int] = tokenizer("a b", add_special_tokens=False)["input_ids"]
     return bool(apart != together)
@@ -117,7 +117,7 @@ def encode_sentences(
     )
     examples: list[Example] = []
     places: list[WordPlaces] = []
-    last: dict[int, int] = {}  # sentence -> last word seen: a word may go on in the next example
+    last: dict[int, int] = {}  # sentence -> last word seen: a word may continue in the next example
     owners = encoded["overflow_to_sample_mapping"]
     for row, owner in enumerate(map(int, owners)):
         tags = sentences[owner].tags

@@ -29,7 +29,7 @@ def present_tasks(data: str) -> list[str]:
     found = [name for name in ORDER if (root / TASKS[name].folder).is_dir()]
     if not found:
         folders = ", ".join(TASKS[name].folder for name in GLUE)
-        raise DataError(f"{root}: none of GLUE's folders ({folders}) is in it")
+        raise DataError(f"{root}: contains none of the GLUE folders ({folders})")
     return found
 
 

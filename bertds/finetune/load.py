@@ -32,11 +32,23 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     if (options.data and not root.exists()) or (root / "dataset_dict.json").is_file():
         from bertds.finetune.readers.hub import load_hub_task
 
+        for option, file in (
+            ("train", options.train_file),
+            ("dev", options.dev_file),
+            ("test", options.test_file),
+        ):
+            if file:
+                raise ConfigError(
+                    f"--{option} {file}: cannot be combined with --data {options.data}, which has "
+                    "its own "
+                    "splits; leave one of them out"
+                )
+
         data = load_hub_task(task, options)
         check_types(task, data)
         return data
     if options.no_test and options.test_file:
-        raise ConfigError("--no-test and --test: give one of them")
+        raise ConfigError("--no-test and --test cannot be combined")
     if task.folder and (root / task.folder).is_dir():
         root = root / task.folder
     data = TaskData(Split("train", []), [], [], task.labels)
@@ -76,7 +88,7 @@ def _find(root: Path, files: Files, given: str) -> Path | None:
             raise DataError(f"{path}: no such file")
         return path
     if not root.is_dir():
-        raise DataError(f"{root}: not a folder; give the single files by --train, --dev, --test")
+        raise DataError(f"{root}: not a folder; give single files with --train, --dev and --test")
     return find_file(root, files.names)
 
 
@@ -86,7 +98,7 @@ def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskDa
     if task.kind == "ner" and split == "train":
         data.labels = label_list(rows)  # type: ignore[arg-type]
         if data.labels == ("O",):
-            raise DataError(f"{path}: no entity in it; nothing to learn")
+            raise DataError(f"{path}: contains no entities, so there is nothing to learn")
     return rows
 
 
@@ -98,8 +110,8 @@ def _read_all(task: Task, path: Path, split: str, options: DataOptions, data: Ta
         unanswerable = next((q.id for q in questions if not q.answers), None)
         if unanswerable is not None and task.name == "squad" and split != "test":
             raise DataError(
-                f"{path}: the question {unanswerable!r} has no answer, which is SQuAD "
-                "2.0's; use --task squad_v2"
+                f"{path}: the question {unanswerable!r} has no answer, as in SQuAD 2.0; use "
+                "--task squad_v2"
             )
         return questions
     if task.kind == "ner":
@@ -139,8 +151,9 @@ def check_types(task: Task, data: TaskData) -> None:
     for split in [*data.dev, *data.test]:
         for kind, lines in unseen_types(split.rows, data.labels).items():  # type: ignore[arg-type]
             line = (
-                f"{split.name}: entity type {kind!r} is never seen in training, {len(lines)} "
-                f"sentences hold it, the first at line {lines[0]}; scored as missed"
+                f"{split.name}: entity type {kind!r} does not occur in the training data, but in "
+                f"{len(lines)} sentences here, the first at line {lines[0]}; they are scored as "
+                "missed"
             )
             log.warning("%s", line)
             data.left_out.append(line)

@@ -2,7 +2,7 @@
 
 One run is a pure function of (weights, data, settings, seed): the seed fixes the new head, the
 order of the rows and the dropout. The settings are those of the original BERT: AdamW, linear
-warm-up over a tenth of the steps, linear decay to zero, gradient norm clipped at 1.
+warm-up over 10 % of the steps, linear decay to zero, gradient norm clipped at 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSettings:
-    """What one training run needs beside weights and data."""
+    """What one training run needs in addition to weights and data."""
 
     learning_rate: float
     epochs: float = 3.0
@@ -184,7 +184,7 @@ def predict(
         forward: takes a batch without targets, returns transformers' output.
         examples: any order; they are batched by length.
         pad_id: of the tokenizer.
-        batch_size: rows a pass.
+        batch_size: rows per pass.
 
     Returns:
         Per example a tuple of float32 CPU tensors: (logits,) or (start, end). Logits per token

@@ -12,7 +12,7 @@ from bertds.finetune.readers.conll import DOCUMENT_START, read_conll, read_ner_j
 from bertds.finetune.readers.squad import questions_of, read_squad
 from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, choose_column, read_records
 from bertds.finetune.records import Question, Sentence, TextRow, lines_of
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
 
 
@@ -44,10 +44,10 @@ def _in_place(source: str, lines: list[tuple[int, str]], what: str) -> list[tupl
     """
     blank = [number for number, line in lines if not line.strip()]
     if len(blank) == len(lines):
-        raise DataError(f"{_name(source)}: no {what} in it")
+        raise DataError(f"{_name(source)}: contains no {what}")
     if blank:
         log.warning(
-            "%s: %d blank lines keep their place, the first: line %d",
+            "%s: %d blank lines, the first on line %d; each gets an output line",
             _name(source),
             len(blank),
             blank[0],
@@ -80,19 +80,19 @@ def read_texts(source: str) -> list[TextRow]:
             raise DataError(f"{path}: no text column ({', '.join(TEXT_NAMES)}); found {columns}")
         for n, (number, record) in enumerate(records):
             if not record.get(text) or (pair and record.get(pair) is None):
-                raise DataError(f"{path}, line {number}: nothing in column {text!r}")
+                raise DataError(f"{path}, line {number}: column {text!r} is empty")
             second = str(record[pair]) if pair else None
             rows.append(TextRow(str(record.get("id", n)), str(record[text]), second, None, number))
     if not rows:
-        raise DataError(f"{source}: no text in it")
+        raise DataError(f"{source}: contains no text")
     return rows
 
 
 def read_words(source: str) -> list[Sentence]:
     """Read sentences: words apart by blanks, CoNLL columns (the first), or JSONL with tokens.
 
-    Columns are told by the file's name (.conll, .tsv), by ``-DOCSTART-`` or a tab in the first
-    line.
+    Columns are recognised by the file's name (.conll, .tsv), by ``-DOCSTART-`` or a tab in the
+    first line.
 
     Raises:
         DataError: nothing there, or malformed (by line).
@@ -101,7 +101,9 @@ def read_words(source: str) -> list[Sentence]:
     if name.endswith(".jsonl"):
         return read_ner_jsonl(Path(source), split="test", tagged=False)
     if name.endswith(".csv"):
-        raise DataError(f"{source}: sentences come as text, CoNLL columns or .jsonl, not as .csv")
+        raise DataError(
+            f"{source}: sentences must be given as text, CoNLL columns or .jsonl, not .csv"
+        )
     lines = _all_lines(source)
     first = next((line for _, line in lines if line.strip()), "")
     if name.endswith((".conll", ".tsv")) or first.startswith(DOCUMENT_START) or "\t" in first:
@@ -121,13 +123,13 @@ def read_questions(source: str) -> list[Question]:
     lines = _all_lines(source)
     if source == "-":  # a whole SQuAD file?
         with suppress(ValueError):
-            content = parse_json("\n".join(line for _, line in lines))
+            content = parse_text_json("\n".join(line for _, line in lines))
             if "data" in content:
                 return questions_of(content, Path(_name(source)), split="test")[0]
     questions = []
     for n, (number, line) in enumerate((number, line) for number, line in lines if line.strip()):
         try:
-            record = parse_json(line)
+            record = parse_text_json(line)
             questions.append(
                 Question(str(record.get("id", n)), record["question"], record["context"], [])
             )
@@ -136,5 +138,5 @@ def read_questions(source: str) -> list[Question]:
                 f"{_name(source)}, line {number}: not a JSON object with question and context"
             ) from None
     if not questions:
-        raise DataError(f"{_name(source)}: no question in it")
+        raise DataError(f"{_name(source)}: contains no questions")
     return questions

@@ -69,7 +69,9 @@ class Predictor:
         config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         found = (config.get("architectures") or [""])[0]
         if wanted and found and not found.endswith(wanted):
-            raise ConfigError(f"--task {task}: {folder} is a {found}, without the head for it")
+            raise ConfigError(
+                f"--task {task}: {folder} is a {found}, which does not have the required head"
+            )
 
     def _forward(self, batch: dict[str, torch.Tensor]) -> Any:
         with torch.inference_mode():
@@ -107,7 +109,7 @@ class Predictor:
             logits = self._forward(collate(part, self.pad_id)).logits.float().cpu()
             for n, (row, found) in enumerate(zip(rows[begin : begin + len(part)], places)):
                 if not found and row.text:
-                    error = f"line {row.line}: no {mask} in its first {self.max_length} tokens"
+                    error = f"line {row.line}: no {mask} in the first {self.max_length} tokens"
                     answers.append({"id": row.id, "error": error})
                     continue
                 masks = []

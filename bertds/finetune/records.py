@@ -52,7 +52,7 @@ class Sentence:
     line: int
     """Line of the first word."""
     after_document_start: bool = False
-    """Whether a ``-DOCSTART-`` line stands before it."""
+    """Whether a ``-DOCSTART-`` line is before it."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class BadRows:
     """True for training data: counted and left out. False: the first one is refused."""
     what: str = "line"
     kept: bool = False
-    """Whether such rows are counted but used all the same."""
+    """Whether such rows are counted but used anyway."""
     rows: list[tuple[int | str, str]] = field(default_factory=list)
 
     def add(self, place: int | str, reason: str) -> None:
@@ -108,7 +108,7 @@ class BadRows:
             )
         shown = "; ".join(f"{self.what} {p}: {r}" for p, r in self.rows[:_SHOWN])
         more = " ..." if len(self.rows) > _SHOWN else ""
-        what = "odd but kept" if self.kept else "left out"
+        what = "unusual, but kept" if self.kept else "skipped"
         log.warning(
             "%s: %d of %d rows %s: %s%s", self.file, len(self.rows), total, what, shown, more
         )
@@ -143,9 +143,9 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error})") from None
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
-            raise DataError(f"{path}: is {name}, by its byte order mark; save it as UTF-8")
+            raise DataError(f"{path}: is {name}, judging by its byte order mark; save it as UTF-8")
     if data == codecs.BOM_UTF8:
-        raise DataError(f"{path}: holds nothing but a byte order mark")
+        raise DataError(f"{path}: contains only a byte order mark")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

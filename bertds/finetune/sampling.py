@@ -24,7 +24,7 @@ def limit_of(options: DataOptions, split: str) -> int:
 
 
 def sample_places(count: int, limit: int) -> list[int]:
-    """Return which of ``count`` rows a sample holds, in their order in the file.
+    """Return which of ``count`` rows per sample holds, in their order in the file.
 
     Args:
         count: number of rows.
@@ -65,9 +65,9 @@ def check_labels(task: Task, rows: Rows, labels: tuple[str, ...], limit: int, wh
     what = "label" if len(missing) == 1 else "labels"
     if limit:
         raise DataError(
-            f"{where}: the sample of {limit} rows has none with the {what} {named}, which the "
-            "model could not learn; raise --max-train-rows"
+            f"{where}: the sample of {limit} rows contains none with the {what} {named}, so the "
+            "model could not learn it; raise --max-train-rows"
         )
     raise DataError(
-        f"{where}: no row with the {what} {named}, which the model could not learn; check the file"
+        f"{where}: no row has the {what} {named}, so the model could not learn it; check the file"
     )

@@ -23,7 +23,7 @@ BEST_SIZE = 20
 
 @dataclass(slots=True)
 class Window:
-    """Where one example lies in its question's paragraph."""
+    """Where one example is in its question's paragraph."""
 
     question: int
     offsets: list[tuple[int, int] | None]
@@ -53,7 +53,10 @@ def encode_questions(
     longest = max(len(ids) for ids in tokenizer(asked, add_special_tokens=False)["input_ids"])
     room = max_length - longest - 3
     if room < 2:
-        raise ConfigError(f"--max-length {max_length}: no room beside a question of {longest}")
+        raise ConfigError(
+            f"--max-length {max_length}: leaves no space for the context next to a "
+            f"question of {longest}"
+        )
     encoded = tokenizer(
         asked,
         [question.context for question in questions],

@@ -11,7 +11,7 @@ Rows = list[TextRow] | list[Sentence] | list[Question]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataOptions:
-    """Where the data lies and how much of it to take."""
+    """Where the data is located and how much of it to take."""
 
     data: str
     """A folder, or a data set of the Hugging Face hub."""

@@ -18,7 +18,7 @@ RTE_LABELS = ("entailment", "not_entailment")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Files:
-    """Where one split lies, and under which name its predictions are submitted."""
+    """Where one split is located, and under which name its predictions are submitted."""
 
     names: tuple[str, ...]
     """File names in the published folder, tried in order."""
@@ -39,7 +39,7 @@ class Task:
     pair: str | None = None
     label: str = "label"
     labels: tuple[str, ...] = ()
-    """As they stand in the files, in the order of their numbers; empty = from the training data."""
+    """As they are in the files, in the order of their numbers; empty = from the training data."""
     columns: tuple[str, ...] = ()
     """Columns of files without a header."""
     train: tuple[Files, ...] = ()
@@ -227,7 +227,7 @@ _GLUE = [
         train=_train(),
         dev=_dev(),
         test=_test("WNLI.tsv"),
-        published="left out by the paper (majority class 65.1)",
+        published="omitted in the paper (majority class 65.1)",
     ),
 ]
 

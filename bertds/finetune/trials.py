@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from bertds import __version__
-from bertds.distributed.rank_info import find_place
+from bertds.distributed.rank_info import find_rank_info
 from bertds.errors import ConfigError
 from bertds.finetune.load import load_task
 from bertds.finetune.loop import Stepper, TorchStepper, TrainReport, TrainSettings, predict, train
@@ -93,7 +93,7 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
             task, kind="regression", metrics=("pearson", "spearman"), main_metric="spearman"
         )
     options.out.mkdir(parents=True, exist_ok=True)
-    is_main = not options.deepspeed or find_place().is_main
+    is_main = not options.deepspeed or find_rank_info().is_main
     lock = FolderLock(options.out, "fine-tuning") if is_main else nullcontext()
     with lock, as_hugging_face_folder(options.model) as folder:
         return _Runner(task, data, options, folder).run(data_options)
@@ -122,8 +122,8 @@ def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str,
                     (f"{key}.{k}", found.get(k), v) for k, v in value.items() if found.get(k) != v
                 )
             raise ConfigError(
-                f"{file}: was made with {key}={found!r}, this is {key}={value!r}; choose another "
-                "--out, or remove it"
+                f"{file}: was written with {key}={found!r}, now {key}={value!r}; choose another "
+                "--out, or remove the file"
             )
     return results
 
@@ -156,12 +156,13 @@ def check_out(out: Path, *, overwrite: bool) -> None:
         others = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
         if others:
             raise ConfigError(
-                f"--out {out}: exists and is no earlier result ({others[0]}); choose another folder"
+                f"--out {out}: exists and is not an earlier result ({others[0]}); choose another "
+                "folder"
             )
     if (out / RESULTS).is_file() and not overwrite:
         raise ConfigError(
-            f"--out {out}: holds an earlier result; --overwrite replaces it, or choose another "
-            "folder"
+            f"--out {out}: contains an earlier result; replace it with --overwrite, or choose "
+            "another folder"
         )
 
 
@@ -185,7 +186,7 @@ class _Runner:
         config = parse_json((self.folder / "config.json").read_text(encoding="utf-8"))
         positions = int(config.get("max_position_embeddings", self.options.max_length))
         if self.options.max_length > positions:
-            log.info("rows are cut to %d tokens: the model has no more positions", positions)
+            log.info("rows are truncated to %d tokens, the maximum of the model", positions)
         return min(self.options.max_length, positions)
 
     def _encode(self, split: Split, max_length: int) -> Encoded:

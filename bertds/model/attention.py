@@ -1,8 +1,8 @@
 """The first half of an encoder layer: self-attention over a flat row of real tokens.
 
 The product of queries, keys and values is one, though their weights are three parameters (LAMB's
-trust ratio is per tensor, and checkpoints name them). :func:`join` lays the three side by side:
-without a copy where they are neighbours in memory, as in the flat buffers of ZeRO 1 and 2.
+trust ratio is per tensor, and checkpoints name them). :func:`join` lays the three next to each
+other: without a copy where they are neighbours in memory, as in the flat buffers of ZeRO 1 and 2.
 
 How attention itself is computed is in bertds/model/attention_kernels.py.
 
@@ -109,7 +109,7 @@ class SelfAttention(nn.Module):
         )
 
     def project(self, hidden_TH: Tensor, joined: Joined | None) -> Tensor:
-        """Return queries, keys and values side by side, [T, 3 H]."""
+        """Return queries, keys and values next to each other, [T, 3 H]."""
         if joined is None:
             parts = (self.query, self.key, self.value)
             return torch.cat([part(hidden_TH) for part in parts], dim=-1)

@@ -223,13 +223,16 @@ def missing_for_flash(
         capability: the GPU's compute capability; None = not looked at.
     """
     if dtype not in HALVES:
-        return f"it needs bf16 or fp16, this is {str(dtype).removeprefix('torch.')}"
+        return f"it requires bf16 or fp16, but the precision is {str(dtype).removeprefix('torch.')}"
     if head_width % 8 or head_width > WIDEST_HEAD:
-        return f"it needs heads of a multiple of 8 up to {WIDEST_HEAD} wide, these are {head_width}"
+        return (
+            f"it requires a head width that is a multiple of 8 and at most {WIDEST_HEAD}, but "
+            f"the width is {head_width}"
+        )
     if capability is not None and capability < OLDEST:
         return (
-            f"it needs compute capability {OLDEST[0]}.{OLDEST[1]} or higher (Ampere), this GPU "
-            f"has {capability[0]}.{capability[1]}"
+            f"it needs compute capability {OLDEST[0]}.{OLDEST[1]} or higher (Ampere), but this "
+            f"GPU has {capability[0]}.{capability[1]}"
         )
     return ""
 
@@ -316,17 +319,17 @@ def missing_for_package(kernel: str, capability: tuple[int, int] | None, dropout
     """
     package = FLASH_PACKAGES[kernel]
     if capability is None:
-        return f"{package.title} needs a GPU"
+        return f"{package.title} requires a GPU"
     if capability[0] not in package.majors:
         allowed = " or ".join(f"{major}.x" for major in package.majors)
         return (
-            f"{package.title} needs a GPU of compute capability {allowed}, this one has "
+            f"{package.title} requires a GPU of compute capability {allowed}, but this one has "
             f"{capability[0]}.{capability[1]}"
         )
     if dropout_p > 0.0:
         return (
-            f"{package.title} has no dropout, but model.attention_probs_dropout_prob={dropout_p}; "
-            "set it to 0, or take flash"
+            f"{package.title} does not support dropout, but "
+            f"model.attention_probs_dropout_prob={dropout_p}; set it to 0, or use flash"
         )
     if not is_installed(kernel):
         return f"{package.title} is not installed: {package.install}"
@@ -363,12 +366,12 @@ def activate_kernel(
         return "padded rows"
     if capability is None:
         if asked != "auto":
-            raise ConfigError(f"{wanted}: it needs a GPU; set auto, or padded")
+            raise ConfigError(f"{wanted}: requires a GPU; use auto or padded")
         return "grouped by row length (CPU)"
     lacking = missing_for_flash(dtype, head_width, capability)
     if lacking:
         if asked != "auto":
-            raise ConfigError(f"{wanted}: {lacking}; set auto, or padded")
+            raise ConfigError(f"{wanted}: {lacking}; use auto or padded")
         return f"padded rows (FlashAttention: {lacking})"
     for kernel in FLASH_PACKAGES if asked == "auto" else [asked]:
         if kernel in FLASH_PACKAGES:

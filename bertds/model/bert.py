@@ -194,7 +194,7 @@ class BertForPreTraining(TakesBatches):
         arrangement = arrange(cu_seqlens, max_seqlen, self.bert.encoder.kernel())
         ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
         masked_M = arrangement.find_tokens(masked_lm_positions)
-        # An empty filler row begins behind the last token; its label says that it stands for none.
+        # An empty filler row begins behind the last token; its label says that it represents none.
         starts_B = arrangement.layout.cu_seqlens[:-1].clamp_max(input_ids.shape[0] - 1)
         read = masked_M if self.bert.pooler is None else torch.cat([masked_M, starts_B])
         hidden_RH = self.bert(*ids, arrangement.layout, read)

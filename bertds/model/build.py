@@ -72,6 +72,6 @@ def check_size(sizes: Mapping[str, Any], prefix: str) -> None:
     if needed > there:
         told = ", ".join(f"{prefix}{name}={value}" for name, value in known.items())
         raise ConfigError(
-            f"{told}: a model of {needed / 1e9:,.0f} GB in float32, this machine has "
-            f"{there / 1e9:,.0f} GB"
+            f"{told}: a model of {needed / 1000000000.0:,.0f} GB in float32, but this machine has "
+            f"{there / 1000000000.0:,.0f} GB"
         )

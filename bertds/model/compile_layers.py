@@ -24,9 +24,9 @@ from torch import Tensor
 
 from bertds.model.attention import Joined
 from bertds.model.build import PreTrainingModel
+from bertds.model.embeddings import Rotation
 from bertds.model.encoder import EncoderLayer
 from bertds.model.modern import ModernBertForMaskedLM, ModernLayer
-from bertds.model.rotary import Rotation
 from bertds.model.row_layout import RowLayout
 from bertds.system.logs import log
 
@@ -45,7 +45,7 @@ def missing_compiler(device_type: str) -> str:
     try:
         cpp_builder.get_cpp_compiler()
     except (exc.InvalidCxxCompiler, RuntimeError):
-        return "no C++ compiler is found (install g++, or set CXX)"
+        return "no C++ compiler found (install g++, or set CXX)"
     return ""
 
 
@@ -114,7 +114,7 @@ def _forward(
     layout: RowLayout,
     read: Tensor | None = None,
 ) -> Tensor:
-    """Stand in for the ``forward`` of BERT's layers."""
+    """Replace the ``forward`` of BERT's layers."""
     joined = layer.attention.self.joined()
     for parameter in joined or ():
         torch._dynamo.mark_static(parameter)  # else its sizes would be unknowns of the graph
@@ -131,7 +131,7 @@ def _modern_forward(
     layout: RowLayout,
     turn: Rotation,
 ) -> Tensor:
-    """Stand in for the ``forward`` of the modern encoder's layers."""
+    """Replace the ``forward`` of the modern encoder's layers."""
     output_TH: Tensor = compute(
         layer, hidden_TH, layout.cu_seqlens, layout.max_seqlen, layout.kernel, turn
     )

@@ -88,7 +88,7 @@ def record_on_cuda(function: Recordable, sample: tuple[Tensor, ...]) -> Recordab
 
 
 class GraphedEncoder:
-    """Stands in for an encoder's ``forward`` while training.
+    """Replaces an encoder's ``forward`` while training.
 
     Args:
         encoder: whose ``forward`` is taken over.
@@ -141,7 +141,7 @@ class GraphedEncoder:
 
 
 def use_graphs(encoder: Encoder, record: Recorder = record_on_cuda) -> GraphedEncoder:
-    """Let an encoder replay recorded graphs; returns what now stands in for its ``forward``."""
+    """Let an encoder replay recorded graphs; returns what now replaces its ``forward``."""
     graphed = GraphedEncoder(encoder, record)
     encoder.forward = graphed  # type: ignore[method-assign]
     return graphed

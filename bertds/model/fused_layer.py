@@ -4,7 +4,7 @@
            -> wide -> GELU -> dense -> dropout + residual + LayerNorm
 
 In the last layer, everything after attention is computed only for the tokens that a loss reads:
-the masked ones and the first of each row, about a sixth of all.
+the masked ones and the first of each row, about 17 % of all.
 
 Matrix products are cuBLAS's. Everything between two of them is one kernel in each direction. The
 backward pass is written out: gradients of residuals are added within the products that make the
@@ -249,7 +249,7 @@ _PARAMETERS = (
 
 
 class _Fused:
-    """Stands in for the ``forward`` of a layer; scoring takes the layer's modules.
+    """Replaces the ``forward`` of a layer; scoring takes the layer's modules.
 
     What does not change between passes is looked up once: the host starts a layer in about a
     millisecond, most of it Python.
@@ -298,7 +298,7 @@ class _Fused:
             if joined.data_ptr() == places[0]:
                 if len(self._joined) == 2:  # the weights' and the biases': they have moved
                     self._joined.clear()
-                # The view keeps its memory: nothing else can come to lie at these addresses.
+                # The view keeps its memory: nothing else can come to be at these addresses.
                 self._joined[places] = joined
         return joined
 

@@ -27,10 +27,9 @@ from bertds.model.attention_kernels import attend, kernel_of_pass
 from bertds.model.batch_calls import TakesBatches
 from bertds.model.bert import PreTrainingOutput, nothing, score_words
 from bertds.model.dropout import dropout, dropout_add
-from bertds.model.embeddings import padded_vocabulary
+from bertds.model.embeddings import Rotation, padded_vocabulary, rotate, rotation
 from bertds.model.encoder import Gelu
 from bertds.model.heads import Decoder, WordScores
-from bertds.model.rotary import Rotation, rotate, rotation
 from bertds.model.row_layout import RowLayout, arrange
 
 
@@ -147,7 +146,7 @@ class ModernBertModel(nn.Module):
         return kernel_of_pass(self.attention_kernel, next(self.parameters()), self.head_width)
 
     def forward(self, input_ids_T: Tensor, position_ids_T: Tensor, layout: RowLayout) -> Tensor:
-        """Return hidden states [T, H] of tokens that lie in the layout's order."""
+        """Return hidden states [T, H] of tokens that are in the layout's order."""
         # One rotation for all global layers and one for all local ones.
         turns = {
             is_global: rotation(position_ids_T, self.head_width, theta)

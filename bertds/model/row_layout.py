@@ -1,10 +1,10 @@
-"""How the rows of a micro-batch lie in one flat row of real tokens.
+"""How the rows of a micro-batch are in one flat row of real tokens.
 
     flat [T]  --arrange-->  sorted by length  --restore-->  flat [T]
 
 No layer ever computes a padding token: embeddings, linear layers and LayerNorm see ``[T, ...]``,
 and attention cuts the flat row at ``cu_seqlens``. Off CUDA the rows are sorted by length first
-(the ids, so it costs nothing), because equal lengths that lie side by side are one batched
+(the ids, so it costs nothing), because equal lengths that are next to each other are one batched
 product without a mask.
 
 Sizes: B rows, S longest padded row, T real tokens of all rows, H width.
@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowLayout:
-    """Where each row lies in the flat row of tokens."""
+    """Where each row is in the flat row of tokens."""
 
     cu_seqlens: Tensor
     """int32 [B + 1], on the device: row b is the tokens cu_seqlens[b] ... cu_seqlens[b + 1] - 1."""

@@ -17,7 +17,7 @@ def held_out_losses(checkpoints: Path) -> dict[str, float]:
     Checkpoints of steps that were not validated are left out.
 
     Args:
-        checkpoints: the folder of the ``step_*`` folders; the run's metrics are beside it. Without
+        checkpoints: the folder of the ``step_*`` folders; the run's metrics are next to it. Without
             them the loss of the best checkpoint is known from the checkpoints themselves.
     """
     measured: dict[int, float] = {}
@@ -56,11 +56,11 @@ def best_checkpoint(run: Path) -> Path:
     """
     checkpoints = run / "checkpoints"
     if not checkpoints.is_dir():
-        raise CheckpointError(f"{run}: no run with checkpoints, of which --best takes one")
+        raise CheckpointError(f"{run}: not a run folder with checkpoints, which --best requires")
     losses = held_out_losses(checkpoints)
     if not losses:
         raise CheckpointError(
-            f"{run}: none of its checkpoints was saved at a step that was validated; "
-            "checkpoint.keep_best=true keeps the best one of a run"
+            f"{run}: no checkpoint was saved at a validated step; set checkpoint.keep_best=true "
+            "to keep the best one of a run"
         )
     return checkpoints / best_of(losses)

@@ -36,8 +36,9 @@ NORM_FACTOR = 10.0
 
 
 _CHANCE_REMEDY = (
-    "wait while the masked-LM loss is above 6; else check that documents hold several sentences "
-    "in order, or train without it (model.next_sentence=false data.pairs=none)"
+    "wait while the masked-LM loss is above 6; otherwise check that documents have several "
+    "sentences in order, or train without next-sentence prediction (model.next_sentence=false "
+    "data.pairs=none)"
 )
 
 
@@ -90,16 +91,16 @@ def _frequencies(held_out: list[dict[str, Any]]) -> Finding | None:
     last = stuck[0]
     return Finding(
         "frequencies",
-        f"no better than word frequencies since step {stuck[-1]['step']:,}: held-out masked-LM "
+        f"not better than word frequencies since step {stuck[-1]['step']:,}: held-out masked-LM "
         f"loss {last['mlm_loss']:.2f}, word frequencies alone {last['unigram_entropy']:.2f}",
-        "early in warm-up: wait. Later: a higher peak learning rate after a longer warm-up, "
-        "smaller batches for more steps, model.style=modern, and a look at the rows "
+        "wait if it is early in warm-up; later, try a higher peak learning rate with a longer "
+        "warm-up, smaller batches for more steps, or model.style=modern, and check the rows "
         "(bertds inspect)",
     )
 
 
 def _guessing(held_out: list[dict[str, Any]]) -> Finding | None:
-    """Next-sentence accuracy at the share of the larger label, by held-out rows."""
+    """Held-out next-sentence accuracy no better than always predicting the majority label."""
     recent = [line for line in held_out[-UNIGRAM_LINES:] if line.get("nsp_majority") is not None]
     if len(recent) < UNIGRAM_LINES or recent[-1]["step"] < CHANCE_STEPS:
         return None
@@ -108,9 +109,9 @@ def _guessing(held_out: list[dict[str, Any]]) -> Finding | None:
         return None
     return Finding(
         "chance",
-        f"held-out next-sentence accuracy is {recent[-1]['nsp_accuracy']:.1%}, and always giving "
-        f"the larger label gives {recent[-1]['nsp_majority']:.1%}, at step "
-        f"{recent[-1]['step']:,}",
+        f"held-out next-sentence accuracy is {recent[-1]['nsp_accuracy']:.1%} at step "
+        f"{recent[-1]['step']:,}; always predicting the more frequent label gives "
+        f"{recent[-1]['nsp_majority']:.1%}",
         _CHANCE_REMEDY,
     )
 
@@ -134,7 +135,8 @@ def _overflows(lines: list[dict[str, Any]]) -> Finding | None:
     return Finding(
         "overflow",
         f"{skipped} of the last {steps} steps made no update (overflow or a bad gradient)",
-        "bf16 instead of fp16, or a lower fp16.initial_scale_power; then a lower learning rate",
+        "bf16 instead of fp16, or a lower fp16.initial_scale_power; if that does not help, a "
+        "lower learning rate",
     )
 
 
@@ -147,8 +149,8 @@ def _norm(lines: list[dict[str, Any]]) -> Finding | None:
         return None
     return Finding(
         "gradient",
-        f"gradient norm {norms[-1]:.3g}, {norms[-1] / usual:.0f} times its usual {usual:.3g}",
-        "guard.spike_sigmas=6 to skip such steps; a lower peak or a longer warm-up",
+        f"gradient norm {norms[-1]:.3g}, {norms[-1] / usual:.0f} times the usual {usual:.3g}",
+        "guard.spike_sigmas=6 to skip such steps, a lower peak learning rate, or a longer warm-up",
     )
 
 
@@ -167,8 +169,9 @@ def _flat(lines: list[dict[str, Any]]) -> Finding | None:
     return Finding(
         "flat",
         f"masked-LM loss has stayed at {after:.2f} since step {window[0]['step']}",
-        "early in warm-up: wait. Later: another peak learning rate, a longer warm-up, and a look "
-        "at the data (bertds evaluate prints the unigram entropy, which this plateau often is)",
+        "wait if it is early in warm-up; later, try another peak learning rate or a longer "
+        "warm-up, and check the data (bertds evaluate prints the unigram entropy, which is often "
+        "the level of this plateau)",
     )
 
 
@@ -178,7 +181,8 @@ def _chance(lines: list[dict[str, Any]]) -> Finding | None:
         return None
     return Finding(
         "chance",
-        f"next-sentence accuracy is {fmean(recent):.1%}, chance, after {lines[-1]['step']:,} steps",
+        f"next-sentence accuracy is {fmean(recent):.1%}, no better than chance, after "
+        f"{lines[-1]['step']:,} steps",
         _CHANCE_REMEDY,
     )
 
@@ -191,8 +195,8 @@ def _loader(lines: list[dict[str, Any]]) -> Finding | None:
         return None
     return Finding(
         "loader",
-        f"training waits for the loader {stalled / seconds:.0%} of the time",
-        "data.prefetch_steps=8, more CPU cores per process, data on a local disk",
+        f"training waits for the data loader {stalled / seconds:.0%} of the time",
+        "data.prefetch_steps=8, more CPU cores per process, or data on a local disk",
     )
 
 
@@ -207,6 +211,7 @@ def _slow_ranks(lines: list[dict[str, Any]]) -> Finding | None:
     return Finding(
         f"slow rank {slow[0]['rank']}",
         f"slower than the other ranks over the last steps: {', '.join(named)}",
-        "bertds doctor on that machine; other programs on it, the GPU's heat and clock "
-        "(nvidia-smi -q -d PERFORMANCE,TEMPERATURE); leave it out until then",
+        "run bertds doctor on that machine; check for other programs, and the temperature and "
+        "clock of the GPU (nvidia-smi -q -d PERFORMANCE,TEMPERATURE); exclude the machine until "
+        "the cause is found",
     )

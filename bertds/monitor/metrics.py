@@ -2,7 +2,7 @@
 
 Nothing here reads a tensor's value between two log lines: losses are added up on the device and
 fetched, summed over the ranks, when a line is due. A run that is continued cuts the lines after
-its checkpoint's step first, so that no step stands twice.
+its checkpoint's step first, so that no step is twice.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bertds.system.fault_points import reached
 from bertds.system.memory import peak_memory_gib
 
 
-class Sums:
+class RunningSums:
     """Adds up losses and counts of forward passes without waiting for the device."""
 
     NAMES = ("mlm_loss", "nsp_loss", "mlm_correct", "nsp_correct", "masked", "rows")
@@ -58,7 +58,7 @@ class Sums:
 
 def means(sums: list[float], next_sentence: bool) -> dict[str, float]:
     """Turn global sums into mean losses and accuracies."""
-    values = dict(zip(Sums.NAMES, sums))
+    values = dict(zip(RunningSums.NAMES, sums))
     masked, rows = max(values["masked"], 1.0), max(values["rows"], 1.0)
     result = {"mlm_loss": values["mlm_loss"] / masked}
     accuracy = {"mlm_accuracy": values["mlm_correct"] / masked}
@@ -69,7 +69,7 @@ def means(sums: list[float], next_sentence: bool) -> dict[str, float]:
 
 
 class Listener(Protocol):
-    """Somebody who shows or stores metric lines (progress display, W&B, TensorBoard)."""
+    """An object that shows or stores metric lines (progress display, W&B, TensorBoard)."""
 
     def line(self, values: dict[str, Any]) -> None:
         """Take one metric line."""
@@ -79,7 +79,7 @@ class Metrics:
     """Collects, writes and passes on the metrics of one run.
 
     Args:
-        run_dir: where ``metrics.jsonl`` stands.
+        run_dir: where ``metrics.jsonl`` is.
         every_steps: cadence of train lines.
         next_sentence: whether the next-sentence head is trained.
         engine: for sums over the ranks, gradient norm, loss scale, trust ratios.
@@ -106,17 +106,17 @@ class Metrics:
         self.meter = meter
         self.rank_speed = rank_speed
         self.is_main = engine.rank == 0
-        self.sums = Sums()
+        self.sums = RunningSums()
         self.optimizer = DeviceClock(engine.device)
         """Times the updates of the weights, the gradients' reduction included."""
-        self._carried = [0.0] * len(Sums.NAMES)
+        self._carried = [0.0] * len(RunningSums.NAMES)
         self._clock = time.perf_counter()
         self._tokens = 0
         self._samples = 0
         self._stalled = 0.0
 
     def start(self, state: TrainState) -> None:
-        """Prepare to go on after ``state.step``: cut later lines, start the clock."""
+        """Prepare to continue after ``state.step``: cut later lines, start the clock."""
         if self.is_main:
             cut_after(self.path, state.step, state.validated_step)
         self._clock = time.perf_counter()
@@ -133,7 +133,7 @@ class Metrics:
 
     def restore_window(self, sums: list[float]) -> None:
         """Continue an unfinished window; an empty list is a new one."""
-        self._carried = list(sums) or [0.0] * len(Sums.NAMES)
+        self._carried = list(sums) or [0.0] * len(RunningSums.NAMES)
 
     def _gather(self) -> list[float]:
         totals = self.engine.global_sums(self.sums.take())
@@ -147,10 +147,10 @@ class Metrics:
         if state.step % self.every_steps and not last:
             return
         totals = self._gather()
-        self._carried = [0.0] * len(Sums.NAMES)
+        self._carried = [0.0] * len(RunningSums.NAMES)
         now = time.perf_counter()
         seconds, tokens = now - self._clock, state.tokens - self._tokens
-        measured = totals[Sums.NAMES.index("masked")] > 0  # else every loss was not finite
+        measured = totals[RunningSums.NAMES.index("masked")] > 0  # else every loss was not finite
         values: dict[str, Any] = {
             "step": state.step,
             **{

@@ -1,6 +1,6 @@
-"""Tells somebody when a run is done, stopped, failed or looks ill: by a command, by a webhook.
+"""Notifies when a run is done, stopped, failed or looks ill: by a command, by a webhook.
 
-What is told never ends a run and never holds it up: it happens in threads, whose troubles are one
+A notification never ends a run and never holds it up: it happens in threads, whose troubles are one
 line in the log.
 """
 
@@ -39,13 +39,13 @@ class Notifier:
         self.command = config.command
         self.webhook = config.webhook or os.environ.get(WEBHOOK_VARIABLE, "")
         if self.webhook and not self.webhook.startswith(("http://", "https://")):
-            raise ConfigError("notify.webhook must begin with http:// or https://")
+            raise ConfigError("notify.webhook must start with http:// or https://")
         self.run_dir = run_dir
         self.name = name
         self._threads: list[threading.Thread] = []
 
     def send(self, event: Event, step: int, text: str) -> None:
-        """Tell of an event; returns at once."""
+        """Report an event; returns at once."""
         message = {
             "event": event,
             "run": str(self.run_dir),
@@ -97,5 +97,5 @@ class Notifier:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
                 pass
-        except (OSError, ValueError) as error:  # its address is a secret: not told
+        except (OSError, ValueError) as error:  # its address is a secret: not shown
             log.warning("notify.webhook: %s", type(error).__name__)

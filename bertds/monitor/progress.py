@@ -32,7 +32,7 @@ def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
     parts.append(f"mlm accuracy {values['mlm_accuracy']:.1%}")
     if values.get("nsp_accuracy") is not None:
         guess = values.get("nsp_majority")
-        beside = "" if guess is None else f" (larger label {guess:.1%})"
+        beside = "" if guess is None else f" (majority label {guess:.1%})"
         parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}{beside}")
     if "lr" in values:
         parts.append(f"lr {values['lr']:.3g}")
@@ -126,7 +126,7 @@ class ProgressLines:
 
 
 class ProgressBar:
-    """A few lines at the foot of a terminal, wrapped to its width; the log goes on above them.
+    """A few lines at the foot of a terminal, wrapped to its width; the log continues above them.
 
     ::
 

@@ -3,7 +3,7 @@
 All ranks wait for the slowest one in each step. So each rank's own work is timed: the forward
 pass, per real token, since ranks get rows of different lengths. (Backward passes include the
 reduction of the gradients, in which a fast rank waits for a slow one.) At ZeRO stage 3 the forward
-pass waits for the others too, and only the check at the start tells the ranks apart.
+pass waits for the others too, and only the check at the start distinguishs the ranks.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class RankSpeed:
         seconds = self._ranks.gather_objects(_time_product(self._ranks.device))
         for rank, slower in slow_ones(seconds, SLOWER_AT_START):
             log.warning(
-                "%s takes %.0f %% longer than the others for a product of matrices",
+                "%s takes %.0f %% longer than the other ranks for a matrix product",
                 self._name(rank),
                 100 * slower,
             )

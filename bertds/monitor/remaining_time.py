@@ -47,7 +47,7 @@ def later_phases(config: Config, vocab_size: int, recipe: str = "") -> list[Late
         named = config.run.next_recipe
         path = find_recipe(named, recipe)
         if path.resolve() in seen:
-            raise ConfigError(f"run.next_recipe={named}: it leads back to a phase before it")
+            raise ConfigError(f"run.next_recipe={named}: it refers back to an earlier phase")
         seen.add(path.resolve())
         recipe, config = str(path), load_config(path)
         phases.append(LaterPhase(named, _flops(config, vocab_size, recipe)))
@@ -78,19 +78,21 @@ def seconds_of(phases: list[LaterPhase], flops_per_second: float) -> float:
 
 
 def speed(line: dict[str, Any], devices: int) -> float:
-    """Return the operations per second of all devices that a train line tells; 0 if none."""
+    """Return the operations per second of all devices that a train line reports; 0 if none."""
     return float(line.get("tflops", 0.0)) * 1e12 * devices
 
 
 def _flops(config: Config, vocab_size: int, recipe: str) -> float:
     named = config.run.deepspeed_config
     if not named:
-        raise ConfigError(f"{recipe}: names no run.deepspeed_config, so its batch is not known")
+        raise ConfigError(
+            f"{recipe}: run.deepspeed_config is not set, so the batch size is unknown"
+        )
     path = find_json(named, recipe)
     try:
         batch = parse_json(path.read_text(encoding="utf-8"))["train_batch_size"]
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"{path}: no train_batch_size can be read there ({error!r})") from None
+        raise ConfigError(f"{path}: train_batch_size cannot be read ({error!r})") from None
     tokens = mean_tokens(config.data.sequence_length)
     masked = masked_per_row(
         tokens,

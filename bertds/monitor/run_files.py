@@ -73,7 +73,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def is_metric_line(value: object) -> bool:
-    """Tell whether a value is a train or validation line as training writes it."""
+    """Return whether a value is a train or validation line as training writes it."""
     if not isinstance(value, dict) or not _whole(value.get("step")):
         return False
     if not all(_known(name, one) for name, one in value.items()):
@@ -151,7 +151,7 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
         problems.append(f"{path.name} cannot be read ({_one_line(error)})")
         return {}
     if not isinstance(value, dict):
-        problems.append(f"{path.name} holds no JSON object")
+        problems.append(f"{path.name} is not a JSON object")
         return {}
     return value
 
@@ -169,7 +169,9 @@ def read_recipe(path: Path, problems: list[str]) -> dict[str, Any]:
         return {}
     kept, odd = lenient(value)
     if odd:
-        problems.append(f"{path.name}: left out what is no setting: {', '.join(odd[:4])}"[:200])
+        problems.append(
+            f"{path.name}: ignored entries that are not settings: {', '.join(odd[:4])}"[:200]
+        )
     return kept
 
 

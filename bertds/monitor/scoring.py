@@ -9,7 +9,7 @@ import torch
 
 from bertds.data.batches import MicroBatch
 from bertds.engine.interface import ModelOutput
-from bertds.monitor.metrics import Sums, means
+from bertds.monitor.metrics import RunningSums, means
 
 
 def score(
@@ -28,9 +28,9 @@ def score(
         forward: gives an output with loss sums and correct counts, without gradients.
         global_sums: sums a list over the ranks.
         next_sentence: whether the model has a next-sentence head.
-        passes: make exactly so many forward passes, the same number on every rank: under ZeRO-3 a
-            forward pass is a collective, and a rank with fewer batches would leave the others
-            waiting for ever. The extra ones do not count.
+        passes: make exactly this number of forward passes, the same number on every rank: under
+            ZeRO-3 a forward pass is a collective, and a rank with fewer batches would leave the
+            others waiting for ever. The extra ones do not count.
         filler: gives batches for the extra passes to a rank that has none of its own.
 
     Returns:
@@ -38,7 +38,7 @@ def score(
         baseline ``nsp_majority``, the share of the more frequent label; and ``rows`` and
         ``masked``, the counts behind them.
     """
-    sums, done, random_pairs = Sums(), 0, 0
+    sums, done, random_pairs = RunningSums(), 0, 0
     last: MicroBatch | None = None
     for batch in batches:
         sums.add(forward(batch), int(batch.masked_lm_ids.numel()), batch.rows)

@@ -27,12 +27,12 @@ from bertds.system.folder_lock import STALE_SECONDS
 from bertds.system.processes import start_time
 
 SILENT_FACTOR = 10.0
-"""A live run that writes no line for so many times its usual pause is called silent."""
+"""A live run that writes no line for this multiple of its usual pause is called silent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """One run folder, as it stands."""
+    """One run folder, as it is."""
 
     run: Path
     state: str
@@ -74,7 +74,7 @@ def seconds_of_all(states: list[Status]) -> float:
 
 
 def expand(folder: Path) -> list[Path]:
-    """Return the run folders that a folder stands for: itself, or its phases.
+    """Return the run folders that a folder represents: itself, or its phases.
 
     Raises:
         DataError: it is no run folder and holds none.
@@ -83,12 +83,12 @@ def expand(folder: Path) -> list[Path]:
         return [folder]
     inside = sorted(path for path in folder.glob("*/") if is_run(path))
     if not inside:
-        raise DataError(f"{folder}: no run folder (there is no config.yaml)")
+        raise DataError(f"{folder}: not a run folder (config.yaml is missing)")
     return inside
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a run has begun in a folder; one killed early has a lock and a log only."""
+    """Return whether a run has begun in a folder; one killed early has a lock and a log only."""
     early = (folder / ".lock").is_file() and (folder / "log.txt").is_file()
     return early or (folder / "config.yaml").is_file()
 
@@ -121,14 +121,14 @@ def read_status(run: Path) -> Status:
     elif alive:
         silent = bool(train) and age > max(60.0, SILENT_FACTOR * pause)
         state = "silent" if silent else "training"
-    elif owner:  # a process that ends by itself gives its lock back
+    elif owner:  # a process that ends on its own gives its lock back
         state = "killed"
     else:
         state = "stopped" if lines or starts else "not started"
     read_object(run / "DONE", problems)
     if metrics.skipped:
         lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
-        problems.append(f"metrics.jsonl: {lost} left out, torn or odd")
+        problems.append(f"metrics.jsonl: {lost} ignored (torn or malformed)")
     return Status(
         run=run,
         state=state,
@@ -186,7 +186,7 @@ def _later(
 
 
 def _owner(lock: Path) -> tuple[str, bool]:
-    """Return who holds a run's lock and whether it lives, as far as this machine can tell."""
+    """Return who holds a run's lock and whether it lives, as far as this machine can know."""
     try:
         age = time.time() - lock.stat().st_mtime
     except OSError:

@@ -23,7 +23,7 @@ def flat(values: dict[str, Any]) -> dict[str, float]:
 
 
 def saved_checkpoints(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what stands in a run's checkpoints, by name: step, samples, bytes."""
+    """Return what is in a run's checkpoints, by name: step, samples, bytes."""
     found = {}
     for manifest in sorted(run_dir.glob("checkpoints/step_*/manifest.json")):
         facts = parse_json(manifest.read_text(encoding="utf-8"))

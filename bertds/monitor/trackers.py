@@ -34,7 +34,7 @@ def start_trackers(
         config: the recipe.
         settings: everything that was resolved, for the trackers' records.
         run_dir: the run folder.
-        notifier: is told what looks wrong.
+        notifier: receives what looks wrong.
 
     Returns:
         Those that could be started; a service that could not is named in the log and left out.
@@ -55,7 +55,7 @@ def start_trackers(
         trackers.append(ProgressBar(name, config.schedule.total_steps, left))
     elif style == "lines":
         trackers.append(ProgressLines(config.schedule.total_steps, left))
-    trackers.append(Watcher(notifier))
+    trackers.append(HealthWarnings(notifier))
     services: list[tuple[str, Callable[[], Any]]] = []
     if config.tracking.wandb != "off":
         services.append(("Weights & Biases", lambda: WandbTracker(config, settings, run_dir, name)))
@@ -65,14 +65,14 @@ def start_trackers(
         try:
             trackers.append(start())
         except Exception as error:  # a tracker's trouble must not cost the run
-            log.warning("%s is left out: %s", service, one_line(error))
+            log.warning("%s is not used: %s", service, one_line(error))
     return trackers
 
 
 def check_trackers(config: Config, run_dir: Path) -> None:
     """Check, before anything is built, that the trackers that were asked for can work.
 
-    A run that has begun is not refused: it goes on without them, or offline.
+    A run that has begun is not refused: it continues without them, or offline.
 
     Args:
         config: the recipe.
@@ -86,19 +86,19 @@ def check_trackers(config: Config, run_dir: Path) -> None:
     tracking = config.tracking
     if tracking.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError(
-            "tracking.tensorboard=true needs the package tensorboard; install it with: "
-            'pip install "bertds[tensorboard]"'
+            "tracking.tensorboard=true requires the package tensorboard; install it with: pip "
+            'install "bertds[tensorboard]"'
         )
     if tracking.wandb != "off" and find_spec("wandb") is None:
         raise ConfigError(
-            f"tracking.wandb={tracking.wandb} needs the package wandb; install it with: "
-            'pip install "bertds[wandb]"'
+            f"tracking.wandb={tracking.wandb} requires the package wandb; install it with: pip "
+            'install "bertds[wandb]"'
         )
     if tracking.wandb == "online" and not has_key():
         raise ConfigError(f"tracking.wandb=online: {NO_KEY}, or set tracking.wandb=offline")
 
 
-class Watcher:
+class HealthWarnings:
     """Says in words what looks wrong, each thing once until it has gone."""
 
     def __init__(self, notifier: Notifier | None = None) -> None:
@@ -143,11 +143,11 @@ class TensorBoardTracker:
                 self._writer.add_scalar(key, value, values["step"])
         except Exception as error:  # a tracker's trouble must not cost the run
             self._failed = True
-            log.warning("TensorBoard stopped taking metrics: %s", error)
+            log.warning("TensorBoard no longer accepts metrics: %s", error)
 
     def close(self) -> None:
         """Flush and close the files."""
         try:
             self._writer.close()
         except Exception as error:  # a tracker's trouble must not cost the run
-            log.warning("TensorBoard did not finish: %s", error)
+            log.warning("TensorBoard could not be closed: %s", error)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wandb import Run
 
 ID_FILE = "wandb_id.json"
-NO_KEY = "there is no W&B key; run `wandb login`, or set WANDB_API_KEY"
+NO_KEY = "no W&B key found; run `wandb login` or set WANDB_API_KEY"
 CONNECT_SECONDS = 5.0
 """Within which the server, or the proxy on the way to it, must accept a connection."""
 INIT_SECONDS = 30.0
@@ -74,8 +74,8 @@ def one_line(error: BaseException) -> str:
 class WandbTracker:
     """A W&B run. A resumed run continues the same one: its id is in the run folder.
 
-    Without a key or a network it goes on offline under the same id; ``wandb sync`` sends its files
-    later.
+    Without a key or a network it continues offline under the same id; ``wandb sync`` sends its
+    files later.
     """
 
     def __init__(self, config: Config, settings: dict[str, Any], run_dir: Path, name: str) -> None:
@@ -105,7 +105,7 @@ class WandbTracker:
                     reason = one_line(error)
                     wandb.teardown()  # its service would say that the id is in use
             log.warning(
-                "Weights & Biases goes on offline: %s; later: wandb sync %s",
+                "Weights & Biases continues offline: %s; upload later with: wandb sync %s",
                 reason,
                 self._run_dir / "wandb" / f"offline-run-*-{self._id}",
             )
@@ -135,7 +135,7 @@ class WandbTracker:
             self._run.log(flat(values), step=values["step"])
         except Exception as error:  # a tracker's trouble must not cost the run
             self._failed = True
-            log.warning("Weights & Biases stopped taking metrics: %s", one_line(error))
+            log.warning("Weights & Biases no longer accepts metrics: %s", one_line(error))
 
     def close(self) -> None:
         """Record which checkpoints there are, and finish the W&B run."""
@@ -143,7 +143,7 @@ class WandbTracker:
             self._run.summary["checkpoints"] = saved_checkpoints(self._run_dir)
             self._run.finish()
         except Exception as error:  # a tracker's trouble must not cost the run
-            log.warning("Weights & Biases did not finish: %s", one_line(error))
+            log.warning("Weights & Biases could not be closed: %s", one_line(error))
 
 
 def _run_id(file: Path) -> str:

@@ -2,7 +2,7 @@
 
 LAMB (arXiv:1904.00962, Algorithm 2) is Adam whose update of each *tensor* is scaled by a trust
 ratio ``|w| / |u|``. ZeRO gives an optimizer one long vector per rank, in which tensors begin and
-end anywhere. Taken as it stands, the ratio would be one number for the whole vector: wrong, and
+end anywhere. Taken as it is, the ratio would be one number for the whole vector: wrong, and
 another on each rank. Here the vector comes with the list of tensor pieces in it::
 
     pass 1   m, v <- g;  u = m^ / (sqrt(v^) + eps) + decay * w;  sums of w*w and u*u per piece
@@ -63,7 +63,7 @@ class ShardedLamb(torch.optim.Optimizer):
         bias_correction: whether the moments' start at zero is made up for.
         min_coeff: lowest trust ratio.
         max_coeff: highest trust ratio.
-        is_decayed: tells by a parameter's name whether it is decayed.
+        is_decayed: decides by a parameter's name whether it is decayed.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ShardedLamb(torch.optim.Optimizer):
             model: float32 parameters, on the device that they are trained on.
             lr: learning rate.
             settings: ``betas``, ``eps``, ``weight_decay``, ``variant`` and the others of the class,
-                with the variant's defaults as in a DeepSpeed JSON; ``is_decayed`` tells by a
+                with the variant's defaults as in a DeepSpeed JSON; ``is_decayed`` decides by a
                 parameter's name whether it is decayed.
 
         Raises:
@@ -124,7 +124,7 @@ class ShardedLamb(torch.optim.Optimizer):
         *,
         kernels: Kernels | None = None,
     ) -> None:
-        """Say which tensor pieces lie in which partition.
+        """Say which tensor pieces are in which partition.
 
         Args:
             partitions: this rank's; their tensors are (or will be) this optimizer's parameters.

@@ -4,7 +4,7 @@ Pass 1 reads g, m, v and w and writes m and v; pass 2 reads m, v and w, computes
 writes w: 10 streams through memory, where Adam moves 7 and a sequence of torch's operations 18.
 Between them one small kernel adds up the blocks' sums of squares, tensor by tensor, in float64.
 
-A block is the part of a piece that lies in one tile of ``BLOCK`` elements of the partition, so it
+A block is the part of a piece that is in one tile of ``BLOCK`` elements of the partition, so it
 never crosses a tensor's edge, and what no piece covers (padding) is never touched. Nothing is
 added up by atomic operations: the same gradients give the same bits in every run.
 

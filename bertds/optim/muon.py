@@ -102,7 +102,7 @@ class ShardedMuon(torch.optim.Optimizer):
         eps: of AdamW.
         weight_decay: of hidden matrices, and of the others that ``is_decayed`` names.
         shapes: of all trainable parameters, whole, by name.
-        is_decayed: tells by a parameter's name whether it is decayed.
+        is_decayed: decides by a parameter's name whether it is decayed.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class ShardedMuon(torch.optim.Optimizer):
     def bind(
         self, partitions: list[Partition], names: list[str], device: torch.device | None = None
     ) -> None:
-        """Say which tensor pieces lie in which partition. Collective where tensors are cut.
+        """Say which tensor pieces are in which partition. Collective where tensors are cut.
 
         Args:
             partitions: this rank's; their tensors are (or will be) this optimizer's parameters.

@@ -1,4 +1,4 @@
-"""Where the pieces of named tensors lie in one flat vector that an optimizer updates.
+"""Where the pieces of named tensors are in one flat vector that an optimizer updates.
 
 ZeRO cuts the concatenation of all tensors into equal parts, one per rank, without regard to where
 a tensor begins or ends. A :class:`Partition` is such a part together with the list of tensor
@@ -29,7 +29,7 @@ class Slice:
 
 @dataclass(slots=True)
 class Partition:
-    """A flat tensor of float32 master weights that this rank updates, and what lies in it."""
+    """A flat tensor of float32 master weights that this rank updates, and what is in it."""
 
     tensor: torch.Tensor
     """The tensor that the optimizer holds (and keys its state by); contiguous."""

@@ -16,15 +16,15 @@ Variant = Literal["nvidia", "deepspeed", "paper"]
 # Its pull request 8490 (2026); 0.19.8 has no deepspeed/runtime/fp16/onebit any more.
 _REMOVED = "DeepSpeed has removed its 1-bit optimizers (0.19.8 has none); use Lamb or AdamW"
 _MOMENTS = (
-    "our checkpoints, resumes and phase hand-over are made for optimizers with two moments; "
-    "use Lamb or AdamW"
+    "checkpoints, resuming and the hand-over between phases require an optimizer with two "
+    "moments; use Lamb or AdamW"
 )
 REFUSED = {
     "onebitadam": _REMOVED,
     "onebitlamb": _REMOVED,
     "zerooneadam": _REMOVED,
     "fusedlamb": 'it is not exact under ZeRO; "Lamb" with "variant": "deepspeed" is the same rule',
-    "fusedadam": 'say "AdamW": on a GPU it is DeepSpeed\'s FusedAdam',
+    "fusedadam": 'use "AdamW", which is DeepSpeed\'s FusedAdam on a GPU',
     "cpuadam": 'say "AdamW" and give zero_optimization.offload_optimizer.device="cpu"',
     "deepspeedcpuadam": 'say "AdamW" and give zero_optimization.offload_optimizer.device="cpu"',
     "adagrad": _MOMENTS,
@@ -83,13 +83,13 @@ _PARAMETERS = {
     "muon": ("lr", "betas", "eps", "weight_decay", "momentum", "ns_steps"),
 }
 _REFUSED_PARAMETERS = {
-    "max_grad_norm": "the top-level gradient_clipping is the place for it",
-    "amsgrad": "neither DeepSpeed's FusedAdam nor LAMB has it",
+    "max_grad_norm": "use the top-level key gradient_clipping",
+    "amsgrad": "neither DeepSpeed's FusedAdam nor LAMB supports it",
     "eps_inside_sqrt": "no published BERT recipe uses it",
     "foreach": "the fused implementation is always used",
     "fused": "the fused implementation is always used",
 }
-# DeepSpeed's FusedLamb clamps unless told otherwise; the other two LAMBs do not.
+# DeepSpeed's FusedLamb clamps unless set otherwise; the other two LAMBs do not.
 LAMB_DEFAULTS: dict[str, dict[str, float]] = {
     "nvidia": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
     "paper": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
@@ -113,7 +113,7 @@ def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> Opt
         raise ConfigError(f"{where}.type={name!r} must be one of {known}")
     key = name.lower().replace("_", "").replace("-", "")
     if key not in _PARAMETERS:
-        reason = REFUSED.get(key, f"there is no such optimizer here; there are {known}")
+        reason = REFUSED.get(key, f"unknown optimizer; allowed: {known}")
         raise ConfigError(f"{where}.type={name!r} is not available: {reason}")
     params = section.get("params", {})
     if not isinstance(params, Mapping):
@@ -124,7 +124,7 @@ def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> Opt
             continue
         full = f"{where}.params.{parameter}"
         if parameter in _REFUSED_PARAMETERS:
-            raise ConfigError(f"{full} is not used: {_REFUSED_PARAMETERS[parameter]}")
+            raise ConfigError(f"{full} is not supported: {_REFUSED_PARAMETERS[parameter]}")
         raise ConfigError(
             f"{full} is not a parameter of {name}{nearest_or_all(parameter, allowed)}"
         )
@@ -170,12 +170,12 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
     if key == "muon":
         return _muon(values, params.get("ns_steps", 5), where)
     if not flags.get("bias_correction", True):
-        raise ConfigError(f"{where}.bias_correction=false: only Lamb can do without it")
+        raise ConfigError(f"{where}.bias_correction=false is only supported by Lamb")
     if not flags.get("fp32_optimizer_states", True):
         raise ConfigError(f"{where}.fp32_optimizer_states=false: moments are always float32 here")
-    decoupled = flags.get("adam_w_mode", True)  # DeepSpeed: "Adam" means AdamW unless told not to
+    decoupled = flags.get("adam_w_mode", True)  # DeepSpeed: "Adam" means AdamW unless set not to
     if key == "adamw" and not decoupled:
-        raise ConfigError(f'{where}.adam_w_mode=false contradicts "AdamW"; say "Adam"')
+        raise ConfigError(f'{where}.adam_w_mode=false contradicts "AdamW"; use "Adam"')
     return OptimizerSettings(
         **values, kind="AdamW" if decoupled else "Adam", torch_adam=flags.get("torch_adam", False)
     )

@@ -39,7 +39,7 @@ def check_pipeline(
     """
     import torch
 
-    from bertds.distributed.rank_info import Place
+    from bertds.distributed.rank_info import RankInfo
     from bertds.monitor.trackers import check_trackers
     from bertds.pretrained.output_folder import check_output
     from bertds.training.setting_changes import changes, is_done
@@ -67,5 +67,5 @@ def check_pipeline(
             check_architecture(before[0].run, {**theirs, **sizes}, {**ours, **sizes}, config)
         if here and not gpus and not (phase.run / "DONE").is_file():
             # On GPUs each phase asks at its own start: to look at their memory takes some of it.
-            check_fits(config, settings, Place(0, 0, count), vocab_size)
+            check_fits(config, settings, RankInfo(0, 0, count), vocab_size)
         before = phase, config

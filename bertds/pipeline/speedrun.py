@@ -79,7 +79,9 @@ def track_of(data: Path, config: Config, target: float) -> str:
     manifest = Manifest.load(data)
     split = manifest.splits.get("validation")
     if split is None or not split.documents:
-        raise DataError(f"{data}: has no held-out documents; prepare it with a validation split")
+        raise DataError(
+            f"{data}: has no held-out documents; prepare it again with a validation split"
+        )
     rows = config.data
     facts = [
         [shard.sha256 for shard in split.shards],
@@ -113,8 +115,8 @@ def record_of(run: Path, data: Path, target: float, by: str) -> Record:
     if reached is None:
         best = min((line["mlm_loss"] for line in lines.validation), default=float("nan"))
         raise DataError(
-            f"{run}: the target {target:g} was not reached, the lowest held-out loss is "
-            f"{best:.4f}; give it more steps (schedule.total_steps), or another recipe"
+            f"{run}: the target {target:g} was not reached; the lowest held-out loss is "
+            f"{best:.4f}. Increase schedule.total_steps or try another recipe"
         )
     before = [line for line in lines.train if line["step"] <= reached["step"]]
     config = load_config(read_recipe(run / "config.yaml", []))
@@ -143,7 +145,7 @@ def _device(run: Path) -> str:
 
 
 def read_records(file: Path) -> list[Record]:
-    """Return the records of a file, one JSON object a line.
+    """Return the records of a file, one JSON object per line.
 
     Raises:
         DataError: a line is no record, or was changed; names the line.
@@ -159,9 +161,9 @@ def read_records(file: Path) -> list[Record]:
         try:
             record = Record(**parse_json(line))
         except (ValueError, TypeError):
-            raise DataError(f"{file}: line {number} is no record") from None
+            raise DataError(f"{file}: line {number} is not a record") from None
         if record.digest() != record.sha256:
-            raise DataError(f"{file}: line {number} was changed: its checksum does not match")
+            raise DataError(f"{file}: line {number} has been changed: its checksum does not match")
         records.append(record)
     return records
 

@@ -95,7 +95,7 @@ def prepare(args: argparse.Namespace, work: Path) -> None:
     try:
         preparation.prepare(request)
     except OtherSettings as error:
-        hint = "choose another --work DIR (make run WORK=DIR)"
+        hint = "choose another folder with --work DIR (make run WORK=DIR)"
         raise DataError(f"{error.what}; {hint}") from error
 
 
@@ -125,7 +125,7 @@ def prepare_facts(work: Path) -> facts.Facts:
     from data_prep import prepare as preparation
     from data_prep.request import PrepRequest
 
-    say("write sentences about countries")
+    say("write the sentences about countries")
     folder = work / "facts"
     told = facts.tell(facts.fetch(folder))
     facts.write(told, folder)
@@ -151,7 +151,7 @@ def export_model(run: Path, model: Path) -> None:
     mark = model / MARK
     newest = step_folders(run / "checkpoints")[0]
     if mark.is_file() and parse_json(mark.read_text())["origin"] == newest.name:
-        print(f"{model}: done before", file=sys.stderr)
+        print(f"{model}: already done", file=sys.stderr)
         return
     print(f"wrote {export(run, model, overwrite=True)}", file=sys.stderr)
 
@@ -171,18 +171,18 @@ def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict
     from bertds.config.load import load_config
     from bertds.pipeline.questions import ask_facts, ask_prompts, held_out_data
     from bertds.pretrained.evaluate import evaluate
-    from bertds.pretrained.load import open_trained
+    from bertds.pretrained.load import load_pretrained
 
     say("evaluate on held-out text")
     stamp = {run.name: (run / "DONE").stat().st_mtime_ns for run in runs}
     if file.is_file():
         before: dict[str, Any] = parse_json(file.read_text())
         if before.get("stamp") == stamp and "prompts" in before:
-            print(f"{file}: done before", file=sys.stderr)
+            print(f"{file}: already done", file=sys.stderr)
             return before
     result: dict[str, Any] = {"stamp": stamp}
     for run in runs:
-        trained = open_trained(run)
+        trained = load_pretrained(run)
         config = load_config(trained.manifest["recipe"])
         scores = evaluate(trained, held_out_data(config), "validation", 32)
         result[run.name] = {"sequence_length": config.data.sequence_length, **scores}

@@ -33,7 +33,7 @@ def close(work: Path, runs: list[Path], scores: dict[str, Any]) -> None:
     if program.is_relative_to(Path.cwd()):
         program = program.relative_to(Path.cwd())
     question = next((p["text"] for p in scores["prompts"]), "the capital of france is [MASK] .")
-    console.print("Next: ask it something yourself, or train it on a text of your own:")
+    console.print("Next: try a sentence of your own, or train on your own text:")
     asked = shlex.quote(question)
     for command in (
         f"  {program} predict --task fill-mask --model {work / 'model'} <<< {asked}",
@@ -49,14 +49,14 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
     from bertds.monitor.run_files import read_metrics
 
     table = Table(
-        title="Scores on held-out text (losses in nats; MLM masked LM, NSP next sentence)",
+        title="Scores on held-out text (losses in nats; MLM = masked LM, NSP = next sentence)",
         title_justify="left",
     )
     with_pairs = any("nsp_accuracy" in scores[run.name] for run in runs)
-    pairs = ("NSP accuracy", "larger label") if with_pairs else ()
+    pairs = ("NSP accuracy", "majority label") if with_pairs else ()
     for column in (
         "run",
-        "tokens",
+        "row length",
         "MLM loss",
         "unigram entropy",
         "MLM accuracy",
@@ -87,12 +87,19 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
 
 
 def _places(work: Path, runs: list[Path]) -> list[tuple[str, str]]:
-    places = [("data", "token shards, tokenizer, manifest.json; report.html says what was dropped")]
+    places = [
+        (
+            "data",
+            "token shards, tokenizer, manifest.json; report.html shows what was dropped and why",
+        )
+    ]
     if (work / "facts").is_dir():
-        places.append(("facts", "train.txt, and the held-out sentences in held_out.txt"))
+        places.append(
+            ("facts", "training sentences in train.txt, held-out sentences in held_out.txt")
+        )
     places += [(run.name, "run folder: metrics.jsonl, checkpoints, log.txt") for run in runs]
-    places.append(("model", "the Hugging Face folder, for transformers"))
-    places.append(("report", "index.html: curves, answers over time, settings; open it"))
+    places.append(("model", "the model as a Hugging Face folder, for transformers"))
+    places.append(("report", "open index.html in a browser: curves, answers over time, settings"))
     return places
 
 
@@ -102,7 +109,7 @@ def _print_prompts(console: Console, prompts: list[dict[str, str]]) -> None:
 
     if not prompts:
         return
-    title = "What it answers: held-out sentences (✓ right)"
+    title = "Answers to held-out sentences (✓ = correct)"
     table = Table(title=title, title_justify="left")
     for column in ("sentence", "answer", "before training", "after training", "most frequent word"):
         table.add_column(column)
@@ -129,29 +136,29 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
         right = sum(prompt["after"] == prompt["answer"] for prompt in prompts)
         if below < UNIGRAM_MARGIN:
             return [
-                "The model knows how often words occur in your text and nothing more: its held-out "
-                f"loss is {own['mlm_loss']:.2f}, word frequencies alone reach "
-                f"{own['unigram_entropy']:.2f}. It needs more steps, or shorter rows: "
-                "--set schedule.total_steps=10000 data.sequence_length=64."
+                "So far the model has learned only how often words occur in your text: its "
+                f"held-out loss is {own['mlm_loss']:.2f}, and word frequencies alone reach "
+                f"{own['unigram_entropy']:.2f}. Train for more steps, or with shorter rows: --set "
+                "schedule.total_steps=10000 data.sequence_length=64."
             ]
         return [
-            "The model knows more about your text than how often words occur: its held-out loss is "
-            f"{below:.2f} nats below what word frequencies alone reach. {right} of {len(prompts)} "
-            "held-out words are right."
+            "The model has learned more about your text than how often words occur: its held-out "
+            f"loss is {below:.2f} nats lower than that of word frequencies alone. It predicts "
+            f"{right} of {len(prompts)} held-out words correctly."
         ]
     asked = ", ".join(
-        f"{counts['right'] / counts['asked']:.0%} of {counts['asked']} about a {kind} "
-        f"(a guess among {counts['answers']}: {1 / counts['answers']:.0%})"
+        f"{counts['right'] / counts['asked']:.0%} of {counts['asked']} about a {kind} (guessing "
+        f"among {counts['answers']} answers: {1 / counts['answers']:.0%})"
         for kind, counts in scores["questions"].items()
     )
     before, after = (
         sum(prompt[key] == prompt["answer"] for prompt in prompts) for key in ("before", "after")
     )
     return [
-        f"{after} of {len(prompts)} right after training, {before} before. Of all held-out "
-        f"sentences it completes {asked}.",
-        "This shows understanding on a small scale: none of these sentences was in the training "
-        "text, so the model found the fact in sentences of another form.",
+        f"{after} of {len(prompts)} answers are correct after training, and {before} before. Of "
+        f"all held-out sentences, it answers correctly {asked}.",
+        "None of these sentences is in the training text: the model learned each fact from "
+        "sentences that are worded differently.",
     ]
 
 
@@ -174,8 +181,9 @@ def real_run() -> str:
         )
     hours, dollars = (sum(getattr(plan, key) for plan in plans) for key in ("hours", "dollars"))
     return (
-        f"A real run, BERT-large on Wikipedia and books ({' and '.join(REAL_RECIPES)}), gives a "
-        "model that answers questions on a text it is shown (published: SQuAD 1.1 F1 of about 91). "
-        f"One node of {gpu.devices_per_node} {gpu.name.upper()} needs about {hours:.0f} hours and "
-        f"${dollars:,.0f} for it (by: bertds plan --config large_phase1 --gpu {REAL_GPU})."
+        f"A full run, BERT-large on Wikipedia and books ({' and '.join(REAL_RECIPES)}), produces "
+        "a model that answers questions about a given text (published: SQuAD 1.1 F1 of about "
+        f"91). One node of {gpu.devices_per_node} {gpu.name.upper()} takes about {hours:.0f} "
+        f"hours, at a cost of about ${dollars:,.0f} (estimated by: bertds plan --config "
+        f"large_phase1 --gpu {REAL_GPU})."
     )

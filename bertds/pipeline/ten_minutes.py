@@ -114,7 +114,7 @@ class TenMinutes:
         done = _read(run / "blimp.json")
         wanted = (locate(run).manifest["step"], self.limit or None)
         if (done.get("step"), done.get("limit")) == wanted:
-            print(f"{run / 'blimp.json'}: done before")
+            print(f"{run / 'blimp.json'}: already done")
             return
         limit = ["--limit", str(self.limit)] if self.limit else []
         self.evaluate([str(run), "--blimp", self.blimp, *limit])
@@ -136,7 +136,7 @@ class TenMinutes:
             say(f"fine-tune {task}")
             result = out / "results.json"
             if result.is_file() and result.stat().st_mtime >= stamp:
-                print(f"{result}: done before")
+                print(f"{result}: already done")
                 continue
             self.finetune(
                 ["--task", task, "--model", str(self.work / "model"), "--data", self.glue]
@@ -145,11 +145,11 @@ class TenMinutes:
 
 
 def table(work: Path, recipe: str) -> str:
-    """Return our row beside the published ones; ``-`` where something was not measured."""
+    """Return our row next to the published ones; ``-`` where something was not measured."""
     blimp = _read(work / "run" / "blimp.json")
     score = f"{blimp['overall']:.1f}" if blimp else "-"
     if blimp.get("limit"):
-        score += f" (first {blimp['limit']} pairs of each)"
+        score += f" (first {blimp['limit']} pairs of each file)"
     tasks, means = [], []
     for task in TASKS:
         value = _dev_score(_read(work / "finetune" / task / "results.json"))
@@ -165,8 +165,8 @@ def table(work: Path, recipe: str) -> str:
     for published, theirs, glue in PUBLISHED:
         lines.append(f"{published:<50} {theirs:<14}" + " " * 7 * len(TASKS) + f" {glue:>6}")
     lines.append(
-        "dev scores in percent: accuracy, MRPC's F1, CoLA's Matthews correlation. A published mean "
-        "is over all of GLUE, as BabyLM has it."
+        "Dev scores in percent: accuracy; F1 for MRPC; Matthews correlation for CoLA. Published "
+        "means are over all GLUE tasks, as reported by BabyLM."
     )
     return "\n".join(lines)
 

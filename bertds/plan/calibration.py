@@ -1,4 +1,4 @@
-"""What a run says about its machine: speed, row length, memory beside the tensors."""
+"""What a run says about its machine: speed, row length, memory in addition to the tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Calibration:
     and gradients."""
     tokens_per_row: float
     base_bytes: float
-    """Memory that is there beside what :func:`bertds.cost_model.memory.estimate` counts."""
+    """Memory that is there in addition to what :func:`bertds.cost_model.memory.estimate` counts."""
     stall_share: float
     """Share of the time that training waited for the loader."""
     memory_rate: float | None = None
@@ -49,7 +49,7 @@ def check_calibration(calibration: Calibration, hardware: Hardware, precision: s
     """Refuse measurements of another kind of device or of another precision.
 
     Raises:
-        ConfigError: the run cannot tell how quick the planned one will be.
+        ConfigError: the run does not show how quick the planned one will be.
     """
     start = f"--calibrate {calibration.run}: that run trained on"
     on_cpu = calibration.device == "cpu"
@@ -57,19 +57,19 @@ def check_calibration(calibration: Calibration, hardware: Hardware, precision: s
         planned = "the CPU" if hardware.name == "cpu" else f"{hardware.name} GPUs"
         trained = "a CPU" if on_cpu else calibration.device or "a GPU"
         raise ConfigError(
-            f"{start} {trained}, which says nothing about {planned}; plan with "
-            f"{'--gpu cpu' if on_cpu else 'that --gpu'}, or leave --calibrate out"
+            f"{start} {trained}, which does not apply to {planned}; plan with "
+            f"{('--gpu cpu' if on_cpu else 'that --gpu')}, or omit --calibrate"
         )
     kind = None if on_cpu else kind_of(calibration.device)
     if kind is not None and kind.peak_half != hardware.peak_half:
         raise ConfigError(
-            f"{start} {calibration.device}, which says nothing about {hardware.name} GPUs; plan "
-            f"with --gpu {kind.name}, or leave --calibrate out"
+            f"{start} {calibration.device}, which does not apply to {hardware.name} GPUs; plan "
+            f"with --gpu {kind.name}, or omit --calibrate"
         )
     if (calibration.precision == "fp32") != (precision == "fp32"):
         raise ConfigError(
-            f"{start} {calibration.device or 'a GPU'} in {calibration.precision}, and the plan is "
-            f"for {precision}, whose speed differs; calibrate with a run in {precision}"
+            f"{start} {calibration.device or 'a GPU'} in {calibration.precision}, but the plan is "
+            f"for {precision}, which has a different speed; calibrate with a run in {precision}"
         )
 
 
@@ -81,7 +81,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
     """
     for name in ("config.yaml", "deepspeed.json", "metrics.jsonl"):
         if not (run / name).is_file():
-            raise DataError(f"{run}: no {name} there; give a run folder that has trained")
+            raise DataError(f"{run}: {name} is missing; give a run folder that has trained")
     from bertds.checkpoint.find import step_folders
     from bertds.checkpoint.manifest import read_manifest
 
@@ -133,7 +133,7 @@ def calibrate(run: Path) -> Calibration:
     config, values, words, ranks = read_run(run)
     lines = train_lines(run)
     if len(lines) < 2:
-        raise DataError(f"{run}: {len(lines)} train lines; let it train for two or more")
+        raise DataError(f"{run}: {len(lines)} training lines; train until it has at least 2")
     settings = check_deepspeed_values(values)
     device = device_of(run, lines)
     begin = max(1, len(lines) // 5)  # the first ones compile, fill caches, warm up

@@ -126,7 +126,7 @@ def forecast(
     """Forecast one phase.
 
     Raises:
-        ConfigError: the global batch cannot be cut for so many devices.
+        ConfigError: the global batch cannot be cut for this number of devices.
     """
     batch = (
         replace(settings, train_micro_batch_size_per_gpu=micro_batch).batch_plan(

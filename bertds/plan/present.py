@@ -59,22 +59,23 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
         f"{plan.shape.precision}, {plan.shape.optimizer}\n"
     )
     print(
-        f"memory of a device    {plan.memory_gib:9.2f} GiB of {plan.hardware.memory_gib:.1f}: "
-        f"{'fits' if plan.fits else 'DOES NOT FIT'}"
+        f"memory per device     {plan.memory_gib:9.2f} GiB of {plan.hardware.memory_gib:.1f}: "
+        f"{('fits' if plan.fits else 'DOES NOT FIT')}"
     )
     for name in dataclasses.asdict(memory):
         print(f"  {name:<18}  {getattr(memory, name) / gib:9.2f}")
     print("  fits, by stage: " + fitting_layouts(plan))
     print(
-        f"time of a step        {step.total:9.3f} s   (arithmetic {step.arithmetic:.3f}, optimizer "
-        f"{step.optimizer:.3f}, network {step.exposed:.3f}, stragglers {step.stragglers:.3f})"
+        f"time per step         {step.total:9.3f} s   (arithmetic {step.arithmetic:.3f}, "
+        f"optimizer {step.optimizer:.3f}, network {step.exposed:.3f}, stragglers "
+        f"{step.stragglers:.3f})"
     )
     print(
         f"time of the phase     {in_words(plan.hours * 3600):>11}   MFU {plan.mfu:.1%}, "
         f"{step.bound_by}-bound"
     )
     print(
-        f"sent per step         {step.bytes_sent / 1e9:9.3f} GB by each device, "
+        f"sent per step         {step.bytes_sent / 1000000000.0:9.3f} GB per device, "
         f"{step.communication:.3f} s"
     )
     print(
@@ -88,8 +89,8 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
     print(f"cost                  {plan.dollars:9,.0f} dollars at {plan.price:g} per device-hour")
     shards = args.corpus_tokens * (2 if args.vocab_size < 65_536 else 4) * 1.03
     print(
-        f"disk                  {shards / gib:9.1f} GiB token shards, "
-        f"{plan.checkpoint_gib:.2f} GiB a checkpoint"
+        f"disk                  {shards / gib:9.1f} GiB token shards, {plan.checkpoint_gib:.2f} "
+        "GiB per checkpoint"
     )
     print("\nassumptions")
     print(f"  machine: {plan.hardware.source}")
@@ -101,14 +102,15 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
         )
     else:
         print(
-            f"  calibrated by {calibration.run}: {calibration.rate / 1e12:.4g} TFLOP/s a device, "
-            f"{calibration.tokens_per_row:.1f} tokens a row, {calibration.base_bytes / gib:.2f} "
-            f"GiB beside the tensors, {calibration.stall_share:.1%} of the time in stalls"
+            f"  calibrated by {calibration.run}: {calibration.rate / 1000000000000.0:.4g} TFLOP/s "
+            f"per device, {calibration.tokens_per_row:.1f} tokens per row, "
+            f"{calibration.base_bytes / gib:.2f} GiB in addition to the tensors, "
+            f"{calibration.stall_share:.1%} of the time waiting for data"
         )
         if calibration.memory_rate is not None:
             print(f"  optimizer at {calibration.memory_rate / 1e9:.3g} GB/s, measured by that run")
     length = plan.shape.sequence_length
-    origin = "Wikipedia; --mean-tokens changes it"
+    origin = "Wikipedia; change it with --mean-tokens"
     if args.mean_tokens is not None:
         origin = "--mean-tokens"
     elif calibration is not None and calibration.sequence_length == length:
@@ -118,7 +120,7 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
         "  network: half of the nominal bandwidth; 1 % stragglers per doubling of the nodes "
         "(fit to DLE's 64 DGX-2H)"
     )
-    print("  energy: devices with their share of the node at full load, no cooling")
+    print("  energy: devices and their share of the node at full load, without cooling")
 
 
 def show(rows: list[Forecast], *, as_json: bool) -> None:
@@ -145,6 +147,6 @@ def show(rows: list[Forecast], *, as_json: bool) -> None:
         )
         print(" ".join(f"{cell:>{width}}" for cell, width in zip(cells, (*widths, 8))))
     print(
-        f"\n{len(rows)} layouts tried; of each stage and number of devices the quickest that "
-        "fits.\n--json prints all, and what bounds each."
+        f"\n{len(rows)} layouts compared. Shown: the fastest that fits, by stage and devices."
+        "\nUse --json to print all of them and what limits each."
     )

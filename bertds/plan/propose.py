@@ -89,21 +89,20 @@ def propose(
         enough = min(tokens, EPOCHS * corpus_tokens) >= TOKENS_PER_PARAMETER * found.parameters
         scarce = "time" if tokens < EPOCHS * corpus_tokens else "text"
         if size:
-            best = replace(
-                found, why="as asked for" if enough else f"there is little {scarce} for it"
-            )
+            best = replace(found, why="as requested" if enough else f"limited by {scarce}")
         elif best is None or enough:
             best = replace(
                 found,
-                why=f"the largest that sees {TOKENS_PER_PARAMETER} tokens per parameter"
+                why=f"the largest that can be trained on {TOKENS_PER_PARAMETER} tokens per "
+                "parameter"
                 if enough
-                else f"the smallest; there is little {scarce}",
+                else f"the smallest; limited by {scarce}",
             )
     if best is None:
         what = f"the model {size}" if size else "a model"
         raise ConfigError(
             f"{devices_per_node * nodes} x {hardware.name}, {hours:g} hours: {what} does not fit "
-            "the memory, or the time is too short for ten steps"
+            "in memory, or the time is too short for 10 steps"
         )
     return best
 

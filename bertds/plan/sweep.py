@@ -1,4 +1,4 @@
-"""Many layouts side by side: ZeRO stages, micro batches, node counts."""
+"""Many layouts next to each other: ZeRO stages, micro batches, node counts."""
 
 from __future__ import annotations
 

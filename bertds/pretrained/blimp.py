@@ -65,7 +65,8 @@ def read_pairs(folder: Path | str, limit: int = 0) -> list[Pair]:
     files = sorted(folder.glob("*.jsonl")) or sorted((folder / "data").glob("*.jsonl"))
     if not files:
         raise DataError(
-            f"--blimp {folder}: no *.jsonl in it; unpack the data folder of the BLiMP repository"
+            f"--blimp {folder}: contains no *.jsonl files; give the data folder of the BLiMP "
+            "repository"
         )
     pairs: list[Pair] = []
     for file in files:
@@ -76,7 +77,7 @@ def read_pairs(folder: Path | str, limit: int = 0) -> list[Pair]:
         numbered = [(n, line) for n, line in enumerate(lines, 1) if line.strip()]
         pairs += [_pair(file, n, line) for n, line in numbered[: limit or None]]
     if not pairs:
-        raise DataError(f"--blimp {folder}: its files hold no pair")
+        raise DataError(f"--blimp {folder}: its files contain no pairs")
     return pairs
 
 
@@ -145,11 +146,11 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig) 
     scored = [position for position, is_special in enumerate(special) if not is_special]
     if len(ids) > config.max_position_embeddings:
         raise DataError(
-            f"{text[:60]!r}: {len(ids)} tokens, and the model reads at most "
+            f"{text[:60]!r}: {len(ids)} tokens, but the model reads at most "
             f"{config.max_position_embeddings}"
         )
     if not scored:
-        raise DataError(f"{text[:60]!r}: the tokenizer leaves no token of it")
+        raise DataError(f"{text[:60]!r}: the tokenizer returns no tokens for it")
     return _Sentence(ids, scored)
 
 

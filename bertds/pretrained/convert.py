@@ -9,13 +9,13 @@ import torch
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import CheckpointError
 from bertds.pretrained import hf_config, hf_weights
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 from bertds.pretrained.output_folder import copy_tokenizer, fresh_folder
 from bertds.system.atomic_files import write_json
 
 
 def convert(
-    trained: Trained, to: str, out: Path, *, cased: bool = False, overwrite: bool = False
+    trained: PretrainedModel, to: str, out: Path, *, cased: bool = False, overwrite: bool = False
 ) -> Path:
     """Write an opened model. The folder appears whole or not at all.
 
@@ -23,7 +23,7 @@ def convert(
         trained: of :func:`opened`.
         to: hf or dle.
         out: must be absent or empty, or with ``overwrite`` an earlier conversion.
-        cased: whether the vocabulary is cased, where nothing beside it says so.
+        cased: whether the vocabulary is cased, where nothing next to it says so.
         overwrite: replace an earlier conversion.
 
     Raises:
@@ -31,7 +31,7 @@ def convert(
         CheckpointError: a Hugging Face folder needs a vocabulary and there is none.
     """
     if to == "hf" and trained.tokenizer_folder is None:
-        raise CheckpointError(f"{trained.origin}: no vocab.txt beside it; give --vocab FILE")
+        raise CheckpointError(f"{trained.origin}: vocab.txt is missing; give --vocab FILE")
     with fresh_folder(out, overwrite=overwrite) as folder:
         if to == "hf":
             _write_hf(trained, folder, cased)
@@ -40,7 +40,7 @@ def convert(
     return out
 
 
-def _write_hf(trained: Trained, folder: Path, cased: bool) -> None:
+def _write_hf(trained: PretrainedModel, folder: Path, cased: bool) -> None:
     from safetensors.torch import save_file
 
     config = hf_config.config_to_transformers(trained.config, trained.vocab_size)
@@ -50,7 +50,7 @@ def _write_hf(trained: Trained, folder: Path, cased: bool) -> None:
     copy_tokenizer(trained.tokenizer_folder, folder, trained.config.max_position_embeddings, cased)
 
 
-def _write_dle(trained: Trained, folder: Path) -> None:
+def _write_dle(trained: PretrainedModel, folder: Path) -> None:
     config = hf_config.config_to_transformers(trained.config, trained.vocab_size)
     # DLE computes the tanh form whatever the word says; it knows only this one.
     config["hidden_act"] = "gelu"
@@ -58,7 +58,7 @@ def _write_dle(trained: Trained, folder: Path) -> None:
         config.pop(key)
     write_json(folder / "bert_config.json", config)
     if trained.config.hidden_act == "gelu":
-        print("note: the model was trained with the erf GELU; DLE computes the tanh form")
+        print("note: the model was trained with the erf GELU; DLE uses the tanh form")
     step = int(trained.manifest.get("step", 0))
     state = {
         name: tensor.clone() for name, tensor in hf_weights.to_dle_state_dict(trained.model).items()
@@ -69,8 +69,8 @@ def _write_dle(trained: Trained, folder: Path) -> None:
         tokenizer = load_tokenizer_info(trained.tokenizer_folder)
         if not tokenizer.is_wordpiece:
             raise CheckpointError(
-                f"{trained.origin}: DLE reads WordPiece's vocab.txt, its tokenizer is "
-                f"{tokenizer.model}; convert it to hf"
+                f"{trained.origin}: DLE requires a WordPiece vocab.txt, but the tokenizer is "
+                f"{tokenizer.model}; convert to hf instead"
             )
         text = "".join(f"{token}\n" for token in tokenizer.vocabulary())
         (folder / "vocab.txt").write_text(text, encoding="utf-8", newline="\n")

@@ -14,11 +14,11 @@ from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import CheckpointError, DataError
 from bertds.model.bert import PreTrainingOutput
 from bertds.monitor.scoring import score
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 
 
 def evaluate(
-    trained: Trained, data: DataConfig, split: str, batch: int, max_samples: int = 0
+    trained: PretrainedModel, data: DataConfig, split: str, batch: int, max_samples: int = 0
 ) -> dict[str, float]:
     """Score a model on one split.
 
@@ -106,18 +106,21 @@ def majority_share(counts: np.ndarray) -> float:
     return float(counts.max() / max(1, counts.sum()))
 
 
-def _check_vocabulary(trained: Trained, source: Source) -> None:
+def _check_vocabulary(trained: PretrainedModel, source: Source) -> None:
     tokenizer = source.tokenizer
     if tokenizer.vocab_size != trained.vocab_size:
         raise DataError(
-            f"{trained.origin}: its vocabulary has {trained.vocab_size} tokens, the data's "
-            f"{tokenizer.vocab_size}; score it on data prepared with its own vocab.txt"
+            f"{trained.origin}: its vocabulary has {trained.vocab_size} tokens, but that of the "
+            f"data has {tokenizer.vocab_size}; use data prepared with the model's own vocab.txt"
         )
     theirs = trained.manifest.get("tokenizer", {}).get("fingerprint")
     if theirs and theirs != tokenizer.fingerprint:
-        raise DataError(f"{trained.origin}: another vocabulary than the data's, of the same size")
+        raise DataError(
+            f"{trained.origin}: the vocabulary differs from that of the data, "
+            "although the size is the same"
+        )
     folder = trained.tokenizer_folder
     if folder is None or not tokenizer.files or theirs:
         return
     if load_tokenizer_info(folder).vocabulary() != tokenizer.vocabulary():
-        raise CheckpointError(f"{folder}: another vocabulary than {tokenizer.main_file}")
+        raise CheckpointError(f"{folder}: the vocabulary differs from {tokenizer.main_file}")

@@ -11,7 +11,7 @@ from bertds import __version__
 from bertds.errors import CheckpointError
 from bertds.monitor.best_checkpoint import best_checkpoint
 from bertds.pretrained import hf_config, hf_weights
-from bertds.pretrained.load import Trained, open_trained
+from bertds.pretrained.load import PretrainedModel, load_pretrained
 from bertds.pretrained.model_card import model_card
 from bertds.pretrained.output_folder import check_output, fresh_folder
 from bertds.system.atomic_files import write_json
@@ -40,14 +40,14 @@ def export(
 
     Raises:
         ConfigError: ``out`` holds something.
-        CheckpointError: there is no intact checkpoint, no tokenizer beside it, or, with ``best``,
+        CheckpointError: there is no intact checkpoint, no tokenizer next to it, or, with ``best``,
             no held-out loss of any.
     """
     out = Path(out)
     check_output(out, overwrite=overwrite)
-    trained = open_trained(best_checkpoint(Path(run)) if best else run, average=average)
+    trained = load_pretrained(best_checkpoint(Path(run)) if best else run, average=average)
     if trained.tokenizer_folder is None:
-        raise CheckpointError(f"{run}: no tokenizer/vocab.txt beside it, which an export needs")
+        raise CheckpointError(f"{run}: tokenizer/vocab.txt is missing, which an export requires")
     origin, step = trained.origin.name, trained.manifest.get("step")
     mark = {"bertds": __version__, "origin": origin, "step": step}
     with fresh_folder(out, overwrite=overwrite, mark=mark) as folder:
@@ -57,7 +57,7 @@ def export(
     return out
 
 
-def _write(trained: Trained, folder: Path) -> None:
+def _write(trained: PretrainedModel, folder: Path) -> None:
     manifest = trained.manifest
     tokenizer = manifest.get("tokenizer", {})
     pad = tokenizer.get("special_ids", {}).get("pad", 0)

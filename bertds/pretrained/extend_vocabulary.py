@@ -1,4 +1,4 @@
-"""Give a model new words: a domain's vocabulary beside the old one (or in its place).
+"""Give a model new words: a domain's vocabulary in addition to the old one (or in its place).
 
 A new piece starts as the mean of the vectors of the pieces that the old vocabulary cuts it into,
 so that the model begins near what it knew (Gee et al. 2022, Fast Vocabulary Transfer). Its output
@@ -21,7 +21,7 @@ from bertds.errors import ConfigError, DataError
 from bertds.model.build import PreTrainingModel, build_model
 from bertds.pretrained import hf_weights
 from bertds.pretrained.convert import convert
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 from bertds.pretrained.transformers_api import open_model
 from bertds.system.atomic_files import write_json
 
@@ -29,10 +29,10 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def read_pieces(path: Path) -> list[str]:
-    """Read one piece a line.
+    """Read one piece per line.
 
     Raises:
-        DataError: an empty line, a blank inside a piece, or a piece that stands there twice.
+        DataError: an empty line, a blank inside a piece, or a piece that occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -42,9 +42,9 @@ def read_pieces(path: Path) -> list[str]:
     seen: dict[str, int] = {}
     for number, piece in enumerate(pieces, start=1):
         if not piece or piece != piece.strip():
-            raise DataError(f"{path}, line {number}: an empty piece, or blanks around it")
+            raise DataError(f"{path}, line {number}: the token is empty or surrounded by spaces")
         if piece in seen:
-            raise DataError(f"{path}, line {number}: {piece!r} is in line {seen[piece]} already")
+            raise DataError(f"{path}, line {number}: {piece!r} is already on line {seen[piece]}")
         seen[piece] = number
     return pieces
 
@@ -74,7 +74,9 @@ def split_piece(piece: str, vocabulary: dict[str, int]) -> list[int]:
     return numbers
 
 
-def extended(trained: Trained, old: list[str], new: list[str]) -> tuple[PreTrainingModel, int]:
+def extended(
+    trained: PretrainedModel, old: list[str], new: list[str]
+) -> tuple[PreTrainingModel, int]:
     """Return the model with another vocabulary, and how many pieces had no split.
 
     A piece that both vocabularies hold keeps its vector; another one gets the mean of its old
@@ -124,13 +126,15 @@ def extend(
         vocab = vocabulary_path(vocab)
         vocab = vocab / "vocab.txt" if vocab.is_dir() else vocab
     if (words is None) == (vocab is None):
-        raise ConfigError("give --words FILE (pieces to add) or --vocab FILE (a whole vocabulary)")
+        raise ConfigError("give --words FILE (tokens to add) or --vocab FILE (a whole vocabulary)")
     trained = open_model(source)
     if trained.tokenizer_folder is None:
-        raise DataError(f"{source}: no vocab.txt and no tokenizer.json beside it")
+        raise DataError(f"{source}: neither vocab.txt nor tokenizer.json found")
     tokenizer = load_tokenizer_info(trained.tokenizer_folder)
     if not tokenizer.is_wordpiece:
-        raise DataError(f"{source}: its tokenizer is {tokenizer.model}; only WordPiece is extended")
+        raise DataError(
+            f"{source}: the tokenizer is {tokenizer.model}; only WordPiece can be extended"
+        )
     old = tokenizer.vocabulary()
     given = read_pieces(words or vocab)  # type: ignore[arg-type]
     if words is not None:
@@ -143,7 +147,7 @@ def extend(
         new = given
     added = len(set(new) - set(old))
     if not added:
-        raise DataError(f"{words or vocab}: the model knows all of these pieces")
+        raise DataError(f"{words or vocab}: the model already has all of these tokens")
     model, unsplit = extended(trained, old, new)
     with tempfile.TemporaryDirectory(prefix="bertds-") as folder:
         (Path(folder) / "vocab.txt").write_text("\n".join(new) + "\n", encoding="utf-8")

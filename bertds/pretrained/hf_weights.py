@@ -79,7 +79,7 @@ def to_transformers_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
 def to_dle_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
     """Return the model's weights as NVIDIA DLE names and pads them (key ``model`` of its file)."""
     if model.config.style == "modern":
-        raise CheckpointError("model.style=modern: DLE has no such encoder; convert --to hf")
+        raise CheckpointError("model.style=modern: not supported by DLE; use --to hf")
     rows = _round_up(model.vocab_size, DLE_VOCABULARY_MULTIPLE)
     state_dict = {}
     for name, tensor in to_transformers_state_dict(model).items():
@@ -96,7 +96,7 @@ def to_dle_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
 
 
 def origin_of(names: Iterable[str]) -> Literal["transformers", "dle"]:
-    """Tell by its names whether a state dict comes from DLE (tanh GELU) or transformers."""
+    """Return, by its names, whether a state dict comes from DLE (tanh GELU) or transformers."""
     return "dle" if any(_DLE_NAME.search(name) for name in names) else "transformers"
 
 
@@ -126,7 +126,7 @@ def load_transformers_state_dict(
     partial = [name for name in missing if not name.startswith(_HEADS)]
     if partial:
         raise CheckpointError(
-            f"the weights lack {len(partial)} of the encoder's tensors: {_listed(partial)}"
+            f"the weights do not include {len(partial)} tensors of the encoder: {_listed(partial)}"
         )
     values = {}
     for name, parameter in own.items():
@@ -137,14 +137,14 @@ def load_transformers_state_dict(
             shape = torch.Size((model.vocab_size, *shape[1:]))
             if tensor.shape[0] not in allowed_rows:
                 raise CheckpointError(
-                    f"{name}: the weights have a vocabulary of {tensor.shape[0]} words, "
-                    f"the data's tokenizer has {model.vocab_size}"
+                    f"{name}: the weights have a vocabulary of {tensor.shape[0]} tokens, but the "
+                    f"tokenizer of the data has {model.vocab_size}"
                 )
             tensor = tensor[: model.vocab_size]
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{name}: the weights have shape {tuple(tensor.shape)}, "
-                f"the recipe's model has {tuple(shape)}"
+                f"{name}: the weights have shape {tuple(tensor.shape)}, but the model of the "
+                f"recipe has {tuple(shape)}"
             )
         tensor = _with_rows(tensor, parameter.shape[0])
         values[name] = tensor
@@ -165,7 +165,7 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu":
-            raise CheckpointError(f"{path}: {name} is no plain tensor")
+            raise CheckpointError(f"{path}: {name} is not a plain tensor")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
                 f"{path}: {name} has the shape {tuple(tensor.shape)}, and "
@@ -196,7 +196,7 @@ def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             renamed[original] = tensor
         elif not torch.equal(tensor, renamed[original]):
             raise CheckpointError(
-                f"{copy} differs from {original}: a model whose word tables are not tied"
+                f"{copy} differs from {original}: models with untied embeddings are not supported"
             )
     return renamed
 
@@ -206,8 +206,8 @@ def _check_layers(model: PreTrainingModel, source: Mapping[str, Tensor]) -> None
     expected = model.config.num_hidden_layers
     if len(layers) != expected:
         raise CheckpointError(
-            f"the weights have {len(layers)} encoder layers, "
-            f"the recipe's model.num_hidden_layers is {expected}"
+            f"the weights have {len(layers)} encoder layers, but model.num_hidden_layers in the "
+            f"recipe is {expected}"
         )
 
 

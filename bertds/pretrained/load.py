@@ -19,7 +19,7 @@ from bertds.pretrained import hf_config, hf_weights, weight_files
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class PretrainedModel:
     """A model with what is known of it."""
 
     model: PreTrainingModel
@@ -36,7 +36,7 @@ class Trained:
     """Weights that this model has no place for (the head of a fine-tuned one)."""
 
 
-def open_trained(path: Path | str, *, average: bool = True) -> Trained:
+def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedModel:
     """Load a model with its weights on the CPU in float32.
 
     Args:
@@ -52,7 +52,7 @@ def open_trained(path: Path | str, *, average: bool = True) -> Trained:
         model = build_model(config, vocab_size)
         report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
         folder = path if has_tokenizer(path) else None
-        return Trained(
+        return PretrainedModel(
             model.eval(), config, vocab_size, path, folder, {}, report.missing, report.unexpected
         )
     reader = locate(path)
@@ -61,8 +61,8 @@ def open_trained(path: Path | str, *, average: bool = True) -> Trained:
     saved = sum(math.prod(shape) for shape in reader.shapes.values())
     if (wanted := parameter_count(config, vocab_size)) != saved:
         raise CheckpointError(
-            f"{reader.folder}: the model that its manifest describes has {wanted:,} numbers, its "
-            f"tensors have {saved:,}"
+            f"{reader.folder}: the model described in its manifest has {wanted:,} parameters, but "
+            f"its tensors have {saved:,}"
         )
     model = build_model(config, vocab_size)
     parameters = dict(model.named_parameters())
@@ -75,7 +75,7 @@ def open_trained(path: Path | str, *, average: bool = True) -> Trained:
             parameters[name].copy_(weight)
     run_dir = reader.folder.resolve().parent.parent
     folder = run_dir / "tokenizer"
-    return Trained(
+    return PretrainedModel(
         model.eval(),
         config,
         vocab_size,

@@ -12,12 +12,12 @@ from bertds.monitor.metrics_file import FILE as METRICS_FILE
 from bertds.monitor.run_files import at, read_metrics, read_object
 from bertds.monitor.setting_lines import read_changes
 from bertds.pretrained import hf_config, hf_weights
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 
 EXAMPLE = "The capital of France is {mask}."
 
 
-def model_card(trained: Trained, where: str, license_id: str = "") -> str:
+def model_card(trained: PretrainedModel, where: str, license_id: str = "") -> str:
     """Return the model card as huggingface_hub's ``ModelCard`` writes it.
 
     Args:
@@ -72,7 +72,7 @@ def model_card(trained: Trained, where: str, license_id: str = "") -> str:
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
 
 
-def _summary(trained: Trained) -> str:
+def _summary(trained: PretrainedModel) -> str:
     config = trained.config
     kind = "ModernBERT" if config.style == "modern" else "BERT"
     heads = "masked LM and next sentence" if config.next_sentence else "masked LM"
@@ -84,7 +84,7 @@ def _summary(trained: Trained) -> str:
     )
 
 
-def _example(trained: Trained, where: str) -> str:
+def _example(trained: PretrainedModel, where: str) -> str:
     mask = at(trained.manifest, "tokenizer.special_tokens.mask", str, "[MASK]")
     return (
         "```python\nfrom transformers import pipeline\n\n"
@@ -93,28 +93,30 @@ def _example(trained: Trained, where: str) -> str:
     )
 
 
-def _use(trained: Trained) -> str:
+def _use(trained: PretrainedModel) -> str:
     architecture = hf_config.config_to_transformers(trained.config, trained.vocab_size)
     return (
-        "To fill in masked words, and above all to be fine-tuned: classification of texts and of "
-        "pairs of texts, named entities, questions answered from a text, embeddings. "
-        f"transformers loads it as `{architecture['architectures'][0]}` or as any Auto class for "
-        "these tasks; `bertds finetune` does the rest."
+        "The model can fill in masked words, and is mainly intended to be fine-tuned: for "
+        "classification of texts and of pairs of texts, named entities, question answering on a "
+        "given text, and embeddings. transformers loads it as "
+        f"`{architecture['architectures'][0]}` or as any Auto class for these tasks; use `bertds "
+        "finetune` to fine-tune it."
     )
 
 
-def _limits(trained: Trained) -> str:
+def _limits(trained: PretrainedModel) -> str:
     length = at(trained.manifest, "recipe.data.sequence_length", int, 0)
     seen = f" It was trained on rows of at most {length} tokens." if length else ""
     return (
-        "It does not write text, and what it fills in is likely, not true. It repeats the views "
-        "and prejudices of its training text, and knows no other language or time than that of "
-        f"this text. It reads at most {trained.config.max_position_embeddings} tokens.{seen} "
-        "The scores below are of held-out documents of the same sources; on other text it is worse."
+        "The model does not generate text, and the words that it fills in are probable, not "
+        "necessarily true. It reflects the views and prejudices of its training text, and is "
+        "limited to the language and time of that text. It reads at most "
+        f"{trained.config.max_position_embeddings} tokens.{seen} The scores below are for "
+        "held-out documents of the same sources; on other text the model performs worse."
     )
 
 
-def _data(trained: Trained) -> str:
+def _data(trained: PretrainedModel) -> str:
     """The sources with their licences, where the prepared folder is still there."""
     facts = trained.manifest.get("data", {})
     path = at(trained.manifest, "recipe.data.path", str, "") or at(facts, "path", str, "")
@@ -132,7 +134,7 @@ def _data(trained: Trained) -> str:
     return "\n\n".join(lines)
 
 
-def _training(trained: Trained, run_dir: Path) -> list[str]:
+def _training(trained: PretrainedModel, run_dir: Path) -> list[str]:
     manifest = trained.manifest
     recipe, state = manifest.get("recipe", {}), manifest.get("state", {})
     packages = at(manifest, "versions.packages", dict, {})
@@ -171,7 +173,7 @@ def _optimizer(deepspeed: dict[str, Any]) -> str:
 
 
 def _origin(recipe: dict[str, Any]) -> str:
-    """The last part of a path: where this machine has its folders is nobody's business."""
+    """The last part of a path: where this machine has its folders is not public."""
     origin = at(recipe, "init.from", str, "")
     return Path(origin).name if origin else "random weights"
 
@@ -186,31 +188,31 @@ def _words(values: dict[str, Any]) -> str:
     )
 
 
-def _last_score(trained: Trained, run_dir: Path) -> dict[str, Any]:
+def _last_score(trained: PretrainedModel, run_dir: Path) -> dict[str, Any]:
     step = trained.manifest.get("step", 0)
     lines = read_metrics(run_dir / METRICS_FILE).validation
     return next((line for line in reversed(lines) if line["step"] <= step), {})
 
 
-def _score_words(trained: Trained, score: dict[str, Any]) -> str:
+def _score_words(trained: PretrainedModel, score: dict[str, Any]) -> str:
     if not score:
-        return "None were measured during training; `bertds evaluate` measures them."
+        return "No scores were measured during training; use `bertds evaluate` to measure them."
     loss = score["mlm_loss"]
     words = [
-        f"On held-out documents, at step {score['step']:,}: of the masked tokens "
-        f"{score['mlm_accuracy']:.1%} are filled in exactly. The loss is {loss:.3f} nats, a "
-        f"perplexity of {math.exp(min(loss, 50.0)):,.1f}: as uncertain as a fair choice among so "
-        "many words."
+        f"On held-out documents, at step {score['step']:,}: {score['mlm_accuracy']:.1%} of the "
+        f"masked tokens are predicted correctly. The loss is {loss:.3f} nats, a perplexity of "
+        f"{math.exp(min(loss, 50.0)):,.1f}: the same uncertainty as a fair choice among that "
+        "number of words."
     ]
     if score.get("unigram_entropy") is not None:
         words.append(
-            f"A model that knows only how frequent each word is has {score['unigram_entropy']:.3f} "
+            f"A model that knows only word frequencies reaches {score['unigram_entropy']:.3f} "
             "nats at best."
         )
     if score.get("nsp_accuracy") is not None:
         words.append(
-            f"Whether two segments follow each other is told right {score['nsp_accuracy']:.1%} of "
-            "the time."
+            "Whether two segments follow each other is predicted correctly "
+            f"{score['nsp_accuracy']:.1%} of the time."
         )
     return " ".join(words)
 

@@ -107,8 +107,8 @@ def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> di
         worst = max(differences.values())
         if not worst <= TOLERANCE:
             raise BertdsError(
-                f"{out}: ONNX Runtime's outputs differ by {worst:.2g} from torch's (allowed "
-                f"{TOLERANCE:g}); nothing was written"
+                f"{out}: the outputs of ONNX Runtime differ from those of torch by {worst:.2g} "
+                f"(allowed: {TOLERANCE:g}); nothing was written"
             )
         write_json(temporary / "config.json", parse_json((folder / "config.json").read_text()))
         copy_tokenizer(folder, temporary, positions, cased=False)

@@ -26,7 +26,7 @@ from bertds.model.build import build_model
 from bertds.pretrained import hf_config, hf_weights, weight_files
 from bertds.pretrained.foreign import parameter_names
 from bertds.pretrained.foreign.megatron import MegatronBert
-from bertds.pretrained.load import Trained, open_trained
+from bertds.pretrained.load import PretrainedModel, load_pretrained
 from bertds.pretrained.transformers_api import resolve
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
@@ -46,7 +46,7 @@ def opened(
     vocab: Path | None = None,
     gelu: str | None = None,
 ) -> Iterator[Any]:
-    """Open a model of any origin: yields a :class:`Trained`, or a :class:`MegatronBert`.
+    """Open a model of any origin: yields a :class:`PretrainedModel`, or a :class:`MegatronBert`.
 
     Raises:
         CheckpointError: nothing readable there, or it lacks a configuration.
@@ -68,12 +68,12 @@ def opened(
             return
         for option, given in (("config", config), ("vocab", vocab)):
             if given is not None:
-                raise ConfigError(f"--{option}: {path} has its own")
-        trained = open_trained(path)
+                raise ConfigError(f"--{option}: {path} already includes one")
+        trained = load_pretrained(path)
         yield _with_gelu(trained, gelu) if gelu else trained
 
 
-def _with_gelu(trained: Trained, gelu: str) -> Trained:
+def _with_gelu(trained: PretrainedModel, gelu: str) -> PretrainedModel:
     config = replace(trained.config, hidden_act=gelu)  # type: ignore[arg-type]
     model = build_model(config, trained.vocab_size)
     model.load_state_dict(trained.model.state_dict())
@@ -88,7 +88,7 @@ def tensorflow_prefix(path: Path) -> Path | None:
     if path.is_dir() and not (path / "config.json").is_file():
         found = sorted(path.glob("*.index"))
         if len(found) > 1:
-            raise CheckpointError(f"{path}: several checkpoints in it; name one of {found[:3]}")
+            raise CheckpointError(f"{path}: contains several checkpoints; give one of {found[:3]}")
         if found:
             return found[0].with_suffix("")
     return None
@@ -96,7 +96,7 @@ def tensorflow_prefix(path: Path) -> Path | None:
 
 def _open_tensorflow(
     prefix: Path, config: Path | None, vocab: Path | None, gelu: str | None
-) -> Trained:
+) -> PretrainedModel:
     from bertds.pretrained.foreign.tensorflow_reader import TensorFlowCheckpoint
 
     weights, _ = parameter_names.from_tensorflow(TensorFlowCheckpoint(prefix))
@@ -107,7 +107,7 @@ def _open_tensorflow(
 
 def _open_state_dict(
     path: Path, config: Path | None, vocab: Path | None, gelu: str | None
-) -> Trained | MegatronBert:
+) -> PretrainedModel | MegatronBert:
     weights, extra = read_flat(path)
     if parameter_names.is_megatron(weights):
         values = _read_config(path, config)
@@ -131,7 +131,7 @@ def _build(
     vocab: Path | None,
     gelu: str | None,
     left_out: Sequence[str] = (),
-) -> Trained:
+) -> PretrainedModel:
     config, vocab_size = hf_config.config_from_transformers(values)
     if not any(name.startswith("cls.seq_relationship") for name in weights):
         config = replace(config, next_sentence=False)
@@ -144,7 +144,7 @@ def _build(
     except CheckpointError as error:
         raise CheckpointError(f"{origin}: {error}") from None
     folder = vocab.parent if vocab is not None else None
-    return Trained(
+    return PretrainedModel(
         model.eval(),
         config,
         vocab_size,
@@ -162,8 +162,8 @@ def _read_config(path: Path, given: Path | None) -> dict[str, Any]:
     )
     if file is None:
         raise CheckpointError(
-            f"{path}: no bert_config.json beside it; give --config FILE (the number of heads "
-            "cannot be read from weights)"
+            f"{path}: bert_config.json is missing; give --config FILE (the number of heads cannot "
+            "be inferred from weights)"
         )
     try:
         values = parse_json(Path(file).read_text(encoding="utf-8"))
@@ -199,7 +199,7 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a pickle's tensors under dotted names, without running its code.
 
     Returns:
-        The tensors (of ``model``, ``state_dict`` or the top), and the plain values beside them.
+        The tensors (of ``model``, ``state_dict`` or the top), and the plain values next to them.
 
     Raises:
         CheckpointError: it cannot be read, or holds no tensors.
@@ -216,7 +216,7 @@ def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = dict(_flatten(content))
     hf_weights.check_tensors(path, tensors)
     if not tensors:
-        raise CheckpointError(f"{path}: holds no tensors")
+        raise CheckpointError(f"{path}: contains no tensors")
     return tensors, extra
 
 
@@ -261,8 +261,8 @@ def _unpack_nemo(
             if left < 0 or (name in _MOST and member.size > _MOST[name]):
                 raise CheckpointError(
                     f"{path}: {name!r:.80} has {member.size:,} bytes in an archive of "
-                    f"{path.stat().st_size:,}; if that is right, unpack it with tar and give its "
-                    "model_weights.ckpt"
+                    f"{path.stat().st_size:,}; if that is expected, unpack it with tar and give "
+                    "its model_weights.ckpt"
                 )
             file = archive.extractfile(member) if member.isfile() else None
             if file is None:

@@ -32,8 +32,8 @@ def check_output(out: Path, *, overwrite: bool = False) -> None:
         )
     if not overwrite:
         raise ConfigError(
-            f"{out}: holds an earlier export or conversion; --overwrite replaces it, or choose "
-            "another folder"
+            f"{out}: contains an earlier export or conversion; replace it with --overwrite, or "
+            "choose another folder"
         )
 
 
@@ -54,7 +54,7 @@ def fresh_folder(
     """
     check_output(out, overwrite=overwrite)
     temporary = out.with_name(f".tmp-{out.name}.{os.getpid()}")
-    grave = out.with_name(f".tmp-old-{out.name}.{os.getpid()}")
+    stale = out.with_name(f".tmp-old-{out.name}.{os.getpid()}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -62,15 +62,15 @@ def fresh_folder(
         yield temporary
         write_json(temporary / MARK, mark or {"converted": True})
         if out.exists():
-            out.rename(grave)
+            out.rename(stale)
         temporary.rename(out)
     except OSError as error:
         raise explain_os_error(error, out) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if grave.exists() and not out.exists():
-            grave.rename(out)  # the new one could not take its place
-        shutil.rmtree(grave, ignore_errors=True)
+        if stale.exists() and not out.exists():
+            stale.rename(out)  # the new one could not take its place
+        shutil.rmtree(stale, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path | None, folder: Path, length: int, cased: bool) -> None:

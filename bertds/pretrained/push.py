@@ -23,11 +23,11 @@ def check_push(repository: str) -> None:
         if repository.count("/") != 1:
             raise HFValidationError("it has no owner")
     except HFValidationError:
-        raise ConfigError(f"--push {repository}: give OWNER/NAME, as on the hub") from None
+        raise ConfigError(f"--push {repository}: give OWNER/NAME, as on the Hub") from None
     if constants.is_offline_mode():
         raise ConfigError("--push: HF_HUB_OFFLINE is set; unset it to upload")
     if not get_token():
-        raise ConfigError("--push: not logged in to the hub; run `hf auth login`, or set HF_TOKEN")
+        raise ConfigError("--push: not logged in to the Hub; run `hf auth login`, or set HF_TOKEN")
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
@@ -59,7 +59,7 @@ def push(folder: Path, repository: str, *, private: bool = False) -> str:
     except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BertdsError(
-            f"--push {repository}: the hub refused or cannot be reached ({reason}); {folder} is "
-            f"kept: hf upload {repository} {folder}"
+            f"--push {repository}: the Hub refused the upload or cannot be reached ({reason}). "
+            f"{folder} is kept; upload it with: hf upload {repository} {folder}"
         ) from error
     return str(url)

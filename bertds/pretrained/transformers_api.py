@@ -22,7 +22,7 @@ from bertds.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from bertds.pretrained.load import Trained
+    from bertds.pretrained.load import PretrainedModel
 
 __all__ = ["MODELS", "hub_id", "resolve"]
 
@@ -75,16 +75,16 @@ def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
         yield export(path, Path(folder) / "model")
 
 
-def open_model(name_or_path: Path | str, *, average: bool = True) -> Trained:
+def open_model(name_or_path: Path | str, *, average: bool = True) -> PretrainedModel:
     """Load a model as this project's own class, with what is known of it.
 
     Args:
         name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
         average: take the moving average of the weights, where a run has kept one.
     """
-    from bertds.pretrained.load import open_trained
+    from bertds.pretrained.load import load_pretrained
 
-    return open_trained(resolve(name_or_path), average=average)
+    return load_pretrained(resolve(name_or_path), average=average)
 
 
 def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **arguments: Any) -> Any:
@@ -140,8 +140,8 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
         reason = " ".join(str(error).split())[:300]
         if "trust_remote_code" in str(error):
             reason = (
-                "its config asks for code of its own, auto_map; no code of a model is run, "
-                "trust_remote_code=False"
+                "its config requires custom code (auto_map), and model code is never run "
+                "(trust_remote_code=False)"
             )
         raise CheckpointError(f"{folder}: cannot be loaded as {class_name} ({reason})") from error
 
@@ -173,7 +173,7 @@ def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer (transformers).
 
     Raises:
-        CheckpointError: there is none beside the model.
+        CheckpointError: there is none next to the model.
     """
     with as_hugging_face_folder(name_or_path) as folder:
         return tokenizer_of(folder)
@@ -196,5 +196,5 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]
 def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a Hugging Face folder; see :func:`load_tokenizer`."""
     if not has_tokenizer(folder):
-        raise CheckpointError(f"{folder}: no vocab.txt and no tokenizer.json")
+        raise CheckpointError(f"{folder}: neither vocab.txt nor tokenizer.json found")
     return load_transformers(folder, "AutoTokenizer", use_fast=True)

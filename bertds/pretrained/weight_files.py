@@ -21,7 +21,7 @@ from bertds.system.json_fields import parse_json
 def read_state_dict(path: Path | str) -> dict[str, Tensor]:
     """Read the tensors of a Hugging Face folder, or of one .safetensors, .bin or .pt file.
 
-    A DLE checkpoint's ``model`` entry is taken by itself.
+    A DLE checkpoint's ``model`` entry is taken on its own.
 
     Raises:
         CheckpointError: nothing readable there; names the file.
@@ -48,7 +48,7 @@ def _shards_of(index: Path) -> list[str]:
         raise CheckpointError(f"{index}: not a list of weight files ({error})") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise CheckpointError(f"{index}: {name!r} is not the name of a file beside it")
+            raise CheckpointError(f"{index}: {name!r} is not the name of a file in the same folder")
     return sorted(names)
 
 
@@ -69,7 +69,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
     ):
-        raise CheckpointError(f"{path}: holds no state dict of tensors")
+        raise CheckpointError(f"{path}: contains no state dict of tensors")
     check_tensors(path, content)
     return dict(content)
 
@@ -85,14 +85,14 @@ def _check_zip(path: Path) -> None:
             unpacked = sum(member.file_size for member in archive.infolist())
         size = path.stat().st_size
         if unpacked > (64 << 20) + 2 * size:
-            raise CheckpointError(f"{path}: has {size:,} bytes and unpacks to {unpacked:,}")
+            raise CheckpointError(f"{path}: has {size:,} bytes but unpacks to {unpacked:,}")
 
 
 def load_pickle(path: Path) -> object:
     """Read a pickle's tensors and plain values on the CPU; none of its code is run.
 
-    Beside torch's own list only two kinds of plain values are let in, which Megatron's files hold:
-    an ``argparse.Namespace`` and numpy arrays (its settings and random state).
+    In addition to torch's own list only two kinds of plain values are let in, which Megatron's
+    files hold: an ``argparse.Namespace`` and numpy arrays (its settings and random state).
 
     Raises:
         CheckpointError: it is damaged, or needs other classes; names the class.
@@ -116,10 +116,10 @@ def load_pickle(path: Path) -> object:
         found = re.search(r"(?i)unsupported (?:global:? |class )+([\w.]+)", str(error))
         first = str(error).strip().split("\n")[0][:200]
         reason = (
-            f"it needs {found[1]}; no code of a checkpoint is run"
+            f"it needs {found[1]}, and code in a checkpoint is never run"
             if found
             else first
             if re.search("[a-z]", first) and "weights_only" not in first
-            else "no file of torch.save, or damaged"
+            else "not a file written by torch.save, or damaged"
         )
         raise CheckpointError(f"{path}: cannot be read as weights ({reason})") from error

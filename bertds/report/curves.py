@@ -67,7 +67,7 @@ def charts_of(chains: list[Chain]) -> dict[str, Chart]:
                 "trust_ratio",
                 "LAMB's trust ratios",
                 _trust,
-                "Line: median over tensors. Band: lowest to highest.",
+                "Line: median over tensors. Band: minimum to maximum.",
             ),
             (
                 "throughput",
@@ -81,21 +81,21 @@ def charts_of(chains: list[Chain]) -> dict[str, Chart]:
                 "mfu",
                 "Model FLOP utilization",
                 _Curve("mfu", in_percent=True),
-                "Of the device's dense peak.",
+                "Relative to the device's dense peak.",
             ),
             (
                 "tflops",
                 "tflops",
                 "TFLOP/s per device",
                 _Curve("tflops"),
-                "What the mathematics asks for; recomputation is not counted.",
+                "Operations that the model requires; recomputation is not counted.",
             ),
             (
                 "stalls",
                 "stall_seconds",
-                "Waiting for the loader",
+                "Waiting for the data loader",
                 _stalls,
-                "Share of the time between two lines.",
+                "Fraction of the time between two log lines.",
             ),
             (
                 "memory",
@@ -118,7 +118,7 @@ def vocabulary_note(chains: list[Chain]) -> str:
     if len(known) < 2:
         return ""
     return (
-        f" These runs have {len(known)} different vocabularies: their losses and accuracies are "
+        f" These runs have {len(known)} different vocabularies. Their losses and accuracies are "
         "per token and cannot be compared; bertds evaluate --whole-words gives a loss per word."
     )
 
@@ -162,14 +162,14 @@ def _loss_chart(chains: list[Chain]) -> Chart:
         for chain in chains:
             for step in chain.restarts():
                 _say(axes, theme, "restart", (step, 0), (6, 4))
-        axes.set_xlabel("optimizer step, phases counted through")
+        axes.set_xlabel("optimizer step, counted over all phases")
 
     rows = ceil((len(chains) + 1) / _LEGEND_COLUMNS)
     return Chart(
         title="Masked-LM loss (nats)",
         paint=paint,
-        note="Thin: each line of the log. Thick: their running mean. Points: held-out documents. "
-        "Dotted: what word frequencies alone give on them." + vocabulary_note(chains),
+        note="Thin: each log line. Thick: running mean. Points: held-out documents. Dotted: word "
+        "frequencies alone, on held-out documents." + vocabulary_note(chains),
         width=10.4,
         height=3.7 + 0.2 * rows,
         margins=Margins(left=0.4, top=0.08 + 0.22 * rows, bottom=0.46),
@@ -209,7 +209,7 @@ def _loss(axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool) -
     if entropies:
         axes.axhline(entropies[-1], color=colour, linestyle=":", linewidth=1.2)
     steps, values = chain.series("mlm_loss", split="validation")
-    label = "held out" if first and steps else None
+    label = "held-out" if first and steps else None
     mark_points(axes, theme, colour, steps, values, size=6.5, label=label)
 
 

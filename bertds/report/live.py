@@ -20,7 +20,7 @@ class LiveReport(ThreadingHTTPServer):
     Args:
         runs: run folders, or folders that hold several.
         port: 0 = any free one.
-        seconds: a page is made anew at most so often, and the browser asks again after as long.
+        seconds: a page is made again at most so often, and the browser asks again after as long.
         title: the headline.
 
     Raises:
@@ -34,7 +34,7 @@ class LiveReport(ThreadingHTTPServer):
             super().__init__((ADDRESS, port), _Handler)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ConfigError(f"--port {port}: {reason}; --port 0 takes any free one") from None
+            raise ConfigError(f"--port {port}: {reason}; use --port 0 for any free port") from None
         self.runs, self.seconds, self.title = runs, seconds, title
         self._lock = threading.Lock()
         self._made: tuple[float, str, bytes] | None = None

@@ -47,7 +47,7 @@ def _subtitle(runs: list[RunView]) -> str:
     sizes = []
     for run in runs:
         model = run.config.get("model", {})
-        size = f"{model.get('num_hidden_layers')} layers of {model.get('hidden_size')}"
+        size = f"{model.get('num_hidden_layers')} layers, width {model.get('hidden_size')}"
         if size not in sizes:
             sizes.append(size)
     return f"BERT, {' and '.join(sizes)}; {len(runs)} run{'s' if len(runs) > 1 else ''}"
@@ -59,25 +59,27 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
     if last.validation:
         line = last.validation[-1]
         entropy, majority = line.get("unigram_entropy"), line.get("nsp_majority")
-        known = "" if entropy is None else f"; word frequencies alone: {entropy:.3f}"
-        values.append((f"{line['mlm_loss']:.3f}", f"masked-LM loss, held out{known}"))
-        values.append((f"{line['mlm_accuracy']:.1%}", "masked-LM accuracy, held out"))
+        known = "" if entropy is None else f" (word frequencies alone: {entropy:.3f})"
+        values.append((f"{line['mlm_loss']:.3f}", f"masked-LM loss on held-out text{known}"))
+        values.append((f"{line['mlm_accuracy']:.1%}", "masked-LM accuracy on held-out text"))
         if line.get("nsp_accuracy") is not None:
-            known = "" if majority is None else f"; larger label: {majority:.1%}"
+            known = "" if majority is None else f" (majority label: {majority:.1%})"
             values.append(
-                (f"{line['nsp_accuracy']:.1%}", f"next-sentence accuracy, held out{known}")
+                (f"{line['nsp_accuracy']:.1%}", f"next-sentence accuracy on held-out text{known}")
             )
     tokens = sum(run.train[-1]["tokens"] for run in chain.runs if run.train)
     values.append((short(tokens), "real tokens seen"))
     values.append((in_words(sum(run.hours for run in chain.runs) * 3600), "training time"))
     speed, mfu = last.typical("tokens_per_second"), last.typical("mfu")
     if mfu is not None:
-        values.append((f"{mfu:.1%}", "MFU, median"))
+        values.append((f"{mfu:.1%}", "median MFU"))
     elif speed is not None:
-        values.append((short(speed), "tokens per second, median"))
+        values.append((short(speed), "median tokens per second"))
     stalled = sum(run.stalled_seconds for run in chain.runs)
     hours = sum(run.hours for run in chain.runs)
-    values.append((f"{stalled / max(1e-9, hours * 3600):.1%}", "of the time in loader stalls"))
+    values.append(
+        (f"{stalled / max(1e-9, hours * 3600):.1%}", "of the time waiting for the data loader")
+    )
     return values
 
 
@@ -160,7 +162,7 @@ SHOWN_VALIDATIONS = 6
 
 
 def _predictions(runs: list[RunView]) -> list[tuple[str, Table]]:
-    """What each run gave for its fixed prompts, from its first validation to its last."""
+    """What each run predicted for its fixed prompts, from its first validation to its last."""
     tables = []
     for run in runs:
         lines = [line for line in run.validation if line.get("prompts")]
@@ -248,8 +250,8 @@ def _data_tables(runs: list[RunView]) -> list[Table]:
         rows.append(
             [
                 "tokenizer",
-                f"{tokenizer.get('vocab_size', 0):,} words, "
-                f"{'lower case' if tokenizer.get('lower_case') else 'cased'}, fingerprint "
+                f"{tokenizer.get('vocab_size', 0):,} tokens, "
+                f"{('lower case' if tokenizer.get('lower_case') else 'cased')}, fingerprint "
                 f"{str(tokenizer.get('fingerprint', ''))[:16]}",
             ]
         )
@@ -258,7 +260,7 @@ def _data_tables(runs: list[RunView]) -> list[Table]:
 
 
 def _repeat(run: RunView) -> dict[str, str]:
-    """What it takes to repeat a run."""
+    """The commands, versions and settings to reproduce a run."""
     commands: list[str] = []
     for start in starts_of(run.environment):
         given = at(start, "command", str, "")

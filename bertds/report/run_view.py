@@ -27,7 +27,7 @@ from bertds.system.atomic_files import sha256_file
 
 
 def _is_blimp(values: dict[str, Any]) -> bool:
-    """Tell whether these are scores as ``bertds evaluate --blimp`` writes them."""
+    """Return whether these are scores as ``bertds evaluate --blimp`` writes them."""
     counts = [values.get("pairs"), values.get("step") or 0]
     if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
         return False
@@ -129,7 +129,7 @@ class RunView:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """Scores that stand in the run folder or beside it (``scores.json``)."""
+        """Scores that are in the run folder or next to it (``scores.json``)."""
         result: dict[str, Any] = {}
         for file in (self.path.parent / "scores.json", self.path / "scores.json"):
             if file.is_file():
@@ -143,7 +143,9 @@ class RunView:
         """What ``bertds evaluate RUN --blimp`` left in the run folder, or empty."""
         values = read_object(self.path / "blimp.json", self.problems)
         if values and not _is_blimp(values):
-            self.problems.append("blimp.json: left out, its scores are not numbers in percent")
+            self.problems.append(
+                "blimp.json: ignored, because its scores are not numbers in percent"
+            )
             return {}
         return values
 
@@ -165,7 +167,7 @@ def read_run(path: Path) -> RunView:
     metrics = read_metrics(path / "metrics.jsonl")
     if metrics.skipped:
         lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
-        problems.append(f"metrics.jsonl: {lost} left out, torn or odd")
+        problems.append(f"metrics.jsonl: {lost} ignored (torn or malformed)")
     view = RunView(
         path=path,
         config=read_recipe(path / "config.yaml", problems),

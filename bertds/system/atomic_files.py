@@ -2,7 +2,7 @@
 
 A file is written under a temporary name in its own folder, flushed to the disk, and renamed.
 A crash at any moment leaves either the whole old file, the whole new file, or none, plus at most
-a ``.tmp-*`` left-over that nobody reads.
+a ``.tmp-*`` left-over that is never read.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
     path = Path(path)
     temporary = temporary_name(path)
     try:
-        # What is there under this name is a left-over, or a link that somebody laid for us.
+        # What is there under this name is a left-over, or a link that another user made for us.
         temporary.unlink(missing_ok=True)
         yield temporary
         if durable:
@@ -87,7 +87,9 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
 def explain_os_error(error: OSError, path: Path) -> BertdsError:
     """Turn a full disk or a refused write into one line that names the file."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return BertdsError(f"{path}: the disk is full; free some space and run this again")
+        return BertdsError(
+            f"{path}: the disk is full; free some space and run the same command again"
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return BertdsError(f"{path}: cannot be written ({error.strerror})")
     return BertdsError(f"{path}: {error.strerror or error}")

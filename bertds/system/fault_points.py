@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 POINTS = {
-    "run.meet": "the processes are about to meet",
+    "run.meet": "the processes are about to connect to each other",
     "run.continue": "everything is built; the newest checkpoint is about to be looked for",
     "run.leave": "this rank is about to leave the run",
     "run.clock": "value: the clock of training, in seconds",
@@ -71,10 +71,10 @@ def inject(point: str, action: Callable[..., Any]) -> None:
     Args:
         point: a name in :data:`POINTS`.
         action: called with the point's facts; where there is a value, with it before them, and
-            returns the value to go on with.
+            returns the value to continue with.
     """
     if point not in POINTS:
-        raise ValueError(f"{point}: no fault point; there are {', '.join(POINTS)}")
+        raise ValueError(f"{point}: unknown fault point; allowed: {', '.join(POINTS)}")
     _actions.setdefault(point, []).append(action)
 
 

@@ -62,9 +62,8 @@ def in_use(folder: Path, holder: dict[str, Any]) -> str:
     """Return the message that a folder is in use, with host, process and job of its holder."""
     job = f", Slurm job {holder['job']}" if holder.get("job") else ""
     return (
-        f"{folder}: in use by {holder.get('purpose')} "
-        f"(process {holder.get('pid')} on {holder.get('host')}{job}); wait for it or choose "
-        "another folder"
+        f"{folder}: in use by {holder.get('purpose')} (process {holder.get('pid')} on "
+        f"{holder.get('host')}{job}); wait until it has finished, or choose another folder"
     )
 
 
@@ -100,7 +99,7 @@ class FolderLock:
         folder: the folder; it exists.
         purpose: what the owner does, for the message to others.
         stale_seconds: a lock of another host that was not touched for this long is dead.
-        beat_seconds: time between two touches; 0 = a tenth of ``stale_seconds``.
+        beat_seconds: time between two touches; 0 = 10 % of ``stale_seconds``.
     """
 
     def __init__(
@@ -209,7 +208,9 @@ class FolderLock:
                 self.refresh()
 
     def check(self, *, at_most_every: float = 0.0) -> None:
-        """Make sure that nobody has taken the folder over. Does nothing when it is not held.
+        """Make sure that no other process has taken the folder over.
+
+        Does nothing when it is not held.
 
         Args:
             at_most_every: seconds; sooner after the last time, the file system is not asked.
@@ -227,7 +228,7 @@ class FolderLock:
         self._held = False
         self.ended.set()
         owner = parse_lock(found)
-        taken = f"{self.path}: removed by somebody else, who may write to the folder now"
+        taken = f"{self.path}: removed by another process, which may write to the folder now"
         if owner:
             taken = in_use(self.path.parent, owner)
         raise InUseError(f"{taken}. This process stops without saving")

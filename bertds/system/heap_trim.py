@@ -1,7 +1,7 @@
 """Gives memory that is free but scattered back to the system, on a CPU.
 
 Unpadded rows have new lengths in every micro batch, so tensors of ever new sizes are made and
-dropped, and oneDNN keeps small prepared kernels for each shape that lie between them. glibc gives
+dropped, and oneDNN keeps small prepared kernels for each shape that is between them. glibc gives
 back only the end of its heap: the process would grow to several times what it uses.
 ``malloc_trim`` gives back every free page. It is called when the process has become twice as large
 as a step needs, not before: in a run of constant shapes, never.
@@ -15,9 +15,9 @@ from collections.abc import Callable
 from bertds.system.memory import resident_bytes
 
 GROWTH = 2.0
-"""The heap is trimmed when the process is so many times as large as one step after the last time"""
+"""The heap is trimmed when the process is this multiple of one step after the last time"""
 ROOM = 128 * 2**20
-"""and by at least so many bytes larger."""
+"""and by at least this number of bytes larger."""
 
 
 class Heap:

@@ -1,6 +1,6 @@
 """Names that come from files: they lead to a file inside their own folder, or are refused.
 
-A manifest names the files that belong to it. One made by somebody else may name ``../../.ssh/id``
+A manifest names the files that belong to it. One made by another user may name ``../../.ssh/id``
 or go through a link; what is read then ends up in a model, an export or a message.
 """
 
@@ -13,7 +13,7 @@ from bertds.errors import UserError
 
 
 def is_plain_name(name: object) -> bool:
-    """Tell whether a value is one plain component: no folder, no ``..``, nothing hidden in it."""
+    """Return whether a value is one plain component: no folder, no ``..``, nothing hidden in it."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -29,7 +29,7 @@ def file_inside(folder: Path | str, name: object, where: str, error: type[UserEr
     Args:
         folder: the folder that the file which holds the name speaks of. It may itself be a link.
         name: a plain name, or a relative path with ``/``.
-        where: which file and key the name stands in, for the message.
+        where: which file and key the name is in, for the message.
         error: what to raise.
 
     Raises:
@@ -39,7 +39,9 @@ def file_inside(folder: Path | str, name: object, where: str, error: type[UserEr
         raise error(f"{where} is {name!r:.200}: must be the name of a file inside {folder}")
     path = Path(folder, *PurePosixPath(name).parts)
     if not path.resolve().is_relative_to(Path(folder).resolve()):
-        raise error(f"{where} is {name!r}: leads out of {folder} by a link ({path.resolve()})")
+        raise error(
+            f"{where} is {name!r}: points outside {folder} through a link ({path.resolve()})"
+        )
     return path
 
 
@@ -58,6 +60,6 @@ def refuse_links(folder: Path, patterns: tuple[str, ...], error: type[UserError]
         for path in inside:
             if fnmatchcase(path.name, name) and path.is_symlink():
                 raise error(
-                    f"{path}: is a link to {path.readlink()}; a run writes through no link inside "
-                    "its folder: remove it, or make a link of the whole folder"
+                    f"{path}: is a link to {path.readlink()}; a run does not write through links "
+                    "inside its folder. Remove the link, or make the whole folder a link"
                 )

@@ -35,16 +35,40 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from None
 
 
+# An escape: a pair of surrogates, half of one (the group), or any other.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
+
+def parse_text_json(text: str | bytes) -> Any:
+    r"""Read JSON that holds text to train on or to predict.
+
+    Half of a surrogate pair (``"\ud83d"``, where a text was cut within an emoji) is no character
+    and cannot be written as UTF-8. It becomes U+FFFD, like other broken characters.
+
+    Raises:
+        ValueError: as for :func:`parse_json`; bytes are not UTF-8.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    if "\\ud" in text or "\\uD" in text:
+        text = _ESCAPE.sub(lambda found: r"\ufffd" if found[1] else found[0], text)
+    return parse_json(text)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is there twice")
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} occurs twice")
     return found
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def read_fields(path: Path, error: type[UserError], *, nan: bool = False) -> Field:

@@ -35,12 +35,12 @@ _load_without_blas()
 def compiled(function=None, **options):
     """Compile a loop on first use and keep the machine code on disk for later processes.
 
-    The code is kept beside the function's file, or in the user's cache folder where that is
+    The code is kept next to the function's file, or in the user's cache folder where that is
     read-only. Where neither can be written, each process compiles for itself (some seconds).
 
     Args:
         function: the loop.
-        options: of ``numba.njit``, beside ``cache`` and ``nogil``, which are set.
+        options: of ``numba.njit``, in addition to ``cache`` and ``nogil``, which are set.
     """
     if function is None:
         return lambda function: compiled(function, **options)

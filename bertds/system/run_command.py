@@ -39,8 +39,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     except ModuleNotFoundError as error:
         _report(
             f"error: the package {str(error.name).partition('.')[0]} is not installed for "
-            f"{sys.executable}; make install sets up .venv with all that is needed: use "
-            ".venv/bin/python, or source .venv/bin/activate",
+            f"{sys.executable}; run make install to set up .venv with all dependencies, then use "
+            ".venv/bin/python or source .venv/bin/activate",
             debug,
         )
         return EXIT_BAD_INPUT

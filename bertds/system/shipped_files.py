@@ -1,4 +1,4 @@
-"""Where the files lie that travel with the code: recipes, DeepSpeed JSONs, Slurm scripts.
+"""Where the files are that travel with the code: recipes, DeepSpeed JSONs, Slurm scripts.
 
 In a clone ``ds_configs/`` and ``slurm/`` are next to ``bertds/``. A wheel carries the first inside
 the package, as ``bertds/ds_configs``. It leaves the second out: its scripts start a clone.

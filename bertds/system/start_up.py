@@ -14,7 +14,7 @@ def loading() -> Iterator[None]:
     """Load modules or compiled code without the garbage collector.
 
     Modules make some hundred thousand objects that live as long as the process. The collector would
-    walk over them again and again as they are made (a tenth of the time), and later with each of
+    walk over them again and again as they are made (10 % of the time), and later with each of
     its full rounds. So it is off meanwhile, and what is there then is out of its sight.
     """
     if not gc.isenabled():
@@ -29,7 +29,7 @@ def loading() -> Iterator[None]:
 
 
 class _OnFirstUse:
-    """Stands for a pattern; each method is looked up once and then is the pattern's own."""
+    """Represents a pattern; each method is looked up once and then is the pattern's own."""
 
     def __init__(self, source: str, flags: int) -> None:
         self._source, self._flags = source, flags

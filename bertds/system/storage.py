@@ -51,7 +51,7 @@ _WRONG = (TypeError, AttributeError, NotImplementedError, ValueError, KeyError)
 
 
 def is_url(text: object) -> bool:
-    """Tell whether a text is a URL of a store rather than a local path."""
+    """Return whether a text is a URL of a store rather than a local path."""
     return isinstance(text, str) and _URL.match(text) is not None
 
 
@@ -98,7 +98,7 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 def lasts(error: BaseException) -> bool:
-    """Tell whether a request that failed so would fail again."""
+    """Return whether a request that failed so would fail again."""
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, *_WRONG)):
         return True
     status = getattr(error, "status", None)  # aiohttp's
@@ -152,7 +152,7 @@ def insist(
                 ) from error
             if tries > 1 and now - said > 30.0:  # a single slip is no news
                 said = now
-                log.warning("%s: %s; trying again", masked(url), reason(error))
+                log.warning("%s: %s; retrying", masked(url), reason(error))
         # Of many machines that failed together, not all come back together.
         wait = pause * random.uniform(0.75, 1.25)
         if stopped is None:
@@ -173,7 +173,7 @@ def read_range(url: str, start: int, end: int, size: int) -> bytes:
     if len(data) == size != end - start:  # a web server that knows no ranges
         data = data[start:end]
     if len(data) != end - start:
-        raise OSError(f"{len(data)} bytes came, {end - start} were asked for")
+        raise OSError(f"{len(data)} bytes received, {end - start} requested")
     return data
 
 
@@ -203,11 +203,11 @@ def read_agreed(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
         before, data = data, read_bytes(url, seconds)
         if data == before:
             return data
-    raise StoreError(f"{masked(url)}: each reading gives other bytes")
+    raise StoreError(f"{masked(url)}: each read returns different bytes")
 
 
 def file_size(url: str, seconds: float = PATIENCE_SECONDS) -> int:
-    """Return how many bytes a file has.
+    """Return how many bytes the file has.
 
     Raises:
         FileNotFoundError, DataError, StoreError: see :func:`insist`.
@@ -219,7 +219,7 @@ def file_size(url: str, seconds: float = PATIENCE_SECONDS) -> int:
         if found.get("type") == "directory":
             raise FileNotFoundError(name)
         if found.get("size") is None:
-            raise DataError(f"{masked(url)}: the server does not say how long the file is")
+            raise DataError(f"{masked(url)}: the server does not report the size of the file")
         return int(found["size"])
 
     return insist(request, url, seconds)
@@ -270,8 +270,8 @@ def download(
             os.fsync(file.fileno())
         if digest.hexdigest() == sha256:
             return
-        log.warning("%s: damaged on arrival; fetching it again", masked(url))
-    raise DataError(f"{masked(url)}: other bytes than were written (SHA-256)")
+        log.warning("%s: damaged in transfer; downloading it again", masked(url))
+    raise DataError(f"{masked(url)}: the bytes differ from those that were written (SHA-256)")
 
 
 def upload(

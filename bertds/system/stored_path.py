@@ -66,7 +66,7 @@ class StoredPath:
         return self
 
     def is_file(self) -> bool:
-        """Tell whether the store has the file."""
+        """Return whether the store has the file."""
         try:
             self.stat()
         except FileNotFoundError:

@@ -1,6 +1,6 @@
 """YAML of others, read safely: plain values only, and no more of them than the text seems to hold.
 
-Aliases let ten short lines stand for 10^10 values: each is free until somebody walks over the
+Aliases let ten short lines represent 10^10 values: each is free until a program walks over the
 result or prints it. So they are counted before anything is built.
 """
 
@@ -37,11 +37,11 @@ class FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
 
 
 def _count(node: yaml.Node, counted: dict[int, int]) -> int:
-    """Return how many values a node stands for, shared ones counted each time."""
+    """Return how many values a node represents, shared ones counted each time."""
     known = counted.get(id(node))
     if known is not None:
         if known < 0:
-            raise yaml.YAMLError(f"{_place(node)}: an alias stands for what it is a part of")
+            raise yaml.YAMLError(f"{_place(node)}: an alias refers to a value that contains it")
         return known
     counted[id(node)] = -1  # under way: met again below itself, it is a part of itself
     total = 1

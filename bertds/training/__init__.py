@@ -1,4 +1,4 @@
-"""The pieces that ``bertds/train.py`` tells its story with.
+"""The pieces that ``bertds/train.py`` is made of.
 
 ``build.py`` makes them, ``run.py`` is what the loop calls, ``run_folder.py`` what a run leaves,
 ``starting_point.py`` where it begins or continues, ``bad_step_guard.py`` skips bad gradients,

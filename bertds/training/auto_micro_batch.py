@@ -1,13 +1,13 @@
 """``"train_micro_batch_size_per_gpu": "auto"``: the largest micro-batch that this machine holds.
 
-    two passes over rows of full length --> bytes a row --> largest divisor that fits --> tried
+    two passes over rows of full length --> bytes per row --> largest divisor that fits --> tried
                                                                     |  (GPU: at most GPU_TOKENS,
                                                                     |   and for real)
                                        answer kept in ~/.cache/bertds/micro_batch.json
 
 What the backward pass waits for grows linearly with the rows, so two small measurements give the
 slope: on a GPU the allocator's peak, on a CPU the bytes of the tensors that autograd keeps. What
-ZeRO keeps beside them is counted as ``bertds plan`` counts it. The answer is kept per machine,
+ZeRO keeps next to them is counted as ``bertds plan`` counts it. The answer is kept per machine,
 model, precision, stage and processes, so that a continued run cuts its batches as before.
 """
 
@@ -27,7 +27,7 @@ from bertds.config.batch_plan import BatchPlan
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
 from bertds.cost_model.memory import FRAGMENTS, Shape, estimate
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import start_processes
 from bertds.errors import ConfigError
@@ -49,7 +49,7 @@ kernels are then long enough that the host is never the limit, and larger ones g
 
 
 def choose_micro_batch(
-    model: PreTrainingModel, config: Config, settings: DeepSpeedSettings, place: Place
+    model: PreTrainingModel, config: Config, settings: DeepSpeedSettings, place: RankInfo
 ) -> DeepSpeedSettings:
     """Return the settings with a number in place of "auto". Collective.
 
@@ -86,7 +86,7 @@ def search(
     model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
-    place: Place,
+    place: RankInfo,
     device: torch.device,
     per_rank: int,
 ) -> int:
@@ -111,10 +111,10 @@ def search(
     fitting = [rows for rows in divisors if rows <= most]
     if not fitting:
         raise ConfigError(
-            f'{settings.path}: train_micro_batch_size_per_gpu="auto": not one row of '
+            f'{settings.path}: train_micro_batch_size_per_gpu="auto": not even one row of '
             f"{config.data.sequence_length} tokens fits: {(kept + few) / 2**30:.2f} GiB are "
-            f"needed, {limit / 2**30:.2f} may be used; a higher ZeRO stage, offload or "
-            "model.activation_checkpointing=full need less"
+            f"needed, {limit / 2**30:.2f} may be used; use a higher ZeRO stage, offload or "
+            "model.activation_checkpointing=full"
         )
     if device.type != "cuda":
         return fitting[-1]
@@ -186,7 +186,7 @@ def _run(model: PreTrainingModel, inputs: dict[str, Any]) -> None:
 
 
 def full_rows(config: Config, rows: int, device: torch.device) -> dict[str, Any]:
-    """Return the largest micro-batch of so many rows: all full, all predictions used."""
+    """Return the largest micro-batch of this number of rows: all full, all predictions used."""
     length, most = config.data.sequence_length, config.data.max_predictions_per_sequence
     positions = torch.arange(length).repeat(rows)
     masked = (torch.arange(rows)[:, None] * length + torch.arange(most)).flatten()
@@ -207,7 +207,7 @@ def state_bytes(
     model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
-    place: Place,
+    place: RankInfo,
     device: torch.device,
 ) -> float:
     """Return what weights, gradients, optimizer and ZeRO's buffers take on one process."""
@@ -231,7 +231,7 @@ def state_bytes(
     return memory.weights + memory.gradients + memory.optimizer + memory.buffers
 
 
-def memory_limit(config: Config, place: Place, device: torch.device) -> float:
+def memory_limit(config: Config, place: RankInfo, device: torch.device) -> float:
     """Return the bytes that this process may use."""
     if config.run.memory_limit_gib:
         return config.run.memory_limit_gib * 2**30
@@ -247,7 +247,7 @@ def describe(
     model: PreTrainingModel,
     config: Config,
     settings: DeepSpeedSettings,
-    place: Place,
+    place: RankInfo,
     device: torch.device,
 ) -> dict[str, Any]:
     """Return everything that the answer depends on."""

@@ -6,7 +6,7 @@ A non-finite gradient never reaches the weights: the engine makes no update. The
 is saved with each checkpoint, so a continued run decides as an unbroken one does.
 
 While all goes well nothing here reads a tensor's value, but for the norm where the spike rule is
-on. After a bad step the ranks tell each other the losses of their micro batches.
+on. After a bad step the ranks exchange the losses of their micro batches.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from bertds.errors import BertdsError
 from bertds.system.logs import log
 
 SHOWN_SAMPLES = 64
-"""A message lists at most so many samples of the bad micro batch."""
+"""A message lists at most this number of samples of the bad micro batch."""
 FEWEST_NORMS = 20
-"""The spike rule waits until it has seen so many updates (or its whole window)."""
+"""The spike rule waits until it has seen this number of updates (or its whole window)."""
 SMALLEST_DEVIATION = 0.01
 """Share of the mean that the standard deviation is taken to be at least: no spike from noise."""
 
@@ -35,11 +35,11 @@ Losses = tuple[torch.Tensor, torch.Tensor, int, int]
 
 
 class Guard:
-    """Judges each step of one run. Its memory lies in the training state.
+    """Judges each step of one run. Its memory is in the training state.
 
     Args:
         config: the rules.
-        engine: for the norm and for what the ranks tell each other.
+        engine: for the norm and for what the ranks exchange.
     """
 
     def __init__(self, config: GuardConfig, engine: TrainingEngine) -> None:
@@ -87,18 +87,18 @@ class Guard:
             return
         state.skipped_in_a_row += 1
         what = (
-            f"gradient norm {norm:.4g} over {limit:.4g}, {self.config.spike_sigmas:g} standard "
-            f"deviations over the mean of the last {len(state.recent_norms)}"
+            f"gradient norm {norm:.4g} exceeds {limit:.4g}, {self.config.spike_sigmas:g} standard "
+            f"deviations above the mean of the last {len(state.recent_norms)}"
             if spike
             else "non-finite gradient"
         )
         where = self._find(losses, samples)
         if state.skipped_in_a_row >= self.config.max_bad_steps:
             raise BertdsError(
-                f"{state.skipped_in_a_row} steps in a row made no update (guard.max_bad_steps); "
-                f"the last is step {state.step}: {what}; {where}. The last checkpoint is "
-                "untouched: look at those samples with `bertds inspect`, or lower the learning "
-                "rate"
+                f"{state.skipped_in_a_row} consecutive steps made no update "
+                f"(guard.max_bad_steps); the last one is step {state.step}: {what}; {where}. The "
+                "last checkpoint is unaffected. Look at these samples with `bertds inspect`, or "
+                "lower the learning rate"
             )
         if self.engine.rank == 0:
             log.warning("step %d made no update: %s; %s", state.step, what, where)
@@ -121,7 +121,7 @@ class Guard:
             return "; ".join(_describe(*entry) for entry in bad[:4]) + (
                 f"; and {len(bad) - 4} more micro batches" if len(bad) > 4 else ""
             )
-        return "every loss is finite, the highest is " + _describe(*max(every))
+        return "every loss is finite; the highest is " + _describe(*max(every))
 
 
 def _describe(loss: float, rank: int, number: int, names: list[str]) -> str:

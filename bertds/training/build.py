@@ -27,9 +27,9 @@ from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.sources.base import Source
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.distributed.liveness import KeyValueStore
-from bertds.distributed.rank_info import Place, find_place
+from bertds.distributed.rank_info import RankInfo, find_rank_info
 from bertds.distributed.step_sync import Agreement
-from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
+from bertds.distributed.stop_requests import StopRequests, seconds_left_of_job
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import main_first, meet_processes
@@ -53,7 +53,7 @@ from bertds.training.run import Collaborators, Run
 from bertds.training.run_folder import RunFolder, environment
 from bertds.training.sample_log import SampleLog
 from bertds.training.settings import read_settings
-from bertds.training.speedups import speed_up
+from bertds.training.speedups import apply_speedups
 from bertds.training.starting_point import (
     check_alike,
     continue_run,
@@ -84,7 +84,7 @@ def build_run(
         UserError: a setting, the data, the run folder or a checkpoint is wrong.
     """
     require_linux("training")
-    place = find_place()
+    place = find_rank_info()
     start_logging(place.is_main)
     if log_samples:
         assignments = [*assignments, "run.log_samples=true"]
@@ -92,7 +92,8 @@ def build_run(
     folder = RunFolder(config, place.is_main, settings.values)
     if folder.done:
         log.info(
-            "%s: already done; a larger schedule.total_steps goes on, another run.dir begins again",
+            "%s: already done; set a larger schedule.total_steps to continue, or another run.dir "
+            "to start again",
             folder.path,
         )
         return None
@@ -107,7 +108,7 @@ def build_run(
 def _build(
     config: Config,
     settings: DeepSpeedSettings,
-    place: Place,
+    place: RankInfo,
     folder: RunFolder,
     leaving: Leaving,
     closing: ExitStack,
@@ -210,7 +211,7 @@ def _build(
     return Run(config, plan, state, parts, closing.pop_all())
 
 
-def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | None:
+def watch_peers(config: Config, place: RankInfo, folder: RunFolder) -> Heartbeat | None:
     """Meet the other processes and watch them from now on; None with a single process."""
     guard = config.guard
     if place.world_size == 1:
@@ -229,7 +230,7 @@ def watch_peers(config: Config, place: Place, folder: RunFolder) -> Heartbeat | 
     ).start()
 
 
-def fetch_copy(config: Config, place: Place, folder: RunFolder) -> None:
+def fetch_copy(config: Config, place: RankInfo, folder: RunFolder) -> None:
     """Bring the newest checkpoint of ``checkpoint.copy_to`` into the run folder, if it is newer."""
     seconds = config.data.fetch_timeout_minutes * 60.0
     restored = partial(
@@ -251,7 +252,7 @@ def build_engine(
     config: Config, settings: DeepSpeedSettings, plan: BatchPlan, model: PreTrainingModel
 ) -> Engine:
     """Apply the recipe's speed settings to the model and hand it to DeepSpeed. Collective."""
-    speed_up(model, config, settings)
+    apply_speedups(model, config, settings)
     engine = Engine.create(model, settings, plan, seed=config.run.seed)
     if config.schedule.ema_decay:
         engine.keep_average()
@@ -259,7 +260,7 @@ def build_engine(
 
 
 def facts_of(
-    config: Config, settings: DeepSpeedSettings, place: Place, source: Source
+    config: Config, settings: DeepSpeedSettings, place: RankInfo, source: Source
 ) -> dict[str, Any]:
     """Return everything that was resolved, for checkpoints and trackers."""
     tokenizer = source.tokenizer
@@ -315,7 +316,7 @@ def build_agreement(
 ) -> Agreement:
     """Listen for stop requests, and return the ranks' exchange at each step."""
     job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
-    watch = StopWatch(folder.path, config.run.max_hours, job_seconds).listen()
+    watch = StopRequests(folder.path, config.run.max_hours, job_seconds).listen()
     agreement = Agreement(engine, watch)
     agreement.hours = state.hours
     agreement.main_hours = state.main_hours
@@ -340,7 +341,7 @@ def announce(
     log.info(
         "%s: %s of %d samples = micro batch %d x %d accumulation x %d processes; "
         "sequence length %d; %s",
-        f"continuing at step {state.step}" if state.step else "starting",
+        f"resuming at step {state.step}" if state.step else "starting",
         f"{config.schedule.total_steps} steps"
         if config.schedule.clock_hours is None
         else f"{config.schedule.clock_hours:g} hours of steps",
@@ -352,4 +353,6 @@ def announce(
         engine.describe(),
     )
     if not has_held_out and engine.rank == 0:
-        log.warning("no held-out data: set validation.path, or prepare a validation split")
+        log.warning(
+            "no held-out data; set validation.path or prepare the data with a validation split"
+        )

@@ -43,7 +43,7 @@ from bertds.system.shipped_files import PACKAGE
 from bertds.training.settings import read_settings
 
 LOST = "BERTDS_LOST"
-"""Tells a new life of a run what ended the one before it."""
+"""Passes to a restarted run what ended the one before it."""
 COMMAND = "BERTDS_COMMAND"
 """The command of the user, for the run's record."""
 GRACE_SECONDS = 4.0
@@ -64,8 +64,8 @@ class Loss:
 
     def __str__(self) -> str:
         if self.code < 0:
-            return f"rank {self.rank} was ended by {_signal_name(-self.code)}"
-        return f"rank {self.rank} ended with exit code {self.code}"
+            return f"rank {self.rank} was terminated by {_signal_name(-self.code)}"
+        return f"rank {self.rank} exited with code {self.code}"
 
 
 class Life:
@@ -143,7 +143,7 @@ class Launcher:
         elif len(self._asked) == 1:
             self._life.send(signal.SIGTERM)
             with suppress(OSError):  # the terminal may be the one that was closed
-                _say("stopping, with everything saved (Ctrl-C again leaves at once)")
+                _say("stopping and saving (press Ctrl-C again to quit immediately)")
 
     def live(
         self,
@@ -195,8 +195,8 @@ def launch_from(args: argparse.Namespace) -> int:
     """
     if args.processes < 1 or args.restarts < 0:
         raise ConfigError(
-            f"--processes={args.processes} --restarts={args.restarts}: needs a number of "
-            "processes, 1 or more, and of restarts, 0 or more"
+            f"--processes={args.processes} --restarts={args.restarts}: processes must be at least "
+            "1 and restarts at least 0"
         )
     config, settings = read_settings(args.config, args.deepspeed_config, args.set)
     if not config.run.dir:
@@ -241,8 +241,8 @@ def launch(
     starter = starter_of(os.environ)
     if starter:
         raise ConfigError(
-            f"--processes={processes}: this is one of several processes that {starter} started; "
-            "leave --processes out, or start it without"
+            f"--processes={processes}: this is one of several processes started by {starter}; "
+            "omit --processes, or start the command directly"
         )
     if not settings.finds_micro_batch:
         settings.batch_plan(processes)

@@ -44,20 +44,20 @@ class Leaving:
         if error is not None and self.heartbeat is not None:
             self.heartbeat.begin_to_leave()
         if isinstance(error, SystemExit) and error.code in (None, 0):
-            early = "this process was ended by sys.exit() before the run was over"
+            early = "this process called sys.exit() before the run was finished"
             self.leave(early, orderly=False)
-            raise BertdsError(f"{early}; run the same command again to continue") from error
+            raise BertdsError(f"{early}; run the same command again to resume") from error
         if error is not None and self.heartbeat is not None and not isinstance(error, BertdsError):
             lost = self.heartbeat.explain(error)
         self.leave(lost or " ".join(str(error or "").split()), orderly=error is None)
         if lost:
-            raise BertdsError(f"{lost}; run the same command again to continue") from error
+            raise BertdsError(f"{lost}; run the same command again to resume") from error
 
     def leave(self, failure: str, *, orderly: bool) -> None:
         """End saving, heartbeat and engine.
 
         Args:
-            failure: what the other ranks are told if this one leaves out of order.
+            failure: the message to the other ranks if this one leaves out of order.
             orderly: whether all ranks leave together.
         """
         reached("run.leave")

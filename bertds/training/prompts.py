@@ -56,7 +56,8 @@ class Prompts:
         if not tokenizer.files:
             if file:
                 raise ConfigError(
-                    f"validation.prompts={file}: the data brings no vocabulary; set data.vocab"
+                    f"validation.prompts={file}: the data does not include a vocabulary; set "
+                    "data.vocab"
                 )
             return None
         if file:
@@ -107,8 +108,8 @@ class Prompts:
             before, word, after = (part & ~WORD_START for part in parts)
             if len(word) != 1 or int(word[0]) == special["unk"]:
                 raise DataError(
-                    f"{path}: line {number}: the answer {answer!r} is not one token of the "
-                    "vocabulary; ask for a word that is"
+                    f"{path}: line {number}: the answer {answer!r} is not a single token of the "
+                    "vocabulary; choose an answer that is"
                 )
             rows.append(
                 np.concatenate(
@@ -124,7 +125,7 @@ class Prompts:
             answers.append(int(word[0]))
             texts.append(text)
         if not rows:
-            raise DataError(f"{path}: holds no prompt")
+            raise DataError(f"{path}: contains no prompts")
         return cls(
             _one_mask_per_row(rows, places, answers, sequence_length),
             texts,

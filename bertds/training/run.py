@@ -19,7 +19,7 @@ from bertds.data.batches import MicroBatch, StepBatch
 from bertds.data.loader import BatchLoader
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.distributed.step_sync import Agreement
-from bertds.distributed.stop_requests import StopWatch
+from bertds.distributed.stop_requests import StopRequests
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.interface import ModelOutput
 from bertds.engine.weight_average import decay_at
@@ -71,7 +71,7 @@ class Run:
     Args:
         config: the recipe.
         plan: how each step's samples are cut.
-        state: where training stands.
+        state: the state of training.
         parts: the collaborators.
         closing: closes them, in the reverse order of their making.
     """
@@ -171,11 +171,11 @@ class Run:
             parts.heartbeat.progress.step_done(state.step)
 
     def _wait_for_data(self) -> None:
-        """Tell the other ranks that this one waits for a store, and lives."""
+        """Report to the other ranks that this one waits for a store, and lives."""
         self._enter("data")
 
     def _enter(self, activity: str) -> None:
-        """Tell the other ranks what this one does now; see bertds/distributed/progress.py."""
+        """Report to the other ranks what this one does now; see bertds/distributed/progress.py."""
         if self.parts.heartbeat is not None:
             self.parts.heartbeat.progress.enter(activity)
 
@@ -220,7 +220,7 @@ class Run:
         return True
 
     def save_if_due(self, force: bool) -> None:
-        """Save a checkpoint when its step has come, when it is the best so far, or when told to."""
+        """Save a checkpoint when it is due, when it is the best so far, or when asked to."""
         state, cadence = self.state, self.config.checkpoint
         if state.step == self._first_step and not self.is_finished():
             return  # stopped before the first step: nothing is new
@@ -242,7 +242,7 @@ class Run:
         Raises:
             StoreError: on every rank, if ``checkpoint.copy_to`` does not have all that is saved.
         """
-        StopWatch.ignore_signals()
+        StopRequests.ignore_signals()
         state, folder = self.state, self.parts.folder
         if self.config.checkpoint.copy_to:
             # Not as long where the machine is about to be taken away.
@@ -258,7 +258,8 @@ class Run:
             self._tell("done", f"done at step {state.step}")
         else:
             log.info(
-                "stopped at step %d (%s); everything is saved: run the same command again",
+                "stopped at step %d (%s); everything is saved; run the same command again to "
+                "resume",
                 state.step,
                 self.agreement.reason_to_stop(),
             )

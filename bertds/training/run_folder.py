@@ -1,10 +1,10 @@
-"""The run folder: who may write to it, what stands in it, and whether it fits this command.
+"""The run folder: who may write to it, what is in it, and whether it fits this command.
 
 ```text
 RUN/
   config.yaml        the recipe, resolved      deepspeed.json   the DeepSpeed JSON, resolved
   environment.json   versions and commands     tokenizer/       vocab.txt and its settings
-  metrics.jsonl      one JSON object a line    log.txt          what was said
+  metrics.jsonl      one JSON object per line    log.txt          what was said
   settings.jsonl     what each start changed
   checkpoints/       step_00000100/ ... latest
   DONE               written when the last step is done and saved
@@ -30,7 +30,7 @@ import yaml
 from bertds import __version__
 from bertds.config.load import to_dict
 from bertds.config.recipe import Config
-from bertds.distributed.rank_info import find_place
+from bertds.distributed.rank_info import find_rank_info
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_object, starts_of
 from bertds.monitor.setting_lines import FILE as SETTINGS_FILE
@@ -94,7 +94,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints stand."""
+        """Where the checkpoints are."""
         return self.path / "checkpoints"
 
     @property
@@ -142,13 +142,13 @@ class RunFolder:
     ) -> None:
         """Save the resolved settings, the versions and the tokenizer (main process only).
 
-        Also logs what this start changes, and takes ``DONE`` away from a run that goes on.
+        Also logs what this start changes, and takes ``DONE`` away from a run that continues.
 
         Args:
             deepspeed_json: the settings as they are used.
             tokenizer_files: where each file of the tokenizer is.
             device: ``cpu``, or the name of the GPU that trains.
-            step: where training goes on.
+            step: where training continues.
         """
         if not self.is_main:
             return
@@ -160,9 +160,9 @@ class RunFolder:
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "deepspeed.json", deepspeed_json)
         file = self.path / "environment.json"
-        starts = starts_of(read_object(file, []))  # one that a crash tore begins anew
+        starts = starts_of(read_object(file, []))  # one that a crash tore begins again
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        ranks = find_place().world_size
+        ranks = find_rank_info().world_size
         start = {"time": now, "command": command_line(), "world_size": ranks, "device": device}
         starts.append({**start, "lost": lost} if lost else start)
         write_json(file, {**environment(), "starts": starts})

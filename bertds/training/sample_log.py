@@ -1,4 +1,4 @@
-"""The record of which samples each step used: ``samples_rank_00000.jsonl``, one line a step."""
+"""The record of which samples each step used: ``samples_rank_00000.jsonl``, one line per step."""
 
 from __future__ import annotations
 

@@ -146,8 +146,8 @@ def _compare(
         # A key that the last start did not know yet had its default then.
         if rule_of(key) == "fixed" and key in before and before[key] != value:
             raise ConfigError(
-                f"{where}: this run began with {key}={before[key]}, now {key}={value}; set it "
-                f"back, or choose another {place_key}"
+                f"{where}: this run started with {key}={before[key]}, now {key}={value}; restore "
+                f"the value, or choose another {place_key}"
             )
     known = [key for key in now if key in before or key.startswith("deepspeed.")]
     gone = [key for key in before if key.startswith("deepspeed.") and key not in now]
@@ -159,7 +159,7 @@ def _compare(
 
 
 def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
-    """Tell whether nothing is left to train; a finished run goes on if its schedule is longer.
+    """Return whether nothing is left to train; a finished run continues if its schedule is longer.
 
     Args:
         run: the run folder.
@@ -187,8 +187,8 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
     if asked:
         listed = ", ".join(f"{c.name}={c.now}" for c in asked[:3])
         raise ConfigError(
-            f"{run}: this run is done at step {steps}, so {listed} would change nothing; give a "
-            "larger schedule.total_steps to go on, or choose another run.dir"
+            f"{run}: this run is done at step {steps}, so {listed} would have no effect; set a "
+            "larger schedule.total_steps to continue, or choose another run.dir"
         )
     for key, path in (
         ("data.path", config.data.path),

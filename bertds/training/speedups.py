@@ -21,7 +21,7 @@ Capability = tuple[int, int] | None
 """A GPU's compute capability; None = no GPU."""
 
 
-def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSettings) -> None:
+def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedSettings) -> None:
     """Choose the attention kernel; compile, record or convert what the recipe wants.
 
     Logs what was chosen, in one line.
@@ -43,14 +43,16 @@ def speed_up(model: PreTrainingModel, config: Config, settings: DeepSpeedSetting
         assert isinstance(model, BertForPreTraining)  # checked above
         short_rows = config.model.attention_kernel == "auto"
         longest = fuse_layers(model, short_rows=short_rows)
-        kernel = f" (rows of at most {longest} tokens attend in a kernel of ours)"
+        kernel = f" (our own attention kernel for rows of up to {longest} tokens)"
         words.append(f"layers: fused{kernel if longest else ''}")
     elif wants_compile(config, settings.stage, cuda=cuda):
         from bertds.model.compile_layers import compile_layers
 
         compiled = compile_layers(model, "cuda" if cuda else "cpu")
         if not compiled and config.run.fp8:
-            raise ConfigError("run.fp8=true needs torch.compile, which this machine lacks")
+            raise ConfigError(
+                "run.fp8=true needs torch.compile, which is not available on this machine"
+            )
         words.append("layers: compiled" if compiled else "layers: not compiled")
     if config.run.cuda_graphs:
         check_graphs(config, settings.stage, capability)
@@ -130,15 +132,15 @@ def check_graphs(config: Config, stage: int, capability: Capability) -> None:
     """Refuse recorded graphs where they cannot be made."""
     if config.model.style == "modern":
         raise ConfigError(
-            "run.cuda_graphs=true is not made for model.style=modern; set run.cuda_graphs=false "
-            "(run.compile works with it)"
+            "run.cuda_graphs=true does not support model.style=modern; set run.cuda_graphs=false "
+            "(run.compile is supported)"
         )
     if capability is None or stage == 3:
         raise ConfigError("run.cuda_graphs=true needs a GPU and ZeRO stage 0, 1 or 2")
     if config.model.activation_checkpointing != "none":
         raise ConfigError(
-            "run.cuda_graphs=true with model.activation_checkpointing=full: recomputing reads "
-            "the generator's state, which a recording cannot; choose one of them"
+            "run.cuda_graphs=true with model.activation_checkpointing=full: recomputation reads "
+            "the state of the random generator, which a CUDA graph cannot; use only one of them"
         )
 
 
@@ -163,7 +165,9 @@ def check_fp8(config: Config, settings: DeepSpeedSettings, capability: Capabilit
     if settings.stage == 3:
         raise ConfigError("run.fp8=true needs run.compile, and so ZeRO stage 0, 1 or 2, found 3")
     if config.run.cuda_graphs:
-        raise ConfigError("run.fp8=true with run.cuda_graphs=true; choose one of them")
+        raise ConfigError(
+            "run.fp8=true cannot be combined with run.cuda_graphs=true; use only one of them"
+        )
     for name in ("hidden_size", "intermediate_size"):
         size = getattr(config.model, name)
         if size % 16:

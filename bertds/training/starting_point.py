@@ -42,7 +42,7 @@ ONLY_MODERN = ("local_attention", "global_attn_every_n_layers")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartingPoint:
     """A checkpoint to begin from."""
 
     reader: CheckpointReader
@@ -52,7 +52,7 @@ class Start:
 
 def start_weights(
     config: Config, model: PreTrainingModel, tokenizer: TokenizerInfo, checkpoints: Path
-) -> Start | None:
+) -> StartingPoint | None:
     """Find the start, and load weights of a Hugging Face folder into the model right away.
 
     Args:
@@ -69,7 +69,7 @@ def start_weights(
     wanted = {**to_dict(config.model), "vocab_size": tokenizer.vocab_size}
     if own is not None:
         _check_tokenizer(own, tokenizer)
-        return Start(own, True)
+        return StartingPoint(own, True)
     if not config.init.from_:
         return None
     path = path_of(config.init.from_)
@@ -80,16 +80,16 @@ def start_weights(
         report = hf_weights.load_transformers_state_dict(model, weight_files.read_state_dict(path))
         if report.missing and config.init.heads == "require":
             raise CheckpointError(
-                f"{path}: has no weights for {', '.join(report.missing[:3])}"
-                f"{' ...' if len(report.missing) > 3 else ''}; set init.heads=allow_missing to "
-                "start those at random"
+                f"{path}: contains no weights for "
+                f"{', '.join(report.missing[:3])}{(' ...' if len(report.missing) > 3 else '')}; "
+                "set init.heads=allow_missing to initialize those at random"
             )
-        log.info("weights from %s (%d tensors start at random)", path, len(report.missing))
+        log.info("weights from %s (%d tensors initialized at random)", path, len(report.missing))
         return None
     reader = locate(path)
     check_architecture(path, reader.field("model").mapping(), wanted, config)
     _check_tokenizer(reader, tokenizer)
-    return Start(reader, False)
+    return StartingPoint(reader, False)
 
 
 def check_architecture(
@@ -113,8 +113,8 @@ def check_architecture(
     for key in ("style", *ARCHITECTURE):  # what explains the other differences is said first
         if key not in free and theirs.get(key) != ours[key]:
             raise CheckpointError(
-                f"{path}: its {key} is {theirs.get(key)}, this run's is {ours[key]}; "
-                "weights can only be taken from the same architecture and vocabulary"
+                f"{path}: its {key} is {theirs.get(key)}, this run's is {ours[key]}; weights can "
+                "only be loaded from a model with the same architecture and vocabulary"
             )
 
 
@@ -132,13 +132,15 @@ def _check_vocabulary_file(path: Path, tokenizer: TokenizerInfo) -> None:
     if not tokenizer.files or not has_tokenizer(path):
         return
     if load_tokenizer_info(path).vocabulary() != tokenizer.vocabulary():
-        raise CheckpointError(f"{path}: another vocabulary than the data's {tokenizer.main_file}")
+        raise CheckpointError(
+            f"{path}: the vocabulary differs from that of the data, {tokenizer.main_file}"
+        )
 
 
-def check_alike(engine: TrainingEngine, start: Start | None, source: Source) -> None:
+def check_alike(engine: TrainingEngine, start: StartingPoint | None, source: Source) -> None:
     """Check that all ranks begin from the same checkpoint and read the same data. Collective.
 
-    On machines that do not share the run folder each would find its own, and go on in silence
+    On machines that do not share the run folder each would find its own, and continue in silence
     with a model put together of two.
 
     Raises:
@@ -160,12 +162,13 @@ def check_alike(engine: TrainingEngine, start: Start | None, source: Source) -> 
             )
         if facts != main_facts:
             raise DataError(
-                f"rank {rank} on {host} reads other data than rank 0 on {main_host}: "
-                f"{_difference(facts, main_facts)}; data.path must hold the same on all machines"
+                f"rank {rank} on {host} reads different data from rank 0 on {main_host}: "
+                f"{_difference(facts, main_facts)}; data.path must have the same contents on all "
+                "machines"
             )
 
 
-def warn_of_other_data(start: Start | None, source: Source) -> None:
+def warn_of_other_data(start: StartingPoint | None, source: Source) -> None:
     """Say so if the data is not what the run has been trained on up to its checkpoint."""
     if start is None or not start.is_own:
         return
@@ -173,15 +176,15 @@ def warn_of_other_data(start: Start | None, source: Source) -> None:
     different = _difference(now, before)
     if different:
         log.warning(
-            "the data has changed since %s: %s; from here on the order is another one, in which "
-            "samples of this epoch may come again or be left out",
+            "the data has changed since %s: %s; from now on the order is different, so samples "
+            "of this epoch may be repeated or skipped",
             start.reader.folder.name,
             different,
         )
 
 
 def _facts(described: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where the data lies: copies are as good."""
+    """Leave out where the data is located: copies are as good."""
     return {key: value for key, value in described.items() if key != "path"}
 
 
@@ -191,8 +194,8 @@ def _difference(now: dict[str, Any], before: dict[str, Any]) -> str:
     return ", ".join(f"{key} {now[key]} instead of {before[key]}" for key in shared[:3])
 
 
-def continue_run(config: Config, engine: TrainingEngine, start: Start | None) -> TrainState:
-    """Load weights and moments into the engine and return where training goes on."""
+def continue_run(config: Config, engine: TrainingEngine, start: StartingPoint | None) -> TrainState:
+    """Load weights and moments into the engine and return where training continues."""
     if start is None:
         return TrainState()
     reader, manifest = start.reader, start.reader.manifest

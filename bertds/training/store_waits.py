@@ -2,7 +2,7 @@
 
 A rank that waits alone makes the others wait for it in a collective operation, which has a limit
 of its own. So work that may wait for a store is done in a thread, while all ranks meet again and
-again and say how far they are. They go on, stop or fail together.
+again and say how far they are. They continue, stop or fail together.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def wait_for_batch(
     Args:
         ranks: the processes of the run.
         loader: this rank's.
-        agreement: is told if all are to stop.
+        agreement: is notified if all are to stop.
         on_round: called each time that the ranks meet: the wait is no hang.
 
     Returns:

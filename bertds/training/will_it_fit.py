@@ -1,7 +1,7 @@
 """Asks the planner before anything is built: does the run fit this machine?
 
 A run that does not is refused with what to change; otherwise the kernel kills it without a word, or
-a GPU runs out of memory after minutes of building. ``run.ignore_memory`` goes on all the same.
+a GPU runs out of memory after minutes of building. ``run.ignore_memory`` continues anyway.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from bertds.cost_model.flops import masked_per_row, mean_tokens
 from bertds.cost_model.hardware import cpu
 from bertds.cost_model.memory import CPU_BASE, GPU_BASE, Shape, estimate
 from bertds.cost_model.step_time import step_time
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import ConfigError
 from bertds.system.memory import cpu_memory_available
 
 MOST_CPU_DAYS = 30.0
 """A run in half precision that would take longer on a CPU was meant for GPUs."""
-_GO_ON = "--set run.ignore_memory=true goes on all the same"
+_GO_ON = "use --set run.ignore_memory=true to train anyway"
 
 
 def shape_of(
@@ -71,7 +71,9 @@ def shape_of(
     )
 
 
-def check_fits(config: Config, settings: DeepSpeedSettings, place: Place, vocab_size: int) -> None:
+def check_fits(
+    config: Config, settings: DeepSpeedSettings, place: RankInfo, vocab_size: int
+) -> None:
     """Refuse a run whose forecast is above the free memory, or that needs a GPU and has none.
 
     Args:
@@ -136,7 +138,7 @@ def _check_time(
         years = f"{days / 365:,.0f} years" if days > 730 else f"{days:,.0f} days"
         raise ConfigError(
             f"{settings.path}: this JSON is for GPUs ({settings.precision}, micro batch "
-            f"{batch.micro_batch_size}) and this machine has none: {steps:,} steps of "
+            f"{batch.micro_batch_size}), but this machine has none: {steps:,} steps of "
             f"{batch.global_batch_size:,} rows would take about {years} on its CPU; train on a "
             "GPU, or try --config tiny_cpu_phase1 --deepspeed_config tiny_cpu_phase1 here; "
             f"{_GO_ON}"

@@ -31,7 +31,7 @@ def use_word_weights(model: PreTrainingModel, config: Config, source: Source) ->
     """Give the model the weights of the words of the training text, where the recipe asks for them.
 
     Raises:
-        ConfigError: the data does not tell how often words occur.
+        ConfigError: the data does not contain how often words occur.
     """
     power = config.data.rare_token_power
     if not power:
@@ -39,7 +39,7 @@ def use_word_weights(model: PreTrainingModel, config: Config, source: Source) ->
     counts = source.token_counts()
     if counts is None:
         raise ConfigError(
-            f"data.rare_token_power={power}: these files do not tell how often words occur in the "
-            "text; prepare it as token shards, or set it to 0"
+            f"data.rare_token_power={power}: these files do not contain word frequencies; prepare "
+            "the text as token shards, or set data.rare_token_power=0"
         )
     weigh_words(model, torch.from_numpy(word_weights(counts, power)))

@@ -33,7 +33,7 @@ def count_documents(
     """Return the manifest's ``sources`` and ``documents``; read = written + dropped in each.
 
     With ``--mix`` there are ``weight`` and ``documents_repeated`` (``repeated`` in total) too: the
-    splits hold so many entries more than documents were written.
+    splits hold this number of entries more than documents were written.
     """
     counts: dict[str, Counter[str]] = {}
     for result in results:
@@ -79,7 +79,7 @@ def count_documents(
 
 
 def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> None:
-    """Refuse to go on without a document.
+    """Refuse to continue without a document.
 
     Args:
         last: results of the last stage; its documents are what is left.
@@ -97,7 +97,7 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
     counts, _ = split_counts(counts)
     read = counts.pop("read", 0)
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()) if count)
-    raise DataError(f"no document is left of {read:,}" + (f": {dropped}" if dropped else ""))
+    raise DataError(f"no documents are left of {read:,}" + (f": {dropped}" if dropped else ""))
 
 
 def tokenizer_words(tokenizer: TokenizerInfo) -> str:
@@ -116,7 +116,7 @@ def warn_of_unknown(results: Sequence[dict[str, Any]], tokenizer: TokenizerInfo)
         progress.say(
             f"warning: {unknown:,} of {tokens:,} tokens ({100 * unknown / tokens:.1f} %) are "
             f"{tokenizer.special_tokens['unk']}: the vocabulary ({tokenizer.vocab_size:,} tokens, "
-            f"{tokenizer.rules.casing}) is of other text; see --train-vocab, --cased"
+            f"{tokenizer.rules.casing}) does not fit the text; see --train-vocab and --cased"
         )
 
 
@@ -144,7 +144,7 @@ def report(
         for encoding, count in source.get("encodings", {}).items()
     ]
     if found:
-        rows["decoded"] = f"{', '.join(found)} (detected; look at some of them)"
+        rows["decoded"] = f"{', '.join(found)} (detected; check some of them)"
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{split.documents:,} documents, {split.sentences:,} sentences, "

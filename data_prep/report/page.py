@@ -32,7 +32,10 @@ def offer_report(out: Path, manifest: Manifest) -> None:
         raise
     except Exception as error:  # whatever it is: the corpus is complete
         reason = " ".join(str(error).split())[:200]
-        say(f"{out}: prepared, but without {REPORT_NAME}: {type(error).__name__}: {reason}")
+        say(
+            f"{out}: prepared, but {REPORT_NAME} could not be written: {type(error).__name__}: "
+            f"{reason}"
+        )
 
 
 def write_report(out: Path, manifest: Manifest) -> None:
@@ -48,12 +51,13 @@ def write_report(out: Path, manifest: Manifest) -> None:
     )
     page = html_page.render(
         "preparation.html.j2",
-        title=f"What was prepared: {manifest.settings['dataset']}",
+        title=f"Prepared data: {manifest.settings['dataset']}",
         subtitle=subtitle,
         headline=_headline(manifest, lengths, rows),
         charts=draw_charts(manifest, lengths, rows),
-        lengths_note=f"Lengths are those of {lengths.shards} of "
-        f"{words.count(len(train.shards), 'training shard')}; documents are in random order.",
+        lengths_note=f"Lengths were measured on {lengths.shards} of "
+        f"{words.count(len(train.shards), 'training shard')}; documents are in "
+        "random order.",
         sources=_sources(manifest),
         files=_files(manifest),
         settings=_settings(manifest),
@@ -73,7 +77,7 @@ def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tu
     ]
     for one in rows[:2]:
         fill = float(one.tokens.mean()) / one.sequence_length
-        values.append((f"{fill:.1%}", f"row of {one.sequence_length} filled"))
+        values.append((f"{fill:.1%}", f"of a row of {one.sequence_length} is filled"))
     return values
 
 
@@ -119,9 +123,7 @@ def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> charts.BarCha
     names = ("in order", "swapped") if sop else ("next", "random")
     note = "Label 0 and label 1."
     if not sop:
-        note += (
-            " A document's last segment has no next one, so that random ones are more than half."
-        )
+        note += " The last segment of a document has no next one, so more than 50 % are random."
     return charts.shares(
         "Sentence order" if sop else "Next sentence",
         [(length, ((names[0], 1 - share), (names[1], share))) for length, share in labels],
@@ -141,9 +143,9 @@ def _count_charts(manifest: Manifest) -> list[charts.BarChart]:
 
     return [
         charts.bars(
-            "Written and dropped documents",
+            "Documents written and dropped",
             bars([("written", written), *dropped], read),
-            note=f"{read:,} documents were read.",
+            note=f"{read:,} documents read.",
         ),
         charts.bars("Top sources", bars(sources[:10], written), note="Documents written."),
     ]
@@ -170,13 +172,13 @@ def _mask_note(rows: list[Rows]) -> str:
         f"{one.sequence_length}"
         for one in rows
     ]
-    return "What is at masked positions. Masked: " + "; ".join(told) + "."
+    return "Content of masked positions. Masked: " + "; ".join(told) + "."
 
 
 def _quantiles(values: np.ndarray) -> str:
     low, middle, high = np.percentile(values, [5, 50, 95])
     return (
-        f"Mean {values.mean():,.1f}, median {middle:,.0f}; nine of ten between {low:,.0f} and "
+        f"Mean {values.mean():,.1f}, median {middle:,.0f}; 90 % between {low:,.0f} and "
         f"{high:,.0f}; longest {values.max():,}."
     )
 
@@ -223,7 +225,7 @@ def _files(manifest: Manifest) -> Table:
                 f"{count:,} rows",
             ]
         )
-    return Table(["what", "files", "MB", "holds"], rows, numbers=(1, 2))
+    return Table(["what", "files", "MB", "contents"], rows, numbers=(1, 2))
 
 
 def _settings(manifest: Manifest) -> Table:

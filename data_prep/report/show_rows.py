@@ -2,7 +2,7 @@
 
 ```text
 OUT with manifest.json        token shards: rows made as the trainer makes them
-hdf5_... folder, .hdf5 file   rows as they stand in NVIDIA's files
+hdf5_... folder, .hdf5 file   rows as they are in NVIDIA's files
 ```
 """
 
@@ -46,8 +46,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds prep show",
-        description="Print rows of prepared data: segments, pair label, masks. A masked position "
-        "shows what the model sees and, in braces, what it should find.",
+        description="Print rows of prepared data with segments, pair label and masks. A masked "
+        "position shows what the model sees and, in braces, what it should predict.",
     )
     parser.add_argument(
         "path", metavar="OUT", help="a prepared folder, or a folder or file of NVIDIA HDF5"
@@ -55,19 +55,23 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--split",
         choices=("train", "validation"),
-        help="(validation, or train if that is empty)",
+        help="split to read (default: validation, or train if that is empty)",
     )
     parser.add_argument("-n", "--rows", type=int, default=3, metavar="N", help="how many (3)")
-    parser.add_argument("--first", type=int, default=0, metavar="N", help="skip N rows before (0)")
+    parser.add_argument(
+        "--first", type=int, default=0, metavar="N", help="number of rows to skip (default: 0)"
+    )
     parser.add_argument(
         "--sequence-length",
         type=int,
         default=0,
         metavar="S",
-        help="of rows from token shards (as --instances, else 128)",
+        help="length of rows from token shards (default: as --instances, or 128)",
     )
     parser.add_argument(
-        "--vocab", metavar="FILE", help="for HDF5 folders without OUT/tokenizer above them"
+        "--vocab",
+        metavar="FILE",
+        help="vocabulary, for HDF5 folders without OUT/tokenizer above them",
     )
     parser.add_argument("--no-colour", action="store_true", help="plain text")
     return parser.parse_args(argv)
@@ -80,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"-n {args.rows} --first {args.first}: at least 1 row, from row 0 on")
     if is_url(args.path):
         raise DataError(
-            f"{masked(args.path)}: prep show reads local paths; copy it to this machine first"
+            f"{masked(args.path)}: prep show reads only local paths; copy the data to this "
+            "machine first"
         )
     path = Path(args.path)
     if not path.exists():
@@ -163,8 +168,8 @@ def file_rows(path: Path, split: str, first: int, count: int, vocab_size: int) -
         largest = int(columns["input_ids"].max())
         if largest >= vocab_size:
             raise DataError(
-                f"{file_path}: holds token {largest}, but the vocabulary has {vocab_size}; give "
-                "the one it was made with as --vocab FILE"
+                f"{file_path}: contains token {largest}, but the vocabulary has {vocab_size} "
+                "tokens; give the vocabulary that the file was made with as --vocab FILE"
             )
         for number in range(end - first):
             yield _row(columns, number)
@@ -178,7 +183,7 @@ def _row(columns: dict[str, np.ndarray], number: int) -> Row:
     length = int(columns["input_mask"][number].sum())
     positions = columns["masked_lm_positions"][number]
     masked = dict(zip(positions.tolist(), columns["masked_lm_ids"][number].tolist()))
-    masked.pop(0, None)  # where no mask is, position 0 stands
+    masked.pop(0, None)  # where no mask is, position 0 is
     labels = columns.get("next_sentence_labels")
     return Row(
         columns["input_ids"][number][:length].tolist(),
@@ -197,7 +202,7 @@ def _vocabulary_beside(path: Path, given: str | None) -> tuple[list[str], str]:
             settings = Manifest.load(folder).settings
             tokenizer = load_tokenizer_info(folder / "tokenizer")
             return tokenizer.pieces(), str(settings.get("pairs", "nsp"))
-    raise ConfigError(f"{path}: no manifest.json here, and no prepared folder above; give --vocab")
+    raise ConfigError(f"{path}: no manifest.json here or in a prepared folder above; give --vocab")
 
 
 def describe(number: int, row: Row, words: list[str], pairs: str) -> Text:

@@ -1,6 +1,6 @@
 """What the report of a preparation shows: lengths of documents and sentences, and rows.
 
-Documents lie in random order, so a few shards stand for all; the page says how many were read.
+Documents are in random order, so a few shards represent all; the page says how many were read.
 Everything is a function of the shards, so the page has the same bytes every time.
 """
 

@@ -93,7 +93,7 @@ def read_test_files(
             hashes.append(ngram_hashes(words, min(ngram, len(words))))
         if texts == 0:
             raise DataError(
-                f"--decontaminate {path}: no text of {SHORTEST_EXAMPLE} words or more in it"
+                f"--decontaminate {path}: contains no text of at least {SHORTEST_EXAMPLE} words"
             )
         files.append(
             TestFile(name=path.name, sha256=sha256_file(path), texts=texts, too_short=too_short)
@@ -118,7 +118,7 @@ class Overlaps:
         return Overlaps(NgramTable.load(path))
 
     def found_in(self, text: str) -> bool:
-        """Tell whether the text holds an n-gram of the test files."""
+        """Return whether the text holds an n-gram of the test files."""
         words = word_hashes(text)
         return any(_any_in(ngram_hashes(words, n), self._slots) for n in self._lengths)
 

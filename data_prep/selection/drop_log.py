@@ -93,7 +93,8 @@ def gather(logs: Iterable[Path], work: Path, out: Path) -> None:
         for log in logs:
             if not log.is_file():
                 raise DataError(
-                    f"{log}: missing; remove its folder's .json files and run this again"
+                    f"{log}: missing; remove the .json files of its folder and run this command "
+                    "again"
                 )
             with open(log, encoding="utf-8", newline="\n") as lines:
                 for line in lines:
@@ -113,7 +114,7 @@ def logs_in_order(results: Sequence[dict[str, Any]], folders: Sequence[Path]) ->
 
     Args:
         results: what the tasks recorded.
-        folders: where their parts may lie.
+        folders: where their parts may be.
     """
     # A part of tokens has the name of the part of text that it was made of (--train-vocab).
     place = {result["part"]: result["order"] for result in results if result["stage"] == 0}

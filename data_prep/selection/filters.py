@@ -48,8 +48,8 @@ class FilterSettings:
                 raise ConfigError(f"{option} {value}: allowed: 0 or more (0 = no limit)")
         if 0 < self.max_words < self.min_words:
             raise ConfigError(
-                f"--max-words {self.max_words} is below --min-words {self.min_words}; no document "
-                "would be left"
+                f"--max-words {self.max_words} is below --min-words {self.min_words}, so every "
+                "document would be dropped"
             )
         if not 0.0 <= self.language_score <= 1.0:
             raise ConfigError(f"--language-score {self.language_score}: allowed: 0 to 1")

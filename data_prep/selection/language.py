@@ -31,7 +31,7 @@ def _identifier() -> _Identifier:
         from py3langid import langid
     except ImportError as error:
         raise ConfigError(
-            "--keep-language needs py3langid; install it: pip install 'bertds[quality]'"
+            "--keep-language requires py3langid; install it with: pip install 'bertds[quality]'"
         ) from error
     identifier: _Identifier = langid.LanguageIdentifier.from_model_file(
         langid.MODEL_FILE, norm_probs=True
@@ -45,12 +45,12 @@ def check_languages(codes: Sequence[str]) -> None:
     for code in codes:
         if code not in known:
             raise ConfigError(
-                f"--keep-language {code}: not known; known: {', '.join(sorted(known))}"
+                f"--keep-language {code}: unknown language; allowed: {', '.join(sorted(known))}"
             )
 
 
 def is_in(text: str, codes: Sequence[str], least: float) -> bool:
-    """Tell whether a text is in one of the languages, with at least this probability."""
+    """Return whether a text is in one of the languages, with at least this probability."""
     middle = len(text) // 2
     sample = text[:_WINDOW]
     if len(text) > 2 * _WINDOW:

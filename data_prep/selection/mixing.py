@@ -6,7 +6,7 @@ with the probability of the rest, by a hash of its text: so which documents are 
 depends on nothing but text and seed, and a larger weight keeps what a smaller one kept.
 
 - A document that enters 0 times is dropped as ``left_out_by_mix``.
-- The first entry has the document's own key; the others have keys hashed from it, so that they lie
+- The first entry has the document's own key; the others have keys hashed from it, so that they are
   elsewhere in the order. They are no duplicates, and are counted as ``documents_repeated``.
 - Held-out documents are never repeated: the validation split holds each once, and a repetition of
   a held-out document is not written.
@@ -49,13 +49,15 @@ def parse_mix(text: str, sources: Sequence[str]) -> Mix:
                 f"--mix {item}: expected SOURCE=WEIGHT, a weight above 0 and at most "
                 f"{LARGEST_WEIGHT:g}"
             )
-        # "hf" stands for all datasets of --hf.
+        # "hf" represents all datasets of --hf.
         meant = [s for s in sources if s == name or (name == "hf" and s.startswith("hf:"))]
         if not meant:
-            raise ConfigError(f"--mix {item}: no such source here; there: {', '.join(sources)}")
+            raise ConfigError(
+                f"--mix {item}: no such source; the sources are: {', '.join(sources)}"
+            )
         for source in meant:
             if source in weights:
-                raise ConfigError(f"--mix: {source} stands there twice")
+                raise ConfigError(f"--mix: {source} is given twice")
             weights[source] = weight
     return tuple(sorted((name, w) for name, w in weights.items() if w != 1.0))
 

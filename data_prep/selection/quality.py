@@ -1,4 +1,4 @@
-"""Rules that tell prose from the rest, by the published thresholds.
+"""Rules that separate prose from the rest, by the published thresholds.
 
 - ``gopher``: Gopher's quality rules (Rae et al., arXiv:2112.11446, appendix A.1.1).
 - ``repetition``: Gopher's repetition rules (the same, table A1).

@@ -47,7 +47,7 @@ def repetition(text: str) -> str:
 
 
 def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hash and the length in characters of what stands between spaces."""
+    """Return the hash and the length in characters of what is between spaces."""
     data = np.frombuffer(" ".join(text.split()).encode("utf-8", "surrogatepass"), np.uint8)
     words = np.empty(len(data) // 2 + 1, np.uint64)
     lengths = np.empty(len(words), np.int64)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertds.errors import DataError
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from data_prep.sources.blocks import whole_blocks
 
 _TAG = re.compile(r"^(?:O|[BIESLU]-\S+)$")
@@ -34,7 +34,7 @@ def task_texts(path: Path) -> Iterator[str]:
         DataError: it is missing, a folder, not UTF-8, or JSON of another layout.
     """
     if path.is_dir():
-        raise DataError(f"--decontaminate {path}: a folder; name the files of its test split")
+        raise DataError(f"--decontaminate {path}: is a folder; give the files of its test split")
     if not path.is_file():
         raise DataError(f"--decontaminate {path}: no such file")
     try:
@@ -61,15 +61,15 @@ def task_texts(path: Path) -> Iterator[str]:
 
 def _squad(path: Path, text: str) -> Iterator[str]:
     try:
-        paragraphs = [p for article in parse_json(text)["data"] for p in article["paragraphs"]]
+        paragraphs = [p for article in parse_text_json(text)["data"] for p in article["paragraphs"]]
         for paragraph in paragraphs:
             yield paragraph["context"]
             for question in paragraph["qas"]:
                 yield question["question"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"--decontaminate {path}: not SQuAD's JSON, data[].paragraphs[].context ({error!r}); "
-            "give other JSON as .jsonl, one record a line"
+            f"--decontaminate {path}: not JSON in SQuAD's form, data[].paragraphs[].context "
+            f"({error!r}); give other JSON as .jsonl, with one record per line"
         ) from error
 
 
@@ -78,7 +78,7 @@ def _records(path: Path, lines: list[str]) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            yield from _strings(parse_json(line))
+            yield from _strings(parse_text_json(line))
         except ValueError as error:
             raise DataError(
                 f"--decontaminate {path}: line {number} is not JSON ({error})"

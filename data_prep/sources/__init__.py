@@ -106,7 +106,7 @@ def find_files(
         kind: the option that named them.
         paths: files and folders.
         options: what their reader asks for.
-        indexes: indexes of multistream dumps; those beside their dumps are found without.
+        indexes: indexes of multistream dumps; those next to their dumps are found without.
         limits: what a file may unpack to, and the size of a document.
 
     Raises:
@@ -155,7 +155,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
                 stream_offsets(beside, file.path)
                 found[file.path] = beside
             except DataError as error:
-                progress.say(f"{error}; going on without it")
+                progress.say(f"{error}; continuing without it")
     for name in given:
         path = file_path(str(name))
         if not path.is_file():
@@ -163,7 +163,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
         own = [f.path for f in dumps if index_name(f.path) in (path.name, f"{path.name}.bz2")]
         own = own or [f.path for f in dumps if len(dumps) == 1]
         if not own:
-            raise DataError(f"{path}: none of the dumps has this index, by their names")
+            raise DataError(f"{path}: does not match any dump by name")
         stream_offsets(path, own[0])
         found[own[0]] = path
     return [f._replace(streams=str(found[f.path])) if f.path in found else f for f in files]
@@ -188,10 +188,10 @@ def _in_folder(kind: str, folder: Path) -> list[Path]:
     if not found:
         endings = [ending for ending in _ENDINGS[kind] if ending]
         wanted = f"{'|'.join(endings)} file" if endings else "file"
-        held = f"; it holds {left}" if left else ""
+        held = f"; it contains {left}" if left else ""
         raise DataError(f"{folder}: no {wanted} in this folder (for --{kind}){held}")
     if left:
-        progress.say(f"{folder}: left alone by --{kind}: {left}")
+        progress.say(f"{folder}: ignored by --{kind}: {left}")
     return sorted(found)
 
 
@@ -214,7 +214,7 @@ def _in_store(kind: str, url: str) -> list[tuple[FilePath, str]]:
         if size and not hidden and not is_index(path) and _wanted(kind, path):
             found.append((path, name))
     if not found:
-        raise DataError(f"{file}: no such file, and none below it (for --{kind})")
+        raise DataError(f"{file}: no such file or folder with files (for --{kind})")
     return found
 
 
@@ -288,7 +288,7 @@ def source_file(
 
 
 def is_read_by_one(file: SourceFile) -> bool:
-    """Tell whether only one process can read the file: a dump in one compressed stream."""
+    """Return whether only one process can read the file: a dump in one compressed stream."""
     kind = "" if file.reader != "dump" or file.streams else blocks.compression(file.path)
     return kind not in ("", "bz2") or _single_bz2(file, kind)
 

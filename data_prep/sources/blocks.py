@@ -1,7 +1,7 @@
-"""Bytes of a file in blocks, from any place of it, and the records that lie in them.
+"""Bytes of a file in blocks, from any place of it, and the records that are in them.
 
 A file is cut into ranges of bytes, and several workers read one file at once. A record (a page, a
-document) belongs to the range that holds its first byte; its reader goes on beyond the end of the
+document) belongs to the range that holds its first byte; its reader continues beyond the end of the
 range until the record ends. So blocks come with a flag: does the block belong to the range?
 Files of several bzip2 streams (as Wikipedia publishes them) are cut at their streams.
 """
@@ -89,7 +89,7 @@ def plain_blocks(path: FilePath, start: int, end: int) -> Iterator[Block]:
 
 
 def is_multistream(path: FilePath) -> bool:
-    """Tell whether a .bz2 file holds several streams (looks at its first 64 MiB)."""
+    """Return whether a .bz2 file holds several streams (looks at its first 64 MiB)."""
     with open_binary(path) as file:
         tail = file.read(1)[:0]
         file.seek(1)
@@ -185,7 +185,9 @@ def _check_inside(path: FilePath, kind: str, head: bytes) -> str:
     packing = kind if kind in formats.COMPRESSED else ""
     inner = formats.wrapping(head)
     if packing and inner in formats.COMPRESSED:
-        raise DataError(f"{path}: not text but {inner} data in {packing} data; unpack it once")
+        raise DataError(
+            f"{path}: not text but {inner} data in {packing} data; unpack the outer layer first"
+        )
     _refuse(path, formats.not_text(head), packing)
     return inner
 
@@ -205,7 +207,7 @@ def _unpacked(
         else:
             yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
     except EOFError as error:
-        raise DataError(f"{path}: truncated: the compressed data end too early") from error
+        raise DataError(f"{path}: truncated: the compressed data ends too early") from error
     except (OSError, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise DataError(f"{path}: damaged ({error})") from error
 
@@ -244,7 +246,7 @@ def _open_zstandard(path: FilePath) -> BinaryIO:
 
         return pyarrow.CompressedInputStream(open_binary(path), "zstd")
     except ImportError as error:
-        raise DataError(f"{path}: reading .zst needs pyarrow (pip install pyarrow)") from error
+        raise DataError(f"{path}: reading .zst requires pyarrow (pip install pyarrow)") from error
 
 
 def records(
@@ -323,8 +325,8 @@ def _until(
         block, owned = next(blocks, (b"", True))
         if not block:
             raise DataError(
-                f"{path}: truncated: it ends inside a record "
-                f"({closing.decode()} expected); fetch the file again"
+                f"{path}: truncated: it ends inside a record ({closing.decode()} expected); "
+                "download the file again"
             )
         if not owned and foreign is None:
             foreign = size

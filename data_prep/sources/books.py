@@ -78,7 +78,7 @@ def _blocks(text: str) -> list[str]:
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Tell paragraphs from chapter headings, tables of contents, rows of stars, credits."""
+    """Distinguish paragraphs from chapter headings, tables of contents, rows of stars, credits."""
     if not paragraph or _PRODUCED_BY.match(paragraph) or is_header_line(paragraph):
         return False
     if len(paragraph) < 500 and "Project Gutenberg" in paragraph:
@@ -95,7 +95,7 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def _is_capitals(paragraph: str) -> bool:
-    """Tell a heading in capitals from Arabic or Chinese with one Latin acronym in it."""
+    """Distinguish a heading in capitals from Arabic or Chinese with one Latin acronym in it."""
     if not paragraph.isupper():
         return False
     letters = sum(map(str.isalpha, paragraph))
@@ -103,5 +103,5 @@ def _is_capitals(paragraph: str) -> bool:
 
 
 def _has_many_words(paragraph: str) -> bool:
-    """Tell a paragraph of a script without spaces, in which 60 letters are many words."""
+    """Recognise a paragraph of a script without spaces, in which 60 letters are many words."""
     return not paragraph.isascii() and word_count(paragraph) >= 12 > paragraph.count(" ")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from bertds.data.scripts import gap
 from bertds.errors import DataError
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from bertds.system.stored_path import FilePath
 from data_prep.clean import clean_line, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, Document, Unit
@@ -50,7 +50,7 @@ def read_extracted(unit: Unit) -> Iterator[Document]:
         count += 1
         yield doc_document(record, unit.options)
     if count == 0 and (unit.start, unit.end) == (0, unit.path.stat().st_size):
-        raise DataError(f"{unit.path}: no <doc id=...> in it; other files of its folder have some")
+        raise DataError(f"{unit.path}: contains no <doc id=...>, unlike other files of its folder")
 
 
 def doc_document(record: bytes, options: tuple[str, ...] = ()) -> Document:
@@ -83,7 +83,7 @@ def body_document(title: str, body: str, address: str, options: tuple[str, ...] 
     Args:
         title: of the article.
         body: its text.
-        address: holds the page's, which tells its language.
+        address: holds the page's, which has its language.
         options: as for :func:`doc_document`.
     """
     title = unescape(title)
@@ -132,29 +132,30 @@ def read_extracted_json(unit: Unit) -> Iterator[Document]:
 
 def _json_document(line: bytes, options: tuple[str, ...]) -> Document:
     try:
-        record = parse_json(line)
-        title, body, address = record.get("title", ""), record["text"], record.get("url", "")
-        text = body.encode("utf-8", "replace").decode("utf-8")
+        record = parse_text_json(line)
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         return Document("", MALFORMED)
+    if not isinstance(record, dict) or not isinstance(record.get("text"), str):
+        return Document("", MALFORMED)
+    title = record.get("title")
     title = title if isinstance(title, str) else ""
-    return body_document(title, text, str(address), options)
+    return body_document(title, record["text"], str(record.get("url", "")), options)
 
 
 def is_extracted_json(path: FilePath) -> bool:
-    """Tell WikiExtractor's ``--json`` from other JSON lines, by its first record."""
+    """Distinguish WikiExtractor's ``--json`` from other JSON lines, by its first record."""
     block = next(whole_blocks(path), (b"", True))[0]
     try:
-        record = parse_json(block.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0])
+        record = parse_text_json(block.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0])
     except ValueError:
         return False
     return isinstance(record, dict) and record.keys() >= {"id", "url", "title", "text"}
 
 
 def is_section_title(line: str) -> bool:
-    """Tell ``Career.`` from a sentence: one capitalised phrase, a full stop, few words, no commas.
+    """Distinguish ``Career.`` from a sentence: one capitalised phrase, few words, no commas.
 
     A true sentence so short is lost too (seldom: it would be a paragraph of its own).
     """

@@ -43,13 +43,13 @@ _NOT_TEXT: tuple[tuple[bytes, str, str], ...] = (
     (rb"LZIP[\x00-\x01]", "lzip data", _ARCHIVE),
     (rb"\x89LZO\x00", "LZO data", _ARCHIVE),
     (rb"\xff\x06\x00\x00sNaPpY", "Snappy data", _ARCHIVE),
-    (rb"\x1f[\x9d\xa0]", "data of compress (.Z)", _ARCHIVE),
-    (rb"\x1f\x8b|\xfd7zXZ", "damaged compressed data", "fetch it again"),
+    (rb"\x1f[\x9d\xa0]", "data written by compress (.Z)", _ARCHIVE),
+    (rb"\x1f\x8b|\xfd7zXZ", "damaged compressed data", "download it again"),
     (rb"%PDF-", "a PDF file", "extract its text first"),
     (rb"%!PS-Adobe", "a PostScript file", "extract its text first"),
     (rb"\{\\rtf", "an RTF file", "save it as plain text"),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office file", "save it as plain text"),
-    (rb"PAR1", "a Parquet file", "give it with --parquet"),
+    (rb"PAR1", "a Parquet file", "use --parquet for it"),
     (rb"ARROW1\x00|ORC\x08|Obj\x01", "a file of columns or records", "convert it to Parquet"),
     (rb"\x89HDF\r\n", "an HDF5 file", ""),
     (rb"SQLite format 3\x00", "an SQLite database", ""),
@@ -123,7 +123,7 @@ def wide_encoding(head: bytes) -> str:
 
 
 def _is_text_in(head: bytes, encoding: str) -> bool:
-    """Tell whether bytes are UTF-16 of another script than Latin.
+    """Return whether bytes are UTF-16 of another script than Latin.
 
     Then their letters are of one script, two at most (Japanese counts as one), and there are spaces
     or other marks between them; numbers, or text in another encoding, would be of all scripts.
@@ -176,7 +176,7 @@ def not_text(head: bytes) -> str:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Tell whether a tar header is there; the oldest ones have no magic, but a checksum."""
+    """Return whether a tar header is there; the oldest ones have no magic, but a checksum."""
     if head[257:262] == b"ustar":
         return True
     if len(head) < 512 or not head[0]:

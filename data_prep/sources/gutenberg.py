@@ -7,7 +7,7 @@ some         header  book  *** START: FULL LICENSE ***  ...  *END THE SMALL PRIN
 volumes      header  *** START OF ...  book  *** END OF ...  *** START OF ...  book  ...
 ```
 
-A marker counts only where it may stand: a line in the midst of a long book that reads like one
+A marker counts only where it may be: a line in the midst of a long book that reads like one
 must not cost the rest.
 """
 
@@ -72,7 +72,7 @@ def without_frame(text: str) -> str:
 
 
 def is_header_line(paragraph: str) -> bool:
-    """Tell whether a paragraph is one of the header's notices to the reader."""
+    """Return whether a paragraph is one of the header's notices to the reader."""
     return paragraph[:1] in _HEADER_LETTERS and _HEADER_LINE.match(paragraph) is not None
 
 
@@ -82,7 +82,7 @@ def _markers(text: str, marker: re.Pattern[str], words: tuple[str, ...]) -> Iter
     Args:
         text: a book.
         marker: matches from the beginning of a line.
-        words: one of which such a line holds: to look for these takes a tenth of the pattern's
+        words: one of which such a line holds: to look for these takes 10 % of the pattern's
             time.
     """
     lines = set()
@@ -101,7 +101,7 @@ def _without_small_print(text: str) -> str:
     begin = next(_markers(text, _PRINT_BEGIN, ("THE SMALL PRINT", "FULL LICENSE")), None)
     if begin is not None and (end is None or begin.start() < end.start()):
         before, after = text[: begin.start()], text[end.end() :] if end is not None else ""
-        # It stands before the book, or (some files of 2003) after it.
+        # It is before the book, or (some files of 2003) after it.
         return after if len(after.strip()) > len(before.strip()) else before
     if end is None:
         return text
@@ -132,7 +132,7 @@ def _up_to_end(text: str) -> str:
 
 
 def _is_frame(text: str) -> bool:
-    """Tell what is between two end markers from the end of a book."""
+    """Distinguish what is between two end markers from the end of a book."""
     if len(text) < _LONGEST_FOOTER:
         return True
     return any(words in text for words in _LICENCE)

@@ -3,7 +3,7 @@
 ``datasets`` finds the files of a name, configuration and split (a card's ``configs``, or the names
 of the files), on the Hub at one revision that goes into the names of the files. Nothing is
 downloaded beforehand: Parquet files, which is what the Hub serves, are read by groups of rows from
-wherever they lie, so that several workers read one file and a restart repeats little; files in
+wherever they are, so that several workers read one file and a restart repeats little; files in
 other formats (JSON, CSV, text) are streamed by ``datasets``, each as one piece.
 """
 
@@ -46,7 +46,7 @@ def find_hub(given: str, split: str, key: str) -> list[SourceFile]:
     data_files = getattr(builder.config, "data_files", None) or {}
     if split not in data_files:
         there = ", ".join(map(str, data_files)) or "none"
-        raise DataError(f"--hf {given}: no split {split!r} (there: {there}); set --hf-split")
+        raise DataError(f"--hf {given}: no split {split!r} (available: {there}); set --hf-split")
     layout = type(builder).__module__.rpartition(".")[2]
     folder = Path(name)
     if folder.is_dir():
@@ -89,7 +89,9 @@ def dataset_builder(given: str, name: str, config: str) -> DatasetBuilder:
     try:
         import datasets
     except ImportError as error:
-        raise ConfigError("--hf needs datasets; install it: pip install datasets") from error
+        raise ConfigError(
+            "--hf requires the package datasets; install it with: pip install datasets"
+        ) from error
     import huggingface_hub
 
     # A machine without a network would get a dozen lines about retries before the one error.
@@ -105,15 +107,14 @@ def dataset_builder(given: str, name: str, config: str) -> DatasetBuilder:
         raise DataError(f"--hf {given}: {_one_line(error)}") from error
     except OSError as error:
         raise DataError(
-            f"--hf {given}: cannot be reached ({_one_line(error)}); where there is a network: "
-            f"hf download {name} --repo-type dataset --local-dir DIR; then --hf DIR"
-            f"{':' + config if config else ''}"
+            f"--hf {given}: cannot be reached ({_one_line(error)}); on a machine with network "
+            f"access run: hf download {name} --repo-type dataset --local-dir DIR; then use --hf "
+            f"DIR{(':' + config if config else '')}"
         ) from error
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         # Without a configuration where there are several; one that does not exist; a script.
         raise DataError(
-            f"--hf {given}: {_one_line(error)} (a configuration is named after a colon: "
-            "NAME:CONFIG)"
+            f"--hf {given}: {_one_line(error)} (give a configuration after a colon: NAME:CONFIG)"
         ) from error
 
 
@@ -203,8 +204,8 @@ def read_hub(unit: Unit) -> Iterator[Document]:
                 continue
             if key not in row:
                 raise DataError(
-                    f"{path}: a record has no {key!r} (it has: {', '.join(list(row)[:8])}); name "
-                    "the text's field with --text-key"
+                    f"{path}: a record has no {key!r} (it has: {', '.join(list(row)[:8])}); set "
+                    "the field that has the text with --text-key"
                 )
             yield text_value_document(row[key], record_title(row))
     except (datasets.exceptions.DatasetsError, OSError, ValueError) as error:

@@ -38,8 +38,8 @@ class Unpacking:
         ratio = self.limits.unpack_ratio
         if self.unpacked > FREE_BYTES + ratio * packed:
             raise DataError(
-                f"{self.path}: unpacks to more than {ratio} times its {packed:,} bytes; if that is "
-                "right, raise --max-unpack-ratio"
+                f"{self.path}: unpacks to more than {ratio} times its {packed:,} bytes; if that "
+                "is expected, raise --max-unpack-ratio"
             )
 
 
@@ -61,7 +61,7 @@ def check_document(path: FilePath | str, size: int, limits: Limits) -> None:
     if size > limits.document_bytes:
         raise DataError(
             f"{path}: a document of more than {limits.document_bytes >> 20:,} MB; if that is "
-            "right, raise --max-document-mb"
+            "expected, raise --max-document-mb"
         )
 
 

@@ -1,4 +1,4 @@
-"""The index that Wikimedia publishes beside a multistream dump: where its bzip2 streams begin.
+"""The index that Wikimedia publishes with a multistream dump: where its bzip2 streams begin.
 
 ```text
 enwiki-20240101-pages-articles-multistream.xml.bz2          streams of 100 pages each
@@ -27,7 +27,7 @@ _PROBES = 64
 
 
 def is_index(path: FilePath) -> bool:
-    """Tell whether a file is an index, by its name."""
+    """Return whether a file is an index, by its name."""
     return bool(_INDEX_NAME.search(path.name))
 
 
@@ -38,7 +38,7 @@ def index_name(dump: FilePath) -> str:
 
 
 def index_beside(dump: FilePath) -> FilePath | None:
-    """Return the index that lies beside a dump, packed or unpacked."""
+    """Return the index that is located next to a dump, packed or unpacked."""
     name = index_name(dump)
     if not name:
         return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bertds.errors import DataError
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from bertds.system.stored_path import FilePath, StoredPath, file_path
 from data_prep.clean import clean_paragraphs, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Limits, Unit
@@ -32,7 +32,7 @@ def read_jsonl(unit: Unit) -> Iterator[Document]:
 def json_document(line: bytes, key: str) -> Document:
     """Read one line: an object with a text under ``key``."""
     try:
-        value = parse_json(line)
+        value = parse_text_json(line)
     except UnicodeDecodeError:
         return Document("", BAD_UTF8)
     except (ValueError, RecursionError):
@@ -55,7 +55,7 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
         raise _not_lines(path, 1, _ARRAY)
     for beginning, what in _OF_WIKIS.items():
         if head.startswith(beginning):
-            raise DataError(f"{path}: {what}, no JSON lines; give it with --wiki")
+            raise DataError(f"{path}: {what}, not JSON lines; use --wiki for it")
     without_key = ""
     end = path.stat().st_size
     lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, end, 0, limits=limits))
@@ -68,12 +68,12 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
         if found not in (None, _NO_KEY) and not without_key:
             raise _not_lines(path, number, str(found))
         if found == _NO_KEY and not without_key:
-            there = ", ".join(list(parse_json(line))[:8])
-            without_key = f"{path}: line {number}: the record has no {key!r} (it has: {there})"
+            there = ", ".join(list(parse_text_json(line))[:8])
+            without_key = f"{path}: line {number}: the record has no key {key!r} (it has: {there})"
         if size > _CHECKED_BYTES:
             break
     if without_key:
-        raise DataError(f"{without_key}; name the text's key with --text-key")
+        raise DataError(f"{without_key}; set the key that has the text with --text-key")
 
 
 def _not_lines(path: FilePath, number: int, found: str) -> DataError:
@@ -94,7 +94,7 @@ def _line_problem(line: bytes, key: str) -> str | None:
     if not text:
         return None
     try:
-        value = parse_json(text)
+        value = parse_text_json(text)
     except UnicodeDecodeError:
         return None
     except (ValueError, RecursionError):
@@ -104,7 +104,7 @@ def _line_problem(line: bytes, key: str) -> str | None:
         return "part of a JSON object" if text in (b"{", b"}") or text[:1] == b'"' else None
     if isinstance(value, dict):
         return "" if key in value else _NO_KEY
-    return _ARRAY if isinstance(value, list) else "no JSON object"
+    return _ARRAY if isinstance(value, list) else "not a JSON object"
 
 
 def record_title(record: Mapping[str, Any]) -> str:
@@ -119,8 +119,7 @@ def text_value_document(value: object, title: str = "") -> Document:
     """Clean a text that a record holds."""
     if not isinstance(value, str):
         return Document("", EMPTY if value is None else MALFORMED, title)
-    # Lone surrogates come out of "\ud800" escapes and cannot be written as UTF-8.
-    text = clean_paragraphs(value.encode("utf-8", "replace").decode("utf-8"))
+    text = clean_paragraphs(value)
     return Document(text, "" if text else EMPTY, title)
 
 
@@ -128,11 +127,11 @@ def read_pubmed(unit: Unit) -> Iterator[Document]:
     """Yield the abstracts of one JSON object, address -> abstract (BioASQ); .gz or plain."""
     data = b"".join(block for block, _ in whole_blocks(unit.path, unit.limits))
     try:
-        value = parse_json(data)
+        value = parse_text_json(data)
     except ValueError as error:
         raise DataError(f"{unit.path}: not JSON ({error})") from error
     if not isinstance(value, dict):
-        raise DataError(f"{unit.path}: expected an object, address -> abstract")
+        raise DataError(f"{unit.path}: expected an object, URL -> abstract")
     for address, abstract in value.items():
         text = unescape(without_tags(abstract)) if isinstance(abstract, str) else abstract
         yield text_value_document(text, address)
@@ -239,6 +238,6 @@ def parquet_row_groups(
     Unpacking(file_path(str(path)), limits).add(sum(sizes), packed)
     if column not in names:
         raise DataError(
-            f"{path}: no column {column!r} (there: {', '.join(names[:8])}); set --text-key"
+            f"{path}: no column {column!r} (available: {', '.join(names[:8])}); set --text-key"
         )
     return sizes

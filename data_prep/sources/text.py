@@ -1,4 +1,4 @@
-"""Plain text: documents separated by blank lines, or one document a line (``--text-layout``)."""
+"""Plain text: documents separated by blank lines, or one document per line (``--text-layout``)."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
         for line in lines:
             blank = not line or line.isspace()
             if first:
-                # The line before the unit: does a document of the unit before go on?
+                # The line before the unit: does a document of the unit before continue?
                 first, skipping = False, not blank
             elif blank:
                 skipping = False
@@ -97,8 +97,8 @@ def _line_groups(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[l
         if with_previous:
             yield [previous], True
         while (left := unit.end - file.tell()) > 0:
-            # readlines goes on until it has more than so many bytes: the last line, too, begins
-            # within the unit. (0 would be: all lines.)
+            # readlines continues until it has more than this number of bytes: the last line, too,
+            # begins within the unit. (0 would be: all lines.)
             few = min(left, _GROUP) - 1
             lines = file.readlines(few) if few else [file.readline()]
             if not any(lines):  # the file has become shorter

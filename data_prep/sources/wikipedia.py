@@ -77,11 +77,11 @@ def sniff_dump(path: FilePath) -> tuple[str, ...]:
 
 def truncated(path: FilePath) -> DataError:
     """Return the error for a dump that ends too early."""
-    return DataError(f"{path}: truncated: </mediawiki> is missing at its end; fetch it again")
+    return DataError(f"{path}: truncated: </mediawiki> is missing at the end; download it again")
 
 
 def _ends_dump(tail: bytes) -> bool:
-    """Tell whether the last bytes that a reader saw can be the end of a dump."""
+    """Return whether the last bytes that a reader saw can be the end of a dump."""
     tail = tail.rstrip()
     # A unit may begin inside "</mediawiki>" and see only its last letters.
     return _END in tail or (0 < len(tail) < len(_END) and _END.endswith(tail))
@@ -152,7 +152,7 @@ def page_document(page: bytes, wiki: Site) -> Document:
     """
     if page.find(_OPENING, 6) >= 0:
         return Document("", MALFORMED)
-    # The newest revision stands last.
+    # The newest revision is last.
     text_at = page.rfind(b"<text")
     header = page[: text_at if text_at >= 0 else len(page)]
     namespace = _NAMESPACE.search(header)
@@ -203,7 +203,7 @@ def _unescaped(text: str) -> str:
 
 
 def _is_redirect(text: str, wiki: Site) -> bool:
-    """Tell ``#REDIRECT [[Target]]``, in any language, from a list that begins so."""
+    """Distinguish ``#REDIRECT [[Target]]``, in any language, from a list that begins so."""
     match = _REDIRECT_TEXT.match(text)
     if match is None:
         return False

@@ -27,8 +27,8 @@ from data_prep.settings import PrepSettings
 from data_prep.stages.markers import inputs_hash, read_marker, write_marker
 
 _BLOCKS_PER_FILE = 2
-"""Memory of a worker: so many passes over a shard of 4 million tokens, about 0.3 GB at 512."""
-# Below the seed, beside the streams of bertds.data.rng.
+"""Passes per worker, over a shard of 4 million tokens; about 0.3 GB of memory at 512."""
+# Below the seed, in addition to the streams of bertds.data.rng.
 _FILE_ORDER = 101
 _SPLIT_NAMES = {"train": "training", "validation": "test"}
 
@@ -155,7 +155,7 @@ def write_rows(task: InstanceTask) -> dict[str, Any]:
     seed = rows_seed(task.settings.seed, task.split)
     count = sum(_count_rows(shards, *block, settings, seed) for block in task.blocks)
     order = permutation(derive_key(seed, 2, task.number), count)
-    places = np.empty_like(order)  # where the n-th row that is made lies in the file
+    places = np.empty_like(order)  # where the n-th row that is made is in the file
     places[order] = np.arange(count)
     columns = empty_columns(
         count,

@@ -23,11 +23,11 @@ def inputs_hash(values: Iterable[object]) -> str:
 def write_marker(
     marker: Path, file: Path, result: dict[str, Any], inputs: str = "", sha256: str = ""
 ) -> dict[str, Any]:
-    """Record a result, with size and hash of the file that it stands for.
+    """Record a result, with size and hash of the file that it represents.
 
     Args:
         marker: where.
-        file: what the result stands for.
+        file: what the result represents.
         result: what else is to be known.
         inputs: what the file was made from.
         sha256: the file's hash, if it is known already.

@@ -7,7 +7,7 @@ depends on the documents alone.
 
 Links are found by tasks, one for each band and range of hash values: a task reads one column of all
 parts and sorts what falls into its range, about 200 MB whatever the size of the corpus. The groups
-are joined in one process with 16 bytes a document.
+are joined in one process with 16 bytes per document.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DOCUMENTS_AT_ONCE = 1 << 22
 
 
 class LinkTask(NamedTuple):
-    """The documents whose hash of one band lies in one range."""
+    """The documents whose hash of one band is in one range."""
 
     band: int
     low: int

@@ -131,7 +131,7 @@ def running_sum(values: Sequence[int] | np.ndarray) -> np.ndarray:
 
 def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.dtype) -> None:
     """Sort documents by key and write them atomically."""
-    # Equal texts stand in the order of their sources; which of them is kept depends on it.
+    # Equal texts are in the order of their sources; which of them is kept depends on it.
     ordered = sorted(documents, key=lambda d: (d.key, d.source))
     keys = np.array([d.key for d in ordered], dtype=np.uint64).reshape(-1, 2)
     empty = [np.zeros(0, np.int32)]
@@ -172,7 +172,7 @@ def open_part(path: Path) -> Part:
     """Map a part into memory.
 
     Raises:
-        DataError: it is missing or damaged (a completion marker should have told).
+        DataError: it is missing or damaged (a completion marker should have shown it).
     """
     try:
         # Each shard opens every part. np.memmap would take several times as long, and its slices.
@@ -181,5 +181,7 @@ def open_part(path: Path) -> Part:
         header = parse_json(mapped[:_HEADER_BYTES])
         arrays = {name: np.frombuffer(mapped, kind, count, at) for name, kind, count, at in header}
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: damaged part ({error}); remove it and run this again") from error
+        raise DataError(
+            f"{path}: damaged part ({error}); remove it and run this command again"
+        ) from error
     return Part(**arrays)

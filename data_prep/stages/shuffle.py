@@ -4,7 +4,7 @@ The key of a document is a keyed hash of its text, so the order is a shuffle tha
 draw. The lowest keys are the validation split; the rest is cut into shards of about equal tokens.
 A shard is a range of keys, gathered as one slice from every part; equal keys are duplicates.
 
-Repetitions (selection/mixing.py) have keys of their own and lie in the training shards alone: the
+Repetitions (selection/mixing.py) have keys of their own and are in the training shards alone: the
 first of these also takes the ones whose keys fall among the held-out, and a repetition of a
 held-out document is passed over.
 """
@@ -21,6 +21,7 @@ import numpy as np
 
 from bertds.data.formats.token_shards import shard_name, write_token_shard
 from bertds.data.tokenizer_json import WORD_START
+from bertds.display import words
 from bertds.errors import DataError
 from bertds.system.storage import join, upload
 from data_prep.document import DUPLICATE, NEAR_DUPLICATE
@@ -97,15 +98,17 @@ def plan_shards(
     near = near or no_near_duplicates()
     documents = sum(int(_live(open_part(part), near).sum()) for part in parts)
     if documents == 0:
-        raise DataError("no document is left: the sources are empty, or all were dropped")
+        raise DataError(
+            "no documents are left: the sources are empty, or all documents were dropped"
+        )
     held_out = 0
     if validation_fraction > 0:
         wanted = max(2, round(validation_fraction * documents))
         keys = _lowest_keys(parts, wanted + 2, near)
         if len(keys) < wanted + 2:
             raise DataError(
-                f"{len(keys)} different documents are too few to hold {wanted} of them out and "
-                "train on 2 or more; add documents or set --validation-fraction 0"
+                f"only {words.count(len(keys), 'distinct document')}; at least {wanted + 2} are "
+                f"needed to hold out {wanted}; add documents or set --validation-fraction 0"
             )
         held_out = int(keys[wanted - 1]) + 1
     ranges = []
@@ -187,7 +190,7 @@ class _Columns(NamedTuple):
 
 
 def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
-    """Return all entries of the task's range, as they lie in the parts."""
+    """Return all entries of the task's range, as they are in the parts."""
     one = task.range
     first_train = one.split == "train" and one.number == 0
     columns: list[_Columns] = []

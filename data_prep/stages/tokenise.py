@@ -52,7 +52,7 @@ class StageTask(NamedTuple):
     """None: write text, there is no vocabulary yet."""
     fingerprint: str = ""
     inputs: str = ""
-    """What the result depends on beside settings, for the marker."""
+    """What the result depends on in addition to settings, for the marker."""
     text_part: Path | None = None
     test_ngrams: Path | None = None
     """The table of ``--decontaminate``."""
@@ -122,8 +122,8 @@ def run_stage(task: StageTask) -> dict[str, Any]:
         except TokensDiffer as difference:
             distrusted.add(task.fingerprint)
             progress.say(
-                f"nanotoken and tokenizers disagree on {str(difference)[:80]!r}; going on without "
-                "nanotoken"
+                f"nanotoken and tokenizers disagree on {str(difference)[:80]!r}; continuing "
+                "without nanotoken"
             )
     return _run(task, fast=False)
 
@@ -145,7 +145,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         parts = _as_tokens(documents, words, task, log, counts)
         payload_type = words.dtype
     kept = list(parts)
-    # Before the marker, which stands for both files.
+    # Before the marker, which represents both files.
     log.save(task.part.with_suffix(".dropped"))
     write_part(task.part, kept, payload_type)
     unit = task.unit
@@ -163,7 +163,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
 
 
 def _place(task: StageTask, unit: Unit) -> list[Any]:
-    """Return where a unit stands among all, whichever worker reads it."""
+    """Return where a unit is among all, whichever worker reads it."""
     return [task.sources.index(unit.source), masked(unit.file), unit.number]
 
 
@@ -258,7 +258,7 @@ def _as_tokens(
         )
         first = running_sum([len(document.sentences) for document in batch])
         ends = running_sum(lengths)[first].tolist()
-        # Empty sentences go: where the others of each document lie, and their lengths.
+        # Empty sentences go: where the others of each document are, and their lengths.
         full = lengths > 0
         ends_of_full = running_sum(full)[first].tolist()
         own = lengths[full].astype(np.int32)

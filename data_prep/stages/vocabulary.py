@@ -41,7 +41,7 @@ def train_vocabulary(
         parts: text parts.
         size: tokens wanted; a small text may give fewer.
         rules: what is done to text before pieces are looked up.
-        sample_bytes: about so much text is read: the documents with the highest keys, which never
+        sample_bytes: about this much text is read: the documents with the highest keys, which never
             are the validation split unless the sample is the whole corpus.
 
     Raises:
@@ -99,8 +99,8 @@ def choose_alphabet(characters: Counter[str], size: int, rules: WordPieceRules) 
         needed += more
     if needed > size:
         raise DataError(
-            f"--train-vocab {size}: the text has {len(counts)} different characters, so at least "
-            f"{needed} tokens are needed"
+            f"--train-vocab {size}: the text has {len(counts)} distinct characters, so at least "
+            f"{needed} tokens are required"
         )
     return sorted(alphabet)
 

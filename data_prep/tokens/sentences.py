@@ -2,7 +2,7 @@
 
 It knows the abbreviations of some hundred languages and splits about 70 MB/s a core paragraph by
 paragraph (a regular expression without abbreviations: about 55; both measured on one core with
-benchmarks/prep.py's text). It slows down on very long inputs, so long paragraphs are cut first.
+benchmarks/prep.py's text). It slows down on very long inputs, hence long ones are cut first.
 Where it knows no ends of a script's sentences (Khmer, Tibetan, Thai, Lao), those of
 bertds/data/scripts.py are used.
 """

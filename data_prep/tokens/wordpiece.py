@@ -1,6 +1,6 @@
 r"""WordPiece ids, bit-equal to Hugging Face ``tokenizers``, many times faster.
 
-``tokenizers`` cleans, lower-cases, splits and looks up character by character, each time anew. But
+``tokenizers`` cleans, lower-cases, splits and looks up character by character, each time again. But
 all its steps stay between two spaces or punctuation marks: the ids of a sentence are those of its
 words and marks in a row. So:
 
@@ -71,7 +71,7 @@ class WordPieceEncoder:
         """
         vocabulary = {token: number for number, token in enumerate(tokens)}
         if "[UNK]" not in vocabulary:
-            raise DataError("the vocabulary misses [UNK]")
+            raise DataError("the vocabulary does not contain [UNK]")
         self.dtype = np.dtype(np.uint16 if len(tokens) <= 65_535 else np.uint32)
         self.unknown = unknown = vocabulary["[UNK]"]
         if isinstance(rules, bool):
@@ -210,7 +210,7 @@ def _byte_tables(
         mark = bytes([0xE2, 0x80, byte]).decode()
         pieces = exact.pre_tokenizer.pre_tokenize_str(exact.normalizer.normalize_str(f"a{mark}b"))
         found = exact.encode(mark, add_special_tokens=False).ids
-        # Those that stand alone between letters, and so divide words as ASCII marks do.
+        # Those that are alone between letters, and so divide words as ASCII marks do.
         if [piece for piece, _ in pieces] == ["a", mark, "b"] and len(found) == 1:
             mark_ids[byte] = found[0]
     forms = [_normal_form(chr(code), exact).encode() for code in range(0x80, 0x800)]

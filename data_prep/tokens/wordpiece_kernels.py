@@ -183,7 +183,7 @@ def _new_value(
 
 @compiled
 def _is_full(cache, size):
-    """Tell whether ``size`` more bytes of text might not fit."""
+    """Return whether ``size`` more bytes of text might not fit."""
     return (
         cache.used[0] + size > len(cache.id_starts)
         or cache.used[1] + size > len(cache.id_starts)

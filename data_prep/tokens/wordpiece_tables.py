@@ -2,7 +2,7 @@
 
 Words of up to 15 bytes, nearly all, are looked up in ``short``: open addressing over rows of four
 uint64, which are the bytes themselves (the 16th is their number, so equal rows are equal words),
-the value, and nothing; a look-up touches one line of the processor's cache. Longer ones lie in a
+the value, and nothing; a look-up touches one line of the processor's cache. Longer ones are in a
 :class:`Table`, which compares bytes in an arena; so does the vocabulary.
 
 A value, int32, is the id of a word that has one, or -1 - entry of a word that has several (or whose
@@ -24,7 +24,7 @@ class Table(NamedTuple):
     """Byte strings and their numbers, by open addressing.
 
     ``slots`` holds the upper half of the hash and entry + 1 (0 = empty) at the hash's place or the
-    next free one; ``starts``, ``sizes`` and ``values`` describe entry e, whose bytes lie in
+    next free one; ``starts``, ``sizes`` and ``values`` describe entry e, whose bytes are in
     ``arena``.
     """
 

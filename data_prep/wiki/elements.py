@@ -32,7 +32,7 @@ _LINE_BREAK = re.compile(r"\s*<br\b", re.IGNORECASE)
 _HEADINGS = {f"h{level}": "=" * level for level in range(1, 7)}
 _LONGEST_HEADING = 300
 _LONGEST_NESTED_REFERENCE = 4000
-"""Characters; a reference that goes on for longer was never closed."""
+"""Characters; a reference that continues for longer was never closed."""
 
 
 def without_elements(text: str) -> str:
@@ -162,7 +162,7 @@ def _outer_close(text: str, name: str, start: int, first: int, unclosed: set[str
     """Return where the tag that closes an element with others of its name in it begins.
 
     That is the first closing tag where they do not pair: an opening one was forgotten to be closed,
-    and to go on to a later end would take prose along.
+    and to continue to a later end would take prose along.
     """
     if f"{name} " in unclosed:
         return first

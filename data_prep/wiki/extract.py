@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple, TypeAlias
 
+from bertds.data.scripts import word_count
 from data_prep.wiki import literal
 from data_prep.wiki.elements import without_elements
 from data_prep.wiki.expressions import expression_value
@@ -28,6 +29,9 @@ from data_prep.wiki.templates import Templates, templates_of
 from data_prep.wiki.variants import one_variant
 
 _BRACES = re.compile(r"\{\{+|\}\}+")
+# "{{" that opens nothing: no name and bar after it, but words.
+_UNCLOSED_TEXT = re.compile(r"(\{\{+)([^|{}\[\]]{20,60})(?!\|)")
+_LEAST_WORDS = 4
 _LONGEST_TEMPLATE = 4000
 _LONGEST_NAME = 60
 _DEEPEST_TEMPLATE = 4
@@ -132,7 +136,10 @@ def _never_opened(text: str, start: int, end: int) -> _Span:
 def _with_unclosed(text: str, spans: list[_Span], starts: list[int]) -> list[_Span]:
     for start in starts:  # never closed: the line is lost, not the article
         line_end = text.find("\n", start)
-        spans.append((start, len(text) if line_end < 0 else line_end, 0))
+        line_end = len(text) if line_end < 0 else line_end
+        match = _UNCLOSED_TEXT.match(text, start, line_end)
+        is_text = match is not None and word_count(match[2]) >= _LEAST_WORDS
+        spans.append((start, match.end(1) if match is not None and is_text else line_end, 0))
     if starts:
         spans.sort()
     return spans
@@ -245,6 +252,8 @@ def _arguments(written: str, body: str, page: _Page, depth: int) -> Arguments:
     if "{{" in body:
         body = _without_templates(body, page, depth + 1)
     if "[[" in body:
+        # "{{lang|en|[[A|B}} C]]": a link that the template cuts ends with it.
+        body += "]]" * (body.count("[[") - body.count("]]"))
         body = link_text(body, page.site)
     positional: list[str] = []
     numbered: dict[int, str] = {}

@@ -11,7 +11,7 @@ import re
 from data_prep.clean import word_set
 
 LONGEST = 80
-"""Characters of TeX; a longer formula stands apart from the sentence."""
+"""Characters of TeX; a longer formula is separate from the sentence."""
 
 _SYMBOLS = dict(
     re.findall(

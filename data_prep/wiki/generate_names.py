@@ -173,7 +173,7 @@ def read_names(mediawiki: Path) -> dict[str, object]:
     """
     files = sorted((mediawiki / "languages" / "messages").glob("Messages*.php"))
     if not files:
-        raise DataError(f"{mediawiki}: no languages/messages/Messages*.php in it")
+        raise DataError(f"{mediawiki}: no languages/messages/Messages*.php found")
     namespaces, fallbacks, redirects = {}, {}, {}
     switches: set[str] = set()
     options: set[str] = set()

@@ -114,12 +114,12 @@ def lines_of(text: str) -> list[str]:
 
 
 def _has_rows(text: str) -> bool:
-    """Tell whether rows of a table without its end are left; else "!Kung", "a || b" are text."""
+    """Return whether rows of a table without its end are left; else "!Kung", "a || b" are text."""
     return text[:1] == "|" or "\n|" in text or "\n |" in text
 
 
 def _is_markup(line: str, has_rows: bool) -> bool:
-    """Tell rows of tables, left-over braces and rules."""
+    """Recognise rows of tables, left-over braces and rules."""
     first = line[0]
     return first in "|}" or (first == "!" and has_rows) or line.startswith(("{|", "----"))
 
@@ -176,7 +176,7 @@ def _without_switch(match: re.Match[str]) -> str:
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Tell a paragraph from what a removed box left behind."""
+    """Distinguish a paragraph from what a removed box left behind."""
     spaces = paragraph.count(" ")
     if spaces >= 5:
         return _LETTERS.search(paragraph) is not None or any(map(str.isalpha, paragraph))
@@ -188,7 +188,7 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def _is_sentence(item: str) -> bool:
-    """Tell a list item that reads as a sentence from a name, a title or a number."""
+    """Distinguish a list item that reads as a sentence from a name, a title or a number."""
     if ends_sentence(item):
         return item.count(" ") >= 6 or (not item.isascii() and word_count(item) >= 7)
     # Thai and Lao mark no end: by its length alone.
@@ -196,7 +196,7 @@ def _is_sentence(item: str) -> bool:
 
 
 def _is_skipped(title: str, skipped: frozenset[str]) -> bool:
-    """Tell the title of a section without prose; "Weblinks und Literatur" is two of them."""
+    """Recognise the title of a section without prose; "Weblinks und Literatur" is two of them."""
     return title in skipped or all(part in skipped for part in _AND.split(title))
 
 

@@ -102,13 +102,13 @@ def _prefix(name: str) -> str:
 
 
 def _has_file_options(label: str) -> bool:
-    """Tell a file of a namespace that is not known by its ``|thumb|250px|``."""
+    """Recognise a file of a namespace that is not known by its ``|thumb|250px|``."""
     options = [part.strip().lower() for part in label.split("|")[:-1]]
     return any(o in file_options() or _PIXELS.fullmatch(o) is not None for o in options)
 
 
 def _is_elsewhere(target: str, site: Site) -> bool:
-    """Tell a link to another language, or a bare address in another project, from a title.
+    """Recognise a link to another language, or a bare address in another project, from a title.
 
     MediaWiki hides the former alone, and shows "Portal: Stories" and "Help:Links". "wikt:word", in
     lower case and without a space, is what an editor typed and no words of a sentence.

@@ -60,7 +60,7 @@ def unescaped(text: str) -> str:
 
 
 def has_hidden(text: str) -> bool:
-    """Tell whether a page holds literal text."""
+    """Return whether a page holds literal text."""
     return NOTHING in text
 
 

@@ -46,6 +46,8 @@ class Conventions(NamedTuple):
     """Digits; a shorter number is not grouped."""
     lakhs: bool = False
     """Groups of two digits before the last three (India)."""
+    ranges: Mapping[str, str] = {}
+    """"To", "and", "or", "by" between numbers; without them a dash, a comma, a slash, a cross."""
 
     def number(self, text: str) -> str:
         """Return a number, written as ``-1234567.8`` on the page, as the language writes it."""
@@ -63,8 +65,10 @@ _THOUSANDS = re.compile(r"(?<=\d)(?=(?:\d{3})+$)")
 _LAKHS = re.compile(r"(?<=\d)(?=(?:\d{2})*\d{3}$)")
 
 
-def conventions_of(dates: Mapping[str, object], numbers: Mapping[str, object]) -> Conventions:
-    """Return entries of ``dates:`` and ``numbers:``; "" and False where they say nothing."""
+def conventions_of(
+    dates: Mapping[str, object], numbers: Mapping[str, object], ranges: Mapping[str, object]
+) -> Conventions:
+    """Return entries of ``dates:``, ``numbers:``, ``ranges:``; "", False where they say nothing."""
     months = dates.get("months")
     return Conventions(
         form=str(dates.get("form", "")),
@@ -74,35 +78,43 @@ def conventions_of(dates: Mapping[str, object], numbers: Mapping[str, object]) -
         decimal=str(numbers.get("decimal", ".")),
         least=5 if numbers.get("least") == 5 else 4,
         lakhs=numbers.get("lakhs") is True,
+        ranges={key: str(word) for key, word in ranges.items()},
     )
 
 
-_RANGES = {
-    "to": " to ",
-    "and": " and ",
-    "or": " or ",
-    "-": "–",
-    "–": "–",
-    "—": "–",
-    "by": " by ",
-    "x": " × ",
-    "×": " × ",
-    "xx": " × ",
-    "*": " × ",
-    "by(x)": " by ",
-    "to(-)": " to ",
-    "and(-)": " and ",
-    "+/-": " ± ",
-    "±": " ± ",
-    "+-": " ± ",
-    "to about": " to about ",
-    "-(to)": "–",
+_RANGE_MARKS = {
+    **dict.fromkeys(("-", "–", "—", "-(to)"), "–"),
+    **dict.fromkeys(("x", "×", "xx", "*"), " × "),
+    **dict.fromkeys(("+/-", "±", "+-"), " ± "),
     ",": ", ",
     "+": " + ",
-    ", and": ", and ",
-    "through": " through ",
-    "or(-)": " or ",
 }
+# What is typed, and the word that it means; each also with another sign for its abbreviation.
+_RANGE_WORDS = {
+    **{word: word for word in ("to", "and", "or", "by", "through", "to about", ", and")},
+    "to(-)": "to",
+    "and(-)": "and",
+    "or(-)": "or",
+    "by(x)": "by",
+}
+_WIDER = {"through": "to", "to about": "to", ", and": "and"}
+_WITHOUT_WORDS = {"to": "–", "and": ", ", "or": "/", "by": " × "}
+
+
+def _range(typed: str, ways: Conventions) -> str:
+    """Return what is between two numbers in the words of a language; "" if it is no range."""
+    if typed in ways.ranges.values() and typed.isalpha():
+        return f" {typed} "
+    if typed not in _RANGE_WORDS:
+        return _RANGE_MARKS.get(typed, "")
+    word = _RANGE_WORDS[typed]
+    wider = _WIDER.get(word, word)
+    found = ways.ranges.get(word) or ways.ranges.get(wider)
+    if found is None:
+        return _WITHOUT_WORDS[wider]
+    return f"{found} " if found[0] == "," else f" {found} "
+
+
 _SMALLER_UNITS = {
     "ft": ("in",),
     "foot": ("in",),
@@ -173,8 +185,12 @@ def _convert(arguments: Arguments, ways: Conventions) -> str:
     while position < len(given):
         words += _measured(given[position], ways)
         after = given[position + 1] if position + 1 < len(given) else ""
-        if after in _RANGES and position + 2 < len(given):
-            words += _RANGES[after]
+        # "5|a|ha" is an area in Portuguese, and "5|a|10|ha" a range.
+        number_follows = position + 2 < len(given) and (
+            after in _RANGE_WORDS or after in _RANGE_MARKS or _is_number(given[position + 2])
+        )
+        if number_follows and (between := _range(after, ways)):
+            words += between
             position += 2
             continue
         unit = after
@@ -187,10 +203,10 @@ def _convert(arguments: Arguments, ways: Conventions) -> str:
             unit = given[position + 1]
             words += f" {given[position]} {unit}"
             position += 2
-        if position + 1 < len(given) and given[position] in _RANGES:
+        if position + 1 < len(given) and (between := _range(given[position], ways)):
             if not _is_number(given[position + 1]):
                 break
-            words += _RANGES[given[position]]
+            words += between
             position += 1
             continue
         break
@@ -295,6 +311,31 @@ def _ordinal(arguments: Arguments, _: Conventions) -> str:
     return number + {"1": "st", "2": "nd", "3": "rd"}.get(last, "th") if number else ""
 
 
+_ROMAN = re.compile("[IVXLC]+")
+
+
+def _centuries(arguments: Arguments, _: Conventions) -> str:
+    """Read French ``{{s2|XVIII|XIX}}``, ``{{s2-|I|er|II|e}}``, ``{{-sp-|V|e|au|III|e}}``.
+
+    That is "XVIIIe et XIXe siècles", "Ier et IIe", "Ve au IIIe av. J.-C.".
+    """
+    name = arguments.name.lower()
+    between = "au" if "sp" in name else "et"
+    centuries: list[str] = []
+    for argument in filter(None, arguments.positional):
+        if _ROMAN.fullmatch(argument):
+            centuries.append(argument)
+        elif centuries and argument in ("e", "er", "re", "ème", "ère"):
+            centuries[-1] += argument
+        elif len(centuries) == 1:
+            between = argument
+    if len(centuries) != 2:
+        return ""
+    first, second = (f"{c}e" if _ROMAN.fullmatch(c) else c for c in centuries)
+    noun = "" if name.endswith("-") else " siècle" if "sp" in name else " siècles"
+    return f"{first} {between} {second}{noun}{' av. J.-C.' if name.startswith('-') else ''}"
+
+
 _ISO = re.compile(r"(\d{4})-(\d{1,2})(?:-(\d{1,2}))?")
 
 
@@ -329,6 +370,9 @@ def _written(given: Sequence[str], ways: Conventions, form: str) -> str:
         words = [argument for argument in given[:3] if argument]
         if len(words) == 3 and words[0].isdigit() and len(words[0]) == 4:
             words.reverse()
+        if len(words) == 3 and words[0].rstrip(".").isdigit() and words[2].isdigit():
+            year, day = words[2], words[0].rstrip(".").lstrip("0")
+            return _in_form(day, words[1], year, ways, form)
         text = " ".join(words)
         return _FIRST_DAY.sub(ways.first, text) if ways.first else text
     if not month or not month.isdigit() or not 0 < int(month) <= len(ways.months):
@@ -336,9 +380,12 @@ def _written(given: Sequence[str], ways: Conventions, form: str) -> str:
     name = ways.months[int(month) - 1]
     if not day:
         return f"{name} {year}"
-    day = day.lstrip("0")
+    return _in_form(day.lstrip("0"), name, year, ways, form)
+
+
+def _in_form(day: str, month: str, year: str, ways: Conventions, form: str) -> str:
     day = ways.first if ways.first and day == "1" else day
-    return form.replace("{d}", day).replace("{m}", name).replace("{y}", year)
+    return form.replace("{d}", day).replace("{m}", month).replace("{y}", year)
 
 
 _FIRST_DAY = re.compile(r"^0?1(?=\s)")
@@ -360,6 +407,7 @@ Function = Callable[[Arguments, Conventions], str]
 
 FUNCTIONS: dict[str, Function] = {
     "as_of": _as_of,
+    "centuries": _centuries,
     "convert": _convert,
     "coordinates": _coordinates,
     "date": _date,

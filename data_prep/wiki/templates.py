@@ -32,7 +32,7 @@ Table: TypeAlias = dict[str, dict[str, Any]]
 _PARAMETER = re.compile(r"\\(.)|\{([^{}\[\]]*)\}|(\[)|(\])", re.DOTALL)
 # A template of another language's wiki is believed by its name, unless it is as short as a code.
 _LEAST_FOREIGN = 4
-_CONVENTIONS = ("dates", "numbers")
+_CONVENTIONS = ("dates", "numbers", "ranges")
 _MOST_NAMES = 50_000
 
 
@@ -111,8 +111,8 @@ def check_file(path: Path) -> None:
 
 
 def _conventions(users: Table, shipped: Table, language: str) -> Conventions:
-    dates, numbers = (_entry(users, shipped, kind, language) for kind in _CONVENTIONS)
-    return conventions_of(dates or shipped["dates"]["en"], numbers)
+    dates, numbers, ranges = (_entry(users, shipped, k, language or "en") for k in _CONVENTIONS)
+    return conventions_of(dates or shipped["dates"]["en"], numbers, ranges)
 
 
 def _entry(users: Table, shipped: Table, kind: str, language: str) -> Mapping[str, Any]:
@@ -153,7 +153,7 @@ def _add(
     for shown, given in entries.items():
         names = given if isinstance(given, list) else [given]
         if not isinstance(shown, str) or not all(isinstance(n, str) and n for n in names):
-            raise ConfigError(f"{path}: {shown!r}: {given!r}: expected a text and names")
+            raise ConfigError(f"{path}: {shown!r}: {given!r}: expected a text and a list of names")
         text = _compiled(shown, ways, path)
         for name in names:
             found.setdefault(normalised(name), text)
@@ -168,11 +168,11 @@ def _compiled(shown: str, ways: Conventions, path: str) -> TemplateText:
     if shown[:1] == "=" and len(shown) > 1:
         function = FUNCTIONS.get(shown[1:])
         if function is None:
-            raise ConfigError(f"{path}: {shown}: no such function; known: {', '.join(FUNCTIONS)}")
+            raise ConfigError(f"{path}: {shown}: no such function; allowed: {', '.join(FUNCTIONS)}")
         return lambda arguments: function(arguments, ways)
     parts, open_groups = _parsed(_PARAMETER.finditer(shown), shown)
     if open_groups:
-        raise ConfigError(f"{path}: {shown!r}: a bracket is not closed, or never opened")
+        raise ConfigError(f"{path}: {shown!r}: unbalanced brackets")
     if any(isinstance(part, tuple) for part in parts):
         # "« {1} »" without a value is nothing.
         return lambda arguments: _unless_empty(*_filled(parts, arguments))

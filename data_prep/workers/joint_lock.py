@@ -65,7 +65,7 @@ class JointLock(FolderLock):
         """Join the group, or found it.
 
         Raises:
-            InUseError: somebody else fills the folder, or this task runs already.
+            InUseError: another preparation fills the folder, or this task runs already.
         """
         try:
             self.tasks.mkdir(exist_ok=True)
@@ -186,7 +186,7 @@ class Claims:
             return set(os.listdir(self.folder))
         except FileNotFoundError as error:
             raise BertdsError(
-                f"{self.folder}: the other tasks have ended meanwhile; run this one again"
+                f"{self.folder}: the other tasks have ended in the meantime; run this task again"
             ) from error
 
     def take(self, name: str) -> bool:
@@ -215,7 +215,7 @@ class Claims:
         except (OSError, ValueError, KeyError):
             return False
         if found["token"] != owner["token"]:
-            return False  # that task has begun anew
+            return False  # that task has begun again
         if found["host"] == this_process("")["host"]:
             return living_holder(member, self.patience_seconds) is not None
         # Of another host: alive while its file is touched. Seen by our own clock, whatever those
@@ -228,7 +228,7 @@ class Claims:
         return now - since < self.patience_seconds
 
     def finish(self, name: str, value: object) -> None:
-        """Tell all tasks that this is done, with what came out."""
+        """Notify all tasks that this is done, with what came out."""
         write_json(self.folder / f"{name}.done", {"value": value})
 
     def value(self, name: str) -> Any:

@@ -81,7 +81,7 @@ class Workers:
         except BrokenProcessPool as error:
             raise BertdsError(
                 "a worker process died (killed, or out of memory); run the same command again to "
-                "go on from there, with fewer --workers if memory ran out"
+                "resume, with fewer --workers if it ran out of memory"
             ) from error
 
     def _started(self) -> ProcessPoolExecutor:

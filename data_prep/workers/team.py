@@ -4,7 +4,7 @@ The stages do not know which. A stage is groups of tasks; each task writes one f
 
 - ``SingleProcess``: what has a valid marker is done, the rest is given to the workers.
 - ``SharedFolderTeam``: each of several processes, on one host or many, claims free groups, does
-  them as above, and tells the others. None begins the next stage before all groups of this
+  them as above, and reports the others. None begins the next stage before all groups of this
   one are done. Who has nothing left to claim waits, and takes over what a dead task had claimed;
   so it does not matter how many tasks there are, when they start, or which of them survive.
 """
@@ -181,6 +181,6 @@ def _sleep(pause: float) -> float:
 
 
 def _through_json(value: T) -> T:
-    """Return a value as the other tasks will read it, so that all go on with the same."""
+    """Return a value as the other tasks will read it, so that all continue with the same."""
     read: T = parse_json(json.dumps(value))
     return read

@@ -87,7 +87,7 @@ def test_stages_stand_beside_tokenizers(corpus, dump, tmp_path, capsys) -> None:
     stages = {row["stage"]: row for row in result["stages"]}
     assert stages["decompress"]["input"] == "MB XML"
     assert stages["(tokenizers alone)"]["ids_equal"] is True
-    assert stages["whole road to rows 128:20"]["mb_per_second"] > 0
+    assert stages["end to end to rows 128:20"]["mb_per_second"] > 0
     printed = capsys.readouterr().out
     assert all(stage in printed for stage in stages)
     assert "tokenizers 0" in printed

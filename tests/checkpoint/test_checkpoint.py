@@ -75,7 +75,7 @@ def test_slices_read_back_across_pieces(tmp_path: Path) -> None:
             assert torch.equal(part, full[start : start + length])
     weights = dict(reader.weights())
     assert weights["a.weight"].shape == (3, 4)
-    with pytest.raises(CheckpointError, match="holds 0 of the 2 elements wanted of weight c"):
+    with pytest.raises(CheckpointError, match="contains 0 of the 2 required elements of weight c"):
         reader.read("c", "weight", 0, 2)
 
 
@@ -191,7 +191,7 @@ def test_a_save_cut_short_is_invisible(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_too_little_room_is_noticed_before_writing(tmp_path: Path) -> None:
-    message = "GiB free and the checkpoint needs"
+    message = "GiB free, but the checkpoint needs"
     with injected("disk.free", lambda free: 1000), pytest.raises(BertdsError, match=message):
         save_steps(make(tmp_path), 1)
     assert step_folders(tmp_path / "checkpoints") == []
@@ -207,7 +207,7 @@ def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> No
 def test_locating_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such run or checkpoint"):
         locate(tmp_path / "x")
-    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):
+    with pytest.raises(CheckpointError, match="neither a run folder nor a checkpoint"):
         locate(tmp_path)
 
 

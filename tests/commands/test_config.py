@@ -25,11 +25,11 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("lr", ["deepspeed.optimizer.params.lr", "Peak learning rate", "--set deepspeed.KEY"]),
         ("learning_rate", ["deepspeed.optimizer.params.lr"]),
         ("optimizer", ["deepspeed.optimizer.type", "Lamb", "optimizer.params.betas"]),
-        ("deepspeed.zero_optimization.stage", ["0 cuts nothing", "One of 0, 1, 2, 3."]),
-        ("zero_optimization.stage", ["0 cuts nothing"]),
-        ("deepspeed.scheduler", ["Not used here", "schedule section"]),
+        ("deepspeed.zero_optimization.stage", ["0 = nothing is partitioned", "One of 0, 1, 2, 3."]),
+        ("zero_optimization.stage", ["0 = nothing is partitioned"]),
+        ("deepspeed.scheduler", ["Not used here", "section schedule"]),
         ("batch_size", ["deepspeed.train_batch_size", "Global batch"]),
-        ("wandb", ["tracking.wandb", "deepspeed.wandb", "trackers are the recipe's"]),
+        ("wandb", ["tracking.wandb", "deepspeed.wandb", "trackers are set in the recipe"]),
         ("warmup_ratio", ["schedule.warmup_ratio"]),
     ],
 )
@@ -112,7 +112,7 @@ def test_show_of_a_recipe_without_a_json(
 ) -> None:
     (tmp_path / "own.yaml").write_text("run: {seed: 1}\n")
     text = said(capsys, "show", str(tmp_path / "own.yaml"))
-    assert yaml.safe_load(text)["run"]["seed"] == 1 and "names no DeepSpeed JSON" in text
+    assert yaml.safe_load(text)["run"]["seed"] == 1 and "does not name a DeepSpeed JSON" in text
 
 
 def test_validate_checks_recipes_with_their_jsons_and_jsons(

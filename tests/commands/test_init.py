@@ -136,7 +136,7 @@ def test_of_too_few_books_none_is_held_out(
         (shelf / f"{name}.txt").write_text(f"{sentences}\n")
     words = ["--corpus", str(shelf), "--gpu", "cpu", "--hours", "0.1"]
     assert command(["init", str(tmp_path / "p"), *words]) == 0
-    assert "fewer than four books" in capsys.readouterr().out
+    assert "fewer than 4 books" in capsys.readouterr().out
     lines = printed(tmp_path / "p")
     assert lines[3][-2:] == ["--split", "train"]
     monkeypatch.chdir(tmp_path / "p")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bertds.cli import main as bertds
-from bertds.commands.inspect_rows import describe, sample
+from bertds.commands.runs.inspect_rows import describe, sample
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig
 from bertds.data.loader import BatchLoader, open_source

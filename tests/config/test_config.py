@@ -58,7 +58,7 @@ def test_a_resolved_config_reads_back_the_same() -> None:
         ("data.masked_lm_prob=nan", "data.masked_lm_prob='nan' must be a number"),
         ("data.masked_lm_prob=1.5", "at most 1"),
         ("data.ngram=0", "data.ngram=0: allowed: 1 to 16"),
-        ("model.hidden_size=700", "model.hidden_size=700 is not a multiple"),
+        ("model.hidden_size=700", "model.hidden_size=700 must be a multiple"),
         ("data.sequence_length=1024", "exceeds model.max_position_embeddings=512"),
         ("data.max_predictions_per_sequence=128", "must be below data.sequence_length=128"),
         ("schedule.warmup_steps=9000", "schedule.warmup_steps=9000 exceeds"),
@@ -67,7 +67,7 @@ def test_a_resolved_config_reads_back_the_same() -> None:
         ("model.style=modern", "no next-sentence head; set model.next_sentence=false"),
         ("model.style=mod", "must be one of bert, modern"),
         ("model.global_attn_every_n_layers=0", "must be at least 1"),
-        ("schedule", "write it as key=value"),
+        ("schedule", "expected key=value"),
     ],
 )
 def test_bad_values_name_key_value_and_remedy(assignment: str, message: str) -> None:
@@ -75,7 +75,7 @@ def test_bad_values_name_key_value_and_remedy(assignment: str, message: str) -> 
 
 
 def test_both_kinds_of_warmup_are_refused() -> None:
-    refused("both given", None, "schedule.warmup_steps=1", "schedule.warmup_ratio=0.1")
+    refused("both set", None, "schedule.warmup_steps=1", "schedule.warmup_ratio=0.1")
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_both_kinds_of_warmup_are_refused() -> None:
         ("run: 3", "run must be a mapping"),
         ("- a", "a recipe is a mapping"),
         ("run: {seed: 1", "not valid YAML"),
-        ("run: {seed: 1, seed: 2}", "the key 'seed' stands twice"),
+        ("run: {seed: 1, seed: 2}", "the key 'seed' occurs twice"),
         ("run:\n  sede: 1", r"r.yaml: unknown key run.sede \(did you mean run.seed\?\)"),
     ],
 )
@@ -132,7 +132,7 @@ def test_config_command_shows_and_compares(
     [
         ("model.local_attention", 7, "model.local_attention=7 must be even and at least 2"),
         ("model.local_attention", 0, "model.local_attention=0 must be even and at least 2"),
-        ("model.num_attention_heads", 768, "a head is 1 wide"),
+        ("model.num_attention_heads", 768, "must be even, found 1"),
     ],
 )
 def test_what_a_modern_encoder_cannot_be(key: str, value: int, message: str) -> None:
@@ -145,13 +145,13 @@ def test_what_a_modern_encoder_cannot_be(key: str, value: int, message: str) -> 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"decay_steps": 5, "decay_ratio": 0.1}, "are both given"),
-        ({"decay_steps": 5, "clock_hours": 2.0}, "give schedule.decay_ratio instead"),
+        ({"decay_steps": 5, "decay_ratio": 0.1}, "are both set"),
+        ({"decay_steps": 5, "clock_hours": 2.0}, "set schedule.decay_ratio instead"),
         ({"decay_ratio": 0.1, "decay": "exponential"}, "decay_ratio=0.1 sets where decay begins"),
         ({"decay_steps": 5, "decay_from": "warmup_end"}, "decay_steps=5 sets where decay begins"),
         ({"decay_steps": 950, "warmup_steps": 100}, "must fit into the schedule of 1000 steps"),
         ({"decay_ratio": 0.95, "warmup_ratio": 0.1}, "must fit into the schedule"),
-        ({"decay_steps": 0}, "decay must have a length"),
+        ({"decay_steps": 0}, "decay must not be empty"),
         ({"decay_ratio": 1.5}, "at most 1"),
     ],
 )
@@ -163,8 +163,12 @@ def test_a_trapezoid_that_does_not_fit(values: dict[str, object], message: str) 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schedule.batch_from", 8, "schedule.batch_from=8 and schedule.batch_ramp_steps=0 go"),
-        ("schedule.batch_ramp_steps", 8, "go together; give both or neither"),
+        (
+            "schedule.batch_from",
+            8,
+            "schedule.batch_from=8 and schedule.batch_ramp_steps=0 must be set together",
+        ),
+        ("schedule.batch_ramp_steps", 8, "must be set together; set both or neither"),
         ("data.masked_lm_prob_end", 0, "data.masked_lm_prob_end=0.0 must be between 0 and 1"),
         ("data.masked_lm_prob_end", 2, "at most 1"),
         ("data.masked_lm_prob_steps", 9, "needs data.masked_lm_prob_end"),

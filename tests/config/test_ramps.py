@@ -45,8 +45,8 @@ def test_rows_are_summed_without_counting_steps(first: int | None, steps: int) -
 @pytest.mark.parametrize(
     ("first", "message"),
     [
-        (7, "schedule.batch_from=7 does not divide train_batch_size=24, .* 6 does"),
-        (48, "schedule.batch_from=48 does not divide"),
+        (7, "schedule.batch_from=7 must divide train_batch_size=24, .* use 6"),
+        (48, "schedule.batch_from=48 must divide"),
         (6, "schedule.batch_from=6 is not a multiple of .*=2 x 2 processes"),
     ],
 )
@@ -135,5 +135,7 @@ def test_rows_that_come_masked_have_no_rate(tiny_data: Path) -> None:
     source = open_source(config, 3)
     source.makes_masks = False
     plan = BatchPlan(global_batch_size=4, micro_batch_size=2, world_size=1)
-    with pytest.raises(ConfigError, match=r"data.masked_lm_prob_end=0.1: the rows of .* come"):
+    with pytest.raises(
+        ConfigError, match=r"data.masked_lm_prob_end=0.1: the rows of .* are already masked"
+    ):
         BatchLoader(source, config, plan, 0, seed=3, mask_rate=MaskRate(0.3, 0.1, 5))

@@ -96,6 +96,6 @@ def test_files_of_known_length_hold_the_same_rows(tmp_path: Path, count: int) ->
         for name in a:
             assert a[name].dtype == b[name].dtype and np.array_equal(a[name], b[name])
             assert b[name].chunks is None
-    with pytest.raises(ValueError, match="announced"):
+    with pytest.raises(ValueError, match="expected"):
         write_instance_file(tmp_path / "c.hdf5", [columns], **sizes, rows=count + 1)
     assert not (tmp_path / "c.hdf5").exists()

@@ -149,13 +149,19 @@ def drop(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_row("input_ids", 3, 1, 400), r"row 3: input_ids holds an id outside \[0, 400\)"),
+        (set_row("input_ids", 3, 1, 400), r"row 3: input_ids contains an id outside \[0, 400\)"),
         (set_row("input_ids", 3, 1, -1), "row 3: input_ids"),
         (set_row("input_mask", 2, 1, 0), "row 2: input_mask is not ones, then zeros"),
         (set_row("segment_ids", 5, 0, 1), "row 5: segment_ids is not zeros, then ones"),
         (set_row("segment_ids", 5, 1, 7), "row 5: segment_ids"),
-        (set_row("masked_lm_positions", 4, 0, 32), "row 4: masked_lm_positions points outside"),
-        (set_row("masked_lm_positions", 4, 0, -2), "row 4: masked_lm_positions points outside"),
+        (
+            set_row("masked_lm_positions", 4, 0, 32),
+            "row 4: masked_lm_positions has a position outside",
+        ),
+        (
+            set_row("masked_lm_positions", 4, 0, -2),
+            "row 4: masked_lm_positions has a position outside",
+        ),
         (set_row("masked_lm_ids", 4, 0, 400), "row 4: masked_lm_ids"),
         (drop("segment_ids"), "segment_ids missing"),
     ],
@@ -254,7 +260,7 @@ def test_files_are_found_in_the_order_of_their_numbers(tmp_path):
     assert len(find_instance_files(dataset, "validation")) == 3
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(DataError, match=re.escape(f"{other}: no .hdf5 file")):
+    with pytest.raises(DataError, match=re.escape(f"{other}: contains no .hdf5 files")):
         find_instance_files(other)
     (other / "b.h5").touch()
     (other / "a.hdf5").touch()

@@ -108,5 +108,7 @@ def test_a_small_file_cannot_ask_for_terabytes(tmp_path: Path) -> None:
         ):
             file.create_dataset(name, (rows, width), "<i4", chunks=(1024, width))
     assert path.stat().st_size < 1 << 20
-    with pytest.raises(DataError, match=r"input_ids unpacks to 1,099,511,627,776 bytes, the file"):
+    with pytest.raises(
+        DataError, match=r"input_ids unpacks to 1,099,511,627,776 bytes, but the file"
+    ):
         read_instances(path)

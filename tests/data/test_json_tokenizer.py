@@ -16,7 +16,7 @@ from bertds.cli import main as bertds
 from bertds.config.recipe import DataConfig
 from bertds.data.loader import open_source
 from bertds.data.vocabulary import load_tokenizer_info
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 
 SENTENCES = [
     "The river runs to the sea, and it isn't slow.",
@@ -27,16 +27,6 @@ SENTENCES = [
 ]
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 RECIPE = Path("bertds/recipes/tiny_cpu_phase1.yaml")
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    for name in names:
-        monkeypatch.delenv(name, raising=False)
-    yield
-    for name in names:
-        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +158,7 @@ def test_the_export_has_the_same_ids_and_logits_in_transformers(
     tokens = inputs["input_ids"].shape[1]
     with torch.inference_mode():
         expected = theirs.eval()(**inputs)
-        ours = open_trained(run).model
+        ours = load_pretrained(run).model
         prediction, relation = ours.logits(
             input_ids=inputs["input_ids"][0],
             segment_ids=inputs["token_type_ids"][0],
@@ -205,11 +195,11 @@ def test_commands_work_on_it(
     shown = capsys.readouterr().out
     assert "<s>" in shown and "\u0120" not in shown
     assert bertds(["convert", str(model), str(tmp_path / "dle"), "--to", "dle"]) == 2
-    assert "its tokenizer is bpe" in capsys.readouterr().err
+    assert "the tokenizer is bpe" in capsys.readouterr().err
     (tmp_path / "w.txt").write_text("word\n")
     arguments = ["extend", str(model), str(tmp_path / "more"), "--words", str(tmp_path / "w.txt")]
     assert bertds(arguments) == 2
-    assert "only WordPiece is extended" in capsys.readouterr().err
+    assert "only WordPiece can be extended" in capsys.readouterr().err
 
 
 @pytest.mark.slow

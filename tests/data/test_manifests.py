@@ -126,7 +126,9 @@ def test_a_link_out_of_a_checkpoint_is_not_followed(tmp_path: Path) -> None:
     data = folder / "rank_00000.safetensors"
     data.rename(tmp_path / "outside")
     data.symlink_to(tmp_path / "outside")
-    with pytest.raises(CheckpointError, match=r"files\[0\]\.file .*leads out of .* by a link"):
+    with pytest.raises(
+        CheckpointError, match=r"files\[0\]\.file .*points outside .* through a link"
+    ):
         CheckpointReader(folder)
 
 
@@ -231,5 +233,7 @@ def test_a_token_beyond_the_vocabulary_is_found(data: Path) -> None:
     forged = type(info)(
         **{**{k: getattr(info, k) for k in info.__slots__}, "bytes": size, "sha256": checksum}
     )
-    with pytest.raises(DataError, match=r"holds token 65, the vocabulary has 65 \(0 to 64\)"):
+    with pytest.raises(
+        DataError, match=r"contains token 65, but the vocabulary has 65 tokens \(0 to 64\)"
+    ):
         TokenShard.open(path, forged, "full", manifest.tokenizer.fingerprint, 65)

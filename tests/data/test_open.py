@@ -57,7 +57,7 @@ def test_cut_and_missing_shards_stop_a_run_even_when_only_sizes_are_checked(make
     whole = shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     for verify in ("full", "size"):
-        with pytest.raises(DataError, match=r"shard_00001\.h5: .* bytes, the manifest says"):
+        with pytest.raises(DataError, match=r"shard_00001\.h5: .* bytes, but the manifest says"):
             start(small(folder, verify=verify))
     shard.unlink()
     with pytest.raises(DataError, match=r"shard_00001\.h5: missing"):
@@ -101,16 +101,16 @@ def test_paths_that_are_not_data_are_explained(make_corpus, tmp_path):
         open_source(small(""), 1)
     with pytest.raises(DataError, match="no such file or folder"):
         open_source(small(tmp_path / "nothing"), 1)
-    with pytest.raises(DataError, match="give the folder above it"):
+    with pytest.raises(DataError, match="give its parent folder"):
         open_source(small(folder / "train"), 1)
     (folder / "manifest.json").unlink()
-    with pytest.raises(DataError, match="not complete"):
+    with pytest.raises(DataError, match="incomplete"):
         open_source(small(folder), 1)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"neither manifest\.json .* nor \.hdf5"):
         open_source(small(tmp_path / "empty"), 1)
     (tmp_path / "empty" / ".work").mkdir()
-    with pytest.raises(DataError, match="run preparation again"):
+    with pytest.raises(DataError, match="Run preparation again"):
         open_source(small(tmp_path / "empty"), 1)
 
 
@@ -150,7 +150,7 @@ def test_text_edges_are_handled(tmp_path, vocab):
     shard = open_source(small(path, vocab=str(vocab)), 1).shard(0)
     assert shard.document_offsets.tolist() == [0, 1, 3] and shard.tokens == 4
     path.write_text("\n\n")
-    with pytest.raises(DataError, match="holds no text"):
+    with pytest.raises(DataError, match="contains no text"):
         open_source(small(path, vocab=str(vocab)), 1)
     path.write_bytes(b"word1\n\nword2 \xff\n")
     with pytest.raises(DataError, match=r"t\.txt: line 3 is not UTF-8 \(byte 0xff at column 7\)"):

@@ -90,7 +90,7 @@ def test_truncated_and_missing_shards_are_named(tmp_path, verify):
     whole = path.read_bytes()
     for length in (0, 96, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"s\.h5: .* the manifest says"):
+        with pytest.raises(DataError, match=r"s\.h5: .* but the manifest says"):
             TokenShard.open(path, info, verify)
         with pytest.raises(DataError, match=r"s\.h5"):
             TokenShard.open(path)
@@ -106,7 +106,9 @@ def test_foreign_files_are_refused(tmp_path):
         TokenShard.open(path, fingerprint="g")
     with h5py.File(path, "r+") as file:
         file.attrs["version"] = 2
-    with pytest.raises(DataError, match="shard version 2, this bertds reads 1"):
+    with pytest.raises(
+        DataError, match="shard version 2, but this version of bertds reads version 1"
+    ):
         TokenShard.open(path)
     with h5py.File(path, "w") as file:
         file["token_ids"] = [1]
@@ -141,14 +143,14 @@ def test_manifest_round_trip_is_byte_stable(make_corpus, tmp_path):
 
 def test_splits_without_documents_are_named(make_corpus):
     folder = make_corpus(validation=())
-    with pytest.raises(DataError, match=r"no 'validation' split \(there: train\)"):
+    with pytest.raises(DataError, match=r"no 'validation' split \(available: train\)"):
         Manifest.load(folder).split(folder, "validation")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(version=2), "version is 2, this bertds reads version 1"),
+        (lambda m: m.update(version=2), "version is 2, but this version of bertds reads version 1"),
         (lambda m: m.update(format="mds"), "format is 'mds'"),
         (lambda m: m.pop("tokenizer"), "key 'tokenizer' is missing"),
         (lambda m: m["documents"].update(read=7), "do not add up: read 7"),
@@ -204,10 +206,10 @@ def test_bad_vocabularies_are_explained(tmp_path, vocab):
     with pytest.raises(DataError, match="cannot be read"):
         load_tokenizer_info(path)
     path.write_text(vocab.read_text().replace("[MASK]\n", ""))
-    with pytest.raises(DataError, match=r"misses \[MASK\]"):
+    with pytest.raises(DataError, match=r"does not contain \[MASK\]"):
         load_tokenizer_info(path)
     path.write_text(vocab.read_text() + "word3\n")
-    with pytest.raises(DataError, match="'word3' stands there twice"):
+    with pytest.raises(DataError, match="'word3' occurs twice"):
         load_tokenizer_info(path)
     path.write_bytes(b"[PAD]\n\xff\xfe\n")
     with pytest.raises(DataError, match="byte 6 is not UTF-8"):

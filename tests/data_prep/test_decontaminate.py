@@ -114,12 +114,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("few words\n")
     (tmp_path / "x.bin").write_bytes(b"caf\xe9 \xff")
     for name, message in (
-        ("x.json", "not SQuAD's JSON"),
+        ("x.json", "not JSON in SQuAD's form"),
         ("x.jsonl", "line 2 is not JSON"),
-        ("x.txt", "no text of 8 words or more"),
+        ("x.txt", "contains no text of at least 8 words"),
         ("x.bin", "not UTF-8"),
         ("gone", "no such file"),
-        ("", "a folder; name the files of its test split"),
+        ("", "is a folder; give the files of its test split"),
     ):
         with pytest.raises(DataError, match=message):
             read_test_files([str(tmp_path / name)], 13)

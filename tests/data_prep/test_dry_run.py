@@ -76,7 +76,7 @@ def test_the_forecast_is_near_what_comes(
     assert main([*given, "--dry-run"]) == 0
     assert not out.exists()
     said = capsys.readouterr().err
-    assert said.startswith("what lies ahead, from a sample")  # and nothing of the sample's stages
+    assert said.startswith("estimate from a sample")  # and nothing of the sample's stages
     found = told(said)
     if vocabulary == "--train-vocab":
         assert found["text"][2] > 1000  # it runs; the numbers are checked below
@@ -154,7 +154,7 @@ def test_a_full_disk_is_foreseen(
     out = str(tmp_path / "a" / "b" / "out")
     with injected("disk.free", lambda free: 1000):
         assert main([*corpus, "--vocab", str(vocab), "--dry-run", "--out", out]) == 0
-    assert "are needed, and not there" in capsys.readouterr().err
+    assert "not enough disk space" in capsys.readouterr().err
 
 
 def test_units_of_numbers() -> None:

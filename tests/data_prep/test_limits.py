@@ -70,7 +70,7 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(
     with pytest.raises(
         DataError,
         match=r"unpacks to more than 20 times its [\d,]+ bytes; if that "
-        r"is right, raise --max-unpack-ratio",
+        r"is expected, raise --max-unpack-ratio",
     ):
         read(kind, path, Limits(unpack_ratio=20))
     peak = tracemalloc.get_traced_memory()[1]
@@ -90,7 +90,7 @@ def test_a_document_without_an_end_is_refused(tmp_path: Path, kind: str, packer:
     path.write_bytes(PACKERS[packer](content) if packer else content + b"</mediawiki>")
     with pytest.raises(
         DataError,
-        match=r"a document of more than 1 MB; if that is right, raise "
+        match=r"a document of more than 1 MB; if that is expected, raise "
         r"--max-document-mb",
     ):
         read(kind, path, Limits(document_bytes=MB, unpack_ratio=10_000))

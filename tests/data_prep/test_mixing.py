@@ -114,11 +114,11 @@ def test_mix_is_read_or_refused() -> None:
     assert parse_mix("hf=0.5", names) == (("hf:a/b:c", 0.5), ("hf:d", 0.5))
     assert parse_mix("", names) == ()
     for text, message in (
-        ("books=2", "no such source here; there: wiki, hf:a/b:c, hf:d"),
+        ("books=2", "no such source; the sources are: wiki, hf:a/b:c, hf:d"),
         ("wiki", "expected SOURCE=WEIGHT"),
         ("wiki=0", "above 0"),
         ("wiki=nan", "above 0"),
-        ("wiki=2,wiki=3", "wiki stands there twice"),
+        ("wiki=2,wiki=3", "wiki is given twice"),
     ):
         with pytest.raises(ConfigError, match=message):
             parse_mix(text, names)

@@ -260,7 +260,7 @@ def test_a_finished_folder_is_left_alone_and_other_settings_refused(
     shutil.copytree(prepared, out)
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     assert main(arguments(out, wiki_dump, vocab)) == 0
-    assert "prepared before" in capsys.readouterr().err
+    assert "already prepared" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()} == before
     with pytest.raises(Exception, match=r"seed: 12345 before, 6 now.*--overwrite"):
         main(arguments(out, wiki_dump, vocab, "--seed", "6"))

@@ -203,5 +203,5 @@ def test_languages_are_told_apart() -> None:
     assert is_in(german, ("en", "de"), 0.65)
     # The middle is looked at too: an English preface does not save a German book.
     assert not is_in(PROSE[:100] + german * 10, ("en",), 0.65)
-    with pytest.raises(ConfigError, match=r"--keep-language xx: not known; known: .*en"):
+    with pytest.raises(ConfigError, match=r"--keep-language xx: unknown language; allowed: .*en"):
         check_languages(["en", "xx"])

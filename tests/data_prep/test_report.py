@@ -61,7 +61,7 @@ def test_the_page_says_what_the_files_hold(prepared: Path) -> None:
         "Tokens per row of 32",
         "Masked tokens",
         "Next sentence",
-        "Written and dropped documents",
+        "Documents written and dropped",
         "Top sources",
     ]
     note = found["Tokens per document"]
@@ -92,8 +92,8 @@ def test_the_page_says_what_the_files_hold(prepared: Path) -> None:
     kinds = re.findall(r"(\[MASK\]|itself|a random token) ([\d.]+)%", found["Masked tokens"])
     assert float(kinds[0][1]) == pytest.approx(80, abs=6)
     assert sum(float(share) for _, share in kinds[:3]) == pytest.approx(100, abs=0.3)
-    assert "redirect" in found["Written and dropped documents"]
-    assert re.search(r"redirect\s+10\s+\(13\.9%\)", found["Written and dropped documents"])
+    assert "redirect" in found["Documents written and dropped"]
+    assert re.search(r"redirect\s+10\s+\(13\.9%\)", found["Documents written and dropped"])
     assert re.search(r"wiki\s+60\s+\(100\.0%\)", found["Top sources"])
     assert page.count("src=") == 0 and "http" not in page  # nothing is fetched
 
@@ -167,4 +167,4 @@ def test_a_picture_that_fails_costs_the_page_and_not_the_corpus(
     assert main(command) == 0
     assert (tmp_path / "out" / "manifest.json").is_file()
     assert not (tmp_path / "out" / "report.html").exists()
-    assert "without report.html: RuntimeError: no such font" in capsys.readouterr().err
+    assert "report.html could not be written: RuntimeError: no such font" in capsys.readouterr().err

@@ -91,6 +91,7 @@ def test_three_tasks_one_killed_give_the_bytes_of_one_process(
     assert made.tree(out) == made.tree(alone)
 
 
+@pytest.mark.slow
 def test_all_tasks_killed_and_started_again(
     tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, repository: Path
 ) -> None:
@@ -257,7 +258,7 @@ def test_a_failure_leaves_the_work_to_the_others(tmp_path: Path) -> None:
         for file in lock.session_folder.iterdir():
             file.unlink()
         lock.session_folder.rmdir()
-        with pytest.raises(BertdsError, match="run this one again"):
+        with pytest.raises(BertdsError, match="run this task again"):
             team.once("b", dict)
 
 

@@ -75,7 +75,7 @@ def test_rows_of_token_shards_are_text_of_that_split(
         assert [number for number, *_ in told[-1]] == [0, 1, 2]
     assert told[0] != told[1]
     assert main(["show", str(prepared), "--first", "1", "-n", "2", "--sequence-length", "64"]) == 0
-    assert rows_shown(capsys.readouterr().out) == told[0][1:]  # 64 is what was asked for then
+    assert rows_shown(capsys.readouterr().out) == told[0][1:]  # 64 is what was requested then
     assert main(["show", str(prepared), "--sequence-length", "32"]) == 0
     assert all(tokens <= 32 for _, tokens, *_ in rows_shown(capsys.readouterr().out))
     # The split that there is, unless one is asked for.

@@ -112,7 +112,7 @@ def test_a_folder_in_a_store_is_an_input_and_the_result_goes_there(
         assert f"prepared {url}\n" in said and f"{url}/report.html" in said
         assert SECRET not in said and "bertds-prep-" not in said
         assert main(words) == 0
-        assert "prepared before with these settings" in capsys.readouterr().err
+        assert "already prepared with these settings" in capsys.readouterr().err
         storage.remove(f"{url}/train/shard_00001.h5")
         assert main(words) == 0
         assert stored(url) == contents(local)

@@ -20,7 +20,7 @@ from bertds.distributed import liveness
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.distributed.liveness import CpuWatch, OwnTime, TimedStore
 from bertds.distributed.progress import Sign
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError
 from bertds.system.processes import processor_time
@@ -140,7 +140,7 @@ def meet_in_threads(ranks: list[int], world_size: int, limit: float) -> dict[int
 
     def work(rank: int) -> None:
         try:
-            found[rank] = meet(Place(rank, rank, world_size), limit)
+            found[rank] = meet(RankInfo(rank, rank, world_size), limit)
         except BertdsError as error:
             found[rank] = str(error)
 
@@ -168,7 +168,7 @@ def test_those_who_do_not_come_are_named_to_all_who_came(port: int) -> None:
 def test_rank_0_is_named_when_it_does_not_come_or_does_not_answer(port: int) -> None:
     assert "rank 0 is missing" in meet_in_threads([1], 2, 1.0)[1]
     with socket.create_server(("127.0.0.1", port)):  # as of a process that is stopped
-        assert "does not answer" in meet_in_threads([1], 2, 1.0)[1]
+        assert "does not respond" in meet_in_threads([1], 2, 1.0)[1]
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_the_rank_that_has_passed_the_fewest_places_is_named(clock: Clock) -> No
     found = watch.find(62.0)
     assert found is not None and found[0] == [1]
     assert found[1] == (
-        "no progress for 61 s in step 7 (a step takes 0.5 s); its main thread is in there"
+        "no progress for 61 s in step 7 (a step usually takes 0.5 s); its main thread is in there"
     )
     watch.note(1, sign(20), 63.0)
     assert watch.find(64.0) is None

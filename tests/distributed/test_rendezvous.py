@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch.distributed as dist
 
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError
 
@@ -19,7 +19,7 @@ def test_an_attempt_after_a_restart_does_not_meet_the_ranks_of_the_one_before(
     monkeypatch.setenv("MASTER_PORT", str(agent.port))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
-    places = [Place(rank, rank, 2) for rank in range(2)]
+    places = [RankInfo(rank, rank, 2) for rank in range(2)]
     with ThreadPoolExecutor(2) as pool:
         assert len(list(pool.map(lambda place: meet(place, 20.0), places))) == 2
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")

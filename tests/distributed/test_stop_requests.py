@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from bertds.distributed.rank_info import find_place, has_launcher
-from bertds.distributed.stop_requests import StopWatch
+from bertds.distributed.rank_info import find_rank_info, has_launcher
+from bertds.distributed.stop_requests import StopRequests
 from bertds.errors import ConfigError
 
 
 def test_places_of_launchers() -> None:
-    place = find_place({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
+    place = find_rank_info({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
     assert (place.rank, place.local_rank, place.world_size, place.is_main) == (3, 1, 8, False)
-    assert find_place({}).world_size == 1
+    assert find_rank_info({}).world_size == 1
     slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_NNODES": "2"}
-    place = find_place({**slurm, **MEETING})
+    place = find_rank_info({**slurm, **MEETING})
     assert (place.rank, place.world_size) == (2, 4)
 
 
@@ -56,16 +56,16 @@ SHELL_IN_SLURM = {
     "variables", [OPEN_MPI, {**SHELL_IN_SLURM, **OPEN_MPI}, HYDRA, CRAY, MVAPICH, JSRUN, FLUX]
 )
 def test_places_of_mpi(variables: dict[str, str]) -> None:
-    place = find_place({**variables, **MEETING})
+    place = find_rank_info({**variables, **MEETING})
     assert (place.rank, place.local_rank, place.world_size) == (3, 1, 4)
     assert has_launcher(variables)
     with pytest.raises(ConfigError, match="4 processes, but MASTER_ADDR and MASTER_PORT are not"):
-        find_place(variables)
+        find_rank_info(variables)
     # mpirun -n 4 deepspeed --num_gpus 1 ...
-    with pytest.raises(ConfigError, match="WORLD_SIZE=1: each would train alone"):
-        find_place({**variables, **MEETING, "RANK": "0", "WORLD_SIZE": "1"})
+    with pytest.raises(ConfigError, match="WORLD_SIZE=1, so each would train separately"):
+        find_rank_info({**variables, **MEETING, "RANK": "0", "WORLD_SIZE": "1"})
     # mpirun starts one torchrun for each machine
-    assert find_place({**variables, "RANK": "9", "WORLD_SIZE": "32"}).rank == 9
+    assert find_rank_info({**variables, "RANK": "9", "WORLD_SIZE": "32"}).rank == 9
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_places_of_mpi(variables: dict[str, str]) -> None:
     ],
 )
 def test_a_shells_child_has_no_launcher_to_watch(variables: dict[str, str]) -> None:
-    assert find_place(variables).world_size == 1
+    assert find_rank_info(variables).world_size == 1
     assert not has_launcher(variables)
 
 
@@ -90,14 +90,17 @@ def test_a_launchers_child_watches_it(name: str) -> None:
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 is not below WORLD_SIZE=4"),
+        ({"RANK": "4", "WORLD_SIZE": "4"}, "RANK=4 must be less than WORLD_SIZE=4"),
         ({"RANK": "x", "WORLD_SIZE": "4"}, "must be integers"),
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, "MASTER_ADDR and MASTER_PORT are not set"),
-        ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but nothing says the number of processes"),
-        ({"PMI_RANK": "2", "PMI_SIZE": "4"}, "nothing says this process's number on its machine"),
+        ({"PMIX_RANK": "2"}, "PMIX_RANK=2 is set, but the number of processes is unknown"),
+        (
+            {"PMI_RANK": "2", "PMI_SIZE": "4"},
+            "the number of this process on its machine is unknown",
+        ),
         (
             {"SLURM_PROCID": "0", "SLURM_NNODES": "2", "RANK": "0", "WORLD_SIZE": "1"},
-            "each node would train alone",
+            "each node would train separately",
         ),
         (  # srun deepspeed --num_gpus=2 --master_addr=$(hostname)
             {
@@ -108,7 +111,7 @@ def test_a_launchers_child_watches_it(name: str) -> None:
                 "LOCAL_SIZE": "2",
                 "MASTER_ADDR": "node2",
             },
-            "each node would train alone",
+            "each node would train separately",
         ),
         (
             {
@@ -124,7 +127,7 @@ def test_a_launchers_child_watches_it(name: str) -> None:
 )
 def test_impossible_places_are_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        find_place(environment)
+        find_rank_info(environment)
 
 
 @pytest.fixture
@@ -137,24 +140,24 @@ def handlers() -> object:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_wishes(tmp_path: Path, handlers: object, number: int) -> None:
-    watch = StopWatch(tmp_path, None).listen()
+    watch = StopRequests(tmp_path, None).listen()
     assert watch.reason() == ""
     os.kill(os.getpid(), number)
     assert watch.reason() == signal.Signals(number).name
 
 
 def test_the_stop_file_and_the_time_limit(tmp_path: Path) -> None:
-    watch = StopWatch(tmp_path, None)
+    watch = StopRequests(tmp_path, None)
     (tmp_path / "STOP").touch()
     assert "STOP exists" in watch.reason()
-    assert StopWatch(tmp_path / "x", 0.0).reason() == "run.max_hours is over"
+    assert StopRequests(tmp_path / "x", 0.0).reason() == "run.max_hours is reached"
 
 
 CHILD = """
 import os, sys, time
 from pathlib import Path
-from bertds.distributed.stop_requests import StopWatch
-watch = StopWatch(Path(sys.argv[1]), None).listen()
+from bertds.distributed.stop_requests import StopRequests
+watch = StopRequests(Path(sys.argv[1]), None).listen()
 print("ready", flush=True)
 while not watch.reason():
     time.sleep(0.05)
@@ -201,10 +204,10 @@ def test_only_a_launcher_that_vanishes_ends_the_run(
 def test_a_closed_terminal_is_a_wish_to_stop_unless_it_is_ignored(
     tmp_path: Path, handlers: object
 ) -> None:
-    watch = StopWatch(tmp_path, None).listen()
+    watch = StopRequests(tmp_path, None).listen()
     os.kill(os.getpid(), signal.SIGHUP)
     assert watch.reason() == "SIGHUP"
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
-    watch = StopWatch(tmp_path, None).listen()
+    watch = StopRequests(tmp_path, None).listen()
     os.kill(os.getpid(), signal.SIGHUP)
     assert watch.reason() == ""

@@ -38,8 +38,12 @@ def start(act: str, then: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("act", "then", "said"),
     [
-        ("alive", 're.match(r"(a?){40}a{40}", "a" * 40)', "is hung: Python has not run in it"),
-        ("leaving", "while True: dog.alive(60.0); time.sleep(0.1)", "did not end within 1 s"),
+        (
+            "alive",
+            're.match(r"(a?){40}a{40}", "a" * 40)',
+            "is hung: it has not run any Python code",
+        ),
+        ("leaving", "while True: dog.alive(60.0); time.sleep(0.1)", "did not exit within 1 s"),
     ],
 )
 def test_what_does_not_end_is_ended(act: str, then: str, said: str) -> None:

@@ -106,7 +106,7 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             True,
             [
                 ("attention", "FlashAttention 2"),
-                ("FlashAttention 4", "installed; taken where model.attention_probs"),
+                ("FlashAttention 4", "installed; used when model.attention_probs"),
             ],
         ),
     ],

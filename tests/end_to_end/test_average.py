@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from bertds.checkpoint.format import CheckpointReader
 from bertds.cli import main as bertds
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 from bertds.train import entry
 from tests.support.ranks import run_ranks
 from tests.support.read_runs import assert_same_state, newest, read_lines
@@ -49,7 +49,7 @@ def test_validation_evaluate_and_export_take_the_average(
     for name, average in averages(run).items():
         torch.testing.assert_close(average.double(), by_hand[name], rtol=0, atol=1e-7)
 
-    trained, last = open_trained(run), open_trained(run, average=False)
+    trained, last = load_pretrained(run), load_pretrained(run, average=False)
     own = dict(trained.model.named_parameters())
     assert all(torch.equal(own[n].flatten(), a) for n, a in averages(run).items())
     assert any(not torch.equal(own[n], p) for n, p in last.model.named_parameters())
@@ -86,6 +86,7 @@ def test_stopped_after_every_step_it_is_the_unbroken_runs(command: Any, tmp_path
     assert all(whole[name].equal(broken[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_on_two_processes_it_is_that_of_one(command: Any, tmp_path: Path) -> None:
     stages = [[AVERAGE, f"deepspeed.zero_optimization.stage={stage}"] for stage in (1, 3)]
     assert entry(command("one", *stages[0])) == 0
@@ -107,4 +108,4 @@ def test_a_run_that_begins_to_keep_one_starts_from_its_weights(
 
 def test_a_decay_of_one_is_refused(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert entry(command("run", "schedule.ema_decay=1.0")) == 2
-    assert "schedule.ema_decay=1.0 would never move" in capsys.readouterr().err
+    assert "schedule.ema_decay=1.0 would never change the average" in capsys.readouterr().err

@@ -88,10 +88,10 @@ def test_the_good_checkpoint_before_is_used(
     (warning,) = [line for line in text.splitlines() if "warning:" in line]
     assert named in warning
     if "latest" in how:
-        assert "continuing at step 4" in text
+        assert "resuming at step 4" in text
     else:
         assert "falling back to" in warning and "step_00000002" in warning
-        assert "continuing at step 2" in text
+        assert "resuming at step 2" in text
     assert_same_state(run, folder / "whole")
     assert losses(run) == losses(folder / "whole")
 

@@ -49,7 +49,7 @@ def on_instances(arguments: list[str], folder: Path, vocab: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("door", "optimizer"),
     [
-        ("NVIDIA HDF5", "Lamb"),
+        pytest.param("NVIDIA HDF5", "Lamb", marks=pytest.mark.slow),
         pytest.param("token shards", "Lamb", marks=pytest.mark.slow),
         pytest.param("token shards", "AdamW", marks=pytest.mark.slow),
         pytest.param("NVIDIA HDF5", "AdamW", marks=pytest.mark.slow),
@@ -105,6 +105,7 @@ def test_2_1_3_2_processes_and_stages_1_2_0(
             assert float((one - two).abs().max()) < 1e-3, name
 
 
+@pytest.mark.slow
 def test_shards_of_1_7_and_1000_rows_end_the_epoch_on_3_processes(
     fork_server: Any, command: Any, tmp_path: Path, instance_folder: Path, tiny_vocab: Path
 ) -> None:

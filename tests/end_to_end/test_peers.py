@@ -36,7 +36,7 @@ def nobody_listens(port: int) -> bool:
     ("victim", "number"),
     [
         (1, signal.SIGKILL),
-        (0, signal.SIGSTOP),
+        pytest.param(0, signal.SIGSTOP, marks=pytest.mark.slow),
         pytest.param(0, signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param(1, signal.SIGSTOP, marks=pytest.mark.slow),
         pytest.param(2, signal.SIGSTOP, marks=pytest.mark.slow),
@@ -71,7 +71,7 @@ def test_a_lost_rank_ends_the_job_and_is_named(
     code, text = fork_server.run(
         command("run", *ENDLESS, "run.max_hours=0"), world_size, output=tmp_path
     )
-    assert code == 75 and "continuing at step" in text
+    assert code == 75 and "resuming at step" in text
 
 
 @pytest.mark.slow

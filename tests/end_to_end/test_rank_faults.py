@@ -43,7 +43,7 @@ SAID = {
     "exception": "left with: a planted exception",
     "async_exception": "left with: ",
     "signal_exception": "left with: a planted exception",
-    "exit": "left with: this process was ended by sys.exit() before the run was over",
+    "exit": "left with: this process called sys.exit() before the run was finished",
     "sleep": "is lost: no progress for ",
     "lock": "is lost: silent for ",
 }
@@ -88,6 +88,6 @@ def test_it_is_noticed_and_the_resumed_run_is_the_unbroken_one(
         assert SAID.get(fault, "") in ranks.text(other), said
     assert all(start_time(pid) == "" for pid in ranks.pids)
     code, text = fork_server.run(line, 2, output=tmp_path)
-    assert code == 0 and "continuing at step" in text
+    assert code == 0 and "resuming at step" in text
     assert_same_run(tmp_path / "run", unbroken)
     print(f"{fault} on rank {victim}: exit codes {codes}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bertds.distributed.stop_requests import StopWatch, seconds_left_of_job
+from bertds.distributed.stop_requests import StopRequests, seconds_left_of_job
 from bertds.monitor.run_files import read_metrics
 from tests.support.read_runs import assert_same_state, losses, saved_steps, train_lines
 
@@ -72,7 +72,7 @@ def test_a_job_that_is_nearly_over_stops_in_time(
         output=tmp_path,
         environment=environment,
     )
-    assert code == 75 and "the Slurm job's time is nearly over" in text
+    assert code == 75 and "the time limit of the Slurm job is close" in text
 
 
 def test_the_time_left_of_a_job() -> None:
@@ -83,17 +83,21 @@ def test_the_time_left_of_a_job() -> None:
     assert seconds_left_of_job(3.0, job) == pytest.approx(420, abs=1)
     short = {"SLURM_JOB_START_TIME": str(now - 10), "SLURM_JOB_END_TIME": str(now + 50)}
     assert seconds_left_of_job(3.0, short) == pytest.approx(44, abs=1)  # a tenth of its minute
-    assert StopWatch(Path("/nowhere"), None, -1.0).reason() == "the Slurm job's time is nearly over"
+    assert (
+        StopRequests(Path("/nowhere"), None, -1.0).reason()
+        == "the time limit of the Slurm job is close"
+    )
 
 
 def test_max_hours_stops_after_its_time(fork_server: Any, command: Any, tmp_path: Path) -> None:
     began = time.monotonic()
     code, text = fork_server.run(command("run", ENDLESS, "run.max_hours=0.0003"), output=tmp_path)
-    assert code == 75 and "run.max_hours is over" in text
+    assert code == 75 and "run.max_hours is reached" in text
     assert time.monotonic() - began > 0.0003 * 3600
     assert saved_steps(tmp_path / "run")[0] > 1
 
 
+@pytest.mark.slow
 def test_the_clock_schedule_survives_restarts(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:

@@ -222,8 +222,8 @@ def test_a_run_goes_on_from_its_copies_when_its_folder_is_gone(
     shutil.rmtree(run)
     code, text = fork_server.run(command("run", *more, "run.seed=7"), output=tmp_path)
     assert code == 2, text
-    assert f"{copies[0].name}: this run began with run.seed=" in text
-    assert "set it back, or choose another checkpoint.copy_to" in text
+    assert f"{copies[0].name}: this run started with run.seed=" in text
+    assert "restore the value, or choose another checkpoint.copy_to" in text
     assert saved_steps(run) == [] and whole_copies(store) == copies
 
     words = command("run", *more, "guard.spike_sigmas=50")

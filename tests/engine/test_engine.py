@@ -216,7 +216,7 @@ def test_steps_and_micro_batches_are_counted() -> None:
 
 def test_a_plan_for_other_processes_is_refused() -> None:
     settings = check_deepspeed_values(values())
-    with pytest.raises(BertdsError, match="2 processes, 1 are running"):
+    with pytest.raises(BertdsError, match="2 processes, but 1 are running"):
         Engine.create(Toy(), settings, settings.batch_plan(2), seed=0)
 
 
@@ -225,7 +225,7 @@ def test_fp16_is_refused_on_a_cpu_without_it(monkeypatch: pytest.MonkeyPatch) ->
     from deepspeed.accelerator import get_accelerator
 
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
-    with pytest.raises(ConfigError, match="cannot train in fp16; use bf16"):
+    with pytest.raises(ConfigError, match="does not support training in fp16; use bf16"):
         make_engine(values(1, "fp16"))
 
 

@@ -21,7 +21,7 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.model import row_layout
 from bertds.model.bert import BertForPreTraining
-from bertds.monitor.metrics import Sums
+from bertds.monitor.metrics import RunningSums
 
 WAITING = {
     "_local_scalar_dense",
@@ -82,7 +82,7 @@ def forward_backward(micro_batches, **json_values) -> tuple[Counter[str], Counte
         65,  # rows unsorted, as on a GPU
     )
     engine = Engine.create(model, settings, settings.batch_plan(1), seed=1)
-    sums = Sums()
+    sums = RunningSums()
     scale = torch.tensor(0.25, dtype=torch.float64)
     watch = Watch()
     for number, step in enumerate(micro_batches):

@@ -62,9 +62,9 @@ def test_the_glue_suite_runs_what_is_there_once(
     assert (tmp_path / "out" / "submission" / "SST-2.tsv").is_file()
     capsys.readouterr()
     for change, message in (
-        (["--seeds", "7"], "was made with seeds=[42], this is seeds=[7]; choose another --out"),
-        (["--weight-decay", "0.1"], "settings.weight_decay=0.01, this is"),
-        (["--model", "other"], f"model={str(tiny_bert)!r}, this is model='other'"),
+        (["--seeds", "7"], "was written with seeds=[42], now seeds=[7]; choose another --out"),
+        (["--weight-decay", "0.1"], "settings.weight_decay=0.01, now"),
+        (["--model", "other"], f"model={str(tiny_bert)!r}, now model='other'"),
     ):
         assert main([*command, *change]) == 2  # no other run's scores under this one's name
         assert message in capsys.readouterr().err
@@ -103,7 +103,9 @@ def test_ner_squad_and_regression_run_through(tiny_bert: Path, tmp_path: Path) -
     assert main(finetune("ner", tiny_bert, tmp_path / "a", "--data", ner, *FAST)) == 0
     found = results(tmp_path / "a")
     assert found["scores"]["dev"]["f1"]["mean"] == pytest.approx(10 / 12)  # ZOO: missed, and LOC
-    assert any("'ZOO' is never seen in training" in line for line in found["left_out"])
+    assert any(
+        "'ZOO' does not occur in the training data, but in" in line for line in found["left_out"]
+    )
     lines = (tmp_path / "a" / "predictions" / "dev.conll").read_text().splitlines()
     assert lines[0] == "ann B-PER B-PER" and lines[3] == "london B-ZOO B-LOC"
 
@@ -164,7 +166,7 @@ def test_a_saved_dataset_dict_is_read(tiny_bert: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--task", "sst3", "--data", "x"], "--task sst3: unknown"),
-        (["--task", "sst2"], "--data DIR_OR_HUB is needed"),
+        (["--task", "sst2"], "--data DIR_OR_HUB is required"),
         (["--task", "sst2", "--data", "no_such_folder"], "no such folder"),
         (["--task", "sst2", "--data", "GLUE", "--epochs", "0"], "--epochs 0.0: must be above 0"),
         (["--task", "sst2", "--data", "GLUE", "--regression"], "--regression"),
@@ -196,7 +198,7 @@ def test_an_earlier_result_is_replaced_on_request(
     assert main(command) == 0
     before = (tmp_path / "out" / "results.json").stat().st_mtime_ns
     assert main([*command, "--seeds", "3"]) == 2
-    assert "holds an earlier result; --overwrite replaces it" in capsys.readouterr().err
+    assert "contains an earlier result; replace it with --overwrite" in capsys.readouterr().err
     assert (tmp_path / "out" / "results.json").stat().st_mtime_ns == before
     assert main([*command, "--seeds", "3", "--overwrite"]) == 0
     assert [run["seed"] for run in results(tmp_path / "out")["runs"]] == [3]
@@ -207,7 +209,7 @@ def test_another_folder_is_not_written_over(
 ) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     assert main(finetune("sst2", tiny_bert, tmp_path, "--data", tiny_sst2)) == 2
-    assert "is no earlier result (thesis.tex)" in capsys.readouterr().err
+    assert "is not an earlier result (thesis.tex)" in capsys.readouterr().err
 
 
 def test_metrics_by_hand() -> None:

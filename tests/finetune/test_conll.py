@@ -84,7 +84,7 @@ def test_words_with_strange_blanks_stay_one_word(tmp_path: Path) -> None:
         ("word\t", "line 2: 1 columns"),
         ("\tO", "line 2: 1 columns"),
         ("two words\tx\tO", "line 2: 3 columns"),
-        ("word\tPER", "line 2: 'PER' is no tag"),
+        ("word\tPER", "line 2: 'PER' is not a tag"),
     ],
 )
 def test_a_malformed_row_is_refused_by_line(tmp_path: Path, line: str, message: str) -> None:
@@ -194,7 +194,7 @@ def test_nemos_two_files(cases: Path, tmp_path: Path) -> None:
     assert (len(data.train.rows), len(data.dev[0].rows)) == (4, 4)
 
     text = write(tmp_path / "text_dev.txt", "a b\nc d\n")
-    with pytest.raises(DataError, match=r"no labels_dev\.txt in its folder"):
+    with pytest.raises(DataError, match=r"labels_dev\.txt, which contains the tags, is missing"):
         read_nemo(text, split="dev")
     write(tmp_path / "labels_dev.txt", "O O\n")
     with pytest.raises(DataError, match=r"2 lines, labels_dev\.txt has 1"):
@@ -203,7 +203,7 @@ def test_nemos_two_files(cases: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"line 2: 2 words, 1 tags in labels_dev\.txt"):
         read_nemo(text, split="dev")
     write(tmp_path / "labels_dev.txt", "O O\nO PER\n")
-    with pytest.raises(DataError, match=r"line 2: 'PER' in labels_dev\.txt is no tag"):
+    with pytest.raises(DataError, match=r"line 2: 'PER' in labels_dev\.txt is not a tag"):
         read_nemo(text, split="dev")
     test = write(tmp_path / "text_test.txt", "a b\n")
     assert read_nemo(test, split="test")[0][0].tags is None
@@ -224,11 +224,13 @@ def test_wnut17_is_found_by_its_published_names(tmp_path: Path) -> None:
 def test_a_lone_byte_order_mark_is_named(tmp_path: Path) -> None:
     path = tmp_path / "dev.conll"
     path.write_bytes(b"\xef\xbb\xbf")
-    with pytest.raises(DataError, match="holds nothing but a byte order mark"):
+    with pytest.raises(DataError, match="contains only a byte order mark"):
         read_conll(path, split="dev")
     path = write(path, "a O\n\n\ufeff O\n")
     with pytest.raises(DataError, match=r"line 3: a lone byte order mark \(U\+FEFF\) as the word"):
         read_conll(path, split="dev")
     path.write_bytes("a O\n".encode("utf-16"))
-    with pytest.raises(DataError, match="is UTF-16, by its byte order mark; save it as UTF-8"):
+    with pytest.raises(
+        DataError, match="is UTF-16, judging by its byte order mark; save it as UTF-8"
+    ):
         read_conll(path, split="dev")

@@ -232,7 +232,7 @@ def test_blank_lines_keep_their_place(
         assert [{k: v for k, v in row.items() if k != "id"} for row in spaced[:1] + spaced[2:]] == (
             without_id
         )
-        assert "1 blank lines keep their place, the first: line 2" in printed.err
+        assert "1 blank lines, the first on line 2" in printed.err
         assert task == "ner" or [row["id"] for row in spaced[:3]] == ["0", "1", "2"]
     vectors = tmp_path / "v.npy"
     assert (
@@ -298,12 +298,12 @@ def test_bad_input(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "empty.txt").write_text("\n")
     for options, message in (
         (["fill-mask", "MaskedLM", plain], "line 1: no [MASK]"),
-        (["ner", "MaskedLM", plain], "is a BertForMaskedLM, without the head for it"),
-        (["embeddings", "MaskedLM", plain], "embeddings go to a .npy or .parquet file"),
+        (["ner", "MaskedLM", plain], "is a BertForMaskedLM, which does not have the required head"),
+        (["embeddings", "MaskedLM", plain], "embeddings are written to a .npy or .parquet file"),
         (["qa", "QuestionAnswering", str(tmp_path / "bad.jsonl")], "line 1: not a JSON object"),
         (
             ["text-classification", "SequenceClassification", str(tmp_path / "empty.txt")],
-            "no text in it",
+            "contains no text",
         ),
         (["text-classification", "SequenceClassification", "none.txt"], "none.txt: cannot be read"),
     ):
@@ -329,7 +329,7 @@ def test_a_text_without_a_mask_gets_an_error_in_its_place(
         ["error", "id"],
         ["id", "masks"],
     ]
-    assert answers[1]["error"] == "line 2: no [MASK] in its first 32 tokens"
+    assert answers[1]["error"] == "line 2: no [MASK] in the first 32 tokens"
     assert "error: line 2: no [MASK]" in printed.err
     assert main([*words, texts(tmp_path, ["paris", "is", "[MASK]"])]) == 2
     assert "2 texts, the first line 1" in capsys.readouterr().err

@@ -137,11 +137,11 @@ def test_a_label_without_a_row_is_refused(tmp_path: Path) -> None:
     rare = "text,label\n" + "x,usual\n" * 300 + "y,rare\n"
     for name in ("train", "dev"):
         (tmp_path / f"{name}.csv").write_text(rare)
-    with pytest.raises(DataError, match="sample of 20 rows has none with the label 'rare'"):
+    with pytest.raises(DataError, match="sample of 20 rows contains none with the label 'rare'"):
         sampled("text-classification", tmp_path, max_train_rows=20)
     (tmp_path / "train.tsv").write_text("sentence\tlabel\n" + "a film\t1\n" * 8)
     (tmp_path / "dev.tsv").write_text("sentence\tlabel\na film\t1\n")
-    with pytest.raises(DataError, match=r"train\.tsv: no row with the label '0'"):
+    with pytest.raises(DataError, match=r"train\.tsv: no row has the label '0'"):
         sampled("sst2", tmp_path)
 
 

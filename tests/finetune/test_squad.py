@@ -49,7 +49,9 @@ def test_a_wrong_offset_is_counted_by_id_and_never_trained_on(tmp_path: Path) ->
     questions = [qa(n, "cat", 4) for n in range(200)] + [qa(200, "cat", 5)]
     path = save(tmp_path / "train.json", squad(*questions))
     train, bad = read_squad(path, split="train")
-    assert len(train) == 200 and bad.rows == [("200", "answer 'cat' is not at 5, there is 'at '")]
+    assert len(train) == 200 and bad.rows == [
+        ("200", "answer 'cat' is not at position 5; found 'at ' there")
+    ]
     dev, bad = read_squad(path, split="dev")  # EM and F1 do not use offsets
     assert len(dev) == 201 and len(bad.rows) == 1
     with pytest.raises(DataError, match=r"2 of 2 rows are malformed, the first at question 1"):
@@ -61,14 +63,23 @@ def test_a_wrong_offset_is_counted_by_id_and_never_trained_on(tmp_path: Path) ->
     [
         ({"version": "1"}, "no list 'data'"),
         ({"data": [{"title": "x"}]}, r"data\[0\] has no list 'paragraphs'"),
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, r"paragraphs\[0\] lacks 'context' or 'qas'"),
-        (squad({"id": "1", "answers": []}), r"qas\[0\] lacks 'id' or 'question'"),
-        (squad({"id": "1", "question": "x", "answers": []}), "no answers, and not is_impossible"),
-        (squad(qa(1, "cat", 4), qa(1, "cat", 4)), "the id '1' stands there twice"),
-        (squad(qa(1, "cat", 4) | {"is_impossible": True}), "is_impossible, yet it has answers"),
+        (
+            {"data": [{"paragraphs": [{"qas": []}]}]},
+            r"paragraphs\[0\]: 'context' or 'qas' is missing",
+        ),
+        (squad({"id": "1", "answers": []}), r"qas\[0\]: 'id' or 'question' is missing"),
+        (
+            squad({"id": "1", "question": "x", "answers": []}),
+            "no answers, but is_impossible is false",
+        ),
+        (squad(qa(1, "cat", 4), qa(1, "cat", 4)), "the id '1' occurs twice"),
+        (
+            squad(qa(1, "cat", 4) | {"is_impossible": True}),
+            "is_impossible is true, but it has answers",
+        ),
         (
             squad({"id": "1", "question": "x", "answers": [{"text": "cat"}]}),
-            r"answers\[0\] lacks 'text' or 'answer_start'",
+            r"answers\[0\]: 'text' or 'answer_start' is missing",
         ),
     ],
 )

@@ -73,7 +73,7 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_label_is_refused_by_line(tmp_path: Path) -> None:
     path = write(tmp_path / "dev.tsv", "sentence\tlabel\na\t1\nb\t2\n")
-    with pytest.raises(DataError, match="line 3: label '2' is none of 0, 1"):
+    with pytest.raises(DataError, match="line 3: label '2' is not one of 0, 1"):
         read_glue_tsv(path, TASKS["sst2"], split="dev")
     score = write(tmp_path / "s.tsv", "sentence1\tsentence2\tscore\na\tb\t3.5\na\tb\tnan\n")
     with pytest.raises(DataError, match="line 3: 'nan' is not a number"):
@@ -126,14 +126,14 @@ def test_rows_between_two_unbalanced_quotes_are_reported(
     [
         ("a.csv", 'text,label\nx,a\n"y,b\nz,a\nw,b\n', "line 3: .*unbalanced quote"),
         ("a.csv", 'text,label\nx,a\n"y"z,b\n', "line 3: .*unbalanced quote"),
-        ("a.csv", "text,label\nx,a\ny,b,c\n", "line 3: 3 columns, the header has 2"),
-        ("a.csv", "text,label\nx,a\ny,\n", "line 3: nothing in column 'label'"),
-        ("a.csv", "text,text\nx,a\n", "line 1: a column name stands there twice"),
+        ("a.csv", "text,label\nx,a\ny,b,c\n", "line 3: 3 columns, but the header has 2"),
+        ("a.csv", "text,label\nx,a\ny,\n", "line 3: column 'label'"),
+        ("a.csv", "text,text\nx,a\n", "line 1: a column name occurs twice"),
         ("a.jsonl", '{"text": "x", "label": 1}\n{"text": \n', "line 2: not JSON"),
         ("a.jsonl", '{"text": "x", "label": 1}\n[1]\n', "line 2: not a JSON object"),
         ("a.csv", "text,label\nx,a\ny,a\n", "only one label, 'a'"),
         ("a.csv", "body,label\nx,a\n", "no text column"),
-        ("a.txt", "text,label\nx,a\n", "neither .csv, .tsv nor .jsonl"),
+        ("a.txt", "text,label\nx,a\n", "is not a .csv, .tsv or .jsonl file"),
     ],
 )
 def test_malformed_own_files_are_refused(
@@ -145,7 +145,7 @@ def test_malformed_own_files_are_refused(
 
 def test_a_label_never_seen_in_training_is_refused_by_line(tmp_path: Path) -> None:
     path = write(tmp_path / "dev.csv", "text,label\nx,good\ny,ugly\n")
-    with pytest.raises(DataError, match="line 3: label 'ugly' is none of bad, good"):
+    with pytest.raises(DataError, match="line 3: label 'ugly' is not one of bad, good"):
         read_own(path, split="dev", labels=("bad", "good"))
 
 

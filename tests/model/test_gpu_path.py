@@ -253,11 +253,23 @@ def test_a_run_says_which_kernel_it_uses(
     [
         ("fa3", 0.0, torch.bfloat16, (9, 0), "fa3: FlashAttention 3 is not installed: pip install"),
         ("fa4", 0.0, torch.bfloat16, (9, 0), "not installed: pip install --pre flash-attn-4"),
-        ("fa3", 0.0, torch.bfloat16, (10, 0), "compute capability 9.x, this one has 10.0"),
-        ("fa4", 0.1, torch.bfloat16, (9, 0), "no dropout.*attention_probs_dropout_prob=0.1"),
-        ("flash", 0.1, torch.float32, (9, 0), "it needs bf16 or fp16, this is float32"),
-        ("flash", 0.1, torch.float16, (7, 0), "8.0 or higher .Ampere., this GPU has 7.0"),
-        ("flash", 0.1, torch.bfloat16, None, "attention_kernel=flash: it needs a GPU"),
+        ("fa3", 0.0, torch.bfloat16, (10, 0), "compute capability 9.x, but this one has 10.0"),
+        (
+            "fa4",
+            0.1,
+            torch.bfloat16,
+            (9, 0),
+            "does not support dropout.*attention_probs_dropout_prob=0.1",
+        ),
+        (
+            "flash",
+            0.1,
+            torch.float32,
+            (9, 0),
+            "it requires bf16 or fp16, but the precision is float32",
+        ),
+        ("flash", 0.1, torch.float16, (7, 0), "8.0 or higher .Ampere., but this GPU has 7.0"),
+        ("flash", 0.1, torch.bfloat16, None, "attention_kernel=flash: requires a GPU"),
     ],
 )
 def test_what_cannot_run_is_refused_with_the_remedy(

@@ -149,10 +149,10 @@ def test_heads_without_a_place_are_reported(pair, vocab_size) -> None:
 @pytest.mark.parametrize(
     ("change", "vocab", "message"),
     [
-        ({}, 100, "vocabulary of 101 words, the data's tokenizer has 100"),
-        ({}, 102, "vocabulary of 101 words, the data's tokenizer has 102"),
-        ({"num_hidden_layers": 2}, 101, "3 encoder layers, .*num_hidden_layers is 2"),
-        ({"num_hidden_layers": 5}, 101, "3 encoder layers, .*num_hidden_layers is 5"),
+        ({}, 100, "vocabulary of 101 tokens, but the tokenizer of the data has 100"),
+        ({}, 102, "vocabulary of 101 tokens, but the tokenizer of the data has 102"),
+        ({"num_hidden_layers": 2}, 101, "3 encoder layers, .*num_hidden_layers in the recipe is 2"),
+        ({"num_hidden_layers": 5}, 101, "3 encoder layers, .*num_hidden_layers in the recipe is 5"),
         ({"hidden_size": 64}, 101, r"word_embeddings.*\(101, 32\), .* \(101, 64\)"),
         ({"intermediate_size": 96}, 101, r"shape \(64, 32\), .* \(96, 32\)"),
         ({"max_position_embeddings": 64}, 101, r"position_embeddings.*\(40, 32\), .* \(64, 32\)"),
@@ -172,7 +172,7 @@ def test_another_architecture_or_vocabulary_is_refused_and_nothing_changes(
 def test_dle_weights_of_another_vocabulary_are_refused(pair) -> None:
     ours, _ = pair
     model = other_model(ours.config, 96)
-    with pytest.raises(CheckpointError, match="vocabulary of 104 words"):
+    with pytest.raises(CheckpointError, match="vocabulary of 104 tokens"):
         load_transformers_state_dict(model, to_dle_state_dict(ours))
 
 
@@ -180,7 +180,9 @@ def test_part_of_an_encoder_is_refused(pair, vocab_size) -> None:
     ours, _ = pair
     partial = to_transformers_state_dict(ours)
     del partial["bert.encoder.layer.1.output.dense.weight"]
-    with pytest.raises(CheckpointError, match=r"lack 1 .*encoder\.layer\.1\.output\.dense"):
+    with pytest.raises(
+        CheckpointError, match=r"do not include 1 .*encoder\.layer\.1\.output\.dense"
+    ):
         load_transformers_state_dict(other_model(ours.config, vocab_size), partial)
 
 
@@ -188,7 +190,7 @@ def test_untied_word_tables_are_refused(pair, vocab_size) -> None:
     ours, _ = pair
     untied = to_transformers_state_dict(ours)
     untied["cls.predictions.decoder.weight"] = torch.zeros(vocab_size, 32)
-    with pytest.raises(CheckpointError, match="not tied"):
+    with pytest.raises(CheckpointError, match="untied"):
         load_transformers_state_dict(other_model(ours.config, vocab_size), untied)
 
 
@@ -277,12 +279,12 @@ def test_files_that_are_no_weights_are_refused_by_name(tmp_path) -> None:
         read_state_dict(tmp_path / "code.pt")
     assert not touched.exists()
     torch.save({"steps": 3}, tmp_path / "numbers.pt")
-    with pytest.raises(CheckpointError, match="holds no state dict"):
+    with pytest.raises(CheckpointError, match="contains no state dict"):
         read_state_dict(tmp_path / "numbers.pt")
     index = tmp_path / "sub" / "model.safetensors.index.json"
     index.parent.mkdir()
     index.write_text(json.dumps({"weight_map": {"x": "../model.safetensors"}}))
-    with pytest.raises(CheckpointError, match="not the name of a file beside it"):
+    with pytest.raises(CheckpointError, match="not the name of a file in the same folder"):
         read_state_dict(index.parent)
 
 

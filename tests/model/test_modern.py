@@ -23,7 +23,7 @@ from bertds.model.row_layout import RowLayout
 from bertds.optim.weight_decay import is_decayed
 from bertds.pretrained.hf_config import config_from_transformers, config_to_transformers
 from bertds.pretrained.hf_weights import load_transformers_state_dict, to_transformers_state_dict
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 from tests.support.padded_rows import flatten_padded
 
 WORDS = 101  # not a multiple of 64, so that there are padded rows
@@ -359,7 +359,7 @@ def test_the_published_layout_is_read(tmp_path: Path) -> None:
     weights = {n: p.detach().contiguous() for n, p in theirs.named_parameters()}
     save_file(weights, tmp_path / "model.safetensors")
     (tmp_path / "tokenizer.json").write_text("{}")
-    trained = open_trained(tmp_path)
+    trained = load_pretrained(tmp_path)
     assert trained.missing == [] and trained.unused == []
     assert trained.config.style == "modern"
     found = to_transformers_state_dict(trained.model)

@@ -13,7 +13,7 @@ from bertds.config.recipe import NotifyConfig
 from bertds.errors import ConfigError
 from bertds.monitor import notify
 from bertds.monitor.notify import Notifier
-from bertds.monitor.trackers import Watcher
+from bertds.monitor.trackers import HealthWarnings
 from tests.support.made_runs import train_line
 
 KEEP = 'printf "%s %s %s\\n" "$BERTDS_EVENT" "$BERTDS_STEP" "$BERTDS_TEXT" >> "{0}"'
@@ -40,7 +40,7 @@ def test_a_run_tells_of_its_end_and_of_its_stop(
     words.remove("run.max_hours=1e-9")
     assert train.entry(words) == 0
     first, last = told(file)
-    assert first.startswith("stopped 1 bertds run: stopped at step 1 (run.max_hours is over)")
+    assert first.startswith("stopped 1 bertds run: stopped at step 1 (run.max_hours is reached)")
     assert last == "done 6 bertds run: done at step 6"
 
 
@@ -62,7 +62,7 @@ def test_a_failure_is_told(command: Callable[..., list[str]], tmp_path: Path) ->
 def test_what_looks_ill_is_told_once(tmp_path: Path) -> None:
     file = tmp_path / "told"
     notifier = Notifier(NotifyConfig(command=KEEP.format(file)), tmp_path, "x")
-    watcher = Watcher(notifier)
+    watcher = HealthWarnings(notifier)
     for step in range(10, 400, 10):
         watcher.line(train_line(step, stall_seconds=7.0))
     notifier.close()
@@ -113,5 +113,5 @@ def test_trouble_is_one_line_and_nothing_more(
         notifier.send("done", 1, "x")
         notifier.close()
     assert "exit code 3" in said[0] and "timed out" in said[1]
-    with pytest.raises(ConfigError, match="must begin with http"):
+    with pytest.raises(ConfigError, match="must start with http"):
         Notifier(NotifyConfig(webhook="file:///etc/passwd"), tmp_path, "x")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from bertds.commands.status import in_lines
+from bertds.commands.runs.status import in_lines
 from bertds.distributed.device_timer import DeviceClock
 from bertds.monitor import rank_speed as module
 from bertds.monitor.health import findings
@@ -92,7 +92,7 @@ def test_a_slow_rank_is_said_before_the_first_step(
     with caplog.at_level(logging.WARNING, logger="bertds"):
         speed.check_at_start()
     assert {record.getMessage() for record in caplog.records} == {
-        "rank 3 (GPU 1 of node3) takes 40 % longer than the others for a product of matrices"
+        "rank 3 (GPU 1 of node3) takes 40 % longer than the other ranks for a matrix product"
     }
 
 

@@ -45,7 +45,7 @@ def test_a_chain_is_followed_and_a_circle_refused(tmp_path: Path) -> None:
     config = load_config(recipe(tmp_path, "a.yaml", str(tmp_path / "b.yaml")))
     assert [Path(p.recipe).name for p in later_phases(config, 100)] == ["b.yaml", "c.yaml"]
     recipe(tmp_path, "c.yaml", "b.yaml")
-    with pytest.raises(ConfigError, match=r"next_recipe=b.yaml.*leads back"):
+    with pytest.raises(ConfigError, match=r"next_recipe=b.yaml.*refers back"):
         later_phases(config, 100)
     with pytest.raises(ConfigError, match=r"nothing\.yaml"):
         later_phases(load_config({"run": {"next_recipe": "nothing.yaml"}}), 100)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertds.cli import main
-from bertds.commands.status import in_lines
+from bertds.commands.runs.status import in_lines
 from bertds.config.load import lenient
 from bertds.monitor.run_files import at, is_metric_line, read_metrics
 from bertds.monitor.status import read_status
@@ -52,7 +52,7 @@ def test_an_odd_metric_line_is_left_out_and_counted(tmp_path: Path, capsys, text
     found = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in found.lines] == [10, 20] and found.skipped == 1
     status = read_status(run)
-    assert status.step == 20 and "metrics.jsonl: 1 line left out" in in_lines(status)
+    assert status.step == 20 and "metrics.jsonl: 1 line ignored" in in_lines(status)
     assert main(["status", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["unreadable"]
 
@@ -86,7 +86,7 @@ def test_a_torn_file_of_a_run_is_named(tmp_path: Path, capsys, name: str, text: 
     if text[:1] != "{" and (text or name not in ("config.yaml",)) and name != "deepspeed.json":
         assert f"! {name}" in told
     html = page("title", read_chains([run]), [])  # the report without its pictures
-    assert "Settings" in html or "every setting" in html
+    assert "Settings" in html or "All settings" in html
 
 
 def test_a_recipe_is_shown_without_what_is_no_setting() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bertds.cli import main as command
-from bertds.commands.status import in_lines
+from bertds.commands.runs.status import in_lines
 from bertds.monitor.health import findings
 from bertds.monitor.status import read_status
 from bertds.system.folder_lock import FolderLock
@@ -80,7 +80,7 @@ def test_a_run_killed_before_its_first_step_is_no_run_that_never_started(
     assert command(["status", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "late: killed before its first step" in text and "early: killed before" in text
-    assert f"! process {2**22 + 1} on {socket.gethostname()} ended without a word" in text
+    assert f"! process {2**22 + 1} on {socket.gethostname()} ended without a message" in text
     assert "not started" not in text and "cannot be read" not in text
 
 
@@ -176,7 +176,10 @@ def test_next_sentence_guesses_are_measured_by_the_larger_label() -> None:
         held_out(s, mlm_loss=4.0, nsp_accuracy=0.6, nsp_majority=0.59) for s in (1100, 1300, 1500)
     ]
     (found,) = findings([*train, *lines])
-    assert found.name == "chance" and "always giving the larger label gives 59.0%" in found.text
+    assert (
+        found.name == "chance"
+        and "always predicting the more frequent label gives 59.0%" in found.text
+    )
     assert names([*train, *({**line, "nsp_accuracy": 0.7} for line in lines)]) == []
 
 
@@ -185,7 +188,7 @@ def test_no_number_without_its_baseline() -> None:
 
     text = describe(held_out(900))
     assert "mlm loss 7.0200 (word frequencies alone 7.0000)" in text
-    assert "nsp accuracy 53.0% (larger label 52.0%)" in text
+    assert "nsp accuracy 53.0% (majority label 52.0%)" in text
 
 
 def test_a_run_by_the_clock(tmp_path: Path) -> None:

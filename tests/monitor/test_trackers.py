@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import signal
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -19,25 +17,11 @@ from bertds.monitor import progress
 from bertds.monitor import trackers as tracking
 from bertds.monitor.progress import ProgressBar, ProgressLines, TimeLeft, describe
 from bertds.monitor.remaining_time import LaterPhase
-from bertds.monitor.trackers import Watcher
+from bertds.monitor.trackers import HealthWarnings
 from bertds.monitor.wandb_tracker import WandbTracker, has_key
 from bertds.system.logs import log, start_logging
 from bertds.train import entry
 from tests.support.made_runs import train_line
-
-
-@pytest.fixture(autouse=True)
-def one_process(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Train in this process: no launcher's variables, and its signal handlers put back."""
-    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    for name in launcher:
-        monkeypatch.delenv(name, raising=False)
-    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
-    yield
-    for name in launcher:
-        os.environ.pop(name, None)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def test_lines_in_words() -> None:
@@ -148,10 +132,10 @@ def test_trackers_get_every_number_and_trust_ratios() -> None:
 
 
 def test_warnings_are_said_once(said: list[str]) -> None:
-    watcher = Watcher()
+    watcher = HealthWarnings()
     for step in range(10, 200, 10):
         watcher.line(train_line(step, stall_seconds=3.0))
-    loader = [text for text in said if "waits for the loader" in text]
+    loader = [text for text in said if "waits for the data loader" in text]
     assert len(loader) == 1 and "data.prefetch_steps" in loader[0]
 
 
@@ -238,7 +222,7 @@ def test_wandb_without_a_key_is_one_line_before_anything_is_built(
     run = tmp_path / "run"
     assert train(tiny_recipe, tiny_json, tiny_data, run, "tracking.wandb=online") == 2
     assert capsys.readouterr().err.strip() == (
-        "bertds: error: tracking.wandb=online: there is no W&B key; run `wandb login`, or set "
+        "bertds: error: tracking.wandb=online: no W&B key found; run `wandb login` or set "
         "WANDB_API_KEY, or set tracking.wandb=offline"
     )
     assert not run.exists()
@@ -260,11 +244,11 @@ def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
     assert train(*common, "schedule.total_steps=3") == 0
     assert time.monotonic() - began < 60
     said = (run / "log.txt").read_text()
-    assert "Weights & Biases goes on offline: http://127.0.0.1:" in said
-    assert "cannot be reached; later: wandb sync" in said
+    assert "Weights & Biases continues offline: http://127.0.0.1:" in said
+    assert "cannot be reached; upload later with: wandb sync" in said
     monkeypatch.delenv("WANDB_API_KEY")  # a run that has begun is not refused for a key either
     assert train(*common) == 0
-    assert "offline: there is no W&B key" in (run / "log.txt").read_text()
+    assert "offline: no W&B key found" in (run / "log.txt").read_text()
     identity = json.loads((run / "wandb_id.json").read_text())["id"]
     folders = list((run / "wandb").glob("offline-run-*"))
     assert len(folders) == 2 and all(identity in folder.name for folder in folders)
@@ -291,7 +275,10 @@ def test_a_refused_wandb_run_goes_on_offline(
     tracker = WandbTracker(config, {}, tmp_path, "name")
     tracker.line(train_line(1))
     tracker.close()
-    assert "goes on offline: the server says no; later: wandb sync" in said[0] and len(said) == 1
+    assert (
+        "continues offline: the server says no; upload later with: wandb sync" in said[0]
+        and len(said) == 1
+    )
     identity = json.loads((tmp_path / "wandb_id.json").read_text())["id"]
     assert len(list((tmp_path / "wandb").glob(f"offline-run-*-{identity}"))) == 1
 
@@ -311,9 +298,9 @@ def test_a_tracker_that_cannot_start_is_left_out(
     config = load_config({"tracking": asked, "log": {"progress": "none"}})
     facts = {"model": {"vocab_size": 65}, "world_size": 1}
     started = tracking.start_trackers(config, facts, tmp_path)
-    assert [type(tracker) for tracker in started] == [Watcher]
-    assert "Weights & Biases is left out: [Errno 28] No space left" in said[0]
-    assert "TensorBoard is left out: " in said[1] and len(said) == 2
+    assert [type(tracker) for tracker in started] == [HealthWarnings]
+    assert "Weights & Biases is not used: [Errno 28] No space left" in said[0]
+    assert "TensorBoard is not used: " in said[1] and len(said) == 2
 
 
 def test_time_left_counts_the_phases_that_follow(

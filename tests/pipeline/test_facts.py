@@ -77,7 +77,7 @@ def test_countries_without_a_question_of_their_own_are_left_out() -> None:
     ]
     assert facts.choose([*odd, *ROWS]) == facts.choose(ROWS)
     assert facts.choose(ROWS)[1].continent == "asia" and len(facts.choose(ROWS)) == 48
-    with pytest.raises(BertdsError, match="10 countries fit, 48 are needed"):
+    with pytest.raises(BertdsError, match="10 suitable countries; 48 are needed"):
         facts.choose(ROWS[:20])
 
 
@@ -121,7 +121,7 @@ def test_a_damaged_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         facts.fetch(tmp_path)
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("other.txt", "")
-    with pytest.raises(BertdsError, match=r"holds no countryinfo/data/\*\.json"):
+    with pytest.raises(BertdsError, match=r"does not contain countryinfo/data/\*\.json"):
         facts.fetch(tmp_path)
 
 
@@ -131,13 +131,13 @@ def test_the_verdict_says_what_the_scores_say() -> None:
         "prompts": prompts,
         "run": {"mlm_loss": 6.0, "unigram_entropy": 6.02},
     }
-    assert "nothing more" in verdict(scores, "run")[0]
+    assert "only how often words occur" in verdict(scores, "run")[0]
     scores["run"] = {"mlm_loss": 5.0, "unigram_entropy": 6.0}
-    assert "1.00 nats below" in verdict(scores, "run")[0] and "1 of 1" in verdict(scores, "run")[0]
+    assert "1.00 nats lower" in verdict(scores, "run")[0] and "1 of 1" in verdict(scores, "run")[0]
     told = {**scores, "questions": {"capital": {"asked": 4, "right": 3, "answers": 2}}}
     text = " ".join(verdict(told, "run"))
-    assert "1 of 1 right after training, 0 before" in text
-    assert "75% of 4 about a capital (a guess among 2: 50%)" in text
+    assert "1 of 1 answers are correct after training, and 0 before" in text
+    assert "75% of 4 about a capital (guessing among 2 answers: 50%)" in text
 
 
 def test_what_a_real_run_costs_is_the_planners() -> None:
@@ -165,9 +165,10 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
     assert main(command) == 0
     out = " ".join(capfd.readouterr().out.split())
     assert (
-        "0 before. Of all held-out sentences it completes" in out and "of 96 about a capital" in out
+        "and 0 before. Of all held-out sentences, it answers correctly" in out
+        and "of 96 about a capital" in out
     )
-    assert "most frequent word" in out and "A real run" in out and "predict --task fill-mask" in out
+    assert "most frequent word" in out and "A full run" in out and "predict --task fill-mask" in out
     scores = json.loads((work / "scores.json").read_text())
     validation = read_metrics(work / "run" / "metrics.jsonl").validation
     assert [line["step"] for line in validation] == [0, 2, 4]
@@ -182,12 +183,12 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
     assert "step 0" in (work / "report" / "index.html").read_text()
 
     assert main(command) == 0
-    assert capfd.readouterr().err.count("done before") == 3
+    assert capfd.readouterr().err.count("already done") == 3
 
-    # A finished run refuses what it would not do, and goes on with a longer schedule.
+    # A finished run refuses what it would not do, and continues with a longer schedule.
     for setting, named in (
         ("deepspeed.optimizer.type=Muon", "now deepspeed.optimizer.type=Muon"),
-        ("deepspeed.optimizer.params.lr=0.5", "so lr=0.5 would change nothing"),
+        ("deepspeed.optimizer.params.lr=0.5", "so lr=0.5 would have no effect"),
     ):
         assert main([*command, setting]) == 2
         assert named in capfd.readouterr().err

@@ -28,7 +28,9 @@ def test_another_corpus_in_the_same_folder_is_refused_in_the_pipelines_words(
     command = ["--books", str(books), "--vocab", str(vocab)]
     prepare = [*command, "--out", str(work / "data"), "--validation-fraction", "0"]
     assert build_wiki_books.main(prepare) == 0
-    with pytest.raises(DataError, match=r"0\.05 now.*choose another --work DIR") as refusal:
+    with pytest.raises(
+        DataError, match=r"0\.05 now.*choose another folder with --work DIR"
+    ) as refusal:
         main(["--work", str(work), *command])
     assert "--overwrite" not in str(refusal.value)
 
@@ -93,7 +95,7 @@ def test_a_foreign_model_folder_and_a_changed_run_are_refused_first(
     config = load_config("tiny_cpu_phase2", {"run.seed": 7})
     (work / "phase2").mkdir()
     (work / "phase2" / "config.yaml").write_text(yaml.safe_dump(to_dict(config)))
-    with pytest.raises(ConfigError, match=r"phase2: this run began with run\.seed=7"):
+    with pytest.raises(ConfigError, match=r"phase2: this run started with run\.seed=7"):
         main(command)
     with pytest.raises(AssertionError, match="preparation has begun"):
         main([*command, "--set", "run.seed=7"])
@@ -152,5 +154,5 @@ def test_a_missing_key_of_a_tracker_is_said_before_preparation(
 ) -> None:
     monkeypatch.setattr("bertds.monitor.trackers.find_spec", lambda name: None)
     command = ["--work", str(tmp_path / "work"), "--books", str(tmp_path)]
-    with pytest.raises(ConfigError, match="tensorboard=true needs the package tensorboard"):
+    with pytest.raises(ConfigError, match="tensorboard=true requires the package tensorboard"):
         main([*command, "--set", "tracking.tensorboard=true"])

@@ -44,15 +44,15 @@ def test_a_run_ends_at_the_first_validation_that_reaches_the_loss(
 
 
 def test_the_record_is_the_runs(run: Path, tiny_data: Path, tmp_path: Path) -> None:
-    record = record_of(run, tiny_data, EASY, "somebody")
+    record = record_of(run, tiny_data, EASY, "someone")
     metrics = read_metrics(run / "metrics.jsonl")
     assert record.steps == metrics.validation[-1]["step"]
     assert record.tokens == metrics.train[-1]["tokens"]
     assert record.seconds == round(sum(line["seconds"] for line in metrics.train), 1)
-    assert record.loss == metrics.validation[-1]["mlm_loss"] and record.by == "somebody"
+    assert record.loss == metrics.validation[-1]["mlm_loss"] and record.by == "someone"
     assert record.sha256 == record.digest()
-    with pytest.raises(DataError, match=r"target 0\.5 was not reached, the lowest held-out loss"):
-        record_of(run, tiny_data, 0.5, "somebody")
+    with pytest.raises(DataError, match=r"target 0\.5 was not reached; the lowest held-out loss"):
+        record_of(run, tiny_data, 0.5, "someone")
 
     file = tmp_path / "records.jsonl"
     faster = dataclasses.replace(record, by="faster", seconds=0.01)
@@ -60,12 +60,12 @@ def test_the_record_is_the_runs(run: Path, tiny_data: Path, tmp_path: Path) -> N
     file.write_text("".join(json.dumps(asdict(one)) + "\n" for one in (record, faster)))
     assert read_records(file) == [record, faster]
     rows = table(read_records(file)).splitlines()
-    assert "faster" in rows[1] and "somebody" in rows[2]
+    assert "faster" in rows[1] and "someone" in rows[2]
     file.write_text(file.read_text().replace('"seconds": 0.01', '"seconds": 0.001'))
-    with pytest.raises(DataError, match="line 2 was changed"):
+    with pytest.raises(DataError, match="line 2 has been changed"):
         read_records(file)
     file.write_text("{}\n")
-    with pytest.raises(DataError, match="line 1 is no record"):
+    with pytest.raises(DataError, match="line 1 is not a record"):
         read_records(file)
 
 
@@ -125,6 +125,6 @@ def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> Non
 
 def test_bad_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bertds(["speedrun", "--work", str(tmp_path), "--target", "0"]) == 2
-    assert "--target 0: a loss in nats, above 0" in capsys.readouterr().err
+    assert "--target 0: must be a loss in nats, above 0" in capsys.readouterr().err
     assert bertds(["speedrun", "--table", "--records", str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl: cannot be read" in capsys.readouterr().err

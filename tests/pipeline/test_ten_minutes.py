@@ -93,7 +93,7 @@ def test_all_stages_at_toy_size_and_nothing_twice(
     out = capfd.readouterr().out
     assert f"ours: {recipe}" in out and "GPT-BERT on 10 M words" in out
     blimp = json.loads((work / "run" / "blimp.json").read_text())
-    assert blimp["pairs"] == 8 and f"{blimp['overall']:.1f} (first 4 pairs of each)" in out
+    assert blimp["pairs"] == 8 and f"{blimp['overall']:.1f} (first 4 pairs of each file)" in out
     scores = json.loads((work / "finetune" / "sst2" / "results.json").read_text())["scores"]
     assert f"{100 * scores['dev']['accuracy']['mean']:.1f}" in out
     stamps = {
@@ -123,7 +123,7 @@ def test_a_table_of_nothing_has_dashes_and_published_rows(tmp_path: Path) -> Non
     [
         (["--text", "t.txt", "--blimp", "nowhere"], "--blimp nowhere: no such folder"),
         (["--text", "t.txt", "--glue", "nowhere"], "--glue nowhere: no such folder"),
-        (["--text", "t.txt", "--limit", "-1"], "0 (all) or more"),
+        (["--text", "t.txt", "--blimp", ".", "--limit", "-1"], "0 (all) or more"),
         ([], "give the text with --wiki, --books or --text"),
     ],
 )

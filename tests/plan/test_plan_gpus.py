@@ -142,8 +142,8 @@ def test_a_file_named_in_the_environment_serves_mfu_too(
         ("h100: {efficiency: {128: 40, 512: 0.4}}", "efficiency.128=40: must be above 0"),
         ("h100: {efficiency_kind: guessed}", "efficiency_kind='guessed': must be one of"),
         ("h100: {driver: h100}", "h100.driver='h100': must be a list"),
-        ("- h100", "must map names of GPUs"),
-        ("cpu: {watts: 1}", "cpu is this machine's processor"),
+        ("- h100", "must map GPU names"),
+        ("cpu: {watts: 1}", "the name cpu is reserved"),
         ("h100: {", "cannot be read"),
     ],
 )
@@ -176,17 +176,17 @@ def test_a_cpu_trial_never_calibrates_a_gpu_plan(
     assert command([*plan, "--gpu", "h100"]) == 2
     answer = capsys.readouterr()
     assert answer.out == "" and len(answer.err.splitlines()) == 1
-    assert f"{run}: that run trained on a CPU, which says nothing about h100 GPUs" in answer.err
+    assert f"{run}: that run trained on a CPU, which does not apply to h100 GPUs" in answer.err
 
 
 @pytest.mark.parametrize(
     ("device", "precision", "gpu", "planned", "message"),
     [
-        ("NVIDIA H100 80GB HBM3", "bf16", "cpu", "bf16", "says nothing about the CPU"),
-        ("", "bf16", "cpu", "bf16", "trained on a GPU, which says nothing about the CPU"),
-        ("NVIDIA A100-SXM4-80GB", "bf16", "h100", "bf16", "plan with --gpu a100, or leave"),
-        ("NVIDIA H100 80GB HBM3", "fp32", "h100", "bf16", "in fp32, and the plan is for bf16"),
-        ("cpu", "bf16", "cpu", "fp32", "in bf16, and the plan is for fp32"),
+        ("NVIDIA H100 80GB HBM3", "bf16", "cpu", "bf16", "does not apply to the CPU"),
+        ("", "bf16", "cpu", "bf16", "trained on a GPU, which does not apply to the CPU"),
+        ("NVIDIA A100-SXM4-80GB", "bf16", "h100", "bf16", "plan with --gpu a100, or omit"),
+        ("NVIDIA H100 80GB HBM3", "fp32", "h100", "bf16", "in fp32, but the plan is for bf16"),
+        ("cpu", "bf16", "cpu", "fp32", "in bf16, but the plan is for fp32"),
         ("NVIDIA H100 80GB HBM3", "autocast", "h100", "bf16", ""),
         ("NVIDIA A100-SXM4-40GB", "bf16", "a100_40g", "bf16", ""),  # the same chip
         ("Some other card", "bf16", "l40s", "bf16", ""),  # whoever asks knows what it is

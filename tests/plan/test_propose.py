@@ -62,9 +62,9 @@ def test_a_size_that_is_asked_for_is_taken_and_judged() -> None:
             size=size,
         ).why
 
-    assert ask("large") == "as asked for"
-    assert ask("large", tokens=1e6) == "there is little text for it"
-    assert ask("large", hours=0.1) == "there is little time for it"
+    assert ask("large") == "as requested"
+    assert ask("large", tokens=1e6) == "limited by text"
+    assert ask("large", hours=0.1) == "limited by time"
     with pytest.raises(ConfigError, match="--model huge: choose one of tiny, mini"):
         ask("huge")
 

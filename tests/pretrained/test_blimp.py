@@ -12,12 +12,12 @@ import torch
 import transformers
 
 from bertds.commands.evaluate import main
-from bertds.commands.report import main as report
+from bertds.commands.runs.report import main as report
 from bertds.errors import DataError
 from bertds.model.build import build_model
 from bertds.pretrained import blimp
 from bertds.pretrained.blimp import evaluate_blimp, pseudo_log_likelihoods, read_pairs
-from bertds.pretrained.load import open_trained
+from bertds.pretrained.load import load_pretrained
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = "the a cat cats dog dogs see sees sleep sleep ##s chase ##d it him ##self her ? . no ever"
@@ -112,7 +112,7 @@ def test_sums_are_transformers(
     model_folder: Path, monkeypatch: pytest.MonkeyPatch, tokens_per_pass: int
 ) -> None:
     monkeypatch.setattr(blimp, "TOKENS_PER_PASS", tokens_per_pass)
-    trained = open_trained(model_folder)
+    trained = load_pretrained(model_folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     texts = [text for pair in PAIRS for text in pair[3:]]
     found = pseudo_log_likelihoods(trained.model, tokenizer, texts)
@@ -151,7 +151,7 @@ def test_scores_by_paradigm_field_and_overall(
 
 
 def test_a_tie_is_wrong(model_folder: Path, folder: Path) -> None:
-    trained = open_trained(model_folder)
+    trained = load_pretrained(model_folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     same = [
         blimp.Pair("The cat sees.", "the CAT sees.", "p", "syntax", "t"),  # equal once lower-cased
@@ -178,8 +178,8 @@ def test_a_runs_scores_are_kept_for_its_report(
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.txt", "", "no *.jsonl in it"),
-        ("a.jsonl", "\n", "hold no pair"),
+        ("a.txt", "", "contains no *.jsonl files"),
+        ("a.jsonl", "\n", "contain no pairs"),
         ("a.jsonl", "{", "line 1 is not JSON"),
         ("a.jsonl", '\n{"sentence_good": "x"}', "line 2 has no text under sentence_bad"),
         ("a.jsonl", '["x"]', "line 1 has no text under sentence_good"),
@@ -196,11 +196,11 @@ def test_files_of_another_form_are_named(
 
 def test_a_sentence_too_long_or_empty_is_named(model_folder: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
-    model = open_trained(model_folder).model
+    model = load_pretrained(model_folder).model
     object.__setattr__(model, "config", type(model.config)(max_position_embeddings=4))
-    with pytest.raises(DataError, match="6 tokens, and the model reads at most 4"):
+    with pytest.raises(DataError, match="6 tokens, but the model reads at most 4"):
         pseudo_log_likelihoods(model, tokenizer, ["The cat sees it"])
-    with pytest.raises(DataError, match="leaves no token"):
+    with pytest.raises(DataError, match="returns no tokens"):
         pseudo_log_likelihoods(model, tokenizer, [" "])
 
 

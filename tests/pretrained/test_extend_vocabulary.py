@@ -86,9 +86,9 @@ def test_malformed_pieces_are_refused(
     words = tmp_path / "w.txt"
     out = str(tmp_path / "new")
     for text, message in (
-        ("gene\n", "knows all of these pieces"),
-        ("a\n\nb\n", "line 2: an empty piece"),
-        ("a\nb\na\n", "line 3: 'a' is in line 1 already"),
+        ("gene\n", "already has all of these tokens"),
+        ("a\n\nb\n", "line 2: the token is empty"),
+        ("a\nb\na\n", "line 3: 'a' is already on line 1"),
     ):
         words.write_text(text)
         assert main(["extend", str(folder), out, "--words", str(words)]) == 2

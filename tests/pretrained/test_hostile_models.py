@@ -82,7 +82,11 @@ def test_no_reader_of_pickles_runs_code(tmp_path: Path, capsys, reader: str, wri
     source = source_of(reader, marker, folder, write)
     assert main(["convert", str(source), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert not marker.exists() and not (tmp_path / "out").exists()
-    said = "no file of torch.save" if write is plain_pickle else "no code of a checkpoint is run"
+    said = (
+        "not a file written by torch.save"
+        if write is plain_pickle
+        else "and code in a checkpoint is never run"
+    )
     assert said in capsys.readouterr().err
     # The exploit is a real one: whoever unpickles the file has it run.
     with open(next(p for p in folder.iterdir() if p.suffix in (".pt", ".ckpt", ".bin")), "rb") as f:
@@ -136,7 +140,7 @@ def test_a_models_own_code_is_not_run_and_no_text_is_an_answer(
     assert not marker.exists()
     assert texts.tell() == 0  # nobody was asked
     printed = capsys.readouterr()
-    assert "no code of a model is run, trust_remote_code=False" in printed.err
+    assert "model code is never run (trust_remote_code=False)" in printed.err
     assert not printed.out
 
 
@@ -211,7 +215,7 @@ def test_a_packed_file_of_torch_save_is_refused(tmp_path: Path, capsys) -> None:
         for member in plain.infolist():
             packed.writestr(member.filename, plain.read(member), zipfile.ZIP_DEFLATED)
     assert main(["convert", str(tmp_path / "ckpt.pt"), str(tmp_path / "out"), "--to", "hf"]) == 2
-    assert "bytes and unpacks to 8" in capsys.readouterr().err
+    assert "bytes but unpacks to 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -245,7 +249,7 @@ def test_a_configuration_larger_than_the_machine_is_refused(
     ):
         assert main(command) == 2
         said = capsys.readouterr().err
-        assert f"{key}={value}" in said and "GB in float32, this machine has" in said, said
+        assert f"{key}={value}" in said and "GB in float32, but this machine has" in said, said
 
 
 def test_a_recipe_larger_than_the_machine_is_refused(

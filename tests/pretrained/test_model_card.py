@@ -5,14 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from bertds.pretrained.load import Trained
+from bertds.pretrained.load import PretrainedModel
 from bertds.pretrained.model_card import _data, _score_words, _words
 
 
-def with_data(path: str) -> Trained:
+def with_data(path: str) -> PretrainedModel:
     facts = {"kind": "token shards", "path": path, "tokenizer_fingerprint": "ab" * 32, "rows": 1200}
     manifest = {"data": facts, "recipe": {"data": {"path": path}}}
-    return cast("Trained", SimpleNamespace(manifest=manifest))
+    return cast("PretrainedModel", SimpleNamespace(manifest=manifest))
 
 
 def test_sources_and_licences_come_from_the_prepared_folder(tmp_path: Path) -> None:
@@ -39,6 +39,7 @@ def test_a_prepared_folder_that_is_gone_leaves_the_facts(tmp_path: Path) -> None
 def test_scores_and_settings_in_words() -> None:
     score: dict[str, Any] = {"step": 5000, "mlm_loss": 2.0, "mlm_accuracy": 0.6123}
     words = _score_words(with_data(""), score)
-    assert "61.2% are filled in exactly" in words and "perplexity of 7.4" in words
+    assert "61.2% of the masked tokens are predicted correctly" in words
+    assert "perplexity of 7.4" in words
     assert "nsp" not in words and "bertds evaluate" in _score_words(with_data(""), {})
     assert _words({"lr": 0.001, "betas": [0.9, 0.98], "x": None}) == "lr 0.001, betas 0.9 and 0.98"

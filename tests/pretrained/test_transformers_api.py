@@ -48,7 +48,7 @@ def test_a_missing_model_says_what_fetches_it(capsys: pytest.CaptureFixture[str]
         resolve("bertlargeuncased")
     with pytest.raises(CheckpointError, match="did you mean bert-base-uncased"):
         resolve("bert-base-uncase")
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match="no folder or model has this name"):
         resolve("./runs/none")
 
 

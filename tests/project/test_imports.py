@@ -183,9 +183,7 @@ def test_few_files_lie_at_the_top_and_no_folder_is_crowded(repository: Path) -> 
     assert top == {"__init__.py", "__main__.py", "cli.py", "train.py", "errors.py"}
     for package in ("bertds", "data_prep"):
         for folder in (repository / package).rglob("__init__.py"):
-            # A command has one file, and `bertds --help` is the list of them.
-            most = 30 if folder.parent.name == "commands" else 22
-            assert len(list(folder.parent.glob("*.py"))) <= most, folder.parent
+            assert len(list(folder.parent.glob("*.py"))) <= 22, folder.parent
 
 
 def test_only_the_engine_imports_deepspeed(repository: Path) -> None:

@@ -99,7 +99,7 @@ def test_runs_are_laid_over_each_other(two_phases: tuple[Path, Path], tmp_path: 
     assert [len(chain.runs) for chain in chains] == [2, 1]
     assert command(["report", *map(str, two_phases), str(other), "--out", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
-    assert "Settings in which the runs differ" in page and "data.sequence_length" in page
+    assert "Settings that differ between the runs" in page and "data.sequence_length" in page
 
 
 def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:
     (run / "settings.jsonl").write_text(json.dumps({"step": 50, "changes": lr}) + "\n")
     assert command(["report", str(run), "--out", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
-    section = page[page.index("Settings changed on the way") :]
+    section = page[page.index("Settings changed during the run") :]
     assert re.search(r">lr<.*>0\.002<.*>0\.0001<.*>50<", section)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["report", str(tmp_path)]) == 2
-    assert "no run folder" in capsys.readouterr().err
+    assert "not a run folder" in capsys.readouterr().err
     empty = make_run(tmp_path / "empty", [], done=False)
     assert command(["report", str(empty), "--out", str(tmp_path / "r")]) == 2
     assert "no metrics yet" in capsys.readouterr().err
@@ -171,7 +171,7 @@ def test_odd_blimp_scores_are_left_out_and_said(
     (two_phases[0] / "blimp.json").write_text(json.dumps({**scores, **odd}))
     run = read_run(two_phases[0])
     assert run.blimp == {}
-    assert "blimp.json: left out, its scores are not numbers in percent" in run.unreadable()
+    assert "blimp.json: ignored, because its scores are not numbers in percent" in run.unreadable()
 
 
 def test_runs_of_different_vocabularies_are_not_compared_without_a_word(tmp_path: Path) -> None:

@@ -275,6 +275,7 @@ def test_no_script_holds_a_hyper_parameter(repository: Path) -> None:
         assert [key for key in keys - allowed if key in text] == [], script
 
 
+@pytest.mark.slow
 def test_shellcheck_is_clean(repository: Path) -> None:
     if not shutil.which("shellcheck"):
         cannot_run("shellcheck is not installed")

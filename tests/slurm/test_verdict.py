@@ -63,7 +63,7 @@ def test_healthy_nodes() -> None:
         ({"data": {"digest": "x"}}, "data differs"),
         ({"data": {"error": "/data: not found"}}, "/data: not found"),
         ({"run": {"error": "/runs: cannot be written"}}, "/runs: cannot be written"),
-        ({"run": {"free_gb": 1.0}}, "1.0 GB free for the run folder, 5 wanted"),
+        ({"run": {"free_gb": 1.0}}, "1.0 GB free for the run folder, 5 GB needed"),
     ],
 )
 def test_a_node_that_differs_is_named_alone(change: dict[str, Any], message: str) -> None:
@@ -90,11 +90,11 @@ def test_sick_gpus() -> None:
     said = reports(gpus=2)
     facts(said, "n2")["gpus"][1]["ecc"] = 3
     facts(said, "n3")["gpus"][0]["used_mb"] = 70000
-    said["n4"][2]["gpu"]["1"] = "computes wrong numbers"
+    said["n4"][2]["gpu"]["1"] = "computes wrong results"
     assert verdict(said).problems == {
         "n2": ["GPU 1 (H200) has 3 uncorrected memory errors"],
-        "n3": ["no free GPU: 70000 MB of GPU 0 (H200) are in use by somebody else"],
-        "n4": ["GPU 1: computes wrong numbers"],
+        "n3": ["no free GPU: 70000 MB of GPU 0 (H200) are in use by another process"],
+        "n4": ["GPU 1: computes wrong results"],
     }
     # On a job's only node too memory errors are the node's, so that it is excluded.
     said = reports(["n1"], gpus=1)
@@ -105,7 +105,7 @@ def test_sick_gpus() -> None:
 def test_clocks() -> None:
     said = reports()
     said["n3"][1]["meet"]["clock"] = -60.0
-    assert verdict(said).problems == {"n3": ["its clock is +60.0 s off that of n1"]}
+    assert verdict(said).problems == {"n3": ["its clock is +60.0 s off the clock of n1"]}
 
 
 def test_a_silent_node_is_named_and_not_those_that_waited_for_it() -> None:
@@ -129,7 +129,7 @@ def test_a_node_that_talks_to_nobody_is_named() -> None:
     said = reports()
     for lines in said.values():
         lines[:] = [line for line in lines if line.get("pair") != ["n1", "n4"]]
-    assert verdict(said).problems == {"n4": ["no all-reduce with n1: no answer"]}
+    assert verdict(said).problems == {"n4": ["no all-reduce with n1: no response"]}
 
 
 def test_if_nobody_reaches_the_first_node_it_is_the_bad_one() -> None:
@@ -137,7 +137,7 @@ def test_if_nobody_reaches_the_first_node_it_is_the_bad_one() -> None:
     for node in NODES[1:]:
         said[node] = [said[node][0], {"node": node, "meet": {"error": "cannot reach n1:15001"}}]
     said["n1"] = said["n1"][:1]
-    assert verdict(said).problems == {"n1": ["no other node reaches it"]}
+    assert verdict(said).problems == {"n1": ["no other node can reach it"]}
 
 
 def test_no_report_at_all_blames_no_node() -> None:
@@ -181,7 +181,7 @@ def test_data_facts(tiny_data: Path, tmp_path: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1])
     assert "shard_00001.h5" in data_facts(str(copy))["error"]
     shard.unlink()
-    assert "missing, the manifest says" in data_facts(str(copy))["error"]
+    assert "missing, but the manifest says" in data_facts(str(copy))["error"]
     assert data_facts(str(tmp_path / "x")) == {"error": f"{tmp_path / 'x'}: not found"}
 
 

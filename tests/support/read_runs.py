@@ -49,6 +49,17 @@ def assert_same_state(first: Path, second: Path) -> None:
     assert different == []
 
 
+def weights(run: Path) -> dict[str, Any]:
+    return dict(newest(run).weights())
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, two = weights(first), weights(second)
+    assert one.keys() == two.keys()
+    different = [name for name in one if not one[name].equal(two[name])]
+    assert different == []
+
+
 def samples(run: Path) -> dict[int, list[tuple[int, int]]]:
     """The samples of every step over all ranks, sorted: a repeated one stands twice."""
     steps: dict[int, list[tuple[int, int]]] = {}

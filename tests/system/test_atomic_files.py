@@ -108,7 +108,7 @@ def test_an_owner_that_was_taken_for_dead_learns_of_it(tmp_path: Path) -> None:
     (tmp_path / ".lock").unlink()
     lock.acquire()
     (tmp_path / ".lock").unlink()
-    with pytest.raises(InUseError, match="removed by somebody else"):
+    with pytest.raises(InUseError, match="removed by another process"):
         lock.check()
 
 

@@ -33,7 +33,9 @@ def full() -> None:
 
 
 def test_a_name_that_is_no_point_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"checkpoint\.wirte: no fault point; there are .*write"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.wirte: unknown fault point; allowed: .*write"
+    ):
         inject("checkpoint.wirte", full)
 
 

@@ -10,7 +10,7 @@ from bertds.config.load import PATH_KEYS, load_config, read_yaml
 from bertds.config.locate import find_json
 from bertds.data.model_names import resolve
 from bertds.engine.ds_config import load_deepspeed_json
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_json, parse_text_json
 from bertds.system.run_command import expand_home, guarded
 
 
@@ -68,3 +68,27 @@ def test_a_byte_order_mark(tmp_path: Path, tiny_json: Path) -> None:
     recipe.write_bytes(marked + b"run: {seed: 7}\n")
     assert read_yaml(recipe) == {"run": {"seed": 7}}
     assert parse_json('\ufeff{"a": 1}') == parse_json(marked + b'{"a": 1}') == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (r'"\ud83d\ude00"', "\U0001f600"),
+        (r'"cut \ud83d"', "cut \ufffd"),
+        (r'"\ude00\uD83D"', "\ufffd\ufffd"),
+        (r'"\ud83d\ud83d\ude00"', "\ufffd\U0001f600"),
+        (r'"\\ud800"', r"\ud800"),
+        (r'"\\\ud800"', "\\\ufffd"),
+        ('"é"'.encode(), "é"),
+        (rb'"\ud800"', "\ufffd"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_a_replacement_character(
+    written: str | bytes, read: str
+) -> None:
+    assert parse_text_json(written) == read
+
+
+def test_bytes_of_surrogates_are_not_utf_8() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        parse_text_json(b'"\xed\xa0\x80"')

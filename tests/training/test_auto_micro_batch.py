@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from bertds.config.recipe import Config, DataConfig, ModelConfig, RunConfig
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError
 from bertds.model.bert import BertForPreTraining
 from bertds.training import auto_micro_batch
 from bertds.training.auto_micro_batch import choose_micro_batch, largest_that_runs, worth_trying
 
-ALONE = Place(0, 0, 1)
+ALONE = RankInfo(0, 0, 1)
 MODEL = ModelConfig(
     hidden_size=32,
     num_hidden_layers=2,
@@ -107,7 +107,7 @@ def test_the_answer_is_kept_and_belongs_to_its_facts(model, cache, monkeypatch) 
 
 
 def test_a_model_that_cannot_fit_is_refused_with_figures(model) -> None:
-    with pytest.raises(ConfigError, match=r"not one row of 32 tokens fits: .* GiB are needed"):
+    with pytest.raises(ConfigError, match=r"not even one row of 32 tokens fits: .* GiB are needed"):
         find(model, recipe(1e-4), settings())
 
 
@@ -117,7 +117,7 @@ def test_a_number_stays_as_it_is(model) -> None:
 
 
 def test_who_needs_a_number_says_so() -> None:
-    with pytest.raises(ConfigError, match="found when training starts; give a number here"):
+    with pytest.raises(ConfigError, match="determined when training starts; set a number here"):
         settings().batch_plan(1)
     with pytest.raises(ConfigError, match="train_batch_size"):
         choose_micro_batch(

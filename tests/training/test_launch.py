@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bertds.commands.status import in_lines
+from bertds.commands.runs.status import in_lines
 from bertds.engine.ds_config import load_deepspeed_json
 from bertds.errors import ConfigError
 from bertds.monitor.run_files import read_metrics, read_object, starts_of
@@ -71,9 +71,9 @@ def test_under_nohup_a_closed_terminal_is_nothing() -> None:
     [
         (("exit 0", "exit 0"), 0, None),
         (("exit 75", "exit 75"), 75, None),
-        (("exit 2", "sleep 60"), 2, "rank 0 ended with exit code 2"),
-        (("sleep 0.5; exit 1", "exit 7"), 1, "rank 1 ended with exit code 7"),
-        (("kill -9 $$", "sleep 60"), 1, "rank 0 was ended by SIGKILL"),
+        (("exit 2", "sleep 60"), 2, "rank 0 exited with code 2"),
+        (("sleep 0.5; exit 1", "exit 7"), 1, "rank 1 exited with code 7"),
+        (("kill -9 $$", "sleep 60"), 1, "rank 0 was terminated by SIGKILL"),
     ],
 )
 def test_the_exit_code_is_that_of_the_run(
@@ -115,13 +115,13 @@ def test_a_rank_that_is_lost_twice_without_a_checkpoint_between_is_left_out(
     assert [len(life) for life in lives] == [3, 3, 2]  # 12 rows divide by both
     assert [life[0].get("BERTDS_LOST") for life in lives] == [
         None,
-        "rank 1 was ended by SIGKILL",
-        "rank 1 was ended by SIGKILL",
+        "rank 1 was terminated by SIGKILL",
+        "rank 1 was terminated by SIGKILL",
     ]
     assert [one["RANK"] for one in lives[2]] == ["0", "1"]
     assert lives[2][0]["CUDA_VISIBLE_DEVICES"] == "0,2" and lives[2][0]["WORLD_SIZE"] == "2"
     said = capsys.readouterr().err
-    assert "rank 1 was ended by SIGKILL (out of memory?)" in said
+    assert "rank 1 was terminated by SIGKILL (out of memory?)" in said
     assert "restart 2 of 5: continuing from the beginning on 2 processes" in said
 
 
@@ -148,7 +148,7 @@ def test_bad_input_and_a_stop_are_not_tried_again(
     ("arguments", "message"),
     [
         (["--processes", "5"], "train_batch_size=12 is not a multiple"),
-        (["--restarts", "2"], "--processes=0 --restarts=2: needs a number of processes"),
+        (["--restarts", "2"], "--processes=0 --restarts=2: processes must be at least 1"),
         (["--processes", "-1"], "--processes=-1"),
     ],
 )
@@ -169,7 +169,7 @@ def test_a_launcher_inside_a_launcher_is_refused(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="leave --processes out"):
+    with pytest.raises(ConfigError, match="omit --processes"):
         main([*command("run"), "--processes", "2"])
 
 
@@ -208,14 +208,14 @@ def test_after_a_loss_the_run_goes_on_as_if_nothing_had_been(
         code = launcher.wait(120)
     text = (tmp_path / "said").read_text()
     assert code == 0, text
-    assert "bertds: error: rank 1 was ended by SIGKILL" in text
+    assert "bertds: error: rank 1 was terminated by SIGKILL" in text
     assert "restart 1 of 1: continuing from step_000000" in text
     assert "Traceback" not in text and "[INFO]" not in text
     assert_same_run(tmp_path / "run", tmp_path / "unbroken")
     last = starts_of(read_object(tmp_path / "run/environment.json", []))[-1]
-    assert last["lost"]["what"] == "rank 1 was ended by SIGKILL"
+    assert last["lost"]["what"] == "rank 1 was terminated by SIGKILL"
     assert 0 < last["lost"]["seconds"] < 120
     said = " ".join(in_lines(read_status(tmp_path / "run")).split())
-    assert " lost, the last time because rank 1 was" in said
-    assert "rank 1 was ended by SIGKILL" in report_page(tmp_path / "run", tmp_path / "report")
+    assert " lost, most recently because rank 1 was" in said
+    assert "rank 1 was terminated by SIGKILL" in report_page(tmp_path / "run", tmp_path / "report")
     assert last["command"].startswith("bertds train --deepspeed ")

@@ -33,12 +33,12 @@ def leaving(monkeypatch: pytest.MonkeyPatch) -> Leaving:
 @pytest.mark.parametrize("code", [None, 0, False])
 def test_a_rank_that_leaves_early_never_reports_success(leaving: Leaving, code: object) -> None:
     with (
-        pytest.raises(BertdsError, match=r"ended by sys\.exit\(\) before the run was over"),
+        pytest.raises(BertdsError, match=r"called sys\.exit\(\) before the run was finished"),
         leaving,
     ):
         raise SystemExit(code)
     assert leaving.heartbeat.told == [  # type: ignore[union-attr]
-        "this process was ended by sys.exit() before the run was over"
+        "this process called sys.exit() before the run was finished"
     ]
 
 

@@ -97,9 +97,9 @@ def test_a_finished_run(run: Path) -> None:
     assert not is_done(run, recipe(run, schedule__total_steps=1001), JSON)
     with pytest.raises(ConfigError, match="type=AdamW, now"):
         is_done(run, recipe(run), deepspeed(type="Lamb"))
-    with pytest.raises(ConfigError, match=r"done at step 1000, so lr=0\.1 would change nothing"):
+    with pytest.raises(ConfigError, match=r"done at step 1000, so lr=0\.1 would have no effect"):
         is_done(run, recipe(run), deepspeed(params={"lr": 0.1, "betas": [0.9, 0.98]}))
-    with pytest.raises(ConfigError, match=r"schedule\.total_steps=900 would change nothing"):
+    with pytest.raises(ConfigError, match=r"schedule\.total_steps=900 would have no effect"):
         is_done(run, recipe(run, schedule__total_steps=900), JSON)
 
 

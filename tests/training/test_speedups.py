@@ -98,13 +98,13 @@ def test_a_run_on_a_cpu_says_how_it_attends(monkeypatch) -> None:
         model__intermediate_size=64,
         model__num_attention_heads=2,
     )
-    speedups.speed_up(BertForPreTraining(config.model, 65), config, settings())
+    speedups.apply_speedups(BertForPreTraining(config.model, 65), config, settings())
     assert lines == ["attention: grouped by row length (CPU)"]
 
 
 def test_a_kernel_that_a_cpu_lacks_is_refused_before_training() -> None:
     config = recipe(model__attention_kernel="flash")
-    with pytest.raises(ConfigError, match="attention_kernel=flash: it needs a GPU; set auto"):
+    with pytest.raises(ConfigError, match="attention_kernel=flash: requires a GPU; use auto"):
         speedups.attention_words(config, "bf16", None)
 
 
@@ -156,7 +156,7 @@ def test_fp8_needs_packed_rows_and_compiled_layers(overrides, words) -> None:
         (1, "bf16", (8, 0), {}, "compute capability 8.9 or higher.*this one has 8.0"),
         (1, "bf16", None, {}, "8.9 or higher .Ada, Hopper.; there is none"),
         (3, "bf16", HOPPER, {}, "ZeRO stage 0, 1 or 2, found 3"),
-        (1, "bf16", HOPPER, {"run__cuda_graphs": True}, "choose one of them"),
+        (1, "bf16", HOPPER, {"run__cuda_graphs": True}, "use only one of them"),
         (1, "bf16", HOPPER, {"model__hidden_size": 72}, "model.hidden_size=72 must be a multiple"),
     ],
 )

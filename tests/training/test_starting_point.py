@@ -13,7 +13,7 @@ from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import DataConfig
 from bertds.data.sources.open import open_source
 from bertds.errors import CheckpointError, DataError
-from bertds.training.starting_point import Start, check_alike
+from bertds.training.starting_point import StartingPoint, check_alike
 from tests.checkpoint.test_checkpoint import make
 from tests.support.tiny import write_tiny_data
 
@@ -38,7 +38,7 @@ class Data:
 
 def test_ranks_that_would_start_elsewhere_are_named(tmp_path: Path) -> None:
     make(tmp_path).save(TrainState(step=7))
-    start, data = Start(locate(tmp_path), True), Data(path="/a", documents=5)
+    start, data = StartingPoint(locate(tmp_path), True), Data(path="/a", documents=5)
     check_alike(Ranks(lambda mine: mine), start, data)
     with pytest.raises(CheckpointError, match=r"from step_00000007 .* rank 1 on node2 from the be"):
         check_alike(Ranks(lambda mine: ("the beginning", mine[1])), start, data)
@@ -53,10 +53,13 @@ def test_ranks_that_read_other_data_are_named() -> None:
     copy = Data(path="/scratch/b", documents=5).describe()
     copy.pop("path")
     check_alike(Ranks(lambda mine: (mine[0], copy)), None, data)  # a copy elsewhere is as good
-    with pytest.raises(DataError, match=r"rank 1 on node2 reads other data .*documents 6 instead"):
+    with pytest.raises(
+        DataError, match=r"rank 1 on node2 reads different data .*documents 6 instead"
+    ):
         check_alike(Ranks(lambda mine: (mine[0], {**copy, "documents": 6})), None, data)
 
 
+@pytest.mark.slow
 def test_data_that_changed_between_two_starts_is_said(
     fork_server: Any, command: Any, tmp_path: Path, tiny_data: Path, tiny_vocab: Path
 ) -> None:
@@ -68,9 +71,9 @@ def test_data_that_changed_between_two_starts_is_said(
     moved = tmp_path / "moved"
     shutil.copytree(tiny_data, moved)
     code, text = start(moved, stop=4)
-    assert code == 75 and "continuing at step 2" in text and "warning" not in text
+    assert code == 75 and "resuming at step 2" in text and "warning" not in text
     code, text = start(write_tiny_data(tmp_path / "other", tiny_vocab, (5, 31, 60)))
-    assert code == 0 and "continuing at step 4" in text
+    assert code == 0 and "resuming at step 4" in text
     assert "warning: the data has changed since step_00000004: checksum " in text
 
 

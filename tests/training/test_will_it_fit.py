@@ -11,14 +11,14 @@ import torch
 
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
-from bertds.distributed.rank_info import Place
+from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.errors import ConfigError
 from bertds.train import entry
 from bertds.training.will_it_fit import check_fits, processes_here
 
 GIB = 2**30
-ALONE = Place(0, 0, 1)
+ALONE = RankInfo(0, 0, 1)
 
 
 def recipe(**changes: Any) -> Config:
@@ -39,7 +39,7 @@ def free(monkeypatch: pytest.MonkeyPatch, *, cpu: float = 0.0, gpu: float = 0.0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu * GIB, 80 * GIB))
 
 
-def refusal(config: Config, json: DeepSpeedSettings, place: Place = ALONE) -> str:
+def refusal(config: Config, json: DeepSpeedSettings, place: RankInfo = ALONE) -> str:
     with pytest.raises(ConfigError) as refused:
         check_fits(config, json, place, 30522)
     return str(refused.value)
@@ -51,7 +51,7 @@ def test_a_gpu_json_without_a_gpu_is_refused(
     free(monkeypatch, cpu=2000.0)
     json = settings(repository, "lamb_phase1_a100_80g")
     said = refusal(recipe(), json)
-    assert "this JSON is for GPUs (bf16, micro batch 512) and this machine has none" in said
+    assert "this JSON is for GPUs (bf16, micro batch 512), but this machine has none" in said
     assert "--config tiny_cpu_phase1" in said and "run.ignore_memory=true" in said
     assert re.search(r"about \d+ years on its CPU", said)
     check_fits(recipe(**{"run.ignore_memory": True}), json, ALONE, 30522)
@@ -80,7 +80,7 @@ def test_what_does_not_fit_a_cpu_is_refused_with_a_setting_that_does(
     free(monkeypatch, cpu=32.0)  # shared by four processes
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert "8.0 GiB of this machine for each of its 4 processes" in refusal(
-        config, fitting, Place(0, 0, 4)
+        config, fitting, RankInfo(0, 0, 4)
     )
 
 
@@ -91,13 +91,13 @@ def test_what_does_not_fit_a_gpu_is_refused(
     free(monkeypatch, gpu=79.0)
     check_fits(recipe(), json, ALONE, 30522)
     free(monkeypatch, gpu=14.0)
-    said = refusal(recipe(), json, Place(9, 1, 16))
+    said = refusal(recipe(), json, RankInfo(9, 1, 16))
     assert "14.0 GiB on GPU 1 are free" in said and "no GPU" not in said
     rows = re.search(r"train_micro_batch_size_per_gpu=(\d+) fits", said)
     assert rows is not None and 1 <= int(rows[1]) < 512
     # Where even one row is too much, recomputing or a higher stage may help.
     free(monkeypatch, gpu=4.0)
-    assert "zero_optimization.stage=" in refusal(recipe(), json, Place(0, 0, 16))
+    assert "zero_optimization.stage=" in refusal(recipe(), json, RankInfo(0, 0, 16))
 
 
 def test_auto_is_counted_with_one_row(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,10 +47,13 @@ def test_the_model_gets_those_of_the_training_text(style: str, tiny_data: Path) 
     assert not any("word_weights" in name for name in built.state_dict())
 
     source.token_counts = lambda: None  # type: ignore[method-assign]
-    with pytest.raises(ConfigError, match=r"rare_token_power=0\.5: these files do not tell"):
+    with pytest.raises(
+        ConfigError, match=r"rare_token_power=0\.5: these files do not contain word frequencies"
+    ):
         use_word_weights(built, config, source)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_unbroken_one_and_ranks_do_not_matter(
     command: Any, tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ def open_hdf5(path: Path | str, kind: str = "HDF5") -> Iterator[h5py.File]:
 
 
 def dataset(path: Path | str, file: h5py.File, name: str) -> h5py.Dataset | None:
-    """Return a dataset that lies in the file itself, or None if there is none of this name.
+    """Return a dataset that is in the file itself, or None if there is none of this name.
 
     Args:
         path: for messages.
@@ -90,9 +90,9 @@ def _check_size(path: Path | str, file: h5py.File, name: str, found: h5py.Datase
     unpacked = max(found.size * found.dtype.itemsize if found.shape else 0, chunk)
     if unpacked > allowed:
         raise DataError(
-            f"{path}: {name} unpacks to {unpacked:,} bytes, the file has {size:,}; at most "
-            f"{MAX_UNPACKED_RATIO} times the file (and {FREE_BYTES >> 20} MiB) are read: write it "
-            "again without compression if this is right"
+            f"{path}: {name} unpacks to {unpacked:,} bytes, but the file has {size:,}; at most "
+            f"{MAX_UNPACKED_RATIO} times the file size (and {FREE_BYTES >> 20} MiB) is read. If "
+            "this is expected, write it again without compression"
         )
 
 
@@ -111,7 +111,7 @@ def read_whole(path: Path | str, name: str, found: h5py.Dataset) -> np.ndarray:
             try:
                 found.id.read_direct_chunk(corner)
             except (OSError, RuntimeError, ValueError):
-                raise DataError(f"{path}: damaged: {name} lacks data from {corner} on") from None
+                raise DataError(f"{path}: damaged: {name} has no data from {corner} on") from None
     values: np.ndarray = found[...]
     return values
 

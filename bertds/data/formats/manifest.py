@@ -106,8 +106,8 @@ class Manifest:
             root = read_fields(Path(folder) / MANIFEST_NAME, DataError)
         except FileNotFoundError as error:
             raise DataError(
-                f"{Path(folder) / MANIFEST_NAME}: missing; preparation writes it last, so this "
-                "folder is not complete"
+                f"{Path(folder) / MANIFEST_NAME}: missing; preparation writes it last, so the "
+                "folder is incomplete"
             ) from error
         return manifest_from(root, Path(folder))
 
@@ -116,7 +116,9 @@ class Manifest:
         split = self.splits.get(name)
         if split is None or not split.documents:
             there = ", ".join(n for n, s in self.splits.items() if s.documents) or "none"
-            raise DataError(f"{Path(folder) / MANIFEST_NAME}: no {name!r} split (there: {there})")
+            raise DataError(
+                f"{Path(folder) / MANIFEST_NAME}: no {name!r} split (available: {there})"
+            )
         return split
 
 
@@ -141,8 +143,8 @@ def manifest_from(root: Field, folder: Path) -> Manifest:
         raise DataError(f"{root.file}: format is {found!r}, expected {MANIFEST_FORMAT!r}")
     if root.value.get("version") != MANIFEST_VERSION:
         raise DataError(
-            f"{root.file}: version is {root.value.get('version')!r}, this bertds reads version "
-            f"{MANIFEST_VERSION}; prepare the data again"
+            f"{root.file}: version is {root.value.get('version')!r}, but this version of bertds "
+            f"reads version {MANIFEST_VERSION}; prepare the data again"
         )
     root.only(("format", "version", *(item.name for item in fields(Manifest))))
     splits = {name: _split_from(split, folder) for name, split in root["splits"].items()}
@@ -195,7 +197,7 @@ def _tokenizer_from(given: Field, folder: Path) -> TokenizerInfo:
 
 
 def _check_vocabulary(given: Field, info: TokenizerInfo) -> None:
-    """The vocabulary beside the shards goes into the export: it must be the one they were made of.
+    """The vocabulary next to the shards goes into the export: it must be the one they were made of.
 
     Raises:
         DataError: it is another one, or its special tokens have other ids.

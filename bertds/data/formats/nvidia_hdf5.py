@@ -150,7 +150,7 @@ def write_instance_file(
             for name in INSTANCE_DTYPES:
                 _create_dataset(file, name, widths[name], compression, total)
         if total not in (None, done):
-            raise ValueError(f"{path}: {done} rows came, {total} were announced")
+            raise ValueError(f"{path}: {done} rows received, {total} expected")
     return done
 
 
@@ -230,7 +230,7 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
 
     Args:
         path: an instance file by any writer.
-        vocab_size: checks that all ids lie below it; None does not.
+        vocab_size: checks that all ids are below it; None does not.
 
     Raises:
         DataError: the file is damaged or a row breaks the layout; names file and row.
@@ -258,16 +258,16 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
     check.rows((segments != in_second).any(axis=1), "segment_ids is not zeros, then ones")
     limit = np.iinfo(np.int32).max if vocab_size is None else vocab_size
     bad_id = ((ids < 0) | (ids >= limit)) & mask
-    check.rows(bad_id.any(axis=1), f"input_ids holds an id outside [0, {limit})")
+    check.rows(bad_id.any(axis=1), f"input_ids contains an id outside [0, {limit})")
 
-    # The first 0 ends the list; what stands behind it is padding whatever it holds.
+    # The first 0 ends the list; what follows it is padding whatever it holds.
     used = np.logical_and.accumulate(positions != 0, axis=1)
     outside = ((positions < 1) | (positions >= lengths[:, None])) & used
-    check.rows(outside.any(axis=1), "masked_lm_positions points outside the row")
+    check.rows(outside.any(axis=1), "masked_lm_positions has a position outside the row")
     descending = (positions[:, 1:] <= positions[:, :-1]) & used[:, 1:]
     check.rows(descending.any(axis=1), "masked_lm_positions is not ascending")
     bad_id = ((masked_ids < 0) | (masked_ids >= limit)) & used
-    check.rows(bad_id.any(axis=1), f"masked_lm_ids holds an id outside [0, {limit})")
+    check.rows(bad_id.any(axis=1), f"masked_lm_ids contains an id outside [0, {limit})")
     labels = arrays.get("next_sentence_labels")
     if labels is not None:
         labels = labels.reshape(-1)
@@ -304,7 +304,7 @@ def find_instance_files(path: Path | str, split: str = "train") -> list[Path]:
         return [path]
     found = list_instance_files(path)
     if not found:
-        raise DataError(f"{path}: no .hdf5 file there")
+        raise DataError(f"{path}: contains no .hdf5 files")
     wanted = "training" if split == "train" else "test"
     return [p for p in found if wanted in p.name] or found
 
@@ -329,7 +329,7 @@ def header_and_datasets(
     """Check an open file against the layout; return its shape and its datasets by name.
 
     Raises:
-        DataError: a dataset is missing or lies elsewhere, or shapes or types disagree.
+        DataError: a dataset is missing or is elsewhere, or shapes or types disagree.
     """
     there = {name: dataset(path, file, name) for name in INSTANCE_DTYPES}
     datasets = {name: found for name, found in there.items() if found is not None}

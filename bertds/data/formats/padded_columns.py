@@ -1,6 +1,6 @@
 """Rows in NVIDIA's padded layout (see ``nvidia_hdf5``): whole columns, filled row by row.
 
-A row is written once, at the place where it will lie in the file, so that neither shuffling nor
+A row is written once, at the place where it will be in the file, so that neither shuffling nor
 joining copies it again.
 """
 

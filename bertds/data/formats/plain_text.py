@@ -1,6 +1,6 @@
 """A plain text file, tokenised when training starts, as one token shard in memory.
 
-One sentence a line, an empty line between documents (the input of Google's, NVIDIA's and NeMo's
+One sentence per line, an empty line between documents (the input of Google's, NVIDIA's and NeMo's
 scripts). For corpora beyond some hundred megabytes preparation is the better way.
 """
 
@@ -75,7 +75,7 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
                 sentence_lengths.append(len(ids))
                 document_lengths[-1] += 1
     if not sentence_lengths:
-        raise DataError(f"{path}: holds no text")
+        raise DataError(f"{path}: contains no text")
     if not document_lengths[-1]:
         document_lengths.pop()
     ids = np.concatenate(pieces)

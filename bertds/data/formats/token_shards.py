@@ -73,7 +73,7 @@ def write_token_shard(
     path = Path(path)
     token_ids = np.asarray(token_ids)
     if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab_size:
-        raise ValueError(f"{path}: token ids must lie in [0, {vocab_size})")
+        raise ValueError(f"{path}: token ids must be in [0, {vocab_size})")
     arrays = {
         "token_ids": token_ids.astype(token_dtype(vocab_size), copy=False),
         "sentence_offsets": np.asarray(sentence_offsets, dtype="<i8"),
@@ -236,7 +236,7 @@ class TokenShard:
         arrays = {}
         for name, (dtype, count, offset) in places.items():
             if offset + count * dtype.itemsize > len(mapping):
-                raise DataError(f"{path}: cut short inside {name}")
+                raise DataError(f"{path}: truncated inside {name}")
             arrays[name] = _read_only(np.frombuffer(mapping, dtype, count, offset))
         shard = TokenShard(str(path), **arrays, mapping=mapping)
         for problem in offset_problems(*(arrays[name] for name in ARRAY_TYPES)):
@@ -249,7 +249,7 @@ class TokenShard:
             counts = (shard.documents, shard.sentences, shard.tokens)
             if counts != (info.documents, info.sentences, info.tokens):
                 raise DataError(
-                    f"{path}: holds {counts} documents, sentences, tokens; the manifest says "
+                    f"{path}: contains {counts} documents, sentences, tokens; the manifest says "
                     f"{(info.documents, info.sentences, info.tokens)}"
                 )
         return shard
@@ -279,8 +279,8 @@ def _check_ids(path: Path, token_ids: np.ndarray, vocab_size: int) -> None:
         largest = int(token_ids[start : start + _IDS_AT_ONCE].max())
         if largest >= vocab_size:
             raise DataError(
-                f"{path}: holds token {largest}, the vocabulary has {vocab_size} (0 to "
-                f"{vocab_size - 1})"
+                f"{path}: contains token {largest}, but the vocabulary has {vocab_size} tokens (0 "
+                f"to {vocab_size - 1})"
             )
 
 
@@ -288,9 +288,11 @@ def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path}: missing, although the manifest lists it") from error
+        raise DataError(f"{path}: missing, but listed in the manifest") from error
     if size != info.bytes:
-        raise DataError(f"{path}: {size} bytes, the manifest says {info.bytes}; prepare it again")
+        raise DataError(
+            f"{path}: {size} bytes, but the manifest says {info.bytes}; prepare the data again"
+        )
     if verify == "full" and (found := sha256_file(path)) != info.sha256:
         raise DataError(
             f"{path}: damaged: SHA-256 {found[:12]}..., the manifest says {info.sha256[:12]}..."
@@ -302,7 +304,8 @@ def _check_header(path: Path, file: h5py.File, fingerprint: str | None) -> None:
         raise DataError(f"{path}: not a token shard (format {file.attrs.get('format')!r})")
     if file.attrs.get("version") != SHARD_VERSION:
         raise DataError(
-            f"{path}: shard version {file.attrs.get('version')}, this bertds reads {SHARD_VERSION}"
+            f"{path}: shard version {file.attrs.get('version')}, but this version of bertds reads "
+            f"version {SHARD_VERSION}"
         )
     if fingerprint is not None and file.attrs.get("fingerprint") != fingerprint:
         raise DataError(

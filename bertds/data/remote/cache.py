@@ -11,9 +11,10 @@ CACHE/shards/
 
 The bound counts the full sizes of all files, so room is taken before the first byte comes. All
 locks are ``flock``: they go with the process that holds them, whatever kills it. A file that
-somebody reads is never evicted, because its room would not come back before the reader's end.
+another process reads is never evicted, because its room would not come back before the reader's
+end.
 
-Looking at thousands of files takes a tenth of a second, so it is done only when the number in
+Looking at thousands of files takes 0.1 s, so it is done only when the number in
 ``lock`` says that there is no room, and a little more than needed is then evicted. The number grows
 before a file does and shrinks after it, so a process that is killed leaves it too high, never too
 low; the next look corrects it.
@@ -99,7 +100,7 @@ class ShardCache:
         return None
 
     def holds(self, sha256: str) -> bool:
-        """Tell whether a shard is there at this moment."""
+        """Return whether a shard is there at this moment."""
         return self.file(sha256).exists()
 
     @staticmethod
@@ -253,7 +254,7 @@ _OF_THE_DISK = frozenset({28, 122, 5, 30})
 
 
 def _same(descriptor: int, path: Path) -> bool:
-    """Tell whether an open file is still the one of that name."""
+    """Return whether an open file is still the one of that name."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -291,7 +292,7 @@ def _write_number(lock: int, number: int) -> None:
 
 
 def _unlink_unused(path: Path) -> bool:
-    """Remove a file unless somebody holds its lock."""
+    """Remove a file unless a process holds its lock."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -26,7 +26,7 @@ THREADS = 4
 """Shards on their way at once: enough that one slow answer does not leave the line idle."""
 SAY_AFTER_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
 _SAME_WRONG_BYTES = 3
-"""After so many arrivals with one and the same wrong checksum, the store holds other bytes."""
+"""After this number of arrivals with the same wrong checksum, the stored file is different."""
 _LOOK_SECONDS = 0.1
 _FULL_SECONDS = 5.0
 """How long nothing is fetched ahead into a cache that has no room for what is needed soonest."""
@@ -126,14 +126,14 @@ class FetchAhead:
                 if (there := self.cache.pin(info.sha256)) is not None:
                     return there
                 if self._interrupts > interrupts:
-                    raise StoreError(f"{what} was no longer waited for")
+                    raise StoreError(f"gave up waiting for {what}")
                 if trouble.fatal is not None:
                     raise trouble.fatal
                 now = time.monotonic()
                 why = f" ({trouble.text})" if trouble.text else ""
                 if now - began > self.timeout_seconds:
                     raise StoreError(
-                        f"stalled: {what} did not come in {(now - began) / 60:.1f} minutes "
+                        f"stalled: {what} did not arrive in {(now - began) / 60:.1f} minutes "
                         f"(data.fetch_timeout_minutes){why}"
                     )
                 if now >= say_at:
@@ -145,7 +145,7 @@ class FetchAhead:
                 self._urgent.remove(info)
                 self.stalled_seconds += waited
             if waited > SAY_AFTER_SECONDS:
-                log.info("%s: the wait has ended after %.0f s", what, waited)
+                log.info("%s: arrived after %.0f s", what, waited)
 
     def interrupt(self) -> None:
         """End the waits that are under way, and fetch nothing more ahead."""
@@ -209,7 +209,7 @@ class FetchAhead:
         return trouble is not None and trouble.fatal is not None
 
     def _may_fetch(self, info: ShardInfo) -> bool:
-        """Tell whether a shard is neither on its way nor put off. The lock is held."""
+        """Return whether a shard is neither on its way nor put off. The lock is held."""
         trouble = self._trouble.get(info.sha256)
         if trouble is not None and (trouble.fatal or trouble.not_before > time.monotonic()):
             return False
@@ -223,14 +223,16 @@ class FetchAhead:
         except Busy:
             self._later(info, "", grow=False)
         except NoRoom:
-            self._later(info, "no room: all of data.cache_gib is being read; raise it", grow=False)
+            self._later(
+                info, "the cache is full: all of data.cache_gib is in use; raise it", grow=False
+            )
             with self._changed:
                 if info not in self._urgent:  # then there is none for what is needed later either
                     self._full_until = time.monotonic() + _FULL_SECONDS
         except WrongBytes as error:
             self._wrong(info, url, error.sha256)
         except FileNotFoundError:
-            self._fatal(info, DataError(f"{masked(url)}: missing, although the manifest lists it"))
+            self._fatal(info, DataError(f"{masked(url)}: missing, but listed in the manifest"))
         except BertdsError as error:
             self._fatal(info, error)
         except Exception as error:
@@ -244,14 +246,16 @@ class FetchAhead:
 
     def _wrong(self, info: ShardInfo, url: str, found: str) -> None:
         text = f"damaged on arrival: SHA-256 {found[:12]}..., the manifest says {info.sha256[:12]}"
-        log.warning("%s: %s...; fetching it again", masked(url), text)
+        log.warning("%s: %s...; downloading it again", masked(url), text)
         with self._changed:
             trouble = self._trouble.setdefault(info.sha256, _Trouble())
             trouble.wrong_count = trouble.wrong_count + 1 if trouble.wrong == found else 1
             trouble.wrong = found
             often = trouble.wrong_count >= _SAME_WRONG_BYTES
         if often:
-            self._fatal(info, DataError(f"{masked(url)}: {text}...; the store holds other bytes"))
+            self._fatal(
+                info, DataError(f"{masked(url)}: {text}...; the file in the store is different")
+            )
         else:
             self._later(info, text)
 

@@ -35,8 +35,8 @@ def mirror(url: str, cache_folder: Path, timeout_seconds: float) -> Path:
         manifest = storage.read_agreed(storage.join(url, MANIFEST_NAME), timeout_seconds)
     except FileNotFoundError:
         raise DataError(
-            f"{masked(url)}: no {MANIFEST_NAME} there; preparation writes it last. Of a store, "
-            "only folders that data_prep wrote can be read"
+            f"{masked(url)}: {MANIFEST_NAME} is missing; preparation writes it last. Only folders "
+            "written by data_prep can be read from a store"
         ) from None
     named = hashlib.sha256(url.partition("?")[0].encode() + b"\n" + manifest).hexdigest()[:32]
     folder = cache_folder / "corpora" / named

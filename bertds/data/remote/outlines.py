@@ -1,6 +1,6 @@
 """Lengths of the sentences of every shard of a split, in one mapped file of the cache.
 
-How many rows an epoch has follows from lengths alone. They are a tenth of the corpus, and with them
+How many rows per epoch has follows from lengths alone. They are 10 % of the corpus, and with them
 on the machine the order of a new epoch is known without a single byte from the store.
 
 ```text

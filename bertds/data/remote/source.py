@@ -112,7 +112,7 @@ class RemoteTokenSource(TokenSource):
     def _too_small(self, size: int, what: str) -> ConfigError:
         return ConfigError(
             f"data.cache_gib={self._config.cache_gib:g} is too small for {self.name}: {what} "
-            f"alone take {size / 2**30:.3g} GiB; raise it"
+            f"alone need {size / 2**30:.3g} GiB; raise it"
         )
 
     def _check_files(self) -> None:
@@ -158,7 +158,7 @@ class RemoteTokenSource(TokenSource):
                 self._fetches.cache.drop(info.sha256, pin)
                 if attempt == _TRIES:
                     raise
-                log.warning("%s; fetching it again", error)
+                log.warning("%s; downloading it again", error)
             except BaseException:
                 os.close(pin)
                 raise
@@ -203,7 +203,7 @@ class RemoteTokenSource(TokenSource):
         return super().rows_by_shard(epoch)
 
     def count_rows(self, epoch: int, shard: int) -> int:
-        """Return how many samples a shard is cut into in this epoch."""
+        """Return how many samples the shard is cut into in this epoch."""
         partner = self._partner(epoch, shard)
         here = self._outline(shard)
         other = here if partner == shard else self._outline(partner)
@@ -225,7 +225,7 @@ class RemoteTokenSource(TokenSource):
             return
         size = sum(self._infos[n].bytes for n in missing)
         log.info(
-            "%s: reading %d of %d shards (%.2f GB) once, for the lengths of their sentences",
+            "%s: reading %d of %d shards (%.2f GB) once, to get their sentence lengths",
             self.name,
             len(missing),
             self.shards,
@@ -234,13 +234,13 @@ class RemoteTokenSource(TokenSource):
         began = said = time.monotonic()
         for done, number in enumerate(missing):
             if self._outlines.get(number) is None:  # another process may have been quicker
-                # A stretch is enough: what lies further ahead would push out what is read first.
+                # A stretch is enough: what is further ahead would push out what is read first.
                 self.read_ahead(missing[done : done + READ_AHEAD])
                 self.shard(number)
             if (now := time.monotonic()) - said > _SAY_SECONDS:
                 said = now
                 log.info("%s: %d of %d shards read", self.name, done + 1, len(missing))
-        log.info("%s: lengths known after %.1f s", self.name, time.monotonic() - began)
+        log.info("%s: sentence lengths read in %.1f s", self.name, time.monotonic() - began)
 
 
 def open_remote(

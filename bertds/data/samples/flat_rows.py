@@ -111,7 +111,8 @@ class RowMaker:
             self._continues = tokenizer.continuation_pieces()
             if not self._continues.any():
                 raise DataError(
-                    "whole-word masking needs a WordPiece vocabulary, and this one has no ## piece"
+                    "whole-word masking requires a WordPiece vocabulary, but this one has no ## "
+                    "pieces"
                 )
 
     def _predictions_at(self, mask_rate: float) -> np.ndarray:
@@ -129,7 +130,9 @@ class RowMaker:
     def _word_starts(self, shard: TokenShard) -> np.ndarray:
         """Return which tokens of a shard begin words; empty where pieces say so themselves."""
         if self._whole_words and not self.tokenizer.is_wordpiece and not len(shard.word_starts):
-            raise DataError(f"{shard.name}: has no word_starts, which whole-word masking needs")
+            raise DataError(
+                f"{shard.name}: word_starts is missing, which whole-word masking requires"
+            )
         return shard.word_starts
 
     def make(
@@ -214,7 +217,7 @@ class RowMaker:
             )
             if bad_row >= 0:
                 raise DataError(
-                    f"{pairs.shard.name}: damaged: a token id is not below the vocabulary's "
+                    f"{pairs.shard.name}: damaged: a token id exceeds the vocabulary size "
                     f"{self.tokenizer.vocab_size}"
                 )
         _close_gaps(flat, masked_counts)

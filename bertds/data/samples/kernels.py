@@ -167,7 +167,7 @@ def jit_choose_words(
 ):
     """Choose whole words of up to ``wanted`` pieces together; see the module's docstring.
 
-    ``inside[position - start]`` tells whether a token goes on with the word before it. ``order``
+    ``inside[position - start]`` says whether a token continues with the word before it. ``order``
     and ``begins`` are int64 scratch of at least ``end - start`` + 1 entries. Returns the counter of
     the next draw and the number of positions written.
     """
@@ -331,7 +331,7 @@ def assemble(
         first_end = start + 1 + a
         input_ids[first_end] = sep
         if b > 0:
-            # A true next segment lies where the first one does.
+            # A true next segment is where the first one does.
             second = tokens_b if labels[sample] == 1 else tokens_a
             for i in range(b):
                 token = np.int64(second[b0 + i])

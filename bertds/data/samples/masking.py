@@ -42,7 +42,7 @@ def predictions_by_length(
 
 
 def ngram_thresholds(ngram: int) -> np.ndarray:
-    """Return uint64 [ngram]: a run has k words if ``draw >> 32`` lies below entry k - 1 first."""
+    """Return uint64 [ngram]: a run has k words if ``draw >> 32`` is below entry k - 1 first."""
     weights = np.array([1 / k for k in range(1, ngram + 1)])
     cumulative = np.cumsum(weights) / weights.sum()
     thresholds = [probability_threshold(float(p)) for p in cumulative]

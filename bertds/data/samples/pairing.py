@@ -43,12 +43,12 @@ _KINDS: dict[str, int] = {"nsp": NSP, "sop": SOP, "none": ONE_SEGMENT}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pairs:
-    """The samples of one shard and epoch, before truncation; token ranges, 25 bytes a sample."""
+    """The samples of one shard and epoch, before truncation; token ranges, 25 bytes per sample."""
 
     shard: TokenShard
-    """Where segment A lies (and B, unless ``other`` differs)."""
+    """Where segment A is located (and B, unless ``other`` differs)."""
     other: TokenShard
-    """Where a random segment B lies; a true next one lies in ``shard``."""
+    """Where a random segment B is located; a true next one is in ``shard``."""
     a_begin: np.ndarray
     """int64 [N], index into ``shard.token_ids``."""
     a_length: np.ndarray
@@ -84,8 +84,8 @@ def partner_number(seed: int, epoch: int, shard_number: int, documents: Sequence
         return shard_number
     if len(documents) < 2:
         raise DataError(
-            "the corpus is a single document, so there is no other one to draw a random next "
-            "sentence from; add documents (blank line between two in a text file), or set "
+            "the corpus is a single document, so random next sentences cannot be drawn from "
+            "another one; add documents (separated by blank lines in a text file), or set "
             "data.pairs to none or sop"
         )
     draw = random_u64(derive_key(seed, PARTNER_SHARD, epoch), shard_number)

@@ -53,7 +53,7 @@ class Source(ABC):
     shards: int
     """How many shards."""
     block_rows: int
-    """A block takes further shards until it has about so many rows."""
+    """A block takes further shards until it has about this number of rows."""
     has_pairs: bool
     """Whether rows come with a next-sentence (or sentence-order) label."""
     sequence_length: int
@@ -69,7 +69,7 @@ class Source(ABC):
 
     @abstractmethod
     def count_rows(self, epoch: int, shard: int) -> int:
-        """Return how many rows a shard gives in an epoch."""
+        """Return how many rows the shard gives in an epoch."""
 
     @abstractmethod
     def open_block(self, epoch: int, shards: Sequence[int]) -> Block:
@@ -86,7 +86,7 @@ class Source(ABC):
         """End the waits of other threads for rows that have not come."""
 
     def token_counts(self) -> np.ndarray | None:
-        """Return how often each token id stands in the text, int64 [vocab_size], if that is known.
+        """Return how often each token id is in the text, int64 [vocab_size], if that is known.
 
         Instance files repeat the text and mask it, so they do not say.
         """
@@ -110,14 +110,14 @@ class Source(ABC):
             if epoch not in self._counts:
                 counts = [self.count_rows(epoch, shard) for shard in range(self.shards)]
                 if not any(counts):
-                    raise DataError(f"{self.name}: not a single training row can be made of it")
+                    raise DataError(f"{self.name}: not enough text for a single training row")
                 while len(self._counts) >= _EPOCHS_REMEMBERED:
                     del self._counts[min(self._counts)]
                 self._counts[epoch] = np.array(counts, dtype=np.int64)
             return self._counts[epoch]
 
     def samples_in_epoch(self, epoch: int) -> int:
-        """Return how many samples an epoch has (pairs are drawn anew, so it varies a little)."""
+        """Return how many samples the epoch has (pairs are drawn again, so it varies a little)."""
         return int(self.rows_by_shard(epoch).sum())
 
     def first_samples(self, epoch: int) -> np.ndarray:

@@ -157,10 +157,10 @@ class InstanceSource(Source):
 
 
 def find_tokenizer(path: Path, vocab: str, lower_case: bool | None) -> TokenizerInfo:
-    """Return the tokenizer of instance files: ``vocab``, or the one that lies above them.
+    """Return the tokenizer of instance files: ``vocab``, or the one that is located above them.
 
     A folder that preparation wrote holds ``tokenizer/`` next to the ``hdf5_lower_case_...`` ones;
-    the casing may also stand in that folder's name.
+    the casing may also be in that folder's name.
 
     Raises:
         DataError: no vocabulary is given and none is found.
@@ -174,13 +174,15 @@ def find_tokenizer(path: Path, vocab: str, lower_case: bool | None) -> Tokenizer
     for folder in above:
         if has_tokenizer(folder / "tokenizer"):
             return _wordpiece(path, load_tokenizer_info(folder / "tokenizer", lower_case))
-    raise DataError(f"{path}: instance files hold no vocabulary; set data.vocab to their vocab.txt")
+    raise DataError(
+        f"{path}: NVIDIA HDF5 files do not include a vocabulary; set data.vocab to their vocab.txt"
+    )
 
 
 def _wordpiece(path: Path, tokenizer: TokenizerInfo) -> TokenizerInfo:
     if not tokenizer.is_wordpiece:
         raise DataError(
-            f"{path}: NVIDIA's HDF5 is for BERT's WordPiece, this tokenizer is {tokenizer.model}; "
-            "train on the token shards that preparation writes"
+            f"{path}: NVIDIA HDF5 is only for BERT's WordPiece, but this tokenizer is "
+            f"{tokenizer.model}; train on the token shards that preparation writes"
         )
     return tokenizer

@@ -38,7 +38,9 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
         StoreError: the store did not answer in time.
     """
     if not data_config.path:
-        raise ConfigError("data.path is not set: a prepared folder, NVIDIA HDF5, or a text file")
+        raise ConfigError(
+            "data.path is not set; give a prepared folder, NVIDIA HDF5 files or a text file"
+        )
     settings = data_config.rows
     if is_url(data_config.path):
         # Here and not at the top: local paths need nothing of it.
@@ -59,16 +61,17 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
                 vocab=data_config.vocab,
             )
         if (path.parent / MANIFEST_NAME).exists() and any(path.glob("shard_*.h5")):
-            raise DataError(f"data.path={path} is one split; give the folder above it")
+            raise DataError(f"data.path={path} is a single split; give its parent folder")
         # Preparation works in .work, and removes it at its end.
         if any(path.glob("*/shard_*.h5")) or (path / ".work").is_dir():
             raise DataError(
-                f"{path / MANIFEST_NAME}: missing; preparation writes it last, so this folder is "
-                f"not complete: run preparation again"
+                f"{path / MANIFEST_NAME}: missing; preparation writes it last, so the folder is "
+                "incomplete. Run preparation again"
             )
         if not list_instance_files(path):
             raise DataError(
-                f"data.path={path}: neither {MANIFEST_NAME} of a prepared folder nor .hdf5 files"
+                f"data.path={path}: contains neither {MANIFEST_NAME} of a prepared folder nor "
+                ".hdf5 files"
             )
         return _open_instances(data_config, path, seed, split)
     if h5py.is_hdf5(path) or path.suffix in (".hdf5", ".h5"):

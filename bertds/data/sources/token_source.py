@@ -19,9 +19,9 @@ from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 
 BLOCK_ROWS = 2_000_000
-"""About 100 MB for a block and the next: 25 bytes a sample, 8 for the order."""
+"""About 100 MB for a block and the next: 25 bytes per sample, 8 for the order."""
 READ_AHEAD = 16
-"""Shards that a store is told of ahead where all are read once, one after the other."""
+"""Shards announced to a store in advance where all are read once, one after the other."""
 
 _TOKENS_AT_ONCE = 1 << 22
 
@@ -161,12 +161,12 @@ class TokenSource(Source):
         for info in self._infos:
             path = self._folder / info.file
             if not path.is_file():
-                raise DataError(f"{path}: missing, although the manifest lists it")
+                raise DataError(f"{path}: missing, but listed in the manifest")
             if (size := path.stat().st_size) != info.bytes:
-                raise DataError(f"{path}: {size} bytes, the manifest says {info.bytes}")
+                raise DataError(f"{path}: {size} bytes, but the manifest says {info.bytes}")
 
     def token_counts(self) -> np.ndarray:
-        """Return how often each token id stands in this split, int64 [vocab_size]."""
+        """Return how often each token id is in this split, int64 [vocab_size]."""
         counts = np.zeros(self.tokenizer.vocab_size, np.int64)
         for shard in self._shards_in_turn():
             ids = shard.token_ids
@@ -196,7 +196,7 @@ class TokenSource(Source):
         )
 
     def has_split(self, split: str) -> bool:
-        """Tell whether the prepared folder has documents in a split."""
+        """Return whether the prepared folder has documents in a split."""
         assert self._folder is not None
         there = Manifest.load(self._folder).splits.get(split)
         return there is not None and there.documents > 0
@@ -217,7 +217,7 @@ class TokenSource(Source):
             return self._opened[number]
 
     def count_rows(self, epoch: int, shard: int) -> int:
-        """Return how many samples a shard is cut into in this epoch."""
+        """Return how many samples the shard is cut into in this epoch."""
         return count_shard(*self._scan_place(epoch, shard), **self._scan_key(epoch, shard))
 
     def open_block(self, epoch: int, shards: Sequence[int]) -> TokenBlock:

@@ -1,10 +1,10 @@
-"""Reads and writes CoNLL columns: one word a line, its tag in the last column.
+"""Reads and writes CoNLL columns: one word per line, its tag in the last column.
 
 Comment lines are left out, and end a sentence: ``# key = value`` (CoNLL-U), ``# id 6f2a domain=en``
 (MultiCoNER), ``#begin document`` (OntoNotes). A word ``#`` with columns and a tag stays a word.
 
 Both tag schemes are read and given back as IOB2: in IOB1 (CoNLL-2003 as published) an entity
-starts with ``I-`` and ``B-`` stands only between two adjacent entities of one type.
+starts with ``I-`` and ``B-`` is only between two adjacent entities of one type.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def read_conll(
 
 
 def is_comment(line: str, columns: int, *, tagged: bool, inside: bool) -> bool:
-    """Tell whether a line is a comment.
+    """Return whether a line is a comment.
 
     Args:
         line: the line.
@@ -131,7 +131,7 @@ def _fault(values: list[str], columns: int, tagged: bool) -> str:
     if tagged and columns < 2:
         return "one column: a word without a tag"
     if tagged and not _TAG.fullmatch(values[-1]):
-        return f"{values[-1]!r} is no tag (O, B-TYPE, I-TYPE)"
+        return f"{values[-1]!r} is not a tag (O, B-TYPE, I-TYPE)"
     return ""
 
 
@@ -179,13 +179,13 @@ def iob2(tags: Sequence[str]) -> list[str]:
 
 
 def is_nemo_text(path: Path) -> bool:
-    """Tell whether a file is NeMo's ``text_*.txt``, whose tags are in ``labels_*.txt``."""
+    """Return whether a file is NeMo's ``text_*.txt``, whose tags are in ``labels_*.txt``."""
     name = path.name.removesuffix(".gz")
     return _NEMO_TEXT.fullmatch(name) is not None and not path.name.startswith("labels")
 
 
 def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
-    """Read NeMo's two files: a sentence a line, words apart by blanks, and the tags likewise.
+    """Read NeMo's two files: a sentence per line, words apart by blanks, and the tags likewise.
 
     Args:
         path: ``text_*.txt``; the tags are in ``labels_*.txt`` of the same folder, which a file to
@@ -204,7 +204,9 @@ def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
     lines = list(lines_of(path))
     if not labels.is_file():
         if split != "test":
-            raise DataError(f"{path}: no {labels.name} in its folder, which holds the tags")
+            raise DataError(
+                f"{path}: {labels.name}, which contains the tags, is missing from its folder"
+            )
         return [Sentence(line.split(), None, n) for n, line in lines if line.strip()], bad
     tag_lines = [line for _, line in lines_of(labels)]
     if len(tag_lines) != len(lines):
@@ -216,7 +218,7 @@ def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
         if len(words) != len(tags):
             bad.add(number, f"{len(words)} words, {len(tags)} tags in {labels.name}")
         elif odd is not None:
-            bad.add(number, f"{odd!r} in {labels.name} is no tag (O, B-TYPE, I-TYPE)")
+            bad.add(number, f"{odd!r} in {labels.name} is not a tag (O, B-TYPE, I-TYPE)")
         elif words:  # a blank line in both is no sentence
             sentences.append(Sentence(words, tags, number))
     bad.finish(len(sentences))
@@ -244,7 +246,7 @@ def read_ner_jsonl(path: Path, *, split: str, tagged: bool = True) -> list[Sente
             raise DataError(f"{path}, line {number}: {len(words)} tokens, {count} tags")
         for tag in tags:
             if not isinstance(tag, str) or not _TAG.fullmatch(tag):
-                raise DataError(f"{path}, line {number}: {tag!r} is no tag (O, B-TYPE, I-TYPE)")
+                raise DataError(f"{path}, line {number}: {tag!r} is not a tag (O, B-TYPE, I-TYPE)")
         sentences.append(Sentence(list(map(str, words)), iob2(tags), number))
     if not sentences:
         raise DataError(f"{path}: no rows")

@@ -45,7 +45,9 @@ def load_hub_task(task: Task, options: DataOptions) -> TaskData:
             else:
                 getattr(data, role).append(Split(name, rows, _submission(place)))
     if not data.train.rows or not data.dev:
-        raise DataError(f"{options.data}: needs the splits train and validation, has {[*splits]}")
+        raise DataError(
+            f"{options.data}: requires the splits train and validation, but has {[*splits]}"
+        )
     return data
 
 
@@ -65,17 +67,15 @@ def _load(task: Task, name: str) -> Mapping[str, Any]:
     if ":" in repository:
         repository, configuration = repository.split(":", 1)
     if not repository:
-        raise DataError(
-            f"--data {name}: no such folder, and {task.name} has no data set on the hub"
-        )
+        raise DataError(f"--data {name}: no such folder, and {task.name} has no dataset on the Hub")
     if "/" not in repository:
-        raise DataError(f"--data {name}: no such folder (a data set on the hub is OWNER/NAME)")
+        raise DataError(f"--data {name}: no such folder (datasets on the Hub are named OWNER/NAME)")
     try:
         return datasets.load_dataset(repository, configuration or None)
     except Exception as error:  # whatever a missing network makes the library raise
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"--data {name}: neither a folder nor a data set that can be loaded ({reason})"
+            f"--data {name}: neither a folder nor a dataset that can be loaded ({reason})"
         ) from None
 
 

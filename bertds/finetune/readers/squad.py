@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bertds.errors import DataError
 from bertds.finetune.records import BadRows, Question, read_text
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 
 
 def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
@@ -29,7 +29,7 @@ def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
             question without answers, or too many wrong offsets.
     """
     try:
-        content = parse_json(read_text(path))
+        content = parse_text_json(read_text(path))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     return questions_of(content, path, split=split)
@@ -43,7 +43,7 @@ def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Quest
     for place, title, context, qa in _walk(path, content):
         question = _question(place, title, context, qa, split)
         if question.id in seen:
-            raise DataError(f"{path}: the id {question.id!r} stands there twice")
+            raise DataError(f"{path}: the id {question.id!r} occurs twice")
         seen.add(question.id)
         wrong = [
             (text, start)
@@ -53,7 +53,9 @@ def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Quest
         if wrong:
             text, start = wrong[0]
             found = context[max(start, 0) : max(start, 0) + len(text)]
-            bad.add(question.id, f"answer {text!r} is not at {start}, there is {found!r}")
+            bad.add(
+                question.id, f"answer {text!r} is not at position {start}; found {found!r} there"
+            )
         if not wrong or split != "train":
             questions.append(question)
     bad.finish(len(questions))
@@ -64,7 +66,7 @@ def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]
     """Yield (place, title, context, qa) and refuse another layout."""
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
-        raise DataError(f"{path}: no list 'data'; this is not SQuAD's layout")
+        raise DataError(f"{path}: no list 'data'; this is not the SQuAD format")
     for a, article in enumerate(articles):
         paragraphs = article.get("paragraphs") if isinstance(article, dict) else None
         if not isinstance(paragraphs, list):
@@ -73,25 +75,25 @@ def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]
             place = f"{path}: data[{a}].paragraphs[{p}]"
             context = paragraph.get("context") if isinstance(paragraph, dict) else None
             if not isinstance(context, str) or not isinstance(paragraph.get("qas"), list):
-                raise DataError(f"{place} lacks 'context' or 'qas'")
+                raise DataError(f"{place}: 'context' or 'qas' is missing")
             for q, qa in enumerate(paragraph["qas"]):
                 yield f"{place}.qas[{q}]", article.get("title", ""), context, qa
 
 
 def _question(place: str, title: str, context: str, qa: object, split: str) -> Question:
     if not isinstance(qa, dict) or not isinstance(qa.get("question"), str) or "id" not in qa:
-        raise DataError(f"{place} lacks 'id' or 'question'")
+        raise DataError(f"{place}: 'id' or 'question' is missing")
     answers = []
     for number, answer in enumerate(qa.get("answers") or []):
         text = answer.get("text") if isinstance(answer, dict) else None
         start = answer.get("answer_start") if isinstance(answer, dict) else None
         if not isinstance(text, str) or not isinstance(start, int):
-            raise DataError(f"{place}.answers[{number}] lacks 'text' or 'answer_start'")
+            raise DataError(f"{place}.answers[{number}]: 'text' or 'answer_start' is missing")
         answers.append((text, start))
     impossible = bool(qa.get("is_impossible", False))
     if impossible and answers:
-        raise DataError(f"{place}: is_impossible, yet it has answers")
+        raise DataError(f"{place}: is_impossible is true, but it has answers")
     if not answers and not impossible and split != "test":
-        raise DataError(f"{place}: no answers, and not is_impossible")
+        raise DataError(f"{place}: no answers, but is_impossible is false")
     # Leading blanks of some questions cost tokens and mean nothing.
     return Question(str(qa["id"]), qa["question"].strip(), context, answers, str(title))

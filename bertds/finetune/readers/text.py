@@ -16,7 +16,7 @@ from typing import Any
 from bertds.errors import DataError
 from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, TextRow, lines_of, read_text
 from bertds.finetune.tasks import Task
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import parse_text_json
 from bertds.system.logs import log
 
 TEXT_NAMES = ("text", "sentence", "sentence1", "text_a", "premise", "question1")
@@ -128,7 +128,7 @@ def parse_label(text: str, task: Task) -> int | float:
         return value
     if text not in task.labels:
         allowed = ", ".join(task.labels[:8]) + (" ..." if len(task.labels) > 8 else "")
-        raise ValueError(f"label {text!r} is none of {allowed}")
+        raise ValueError(f"label {text!r} is not one of {allowed}")
     return task.labels.index(text)
 
 
@@ -159,7 +159,7 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
     elif name.endswith(".csv"):
         table = _read_csv(path)
     else:
-        raise DataError(f"{path}: is neither .csv, .tsv nor .jsonl")
+        raise DataError(f"{path}: is not a .csv, .tsv or .jsonl file")
     if not table:
         raise DataError(f"{path}: empty file")
     header = [column.strip() for column in table[0][1]]
@@ -167,19 +167,19 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
         header = list(HEADERLESS[: len(header)])
         table = [table[0], *table]
     if len(set(header)) != len(header):
-        raise DataError(f"{path}, line 1: a column name stands there twice")
+        raise DataError(f"{path}, line 1: a column name occurs twice")
     records = []
     for number, values in table[1:]:
         if len(values) != len(header):
             raise DataError(
-                f"{path}, line {number}: {len(values)} columns, the header has {len(header)}"
+                f"{path}, line {number}: {len(values)} columns, but the header has {len(header)}"
             )
         records.append((number, dict(zip(header, values))))
     return records
 
 
 def _is_headerless(table: list[tuple[int, list[str]]]) -> bool:
-    """Tell whether the first line is already a row of NeMo's ``text<TAB>label``.
+    """Return whether the first line is already a row of NeMo's ``text<TAB>label``.
 
     It is where it has one or two columns under none of the usual names, and its label comes again
     in a later row; a name of a column does not. A file of texts alone, to predict, must have
@@ -220,8 +220,8 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         # An unbalanced quote swallows everything up to the next one: name where the row began.
         raise DataError(
-            f"{path}, line {started}: {error} (an unbalanced quote? a quote inside a field is "
-            "written twice)"
+            f"{path}, line {started}: {error} (possibly an unbalanced quote; a quote inside a "
+            "field must be doubled)"
         ) from None
     if spanning:
         # Two unbalanced quotes make valid CSV: the rows between them are one field then.
@@ -238,7 +238,7 @@ def _read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = parse_json(line)
+            record = parse_text_json(line)
         except ValueError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from None
         if not isinstance(record, dict):
@@ -304,7 +304,7 @@ def read_own(
     for number, record in records:
         for column in (text, pair, None if split == "test" else label):
             if column is not None and record.get(column) in (None, ""):
-                raise DataError(f"{path}, line {number}: nothing in column {column!r}")
+                raise DataError(f"{path}, line {number}: column {column!r} is empty")
             if column is not None and record[column] == BYTE_ORDER_MARK:
                 raise DataError(
                     f"{path}, line {number}: a lone byte order mark (U+FEFF) in column {column!r}"
@@ -312,7 +312,7 @@ def read_own(
     if not labels and not regression and label is not None:
         labels = tuple(sorted({_label_text(record[label]) for _, record in records}))
         if len(labels) < 2:
-            raise DataError(f"{path}: only one label, {labels[0]!r}; nothing to learn")
+            raise DataError(f"{path}: only one label, {labels[0]!r}, so there is nothing to learn")
     kind = "regression" if regression else "classification"
     task = Task(name="own", kind=kind, labels=labels)  # type: ignore[arg-type]
     rows = []

@@ -81,7 +81,7 @@ def _join_gradients(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Lay three [T, width] side by side; program axis 2 chooses one of them."""
+    """Lay three [T, width] next to each other; program axis 2 chooses one of them."""
     part = tl.program_id(2)
     source = first_part
     if part == 1:
@@ -148,7 +148,7 @@ def gelu_backward(grad_TI: Tensor, values_TI: Tensor, approximate: str) -> tuple
 
 
 def join_gradients(parts: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Lay the gradients of queries, keys and values side by side.
+    """Lay the gradients of queries, keys and values next to each other.
 
     Args:
         parts: each [T, N, D], contiguous.

@@ -2,8 +2,8 @@
 
 All scores of a row and head fit into the registers of a multiprocessor, so the softmax is computed
 at once, and again in the backward pass. Nothing of it is kept. The backward kernel writes the
-gradients of queries, keys and values side by side, where the next matrix product reads them. It
-also writes their sums over the row's tokens, which are the gradients of the biases. See
+gradients of queries, keys and values next to each other, where the next matrix product reads them.
+It also writes their sums over the row's tokens, which are the gradients of the biases. See
 ``add_norm`` for dropout and for how the kernels run on a CPU.
 
 Sizes: T tokens, N heads, D width of a head, B rows.

@@ -35,10 +35,10 @@ class MegatronBert:
     ) -> MegatronBert:
         """Rename and shape a Megatron state dict; see ``foreign_names.from_megatron``."""
         if values.get("transformer_block_type", "pre_ln") != "pre_ln":
-            raise CheckpointError(f"{path}: only the transformer_block_type pre_ln is read")
+            raise CheckpointError(f"{path}: only transformer_block_type pre_ln is supported")
         heads = values.get("num_attention_heads")
         if not isinstance(heads, int) or heads < 1:
-            raise CheckpointError(f"{path}: its configuration lacks num_attention_heads")
+            raise CheckpointError(f"{path}: num_attention_heads is missing from its configuration")
         version = float(extra.get("checkpoint_version", 3.0))
         weights, _ = parameter_names.from_megatron(state_dict, heads, version=version)
         table = weights["bert.embeddings.word_embeddings.weight"]
@@ -78,7 +78,7 @@ class MegatronBert:
         from safetensors.torch import save_file
 
         if self.vocab is None:
-            raise CheckpointError("no vocab.txt beside the checkpoint; give --vocab FILE")
+            raise CheckpointError("vocab.txt is missing next to the checkpoint; give --vocab FILE")
         with fresh_folder(out, overwrite=overwrite) as folder:
             write_json(folder / "config.json", self.config)
             save_file(self.weights, folder / "model.safetensors", metadata={"format": "pt"})

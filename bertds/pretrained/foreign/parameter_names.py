@@ -59,8 +59,8 @@ def from_tensorflow(checkpoint: TensorFlowCheckpoint) -> tuple[dict[str, Tensor]
     if not weights:
         shown = ", ".join(list(checkpoint.entries)[:3])
         raise CheckpointError(
-            f"{checkpoint.index}: no tensor is named bert/... (found {shown} ...); only Google's "
-            "original BERT layout is read"
+            f"{checkpoint.index}: no tensor is named bert/... (found {shown} ...); only the "
+            "layout of Google's original BERT is supported"
         )
     return weights, left_out
 
@@ -164,7 +164,7 @@ def from_megatron(
             weights[target] = tensor
     word_table = "bert.embeddings.word_embeddings.weight"
     if word_table not in weights:
-        raise CheckpointError("Megatron checkpoint: no word embeddings in it")
+        raise CheckpointError("Megatron checkpoint: word embeddings are missing")
     return weights, left_out
 
 

@@ -1,7 +1,7 @@
 """Reads TensorFlow checkpoints (format V2) without TensorFlow.
 
 ``NAME.index`` is a sorted table in LevelDB's format: key -> a small protocol-buffer message that
-says where the tensor lies in ``NAME.data-00000-of-0000N``. Everything read is checked against its
+says where the tensor is in ``NAME.data-00000-of-0000N``. Everything read is checked against its
 CRC-32C. Formats: tensorflow/core/util/tensor_bundle, tensorflow/core/lib/io/table.
 """
 
@@ -38,7 +38,7 @@ _BFLOAT16 = 14
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where one tensor lies."""
+    """Where one tensor is located."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -60,7 +60,7 @@ class TensorFlowCheckpoint:
         header = _fields(table.get(b"", b""), self.index)
         self.shards = int(header.get(1, [1])[0])
         if header.get(2, [0])[0] != 0:
-            raise CheckpointError(f"{self.index}: big-endian tensors are not read")
+            raise CheckpointError(f"{self.index}: big-endian tensors are not supported")
         self.entries = {
             key.decode("utf-8", "replace"): _entry(value, self.index)
             for key, value in table.items()
@@ -77,7 +77,9 @@ class TensorFlowCheckpoint:
             raise CheckpointError(f"{self.index}: no tensor {name!r}")
         entry = self.entries[name]
         if entry.sliced:
-            raise CheckpointError(f"{self.index}: {name} is saved in slices, which are not read")
+            raise CheckpointError(
+                f"{self.index}: {name} is saved in slices, which are not supported"
+            )
         if entry.dtype not in _TYPES:
             raise CheckpointError(f"{self.index}: {name} has type {entry.dtype}, not a number")
         path = self.prefix.with_name(
@@ -92,7 +94,7 @@ class TensorFlowCheckpoint:
         dtype = _TYPES[entry.dtype]
         expected = int(np.prod(entry.shape, dtype=np.int64)) * dtype.itemsize
         if len(data) != entry.size or entry.size != expected:
-            raise CheckpointError(f"{path}: cut off, or not of the shape that {self.index} says")
+            raise CheckpointError(f"{path}: truncated, or not of the shape given in {self.index}")
         if masked_crc32c(data) != entry.crc32c:
             raise CheckpointError(f"{path}: {name} is damaged (its checksum differs)")
         values = np.frombuffer(data, dtype).reshape(entry.shape)
@@ -137,7 +139,7 @@ def _block(data: bytes, offset: int, size: int, path: Path) -> dict[bytes, bytes
     if masked_crc32c(data[offset : end + 1]) != struct.unpack_from("<I", data, end + 1)[0]:
         raise CheckpointError(f"{path}: damaged: a block's checksum differs")
     if compression != 0:
-        raise CheckpointError(f"{path}: compressed with snappy, which TensorFlow does not do here")
+        raise CheckpointError(f"{path}: compressed with snappy, which is not supported")
     block = data[offset:end]
     restarts = struct.unpack_from("<I", block, size - 4)[0]
     stop = size - 4 * (restarts + 1)

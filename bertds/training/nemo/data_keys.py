@@ -25,7 +25,7 @@ def map_data(keys: Keys, result: Translation) -> None:
     elif predictions is not None:  # HDF5: the file says its length
         data["sequence_length"] = _hdf5_length(Path(path))
     if predictions is None:
-        # NeMo's text path masks each token by itself, so it knows no limit.
+        # NeMo's text path masks each token on its own, so it knows no limit.
         predictions = math.ceil((mask or 0.15) * data.get("sequence_length", 128) * 1.1)
         result.notes.append(
             f"max_predictions_per_sequence={predictions}: NeMo's text files set none"
@@ -37,7 +37,7 @@ def map_data(keys: Keys, result: Translation) -> None:
             data[ours] = value
     if not result.recipe["model"]["next_sentence"]:
         data["pairs"] = "none"
-    keys.expect(f"{train}shuffle", (True,), "true: order is always shuffled")
+    keys.expect(f"{train}shuffle", (True,), "true: the order is always shuffled")
     keys.expect(f"{train}num_samples", (-1, None), "-1 (prepare a smaller corpus instead)")
     result.recipe["data"] = data
     held_out = "model.validation_ds."
@@ -68,7 +68,7 @@ def _hdf5_length(path: Path) -> int:
     with open_hdf5(files[0]) as file:
         found = dataset(files[0], file, "input_ids")
         if found is None or found.ndim != 2:
-            raise ConfigError(f"{files[0]}: no input_ids of 2 dimensions in it")
+            raise ConfigError(f"{files[0]}: no input_ids of 2 dimensions in this file")
         return int(found.shape[1])
 
 

@@ -22,7 +22,7 @@ class Translation:
 
 
 def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:
-    """Replace ``${model.max_seq_length}`` by what stands there.
+    """Replace ``${model.max_seq_length}`` by what is there.
 
     Raises:
         ConfigError: a reference to nothing, or in a circle.
@@ -33,7 +33,9 @@ def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:
         found = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
         if found is None:
             if isinstance(value, str) and "${" in value:
-                raise ConfigError(f"{key}={value!r}: only a whole ${{other.key}} is understood")
+                raise ConfigError(
+                    f"{key}={value!r}: only a value that is entirely ${{other.key}} is supported"
+                )
             return value
         target = found[1]
         if target not in flat or target in seen:
@@ -73,7 +75,7 @@ class Keys:
 
     def fail(self, key: str, value: object, allowed: str) -> NoReturn:
         """Refuse a value."""
-        raise ConfigError(f"{self.source}: {key}={value!r} cannot run here; allowed: {allowed}")
+        raise ConfigError(f"{self.source}: {key}={value!r} is not supported; allowed: {allowed}")
 
     def expect(self, key: str, allowed: Iterable[Any], why: str) -> None:
         """Take a key that has only these values here."""

@@ -3,7 +3,7 @@
     bertds train --nemo-config bert_pretraining_from_text_config.yaml model.train_ds.data_file=F
     bertds train --nemo-config F.yaml --write DIR      # only write recipe.yaml and deepspeed.json
 
-``batch_size`` is NeMo's: rows a device. The global batch is batch_size x devices x nodes x
+``batch_size`` is NeMo's: rows per device. The global batch is batch_size x devices x nodes x
 accumulate_grad_batches; with another number of processes accumulation makes up the difference.
 """
 
@@ -21,26 +21,26 @@ from bertds.training.nemo.data_keys import map_data, map_tokenizer
 from bertds.training.nemo.keys import Keys, Translation, resolve_references
 
 Rows = Callable[[dict[str, Any]], int]
-"""Takes our data section, returns how many rows an epoch has."""
+"""Takes our data section, returns how many rows the epoch has."""
 
 # Keys without a counterpart here that change nothing of the result: why each is not needed.
 WITHOUT_EFFECT = {
-    "trainer.accelerator": "the device is found",
+    "trainer.accelerator": "the device is detected",
     "trainer.strategy": "DeepSpeed",
     "trainer.distributed_backend": "DeepSpeed",
-    "trainer.amp_level": "precision says it",
+    "trainer.amp_level": "set by precision",
     "trainer.replace_sampler_ddp": "order is a function of the seed",
     "trainer.use_distributed_sampler": "order is a function of the seed",
-    "trainer.num_sanity_val_steps": "nothing is tried first",
+    "trainer.num_sanity_val_steps": "no sanity check is run",
     "trainer.checkpoint_callback": "checkpoints are always written",
     "trainer.enable_checkpointing": "checkpoints are always written",
     "trainer.logger": "metrics.jsonl is always written",
     "trainer.benchmark": "a speed switch",
-    "trainer.check_val_every_n_epoch": "val_check_interval says it",
+    "trainer.check_val_every_n_epoch": "set by val_check_interval",
     "model.train_ds.num_workers": "one thread reads ahead",
     "model.train_ds.pin_memory": "always, on a GPU",
     "model.train_ds.use_cache": "not needed",
-    "model.train_ds.drop_last": "batches run on into the next epoch",
+    "model.train_ds.drop_last": "batches continue into the next epoch",
     "model.validation_ds.num_workers": "",
     "model.validation_ds.pin_memory": "",
     "model.validation_ds.use_cache": "",
@@ -48,7 +48,7 @@ WITHOUT_EFFECT = {
     "model.validation_ds.shuffle": "",
     "model.tokenizer.sample_size": "for SentencePiece",
     "model.tokenizer.data_file": "for SentencePiece",
-    "model.tokenizer.vocab_size": "vocab.txt says",
+    "model.tokenizer.vocab_size": "set by vocab.txt",
     "model.optim.sched.last_epoch": "a resumed run knows its step",
     "exp_manager.create_checkpoint_callback": "checkpoints are always written",
     "exp_manager.checkpoint_callback_params": "see checkpoint.* in the recipe",
@@ -62,7 +62,7 @@ WITHOUT_EFFECT = {
     "do_training": "",
     "seed": "",
     "hydra": "",
-    "model.nemo_path": "bertds export and convert write the model",
+    "model.nemo_path": "use bertds export and convert to write the model",
 }
 _MODEL_KEYS = (
     "hidden_size",
@@ -150,8 +150,9 @@ def _model(keys: Keys, result: Translation) -> None:
         keys.fail("model.num_seq_classification_layers", layers, "2")
     if layers == 2 and not only_mlm:
         result.notes.append(
-            "model.num_seq_classification_layers=2: the next-sentence head is BERT's, a tanh layer "
-            "(the pooler) and a linear one; NeMo's two-layer head has ReLU between them"
+            "model.num_seq_classification_layers=2: the next-sentence head is that of BERT, a "
+            "tanh layer (the pooler) and a linear layer; the two-layer head of NeMo has a ReLU "
+            "between them"
         )
     if start is not None:
         result.recipe["init"] = {"from": str(start), "optimizer_state": "none"}
@@ -207,7 +208,7 @@ def _optimizer_and_batch(keys: Keys, result: Translation) -> None:
         import torch
 
         if precision == "16" and not torch.cuda.is_available():
-            result.notes.append("trainer.precision=16: no GPU here, so bf16")
+            result.notes.append("trainer.precision=16: no GPU found, using bf16")
             precision = "bf16"
         deepspeed["fp16" if precision == "16" else "bf16"] = {"enabled": True}
     result.deepspeed = deepspeed

@@ -48,7 +48,7 @@ def write_translation(
     recipe, settings = target / "recipe.yaml", target / "deepspeed.json"
     for path in (recipe, settings) if folder else ():
         if path.exists():
-            raise ConfigError(f"--write {folder}: {path.name} is there already; choose another DIR")
+            raise ConfigError(f"--write {folder}: {path.name} already exists; choose another DIR")
     write_text(recipe, f"# from {source}\n" + yaml.safe_dump(result.recipe, sort_keys=False))
     write_json(settings, result.deepspeed)
     return recipe, settings

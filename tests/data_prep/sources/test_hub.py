@@ -100,7 +100,7 @@ def test_other_formats_are_streamed(tmp_path: Path) -> None:
     (file,) = find_hub(str(tmp_path), "train", "text")
     with pytest.raises(DataError, match=r"no 'text' \(it has: body, title\).*--text-key"):
         list(READERS["hf"](next(file_units(file, 1))))
-    with pytest.raises(DataError, match=r"no split 'dev' \(there: .*train.*\); set --hf-split"):
+    with pytest.raises(DataError, match=r"no split 'dev' \(available: .*train.*\); set --hf-split"):
         find_hub(str(tmp_path), "dev", "body")
 
 
@@ -112,7 +112,7 @@ def test_what_is_not_there_is_one_line_that_says_what_to_do(wikipedia: Path) -> 
         (
             "wikimedia/wikipedia:20231101.en",
             r"cannot be reached.*hf download wikimedia/wikipedia --repo-type dataset "
-            r"--local-dir DIR; then --hf DIR:20231101\.en",
+            r"--local-dir DIR; then use --hf DIR:20231101\.en",
         ),
     ):
         with pytest.raises(DataError, match=message) as caught:

@@ -308,4 +308,4 @@ def test_the_generator_refuses_another_folder(tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         generate_names.main([str(tmp_path)])
     assert stop.value.code == 2
-    assert "no languages/messages/Messages*.php in it" in capsys.readouterr().err
+    assert "no languages/messages/Messages*.php found" in capsys.readouterr().err

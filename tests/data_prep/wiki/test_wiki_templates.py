@@ -202,7 +202,9 @@ def test_expressions_have_the_value_of_mediawikis_documentation(expression, valu
 
 def test_the_shipped_table_is_whole() -> None:
     table = yaml.load(SHIPPED.read_text("utf-8"), _Strict)
-    dates, numbers = table.pop("dates"), table.pop("numbers")
+    dates, numbers, ranges = (table.pop(kind) for kind in ("dates", "numbers", "ranges"))
+    words = {"to", "and", "or", "by", "through", "to about", ", and"}
+    assert all(set(entry) <= words and all(entry.values()) for entry in ranges.values())
     assert all(set(entry) <= {"group", "decimal", "least", "lakhs"} for entry in numbers.values())
     assert all(len(entry["months"]) == 12 and "{y}" in entry["form"] for entry in dates.values())
     assert len(table) >= 30
@@ -259,10 +261,10 @@ def test_a_users_file_goes_first(tmp_path: Path) -> None:
     [
         ("- a", 'expected languages, each with entries "what it shows": [names]'),
         ("en: [a]", "en: expected languages"),
-        ("en: {'{1}': [1]}", "'{1}': [1]: expected a text and names"),
-        ("en: {'=nothing': [a]}", "=nothing: no such function; known: as_of, convert"),
-        ("en: {'{1}[ x': [a]}", "a bracket is not closed, or never opened"),
-        ("en: {'{1}]': [a]}", "a bracket is not closed, or never opened"),
+        ("en: {'{1}': [1]}", "'{1}': [1]: expected a text and a list of names"),
+        ("en: {'=nothing': [a]}", "=nothing: no such function; allowed: as_of, centuries"),
+        ("en: {'{1}[ x': [a]}", "unbalanced brackets"),
+        ("en: {'{1}]': [a]}", "unbalanced brackets"),
         ("en: {", "not YAML"),
     ],
 )
@@ -294,3 +296,99 @@ def test_the_option_reaches_the_reader_and_the_manifest(
         main(with_file)
     with pytest.raises(ConfigError, match=r"missing\.yaml: cannot be read"):
         main([*sources, "--out", str(tmp_path / "x"), "--wiki-templates", "missing.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("language", "shown"),
+    [
+        ("en", "5 to 10 km, 5 by 10 m, 2 and 3 m, 1 through 4 m"),
+        ("simple", "5 to 10 km, 5 by 10 m, 2 and 3 m, 1 through 4 m"),
+        ("", "5 to 10 km, 5 by 10 m, 2 and 3 m, 1 through 4 m"),
+        ("fr", "5 à 10 km, 5 sur 10 m, 2 et 3 m, 1 à 4 m"),
+        ("es", "5 a 10 km, 5 por 10 m, 2 y 3 m, 1 a 4 m"),
+        ("no", "5 til 10 km, 5 × 10 m, 2 og 3 m, 1 til 4 m"),
+        ("xx", "5–10 km, 5 × 10 m, 2, 3 m, 1–4 m"),
+    ],
+)
+def test_ranges_are_in_the_words_of_the_wiki(language: str, shown: str) -> None:
+    text = (
+        "{{convert|5|to|10|km|mi}}, {{convert|5|by(x)|10|m|ft}}, {{cvt|2|and|3|m}}, "
+        "{{convert|1|through|4|m}}"
+    )
+    tail = ": these words make it a sentence."
+    assert clean_wikitext(text + tail, site((f"language={language}",))) == shown + tail
+
+
+@pytest.mark.parametrize(
+    ("template", "shown"),
+    [
+        ("{{s2-|XVIII|XIX}}", "XVIIIe et XIXe"),
+        ("{{s2-|XVIII|e|XIX|e}}", "XVIIIe et XIXe"),
+        ("{{s2|I|er|II|e}}", "Ier et IIe siècles"),
+        ("{{sp|XVI|e|au|XVII|e}}", "XVIe au XVIIe siècle"),
+        ("{{sp-|XVI|XVII}}", "XVIe au XVIIe"),
+        ("{{-s2|V|IV}}", "Ve et IVe siècles av. J.-C."),
+        ("{{-sp-|V|e|à|III|e}}", "Ve à IIIe av. J.-C."),
+    ],
+)
+def test_two_centuries_in_french(template: str, shown: str) -> None:
+    found = clean_wikitext(f"Du {template} on ne sait rien du tout.", site(("language=fr",)))
+    assert found == f"Du {shown} on ne sait rien du tout."
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (
+            "Let <math>x</math> be {{unclosed here. More text follows in this sentence.",
+            "Let x be unclosed here. More text follows in this sentence.",
+        ),
+        (
+            "設 <math>x</math> は {{数である。この文はまだまだ続いていく、そしてここで終わる。",
+            "設 x は 数である。この文はまだまだ続いていく、そしてここで終わる。",
+        ),
+        (
+            "A word of text is in this line. {{cite web |url=x. More text follows here.",
+            "A word of text is in this line.",
+        ),
+        (
+            "A word of text is in this line. {{citation needed",
+            "A word of text is in this line.",
+        ),
+        (
+            "The word {{lang|en|[[A|B}} C]] is long enough for this paragraph.",
+            "The word B C is long enough for this paragraph.",
+        ),
+    ],
+)
+def test_what_is_not_closed_costs_no_words(text: str, shown: str) -> None:
+    assert clean_wikitext(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "shown"),
+    [
+        (
+            "it",
+            "L'''{{lang|la|Eneide}}'' è un poema; l{{'}}''Iliade'' è un altro.",
+            "L'Eneide è un poema; l'Iliade è un altro.",
+        ),
+        (
+            "en",
+            "{{math|''x'' {{=}} 2}} and 1 {{=}} 1 are both true.",
+            "x = 2 and 1 = 1 are both true.",
+        ),
+        (
+            "en",
+            "He said {{\"'}}''x''{{'\"}} and nothing else.",
+            "He said \"'x'\" and nothing else.",
+        ),
+        ("de", "Am {{Datum|1|2|2003}} war es so weit.", "Am 1. Februar 2003 war es so weit."),
+        ("es", "Fue el {{fecha|1|enero|1900}} o antes.", "Fue el 1 de enero de 1900 o antes."),
+        ("fr", "Le {{date|1|janvier|1900}} fut froid.", "Le 1er janvier 1900 fut froid."),
+        ("pt", "São {{converter|5|a|10|km}} ou mais.", "São 5 a 10 km ou mais."),
+        ("pt", "São {{converter|5|a|ha}} ou mais.", "São 5 a ou mais."),
+    ],
+)
+def test_words_of_other_wikis(language: str, text: str, shown: str) -> None:
+    assert clean_wikitext(text + TAIL, site((f"language={language}",))) == shown + TAIL

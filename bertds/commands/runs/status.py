@@ -1,9 +1,10 @@
-"""``bertds status RUN``: how a run is doing, from another shell. Reads only; the run goes on."""
+"""``bertds status RUN``: how a run is doing, from another shell. Reads only; the run continues."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import textwrap
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.display.words import in_words
-from bertds.errors import EXIT_OK
+from bertds.errors import EXIT_OK, ConfigError
 from bertds.monitor.progress import describe
 from bertds.monitor.status import Status, expand, read_status, seconds_of_all
 
@@ -21,19 +22,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds status",
-        description="Say how runs are doing. Reads their folders and touches nothing.",
+        description="Show how runs are doing. The run folders are only read.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, or a folder of several"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or a folder that contains several",
     )
-    parser.add_argument("--json", action="store_true", help="print numbers for programs")
-    parser.add_argument("--watch", type=float, metavar="S", help="again every S seconds")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--watch", type=float, metavar="S", help="repeat every S seconds")
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the state of each run."""
     args = parse_args(argv)
+    if args.watch is not None and not 0 < args.watch < math.inf:
+        raise ConfigError(f"--watch {args.watch:g}: give a number of seconds above 0")
     while True:
         runs = [run for given in args.runs for run in expand(given)]
         states = [read_status(run) for run in runs]
@@ -45,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
             left = seconds_of_all(states)
             if left > 0 and (len(states) > 1 or states[-1].later_seconds):
                 print(f"all phases: {in_words(left)} left at the recent speed")
-        if not args.watch:
+        if args.watch is None:
             return EXIT_OK
         time.sleep(args.watch)
         print()
@@ -76,15 +83,18 @@ def in_lines(status: Status) -> str:
     lines.append(f"  checkpoints: {kept}; starts: {status.starts}")
     if status.losses:
         lost = in_words(sum(loss.seconds for loss in status.losses))
-        lines[-1] += f"; {lost} lost, the last time because {status.losses[-1].what}"
+        lines[-1] += f"; {lost} lost, most recently because {status.losses[-1].what}"
     if status.state in ("training", "silent"):
         lines.append(f"  last line {in_words(status.age_seconds)} ago")
     if status.state == "silent":
-        lines.append("  ! nothing was written for long; see log.txt, and the ranks with py-spy")
+        lines.append(
+            "  ! no metrics for a long time; look at log.txt, and at the ranks with py-spy"
+        )
     if status.state == "killed":
         lines.append(
-            f"  ! {status.owner} ended without a word: killed by the system for lack of memory, by "
-            "kill -9, or with its machine; see log.txt and dmesg, then run the same command again"
+            f"  ! {status.owner} ended without a message: killed by the system when memory ran "
+            "out, by kill -9, or because its machine failed; look at log.txt and dmesg, then run "
+            "the same command again"
         )
     lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
     # Not the first: a path that is broken in two cannot be copied.

@@ -1,7 +1,7 @@
 """``bertds report RUN...``: one page that shows what came out, to be looked at and passed on.
 
 A phase 2 that starts from a phase 1 is drawn behind it in the same pictures. Several runs are laid
-over each other. The page holds everything inside it; the pictures are written beside it as PNG.
+over each other. The page holds everything inside it; the pictures are written next to it as PNG.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from bertds.report.write import write_report
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        prog="bertds report", description="Write one HTML page, and PNGs, on one or several runs."
+        prog="bertds report",
+        description="Write an HTML report, with PNG figures, on one or more runs.",
     )
     parser.add_argument(
         "runs",
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="run folders, or folders of several (demo)",
+        help="run folders, or folders that contain several (default: demo)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("report"),
         metavar="DIR",
-        help="where index.html and the pictures go (report)",
+        help="output folder for index.html and the figures (default: report)",
     )
-    parser.add_argument("--title", default="BERT pre-training", help="the page's headline")
+    parser.add_argument("--title", default="BERT pre-training", help="title of the report")
     return parser.parse_args(argv)
 
 

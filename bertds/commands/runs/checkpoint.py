@@ -10,27 +10,32 @@ from bertds.checkpoint.format import CheckpointReader, read_manifest
 from bertds.checkpoint.merge_ranks import convert
 from bertds.errors import EXIT_FAILED, EXIT_OK, CheckpointError, ConfigError
 from bertds.monitor.best_checkpoint import best_of, held_out_losses
+from bertds.system.idle_options import given_options
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds checkpoint",
-        description="list: what a run has saved, with held-out losses; the best is marked. verify: "
-        "check every file's checksum. convert: write the newest good checkpoint, or the one named, "
-        "as a single file.",
+        description="list: show the checkpoints of a run with their held-out losses, and mark "
+        "the best. verify: check the checksum of every file. convert: write the "
+        "newest intact checkpoint, or a given one, as a single file.",
     )
     parser.add_argument("action", choices=("list", "verify", "convert"))
-    parser.add_argument("run", help="the run folder, a checkpoint, or what convert wrote")
-    parser.add_argument("--out", metavar="DIR", help="convert: where to write")
+    parser.add_argument("run", help="a run folder, a checkpoint, or the output of convert")
+    parser.add_argument("--out", metavar="DIR", help="convert: output folder")
     parser.add_argument(
         "--to",
         choices=("merged", "weights"),
         default="merged",
-        help="convert: merged = a checkpoint of one rank, moments and all, that init.from takes; "
+        help="convert: merged = a checkpoint of one rank, including the moments, for init.from; "
         "weights = DIR/model.safetensors with whole float32 tensors",
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for option in given_options(parser, args).intersection(("out", "to")):
+        if args.action != "convert":
+            raise ConfigError(f"--{option}: for convert, not for {args.action}")
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.action == "convert":
         if not args.out:
-            raise ConfigError("--out is needed: the folder that convert writes to")
+            raise ConfigError("--out DIR is required: the output folder of convert")
         print(convert(args.run, Path(args.out), weights_only=args.to == "weights"))
         return EXIT_OK
     return _look(args)
@@ -52,7 +57,7 @@ def _checkpoints_at(path: Path) -> list[Path]:
     if not folders and step_folders(path.resolve().parent).count(path.resolve()):
         folders = [path]
     if not folders:
-        raise CheckpointError(f"{path}: no checkpoints here")
+        raise CheckpointError(f"{path}: no checkpoints found")
     return folders
 
 

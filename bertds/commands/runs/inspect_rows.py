@@ -1,6 +1,6 @@
 """``bertds inspect RUN --step K`` or ``--sample E:N``: print rows as the model saw them.
 
-Rows are made anew from the data with the run's own settings: they are pure functions of seed,
+Rows are made again from the data with the run's own settings: they are pure functions of seed,
 epoch and sample number, so nothing needed to be kept.
 """
 
@@ -31,16 +31,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds inspect",
-        description="Print the rows of a step, or single samples, with segments, label and masks. "
-        "A masked position is shown as what the model saw and, in braces, what it should find.",
+        description="Print the rows of a step, or single samples, with segments, label and "
+        "masks. A masked position shows what the model saw and, in braces, what it "
+        "should predict.",
     )
     parser.add_argument("run", help="the run folder")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--step", type=int, metavar="K", help="all rows of step K (from 1)")
     which.add_argument(
-        "--sample", nargs="+", metavar="E:N", help="samples as messages name them, epoch:number"
+        "--sample", nargs="+", metavar="E:N", help="samples by epoch:number, as in messages"
     )
-    parser.add_argument("--data", metavar="PATH", help="the data, if it has moved")
+    parser.add_argument("--data", metavar="PATH", help="path of the data, if it has moved")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="print at most N rows")
     return parser.parse_args(argv)
 
@@ -48,6 +49,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Print rows."""
     args = parse_args(argv)
+    if args.limit < 0:
+        raise ConfigError(f"--limit {args.limit}: must be 0 (all) or more")
     run = Path(args.run)
     config, batch_size = read_run(run, args.data)
     source = open_source(config.data, config.run.seed, split="train")
@@ -108,7 +111,9 @@ def sample(source: Source, epoch: int, number: int) -> MicroBatch:
     """
     firsts = source.first_samples(epoch)
     if not 0 <= number < firsts[-1]:
-        raise DataError(f"sample {epoch}:{number}: epoch {epoch} has {firsts[-1]} samples, from 0")
+        raise DataError(
+            f"sample {epoch}:{number}: epoch {epoch} has {firsts[-1]} samples, counted from 0"
+        )
     shard = int(np.searchsorted(firsts, number, side="right")) - 1
     flat = source.open_block(epoch, [shard]).gather(np.array([number - firsts[shard]]))
     return cut(flat, 1, source.sequence_length)[0]

@@ -16,17 +16,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds watch",
-        description="Serve the report of runs on this machine alone; it reads and writes nothing. "
-        "Ctrl-C ends it.",
+        description="Serve a live report of runs on localhost. The run folders are only read. "
+        "Stop with Ctrl-C.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of several"
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="run folders, or folders that contain several",
     )
-    parser.add_argument("--port", type=int, default=8137, metavar="N", help="0 = any free (8137)")
     parser.add_argument(
-        "--seconds", type=float, default=30.0, metavar="S", help="between two readings (30)"
+        "--port",
+        type=int,
+        default=8137,
+        metavar="N",
+        help="port; 0 = any free port (default: 8137)",
     )
-    parser.add_argument("--title", default="BERT pre-training", help="the page's headline")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds between two updates (default: 30)",
+    )
+    parser.add_argument("--title", default="BERT pre-training", help="title of the report")
     return parser.parse_args(argv)
 
 
@@ -40,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     for run in args.runs:
         expand(run)  # says what is no run
     with LiveReport(args.runs, args.port, args.seconds, args.title) as server:
-        print(f"http://{ADDRESS}:{server.port}/   (Ctrl-C ends it)")
+        print(f"http://{ADDRESS}:{server.port}/   (stop with Ctrl-C)")
         print(
             f"from another machine: ssh -N -L {server.port}:{ADDRESS}:{server.port} "
             f"{getpass.getuser()}@{socket.getfqdn()}",

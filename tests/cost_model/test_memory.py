@@ -1,0 +1,80 @@
+"""What a layer keeps for its backward pass, and what ZeRO shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bertds.config.recipe import ModelConfig
+from bertds.cost_model.flops import parameter_count
+from bertds.cost_model.memory import estimate, layer_bytes
+from tests.support.plan_settings import LARGE, shape_of
+
+
+@pytest.mark.parametrize("style", ["bert", "modern"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("rows", [4, 12])
+def test_a_layer_keeps_what_autograd_saves(dropout: float, rows: int, style: Any) -> None:
+    """The difference between five layers and two, by hooks on every saved tensor."""
+    import torch
+
+    from bertds.model.build import build_model
+
+    def saved(layers: int) -> tuple[int, ModelConfig]:
+        config = ModelConfig(
+            hidden_size=128,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            intermediate_size=512,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            style=style,
+            next_sentence=style == "bert",
+            local_attention=16,
+        )
+        torch.manual_seed(0)
+        model = build_model(config, 1024).train()
+        ours = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        seen: dict[int, tuple[int, torch.Tensor]] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in ours:
+                seen[storage.data_ptr()] = (storage.nbytes(), tensor)
+            return tensor
+
+        tokens = rows * 64
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = model(
+                torch.randint(5, 1024, (tokens,)),
+                torch.zeros(tokens, dtype=torch.long),
+                torch.arange(64).repeat(rows),
+                torch.arange(0, tokens + 1, 64, dtype=torch.int32),
+                64,
+                torch.arange(0, tokens, 7),
+                torch.randint(5, 1024, (-(-tokens // 7),)),
+                torch.zeros(rows, dtype=torch.long),
+            )
+        assert output.mlm_loss_sum.requires_grad
+        return sum(size for size, _ in seen.values()), config
+
+    (five, _), (two, config) = saved(5), saved(2)
+    assert layer_bytes(shape_of(config, rows)) == pytest.approx((five - two) / 3, rel=0.03)
+
+
+def test_zero_shares_what_its_stage_shares() -> None:
+    count = parameter_count(LARGE, 30522)
+    plans = {
+        stage: estimate(
+            shape_of(LARGE, 8, vocab_size=30522, precision="bf16", stage=stage, world_size=8)
+        )
+        for stage in (1, 2, 3)
+    }
+    assert plans[1].optimizer == pytest.approx(12 * count / 8)  # masters and both moments, fp32
+    assert plans[1].weights == 2 * count and plans[3].weights == pytest.approx(2 * count / 8)
+    assert plans[1].gradients > plans[2].gradients
+    assert plans[1].total > plans[2].total
+    # Stage 3 brings the weights together again: DeepSpeed lets a billion of them stay.
+    assert plans[3].buffers - plans[2].buffers == pytest.approx(2 * count)

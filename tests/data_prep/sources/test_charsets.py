@@ -1,0 +1,133 @@
+"""Encodings that are detected, and those that are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bertds.data.formats.manifest import Manifest
+from bertds.errors import DataError
+from data_prep.build_wiki_books import main
+from data_prep.sources.charsets import detect
+from data_prep.sources.formats import wide_encoding
+from tests.support.read_sources import read
+
+SPOKEN = {
+    "en": "It cost £5, the rôle of the café was naïve – “so it was”, he said.",
+    "fr": "Il était une fois une forêt très éloignée, où l'été, ça va déjà à l'âge.",
+    "de": "Er möchte das schöne Haus, aber die Straße ist groß und über dem Fluß.",
+    "es": "El niño comió en la montaña, ¿dónde está? Mañana será otro día según él.",
+    "pt": "Todos os seres são livres, dotados de razão e de consciência, e não só.",
+    "is": "Hver maður er frjáls og jafn öðrum að virðingu og réttindum. Það er þá.",
+    "pl": "Zażółć gęślą jaźń, wszyscy ludzie są wolni i równi pod względem godności.",
+    "cs": "Všichni lidé rodí se svobodní a sobě rovní, nadáni rozumem a svědomím. Příliš žluť.",
+    "hu": "Minden ember szabadon születik, egyenlő méltósága és joga: tükörfúrógép, őrült fű.",
+    "tr": "Bütün insanlar hür, eşit doğarlar. Akıl ve vicdana sahiptirler, ığdır değil.",
+    "lt": "Visi žmonės gimsta laisvi ir lygūs savo orumu. Jiems suteiktas protas ir sąžinė.",
+    "ru": "В начале июля, в чрезвычайно жаркое время, под вечер, один молодой человек вышел.",
+    "uk": "Всі люди народжуються вільними і рівними у своїй гідності та правах, їх розум.",
+    "el": "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια.",
+    "ar": "يولد جميع الناس أحرارا متساوين في الكرامة والحقوق.",
+    "zh": "话说天下大势，分久必合，合久必分。周末七国分争，并入于秦。",
+    "zh-tw": "話說天下大勢，分久必合，合久必分。周末七國分爭，并入於秦。",
+    "ja": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
+    "ko": "모든 인간은 태어날 때부터 자유로우며 그 존엄과 권리에 있어 동등하다.",
+}
+
+
+HEBREW = "כל בני אדם נולדו בני חורין ושווים בערכם ובזכויותיהם. ".encode("cp1255") * 5
+ENCODINGS = {
+    "en": ("cp1252", "latin-1"),
+    "fr": ("cp1252",),
+    "de": ("latin-1",),
+    "es": ("cp1252",),
+    "pt": ("cp1252",),
+    "is": ("cp1252",),
+    "pl": ("cp1250", "iso8859-2"),
+    "cs": ("cp1250", "iso8859-2"),
+    "hu": ("cp1250",),
+    "tr": ("cp1254",),
+    "lt": ("cp1257",),
+    "ru": ("cp1251", "koi8-r", "iso8859-5", "cp866"),
+    "uk": ("cp1251",),
+    "el": ("cp1253",),
+    "ar": ("cp1256",),
+    "zh": ("gb18030",),
+    "zh-tw": ("big5",),
+    "ja": ("shift_jis", "euc_jp"),
+    "ko": ("euc_kr",),
+}
+
+
+@pytest.mark.parametrize(
+    ("language", "encoding"), [(one, e) for one, encodings in ENCODINGS.items() for e in encodings]
+)
+def test_the_encoding_of_a_book_is_detected(language: str, encoding: str) -> None:
+    data = (SPOKEN[language] + "\n").encode(encoding, "ignore") * 8
+    assert data.decode(detect(data)) == data.decode(encoding)
+
+
+def test_what_is_undecided_is_not_decoded() -> None:
+    assert detect(HEBREW) == ""  # it might as well be Cyrillic
+    declared = b"Title: X\r\nCharacter set encoding: windows-1255\r\n\r\n" + HEBREW
+    assert detect(declared) == "cp1255"
+    # What says Latin-1 is often Windows-1252.
+    assert detect(b"Character set encoding: ISO-8859-1\n\n\x93Well\x94, na\xefve") == "cp1252"
+    assert detect(b"Character set encoding: ASCII\n\nstra\xdfe gr\xfcn") == "cp1252"
+
+
+@pytest.mark.parametrize("language", [*SPOKEN, "th", "hi", "he", "ka"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_read(tmp_path: Path, language: str, encoding: str) -> None:
+    more = {
+        "th": "กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย และเป็นเมืองที่มีประชากรมากที่สุด",
+        "hi": "दिल्ली भारत की राजधानी है। यह एक पुराना और बड़ा शहर है, जहाँ बहुत लोग रहते हैं।",
+        "he": HEBREW.decode("cp1255").strip(),
+        "ka": "თბილისი საქართველოს დედაქალაქია, და აქ ბევრი ადამიანი ცხოვრობს.",
+    }
+    text = f"{SPOKEN.get(language) or more[language]} «X» 1984\n"
+    path = tmp_path / "a.txt"
+    path.write_bytes((text * 60).encode(encoding))
+    for kind in ("text", "books"):
+        found = "".join(d.text for d in read(kind, path))
+        assert "".join(found.split()) == "".join((text * 60).split())
+    path.write_bytes(text.encode(encoding))  # one line
+    assert [d.text for d in read("text", path)] == [text.strip()]
+
+
+def test_numbers_and_other_encodings_are_not_taken_for_utf16() -> None:
+    rng = np.random.default_rng(0)
+    for made in (
+        rng.integers(0, 30_000, 2048).astype("<u2").tobytes(),
+        rng.integers(0, 256, 4096).astype("u1").tobytes(),
+        rng.integers(0, 50, 2048).astype("<u2").tobytes(),
+        rng.normal(size=1024).astype("<f4").tobytes(),
+        np.arange(0x4E00, 0x5600, dtype="<u2").tobytes() + b"\x01\x00",
+        b"some text\0with zeros " * 100,
+        ("话说天下大势，分久必合。\n" * 50).encode("gb18030") + b"\0",
+    ):
+        assert wide_encoding(made[:4096]) == ""
+
+
+def test_a_detected_encoding_is_counted_and_a_damaged_manifest_overwritten(
+    tmp_path: Path, vocab: Path, capsys
+) -> None:
+    books = tmp_path / "books"
+    books.mkdir()
+    (books / "a.txt").write_bytes((SPOKEN["ru"] * 3 + "\n").encode("cp1251"))
+    (books / "b.txt").write_text("It was the best of times, and it was the worst of times.\n")
+    (books / "c.txt").write_bytes(HEBREW)
+    out = tmp_path / "out"
+    given = [*f"--books {books} --out {out} --vocab {vocab} --workers 1".split()]
+    assert main([*given, "--validation-fraction", "0"]) == 0
+    (source,) = Manifest.load(out).sources
+    assert source["encodings"] == {"cp1251": 1}
+    assert source["dropped"] == {"bad_utf8": 1}
+    assert "books: 1 in cp1251 (detected" in capsys.readouterr().err
+    (out / "manifest.json").write_text("{damaged")
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        main([*given, "--validation-fraction", "0"])
+    assert main([*given, "--validation-fraction", "0", "--overwrite"]) == 0
+    assert Manifest.load(out).documents["written"] == 2
