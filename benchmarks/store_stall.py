@@ -4,7 +4,7 @@ r"""How long training waits for its rows when they come from a store of a limite
 
 A web server in a process of its own gives shards of made-up text at no more than the bandwidth,
 over all connections together. A loop asks the loader for 2,048 rows of 128 tokens per step and
-rests in between, so that it takes so many rows per second; 20,000 is what eight H100 take of
+rests in between, at the rate of --rows-per-second; 20,000 is what eight H100 take of
 BERT-large (``docs/performance.md``). The cache holds two blocks and the lengths of the sentences,
 less than the corpus, so shards are fetched and evicted all the time. Blocks are an eighth of the
 loader's own size, so that a minute sees several. The share of the time that the loop waits counts
@@ -52,7 +52,7 @@ def _serve(folder: str, rate: float, parent: Connection) -> None:
 
 @contextmanager
 def limited_store(folder: Path, rate: float) -> Iterator[tuple[str, Connection]]:
-    """Serve a folder at so many bytes per second; give its URL, and where to ask for the bytes."""
+    """Serve a folder at a rate in bytes/s; give its URL and where to ask for the bytes."""
     here, there = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     server = context.Process(target=_serve, args=(str(folder), rate, there), daemon=True)

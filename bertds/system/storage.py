@@ -56,7 +56,7 @@ def is_url(text: object) -> bool:
 
 
 def is_read_only(url: str) -> bool:
-    """Tell whether a URL is of a web server: its driver can neither list nor write."""
+    """Return whether a URL is of a web server: its driver can neither list nor write."""
     return url.lower().startswith(("http://", "https://"))
 
 
