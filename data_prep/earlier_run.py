@@ -79,9 +79,9 @@ class EarlierRun:
     def _finished_before(self) -> bool:
         try:
             manifest = Manifest.load(self.out)
-        except DataError:
+        except DataError as error:
             if not self.overwrite:
-                raise
+                raise DataError(f"{error}; --overwrite prepares the folder again") from None
             self._clear()  # a damaged manifest says nothing that could be used
             return False
         before = {

@@ -195,7 +195,8 @@ def _explain(key: str) -> None:
             print(name)
             text = in_json[name]
         else:
-            print(f"{name}  ({describe_type(recipe_keys[name])}; default {default_of(name)!r})")
+            default = _as_yaml(default_of(name))
+            print(f"{name}  ({describe_type(recipe_keys[name])}; default {default})")
             text = field_docs()[name]
         print(textwrap.fill(text, 80, initial_indent="    ", subsequent_indent="    "))
 

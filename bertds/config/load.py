@@ -31,6 +31,7 @@ from bertds.config.locate import find_recipe
 from bertds.config.recipe import Config
 from bertds.config.suggest import nearest
 from bertds.errors import ConfigError
+from bertds.system.json_fields import MOST
 from bertds.system.yaml_text import LimitedLoader, load_yaml
 
 if TYPE_CHECKING:
@@ -275,7 +276,7 @@ def _coerce(value: object, kind: object, key: str) -> object:
         raise wrong
     if kind is float:
         return number
-    if number != int(number):
+    if number != int(number) or abs(number) > MOST:  # what numpy and torch count with
         raise wrong
     return int(value) if isinstance(value, int) else int(number)
 

@@ -241,8 +241,9 @@ class GuardConfig:
     """Skip a step whose gradient norm exceeds the mean of the last `spike_window` steps by this
     number of standard deviations; 0 = never."""
     spike_window: int = 200
-    """Number of recent updates that spike_sigmas is compared with. It takes effect after 20
-    updates, or after one full window if that is shorter."""
+    """Number of recent updates from which the mean and standard deviation for spike_sigmas are
+    computed. The rule takes effect after 20 updates, or after one full window if that is
+    shorter."""
     peer_timeout_seconds: float = 45.0
     """A process that sends no heartbeat for this long is considered lost; the others stop with an
     error that names it. 0 = off. Does not affect results."""

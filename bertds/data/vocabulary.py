@@ -283,8 +283,18 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("vocab.txt", tokenizer_json.FILE))
 
 
+_SENTENCEPIECE = (".model", ".spm")
+_OTHER_FORMS = ("vocab.json", "merges.txt", *_SENTENCEPIECE)
+_CONVERT = (
+    "transformers makes a tokenizer.json of it: "
+    "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW)"
+)
+
+
 def _vocabulary_file(path: Path) -> Path:
     if not path.is_dir():
+        if path.name.endswith(_SENTENCEPIECE):
+            raise DataError(f"{path}: neither a vocab.txt nor a tokenizer.json; {_CONVERT}")
         return path
     names = ["vocab.txt", tokenizer_json.FILE]
     both = all((path / name).is_file() for name in names)
@@ -295,8 +305,12 @@ def _vocabulary_file(path: Path) -> Path:
     for name in names:
         if (path / name).is_file():
             return path / name
-    there = ", ".join(sorted(p.name for p in path.iterdir())[:6]) or "nothing"
-    raise DataError(f"{path}: neither {' nor '.join(names)} in this folder (found: {there})")
+    held = sorted(p.name for p in path.iterdir())
+    there = ", ".join(held[:6]) or "nothing"
+    remedy = f"; {_CONVERT}" if any(name.endswith(_OTHER_FORMS) for name in held) else ""
+    raise DataError(
+        f"{path}: neither {' nor '.join(names)} in this folder (found: {there}){remedy}"
+    )
 
 
 def _files(path: Path, file: Path) -> dict[str, Path]:

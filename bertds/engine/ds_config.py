@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from bertds.config.suggest import nearest_or_all
 from bertds.engine import ds_config_keys as schema
 from bertds.errors import ConfigError
 from bertds.optim.settings import OptimizerSettings, parse_optimizer
+from bertds.system.json_fields import MOST, is_finite
 
 Precision = Literal["fp32", "bf16", "fp16", "autocast"]
 
@@ -228,7 +228,7 @@ def _check_value(value: object, rule: object, full: str) -> object:
     if rule in (schema.WHOLE, schema.WHOLE_OR_ZERO):
         least = 1 if rule == schema.WHOLE else 0
         number = _finite(value)
-        if number is None or number != int(number) or number < least:
+        if number is None or number != int(number) or not least <= number <= MOST:
             raise ConfigError(f"{full}={_short(value)} must be a whole number of at least {least}")
         return int(number)
     if rule == schema.NUMBER:
@@ -245,10 +245,10 @@ def _check_value(value: object, rule: object, full: str) -> object:
 
 
 def _finite(value: object) -> int | float | None:
-    """Return a number as it is; None for anything else, infinity and NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a number as it is; None for anything else, infinity, NaN, and integers as large."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    return value if is_finite(value) else None
 
 
 def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:

@@ -172,7 +172,7 @@ class Metrics:
         if self.meter is not None:
             values.update(self.meter.read(tokens, state.samples - self._samples, seconds))
         if self.rank_speed is not None:
-            values.update(self.rank_speed.line(state.step))
+            values.update(self.rank_speed.line())
         self._samples = state.samples
         scale = self.engine.loss_scale()
         if scale is not None:

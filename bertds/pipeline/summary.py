@@ -155,8 +155,8 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
         sum(prompt[key] == prompt["answer"] for prompt in prompts) for key in ("before", "after")
     )
     return [
-        f"{after} of {len(prompts)} answers are correct after training, and {before} before. Of "
-        f"all held-out sentences, it answers correctly {asked}.",
+        f"{after} of {len(prompts)} answers are correct after training, and {before} before. "
+        f"Correct answers on all held-out sentences: {asked}.",
         "None of these sentences is in the training text: the model learned each fact from "
         "sentences that are worded differently.",
     ]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from bertds.config.ramps import held_out_mask_rate
-from bertds.config.recipe import DataConfig
+from bertds.config.recipe import DataConfig, ModelConfig
 from bertds.data.batches import MicroBatch
 from bertds.data.loader import open_source, validation_batches
 from bertds.data.sources.base import Source
@@ -35,6 +35,7 @@ def evaluate(
     seed = trained.manifest.get("recipe", {}).get("run", {}).get("seed", 42)
     source = open_source(data, seed, split=split)
     _check_vocabulary(trained, source)
+    _check_tables(trained.config, data)
     batches = validation_batches(
         source,
         data,
@@ -67,6 +68,20 @@ def evaluate(
             scores["tokens_per_word"] = per_word
             scores["mlm_loss_per_word"] = scores["mlm_loss"] * scores["tokens_per_word"]
     return scores
+
+
+def _check_tables(model: ModelConfig, data: DataConfig) -> None:
+    """Make sure that each position and segment of a row has an embedding."""
+    if model.style != "bert":  # the others have neither table
+        return
+    if data.sequence_length > model.max_position_embeddings:
+        raise DataError(
+            f"rows of {data.sequence_length} tokens; the model has "
+            f"{model.max_position_embeddings} positions: set --sequence-length, at most "
+            f"{model.max_position_embeddings}"
+        )
+    if data.pairs != "none" and model.type_vocab_size < 2:
+        raise DataError("rows of two segments; the model has one (type_vocab_size=1)")
 
 
 def _tokens_per_word(source: Source, counts: np.ndarray) -> float:

@@ -21,6 +21,14 @@ MOST = 2**63 - 1
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
+def is_finite(number: float) -> bool:
+    """Return whether a number is finite as a float: 10**400 is an int and becomes none."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
 def parse_json(text: str | bytes) -> Any:
     """Read JSON text.
 
@@ -168,7 +176,7 @@ class Field:
     def number(self, least: float = -math.inf) -> float:
         """Return a finite number."""
         good = isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
-        if not good or not math.isfinite(self.value) or self.value < least:
+        if not good or not is_finite(self.value) or self.value < least:
             self.fail("a number" if least == -math.inf else f"a number, {least:g} or more")
         return float(self.value)
 

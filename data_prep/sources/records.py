@@ -189,7 +189,7 @@ def parquet_documents(
                     document = _cell_document(value, title)
                     counted.add(len(document.text) + len(document.title), packed)
                     yield document
-    except (OSError, ArrowException) as error:
+    except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged Parquet ({error})") from error
 
 
@@ -233,7 +233,7 @@ def parquet_row_groups(
                 for group in groups
                 for i in range(group.num_columns)
             )
-    except (OSError, ArrowException) as error:
+    except (OSError, ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not a Parquet file ({error})") from error
     Unpacking(file_path(str(path)), limits).add(sum(sizes), packed)
     if column not in names:

@@ -191,10 +191,14 @@ def page_document(page: bytes, wiki: Site) -> Document:
 
 def _unescaped(text: str) -> str:
     """Undo XML's escapes; what is in ``<![CDATA[...]]>`` has none."""
-    if "<" in text:  # all others are escaped
+    if "<" in text:  # all others are escaped; in a damaged dump it may also begin no CDATA
         pieces = _CDATA.split(text)
-        pieces[::2] = map(_unescaped, pieces[::2])
+        pieces[::2] = map(_unescaped_outside, pieces[::2])
         return "".join(pieces)
+    return _unescaped_outside(text)
+
+
+def _unescaped_outside(text: str) -> str:
     if "&" in text:
         pieces = _ESCAPE.split(text)
         pieces[1::2] = map(_ESCAPED.__getitem__, pieces[1::2])

@@ -358,8 +358,8 @@ def _date(arguments: Arguments, ways: Conventions) -> str:
 
 
 def _date_us(arguments: Arguments, ways: Conventions) -> str:
-    """Read ``1999|5|1`` as "May 1, 1999"; with ``df=y`` as "1 May 1999"."""
-    day_first = arguments.get("df")[:1] in ("y", "d")
+    """Read ``1999|5|1`` as "May 1, 1999"; with ``df=y``, or on other wikis, as ``_date``."""
+    day_first = arguments.get("df")[:1] in ("y", "d") or ways.months[:1] != ("January",)
     return _written(arguments.positional, ways, ways.form if day_first else "{m} {d}, {y}")
 
 
@@ -379,7 +379,12 @@ def _written(given: Sequence[str], ways: Conventions, form: str) -> str:
         return year
     name = ways.months[int(month) - 1]
     if not day:
-        return f"{name} {year}"
+        if form.startswith("{y}"):  # "1999年5月", "1999. május"
+            form = form.partition("{d}")[0].strip()
+        elif form.startswith("{d}"):  # "mayo de 1999"
+            form = "{m}" + form.partition("{m}")[2]
+        else:
+            form = "{m} {y}"
     return _in_form(day.lstrip("0"), name, year, ways, form)
 
 

@@ -13,7 +13,7 @@ import torch
 import bertds
 from bertds.cli import main as command
 from bertds.data.batches import MicroBatch
-from bertds.errors import CheckpointError, ConfigError
+from bertds.errors import CheckpointError, ConfigError, DataError
 
 SMALL = {
     "hidden_size": 32,
@@ -77,6 +77,8 @@ def test_the_road_by_functions(
         bertds.evaluate(result.run_dir, max_sample=6)
     with pytest.raises(ConfigError, match="did you mean train_vocab"):
         bertds.prepare(tmp_path / "other", text=tiny_text, train_vocabulary=300)
+    with pytest.raises(DataError, match="rows of 500 tokens; the model has 64 positions"):
+        bertds.evaluate(result.run_dir, sequence_length=500)
     with pytest.raises(CheckpointError):
         bertds.evaluate(tmp_path / "nothing", data)
 

@@ -50,6 +50,7 @@ def test_a_resolved_config_reads_back_the_same() -> None:
         ("model.warmup_steps=3", r"did you mean schedule.warmup_steps\?"),
         ("run.seed=x", "run.seed='x' must be an integer"),
         ("run.seed=1.5", "run.seed=1.5 must be an integer"),
+        (f"schedule.total_steps={2**63}", "schedule.total_steps=9223372036854775808 must be"),
         (f"data.masked_lm_prob={10**400}", "data.masked_lm_prob=1000+ must be a number"),
         ("run.seed=true", "run.seed=True must be an integer"),
         ("run.seed=-1", "run.seed=-1 must be at least 0"),

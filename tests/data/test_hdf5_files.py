@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import h5py
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from bertds.data.formats.nvidia_hdf5 import read_header, read_instances
-from bertds.data.formats.token_shards import TokenShard
+from bertds.data.formats.token_shards import TokenShard, write_token_shard
 from bertds.errors import DataError
 
 SECRET = b"root:secret:0:0" * 20
@@ -42,6 +43,10 @@ def _virtual(file: h5py.File, name: str, shape, dtype, outside: Path) -> None:
     layout = h5py.VirtualLayout(shape, dtype)
     layout[...] = h5py.VirtualSource(str(outside / "other.h5"), name, shape)
     file.create_virtual_dataset(name, layout)
+
+
+def _texts(file: h5py.File, name: str, shape, dtype, outside: Path) -> None:
+    file.create_dataset(name, shape, h5py.string_dtype(), fillvalue="a text in a heap")
 
 
 ATTACKS = {
@@ -92,6 +97,82 @@ def test_token_shards_that_lie_in_another_file_are_refused(tmp_path: Path, kind)
         file.create_dataset("document_offsets", data=np.array([0, 1], "<i8"))
     with pytest.raises(DataError, match=f"shard_00000.h5: token_ids (is|has) {kind}"):
         TokenShard.open(path)
+
+
+def token_shard(path: Path) -> bytearray:
+    write_token_shard(
+        path, np.arange(8), [0, 4, 8], [0, 1, 2], vocab_size=100, fingerprint="f" * 64
+    )
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("entry", ["free", "text"])
+def test_a_heap_that_hdf5_would_walk_without_end_is_refused(tmp_path: Path, entry: str) -> None:
+    """An entry of zero bytes, and one whose size overflows to zero with its header."""
+    data = token_shard(path := tmp_path / "shard_00000.h5")
+    heap = data.index(b"GCOL")
+    assert data[heap + 32 : heap + 50] == b"bertds-token-shard"
+    if entry == "free":
+        data[heap + 56 : heap + 80] = bytes(24)
+    else:
+        data[heap + 24 : heap + 32] = (2**64 - 16).to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=f"damaged: the heap at byte {heap} has an impossible"):
+        TokenShard.open(path)
+
+
+def test_a_heap_inside_the_tokens_is_not_found(tmp_path: Path) -> None:
+    """Nothing but the few bytes around the values is searched for heaps, and shown to HDF5."""
+    path = tmp_path / "shard_00000.h5"
+    heap = np.frombuffer(b"GCOL\x01" + bytes(3) + (4096).to_bytes(8, "little"), np.uint16)
+    tokens = np.zeros(4096, np.uint16)
+    tokens[:8] = heap
+    write_token_shard(path, tokens, [0, 4096], [0, 1], vocab_size=65_000, fingerprint="f" * 64)
+    assert TokenShard.open(path).tokens == 4096  # ids that look like a heap are ids
+    data = bytearray(path.read_bytes())
+    first, second = data.index(b"GCOL"), data.rindex(b"GCOL")
+    assert first < second
+    at = data.index(first.to_bytes(8, "little"))
+    while at >= 0:  # each attribute now refers to the heap among the tokens
+        data[at : at + 8] = second.to_bytes(8, "little")
+        at = data.find(first.to_bytes(8, "little"))
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="damaged, or not a token shard"):
+        TokenShard.open(path)
+
+
+def test_many_heaps_inside_each_other_take_little_time(tmp_path: Path) -> None:
+    data = token_shard(path := tmp_path / "shard_00000.h5")
+    count = 3000
+    size = 32 * count
+    for number in range(count):
+        data += b"GCOL\x01" + bytes(3) + (size - 32 * number).to_bytes(8, "little")
+        data += (1).to_bytes(8, "little") + bytes(8)
+    path.write_bytes(data)
+    began = time.process_time()
+    with pytest.raises(DataError, match="has an impossible entry"):
+        TokenShard.open(path)
+    assert time.process_time() - began < 2
+
+
+def test_texts_are_refused_before_hdf5_reads_their_heap(tmp_path: Path) -> None:
+    """A dataset's fill value may be a text in a heap, and HDF5 reads it to describe the dataset."""
+    path = instance_file(tmp_path / "rows.hdf5", "input_ids", _texts, tmp_path / "outside")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"GCOL") + 56 : data.index(b"GCOL") + 64] = bytes(8)
+    path.write_bytes(data)
+    for read in (read_header, read_instances):
+        with pytest.raises(DataError, match=r"rows.hdf5: input_ids is object, expected integers"):
+            read(path)
+
+
+@pytest.mark.parametrize("name", ["format", "version", "fingerprint"])
+def test_attributes_that_are_arrays_are_refused(tmp_path: Path, name: str) -> None:
+    token_shard(path := tmp_path / "shard_00000.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs[name] = np.array([1, 2])
+    with pytest.raises(DataError, match=r"not a token shard|shard version None|fingerprint None"):
+        TokenShard.open(path, fingerprint="f" * 64)
 
 
 def test_a_small_file_cannot_ask_for_terabytes(tmp_path: Path) -> None:

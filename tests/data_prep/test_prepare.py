@@ -19,6 +19,7 @@ import pytest
 from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
 from bertds.data.vocabulary import read_vocabulary
+from bertds.errors import DataError
 from data_prep.build_wiki_books import main
 from data_prep.stages.instances import deal_blocks
 from tests.support.prep_options import wiki_options
@@ -291,3 +292,15 @@ def test_lost_or_damaged_output_is_made_again(
         next(out.glob("hdf5_*/*/*_training_0.hdf5")).write_bytes(b"")
     assert main(arguments(out, wiki_dump, vocab)) == 0
     assert made.tree(out) == made.tree(prepared)
+
+
+def test_a_damaged_manifest_is_refused_and_overwritten(
+    tmp_path: Path, wiki_dump: Path, vocab: Path
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(out, wiki_dump, vocab)) == 0
+    (out / "manifest.json").write_text('{"half')
+    with pytest.raises(DataError, match=r"manifest\.json: damaged .*; --overwrite prepares"):
+        main(arguments(out, wiki_dump, vocab))
+    assert main(arguments(out, wiki_dump, vocab, "--overwrite")) == 0
+    assert Manifest.load(out).documents["written"] == 60

@@ -103,6 +103,8 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
         ({"train_batch_size": 0}, "train_batch_size=0 must be a whole number of at least 1"),
         ({"train_batch_size": 2.5}, "must be a whole number"),
         ({"train_batch_size": True}, "must be a whole number"),
+        ({"train_batch_size": 1e308}, "must be a whole number"),
+        ({"gradient_clipping": 10**400}, "must be a number of at least 0"),
         ({"gradient_clipping": -1}, "gradient_clipping=-1 must be a number of at least 0"),
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage=4 must be one of 0, 1, 2"),
         ({"zero_optimization": {"stage": True}}, "must be one of 0, 1, 2, 3"),

@@ -165,7 +165,7 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
     assert main(command) == 0
     out = " ".join(capfd.readouterr().out.split())
     assert (
-        "and 0 before. Of all held-out sentences, it answers correctly" in out
+        "and 0 before. Correct answers on all held-out sentences" in out
         and "of 96 about a capital" in out
     )
     assert "most frequent word" in out and "A full run" in out and "predict --task fill-mask" in out
@@ -196,3 +196,10 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
     assert main([one.replace("total_steps=4", "total_steps=5") for one in command]) == 0
     assert read_metrics(work / "run" / "metrics.jsonl").validation[-1]["step"] == 5
     assert json.loads((work / "scores.json").read_text())["stamp"] != scores["stamp"]
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr("bertds.commands.pipeline.write_report", fail)
+    assert main([one.replace("total_steps=4", "total_steps=5") for one in command]) == 0
+    assert "no report: RuntimeError: no such font" in capfd.readouterr().err

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,31 @@ def test_a_vocabulary_may_be_a_models_name(
     assert main([*command, "--vocab", "bert-base-uncased"]) == 0
     prepared = tmp_path / "out" / "tokenizer" / "vocab.txt"
     assert prepared.read_text() == (own / "bert-base-uncased" / "vocab.txt").read_text()
+
+
+def test_convert_and_extend_take_a_models_name_for_its_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "models"
+    small(own, "bert-base-uncased")
+    monkeypatch.setenv("BERTDS_MODELS", str(own))
+    named = own / "bert-base-uncased"
+    source, dle = tmp_path / "source", tmp_path / "dle"
+    shutil.copytree(named, source)
+    assert main(["convert", str(source), str(dle), "--to", "dle"]) == 0
+    (dle / "vocab.txt").unlink()
+    (bare,) = dle.glob("*.pt")
+    tokens = (named / "vocab.txt").read_text()
+    (named / "vocab.txt").write_text(tokens.replace("\na\n", "\nqq\n"))  # of another vocabulary
+    for command in (
+        ["convert", str(bare), str(tmp_path / "convert"), "--to", "hf"],
+        ["extend", str(source), str(tmp_path / "extend")],
+    ):
+        assert main([*command, "--vocab", "bert-base-uncased"]) == 0, capsys.readouterr().err
+        written = (tmp_path / command[0] / "vocab.txt").read_text()
+        assert written == (named / "vocab.txt").read_text() != tokens
+    assert main(["convert", str(bare), str(tmp_path / "x"), "--to", "hf", "--vocab", "no"]) == 2
+    assert "--vocab no: no such file" in capsys.readouterr().err
 
 
 def test_a_vocabulary_needs_no_weights_in_the_cache(tmp_path: Path) -> None:

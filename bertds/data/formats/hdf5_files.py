@@ -4,12 +4,18 @@ HDF5 has three ways to make a dataset of bytes elsewhere: external storage (``/e
 byte 0), links into other HDF5 files, and virtual datasets put together of other files. Whoever
 prepared the file would choose which of the reader's files are read. All three are refused by name
 before anything is opened or read, and so is a file that unpacks to very much more than it holds.
+
+Texts of variable length are kept in heaps of the file. HDF5 (2.0.0) does not return from reading a
+heap with an entry of zero bytes, and no signal ends it. Heaps are therefore checked before HDF5
+sees them, and datasets of such texts are refused.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
-from collections.abc import Iterator
+import mmap
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,22 +28,33 @@ MAX_UNPACKED_RATIO = 400
 """Rows packed with gzip, all padding included, come to 10 to 60 times the file."""
 FREE_BYTES = 64 << 20
 """A file may always unpack to this much: small files are mostly headers."""
+_HEAP = b"GCOL\x01"
+_HEAP_HEADER = 16
+"""Signature, version, three reserved bytes, and the size of the whole heap."""
+_ENTRY_HEADER = 16
+"""Of an entry in a heap: number, references, four reserved bytes, size."""
+_MAX_ENTRIES = 100_000
+"""A token shard's one heap has three. The bound keeps heaps inside heaps from costing much time."""
 _LINKS = {h5py.SoftLink: "a soft link", h5py.ExternalLink: "a link into another file"}
 
 
 @contextmanager
-def open_hdf5(path: Path | str, kind: str = "HDF5") -> Iterator[h5py.File]:
+def open_hdf5(
+    source: Path | str | io.RawIOBase, kind: str = "HDF5", path: Path | str = ""
+) -> Iterator[h5py.File]:
     """Open an HDF5 file for reading.
 
     Args:
-        path: the file.
+        source: the file, by name or open.
         kind: what it should be, for messages.
+        path: the name of an open file, for messages.
 
     Raises:
         DataError: it is missing, damaged, or no HDF5, now or while it is read.
     """
+    path = path or str(source)
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(source, "r") as file:
             yield file
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing") from error
@@ -55,7 +72,8 @@ def dataset(path: Path | str, file: h5py.File, name: str) -> h5py.Dataset | None
         name: of the dataset, in the root group.
 
     Raises:
-        DataError: the name or its bytes lead out of the file, or it unpacks to far too much.
+        DataError: the name or its bytes lead out of the file, it does not hold integers, or it
+            unpacks to far too much.
     """
     link = file.get(name, getlink=True)
     if link is None:
@@ -67,6 +85,9 @@ def dataset(path: Path | str, file: h5py.File, name: str) -> h5py.Dataset | None
     found = file[name]
     if not isinstance(found, h5py.Dataset):
         return None
+    # First of all: for texts, HDF5 reads a heap to answer the next question.
+    if found.dtype.kind not in "iu":
+        raise DataError(f"{path}: {name} is {found.dtype}, expected integers")
     if found.is_virtual:
         raise DataError(
             f"{path}: {name} is a virtual dataset, made of other files; only data in the file "
@@ -94,6 +115,101 @@ def _check_size(path: Path | str, file: h5py.File, name: str, found: h5py.Datase
             f"{MAX_UNPACKED_RATIO} times the file size (and {FREE_BYTES >> 20} MiB) is read. If "
             "this is expected, write it again without compression"
         )
+
+
+def attributes(
+    path: Path | str, names: Collection[str], values: Sequence[tuple[int, int]]
+) -> dict[str, object]:
+    """Return attributes of a file's root group, without those that are missing or arrays.
+
+    HDF5 is given the file with zeros in the place of its datasets' values, so that all of the
+    heaps it can find are among the few bytes that are left, which are checked.
+
+    Args:
+        path: the file.
+        names: of the attributes.
+        values: where the values of contiguous datasets are: offset and number of bytes.
+
+    Raises:
+        DataError: the file or a heap is damaged.
+    """
+    with open(path, "rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        rest = _gaps(len(mapping), values)
+        for begin, end in rest:
+            _check_heaps(path, mapping, begin, end)
+        with open_hdf5(_Excerpt(mapping, rest), "a token shard", path) as file:
+            if file.id.get_create_plist().get_sizes() != (8, 8):
+                raise DataError(f"{path}: its offsets are not of 8 bytes")
+            return {
+                name: file.attrs[name]
+                for name in names
+                if name in file.attrs and file.attrs.get_id(name).shape == ()
+            }
+
+
+def _gaps(size: int, taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return begin and end of each stretch of the file that no dataset's values take."""
+    gaps, begin = [], 0
+    for offset, length in sorted(taken):
+        if begin < offset:
+            gaps.append((begin, min(offset, size)))
+        begin = max(begin, offset + length)
+    return [*gaps, (begin, size)] if begin < size else gaps
+
+
+def _check_heaps(path: Path | str, data: mmap.mmap, begin: int, end: int) -> None:
+    """Walk each global heap collection (HDF5's File Format Specification 3.0, III.E)."""
+    heap, seen = data.find(_HEAP, begin, end), 0
+    while heap >= 0:
+        stop = heap + int.from_bytes(data[heap + 8 : heap + _HEAP_HEADER], "little")
+        entry = heap + _HEAP_HEADER
+        while entry + _ENTRY_HEADER <= stop <= end:
+            number = int.from_bytes(data[entry : entry + 2], "little")
+            length = int.from_bytes(data[entry + 8 : entry + _ENTRY_HEADER], "little")
+            # Entry 0 is what is free, its own header included.
+            if number:
+                length = _ENTRY_HEADER + -(-length // 8) * 8
+            seen += 1
+            if not _ENTRY_HEADER <= length <= stop - entry or seen > _MAX_ENTRIES:
+                break
+            entry += length
+        if not stop - _ENTRY_HEADER < entry <= stop <= end:
+            raise DataError(f"{path}: damaged: the heap at byte {heap} has an impossible entry")
+        heap = data.find(_HEAP, heap + 1, end)
+
+
+class _Excerpt(io.RawIOBase):
+    """A file of which only some stretches are shown; the rest reads as zeros."""
+
+    def __init__(self, data: mmap.mmap, shown: Sequence[tuple[int, int]]) -> None:
+        self._data, self._shown = data, shown
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: len(self._data)}[whence]
+        self._at = origin + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        begin, end = self._at, min(self._at + len(buffer), len(self._data))
+        if end <= begin:
+            return 0
+        buffer[: end - begin] = bytes(end - begin)
+        for first, last in self._shown:
+            first, last = max(first, begin), min(last, end)
+            if first < last:
+                buffer[first - begin : last - begin] = self._data[first:last]
+        self._at = end
+        return end - begin
 
 
 def read_whole(path: Path | str, name: str, found: h5py.Dataset) -> np.ndarray:

@@ -15,6 +15,7 @@ needed; HDF5 around it, so that every tool can look inside. Equal contents give 
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,7 @@ from typing import Literal
 import h5py
 import numpy as np
 
-from bertds.data.formats.hdf5_files import dataset, open_hdf5
+from bertds.data.formats.hdf5_files import attributes, dataset, open_hdf5
 from bertds.data.formats.manifest import ShardInfo
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path, sha256_file
@@ -224,10 +225,10 @@ class TokenShard:
         if info is not None:
             _verify_file(path, info, verify)
         with open_hdf5(path, "a token shard") as file:
-            _check_header(path, file, fingerprint)
             places = {n: _place(path, file, n) for n in ARRAY_TYPES}
             if "word_starts" in file:
                 places["word_starts"] = _place(path, file, "word_starts")
+        _check_header(path, places.values(), fingerprint)
         try:
             with open(path, "rb") as raw:
                 mapping = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
@@ -299,18 +300,22 @@ def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
         )
 
 
-def _check_header(path: Path, file: h5py.File, fingerprint: str | None) -> None:
-    if file.attrs.get("format") != SHARD_FORMAT:
-        raise DataError(f"{path}: not a token shard (format {file.attrs.get('format')!r})")
-    if file.attrs.get("version") != SHARD_VERSION:
+def _check_header(
+    path: Path, places: Iterable[tuple[np.dtype, int, int]], fingerprint: str | None
+) -> None:
+    values = [(offset, count * dtype.itemsize) for dtype, count, offset in places]
+    found = attributes(path, ("format", "version", "fingerprint"), values)
+    if found.get("format") != SHARD_FORMAT:
+        raise DataError(f"{path}: not a token shard (format {found.get('format')!r})")
+    if found.get("version") != SHARD_VERSION:
         raise DataError(
-            f"{path}: shard version {file.attrs.get('version')}, but this version of bertds reads "
+            f"{path}: shard version {found.get('version')}, but this version of bertds reads "
             f"version {SHARD_VERSION}"
         )
-    if fingerprint is not None and file.attrs.get("fingerprint") != fingerprint:
+    if fingerprint is not None and found.get("fingerprint") != fingerprint:
         raise DataError(
             f"{path}: made with another tokenizer (fingerprint "
-            f"{str(file.attrs.get('fingerprint'))[:12]}..., expected {fingerprint[:12]}...)"
+            f"{str(found.get('fingerprint'))[:12]}..., expected {fingerprint[:12]}...)"
         )
 
 
@@ -321,7 +326,9 @@ def _place(path: Path, file: h5py.File, name: str) -> tuple[np.dtype, int, int]:
         raise DataError(f"{path}: not a token shard: {name} is missing")
     types = [np.dtype(t) for t in (ARRAY_TYPES | _OPTIONAL_TYPES)[name]]
     if found.dtype not in types or found.ndim != 1:
-        raise DataError(f"{path}: {name} is {found.dtype} with {found.ndim} dimensions")
+        raise DataError(
+            f"{path}: not a token shard: {name} is {found.dtype} with {found.ndim} dimensions"
+        )
     offset = found.id.get_offset()
     if offset is None:
         raise DataError(f"{path}: {name} is empty, chunked or compressed, so cannot be mapped")

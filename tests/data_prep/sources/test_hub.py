@@ -157,6 +157,19 @@ def test_a_copy_without_its_card_and_the_same_text_as_parquet_give_the_same_shar
     assert source_entry["name"] == "hf:wikipedia:20231101.en" and source_entry["kind"] == "hf"
 
 
+def test_a_licence_that_cannot_be_looked_up_ends_nothing(
+    wikipedia: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConnectionError("no network")
+
+    given = f"{wikipedia}:20231101.en"
+    assert {file.licence for file in find_hub(given, "train", "text")} == {"cc-by-sa-3.0, gfdl"}
+    monkeypatch.setattr("huggingface_hub.DatasetCard", SimpleNamespace(load=fail))
+    files = find_hub(given, "train", "text")
+    assert len(files) == 3 and {file.licence for file in files} == {""}
+
+
 def test_a_file_on_the_hub_is_read_where_it_lies_and_named_with_its_revision(
     wikipedia: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,10 @@ def test_parquet(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"nothing of the kind")
     with pytest.raises(DataError, match="not a Parquet file"):
         read("parquet", tmp_path / "b.parquet", ("text",))
+    # A column's name that is no UTF-8, at each of its places.
+    (tmp_path / "b.parquet").write_bytes(path.read_bytes().replace(b"text", b"te\xfft"))
+    with pytest.raises(DataError, match=r"not a Parquet file|damaged Parquet|no column"):
+        read("parquet", tmp_path / "b.parquet", ("text",))
 
 
 def test_pubmed(tmp_path: Path, shared_data: Path) -> None:

@@ -125,6 +125,16 @@ def test_a_vocabulary_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:
         load_tokenizer_info(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("name", ["spiece.model", "source.spm", "vocab.json", "merges.txt"])
+def test_files_of_other_forms_are_refused_with_the_remedy(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\n\x0e\n\x05<unk>")
+    with pytest.raises(DataError, match=rf"found: {name}\); transformers makes a tokenizer.json"):
+        load_tokenizer_info(tmp_path)
+    if not name.endswith((".json", ".txt")):
+        with pytest.raises(DataError, match=rf"{name}: neither .*; transformers makes"):
+            load_tokenizer_info(tmp_path / name)
+
+
 def test_an_alphabet_is_as_large_as_the_text_needs(tmp_path: Path, capsys) -> None:
     rng = random.Random(3)
     ideographs = [chr(0x4E00 + i) for i in range(3000)]

@@ -329,3 +329,5 @@ def test_a_page_in_cdata(made: SimpleNamespace) -> None:
     assert page_document(page.encode(), site()).text == "A & B is in CDATA here."
     mixed = made.page("T", "X").replace(">X<", ">It is &lt;b&gt;<![CDATA[<i>here</i>]]> at last.<")
     assert page_document(mixed.encode(), site()).text == "It is here at last."
+    damaged = made.page("T", "X").replace(">X<", ">Here 1 < 2 &amp; so on.<")
+    assert page_document(damaged.encode(), site()).text == "Here 1 < 2 & so on."
