@@ -18,12 +18,14 @@ def _require(condition: bool, message: str) -> None:
 def check(config: Config) -> None:
     """Refuse values and combinations that cannot work, naming key, value and remedy."""
     model, data, schedule = config.model, config.data, config.schedule
+    # Bounds of single values.
     for key in all_keys():
         section, name = key.split(".", 1)
         value = getattr(getattr(config, section), "from_" if name == "from" else name)
         lowest = 1 if key in _POSITIVE else 0
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             _require(value >= lowest, f"{key}={value} must be at least {lowest}")
+    # Fractions.
     for key in _SHARES:
         section, name = key.split(".", 1)
         value = getattr(getattr(config, section), name)
@@ -74,6 +76,7 @@ def check(config: Config) -> None:
         f"data.sequence_length={data.sequence_length}; use approximately the number of rows per "
         "micro batch times their mean length",
     )
+    # Paths and URLs.
     check_urls(config)
     _require(
         schedule.warmup_steps is None or schedule.warmup_ratio is None,
@@ -85,6 +88,7 @@ def check(config: Config) -> None:
         "schedule.warmup_steps counts steps, but schedule.clock_hours follows the clock; set "
         "schedule.warmup_ratio instead",
     )
+    # Warm-up and decay must fit into the schedule.
     horizon = schedule.horizon_steps or schedule.first_step + schedule.total_steps
     _require(
         horizon >= schedule.first_step + schedule.total_steps,

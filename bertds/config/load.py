@@ -141,6 +141,7 @@ def load_config(
         nested = read_yaml(find_recipe(recipe))
     else:
         nested = dict(recipe or {})
+    # Flatten the sections to dotted keys; remember where each value was set, for messages.
     flat: dict[str, Any] = {}
     origins: dict[str, str] = {}
     sections = {section.name for section in fields(Config)}
@@ -157,9 +158,11 @@ def load_config(
         for key, value in values.items():
             flat[f"{name}.{key}"] = value
             origins[f"{name}.{key}"] = where
+    # Overrides have priority over the file.
     for key, value in (overrides or {}).items():
         flat[key] = value
         origins[key] = "--set "
+    # A removed key may keep its neutral value, and is dropped from a recipe that a run saved.
     for key, (neutral, remedy) in REMOVED_KEYS.items():
         saved = isinstance(recipe, Mapping) and key not in (overrides or {})
         if key in flat and flat.pop(key) != neutral and not saved:
@@ -183,6 +186,7 @@ def load_config(
         if key in PATH_KEYS:
             value = os.path.expanduser(str(value))
         built[section][attribute] = value
+    # Build the sections, then check combinations of values.
     hints = get_type_hints(Config)
     config = Config(**{name: hints[name](**values) for name, values in built.items()})
     check(config)

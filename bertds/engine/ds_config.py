@@ -260,6 +260,7 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
                 f"{key} is missing; set train_batch_size (the global batch size) and "
                 "train_micro_batch_size_per_gpu; accumulation is derived"
             )
+    # Optimizer, precision and stage decide which other keys are possible.
     optimizer = parse_optimizer(values["optimizer"])
     precision = _precision(values)
     stage = values.setdefault("zero_optimization", {}).get("stage", 0)
@@ -271,11 +272,13 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
             f"{path}: {precision} at ZeRO stage 0 makes an update before the first step "
             "(DeepSpeed 0.19.8); using stage 1 instead"
         )
+    # Offloading needs a stage that partitions what is offloaded.
     for key, least in (("offload_optimizer", 1), ("offload_param", 3)):
         if zero.get(key, {}).get("device", "none") != "none" and stage < least:
             raise ConfigError(
                 f"zero_optimization.{key} needs ZeRO stage {least} or higher, found {stage}"
             )
+    # The data type in which the gradients of micro batches are summed.
     accumulation = values.get("data_types", {}).get("grad_accum_dtype")
     if precision in ("fp32", "autocast") and accumulation not in (None, "fp32"):
         raise ConfigError(

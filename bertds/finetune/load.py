@@ -28,6 +28,7 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     Raises:
         DataError: a file is missing or malformed, or a label was never seen in training.
     """
+    # A dataset of the Hub, or saved by it, has its own splits.
     root = Path(options.data)
     if (options.data and not root.exists()) or (root / "dataset_dict.json").is_file():
         from bertds.finetune.readers.hub import load_hub_task
@@ -40,8 +41,7 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
             if file:
                 raise ConfigError(
                     f"--{option} {file}: cannot be combined with --data {options.data}, which has "
-                    "its own "
-                    "splits; leave one of them out"
+                    "its own splits; omit one of them"
                 )
 
         data = load_hub_task(task, options)
@@ -51,6 +51,7 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
         raise ConfigError("--no-test and --test cannot be combined")
     if task.folder and (root / task.folder).is_dir():
         root = root / task.folder
+    # Files: the training split first, because it defines the labels.
     data = TaskData(Split("train", []), [], [], task.labels)
     train = _find(root, task.train[0], options.train_file)
     if train is None:
@@ -59,6 +60,7 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     data.train = Split("train", _read(task, train, "train", options, data))
     limit = limit_of(options, "train")
     check_labels(task, data.train.rows, data.labels, limit, str(train))
+    # Splits to score or predict; a task may have several of each (MNLI).
     scored = [(task.dev, options.dev_file, "dev"), (task.test, options.test_file, "test")]
     for files, given, split in scored[:1] if options.no_test else scored:
         for place in files:

@@ -104,6 +104,7 @@ def read_status(run: Path) -> Status:
     age = time.time() - file.stat().st_mtime if file.is_file() else 0.0
     step = lines[-1]["step"] if lines else 0
     total = expected_steps(config, metrics, done=(run / "DONE").is_file())
+    # Seconds per step over the last lines.
     recent = train[-10:]
     per_step = 0.0
     if recent:
@@ -112,9 +113,11 @@ def read_status(run: Path) -> Status:
         per_step = (
             seconds / steps if steps > 0 else recent[0]["seconds"] / max(1, recent[0]["step"])
         )
+    # Who holds the run, and whether that process is alive.
     environment = read_object(run / "environment.json", problems)
     starts = starts_of(environment)
     owner, alive = _owner(run / ".lock")
+    # The state: a live process is training, or silent if it writes far less often than usual.
     pause = max((line["seconds"] for line in recent), default=0.0)
     if (run / "DONE").is_file():
         state = "done"
@@ -125,6 +128,7 @@ def read_status(run: Path) -> Status:
         state = "killed"
     else:
         state = "stopped" if lines or starts else "not started"
+    # Files that cannot be read are reported, not fatal.
     read_object(run / "DONE", problems)
     if metrics.skipped:
         lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"

@@ -1,4 +1,4 @@
-"""The commands that read what a run has left: none of them trains.
+"""The commands that read what a run has saved; none of them trains.
 
 ``status``, ``watch`` and ``report`` say how it goes. ``checkpoint`` lists, verifies and converts
 what it saved. ``inspect_rows`` (``bertds inspect``) prints the rows that it trained on.

@@ -245,12 +245,14 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
     ids, mask = arrays["input_ids"], arrays["input_mask"] != 0
     segments, positions = arrays["segment_ids"], arrays["masked_lm_positions"]
     masked_ids = arrays["masked_lm_ids"]
+    # The mask is ones, then zeros: its sum is the length of the row.
     lengths = mask.sum(axis=1, dtype=np.int64)
     column = np.arange(header.sequence_length)
     check.rows(lengths < 3, "input_mask has fewer than 3 real tokens")
     check.rows(
         (mask != (column < lengths[:, None])).any(axis=1), "input_mask is not ones, then zeros"
     )
+    # Segment ids are zeros, then ones: the number of ones says where segment B starts.
     segments = np.where(mask, segments, 0)
     ones = (segments == 1).sum(axis=1)
     second_start = lengths - ones
@@ -274,6 +276,7 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
         check.rows((labels != 0) & (labels != 1), "next_sentence_labels is neither 0 nor 1")
         labels = labels.astype(np.int8)
 
+    # Keep only real tokens and used positions, in the smallest type that holds the ids.
     kept_ids, kept_masked = ids[mask], masked_ids[used]
     largest = max(int(kept_ids.max(initial=0)), int(kept_masked.max(initial=0)))
     dtype = np.uint16 if largest <= 65_535 else np.int32

@@ -158,6 +158,7 @@ class RowMaker:
             DataError: a shard holds an id outside the vocabulary.
         """
         settings, count = self.settings, len(sample_of_row)
+        # The length and label of every row, part by part.
         groups = _group(part_of_row, sample_of_row, len(parts))
         lengths = np.empty(count, np.int64)
         labels = np.empty(count, np.int64)
@@ -165,11 +166,13 @@ class RowMaker:
             pairs = parts[part]
             lengths[rows] = self.row_lengths(pairs, samples)
             labels[rows] = pairs.labels[samples]
+        # Where each row and its masked positions begin; some reserved positions may stay unused.
         row_offsets = offsets_of(lengths)
         predictions = self._predictions
         if mask_rate is not None:
             predictions = self._predictions_at(mask_rate)
         capacity = offsets_of(predictions[lengths])
+        # The flat arrays, filled in place below.
         total, masked = int(row_offsets[-1]), int(capacity[-1])
         flat = FlatRows(
             np.empty(total, np.int64),
@@ -181,6 +184,7 @@ class RowMaker:
             capacity,
             None if settings.pairs == "none" else labels,
         )
+        # Pairs, truncation and masks: one compiled pass per part.
         masked_counts = np.empty(count, np.int64)
         special = self.tokenizer.special_ids
         for part, rows, samples in groups:
@@ -220,6 +224,7 @@ class RowMaker:
                     f"{pairs.shard.name}: damaged: a token id exceeds the vocabulary size "
                     f"{self.tokenizer.vocab_size}"
                 )
+        # Remove the reserved positions that were not used.
         _close_gaps(flat, masked_counts)
         return flat
 
