@@ -55,6 +55,11 @@ def is_url(text: object) -> bool:
     return isinstance(text, str) and _URL.match(text) is not None
 
 
+def is_read_only(url: str) -> bool:
+    """Return whether a URL is of a web server: its driver can neither list nor write."""
+    return url.lower().startswith(("http://", "https://"))
+
+
 def join(url: str, name: str) -> str:
     """Return the URL of a file below a folder's URL; the query of a web address is kept."""
     place, question, query = url.partition("?") if url.startswith("http") else (url, "", "")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bertds.data.remote.folder import mirror
-from bertds.errors import StoreError
+from bertds.errors import ConfigError, StoreError
 from bertds.system import storage
 from data_prep.build_wiki_books import main
 from data_prep.stages import shuffle
@@ -194,6 +194,13 @@ def test_kill_9_in_the_middle_of_an_upload(
     assert not (tmp_path / "store" / "manifest.json").exists()
     assert main(words) == 0
     assert contents(tmp_path / "store") == contents(local)
+
+
+def test_a_web_server_is_no_place_for_a_result(inputs: Path, tiny_vocab: Path) -> None:
+    url = f"https://127.0.0.1:9/out?X-Amz-Signature={SECRET}"
+    with pytest.raises(ConfigError, match="a web server cannot be written to") as error:
+        main(command(str(inputs), url, tiny_vocab))
+    assert SECRET not in str(error.value)
 
 
 def test_no_signature_is_written_anywhere(inputs: Path, tiny_vocab: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
 from bertds.data.formats.manifest import Manifest
 from bertds.data.remote.outlines import outline_bytes
+from tests.support.ranks import free_ports, rank_environment
 from tests.support.read_runs import assert_same_state, losses, read_lines, saved_steps, train_lines
 from tests.support.store_server import FAULTS, SECRET, cache_bytes, serve, serve_by
 from tests.support.tiny import write_tiny_data
@@ -163,6 +166,27 @@ def test_a_stop_request_is_obeyed_while_a_dead_store_is_waited_for(
         code, text = fork_server.run(words, 2, output=tmp_path, plans=both(BLOCK))
         assert code == 0, text
     assert train_lines(tmp_path / "stored")[-1]["step"] == 6
+
+
+TRAIN = """
+import sys
+from bertds.train import entry
+assert entry(sys.argv[1:]) == 0
+names = ("fsspec", "aiohttp", "s3fs", "bertds.data.remote")
+print("LOADED", [name for name in names if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_training_from_a_local_folder_imports_no_driver(command: Any, tmp_path: Path) -> None:
+    words = command("local", "schedule.total_steps=2", "validation.every_steps=1")
+    answer = subprocess.run(
+        [sys.executable, "-c", TRAIN, *words],
+        env=rank_environment(0, 1, free_ports(1)[0]),
+        capture_output=True,
+        text=True,
+    )
+    assert "LOADED []" in answer.stdout, answer.stdout + answer.stderr
 
 
 def whole_copies(store: Path) -> list[Path]:

@@ -244,6 +244,17 @@ def test_a_cache_that_cannot_hold_a_block_is_refused(corpus: Path, tmp_path: Pat
             source.open_block(0, block)
 
 
+def threads() -> int:
+    return sum(thread.name == "bertds-fetch" for thread in threading.enumerate())
+
+
+def wait_until_there_are_none() -> None:
+    end = time.monotonic() + 60
+    while threads() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert threads() == 0
+
+
 def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_path: Path) -> None:
     """The number of bytes in the lock file is an upper bound: too high or gone does no harm."""
     limit = bound(corpus, 6.2)
@@ -251,26 +262,21 @@ def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_pat
     with serve(corpus) as store:
         data = config(store.url, tmp_path, cache_gib=limit)
         steps(data, 3)
+        gc.collect()
+        wait_until_there_are_none()
         lock = tmp_path / "shards" / "lock"
         known = int(lock.read_bytes())
-        assert known == cache_bytes(tmp_path)
+        assert known >= cache_bytes(tmp_path)
         for text in (b"%020d\n" % 2**40, b"", b"\0" * 21):
             lock.write_bytes(text)
             assert_equal(steps(data, number), wanted)
+            gc.collect()
+            wait_until_there_are_none()
             assert known // 2 < cache_bytes(tmp_path) <= int(lock.read_bytes()) <= limit * GIB
 
 
 def test_a_cache_that_holds_all_that_is_wanted_costs_nothing(corpus: Path, tmp_path: Path) -> None:
     """The threads end when there is nothing to fetch, and when the loader is closed."""
-
-    def threads() -> int:
-        return sum(thread.name == "bertds-fetch" for thread in threading.enumerate())
-
-    def wait_until_there_are_none() -> None:
-        end = time.monotonic() + 20
-        while threads() and time.monotonic() < end:
-            time.sleep(0.01)
-        assert threads() == 0
 
     gc.collect()  # sources of earlier tests
     wait_until_there_are_none()
