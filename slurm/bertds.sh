@@ -8,7 +8,7 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 #
-# Any bertds command on one node:
+# Run any bertds command on one node:
 #
 #   sbatch slurm/bertds.sh export runs/phase2 --out models/bert
 #   sbatch --gpus-per-node=1 slurm/bertds.sh evaluate models/bert --data data/en

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the batch scripts share: the site's settings, the launch plan, the preflight, the start of
-# the ranks, and what follows from how they ended. Sourced by phase1.sh and the others; run by
-# itself it prints the plan that it would make, without a cluster:
+# Functions of the batch scripts: the site's settings, the launch plan, the preflight, the start of
+# the ranks, and the decision after they ended. phase1.sh and the others source this file. Run as a
+# command, it prints its launch plan without a cluster:
 #
 #   slurm/common.sh --print-plan [--nodes=N] [--gpus-per-node=G] [--ntasks-per-node=T]
 #                   [--cpus-per-node=C]
@@ -11,7 +11,7 @@
 BERTDS_HOME=${BERTDS_HOME:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}
 export BERTDS_HOME
 
-# Settings that the environment and slurm/site.env may give; the environment wins.
+# Settings that the environment or slurm/site.env may set; the environment wins.
 SITE_SETTINGS=(
   BERTDS_DATA BERTDS_RUNS BERTDS_PHASE1 BERTDS_PHASE1_JSON BERTDS_PHASE2 BERTDS_PHASE2_JSON
   BERTDS_VENV BERTDS_MODULES BERTDS_CONTAINER BERTDS_IMAGE BERTDS_MOUNTS BERTDS_SCRATCH
@@ -20,25 +20,25 @@ SITE_SETTINGS=(
   SBATCH_CONSTRAINT SBATCH_RESERVATION SBATCH_GPUS_PER_NODE
 )
 
-say() { # one line; a value in it moves no cursor
+say() { # print one line; control characters in a value are replaced
   local text=$*
   printf 'bertds: %s\n' "${text//[[:cntrl:]]/?}" >&2
 }
 
-refuse() { # bad input: one line, never requeued
+refuse() { # bad input: print one line and exit with 2; the job is not requeued
   say "error: $*"
   exit 2
 }
 
-# What bash calculates with it first evaluates: "a[$(command)]" runs the command. So every value
-# that comes from a file, an option or the environment is matched as digits before any (( )).
+# Bash arithmetic evaluates its operands: "a[$(command)]" runs the command. So every value from a
+# file, an option or the environment must match as digits before any (( )).
 is_number() { [[ ${1-} =~ ^(0|[1-9][0-9]{0,14})$ ]]; }
 
 number_or() { # number_or DEFAULT VALUE: the value if it is a whole number, else the default
   if is_number "${2-}"; then echo "$2"; else echo "$1"; fi
 }
 
-plain() { # plain TEXT: what a file says, for a message or a command: one short line, no controls
+plain() { # plain TEXT: text of a file for a message or a command: one short line, no control characters
   local text=${1:0:200}
   printf '%s' "${text//[![:alnum:]._:,()\[\]-]/?}"
 }
@@ -58,9 +58,9 @@ load_site() {
   done
   if [ -e "$file" ]; then
     wrong=$(bash -n "$file" 2>&1) || refuse "${wrong%%$'\n'*}"
-    set -a +u # it may well say PATH=...:$LD_LIBRARY_PATH, or activate something
+    set -a +u # it may use unset variables (PATH=...:$LD_LIBRARY_PATH), or activate an environment
     # shellcheck source=/dev/null
-    . "$file" || true # its last line may be a test
+    . "$file" || true # the last line may be a test that fails
     set +a -u
   elif [ -n "${BERTDS_SITE:-}" ]; then
     refuse "BERTDS_SITE=$file: no such file"
@@ -71,10 +71,10 @@ load_site() {
   export BERTDS_RUNS
 }
 
-enter_software() { # modules, then the virtual environment; a container comes with each command
+enter_software() { # load modules, then the virtual environment; a container starts with each command
   local start code=0
   if [ -n "${BERTDS_MODULES:-}" ]; then
-    set +u # theirs is not written for it
+    set +u # module scripts use unset variables
     for start in /etc/profile.d/{modules,lmod,z00_lmod}.sh "${MODULESHOME:-/none}/init/bash"; do
       # shellcheck source=/dev/null
       command -v module > /dev/null 2>&1 || [ ! -f "$start" ] || . "$start"
@@ -90,10 +90,10 @@ enter_software() { # modules, then the virtual environment; a container comes wi
     local venv=${BERTDS_VENV:-}
     [ -n "$venv" ] || [ ! -x "$BERTDS_HOME/.venv/bin/python" ] || venv=$BERTDS_HOME/.venv
     if [ -n "$venv" ]; then
-      [ -x "$venv/bin/python" ] || refuse "BERTDS_VENV=$venv: no bin/python in it"
+      [ -x "$venv/bin/python" ] || refuse "BERTDS_VENV=$venv: bin/python is missing"
       PATH=$venv/bin:$PATH
     fi
-    command -v python > /dev/null || refuse "no python: set BERTDS_VENV, BERTDS_MODULES or" \
+    command -v python > /dev/null || refuse "python not found: set BERTDS_VENV, BERTDS_MODULES, or" \
       "BERTDS_CONTAINER and BERTDS_IMAGE in slurm/site.env"
   fi
   PYTHONPATH=$BERTDS_HOME${PYTHONPATH:+:$PYTHONPATH}
@@ -101,7 +101,7 @@ enter_software() { # modules, then the virtual environment; a container comes wi
   if [ -n "${BERTDS_INTERFACE:-}" ]; then
     export GLOO_SOCKET_IFNAME=$BERTDS_INTERFACE NCCL_SOCKET_IFNAME=$BERTDS_INTERFACE
   fi
-  if [ -n "${BERTDS_SCRATCH:-}" ]; then # node-local: compilers' caches do not belong on NFS
+  if [ -n "${BERTDS_SCRATCH:-}" ]; then # node-local: compiler caches do not belong on NFS
     export TMPDIR=$BERTDS_SCRATCH TRITON_CACHE_DIR=$BERTDS_SCRATCH/triton
     export TORCH_EXTENSIONS_DIR=$BERTDS_SCRATCH/torch_extensions
   fi
@@ -129,7 +129,7 @@ software() { # sets SRUN_CONTAINER (options of srun) and PYTHON (the command ins
   esac
 }
 
-submit() { # submit SBATCH_ARGUMENTS...: the job's id; one line and 2 if Slurm refuses
+submit() { # submit SBATCH_ARGUMENTS...: print the job id; one line and exit code 2 if Slurm refuses
   local answer more
   read -ra more <<< "${BERTDS_SBATCH:-}"
   if ! answer=$(sbatch --parsable "${more[@]}" "$@" 2>&1); then
@@ -155,7 +155,7 @@ first_host() { # "rack[1-2]n[07-10,12],other" -> rack1n07
   sed -E 's/\[([^],-]*)[^]]*\]/\1/g' <<< "$head"
 }
 
-smallest_count() { # Slurm's "64(x3),32": the smallest of the numbers
+smallest_count() { # the smallest number of Slurm's "64(x3),32"
   tr ',' '\n' <<< "$1" | sed 's/(.*//' | sort -n | head -n 1
 }
 
@@ -165,8 +165,8 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   [ -n "$NODES" ] || refuse "this is not a Slurm job; submit it: sbatch slurm/phase1.sh"
   whole --nodes "$NODES" 1
   whole SLURM_JOB_ID "$job"
-  [ -z "${SLURM_GPUS_PER_TASK:-}" ] || refuse "--gpus-per-task=$SLURM_GPUS_PER_TASK hides a node's" \
-    "GPUs from each other's ranks; ask for them with --gpus-per-node"
+  [ -z "${SLURM_GPUS_PER_TASK:-}" ] || refuse "--gpus-per-task=$SLURM_GPUS_PER_TASK hides the" \
+    "GPUs of a node from its other ranks; ask for them with --gpus-per-node"
   GPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-${SLURM_GPUS_PER_NODE:-0}}
   GPUS_PER_NODE=${GPUS_PER_NODE##*:} # "a100:4"
   wanted=${BERTDS_RANKS_PER_NODE:-${SLURM_NTASKS_PER_NODE:-}}
@@ -181,7 +181,7 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   whole --gpus-per-node "$GPUS_PER_NODE"
   [ -z "${BERTDS_RANKS_PER_NODE:-}" ] || from=BERTDS_RANKS_PER_NODE
   whole "$from" "$wanted" 1
-  if ((GPUS_PER_NODE > 0)); then # one rank per GPU, also when the job has one task per node
+  if ((GPUS_PER_NODE > 0)); then # one rank per GPU, even if the job has one task per node
     ((wanted > 1)) || [ -n "${BERTDS_RANKS_PER_NODE:-}" ] || wanted=$GPUS_PER_NODE
     ((wanted <= GPUS_PER_NODE)) ||
       refuse "$wanted tasks per node, but $GPUS_PER_NODE GPUs: at most one rank per GPU"
@@ -194,8 +194,8 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   per_task=$((cpus / RANKS_PER_NODE))
   CPUS_PER_RANK=$((per_task > 0 ? per_task : 1))
   MASTER_ADDR=$(first_host "${SLURM_JOB_NODELIST:-${SLURM_NODELIST:-localhost}}")
-  # Three ports a job (training, and two for the preflight), below the range that the system
-  # hands out for outgoing connections (32768 and up).
+  # Three ports per job: one for training and two for the preflight. They are below the range that
+  # the system assigns to outgoing connections (32768 and up).
   MASTER_PORT=$((15000 + job * 3 % 15000))
   [ -z "${OMP_NUM_THREADS:-}" ] || whole OMP_NUM_THREADS "$OMP_NUM_THREADS" 1
   if [ -z "${OMP_NUM_THREADS:-}" ]; then
@@ -204,20 +204,20 @@ make_plan() { # from Slurm's environment to NODES, GPUS_PER_NODE, RANKS_PER_NODE
   fi
   export WORLD_SIZE MASTER_ADDR MASTER_PORT OMP_NUM_THREADS
   export BERTDS_RANKS_ON_NODE=$RANKS_PER_NODE
-  # Newer Slurms set both of these for one option of sbatch, and complain if srun differs from one.
+  # Newer versions of Slurm set both for one option of sbatch, and reject an srun that differs from one.
   unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK
   software
-  # --export=ALL: sites that set SBATCH_EXPORT=NONE would start the ranks with an empty environment.
-  # --cpus-per-task: srun does not take it over from sbatch (Slurm 22.05 and later).
-  # No --unbuffered: it makes the output a terminal, and programs then write bars and colours.
-  # --kill-on-bad-exit: without it the others wait for a dead rank until a collective times out.
+  # --export=ALL: with a site's SBATCH_EXPORT=NONE, the ranks would start with an empty environment.
+  # --cpus-per-task: srun does not inherit it from sbatch (Slurm 22.05 and later).
+  # No --unbuffered: it makes the output a terminal, and programs would write bars and colours.
+  # --kill-on-bad-exit: without it, the others wait for a dead rank until a collective times out.
   SRUN=(srun --export=ALL --nodes="$NODES" --mpi=none --kill-on-bad-exit=1)
   TRAIN_SRUN=("${SRUN[@]}" --ntasks="$WORLD_SIZE" --ntasks-per-node="$RANKS_PER_NODE"
     --cpus-per-task="$CPUS_PER_RANK" --distribution=block "${SRUN_CONTAINER[@]}")
   ((per_task > 0)) || TRAIN_SRUN+=(--overcommit)
 }
 
-free_port() { # the first of each three ports that is free on this node, the first one
+free_port() { # set MASTER_PORT to the first group of three ports whose first one is free on this node
   local try
   for ((try = 0; try < 20; try++)); do
     if ! (exec 3<> "/dev/tcp/127.0.0.1/$MASTER_PORT") 2> /dev/null; then return; fi
@@ -240,7 +240,7 @@ launch=${TRAIN_SRUN[*]} bash $BERTDS_HOME/slurm/rank.sh ${PYTHON[*]} bertds/trai
 PLAN
 }
 
-plan_command() { # --print-plan, with Slurm's variables made up from options where given
+plan_command() { # --print-plan; options set Slurm's variables
   local option
   for option in "$@"; do
     case $option in
@@ -273,6 +273,6 @@ if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   case ${1:-} in
     --print-plan) plan_command "$@" ;;
     -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "$0" ;;
-    *) refuse "${1:-nothing given}: slurm/common.sh is run with --print-plan or --help" ;;
+    *) refuse "${1:-no option}: slurm/common.sh needs --print-plan or --help" ;;
   esac
 fi

@@ -10,17 +10,17 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 #
-# Preparation of a corpus on all cores of a node. It continues after a preemption or time limit.
+# Prepare a corpus on all cores of a node. It resumes after a preemption or time limit.
 #
 #   sbatch slurm/data_prep.sh --wiki dump.xml.bz2 --books books/ --vocab vocab.txt --out data/en
 #
-# As an array, its elements prepare that one corpus together, on as many nodes as there are free;
-# the result has the same bytes. Elements that come late, are preempted or die delay no other task.
+# The elements of an array prepare one corpus together, on as many nodes as are free. The result has
+# the same bytes. Elements that start late, are preempted or die do not delay the others.
 #
 #   sbatch --array=1-8 slurm/data_prep.sh --wiki dump.xml.bz2 --vocab vocab.txt --out data/en
 #
-# Or it prepares several corpora at once: element I runs line I of a file, each line the arguments
-# of one preparation with an --out of its own.
+# To prepare several corpora at once, use --from: element I runs line I of a file. Each line has the
+# arguments of one preparation, with its own --out.
 #
 #   sbatch --array=1-8 slurm/data_prep.sh --from corpora.txt
 set -uo pipefail
@@ -42,12 +42,12 @@ if [ "${1:-}" = --from ]; then
   whole SLURM_ARRAY_TASK_ID "$SLURM_ARRAY_TASK_ID"
   [ -f "${2:-}" ] || refuse "--from ${2:-}: no such file"
   line=$(sed -n "${SLURM_ARRAY_TASK_ID}p" "$2")
-  [ -n "$line" ] || refuse "$2: has no line $SLURM_ARRAY_TASK_ID"
-  # The line is one of arguments, not of a program: quotes and wildcards mean what they mean in a
-  # shell, and nothing in it is run.
+  [ -n "$line" ] || refuse "$2: line $SLURM_ARRAY_TASK_ID is missing"
+  # The line has arguments, not a program. Quotes and wildcards work as in a shell, but nothing in the
+  # line is executed.
   [[ $line != *[\$\`]* ]] ||
-    refuse "$2, line $SLURM_ARRAY_TASK_ID: holds \$ or a backquote; nothing is run or replaced" \
-      "there, so write paths and values out"
+    refuse "$2, line $SLURM_ARRAY_TASK_ID: contains \$ or a backquote; variables and commands" \
+      "are not expanded there, so write out paths and values"
   answer=$(xargs printf '%s\n' <<< "$line" 2>&1) ||
     refuse "$2, line $SLURM_ARRAY_TASK_ID: ${answer//$'\n'/ }"
   set --

@@ -6,8 +6,8 @@
 #SBATCH --time=5
 #SBATCH --output=%x-%j.log
 #
-# The preflight alone: does each node see data and code, are its GPUs healthy, how fast is the
-# network between each two nodes?
+# The preflight alone. Does each node see the data and the code? Are its GPUs healthy? How fast is the
+# network between each pair of nodes?
 #
 #   sbatch --nodes=4 slurm/doctor.sh
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Python inside an Enroot image: enroot.sh IMAGE MOUNTS ARGUMENTS OF PYTHON...
 #
-# Enroot starts with an empty environment in its root folder; what a task knows of its job, and
-# where it is, has to be handed on. MOUNTS are FROM:TO[:more fields of fstab], with commas.
+# Enroot starts with an empty environment in its root folder. So the variables of the job and the
+# working folder are passed on. MOUNTS are FROM:TO[:more fields of fstab], separated by commas.
 set -u
 
 image=$1 mounts=$2 options=()

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Inside a job: the preflight, the start of the ranks, and what follows from how they ended.
+# Inside a job: the preflight, the start of the ranks, and the decision after they ended.
 # Sourced by common.sh.
 #
-# What the scripts keep between restarts is in the run folder, since a job id says nothing about
-# a run:
-#   RUN/slurm/job              the job that trains in it
+# The state that the scripts keep between restarts is in the run folder, because a job id does not
+# identify a run:
+#   RUN/slurm/job              the id of the job that trains in it
 #   RUN/slurm/history          one line per event
 #   RUN/slurm/crashes          "COUNT STEP": crashes in a row since that checkpoint
 #   RUN/slurm/preflight_nodes  the nodes that passed the last full preflight
 
 STOP='' STEP='' DONE_BEFORE=''
-# This job for scontrol. The last element of an array has the array's own id as its job id, and
-# scontrol would take that for all elements.
+# The name of this job for scontrol. The job id of an array's last element is the id of the array,
+# which scontrol would apply to all elements.
 SELF=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 SELF=${SELF:-${SLURM_JOB_ID:-}}
 
@@ -23,11 +23,11 @@ job_field() { # job_field JOB NAME: one field of `scontrol show job`, or GONE, o
   case $text in
     *JobState=*) sed -n "s/.* $2=\([^ ]*\).*/\1/p" <<< "$text" ;;
     *"Invalid job id"*) echo GONE ;;
-    *) echo UNKNOWN ;; # the controller does not answer: no node is declared dead for that
+    *) echo UNKNOWN ;; # the controller does not answer; that does not mean that the job has ended
   esac
 }
 
-is_alive() { # is_alive JOB: whether it, or an element of it, runs or will run again
+is_alive() { # is_alive JOB: whether the job, or an element of it, runs or will run again
   local state
   while read -r state; do
     case $state in
@@ -39,15 +39,15 @@ is_alive() { # is_alive JOB: whether it, or an element of it, runs or will run a
   return 1
 }
 
-note() { # one line of the run's history
+note() { # add one line to the run's history
   printf '%s job=%s restart=%s nodes=%s %s\n' "$(date +%Y-%m-%dT%H:%M:%S%z)" "$SLURM_JOB_ID" \
     "${SLURM_RESTART_COUNT:-0}" "$SLURM_JOB_NODELIST" "$*" >> "$RUN/slurm/history"
 }
 
-leave_it_to_slurm() { # ends this script unless Slurm believes the job to be running
-  # Whoever cancels a job means it: only a running job comes back on its own. (On a preemption, node
-  # loss or `scontrol requeue` Slurm has requeued it already. If it runs again meanwhile, this
-  # script is what a lost node kept alive of its former life.)
+leave_it_to_slurm() { # end this script unless Slurm reports the job as running
+  # A cancelled job must not be requeued, so only a running job requeues itself. After a preemption,
+  # a node loss or `scontrol requeue`, Slurm has requeued the job already. If the job is running again,
+  # this script is left over from before the requeue, on a node that Slurm had lost.
   local state try
   for ((try = 0; try < 30; try++)); do
     state=$(job_field "$SELF" JobState)
@@ -59,15 +59,15 @@ leave_it_to_slurm() { # ends this script unless Slurm believes the job to be run
       break
     fi
     [ "$state" = UNKNOWN ] || break
-    sleep 2 # the controller does not answer: it may be restarting
+    sleep 2 # the controller does not answer; it may be restarting
   done
   [ -z "${RUN:-}" ] || note "ended by Slurm ($state)"
   exit 75
 }
 
-requeue() { # requeue [NAME=VALUE that scontrol shall change]: ends this script
+requeue() { # requeue [NAME=VALUE for scontrol update]: requeue the job and end this script
   leave_it_to_slurm
-  trap '' TERM # Slurm ends this script with the job: first it has something to say
+  trap '' TERM # Slurm ends this script with the job; its messages come first
   local change=${1:-} try=0 answer=''
   until scontrol requeue "$SELF"; do
     if ((++try >= 3)); then
@@ -77,28 +77,28 @@ requeue() { # requeue [NAME=VALUE that scontrol shall change]: ends this script
     sleep 3
   done
   [ -n "$change" ] || exit 0
-  for ((try = 0; try < 50; try++)); do # only a pending job can be changed: wait until it is one
+  for ((try = 0; try < 50; try++)); do # only a pending job can be changed: wait for that state
     answer=$(scontrol update JobId="$SELF" "$change" 2>&1) && exit 0
     [[ $answer != *"node configuration"* ]] || break
     sleep 0.2
   done
   scontrol hold "$SELF"
-  say "the job is held: $change was refused (${answer//$'\n'/ });" \
+  say "the job is held because Slurm refused $change (${answer//$'\n'/ });" \
     "release it with: scontrol release $SELF"
   exit 0
 }
 
-on_signal() { # the time limit or a preemption is near: ask the ranks to save
+on_signal() { # before a time limit or preemption: ask the ranks to save
   STOP=$1
-  say "got SIG$1: asking the ranks to stop"
+  say "got SIG$1: asking the ranks to save and stop"
   [ -z "$STEP" ] || ask_to_stop
 }
 
-ask_to_stop() { # again and again: one that comes while Python imports is ignored
+ask_to_stop() { # repeatedly: a signal that arrives while Python imports is ignored
   (while kill -"$STOP_SIGNAL" "$STEP" 2> /dev/null; do sleep 3; done) &
 }
 
-run_step() { # run_step COMMAND...: run it so that traps work meanwhile; its exit code
+run_step() { # run_step COMMAND...: run it while traps still work; return its exit code
   local code
   "$@" &
   STEP=$!
@@ -112,17 +112,17 @@ run_step() { # run_step COMMAND...: run it so that traps work meanwhile; its exi
   return "$code"
 }
 
-argument() { # argument KEY ARGUMENTS...: the value of the last KEY=value among them
+argument() { # argument KEY ARGUMENTS...: print the value of the last KEY=value
   local key=$1 one found=''
   shift
   for one in "$@"; do [[ $one != "$key="* ]] || found=${one#*=}; done
   echo "$found"
 }
 
-clear_dead_lock() { # locks of jobs that have ended, or of this one before it was requeued
+clear_dead_lock() { # remove locks of jobs that have ended, and of this job before a requeue
   local owner file
   for file in "$1/.lock" "$1"/.tasks/member-*.json; do
-    # A lock of several tasks is held by its members: it goes when the last of them has gone.
+    # Tasks that share a lock are its members. The lock is removed after the last of them.
     if [ ! -e "$file" ] || grep -q '"session"' "$file" && [ "$file" = "$1/.lock" ]; then continue; fi
     owner=$(sed -n 's/.*"job": *"\([0-9][0-9]*\)".*/\1/p' "$file" 2> /dev/null)
     is_number "$owner" || continue
@@ -132,24 +132,24 @@ clear_dead_lock() { # locks of jobs that have ended, or of this one before it wa
 
 # ---- crashes -------------------------------------------------------------------------------
 
-newest_step() { # the newest checkpoint's name, or none
+newest_step() { # print the name of the newest checkpoint, or none
   local name=''
   read -r name 2> /dev/null < "$RUN/checkpoints/latest" || true
   if [[ $name =~ ^step_[0-9]{8,15}$ ]]; then echo "$name"; else echo none; fi
 }
 
-crashed() { # crashed REASON [NAME=VALUE | here]: try again, but not for ever; returns only if here
+crashed() { # crashed REASON [NAME=VALUE | here]: try again up to the limit; returns only with here
   local limit=${BERTDS_MAX_CRASHES:-3} count=0 step='' now
   leave_it_to_slurm
   now=$(newest_step)
   read -r count step 2> /dev/null < "$RUN/slurm/crashes" || true
-  [ "$step" = "$now" ] || count=0 # a new checkpoint since then: it got on
+  [ "$step" = "$now" ] || count=0 # a new checkpoint since then: the run made progress
   count=$(number_or 0 "$count")
   count=$((count + 1))
   echo "$count $now" > "$RUN/slurm/crashes"
   note "crash $count: $1"
   if ((count > limit)); then
-    say "error: $1; that was crash $count in a row without a new checkpoint: giving up"
+    say "error: $1; crash $count in a row without a new checkpoint: giving up"
     exit 1
   fi
   export BERTDS_LOST=$1
@@ -166,7 +166,7 @@ crashed() { # crashed REASON [NAME=VALUE | here]: try again, but not for ever; r
 
 # ---- preflight -----------------------------------------------------------------------------
 
-examine() { # examine LEVEL DATA BAD_NODES_FILE: the doctor's exit code
+examine() { # examine LEVEL DATA BAD_NODES_FILE: run the doctor on all nodes; return its exit code
   local level=$1 data=$2 bad=$3 report=$3.report judge=("${PYTHON[@]}") code
   local seconds=${BERTDS_PREFLIGHT_SECONDS:-45}
   BERTDS_NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)
@@ -185,7 +185,7 @@ examine() { # examine LEVEL DATA BAD_NODES_FILE: the doctor's exit code
   return "$code"
 }
 
-doctor() { # the preflight alone
+doctor() { # run the preflight alone
   start_job
   RUN=$BERTDS_RUNS
   mkdir -p "$RUN"
@@ -196,13 +196,13 @@ doctor() { # the preflight alone
   exit "$code"
 }
 
-preflight() { # preflight DATA: name bad nodes before they make all users hang
+preflight() { # preflight DATA: find bad nodes before training starts on them
   local data=$1 mode=${BERTDS_PREFLIGHT:-auto} bad code hosts already
   case $mode in
     off) return 0 ;;
     auto)
       mode=full
-      # The same nodes as last time, and nothing crashed since: only what may have changed.
+      # The same nodes as last time without a crash: check only what may have changed.
       if [ "$(cat "$RUN/slurm/preflight_nodes" 2> /dev/null)" = "$SLURM_JOB_NODELIST" ] &&
         [ ! -e "$RUN/slurm/crashes" ]; then mode=quick; fi
       ;;
@@ -223,7 +223,7 @@ preflight() { # preflight DATA: name bad nodes before they make all users hang
     *)
       already=$(job_field "$SELF" ExcNodeList)
       [[ $already != "(null)" && $already != UNKNOWN && $already != GONE ]] || already=''
-      crashed "preflight failed on ${hosts:-no node in particular}" \
+      crashed "preflight failed on ${hosts:-an unknown node}" \
         "${hosts:+ExcNodeList=${already:+$already,}$hosts}"
       ;;
   esac
@@ -243,18 +243,18 @@ start_job() {
   enter_software
   make_plan
   if [ -n "${SBATCH_PARTITION:-}" ] && [ "$SBATCH_PARTITION" != "${SLURM_JOB_PARTITION:-}" ]; then
-    say "note: this job is in partition ${SLURM_JOB_PARTITION:-?}, slurm/site.env says" \
-      "$SBATCH_PARTITION; slurm/submit.sh submits with the site's settings"
+    say "note: this job is in partition ${SLURM_JOB_PARTITION:-?}, but slurm/site.env names" \
+      "$SBATCH_PARTITION; submit with slurm/submit.sh to use the site's settings"
   fi
 }
 
-open_run() { # RUN/slurm, and no other job in it
+open_run() { # create RUN/slurm; refuse a run that another job uses
   mkdir -p "$RUN/slurm" 2> /dev/null
   [ -w "$RUN/slurm" ] || refuse "$RUN: cannot be written"
   local owner file
-  # A run folder of others: what is written there goes nowhere else.
+  # In another user's run folder, links could redirect writes to other files.
   for file in "$RUN/slurm" "$RUN"/slurm/*; do
-    [ ! -L "$file" ] || refuse "$file: is a link; nothing is written through links, remove it"
+    [ ! -L "$file" ] || refuse "$file: is a link; remove it, because nothing is written through links"
   done
   owner=$(cat "$RUN/slurm/job" 2> /dev/null)
   if is_number "$owner" && [ "$owner" != "$SLURM_JOB_ID" ] && is_alive "$owner"; then
@@ -264,7 +264,7 @@ open_run() { # RUN/slurm, and no other job in it
   clear_dead_lock "$RUN"
 }
 
-need_phase1() { # phase 2 begins after phase 1's last step, whatever became of its jobs
+need_phase1() { # phase 2 starts only after the last step of phase 1
   local first=$1 job
   [ ! -e "$first/DONE" ] || return 0
   job=$(cat "$first/slurm/job" 2> /dev/null)
@@ -272,21 +272,21 @@ need_phase1() { # phase 2 begins after phase 1's last step, whatever became of i
     say "$first is not done yet: waiting for Slurm job $job"
     requeue "Dependency=afterok:$job"
   fi
-  refuse "$first/DONE is missing: phase 1 has not made its last step; run slurm/phase1.sh first," \
+  refuse "$first/DONE is missing: phase 1 is not finished; run slurm/phase1.sh first," \
     "or set init.from=PATH"
 }
 
-find_recipe() { # as given, else in the clone
+find_recipe() { # print the path as given if it exists, else the one in the clone
   if [ -e "$1" ] || [ ! -e "$BERTDS_HOME/$1" ]; then echo "$1"; else echo "$BERTDS_HOME/$1"; fi
 }
 
-phase_files() { # phase_files NUMBER: sets RECIPE, and JSON (empty: the one that the recipe names)
+phase_files() { # phase_files NUMBER: set RECIPE, and JSON (empty: the one that the recipe names)
   local recipe=BERTDS_PHASE$1 json=BERTDS_PHASE${1}_JSON
   RECIPE=$(find_recipe "${!recipe:-bertds/recipes/large_phase$1.yaml}")
   JSON=${!json:+$(find_recipe "${!json}")}
 }
 
-done_file() { # which DONE the run folder holds; nothing without one
+done_file() { # identify the DONE file of the run folder; print nothing without one
   stat -c '%i %y' "$RUN/DONE" 2> /dev/null
 }
 
@@ -306,7 +306,7 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
     settings+=("init.from=$first")
   fi
   open_run
-  if [ -e "$RUN/slurm/crashes" ]; then # this life follows a crash: the run's record says which
+  if [ -e "$RUN/slurm/crashes" ]; then # this start follows a crash: pass its reason to the run's records
     BERTDS_LOST=$(plain "$(sed -n 's/.* crash [0-9]*: //p' "$RUN/slurm/history" | tail -n 1)")
     export BERTDS_LOST
   fi
@@ -323,33 +323,34 @@ train_phase() { # train_phase NUMBER ARGUMENTS OF THE TRAINER...
     DONE_BEFORE=$(done_file)
     free_port
     note "start: $WORLD_SIZE ranks"
-    say "$WORLD_SIZE ranks on $NODES nodes, meeting at $MASTER_ADDR:$MASTER_PORT"
+    say "starting $WORLD_SIZE ranks on $NODES nodes; they meet at $MASTER_ADDR:$MASTER_PORT"
     run_step "${TRAIN_SRUN[@]}" bash "$BERTDS_HOME/slurm/rank.sh" "${PYTHON[@]}" \
       "$BERTDS_HOME/bertds/train.py" "${command[@]}" "$@"
-    decide $? # returns if the ranks shall start again in this job
+    decide $? # returns only to start the ranks again in this job
   done
 }
 
-decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed; returns to start again
+decide() { # decide SRUN_EXIT_CODE: done, stopped, bad input or crashed; returns to start again
   local code=$1 main='' bad='' crash='' early='' file one host
   for file in "$BERTDS_EXITS"/rank_*; do
     [ -e "$file" ] || continue
     read -r one host < "$file"
-    one=$(number_or 1 "$one") # a torn file: it did not end well
+    one=$(number_or 1 "$one") # a torn file counts as a failure
     host=$(plain "$host")
     case $one in
       0 | 75) ;;
       130 | 143) early="rank ${file##*_} on $host was ended by a signal before it could save" ;;
       2) bad=$host ;;
-      # A rank that a signal killed (128 and more) was first; the others noticed and failed.
+      # A rank killed by a signal (128 or more) died first; the others failed as a result.
       *) ((one < 128)) && [ -n "$crash" ] ||
         crash="rank ${file##*_} on $host ended with exit code $one" ;;
     esac
     [ "${file##*_}" != 0 ] || main=$one
   done
   rm -rf "$BERTDS_EXITS"
-  # The trainer's own word, whatever came after it. A DONE from before this start counts only if the
-  # trainer agrees: it refuses settings that differ, and continues with a longer schedule.
+  # A DONE that the trainer wrote counts, even if a rank failed later. A DONE from before this start
+  # counts only if rank 0 ended with 0: the trainer refuses other settings, and continues with a
+  # longer schedule.
   if [ -e "$RUN/DONE" ] && { [ "$main" = 0 ] || [ "$(done_file)" != "$DONE_BEFORE" ]; }; then
     note "done"
     rm -f "$RUN/slurm/crashes"
@@ -365,33 +366,34 @@ decide() { # decide EXIT_CODE_OF_SRUN: done, stopped, bad input, or crashed; ret
     return 0
   fi
   if [ "$main" = 0 ]; then
-    say "error: the trainer ended without an error, but $RUN/DONE is missing"
+    say "error: the trainer reported success, but $RUN/DONE is missing"
     exit 1
   fi
-  # Asked for by us, or saved: a stop. Otherwise something else ends the ranks as they start: not for ever.
+  # A requested stop, or a saved run, is no crash. Anything else that ends the ranks at start-up counts
+  # as one, so that it is not repeated without limit.
   if [ -z "$STOP" ] && [ "$main" != 75 ] && [ "$code" != 0 ]; then
     crashed "${early:-srun ended with exit code $code before the ranks did}"
   fi
   rm -f "$RUN/slurm/crashes"
   if [ -e "$RUN/STOP" ]; then
     note "stopped by $RUN/STOP"
-    say "stopped by the file $RUN/STOP; the job is held. Remove the file, then:" \
+    say "stopped by the file $RUN/STOP; the job is held. Remove the file, then run:" \
       "scontrol release $SELF"
     trap '' TERM
     scontrol requeuehold "$SELF" || exit 75
     exit 0
   fi
   note "stopped, requeued"
-  say "stopped at $(newest_step), everything is saved; the job is requeued"
+  say "stopped at $(newest_step); everything is saved and the job is requeued"
   requeue
 }
 
-# ---- everything that runs on one node -------------------------------------------------------
+# ---- commands on one node --------------------------------------------------------------------
 
-one_node() { # one_node ARGUMENTS OF bertds...: prep, export, evaluate; each continues on its own
+one_node() { # one_node ARGUMENTS OF bertds...: prep, export, evaluate; each resumes automatically
   local code out='' previous='' one
   start_job
-  STOP_SIGNAL=TERM # these have no orderly stop: they are ended, and continue from what is complete
+  STOP_SIGNAL=TERM # these commands do not save on request; they resume from their complete parts
   for one in "$@"; do
     [ "$previous" != --out ] || out=$one
     previous=$one

@@ -9,12 +9,13 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 #
-# Phase 1 of pre-training. One rank per GPU (without GPUs: --ntasks-per-node), on all nodes.
+# Phase 1 of pre-training on all nodes, with one rank per GPU (without GPUs: --ntasks-per-node).
 #
 #   sbatch --nodes=4 slurm/phase1.sh [arguments of bertds/train.py, such as --set key=value]
 #
-# What is trained is in the recipe (BERTDS_PHASE1 in slurm/site.env, or --config), on
-# BERTDS_DATA (or --set data.path=), in BERTDS_RUNS/phase1 (or --set run.dir=). See docs/slurm.md.
+# Recipe: BERTDS_PHASE1 in slurm/site.env, or --config.
+# Data: BERTDS_DATA, or --set data.path=.
+# Run folder: BERTDS_RUNS/phase1, or --set run.dir=. See docs/slurm.md.
 set -uo pipefail
 
 # Slurm runs a copy of this file from its spool folder: look for the clone it was submitted from.

@@ -9,13 +9,14 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
 #
-# Phase 2 of pre-training: from phase 1's last checkpoint. It waits for phase 1's last step.
+# Phase 2 of pre-training, from the last checkpoint of phase 1. It waits until phase 1 is finished.
 #
 #   sbatch --nodes=4 slurm/phase2.sh [arguments of bertds/train.py, such as --set key=value]
 #
-# What is trained is in the recipe (BERTDS_PHASE2 in slurm/site.env, or --config), on
-# BERTDS_DATA (or --set data.path=), from BERTDS_RUNS/phase1 (or --set init.from=), in
-# BERTDS_RUNS/phase2 (or --set run.dir=). See docs/slurm.md.
+# Recipe: BERTDS_PHASE2 in slurm/site.env, or --config.
+# Data: BERTDS_DATA, or --set data.path=.
+# Initial weights: BERTDS_RUNS/phase1, or --set init.from=.
+# Run folder: BERTDS_RUNS/phase2, or --set run.dir=. See docs/slurm.md.
 set -uo pipefail
 
 # Slurm runs a copy of this file from its spool folder: look for the clone it was submitted from.

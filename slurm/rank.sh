@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# One Slurm task: gives the command its rank, and leaves its exit code where the batch
-# script finds it. (srun's own exit code is the highest of all: 143 of the ranks that were ended
-# because one had failed hides that one's 2.)
+# One Slurm task: sets the rank of the command, and stores its exit code for the batch script. The
+# exit code of srun is not enough, because it is the highest of all. If one rank fails with 2 and the
+# others are ended, their 143 hides the 2.
 set -u
 
-# A stop notice that comes while Python still imports must not kill it; the trainer installs its
-# handler later, and the notice is repeated. SIGTERM stays deadly until then: nothing is lost yet.
+# A stop signal that arrives while Python still imports must not kill it. The trainer installs its
+# handler later, and the signal is repeated. Until then SIGTERM still ends Python: nothing is lost yet.
 trap '' USR1
 trap ':' TERM INT
 
@@ -19,6 +19,6 @@ case $code in
   0 | 75 | 130 | 143) [ "$RANK" != 0 ] || echo "$code $(hostname)" > "$BERTDS_EXITS/rank_0" ;;
   *) echo "$code $(hostname)" > "$BERTDS_EXITS/rank_$RANK" ;;
 esac
-# Stopped early with everything saved is no bad exit: srun shall not end the others for it.
+# A stop with everything saved is not a failure: srun must not end the other ranks for it.
 [ "$code" != 75 ] || code=0
 exit "$code"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# sbatch with the settings of slurm/site.env (partition, account, more options in BERTDS_SBATCH):
+# Run sbatch with the settings of slurm/site.env (partition, account, more options in BERTDS_SBATCH):
 #
 #   slurm/submit.sh [sbatch options] slurm/phase1.sh [arguments]
 #
-# Prints the job's id. A refused submission is one line and exit code 2.
+# Prints the job id. If Slurm refuses the job, it prints one line and ends with exit code 2.
 set -uo pipefail
 # shellcheck source=slurm/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -13,7 +13,7 @@ case ${1:-} in
     sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
-  '') refuse "no script given (slurm/submit.sh --help)" ;;
+  '') refuse "the script is missing (slurm/submit.sh --help)" ;;
 esac
 load_site
 submit "$@"

@@ -256,7 +256,7 @@ def test_where_bertds_does_not_run_a_job_checks_first(chain) -> None:
         BERTDS_IMAGE="i.sqsh",
         SBATCH_GPUS_PER_NODE="a100:8",
     )
-    assert answer.returncode == 0 and "a job of its own checks" in answer.stderr
+    assert answer.returncode == 0 and "a separate job checks" in answer.stderr
     assert names == ["check", "prep", "phase1", "phase2", "export", "evaluate"]
     assert "pipeline --check" in jobs[0] and "--processes 32" in jobs[0]
     assert jobs[0].endswith("--prep-arguments --wiki x.bz2 --vocab v.txt")
@@ -322,7 +322,7 @@ def test_modules_and_a_virtual_environment(repository: Path, tmp_path: Path) -> 
         "ib0 /scratch/triton",
     ]
     for name, value, message in (
-        ("BERTDS_VENV", "/does/not/exist", "BERTDS_VENV=/does/not/exist: no bin/python in it"),
+        ("BERTDS_VENV", "/does/not/exist", "BERTDS_VENV=/does/not/exist: bin/python is missing"),
         ("BERTDS_MODULES", "nosuch", "module load nosuch failed"),
     ):
         answer = subprocess.run(

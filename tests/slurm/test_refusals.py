@@ -33,8 +33,8 @@ def test_bad_input_is_one_line_and_not_requeued(lab: Lab, repository: Path, tmp_
         "no GPU": "bertds: error: preflight: no free GPU: Slurm gave 2 on each node (partition "
         "gpu), the driver shows 0",
         "bad key": "unknown key run.sed (did you mean run.seed?)",
-        "no phase 1": f"bertds: error: {tmp_path}/phase1/DONE is missing: phase 1 has not made its "
-        "last step; run slurm/phase1.sh first, or set init.from=PATH",
+        "no phase 1": f"bertds: error: {tmp_path}/phase1/DONE is missing: phase 1 is not "
+        "finished; run slurm/phase1.sh first, or set init.from=PATH",
     }
     for name, job in jobs.items():
         ended = lab.wait(job)
