@@ -1,4 +1,4 @@
-"""Counts what the ranks say to each other: calls, payload, and bytes that a ring would send."""
+"""Counts the communication between ranks: calls, payload, and bytes that a ring would send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every benchmark says next to its numbers: machine, versions, date, command; and pictures."""
+"""What every benchmark records: machine, versions, date and command. Also draws the pictures."""
 
 from __future__ import annotations
 
@@ -120,9 +120,13 @@ def median_ratio(ours: list[float], theirs: list[float]) -> float:
 
 def add_result_options(parser: argparse.ArgumentParser) -> None:
     """Add what every benchmark takes for its result: a note, a JSON file, a picture."""
-    parser.add_argument("--note", default="", help="such as: machine shared with other work")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result here")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="also draw it (PNG, SVG)")
+    parser.add_argument(
+        "--note", default="", help="a remark for the result, such as 'shared machine'"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result to FILE")
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also draw it to FILE (PNG, SVG)"
+    )
 
 
 def footer(result: dict[str, Any]) -> str:

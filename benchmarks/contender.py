@@ -1,4 +1,4 @@
-"""What ``train_step.py`` compares: one model's training step on the rows of a case."""
+"""One contender of ``train_step.py``: a model's training step on the rows of a case."""
 
 from __future__ import annotations
 

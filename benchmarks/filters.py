@@ -1,9 +1,9 @@
-"""What each filter of preparation costs, in MB of text per CPU-second of one process.
+"""Speed of each preparation filter, in MB of text per CPU-second of one process.
 
     python benchmarks/filters.py --wiki extracted/ --test-file dev-v1.1.json.gz
         [--json FILE] [--picture FILE.png]
 
-And for identifiers of languages that are installed: how many of the longer articles they take for
+For each installed language identifier, also the number of longer articles that it takes for
 English.
 """
 
@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--wiki", required=True, help="dumps or extracted articles")
     parser.add_argument("--test-file", required=True, help="a file for --decontaminate")
-    parser.add_argument("--megabytes", type=float, default=3.0, help="of text (3)")
+    parser.add_argument("--megabytes", type=float, default=3.0, help="MB of text (3)")
     add_result_options(parser)
     args = parser.parse_args(argv)
     packages = (*PREPARATION_PACKAGES, *IDENTIFIERS)

@@ -1,4 +1,4 @@
-"""The whole check of one GPU in eight minutes: is bertds right on it, and as fast as promised?
+"""Check one GPU in eight minutes: is bertds correct on it, and as fast as promised?
 
 ```text
 make gpu-check [DATA=PREPARED_FOLDER]
@@ -6,16 +6,22 @@ python benchmarks/gpu_check.py [--data PREPARED_FOLDER] [--only STAGE ...] [--mi
     [--out FILE.json] [--tiny --device cpu]
 ```
 
-Stages, each in a process and with a time limit of its own: machine, ceilings (product, copy), the
-GPU test suite, attention, forward and backward of the model alone, a step compared with
-transformers' (base and large, 128 and 512 tokens), the optimizers, three training runs through
-``train.py``. After each stage its table is printed and the result is written, so that a check that
-is cut off keeps what it has. Needs neither network nor pytest, and runs in a clone that is not
-installed. Without ``--data`` the text is made up; its rows are about as ragged as Wikipedia's.
+Each stage has its own process and time limit:
 
-The result is ``benchmarks/results/gpu_NAME_DATE.json`` with a picture of the same name; send it in
-with a pull request if your GPU is not there yet. The exit code is 1 if a stage failed or a promise
-is not kept.
+- machine, and ceilings (product, copy);
+- the GPU test suite;
+- attention, and forward and backward of the model alone;
+- a step compared with transformers' (base and large, 128 and 512 tokens);
+- the optimizers;
+- three training runs through ``train.py``.
+
+The table and the result are written after each stage, so an interrupted check keeps its results.
+The check needs neither network nor pytest, and works in a clone that is not installed. Without
+``--data`` it generates text whose row lengths vary about as much as Wikipedia's.
+
+The result is ``benchmarks/results/gpu_NAME_DATE.json`` with a picture of the same name. If your GPU
+is not there yet, send it in a pull request. The exit code is 1 if a stage fails or a promise is not
+kept.
 """
 
 from __future__ import annotations
@@ -173,12 +179,12 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[],
         metavar="STAGE",
-        help="stages whose names begin so: ceilings, tests, run, ...",
+        help="only stages whose names begin with STAGE: ceilings, tests, run, ...",
     )
-    parser.add_argument("--minutes", type=float, default=8.0, help="time for all stages (8)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where the result goes")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time limit for all stages (8)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="file of the result")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="sizes that take seconds, for CI")
+    parser.add_argument("--tiny", action="store_true", help="small sizes that take seconds, for CI")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
         check = Check(args, Path(folder))

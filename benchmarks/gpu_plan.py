@@ -1,4 +1,4 @@
-"""What ``gpu_check.py`` runs: one stage per process, sized for the GPU's memory."""
+"""The stages of ``gpu_check.py``: one process per stage, sized for the GPU's memory."""
 
 from __future__ import annotations
 

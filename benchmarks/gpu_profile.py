@@ -1,11 +1,11 @@
-"""Where the time of a step goes: on the host, on the GPU, and in which kernels.
+"""How the time of a step is spent on the host, on the GPU, and in each kernel.
 
 ```text
 python benchmarks/gpu_profile.py --data PREPARED [--model large] [--length 512] [--rows 64]
 ```
 
-The host is the limit where its milliseconds for a part are the GPU's. Kernel times are from
-torch.profiler, over a step of its own.
+If the host takes as many milliseconds for a part as the GPU, the host is the limit. Kernel times
+come from torch.profiler, in a separate step.
 """
 
 from __future__ import annotations

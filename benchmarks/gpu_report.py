@@ -1,7 +1,7 @@
-"""What ``gpu_check.py`` shows: one table per stage, what was promised, a picture.
+"""The output of ``gpu_check.py``: one table per stage, the promises, and a picture.
 
-Figures are numbers with a name, such as ``passes large 128: rows/s``. ``TARGETS`` holds the
-promise for each; a figure of an H100's own speed is judged on an H100 only.
+Figures are numbers with a name, such as ``passes large 128: rows/s``. ``TARGETS`` has the promise
+for each. Figures of the H100's speed are judged on an H100 only.
 """
 
 from __future__ import annotations

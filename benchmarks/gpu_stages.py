@@ -1,11 +1,11 @@
-"""What ``gpu_check.py`` measures in a process of its own: ceilings, attention, model alone.
+"""Measurements of ``gpu_check.py``, each in its own process: ceilings, attention, model alone.
 
 ```text
 python benchmarks/gpu_stages.py machine|ceilings|attention|passes --json FILE [--tiny]
     [--data PREPARED_FOLDER] [--model large] [--length 128] [--rows 512] [--device cuda]
 ```
 
-The result is written after each measurement, so that a process that is stopped keeps what it has.
+The result is written after each measurement, so a process that is stopped keeps its results.
 """
 
 from __future__ import annotations
@@ -78,14 +78,14 @@ def machine(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) ->
     from bertds.cost_model.hardware import kind_of
 
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("torch sees no GPU here; bertds doctor says why")
+        raise SystemExit("torch sees no GPU; run bertds doctor to find out why")
     found: dict[str, Any] = {**facts("gpu_check.py", args.command), "gpu": None, "peak": None}
     if args.device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         if properties.major < 8:
             raise SystemExit(
                 f"{found['machine']}: bf16 and flash attention need compute capability 8.0 or "
-                f"higher, this GPU has {properties.major}.{properties.minor}"
+                f"higher; this GPU has {properties.major}.{properties.minor}"
             )
         kind = kind_of(found["machine"])
         found["memory_gib"] = round(properties.total_memory / 2**30, 1)
@@ -263,8 +263,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--rows", type=int, default=512)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
-    parser.add_argument("--backend", default="inductor", help="of torch.compile")
-    parser.add_argument("--tiny", action="store_true", help="sizes that take a second")
+    parser.add_argument("--backend", default="inductor", help="backend of torch.compile")
+    parser.add_argument("--tiny", action="store_true", help="small sizes that take a second")
     parser.add_argument("--command", type=shlex.split, default=[], help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     STAGES[args.stage](args, lambda result: write_json(args.json, result, durable=False))

@@ -1,9 +1,9 @@
-"""What each ingredient of ``small_cpu`` gives: one is taken away at a time.
+"""Measure what each ingredient of ``small_cpu`` contributes, by removing one at a time.
 
-A run is a `bertds train` of its own; its end is exported and scored on held-out rows that are the
-same for all runs: 15 % masks, rows of 64 tokens, and of 128. Steps, not hours, end a run, so that a
-busy machine changes the time and not the result. Runs that are done are not repeated; the result is
-written after each.
+Each run is a separate `bertds train`. Its last weights are exported and scored on held-out rows,
+with 15 % masks in rows of 64 and of 128 tokens. The rows are the same for all runs. Runs end by
+steps and not by hours, so a busy machine changes the time but not the result. Finished runs are not
+repeated. The result is written after each run.
 
     python benchmarks/ingredients.py --data PREPARED --work FOLDER [--steps 200] [--only NAME ...]
         [--json FILE] [--picture FILE.png]
@@ -69,7 +69,9 @@ RUNS: dict[str, dict[str, Any]] = {
 def main(argv: list[str] | None = None) -> int:
     """Train, score, show."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="prepared with --train-vocab 4096")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a folder prepared with --train-vocab 4096"
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps of each run")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), metavar="NAME")

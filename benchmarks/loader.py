@@ -1,24 +1,25 @@
-"""How fast training rows are made on one core, compared with transformers' masked-LM collator.
+"""Speed of making training rows on one core, compared with transformers' masked-LM collator.
 
 ```text
 python benchmarks/loader.py [--data PREPARED_FOLDER] [--seconds 3] [--json FILE]
     [--picture FILE.png]
 ```
 
-What is timed, at 128 and at 512 tokens (20 and 80 predictions):
+Timed at 128 and at 512 tokens (20 and 80 predictions):
 
 - fresh pairs and masks: documents cut into samples, samples shuffled, rows made and masked.
-- fresh masks on stored pairs: the samples are there; rows made and masked.
-- loader: the whole way to tensors in a training loop that does nothing else, thread included.
+- fresh masks on stored pairs: samples already made; rows made and masked.
+- loader: everything up to the tensors of a training loop that does nothing else, thread included.
 - transformers' DataCollatorForLanguageModeling on the same rows, returning torch tensors ("pt")
   or numpy arrays ("np"); it makes no pairs.
 
-All contenders take turns within one process, several rounds; rows are counted per second of this
-process's CPU time, all threads together, and the best round is shown, since other work on a shared
-machine can only take away.
+All contenders take turns within one process, in several rounds. Rows are counted per second of the
+CPU time of all threads of the process. The best round is shown, because other work on a shared
+machine can only make a round slower.
 
-Then the share of the time that a training loop waits for the loader, by ``data.prefetch_steps``:
-the loop asks for 2,048 rows of 128 tokens per step and rests 50 ms in the place of work.
+A second table shows the share of time that a training loop waits for the loader, by
+``data.prefetch_steps``. The loop asks for 2,048 rows of 128 tokens per step and sleeps 50 ms
+instead of training.
 """
 
 from __future__ import annotations
@@ -243,10 +244,10 @@ def paint(result: dict[str, Any]) -> Any:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="rows per second and core of the data loader")
+    parser = argparse.ArgumentParser(description="Rows per second and core of the data loader.")
     parser.add_argument("--data", default="", help="a prepared folder; default: made-up text")
     parser.add_argument("--seconds", type=float, default=3.0, help="CPU seconds per contender")
-    parser.add_argument("--steps", type=int, default=40, help="steps with pretended work")
+    parser.add_argument("--steps", type=int, default=40, help="steps with simulated work")
     add_result_options(parser)
     args = parser.parse_args(argv)
     result = facts("loader.py", argv, args.note)

@@ -1,17 +1,17 @@
-r"""The data loader at an earlier commit and at HEAD, in turns, on the same local folder.
+r"""Compare the data loader at an earlier commit and at HEAD on the same local folder.
 
     python benchmarks/loader_commits.py --before COMMIT [--data PREPARED_FOLDER]
 
-Two processes, one per commit, make rows of 128 tokens through the whole loader. They take turns of
-a fraction of a second and wait while the other works, so that what else the machine does hits both.
-Of a pair the earlier commit is first in every second one, and new processes are started now and
-then, since where a process has its memory has an effect of a few per cent. What is counted is the
-process's CPU time, all its threads together. The result is the median of the pairs' ratios with its
-95 % interval (from the order of the ratios: it assumes nothing of how they are distributed).
-``--before HEAD`` shows what the method itself gives.
+Two processes, one per commit, make rows of 128 tokens through the complete loader. They alternate
+in turns of a fraction of a second, so other work on the machine affects both. The earlier commit
+goes first in every second pair. New processes are started from time to time, because the location
+of a process's memory has an effect of a few per cent. The CPU time of all threads of a process is
+counted. The result is the median of the pairs' ratios with its 95 % interval. The interval comes
+from the order of the ratios and makes no assumption about their distribution. ``--before HEAD``
+shows the error of the method.
 
-With ``--instructions``, valgrind counts instructions instead, of one process per commit: those of
-42 turns less those of 2, which takes minutes, and repeats to about a thousandth on any machine.
+With ``--instructions``, valgrind counts the instructions of one process per commit instead: those
+of 42 turns less those of 2. This takes minutes, and repeats within about 0.1 % on any machine.
 """
 
 from __future__ import annotations
@@ -169,12 +169,18 @@ def instructions_of(tree: Path, data: Path, steps: int) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--before", required=True, metavar="COMMIT", help="what to compare with")
+    parser.add_argument(
+        "--before", required=True, metavar="COMMIT", help="earlier commit to compare with"
+    )
     parser.add_argument("--data", type=Path, help="a prepared folder; default: made-up text")
-    parser.add_argument("--processes", type=int, default=10, help="started of each (10)")
-    parser.add_argument("--pairs", type=int, default=12, help="turns of each process (12)")
-    parser.add_argument("--steps", type=int, default=20, help=f"of {_ROWS} rows, per turn (20)")
-    parser.add_argument("--instructions", action="store_true", help="count them, by valgrind")
+    parser.add_argument("--processes", type=int, default=10, help="processes per commit (10)")
+    parser.add_argument("--pairs", type=int, default=12, help="turns per process (12)")
+    parser.add_argument(
+        "--steps", type=int, default=20, help=f"steps of {_ROWS} rows per turn (20)"
+    )
+    parser.add_argument(
+        "--instructions", action="store_true", help="count instructions with valgrind"
+    )
     add_result_options(parser)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""A made-up corpus with a vocabulary, for benchmarks of preparation that are given none.
+"""A made-up corpus with a vocabulary, for benchmarks of preparation without a source.
 
-Words of syllables by Zipf's law, some of them not in the vocabulary; sentences and documents as
-long as English Wikipedia's (lognormal). What real text has in addition to words, it has not: names,
-numbers, other scripts.
+Words are made of syllables and drawn by Zipf's law. Some are not in the vocabulary. Sentences and
+documents have the lengths of English Wikipedia's (lognormal). Unlike real text, there are no names,
+numbers or other scripts.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A prepared folder of made-up text, written in seconds: for runs that are given no data.
+"""A prepared folder of made-up text, written in seconds, for benchmarks without data.
 
-Documents and sentences are as long as English Wikipedia's (lognormal), so rows are as ragged; the
-words are drawn by Zipf's law, so that there is something to learn: which words are common. The
-vocabulary is as large as bert-base-uncased's.
+Documents and sentences have the lengths of English Wikipedia's (lognormal), so row lengths vary as
+much. Words are drawn by Zipf's law, so a model can learn which words are common. The vocabulary has
+the size of bert-base-uncased's.
 """
 
 from __future__ import annotations

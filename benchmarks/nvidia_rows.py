@@ -1,13 +1,13 @@
 """Text to HDF5 rows with NVIDIA's ``create_pretraining_data.py``, for benchmarks/prep.py --nvidia.
 
-Runs as a process of its own, maybe in another environment: it needs nltk (with its punkt data),
-h5py, numpy, six and tqdm, and the folder with NVIDIA's script and its ``tokenization.py``. Nothing
-of them is part of this project.
+Runs as a separate process, which may be in another environment. It needs nltk with its punkt data,
+h5py, numpy, six and tqdm. It also needs the folder with NVIDIA's script and its
+``tokenization.py``. None of these is part of this project.
 
     python benchmarks/nvidia_rows.py NVIDIA_DIR TEXT_DIR VOCAB OUT.hdf5 DUPE_FACTOR
 
-What is timed is what their recipe does: sentences by nltk (their ``NLTKSegmenter``), one a line,
-then their script. Two things are changed, both in their favour: gzip is off, and the module that
+The timed work is that of their recipe: nltk splits sentences (their ``NLTKSegmenter``), one per
+line, and then their script runs. Two changes favour their side: gzip is off, and the module that
 downloads vocabularies is not loaded.
 """
 

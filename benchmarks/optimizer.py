@@ -1,8 +1,8 @@
 """Time per optimizer step: our LAMB compared with torch's fused AdamW, on BERT-sized tensors.
 
-Same process, alternating, one flat vector each as ZeRO gives it. On a CPU our LAMB is its compiled
-loops, on a GPU its Triton kernels; there also DeepSpeed's FusedAdam and FusedLamb (the latter
-tensor by tensor: it cannot do otherwise).
+Both alternate in one process, each on one flat vector as in ZeRO. Our LAMB uses compiled loops on a
+CPU, and Triton kernels on a GPU. On a GPU, DeepSpeed's FusedAdam and FusedLamb are also timed.
+FusedLamb runs tensor by tensor, because it has no other mode.
 
     python benchmarks/optimizer.py [--sizes base large] [--repeats 20]
         [--json FILE] [--picture FILE.png]
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         "--no-deepspeed",
         dest="deepspeed",
         action="store_false",
-        help="without DeepSpeed's optimizers, which take minutes to compile",
+        help="skip DeepSpeed's optimizers, which take minutes to compile",
     )
     add_result_options(parser)
     arguments = parser.parse_args(argv)

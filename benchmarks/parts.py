@@ -1,8 +1,8 @@
-"""Where the time of a step goes, part by part, by hooks on the model's modules.
+"""Time of a step by part of the model, measured by hooks on the modules.
 
-A part's forward time is between its pre-forward and its forward hook; its backward time between
-the arrival of its output's gradient and that of its input's. On a GPU the hooks wait for the
-device, so the parts are timed in steps of their own and not in those whose speed is reported.
+The forward time of a part is from its pre-forward hook to its forward hook. The backward time is
+from the arrival of its output's gradient to that of its input's. On a GPU the hooks wait for the
+device, so the parts are timed in separate steps and not in those whose speed is reported.
 """
 
 from __future__ import annotations

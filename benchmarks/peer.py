@@ -1,8 +1,8 @@
 """``transformers.BertForPreTraining`` behind the same engine as ours, on the same rows.
 
-Padded to the longest row of the batch (what transformers' own collator does), SDPA attention,
-losses as transformers computes them: over all positions, with the label -100 where nothing is to
-be predicted.
+Rows are padded to the longest of the batch, as transformers' own collator does. Attention is SDPA.
+Losses are computed as in transformers: over all positions, with the label -100 where there is
+nothing to predict.
 """
 
 from __future__ import annotations

@@ -4,10 +4,11 @@
     python benchmarks/prep.py --nvidia DIR --wiki EXTRACTED --books DIR --vocab vocab.txt
     python benchmarks/prep.py    # some MB of made-up text
 
-All numbers are per CPU-second of one process (the machine may be shared), best of the repetitions;
-compiled code is loaded beforehand. With ``--nvidia`` (the folder of NVIDIA DeepLearningExamples'
-create_pretraining_data.py) ours and theirs are run in turn on the same text instead; see
-prep_paired.py. ``--json FILE`` and ``--picture FILE.png`` keep the result.
+All numbers are per CPU-second of one process, because the machine may be shared, and the best of
+the repetitions. Compiled code is loaded beforehand. ``--nvidia`` takes the folder of
+create_pretraining_data.py from NVIDIA DeepLearningExamples. It runs our preparation and theirs
+alternately on the same text instead; see prep_paired.py. ``--json FILE`` and ``--picture FILE.png``
+keep the result.
 """
 
 from __future__ import annotations
@@ -194,15 +195,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dump", type=Path, help="a MediaWiki dump")
     parser.add_argument("--wiki", nargs="*", default=[], help="folders of extracted articles")
     parser.add_argument("--books", nargs="*", default=[], help="folders of books")
-    parser.add_argument("--vocab", type=Path, help="a vocab.txt (for the stages after text)")
+    parser.add_argument("--vocab", type=Path, help="a vocab.txt, needed for the stages after text")
     parser.add_argument(
-        "--megabytes", type=float, default=4.0, help="of made-up text, if no source is given (4)"
+        "--megabytes", type=float, default=4.0, help="MB of made-up text if there is no source (4)"
     )
-    parser.add_argument("--instances", default="128:20", help="rows to make (128:20)")
+    parser.add_argument(
+        "--instances", default="128:20", help="LENGTH:PREDICTIONS of the rows (128:20)"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="repetitions (3)")
     parser.add_argument("--nvidia", type=Path, help="folder of create_pretraining_data.py")
     parser.add_argument(
-        "--nvidia-python", default=sys.executable, help="interpreter that has nltk and h5py (this)"
+        "--nvidia-python",
+        default=sys.executable,
+        help="Python with nltk and h5py (default: this one)",
     )
     parser.add_argument("--share", type=int, default=1, help="--nvidia: take every N-th file (1)")
     parser.add_argument(
@@ -210,7 +215,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         nargs="+",
         default=["shards", "rows"],
         choices=("shards", "rows"),
-        help="--nvidia: what to compare (both)",
+        help="--nvidia: stages to compare (both)",
     )
     add_result_options(parser)
     args = parser.parse_args(argv)

@@ -1,11 +1,11 @@
-r"""Preparation at an earlier commit and now, in pairs, on the same input.
+r"""Compare preparation at an earlier commit and now, in pairs on the same input.
 
     python benchmarks/prep_commits.py --before COMMIT --vocab vocab.txt \
         --wiki DUMP.bz2 --wiki EXTRACTED --books DIR
 
-Whole processes from files to token shards with one worker are timed, in CPU-seconds of user and
-system, as the machine may be shared. Of a pair the earlier commit runs first in every second one;
-what is said is the median of the pairs' ratios. Compiled code is in numba's cache beforehand.
+Times complete processes from files to token shards with one worker. Times are CPU-seconds of user
+and system, because the machine may be shared. The earlier commit runs first in every second pair.
+The result is the median of the pairs' ratios. Compiled code is in numba's cache beforehand.
 """
 
 from __future__ import annotations
@@ -78,11 +78,15 @@ def compare(before: Path, option: str, source: str, vocab: Path, pairs: int) -> 
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--before", required=True, metavar="COMMIT", help="what to compare with")
+    parser.add_argument(
+        "--before", required=True, metavar="COMMIT", help="earlier commit to compare with"
+    )
     parser.add_argument("--vocab", required=True, type=Path, help="a vocab.txt")
     for option in ("wiki", "books", "text"):
-        parser.add_argument(f"--{option}", action="append", default=[], help="each is a row")
-    parser.add_argument("--pairs", type=int, default=7, help="runs of each (7)")
+        parser.add_argument(
+            f"--{option}", action="append", default=[], help="a source; one table row each"
+        )
+    parser.add_argument("--pairs", type=int, default=7, help="runs per commit (7)")
     add_result_options(parser)
     args = parser.parse_args(argv)
     result = host_facts("prep_commits.py", argv, args.note, PREPARATION_PACKAGES)

@@ -1,9 +1,10 @@
-"""Our preparation and NVIDIA's on the same text, in turn: benchmarks/prep.py --nvidia DIR.
+"""Our preparation and NVIDIA's alternately on the same text: benchmarks/prep.py --nvidia DIR.
 
-The clean documents of the sources are written as plain text, paragraphs on lines and a blank line
-between documents; both systems begin there and end with files on disk. Whole processes are timed,
-imports included, in CPU-seconds of user and system, as the machine may be shared; ours run before
-and after NVIDIA's. Compiled code is in numba's cache beforehand, as after any first run.
+The clean documents of the sources are written as plain text, with one paragraph per line and a
+blank line between documents. Both systems start from this text and end with files on disk. Complete
+processes are timed, imports included. Times are CPU-seconds of user and system, because the machine
+may be shared. Ours runs before and after NVIDIA's. Compiled code is in numba's cache beforehand, as
+after any first run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of what the benchmarks of preparation measured."""
+"""Pictures of the results of the preparation benchmarks."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Rows from token shards, on one core: pairs and masks alone, NVIDIA's layout, files.
+"""Speed of rows from token shards on one core: pairs and masks alone, NVIDIA's layout, files.
 
     python benchmarks/prep_rows.py --data PREPARED
         [--json FILE] [--picture FILE.png]
 
-CPU-seconds of one process, best of the repetitions; compiled code is loaded beforehand. "pairs and
-masks" are the samples and masked rows in memory, without padding; "laid out" adds the padded
-columns; each compression adds the file.
+Times are CPU-seconds of one process, the best of the repetitions. Compiled code is loaded
+beforehand. "pairs and masks" are the samples and masked rows in memory, without padding. "laid out"
+adds the padded columns. Each compression adds the file.
 """
 
 from __future__ import annotations

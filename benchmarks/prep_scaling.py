@@ -1,12 +1,13 @@
-"""Preparation over 1, 4 and 16 times the corpus, and with one and two workers: time and memory.
+"""Time and memory of preparation for 1, 4 and 16 times the corpus, and with one and two workers.
 
     python benchmarks/prep_scaling.py --wiki EXTRACTED --vocab vocab.txt
         [--json FILE] [--picture FILE.png]
 
-The corpus is plain text; its copies differ in one word per document, so that none is a duplicate.
-Memory is the largest resident set of any process (each worker is one), as the system counts it.
-Two workers are compared with one by the clock, which needs an idle machine ("cores_had" reports),
-and by CPU time: what the parent computes is serial (Amdahl), what workers compute is halved.
+The corpus is plain text. Its copies differ in one word per document, so that none is a duplicate.
+Memory is the largest resident set of any process, as counted by the system. Each worker is a
+process. Two workers are compared with one by wall time and by CPU time. Wall time needs an idle
+machine, and "cores_had" shows whether it was idle. By CPU time, the work of the parent is serial
+(Amdahl) and the work of the workers is halved.
 """
 
 from __future__ import annotations
@@ -173,9 +174,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--books", nargs="*", default=[], help="folders of books")
     parser.add_argument("--vocab", type=Path, required=True, help="a vocab.txt")
     parser.add_argument("--share", type=int, default=1, help="take every N-th file (1)")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[1, 4, 16], help="(1 4 16)")
     parser.add_argument(
-        "--workers-times", type=int, default=4, help="corpus of the 2-worker run (4); 0: none"
+        "--sizes", type=int, nargs="*", default=[1, 4, 16], help="multiples of the corpus (1 4 16)"
+    )
+    parser.add_argument(
+        "--workers-times", type=int, default=4, help="multiple for the 2-worker run (4); 0: none"
     )
     parser.add_argument("--repeat", type=int, default=1, help="pairs of 1- and 2-worker runs (1)")
     parser.add_argument("--instances", default="", help="also write rows, e.g. 128:20")

@@ -1,14 +1,14 @@
-"""Tokens per second on 1, 2 and 4 CPU processes, and what they say to each other.
+"""Tokens per second on 1, 2 and 4 CPU processes, and the communication between them.
 
 ```text
 python benchmarks/scaling.py [--data PREPARED_FOLDER] [--model mini] [--processes 1 2 4]
     [--stages 1] [--json FILE] [--picture FILE.png]
 ```
 
-Each process has one thread and the same work, whatever their number. In addition to the training's
-scaling is the machine's own: the same processes multiplying matrices, without a word to each
-other. The bytes that each step sends are counted at the calls of ``torch.distributed`` and held
-against ``bertds plan``'s model of them, which then says what 8 to 4,096 GPUs would send.
+Each process has one thread and the same work for any number of processes. The scaling of the
+machine itself is also measured: the same processes multiply matrices without communication. The
+bytes that each step sends are counted at the calls of ``torch.distributed`` and compared with the
+model of ``bertds plan``. This model then gives the bytes for 8 to 4,096 GPUs.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def run_ranks(job: dict[str, Any]) -> dict[str, Any]:
         if line.startswith("FOUND "):
             return json.loads(line.removeprefix("FOUND "))  # type: ignore[no-any-return]
     raise SystemExit(
-        f"rank 0 of {world} found nothing (exit codes {[r.returncode for r in ranks]})"
+        f"rank 0 of {world} returned no result (exit codes {[r.returncode for r in ranks]})"
     )
 
 
@@ -235,8 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", choices=MODELS, default="mini")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--stages", type=int, nargs="+", default=[1], choices=range(4))
-    parser.add_argument("--rows", type=int, default=8, help="rows of a micro-batch")
-    parser.add_argument("--accumulation", type=int, default=8, help="micro-batches of a step")
+    parser.add_argument("--rows", type=int, default=8, help="rows per micro batch and process")
+    parser.add_argument("--accumulation", type=int, default=8, help="micro batches per step")
     parser.add_argument("--steps", type=int, default=4, help="timed steps")
     parser.add_argument("--tiny", action="store_true", help="BERT-tiny, 1 and 2 processes")
     add_result_options(parser)

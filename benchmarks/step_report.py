@@ -1,4 +1,4 @@
-"""Shows what ``train_step.py`` measured: a table, and a picture of the parts."""
+"""The output of ``train_step.py``: a table, and a picture of the parts."""
 
 from __future__ import annotations
 

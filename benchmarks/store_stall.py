@@ -1,16 +1,17 @@
-r"""How long training waits for its rows when they come from a store of a limited bandwidth.
+r"""How long training waits for its rows if they come from a store with limited bandwidth.
 
     python benchmarks/store_stall.py [--megabytes-per-second 100] [--rows-per-second 20000]
 
-A web server in a process of its own gives shards of made-up text at no more than the bandwidth,
-over all connections together. A loop asks the loader for 2,048 rows of 128 tokens per step and
-rests in between, at the rate of --rows-per-second; 20,000 is what eight H100 take of
-BERT-large (``docs/performance.md``). The cache holds two blocks and the lengths of the sentences,
-less than the corpus, so shards are fetched and evicted all the time. Blocks are an eighth of the
-loader's own size, so that a minute sees several. The share of the time that the loop waits counts
-from the first batch on; what comes before it (each shard is read once for its lengths, and the
-first block) is said in seconds. The same loop on the local folder shows what the machine itself
-costs.
+A web server in a separate process serves shards of made-up text. The bandwidth limits all
+connections together. A loop asks the loader for 2,048 rows of 128 tokens per step and sleeps in
+between, at the rate of --rows-per-second. Eight H100 read 20,000 rows/s with BERT-large
+(``docs/performance.md``).
+
+The cache holds two blocks and the lengths of the sentences, which is less than the corpus. So
+shards are constantly fetched and evicted. Blocks have 12.5 % of the loader's default size, so that
+each minute has several. The share of time that the loop waits is counted from the first batch on.
+The time before it is reported in seconds: each shard is read once for its lengths, and then the
+first block. The same loop on the local folder shows the cost of the machine itself.
 """
 
 from __future__ import annotations
@@ -140,12 +141,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--megabytes-per-second", type=float, default=100.0, help="bandwidth (100)")
     parser.add_argument(
-        "--rows-per-second", type=float, nargs="+", default=[20_000.0], help="the need (20000)"
+        "--rows-per-second",
+        type=float,
+        nargs="+",
+        default=[20_000.0],
+        help="rate of the loop (20,000)",
     )
-    parser.add_argument("--seconds", type=float, default=120.0, help="of each loop (120)")
-    parser.add_argument("--shards", type=int, default=40, help="of 4,000,000 tokens each (40)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="time per loop (120)")
+    parser.add_argument("--shards", type=int, default=40, help="shards of 4,000,000 tokens (40)")
     parser.add_argument(
-        "--block-rows", type=int, default=250_000, help="shuffled together (250,000)"
+        "--block-rows", type=int, default=250_000, help="rows shuffled together (250,000)"
     )
     add_result_options(parser)
     args = parser.parse_args(argv)

@@ -1,16 +1,17 @@
-"""Our training step against transformers' under the same DeepSpeed JSON on the same rows.
+"""Compare our training step with transformers', with the same DeepSpeed JSON and rows.
 
 ```text
 python benchmarks/train_step.py [--data PREPARED_FOLDER] [--model base] [--lengths 128 512]
     [--precisions fp32 bf16] [--rows 16] [--steps 4] [--json FILE] [--picture FILE.png]
 ```
 
-Both models live in one process and take turns, step by step, on the same micro-batch, so that a
-busy moment hits both. The first part shows that they compute the same: equal weights, dropout 0,
-losses next to each other. The second times whole steps with dropout 0.1.
-Padded slots are those of the batch padded to its longest row. MFU is the formula of
-``bertds/cost_model/flops.py`` on real tokens, against the device's data-sheet peak, or on a CPU
-against its own matrix product. ``--tiny`` runs everything at a size that takes seconds, for CI.
+Both models are in one process and alternate step by step on the same micro batch, so a busy machine
+affects both. The first part shows that they compute the same: it compares losses with equal weights
+and dropout 0. The second part times complete steps with dropout 0.1.
+
+Padded slots are those of the batch padded to its longest row. MFU uses the formula of
+``bertds/cost_model/flops.py`` on real tokens. It is relative to the data-sheet peak of a GPU, or to
+the matrix product measured on a CPU. ``--tiny`` runs everything in seconds, for CI.
 """
 
 from __future__ import annotations
@@ -183,26 +184,34 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS, default="base")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
-    parser.add_argument("--rows", type=int, default=16, help="rows of a step, one micro-batch")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps (one more warms up)")
+    parser.add_argument("--rows", type=int, default=16, help="rows per step, in one micro batch")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps, after one for warm-up")
     parser.add_argument(
-        "--memory", action="store_true", help="also peak memory, in processes apart"
+        "--memory", action="store_true", help="also measure peak memory, in separate processes"
     )
     parser.add_argument(
-        "--times-only", action="store_true", help="neither compare losses nor time the parts"
+        "--times-only", action="store_true", help="do not compare losses or time the parts"
     )
     parser.add_argument(
         "--compile",
         action="store_true",
-        help="ours with fused layers (GPU), or compiled ones (CPU); counts recompilations",
+        help="use fused layers (GPU) or compiled ones (CPU) for ours; count recompilations",
     )
     parser.add_argument(
-        "--torch-adam", action="store_true", help="torch's fused AdamW: nothing to compile first"
+        "--torch-adam",
+        action="store_true",
+        help="use torch's fused AdamW, which needs no compilation",
     )
-    parser.add_argument("--tiny", action="store_true", help="BERT-tiny, few rows: takes seconds")
+    parser.add_argument(
+        "--tiny", action="store_true", help="use BERT-tiny and few rows; takes seconds"
+    )
     add_result_options(parser)
     parser.add_argument(
-        "--show", type=Path, nargs="+", metavar="JSON", help="measure nothing: show stored results"
+        "--show",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="show stored results and measure nothing",
     )
     parser.add_argument("--memory-of", choices=(OURS, PEER), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

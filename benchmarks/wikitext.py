@@ -1,11 +1,11 @@
-"""Wikitext to prose: ours compared with WikiExtractor's and mwparserfromhell's, on the same dumps.
+"""Compare our wikitext cleaner with WikiExtractor and mwparserfromhell on the same dumps.
 
     python benchmarks/wikitext.py --dump DUMP.xml.bz2 ... --peers-python PEERS/bin/python
         [--json FILE] [--picture FILE.png]
 
-``PEERS`` is an environment of its own with ``wikiextractor`` (AGPL: compared with, nothing of it is
-used here) and ``mwparserfromhell``. Words kept, residue of markup per million characters, and
-megabytes of XML per CPU-second, decompression not counted.
+``PEERS`` is a separate environment with ``wikiextractor`` and ``mwparserfromhell``. WikiExtractor
+is AGPL; it is only compared with, and nothing of it is used here. The table has words kept, residue
+of markup per million characters, and MB of XML per CPU-second without decompression.
 """
 
 from __future__ import annotations
@@ -154,8 +154,8 @@ def measure(name: str, texts: Sequence[str], seconds: float, xml: int, of: Count
     }
 
 
-def compare(dump: Path, python: str, repeat: int, beside: Path | None) -> dict[str, Any]:
-    """Return the table of one dump; write both texts of each article below ``beside``."""
+def compare(dump: Path, python: str, repeat: int, articles_out: Path | None) -> dict[str, Any]:
+    """Return the table of one dump; write both texts of each article in ``articles_out``."""
     xml = sum(len(block) for block, _ in whole_blocks(dump))
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -169,10 +169,10 @@ def compare(dump: Path, python: str, repeat: int, beside: Path | None) -> dict[s
         undone = [html.unescape(text) for text in reference]
         rows.append(measure("WikiExtractor, unescaped", undone, their_seconds, xml, words))
         rows.append(measure("mwparserfromhell", stripped, strip_seconds, xml, words))
-    if beside is not None:
-        beside.mkdir(parents=True, exist_ok=True)
+    if articles_out is not None:
+        articles_out.mkdir(parents=True, exist_ok=True)
         for title, text in ours.items():
-            (beside / f"{re.sub('[^A-Za-z0-9]+', '_', title)}.txt").write_text(text)
+            (articles_out / f"{re.sub('[^A-Za-z0-9]+', '_', title)}.txt").write_text(text)
     return {"dump": dump.name, "mb_xml": xml / 1e6, "tools": rows}
 
 
@@ -196,15 +196,15 @@ def main(argv: list[str] | None = None) -> int:
     """Compare and print."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dump", type=Path, nargs="+", required=True, help="MediaWiki dumps")
-    parser.add_argument("--peers-python", required=True, help="interpreter that has both peers")
-    parser.add_argument("--repeat", type=int, default=3, help="repetitions of ours (3)")
-    parser.add_argument("--beside", type=Path, help="write our articles into this folder")
+    parser.add_argument("--peers-python", required=True, help="Python with both peers")
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions of our run (3)")
+    parser.add_argument("--articles-out", type=Path, help="also write our articles to this folder")
     add_result_options(parser)
     args = parser.parse_args(argv)
     result = host_facts("wikitext.py", argv, args.note, PREPARATION_PACKAGES)
     result["versions"] |= versions_in(args.peers_python, PEERS)
     result["dumps"] = [
-        compare(dump, args.peers_python, args.repeat, args.beside) for dump in args.dump
+        compare(dump, args.peers_python, args.repeat, args.articles_out) for dump in args.dump
     ]
     show(result)
     write_result(result, args.json)

@@ -210,4 +210,4 @@ def test_without_a_gpu_it_ends_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--out", str(tmp_path / "r.json")]) == 1
-    assert "torch sees no GPU here; bertds doctor says why" in capsys.readouterr().err
+    assert "torch sees no GPU; run bertds doctor to find out why" in capsys.readouterr().err
