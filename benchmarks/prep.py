@@ -116,7 +116,9 @@ def text_rows(
     return rows, documents
 
 
-def road_rows(sources: Sequence[str], vocab: Path, instances: str, documents: Sequence[str]) -> Any:
+def end_to_end_rows(
+    sources: Sequence[str], vocab: Path, instances: str, documents: Sequence[str]
+) -> Any:
     """Measure the whole process from files to shards and to rows, in this process."""
     common = ["--vocab", str(vocab), "--workers", "1", "--validation-fraction", "0.01"]
     more = ["--instances", instances, "--compression", "none"]
@@ -149,7 +151,7 @@ def stages(args: argparse.Namespace) -> list[dict[str, Any]]:
         more, documents = text_rows(args.wiki, args.books, args.vocab, args.repeat)
         sources = ["--wiki", *args.wiki] if args.wiki else []
         sources += ["--books", *args.books] if args.books else []
-        rows += more + road_rows(sources, args.vocab, args.instances, documents)
+        rows += more + end_to_end_rows(sources, args.vocab, args.instances, documents)
     for row in rows:
         amount = "rows" if "rows" in row else "mb"
         row[f"{amount}_per_second"] = row[amount] / max(row["seconds"], 1e-9)

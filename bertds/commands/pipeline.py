@@ -123,7 +123,7 @@ def vocabulary(args: argparse.Namespace, work: Path) -> tuple[str | None, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Walk the road. Returns 0, or 75 when a part was stopped and can be continued."""
+    """Run the pipeline. Returns 0, or 75 if a part was stopped and can be resumed."""
     args = parse_args(argv)
     work = Path(args.work)
     # Whoever names recipes means the excerpt to be trained on.

@@ -51,7 +51,7 @@ def test_models_by_name() -> None:
     assert set(bertds.MODELS) <= set(names)
 
 
-def test_the_road_by_functions(
+def test_end_to_end_by_functions(
     tiny_text: Path, tiny_recipe: Path, tiny_json: Path, tmp_path: Path
 ) -> None:
     """Prepare, train in two calls, evaluate, load; the caller keeps its signals."""

@@ -77,7 +77,7 @@ def stand_in(tmp_path, monkeypatch):
     return write
 
 
-def test_stages_stand_beside_tokenizers(corpus, dump, tmp_path, capsys) -> None:
+def test_stages_are_compared_with_tokenizers(corpus, dump, tmp_path, capsys) -> None:
     from benchmarks.prep import main
 
     articles, vocab = corpus
@@ -142,7 +142,7 @@ def test_rows_by_stage(tiny_data, tmp_path, capsys) -> None:
     assert "150,000 / 60,000" in capsys.readouterr().out
 
 
-def test_wikitext_beside_the_peers(dump, stand_in, tmp_path, capsys) -> None:
+def test_wikitext_compared_with_the_peers(dump, stand_in, tmp_path, capsys) -> None:
     from benchmarks.wikitext import main
 
     stand_in(PEERS)

@@ -21,7 +21,7 @@ def test_the_interval_of_a_median_by_the_order_of_the_values() -> None:
 
 
 @pytest.mark.slow
-def test_waits_for_a_store_are_measured_beside_the_local_folder(tmp_path: Path, capsys) -> None:
+def test_waits_for_a_store_are_compared_with_the_local_folder(tmp_path: Path, capsys) -> None:
     from benchmarks.store_stall import main
 
     tiny = ["--shards", "3", "--block-rows", "40000", "--seconds", "2", "--rows-per-second"]

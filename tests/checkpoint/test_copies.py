@@ -110,9 +110,7 @@ def test_a_copy_without_its_manifest_is_invisible_and_removed_later(
     assert set(listed(url)) == {"step_00000005", "step_00000004"}
 
 
-def test_an_upload_that_was_cut_short_is_made_up_for_at_the_next_start(
-    url: str, tmp_path: Path
-) -> None:
+def test_an_interrupted_upload_is_repeated_at_the_next_start(url: str, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     save_steps(make(tmp_path / "one"), 4)
     run = make(tmp_path / "one", copy_to=url)
@@ -192,7 +190,7 @@ copies.wait(60)
 """
 
 
-def test_kill_9_in_the_middle_of_an_upload_leaves_nothing_that_looks_whole(
+def test_kill_9_in_the_middle_of_an_upload_leaves_nothing_that_looks_complete(
     url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "one").mkdir()

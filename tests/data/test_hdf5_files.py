@@ -87,7 +87,7 @@ def test_rows_that_lie_in_another_file_are_refused_by_name(tmp_path: Path, kind,
 
 
 @pytest.mark.parametrize("kind", ATTACKS)
-def test_token_shards_that_lie_in_another_file_are_refused(tmp_path: Path, kind) -> None:
+def test_token_shards_located_in_another_file_are_refused(tmp_path: Path, kind) -> None:
     path = tmp_path / "shard_00000.h5"
     (tmp_path / "outside").mkdir()
     with h5py.File(path, "w", libver=("v110", "v110")) as file:

@@ -201,7 +201,7 @@ def test_shards_are_shuffled_and_blocks_bounded(make_corpus, monkeypatch):
     assert orders[0].blocks != orders[1].blocks
 
 
-def test_unequal_shards_end_nobody_early(tmp_path, make_shard, tokenizer, vocab):
+def test_unequal_shards_end_no_rank_early(tmp_path, make_shard, tokenizer, vocab):
     settings = RowSettings(sequence_length=LENGTH, max_predictions=PREDICTIONS)
     everything = [
         chunk

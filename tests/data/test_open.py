@@ -224,7 +224,7 @@ def test_instance_folders_have_their_own_splits_and_find_the_tokenizer(
 
 
 @pytest.mark.parametrize("user_cache", ["writable", "not writable"])
-def test_a_read_only_installation_compiles_all_the_same(repository, tmp_path, user_cache):
+def test_a_read_only_installation_still_compiles(repository, tmp_path, user_cache):
     package = tmp_path / "site" / "bertds"
     shutil.copytree(repository / "bertds", package, ignore=shutil.ignore_patterns("__pycache__"))
     # A file where numba would make its folder: it cannot be written, not even by root.

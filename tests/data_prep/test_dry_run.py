@@ -131,7 +131,7 @@ def test_units_are_spread_over_files_and_within_them(tmp_path: Path) -> None:
     assert len(starts) >= 3 and max(starts) > 3_000_000
 
 
-def test_bad_input_is_told_by_the_dry_run_too(
+def test_bad_input_is_reported_by_the_dry_run_too(
     tmp_path: Path, vocab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.xml").write_text("<mediawiki><page><title>x")

@@ -116,7 +116,7 @@ def fails(argv: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) ->
     return lines[0]
 
 
-def test_bad_input_is_one_line_and_leaves_nothing_that_looks_whole(
+def test_bad_input_is_one_line_and_leaves_nothing_that_looks_complete(
     tmp_path: Path,
     wiki: Path,
     vocab: Path,

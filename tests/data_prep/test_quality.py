@@ -194,7 +194,7 @@ def test_impossible_filters(values: dict, message: str) -> None:
         FilterSettings(**values)
 
 
-def test_languages_are_told_apart() -> None:
+def test_languages_are_distinguished() -> None:
     pytest.importorskip("py3langid")
     from data_prep.selection.language import check_languages, is_in
 

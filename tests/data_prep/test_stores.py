@@ -132,7 +132,7 @@ def test_other_settings_are_refused_and_overwritten_on_demand(
     assert manifest["settings"]["seed"] == 7
 
 
-def test_a_store_that_fails_leaves_it_invisible_and_the_run_goes_on(
+def test_a_store_that_fails_leaves_it_invisible_and_the_run_continues(
     inputs: Path, local: Path, tiny_vocab: Path, tmp_path: Path, monkeypatch
 ) -> None:
     url = f"file://{tmp_path / 'store'}"

@@ -158,7 +158,7 @@ def test_processes_meet(port: int) -> None:
     assert stores[0].get("word") == stores[2].get("word") == b"heard"
 
 
-def test_those_who_do_not_come_are_named_to_all_who_came(port: int) -> None:
+def test_missing_ranks_are_named_on_all_ranks_that_started(port: int) -> None:
     found = meet_in_threads([0, 3], 5, 1.0)
     for rank in (0, 3):
         assert f"rank {rank} of 5 waited 1 s at 127.0.0.1:{port}" in found[rank]

@@ -89,7 +89,7 @@ def test_the_rank_that_has_passed_the_fewest_places_is_named(clock: Clock) -> No
     assert watch.find(64.0) is None
 
 
-def test_at_one_place_the_rank_that_waits_for_nobody_is_named(clock: Clock) -> None:
+def test_at_one_place_the_rank_that_waits_for_no_other_is_named(clock: Clock) -> None:
     watch = Standstill(learn(clock, 0.5), 3)
     for rank in range(3):
         watch.note(rank, sign(20, waiting=rank != 2), 0.0)

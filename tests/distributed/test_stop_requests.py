@@ -201,7 +201,7 @@ def test_only_a_launcher_that_vanishes_ends_the_run(
     assert reason in log.read_text().splitlines()[1]
 
 
-def test_a_closed_terminal_is_a_wish_to_stop_unless_it_is_ignored(
+def test_a_closed_terminal_is_a_stop_request_unless_it_is_ignored(
     tmp_path: Path, handlers: object
 ) -> None:
     watch = StopRequests(tmp_path, None).listen()

@@ -64,7 +64,7 @@ def test_a_process_that_is_stopped_or_speaks_is_left_alone() -> None:
         process.communicate()
 
 
-def test_it_ends_with_the_rank_and_when_told() -> None:
+def test_it_ends_with_the_rank_and_on_request() -> None:
     dog = Watchdog(0).start()
     process = dog._process
     assert process is not None and process.poll() is None

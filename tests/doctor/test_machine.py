@@ -50,7 +50,7 @@ def test_a_missing_or_other_version_names_the_remedy() -> None:
     assert broken["h5py"].startswith("missing; pip install")
 
 
-def test_a_gpu_without_compiler_is_told_what_fails() -> None:
+def test_a_gpu_without_a_compiler_is_reported_with_what_fails() -> None:
     good, _, text = only(check.compiler(with_gpu=True, which=lambda _: None))
     assert good is None and text.startswith("no g++, nvcc, ninja") and "bertds[gpu]" in text
     assert only(check.compiler(with_gpu=True, which=lambda tool: tool))[0]

@@ -333,7 +333,7 @@ def test_damage_has_three_outcomes(
     assert not odd, f"{len(odd)} of {COUNT}:\n" + "\n".join(odd[:10])
 
 
-def test_trials_that_loop_crash_raise_or_grow_are_told_and_the_others_run() -> None:
+def test_trials_that_loop_crash_raise_or_grow_are_reported_and_the_others_run() -> None:
     def trial(number: int) -> int:
         if number == 1:
             re.match(r"(a?){40}a{40}", "a" * 40)  # years in C code that lets no signal through

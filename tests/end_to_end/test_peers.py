@@ -117,7 +117,7 @@ def test_long_silence_of_the_training_is_not_death(
 
 
 @pytest.mark.slow
-def test_a_job_that_was_suspended_as_a_whole_goes_on(
+def test_a_job_that_was_suspended_as_a_whole_continues(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     extra = ["guard.peer_timeout_seconds=1.5", "schedule.total_steps=8"]

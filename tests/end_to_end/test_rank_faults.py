@@ -73,7 +73,7 @@ def unbroken(
 
 
 @pytest.mark.parametrize(("fault", "victim"), CASES)
-def test_it_is_noticed_and_the_resumed_run_is_the_unbroken_one(
+def test_it_is_noticed_and_the_resumed_run_equals_an_uninterrupted_one(
     fork_server: Any, command: Any, tmp_path: Path, unbroken: Path, fault: str, victim: int
 ) -> None:
     line = command("run", *STEPS, *SHORT)

@@ -121,7 +121,7 @@ def test_a_start_with_other_settings_says_what_changes_or_is_refused(
     assert starts[1]["changes"]["schedule.total_steps"] == [2, 3]
 
 
-def test_a_learning_rate_changed_on_an_interrupted_run_is_told_everywhere(
+def test_a_learning_rate_changed_on_an_interrupted_run_is_reported_everywhere(
     command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run, lower = tmp_path / "run", "deepspeed.optimizer.params.lr=0.0001"

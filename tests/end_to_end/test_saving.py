@@ -74,7 +74,7 @@ def test_saving_in_the_background_saves_the_same(
     assert left == {"manifest.json"}
 
 
-def test_a_background_save_is_a_picture_of_its_moment(tmp_path: Path) -> None:
+def test_a_background_save_is_a_snapshot_of_its_moment(tmp_path: Path) -> None:
     engine = FakeEngine()
     checkpoints = make(tmp_path, engine, background=True)
     before = {key: tensor.clone() for key, tensor in engine.full.items()}

@@ -9,7 +9,7 @@ from tests.end_to_end.soak.kill import soak
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_equals_an_unbroken_one(
+def test_a_run_that_is_killed_repeatedly_equals_an_uninterrupted_one(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     """The short form of soak/kill.py: every kind of round, on one and two ranks."""

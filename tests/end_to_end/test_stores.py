@@ -99,7 +99,7 @@ def test_two_processes_train_to_the_losses_of_the_local_run(
 
 
 @pytest.mark.slow
-def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_goes_on(
+def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_resumes(
     fork_server: Any, command: Any, tmp_path: Path, corpus: Path
 ) -> None:
     more = ["schedule.total_steps=90", "checkpoint.every_steps=500"]
@@ -195,7 +195,7 @@ def whole_copies(store: Path) -> list[Path]:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_its_copies_when_its_folder_is_gone(
+def test_a_run_resumes_from_its_copies_when_its_folder_is_gone(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     """Killed when two copies are there; nothing local is left; the end is the same."""

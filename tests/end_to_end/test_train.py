@@ -96,7 +96,7 @@ def test_micro_batch_does_not_change_the_losses(command: Any, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "Lamb"])
-def test_a_run_stopped_after_every_step_equals_an_unbroken_one(
+def test_a_run_stopped_after_every_step_equals_an_uninterrupted_one(
     command: Any, tmp_path: Path, optimizer: str
 ) -> None:
     extra = [
@@ -161,7 +161,7 @@ def test_two_ranks_take_the_same_growing_batches(
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
-def test_a_run_comes_back_elsewhere(command: Any, tmp_path: Path) -> None:
+def test_a_run_resumes_elsewhere(command: Any, tmp_path: Path) -> None:
     """Another stage, micro batch and number of processes: the same samples and losses."""
     assert entry(command("whole", "run.log_samples=true")) == 0
     journey = [
@@ -230,7 +230,7 @@ def test_low_precision_trains(command: Any, tmp_path: Path) -> None:
         )
 
 
-def test_three_doors_to_the_data(
+def test_three_ways_to_open_the_data(
     command: Any, tmp_path: Path, tiny_text: Path, tiny_vocab: Path
 ) -> None:
     text = [f"data.path={tiny_text}", f"data.vocab={tiny_vocab}"]

@@ -1,4 +1,4 @@
-"""Losses and shard bytes of a fixed-seed road, to see that a change of structure changed nothing.
+"""Losses and shard bytes of a fixed-seed pipeline, to check that refactoring changed nothing.
 
 ``python -m tests.end_to_end.unchanged`` prints the figures of this tree. With ``--exact REVISION``
 it also works them out for another revision on this machine, and fails unless both are equal bit

@@ -75,7 +75,9 @@ def test_to_be_evaluated_it_changes_places_and_changes_back(stage: int, precisio
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "bf16"), (3, "fp32")])
-def test_a_resumed_average_is_the_unbroken_one_bit_for_bit(stage: int, precision: str) -> None:
+def test_a_resumed_average_equals_an_uninterrupted_one_bit_for_bit(
+    stage: int, precision: str
+) -> None:
     engine = one_process(stage, precision)
     middle = train_averaged(engine, 0, 3)[-1]
     end = train_averaged(engine, 3, STEPS)[-1]

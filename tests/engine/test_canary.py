@@ -13,7 +13,7 @@ def test_every_internal_that_the_engine_relies_on_is_there() -> None:
     assert set(found["versions"]) == {"deepspeed", "torch"}
 
 
-def test_only_deepspeed_and_torch_are_free(repository: Path) -> None:
+def test_only_deepspeed_and_torch_are_unpinned(repository: Path) -> None:
     wanted = {"deepspeed": None, "torch": "2.14.0"}
     needed = canary.requirements(repository / "pyproject.toml", wanted)
     assert needed[-2:] == ["deepspeed", "torch==2.14.0"]

@@ -90,7 +90,7 @@ def test_clipping_is_torchs(stage: int, clip: float) -> None:
         (1, "autocast"),
     ],
 )
-def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     stage: int, precision: str, optimizer: str
 ) -> None:
     json_values = values(stage, precision, optimizer)

@@ -45,7 +45,7 @@ def test_one_process_is_the_textbook(stage: int) -> None:
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(2, "fp32"), (1, "bf16"), (3, "bf16")])
-def test_a_resumed_run_is_the_unbroken_one_bit_for_bit(stage: int, precision: str) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(stage: int, precision: str) -> None:
     json_values = values(stage, precision, "Muon")
     json_values["train_micro_batch_size_per_gpu"] = 12
     engine = make_engine(json_values)

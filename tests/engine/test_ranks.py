@@ -169,7 +169,7 @@ def test_a_nan_on_one_rank_skips_the_step_on_all(two: dict, stage: int) -> None:
     assert distance(found["state"], want) < 1e-6
 
 
-def test_a_run_goes_on_with_other_processes_and_another_stage(two: dict, unbroken: dict) -> None:
+def test_a_run_resumes_with_other_processes_and_another_stage(two: dict, unbroken: dict) -> None:
     # one rank, stage 1 -> two ranks, stage 3
     assert same(two["second"]["start"], torch.load(unbroken["file"]))
     assert two["second"]["losses"] == pytest.approx(unbroken["losses"][4:], rel=1e-6)

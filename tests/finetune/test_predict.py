@@ -254,7 +254,7 @@ def test_blank_lines_keep_their_place(
     assert np.load(vectors).shape == (3, 16)
 
 
-def test_published_files_are_told_from_sentences(
+def test_published_files_are_distinguished_from_sentences(
     models: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

@@ -135,7 +135,7 @@ def lay_flat(layer: torch.nn.Module, *, weights_first: bool) -> None:
 
 
 def test_a_layer_keeps_the_host_free(config) -> None:
-    """The road over nested tensors dispatched several times as many, and took the host 4-8 ms."""
+    """With nested tensors, it dispatched several times as many and took the host 4 to 8 ms."""
     apart = layer_operators(config)
     assert apart["aten.cat.default"] == 2  # the three weights, the three biases
     assert apart.total() <= 35

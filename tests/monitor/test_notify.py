@@ -30,7 +30,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return texts
 
 
-def test_a_run_tells_of_its_end_and_of_its_stop(
+def test_a_run_sends_a_notice_when_it_ends_or_stops(
     command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     file = tmp_path / "told"
@@ -44,7 +44,7 @@ def test_a_run_tells_of_its_end_and_of_its_stop(
     assert last == "done 6 bertds run: done at step 6"
 
 
-def test_a_failure_is_told(command: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_a_failure_is_reported(command: Callable[..., list[str]], tmp_path: Path) -> None:
     from bertds.training.run import Run
 
     file = tmp_path / "told"
@@ -59,7 +59,7 @@ def test_a_failure_is_told(command: Callable[..., list[str]], tmp_path: Path) ->
     assert told(file) == ["failed 0 bertds run: failed at step 0: no space left"]
 
 
-def test_what_looks_ill_is_told_once(tmp_path: Path) -> None:
+def test_what_looks_wrong_is_reported_once(tmp_path: Path) -> None:
     file = tmp_path / "told"
     notifier = Notifier(NotifyConfig(command=KEEP.format(file)), tmp_path, "x")
     watcher = HealthWarnings(notifier)

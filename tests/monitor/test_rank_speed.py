@@ -52,7 +52,7 @@ def line(ranks: Ranks, speed: RankSpeed, forward: list[float]) -> dict[str, Any]
     return speed.line()
 
 
-def test_a_rank_that_is_slower_by_a_tenth_over_20_steps_is_named() -> None:
+def test_a_rank_that_is_10_percent_slower_over_20_steps_is_named() -> None:
     ranks = Ranks()
     speed = RankSpeed(ranks, DeviceClock(CPU))
     for _ in range(19):
@@ -69,7 +69,7 @@ def test_a_rank_that_is_slower_by_a_tenth_over_20_steps_is_named() -> None:
 
 
 @pytest.mark.parametrize("pause", [[5.0, 1.0, 1.0, 1.0], [1.0, 1.0, 9.0, 1.0]])
-def test_one_long_pause_and_a_difference_below_a_tenth_make_no_slow_rank(
+def test_one_long_pause_and_a_difference_below_10_percent_make_no_slow_rank(
     pause: list[float],
 ) -> None:
     ranks = Ranks()
@@ -110,7 +110,7 @@ def test_of_two_ranks_each_is_compared_with_the_other() -> None:
     assert slow_ones([0.0, 0.0], 0.1) == []
 
 
-def test_a_slow_rank_is_said_before_the_first_step(
+def test_a_slow_rank_is_reported_before_the_first_step(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ranks = Ranks()
@@ -149,7 +149,7 @@ def test_findings_and_metric_lines_know_it() -> None:
 
 
 @pytest.mark.slow
-def test_a_rank_that_drags_is_named_in_the_log_and_by_status(
+def test_a_slow_rank_is_named_in_the_log_and_by_status(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     line = command("run", "schedule.total_steps=24", "log.every_steps=1")

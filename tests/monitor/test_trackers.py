@@ -131,7 +131,7 @@ def test_trackers_get_every_number_and_trust_ratios() -> None:
     }
 
 
-def test_warnings_are_said_once(said: list[str]) -> None:
+def test_warnings_are_shown_once(said: list[str]) -> None:
     watcher = HealthWarnings()
     for step in range(10, 200, 10):
         watcher.line(train_line(step, stall_seconds=3.0))
@@ -230,7 +230,7 @@ def test_wandb_without_a_key_is_one_line_before_anything_is_built(
     assert has_key()
 
 
-def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
+def test_wandb_without_a_network_continues_offline_under_the_same_id(
     no_wandb_server: None,
     tiny_recipe: Path,
     tiny_json: Path,
@@ -254,7 +254,7 @@ def test_wandb_without_a_network_goes_on_offline_under_the_same_id(
     assert len(folders) == 2 and all(identity in folder.name for folder in folders)
 
 
-def test_a_refused_wandb_run_goes_on_offline(
+def test_a_refused_wandb_run_continues_offline(
     no_wandb_server: None, tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server answers, but not as it should: no W&B server at all, a wrong key, an old one."""

@@ -27,7 +27,7 @@ def test_muon_has_its_own_parameters() -> None:
     assert (chosen.momentum, chosen.ns_steps, chosen.betas) == (0.9, 6, (0.9, 0.95))
 
 
-def test_adam_means_adamw_unless_told_not_to() -> None:
+def test_adam_means_adamw_unless_set_otherwise() -> None:
     # as in DeepSpeed
     assert parse_optimizer({"type": "Adam", "params": {"lr": 1e-4}}).kind == "AdamW"
     l2 = parse_optimizer({"type": "Adam", "params": {"lr": 1e-4, "adam_w_mode": False}})

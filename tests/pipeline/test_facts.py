@@ -46,7 +46,7 @@ def test_held_out_sentences_are_in_no_training_document(told: facts.Facts) -> No
     assert sum(map(len, told.documents)) == facts.TELLINGS * len(read)
 
 
-def test_no_document_tells_of_a_country_twice(told: facts.Facts) -> None:
+def test_no_document_describes_a_country_twice(told: facts.Facts) -> None:
     for document in [*told.documents, *told.held_out]:
         names = [word for sentence in document for word in sentence.split() if word[:4] == "land"]
         assert len(names) == len(set(names)) == len(document) <= facts.PER_DOCUMENT
@@ -103,7 +103,7 @@ def test_the_table_is_read_from_the_wheel_once(
     assert [path.name for path in tmp_path.iterdir()] == ["countries.json"]
 
 
-def test_without_the_network_the_way_on_is_named(
+def test_without_the_network_the_remedy_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution found")

@@ -59,7 +59,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--set", "data.sequence_lenght=64"], "data.sequence_lenght"),
     ],
 )
-def test_what_a_later_stage_would_refuse_is_said_before_the_first(
+def test_what_a_later_stage_would_refuse_is_reported_before_the_first(
     tmp_path: Path,
     options: list[str],
     message: str,
@@ -149,7 +149,7 @@ def test_a_check_begins_nothing_and_needs_neither_gpus_nor_sources(
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.json"]
 
 
-def test_a_missing_key_of_a_tracker_is_said_before_preparation(
+def test_a_missing_key_of_a_tracker_is_reported_before_preparation(
     tmp_path: Path, untouched: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bertds.monitor.trackers.find_spec", lambda name: None)

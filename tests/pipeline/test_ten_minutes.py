@@ -127,7 +127,7 @@ def test_a_table_of_nothing_has_dashes_and_published_rows(tmp_path: Path) -> Non
         ([], "give the text with --wiki, --books or --text"),
     ],
 )
-def test_what_is_missing_is_said_before_ten_minutes_are_spent(
+def test_what_is_missing_is_reported_before_ten_minutes_are_spent(
     arguments: list[str], wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code: object

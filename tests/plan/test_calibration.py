@@ -178,7 +178,7 @@ def real_run(
     ],
     ids=["stage 0", "large micro batch", "deeper, stage 2", "recomputed", "recomputed, dropout"],
 )
-def test_memory_of_real_runs_within_a_tenth(
+def test_memory_of_real_runs_within_10_percent(
     repository: Path,
     tiny_data: Path,
     calibrating_run: Path,
@@ -269,7 +269,7 @@ def test_calibration_with_two_processes(repository: Path, tiny_data: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_time_of_a_real_run_within_a_quarter_after_calibration(
+def test_time_of_a_real_run_within_25_percent_after_calibration(
     repository: Path, tiny_data: Path, tmp_path: Path
 ) -> None:
     """Half the depth and 33 % of the micro batch foretell the whole.

@@ -32,7 +32,7 @@ def test_hugging_face_and_dle_round_trips_are_bit_equal(folder: Path, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_run_goes_round_bit_equal(
+def test_a_round_trip_of_a_run_is_bit_equal(
     tiny_data: Path, tiny_recipe: Path, tiny_json: Path, tmp_path: Path
 ) -> None:
     import os
@@ -83,7 +83,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "out").exists()
 
 
-def test_settings_and_random_state_beside_the_weights_do_no_harm(
+def test_settings_and_random_state_next_to_the_weights_do_no_harm(
     folder: Path, tmp_path: Path
 ) -> None:
     """Megatron's files hold an ``argparse.Namespace`` and numpy's random state."""

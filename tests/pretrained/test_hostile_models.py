@@ -145,7 +145,7 @@ def test_a_models_own_code_is_not_run_and_no_text_is_an_answer(
 
 
 @pytest.mark.parametrize("name", [*TASK_CLASSES.values(), "AutoTokenizer", "AutoConfig"])
-def test_nobody_can_ask_for_a_models_own_code(with_code, name: str) -> None:
+def test_no_caller_can_enable_a_models_own_code(with_code, name: str) -> None:
     folder, marker = with_code
     with pytest.raises(CheckpointError):
         load_transformers(folder, name, trust_remote_code=True)

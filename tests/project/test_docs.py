@@ -260,7 +260,7 @@ def test_schema_in_the_documentation_is_up_to_date() -> None:
     )
 
 
-def test_every_command_stands_in_the_reference() -> None:
+def test_every_command_is_in_the_reference() -> None:
     text = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     missing = [name for name in COMMANDS if f"| `bertds {name}` |" not in text]
     assert missing == [], f"add to docs/reference/commands.md: {missing}"

@@ -286,7 +286,7 @@ def test_preparation_needs_no_torch() -> None:
         ["bertds/train.py", "--config", "a.yaml", "--deepspeed_config", "b.json"],
     ],
 )
-def test_a_python_without_the_packages_is_told_where_they_are(
+def test_a_python_without_the_packages_reports_how_to_install_them(
     repository: Path, command: list[str]
 ) -> None:
     """As when the environment was not activated."""

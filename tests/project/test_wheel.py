@@ -131,7 +131,7 @@ def article(number: int) -> str:
 
 
 @pytest.mark.slow
-def test_the_whole_road_from_an_empty_folder(
+def test_end_to_end_from_an_empty_folder(
     site: Path, tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
 ) -> None:
     """``bertds pipeline`` of an installed package, at the smallest size."""

@@ -120,7 +120,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no metrics yet" in capsys.readouterr().err
 
 
-def test_time_in_updates_stands_beside_the_stalls_where_lines_tell_it(tmp_path: Path) -> None:
+def test_time_in_updates_is_next_to_the_stalls_if_lines_have_it(tmp_path: Path) -> None:
     lines = [train_line(step, optimizer_seconds=1.8) for step in range(10, 101, 10)]
     lines[0].pop("optimizer_seconds")  # written before the run was continued by a newer version
     told = make_run(tmp_path / "runs/told", lines)
@@ -156,7 +156,7 @@ def test_time_in_updates_stands_beside_the_stalls_where_lines_tell_it(tmp_path: 
         {"fields": None, "paradigms": 3},
     ],
 )
-def test_odd_blimp_scores_are_left_out_and_said(
+def test_odd_blimp_scores_are_left_out_and_reported(
     two_phases: tuple[Path, Path], odd: dict[str, object]
 ) -> None:
     scores = {

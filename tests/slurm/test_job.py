@@ -34,7 +34,7 @@ def bash(repository: Path, code: str, **variables: str) -> subprocess.CompletedP
         ("slurm_load_jobs error: Invalid job id specified", "", False),
     ],
 )
-def test_only_a_running_job_comes_back_by_itself(
+def test_only_a_running_job_requeues_itself(
     repository: Path, answer: str, restart: str, goes_on: bool
 ) -> None:
     code = f'scontrol() {{ echo "JobId=7 {answer} Requeue=1"; }}\nleave_it_to_slurm\necho goes on'

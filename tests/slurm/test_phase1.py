@@ -89,7 +89,7 @@ def test_what_a_killed_slurmd_leaves_behind_writes_no_more(
     assert_same_run(run, undisturbed)
 
 
-def test_it_comes_back_on_the_remaining_node(
+def test_it_restarts_on_the_remaining_node(
     lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
     lab.run("scontrol", "update", "nodename=node3", "state=drain", "reason=test")

@@ -44,7 +44,7 @@ def test_phase_two_waits_and_a_hopeless_run_gives_up(
     assert f"weights and moments from {tmp_path}/phase1" in lab.log(second)
 
 
-def test_jobs_on_one_node_go_on_after_a_time_limit(
+def test_jobs_on_one_node_resume_after_a_time_limit(
     lab: Lab, repository: Path, tmp_path: Path
 ) -> None:
     # A stand-in for Python: ended the first time, done the second.
@@ -90,7 +90,7 @@ def test_a_lost_rank_is_started_again_in_the_same_job(
     assert_same_run(run, undisturbed)
 
 
-def test_a_finished_run_is_done_goes_on_or_refuses(
+def test_a_finished_run_is_done_continues_or_refuses(
     lab: Lab, repository: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "phase1"

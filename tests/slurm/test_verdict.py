@@ -117,7 +117,7 @@ def test_a_silent_node_is_named_and_not_those_that_waited_for_it() -> None:
     assert "no report" in verdict(said).problems["n3"][0]
 
 
-def test_a_node_that_talks_to_nobody_is_named() -> None:
+def test_a_node_that_no_other_node_reaches_is_named() -> None:
     said = reports()
     for lines in said.values():
         for line in lines:
@@ -132,7 +132,7 @@ def test_a_node_that_talks_to_nobody_is_named() -> None:
     assert verdict(said).problems == {"n4": ["no all-reduce with n1: no response"]}
 
 
-def test_if_nobody_reaches_the_first_node_it_is_the_bad_one() -> None:
+def test_if_no_node_reaches_the_first_it_is_the_bad_one() -> None:
     said = reports()
     for node in NODES[1:]:
         said[node] = [said[node][0], {"node": node, "meet": {"error": "cannot reach n1:15001"}}]

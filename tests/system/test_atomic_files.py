@@ -94,7 +94,7 @@ def test_a_lock_of_another_host_is_taken_over_only_when_stale(tmp_path: Path) ->
     FolderLock(tmp_path, "mine").acquire().release()
 
 
-def test_an_owner_that_was_taken_for_dead_learns_of_it(tmp_path: Path) -> None:
+def test_an_owner_that_was_considered_dead_notices(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path, "mine").acquire()
     lock.check()
     theirs = {"host": "elsewhere", "pid": 1, "purpose": "p", "job": "77"}

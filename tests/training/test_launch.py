@@ -39,7 +39,7 @@ LISTENS = "trap 'exit 75' TERM; while :; do sleep 0.05; done"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_one_wish_to_stop_reaches_every_rank(number: int) -> None:
+def test_one_stop_request_reaches_every_rank(number: int) -> None:
     before = signal.getsignal(number)
     assert live(LISTENS, LISTENS, send=(number,)) == (75, None)
     assert signal.getsignal(number) == before
@@ -191,7 +191,7 @@ def children(pid: int) -> dict[str, int]:
 
 
 @pytest.mark.slow
-def test_after_a_loss_the_run_goes_on_as_if_nothing_had_been(
+def test_after_a_lost_rank_the_run_continues_to_the_same_result(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     steps = ["schedule.total_steps=60", "checkpoint.every_steps=5"]

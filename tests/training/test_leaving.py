@@ -43,13 +43,13 @@ def test_a_rank_that_leaves_early_never_reports_success(leaving: Leaving, code: 
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), SystemExit("no"), KeyboardInterrupt(), OSError()])
-def test_what_says_that_it_failed_is_left_as_it_is(leaving: Leaving, error: BaseException) -> None:
+def test_what_reports_its_failure_is_left_as_it_is(leaving: Leaving, error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, leaving:
         raise error
     assert raised.value is error and leaving.heartbeat.told[0]  # type: ignore[union-attr]
 
 
-def test_in_order_nothing_is_told(leaving: Leaving) -> None:
+def test_without_faults_nothing_is_reported(leaving: Leaving) -> None:
     with leaving:
         pass
     assert leaving.heartbeat.told == [""]  # type: ignore[union-attr]

@@ -60,7 +60,7 @@ def test_ranks_that_read_other_data_are_named() -> None:
 
 
 @pytest.mark.slow
-def test_data_that_changed_between_two_starts_is_said(
+def test_data_that_changed_between_two_starts_is_reported(
     fork_server: Any, command: Any, tmp_path: Path, tiny_data: Path, tiny_vocab: Path
 ) -> None:
     def start(data: Path, **plan: int) -> tuple[int, str]:

@@ -54,7 +54,7 @@ def test_the_model_gets_those_of_the_training_text(style: str, tiny_data: Path) 
 
 
 @pytest.mark.slow
-def test_a_resumed_run_is_the_unbroken_one_and_ranks_do_not_matter(
+def test_a_resumed_run_equals_an_uninterrupted_one_on_any_number_of_ranks(
     command: Any, tmp_path: Path
 ) -> None:
     assert entry(command("whole", POWER)) == 0

@@ -213,7 +213,7 @@ def test_a_store_that_holds_other_bytes_is_refused(
         open_source(config(store.url, tmp_path / "cache"), 1).samples_in_epoch(0)
 
 
-def test_a_dead_store_is_said_and_given_up(
+def test_a_store_that_does_not_recover_is_reported_and_abandoned(
     corpus: Path, tmp_path: Path, caplog, monkeypatch
 ) -> None:
     monkeypatch.setattr(fetch_ahead, "SAY_AFTER_SECONDS", 0.2)

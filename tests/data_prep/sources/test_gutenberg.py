@@ -33,7 +33,7 @@ def test_small_print_goes_wherever_it_is(tmp_path: Path, frame: str) -> None:
     assert document.text == (STORY * 3).replace("\n", " ").strip()
 
 
-def test_markers_hold_only_where_they_may_stand(tmp_path: Path) -> None:
+def test_markers_count_only_where_they_are_allowed(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     begin, end = (
         "*** START OF THE PROJECT GUTENBERG EBOOK {} ***",

@@ -170,7 +170,7 @@ def test_a_licence_that_cannot_be_looked_up_ends_nothing(
     assert len(files) == 3 and {file.licence for file in files} == {""}
 
 
-def test_a_file_on_the_hub_is_read_where_it_lies_and_named_with_its_revision(
+def test_a_file_on_the_hub_is_read_in_place_and_named_with_its_revision(
     wikipedia: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another file system of fsspec represents the Hub's, which cannot be reached here."""

@@ -46,7 +46,7 @@ def read(file, unit_bytes: int) -> list:  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(("part", "ids"), [("", ""), ("3", "-p10p50")])
-def test_a_dump_is_cut_at_the_streams_of_the_index_beside_it(
+def test_a_dump_is_cut_at_the_streams_of_the_index_next_to_it(
     tmp_path: Path, pages: list[str], made: SimpleNamespace, part: str, ids: str
 ) -> None:
     path = published(tmp_path, pages, made, part, ids)

@@ -152,7 +152,7 @@ def test_an_alphabet_is_as_large_as_the_text_needs(tmp_path: Path, capsys) -> No
     assert "are [UNK]" not in said
 
 
-def test_much_unknown_is_said_with_figures(tmp_path: Path, capsys) -> None:
+def test_many_unknown_tokens_are_reported_with_figures(tmp_path: Path, capsys) -> None:
     prepare(tmp_path, GERMAN.replace("Mann", "Фрау"), wordpiece_folder(tmp_path / "tok"))
     assert "warning: 2 of 17 tokens (11.8 %) are [UNK]" in capsys.readouterr().err
 

@@ -70,7 +70,7 @@ def test_every_assigned_character_alone_and_between_letters(pair) -> None:
     check(pair, [f"{c} a{c}b" for c in assigned[::step]])
 
 
-def test_every_character_of_two_bytes_beside_itself_and_letters(pair) -> None:
+def test_every_character_of_two_bytes_next_to_itself_and_letters(pair) -> None:
     every = [chr(c) for c in range(0x80, 0x800)]
     check(pair, [f"{c}a{c}{c}B 1{c} {c}" for c in every])
     check(pair, ["".join(every[i : i + 9]) for i in range(0, len(every), 9)])

@@ -1,4 +1,4 @@
-"""The road as a user walks it: prepare, train, export, evaluate, with what can go wrong."""
+"""The pipeline as a user runs it: prepare, train, export, evaluate, and what can go wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(
     tmp_path_factory: pytest.TempPathFactory, tiny_recipe: Path, tiny_json: Path, tiny_data: Path
 ) -> Path:
     """A finished tiny run."""
-    folder = tmp_path_factory.mktemp("road") / "run"
+    folder = tmp_path_factory.mktemp("pipeline") / "run"
     assert bertds(arguments(tiny_recipe, tiny_json, tiny_data, folder)) == 0
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
@@ -347,7 +347,7 @@ def test_checkpoint_commands(run: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.slow
-def test_the_whole_road_from_a_real_dump(
+def test_end_to_end_from_a_real_dump(
     shared_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dump = next((shared_data / "wikipedia").glob("enwiki-latest-pages-articles1*.bz2"))
