@@ -31,6 +31,7 @@ def newest_good(checkpoints: Path) -> CheckpointReader | None:
         CheckpointError: there are checkpoints, but every one of them is damaged.
     """
     folders = step_folders(checkpoints)
+    # A wrong `latest` is only a warning: the folders themselves decide.
     latest = checkpoints / "latest"
     if latest.is_file():
         name = latest.read_text(encoding="utf-8", errors="replace").strip()
@@ -39,6 +40,7 @@ def newest_good(checkpoints: Path) -> CheckpointReader | None:
                 "%s names %r, which does not exist; looking for the newest checkpoint", latest, name
             )
     problems: list[str] = []
+    # From the newest to the oldest: return the first one that is intact.
     for folder in folders:
         try:
             reader = CheckpointReader(folder)

@@ -173,11 +173,13 @@ def _check_pieces(root: Field, numels: dict[str, int], sizes: dict[str, int]) ->
         seen.add((record.file, record.key))
         used[record.file] += _FLOAT_BYTES * record.length
         held.setdefault((record.name, record.kind), []).append((record.start, record.length))
+    # Distinct pieces of a file cannot be larger than the file.
     for file, size in used.items():
         if size > sizes[file]:
             raise CheckpointError(
                 f"{root.file}: pieces: {file} has {sizes[file]:,} bytes, its pieces {size:,}"
             )
+    # Every tensor needs its weights. Moments are optional, but must be complete.
     for name, numel in numels.items():
         _check_cover(root, name, "weight", numel, held.get((name, "weight"), []))
         for kind in KINDS[1:]:

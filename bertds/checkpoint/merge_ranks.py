@@ -41,6 +41,7 @@ def convert(source: str, out: Path, *, weights_only: bool) -> Path:
             with atomic_path(file) as temporary:
                 save_file(dict(reader.weights()), temporary, metadata={"format": "pt"})
             return file
+        # Write a checkpoint of one rank to a temporary folder, then rename it.
         final = out / f"step_{reader.manifest['step']:08d}"
         if final.exists():
             raise CheckpointError(f"{final}: already exists; choose another --out")

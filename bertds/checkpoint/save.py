@@ -77,10 +77,12 @@ class Checkpoints:
             BertdsError: on every rank, if any rank could not write, or a weight is not finite;
                 the last good checkpoint is untouched.
         """
+        # Only one background save may run at a time.
         if self._background is not None and (wait or self.saved_step != state.step):
             self.finish()
         if self.saved_step == state.step:
             return
+        # Files are written to a temporary folder, which is renamed when it is complete.
         name = f"step_{state.step:08d}"
         final, temporary = self.folder / name, self.folder / f".tmp-{name}"
         pieces = self.engine.pieces()
@@ -96,6 +98,7 @@ class Checkpoints:
         }
         self.saved_step = state.step
         kept = copy.copy(state)
+        # Write in the background from a copy of the state, while training continues.
         if self.config.background and not wait:
             self._background = BackgroundSave(
                 temporary,
@@ -105,6 +108,7 @@ class Checkpoints:
                 lambda parts: self._publish(temporary, final, manifest, parts, kept),
             )
             return
+        # Otherwise every rank writes its pieces, and the main process publishes them.
         written = self._together(
             lambda: write_pieces(temporary, self.engine.rank, pieces), temporary
         )

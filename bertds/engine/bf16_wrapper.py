@@ -169,6 +169,7 @@ def use_exact_norms() -> None:
         mpu: object = None,
         moe_ep_group: object = None,
     ) -> torch.Tensor:
+        # Other norms and model parallelism are left to DeepSpeed.
         if norm_type != 2 or mpu is not None or moe_ep_group is not None:
             return original_norm(input_tensors, norm_type, mpu, moe_ep_group)
         return global_norm(input_tensors).float()

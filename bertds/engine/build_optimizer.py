@@ -62,6 +62,7 @@ def build_optimizer(
             shapes={name: tuple(p.shape) for name, p in named},
             is_decayed=is_decayed,
         )
+    # Adam and AdamW need two groups, because biases and LayerNorm are not decayed.
     decayed, not_decayed = split_parameters(named)
     groups: list[dict[str, Any]] = [
         {"params": decayed, "weight_decay": wanted.weight_decay},
@@ -70,6 +71,7 @@ def build_optimizer(
     groups = [group for group in groups if group["params"]]
     numbers: dict[str, Any] = {"lr": wanted.lr, "betas": wanted.betas, "eps": wanted.eps}
     decoupled = wanted.kind == "AdamW"
+    # DeepSpeed's kernels for offload and for GPUs, torch's otherwise.
     if settings.offloads_optimizer and settings.values.get("zero_force_ds_cpu_optimizer", True):
         return _cpu_adam(groups, numbers, decoupled)
     if device.type == "cuda" and not settings.offloads_optimizer and not wanted.torch_adam:

@@ -128,6 +128,7 @@ class Engine:
             )
         torch.manual_seed(seed)
         model.to(device)
+        # Every rank starts with the weights of rank 0.
         with torch.no_grad():
             for parameter in model.parameters():
                 dist.broadcast(parameter.data, src=0)
@@ -142,6 +143,7 @@ class Engine:
             optimizer=optimizer,
             config=wrapper_config(settings, batch_plan, optimizer),
         )
+        # Moments exist before the first step, so that a checkpoint always has them.
         layout = read_layout(wrapped, optimizer)
         work_on_all_tensors(wrapped)
         for partition in layout.partitions:

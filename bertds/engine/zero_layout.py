@@ -76,6 +76,7 @@ def read_layout(engine: DeepSpeedObject, optimizer: torch.optim.Optimizer) -> La
     trained = {name: p for name, p in named.items() if p.requires_grad}
     if getattr(wrapper, "optimizer", wrapper) is not optimizer:
         raise _unexpected(f"{type(wrapper).__name__} does not wrap our optimizer")
+    # The attributes of DeepSpeed's wrapper show how it partitions the master weights.
     if engine.zero_optimization_stage() == 0:
         kind = "stage0"
         partitions = [
@@ -90,6 +91,7 @@ def read_layout(engine: DeepSpeedObject, optimizer: torch.optim.Optimizer) -> La
         kind, partitions = "zero3", _read_zero_3(wrapper, names)
     else:
         raise _unexpected(f"unknown optimizer wrapper {type(wrapper).__name__}")
+    # The optimizers update flat float32 vectors in place.
     for partition in partitions:
         if partition.tensor.dtype != torch.float32 or not partition.tensor.is_contiguous():
             raise _unexpected("master weights are not contiguous float32 tensors")

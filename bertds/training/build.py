@@ -113,21 +113,23 @@ def _build(
     leaving: Leaving,
     closing: ExitStack,
 ) -> Run:
-    """Make every part; ``leaving`` and ``closing`` learn of each as soon as it is open."""
+    """Build every part; register each with ``leaving`` or ``closing`` as soon as it is open."""
     for notice in settings.notices:
         log.info("%s", notice)
     leaving.heartbeat = heartbeat = watch_peers(config, place, folder)
     if config.checkpoint.copy_to:
         fetch_copy(config, place, folder)
     if not settings.finds_micro_batch:
-        settings.batch_plan(place.world_size)  # what is wrong with it is said first
+        settings.batch_plan(place.world_size)  # report a wrong batch before anything is opened
 
+    # Open the data, and check that the model fits its vocabulary and the memory.
     source = open_source(config.data, config.run.seed, split="train")
     held_out = open_held_out(config, source)
     vocab_size = source.tokenizer.vocab_size
     check_model_size(config.model, vocab_size)
     check_fits(config, settings, place, vocab_size)
 
+    # Build the model and find its starting point: this run, init.from, or random weights.
     torch.manual_seed(config.run.seed)  # the same initial weights on every rank
     model = build_model(config.model, vocab_size)
     use_word_weights(model, config, source)
@@ -136,6 +138,7 @@ def _build(
 
     # The micro batch is settled before layers are compiled or recorded for its shapes.
     settings = choose_micro_batch(model, config, settings, place)
+    # Build the engine, and the parts that need it.
     plan = settings.batch_plan(place.world_size)
     ramp = BatchRamp.of(config.schedule, plan)
     leaving.engine = engine = build_engine(config, settings, plan, model)
@@ -150,6 +153,7 @@ def _build(
     if checkpoints.copies is not None:
         checkpoints.copies.catch_up(folder.checkpoints)
 
+    # All ranks must have the same start and data. Then restore the state of the run.
     check_alike(engine, start, source)
     warn_of_other_data(start, source)
     reached("run.continue")
@@ -157,6 +161,7 @@ def _build(
     device = device_name(engine.device)
     folder.record(settings.values, source.tokenizer.files, device, state.step)
 
+    # Only the main process sends notices and writes to trackers.
     notifier = None
     trackers: list[Any] = []
     if place.is_main:
@@ -165,12 +170,14 @@ def _build(
         trackers = start_trackers(config, facts, folder.path, notifier)
     for tracker in trackers:
         closing.callback(tracker.close)
+    # Stop requests, rank speeds and metrics continue from the restored state.
     agreement = build_agreement(config, engine, folder, state)
     rank_speed = compare_ranks(engine, agreement)
     metrics = build_metrics(config, settings, folder, engine, trackers, vocab_size, rank_speed)
     metrics.start(state)
     metrics.restore_window(state.window)
 
+    # The loader starts at the restored position in the data.
     loader = made_of(
         source,
         engine,

@@ -251,6 +251,7 @@ def launch(
     last: Loss | None = None
     newest = _newest(run)
     lost = ""
+    # Start all ranks, and start them again after each loss while restarts remain.
     for attempt in range(restarts + 1):
         line = [sys.executable, str(PACKAGE / "train.py"), *arguments]
         code, loss = launcher.live(
@@ -260,11 +261,12 @@ def launch(
         )
         if loss is None or code == EXIT_BAD_INPUT:
             return code
-        if loss.code < 0:  # it could not say so itself
+        if loss.code < 0:  # a killed rank could not report its own end
             _say(f"error: {loss}{' (out of memory?)' if loss.code == -signal.SIGKILL else ''}")
         if attempt == restarts:
             return code
         now = _newest(run)
+        # Leave out the device of a rank that is lost twice in a row without a new checkpoint.
         if last is not None and last.rank == loss.rank and now == newest:
             devices = _without(devices, loss.rank, settings)
         last, newest, lost = loss, now, str(loss)
@@ -272,7 +274,7 @@ def launch(
             f"restart {attempt + 1} of {restarts}: continuing from "
             f"{now or 'the beginning'} on {len(devices)} processes"
         )
-    raise AssertionError("the last life returns")
+    raise AssertionError("the last attempt returns")
 
 
 def _devices(processes: int) -> list[str]:

@@ -103,6 +103,7 @@ class Prompts:
                 raise DataError(
                     f"{path}: line {number}: write a text with one {MASK}, a tab, and the answer"
                 )
+            # Encode each part with its context, and remove the mark of a word start.
             left, right = left.strip(), rest[0].strip()
             parts = encode([(left, ""), (answer, left), (right, answer)])
             before, word, after = (part & ~WORD_START for part in parts)

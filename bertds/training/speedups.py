@@ -32,6 +32,7 @@ def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedS
     cuda = torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if cuda else None
     words = [f"attention: {attention_words(config, settings.precision, capability)}"]
+    # FP8 replaces linear layers, so it comes before compilation.
     if config.run.fp8:
         check_fp8(config, settings, capability)
         from bertds.model.fp8_layers import use_fp8
@@ -54,6 +55,7 @@ def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedS
                 "run.fp8=true needs torch.compile, which is not available on this machine"
             )
         words.append("layers: compiled" if compiled else "layers: not compiled")
+    # CUDA graphs record the layers in their final form.
     if config.run.cuda_graphs:
         check_graphs(config, settings.stage, capability)
         from bertds.model.cuda_graphs import use_graphs

@@ -65,6 +65,7 @@ def start_weights(
         CheckpointError: what ``init.from`` names is missing, damaged, or of another architecture
             or vocabulary.
     """
+    # A checkpoint of this run has precedence over init.from.
     own = newest_good(checkpoints)
     wanted = {**to_dict(config.model), "vocab_size": tokenizer.vocab_size}
     if own is not None:
@@ -72,6 +73,7 @@ def start_weights(
         return StartingPoint(own, True)
     if not config.init.from_:
         return None
+    # A folder in Hugging Face's format has weights but no state of a run.
     path = path_of(config.init.from_)
     if (path / "config.json").is_file():
         theirs, vocab_size = hf_config.config_from_transformers(hf_config.read_config(path))
