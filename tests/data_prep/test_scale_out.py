@@ -26,7 +26,7 @@ from data_prep.workers.team import Group, SharedFolderTeam
 from tests.support.prep_options import WITH_ROWS, wiki_options
 
 # Small groups, so that all tasks have something to do. With a number in the environment: end this
-# process by SIGKILL in the middle of its work, after so many markers.
+# process by SIGKILL in the middle of its work, after this number of markers.
 TASK = """
 import os, signal, sys
 from bertds.system.run_command import guarded
@@ -107,7 +107,9 @@ def test_all_tasks_killed_and_started_again(
     assert main(arguments(out, wiki, vocab, "--task-count", "3", "--task-index", "2")) == 0
     assert main(arguments(alone, wiki, vocab)) == 0
     assert made.tree(out) == made.tree(alone)
-    assert main(arguments(tmp_path / "copy", wiki, vocab)) == 0  # a process by itself goes on too
+    assert (
+        main(arguments(tmp_path / "copy", wiki, vocab)) == 0
+    )  # a process on its own continues too
     assert made.tree(tmp_path / "copy") == made.tree(alone)
 
 

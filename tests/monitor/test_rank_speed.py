@@ -36,7 +36,7 @@ class Ranks:
 
     def global_sums(self, values: list[float]) -> torch.Tensor:
         own = torch.tensor(values, dtype=torch.float64)
-        assert own[4:].abs().sum() == 0  # a rank tells of itself only
+        assert own[4:].abs().sum() == 0  # a rank reports only itself
         return torch.cat([own[:4], torch.tensor(self.others, dtype=torch.float64).view(-1)])
 
 
@@ -82,7 +82,7 @@ def test_one_long_pause_and_a_difference_below_a_tenth_make_no_slow_rank(
 @pytest.mark.parametrize("size", [2, 4, 8])
 @pytest.mark.parametrize("steps", [1, 10])
 def test_noise_makes_no_slow_rank(size: int, steps: int) -> None:
-    """Steps of a busy machine: a third of noise in each, and a pause in one of twenty."""
+    """Steps of a busy machine: 33 % of noise in each, and a pause in one of twenty."""
     chance = np.random.default_rng(size)
     ranks = Ranks(size)
     speed = RankSpeed(ranks, DeviceClock(CPU))

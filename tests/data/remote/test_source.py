@@ -37,7 +37,7 @@ GIB = 2**30
 
 
 def bound(corpus: Path, shards: float) -> float:
-    """GiB that hold the lengths and so many of the largest shards."""
+    """GiB that hold the lengths and this number of of the largest shards."""
     local = open_source(config(corpus, corpus), 1)
     largest = max(info.bytes for info in local._infos)
     return (outline_bytes(local._infos) + shards * largest) / GIB
@@ -186,7 +186,7 @@ def test_a_dead_store_is_said_and_given_up(
         assert "stalled: waiting for shard" in caplog.text
         assert source.stalled_seconds > 1.0
         store.down.clear()
-        assert source.samples_in_epoch(0) > 0  # it goes on when the store is back
+        assert source.samples_in_epoch(0) > 0  # it continues when the store is back
 
 
 def test_a_cache_that_cannot_hold_a_block_is_refused(corpus: Path, tmp_path: Path) -> None:
