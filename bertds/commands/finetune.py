@@ -95,6 +95,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--batching",
         choices=("length", "random"),
         default="length",
+        metavar="HOW",
         help="length = group rows of similar length to reduce padding (default); "
         "random = random order",
     )
