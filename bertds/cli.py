@@ -31,7 +31,7 @@ COMMANDS = {
         "fine-tune and score on GLUE, NER, SQuAD or your own data",
     ),
     "predict": ("bertds.commands.predict", "fill masks, classify, tag, answer, embed"),
-    "models": ("bertds.commands.models", "list the pre-trained models that are known by name"),
+    "models": ("bertds.commands.models", "list the pre-trained models that can be used by name"),
     "convert": (
         "bertds.commands.convert",
         "convert between Hugging Face, NVIDIA DLE, TensorFlow and Megatron",
@@ -44,13 +44,16 @@ COMMANDS = {
     ),
     "speedrun": (
         "bertds.commands.speedrun",
-        "measure the time to a held-out loss, with a table of records",
+        "time training to a target held-out loss, and keep a table of records",
     ),
     "plan": (
         "bertds.commands.plan",
         "predict what a run will need: memory, time, energy, cost, disk",
     ),
-    "status": ("bertds.commands.runs.status", "show how a run is doing, from another shell"),
+    "status": (
+        "bertds.commands.runs.status",
+        "show the progress of runs, including ones still training",
+    ),
     "watch": ("bertds.commands.runs.watch", "show a run's report live in a browser"),
     "report": (
         "bertds.commands.runs.report",

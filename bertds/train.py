@@ -53,7 +53,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="N",
-        help="start N ranks on this machine: one per GPU, or N on the CPU",
+        help="start N ranks on this machine, each on its own GPU, or all on the CPU if there is "
+        "no GPU",
     )
     parser.add_argument(
         "--restarts",

@@ -40,10 +40,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--vocab", default="", help="vocab.txt or a model name, for data without a tokenizer"
     )
     parser.add_argument(
-        "--sequence-length", type=int, metavar="S", help="default: as in the run, or 128"
+        "--sequence-length",
+        type=int,
+        metavar="S",
+        help="maximum row length in tokens (default: the run's value, or 128 without a run)",
     )
     parser.add_argument(
-        "--max-predictions", type=int, metavar="P", help="default: as in the run, or 20"
+        "--max-predictions",
+        type=int,
+        metavar="P",
+        help="maximum number of masked positions per row (default: the run's value, or 20 "
+        "without a run)",
     )
     parser.add_argument(
         "--whole-words",

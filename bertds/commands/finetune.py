@@ -21,7 +21,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bertds finetune",
         usage="%(prog)s --task TASK --model MODEL --data DIR_OR_HUB --out DIR [options]",
-        description="Fine-tune on a task, score it with the metrics of the papers, and write "
+        description="Fine-tune on a task, score it with the task's published metrics, and write "
         "predictions in the official format. All combinations of --learning-rate and "
         "--seeds are run.",
     )
@@ -36,13 +36,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--data",
         default="",
         metavar="DIR_OR_HUB",
-        help="the task's folder as published, OWNER/NAME of the Hub, or hub",
+        help="the task's folder in its published layout, OWNER/NAME of a data set on the Hub, or "
+        "the word hub for the task's standard data set there",
     )
     add("--out", required=True, type=Path, metavar="DIR", help="output folder")
     add("--overwrite", action="store_true", help="replace an earlier result in --out")
     add("--train", default="", metavar="FILE", help="file to train on, instead of --data")
     add("--dev", default="", metavar="FILE", help="file to score on")
-    add("--test", default="", metavar="FILE", help="file to predict")
+    add("--test", default="", metavar="FILE", help="file to write predictions for")
     add(
         "--text-column", default="", metavar="NAME", help="column with the text, for your own files"
     )
@@ -94,9 +95,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--batching",
         choices=("length", "random"),
         default="length",
-        help="length = rows of similar length together, with less padding (default)",
+        metavar="HOW",
+        help="length = group rows of similar length to reduce padding (default); "
+        "random = random order",
     )
-    add("--null-threshold", type=float, default=0.0, metavar="F", help="SQuAD 2.0 (0)")
+    add(
+        "--null-threshold",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help='SQuAD 2.0: predict "no answer" if its score exceeds that of the best span by more '
+        "than F (default: 0)",
+    )
     add(
         "--mnli-first",
         action="store_true",
@@ -122,7 +132,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="N",
-        help="predict a random sample of N rows (0 = all)",
+        help="predict labels or answers for a random sample of N rows (0 = all)",
     )
     add("--no-test", action="store_true", help="do not predict test files")
     add("--deepspeed_config", default="", metavar="F.json", help="train with this DeepSpeed JSON")

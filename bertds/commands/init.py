@@ -52,7 +52,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--gpus", type=int, metavar="N", help="number of devices or processes per machine"
     )
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
+    parser.add_argument(
+        "--nodes", type=int, default=1, metavar="N", help="number of machines (default: 1)"
+    )
     parser.add_argument("--hours", type=float, metavar="H", help="training time")
     parser.add_argument(
         "--model", default="", metavar="SIZE", help=f"{', '.join(SIZES)} (default: chosen to fit)"

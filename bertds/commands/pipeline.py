@@ -86,15 +86,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="only check recipes, JSON files, vocabulary and folders, for training on other "
-        "machines: the GPUs and memory of this machine are not considered, nor are batch "
-        "sizes without --processes",
+        help="check the recipes, JSON files, vocabulary and folders, then exit. Use this to "
+        "prepare for training on other machines: the GPUs and memory of this machine are ignored. "
+        "Batch sizes are checked only with --processes.",
     )
     parser.add_argument(
         "--prep-arguments",
         nargs=argparse.REMAINDER,
         metavar="ARGUMENT",
-        help="with --check: all further arguments are those of bertds prep, without --out",
+        help="with --check: treat all remaining arguments as arguments of bertds prep (omit --out)",
     )
     args = parser.parse_args(argv)
     given = given_options(parser, args)

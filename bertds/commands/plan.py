@@ -31,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="override recipe keys, or deepspeed.KEY",
+        help="override recipe keys, or DeepSpeed JSON keys with deepspeed.KEY=VALUE",
     )
     parser.add_argument(
         "--gpu",
@@ -43,19 +43,27 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--gpu-file",
         type=Path,
         metavar="F.yaml",
-        help="file with more GPUs or other numbers, in the form of bertds/cost_model/gpus.yaml "
-        "(default: $BERTDS_GPU_FILE)",
+        help="YAML file that adds GPUs or changes their figures, in the format of "
+        "bertds/cost_model/gpus.yaml (default: $BERTDS_GPU_FILE)",
     )
     parser.add_argument("--list-gpus", action="store_true", help="print the known GPUs and exit")
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (1)")
+    parser.add_argument(
+        "--nodes", type=int, default=1, metavar="N", help="number of machines (default: 1)"
+    )
     parser.add_argument(
         "--gpus",
         type=int,
         metavar="N",
-        help="number of devices per machine (default: typical for --gpu)",
+        help="number of devices per machine (default: the usual number for --gpu)",
     )
     parser.add_argument("--price", type=float, metavar="D", help="dollars per device-hour")
-    parser.add_argument("--vocab-size", type=int, default=30522, metavar="N", help="words (30522)")
+    parser.add_argument(
+        "--vocab-size",
+        type=int,
+        default=30522,
+        metavar="N",
+        help="number of entries in the vocabulary (default: 30522)",
+    )
     parser.add_argument(
         "--mean-tokens",
         type=float,
@@ -67,7 +75,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=float,
         default=4.3e9,
         metavar="N",
-        help="number of tokens of the corpus, for disk space (4.3e9: Wikipedia and books)",
+        help="number of tokens in the corpus, used to estimate disk space (default: 4.3e9, "
+        "Wikipedia and books)",
     )
     parser.add_argument(
         "--calibrate", metavar="RUN", help="use the measurements of this run folder"

@@ -45,8 +45,9 @@ class ModelConfig:
     hidden_act: Literal["gelu", "gelu_new"] = "gelu"
     """gelu is the exact erf form; gelu_new is the tanh approximation (NVIDIA DLE, Google)."""
     hidden_dropout_prob: float = 0.1
-    """Dropout on the embeddings and on both outputs of each layer. modern: on the embeddings and
-    inside the feed-forward layer; ModernBERT uses 0."""
+    """Dropout on the embeddings and on the outputs of both sublayers (attention and feed-forward)
+    of each layer. modern: on the embeddings and inside the feed-forward layer; ModernBERT uses
+    0."""
     attention_probs_dropout_prob: float = 0.1
     """Dropout on the attention probabilities. modern: also on the attention output."""
     local_attention: int = 128
@@ -64,8 +65,8 @@ class ModelConfig:
     """Epsilon in LayerNorm; ModernBERT uses 1e-5."""
     z_loss: float = 0.0
     """Weight of the z-loss (PaLM, arXiv:2204.02311), which keeps logits small by adding the mean
-    squared logarithm of the softmax normaliser to the loss that is differentiated. 0 = off; 1e-4
-    is common. Reported losses remain the plain cross-entropy."""
+    squared log of the softmax normalizer to the training loss. 0 = off; 1e-4 is common. Reported
+    losses remain the plain cross-entropy."""
     next_sentence: bool = True
     """Train the next-sentence head in addition to the masked-LM head; false = masked LM only."""
     activation_checkpointing: Literal["none", "full"] = "none"
@@ -88,8 +89,9 @@ class DataConfig:
     are read from the storage driver's own environment variables and files, never from a recipe."""
     cache_gib: float = 64.0
     """With a URL: maximum size of this machine's shard cache, in GiB. All processes of the machine
-    share the cache, and the least recently used shards are evicted. It should hold 2 blocks of
-    2,000,000 rows, about 1 GiB at 128 tokens per row. Affects speed, not results."""
+    share the cache, and the least recently used shards are evicted. It should have room for 2
+    blocks of 2,000,000 rows each (about 1 GiB in total at 128 tokens per row). Affects speed, not
+    results."""
     cache_dir: str = ""
     """Folder of the cache, on a local disk of the machine; empty = bertds-cache-UID in $TMPDIR."""
     fetch_timeout_minutes: float = 30.0
@@ -99,8 +101,8 @@ class DataConfig:
     """A vocab.txt or tokenizer.json, for data that does not include one (NVIDIA HDF5, plain text);
     otherwise empty."""
     lower_case: bool | None = None
-    """Casing of `vocab`. null = as set in the data's own tokenizer, or else inferred from the
-    vocabulary (no capitals = uncased)."""
+    """Whether `vocab` is uncased (true) or cased (false). null = use the setting of the data's own
+    tokenizer or, if there is none, infer it from the vocabulary (no capitals = uncased)."""
     sequence_length: int = RowSettings.sequence_length
     """Maximum row length in tokens, including [CLS] and [SEP]."""
     max_predictions_per_sequence: int = RowSettings.max_predictions
@@ -117,13 +119,14 @@ class DataConfig:
     whole_word_masking: bool = RowSettings.whole_word_masking
     """Mask all pieces of a word together."""
     ngram: int = RowSettings.ngram
-    """Maximum number of consecutive whole words that are masked together. A run of k words has a
-    probability proportional to 1/k (ALBERT uses 3). 1 = no runs."""
+    """Maximum number of consecutive whole words that are masked together (3 in ALBERT). A span of k
+    words is chosen with probability proportional to 1/k. 1 = no multi-word spans."""
     rare_token_power: float = 0.0
-    """Exponent a of the weight (1 / frequency) ** a that a masked token has in the gradient.
-    Weights are scaled to a mean of 1 over the training text. 0 weights all masked tokens equally;
-    0.5 gives rare ones more weight. Frequencies are counted on the training split, so NVIDIA HDF5,
-    which does not contain them, is refused. Reported losses remain the plain cross-entropy."""
+    """Each masked token is weighted by (1 / frequency) ** a in the gradient; this key is the
+    exponent a. Weights are scaled to a mean of 1 over the training text. 0 weights all masked
+    tokens equally; 0.5 gives rare ones more weight. Frequencies are counted on the training split,
+    so NVIDIA HDF5, which does not contain them, is refused. Reported losses remain the plain
+    cross-entropy."""
     pairs: PairKind = RowSettings.pairs
     """nsp = the second segment is the true next one or a random one; sop = two segments in order or
     swapped; none = a single segment."""
@@ -162,9 +165,9 @@ class ScheduleConfig:
     """Number of steps and shape of the learning rate. The peak is set in the DeepSpeed JSON."""
 
     total_steps: int = 1000
-    """Number of optimizer updates in this run (this phase)."""
+    """Number of steps in this run (this phase), including skipped ones."""
     warmup_steps: int | None = None
-    """Number of updates until the peak learning rate; set either this or warmup_ratio."""
+    """Number of steps until the peak learning rate; set either this or warmup_ratio."""
     warmup_ratio: float | None = None
     """Warm-up as a fraction of the schedule's length (horizon_steps or clock_hours)."""
     warmup_power: float = 1.0
@@ -182,12 +185,15 @@ class ScheduleConfig:
     power: float = 1.0
     """Degree of the polynomial decay: 1 = linear, 0.5 = square root (NVIDIA DLE and NeMo)."""
     decay_from: Literal["start", "warmup_end"] = "start"
-    """Step at which t of the decay is 0. With start the learning rate drops abruptly after warm-up,
-    as in the published LAMB recipes; with warmup_end it is continuous."""
+    """Where the decay's t starts at 0. start: at the start of the schedule, so the learning rate
+    drops abruptly after warm-up, as in the published LAMB recipes. warmup_end: at the end of
+    warm-up, so that the learning rate is continuous."""
     decay_factor: float = 0.9
-    """Exponential decay: factor per decay_every_steps."""
+    """Exponential decay: factor by which the learning rate is multiplied over decay_every_steps
+    steps."""
     decay_every_steps: int = 250
-    """Exponential decay: number of steps per decay_factor."""
+    """Exponential decay: number of steps over which the learning rate is multiplied by decay_factor
+    once."""
     floor: float = 0.0
     """Fraction of the peak at which decay ends: f = floor + (1 - floor) * decay."""
     batch_from: int | None = None
@@ -238,8 +244,8 @@ class GuardConfig:
     """Maximum number of consecutive skipped steps before the run stops with an error. fp16
     overflows during the search for the loss scale are not counted."""
     spike_sigmas: float = 0.0
-    """Skip a step whose gradient norm exceeds the mean of the last `spike_window` steps by this
-    number of standard deviations; 0 = never."""
+    """Skip a step whose gradient norm exceeds the mean norm of the last `spike_window` updates by
+    more than this number of standard deviations; 0 = never."""
     spike_window: int = 200
     """Number of recent updates from which the mean and standard deviation for spike_sigmas are
     computed. The rule takes effect after 20 updates, or after one full window if that is
@@ -282,11 +288,12 @@ class RunConfig:
     """Save and stop this many minutes before the end of a Slurm job (SLURM_JOB_END_TIME), or when
     90 % of the job's time has passed, whichever is later."""
     compile: Literal["auto"] | bool = "auto"
-    """How the layers run. auto = on a GPU in bf16 or fp16, BERT layers run as fused Triton kernels
-    and other layers through torch.compile, unless ZeRO stage 3 or run.cuda_graphs rules that out;
-    on a CPU, neither is used. true = torch.compile, which needs Triton on a GPU or a C++ compiler
-    on a CPU, is not available with ZeRO stage 3, and takes 4 to 15 s on a GPU (measured,
-    BERT-large) or about 1 minute on a CPU. false = neither."""
+    """How the layers are compiled. auto: on a GPU in bf16 or fp16, BERT's layers use fused Triton
+    kernels; where those do not apply (float32, run.fp8, padded attention, the modern encoder), the
+    layers use torch.compile unless run.cuda_graphs is set. With ZeRO stage 3 or on a CPU, neither
+    is used. true: always torch.compile. It needs Triton on a GPU or a C++ compiler on a CPU, and is
+    not available with ZeRO stage 3. Compilation takes 4 to 15 s on a GPU (measured, BERT-large) or
+    about 1 minute on a CPU. false: neither fused kernels nor torch.compile."""
     cuda_graphs: bool = False
     """Record the encoder as a CUDA graph once per shape and replay it; requires a GPU and
     data.pack_tokens."""
@@ -335,8 +342,9 @@ class ValidationConfig:
     """Also validate once before the first step, so that curves and prompts begin at chance
     level."""
     prompts: str = ""
-    """A file of prompts to complete at each validation. Each line is a text with one [MASK], a tab,
-    and the answer, which must be a single token. Empty = 5 places in the held-out text."""
+    """A file of prompts to complete at each validation. Each line has a text containing one [MASK],
+    then a tab, then the answer, which must be a single token. If empty, 5 masked positions in the
+    held-out text are used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -377,13 +385,13 @@ class NotifyConfig:
     """Notifications when a run is done, has stopped, has failed or shows health warnings."""
 
     command: str = ""
-    """A shell command that is run once per event. Its environment has BERTDS_EVENT (done, stopped,
-    failed or ill), BERTDS_RUN, BERTDS_STEP and BERTDS_TEXT; its standard input has the same as
-    JSON."""
+    """A shell command that is run once per event. Its environment contains BERTDS_EVENT (done,
+    stopped, failed, or ill for a health warning), BERTDS_RUN, BERTDS_STEP and BERTDS_TEXT. The same
+    values are passed as JSON on standard input."""
     webhook: str = ""
-    """An http(s) address that receives each event as JSON by POST, in a form that Slack and Discord
-    display. Empty = the environment variable BERTDS_WEBHOOK, which keeps the address out of the
-    run folder."""
+    """An http(s) URL to which each event is sent as JSON by POST, in a form that Slack and Discord
+    display. If empty, the URL is read from the environment variable BERTDS_WEBHOOK, which keeps it
+    out of the run folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,6 +25,8 @@ class Choice:
     """One of a few words."""
 
     words: tuple[Any, ...]
+    listed: bool = True
+    """Whether the explanation of the key ends with a list of the words."""
 
 
 FLAG, WHOLE, WHOLE_OR_ZERO, NUMBER, TEXT, LIST = "flag", "whole", "whole0", "number", "text", "list"
@@ -37,10 +39,10 @@ OFFLOAD_OPTIMIZER = {
     "pin_memory": FLAG,
     "buffer_count": WHOLE_OR_ZERO,
     "ratio": Refused("part of the moments would not be saved in checkpoints", harmless=(1, 1.0)),
-    "nvme_path": Refused("offload to NVMe is not supported; the device can be cpu"),
-    "pipeline_read": Refused("it belongs to offload to NVMe", harmless=(False,)),
-    "pipeline_write": Refused("it belongs to offload to NVMe", harmless=(False,)),
-    "fast_init": Refused("it belongs to offload to NVMe", harmless=(False,)),
+    "nvme_path": Refused("it is part of NVMe offload; the device can be cpu"),
+    "pipeline_read": Refused("it is part of NVMe offload", harmless=(False,)),
+    "pipeline_write": Refused("it is part of NVMe offload", harmless=(False,)),
+    "fast_init": Refused("it is part of NVMe offload", harmless=(False,)),
     "super_offload": Refused("it keeps a second copy of the state", harmless=(False,)),
     "cpuadam_cores_perc": Refused("it belongs to super_offload"),
 }
@@ -50,7 +52,7 @@ OFFLOAD_PARAM = {
     "buffer_count": WHOLE_OR_ZERO,
     "buffer_size": WHOLE_OR_ZERO,
     "max_in_cpu": WHOLE_OR_ZERO,
-    "nvme_path": Refused("offload to NVMe is not supported; the device can be cpu"),
+    "nvme_path": Refused("it is part of NVMe offload; the device can be cpu"),
 }
 _OLD_OFFLOAD = Refused("it is an old spelling; use offload_optimizer or offload_param")
 _ZERO_PLUS = Refused("it changes the layout of the partitions", harmless=(False,))
@@ -64,7 +66,7 @@ ZERO = {
     "allgather_partitions": FLAG,
     "allgather_bucket_size": WHOLE,
     "overlap_comm": FLAG,
-    "compute_grad_norm": Refused("without it NaN gradients would not be detected", (True,)),
+    "compute_grad_norm": Refused("without it, NaN gradients would not be detected", (True,)),
     "load_from_fp32_weights": Refused("it concerns DeepSpeed's own checkpoints", (True, False)),
     "elastic_checkpoint": Refused("it concerns DeepSpeed's own checkpoints", (True, False)),
     "offload_param": OFFLOAD_PARAM,
@@ -114,7 +116,9 @@ ZERO = {
     "override_module_apply": FLAG,
     "log_trace_cache_warnings": FLAG,
     "enable_sanity_checks": FLAG,
-    "save_muon_momentum_buffer_in_memory": Refused("it belongs to Muon", (False,)),
+    "save_muon_momentum_buffer_in_memory": Refused(
+        "it applies only to DeepSpeed's own Muon optimizer", (False,)
+    ),
     "leaf_module": Refused("BERT has no module that needs it"),
     "mics_shard_size": Refused("DeepSpeed removed it"),
     "mics_hierarchical_params_gather": Refused("DeepSpeed removed it"),
@@ -124,9 +128,11 @@ ZERO = {
 BF16 = {
     "enabled": FLAG,
     "immediate_grad_update": FLAG,
-    "check_grad_overflow": Refused("it is what skips NaN gradients", harmless=(True,)),
-    "bf16_master_weights_and_grads": Refused("master weights are float32 here", (False,)),
-    "bf16_optimizer_states": Refused("moments are float32 here", harmless=(False,)),
+    "check_grad_overflow": Refused(
+        "this check is what skips steps with NaN gradients", harmless=(True,)
+    ),
+    "bf16_master_weights_and_grads": Refused("master weights are float32", (False,)),
+    "bf16_optimizer_states": Refused("moments are float32", harmless=(False,)),
 }
 FP16 = {
     "enabled": FLAG,
@@ -137,14 +143,14 @@ FP16 = {
     "hysteresis": WHOLE,
     "consecutive_hysteresis": FLAG,
     "min_loss_scale": NUMBER,
-    "fp16_master_weights_and_grads": Refused("master weights are float32 here", (False,)),
+    "fp16_master_weights_and_grads": Refused("master weights are float32", (False,)),
 }
 
 _LOADER = Refused("batches come from bertds.data; see the recipe's data section")
 _CHECKPOINTS = Refused("checkpoints are set in the recipe, section checkpoint")
 _TRACKERS = Refused("trackers are set in the recipe: tracking.wandb, tracking.tensorboard")
 _GONE = Refused("DeepSpeed removed it")
-_PARALLEL = Refused("BERT is trained data-parallel here; use ZeRO to partition what does not fit")
+_PARALLEL = Refused("BERT is trained data-parallel; use ZeRO to partition what does not fit")
 
 TOP: dict[str, Any] = {
     "train_batch_size": WHOLE,
@@ -156,7 +162,11 @@ TOP: dict[str, Any] = {
     "fp16": FP16,
     "torch_autocast": {
         "enabled": FLAG,
-        "dtype": Choice(("bfloat16", "bf16", "float16", "fp16")),
+        "dtype": Choice(
+            # float16 is refused later, with a pointer to the fp16 section.
+            ("bfloat16", "bf16", "float16", "fp16"),
+            listed=False,
+        ),
         "lower_precision_safe_modules": LIST,
     },
     "data_types": {
@@ -213,7 +223,7 @@ TOP: dict[str, Any] = {
     "wandb": _TRACKERS,
     "csv_monitor": _TRACKERS,
     "comet": _TRACKERS,
-    "aio": Refused("it belongs to offload to NVMe, which is not supported"),
+    "aio": Refused("it is part of NVMe offload"),
     "autotuning": Refused("use `bertds plan` to size a run"),
     "compile": Refused("DeepCompile rearranges the ZeRO partitions"),
     "hybrid_engine": Refused("it is for reinforcement learning"),

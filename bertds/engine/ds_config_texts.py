@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from functools import cache
 from typing import Any
 
@@ -47,7 +48,7 @@ _TEXTS = {
     "fp16.min_loss_scale": "Minimum dynamic loss scale.",
     "torch_autocast": "Keep float32 weights and compute in bfloat16 with torch.autocast.",
     "torch_autocast.enabled": "Switches the section on.",
-    "torch_autocast.dtype": "Data type of the computation; must be bfloat16.",
+    "torch_autocast.dtype": "Data type of the computation: bfloat16 or bf16.",
     "torch_autocast.lower_precision_safe_modules": "Modules that may compute in this type.",
     "data_types": "Data types of gradients, weights and buffers.",
     "data_types.grad_accum_dtype": "Data type in which the gradients of micro batches are summed.",
@@ -70,13 +71,13 @@ _TEXTS = {
     "zero_optimization.allgather_bucket_size": "Number of elements that are collected at a time.",
     "zero_optimization.overlap_comm": "Reduce gradients during the backward pass.",
     "zero_optimization.offload_param": "Stage 3: keep the weights in CPU memory.",
-    "zero_optimization.offload_param.device": "none or cpu.",
+    "zero_optimization.offload_param.device": "Where to keep the data.",
     "zero_optimization.offload_param.pin_memory": "Use page-locked memory: faster copies.",
     "zero_optimization.offload_param.buffer_count": "Number of buffers for the copies.",
     "zero_optimization.offload_param.buffer_size": "Number of elements per buffer.",
     "zero_optimization.offload_param.max_in_cpu": "Number of elements that stay in CPU memory.",
     "zero_optimization.offload_optimizer": "Keep master weights and moments in CPU memory.",
-    "zero_optimization.offload_optimizer.device": "none or cpu.",
+    "zero_optimization.offload_optimizer.device": "Where to keep the data.",
     "zero_optimization.offload_optimizer.pin_memory": "Use page-locked memory: faster copies.",
     "zero_optimization.offload_optimizer.buffer_count": "Number of buffers for the copies.",
     "zero_optimization.sub_group_size": "Stage 3: number of elements that are updated at a time.",
@@ -117,7 +118,7 @@ _TEXTS = {
     "zero_optimization.enable_sanity_checks": "Run DeepSpeed's internal consistency checks.",
     "zero_allow_untested_optimizer": "Has no effect here: our optimizers are always allowed.",
     "zero_force_ds_cpu_optimizer": "With offload: require the CPU optimizer of DeepSpeed.",
-    "gradient_clipping": "Maximum global gradient norm; 0 = no clipping. Default 1.0.",
+    "gradient_clipping": "Maximum global gradient norm; 0 = no clipping. Default: 1.0.",
     "communication_data_type": "Data type in which gradients are communicated.",
     "prescale_gradients": "Divide gradients before they are summed over processes.",
     "gradient_predivide_factor": "The divisor of prescale_gradients.",
@@ -157,13 +158,13 @@ _MORE_PARAMS = {
 
 _DEFAULTS = {
     "betas": "[0.9, 0.999]",
-    "eps": "1e-8; Lamb's nvidia and paper variants 1e-6",
-    "weight_decay": "0; Lamb's nvidia and paper variants 0.01",
+    "eps": "1e-8, or 1e-6 for Lamb's nvidia and paper variants",
+    "weight_decay": "0, or 0.01 for Lamb's nvidia and paper variants",
     "bias_correction": "true",
     "torch_adam": "false",
     "variant": "nvidia",
-    "min_coeff": "0; the deepspeed variant 0.01",
-    "max_coeff": "no limit; the deepspeed variant 10",
+    "min_coeff": "0, or 0.01 for the deepspeed variant",
+    "max_coeff": "no limit, or 10 for the deepspeed variant",
     "momentum": "0.95",
     "ns_steps": "5",
 }
@@ -184,12 +185,23 @@ def _walk(table: dict[str, Any], prefix: str, texts: dict[str, str]) -> None:
     for key, rule in table.items():
         full = prefix + key
         if isinstance(rule, Refused):
-            texts[full] = f"Not used here: {rule.why}."
+            texts[full] = _refusal(rule)
             continue
-        kind = f" One of {', '.join(map(str, rule.words))}." if isinstance(rule, Choice) else ""
+        listed = isinstance(rule, Choice) and rule.listed
+        kind = f" One of {', '.join(map(str, rule.words))}." if listed else ""
         texts[full] = _TEXTS[full] + kind
         if isinstance(rule, dict):
             _walk(rule, full + ".", texts)
+
+
+def _refusal(rule: Refused) -> str:
+    """Return why a key is refused, and which of its values are accepted."""
+    if rule.harmless == (True,):
+        return f"Must stay true: {rule.why}."
+    if rule.harmless == (True, False):
+        return f"Has no effect: {rule.why}."
+    values = " or ".join(json.dumps(value) for value in dict.fromkeys(rule.harmless))
+    return f"Not supported{f', except {values}' if values else ''}: {rule.why}."
 
 
 def _optimizer_params() -> dict[str, str]:
@@ -206,6 +218,6 @@ def _optimizer_params() -> dict[str, str]:
             and item.target.id != "kind"
         ):
             words = " ".join(str(text.value.value).split())
-            default = "" if item.value is None else f" Default {_DEFAULTS[item.target.id]}."
+            default = "" if item.value is None else f" Default: {_DEFAULTS[item.target.id]}."
             texts[PARAMS + item.target.id] = words + default
     return texts | {PARAMS + name: text for name, text in _MORE_PARAMS.items()}

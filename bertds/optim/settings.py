@@ -44,25 +44,27 @@ class OptimizerSettings:
     """AdamW decays weights directly; Adam adds the decay to the gradient (L2); Lamb is LAMB; Muon
     is Muon for hidden matrices and AdamW for the rest."""
     lr: float
-    """Peak learning rate; the recipe's schedule multiplies it."""
+    """Peak learning rate. At each step it is multiplied by the factor from the recipe's schedule
+    section."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay rates of the two moments."""
     eps: float = 1e-8
-    """Added to the root of the second moment."""
+    """Constant added to the square root of the second moment."""
     weight_decay: float = 0.0
-    """For all parameters but biases and LayerNorm weights, which are never decayed."""
+    """Weight decay, applied to all parameters except biases and LayerNorm weights."""
     bias_correction: bool = True
-    """Divide the moments by 1 - beta ** t. Lamb only; Adam always does."""
+    """Divide the moments by 1 - beta ** t. Only Lamb can turn this off; Adam always does it."""
     torch_adam: bool = False
-    """On a GPU: torch's fused AdamW, which needs no compiler, in place of DeepSpeed's."""
+    """On a GPU, use torch's fused AdamW, which needs no compiler, instead of DeepSpeed's."""
     variant: Variant = "nvidia"
-    """Lamb: which of the three LAMBs (see bertds/optim/lamb.py)."""
+    """Lamb: which variant of LAMB to use: nvidia, deepspeed or paper (see bertds/optim/lamb.py)."""
     min_coeff: float = 0.0
     """Lamb: lowest trust ratio."""
     max_coeff: float = math.inf
     """Lamb: highest trust ratio."""
     momentum: float = 0.95
-    """Muon: of the hidden matrices; ``betas`` and ``eps`` are those of AdamW for the rest."""
+    """Muon: momentum for the hidden matrices. betas and eps apply to AdamW, which updates the other
+    parameters."""
     ns_steps: int = 5
     """Muon: Newton-Schulz iterations."""
 

@@ -27,7 +27,14 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("optimizer", ["deepspeed.optimizer.type", "Lamb", "optimizer.params.betas"]),
         ("deepspeed.zero_optimization.stage", ["0 = nothing is partitioned", "One of 0, 1, 2, 3."]),
         ("zero_optimization.stage", ["0 = nothing is partitioned"]),
-        ("deepspeed.scheduler", ["Not used here", "section schedule"]),
+        ("deepspeed.scheduler", ["Not supported: the learning-rate", "section schedule"]),
+        ("bf16.check_grad_overflow", ["Must stay true: this check is what skips"]),
+        ("zero_hpz_partition_size", ["Not supported, except 0 or 1: it changes the layout"]),
+        ("offload_optimizer.ratio", ["Not supported, except 1: part of the moments"]),
+        ("legacy_stage1", ["Not supported, except false: DeepSpeed removed it."]),
+        ("elastic_checkpoint", ["Has no effect: it concerns DeepSpeed's own checkpoints."]),
+        ("offload_param.device", ["Where to keep the data. One of none, cpu."]),
+        ("torch_autocast.dtype", ["Data type of the computation: bfloat16 or bf16."]),
         ("batch_size", ["deepspeed.train_batch_size", "Global batch"]),
         ("wandb", ["tracking.wandb", "deepspeed.wandb", "trackers are set in the recipe"]),
         ("warmup_ratio", ["schedule.warmup_ratio"]),
@@ -74,9 +81,9 @@ def test_explained_defaults_are_those_of_the_parser(kind: str, variant: str) -> 
     params = {"lr": 1.0, **({"variant": variant} if variant else {})}
     settings = parse_optimizer({"type": kind, "params": params})
     for name, text in _DEFAULTS.items():
-        first, *others = text.split("; ")
+        first, *others = text.split(", or ")
         own = [o for o in others if variant and variant in o.split()]
-        said_value = (own[0].split()[-1] if own else first).replace("no limit", "Infinity")
+        said_value = (own[0].split()[0] if own else first).replace("no limit", "Infinity")
         found = getattr(settings, name)
         if name == "variant":
             assert variant == "" or said_value == "nvidia"

@@ -53,7 +53,7 @@ def make_shard():
 
 @pytest.fixture(scope="session")
 def make_corpus(tmp_path_factory, vocab, tokenizer):
-    """Return make_corpus(train, validation): a prepared folder with shards of so many documents."""
+    """Return make_corpus(train, validation): shards with these numbers of documents."""
 
     def make(train=(20, 3, 11), validation=(4,)):
         folder = tmp_path_factory.mktemp("corpus")

@@ -80,7 +80,7 @@ def test_a_reader_of_the_described_layout_accepts_our_files(
         assert np.array_equal(segments[:length], np.arange(length) > separators[0])
         assert (labels >= 0).sum() == min(5, max(1, int(round(0.15 * length))))  # noqa: RUF046
         assert label in (0, 1)
-        # Both segments stand in the source, word for word; a true next one right behind the first.
+        # Both segments are in the source, word for word; a true next one right behind the first.
         a, b = original[1 : separators[0]], original[separators[0] + 1 : -1]
         assert f" {' '.join(map(str, a))} " in text and f" {' '.join(map(str, b))} " in text
     assert rows == count > 100

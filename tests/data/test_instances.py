@@ -91,7 +91,7 @@ def test_label_one_is_a_truly_different_document_and_near_one_half(make_shard):
     # A little above one half: chunks of one sentence have no true next one, and what a random
     # segment leaves unused is used again.
     assert 0.5 < pairs.labels.mean() < 0.58
-    # Segments stand on sentence borders, inside one document.
+    # Segments are on sentence borders, inside one document.
     for begin, length in ((pairs.a_begin, pairs.a_length), (pairs.b_begin, pairs.b_length)):
         assert np.isin(begin, shard.sentence_offsets).all()
         assert np.isin(begin + length, shard.sentence_offsets).all()

@@ -1,4 +1,4 @@
-"""Byte-level BPE and unigram on the whole road: prepare, train, export, predict, fine-tune."""
+"""Byte-level BPE and unigram on the whole process: prepare, train, export, predict, fine-tune."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_paths_that_are_not_data_are_explained(make_corpus, tmp_path):
 
 @pytest.fixture
 def sentences(tmp_path):
-    """A text file of numbered words, so that a row's words tell where they stand."""
+    """A text file of numbered words, so that a row's words report where they are."""
     path = tmp_path / "corpus.txt"
     rng = random.Random(0)
     documents = [

@@ -17,7 +17,7 @@ from data_prep.stages.tokenise import content_key
 
 
 def documents(out: Path) -> dict[str, Counter[tuple[int, ...]]]:
-    """Each split's documents, as their tokens, with the number of times that they stand there."""
+    """Each split's documents, as their tokens, with the number of times that they are there."""
     found = {}
     for name, split in Manifest.load(out).splits.items():
         own: Counter[tuple[int, ...]] = Counter()
@@ -34,7 +34,7 @@ def documents(out: Path) -> dict[str, Counter[tuple[int, ...]]]:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory, made: SimpleNamespace) -> list[str]:
-    """Two sources of 150 documents, of which 20 stand in both, and 10 twice in the second."""
+    """Two sources of 150 documents, of which 20 are in both, and 10 twice in the second."""
     rng = random.Random(5)
     folder = tmp_path_factory.mktemp("sources")
     first = [made.article(rng, 1) for _ in range(150)]
@@ -77,7 +77,7 @@ def test_each_document_enters_as_often_as_its_weight_says(
     assert manifest.documents["read"] == 300 and manifest.documents["written"] == 270
     train, validation = manifest.splits["train"], manifest.splits["validation"]
     assert train.documents + validation.documents == 270 + manifest.documents["repeated"]
-    # A repetition lies elsewhere: seldom beside its document.
+    # A repetition is elsewhere: seldom next to its document.
     assert len(train.shards) > 5
 
 

@@ -82,7 +82,7 @@ def test_candidates_are_as_frequent_as_the_formula_says(made: SimpleNamespace) -
 
 @pytest.fixture(scope="module")
 def texts(made: SimpleNamespace) -> list[str]:
-    """Forty texts, eight of which stand there in three more, slightly changed forms."""
+    """Forty texts, eight of which are there in three more, slightly changed forms."""
     rng = random.Random(3)
     texts = [made.article(rng, 4).replace("\n\n", " ") for _ in range(40)]
     return texts + [one_word_else(t, share) for t in texts[:8] for share in (0.2, 0.5, 0.8)]
@@ -131,7 +131,7 @@ def test_one_of_each_group_stays_and_the_others_are_counted(
     texts: list[str], vocab: Path, tmp_path: Path, made: SimpleNamespace
 ) -> None:
     groups = clusters(texts, 0.8)
-    assert Counter(map(len, groups)) == {1: 32, 4: 8}  # no pair lies near the threshold
+    assert Counter(map(len, groups)) == {1: 32, 4: 8}  # no pair is located near the threshold
     both = [*texts, texts[0], texts[20]]
     out = prepare(both, vocab, tmp_path / "one", "--keep-dropped")
     manifest = Manifest.load(out)

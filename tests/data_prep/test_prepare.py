@@ -174,7 +174,7 @@ def test_workers_units_compression_and_paths_leave_no_trace(
     other = tmp_path / "other"
     assert main(arguments(other, folder, vocab)) == 0
     before, after = made.tree(prepared), made.tree(other)
-    for named in ("manifest.json", "report.html"):  # these tell of the files
+    for named in ("manifest.json", "report.html"):  # these report of the files
         del before[named], after[named]
     assert after == before
 

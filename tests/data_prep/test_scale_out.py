@@ -26,7 +26,7 @@ from data_prep.workers.team import Group, SharedFolderTeam
 from tests.support.prep_options import WITH_ROWS, wiki_options
 
 # Small groups, so that all tasks have something to do. With a number in the environment: end this
-# process by SIGKILL in the middle of its work, after so many markers.
+# process by SIGKILL in the middle of its work, after this number of markers.
 TASK = """
 import os, signal, sys
 from bertds.system.run_command import guarded
@@ -82,10 +82,13 @@ def test_three_tasks_one_killed_give_the_bytes_of_one_process(
     tmp_path: Path, wiki: Path, vocab: Path, made: SimpleNamespace, repository: Path
 ) -> None:
     alone, out = tmp_path / "alone", tmp_path / "out"
-    tasks = [start(out, wiki, vocab, repository, index, [0, 3, 0][index]) for index in range(3)]
+    killed = start(out, wiki, vocab, repository, 1, 3)
+    said = [killed.communicate(timeout=120)[1]]  # on a busy machine the others would do its work
+    assert killed.returncode == -signal.SIGKILL, said
+    tasks = [start(out, wiki, vocab, repository, index) for index in (0, 2)]
     assert main(arguments(alone, wiki, vocab)) == 0
     said = [task.communicate(timeout=120)[1] for task in tasks]
-    assert [task.returncode for task in tasks] == [0, -signal.SIGKILL, 0], said
+    assert [task.returncode for task in tasks] == [0, 0], said
     assert made.tree(out) == made.tree(alone)  # no lock, claim or marker is left either
     assert main(arguments(out, wiki, vocab, "--task-count", "3", "--task-index", "1")) == 0
     assert made.tree(out) == made.tree(alone)
@@ -107,7 +110,9 @@ def test_all_tasks_killed_and_started_again(
     assert main(arguments(out, wiki, vocab, "--task-count", "3", "--task-index", "2")) == 0
     assert main(arguments(alone, wiki, vocab)) == 0
     assert made.tree(out) == made.tree(alone)
-    assert main(arguments(tmp_path / "copy", wiki, vocab)) == 0  # a process by itself goes on too
+    assert (
+        main(arguments(tmp_path / "copy", wiki, vocab)) == 0
+    )  # a process on its own continues too
     assert made.tree(tmp_path / "copy") == made.tree(alone)
 
 

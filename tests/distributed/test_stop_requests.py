@@ -180,7 +180,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("launcher", "reason"),
-    # What a shell started goes on without it, as under nohup, setsid, disown, tmux and cron.
+    # What a shell started continues without it, as under nohup, setsid, disown, tmux and cron.
     [({"BERTDS_LAUNCHER": "1"}, "the launcher is gone"), ({}, "STOP exists")],
 )
 def test_only_a_launcher_that_vanishes_ends_the_run(
@@ -191,7 +191,7 @@ def test_only_a_launcher_that_vanishes_ends_the_run(
     script = f"{child} & until [ -s {log} ]; do sleep 0.1; done"
     environment = {**os.environ, **launcher}
     subprocess.run(["sh", "-c", script], env=environment, timeout=30, check=True)
-    time.sleep(1.5)  # the file system is asked once a second
+    time.sleep(1.5)  # the file system is asked once per second
     assert log.read_text() == "ready\n" or launcher
     (tmp_path / "STOP").touch()
     deadline = time.monotonic() + 30

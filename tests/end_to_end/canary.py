@@ -174,7 +174,7 @@ def make_environment(folder: Path, wanted: dict[str, str | None]) -> Path:
 
 
 def run_tests(python: Path, report: Path) -> None:
-    """Run the tests that tell whether the engine still fits."""
+    """Run the tests that report whether the engine still fits."""
     files = [str(REPOSITORY / "tests" / "engine" / f"{name}.py") for name in TESTS]
     # Compiled operators belong to a version of DeepSpeed: not into the folder of the pinned one.
     operators = {"TORCH_EXTENSIONS_DIR": str(python.parents[1] / "torch_extensions")}

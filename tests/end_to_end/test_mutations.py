@@ -55,7 +55,7 @@ class Kind(NamedTuple):
     result: Callable[[Path, str], Any]
     """What must stay the same, from the folder and what was printed; None: anything may come."""
     forge: Callable[[Path], None] | None = None
-    """Makes checksums fit again, as somebody would who means harm; then the numbers may change."""
+    """Makes checksums fit again, as a malicious user would; then the numbers may change."""
 
 
 def evaluate(folder: Path) -> list[str]:

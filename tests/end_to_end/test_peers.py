@@ -67,7 +67,7 @@ def test_a_lost_rank_ends_the_job_and_is_named(
         assert "Traceback" not in ranks.text(rank)
     assert all(start_time(pid) == "" for pid in ranks.pids)
     assert nobody_listens(port)
-    # And the run goes on from its last checkpoint.
+    # And the run continues from its last checkpoint.
     code, text = fork_server.run(
         command("run", *ENDLESS, "run.max_hours=0"), world_size, output=tmp_path
     )
@@ -108,7 +108,7 @@ def test_a_rank_with_an_error_of_its_own_is_quoted_by_the_others(
 def test_long_silence_of_the_training_is_not_death(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
-    """The heartbeat goes on while a rank compiles, saves or waits for a slow disk."""
+    """The heartbeat continues while a rank compiles, saves or waits for a slow disk."""
     extra = ["guard.peer_timeout_seconds=1.5", "schedule.total_steps=2"]
     code, text = fork_server.run(
         command("run", *extra), 2, output=tmp_path, plans={1: {"slow": 4.0}}

@@ -76,7 +76,7 @@ def test_transformers_loads_the_export_with_equal_logits(run: Path, model: Path)
 
 
 def test_the_model_card_says_what_was_done(model: Path) -> None:
-    """huggingface_hub reads it; numbers stand in words, and no machine's paths or raw JSON."""
+    """huggingface_hub reads it; numbers are in words, and no machine's paths or raw JSON."""
     from huggingface_hub import ModelCard
 
     text = (model / "README.md").read_text()
@@ -180,7 +180,7 @@ def test_the_best_checkpoint_is_marked_and_exported(
     extra = ("validation.every_steps=2", "checkpoint.every_steps=2", "checkpoint.keep_last=3")
     command = arguments(tiny_recipe, tiny_json, tiny_data, run, *extra)
     assert bertds([*command, "schedule.total_steps=4"]) == 0
-    # Goes on with another rate, which the card tells; training makes the loss fall to step 8.
+    # Goes on with another rate, which the card reports; training makes the loss fall to step 8.
     assert bertds([*command, "schedule.total_steps=8", "deepspeed.optimizer.params.lr=0.004"]) == 0
 
     def export(out: str, *options: str) -> tuple[str, str]:
@@ -206,7 +206,7 @@ def test_the_best_checkpoint_is_marked_and_exported(
     assert origin == "step_00000008"
     assert "note: step_00000004 has a lower held-out loss than step_00000008: 0.5000" in said
     assert export("e", "--best")[0] == "step_00000004"
-    # A card tells what held until its checkpoint.
+    # A card reports what held until its checkpoint.
     assert "Settings changed" not in (tmp_path / "e" / "README.md").read_text()
     assert bertds(["checkpoint", "list", str(run)]) == 0
     listed = capsys.readouterr().out.splitlines()

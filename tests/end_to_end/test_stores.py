@@ -36,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, tiny_vocab: Path) -> Path:
 
 
 def limit(corpus: Path, shards: int) -> int:
-    """Bytes of the lengths of both splits, the validation shard and so many training shards."""
+    """Bytes of the lengths of both splits, the validation shard and some training shards."""
     splits = Manifest.load(corpus).splits
     largest = max(info.bytes for info in splits["train"].shards)
     lengths = sum(outline_bytes(split.shards) for split in splits.values())

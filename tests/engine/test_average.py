@@ -66,7 +66,7 @@ def test_to_be_evaluated_it_changes_places_and_changes_back(stage: int, precisio
         if kind == "average":
             assert torch.equal(inside[name, "weight"], tensor)
             assert torch.equal(inside[name, "average"], before[name, "weight"])
-    # Training that is interrupted so goes on as if it had not been.
+    # Training that is interrupted so continues as if it had not been.
     after = train_averaged(engine, 3, 5)[-1]
     engine.close()
     other = one_process(stage, precision)

@@ -143,7 +143,7 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
             "use the fp16 section",
         ),
         ({"bfloat16": {"enabled": True}}, "two spellings"),
-        ({"bf16": {"enabled": True, "check_grad_overflow": False}}, "skips NaN"),
+        ({"bf16": {"enabled": True, "check_grad_overflow": False}}, "skips steps with NaN"),
         ({"bf16": {"enabled": True, "bf16_optimizer_states": True}}, "moments are float32"),
         ({"bf16": "absent", "data_types": {"grad_accum_dtype": "bf16"}}, "grad_accum_dtype='bf16'"),
         ({"data_types": {"grad_accum_dtype": "int8"}}, "must be one of fp32, bf16, fp16"),

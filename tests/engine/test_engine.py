@@ -118,7 +118,7 @@ def test_moments_exist_from_the_start_and_can_be_left_behind() -> None:
     assert not any(part.any() for (_, kind), part in before.items() if kind != "weight")
     train(engine, 0, 2)
     trained = gather_state(engine)
-    # A phase hand-over: weights and moments, the counter anew ...
+    # A phase hand-over: weights and moments, the counter again ...
     engine.load_pieces(reader(trained), optimizer_steps=0, moments=True)
     assert engine.optimizer_steps() == 0
     assert same(gather_state(engine), trained)

@@ -36,7 +36,7 @@ def convert(folder: Path, tag: str) -> None:
 
 def load_universal(json_values: dict, folder: Path, tag: str) -> Engine:
     engine = make_engine(json_values, Toy(seed=5))
-    # Our JSON refuses the "checkpoint" section, where DeepSpeed is told this.
+    # Our JSON refuses the "checkpoint" section, where DeepSpeed is given this.
     engine._engine._config.load_universal_checkpoint = True
     loaded, _ = engine._engine.load_checkpoint(str(folder), tag=f"{tag}_universal")
     assert loaded is not None

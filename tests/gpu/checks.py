@@ -153,7 +153,7 @@ def zero_stages_train_alike(device: str, folder: Path) -> None:
 
 
 def loss_scaling_survives_an_overflow(device: str, folder: Path) -> None:
-    """fp16 from far too large a scale: no update until it has fallen, then training goes on."""
+    """fp16 from far too large a scale: no update until it has fallen, then training continues."""
     with fp16_allowed():
         scaling = {"initial_scale_power": 24, "hysteresis": 1}
         engine = make_engine(device, 1, "fp16", scaling=scaling)
@@ -258,7 +258,7 @@ def environment(name: str, value: str):  # type: ignore[no-untyped-def]
 
 @contextmanager
 def gpu_memory(gib: float):  # type: ignore[no-untyped-def]
-    """Let this process have only so much of the GPU's memory for a while."""
+    """Let this process have only this much of the GPU's memory for a while."""
     gc.collect()  # DeepSpeed's engines are full of cycles
     torch.cuda.empty_cache()
     share = gib * 2**30 / torch.cuda.get_device_properties(0).total_memory

@@ -89,7 +89,7 @@ def distance(found: dict[str, Tensor], want: dict[str, Tensor]) -> float:
 
 
 def make_engine(device: str, stage: int, precision: str, **more: Any) -> Engine:
-    """An engine on a device: two micro batches per step, LAMB unless told otherwise."""
+    """An engine on a device: two micro batches per step, LAMB unless set otherwise."""
     values: dict[str, Any] = {
         "train_batch_size": 2 * ROWS,
         "train_micro_batch_size_per_gpu": ROWS,
@@ -137,7 +137,7 @@ def weights_of(engine: Engine) -> dict[str, Tensor]:
 
 @contextmanager
 def fp16_allowed() -> Iterator[None]:
-    """DeepSpeed trains in fp16 on a CPU only if it is told that the CPU can."""
+    """DeepSpeed trains in fp16 on a CPU only if it is set to allow it."""
     from deepspeed.accelerator import get_accelerator
 
     accelerator = get_accelerator()

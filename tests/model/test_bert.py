@@ -91,7 +91,7 @@ def test_logits_and_hidden_states_equal_transformers(
 
 
 def test_the_two_gelus_differ_by_more_than_the_tolerance(tiny, batch, pair_of) -> None:
-    """Or the tests above would not tell them apart."""
+    """Or the tests above would not report them apart."""
     flat = flatten_padded(batch.input_ids, batch.attention_mask, batch.token_type_ids)
     erf, tanh = (
         pair_of(replace(tiny, hidden_act=act))[0].encode(*flat[:5])[0]

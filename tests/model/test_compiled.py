@@ -97,7 +97,7 @@ def test_without_a_compiler_the_model_stays_as_it_is(tiny, vocab_size, monkeypat
     monkeypatch.setattr(compiling.log, "warning", lambda text, *more: said.append(text % more))
     model = fresh(tiny, vocab_size)
     assert not compile_layers(model, "cpu")
-    assert len(said) == 1 and "no C++ compiler is found" in said[0]
+    assert len(said) == 1 and "no C++ compiler found" in said[0]
     assert "feed_forward" not in vars(model.bert.encoder.layer[0])
 
 
@@ -105,7 +105,7 @@ def test_without_a_compiler_the_model_stays_as_it_is(tiny, vocab_size, monkeypat
 
 
 def test_each_shape_is_recorded_once_and_rare_ones_are_not(tiny, vocab_size) -> None:
-    """The recorder stands in for CUDA's: it counts, and computes as usual."""
+    """The recorder replaces CUDA's: it counts, and computes as usual."""
     encoder = fresh(tiny, vocab_size).bert.encoder
     recorded = []
 

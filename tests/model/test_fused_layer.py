@@ -154,7 +154,7 @@ def test_attention_drops_at_its_rate_and_follows_the_seed(probability) -> None:
     dropped = (first == 0).float()
     deviation = math.sqrt(probability * (1 - probability))
     assert abs(float(dropped.mean()) - probability) < 4 * deviation / math.sqrt(first.numel())
-    # Rows, columns, heads: each by itself varies as independent draws do.
+    # Rows, columns, heads: each on its own varies as independent draws do.
     for axes in ((1, 2, 3), (0, 1, 2), (0, 1, 3)):
         means = dropped.mean(axes)
         expected = deviation / math.sqrt(dropped.numel() / means.numel())

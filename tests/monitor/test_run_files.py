@@ -1,4 +1,4 @@
-"""Run folders that a crash, a full disk or somebody else has left odd are shown all the same."""
+"""Run folders that a crash, a full disk or another user has left odd are shown anyway."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def test_progress_lines_say_what_is_left(said: list[str]) -> None:
 
 @pytest.mark.parametrize("width", [60, 100])
 def test_display_shows_all_at_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal in memory: every number stands whole on it, and log lines above it."""
+    """A terminal in memory: every number is whole on it, and log lines above it."""
     from rich.console import Console
 
     clock = iter([0.0, 100.0])
@@ -87,7 +87,7 @@ def test_display_shows_all_at_any_width(width: int, monkeypatch: pytest.MonkeyPa
 
 
 def test_log_lines_go_where_standard_error_is_now(capsys: pytest.CaptureFixture[str]) -> None:
-    """A display that stands at the foot of the terminal takes the place of standard error."""
+    """A display that is at the foot of the terminal takes the place of standard error."""
     before = list(log.handlers)
     try:
         start_logging(is_main=True)

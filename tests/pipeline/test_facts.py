@@ -39,7 +39,7 @@ def test_held_out_sentences_are_in_no_training_document(told: facts.Facts) -> No
     assert read.isdisjoint(kept_back)
     assert {q.text.replace(facts.MASK, q.answer) for q in told.questions} == set(kept_back)
     assert len(read) == 48 * (6 + 4 + 4)
-    # Each fact was told in other words, each form about other countries.
+    # Each fact occurs in other words, each form about other countries.
     for question in told.questions:
         name = next(w for w in question.text.split() + [question.answer] if w.startswith("land"))
         assert any(name in s.split() and question.answer in s.split() for s in read)
@@ -202,4 +202,4 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
 
     monkeypatch.setattr("bertds.commands.pipeline.write_report", fail)
     assert main([one.replace("total_steps=4", "total_steps=5") for one in command]) == 0
-    assert "no report: RuntimeError: no such font" in capfd.readouterr().err
+    assert "the report could not be written: RuntimeError: no such font" in capfd.readouterr().err

@@ -221,7 +221,7 @@ def test_random_weights_are_as_good_as_guessing(shared_data: Path, tmp_path: Pat
         "syntax",
         "syntax_semantics",
     }
-    # Every word a token of its own: a small vocabulary, and so ten times less to compute.
+    # Every word per token of its own: a small vocabulary, and so ten times less to compute.
     texts = " ".join(f"{pair.good} {pair.bad}" for pair in pairs).lower()
     words = [*SPECIAL, *sorted(set(re.findall(r"\w+|[^\w\s]", texts)))]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")

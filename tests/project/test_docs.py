@@ -153,7 +153,7 @@ def test_printed_commands_exist(line: Line, capsys: pytest.CaptureFixture[str]) 
 
 
 def check_options(name: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Every --option of a line stands in the command's help."""
+    """Every --option of a line is in the command's help."""
     module = import_module(COMMANDS[name][0])
     given = {word.split("=")[0] for word in arguments if word.startswith("--")}
     if not given:
@@ -207,7 +207,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_settings_named_in_tables_exist() -> None:
-    """`section.key` in backticks, wherever it stands in the documentation."""
+    """`section.key` in backticks, wherever it is in the documentation."""
     sections = set(Config.__dataclass_fields__)
     keys = set(all_keys())
     wrong = []

@@ -2,7 +2,7 @@
 
 What is changed is added at the end of a command (``smaller``): fewer steps and rows, a small model
 in the place of BERT-large. The files that a guide takes from its reader are small pieces of real
-ones. What cannot run here stands in ``NOT_HERE`` with its reason; test_docs.py parses those lines.
+ones. What cannot run here is in ``NOT_HERE`` with its reason; test_docs.py parses those lines.
 """
 
 from __future__ import annotations

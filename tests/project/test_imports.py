@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.made_runs import make_run, train_line
 
-# From left to right, one line a floor: a module may import what stands above its line, and its own
+# From left to right, one line a floor: a module may import what is above its line, and its own
 # package. Packages on one line do not know each other.
 ORDER = """
 bertds.__init__ bertds.errors
@@ -69,7 +69,7 @@ def read_sources(repository: Path) -> dict[str, str]:
 
 @cache
 def imported_names(source: str, *, of_types: bool = True) -> set[str]:
-    """Every imported module, and every name imported from one, wherever the import stands."""
+    """Every imported module, and every name imported from one, wherever the import is."""
     tree = ast.parse(source)
     skipped = set()
     if not of_types:

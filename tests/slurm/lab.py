@@ -108,7 +108,7 @@ class Lab:
             return any(begun in line and " start: " in line for line in text.splitlines())
 
         self.until(started, timeout, job)
-        # The trainer cuts metrics.jsonl to its checkpoint before it goes on: only then lines count.
+        # The trainer first cuts metrics.jsonl to its checkpoint: only then lines count.
         log, metrics = run / "log.txt", run / "metrics.jsonl"
         said = lines(log)
         self.until(lambda: lines(log) > said, timeout, job)

@@ -10,7 +10,7 @@ from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
 from bertds.monitor.run_files import read_metrics
 
-# What the training decides; the rest of a line tells of the clock, the memory and the restarts.
+# What the training decides; the rest of a line depends on the clock, the memory and the restarts.
 RESULTS = {
     "step",
     "split",

@@ -45,9 +45,9 @@ def test_only_a_running_job_comes_back_by_itself(
 @pytest.mark.parametrize(
     ("exits", "stop", "requeued"),
     [
-        (["75", "75"], "", 6),  # saved: may go on as often as it is stopped
+        (["75", "75"], "", 6),  # saved: may continue as often as it is stopped
         (["143", "143"], "USR1", 6),  # the time limit came while Python imported
-        (["143", "143"], "", 3),  # somebody ends the ranks at each start
+        (["143", "143"], "", 3),  # another process ends the ranks at each start
         (["130", "1"], "", 3),
         (["137", "1"], "", 3),
     ],

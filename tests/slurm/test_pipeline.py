@@ -111,7 +111,7 @@ def test_ten_preemptions_between_a_dump_and_a_model(
             assert waiting == {"PENDING"}, (kind, waiting)
         ended = lab.wait(job)
         assert (ended["JobState"], ended["ExitCode"]) == ("COMPLETED", "0:0"), lab.log(job)
-        # (A job that went by itself may be preempted once more when its grace time is over.)
+        # (A job that went on its own may be preempted once more when its grace time is over.)
         assert int(ended["Restarts"]) >= 5
 
         # Nothing lost, nothing twice: each step once, with a whole batch of samples of its own.

@@ -69,7 +69,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(world_size: int, cases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Run cases on so many ranks; returns rank 0's results by name."""
+    """Run cases on this number of ranks; returns rank 0's results by name."""
     path = folder / f"cases{world_size}.json"
     [port] = free_ports(1)
     path.write_text(json.dumps(cases))

@@ -55,7 +55,7 @@ class Mark(NamedTuple):
 def ruled_out(repository: Path) -> re.Pattern[str]:
     """Return what the first table of ``docs/terms.md`` rules out, as whole words in any case."""
     page = (repository / "docs/terms.md").read_text(encoding="utf-8")
-    table = page.split("## Not these")[1].split("\n## ")[0]
+    table = page.split("## Avoid")[1].split("\n## ")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     phrases = [phrase for row in rows for phrase in re.findall(r"`([^`]+)`", row)]
     any_of = "|".join(r"\s+".join(map(re.escape, phrase.split())) for phrase in phrases)

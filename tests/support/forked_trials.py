@@ -105,7 +105,7 @@ def _receive(reader: int, seconds: float) -> bytes | None:
 
 def _end(pid: int) -> str:
     """End the process, if it still runs, and say how it ended."""
-    for _ in range(20):  # one that ended by itself says how
+    for _ in range(20):  # one that ended on its own says how
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return f"exit code {os.waitstatus_to_exitcode(status)}"

@@ -1,7 +1,7 @@
 """The gradients that reach the optimizer, and what they must be: one process's, in float64.
 
 Compared before the optimizer makes anything of them: Adam and LAMB hardly notice a gradient of half
-its size, so weights would tell late, or not at all.
+its size, so weights would report late, or not at all.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def summed(step: int, world_size: int, micro_batch: int) -> Gradients:
     model, total = toy.Toy().bfloat16(), {}
     for first in range(0, toy.ROWS, micro_batch):
         batch = toy.rows_of(step, first, first + micro_batch)
-        # Each rank's loss is so many times as large, because the ranks' gradients are averaged.
+        # Each rank's loss is larger by this factor, because the ranks' gradients are averaged.
         for name, part in gradient(model, batch, tokens, world_size).items():
             total[name] = total.get(name, 0.0) + part / world_size
     return total

@@ -76,7 +76,7 @@ def make_run(
 
 
 def add_vocabulary(run: Path, size: int) -> None:
-    """Give a run folder a tokenizer of so many tokens."""
+    """Give a run folder a tokenizer of this number of tokens."""
     (run / "tokenizer").mkdir()
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{n}" for n in range(size - 5))]
     (run / "tokenizer" / "vocab.txt").write_text("\n".join(tokens) + "\n")

@@ -39,7 +39,7 @@ TINY_JSON = (
 
 
 def tiny_documents(count: int, seed: int) -> list[list[list[str]]]:
-    """Documents of sentences of words in which a word tells much about the one after it."""
+    """Documents of sentences of words in which a word says much about the one after it."""
     chance = random.Random(seed)
     documents = []
     for _ in range(count):
@@ -62,7 +62,7 @@ def write_tiny_vocab(path: Path) -> Path:
 
 
 def write_tiny_data(folder: Path, vocab: Path, ends: Sequence[int] = (5, 30, 60)) -> Path:
-    """Write training shards that end after so many documents, and one of validation."""
+    """Write training shards that end after this number of documents, and one of validation."""
     from bertds.data.formats.manifest import Manifest, SplitInfo
     from bertds.data.formats.token_shards import shard_name, write_token_shard
     from bertds.data.vocabulary import load_tokenizer_info

@@ -7,7 +7,7 @@ from bertds.training.leaving import Leaving
 
 
 class Heartbeat:
-    """What a rank tells the others."""
+    """What a rank reports to the others."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

@@ -72,7 +72,7 @@ exp_manager: {exp_dir: null, name: X}
 """
 
 
-# What the newest published files have beside these (NeMo 1.x, its last state).
+# What the newest published files have in addition to these (NeMo 1.x, its last state).
 NEWEST = """
 name: &name PretrainingBERTFromText
 trainer: {devices: 1, num_nodes: 1, max_epochs: 2, max_steps: -1, accumulate_grad_batches: 1,
@@ -178,7 +178,7 @@ def test_cosine_annealing_by_hand(text: dict) -> None:
     rate = LearningRate(2.0, config.schedule)
     assert config.schedule.warmup_ratio == 0.1  # 11 steps
     assert rate(10) == pytest.approx(2.0) and rate(11) == pytest.approx(2.0)
-    assert rate(11 + 33) == pytest.approx(1.5)  # a third of the way: 1 + cos(pi / 3)
+    assert rate(11 + 33) == pytest.approx(1.5)  # 33 % of the way: 1 + cos(pi / 3)
     assert rate(109) == pytest.approx(0.0, abs=1e-3)
 
 

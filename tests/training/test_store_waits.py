@@ -1,4 +1,4 @@
-"""Ranks that wait for a store go on, stop or fail together."""
+"""Ranks that wait for a store continue, stop or fail together."""
 
 from __future__ import annotations
 

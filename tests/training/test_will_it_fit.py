@@ -30,7 +30,7 @@ def settings(repository: Path, name: str, **changes: Any) -> DeepSpeedSettings:
 
 
 def free(monkeypatch: pytest.MonkeyPatch, *, cpu: float = 0.0, gpu: float = 0.0) -> None:
-    """Let the machine have so many GiB free; a GPU only with ``gpu``."""
+    """Let the machine have this number of GiB free; a GPU only with ``gpu``."""
     here = "bertds.training.will_it_fit"
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     monkeypatch.setattr(f"{here}.cpu_memory_available", lambda: cpu * GIB)

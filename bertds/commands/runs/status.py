@@ -22,14 +22,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds status",
-        description="Show how runs are doing. The run folders are only read.",
+        description="Show how runs are doing. Run folders are never modified.",
     )
     parser.add_argument(
         "runs",
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="run folders, or a folder that contains several",
+        help="run folders, or folders that contain several",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--watch", type=float, metavar="S", help="repeat every S seconds")

@@ -16,7 +16,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds watch",
-        description="Serve a live report of runs on localhost. The run folders are only read. "
+        description="Serve a live report of runs on localhost. Run folders are never modified. "
         "Stop with Ctrl-C.",
     )
     parser.add_argument(

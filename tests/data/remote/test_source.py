@@ -81,7 +81,7 @@ def assert_equal(one: list, two: list) -> None:
 
 
 def bound(corpus: Path, shards: float) -> float:
-    """GiB that hold the lengths and so many of the largest shards."""
+    """GiB that hold the lengths and this number of of the largest shards."""
     local = open_source(config(corpus, corpus), 1)
     largest = max(info.bytes for info in local._infos)
     return (outline_bytes(local._infos) + shards * largest) / GIB
@@ -185,7 +185,9 @@ def test_the_signature_of_a_url_reaches_the_store_and_no_message(
         assert "topsecret0" not in str(source.describe()) + caplog.text
         with pytest.raises(DataError) as error:
             open_source(config(f"{store.url}/nothing?X-Amz-Signature=topsecret0", tmp_path), 1)
-        assert "topsecret0" not in str(error.value) and "no manifest.json" in str(error.value)
+        assert "topsecret0" not in str(error.value) and "manifest.json is missing" in str(
+            error.value
+        )
 
 
 def test_a_damaged_copy_in_the_cache_is_fetched_again(corpus: Path, tmp_path: Path) -> None:
@@ -209,7 +211,10 @@ def test_a_store_that_holds_other_bytes_is_refused(
     with serve(other) as store, pytest.raises(DataError, match=r"shard_00001.h5: damaged on arr"):
         open_source(config(store.url, tmp_path / "cache"), 1).samples_in_epoch(0)
     shard.unlink()
-    with serve(other) as store, pytest.raises(DataError, match="missing, although the manifest"):
+    with (
+        serve(other) as store,
+        pytest.raises(DataError, match="missing, but listed in the manifest"),
+    ):
         open_source(config(store.url, tmp_path / "cache"), 1).samples_in_epoch(0)
 
 
@@ -230,7 +235,7 @@ def test_a_dead_store_is_said_and_given_up(
         assert "stalled: waiting for shard" in caplog.text
         assert source.stalled_seconds > 1.0
         store.down.clear()
-        assert source.samples_in_epoch(0) > 0  # it goes on when the store is back
+        assert source.samples_in_epoch(0) > 0  # it continues when the store is back
 
 
 def test_a_cache_that_cannot_hold_a_block_is_refused(corpus: Path, tmp_path: Path) -> None:

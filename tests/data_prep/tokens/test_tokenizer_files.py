@@ -99,7 +99,7 @@ def test_a_tokenizer_json_of_another_name_keeps_its_rules(tmp_path: Path, config
     folder = wordpiece_folder(tmp_path / "tok", "tokenizer.json", **config)
     theirs = AutoTokenizer.from_pretrained(folder)
     expected = load_tokenizer_info(folder).rules
-    # Beside it, in a folder of several, is another tokenizer with all of its files.
+    # next to it, in a folder of several, is another tokenizer with all of its files.
     mine = tmp_path / "several" / "mine.json"
     wordpiece_folder(mine.parent, do_lower_case=not config["do_lower_case"])
     (mine.parent / "vocab.txt").write_text("\n".join(TOKENS[:5] + ["of", "another"]) + "\n")

@@ -23,7 +23,7 @@ TAIL = " It stands here so that the line is long enough to be prose."
 SHIPPED = Path(templates.__file__).with_name("templates.yaml")
 
 
-# By the documentation pages of these templates on their own Wikipedias; of a unit, what stands
+# By the documentation pages of these templates on their own Wikipedias; of a unit, what is
 # before its conversion.
 @pytest.mark.parametrize(
     ("language", "wikitext", "shown"),
@@ -155,7 +155,7 @@ def test_the_name_of_the_page() -> None:
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would keep the last."""
+    """Refuses a key that is twice, of which YAML would keep the last."""
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:

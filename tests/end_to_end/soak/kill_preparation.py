@@ -3,7 +3,7 @@
     python tests/end_to_end/soak/kill_preparation.py --kills 50 --seed 0 -- \
         --wiki DUMP... --books DIR --vocab vocab.txt --instances 128:20
 
-What stands behind ``--`` is given to build_wiki_books.py (without ``--out``). Each life is ended by
+What follows ``--`` is given to build_wiki_books.py (without ``--out``). Each life is ended by
 SIGKILL at a random moment; then the same command starts again. When it comes to its end, every
 file must be the unbroken run's, byte for byte; a new round begins in an empty folder until there
 were enough kills. The short form is in tests/data_prep/test_faults.py.
@@ -30,9 +30,9 @@ _SCRIPT = Path(__file__).resolve().parents[3] / "data_prep" / "build_wiki_books.
 def kill_often(
     kills: int, out: Path, arguments: Sequence[str], unbroken: dict[str, str], seed: int
 ) -> int:
-    """Kill a preparation at random moments until so many kills have hit. Returns the rounds.
+    """Kill a preparation at random moments until this number of kills have hit. Returns the rounds.
 
-    A moment is so many new markers, and some milliseconds; not a time, which a busy machine bends.
+    A moment is a number of new markers and some milliseconds, not a time: the machine may be busy.
 
     Args:
         kills: how many.

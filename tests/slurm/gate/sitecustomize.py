@@ -1,9 +1,9 @@
-"""Holds a run at a step until a test lets it go on.
+"""Holds a run at a step until a test lets it continue.
 
 A test that disturbs a run at certain steps must not depend on how fast the machine takes them. With
 this folder in PYTHONPATH, and a file named in BERTDS_TEST_GATE, rank 0 waits after the metric line
 of each step for as long as the file holds a smaller number. The other ranks wait for it in the next
-step's collectives; signals, heartbeats and locks go on as usual.
+step's collectives; signals, heartbeats and locks continue as usual.
 """
 
 import importlib.abc
