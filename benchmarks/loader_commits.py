@@ -10,8 +10,8 @@ process's CPU time, all its threads together. The result is the median of the pa
 95 % interval (from the order of the ratios: it assumes nothing of how they are distributed).
 ``--before HEAD`` shows what the method itself gives.
 
-With ``--instructions``, valgrind counts instructions instead, of one process per commit: those of
-42 turns less those of 2, which takes minutes, and repeats to about a thousandth on any machine.
+With ``--instructions``, valgrind counts the instructions of ``--pairs`` turns instead, of one
+process per commit; what else the machine does has little effect on them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,18 @@ def _environment(tree: Path) -> dict[str, str]:
 class Worker:
     """A process that runs one commit's loader, a turn at a time."""
 
-    def __init__(self, tree: Path, data: Path, steps: int) -> None:
+    def __init__(
+        self,
+        tree: Path,
+        data: Path,
+        steps: int,
+        tool: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._process = subprocess.Popen(
-            _command(data, steps),
+            [*tool, *_command(data, steps)],
             cwd=tree,
-            env=_environment(tree),
+            env={**_environment(tree), **(environment or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -92,10 +99,14 @@ class Worker:
             raise ChildProcessError("a loader has ended")
         return float(line)
 
+    def count(self, on: bool) -> None:
+        """Let callgrind, if the process runs in it, begin or end to count instructions."""
+        command = ["callgrind_control", "-i", "on" if on else "off", str(self._process.pid)]
+        subprocess.run(command, check=True, capture_output=True)
+
     def close(self) -> None:
         """End the process."""
-        self._process.terminate()
-        self._process.communicate()
+        self._process.communicate()  # the end of its input
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -141,29 +152,30 @@ def compare(
     }
 
 
-def instructions_of(tree: Path, data: Path, steps: int) -> float:
-    """Return the instructions per row that valgrind's callgrind counts."""
-
-    def count(turns: int) -> int:
-        with tempfile.TemporaryDirectory() as folder:
-            log = Path(folder) / "log"
-            tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-            subprocess.run(
-                [*tool, f"--log-file={log}", *_command(data, steps)],
-                cwd=tree,
-                env=_environment(tree),
-                input="\n" * turns,
-                stdout=subprocess.DEVNULL,
-                text=True,
-                check=True,
-            )
-            found = re.search(r"Collected : (\d+)", log.read_text())
-            assert found is not None
-            return int(found[1])
-
-    few, many = 2, 42
-    count(1)  # compiles for the processor that valgrind shows
-    return (count(many) - count(few)) / ((many - few) * steps * _ROWS)
+def instructions_of(tree: Path, data: Path, steps: int, turns: int) -> float:
+    """Return the instructions per row that valgrind's callgrind counts in ``turns`` turns."""
+    # The compiled loops are kept for the processor that they are made for. valgrind shows another
+    # one than the machine has, for which they would be compiled within it, which takes very long.
+    own = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
+    compiling = Worker(tree, data, steps, environment=own)
+    compiling.turn()
+    compiling.close()
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        tool = ["valgrind", "--tool=callgrind", "--instr-atstart=no", f"--log-file={log}"]
+        worker = Worker(tree, data, steps, [*tool, "--callgrind-out-file=/dev/null"], own)
+        try:
+            for _ in range(2):  # fills caches
+                worker.turn()
+            worker.count(True)
+            for _ in range(turns):
+                worker.turn()
+            worker.count(False)
+        finally:
+            worker.close()
+        found = re.search(r"Collected : (\d+)", log.read_text())
+        assert found is not None
+        return int(found[1]) / (turns * steps * _ROWS)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -182,7 +194,9 @@ def main(argv: list[str] | None = None) -> int:
         trees = [export(args.before, Path(folder) / "before"), export("HEAD", Path(folder) / "now")]
         result = host_facts("loader_commits.py", argv, args.note) | {"before": args.before}
         if args.instructions:
-            then, now = (instructions_of(tree, data.resolve(), args.steps) for tree in trees)
+            then, now = (
+                instructions_of(tree, data.resolve(), args.steps, args.pairs) for tree in trees
+            )
             result["instructions_per_row"] = {"before": round(then), "now": round(now)}
             print(f"instructions per row: {then:,.0f} before, {now:,.0f} now ({now / then:.4f})")
             print(footer(result))

@@ -57,7 +57,7 @@ def prepare(request: PrepRequest) -> Manifest:
     if url and request.task_index == 0:
         there = finished_there(url, out, resolved.files, resolved.settings, request.overwrite)
         if there is not None:
-            clear(out)
+            _clear(request, out)
             progress.say(f"{url}: already prepared with these settings; all files are there")
             return there
     try:
@@ -75,9 +75,15 @@ def prepare(request: PrepRequest) -> Manifest:
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
         raise explain_os_error(error, path) from error
     report(out, manifest, time.monotonic() - began, whole, url)
-    if url and request.task_count == 1:
-        clear(out)
+    if url:
+        _clear(request, out)
     return manifest
+
+
+def _clear(request: PrepRequest, work: Path) -> None:
+    # Of several tasks, one that begins last finds in the folder that all is done.
+    if request.task_count == 1:
+        clear(work)
 
 
 def forecast(request: PrepRequest) -> Forecast:

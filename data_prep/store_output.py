@@ -7,7 +7,8 @@ work folder on this machine --each shard when it is complete--> URL/train/shard_
 ```
 
 The work folder is that of any preparation, so a killed run started again continues in it, and a
-shard whose marker is there has been uploaded. When the manifest is in the store, it is removed.
+shard whose marker is there has been uploaded. When the manifest is in the store, it is removed,
+unless several tasks share it.
 """
 
 from __future__ import annotations

@@ -101,10 +101,19 @@ def lasts(error: BaseException) -> bool:
     """Return whether a request that failed so would fail again."""
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, *_WRONG)):
         return True
-    status = getattr(error, "status", None)  # aiohttp's
-    if isinstance(status, int) and 400 <= status < 500:
+    status = _status(error)
+    if 400 <= status < 500:
         return status not in (408, 425, 429)
-    return "credential" in type(error).__name__.lower()
+    kind = type(error).__name__.lower()
+    return "credential" in kind or kind == "offlinemodeisenabled"
+
+
+def _status(error: BaseException) -> int:
+    """Return the HTTP status that a driver's error is about, or 0."""
+    # aiohttp's errors have it themselves; those of the Hugging Face Hub have the response.
+    holder = error if hasattr(error, "status") else getattr(error, "response", None)
+    status = getattr(holder, "status", getattr(holder, "status_code", 0))
+    return status if isinstance(status, int) else 0
 
 
 def reason(error: BaseException) -> str:
@@ -142,6 +151,8 @@ def insist(
         except FileNotFoundError:
             raise FileNotFoundError(f"{masked(url)}: no such file") from None
         except Exception as error:
+            if _status(error) == 404:
+                raise FileNotFoundError(f"{masked(url)}: no such file") from None
             if lasts(error):
                 raise DataError(f"{masked(url)}: {reason(error)}") from error
             now = time.monotonic()
@@ -169,7 +180,9 @@ def read_range(url: str, start: int, end: int, size: int) -> bytes:
         OSError: fewer bytes came.
     """
     store, name = open_store(url)
-    data: bytes = store.cat_file(name, start=start, end=end)
+    # The Hub's driver would read 5 MiB further each time, for a reader that continues there.
+    exactly = {"cache_type": "none"} if store.protocol == "hf" else {}
+    data: bytes = store.cat_file(name, start=start, end=end, **exactly)
     if len(data) == size != end - start:  # a web server that knows no ranges
         data = data[start:end]
     if len(data) != end - start:

@@ -139,9 +139,12 @@ def _build(
     plan = settings.batch_plan(place.world_size)
     ramp = BatchRamp.of(config.schedule, plan)
     leaving.engine = engine = build_engine(config, settings, plan, model)
+    watch = listen_for_stops(config, folder)  # from here on a store may be waited for
     validator = None
     if held_out is not None:
-        validator = made_of(held_out, engine, partial(Validator, config, held_out, engine))
+        validator = made_of(
+            held_out, engine, partial(Validator, config, held_out, engine), watch.reason
+        )
     facts = facts_of(config, settings, place, source)
     leaving.checkpoints = checkpoints = Checkpoints(
         folder.path, config.checkpoint, engine, shapes, facts
@@ -165,7 +168,7 @@ def _build(
         trackers = start_trackers(config, facts, folder.path, notifier)
     for tracker in trackers:
         closing.callback(tracker.close)
-    agreement = build_agreement(config, engine, folder, state)
+    agreement = build_agreement(engine, watch, state)
     rank_speed = compare_ranks(engine, agreement)
     metrics = build_metrics(config, settings, folder, engine, trackers, vocab_size, rank_speed)
     metrics.start(state)
@@ -187,7 +190,7 @@ def _build(
             mask_rate=MaskRate.of(config.data, config.schedule.total_steps),
             first_step=state.step,
         ),
-        agreement.watch.reason,
+        watch.reason,
     )
     closing.callback(loader.close)
     parts = Collaborators(
@@ -311,12 +314,14 @@ def compare_ranks(engine: Engine, agreement: Agreement) -> RankSpeed | None:
     return rank_speed
 
 
-def build_agreement(
-    config: Config, engine: Engine, folder: RunFolder, state: TrainState
-) -> Agreement:
-    """Listen for stop requests, and return the ranks' exchange at each step."""
+def listen_for_stops(config: Config, folder: RunFolder) -> StopRequests:
+    """Take note of stop requests from now on."""
     job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
-    watch = StopRequests(folder.path, config.run.max_hours, job_seconds).listen()
+    return StopRequests(folder.path, config.run.max_hours, job_seconds).listen()
+
+
+def build_agreement(engine: Engine, watch: StopRequests, state: TrainState) -> Agreement:
+    """Return the ranks' exchange at each step."""
     agreement = Agreement(engine, watch)
     agreement.hours = state.hours
     agreement.main_hours = state.main_hours

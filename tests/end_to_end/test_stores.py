@@ -139,15 +139,16 @@ def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("file", ["train/shard_00003.h5", "validation/shard_00000.h5"])
 def test_a_stop_request_is_obeyed_while_a_dead_store_is_waited_for(
-    fork_server: Any, command: Any, tmp_path: Path, corpus: Path
+    fork_server: Any, command: Any, tmp_path: Path, corpus: Path, file: str
 ) -> None:
     """Before the first step, with 30 minutes left to wait."""
     with serve(corpus) as store:
         reached = threading.Event()
 
         def die(name: str) -> None:
-            if name == "train/shard_00003.h5":
+            if name == file:
                 store.down.set()
                 reached.set()
 

@@ -272,9 +272,14 @@ def s3(faults: Sequence[str] = (), **options: Any) -> Iterator[tuple[S3Store, st
 def serve_by(
     kind: str, folder: Path, faults: Sequence[str] = (), **options: Any
 ) -> Iterator[tuple[Store, str]]:
-    """Serve a folder by "http", with a signature in the URL, or by "s3"; give server and URL."""
+    """Serve a folder by "http" (with a signature in the URL), "s3" or "hf"; give server and URL."""
     from bertds.system import storage
+    from tests.support.hub_server import hub
 
+    if kind == "hf":
+        with hub(folder, faults, **options) as (hub_store, url):
+            yield hub_store, url
+        return
     if kind == "http":
         with serve(folder, faults, **options) as store:
             yield store, f"{store.url}?X-Amz-Signature={SECRET}"

@@ -34,9 +34,12 @@ def mirror(url: str, cache_folder: Path, timeout_seconds: float) -> Path:
     try:
         manifest = storage.read_agreed(storage.join(url, MANIFEST_NAME), timeout_seconds)
     except FileNotFoundError:
+        # The Hub hides a private repository from those who may not read it.
+        login = ". A private repository needs `hf auth login` or HF_TOKEN"
         raise DataError(
             f"{masked(url)}: {MANIFEST_NAME} is missing; preparation writes it last. Only folders "
             "written by data_prep can be read from a store"
+            f"{login if url.startswith('hf:') else ''}"
         ) from None
     named = hashlib.sha256(url.partition("?")[0].encode() + b"\n" + manifest).hexdigest()[:32]
     folder = cache_folder / "corpora" / named

@@ -14,70 +14,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertds.config.batch_plan import BatchPlan
-from bertds.config.recipe import DataConfig
-from bertds.data.loader import BatchLoader, open_source, validation_batches
+from bertds.data.loader import open_source, validation_batches
 from bertds.data.order import EpochOrder
 from bertds.data.remote import fetch_ahead
 from bertds.data.remote.outlines import outline_bytes
-from bertds.data.sources import token_source
 from bertds.errors import ConfigError, DataError, StoreError
 from bertds.system import storage
 from tests.support.emulators import bucket
-from tests.support.store_server import FAULTS, cache_bytes, files_of_shards, serve, serve_by
+from tests.support.store_rows import assert_equal, config, steps
+from tests.support.store_server import (
+    FAULTS,
+    cache_bytes,
+    files_of_shards,
+    serve,
+    serve_by,
+)
 from tests.support.tiny import write_tiny_data
 
 pytest.importorskip("aiohttp")
 
 GIB = 2**30
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, tiny_vocab) -> Path:
-    """Twelve training shards, a dozen kilobytes each."""
-    folder = tmp_path_factory.mktemp("corpus") / "data"
-    return write_tiny_data(folder, tiny_vocab, ends=tuple(range(40, 520, 40)))
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch) -> None:
-    """Small blocks, so that an epoch has many; short pauses."""
-    monkeypatch.setattr(token_source, "BLOCK_ROWS", 300)
-    monkeypatch.setattr(storage, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(storage, "LONGEST_PAUSE", 0.1)
-
-
-def config(path: object, cache: Path, **others: object) -> DataConfig:
-    return DataConfig(
-        path=str(path),
-        cache_dir=str(cache),
-        sequence_length=32,
-        max_predictions_per_sequence=5,
-        **{"fetch_timeout_minutes": 0.5, **others},
-    )
-
-
-def steps(data: DataConfig, count: int, rank: int = 0, world: int = 1) -> list[list[np.ndarray]]:
-    """The contents of the first steps, as plain arrays."""
-    plan = BatchPlan(global_batch_size=64, micro_batch_size=16, world_size=world)
-    found = []
-    with BatchLoader(open_source(data, 1), data, plan, rank, seed=1) as loader:
-        for _ in range(count):
-            step = next(loader)
-            tensors = [
-                getattr(batch, name).numpy()
-                for batch in step.micro_batches
-                for name in ("input_ids", "cu_seqlens", "masked_lm_positions", "masked_lm_ids")
-            ]
-            found.append([step.samples, *tensors])
-    return found
-
-
-def assert_equal(one: list, two: list) -> None:
-    assert len(one) == len(two)
-    for a, b in zip(one, two, strict=True):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x, y)
 
 
 def bound(corpus: Path, shards: float) -> float:
@@ -92,7 +48,7 @@ def whole_epochs(corpus: Path, count: int) -> int:
     return count * local.samples_in_epoch(0) // 64
 
 
-@pytest.mark.parametrize("kind", ["http", "s3"])
+@pytest.mark.parametrize("kind", ["http", "s3", "hf"])
 def test_every_fault_and_a_small_cache_change_no_sample(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -328,7 +284,7 @@ print(open_source(data, 1).samples_in_epoch(0))
 """
 
 
-@pytest.mark.parametrize("kind", ["http", "s3"])
+@pytest.mark.parametrize("kind", ["http", "s3", "hf"])
 def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(
     corpus: Path, tmp_path: Path, kind: str
 ) -> None:
