@@ -170,12 +170,19 @@ def filter_settings(request: PrepRequest) -> tuple[FilterSettings, NgramTable | 
 
 
 def minhash_settings(request: PrepRequest) -> MinHashSettings:
-    """Return how near-duplicates are found, checked."""
-    if request.dedup != "minhash":
-        return MinHashSettings()
-    return MinHashSettings(
+    """Return how near-duplicates are found, checked.
+
+    Raises:
+        ConfigError: a value is impossible, or is set although near-duplicates are not looked for.
+    """
+    settings = MinHashSettings(
         bands=request.minhash_bands, rows=request.minhash_rows, ngram=request.minhash_ngram
     )
+    if request.dedup != "minhash":
+        for name in ("bands", "rows", "ngram"):
+            if getattr(settings, name) != getattr(MinHashSettings, name):
+                raise ConfigError(f"--minhash-{name} requires --dedup minhash")
+    return settings
 
 
 def prep_settings(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FONT_SIZE = 9.0
 _WIDTH = 5.1
 """Of a chart, in inches."""
-_LETTER, _LONGEST_NAME = 0.64 * FONT_SIZE, 34
+LETTER, _LONGEST_NAME = 0.64 * FONT_SIZE, 34
 """Width of a wide letter in points; letters of a name to the left of a bar."""
 
 # Drawn in an SVG, each of these is replaced by the variable of the page's style sheet.
@@ -300,7 +300,7 @@ def histogram(
             boxes.append(Box(begin, upper, x(number + 0.94) - begin, bottom - upper))
     free = 0.0  # where the label before ends
     for place, label in ticks:
-        half = _LETTER * len(label) / 2
+        half = LETTER * len(label) / 2
         if x(place) - half >= free:
             texts.append(Text(x(place), bottom + 11, label, anchor="middle"))
             free = x(place) + half
@@ -325,7 +325,7 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], note: str = "") -> 
     """Return a chart with a horizontal bar for each (name, value, text at its end)."""
     names = [_shortened(name) for name, _, _ in rows]
     largest = max((value for _, value, _ in rows), default=0.0) or 1.0
-    left = max(84.0, 10 + _LETTER * max(map(len, names), default=0))
+    left = max(84.0, 10 + LETTER * max(map(len, names), default=0))
     longest = (72 * _WIDTH - left) / 1.42  # the text at its end has room
     row, thickness = 19.5, 14.5
     boxes, texts = [], []

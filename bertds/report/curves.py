@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
 from typing import TYPE_CHECKING
 
 from bertds.display.charts import (
+    LETTER,
     Chart,
     Margins,
     logarithmic,
@@ -23,7 +24,10 @@ from bertds.report.run_view import Chain
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LEGEND_COLUMNS = 4
+_LOSS_WIDTH, _LOSS_MARGINS = 10.4, Margins(left=0.4, bottom=0.46)
+"""Of the chart of losses, in inches; the legend's rows come to its upper margin."""
+_LEGEND_COLUMNS, _LEGEND_ENTRY, _LONGEST_NAME = 4, 40.0, 100
+"""At most; points of an entry without its text; characters of a name."""
 
 
 def charts_of(chains: list[Chain]) -> dict[str, Chart]:
@@ -150,12 +154,7 @@ def _loss_chart(chains: list[Chain]) -> Chart:
     def paint(axes: Axes, theme: Theme) -> None:
         for number, chain in enumerate(chains):
             _loss(axes, chain, theme, _colour(theme, number), first=number == 0)
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.01, 1.0),
-            ncols=_LEGEND_COLUMNS,
-            columnspacing=1.6,
-        )
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=columns, columnspacing=1.6)
         _finish(axes, chains, theme)
         for border in sorted({border for chain in chains for border in chain.borders()}):
             _say(axes, theme, "phase 2", (border, 1), (5, -10))
@@ -164,17 +163,32 @@ def _loss_chart(chains: list[Chain]) -> Chart:
                 _say(axes, theme, "restart", (step, 0), (6, 4))
         axes.set_xlabel("optimizer step, counted over all phases")
 
-    rows = ceil((len(chains) + 1) / _LEGEND_COLUMNS)
+    columns = _legend_columns([_name(chain) for chain in chains])
+    rows = ceil((len(chains) + 1) / columns)
     return Chart(
         title="Masked-LM loss (nats)",
         paint=paint,
         note="Thin: each log line. Thick: running mean. Points: held-out documents. Dotted: word "
         "frequencies alone, on held-out documents." + vocabulary_note(chains),
-        width=10.4,
+        width=_LOSS_WIDTH,
         height=3.7 + 0.2 * rows,
-        margins=Margins(left=0.4, top=0.08 + 0.22 * rows, bottom=0.46),
+        margins=replace(_LOSS_MARGINS, top=0.08 + 0.22 * rows),
         wide=True,
     )
+
+
+def _name(chain: Chain) -> str:
+    """Return the name of a chain for the legend; the middle of a very long one is left out."""
+    name = chain.title
+    half = _LONGEST_NAME // 2
+    return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def _legend_columns(names: list[str]) -> int:
+    """Return how many columns of names fit above the losses; a page's font may be a wide one."""
+    room = 72 * (_LOSS_WIDTH - _LOSS_MARGINS.left - _LOSS_MARGINS.right)
+    widest = _LEGEND_ENTRY + LETTER * max(map(len, names))
+    return min(_LEGEND_COLUMNS, max(1, int(room / widest)))
 
 
 def _say(
@@ -194,7 +208,7 @@ def _say(
 
 def _loss(axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool) -> None:
     """Draw the losses of one chain; each phase has a running mean of its own."""
-    label: str | None = chain.title
+    label: str | None = _name(chain)
     for offset, run in zip(chain.offsets(), chain.runs):
         lines = [line for line in run.train if line.get("mlm_loss") is not None]
         if not lines:

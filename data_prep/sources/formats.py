@@ -167,12 +167,22 @@ def not_text(head: bytes) -> str:
         return f"LZ4 data; {_ARCHIVE}"
     if _is_tar(head):
         return f"a tar archive; {_ARCHIVE}"
+    if _is_lone_mark(head):
+        return "a lone byte order mark"
     if wide_encoding(head):
         return ""
     controls = len(head) - len(head.translate(None, _CONTROLS))
     if controls >= _FEW_CONTROLS and controls > _CONTROL_SHARE * len(head):
         return "binary data of an unknown format"
     return ""
+
+
+def _is_lone_mark(head: bytes) -> bool:
+    """Return whether a whole file is a byte order mark, or that and white space."""
+    marks = (codecs.BOM_UTF8, *(mark for _, mark in _MARKS))
+    mark = next((mark for mark in marks if head.startswith(mark)), b"")
+    blank = not head[len(mark) :].strip(b"\0 \t\r\n")  # a wide space has zero bytes
+    return bool(mark) and blank and len(head) < HEAD_BYTES
 
 
 def _is_tar(head: bytes) -> bool:

@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,10 @@ import pytest
 
 from bertds.data.formats.manifest import Manifest
 from bertds.data.formats.token_shards import TokenShard
+from bertds.errors import ConfigError
 from data_prep.build_wiki_books import main
+from data_prep.request import PrepRequest
+from data_prep.resolve import minhash_settings
 from data_prep.selection import minhash
 from data_prep.selection.minhash import MinHashSettings, band_hashes
 from data_prep.selection.words import ngram_hashes, normalised, word_hashes
@@ -108,6 +112,19 @@ def prepare(texts: list[str], vocab: Path, folder: Path, *more: str) -> Path:
     settings = ["--workers", "1", "--validation-fraction", "0.05", "--dedup", "minhash"]
     assert main([*files, *settings, *more]) == 0
     return folder / "out"
+
+
+@pytest.mark.parametrize("name", ["bands", "rows", "ngram"])
+def test_their_settings_need_them(name: str) -> None:
+    changed = PrepRequest(out="o", train_vocab=300, **{f"minhash_{name}": 3})
+    with pytest.raises(ConfigError, match=f"--minhash-{name} requires --dedup minhash"):
+        minhash_settings(changed)
+    asked = minhash_settings(replace(changed, dedup="minhash"))
+    assert asked == replace(MinHashSettings(), **{name: 3})
+    assert (
+        minhash_settings(PrepRequest(out="o", train_vocab=300, minhash_bands=14))
+        == MinHashSettings()
+    )
 
 
 def test_one_of_each_group_stays_and_the_others_are_counted(

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.axes import Axes
 
 from bertds.cli import main as command
+from bertds.display.theme import LIGHT, Theme
 from bertds.report.curves import charts_of
 from bertds.report.run_view import read_chains, read_run
 from tests.support.made_runs import make_run, train_line
@@ -100,6 +103,32 @@ def test_runs_are_laid_over_each_other(two_phases: tuple[Path, Path], tmp_path: 
     assert command(["report", *map(str, two_phases), str(other), "--out", str(tmp_path / "r")]) == 0
     page = (tmp_path / "r/index.html").read_text(encoding="utf-8")
     assert "Settings that differ between the runs" in page and "data.sequence_length" in page
+
+
+@pytest.mark.parametrize("length", [5, 30, 60, 95, 240])
+def test_the_legend_is_inside_the_chart(tmp_path: Path, length: int) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = [train_line(10), validation(10, 6.0)]
+    names = [f"{number}-{'large_lamb_batch-8192/' * 12}"[:length] for number in range(7)]
+    chains = read_chains([make_run(tmp_path / str(n), lines) for n in range(7)])
+    for chain, name in zip(chains, names):
+        chain.runs[0].config.setdefault("run", {})["name"] = name
+    chart = charts_of(chains)["loss"]
+    drawn: list[Figure] = []
+
+    def paint(axes: Axes, theme: Theme) -> None:
+        chart.paint(axes, theme)
+        drawn.append(axes.figure)
+
+    replace(chart, paint=paint).png(LIGHT)
+    (figure,) = drawn
+    FigureCanvasAgg(figure)
+    legend = figure.axes[0].get_legend()
+    box, page = legend.get_window_extent(), figure.bbox
+    assert len(legend.get_texts()) == 8  # seven runs, and the held-out points
+    assert page.x0 <= box.x0 and box.x1 <= page.x1 and box.y1 <= page.y1
 
 
 def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:

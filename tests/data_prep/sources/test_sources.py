@@ -203,6 +203,16 @@ def test_missing_empty_and_fruitless_paths(tmp_path: Path) -> None:
         find_files("text", [str(tmp_path / "e.txt")], ("line",))
 
 
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\xff\xfe\n\0", b"\0\0\xfe\xff"])
+@pytest.mark.parametrize("kind", ["text", "books", "wiki", "pubmed"])
+def test_a_lone_byte_order_mark_is_named(tmp_path: Path, kind: str, mark: bytes) -> None:
+    path = tmp_path / "m"
+    for data in (mark, gzip.compress(mark)):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="not text but a lone byte order mark"):
+            find_files(kind, [str(path)], ("line",))
+
+
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress])
 def test_a_truncated_compressed_text_is_refused(tmp_path: Path, pack) -> None:
     data = pack(b"".join(b"Line number %d of this text.\n" % i for i in range(9999)))
