@@ -84,7 +84,7 @@ def test_ranks_that_would_train_alone_are_refused(
     accelerator = ["env", "DS_ACCELERATOR=cpu", f"PYTHONPATH={repository}"]
     for command, message in (
         # Each node would be a world of its own, and end with 0.
-        ([*accelerator, python, deepspeed, "--num_accelerators", "1", *train], "train alone"),
+        ([*accelerator, python, deepspeed, "--num_accelerators", "1", *train], "train separately"),
         ([*accelerator, python, *train], "MASTER_ADDR and MASTER_PORT are not set"),
         (
             [*accelerator, "MASTER_ADDR=localhost", "MASTER_PORT=29500", python, *train],
@@ -122,7 +122,7 @@ def test_the_preflight_names_bad_nodes_and_the_job_goes_elsewhere(
         lab.control("on", "node3", "ip", "route", "del", "unreachable", "198.51.100.1")
     assert ended["JobState"] == "COMPLETED", lab.log(job)
     assert (ended["ExcNodeList"], ended["NodeList"]) == ("node2,node3", "node1")
-    assert f"bertds: preflight: bad node node2: {tiny_data}: holds neither" in lab.log(job)
+    assert f"bertds: preflight: bad node node2: {tiny_data}: contains neither" in lab.log(job)
     assert train_steps(run) == list(range(1, 21))
     assert [line.rsplit("on ", 1)[1] for line in history(run) if "preflight" in line] == [
         "node2",
