@@ -47,7 +47,7 @@ from bertds.errors import EXIT_FAILED
 from bertds.system.logs import log
 from bertds.system.processes import start_time
 
-BESIDE = 8
+NEIGHBOURS = 8
 """Ranks whose numbers are so near are looked at for being on the same machine."""
 STARVED = 10
 """A silent process of this machine that is seen to use the processor has this many timeouts."""
@@ -234,8 +234,10 @@ class Heartbeat:
         Rank 0 asks for all, the others for rank 0 and for their neighbours, who are likely to be
         on the same machine: a thousand ranks that ask for a thousand would choke the store.
         """
-        beside = range(max(0, self.rank - BESIDE), min(self.world_size, self.rank + BESIDE + 1))
-        for other in range(self.world_size) if self.rank == 0 else {0, *beside}:
+        nearby = range(
+            max(0, self.rank - NEIGHBOURS), min(self.world_size, self.rank + NEIGHBOURS + 1)
+        )
+        for other in range(self.world_size) if self.rank == 0 else {0, *nearby}:
             if other == self.rank or other in self._peers:
                 continue
             key = self._key("who", other)
@@ -297,7 +299,7 @@ class Heartbeat:
             return
         named, said = found
         if len(named) > 1:
-            said += f"; so are ranks {', '.join(map(str, named[1:BESIDE]))}"
+            said += f"; so are ranks {', '.join(map(str, named[1:NEIGHBOURS]))}"
         self._conclude(named[0], said)
 
     def _silence(self, other: int) -> float:

@@ -143,7 +143,7 @@ def check_deepspeed_values(
         return _resolve(values, path)
     except ConfigError as error:
         message = str(error)
-        # What was set on the command line does not be in the file.
+        # What was set on the command line is not in the file.
         if any(re.match(rf"{re.escape(key)}\b", message) for key in overrides or ()):
             raise ConfigError(f"--set deepspeed.{message}") from None
         raise ConfigError(message if message.startswith(path) else f"{path}: {message}") from None

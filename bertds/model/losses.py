@@ -16,7 +16,6 @@ Sizes: M masked tokens, C tokens of a chunk, H width, V vocabulary (padded), K r
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from bertds.model.kernels import kernels_run_on
 from bertds.model.precision import product_dtype, without_autocast
 
 CHUNK_BYTES = 1 << 28
@@ -113,16 +113,6 @@ def _score_by_kernel(
     )
 
 
-@functools.cache
-def has_kernel(device_type: str) -> bool:
-    """Return whether :mod:`bertds.model.kernels.cross_entropy` runs on a device of this type."""
-    if device_type != "cuda" or torch.version.cuda is None:
-        return False
-    from torch.utils._triton import has_triton
-
-    return has_triton()
-
-
 def _add_up(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
     part = part.to(dtype)
     return part if total is None else total.add_(part)
@@ -145,7 +135,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         loss_sum = hidden_MH.new_zeros((), dtype=torch.float32)
         correct = labels_M.new_zeros(())
         with_gradient = sizes.with_gradient
-        score = _score_by_kernel if has_kernel(hidden_MH.device.type) else _score_by_operators
+        score = _score_by_kernel if kernels_run_on(hidden_MH.device.type) else _score_by_operators
         with without_autocast(hidden_MH.device):
             hidden_MH, weight_VH, bias_V = (t.to(dtype) for t in (hidden_MH, weight_VH, bias_V))
             chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)

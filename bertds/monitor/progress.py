@@ -32,8 +32,8 @@ def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
     parts.append(f"mlm accuracy {values['mlm_accuracy']:.1%}")
     if values.get("nsp_accuracy") is not None:
         guess = values.get("nsp_majority")
-        beside = "" if guess is None else f" (majority label {guess:.1%})"
-        parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}{beside}")
+        baseline = "" if guess is None else f" (majority label {guess:.1%})"
+        parts.append(f"nsp accuracy {values['nsp_accuracy']:.1%}{baseline}")
     if "lr" in values:
         parts.append(f"lr {values['lr']:.3g}")
         if values.get("grad_norm") is not None:

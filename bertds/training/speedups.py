@@ -15,6 +15,7 @@ from bertds.errors import ConfigError
 from bertds.model.attention_kernels import activate_kernel, missing_for_flash
 from bertds.model.bert import BertForPreTraining
 from bertds.model.build import PreTrainingModel
+from bertds.model.kernels import kernels_run_on
 from bertds.system.logs import log
 
 Capability = tuple[int, int] | None
@@ -100,11 +101,7 @@ def wants_fused(config: Config, settings: DeepSpeedSettings, capability: Capabil
     if model.style == "modern" or model.attention_kernel == "padded" or dtype is None:
         return False
     head_width = model.hidden_size // model.num_attention_heads
-    if missing_for_flash(dtype, head_width, capability) or torch.version.cuda is None:
-        return False
-    from torch.utils._triton import has_triton
-
-    return has_triton()
+    return not missing_for_flash(dtype, head_width, capability) and kernels_run_on("cuda")
 
 
 def wants_compile(config: Config, stage: int, *, cuda: bool) -> bool:

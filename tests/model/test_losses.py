@@ -185,7 +185,7 @@ def kernel(monkeypatch):
     from bertds.model.kernels import cross_entropy
 
     monkeypatch.setattr(cross_entropy, "BLOCK", 32)  # three blocks, the last of them half full
-    return lambda: monkeypatch.setattr(losses, "has_kernel", lambda device_type: True)
+    return lambda: monkeypatch.setattr(losses, "kernels_run_on", lambda device_type: True)
 
 
 @pytest.mark.parametrize("chunk", [1000, 7])

@@ -5,5 +5,19 @@ Read ``add_norm.py`` first: dropout, residual sum and LayerNorm, and the hash be
 rows of at most 128 tokens, ``cross_entropy.py`` the masked-LM loss. They are called by
 ``fused_layer.py`` and ``losses.py``.
 
-May import: each other. Needs Triton, so nothing imports it before a GPU is known to be there.
+May import: each other. The modules need Triton, so nothing imports one before
+:func:`kernels_run_on` has allowed it.
 """
+
+from __future__ import annotations
+
+import torch
+
+
+def kernels_run_on(device_type: str) -> bool:
+    """Return whether these kernels run on devices of this type: NVIDIA GPUs with Triton."""
+    if device_type != "cuda" or torch.version.cuda is None:
+        return False
+    from torch.utils._triton import has_triton
+
+    return has_triton()
