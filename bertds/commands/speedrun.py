@@ -9,11 +9,15 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from bertds.data.formats.manifest import MANIFEST_NAME
 from bertds.errors import EXIT_OK, ConfigError
+from bertds.pipeline.checks import check_pipeline
 from bertds.pipeline.launch import add_training_options, explain_stop, train
 from bertds.pipeline.speedrun import read_records, record_of, settings_of, table
-from bertds.pipeline.stages import Phase, prepare_excerpt
-from bertds.system.atomic_files import append_line
+from bertds.pipeline.stages import EXCERPT_VOCABULARY, Phase, prepare_excerpt
+from bertds.system.atomic_files import append_line, check_file_place
+from bertds.system.idle_options import given_options, refuse_together
+from bertds.system.option_types import finite
 
 TARGET = 5.0
 """Nats; word frequencies alone reach about 6.2 on the excerpt."""
@@ -39,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--target",
-        type=float,
+        type=finite,
         default=TARGET,
         metavar="LOSS",
         help=f"held-out loss to reach, in nats (default: {TARGET:g})",
@@ -48,7 +52,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--records", default="records.jsonl", metavar="FILE", help="(records.jsonl)")
     add("--table", action="store_true", help="check and print the records, then exit")
     add_training_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    others = ("work", "data", "recipe", "target", "by", "processes", "set")
+    refuse_together(given_options(parser, args), "table", others)
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,10 +67,24 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     if args.target <= 0:
         raise ConfigError(f"--target {args.target:g}: must be a loss in nats, above 0")
+    check_file_place("--records", records)
     known = read_records(records) if records.is_file() else []  # refused before the run
     work = Path(args.work)
-    data = Path(args.data) if args.data else prepare_excerpt(work)
+    data = Path(args.data) if args.data else work / "data"
+    if args.data and not (data / MANIFEST_NAME).is_file():
+        raise ConfigError(f"--data {data}: not a prepared folder ({MANIFEST_NAME} is missing)")
     phase = Phase(work / "run", args.recipe, settings_of(work / "run", data, args.target))
+    tokenizer = str(data / "tokenizer") if args.data else None
+    check_pipeline(
+        [phase],
+        args.set,
+        processes=args.processes,
+        vocab=tokenizer,
+        vocab_size=EXCERPT_VOCABULARY,
+        model=None,
+    )
+    if not args.data:
+        prepare_excerpt(work)
     code = train(phase, args.processes, args.set)
     if code != EXIT_OK:
         explain_stop(code)

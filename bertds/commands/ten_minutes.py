@@ -78,10 +78,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"--{option} {folder}: no such folder")
     from bertds.commands import evaluate, finetune
 
-    work = Path(args.work)
-    work.mkdir(parents=True, exist_ok=True)
     code = TenMinutes(
-        work=work,
+        work=Path(args.work),
         recipe=args.recipe,
         wiki=args.wiki,
         books=args.books,

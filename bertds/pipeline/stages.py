@@ -17,6 +17,9 @@ from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
 from bertds.training.settings import read_settings
 
+EXCERPT_VOCABULARY = 2048
+"""Size of the vocabulary that is trained on the demo's excerpt of Wikipedia."""
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -111,7 +114,12 @@ def prepare_excerpt(work: Path) -> Path:
     say("prepare the excerpt of Wikipedia")
     excerpt = str(demo_corpus.fetch(work / "corpus"))
     preparation.prepare(
-        PrepRequest(out=work / "data", wiki=[excerpt], train_vocab=2048, validation_fraction=0.05)
+        PrepRequest(
+            out=work / "data",
+            wiki=[excerpt],
+            train_vocab=EXCERPT_VOCABULARY,
+            validation_fraction=0.05,
+        )
     )
     return work / "data"
 

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
 from bertds.errors import EXIT_OK, DataError
+from bertds.pipeline.checks import check_pipeline
 from bertds.pipeline.launch import train
 from bertds.pipeline.stages import Phase, export_model, say
 from bertds.system.json_fields import parse_json
@@ -74,14 +75,23 @@ class TenMinutes:
             seconds[name] = time.monotonic() - began
             return result
 
-        timed("prepare", self._prepare)
-        run = self.work / "run"
+        run, model = self.work / "run", self.work / "model"
         settings = [f"run.dir={run}", f"data.path={self.work / 'data'}"]
         phase = Phase(run, self.recipe, settings)
+        check_pipeline(
+            [phase],
+            self.overrides,
+            processes=self.processes,
+            vocab=None,
+            vocab_size=self.vocabulary,
+            model=model,
+        )
+        self.work.mkdir(parents=True, exist_ok=True)
+        timed("prepare", self._prepare)
         code = timed("train", lambda: train(phase, self.processes, self.overrides))
         if code != EXIT_OK:
             return code
-        timed("export", lambda: export_model(run, self.work / "model"))
+        timed("export", lambda: export_model(run, model))
         timed("BLiMP", lambda: self._score_blimp(run))
         timed("fine-tune", self._finetune)
         print(table(self.work, self.recipe))

@@ -128,3 +128,14 @@ def test_bad_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "--target 0: must be a loss in nats, above 0" in capsys.readouterr().err
     assert bertds(["speedrun", "--table", "--records", str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl: cannot be read" in capsys.readouterr().err
+    # Before the excerpt is prepared.
+    work = ["speedrun", "--work", str(tmp_path / "work")]
+    for words, message in (
+        (["--recipe", "nosuch"], "nosuch: no such recipe"),
+        (["--set", "a.b=1"], "--set unknown key a.b"),
+        (["--data", str(tmp_path)], "not a prepared folder (manifest.json is missing)"),
+        (["--records", str(tmp_path)], "is a folder; give the name of a file"),
+    ):
+        assert bertds([*work, *words]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()

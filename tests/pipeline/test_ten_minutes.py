@@ -124,6 +124,8 @@ def test_a_table_of_nothing_has_dashes_and_published_rows(tmp_path: Path) -> Non
         (["--text", "t.txt", "--blimp", "nowhere"], "--blimp nowhere: no such folder"),
         (["--text", "t.txt", "--glue", "nowhere"], "--glue nowhere: no such folder"),
         (["--text", "t.txt", "--blimp", ".", "--limit", "-1"], "0 (all) or more"),
+        (["--text", "t.txt", "--recipe", "nosuch"], "nosuch: no such recipe"),
+        (["--text", "t.txt", "--set", "a.b=1"], "--set unknown key a.b"),
         ([], "give the text with --wiki, --books or --text"),
     ],
 )
