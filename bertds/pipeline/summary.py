@@ -145,8 +145,8 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
                 f"So far the model {learned} how often words occur in your text: its held-out loss "
                 f"is {own['mlm_loss']:.2f}, and word frequencies alone reach "
                 f"{own['unigram_entropy']:.2f}. Train for more steps, or with shorter rows: bertds "
-                "pipeline --work NEW --set schedule.total_steps=10000 data.sequence_length=64, with "
-                "the same --wiki and --books."
+                "pipeline with the same text, --work NEW and --set schedule.total_steps=10000 "
+                "data.sequence_length=64."
             ]
         return [
             "The model has learned more about your text than how often words occur: its held-out "
