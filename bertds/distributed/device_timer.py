@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-
 KEPT = 256
 """A clock that is not read keeps at most this number of blocks that a GPU has finished."""
 
