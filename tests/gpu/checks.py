@@ -189,7 +189,8 @@ def lamb_is_the_textbooks(device: str, folder: Path) -> None:
 
 def auto_micro_batch_survives_running_out(device: str, folder: Path) -> None:
     """ "auto" with a limit that is too high: on a GPU the memory really runs out on the way."""
-    from bertds.config.recipe import Config, DataConfig, RunConfig
+    from bertds.config.recipe import Config, DataConfig
+    from bertds.config.run_settings import RunConfig
     from bertds.engine.ds_config import check_deepspeed_values
     from bertds.model.bert import BertForPreTraining
     from bertds.training import auto_micro_batch
