@@ -37,6 +37,7 @@ def import_deepspeed(log_level: str | None = None) -> ModuleType:
         warnings.simplefilter("ignore")
         import deepspeed
         import deepspeed.ops
+
         import_module("torch._dynamo")  # as torch's first optimizer would
     # torch 2.13 deprecates two collectives that every ZeRO run uses.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.*")

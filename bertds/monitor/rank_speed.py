@@ -95,7 +95,7 @@ class RankSpeed:
             tokens: real tokens of its micro batches.
         """
         self._own.append((self._forward.cut(), tokens))
-        if len(self._own) > STEPS:  # so many steps ago that a GPU has finished it
+        if len(self._own) > STEPS:  # a GPU has finished what is 20 steps old
             lap, before = self._own.popleft()
             self._earlier = (self._earlier[0] + lap.seconds(), self._earlier[1] + before)
 
