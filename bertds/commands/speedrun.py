@@ -9,13 +9,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bertds.data.formats.manifest import MANIFEST_NAME
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.pipeline.checks import check_pipeline
 from bertds.pipeline.launch import add_training_options, explain_stop, train
-from bertds.pipeline.speedrun import read_records, record_of, settings_of, table
-from bertds.pipeline.stages import EXCERPT_VOCABULARY, Phase, prepare_excerpt
-from bertds.system.atomic_files import append_line, check_file_place
+from bertds.pipeline.speedrun import phase_of, read_records, record_of, table, track_of
+from bertds.pipeline.stages import EXCERPT_VOCABULARY, prepare_excerpt, work_folder
+from bertds.system.atomic_files import append_line
 from bertds.system.idle_options import given_options, refuse_together
 from bertds.system.option_types import finite
 
@@ -67,29 +66,32 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     if args.target <= 0:
         raise ConfigError(f"--target {args.target:g}: must be a loss in nats, above 0")
-    check_file_place("--records", records)
-    known = read_records(records) if records.is_file() else []  # refused before the run
-    work = Path(args.work)
+    # What the record needs is refused before the run.
+    by = args.by or _login_name()
+    if not records.absolute().parent.is_dir():
+        raise ConfigError(f"--records {records}: its folder does not exist")
+    known = read_records(records) if records.exists() else []
+    work = work_folder(args.work)
     data = Path(args.data) if args.data else work / "data"
-    if args.data and not (data / MANIFEST_NAME).is_file():
-        raise ConfigError(f"--data {data}: not a prepared folder ({MANIFEST_NAME} is missing)")
-    phase = Phase(work / "run", args.recipe, settings_of(work / "run", data, args.target))
-    tokenizer = str(data / "tokenizer") if args.data else None
-    check_pipeline(
-        [phase],
-        args.set,
-        processes=args.processes,
-        vocab=tokenizer,
-        vocab_size=EXCERPT_VOCABULARY,
-        model=None,
-    )
-    if not args.data:
+    phase = phase_of(work / "run", args.recipe, data, args.target)
+    config, _ = phase.read(args.set)
+    if args.data:
+        track_of(data, config, args.target)
+    else:
+        check_pipeline(
+            [phase],
+            args.set,
+            processes=args.processes,
+            vocab=None,
+            vocab_size=EXCERPT_VOCABULARY,
+            model=work / "model",
+        )
         prepare_excerpt(work)
     code = train(phase, args.processes, args.set)
     if code != EXIT_OK:
         explain_stop(code)
         return code
-    record = record_of(phase.run, data, args.target, args.by or getpass.getuser())
+    record = record_of(phase.run, data, args.target, by)
     if record.metrics in [one.metrics for one in known]:
         print(f"{records}: this run is already recorded", file=sys.stderr)
     else:
@@ -97,3 +99,10 @@ def main(argv: list[str] | None = None) -> int:
         known.append(record)
     print(table([one for one in known if one.track == record.track]))
     return EXIT_OK
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no entry in passwd
+        raise ConfigError("--by NAME is required: this user has no login name") from None

@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from bertds.distributed.rank_info import RankInfo, find_rank_info
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
+from bertds.system.start_up import loading
 
 MEETING_SECONDS = 600.0
 """How long processes wait for each other, unless a recipe says otherwise."""
@@ -31,10 +33,12 @@ def import_deepspeed(log_level: str | None = None) -> ModuleType:
     """Import DeepSpeed, quietly, and with the right accelerator."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), loading("deepspeed"):
         warnings.simplefilter("ignore")
         import deepspeed
         import deepspeed.ops
+
+        import_module("torch._dynamo")  # as torch's first optimizer would
     # torch 2.13 deprecates two collectives that every ZeRO run uses.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.*")
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*all_gather_into_tensor.*")
@@ -131,6 +135,7 @@ def start_processes(
     else:
         device = torch.device("cuda", rank_info.local_rank)
         torch.cuda.set_device(device)
+        use_expandable_segments()
     if not dist.is_initialized():
         timeout = timedelta(seconds=timeout_seconds)
         backend = "gloo" if device.type == "cpu" else "nccl"
@@ -152,6 +157,20 @@ def start_processes(
             dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
         )
     return rank_info, device
+
+
+def use_expandable_segments() -> None:
+    """Let CUDA's caching allocator resize its segments, unless the environment configures it.
+
+    The number of tokens differs from micro batch to micro batch, and with it the size of nearly
+    every tensor. By default, a tensor larger than any cached block is a call of cudaMalloc, which
+    costs the host about a millisecond; the first steps of a run make hundreds of them.
+    """
+    if any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        return
+    with warnings.catch_warnings():  # the function has a new name in newer torch
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def check_precision(precision: str) -> None:

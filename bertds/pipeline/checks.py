@@ -19,7 +19,7 @@ def check_pipeline(
     processes: int,
     vocab: str | None,
     vocab_size: int,
-    model: Path | None,
+    model: Path,
     here: bool = True,
 ) -> None:
     """Check recipes, JSONs, vocabulary, sizes and folders of all phases.
@@ -31,7 +31,7 @@ def check_pipeline(
             unknown.
         vocab: the vocabulary that is given, or None where one is trained.
         vocab_size: of the vocabulary that is trained.
-        model: the folder of the exported model; None where none is exported.
+        model: the folder of the exported model.
         here: whether this machine will train; its GPUs and memory count only then.
 
     Raises:
@@ -48,8 +48,7 @@ def check_pipeline(
 
     if vocab:
         vocab_size = load_tokenizer_info(vocab).vocab_size
-    if model is not None:
-        check_output(model, overwrite=True)
+    check_output(model, overwrite=True)
     gpus = torch.cuda.device_count() if here else 0
     count = processes or (gpus or 1 if here else 0)
     before: tuple[Phase, Config] | None = None
