@@ -200,10 +200,13 @@ class TenMinutes:
 
 def table(work: Path, recipe: str) -> str:
     """Return our row next to the published ones; ``-`` where something was not measured."""
+    from bertds.pretrained.blimp import PARADIGMS
+
     blimp = _read(work / "run" / "blimp.json")
     score = f"{blimp['overall']:.1f}" if blimp else "-"
-    if blimp.get("limit"):
-        score += f" (first {blimp['limit']} pairs of each file)"
+    notes = [f"first {blimp['limit']} pairs of each file"] if blimp.get("limit") else []
+    if blimp and len(blimp["paradigms"]) != PARADIGMS:
+        notes.append(f"{len(blimp['paradigms'])} of {PARADIGMS} paradigms")
     tasks, means = [], []
     for task in TASKS:
         value = _dev_score(_read(work / "finetune" / task / "results.json"))
@@ -219,6 +222,8 @@ def table(work: Path, recipe: str) -> str:
     lines.append(f"{name:<50} {score:<14}" + "".join(f"{v:>7}" for v in tasks) + f" {mean:>6}")
     for published, theirs, glue in PUBLISHED:
         lines.append(f"{published:<50} {theirs:<14}" + " " * 7 * len(TASKS) + f" {glue:>6}")
+    if notes:
+        lines.append(f"BLiMP of ours: {', '.join(notes)}.")
     lines.append(
         "Dev scores in percent: accuracy; F1 for MRPC; Matthews correlation for CoLA. Published "
         "means are over all GLUE tasks, as reported by BabyLM."
