@@ -22,6 +22,7 @@ import torch.distributed as dist
 from bertds.distributed.rank_info import RankInfo, find_rank_info
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
+from bertds.system.fault_points import reached
 
 MEETING_SECONDS = 600.0
 """How long processes wait for each other, unless a recipe says otherwise."""
@@ -140,6 +141,7 @@ def start_processes(
             store: dist.Store = dist.HashStore()
         else:
             store = dist.PrefixStore("bertds/group", meet_processes())
+        reached("engine.group")
         dist.init_process_group(
             backend,
             store=store,
