@@ -38,6 +38,8 @@ class Case:
     data: str
     compile: bool = False
     torch_adam: bool = False
+    accumulation: int = 1
+    """Micro-batches of ``rows`` per step."""
 
     def architecture(self, dropout: float) -> ModelConfig:
         """Return the model's settings."""
@@ -57,7 +59,7 @@ class Case:
         if self.torch_adam:
             params["torch_adam"] = True
         values: dict[str, Any] = {
-            "train_batch_size": self.rows,
+            "train_batch_size": self.accumulation * self.rows,
             "train_micro_batch_size_per_gpu": self.rows,
             "optimizer": {"type": "AdamW", "params": params},
             "gradient_clipping": 1.0,
@@ -121,11 +123,16 @@ class Contender:
         """Return the batch as this contender takes it, on the device."""
         return (batch if self.name == OURS else pad_batch(batch)).to(self.engine.device)
 
-    def step(self, batch: Any, masked: int, rows: int) -> torch.Tensor:
-        """Make one optimizer step; returns the loss (mean per masked token plus mean per row)."""
+    def step(self, batches: list[Any], masked: int, rows: int) -> torch.Tensor:
+        """Make one optimizer step from prepared micro-batches.
+
+        Returns:
+            The loss of the last one: mean per masked token plus mean per row.
+        """
         ours = self.name == OURS
-        scales = (1.0 / masked, 1.0 / rows) if ours else (1.0, 0.0)
-        output = self.engine.forward_backward(batch, mlm_scale=scales[0], nsp_scale=scales[1])
+        scales = (len(batches) / masked, len(batches) / rows) if ours else (1.0, 0.0)
+        for batch in batches:
+            output = self.engine.forward_backward(batch, mlm_scale=scales[0], nsp_scale=scales[1])
         if self.timer is None:
             self.engine.step()
         else:
@@ -133,24 +140,30 @@ class Contender:
                 self.engine.step()
         return output.mlm_loss_sum * scales[0] + output.nsp_loss_sum * scales[1]
 
-    def timed_step(self, batch: MicroBatch) -> tuple[float, float]:
+    def timed_step(self, batch: StepBatch) -> tuple[float, float]:
         """Return the seconds of one step by the clock, and of all threads together."""
-        prepared = self.prepare(batch)
+        prepared = [self.prepare(micro) for micro in batch.micro_batches]
         _wait(self.engine.device)
         began, used = time.perf_counter(), time.process_time()
-        self.step(prepared, batch.masked_lm_ids.numel(), batch.rows)
+        self.step(prepared, *_counts(batch))
         _wait(self.engine.device)
         return time.perf_counter() - began, time.process_time() - used
 
-    def breakdown(self, batch: MicroBatch) -> dict[str, float]:
+    def breakdown(self, batch: StepBatch) -> dict[str, float]:
         """Return seconds by part of one step of its own."""
         self.timer = PartTimer(self.engine.device.type)
-        prepared = self.prepare(batch)
+        prepared = [self.prepare(micro) for micro in batch.micro_batches]
         with self.timer.watching(self.module), self.timer.timed("whole step"):
-            self.step(prepared, batch.masked_lm_ids.numel(), batch.rows)
+            self.step(prepared, *_counts(batch))
         seconds, self.timer = dict(self.timer.seconds), None
         named = sum(value for part, value in seconds.items() if part != "whole step")
         return {**seconds, "other": max(0.0, seconds["whole step"] - named)}
+
+
+def _counts(batch: StepBatch) -> tuple[int, int]:
+    """Return the masked tokens and the rows of a step."""
+    micros = batch.micro_batches
+    return sum(m.masked_lm_ids.numel() for m in micros), sum(m.rows for m in micros)
 
 
 def close(contenders: list[Contender]) -> None:

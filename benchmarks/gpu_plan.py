@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FULL_GIB = 72.0
 """Memory of a GPU from which a micro batch of BERT-large is 65,536 tokens."""
 ACCUMULATION = 4
-"""Micro batches per step of a training run."""
+"""Micro batches per step of a training run, and of a step that is compared."""
 RUN_SECONDS = 12.0
 """How long each training run should train."""
 ROW_FLOPS = {("large", 128): 197e9, ("large", 512): 413e9, ("base", 128): 57e9}
@@ -204,7 +204,9 @@ class Plan:
         if self.tiny:
             command += ["--model", "tiny", "--rows", "4", "--steps", "2"]
         else:
-            command += ["--model", model, "--rows", str(rows), "--steps", "8", "--compile"]
+            # Steps of several micro-batches, as in the training runs.
+            command += ["--accumulation", str(ACCUMULATION), "--compile"]
+            command += ["--model", model, "--rows", str(rows), "--steps", "6"]
         return Stage(name=f"step {model} {length}", limit=60, read=read_json, command=command)
 
     def optimizer(self) -> Stage:

@@ -71,7 +71,7 @@ def longest_kernels(contender: Contender, batch: Any, masked: int, rows: int) ->
     on_gpu = contender.engine.device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
     with profile(activities=activities) as profiled:
-        contender.step(batch, masked, rows)
+        contender.step([batch], masked, rows)
         wait(contender.engine.device)
     found = []
     for event in profiled.key_averages():
@@ -88,8 +88,8 @@ def measure(case: Case) -> dict[str, Any]:
     batches, vocab_size, _ = read_batches(case, case.steps + 3)
     micros = [batch.micro_batches[0] for batch in batches]
     contender = Contender(OURS, case, vocab_size, dropout=0.1)
-    for micro in micros[:2]:  # allocate and compile
-        contender.timed_step(micro)
+    for step_batch in batches[:2]:  # allocate and compile
+        contender.timed_step(step_batch)
     lines = []
     for micro in micros[2:-1]:
         batch = contender.prepare(micro)

@@ -178,7 +178,8 @@ def passes(result: dict[str, Any]) -> Lines:
 def step(result: dict[str, Any]) -> Lines:
     """Show a whole step of ours and of transformers'."""
     [line] = result["lines"]
-    head = f"{line['rows']} rows, {line['padding']:.1%} padding: {line['speedup']:.2f} times"
+    times = f"{accumulation} x " if (accumulation := line.get("accumulation", 1)) > 1 else ""
+    head = f"{times}{line['rows']} rows, {line['padding']:.1%} padding: {line['speedup']:.2f} times"
     lines = [[head, "s/step", "tokens/s", "MFU"]]
     for name in ("bertds", "transformers"):
         row = line[name]

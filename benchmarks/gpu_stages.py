@@ -171,27 +171,37 @@ def attention(args: argparse.Namespace, keep: Callable[[dict[str, Any]], None]) 
                 "host_ms": host_ms(both, device),
             }
             keep(result)
-    if device == "cuda" and args.length <= 128:
-        result["kernels"] |= short_rows_attention(qkv.detach(), upstream, micro_batch)
+    if device == "cuda":
+        result["kernels"] |= own_attention(qkv.detach(), upstream, micro_batch)
         keep(result)
 
 
-def short_rows_attention(
+def own_attention(
     qkv: torch.Tensor, upstream: torch.Tensor, micro_batch: Any
 ) -> dict[str, dict[str, float]]:
     """Time the attention of fused layers, as they call it."""
     from bertds.model.kernels.add_norm import draw_keys
-    from bertds.model.kernels.short_rows import attend_short_rows, attend_short_rows_backward
+    from bertds.model.kernels.long_rows import attend_long_rows, attend_long_rows_backward
+    from bertds.model.kernels.short_rows import (
+        LONGEST_ROW,
+        attend_short_rows,
+        attend_short_rows_backward,
+    )
 
     starts, longest = micro_batch.cu_seqlens.to(qkv.device), micro_batch.max_seqlen
     found = {}
     for dropout in (0.0, 0.1):
         [keys] = draw_keys(1, qkv.device)
 
-        def both(keys: torch.Tensor = keys, dropout: float = dropout) -> None:
+        def short(keys: torch.Tensor = keys, dropout: float = dropout) -> None:
             attend_short_rows(qkv, starts, longest, dropout, keys)
             attend_short_rows_backward(upstream, qkv, starts, longest, dropout, keys)
 
+        def long(keys: torch.Tensor = keys, dropout: float = dropout) -> None:
+            attended = attend_long_rows(qkv, starts, longest, dropout, keys)
+            attend_long_rows_backward(upstream, qkv, attended, starts, longest, dropout, keys)
+
+        both = short if longest <= LONGEST_ROW else long
         found[f"fused layers', dropout {dropout}"] = {
             "ms": timed(both, "cuda"),
             "host_ms": host_ms(both, "cuda"),

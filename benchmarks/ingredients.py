@@ -24,6 +24,7 @@ if not __package__:
 from benchmarks.common import add_result_options, draw, facts, write_result
 
 ALL, AGAIN = "all ingredients", "all ingredients, another seed"
+SHORT_THEN_LONG = "rows of 64, then of 128"
 SMALLER = {
     "model.hidden_size": 128,
     "model.num_attention_heads": 4,
@@ -42,6 +43,8 @@ ROWS_128 = {
     "deepspeed.train_batch_size": 16,
     "deepspeed.train_micro_batch_size_per_gpu": 16,
 }
+SHORT_SHARE = 0.6
+"""Of the steps, with rows of 64; what the trapezoid spends at its peak."""
 NEXT_SENTENCES = {"model.next_sentence": "true", "data.pairs": "nsp"}
 # The average changes nothing in training: the first two runs keep one, and both weights are scored.
 RUNS: dict[str, dict[str, Any]] = {
@@ -49,6 +52,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "masks 0.15 throughout": MASKS_15,
     "linear decay, no trapezoid": LINEAR,
     "rows of 128 tokens": ROWS_128,
+    SHORT_THEN_LONG: ROWS_128,
     "no z-loss": {"model.z_loss": 0.0},
     AGAIN: {"run.seed": 43, "schedule.ema_decay": 0.999},
     "masks 0.30 throughout": NO_MASK_RAMP,
@@ -83,17 +87,23 @@ def main(argv: list[str] | None = None) -> int:
         if name not in arguments.only:
             continue
         folder = (arguments.work / f"run_{number}").resolve()
-        train(folder, arguments.data.resolve(), arguments.steps, values)
-        result["runs"][name] = {"settings": values, **score(folder, arguments.data.resolve())}
+        data, steps = arguments.data.resolve(), arguments.steps
+        if name == SHORT_THEN_LONG:
+            short = folder.with_name(f"{folder.name}_short")
+            before, values = two_phases(short, steps, values)
+            train(short, data, steps, before)
+        train(folder, data, steps, values)
+        values = {key: value for key, value in values.items() if key != "init.from"}  # a path
+        result["runs"][name] = {"settings": values, **score(folder, data)}
         write_result(result, arguments.json)
     show(result)
     draw(arguments.picture, paint(result))
     return 0
 
 
-def train(folder: Path, data: Path, steps: int, values: dict[str, Any]) -> None:
-    """Train a run to its end, unless it is there."""
-    settings: dict[str, Any] = {
+def settings_of(folder: Path, data: Path, steps: int, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run; ``values`` win."""
+    return {
         "run.dir": folder,
         "data.path": data,
         **SMALLER,
@@ -106,6 +116,38 @@ def train(folder: Path, data: Path, steps: int, values: dict[str, Any]) -> None:
         "log.progress": "none",
         **values,
     }
+
+
+def two_phases(
+    first: Path, steps: int, values: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is changed in each of two runs that together are one of ``steps`` steps.
+
+    The learning rate and the mask rate of each step are those of the one run.
+
+    Args:
+        first: the folder of the first run.
+        steps: of both.
+        values: what is changed in the second run.
+    """
+    short = round(SHORT_SHARE * steps)
+    rest = steps - short
+    reached = 0.30 - 0.15 * short / steps
+    return {"schedule.total_steps": short, "schedule.horizon_steps": steps}, {
+        "init.from": first,
+        "init.optimizer_state": "all",
+        "schedule.total_steps": rest,
+        "schedule.first_step": short,
+        "schedule.horizon_steps": steps,
+        "data.masked_lm_prob": round(reached, 6),
+        "data.masked_lm_prob_steps": rest,
+        **values,
+    }
+
+
+def train(folder: Path, data: Path, steps: int, values: dict[str, Any]) -> None:
+    """Train a run to its end, unless it is there."""
+    settings = settings_of(folder, data, steps, values)
     command = [sys.executable, "-m", "bertds", "train", "--config", "small_cpu", "--set"]
     command += [f"{key}={value}" for key, value in settings.items()]
     if not (folder / "DONE").exists():

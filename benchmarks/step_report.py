@@ -10,8 +10,9 @@ OURS, PEER = "bertds", "transformers"
 def show(line: dict[str, Any]) -> None:
     """Print one line of the table with its parts."""
     print(
-        f"\nBERT-{line['model']}, {line['length']} tokens, {line['precision']}, {line['rows']} "
-        f"rows per step, {line['padding']:.1%} padding: {line['speedup']:.2f} x transformers "
+        f"\nBERT-{line['model']}, {line['length']} tokens, {line['precision']}, "
+        f"{line.get('accumulation', 1)} x {line['rows']} rows per step, "
+        f"{line['padding']:.1%} padding: {line['speedup']:.2f} x transformers "
         f"(totals {line['speedup_of_totals']:.2f}, CPU seconds "
         f"{line['speedup_of_cpu_seconds']:.2f})"
     )

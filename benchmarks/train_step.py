@@ -17,6 +17,7 @@ the matrix product measured on a CPU. ``--tiny`` runs everything in seconds, for
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -48,17 +49,21 @@ from bertds.cost_model.hardware import peak_of
 from bertds.data.loader import StepBatch
 from bertds.system.memory import peak_memory_gib
 
+WARM_UP = 2
+"""Steps before the timed ones: the first compiles; the second may still allocate."""
+
 
 def compare_losses(case: Case, batches: list[StepBatch], vocab_size: int) -> dict[str, Any]:
-    """Train both from equal weights without dropout and return their losses."""
+    """Train both from equal weights without dropout, on one micro-batch per step."""
+    case = dataclasses.replace(case, accumulation=1)
     losses: dict[str, list[float]] = {}
     for name in (OURS, PEER):
         contender = Contender(name, case, vocab_size, dropout=0.0)
         losses[name] = []
         for batch in batches:
-            [micro] = batch.micro_batches
+            micro = batch.micro_batches[0]
             prepared = contender.prepare(micro)
-            loss = contender.step(prepared, micro.masked_lm_ids.numel(), micro.rows)
+            loss = contender.step([prepared], micro.masked_lm_ids.numel(), micro.rows)
             losses[name].append(round(float(loss), 6))
         close([contender])
     pairs = zip(losses[OURS], losses[PEER], strict=True)
@@ -73,19 +78,19 @@ def time_steps(
     contenders = [Contender(name, case, vocab_size, dropout=0.1) for name in (OURS, PEER)]
     seconds: dict[str, list[float]] = {OURS: [], PEER: []}
     cpu: dict[str, list[float]] = {OURS: [], PEER: []}
-    micros = [batch.micro_batches[0] for batch in batches]
     graphs = [compiled_graphs()]
-    for number, micro in enumerate(micros):
-        # The first step of each allocates and compiles; who goes first alternates.
+    for number, batch in enumerate(batches):
+        # The first steps of each allocate and compile; who goes first alternates.
         for contender in contenders if number % 2 else reversed(contenders):
-            by_clock, of_threads = contender.timed_step(micro)
-            if number:
+            by_clock, of_threads = contender.timed_step(batch)
+            if number >= WARM_UP:
                 seconds[contender.name].append(by_clock)
                 cpu[contender.name].append(of_threads)
         graphs.append(compiled_graphs())
-    shares = {c.name: c.breakdown(micros[-1]) if parts else {} for c in contenders}
+    shares = {c.name: c.breakdown(batches[-1]) if parts else {} for c in contenders}
     close(contenders)
-    measured = micros[1:]
+    micros = [micro for batch in batches for micro in batch.micro_batches]
+    measured = [micro for batch in batches[WARM_UP:] for micro in batch.micro_batches]
     real = sum(micro.input_ids.numel() for micro in measured)
     slots = sum(micro.rows * micro.max_seqlen for micro in measured)
     flops = sum(
@@ -138,6 +143,8 @@ def memory_of(name: str, case: Case) -> float:
         case.precision,
         "--rows",
         str(case.rows),
+        "--accumulation",
+        str(case.accumulation),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -150,7 +157,7 @@ def report_memory(name: str, case: Case) -> None:
     if contender.engine.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     for batch in batches:
-        contender.timed_step(batch.micro_batches[0])
+        contender.timed_step(batch)
         peak_memory_gib()  # a look of its own after each step: it sees more than one at the end
     peak = peak_memory_gib()
     contender.engine.close()
@@ -159,12 +166,13 @@ def report_memory(name: str, case: Case) -> None:
 
 def run_case(case: Case, *, memory: bool, peak: float | None, times_only: bool) -> dict[str, Any]:
     """Measure one line of the table."""
-    batches, vocab_size, loader_seconds = read_batches(case, case.steps + 1)
+    batches, vocab_size, loader_seconds = read_batches(case, case.steps + WARM_UP)
     line: dict[str, Any] = {
         "model": case.model,
         "length": case.length,
         "precision": case.precision,
         "rows": case.rows,
+        "accumulation": case.accumulation,
         **({} if times_only else {"equality": compare_losses(case, batches[:2], vocab_size)}),
         **time_steps(case, batches, vocab_size, parts=not times_only),
         "loader_cpu_seconds_per_step": round(loader_seconds, 5),
@@ -184,8 +192,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS, default="base")
     parser.add_argument("--lengths", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
-    parser.add_argument("--rows", type=int, default=16, help="rows per step, in one micro batch")
-    parser.add_argument("--steps", type=int, default=4, help="timed steps, after one for warm-up")
+    parser.add_argument("--rows", type=int, default=16, help="rows per micro batch")
+    parser.add_argument("--accumulation", type=int, default=1, help="micro batches per step")
+    parser.add_argument("--steps", type=int, default=4, help="timed steps, after two for warm-up")
     parser.add_argument(
         "--memory", action="store_true", help="also measure peak memory, in separate processes"
     )
@@ -239,6 +248,7 @@ def main(argv: list[str] | None = None) -> int:
             data=args.data,
             compile=args.compile,
             torch_adam=args.torch_adam,
+            accumulation=args.accumulation,
         )
         for length in args.lengths
         for precision in args.precisions

@@ -62,9 +62,9 @@ class EarlierRun:
             shutil.rmtree(self.work, ignore_errors=True)
             return True
         if self.manifest is None and self.plan.exists():
-            self._same_or_cleared(_read_json(self.plan), self.identity)
+            self._same_or_cleared(self._different_from_plan())
         elif self.manifest is None and self.overwrite:
-            self._clear()
+            self.clear()
         elif self.manifest is None:
             foreign = next((p for p in self.out.iterdir() if p.name[0] != "."), None)
             if foreign is not None:
@@ -82,16 +82,9 @@ class EarlierRun:
         except DataError as error:
             if not self.overwrite:
                 raise DataError(f"{error}; --overwrite prepares the folder again") from None
-            self._clear()  # a damaged manifest says nothing that could be used
+            self.clear()  # a damaged manifest says nothing that could be used
             return False
-        before = {
-            "sources": sorted(
-                [s["name"], f["name"], f["bytes"]] for s in manifest.sources for f in s["files"]
-            ),
-            **manifest.settings,
-        }
-        now = {key: value for key, value in self.identity.items() if key != "text options"}
-        if not self._same_or_cleared(before, now):
+        if not self._same_or_cleared(self.different_from(manifest)):
             return False
         damaged = damaged_files(self.out, manifest)
         if damaged:
@@ -100,21 +93,40 @@ class EarlierRun:
             self.manifest = manifest
         return not damaged
 
-    def _same_or_cleared(self, before: dict[str, Any], now: dict[str, Any]) -> bool:
-        different = differences(before, parse_json(json.dumps(now)))
+    def different_from(self, manifest: Manifest) -> list[str]:
+        """Return what a finished preparation has otherwise than this one, for a message."""
+        before = {
+            "sources": sorted(
+                [s["name"], f["name"], f["bytes"]] for s in manifest.sources for f in s["files"]
+            ),
+            **manifest.settings,
+        }
+        now = {key: value for key, value in self.identity.items() if key != "text options"}
+        return _differences(before, now)
+
+    def _different_from_plan(self) -> list[str]:
+        return _differences(_read_json(self.plan), self.identity)
+
+    def is_of_this(self) -> bool:
+        """Return whether the folder holds this preparation, finished or not."""
+        if self.plan.exists():
+            return not self._different_from_plan()
+        try:
+            return not self.different_from(Manifest.load(self.out))
+        except DataError:
+            return False
+
+    def _same_or_cleared(self, different: list[str]) -> bool:
         if not different:
             return True
         if self.overwrite:
-            self._clear()
+            self.clear()
             return False
-        if before.get("sources") != now.get("sources"):
-            different = [d for d in different if not d.startswith("sources:")]
-            different.insert(0, "the source files have changed")
         raise OtherSettings(
             f"{self.out}: prepared with other settings ({'; '.join(different[:3])})"
         )
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
         """Remove what preparation writes, and nothing else."""
         for name in (MANIFEST_NAME, REPORT_NAME):
             (self.out / name).unlink(missing_ok=True)
@@ -136,7 +148,7 @@ class EarlierRun:
 
 def damaged_files(out: Path, manifest: Manifest) -> list[str]:
     """Return the files of a finished folder that are missing or changed."""
-    entries = [asdict(shard) for split in manifest.splits.values() for shard in split.shards]
+    entries = [asdict(shard) for shard in manifest.shards()]
     entries += [file for instance in manifest.instances for file in instance["files"]]
     damaged = []
     for entry in entries:
@@ -155,6 +167,14 @@ def damaged_files(out: Path, manifest: Manifest) -> list[str]:
     except DataError:
         good = False
     return damaged if good else [*damaged, "tokenizer"]
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    different = differences(before, parse_json(json.dumps(now)))
+    if before.get("sources") != now.get("sources"):
+        different = [d for d in different if not d.startswith("sources:")]
+        different.insert(0, "the source files have changed")
+    return different
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import errno
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from bertds.data.formats.manifest import Manifest
 from bertds.errors import DataError
 from bertds.system.atomic_files import explain_os_error, remove_leftovers
 from bertds.system.folder_lock import FolderLock
+from bertds.system.secrets import masked
 from data_prep import dry_run, progress
 from data_prep.document import Unit
 from data_prep.dry_run import Forecast
@@ -29,7 +30,7 @@ from data_prep.resolve import Resolved, resolve
 from data_prep.run_stages import StageRun
 from data_prep.settings import PrepSettings
 from data_prep.stages.markers import inputs_hash
-from data_prep.store_output import clear, finished_there
+from data_prep.store_output import finished_there, manifest_there, publish
 from data_prep.workers.joint_lock import TASKS_FOLDER, JointLock
 from data_prep.workers.pool import Workers
 from data_prep.workers.team import SharedFolderTeam, SingleProcess, Team
@@ -54,36 +55,35 @@ def prepare(request: PrepRequest) -> Manifest:
     began = time.monotonic()
     resolved = resolve(request)
     out, url = resolved.out, resolved.url
-    if url and request.task_index == 0:
-        there = finished_there(url, out, resolved.files, resolved.settings, request.overwrite)
-        if there is not None:
-            _clear(request, out)
-            progress.say(f"{url}: already prepared with these settings; all files are there")
-            return there
     try:
         out.mkdir(parents=True, exist_ok=True)
         earlier = EarlierRun(out, resolved.files, resolved.settings, request.overwrite)
         whole = request.overwrite or not earlier.work.exists()
         with _team(resolved, earlier) as team:
-            if team.once("open", lambda: _open(earlier)):
-                progress.say(f"{out}: already prepared with these settings; all files are intact")
-                return Manifest.load(out)
-            manifest = StageRun(resolved, team).execute(earlier)
+            finished = team.once("open", lambda: _open(earlier, resolved))
+            if finished:
+                manifest = manifest_there(url) if url else Manifest.load(out)
+            else:
+                manifest = StageRun(resolved, team).execute(earlier)
+            if url and request.task_count == 1 and earlier.is_of_this():
+                # Of several tasks, one that begins last finds in the folder that all is done.
+                earlier.clear()
     except OSError as error:
         path = Path(error.filename or out)
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
         raise explain_os_error(error, path) from error
-    report(out, manifest, time.monotonic() - began, whole, url)
-    if url:
-        _clear(request, out)
+    if url and request.task_count == 1:
+        with suppress(OSError):
+            out.rmdir()  # unless something of the user's is in it
+    if finished:
+        intact = "there" if url else "intact"
+        progress.say(
+            f"{masked(url) or out}: already prepared with these settings; all files are {intact}"
+        )
+    else:
+        report(out, manifest, time.monotonic() - began, whole, url)
     return manifest
-
-
-def _clear(request: PrepRequest, work: Path) -> None:
-    # Of several tasks, one that begins last finds in the folder that all is done.
-    if request.task_count == 1:
-        clear(work)
 
 
 def forecast(request: PrepRequest) -> Forecast:
@@ -99,7 +99,7 @@ def forecast(request: PrepRequest) -> Forecast:
     def sample(folder: Path, settings: PrepSettings, team: Team, units: list[Unit]) -> Manifest:
         small = replace(resolved, out=folder, url="", settings=settings)
         earlier = EarlierRun(folder, small.files, settings, False)
-        _open(earlier)
+        _open(earlier, small)
         return StageRun(small, team, units).execute(earlier)
 
     found = dry_run.forecast(resolved.files, resolved.settings, sample)
@@ -120,7 +120,8 @@ def _team(resolved: Resolved, earlier: EarlierRun) -> Iterator[Team]:
     out, request = resolved.out, resolved.request
     with Workers(resolved.workers) as workers:
         if request.task_count > 1:
-            group = f"{request.task_count} {inputs_hash([earlier.identity])[:16]}"
+            goal = inputs_hash([earlier.identity, *filter(None, [resolved.url])])
+            group = f"{request.task_count} {goal[:16]}"
             with JointLock(out, group, request.task_index, request.task_count) as joint:
                 yield SharedFolderTeam(workers, joint)
         else:
@@ -129,11 +130,17 @@ def _team(resolved: Resolved, earlier: EarlierRun) -> Iterator[Team]:
                 yield SingleProcess(workers)
 
 
-def _open(earlier: EarlierRun) -> bool:
+def _open(earlier: EarlierRun, resolved: Resolved) -> bool:
     """Make the folder ready. Returns whether nothing is left to do."""
+    url = resolved.url
+    if url and finished_there(url, earlier):
+        return True
     if earlier.is_finished():
+        manifest = Manifest.load(earlier.out)
         if not (earlier.out / REPORT_NAME).exists():
-            offer_report(earlier.out, Manifest.load(earlier.out))
+            offer_report(earlier.out, manifest)
+        if url:  # it was prepared for another URL, or the store has lost something since
+            publish(earlier.out, url, manifest, set())
         return True
     remove_leftovers(earlier.out)
     for folder in ("train", "validation", "tokenizer"):

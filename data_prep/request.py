@@ -7,8 +7,8 @@ from data_prep.request import PrepRequest
 manifest = prepare(PrepRequest(text=["corpus.txt"], train_vocab=8192, out="data"))
 ```
 
-The command line (data_prep/options.py) has an option for each field and takes its defaults from
-here. data_prep/resolve.py looks into the files and makes the settings that decide the bytes.
+The command line (data_prep/option_parser.py) has an option for each field and takes its defaults
+from here. data_prep/resolve.py looks into the files and makes the settings that decide the bytes.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from bertds.data.formats.manifest import Manifest, ShardInfo, SplitInfo
 from bertds.data.tokenizer_json import JsonTokenizer
 from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.system.atomic_files import remove_leftovers, sha256_file
+from bertds.system.fault_points import reached
 from data_prep import progress
 from data_prep.document import Unit
 from data_prep.earlier_run import WORK_FOLDER, EarlierRun
@@ -110,11 +111,17 @@ class StageRun:
         )
 
         def finish() -> None:
+            reached("prep.report")
             offer_report(self.out, manifest)
-            manifest.save(self.out)
+            reached("prep.manifest")
             if self.url:
-                publish(self.out, self.url, manifest)
+                # First: where the manifest is, nothing is left to do. write_shard has uploaded the
+                # shards.
+                publish(self.out, self.url, manifest, {shard.file for shard in manifest.shards()})
+            manifest.save(self.out)
+            reached("prep.finished")
             shutil.rmtree(self.work, ignore_errors=True)
+            reached("prep.done")
 
         self.team.once("manifest", finish)
         return manifest
@@ -207,7 +214,9 @@ class StageRun:
         tokenised: list[dict[str, Any]] = []
         folder = self.work / "tokens"
         texts = self._parts("text", results)
-        with progress.Progress("tokenise", sum(t.stat().st_size for t in texts), "bytes") as bar:
+        # A task that begins last may find the parts removed, and nothing left for it to do.
+        size = sum(r["file_bytes"] for r in results)
+        with progress.Progress("tokenise", size, "bytes") as bar:
 
             def done(result: dict[str, Any]) -> None:
                 tokenised.append(result)
@@ -239,7 +248,7 @@ class StageRun:
         contents = inputs_hash(r["file_sha256"] for r in tokenised)
         for split in ("train", "validation"):
             (self.out / split).mkdir(exist_ok=True)
-        near = self._near_duplicates(parts, contents)
+        near = self._near_duplicates(parts, contents, sum(r["documents"] for r in tokenised))
         plan = self.team.once(
             "plan",
             lambda: plan_shards(
@@ -275,12 +284,12 @@ class StageRun:
             self.team.each("shuffle", write_shard, groups, done)
         return [results[key] for key in sorted(results)]
 
-    def _near_duplicates(self, parts: list[Path], contents: str) -> Path | None:
+    def _near_duplicates(self, parts: list[Path], contents: str, documents: int) -> Path | None:
         """Between stages 1 and 2: find the documents that are nearly another one."""
         if self.settings.dedup != "minhash":
             return None
         folder = self.work / "near"
-        tasks = link_tasks(parts, self.settings.minhash.bands, folder, contents)
+        tasks = link_tasks(parts, documents, self.settings.minhash.bands, folder, contents)
         with progress.Progress("near-duplicates", len(tasks), "bands") as bar:
             groups = (Group(task.out.stem, partial(iter, [task])) for task in tasks)
             self.team.each("near", write_links, groups, lambda _: bar.add(1))

@@ -22,7 +22,7 @@ from bertds.checkpoint.copies import Copies
 from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import write_manifest, write_pieces
 from bertds.checkpoint.train_state import TrainState
-from bertds.config.recipe import CheckpointConfig
+from bertds.config.run_settings import CheckpointConfig
 from bertds.engine.interface import SavableEngine
 from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError

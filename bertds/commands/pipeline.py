@@ -29,6 +29,7 @@ from bertds.pipeline.stages import (
     prepare_facts,
     say,
     score_phases,
+    work_folder,
 )
 from bertds.pipeline.summary import close
 from bertds.report.write import write_report
@@ -125,7 +126,7 @@ def vocabulary(args: argparse.Namespace, work: Path) -> tuple[str | None, int]:
 def main(argv: list[str] | None = None) -> int:
     """Run the pipeline. Returns 0, or 75 if a part was stopped and can be resumed."""
     args = parse_args(argv)
-    work = Path(args.work)
+    work = work_folder(args.work)
     # Whoever names recipes means the excerpt to be trained on.
     is_demo = not (
         (args.wiki or args.books or args.phase1 or args.phase2)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from bertds.errors import EXIT_OK, ConfigError
+from bertds.pipeline.checks import check_pipeline
 from bertds.pipeline.launch import add_training_options, explain_stop, train
-from bertds.pipeline.speedrun import read_records, record_of, settings_of, table
-from bertds.pipeline.stages import Phase, prepare_excerpt
+from bertds.pipeline.speedrun import phase_of, read_records, record_of, table, track_of
+from bertds.pipeline.stages import EXCERPT_VOCABULARY, prepare_excerpt, work_folder
 from bertds.system.atomic_files import append_line
 
 TARGET = 5.0
@@ -58,17 +60,34 @@ def main(argv: list[str] | None = None) -> int:
     if args.table:
         print(table(read_records(records)))
         return EXIT_OK
-    if args.target <= 0:
+    if not 0 < args.target < math.inf:
         raise ConfigError(f"--target {args.target:g}: must be a loss in nats, above 0")
-    known = read_records(records) if records.is_file() else []  # refused before the run
-    work = Path(args.work)
-    data = Path(args.data) if args.data else prepare_excerpt(work)
-    phase = Phase(work / "run", args.recipe, settings_of(work / "run", data, args.target))
+    # What the record needs is refused before the run.
+    by = args.by or _login_name()
+    if not records.absolute().parent.is_dir():
+        raise ConfigError(f"--records {records}: its folder does not exist")
+    known = read_records(records) if records.exists() else []
+    work = work_folder(args.work)
+    data = Path(args.data) if args.data else work / "data"
+    phase = phase_of(work / "run", args.recipe, data, args.target)
+    config, _ = phase.read(args.set)
+    if args.data:
+        track_of(data, config, args.target)
+    else:
+        check_pipeline(
+            [phase],
+            args.set,
+            processes=args.processes,
+            vocab=None,
+            vocab_size=EXCERPT_VOCABULARY,
+            model=work / "model",
+        )
+        prepare_excerpt(work)
     code = train(phase, args.processes, args.set)
     if code != EXIT_OK:
         explain_stop(code)
         return code
-    record = record_of(phase.run, data, args.target, args.by or getpass.getuser())
+    record = record_of(phase.run, data, args.target, by)
     if record.metrics in [one.metrics for one in known]:
         print(f"{records}: this run is already recorded", file=sys.stderr)
     else:
@@ -76,3 +95,10 @@ def main(argv: list[str] | None = None) -> int:
         known.append(record)
     print(table([one for one in known if one.track == record.track]))
     return EXIT_OK
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no entry in passwd
+        raise ConfigError("--by NAME is required: this user has no login name") from None

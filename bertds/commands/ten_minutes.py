@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bertds.errors import ConfigError
 from bertds.pipeline.launch import add_training_options, explain_stop
+from bertds.pipeline.stages import work_folder
 from bertds.pipeline.ten_minutes import TenMinutes
 from bertds.system.idle_options import given_options, refuse_idle
 
@@ -78,9 +79,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"--{option} {folder}: no such folder")
     from bertds.commands import evaluate, finetune
 
-    work = Path(args.work)
-    work.mkdir(parents=True, exist_ok=True)
-    code = TenMinutes(
+    work = work_folder(args.work)
+    model = TenMinutes(
         work=work,
         recipe=args.recipe,
         wiki=args.wiki,
@@ -95,6 +95,9 @@ def main(argv: list[str] | None = None) -> int:
         overrides=args.set,
         evaluate=evaluate.main,
         finetune=finetune.main,
-    ).run()
+    )
+    model.check()
+    work.mkdir(parents=True, exist_ok=True)
+    code = model.run()
     explain_stop(code)
     return code

@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from functools import cache
 from typing import Literal, Union, get_args, get_origin, get_type_hints
 
-from bertds.config import recipe as declarations
+from bertds.config import recipe, run_settings
 from bertds.config.keys import all_keys, key_of
 from bertds.config.recipe import Config
 from bertds.config.suggest import nearest
@@ -44,19 +44,25 @@ def describe_type(kind: object) -> str:
 
 @cache
 def field_docs() -> dict[str, str]:
-    """Return the text under every field of ``bertds/config/recipe.py``, by dotted key."""
+    """Return the text under every field of a recipe, by dotted key."""
+    classes = [
+        node
+        for module in (recipe, run_settings)
+        for node in ast.parse(inspect.getsource(module)).body
+        if isinstance(node, ast.ClassDef)
+    ]
     sections = {
         item.annotation.id: item.target.id
-        for node in ast.parse(inspect.getsource(declarations)).body
-        if isinstance(node, ast.ClassDef) and node.name == "Config"
+        for node in classes
+        if node.name == "Config"
         for item in node.body
         if isinstance(item, ast.AnnAssign)
         and isinstance(item.annotation, ast.Name)
         and isinstance(item.target, ast.Name)
     }
     docs = {}
-    for node in ast.parse(inspect.getsource(declarations)).body:
-        if not isinstance(node, ast.ClassDef) or node.name not in sections:
+    for node in classes:
+        if node.name not in sections:
             continue
         for item, text in zip(node.body, node.body[1:]):
             if (

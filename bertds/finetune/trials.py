@@ -46,6 +46,8 @@ from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
 
 RESULTS = "results.json"
+UNFINISHED = ".unfinished"
+"""In a folder whose parts are being written: after a kill they are replaced, not refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +154,8 @@ def check_out(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; choose a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / RESULTS).is_file():
+    ours = (out / RESULTS).is_file() or (out / UNFINISHED).is_file()
+    if out.is_dir() and any(out.iterdir()) and not ours:
         others = [entry.name for entry in out.iterdir() if not entry.name.startswith(".")]
         if others:
             raise ConfigError(
@@ -302,6 +305,7 @@ class _Runner:
     def _write(self, results: dict[str, Any]) -> None:
         out, task = self.options.out, self.task
         assert self.best is not None
+        (out / UNFINISHED).touch()
         (out / RESULTS).unlink(missing_ok=True)  # an earlier result's, whose parts now go
         shutil.rmtree(out / "predictions", ignore_errors=True)
         for encoded in [*self.scored, *self.unscored]:
@@ -323,6 +327,7 @@ class _Runner:
             if (self.folder / "vocab.txt").is_file():  # transformers 5 writes tokenizer.json only
                 shutil.copyfile(self.folder / "vocab.txt", out / "model" / "vocab.txt")
         write_json(out / RESULTS, results)
+        (out / UNFINISHED).unlink()
 
 
 def choose_learning_rate(trials: Sequence[Trial], split: str, metric: str) -> float:

@@ -13,7 +13,8 @@ other addend, and neither dropout masks nor normalized values are kept.
 Gradients are those of the layer's modules; parameters stay where they are, under the same names.
 
 Rows of at most ``LONGEST_ROW`` tokens take the attention of ``short_rows``, which computes
-a row and head at once. Longer rows, and FlashAttention 3 and 4, take torch's flash operator.
+a row and head at once; rows of at most ``LONGEST_OWN_ROW`` that of ``long_rows``. Longer rows, and
+FlashAttention 3 and 4, take torch's flash operator.
 
 Sizes: T tokens, H width, I intermediate width, N heads, D width of a head, B rows.
 """
@@ -33,6 +34,11 @@ from bertds.model.bert import BertForPreTraining
 from bertds.model.encoder import EncoderLayer
 from bertds.model.kernels.add_norm import add_norm, add_norm_backward, draw_keys
 from bertds.model.kernels.column_sums import finish_sums, gelu_backward, join_gradients
+from bertds.model.kernels.long_rows import (
+    Attended,
+    attend_long_rows,
+    attend_long_rows_backward,
+)
 from bertds.model.kernels.short_rows import (
     HEAD_WIDTHS,
     LONGEST_ROW,
@@ -43,6 +49,8 @@ from bertds.model.row_layout import RowLayout
 
 DROPOUTS = 3
 """Dropouts of a layer: of attention, and of each half's output."""
+LONGEST_OWN_ROW = 512
+"""Longest row whose attention is not the flash operator's."""
 
 
 class Settings(NamedTuple):
@@ -54,21 +62,25 @@ class Settings(NamedTuple):
     eps: float
     approximate: str
     """Of GELU: "none" or "tanh"."""
-    short_rows: bool
-    """Whether short rows may take the kernel of ``short_rows``."""
+    longest_own: int
+    """Longest row whose attention is computed by our own kernels; 0 = none."""
 
 
 class _Attended(NamedTuple):
     output_TND: Tensor
     saved: tuple[Tensor, ...]
-    """What the flash operator's backward pass needs besides; empty for short rows."""
+    """What the backward pass needs besides: nothing for short rows, one tensor for long ones, three
+    for the flash operator."""
 
 
 def _attend(
-    qkv_T3ND: Tensor, starts: Tensor, longest: int, p: float, key: Tensor, short: bool
+    qkv_T3ND: Tensor, starts: Tensor, longest: int, p: float, key: Tensor, longest_own: int
 ) -> _Attended:
-    if short:
+    if longest <= min(longest_own, LONGEST_ROW):
         return _Attended(attend_short_rows(qkv_T3ND, starts, longest, p, key), ())
+    if longest <= longest_own:
+        output_TND, normalizers = attend_long_rows(qkv_T3ND, starts, longest, p, key)
+        return _Attended(output_TND, (normalizers,))
     q, k, v = qkv_T3ND.unbind(1)
     output_TND, normalizers, state, unused, _ = torch.ops.aten._flash_attention_forward(
         q, k, v, starts, starts, longest, longest, p, False, False
@@ -88,6 +100,9 @@ def _attend_backward(
     """Return the gradient of ``qkv_T3ND`` and float32 [P, 3 H], which add up to its sum over T."""
     if not attended.saved:
         return attend_short_rows_backward(grad_TND, qkv_T3ND, starts, longest, p, key)
+    if len(attended.saved) == 1:
+        own = Attended(attended.output_TND, attended.saved[0])
+        return attend_long_rows_backward(grad_TND, qkv_T3ND, own, starts, longest, p, key)
     q, k, v = qkv_T3ND.unbind(1)
     normalizers, state, unused = attended.saved
     parts = torch.ops.aten._flash_attention_backward(
@@ -145,13 +160,12 @@ class FusedLayer(torch.autograd.Function):
         gamma2: Tensor,
         beta2: Tensor,
     ) -> Tensor:
-        heads, attention_p, hidden_p, eps, approximate, short_rows = settings
-        short = short_rows and longest <= LONGEST_ROW
+        heads, attention_p, hidden_p, eps, approximate, own = settings
         attention_key, first_key, second_key = keys
         tokens, width = hidden_TH.shape
         qkv_TX = F.linear(hidden_TH, qkv_weight, qkv_bias)
         qkv_T3ND = qkv_TX.view(tokens, 3, heads, width // heads)
-        attended = _attend(qkv_T3ND, starts, longest, attention_p, attention_key, short)
+        attended = _attend(qkv_T3ND, starts, longest, attention_p, attention_key, own)
         gathered_TH, residual_TH = attended.output_TND.view(tokens, width), hidden_TH
         if read is not None:  # from here on, T is the number of tokens that are read
             gathered_TH = gathered_TH.index_select(0, read)
@@ -303,12 +317,12 @@ class _Fused:
         return joined
 
 
-def fuse_layers(model: BertForPreTraining, *, short_rows: bool = True) -> int:
+def fuse_layers(model: BertForPreTraining, *, own_attention: bool = True) -> int:
     """Let the layers of a model run as :class:`FusedLayer` while training.
 
     Args:
         model: its parameters and their names stay the same.
-        short_rows: False = torch's flash operator for every row, as FlashAttention 3 and 4 want.
+        own_attention: False = the flash operator for every row, as FlashAttention 3 and 4 want.
 
     Returns:
         Longest row whose attention is not the flash operator's; 0 = none.
@@ -321,11 +335,11 @@ def fuse_layers(model: BertForPreTraining, *, short_rows: bool = True) -> int:
         hidden_dropout_p=config.hidden_dropout_prob,
         eps=config.layer_norm_eps,
         approximate={"gelu": "none", "gelu_new": "tanh"}[config.hidden_act],
-        short_rows=short_rows and head_width in HEAD_WIDTHS,
+        longest_own=LONGEST_OWN_ROW if own_attention and head_width in HEAD_WIDTHS else 0,
     )
     layers = list(model.encoder_layers())
     for number, layer in enumerate(layers):
         assert isinstance(layer, EncoderLayer)
         layer.forward = _Fused(layer, number, settings)  # type: ignore[method-assign]
     model.bert.encoder.draw_keys = functools.partial(draw_keys, DROPOUTS * len(layers))
-    return LONGEST_ROW if settings.short_rows else 0
+    return settings.longest_own

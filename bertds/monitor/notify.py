@@ -14,7 +14,7 @@ import urllib.request
 from pathlib import Path
 from typing import Literal
 
-from bertds.config.recipe import NotifyConfig
+from bertds.config.run_settings import NotifyConfig
 from bertds.errors import ConfigError
 from bertds.system.logs import log
 

@@ -26,6 +26,12 @@ def held_out_data(config: Config) -> DataConfig:
     return dataclasses.replace(config.data, path=path)
 
 
+def has_held_out(config: Config) -> bool:
+    """Return whether a run has held-out text."""
+    source = open_source(config.data, config.run.seed, split="train")
+    return open_held_out(config, source) is not None
+
+
 def ask_prompts(run: Path, trained: PretrainedModel) -> list[dict[str, str]]:
     """Ask the final model the fixed prompts of a run's validations.
 

@@ -27,6 +27,7 @@ from bertds.data.formats.manifest import Manifest
 from bertds.errors import DataError
 from bertds.monitor.metrics_file import FILE
 from bertds.monitor.run_files import read_metrics, read_object, read_recipe, starts_of
+from bertds.pipeline.stages import Phase
 from bertds.system.atomic_files import sha256_file
 from bertds.system.json_fields import parse_json
 
@@ -93,15 +94,18 @@ def track_of(data: Path, config: Config, target: float) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
 
-def settings_of(run: Path, data: Path, target: float) -> list[str]:
-    """Return what a speedrun sets in its recipe."""
-    return [
-        f"run.dir={run}",
-        f"data.path={data}",
-        f"validation.stop_at_loss={target}",
-        f"validation.every_steps={VALIDATE_EVERY}",
-        f"log.every_steps={LOG_EVERY}",
-    ]
+def phase_of(run: Path, recipe: str, data: Path, target: float) -> Phase:
+    """Return the run that is timed; ``--set`` must not change what decides its time or track."""
+    settings = {
+        "run.dir": run,
+        "data.path": data,
+        "validation.path": "",  # the held-out text is that of ``data``
+        "validation.stop_at_loss": target,
+        "validation.every_steps": VALIDATE_EVERY,
+        "log.every_steps": LOG_EVERY,
+    }
+    assignments = [f"{key}={value}" for key, value in settings.items()]
+    return Phase(run, recipe, assignments, reserved=tuple(settings))
 
 
 def record_of(run: Path, data: Path, target: float, by: str) -> Record:

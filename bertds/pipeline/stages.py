@@ -11,11 +11,14 @@ from typing import Any
 from bertds.config.load import split_assignments
 from bertds.config.recipe import Config
 from bertds.engine.ds_config import DeepSpeedSettings
-from bertds.errors import DataError
+from bertds.errors import ConfigError, DataError
 from bertds.pipeline import demo_corpus, facts
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
 from bertds.training.settings import read_settings
+
+EXCERPT_VOCABULARY = 2048
+"""Size of the vocabulary that a speedrun trains on the excerpt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +31,39 @@ class Phase:
     """KEY=VALUE of the recipe."""
     json: str | None = None
     """The DeepSpeed JSON; None = the one that the recipe names."""
+    reserved: tuple[str, ...] = ("run.dir", "data.path", "init.from")
+    """Keys of ``settings`` that ``overrides`` must not change: later stages rely on them."""
 
     def assignments(self, overrides: list[str]) -> list[str]:
-        """Return the KEY=VALUE of this phase; ``overrides`` win over its own."""
+        """Return the KEY=VALUE of this phase; ``overrides`` win over its own.
+
+        Raises:
+            ConfigError: they change a reserved key.
+        """
         asked = split_assignments(overrides)
+        for key in {one.partition("=")[0] for one in self.settings}.intersection(self.reserved):
+            if key in asked:
+                raise ConfigError(
+                    f"--set {key}={asked[key]}: this command sets {key} itself; see its own "
+                    "options in --help"
+                )
         own = [one for one in self.settings if one.partition("=")[0] not in asked]
         return [*own, *overrides]
 
     def read(self, overrides: list[str]) -> tuple[Config, DeepSpeedSettings]:
         """Return the recipe and the DeepSpeed JSON of this phase."""
         return read_settings(self.recipe, self.json, self.assignments(overrides))
+
+
+def work_folder(path: str) -> Path:
+    """Return the path of ``--work``, which may not exist yet.
+
+    Raises:
+        ConfigError: it is a file.
+    """
+    if Path(path).exists() and not Path(path).is_dir():
+        raise ConfigError(f"--work {path}: is a file; choose a folder")
+    return Path(path)
 
 
 def say(text: str) -> None:
@@ -111,7 +137,12 @@ def prepare_excerpt(work: Path) -> Path:
     say("prepare the excerpt of Wikipedia")
     excerpt = str(demo_corpus.fetch(work / "corpus"))
     preparation.prepare(
-        PrepRequest(out=work / "data", wiki=[excerpt], train_vocab=2048, validation_fraction=0.05)
+        PrepRequest(
+            out=work / "data",
+            wiki=[excerpt],
+            train_vocab=EXCERPT_VOCABULARY,
+            validation_fraction=0.05,
+        )
     )
     return work / "data"
 
@@ -142,15 +173,21 @@ def prepare_facts(work: Path) -> facts.Facts:
 
 
 def export_model(run: Path, model: Path) -> None:
-    """Export the run's newest checkpoint, unless that is done."""
+    """Export the newest checkpoint of a finished run, unless that is done."""
     from bertds.checkpoint.find import step_folders
     from bertds.pretrained.export import export
     from bertds.pretrained.output_folder import MARK
 
     say("export")
     mark = model / MARK
-    newest = step_folders(run / "checkpoints")[0]
-    if mark.is_file() and parse_json(mark.read_text())["origin"] == newest.name:
+    newest = next(iter(step_folders(run / "checkpoints")), None)
+    # A run that was removed and trained again has checkpoints of the same names.
+    if (
+        newest is not None
+        and mark.is_file()
+        and mark.stat().st_mtime_ns >= (run / "DONE").stat().st_mtime_ns
+        and parse_json(mark.read_text())["origin"] == newest.name
+    ):
         print(f"{model}: already done", file=sys.stderr)
         return
     print(f"wrote {export(run, model, overwrite=True)}", file=sys.stderr)
@@ -165,11 +202,12 @@ def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict
         told: the demo's facts; None with a corpus of one's own.
 
     Returns:
-        Scores by run folder's name; ``prompts``, what was asked and answered; and with facts
-        ``questions``, how many held-out sentences of each kind are right.
+        Scores by run folder's name, without runs that have no held-out text; ``prompts``, what was
+        asked and answered; and with facts ``questions``, how many held-out sentences of each kind
+        are right.
     """
     from bertds.config.load import load_config
-    from bertds.pipeline.questions import ask_facts, ask_prompts, held_out_data
+    from bertds.pipeline.questions import ask_facts, ask_prompts, has_held_out, held_out_data
     from bertds.pretrained.evaluate import evaluate
     from bertds.pretrained.load import load_pretrained
 
@@ -184,6 +222,9 @@ def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict
     for run in runs:
         trained = load_pretrained(run)
         config = load_config(trained.manifest["recipe"])
+        if not has_held_out(config):
+            print(f"{run}: no held-out text to score", file=sys.stderr)
+            continue
         scores = evaluate(trained, held_out_data(config), "validation", 32)
         result[run.name] = {"sequence_length": config.data.sequence_length, **scores}
     result["prompts"] = ask_prompts(runs[0], trained)

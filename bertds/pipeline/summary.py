@@ -52,6 +52,9 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
         title="Scores on held-out text (losses in nats; MLM = masked LM, NSP = next sentence)",
         title_justify="left",
     )
+    runs = [run for run in runs if run.name in scores]
+    if not runs:
+        return
     with_pairs = any("nsp_accuracy" in scores[run.name] for run in runs)
     pairs = ("NSP accuracy", "majority label") if with_pairs else ()
     for column in (
@@ -130,16 +133,20 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
         scores: what ``score_phases`` returned.
         last: the name of the last run.
     """
+    if last not in scores:
+        return ["No text was held out, so the model was not scored."]
     prompts, own = scores["prompts"], scores[last]
     below = own["unigram_entropy"] - own["mlm_loss"]
     if "questions" not in scores:
         right = sum(prompt["after"] == prompt["answer"] for prompt in prompts)
         if below < UNIGRAM_MARGIN:
+            learned = "has learned only" if below > -UNIGRAM_MARGIN else "has not even learned"
             return [
-                "So far the model has learned only how often words occur in your text: its "
-                f"held-out loss is {own['mlm_loss']:.2f}, and word frequencies alone reach "
-                f"{own['unigram_entropy']:.2f}. Train for more steps, or with shorter rows: --set "
-                "schedule.total_steps=10000 data.sequence_length=64."
+                f"So far the model {learned} how often words occur in your text: its held-out loss "
+                f"is {own['mlm_loss']:.2f}, and word frequencies alone reach "
+                f"{own['unigram_entropy']:.2f}. Train for more steps, or with shorter rows: bertds "
+                "pipeline with the same text, --work NEW and --set schedule.total_steps=10000 "
+                "data.sequence_length=64."
             ]
         return [
             "The model has learned more about your text than how often words occur: its held-out "

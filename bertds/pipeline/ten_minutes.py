@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from bertds.config.load import load_config
 from bertds.config.recipe import Config
 from bertds.errors import EXIT_OK, DataError
+from bertds.monitor.run_files import read_recipe
+from bertds.pipeline.checks import check_pipeline
 from bertds.pipeline.launch import train
 from bertds.pipeline.stages import Phase, export_model, say
 from bertds.system.json_fields import parse_json
@@ -64,6 +66,23 @@ class TenMinutes:
     finetune: Command
     """``bertds finetune``."""
 
+    def check(self) -> None:
+        """Check what every stage needs, before any of them spends time.
+
+        Raises:
+            UserError: the first thing that a later stage would refuse.
+        """
+        check_pipeline(
+            [self._phase()],
+            self.overrides,
+            processes=self.processes,
+            vocab=None,
+            vocab_size=self.vocabulary,
+            model=self.work / "model",
+        )
+        self._pairs()
+        self._tasks()
+
     def run(self) -> int:
         """Do all stages that are not done. Returns 0, or 75 where training was stopped."""
         seconds: dict[str, float] = {}
@@ -75,9 +94,8 @@ class TenMinutes:
             return result
 
         timed("prepare", self._prepare)
-        run = self.work / "run"
-        settings = [f"run.dir={run}", f"data.path={self.work / 'data'}"]
-        phase = Phase(run, self.recipe, settings)
+        phase = self._phase()
+        run = phase.run
         code = timed("train", lambda: train(phase, self.processes, self.overrides))
         if code != EXIT_OK:
             return code
@@ -88,6 +106,44 @@ class TenMinutes:
         took = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
         print(f"this call: {took}")
         return EXIT_OK
+
+    def _phase(self) -> Phase:
+        run = self.work / "run"
+        return Phase(run, self.recipe, [f"run.dir={run}", f"data.path={self.work / 'data'}"])
+
+    def _pairs(self) -> int:
+        """Return the number of BLiMP pairs to score.
+
+        Raises:
+            DataError: the folder has none.
+        """
+        from bertds.pretrained.blimp import read_pairs
+
+        return len(read_pairs(self.blimp, self.limit)) if self.blimp else 0
+
+    def _tasks(self) -> list[str]:
+        """Return the tasks whose folders are there, after reading them.
+
+        Raises:
+            DataError: there is none, or the files of one are missing or malformed.
+        """
+        from bertds.finetune.load import load_task
+        from bertds.finetune.task_data import DataOptions
+        from bertds.finetune.tasks import TASKS as ALL
+
+        if not self.glue:
+            return []
+        folders = {task: Path(self.glue) / ALL[task].folder for task in TASKS}
+        found = [task for task, folder in folders.items() if folder.is_dir()]
+        if not found:
+            names = ", ".join(folder.name for folder in folders.values())
+            raise DataError(f"--glue {self.glue}: contains none of the folders {names}")
+        for task in found:
+            rows = DataOptions(
+                data=str(folders[task]), max_train_rows=self.max_train_rows, no_test=True
+            )
+            load_task(ALL[task], rows)
+        return found
 
     def _prepare(self) -> None:
         from data_prep.prepare import prepare
@@ -112,8 +168,8 @@ class TenMinutes:
             return
         say("BLiMP")
         done = _read(run / "blimp.json")
-        wanted = (locate(run).manifest["step"], self.limit or None)
-        if (done.get("step"), done.get("limit")) == wanted:
+        wanted = (locate(run).manifest["step"], self.limit or None, self._pairs())
+        if (done.get("step"), done.get("limit"), done.get("pairs")) == wanted:
             print(f"{run / 'blimp.json'}: already done")
             return
         limit = ["--limit", str(self.limit)] if self.limit else []
@@ -122,20 +178,18 @@ class TenMinutes:
     def _finetune(self) -> None:
         import torch
 
-        from bertds.finetune.tasks import TASKS as ALL
-
-        if not self.glue:
-            return
         rows = ["--max-train-rows", str(self.max_train_rows)] if self.max_train_rows else []
         precision = ["--bf16"] if torch.cuda.is_available() else []
         stamp = (self.work / "run" / "DONE").stat().st_mtime
-        for task in TASKS:
+        for task in self._tasks():
             out = self.work / "finetune" / task
-            if not (Path(self.glue) / ALL[task].folder).is_dir():
-                continue
             say(f"fine-tune {task}")
             result = out / "results.json"
-            if result.is_file() and result.stat().st_mtime >= stamp:
+            # Of this run's model, and of as many rows from the same folder.
+            data = _read(result).get("data", {})
+            asked = (self.glue, self.max_train_rows)
+            is_same = (data.get("data"), data.get("max_train_rows")) == asked
+            if is_same and result.stat().st_mtime >= stamp:
                 print(f"{result}: already done")
                 continue
             self.finetune(
@@ -146,17 +200,21 @@ class TenMinutes:
 
 def table(work: Path, recipe: str) -> str:
     """Return our row next to the published ones; ``-`` where something was not measured."""
+    from bertds.pretrained.blimp import PARADIGMS
+
     blimp = _read(work / "run" / "blimp.json")
     score = f"{blimp['overall']:.1f}" if blimp else "-"
-    if blimp.get("limit"):
-        score += f" (first {blimp['limit']} pairs of each file)"
+    notes = [f"first {blimp['limit']} pairs of each file"] if blimp.get("limit") else []
+    if blimp and len(blimp["paradigms"]) != PARADIGMS:
+        notes.append(f"{len(blimp['paradigms'])} of {PARADIGMS} paradigms")
     tasks, means = [], []
     for task in TASKS:
         value = _dev_score(_read(work / "finetune" / task / "results.json"))
         tasks.append("-" if value is None else f"{100 * value:.1f}")
         means += [] if value is None else [100 * value]
     mean = f"{sum(means) / len(means):.1f}" if len(means) == len(TASKS) else "-"
-    config: Config = load_config(recipe)
+    own = work / "run" / "config.yaml"  # with --set, what was trained is not the recipe
+    config: Config = load_config(read_recipe(own, []) if own.is_file() else recipe)
     hours = config.schedule.clock_hours
     name = f"ours: {recipe}" + (f", {60 * hours:.0f} min of training" if hours else "")
     head = f"{'model':<50} {'BLiMP':<14}" + "".join(f"{task:>7}" for task in TASKS)
@@ -164,6 +222,8 @@ def table(work: Path, recipe: str) -> str:
     lines.append(f"{name:<50} {score:<14}" + "".join(f"{v:>7}" for v in tasks) + f" {mean:>6}")
     for published, theirs, glue in PUBLISHED:
         lines.append(f"{published:<50} {theirs:<14}" + " " * 7 * len(TASKS) + f" {glue:>6}")
+    if notes:
+        lines.append(f"BLiMP of ours: {', '.join(notes)}.")
     lines.append(
         "Dev scores in percent: accuracy; F1 for MRPC; Matthews correlation for CoLA. Published "
         "means are over all GLUE tasks, as reported by BabyLM."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import glob
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bertds.errors import ConfigError
-from bertds.system.atomic_files import explain_os_error, write_json
+from bertds.system.atomic_files import explain_os_error, temporary_name, write_json
+from bertds.system.processes import start_time
 
 MARK = "bertds_export.json"
 """In every folder that is written here; only such folders are ever replaced."""
@@ -53,8 +54,7 @@ def fresh_folder(
         BertdsError: it cannot be written.
     """
     check_output(out, overwrite=overwrite)
-    temporary = out.with_name(f".tmp-{out.name}.{os.getpid()}")
-    stale = out.with_name(f".tmp-old-{out.name}.{os.getpid()}")
+    temporary, stale = temporary_name(out), temporary_name(out.with_name(f"old-{out.name}"))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -64,6 +64,7 @@ def fresh_folder(
         if out.exists():
             out.rename(stale)
         temporary.rename(out)
+        _remove_leftovers(temporary, stale)
     except OSError as error:
         raise explain_os_error(error, out) from error
     finally:
@@ -71,6 +72,15 @@ def fresh_folder(
         if stale.exists() and not out.exists():
             stale.rename(out)  # the new one could not take its place
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def _remove_leftovers(*names: Path) -> None:
+    """Remove what processes of this host that were killed have left under such names."""
+    for name in names:
+        for entry in name.parent.glob(f"{glob.escape(name.stem)}.*"):
+            number = entry.suffix.removeprefix(".")
+            if number.isdigit() and not start_time(int(number)):
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path | None, folder: Path, length: int, cased: bool) -> None:

@@ -45,6 +45,11 @@ POINTS = {
     "checkpoint.remove": "an old checkpoint is about to be removed",
     "store.patience": "value: how long a store may fail to answer, in seconds",
     "disk.free": "value: the free bytes of a file system",
+    "prep.report": "everything is prepared but the report and the manifest",
+    "prep.manifest": "the report is written, the manifest is not",
+    "prep.finished": "the manifest is written; the working folder is about to be removed",
+    "prep.done": "the working folder is removed; the other tasks do not know it yet",
+    "tasks.leave": "the last of several tasks is about to remove the traces of their session",
     "metrics.write": "a metric line is about to be written",
 }
 """What each point means; those with a value let a test return another one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -18,6 +19,9 @@ from bertds.system.processes import start_time
 
 MEMBER_FILES = ".tasks/member-*.json"
 """Of a folder that several tasks fill together (data_prep/workers/joint_lock.py): one per task."""
+
+_CANDIDATE = re.compile(r"(?:lock|dead-lock|member-\d+\.json)\.(?P<host>.+)\.(?P<pid>\d+)")
+"""Temporary names of locks and members, as ``temporary_name`` makes them."""
 
 STALE_SECONDS = 600.0
 """A lock of another host that was not touched for this long is dead."""
@@ -67,21 +71,22 @@ def in_use(folder: Path, holder: dict[str, Any]) -> str:
     )
 
 
-def remove_dead_candidates(lock: Path, stale_seconds: float) -> None:
+def remove_dead_candidates(folder: Path, stale_seconds: float) -> None:
     """Remove what processes that were killed while they took or removed a lock have left.
 
     Those of living ones stay: one of them may be taking the lock at this moment.
     """
-    for name in ("lock", "dead-lock"):
-        for path in lock.parent.glob(f"{TEMPORARY_PREFIX}{name}.*"):
-            host, _, pid = path.name.removeprefix(f"{TEMPORARY_PREFIX}{name}.").rpartition(".")
-            with suppress(OSError, ValueError):
-                if host == socket.gethostname():
-                    dead = start_time(int(pid)) == ""
-                else:
-                    dead = time.time() - path.stat().st_mtime > stale_seconds
-                if dead:
-                    path.unlink()
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        candidate = _CANDIDATE.fullmatch(path.name.removeprefix(TEMPORARY_PREFIX))
+        if candidate is None:
+            continue
+        with suppress(OSError):
+            if candidate["host"] == socket.gethostname():
+                dead = start_time(int(candidate["pid"])) == ""
+            else:
+                dead = time.time() - path.stat().st_mtime > stale_seconds
+            if dead:
+                path.unlink()
 
 
 class FolderLock:
@@ -138,7 +143,7 @@ class FolderLock:
                     found = self._read()
                 if created and found == text:
                     self._hold(text)
-                    remove_dead_candidates(self.path, self.stale_seconds)
+                    remove_dead_candidates(self.path.parent, self.stale_seconds)
                     return self
                 contended = True
                 owner = self._living_owner()

@@ -33,6 +33,7 @@ from bertds.distributed.stop_requests import StopRequests, seconds_left_of_job
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.engine.process_group import main_first, meet_processes
+from bertds.errors import DataError
 from bertds.model.build import PreTrainingModel, build_model, check_model_size
 from bertds.monitor.metrics import Listener, Metrics
 from bertds.monitor.mfu import Meter
@@ -254,11 +255,24 @@ def fetch_copy(config: Config, place: RankInfo, folder: RunFolder) -> None:
 
 
 def open_held_out(config: Config, source: Source) -> Source | None:
-    """Return the rows to validate on: ``validation.path``, else the training data's own split."""
+    """Return the rows to validate on: ``validation.path``, else the training data's own split.
+
+    Raises:
+        DataError: there are none, and a setting requires them.
+    """
     if config.validation.path:
         data = dataclasses.replace(config.data, path=config.validation.path)
         return open_source(data, config.run.seed, split="validation")
-    return source.sibling("validation")
+    held_out = source.sibling("validation")
+    if held_out is None:
+        for key in ("stop_at_loss", "prompts"):
+            value = getattr(config.validation, key)
+            if value not in (None, ""):
+                raise DataError(
+                    f"validation.{key}={value}: {config.data.path} has no held-out data; set "
+                    "validation.path or prepare the data with a validation split"
+                )
+    return held_out
 
 
 def build_engine(

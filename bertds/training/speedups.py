@@ -43,8 +43,8 @@ def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedS
         from bertds.model.fused_layer import fuse_layers
 
         assert isinstance(model, BertForPreTraining)  # checked above
-        short_rows = config.model.attention_kernel == "auto"
-        longest = fuse_layers(model, short_rows=short_rows)
+        own_attention = config.model.attention_kernel == "auto"
+        longest = fuse_layers(model, own_attention=own_attention)
         kernel = f" (our own attention kernel for rows of up to {longest} tokens)"
         words.append(f"layers: fused{kernel if longest else ''}")
     elif wants_compile(config, settings.stage, cuda=cuda):

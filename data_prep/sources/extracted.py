@@ -33,7 +33,11 @@ _NOT_PROSE = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_LINE_BREAK = re.compile(r"\s*<br\s*/?>\s*", re.IGNORECASE)
+_LINE_BREAK = re.compile(r"[^\S\n]*<br\s*/?>[^\S\n]*", re.IGNORECASE)  # a line is a paragraph
+# A section title has no references and no line break: "She was born in 1958.<ref>...</ref>".
+_MARKED_SENTENCE = re.compile(r"\.(?=[ \t]*<(?:ref|br)\b)", re.IGNORECASE)
+_NO_TITLE = "\0"
+"""Marks such a line for ``is_section_title``; ``clean_line`` removes it."""
 _SECTION_TITLE_WORDS = 8
 _WIKITEXT = re.compile(r"\{[{|]|\[\[|'''")
 _LANGUAGE = re.compile(r"https?://([a-z][a-z-]+)\.(?:m\.)?wik")
@@ -89,6 +93,8 @@ def body_document(title: str, body: str, address: str, options: tuple[str, ...] 
     title = unescape(title)
     if "&" in body:
         body = unescape(body)
+    if "<" in body:
+        body = _MARKED_SENTENCE.sub(f".{_NO_TITLE}", body)
     # One letter each, which is found much faster than two: most articles have neither.
     if ("{" in body or "[" in body or "'''" in body) and _WIKITEXT.search(body):
         body = clean_wikitext(body, _site_of(address, options), title, extracted=True)
@@ -164,4 +170,5 @@ def is_section_title(line: str) -> bool:
         and line.endswith(".")
         and line.count(" ") < _SECTION_TITLE_WORDS
         and line.find(". ") < 0
+        and _NO_TITLE not in line
     )

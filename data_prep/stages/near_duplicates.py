@@ -78,9 +78,18 @@ def load_dropped(path: Path | None) -> Dropped:
     return Dropped(high, low)
 
 
-def link_tasks(parts: Sequence[Path], bands: int, folder: Path, inputs: str) -> list[LinkTask]:
-    """Return the tasks of all bands."""
-    documents = sum(open_part(part).documents for part in parts)
+def link_tasks(
+    parts: Sequence[Path], documents: int, bands: int, folder: Path, inputs: str
+) -> list[LinkTask]:
+    """Return the tasks of all bands.
+
+    Args:
+        parts: all parts. They are not opened.
+        documents: number of documents in them.
+        bands: number of bands.
+        folder: where the links go.
+        inputs: what the links depend on.
+    """
     ranges = max(1, -(-documents // DOCUMENTS_AT_ONCE))
     edges = [(1 << 64) * i // ranges for i in range(ranges + 1)]
     return [

@@ -21,8 +21,9 @@ import yaml
 
 from bertds.errors import ConfigError
 from bertds.system.yaml_text import FastLoader, load_yaml
+from data_prep.wiki.conventions import Conventions, conventions_of
 from data_prep.wiki.names import codes_of, codes_with_fallbacks
-from data_prep.wiki.template_functions import FUNCTIONS, Arguments, Conventions, conventions_of
+from data_prep.wiki.template_functions import FUNCTIONS, Arguments
 
 _FILE = Path(__file__).with_name("templates.yaml")
 

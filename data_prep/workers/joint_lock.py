@@ -24,6 +24,7 @@ from typing import Any
 
 from bertds.errors import BertdsError, InUseError
 from bertds.system.atomic_files import explain_os_error, temporary_name, write_json
+from bertds.system.fault_points import reached
 from bertds.system.folder_lock import (
     MEMBER_FILES,
     STALE_SECONDS,
@@ -68,7 +69,6 @@ class JointLock(FolderLock):
             InUseError: another preparation fills the folder, or this task runs already.
         """
         try:
-            self.tasks.mkdir(exist_ok=True)
             twin = living_holder(self.member, self.stale_seconds)
             # A requeued element of an array finds what it left itself, fresh, from another host.
             if twin is not None and (not twin["job"] or twin["job"] != this_process("")["job"]):
@@ -90,10 +90,17 @@ class JointLock(FolderLock):
     def _register(self, session: str) -> None:
         purpose = f"preparation, task {self.index} of {self.count}"
         self.session = session
-        write_json(
-            self.member,
-            {**this_process(purpose), "group": self.group, "session": session, "token": self.token},
-        )
+        names = {"group": self.group, "session": session, "token": self.token}
+        for _ in range(100):
+            self.tasks.mkdir(exist_ok=True)
+            try:
+                write_json(self.member, {**this_process(purpose), **names})
+                return
+            except BertdsError as error:
+                # The last task of the session before has just removed the folder.
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+        raise InUseError(f"{self.folder}: could not join the tasks in {self.tasks}")
 
     def _join(self) -> str:
         """Agree with the others on one session; return the text of its lock."""
@@ -163,9 +170,28 @@ class JointLock(FolderLock):
                 self.member.unlink()
             if self._others():
                 return
-            remove_dead_candidates(self.path, self.stale_seconds)
+            reached("tasks.leave")
+            remove_dead_candidates(self.path.parent, self.stale_seconds)
             self._remove_own_lock()
-            shutil.rmtree(self.tasks, ignore_errors=True)
+            self._remove_traces()
+
+    def _remove_traces(self) -> None:
+        """Remove what dead tasks and finished sessions have left.
+
+        A task that joins at this moment keeps its own. It makes the folder of its session after it
+        has registered. It cannot be in this task's session: it registers before it looks for a
+        living member, and no other was registered when this task left.
+        """
+        sessions = [path for path in self.tasks.iterdir() if path.is_dir()]
+        living = {member["session"] for member in self._others()}
+        for session in sessions:
+            if session.name not in living:
+                shutil.rmtree(session, ignore_errors=True)
+        for path in self.folder.glob(MEMBER_FILES):
+            if living_holder(path, self.stale_seconds) is None:
+                path.unlink(missing_ok=True)
+        remove_dead_candidates(self.tasks, self.stale_seconds)
+        self.tasks.rmdir()  # fails when others are in it
 
 
 class Claims:

@@ -36,16 +36,3 @@ def test_a_profile_has_each_part_and_the_longest_operators(tmp_path, capsys) -> 
     times = [kernel["ms"] for kernel in result["kernels"]]
     assert times == sorted(times, reverse=True) and sum(times) <= result["total_ms"]
     assert "forward" in capsys.readouterr().out
-
-
-def test_ingredients_are_scored_on_the_same_rows(tiny_data, tmp_path, capsys) -> None:
-    from benchmarks.ingredients import ALL, main
-
-    longer = "rows of 128 tokens"
-    argv = ["--data", str(tiny_data), "--work", str(tmp_path), "--steps", "2"]
-    runs = result_of(main, [*argv, "--only", ALL, longer], tmp_path)["runs"]
-    for length in (64, 128):
-        assert runs[ALL][f"masked_{length}"] == runs[longer][f"masked_{length}"] > 0
-        assert runs[ALL][f"loss_{length}"] != runs[longer][f"loss_{length}"]
-    assert "average_loss_64" in runs[ALL] and "average_loss_64" not in runs[longer]
-    assert "worse by" in capsys.readouterr().out

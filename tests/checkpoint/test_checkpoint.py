@@ -15,7 +15,7 @@ from bertds.checkpoint.format import CheckpointReader
 from bertds.checkpoint.save import Checkpoints
 from bertds.checkpoint.train_state import TrainState
 from bertds.cli import main as bertds
-from bertds.config.recipe import CheckpointConfig
+from bertds.config.run_settings import CheckpointConfig
 from bertds.engine.state_pieces import Piece
 from bertds.errors import BertdsError, CheckpointError
 from bertds.system.fault_points import injected

@@ -9,7 +9,8 @@ import pytest
 from bertds.commands.config import main as config
 from bertds.config.load import load_config
 from bertds.config.locate import find_deepspeed_json, find_json, find_recipe
-from bertds.config.recipe import Config, RunConfig
+from bertds.config.recipe import Config
+from bertds.config.run_settings import RunConfig
 from bertds.errors import ConfigError
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from bertds.errors import ConfigError, DataError
 from data_prep.build_wiki_books import main
-from data_prep.options import _parser, parse_args
+from data_prep.option_parser import option_parser
+from data_prep.options import parse_args
 from data_prep.prepare import forecast, prepare
 from data_prep.request import CHOICES, PrepRequest
 
@@ -41,7 +42,7 @@ def test_a_function_call_writes_what_the_command_writes(
 
 
 def test_each_field_has_an_option_and_the_help_names_its_default() -> None:
-    actions = {action.dest: action for action in _parser(full=True)._actions}
+    actions = {action.dest: action for action in option_parser(full=True)._actions}
     wanted = {field.name: field.default for field in fields(PrepRequest)}
     extra = {"executor", "dry_run", "debug", "help", "help_all"}
     assert actions.keys() - extra == wanted.keys()

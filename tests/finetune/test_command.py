@@ -191,11 +191,25 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_an_earlier_result_is_replaced_on_request(
-    tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_bert: Path,
+    tiny_sst2: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = ["--data", tiny_sst2, *FAST, "--epochs", "1"]
     command = finetune("sst2", tiny_bert, tmp_path / "out", *options)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bertds.finetune.trials.write_json", killed)
+        assert main(command) == 130
+    # Its parts are there without a result: they are written again.
+    assert (tmp_path / "out" / "predictions" / "dev.tsv").is_file()
     assert main(command) == 0
+    assert not (tmp_path / "out" / ".unfinished").exists()
     before = (tmp_path / "out" / "results.json").stat().st_mtime_ns
     assert main([*command, "--seeds", "3"]) == 2
     assert "contains an earlier result; replace it with --overwrite" in capsys.readouterr().err

@@ -88,7 +88,7 @@ def fused_layers_change_nothing(device: str, folder: Path) -> None:
     if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
         return
     precisions = ("bf16", "fp16") if device == "cuda" else ("fp32",)
-    long_rows = [[200, 131, 64]] if device == "cuda" else []  # they take the flash operator
+    long_rows = [[200, 131, 64]] if device == "cuda" else []  # slow in the interpreter
     for lengths in ([20, 33, 40, 8, 17, 48], *long_rows):
         batch = make_rows(3, lengths)
         want_loss, want = loss_and_gradients(make_model(max_position_embeddings=256), batch)
@@ -101,10 +101,9 @@ def fused_layers_change_nothing(device: str, folder: Path) -> None:
             assert math.isclose(loss, want_loss, rel_tol=ROUNDING[precision])
             apart = distance(gradients, want)
             assert apart < ROUNDING[precision], f"{precision}, {lengths}: {apart:.1e}"
-            if max(lengths) <= 128:
-                again = runs[1][1]
-                inner = [name for name in gradients if "encoder" in name]
-                assert all(torch.equal(gradients[name], again[name]) for name in inner)
+            again = runs[1][1]
+            inner = [name for name in gradients if "encoder" in name]
+            assert all(torch.equal(gradients[name], again[name]) for name in inner)
 
 
 def recorded_graphs_change_nothing(device: str, folder: Path) -> None:
@@ -189,7 +188,8 @@ def lamb_is_the_textbooks(device: str, folder: Path) -> None:
 
 def auto_micro_batch_survives_running_out(device: str, folder: Path) -> None:
     """ "auto" with a limit that is too high: on a GPU the memory really runs out on the way."""
-    from bertds.config.recipe import Config, DataConfig, RunConfig
+    from bertds.config.recipe import Config, DataConfig
+    from bertds.config.run_settings import RunConfig
     from bertds.engine.ds_config import check_deepspeed_values
     from bertds.model.bert import BertForPreTraining
     from bertds.training import auto_micro_batch

@@ -18,10 +18,11 @@ triton = pytest.importorskip("triton")
 
 from bertds.model.bert import BertForPreTraining  # noqa: E402
 from bertds.model.encoder import EncoderLayer  # noqa: E402
-from bertds.model.fused_layer import fuse_layers  # noqa: E402
+from bertds.model.fused_layer import LONGEST_OWN_ROW, fuse_layers  # noqa: E402
 from bertds.model.kernels import add_norm, column_sums  # noqa: E402
 from bertds.model.kernels.add_norm import Drop, draw_keys  # noqa: E402
-from bertds.model.kernels.short_rows import LONGEST_ROW, attend_short_rows  # noqa: E402
+from bertds.model.kernels.long_rows import attend_long_rows  # noqa: E402
+from bertds.model.kernels.short_rows import attend_short_rows  # noqa: E402
 from bertds.model.row_layout import RowLayout  # noqa: E402
 from tests.gpu.small_bert import CONFIG, distance, loss_and_gradients, make_model, make_rows  # noqa: E402
 
@@ -96,7 +97,7 @@ def test_the_whole_model_has_the_same_loss_and_gradients(monkeypatch) -> None:
     batch = make_rows(3)
     want_loss, want = loss_and_gradients(make_model(), batch)
     model = make_model()
-    assert fuse_layers(model) == LONGEST_ROW
+    assert fuse_layers(model) == LONGEST_OWN_ROW
     monkeypatch.setattr(model.bert.encoder, "kernel", lambda: "flash")
     loss, gradients = loss_and_gradients(model, batch)
     assert math.isclose(loss, want_loss, rel_tol=1e-6)
@@ -136,7 +137,8 @@ def test_gradients_are_those_of_the_masks_that_were_drawn() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
-def test_attention_drops_at_its_rate_and_follows_the_seed(probability) -> None:
+@pytest.mark.parametrize("long_rows", [False, True], ids=["short rows", "long rows"])
+def test_attention_drops_at_its_rate_and_follows_the_seed(probability, long_rows) -> None:
     """Equal scores and unit values show each weight's fate: 0, or 1 / (length (1 - p))."""
     length, rows = 32, 8
     starts = torch.arange(rows + 1, dtype=torch.int32) * length
@@ -146,7 +148,9 @@ def test_attention_drops_at_its_rate_and_follows_the_seed(probability) -> None:
     def weights(seed: int) -> Tensor:
         torch.manual_seed(seed)
         keys = draw_keys(3, torch.device("cpu"))
-        output = attend_short_rows(qkv, starts, length, probability, keys[0])
+        attend = attend_long_rows if long_rows else attend_short_rows
+        output = attend(qkv, starts, length, probability, keys[0])
+        output = output.output if long_rows else output
         return output.view(rows, length, 2, length).transpose(1, 2)
 
     first, again, other = weights(5), weights(5), weights(6)
@@ -227,19 +231,26 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import triton
 from bertds.engine import accumulate_triton as sums
-from bertds.model.kernels import add_norm, column_sums, cross_entropy, short_rows as rows
+from bertds.model.kernels import add_norm, column_sums, cross_entropy, long_rows, short_rows as rows
 HALF, FLOAT, INT = "*bf16", "*fp32", "*i32"
 target = GPUTarget("cuda", int(sys.argv[1]), 32)
+def tile_of(tile):
+    return {"OWN": tile.own, "STEP": tile.step, "STAGES": tile.stages}
 attend = {"HEADS": 12, "WIDTH": 64, "ROW": 128, "DROPOUT": True}
 staged = int(sys.argv[2]) * 1024 >= rows.TWO_HEADS_BYTES
 backward = {**attend, "PER_PROGRAM": rows.STAGED_HEADS if staged else 1, "STAGES": 1 + staged}
 norm = {"ROWS": 2, "COLUMNS": 1024, "DROPOUT": True}
 loss = {"GRADIENT": True, "WEIGHTED": False, "BLOCK": cross_entropy.BLOCK}
 ends = {"ROWS": column_sums.SUM_ROWS, "COLUMNS": column_sums.SUM_COLUMNS}
+long = {"HEADS": 12, "WIDTH": 64, "DROPOUT": True}
 adds = {"TYPE": triton.language.bfloat16, "ALIGNED": True, "BLOCK": sums.BLOCK}
 tile = {"ROWS": column_sums.TILE_ROWS, "COLUMNS": column_sums.TILE_COLUMNS}
 CASES = [(rows, "_attend", attend, rows.ATTEND_WARPS),
          (rows, "_attend_backward", backward, rows.ATTEND_BACKWARD_WARPS),
+         (long_rows, "_attend", {**long, **tile_of(long_rows.FORWARD)}, long_rows.FORWARD.warps),
+         (long_rows, "_prepare", {**long, "TOKENS": 64}, long_rows.PREPARE_WARPS),
+         (long_rows, "_attend_backward", {**long, **tile_of(long_rows.BACKWARD)},
+          long_rows.BACKWARD.warps),
          (add_norm, "_add_norm", norm, add_norm.NORM_WARPS),
          (add_norm, "_add_norm_backward", norm, add_norm.NORM_WARPS),
          (column_sums, "_gelu_backward", {**tile, "TANH": False}, column_sums.TILE_WARPS),
@@ -251,7 +262,8 @@ HALVES = {"qkv", "output", "grad_output", "grad_qkv", "dense", "residual", "gamm
           "summed", "grad_residual", "grad_dense", "grad", "values", "first_part", "second_part",
           "third_part", "joined", "logits"}
 LONG = {"gradients", "actions", "sums", "lengths", "labels"}
-FLOATS = {"statistics", "column_sums", "losses", "word_weights", "part0", "part1", "part2", "part3"}
+FLOATS = {"statistics", "column_sums", "losses", "word_weights", "part0", "part1", "part2", "part3",
+          "normalizers", "deltas"}
 found = {}
 for module, name, constants, warps in CASES:
     kernel = getattr(module, name)
@@ -262,7 +274,7 @@ for module, name, constants, warps in CASES:
             kind = "constexpr"
         elif argument in HALVES:
             kind = HALF
-        elif argument in ("starts", "keys", "hits", "blocks"):
+        elif argument in ("starts", "keys", "hits", "blocks", "hashes"):
             kind = INT
         elif argument in LONG:
             kind = "*i64"
@@ -277,8 +289,10 @@ for module, name, constants, warps in CASES:
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=divisible)
     done = triton.compile(source, target=target, options={"num_warps": warps})
     code = done.asm["ptx"]
-    found[name] = {"shared": done.metadata.shared, "wide": code.count("v4.b32"),
-                   "atomic": len(re.findall(r"\\b(atom|red)\\.", code))}
+    wide = code.count("v4.b32") + code.count("cp.async.cg")
+    found[module.__name__ + "." + name] = {
+        "shared": done.metadata.shared, "wide": wide,
+        "atomic": len(re.findall(r"\\b(atom|red)\\.", code))}
 print(json.dumps(found))
 """
 

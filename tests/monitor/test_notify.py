@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bertds import train
-from bertds.config.recipe import NotifyConfig
+from bertds.config.run_settings import NotifyConfig
 from bertds.errors import ConfigError
 from bertds.monitor import notify
 from bertds.monitor.notify import Notifier

@@ -131,7 +131,9 @@ def test_the_verdict_says_what_the_scores_say() -> None:
         "prompts": prompts,
         "run": {"mlm_loss": 6.0, "unigram_entropy": 6.02},
     }
-    assert "only how often words occur" in verdict(scores, "run")[0]
+    assert "has learned only how often words occur" in verdict(scores, "run")[0]
+    scores["run"] = {"mlm_loss": 6.4, "unigram_entropy": 6.02}
+    assert "has not even learned how often words occur" in verdict(scores, "run")[0]
     scores["run"] = {"mlm_loss": 5.0, "unigram_entropy": 6.0}
     assert "1.00 nats lower" in verdict(scores, "run")[0] and "1 of 1" in verdict(scores, "run")[0]
     told = {**scores, "questions": {"capital": {"asked": 4, "right": 3, "answers": 2}}}

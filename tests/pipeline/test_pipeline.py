@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,12 @@ import yaml
 
 from bertds.commands.pipeline import main
 from bertds.config.load import load_config, to_dict
+from bertds.data.sources.token_source import TokenSource
 from bertds.errors import ConfigError, DataError, UserError
+from bertds.pipeline.stages import export_model, score_phases
+from bertds.pipeline.summary import close
 from bertds.system.shipped_files import PACKAGE, shipped_folder
+from bertds.train import entry as train_entry
 from data_prep import build_wiki_books
 
 
@@ -57,6 +63,9 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--processes", "7"], "train_batch_size"),
         (["--vocab", "broken.txt"], "broken.txt"),
         (["--set", "data.sequence_lenght=64"], "data.sequence_lenght"),
+        (["--set", "run.dir=elsewhere"], "--set run.dir=elsewhere: this command sets run.dir"),
+        (["--set", "init.from=bert"], "--set init.from=bert: this command sets init.from"),
+        (["--work", "book.txt"], "--work book.txt: is a file; choose a folder"),
     ],
 )
 def test_what_a_later_stage_would_refuse_is_reported_before_the_first(
@@ -156,3 +165,45 @@ def test_a_missing_key_of_a_tracker_is_reported_before_preparation(
     command = ["--work", str(tmp_path / "work"), "--books", str(tmp_path)]
     with pytest.raises(ConfigError, match="tensorboard=true requires the package tensorboard"):
         main([*command, "--set", "tracking.tensorboard=true"])
+
+
+def test_a_corpus_without_held_out_text_ends_without_scores(
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(TokenSource, "has_split", lambda *_: False)
+    assert train_entry(command("target", "validation.stop_at_loss=4.0")) == 2
+    assert "validation.stop_at_loss=4.0: " in capsys.readouterr().err
+    assert train_entry(command("run", "schedule.total_steps=2")) == 0
+    run = tmp_path / "run"
+    scores = score_phases([run], tmp_path / "scores.json", None)
+    assert set(scores) == {"stamp", "prompts"} and scores["prompts"] == []
+    close(tmp_path, [run], scores)
+    out, err = capsys.readouterr()
+    assert "No text was held out, so the model was not scored." in out
+    assert f"{run}: no held-out text to score" in err
+
+
+def test_a_run_that_was_trained_again_is_exported_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[Path] = []
+    monkeypatch.setattr(
+        "bertds.pretrained.export.export", lambda run, model, **_: exported.append(model)
+    )
+    run, model = tmp_path / "run", tmp_path / "model"
+    (run / "checkpoints" / "step_00000002").mkdir(parents=True)
+    model.mkdir()
+    for seconds, file in (
+        (1, run / "DONE"),
+        (2, model / "bertds_export.json"),
+    ):
+        file.write_text('{"origin": "step_00000002"}')
+        os.utime(file, (seconds, seconds))
+    export_model(run, model)
+    assert not exported
+    os.utime(run / "DONE", (3, 3))  # removed, and trained again for as many steps
+    export_model(run, model)
+    assert exported == [model]

@@ -123,8 +123,58 @@ def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> Non
     assert records and all(record.loss <= record.target for record in records)
 
 
-def test_bad_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bertds(["speedrun", "--work", str(tmp_path), "--target", "0"]) == 2
-    assert "--target 0: must be a loss in nats, above 0" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--target", "0"], "--target 0: must be a loss in nats, above 0"),
+        (["--target", "nan"], "--target nan: must be a loss in nats, above 0"),
+        (["--records", "nowhere/r.jsonl"], "nowhere/r.jsonl: its folder does not exist"),
+        (["--records", "."], ".: cannot be read"),
+        (["--work", "file"], "--work file: is a file; choose a folder"),
+        (["--recipe", "large_cpu"], "large_cpu: no such recipe"),
+        (["--set", "validation.path=easy"], "this command sets validation.path itself"),
+        (["--set", "data.path=other"], "this command sets data.path itself"),
+        (["--data", "NO_HELD_OUT"], "has no held-out documents"),
+    ],
+)
+def test_what_a_record_needs_is_refused_before_the_run(
+    options: list[str],
+    message: str,
+    tiny_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def begin(*_: object) -> None:
+        raise AssertionError("a stage has begun")
+
+    monkeypatch.setattr("bertds.commands.speedrun.prepare_excerpt", begin)
+    monkeypatch.setattr("bertds.commands.speedrun.train", begin)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("precious")
+    if "NO_HELD_OUT" in options:
+        options = ["--data", "data"]
+        manifest = json.loads((tiny_data / "manifest.json").read_text())
+        manifest["splits"].pop("validation")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    assert bertds(["speedrun", "--work", "work", *options]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "work").exists()
+
+
+def test_a_user_without_a_login_name_is_asked_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nameless() -> str:
+        raise OSError("No username set in the environment")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert bertds(["speedrun", "--work", str(tmp_path)]) == 2
+    assert "--by NAME is required: this user has no login name" in capsys.readouterr().err
+
+
+def test_a_table_of_no_records_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bertds(["speedrun", "--table", "--records", str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl: cannot be read" in capsys.readouterr().err

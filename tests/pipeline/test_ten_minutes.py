@@ -93,7 +93,8 @@ def test_all_stages_at_toy_size_and_nothing_twice(
     out = capfd.readouterr().out
     assert f"ours: {recipe}" in out and "GPT-BERT on 10 M words" in out
     blimp = json.loads((work / "run" / "blimp.json").read_text())
-    assert blimp["pairs"] == 8 and f"{blimp['overall']:.1f} (first 4 pairs of each file)" in out
+    assert blimp["pairs"] == 8 and f" {blimp['overall']:.1f} " in out
+    assert "BLiMP of ours: first 4 pairs of each file, 2 of 67 paradigms." in out
     scores = json.loads((work / "finetune" / "sst2" / "results.json").read_text())["scores"]
     assert f"{100 * scores['dev']['accuracy']['mean']:.1f}" in out
     stamps = {
@@ -125,11 +126,28 @@ def test_a_table_of_nothing_has_dashes_and_published_rows(tmp_path: Path) -> Non
         (["--text", "t.txt", "--glue", "nowhere"], "--glue nowhere: no such folder"),
         (["--text", "t.txt", "--blimp", ".", "--limit", "-1"], "0 (all) or more"),
         ([], "give the text with --wiki, --books or --text"),
+        (["--text", "t.txt", "--blimp", "empty"], "--blimp empty: contains no *.jsonl files"),
+        (["--text", "t.txt", "--glue", "empty"], "contains none of the folders SST-2, MRPC"),
+        (["--text", "t.txt", "--glue", "half"], "half/SST-2: no file to score on"),
+        (["--text", "t.txt", "--glue", "cut"], "cut/SST-2/dev.tsv"),
+        (["--text", "t.txt", "--recipe", "ten_hours"], "ten_hours: no such recipe"),
+        (["--text", "t.txt", "--set", "schedule.clock_hour=1"], "schedule.clock_hour"),
+        (["--text", "t.txt", "--work", "t.txt"], "--work t.txt: is a file; choose a folder"),
+        (["--text", "t.txt", "--set", "run.dir=x"], "--set run.dir=x: this command sets run.dir"),
     ],
 )
 def test_what_is_missing_is_reported_before_ten_minutes_are_spent(
-    arguments: list[str], wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    wrong: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "t.txt").write_text("A line.\n")
+    (write_glue(tmp_path / "half") / "SST-2" / "dev.tsv").unlink()
+    (write_glue(tmp_path / "cut") / "SST-2" / "dev.tsv").write_text("sentence\tlabel\nbad\n")
     code: object
     try:
         code = bertds(["ten-minutes", "--work", str(tmp_path / "work"), *arguments])

@@ -42,7 +42,8 @@ data_prep.report
 data_prep.request data_prep.store_output
 data_prep.resolve data_prep.dry_run
 data_prep.run_stages
-data_prep.prepare data_prep.options
+data_prep.prepare data_prep.option_parser
+data_prep.options
 data_prep.launch
 data_prep.build_wiki_books
 bertds.finetune bertds.plan bertds.report bertds.doctor

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertds.config.recipe import Config, DataConfig, ModelConfig, RunConfig
+from bertds.config.recipe import Config, DataConfig, ModelConfig
+from bertds.config.run_settings import RunConfig
 from bertds.distributed.rank_info import RankInfo
 from bertds.engine.ds_config import check_deepspeed_values
 from bertds.errors import ConfigError

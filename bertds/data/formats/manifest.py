@@ -89,6 +89,10 @@ class Manifest:
             "instances": self.instances,
         }
 
+    def shards(self) -> list[ShardInfo]:
+        """Return the shards of all splits."""
+        return [shard for split in self.splits.values() for shard in split.shards]
+
     def save(self, folder: Path | str) -> None:
         """Check the counts and write ``folder/manifest.json`` atomically."""
         path = Path(folder) / MANIFEST_NAME

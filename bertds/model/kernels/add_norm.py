@@ -32,6 +32,9 @@ KEEP_BITS = 24
 NORM_ELEMENTS = 2048
 """Elements that a program of the LayerNorm kernels holds at a time."""
 NORM_WARPS = 4
+VARYING = ["tokens"]
+"""Arguments that differ from step to step. Triton would else compile a kernel once more the first
+time that one of them is 1 or a multiple of 16."""
 NORM_PROGRAMS = 1056
 """Programs of LayerNorm's backward kernel: 8 on each multiprocessor of an H100."""
 
@@ -64,23 +67,29 @@ def draw_keys(sites: int, device: torch.device) -> tuple[Tensor, ...]:
 
 
 @triton.jit
-def is_kept(place, keys, threshold):
-    """Return whether dropout keeps the elements at these places; see the module."""
-    key0 = tl.load(keys).to(tl.uint32, bitcast=True)
-    key1 = tl.load(keys + 1).to(tl.uint32, bitcast=True)
-    x = place.to(tl.uint32) ^ key0
+def mix_bits(place, key0, key1):
+    """Return a uint32 hash of places, with two int32 keys; its last bits are mixed least."""
+    x = place.to(tl.uint32) ^ key0.to(tl.uint32, bitcast=True)
     x ^= x >> 16
     x *= 0x7FEB352D
-    x ^= key1  # a second key between the rounds: 2**64 different masks
+    # A second key between the rounds: 2**64 different masks.
+    x ^= key1.to(tl.uint32, bitcast=True)
     x ^= x >> 15
     x *= 0x846CA68B
+    return x
+
+
+@triton.jit
+def is_kept(place, keys, threshold):
+    """Return whether dropout keeps the elements at these places; see the module."""
+    x = mix_bits(place, tl.load(keys), tl.load(keys + 1))
     return (x >> 8).to(tl.int32) >= threshold
 
 
 # -- dropout, residual sum, LayerNorm -----------------------------------------------------------
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _add_norm(
     dense,
     residual,
@@ -121,7 +130,7 @@ def _add_norm(
     tl.store(output + at, y.to(output.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _add_norm_backward(
     grad_output,
     summed,

@@ -26,9 +26,11 @@ SUM_ROWS, SUM_COLUMNS = 32, 32
 SUM_WARPS = 4
 SUMMED = 4
 """Partial sums of a layer: each LayerNorm's, GELU's, attention's."""
+VARYING = ["tokens", "tokens_per_program", "rows0", "rows1", "rows2", "rows3"]
+"""As in ``add_norm``."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _gelu_backward(
     grad,
     values,
@@ -68,7 +70,7 @@ def _gelu_backward(
     tl.store(column_sums + tl.program_id(1) * width + column, tl.sum(total, 0), mask=column < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _join_gradients(
     first_part,
     second_part,
@@ -175,7 +177,7 @@ def join_gradients(parts: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor
     return joined, column_sums
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING)
 def _finish_sums(
     part0,
     part1,

@@ -74,6 +74,23 @@ def test_an_extracted_document_loses_title_and_section_titles() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ('She was born in 1958 in Multan.<ref name="pap/2013"></ref>', "in 1958 in Multan."),
+        ('It became flash memory.<ref name="78K0/Dx2">\nRenesas: \n</ref>', "became flash memory."),
+        ("It was in [[Rome]].<ref>a</ref>", "It was in Rome."),
+        ("It was so.<BR />", "It was so."),
+        ("It rained.<ref>a</ref> It snowed.<ref>b</ref>", "It rained. It snowed."),
+    ],
+)
+def test_a_short_sentence_with_a_reference_is_no_section_title(line: str, text: str) -> None:
+    document = doc_document(DOC.replace("Career.", f"Career.\n{line}").encode())
+    assert "Career" not in document.text
+    paragraph = document.text.split("\n")[1]
+    assert paragraph.endswith(text) and "<" not in paragraph and paragraph.isprintable()
+
+
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress])
 @pytest.mark.parametrize("unit_bytes", [50, 1 << 20])
 def test_extracted_files_in_any_wrapping(tmp_path: Path, pack, unit_bytes: int) -> None:

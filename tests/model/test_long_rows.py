@@ -1,0 +1,114 @@
+"""The attention kernels for long rows, in Triton's interpreter on a CPU, as they are on a GPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+triton = pytest.importorskip("triton")
+
+from bertds.model import fused_layer  # noqa: E402
+from bertds.model.bert import BertForPreTraining  # noqa: E402
+from bertds.model.kernels import long_rows  # noqa: E402
+from bertds.model.kernels.add_norm import Drop, draw_keys  # noqa: E402
+from bertds.model.row_layout import RowLayout  # noqa: E402
+from tests.gpu.small_bert import CONFIG  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    not triton.knobs.runtime.interpret, reason="needs TRITON_INTERPRET=1"
+)
+
+# Both sides of a block and of a step, an empty row, and rows far shorter than the longest.
+LENGTHS = [129, 0, 150, 64, 3]
+HEADS, WIDTH = 2, 16
+WORD = 0xFFFFFFFF
+
+
+def mix(place: Tensor, first: int, second: int) -> Tensor:
+    """The hash of ``add_norm.mix_bits``, in int64."""
+    x = place ^ first
+    x = ((x ^ (x >> 16)) * 0x7FEB352D & WORD) ^ second
+    return (x ^ (x >> 15)) * 0x846CA68B & WORD
+
+
+def kept(tokens: Tensor, keys: Tensor, p: float) -> Tensor:
+    """The dropout mask [heads, queries, keys] of a row, from the definition of its hash."""
+    first, second = (int(key) & WORD for key in keys[:2])
+    bits = mix(tokens[None] * HEADS + torch.arange(HEADS)[:, None], first, second)
+    x = bits[:, :, None] ^ torch.arange(tokens.numel())
+    x = x * 0x846CA68B & WORD
+    x = (x ^ (x >> 16)) * 0x9E3779B1 & WORD
+    return (x >> 8) >= Drop.of(p).threshold
+
+
+def attend_exactly(qkv: Tensor, starts: Tensor, p: float, keys: Tensor) -> Tensor:
+    """Softmax attention of each row in float64, with the masks of :func:`kept`."""
+    outputs = []
+    for low, high in zip(starts.tolist(), starts[1:].tolist(), strict=False):
+        q, k, v = qkv[low:high].transpose(0, 2).unbind(1)
+        weights = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).softmax(-1)
+        mask = kept(torch.arange(low, high), keys, p)
+        outputs.append(((weights * mask * Drop.of(p).scale) @ v).transpose(0, 1))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_output_gradient_and_sums_are_those_of_softmax_attention(p) -> None:
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.tensor([0, *LENGTHS]).cumsum(0).to(torch.int32)
+    tokens = sum(LENGTHS)
+    qkv = torch.randn(tokens, 3, HEADS, WIDTH, generator=generator)
+    upstream = torch.randn(tokens, HEADS, WIDTH, generator=generator)
+    torch.manual_seed(1)
+    [keys] = draw_keys(1, torch.device("cpu"))
+    exact = qkv.double().requires_grad_()
+    want = attend_exactly(exact, starts, p, keys)
+    [want_gradient] = torch.autograd.grad(want, exact, upstream.double())
+    want = want.detach()
+
+    arguments = (starts, max(LENGTHS), p, keys)
+    attended = long_rows.attend_long_rows(qkv, *arguments)
+    gradient, sums = long_rows.attend_long_rows_backward(upstream, qkv, attended, *arguments)
+    assert float((attended.output.double() - want).norm() / want.norm()) < 1e-6
+    assert float((gradient.double() - want_gradient).norm() / want_gradient.norm()) < 1e-6
+    want_sums = want_gradient.sum(0).flatten()
+    assert float((sums.double().sum(0) - want_sums).norm() / want_sums.norm()) < 1e-6
+
+
+def test_a_layer_of_long_rows_is_that_of_its_modules(monkeypatch) -> None:
+    """Through the fused layer: output, and the gradients of its input and of its biases."""
+    torch.manual_seed(0)
+    model = BertForPreTraining(replace(CONFIG, max_position_embeddings=256), 101).train()
+    layer, lengths = model.bert.encoder.layer[0], [140, 20]
+    starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    hidden = torch.randn(sum(lengths), CONFIG.hidden_size)
+    upstream = torch.randn_like(hidden)
+
+    def results(kernel: str) -> list[Tensor]:
+        layout = RowLayout(cu_seqlens=starts, max_seqlen=max(lengths), kernel=kernel)
+        wanted = [hidden.clone().requires_grad_(), *layer.parameters()]
+        output = layer(wanted[0], layout, None)
+        return [output.detach(), *torch.autograd.grad(output, wanted, upstream)]
+
+    want = results("padded")
+    calls = []
+    backward = fused_layer.attend_long_rows_backward
+    monkeypatch.setattr(
+        fused_layer, "attend_long_rows_backward", lambda *a: calls.append(1) or backward(*a)
+    )
+    fused_layer.fuse_layers(model)
+    for found, exact in zip(results("flash"), want, strict=True):
+        # A key's bias changes no softmax: its gradient is 0 up to rounding.
+        assert float((found - exact).norm()) < 3e-6 * max(1.0, float(exact.norm()))
+    assert calls == [1]
+
+
+def test_a_row_that_is_too_long_takes_the_flash_operator() -> None:
+    model = BertForPreTraining(CONFIG, 101).train()
+    assert fused_layer.fuse_layers(model) == fused_layer.LONGEST_OWN_ROW
+    model = BertForPreTraining(CONFIG, 101).train()
+    assert fused_layer.fuse_layers(model, own_attention=False) == 0
