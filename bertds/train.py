@@ -25,6 +25,7 @@ from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.system import early_stop
 from bertds.system.fault_points import reached
 from bertds.system.run_command import guarded
+from bertds.system.start_up import loading
 
 if TYPE_CHECKING:
     from bertds.training.run import Run
@@ -90,7 +91,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def pretrain(args: argparse.Namespace) -> int:
     """Train in this process; return its exit code."""
-    from bertds.training.build import build_run
+    with loading("bertds.training.build"):
+        from bertds.training.build import build_run
 
     run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
     if run is None:  # the run was done before

@@ -392,4 +392,4 @@ class Heartbeat:
         for other in self._neighbours.ranks():
             silent = other in self._seen and self._silence(other) > self.timeout
             if other == named or (silent and not self._runs(other)):
-                self._neighbours.kill(other)
+                self._neighbours.kill(other, self.verdict)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from bertds.distributed.liveness import CpuWatch
+from bertds.system.logs import log
 from bertds.system.processes import start_time
 
 
@@ -48,11 +49,14 @@ class Neighbours:
         """Return who is on this machine."""
         return list(self._who)
 
-    def kill(self, rank: int) -> None:
+    def kill(self, rank: int, why: str) -> None:
         """End a process, unless its number is another's by now."""
         if self._exists(rank):
+            pid = self._who[rank]["pid"]
+            # Said first: the launcher restarts the ranks as soon as one of them has ended.
+            log.warning("%s; killing process %d", why, pid)
             with suppress(OSError):
-                os.kill(self._who[rank]["pid"], signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
     def _exists(self, rank: int) -> bool:
         who = self._who[rank]
