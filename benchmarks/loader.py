@@ -194,7 +194,7 @@ def measure(runs: dict[str, Callable[[], int]], seconds: float) -> dict[str, flo
 
 
 def stalls(path: str, depth: int, steps: int) -> float:
-    """Return the share of the time that a loop of pretended work waits for the loader."""
+    """Return the share of the time that a loop of simulated work waits for the loader."""
     source, config = open_data(path, 128, 20)
     plan = BatchPlan(global_batch_size=2048, micro_batch_size=256, world_size=1)
     deep = replace(config, prefetch_steps=depth)

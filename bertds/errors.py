@@ -1,9 +1,9 @@
-"""The errors that bertds raises on purpose, and the exit code that each one represents.
+"""The errors that bertds raises on purpose, and the exit code of each.
 
 A command ends with 0 when all went well, 1 when it failed, 2 when what it was given is wrong
 (a setting, a file, an option), and 75 when it stopped early with its work saved and can be run
-again (``EX_TEMPFAIL`` of sysexits.h; the Slurm scripts requeue on it). Ctrl-C that left at once is
-130, as in a shell.
+again (``EX_TEMPFAIL`` of sysexits.h; the Slurm scripts requeue on it). An immediate exit by Ctrl-C
+gives 130, as in a shell.
 """
 
 from __future__ import annotations

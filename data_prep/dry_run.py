@@ -1,6 +1,6 @@
 """``--dry-run``: how much work, disk and time are expected. Writes nothing below ``--out``.
 
-A sample of each source, spread over its files, is prepared for good in a temporary folder, with
+A sample of each source, spread over its files, is actually prepared in a temporary folder, with
 all options, and what came out and how long it took is scaled up. Documents that are equal to, or
 like, others are found in the whole only; so the counts are upper limits.
 """

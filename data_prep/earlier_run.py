@@ -94,7 +94,7 @@ class EarlierRun:
         return not damaged
 
     def different_from(self, manifest: Manifest) -> list[str]:
-        """Return what a finished preparation has otherwise than this one, for a message."""
+        """Return how a finished preparation differs from this one, for a message."""
         before = {
             "sources": sorted(
                 [s["name"], f["name"], f["bytes"]] for s in manifest.sources for f in s["files"]

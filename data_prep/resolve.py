@@ -292,7 +292,7 @@ def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
 def source_licences(given: Sequence[str], files: Sequence[SourceFile]) -> dict[str, str]:
     """Return the licence of each source: from ``SOURCE=TEXT``, else its own word, else known.
 
-    ``hf=TEXT`` is said of all datasets of ``--hf``.
+    ``hf=TEXT`` applies to all datasets of ``--hf``.
     """
     licences = dict(_LICENCES)
     licences.update({file.source: file.licence for file in files if file.licence})

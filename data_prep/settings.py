@@ -39,7 +39,7 @@ class PrepSettings:
     wiki_templates_sha256: str = ""
     """Of the file of ``--wiki-templates``."""
     language: str = "en"
-    """Whose sentence rules sencentex uses."""
+    """Language whose sentence rules sentencex uses."""
     min_tokens: int = 8
     """Documents with fewer tokens are dropped as too_short."""
     shard_tokens: int = 4_000_000

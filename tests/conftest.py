@@ -41,7 +41,7 @@ HANDLERS = {
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 }
 
-__all__ = ["WORDS", "tiny_documents"]  # for tests beside this file
+__all__ = ["WORDS", "tiny_documents"]  # for tests in this folder
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -86,7 +86,7 @@ def own_signals() -> None:
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
-    """The clone that the tests stand in."""
+    """The clone that contains the tests."""
     return REPOSITORY
 
 

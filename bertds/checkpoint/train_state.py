@@ -70,7 +70,7 @@ class TrainState:
         """Rebuild a state from a manifest, each number checked against its declared type.
 
         Raises:
-            CheckpointError: a number is missing or unknown, or is none; names the key.
+            CheckpointError: a number is missing or unknown, or is not a number; names the key.
         """
         try:
             rebuilt = cls.from_state_dict(state.mapping())

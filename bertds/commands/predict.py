@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
             answers = predictor.fill(rows) if args.task == "fill-mask" else predictor.classify(rows)
         _write_lines(args.out, answers)
         errors = [a["error"] for a in answers if isinstance(a, dict) and "error" in a]
-        if errors:  # the others have their answers; who asked for all must not read "done"
+        if errors:  # the others have their answers; whoever asked for all must not read "done"
             first = errors[0] if len(errors) == 1 else f"{len(errors)} texts, the first {errors[0]}"
             raise DataError(first)
     return EXIT_OK

@@ -1,6 +1,6 @@
 """What changes while a run trains, as pure functions of the step: batch size and mask rate.
 
-Nothing of it is state: a continued run, on any number of processes, takes the same samples with the
+None of it is state: a continued run, on any number of processes, takes the same samples with the
 same masks in the same steps as an unbroken one.
 """
 
@@ -19,8 +19,8 @@ class BatchRamp:
     """The global batch of each step: from ``first`` to the JSON's, in multiples of ``first``.
 
     ``plan`` is the full batch. Of n = full / first sizes all but the last get an equal part of
-    ``steps``; ModernBERT grows from 768 to 4,608 rows so (arXiv:2412.13663, section 2.2.1).
-    Micro batch and world size stay, so only the accumulation changes.
+    ``steps``; ModernBERT grows from 768 to 4,608 rows in this way (arXiv:2412.13663, section
+    2.2.1). Micro batch and world size stay, so only the accumulation changes.
 
     Attributes:
         plan: the full batch, as it is cut here.

@@ -79,8 +79,10 @@ class ModelConfig:
     attention_kernel: Literal["auto", "flash", "fa3", "fa4", "padded"] = "auto"
     """How attention is computed. Affects speed, not results. flash is torch's FlashAttention 2. fa3
     and fa4 require their package, a GPU that they support and attention dropout 0. padded runs
-    everywhere. auto on a GPU in bf16 or fp16 chooses fa3 or fa4 if they can run, otherwise flash;
-    in float32 it chooses padded; on a CPU it groups rows by length."""
+    everywhere. auto in bf16 or fp16 on a GPU of compute capability 8.0 or higher: fa3 or fa4 if
+    they can run, else the fused layers' own kernels for rows of up to 512 tokens and flash for
+    longer ones. auto in float32 or on an older GPU: padded. auto on a CPU: rows are grouped by
+    length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

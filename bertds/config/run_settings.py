@@ -40,14 +40,15 @@ class RunConfig:
     fp8: bool = False
     """Experimental: FP8 matrix products (torchao) in the encoder's linear layers during training.
     Requires `pip install 'bertds[fp8]'`, bf16 in the DeepSpeed JSON, a GPU of compute capability
-    8.9 or higher, run.compile, ZeRO stage 0 to 2, and data.pack_tokens as a multiple of 16. Its
-    speed has not been measured. Affects results slightly."""
+    8.9 or higher, run.compile=auto or true, ZeRO stage 0 to 2, and a data.pack_tokens that is a
+    multiple of 16. Its speed has not been measured. Affects results slightly."""
     memory_limit_gib: float | None = None
     """Memory limit per process when train_micro_batch_size_per_gpu in the DeepSpeed JSON is "auto".
     null = 85 % of the free memory of the GPU, or of this process's share of the machine's free
     memory."""
     ignore_memory: bool = False
-    """Train even if the forecast says that the run does not fit this machine."""
+    """Train even if the forecast says that the run does not fit this machine, or if the DeepSpeed
+    JSON is meant for a GPU and there is none."""
     log_samples: bool = False
     """Write the (epoch, sample) numbers of every step to samples_rank_R.jsonl."""
 

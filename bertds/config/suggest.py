@@ -17,6 +17,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def nearest_or_all(name: str, known: Iterable[str]) -> str:
-    """Return the same, or "; known are ..." where none is close and they are few."""
+    """Return the same, or "; allowed: ..." where none is close and they are few."""
     names = sorted(known)
     return nearest(name, names) or (f"; allowed: {', '.join(names)}" if len(names) <= 12 else "")

@@ -28,7 +28,7 @@ FULL_TOKENS = 4096
 HALF_TOKENS = 700
 """Smaller micro batches reach t / (t + this). DLE's V100: 125 sequences/s at 16, 182 at 64."""
 WIDEST = 1024
-"""Width of the model that the shares of the peak are of."""
+"""Width of the model for which the shares of the peak hold."""
 WIDTH_POWER = 0.68
 """Narrower models reach (width / WIDEST) to this power of those shares: BERT-base reached 32.3 % of
 an H100's peak, 512 rows of 128 tokens, where BERT-large reached 39.3 %."""

@@ -1,9 +1,9 @@
 """Cuts a global batch so that every micro-batch has nearly the same number of real tokens.
 
-Without padding a row costs what it is long, so ranks that got longer rows would keep the others
-waiting. Which samples a global batch holds is not touched, nor how many rows a micro-batch has:
-only who computes which of them. The cut is a pure function of the rows' lengths, so every rank
-finds the same one on its own, and a resumed run finds it again.
+Without padding the cost of a row is proportional to its length, so ranks that got longer rows would
+keep the others waiting. Which samples a global batch holds is not touched, nor how many rows a
+micro-batch has: only who computes which of them. The cut is a pure function of the rows' lengths,
+so every rank finds the same one on its own, and a resumed run finds it again.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from bertds.data.order import DataPosition
 from bertds.data.samples.flat_rows import FlatRows
 
 IGNORED = -100
-"""The label of a position or row that represents nothing: no loss, no gradient."""
+"""The label of a position or row that is a filler: no loss, no gradient."""
 
 
 class MicroBatch(NamedTuple):

@@ -10,7 +10,7 @@ Global batch k is the samples ``[k * B, (k + 1) * B)`` of the endless stream of 
 the rows ``[r * B / W, (r + 1) * B / W)`` of it, and its micro-batches are cut from those in order.
 So every world size and micro-batch sees the same samples in the same optimizer step. With
 ``data.balance: tokens`` the rows of the global batch are dealt out by their lengths instead
-(balance.py): the same samples in the same step again, in other hands.
+(balance.py): again the same samples in the same step, but on other ranks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a script's words and sentences are: the one table that every rule about text asks.
+"""What a script's words and sentences are: the one table that every rule about text uses.
 
 English text never pays for it: callers decide by what they count anyway (spaces, a full stop), and
 ask here only about the few lines that such a count does not settle.

@@ -217,7 +217,7 @@ def load_tokenizer_info(
         chinese_characters: None as the files say, else True.
 
     Raises:
-        DataError: no vocabulary there, it misses one of the five special tokens, or the casing
+        DataError: no vocabulary there, it lacks one of the five special tokens, or the casing
             asked for is not that of a tokenizer whose file decides it.
     """
     path = vocabulary_path(path)

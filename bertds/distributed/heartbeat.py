@@ -19,7 +19,7 @@ that makes no progress (``progress.py``). A process in which no thread runs any 
 small process next to it (``watchdog.py``).
 
 Silence is measured in the listener's own running time, and only over rounds in which it did
-listen: on a machine that gives it no turn, it would else take its own deafness for the others'
+listen: on a machine that gives it no turn, it would otherwise take its own deafness for the others'
 silence. A silent process of the same machine whose processor time grows is starved, not frozen:
 it gets ten times as long, or, once the run knows how long a step takes, the limit for progress.
 
@@ -51,7 +51,7 @@ from bertds.system.logs import log
 from bertds.system.processes import start_time
 
 NEIGHBOURS = 8
-"""Ranks whose numbers are so near are looked at for being on the same machine."""
+"""Ranks whose numbers differ by at most this are checked for being on the same machine."""
 STARVED = 10
 """A silent process of this machine that is seen to use the processor has this many timeouts."""
 OUTSIDE = 1.5
@@ -315,7 +315,7 @@ class Heartbeat:
             return
         named, said = found
         if len(named) > 1:
-            said += f"; so are ranks {', '.join(map(str, named[1:NEIGHBOURS]))}"
+            said += f"; the same applies to ranks {', '.join(map(str, named[1:NEIGHBOURS]))}"
         self._conclude(named[0], f"is lost: {said}")
 
     def _silence(self, other: int) -> float:

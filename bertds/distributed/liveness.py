@@ -48,7 +48,7 @@ class CpuWatch:
     """Notices that processes of this machine use the CPU.
 
     A process that gets too few turns to speak, or that holds Python's lock in a long compilation,
-    lives: its processor time grows. That of a stopped one makes no progress.
+    lives: its processor time grows. That of a stopped one does not grow.
     """
 
     def __init__(self) -> None:

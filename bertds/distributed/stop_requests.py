@@ -1,6 +1,6 @@
 """The process: its place among the others, and the wish to stop.
 
-A stop can be wished by a signal (SIGTERM, SIGINT, SIGUSR1), by a file named ``STOP`` in the run
+A stop can be requested by a signal (SIGTERM, SIGINT, SIGUSR1), by a file named ``STOP`` in the run
 folder, by a time limit, or by the launcher's death (the ``deepspeed`` launcher, killed, leaves
 its ranks running as orphans). Any rank may notice; all ranks agree in a small all-reduce before
 the update, and stop after the step under way. A process that was started from a shell continues

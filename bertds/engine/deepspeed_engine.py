@@ -169,7 +169,7 @@ class Engine:
             group["lr"] = lr
 
     def use_batch(self, batch: BatchPlan) -> None:
-        """Cut the next step's global batch otherwise; only the accumulation may differ.
+        """Cut the next step's global batch differently; only the accumulation may differ.
 
         Called between steps.
         """
@@ -307,7 +307,7 @@ class Engine:
 
         Args:
             micro_batch: as for :meth:`forward_backward`.
-            predict: the output brings the likeliest words instead of the masked-LM loss.
+            predict: the output has the likeliest words instead of the masked-LM loss.
         """
         reached("engine.evaluate")
         self._engine.eval()

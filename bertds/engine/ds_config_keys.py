@@ -54,7 +54,7 @@ OFFLOAD_PARAM = {
     "max_in_cpu": WHOLE_OR_ZERO,
     "nvme_path": Refused("it is part of NVMe offload; the device can be cpu"),
 }
-_OLD_OFFLOAD = Refused("it is an old spelling; use offload_optimizer or offload_param")
+_OLD_OFFLOAD = Refused("an old name; use offload_optimizer or offload_param")
 _ZERO_PLUS = Refused("it changes the layout of the partitions", harmless=(False,))
 
 ZERO = {

@@ -17,13 +17,14 @@ from bertds.optim import settings as optimizers
 
 PARAMS = "optimizer.params."
 
+_PINNED = "Use page-locked memory, which makes copies faster."
 _TEXTS = {
     "train_batch_size": "Global batch size: number of samples per optimizer step over all "
     "processes.",
-    "train_micro_batch_size_per_gpu": "Micro batch size: number of samples per process and "
+    "train_micro_batch_size_per_gpu": "Micro batch size: number of samples per process per "
     'forward pass. "auto" determines the largest size that '
     "fits when training starts.",
-    "gradient_accumulation_steps": "Number of micro batches per process and step. It is derived "
+    "gradient_accumulation_steps": "Number of micro batches per process per step. It is derived "
     "from the two batch sizes and the number of processes, and "
     "can be omitted.",
     "optimizer": "The optimizer and its parameters, including the peak learning rate.",
@@ -33,7 +34,7 @@ _TEXTS = {
     "bf16": "Train with bfloat16 weights and float32 master weights (Ampere or newer GPUs).",
     "bf16.enabled": "Switches the section on.",
     "bf16.immediate_grad_update": "Add a gradient to its sum as soon as it is computed.",
-    "bfloat16": "An older spelling of the section bf16.",
+    "bfloat16": "An older name of the bf16 section.",
     "bfloat16.enabled": "Switches the section on.",
     "bfloat16.immediate_grad_update": "Add a gradient to its sum as soon as it is computed.",
     "fp16": "Train with float16 weights, float32 master weights and a loss scale (V100).",
@@ -72,13 +73,13 @@ _TEXTS = {
     "zero_optimization.overlap_comm": "Reduce gradients during the backward pass.",
     "zero_optimization.offload_param": "Stage 3: keep the weights in CPU memory.",
     "zero_optimization.offload_param.device": "Where to keep the data.",
-    "zero_optimization.offload_param.pin_memory": "Use page-locked memory: faster copies.",
+    "zero_optimization.offload_param.pin_memory": _PINNED,
     "zero_optimization.offload_param.buffer_count": "Number of buffers for the copies.",
     "zero_optimization.offload_param.buffer_size": "Number of elements per buffer.",
     "zero_optimization.offload_param.max_in_cpu": "Number of elements that stay in CPU memory.",
     "zero_optimization.offload_optimizer": "Keep master weights and moments in CPU memory.",
     "zero_optimization.offload_optimizer.device": "Where to keep the data.",
-    "zero_optimization.offload_optimizer.pin_memory": "Use page-locked memory: faster copies.",
+    "zero_optimization.offload_optimizer.pin_memory": _PINNED,
     "zero_optimization.offload_optimizer.buffer_count": "Number of buffers for the copies.",
     "zero_optimization.sub_group_size": "Stage 3: number of elements that are updated at a time.",
     "zero_optimization.stage3_prefetch_bucket_size": "Stage 3: number of elements that are "
@@ -117,25 +118,25 @@ _TEXTS = {
     "are used changes.",
     "zero_optimization.enable_sanity_checks": "Run DeepSpeed's internal consistency checks.",
     "zero_allow_untested_optimizer": "Has no effect here: our optimizers are always allowed.",
-    "zero_force_ds_cpu_optimizer": "With offload: require the CPU optimizer of DeepSpeed.",
+    "zero_force_ds_cpu_optimizer": "With offload: require DeepSpeed's CPU optimizer.",
     "gradient_clipping": "Maximum global gradient norm; 0 = no clipping. Default: 1.0.",
     "communication_data_type": "Data type in which gradients are communicated.",
     "prescale_gradients": "Divide gradients before they are summed over processes.",
     "gradient_predivide_factor": "The divisor of prescale_gradients.",
     "steps_per_print": "Number of steps between two lines of DeepSpeed's own log.",
-    "wall_clock_breakdown": "Let DeepSpeed measure the time of forward, backward and step.",
-    "memory_breakdown": "Let DeepSpeed print memory figures.",
-    "dump_state": "Let DeepSpeed print its state once.",
+    "wall_clock_breakdown": "Have DeepSpeed time the forward pass, the backward pass and the step.",
+    "memory_breakdown": "Have DeepSpeed print memory figures.",
+    "dump_state": "Have DeepSpeed print its state once.",
     "disable_allgather": "Use broadcasts instead of all-gather.",
     "disable_python_gc": "Switch off Python's garbage collector during a step.",
     "log_level": "Level of DeepSpeed's own messages.",
-    "comms_logger": "DeepSpeed's log of communication.",
+    "comms_logger": "DeepSpeed's communication log.",
     "comms_logger.enabled": "Switches the section on.",
     "comms_logger.verbose": "One line per operation.",
     "comms_logger.prof_all": "Measure all operations.",
     "comms_logger.debug": "Log the caller of each operation.",
     "comms_logger.prof_ops": "The operations to measure.",
-    "flops_profiler": "DeepSpeed's profiler of operations.",
+    "flops_profiler": "DeepSpeed's FLOPs profiler.",
     "flops_profiler.enabled": "Switches the section on.",
     "flops_profiler.recompute_fwd_factor": "Weight of recomputed forward passes in the count.",
     "flops_profiler.profile_step": "The step that is profiled.",
@@ -144,7 +145,7 @@ _TEXTS = {
     "flops_profiler.detailed": "Print every module.",
     "flops_profiler.output_file": "File to write to; null = standard output.",
     "timers": "DeepSpeed's timers.",
-    "timers.throughput": "The timer of samples per second.",
+    "timers.throughput": "The throughput timer (samples per second).",
     "timers.throughput.enabled": "Switches the timer on.",
     "timers.throughput.synchronized": "Synchronize the device before each reading.",
 }
@@ -201,7 +202,7 @@ def _refusal(rule: Refused) -> str:
     if rule.harmless == (True, False):
         return f"Has no effect: {rule.why}."
     values = " or ".join(json.dumps(value) for value in dict.fromkeys(rule.harmless))
-    return f"Not supported{f', except {values}' if values else ''}: {rule.why}."
+    return f"{f'Only {values} is supported' if values else 'Not supported'}: {rule.why}."
 
 
 def _optimizer_params() -> dict[str, str]:

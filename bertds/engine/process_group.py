@@ -1,9 +1,9 @@
 """Everything that must be right before DeepSpeed is imported and its processes meet.
 
-On a machine without a GPU, DeepSpeed 0.19.8 would look for an accelerator aloud, and each
-``init_distributed`` would compile an operator that only inference uses, so that a newcomer without
-a compiler could not train. Both are avoided here. Its INFO lines, which it writes to standard
-output, are kept quiet unless asked for (``"log_level"`` in the JSON).
+On a machine without a GPU, DeepSpeed 0.19.8 would print messages while it looks for an accelerator,
+and each ``init_distributed`` would compile an operator that only inference uses, so that a newcomer
+without a compiler could not train. Both are avoided here. Its INFO lines, which it writes to
+standard output, are kept quiet unless asked for (``"log_level"`` in the JSON).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def start_processes(
         backend = "gloo" if device.type == "cpu" else "nccl"
         if rank_info.world_size == 1:
             # No TCP port: two such runs on one machine, both started with the launcher's usual
-            # port, would else fail on a port already in use.
+            # port, would otherwise fail on a port already in use.
             store: dist.Store = dist.HashStore()
         else:
             store = dist.PrefixStore("bertds/group", meet_processes())

@@ -21,7 +21,8 @@ def wrapper_config(
     config["train_micro_batch_size_per_gpu"] = batch.micro_batch_size
     config["gradient_accumulation_steps"] = batch.gradient_accumulation_steps
     config["zero_optimization"] = {**config["zero_optimization"], "stage": settings.stage}
-    # Said aloud, for DeepSpeed clips at 1.0 when the key is missing; at stage 0 we do it ourselves.
+    # Set explicitly, because DeepSpeed clips at 1.0 when the key is missing. At stage 0 we do it
+    # ourselves.
     config["gradient_clipping"] = 0.0 if settings.stage == 0 else settings.gradient_clipping
     if isinstance(optimizer, ShardedLamb | ShardedMuon):
         config["zero_allow_untested_optimizer"] = True

@@ -1,7 +1,7 @@
 """Fine-tuning under DeepSpeed: the same engine, JSON and ZeRO stages as pre-training.
 
 Every rank sees the whole batch's rows and takes its part; the last, shorter batch of an epoch is
-spread as evenly as it goes, and a rank that gets nothing computes a row whose loss counts zero,
+spread as evenly as possible, and a rank that gets nothing computes a row whose loss counts as zero,
 so that all ranks stay in step.
 """
 

@@ -1,6 +1,6 @@
 """The first half of an encoder layer: self-attention over a flat row of real tokens.
 
-The product of queries, keys and values is one, though their weights are three parameters (LAMB's
+Queries, keys and values are one product, though their weights are three parameters (LAMB's
 trust ratio is per tensor, and checkpoints name them). :func:`join` lays the three next to each
 other: without a copy where they are neighbours in memory, as in the flat buffers of ZeRO 1 and 2.
 

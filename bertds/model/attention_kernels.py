@@ -13,9 +13,9 @@ Three kernels give the same result. One is chosen per forward pass, by :func:`ch
 A window of ``reach`` lets a token attend to itself and to ``reach`` tokens on each side, as the
 local layers of the modern encoder do: transformers' ``local_attention`` is twice that.
 
-Measured on one H100, BERT-large, one layer forward and backward with dropout 0.1 (padded ->
-flash): 26,845 tokens of 128 at most 2.50 -> 0.87 ms; 13,797 tokens of 512 at most 3.27 -> 0.72 ms.
-The call takes the host 0.1 ms. Measured on 2 Zen 5 cores, 8 rows of 12 heads, forward and
+Measured on one H100, BERT-large, one layer forward and backward with dropout 0.1 (padded -> flash):
+26,845 tokens in rows of at most 128 2.50 -> 0.87 ms; 13,797 tokens in rows of at most 512 3.27 ->
+0.72 ms. The call takes the host 0.1 ms. Measured on 2 Zen 5 cores, 8 rows of 12 heads, forward and
 backward, dropout 0.1 (padded -> grouped): 128 tokens 33 -> 24 ms fp32, 31 -> 17 ms bf16; 512
 tokens with 37 % full rows 731 -> 179 ms fp32, 627 -> 140 ms bf16; the quick dropout mask then
 takes off about another half. Plain products beat torch's CPU flash kernel even without dropout

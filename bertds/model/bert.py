@@ -35,9 +35,9 @@ class PreTrainingOutput(NamedTuple):
     nsp_loss_sum: Tensor
     """float32: cross-entropy summed over rows; 0 without next-sentence labels."""
     mlm_correct: Tensor
-    """int64: masked tokens predicted rightly."""
+    """int64: masked tokens predicted correctly."""
     nsp_correct: Tensor
-    """int64: rows whose next-sentence label was predicted rightly."""
+    """int64: rows whose next-sentence label was predicted correctly."""
     predictions: Tensor | None = None
     """int64 [M]: the likeliest word at each masked position, where asked for; the masked-LM scalars
     are then 0."""
@@ -189,12 +189,12 @@ class BertForPreTraining(TakesBatches):
             predict: give the likeliest words instead of the masked-LM loss.
 
         Returns:
-            Sums; every parameter gets a gradient from their sum, be it zero.
+            Sums; every parameter gets a gradient from their sum, even if it is zero.
         """
         arrangement = arrange(cu_seqlens, max_seqlen, self.bert.encoder.kernel())
         ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
         masked_M = arrangement.find_tokens(masked_lm_positions)
-        # An empty filler row begins behind the last token; its label says that it represents none.
+        # An empty filler row begins behind the last token; its label says that it is not a row.
         starts_B = arrangement.layout.cu_seqlens[:-1].clamp_max(input_ids.shape[0] - 1)
         read = masked_M if self.bert.pooler is None else torch.cat([masked_M, starts_B])
         hidden_RH = self.bert(*ids, arrangement.layout, read)

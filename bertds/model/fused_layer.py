@@ -317,12 +317,26 @@ class _Fused:
         return joined
 
 
-def fuse_layers(model: BertForPreTraining, *, own_attention: bool = True) -> int:
+def longest_own_row(asked: str, package: str | None) -> int:
+    """Return the longest row that takes our own attention kernels.
+
+    Args:
+        asked: ``model.attention_kernel``.
+        package: what has taken the place of FlashAttention 2 behind the flash operator. Rows that
+            do not fit into one block are left to it.
+    """
+    if asked != "auto":
+        return 0
+    return LONGEST_OWN_ROW if package is None else LONGEST_ROW
+
+
+def fuse_layers(model: BertForPreTraining, longest_own: int = LONGEST_OWN_ROW) -> int:
     """Let the layers of a model run as :class:`FusedLayer` while training.
 
     Args:
         model: its parameters and their names stay the same.
-        own_attention: False = the flash operator for every row, as FlashAttention 3 and 4 want.
+        longest_own: longest row that takes our own attention kernels; 0 = the flash operator for
+            every row.
 
     Returns:
         Longest row whose attention is not the flash operator's; 0 = none.
@@ -335,7 +349,7 @@ def fuse_layers(model: BertForPreTraining, *, own_attention: bool = True) -> int
         hidden_dropout_p=config.hidden_dropout_prob,
         eps=config.layer_norm_eps,
         approximate={"gelu": "none", "gelu_new": "tanh"}[config.hidden_act],
-        longest_own=LONGEST_OWN_ROW if own_attention and head_width in HEAD_WIDTHS else 0,
+        longest_own=longest_own if head_width in HEAD_WIDTHS else 0,
     )
     layers = list(model.encoder_layers())
     for number, layer in enumerate(layers):

@@ -1,4 +1,4 @@
-"""What is on the encoder: the pooler, the masked-LM head and the next-sentence head.
+"""What is on top of the encoder: the pooler, the masked-LM head and the next-sentence head.
 
 Sizes: B rows, M masked tokens, H width, V vocabulary (padded), K real vocabulary.
 """

@@ -168,7 +168,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, loss_grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the gradient of linear_cross_entropy can be computed only once")
-        # Scaled in place: these are ours alone, and a copy of [V, H] would be dear.
+        # Scaled in place: these are ours alone, and a copy of [V, H] would be expensive.
         scaled = (g.mul_(loss_grad).to(d) for g, d in zip(ctx.gradients, ctx.dtypes, strict=True))
         ctx.gradients = None
         return (*scaled, None, None)

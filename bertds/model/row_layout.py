@@ -1,4 +1,4 @@
-"""How the rows of a micro-batch are in one flat row of real tokens.
+"""How the rows of a micro-batch are arranged in one flat row of real tokens.
 
     flat [T]  --arrange-->  sorted by length  --restore-->  flat [T]
 

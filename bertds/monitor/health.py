@@ -12,7 +12,7 @@ from statistics import fmean, median
 from typing import Any
 
 RECENT = 10
-"""Train lines that "now" means."""
+"""Number of train lines that count as "now"."""
 FLAT_LINES = 40
 """Train lines over which the loss has to move."""
 FLAT_SHARE = 0.002
@@ -26,7 +26,7 @@ CHANCE_STEPS = 1000
 UNIGRAM_MARGIN = 0.05
 """Nats by which a held-out masked-LM loss has to be below word frequencies alone."""
 UNIGRAM_LINES = 3
-"""Validations in a row that are no better before it is said."""
+"""Validations in a row that are no better before this is reported."""
 STALL_SHARE = 0.10
 """Share of the time in which training waited for the loader."""
 SKIP_SHARE = 0.10
@@ -70,7 +70,7 @@ def findings(lines: Sequence[dict[str, Any]]) -> list[Finding]:
     held_out = [line for line in lines if line.get("split") == "validation"]
     if not train:
         return []
-    # The plateau of word frequencies is said by the held-out figures where there are some.
+    # The plateau of word frequencies is reported from the held-out figures where there are some.
     plateau = _frequencies(held_out)
     found = [_not_finite(train), _overflows(train), _norm(train), plateau]
     found += [_flat(train) if plateau is None else None]

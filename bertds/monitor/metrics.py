@@ -2,7 +2,7 @@
 
 Nothing here reads a tensor's value between two log lines: losses are added up on the device and
 fetched, summed over the ranks, when a line is due. A run that is continued cuts the lines after
-its checkpoint's step first, so that no step is twice.
+its checkpoint's step first, so that no step occurs twice.
 """
 
 from __future__ import annotations

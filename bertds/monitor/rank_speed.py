@@ -25,14 +25,14 @@ from bertds.system.logs import log
 SLOWER = 0.10
 """A rank is slow if its forward pass takes this much longer than the others' median."""
 STEPS = 20
-"""Number of steps over which it is, however many of them have a train line."""
+"""Number of steps over which it must be slower, however many of them have a train line."""
 EXCEPTIONS = 1
 """Number of these steps in which it may be less than half as much slower: another rank's pause.
-Where noise alone decides, a rank is in 19 of 20 steps once in about a million windows."""
+Where noise alone decides, a rank is slower in 19 of 20 steps once in about a million windows."""
 SLOWER_AT_START = 0.25
 """The same for the check at the start, which takes a fraction of a second."""
 TRIES_AT_START = 3
-"""A rank is slow at the start if it is in each of these checks."""
+"""A rank counts as slow at the start if it is slower in each of these checks."""
 SHOWN = 4
 """A line names at most this many slow ranks, the slowest first."""
 NAMES = ("forward", "backward", "waiting")

@@ -1,7 +1,7 @@
 """A run's own files as another shell finds them: half-written, torn by a crash, or odd.
 
-Whoever looks at a run (``status``, ``report``, an export's card) must not fail for that. What is
-not as training writes it is left out and counted, and whoever shows the run says so.
+Whoever looks at a run (``status``, ``report``, an export's card) must not fail because of that.
+What is not as training writes it is left out and counted, and whoever shows the run says so.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def seconds_of_all(states: list[Status]) -> float:
 
 
 def expand(folder: Path) -> list[Path]:
-    """Return the run folders that a folder represents: itself, or its phases.
+    """Return the run folders that a folder refers to: itself, or its phases.
 
     Raises:
         DataError: it is no run folder and holds none.

@@ -91,7 +91,7 @@ class ShardedMuon(torch.optim.Optimizer):
     """Muon over partitions. Call ``bind`` before the first step.
 
     State: ``exp_avg`` is Muon's momentum or AdamW's first moment; ``exp_avg_sq`` is AdamW's second
-    moment and stays zero for hidden matrices. So a checkpoint looks as any other.
+    moment and stays zero for hidden matrices. So a checkpoint looks like any other.
 
     Args:
         params: the trainable parameters, in one group.

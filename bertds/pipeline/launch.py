@@ -65,5 +65,5 @@ def train(phase: Phase, processes: int, overrides: list[str]) -> int:
     arguments += ["--set", *phase.assignments(overrides)]
     code = launch(arguments, deepspeed, run_dir, processes or torch.cuda.device_count() or 1)
     if code == EXIT_OK:
-        print(f"{run_dir.name} took {time.monotonic() - began:.0f} s", file=sys.stderr)
+        print(f"training {run_dir.name} took {time.monotonic() - began:.0f} s", file=sys.stderr)
     return code

@@ -188,9 +188,9 @@ def real_run() -> str:
         )
     hours, dollars = (sum(getattr(plan, key) for plan in plans) for key in ("hours", "dollars"))
     return (
-        f"A full run, BERT-large on Wikipedia and books ({' and '.join(REAL_RECIPES)}), produces "
-        "a model that answers questions about a given text (published: SQuAD 1.1 F1 of about "
-        f"91). One node of {gpu.devices_per_node} {gpu.name.upper()} takes about {hours:.0f} "
-        f"hours, at a cost of about ${dollars:,.0f} (estimated by: bertds plan --config "
-        f"large_phase1 --gpu {REAL_GPU})."
+        f"A full run (BERT-large on Wikipedia and books: {', then '.join(REAL_RECIPES)}) produces "
+        "a model that can be fine-tuned to answer questions about a text (published SQuAD 1.1 "
+        f"F1: about 91). A node with {gpu.devices_per_node} {gpu.name.upper()} GPUs takes about "
+        f"{hours:.0f} hours and costs about ${dollars:,.0f} for both phases (the sum of bertds "
+        f"plan --config {REAL_RECIPES[0]} --gpu {REAL_GPU} and the same for {REAL_RECIPES[1]})."
     )

@@ -16,7 +16,7 @@ _GELU_TO_OURS = {
     "gelu": "gelu",
     "gelu_python": "gelu",
     "gelu_new": "gelu_new",
-    "gelu_fast": "gelu_new",  # the same tanh approximation, written otherwise
+    "gelu_fast": "gelu_new",  # the same tanh approximation under another name
     "gelu_pytorch_tanh": "gelu_new",
 }
 

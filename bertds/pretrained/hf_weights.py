@@ -36,7 +36,7 @@ TIED_COPIES = {
 }
 DLE_VOCABULARY_MULTIPLE = 8
 
-# DLE fuses these linear layers with their activation and names them so.
+# DLE fuses these linear layers with their activation and names them accordingly.
 _DLE_NAME = re.compile(r"\.(intermediate|pooler|transform)\.dense_act\.")
 _OUR_NAME = re.compile(r"\.(intermediate|pooler|transform)\.dense\.")
 _HEADS = ("cls.", "bert.pooler.", *modernbert.HEADS)
@@ -179,7 +179,7 @@ def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state_dict.items():
         name = name.removeprefix("module.")  # left by DistributedDataParallel
         name = _DLE_NAME.sub(r".\1.dense.", name)
-        # The first PyTorch BERTs called LayerNorm's two so.
+        # The first PyTorch BERTs used these names for LayerNorm's two parameters.
         name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
         name = name.replace("LayerNorm.beta", "LayerNorm.bias")
         if name.startswith(modernbert.ENCODER_ALONE):

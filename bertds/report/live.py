@@ -20,7 +20,8 @@ class LiveReport(ThreadingHTTPServer):
     Args:
         runs: run folders, or folders that hold several.
         port: 0 = any free one.
-        seconds: a page is made again at most so often, and the browser asks again after as long.
+        seconds: minimum time between two versions of the page, and the time after which the
+            browser asks again.
         title: the headline.
 
     Raises:

@@ -56,8 +56,8 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
     Args:
         path: the final name. Its folder must exist.
         durable: False spares the flush, which can take longer than the writing. The file then
-            survives this process's death, but not surely a power cut: for working files whose size
-            and hash are checked before they are used.
+            survives this process's death, but not necessarily a power cut: for working files whose
+            size and hash are checked before they are used.
 
     Yields:
         The temporary path, in the same folder. If the block raises, it is removed.

@@ -138,7 +138,7 @@ class FolderLock:
                 created |= self._create_lock(text)
                 found = self._read()
                 if created and contended:
-                    # Who saw the same stale lock may take ours for it, and puts it back.
+                    # A process that saw the same stale lock may take ours for it, and puts it back.
                     time.sleep(0.02)
                     found = self._read()
                 if created and found == text:

@@ -1,10 +1,10 @@
 """Gives memory that is free but scattered back to the system, on a CPU.
 
 Unpadded rows have new lengths in every micro batch, so tensors of ever new sizes are made and
-dropped, and oneDNN keeps small prepared kernels for each shape that is between them. glibc gives
-back only the end of its heap: the process would grow to several times what it uses.
-``malloc_trim`` gives back every free page. It is called when the process has become twice as large
-as a step needs, not before: in a run of constant shapes, never.
+dropped, and oneDNN keeps small prepared kernels for each shape, which end up between them in
+memory. glibc gives back only the end of its heap: the process would grow to several times what it
+uses. ``malloc_trim`` gives back every free page. It is called when the process has become twice as
+large as a step needs, not before: in a run of constant shapes, never.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def is_finite(number: float) -> bool:
-    """Return whether a number is finite as a float: 10**400 is an int and becomes none."""
+    """Return whether a number is finite as a float: 10**400 is an int but not a finite float."""
     try:
         return math.isfinite(number)
     except OverflowError:

@@ -38,7 +38,8 @@ class OwnMemory:
             files, together = sizes["RssFile"], sizes["VmHWM"]
         except (OSError, KeyError, ValueError, IndexError):  # no Linux
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        # If they were dropped in between, the peak may be of before or after: the lower is sure.
+        # If they were dropped in between, the peak may be from before or after; the lower value is
+        # certain.
         self._peak = max(
             self._peak,
             together - max(files, self._files),

@@ -33,7 +33,7 @@ def loading(module: str = "") -> Iterator[None]:
 
 
 class _OnFirstUse:
-    """Represents a pattern; each method is looked up once and then is the pattern's own."""
+    """Takes the place of a pattern; each method is looked up once and then is the pattern's own."""
 
     def __init__(self, source: str, flags: int) -> None:
         self._source, self._flags = source, flags

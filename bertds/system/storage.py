@@ -35,7 +35,7 @@ REQUEST_BYTES = 16 << 20
 PATIENCE_SECONDS = 300.0
 """How long a request is repeated, unless the caller says otherwise."""
 DOWNLOAD_TRIES = 4
-"""So often a file that arrives damaged is fetched."""
+"""Maximum number of times that a file that arrives damaged is fetched."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z0-9+.-]+)*://")
@@ -115,7 +115,7 @@ def patience(seconds: float) -> float:
 
 
 def lasts(error: BaseException) -> bool:
-    """Return whether a request that failed so would fail again."""
+    """Return whether a request that failed in this way would fail again."""
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, *_WRONG)):
         return True
     status = _status(error)

@@ -370,7 +370,7 @@ def announce(
 ) -> None:
     """Log what is about to be trained."""
     log.info(
-        "%s: %s of %d samples = micro batch %d x %d accumulation x %d processes; "
+        "%s: %s of %d samples = micro batch %d x %d accumulation x %d process%s; "
         "sequence length %d; %s",
         f"resuming at step {state.step}" if state.step else "starting",
         f"{config.schedule.total_steps} steps"
@@ -380,6 +380,7 @@ def announce(
         plan.micro_batch_size,
         plan.gradient_accumulation_steps,
         plan.world_size,
+        "" if plan.world_size == 1 else "es",
         config.data.sequence_length,
         engine.describe(),
     )

@@ -40,12 +40,14 @@ def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedS
 
         words.append(f"FP8: {use_fp8(model.encoder_layers())} linear layers (experimental)")
     if wants_fused(config, settings, capability):
-        from bertds.model.fused_layer import fuse_layers
+        from torch.nn.attention import current_flash_attention_impl
+
+        from bertds.model.fused_layer import fuse_layers, longest_own_row
 
         assert isinstance(model, BertForPreTraining)  # checked above
-        own_attention = config.model.attention_kernel == "auto"
-        longest = fuse_layers(model, own_attention=own_attention)
-        kernel = f" (our own attention kernel for rows of up to {longest} tokens)"
+        package = current_flash_attention_impl()
+        longest = fuse_layers(model, longest_own_row(config.model.attention_kernel, package))
+        kernel = f" (our own attention kernels for rows of up to {longest} tokens)"
         words.append(f"layers: fused{kernel if longest else ''}")
     elif wants_compile(config, settings.stage, cuda=cuda):
         from bertds.model.compile_layers import compile_layers

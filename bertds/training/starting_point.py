@@ -143,7 +143,7 @@ def check_alike(engine: TrainingEngine, start: StartingPoint | None, source: Sou
     """Check that all ranks begin from the same checkpoint and read the same data. Collective.
 
     On machines that do not share the run folder each would find its own, and continue in silence
-    with a model put together of two.
+    with a model put together from two.
 
     Raises:
         CheckpointError: another checkpoint on some rank.

@@ -27,7 +27,7 @@ def together(
     on_round: Callable[[], None] = lambda: None,
     stop: Callable[[], str] = lambda: "",
 ) -> T:
-    """Do this rank's part of a work that may wait for a store. Collective.
+    """Do this rank's part of work that may wait for a store. Collective.
 
     Args:
         ranks: the processes of the run.
@@ -66,7 +66,7 @@ def together(
             return results[0]
         for _, _, reason in states:
             if reason:
-                raise StoreError(f"stopped while a store was waited for: {reason}")
+                raise StoreError(f"stopped while waiting for a store: {reason}")
 
 
 def wait_for_batch(

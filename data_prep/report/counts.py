@@ -33,7 +33,7 @@ def count_documents(
     """Return the manifest's ``sources`` and ``documents``; read = written + dropped in each.
 
     With ``--mix`` there are ``weight`` and ``documents_repeated`` (``repeated`` in total) too: the
-    splits hold this number of entries more than documents were written.
+    splits hold more entries than documents were written, by this number.
     """
     counts: dict[str, Counter[str]] = {}
     for result in results:

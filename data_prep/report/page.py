@@ -21,7 +21,7 @@ from data_prep.report.statistics import Lengths, Rows, read_lengths, read_rows
 
 
 def offer_report(out: Path, manifest: Manifest) -> None:
-    """Write the page; a fault in it is said and costs nothing but the page.
+    """Write the page; a fault in it is reported and costs only the page.
 
     Raises:
         OSError: the disk is full or cannot be written, which the manifest needs too.

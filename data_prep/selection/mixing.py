@@ -1,4 +1,4 @@
-"""Sources in other proportions than they come: ``--mix wiki=1,books=2``.
+"""Sources in proportions other than their own: ``--mix wiki=1,books=2``.
 
 The weight of a source is the expected number of times that each of its documents enters the
 training data, duplicates removed before. A document enters ``floor(weight)`` times, and once more
@@ -49,7 +49,7 @@ def parse_mix(text: str, sources: Sequence[str]) -> Mix:
                 f"--mix {item}: expected SOURCE=WEIGHT, a weight above 0 and at most "
                 f"{LARGEST_WEIGHT:g}"
             )
-        # "hf" represents all datasets of --hf.
+        # "hf" means all datasets of --hf.
         meant = [s for s in sources if s == name or (name == "hf" and s.startswith("hf:"))]
         if not meant:
             raise ConfigError(

@@ -10,7 +10,7 @@
 datatrove has the same rules, and tests compare with it. They are our own here because datatrove's
 ask spaCy or NLTK for words and sentences: a heavy install, and a download. A word is what is
 between spaces; scripts that set none count by letters (bertds/data/scripts.py). The stop
-words are English and asked of English only; the other rules know no language.
+words are English and are checked only for English; the other rules know no language.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The texts of a downstream task's file: GLUE, CoNLL, SQuAD, JSON lines, plain text.
 
-What a file is is seen from its name and its contents:
+The kind of a file is recognised from its name and its contents:
 
 | file | texts |
 |---|---|

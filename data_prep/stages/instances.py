@@ -28,7 +28,7 @@ from data_prep.stages.markers import inputs_hash, read_marker, write_marker
 
 _BLOCKS_PER_FILE = 2
 """Passes per worker, over a shard of 4 million tokens; about 0.3 GB of memory at 512."""
-# Below the seed, in addition to the streams of bertds.data.rng.
+# Below the seed, alongside the streams of bertds.data.rng.
 _FILE_ORDER = 101
 _SPLIT_NAMES = {"train": "training", "validation": "test"}
 

@@ -23,11 +23,11 @@ def inputs_hash(values: Iterable[object]) -> str:
 def write_marker(
     marker: Path, file: Path, result: dict[str, Any], inputs: str = "", sha256: str = ""
 ) -> dict[str, Any]:
-    """Record a result, with size and hash of the file that it represents.
+    """Record a result, with size and hash of the file that it belongs to.
 
     Args:
         marker: where.
-        file: what the result represents.
+        file: the file that the result belongs to.
         result: what else is to be known.
         inputs: what the file was made from.
         sha256: the file's hash, if it is known already.

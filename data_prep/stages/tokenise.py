@@ -145,7 +145,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         parts = _as_tokens(documents, words, task, log, counts)
         payload_type = words.dtype
     kept = list(parts)
-    # Before the marker, which represents both files.
+    # Before the marker, which vouches for both files.
     log.save(task.part.with_suffix(".dropped"))
     write_part(task.part, kept, payload_type)
     unit = task.unit

@@ -41,8 +41,8 @@ def train_vocabulary(
         parts: text parts.
         size: tokens wanted; a small text may give fewer.
         rules: what is done to text before pieces are looked up.
-        sample_bytes: about this much text is read: the documents with the highest keys, which never
-            are the validation split unless the sample is the whole corpus.
+        sample_bytes: about this much text is read: the documents with the highest keys, which are
+            never in the validation split unless the sample is the whole corpus.
 
     Raises:
         DataError: there is no text.

@@ -5,7 +5,7 @@ It is fast, young, and by one author. Alone it is quicker than our own way
 It is compared with ``tokenizers`` on a sample of every unit: ten sentences of each half megabyte
 (every four-hundredth of short ones), and as many again of those beyond ASCII, where tokenizers
 disagree first; more would cost what it saves. At the first difference the unit is done again by our
-own way, and this process uses nanotoken no more. The setting is in the manifest, since a
+own way, and this process no longer uses nanotoken. The setting is in the manifest, since a
 difference outside the samples would go unseen.
 """
 

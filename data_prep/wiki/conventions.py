@@ -14,7 +14,7 @@ class Conventions(NamedTuple):
     """Of a date: {d}, {m}, {y}."""
     months: tuple[str, ...]
     first: str = ""
-    """The first day of a month, where it is written otherwise ("1er")."""
+    """The first day of a month, where it is written differently ("1er")."""
     group: str = ","
     """Between groups of three digits."""
     decimal: str = "."

@@ -107,7 +107,7 @@ def magic_words() -> dict[str, str]:
         spelling: name
         for name, spellings in words.items()
         for spelling in spellings
-        # "{{st:...}}": two letters are a template's name sooner than a function's.
+        # "{{st:...}}": two letters are more likely a template's name than a function's.
         if spelling == name or len(spelling) >= 5 or not spelling.isascii()
     }
 
@@ -165,7 +165,7 @@ def site(options: tuple[str, ...] = ("language=en",)) -> Site:
 
 
 def codes_of(language: str) -> tuple[str, ...]:
-    """Return the codes that tables may have a language under, the most special one first."""
+    """Return the codes that tables may have a language under, the most specific one first."""
     codes = [language, language.partition("-")[0]]
     others = [code for pair in _PAIRS for code in pair if set(pair).intersection(codes)]
     return tuple(dict.fromkeys([language, *others, codes[1]]))

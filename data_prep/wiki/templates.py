@@ -31,7 +31,7 @@ TemplateText = Callable[[Arguments], str]
 Table: TypeAlias = dict[str, dict[str, Any]]
 
 _PARAMETER = re.compile(r"\\(.)|\{([^{}\[\]]*)\}|(\[)|(\])", re.DOTALL)
-# A template of another language's wiki is believed by its name, unless it is as short as a code.
+# A template of another language's wiki is recognised by its name, unless it is as short as a code.
 _LEAST_FOREIGN = 4
 _CONVENTIONS = ("dates", "numbers", "ranges")
 _MOST_NAMES = 50_000

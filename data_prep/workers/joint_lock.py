@@ -7,7 +7,7 @@ OUT/.tasks/SESSION/          what the tasks of this session have claimed and don
 ```
 
 A group is all tasks of one preparation: same settings, same sources, same number of tasks. It
-holds the folder while one of its members lives; anybody else is refused. A session begins when
+holds the folder while one of its members lives; any other process is refused. A session begins when
 the first member comes to a folder in which none lives, and ends when the last one leaves.
 """
 

@@ -4,9 +4,10 @@ The stages do not know which. A stage is groups of tasks; each task writes one f
 
 - ``SingleProcess``: what has a valid marker is done, the rest is given to the workers.
 - ``SharedFolderTeam``: each of several processes, on one host or many, claims free groups, does
-  them as above, and reports the others. None begins the next stage before all groups of this
-  one are done. Who has nothing left to claim waits, and takes over what a dead task had claimed;
-  so it does not matter how many tasks there are, when they start, or which of them survive.
+  them as above, and reports the others. None begins the next stage before all groups of this one
+  are done. A process that has nothing left to claim waits, and takes over what a dead task had
+  claimed; so it does not matter how many tasks there are, when they start, or which of them
+  survive.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Team(Protocol):
         ...
 
     def each(self, stage: str, function: Function, groups: Iterable[Group], done: Done) -> None:
-        """Have every task done, by whomever."""
+        """Have every task done, by any process."""
         ...
 
 
@@ -152,7 +153,7 @@ class SharedFolderTeam:
         def calls() -> Iterator[_Call]:
             there = self.claims.names()
             for name, group in waiting.items():
-                # The listing is of some time ago: it only saves asking for what was done then.
+                # The listing is from some time ago: it only saves asking for what was done then.
                 if f"{name}.done" in there or not self.claims.take(name):
                     continue
                 if (self.claims.folder / f"{name}.done").exists():

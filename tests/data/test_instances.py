@@ -136,7 +136,7 @@ def test_distribution_agrees_with_googles_algorithm(make_shard, reference):
     for column in range(3):
         a, b = ours[:, column], theirs[:, column]
         error = np.sqrt(a.var() / len(a) + b.var() / len(b))
-        # Rows of one document hang together, hence 5 and not 3 standard errors.
+        # Rows of one document are correlated, hence 5 and not 3 standard errors.
         assert abs(a.mean() - b.mean()) < 5 * error, column
         assert np.abs(np.quantile(a, [0.1, 0.5, 0.9]) - np.quantile(b, [0.1, 0.5, 0.9])).max() <= 2
 

@@ -106,7 +106,7 @@ def test_global_batches_do_not_depend_on_world_size_or_micro_batch(config, block
 def test_each_sample_once_an_epoch_and_epochs_join_without_a_seam(config, blocks):
     source = open_source(config, 7)
     sizes = [source.samples_in_epoch(epoch) for epoch in range(3)]
-    assert len(set(sizes)) > 1, "pairs are drawn anew, so the epochs differ in size"
+    assert len(set(sizes)) > 1, "pairs are drawn again, so the epochs differ in size"
     steps = sum(sizes) // 10
     stream = [name for step in names(take(source, config, steps, plan(10, 5, 2))) for name in step]
     expected = [(epoch, n) for epoch in range(3) for n in range(sizes[epoch])]

@@ -131,7 +131,7 @@ def test_one_of_each_group_stays_and_the_others_are_counted(
     texts: list[str], vocab: Path, tmp_path: Path, made: SimpleNamespace
 ) -> None:
     groups = clusters(texts, 0.8)
-    assert Counter(map(len, groups)) == {1: 32, 4: 8}  # no pair is located near the threshold
+    assert Counter(map(len, groups)) == {1: 32, 4: 8}  # no pair is near the threshold
     both = [*texts, texts[0], texts[20]]
     out = prepare(both, vocab, tmp_path / "one", "--keep-dropped")
     manifest = Manifest.load(out)

@@ -168,7 +168,7 @@ def test_the_clock_schedule_survives_restarts(
 def test_signals_while_the_run_is_taken_down_change_nothing(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
-    """All is saved by then; a second Ctrl-C would else leave at once, with another code."""
+    """All is saved by then; a second Ctrl-C would otherwise leave at once, with another code."""
     code, text = fork_server.run(
         command("run"), output=tmp_path, plans={0: {"stop": 3, "insist": 3}}
     )

@@ -11,7 +11,7 @@ from bertds.optim.gradient_norm import clip_gradients, global_norm
 from tests.support.toy_engine import Output, make_engine, values
 
 LARGE = 4_000_000
-"""Elements: torch's own float32 norm of this number of is off by more than 1e-4."""
+"""Number of elements at which torch's own float32 norm is off by more than 1e-4."""
 
 
 def gradient() -> torch.Tensor:

@@ -32,7 +32,7 @@ RATE = {"quick": 3e-4, "sample": 2e-4, "full": 5e-5}[SIZE]  # few steps need lar
 
 
 def plain_training(model: Any, rows: list[dict], epochs: int, pad: Any) -> None:
-    """The loop that all users writes: AdamW, linear warm-up and decay, clipping."""
+    """The loop that all users write: AdamW, linear warm-up and decay, clipping."""
     from transformers import get_linear_schedule_with_warmup
 
     no_decay = ("bias", "LayerNorm.weight")

@@ -15,7 +15,7 @@ from pathlib import Path
 if not __package__:
     ROOT = Path(__file__).resolve().parents[2]
     sys.path[0] = str(ROOT)
-    # A distribution that brings a package named tests would else go before this folder.
+    # A distribution that brings a package named tests would otherwise come before this folder.
     sys.modules["tests"] = types.ModuleType("tests")
     sys.modules["tests"].__path__ = [str(ROOT / "tests")]
 

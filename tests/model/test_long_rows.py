@@ -107,8 +107,11 @@ def test_a_layer_of_long_rows_is_that_of_its_modules(monkeypatch) -> None:
     assert calls == [1]
 
 
-def test_a_row_that_is_too_long_takes_the_flash_operator() -> None:
+@pytest.mark.parametrize(
+    ("asked", "package", "longest"),
+    [("auto", None, 512), ("auto", "FA3", 128), ("flash", None, 0), ("fa3", "FA3", 0)],
+)
+def test_longer_rows_are_left_to_the_flash_operator(asked, package, longest) -> None:
     model = BertForPreTraining(CONFIG, 101).train()
-    assert fused_layer.fuse_layers(model) == fused_layer.LONGEST_OWN_ROW
-    model = BertForPreTraining(CONFIG, 101).train()
-    assert fused_layer.fuse_layers(model, own_attention=False) == 0
+    assert fused_layer.longest_own_row(asked, package) == longest
+    assert fused_layer.fuse_layers(model, longest) == longest

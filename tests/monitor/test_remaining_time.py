@@ -41,7 +41,7 @@ def test_operations_of_a_later_phase_by_hand(tmp_path: Path) -> None:
 
 def test_a_chain_is_followed_and_a_circle_refused(tmp_path: Path) -> None:
     recipe(tmp_path, "c.yaml")
-    recipe(tmp_path, "b.yaml", "c.yaml")  # in addition to the recipe that names it
+    recipe(tmp_path, "b.yaml", "c.yaml")  # next to the recipe that names it
     config = load_config(recipe(tmp_path, "a.yaml", str(tmp_path / "b.yaml")))
     assert [Path(p.recipe).name for p in later_phases(config, 100)] == ["b.yaml", "c.yaml"]
     recipe(tmp_path, "c.yaml", "b.yaml")

@@ -144,7 +144,7 @@ def test_the_verdict_says_what_the_scores_say() -> None:
 
 def test_what_a_real_run_costs_is_the_planners() -> None:
     text = real_run()
-    assert "large_phase1 and large_phase2" in text and "$" in text and "about 0 hours" not in text
+    assert "large_phase1, then large_phase2" in text and "$" in text and "about 0 hours" not in text
 
 
 @pytest.mark.slow

@@ -69,7 +69,7 @@ def test_calibration_separates_the_optimizer_and_what_each_micro_batch_moves(
     # And each foretells the other.
     for made, given, seconds in ((many, few, 4 * (0.24 + 1.6) + 0.28), (few, many, 0.92)):
         assert planned(made, given).step.total == pytest.approx(seconds, rel=1e-3)
-    # A run of before the time was recorded: all of it counts as products.
+    # A run from before the time was recorded: all of it counts as products.
     old = calibrate(run("old", 2, 1, optimizer_seconds=0.0))
     assert old.memory_rate is None and old.rate == pytest.approx(2 * flops / 0.92)
 

@@ -155,7 +155,7 @@ def run(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No launcher's variables, and nothing that hangs on the number of GPUs."""
+    """No launcher's variables, and nothing that depends on the number of GPUs."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
 

@@ -6,12 +6,12 @@ A plan is a JSON-able dictionary; :func:`plant` puts it into this process.
 die     [point, n, signal]   send the signal to this process at the n-th passing of a point
 nan     [[epoch, number]]    the loss of every micro batch with one of these samples is NaN
 overflow [steps]             the loss of these steps is finite, the gradient is not
-spike   {step: factor}       the gradient of this step is this number of times as large
+spike   {step: factor}       the gradient of this step is multiplied by this factor
 slow    seconds              every step takes this much longer
 drag    seconds              every forward pass takes this much longer
 hog     seconds              the first step holds Python's lock for this long
 stop    step                 SIGUSR1 comes while this step is under way, and in each later one
-insist  n                    this number of Ctrl-C arrive while the run is taken down
+insist  n                    Ctrl-C arrives this number of times while the run is taken down
 error   step                 this rank raises an error of its own in this step
 block   rows                 blocks of the data are this small: an epoch has many
 patience [seconds, file]  once the file exists, a store may fail to answer for this long

@@ -59,7 +59,7 @@ BYTES = (flip, flip, overwrite, remove, insert, truncate, repeat)
 
 
 def change_value(value: Any, chance: random.Random) -> None:
-    """Damage JSON by its structure: a value somewhere is another one, goes, or is there twice."""
+    """Damage JSON by its structure: a value somewhere is changed, removed or repeated."""
     places: list[tuple[Any, Any]] = []
 
     def walk(node: Any) -> None:

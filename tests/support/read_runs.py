@@ -61,7 +61,7 @@ def assert_same_weights(first: Path, second: Path) -> None:
 
 
 def samples(run: Path) -> dict[int, list[tuple[int, int]]]:
-    """The samples of every step over all ranks, sorted: a repeated one is twice."""
+    """The samples of every step over all ranks, sorted: a repeated one occurs twice."""
     steps: dict[int, list[tuple[int, int]]] = {}
     for file in sorted(run.glob("samples_rank_*.jsonl")):
         for record in read_samples(file):

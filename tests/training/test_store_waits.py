@@ -41,7 +41,7 @@ class ThreadRank:
 def outcomes(
     works: list[Callable[[], object]], stops: list[Callable[[], str]] | None = None
 ) -> list[object]:
-    """Do a work per rank together; return each rank's result, or its error."""
+    """Do one piece of work per rank together; return each rank's result, or its error."""
     barrier, values = threading.Barrier(WORLD), [None] * WORLD
     found: list[object] = [None] * WORLD
 

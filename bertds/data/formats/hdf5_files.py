@@ -1,7 +1,7 @@
 """Opens HDF5 files of others: every byte that is read comes from the file itself.
 
 HDF5 has three ways to make a dataset of bytes elsewhere: external storage (``/etc/passwd`` from
-byte 0), links into other HDF5 files, and virtual datasets put together of other files. Whoever
+byte 0), links into other HDF5 files, and virtual datasets put together from other files. Whoever
 prepared the file would choose which of the reader's files are read. All three are refused by name
 before anything is opened or read, and so is a file that unpacks to very much more than it holds.
 
@@ -34,7 +34,8 @@ _HEAP_HEADER = 16
 _ENTRY_HEADER = 16
 """Of an entry in a heap: number, references, four reserved bytes, size."""
 _MAX_ENTRIES = 100_000
-"""A token shard's one heap has three. The bound keeps heaps inside heaps from costing much time."""
+"""A token shard's one heap has three entries. The bound keeps heaps inside heaps from costing much
+time."""
 _LINKS = {h5py.SoftLink: "a soft link", h5py.ExternalLink: "a link into another file"}
 
 
@@ -139,7 +140,7 @@ def attributes(
             _check_heaps(path, mapping, begin, end)
         with open_hdf5(_Excerpt(mapping, rest), "a token shard", path) as file:
             if file.id.get_create_plist().get_sizes() != (8, 8):
-                raise DataError(f"{path}: its offsets are not of 8 bytes")
+                raise DataError(f"{path}: its offsets are not 8 bytes wide")
             return {
                 name: file.attrs[name]
                 for name in names

@@ -230,7 +230,7 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
 
     Args:
         path: an instance file by any writer.
-        vocab_size: checks that all ids are below it; None does not.
+        vocab_size: checks that all ids are below it; None = no check.
 
     Raises:
         DataError: the file is damaged or a row breaks the layout; names file and row.

@@ -160,7 +160,7 @@ class TokenShard:
         document_offsets: np.ndarray,
         word_starts: np.ndarray | None = None,
     ) -> TokenShard:
-        """Make a shard of arrays in memory (uint16 or uint32 ids, int64 offsets).
+        """Make a shard from arrays in memory (uint16 or uint32 ids, int64 offsets).
 
         Raises:
             ValueError: the offsets are not those of a shard.

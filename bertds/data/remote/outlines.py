@@ -1,7 +1,7 @@
 """Lengths of the sentences of every shard of a split, in one mapped file of the cache.
 
-How many rows per epoch has follows from lengths alone. They are 10 % of the corpus, and with them
-on the machine the order of a new epoch is known without a single byte from the store.
+The number of rows per epoch follows from the lengths alone. They are 10 % of the corpus, and with
+them on the machine the order of a new epoch is known without a single byte from the store.
 
 ```text
 outline-ID   [checksums: uint32 per shard][tokens per sentence, sentences per document: uint32 ...]

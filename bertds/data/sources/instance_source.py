@@ -157,7 +157,7 @@ class InstanceSource(Source):
 
 
 def find_tokenizer(path: Path, vocab: str, lower_case: bool | None) -> TokenizerInfo:
-    """Return the tokenizer of instance files: ``vocab``, or the one that is located above them.
+    """Return the tokenizer of instance files: ``vocab``, or the one in a folder above them.
 
     A folder that preparation wrote holds ``tokenizer/`` next to the ``hdf5_lower_case_...`` ones;
     the casing may also be in that folder's name.

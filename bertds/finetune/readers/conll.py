@@ -185,7 +185,7 @@ def is_nemo_text(path: Path) -> bool:
 
 
 def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
-    """Read NeMo's two files: a sentence per line, words apart by blanks, and the tags likewise.
+    """Read NeMo's two files: a sentence per line, words separated by blanks, and the tags likewise.
 
     Args:
         path: ``text_*.txt``; the tags are in ``labels_*.txt`` of the same folder, which a file to

@@ -25,7 +25,7 @@ def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
         The questions and what was left out (train) or merely counted.
 
     Raises:
-        DataError: not SQuAD's layout (the place is named), an id that is there twice, an answered
+        DataError: not SQuAD's layout (the place is named), an id that occurs twice, an answered
             question without answers, or too many wrong offsets.
     """
     try:

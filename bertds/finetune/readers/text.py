@@ -1,7 +1,7 @@
 """Reads GLUE's TSV files as they are published, and people's own CSV, TSV and JSONL.
 
 GLUE files have no quoting: a quote character is text, and a reader that honours quotes swallows
-the rows until the next one (MRPC loses hundreds). CoLA has no header but in its test file; MRPC
+the rows until the next one (MRPC loses hundreds). CoLA has a header only in its test file; MRPC
 starts with a byte order mark; a few QQP training rows lack columns.
 """
 

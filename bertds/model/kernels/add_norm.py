@@ -33,7 +33,7 @@ NORM_ELEMENTS = 2048
 """Elements that a program of the LayerNorm kernels holds at a time."""
 NORM_WARPS = 4
 VARYING = ["tokens"]
-"""Arguments that differ from step to step. Triton would else compile a kernel once more the first
+"""Arguments that differ from step to step. Triton would otherwise compile a kernel again the first
 time that one of them is 1 or a multiple of 16."""
 NORM_PROGRAMS = 1056
 """Programs of LayerNorm's backward kernel: 8 on each multiprocessor of an H100."""

@@ -39,7 +39,7 @@ GIB = 2**30
 
 
 def bound(corpus: Path, shards: float) -> float:
-    """GiB that hold the lengths and this number of of the largest shards."""
+    """GiB that hold the lengths and this number of the largest shards."""
     local = open_source(config(corpus, corpus), 1)
     largest = max(info.bytes for info in local._infos)
     return (outline_bytes(local._infos) + shards * largest) / GIB

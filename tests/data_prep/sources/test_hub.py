@@ -173,7 +173,7 @@ def test_a_licence_that_cannot_be_looked_up_ends_nothing(
 def test_a_file_on_the_hub_is_read_in_place_and_named_with_its_revision(
     wikipedia: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another file system of fsspec represents the Hub's, which cannot be reached here."""
+    """Another file system of fsspec takes the place of the Hub's, which cannot be reached here."""
     fsspec = pytest.importorskip("fsspec")
     from data_prep.sources import file_state, hub
 

@@ -155,7 +155,7 @@ def test_the_name_of_the_page() -> None:
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that is twice, of which YAML would keep the last."""
+    """Refuses a key that occurs twice, of which YAML would keep the last."""
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:

@@ -6,7 +6,7 @@ Each life of the run is ended by SIGKILL, at a random passing of a random named 
 after an update, while a file is written, before the manifest, around the rename, while old
 checkpoints are removed, in a validation, while a checkpoint is loaded ...) or at a random moment.
 With two ranks, one of them is killed, and the other must end on its own. Then the same command
-starts again. When all kills are done the run is let to its end, and must equal the unbroken one:
+starts again. When all kills are done the run is allowed to finish, and must equal the unbroken one:
 weights and moments bit for bit, the losses of every step, and each step's samples once.
 """
 
