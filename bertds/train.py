@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.system.run_command import guarded
+from bertds.system.start_up import loading
 
 if TYPE_CHECKING:
     from bertds.training.run import Run
@@ -83,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if args.processes or args.restarts:
         return start_processes(args)
-    from bertds.training.build import build_run
+    with loading("bertds.training.build"):
+        from bertds.training.build import build_run
 
     run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
     if run is None:  # the run was done before

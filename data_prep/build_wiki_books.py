@@ -8,7 +8,6 @@ The same function serves ``bertds prep``. data_prep/run_stages.py has the stages
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from data_prep.report.show_rows import main as show
 
         return show(arguments[1:])
-    with loading() if _IMPLEMENTATION not in sys.modules else contextlib.nullcontext():
+    with loading(_IMPLEMENTATION):
         from data_prep.launch import execute
         from data_prep.options import parse_args
 

@@ -6,9 +6,27 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+KEPT = 256
+"""A clock that is not read keeps at most this number of blocks that a GPU has finished."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lap:
+    """What a clock timed in one stretch; see :meth:`DeviceClock.cut`."""
+
+    counted: float
+    pending: list[tuple[Any, Any]]
+
+    def seconds(self) -> float:
+        """Return the seconds; waits for the GPU if it has not finished them."""
+        if self.pending:
+            self.pending[-1][1].synchronize()
+        return self.counted + sum(first.elapsed_time(last) for first, last in self.pending) / 1000.0
 
 
 class DeviceClock:
@@ -36,11 +54,23 @@ class DeviceClock:
         yield
         last.record()
         self._pending.append((first, last))
+        if len(self._pending) > KEPT:  # of a run with one process no clock is read
+            self._count_finished()
 
     def take(self) -> float:
         """Return the seconds since the last call; what a GPU has not finished comes next time."""
+        self._count_finished()
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def cut(self) -> Lap:
+        """Return what was timed since the last call, to be read later; waits for nothing."""
+        lap = Lap(self._seconds, list(self._pending))
+        self._seconds = 0.0
+        self._pending.clear()
+        return lap
+
+    def _count_finished(self) -> None:
         while self._pending and self._pending[0][1].query():
             first, last = self._pending.popleft()
             self._seconds += first.elapsed_time(last) / 1000.0
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds

@@ -376,5 +376,7 @@ class Heartbeat:
             silent = other in self._seen and self._silence(other) > self.timeout
             silent = silent and not self._is_running(other)
             if (silent or other == named) and start_time(who["pid"]) == who["start"]:
+                # Said first: the launcher restarts the ranks as soon as one of them has ended.
+                log.warning("%s; killing process %d", self.verdict, who["pid"])
                 with suppress(OSError):
                     os.kill(who["pid"], signal.SIGKILL)

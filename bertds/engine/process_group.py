@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
+from importlib import import_module
 from types import ModuleType
 from typing import Protocol
 
@@ -22,6 +23,7 @@ import torch.distributed as dist
 from bertds.distributed.rank_info import RankInfo, find_rank_info
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
+from bertds.system.start_up import loading
 
 MEETING_SECONDS = 600.0
 """How long processes wait for each other, unless a recipe says otherwise."""
@@ -31,10 +33,12 @@ def import_deepspeed(log_level: str | None = None) -> ModuleType:
     """Import DeepSpeed, quietly, and with the right accelerator."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), loading("deepspeed"):
         warnings.simplefilter("ignore")
         import deepspeed
         import deepspeed.ops
+
+        import_module("torch._dynamo")  # as torch's first optimizer would
     # torch 2.13 deprecates two collectives that every ZeRO run uses.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.*")
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*all_gather_into_tensor.*")

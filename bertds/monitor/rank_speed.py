@@ -3,7 +3,7 @@
 All ranks wait for the slowest one in each step. So each rank's own work is timed: the forward
 pass, per real token, since ranks get rows of different lengths. (Backward passes include the
 reduction of the gradients, in which a fast rank waits for a slow one.) At ZeRO stage 3 the forward
-pass waits for the others too, and only the check at the start distinguishs the ranks.
+pass waits for the others too, and only the check at the start distinguishes the ranks.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Any, Protocol
 
 import torch
 
-from bertds.distributed.device_timer import DeviceClock
+from bertds.distributed.device_timer import DeviceClock, Lap
 from bertds.distributed.ranks import Ranks
 from bertds.system.logs import log
 
 SLOWER = 0.10
 """A rank is slow if its forward pass takes this much longer than the others' median."""
-LINES = 20
-"""Number of train lines, of one step or more each, over which it is."""
+STEPS = 20
+"""Number of steps over which it is, however many of them have a train line."""
 EXCEPTIONS = 1
-"""Number of these lines in which it may be less than half as much slower: another rank's pause.
-Where noise alone decides, a rank is in 19 of 20 lines once in about a million windows."""
+"""Number of these steps in which it may be less than half as much slower: another rank's pause.
+Where noise alone decides, a rank is in 19 of 20 steps once in about a million windows."""
 SLOWER_AT_START = 0.25
 """The same for the check at the start, which takes a fraction of a second."""
 TRIES_AT_START = 3
@@ -60,10 +60,12 @@ class RankSpeed:
 
     def __init__(self, ranks: TimedRanks, waiting: DeviceClock) -> None:
         self._ranks = ranks
-        self._clocks = (ranks.forward_clock, ranks.backward_clock, waiting)
+        self._forward = ranks.forward_clock
+        self._clocks = (ranks.backward_clock, waiting)
         self._places: list[dict[str, Any]] = ranks.gather_objects(_place(ranks.device))
-        self._tokens = 0
-        self._lines: deque[list[float]] = deque(maxlen=LINES)
+        self._own: deque[tuple[Lap, int]] = deque()  # of the steps since the last line
+        self._earlier = (0.0, 0)  # seconds and tokens of those before the last STEPS
+        self._steps: deque[list[float]] = deque(maxlen=STEPS)  # seconds per token, of each rank
 
     def check_at_start(self) -> None:
         """Time a matrix product on each rank, and warn of slow ones. Collective."""
@@ -86,9 +88,16 @@ class RankSpeed:
                 100 * slower,
             )
 
-    def add_tokens(self, tokens: int) -> None:
-        """Count the real tokens of this rank's part of a step."""
-        self._tokens += tokens
+    def end_step(self, tokens: int) -> None:
+        """Note this rank's part of a step; waits for nothing.
+
+        Args:
+            tokens: real tokens of its micro batches.
+        """
+        self._own.append((self._forward.cut(), tokens))
+        if len(self._own) > STEPS:  # a GPU has finished what is 20 steps old
+            lap, before = self._own.popleft()
+            self._earlier = (self._earlier[0] + lap.seconds(), self._earlier[1] + before)
 
     def line(self) -> dict[str, Any]:
         """Return what a train line says of the ranks. Collective.
@@ -99,18 +108,24 @@ class RankSpeed:
             ``slow_ranks``, where there are some: rank, host, GPU and by which share they are
             slower.
         """
+        # What this rank has seen since the last line: totals, then seconds per token by step.
+        steps = [(lap.seconds(), tokens) for lap, tokens in self._own]
+        seconds, tokens = (sum(column) for column in zip(self._earlier, *steps))
+        own = [seconds, *(clock.take() for clock in self._clocks), float(tokens)]
+        own += [seconds / max(tokens, 1) for seconds, tokens in steps]
+        self._own.clear()
+        self._earlier = (0.0, 0)
+        # Every rank fills its own row of a table of zeros; the sum is the table of all ranks.
         size = self._ranks.world_size
-        own = [clock.take() for clock in self._clocks]
-        mine = [0.0] * (4 * size)
-        mine[4 * self._ranks.rank : 4 * self._ranks.rank + 4] = [*own, float(self._tokens)]
-        self._tokens = 0
-        told = self._ranks.global_sums(mine).view(size, 4).tolist()
+        mine = [0.0] * (len(own) * size)
+        mine[len(own) * self._ranks.rank : len(own) * (self._ranks.rank + 1)] = own
+        told = self._ranks.global_sums(mine).view(size, len(own)).tolist()
         # A backward pass ends with the reduction of the gradients, so what it takes beyond the
         # quickest rank's seconds per token is waiting.
         quickest = min(rank[1] / max(rank[3], 1.0) for rank in told)
         for rank in told:
             rank[2] += max(0.0, rank[1] - quickest * rank[3])
-        self._lines.append([rank[0] / max(rank[3], 1.0) for rank in told])
+        self._steps.extend(map(list, zip(*(rank[4:] for rank in told))))
         values: dict[str, Any] = {
             "rank_seconds": {
                 name: [round(ends(column), 4) for ends in (min, median, max)]
@@ -121,12 +136,12 @@ class RankSpeed:
         return {**values, "slow_ranks": slow} if slow else values
 
     def _slow(self) -> list[dict[str, Any]]:
-        if len(self._lines) < LINES:
+        if len(self._steps) < STEPS:
             return []
-        by_rank = list(zip(*map(_shares, self._lines)))
+        by_rank = list(zip(*map(_shares, self._steps)))
         found = []
         for rank, shares in enumerate(by_rank):
-            # Noise makes each rank the slower one in half of the lines, a fault in nearly all.
+            # Noise makes each rank the slower one in half of the steps, a fault in nearly all.
             below = sum(share <= SLOWER / 2 for share in shares)
             slower = median_low(shares)
             if slower > SLOWER and below <= EXCEPTIONS:

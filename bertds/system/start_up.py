@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import gc
 import re
+import sys
 from collections.abc import Iterator
 from typing import cast
 
 
 @contextlib.contextmanager
-def loading() -> Iterator[None]:
+def loading(module: str = "") -> Iterator[None]:
     """Load modules or compiled code without the garbage collector.
+
+    Args:
+        module: do nothing if this one is loaded already.
 
     Modules make some hundred thousand objects that live as long as the process. The collector would
     walk over them again and again as they are made (10 % of the time), and later with each of
     its full rounds. So it is off meanwhile, and what is there then is out of its sight.
     """
-    if not gc.isenabled():
+    if module in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()

@@ -46,8 +46,10 @@ LOST = "BERTDS_LOST"
 """Passes to a restarted run what ended the one before it."""
 COMMAND = "BERTDS_COMMAND"
 """The command of the user, for the run's record."""
-GRACE_SECONDS = 4.0
-"""The others have this long to leave before a new life begins; what was lost is said by then."""
+GRACE_SECONDS = 1.0
+"""The others have this long to leave before a new life begins. They wait in a collective operation
+that cannot finish. A rank that fails reports its own error, this process reports one that was
+killed, and a peer that kills a hung one reports why before it does."""
 LAST_GRACE_SECONDS = 30.0
 """After the last life they may take longer, to name the lost rank in the run's log."""
 _POLL_SECONDS = 0.05

@@ -128,8 +128,6 @@ class Run:
         batch = next(self._batches)
         self._enter("step")
         self.engine.use_batch(batch.plan)
-        if self.metrics.rank_speed is not None:
-            self.metrics.rank_speed.add_tokens(batch.real_tokens)
         if self.parts.sample_log is not None:
             self.parts.sample_log.write(self.state.step + 1, batch.samples)
         return batch
@@ -150,6 +148,8 @@ class Run:
         """
         state, parts = self.state, self.parts
         limit = parts.guard.norm_limit(state)
+        if self.metrics.rank_speed is not None:
+            self.metrics.rank_speed.end_step(batch.real_tokens)
         self.agreement.ask(not self._may_stall or parts.loader.wait(0.0))
         self._enter("step")
         with self.metrics.optimizer.timed():

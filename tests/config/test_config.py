@@ -79,6 +79,10 @@ def test_both_kinds_of_warmup_are_refused() -> None:
     refused("both set", None, "schedule.warmup_steps=1", "schedule.warmup_ratio=0.1")
 
 
+NESTED = [("b", "c"), ("cc", "d"), ("dd", "e"), ("ee", "f"), ("ff", "g"), ("gg", "h")]
+"""Each a list of 40 aliases of the one before."""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -87,6 +91,12 @@ def test_both_kinds_of_warmup_are_refused() -> None:
         ("- a", "a recipe is a mapping"),
         ("run: {seed: 1", "not valid YAML"),
         ("run: {seed: 1, seed: 2}", "the key 'seed' occurs twice"),
+        (
+            "run: &a [x, x]\nmodel: &b [*a, *a]\n"
+            + "".join(f"{n}: &{n}{n} [{', '.join([f'*{m}'] * 40)}]\n" for m, n in NESTED),
+            "more than 100,000 values with its aliases",
+        ),
+        ("run: " + "[" * 5000, "nested too deeply"),
         ("run:\n  sede: 1", r"r.yaml: unknown key run.sede \(did you mean run.seed\?\)"),
     ],
 )

@@ -23,6 +23,8 @@ def test_the_collector_is_back_after_loading_and_after_an_error() -> None:
                 assert not gc.isenabled()
             assert not gc.isenabled()
         assert gc.isenabled()
+        with loading("gc"):  # is loaded: nothing to do
+            assert gc.isenabled()
         with pytest.raises(ValueError), loading():
             raise ValueError
         assert gc.isenabled()

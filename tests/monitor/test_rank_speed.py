@@ -35,20 +35,25 @@ class Ranks:
         return self.next.pop(0) if self.next else self.gathered
 
     def global_sums(self, values: list[float]) -> torch.Tensor:
-        own = torch.tensor(values, dtype=torch.float64)
-        assert own[4:].abs().sum() == 0  # a rank reports only itself
-        return torch.cat([own[:4], torch.tensor(self.others, dtype=torch.float64).view(-1)])
+        table = torch.tensor(values, dtype=torch.float64).view(self.world_size, -1)
+        assert table[1:].abs().sum() == 0  # a rank reports only itself
+        return torch.cat([table[:1], torch.tensor(self.others, dtype=torch.float64)]).view(-1)
 
 
-def line(ranks: Ranks, speed: RankSpeed, forward: list[float]) -> dict[str, Any]:
-    """A train line of the ranks, each with other numbers of tokens."""
-    tokens = [100 * (n + 1) for n in range(len(forward))]
-    ranks.forward_clock._seconds = forward[0] * tokens[0]
-    ranks.backward_clock._seconds = 0.5 * tokens[0] + 3.0  # three seconds of waiting
-    speed.add_tokens(tokens[0])
-    ranks.others = [
-        [forward[n] * tokens[n], 0.5 * tokens[n], 0.25, tokens[n]] for n in range(1, len(forward))
-    ]
+def line(ranks: Ranks, speed: RankSpeed, *steps: list[float]) -> dict[str, Any]:
+    """A train line of one or more steps: each rank's seconds per token, times other numbers."""
+    size, count = ranks.world_size, len(steps)
+    tokens = [100 * (n + 1) for n in range(size)]
+    for forward in steps:
+        ranks.forward_clock._seconds = forward[0] * tokens[0]
+        speed.end_step(tokens[0])
+    ranks.backward_clock._seconds = count * 0.5 * tokens[0] + 3.0  # three seconds of waiting
+    ranks.others = []
+    for rank in range(1, size):
+        seconds = [forward[rank] for forward in steps]
+        done = count * tokens[rank]
+        totals = [sum(seconds) * tokens[rank], 0.5 * done, 0.25, done]
+        ranks.others.append([*totals, *seconds[-20:]])
     return speed.line()
 
 
@@ -66,6 +71,44 @@ def test_a_rank_that_is_10_percent_slower_over_20_steps_is_named() -> None:
     }
     assert "slow_ranks" in line(ranks, speed, [1.0, 1.0, 1.0, 1.0])  # one of 20 is no rule
     assert "slow_ranks" not in line(ranks, speed, [1.0, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("every_steps", "usual", "named_at"),
+    [
+        # The first line whose last 20 steps hold at least 19 slow ones, worked out by hand.
+        (1, 0, 20),
+        (1, 7, 26),
+        (4, 7, 28),
+        (10, 7, 30),
+        (20, 7, 40),
+        (50, 7, 50),
+        (50, 30, 50),
+        (50, 31, 50),
+        (50, 32, 100),
+        (3, 0, 21),
+    ],
+)
+def test_the_twenty_are_steps_however_many_have_a_line(
+    every_steps: int, usual: int, named_at: int
+) -> None:
+    """Two ranks, 2 ms per token; after the usual steps rank 1 needs 2.3 ms."""
+    ranks = Ranks(2)
+    speed = RankSpeed(ranks, DeviceClock(CPU))
+    seconds = [[2.0, 2.0]] * usual + [[2.0, 2.3]] * 200
+    for step in range(every_steps, named_at + 1, every_steps):
+        values = line(ranks, speed, *seconds[step - every_steps : step])
+        slow = [(rank["rank"], rank["slower"]) for rank in values.get("slow_ranks", [])]
+        assert slow == ([(1, 0.15)] if step == named_at else []), step
+
+
+def test_the_seconds_of_all_steps_are_in_the_line() -> None:
+    ranks = Ranks(2)
+    speed = RankSpeed(ranks, DeviceClock(CPU))
+    values = line(ranks, speed, *([[1.0, 2.0]] * 5), *([[3.0, 3.0]] * 30))
+    # 100 tokens on rank 0: 5 x 100 s and 30 x 300 s; 200 on rank 1: 5 x 400 s and 30 x 600 s.
+    assert values["rank_seconds"]["forward"] == [9500.0, 14750.0, 20000.0]
+    assert line(ranks, speed, [1.0, 2.0])["rank_seconds"]["forward"] == [100.0, 250.0, 400.0]
 
 
 @pytest.mark.parametrize("pause", [[5.0, 1.0, 1.0, 1.0], [1.0, 1.0, 9.0, 1.0]])
@@ -86,10 +129,10 @@ def test_noise_makes_no_slow_rank(size: int, steps: int) -> None:
     chance = np.random.default_rng(size)
     ranks = Ranks(size)
     speed = RankSpeed(ranks, DeviceClock(CPU))
-    for number in range(2000):
+    for number in range(2000 // steps):
         noise = np.exp(0.3 * chance.standard_normal((steps, size)))
         noise *= np.where(chance.random((steps, size)) < 0.05, 5.0, 1.0)
-        values = line(ranks, speed, noise.mean(axis=0).tolist())
+        values = line(ranks, speed, *noise.tolist())
         assert "slow_ranks" not in values, number
 
 
@@ -154,13 +197,13 @@ def test_findings_and_metric_lines_know_it() -> None:
 def test_a_slow_rank_is_named_in_the_log_and_by_status(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
-    line = command("run", "schedule.total_steps=24", "log.every_steps=1")
+    line = command("run", "schedule.total_steps=24", "log.every_steps=12")
     code, text = fork_server.run(line, 2, output=tmp_path, plans={1: {"drag": 0.05}})
     assert code == 0, text
     assert "slower than the other ranks over the last steps: rank 1 (" in text
     last = read_metrics(tmp_path / "run/metrics.jsonl").train[-1]
     assert [rank["rank"] for rank in last["slow_ranks"]] == [1]
     low, _, high = last["rank_seconds"]["forward"]
-    assert high - low > 3 * 0.04  # a step of three micro batches
+    assert high - low > 12 * 3 * 0.04  # steps of three micro batches
     assert last["rank_seconds"]["waiting"][2] > 0.05  # rank 0 waits meanwhile
     assert "slower than the other ranks" in in_lines(read_status(tmp_path / "run"))
