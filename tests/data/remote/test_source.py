@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -17,8 +18,9 @@ import pytest
 from bertds.data.loader import open_source, validation_batches
 from bertds.data.order import EpochOrder
 from bertds.data.remote import fetch_ahead
+from bertds.data.remote.cache import ShardCache
 from bertds.data.remote.outlines import outline_bytes
-from bertds.errors import ConfigError, DataError, StoreError
+from bertds.errors import BertdsError, ConfigError, DataError, StoreError
 from bertds.system import storage
 from tests.support.emulators import bucket
 from tests.support.store_rows import assert_equal, config, steps
@@ -214,6 +216,24 @@ def wait_until_there_are_none() -> None:
     while threads() and time.monotonic() < end:
         time.sleep(0.01)
     assert threads() == 0
+
+
+def test_a_full_disk_is_said_before_lengths_are_written_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written through a mapping: a write that finds no room would end the process."""
+
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = ShardCache(tmp_path / "shards", 1 << 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(BertdsError, match="the disk is full"):
+            cache.reserve("outline-1", 1000)
+    assert cache.bytes_used() == 0
+    os.close(cache.reserve("outline-1", 1000))
+    assert os.stat(tmp_path / "shards" / "outline-1").st_blocks >= 2
 
 
 def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_path: Path) -> None:
