@@ -245,8 +245,7 @@ def _check_value(value: object, rule: object, full: str) -> object:
 
 
 def _finite(value: object) -> int | float | None:
-    """Return a number as it is; None for anything else, for infinity, NaN and integers too large
-    for a float."""
+    """Return a number as it is; None for anything else, and for what no finite float can hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if is_finite(value) else None

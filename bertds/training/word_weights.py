@@ -16,8 +16,8 @@ def word_weights(counts_K: np.ndarray, power: float) -> np.ndarray:
     """Return (1 / frequency) ** power of each word, with a mean of 1 over the text.
 
     Args:
-        counts_K: int64 [K], how often each token occurs in the text; one that does not occur counts as
-            occurring once.
+        counts_K: int64 [K], how often each token occurs in the text; one that does not
+            occur counts as occurring once.
         power: 0 gives 1 for all.
 
     Returns:
