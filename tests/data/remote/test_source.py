@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import pytest
 from bertds.data.loader import open_source, validation_batches
 from bertds.data.order import EpochOrder
 from bertds.data.remote import fetch_ahead
+from bertds.data.remote.cache import ShardCache
 from bertds.data.remote.outlines import outline_bytes
-from bertds.errors import ConfigError, DataError, StoreError
+from bertds.errors import BertdsError, ConfigError, DataError, StoreError
 from bertds.system import storage
 from tests.support.emulators import bucket
 from tests.support.store_rows import assert_equal, config, steps
@@ -214,6 +216,26 @@ def wait_until_there_are_none() -> None:
     while threads() and time.monotonic() < end:
         time.sleep(0.01)
     assert threads() == 0
+
+
+@pytest.mark.parametrize("place", ["default", "link", "corpora", "shards"])
+def test_a_cache_folder_of_another_user_is_refused(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Its name in /tmp can be foreseen; files there, and links out of it, would be trusted."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # what is made here is another's
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder, elsewhere = tmp_path / f"bertds-cache-{os.geteuid()}", tmp_path / "elsewhere"
+    with serve(corpus) as store, pytest.raises(BertdsError, match="belongs to another user"):
+        if place == "shards":
+            ShardCache(tmp_path / "cache" / "shards", GIB)
+        elif place == "corpora":
+            open_source(config(store.url, tmp_path), 1)
+        else:
+            elsewhere.mkdir()
+            folder.symlink_to(elsewhere) if place == "link" else folder.mkdir()
+            open_source(replace(config(store.url, tmp_path), cache_dir=""), 1)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_path: Path) -> None:
