@@ -37,8 +37,9 @@ ten-minutes: linux $(VENV)/.installed
 	  $(if $(BOOKS),--books $(BOOKS)) $(if $(TEXT),--text $(TEXT)) $(if $(BLIMP),--blimp $(BLIMP)) \
 	  $(if $(GLUE),--glue $(GLUE)) $(ARGS)
 
-# Each file goes to one process, so that its fixtures are made once.
-PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# Each file goes to one process, so that its fixtures are made once. Compiled modules are kept even
+# where the environment says otherwise: each process would compile hundreds of them, for seconds.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,15 @@ class Case:
     torch_adam: bool = False
     accumulation: int = 1
     """Micro-batches of ``rows`` per step."""
+    peer_rows: int = 0
+    """Rows of the peer's micro-batches, which fill more memory; 0 = as many as ours."""
+
+    def of(self, name: str) -> Case:
+        """Return the case as this contender runs it: the same rows per step."""
+        if name == OURS or not self.peer_rows:
+            return self
+        accumulation = self.accumulation * self.rows // self.peer_rows
+        return replace(self, rows=self.peer_rows, accumulation=accumulation)
 
     def architecture(self, dropout: float) -> ModelConfig:
         """Return the model's settings."""

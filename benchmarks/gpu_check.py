@@ -4,6 +4,7 @@
 make gpu-check [DATA=PREPARED_FOLDER]
 python benchmarks/gpu_check.py [--data PREPARED_FOLDER] [--only STAGE ...] [--minutes 8]
     [--out FILE.json] [--tiny --device cpu]
+python benchmarks/gpu_check.py --show FILE.json ... [--picture FILE.png]
 ```
 
 Each stage has its own process and time limit:
@@ -154,6 +155,19 @@ class Check:
         return 1 if bad or failed else 0
 
 
+def show(paths: list[Path], picture: Path | None) -> None:
+    """Show stored results as one: of each stage the last that measured something."""
+    results = [read_json(path) for path in paths]
+    merged = {**results[-1], "stages": {}, "figures": {}}
+    for result in results:
+        found = {n: stage for n, stage in result["stages"].items() if "result" in stage}
+        merged["stages"].update(found)
+        merged["figures"].update(result["figures"])
+    verdicts = gpu_report.judge(merged["figures"], merged.get("gpu"))
+    print("\n".join(gpu_report.verdict_lines(verdicts)))
+    draw(picture, gpu_report.paint(merged), width=14.0)
+
+
 def last_lines(log: Path, count: int = 12) -> list[str]:
     """Return the end of a stage's output."""
     return log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-count:]
@@ -185,7 +199,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="file of the result")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small sizes that take seconds, for CI")
+    parser.add_argument(
+        "--show",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="show stored results and measure nothing; later files win",
+    )
+    parser.add_argument(
+        "--picture", type=Path, metavar="FILE", help="with --show: draw it (PNG, SVG)"
+    )
     args = parser.parse_args(argv)
+    if args.show:
+        show(args.show, args.picture)
+        return 0
     with tempfile.TemporaryDirectory(prefix="gpu_check_") as folder:
         check = Check(args, Path(folder))
         command = [

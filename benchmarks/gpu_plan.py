@@ -204,9 +204,14 @@ class Plan:
         if self.tiny:
             command += ["--model", "tiny", "--rows", "4", "--steps", "2"]
         else:
-            # Steps of several micro-batches, as in the training runs.
-            command += ["--accumulation", str(ACCUMULATION), "--compile"]
-            command += ["--model", model, "--rows", str(rows), "--steps", "6"]
+            # Steps of several micro-batches, as in the training runs. Ours are those of the shipped
+            # JSON; transformers' are as large as its padded rows allow.
+            ours = self.micro[length]
+            if ACCUMULATION * rows % ours:
+                ours = rows
+            accumulation = ACCUMULATION * rows // ours
+            command += ["--accumulation", str(accumulation), "--peer-rows", str(rows), "--compile"]
+            command += ["--model", model, "--rows", str(ours), "--steps", "6"]
         return Stage(name=f"step {model} {length}", limit=60, read=read_json, command=command)
 
     def optimizer(self) -> Stage:

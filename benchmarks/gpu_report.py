@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from benchmarks.step_report import rows_per_step
+
 Lines = list[list[str]]
 
 
@@ -178,8 +180,8 @@ def passes(result: dict[str, Any]) -> Lines:
 def step(result: dict[str, Any]) -> Lines:
     """Show a whole step of ours and of transformers'."""
     [line] = result["lines"]
-    times = f"{accumulation} x " if (accumulation := line.get("accumulation", 1)) > 1 else ""
-    head = f"{times}{line['rows']} rows, {line['padding']:.1%} padding: {line['speedup']:.2f} times"
+    rows = rows_per_step(line)
+    head = f"{rows}, {line['padding']:.1%} padding: {line['speedup']:.2f} times"
     lines = [[head, "s/step", "tokens/s", "MFU"]]
     for name in ("bertds", "transformers"):
         row = line[name]

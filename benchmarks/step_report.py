@@ -7,11 +7,21 @@ from typing import Any
 OURS, PEER = "bertds", "transformers"
 
 
+def rows_per_step(line: dict[str, Any]) -> str:
+    """Return how both cut a step, such as "2 x 128 rows (theirs 4 x 64)"."""
+    rows, accumulation = line["rows"], line.get("accumulation", 1)
+    theirs = line.get("peer_rows", rows)
+    words = f"{accumulation} x {rows} rows"
+    if theirs != rows:
+        words += f" (theirs {rows * accumulation // theirs} x {theirs})"
+    return words
+
+
 def show(line: dict[str, Any]) -> None:
     """Print one line of the table with its parts."""
     print(
         f"\nBERT-{line['model']}, {line['length']} tokens, {line['precision']}, "
-        f"{line.get('accumulation', 1)} x {line['rows']} rows per step, "
+        f"{rows_per_step(line)} per step, "
         f"{line['padding']:.1%} padding: {line['speedup']:.2f} x transformers "
         f"(totals {line['speedup_of_totals']:.2f}, CPU seconds "
         f"{line['speedup_of_cpu_seconds']:.2f})"

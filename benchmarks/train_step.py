@@ -55,7 +55,7 @@ WARM_UP = 2
 
 def compare_losses(case: Case, batches: list[StepBatch], vocab_size: int) -> dict[str, Any]:
     """Train both from equal weights without dropout, on one micro-batch per step."""
-    case = dataclasses.replace(case, accumulation=1)
+    case = dataclasses.replace(case, accumulation=1, peer_rows=0)
     losses: dict[str, list[float]] = {}
     for name in (OURS, PEER):
         contender = Contender(name, case, vocab_size, dropout=0.0)
@@ -75,19 +75,22 @@ def time_steps(
     case: Case, batches: list[StepBatch], vocab_size: int, *, parts: bool = True
 ) -> dict[str, Any]:
     """Time both in turn, and the parts of one step each."""
-    contenders = [Contender(name, case, vocab_size, dropout=0.1) for name in (OURS, PEER)]
+    contenders = [Contender(name, case.of(name), vocab_size, dropout=0.1) for name in (OURS, PEER)]
+    steps = {OURS: batches, PEER: batches}
+    if case.peer_rows:  # the same rows, in other micro-batches
+        steps[PEER] = read_batches(case.of(PEER), len(batches))[0]
     seconds: dict[str, list[float]] = {OURS: [], PEER: []}
     cpu: dict[str, list[float]] = {OURS: [], PEER: []}
     graphs = [compiled_graphs()]
-    for number, batch in enumerate(batches):
+    for number in range(len(batches)):
         # The first steps of each allocate and compile; who goes first alternates.
         for contender in contenders if number % 2 else reversed(contenders):
-            by_clock, of_threads = contender.timed_step(batch)
+            by_clock, of_threads = contender.timed_step(steps[contender.name][number])
             if number >= WARM_UP:
                 seconds[contender.name].append(by_clock)
                 cpu[contender.name].append(of_threads)
         graphs.append(compiled_graphs())
-    shares = {c.name: c.breakdown(batches[-1]) if parts else {} for c in contenders}
+    shares = {c.name: c.breakdown(steps[c.name][-1]) if parts else {} for c in contenders}
     close(contenders)
     micros = [micro for batch in batches for micro in batch.micro_batches]
     measured = [micro for batch in batches[WARM_UP:] for micro in batch.micro_batches]
@@ -173,6 +176,7 @@ def run_case(case: Case, *, memory: bool, peak: float | None, times_only: bool) 
         "precision": case.precision,
         "rows": case.rows,
         "accumulation": case.accumulation,
+        "peer_rows": case.of(PEER).rows,
         **({} if times_only else {"equality": compare_losses(case, batches[:2], vocab_size)}),
         **time_steps(case, batches, vocab_size, parts=not times_only),
         "loader_cpu_seconds_per_step": round(loader_seconds, 5),
@@ -194,6 +198,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32"])
     parser.add_argument("--rows", type=int, default=16, help="rows per micro batch")
     parser.add_argument("--accumulation", type=int, default=1, help="micro batches per step")
+    parser.add_argument(
+        "--peer-rows",
+        type=int,
+        default=0,
+        help="rows per micro batch of transformers, where its largest is smaller than ours",
+    )
     parser.add_argument("--steps", type=int, default=4, help="timed steps, after two for warm-up")
     parser.add_argument(
         "--memory", action="store_true", help="also measure peak memory, in separate processes"
@@ -226,6 +236,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.tiny:
         args.model, args.rows, args.steps = "tiny", 4, 2
+    if args.peer_rows and args.rows * args.accumulation % args.peer_rows:
+        parser.error("--peer-rows must divide the rows of a step, --rows times --accumulation")
     return args
 
 
@@ -249,6 +261,7 @@ def main(argv: list[str] | None = None) -> int:
             compile=args.compile,
             torch_adam=args.torch_adam,
             accumulation=args.accumulation,
+            peer_rows=args.peer_rows,
         )
         for length in args.lengths
         for precision in args.precisions

@@ -47,10 +47,11 @@ class InUseError(UserError):
     """Another process is writing to this folder."""
 
 
-class StoreError(BertdsError):
-    """A store (S3, a web server, ...) could not be reached for long; the work up to then is saved.
-
-    The same command continues when the store answers again.
-    """
+class StoppedError(BertdsError):
+    """The command stops early, with its work saved; the same command continues."""
 
     exit_code = EXIT_RUN_AGAIN
+
+
+class StoreError(StoppedError):
+    """A store (S3, a web server, ...) could not be reached for long."""

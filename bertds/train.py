@@ -22,6 +22,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
+from bertds.system import early_stop
+from bertds.system.fault_points import reached
 from bertds.system.run_command import guarded
 from bertds.system.start_up import loading
 
@@ -74,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build everything, train, and say how it ended.
+    """Train in this process, or start others that do.
 
     Returns:
         0 when the last step is done, 75 when the run stopped early and can be continued.
@@ -82,8 +84,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # Where a peer is lost, torch's C++ parts would print stack traces over our one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if args.processes or args.restarts:
-        return start_processes(args)
+    with early_stop.armed():  # until the run can save when it is asked to stop
+        reached("run.start")
+        return start_processes(args) if args.processes or args.restarts else pretrain(args)
+
+
+def pretrain(args: argparse.Namespace) -> int:
+    """Train in this process; return its exit code."""
     with loading("bertds.training.build"):
         from bertds.training.build import build_run
 

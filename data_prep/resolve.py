@@ -17,7 +17,7 @@ from bertds.errors import ConfigError
 from bertds.system.atomic_files import sha256_file
 from bertds.system.processes import usable_cores
 from bertds.system.secrets import masked
-from bertds.system.storage import is_read_only, is_url
+from bertds.system.storage import is_url, why_not_written
 from data_prep.document import Limits, SourceFile
 from data_prep.request import PrepRequest
 from data_prep.selection.decontaminate import NgramTable, TestFile, check_ngram, read_test_files
@@ -61,11 +61,8 @@ def resolve(request: PrepRequest) -> Resolved:
         BertdsError: a file or folder is missing or not what its field says, a value is impossible,
             a package is missing.
     """
-    if is_read_only(str(request.out)):
-        raise ConfigError(
-            f"--out {masked(request.out)}: a web server cannot be written to; use s3://, gs://, "
-            "az:// or file://"
-        )
+    if why_not := why_not_written(str(request.out)):
+        raise ConfigError(f"--out {masked(request.out)}: {why_not}")
     files = source_files(request)
     filters, test_ngrams = filter_settings(request)
     settings = prep_settings(request, files, filters)

@@ -7,7 +7,7 @@ from bertds.config.recipe import Config, DataConfig, ModelConfig, ScheduleConfig
 from bertds.config.row_settings import ImpossibleRows
 from bertds.errors import ConfigError
 from bertds.system.secrets import masked
-from bertds.system.storage import is_read_only, is_url
+from bertds.system.storage import is_url, why_not_written
 
 
 def _require(condition: bool, message: str) -> None:
@@ -135,11 +135,8 @@ def check_urls(config: Config) -> None:
         not copy_to or is_url(copy_to),
         f"checkpoint.copy_to={copy_to} must be a URL (s3://, gs://, az://, file:///...)",
     )
-    _require(
-        not is_read_only(copy_to),
-        f"checkpoint.copy_to={masked(copy_to)}: a web server cannot be written to; use s3://, "
-        "gs://, az:// or file://",
-    )
+    why_not = why_not_written(copy_to)
+    _require(not why_not, f"checkpoint.copy_to={masked(copy_to)}: {why_not}")
     for key, value in (
         ("data.path", config.data.path),
         ("validation.path", config.validation.path),

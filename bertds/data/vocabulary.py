@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +208,8 @@ def load_tokenizer_info(
     """Describe the tokenizer of a ``vocab.txt``, a ``tokenizer.json``, or a folder with one.
 
     Args:
-        path: the file or folder, or a name of ``bertds models``. A folder's vocab.txt goes before
-            its tokenizer.json.
+        path: the file or folder, or a name of ``bertds models``. If a folder has both files and
+            they differ, its tokenizer.json decides.
         lower_case: the casing; None takes it from ``tokenizer_config.json`` there, else from
             ``tokenizer.json``, else from the vocabulary itself (see :func:`looks_lower_case`). A
             JSON file under another name is a ``tokenizer.json`` that decides on its own.
@@ -265,6 +266,12 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
         return dict(tokenizer_json.normalizer_rules(content))
     config, beside = file.parent / tokenizer_json.CONFIG, file.parent / tokenizer_json.FILE
     said = tokenizer_json.read_json(config) if config.is_file() else {}
+    for name, own in (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece")):
+        if said.get(name, own) != own:
+            raise DataError(
+                f"{config}: {name} is {said[name]!r}, which only the code of its class can do; "
+                f"supported: {own!r}, or a tokenizer.json that holds all rules"
+            )
     if "do_lower_case" not in said and beside.is_file():
         said = (
             tokenizer_json.normalizer_rules(content or tokenizer_json.read_tokenizer(beside)) | said
@@ -299,11 +306,10 @@ def _vocabulary_file(path: Path) -> Path:
             raise DataError(f"{path}: neither a vocab.txt nor a tokenizer.json; {_CONVERT}")
         return path
     names = ["vocab.txt", tokenizer_json.FILE]
-    both = all((path / name).is_file() for name in names)
-    # Some models of other kinds have a vocab.txt too, which alone says little. (To parse the file
-    # only to see its model's name takes longer than the rest.)
-    if both and b'"WordPiece"' not in (path / tokenizer_json.FILE).read_bytes():
-        return path / tokenizer_json.FILE
+    if all((path / name).is_file() for name in names):
+        states = [(path / name).stat() for name in names]
+        agree = _agree(path, *((s.st_ino, s.st_size, s.st_mtime_ns) for s in states))
+        return path / names[0 if agree else 1]
     for name in names:
         if (path / name).is_file():
             return path / name
@@ -315,11 +321,30 @@ def _vocabulary_file(path: Path) -> Path:
     )
 
 
+@lru_cache(maxsize=8)
+def _agree(folder: Path, *states: tuple[int, ...]) -> bool:
+    """Return whether a folder's vocab.txt says all that its tokenizer.json does.
+
+    If not (a model of another kind, tokens that were added later, a normalizer that is not BERT's),
+    tokenizer.json decides, as in transformers.
+
+    Args:
+        folder: with both files.
+        states: what changes when one of them does: to parse them takes longer than all else.
+    """
+    tokens = tokenizer_json.bert_wordpiece(tokenizer_json.read_json(folder / tokenizer_json.FILE))
+    return tokens is not None and tokens == read_vocabulary(folder / "vocab.txt")
+
+
 def _files(path: Path, file: Path) -> dict[str, Path]:
     """Return the files of a tokenizer; next to a file that was named, others may be foreign."""
     names: tuple[str, ...] = TOKENIZER_FILES if path.is_dir() else ()
     if not path.is_dir() and file.name == tokenizer_json.FILE:
         names = (tokenizer_json.CONFIG,)
+    if file.suffix == ".json":
+        names = tuple(
+            name for name in names if name != "vocab.txt"
+        )  # it says less, or other things
     own = {name: file.parent / name for name in names if (file.parent / name).is_file()}
     return own | {tokenizer_json.FILE if file.suffix == ".json" else "vocab.txt": file}
 

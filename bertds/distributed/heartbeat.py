@@ -22,6 +22,9 @@ Silence is measured in the listener's own running time, and only over rounds in 
 listen: on a machine that gives it no turn, it would else take its own deafness for the others'
 silence. A silent process of the same machine whose processor time grows is starved, not frozen:
 it gets ten times as long, or, once the run knows how long a step takes, the limit for progress.
+
+A rank that leaves before the end says so in the store, with its exit code. If it only stops early
+(a store that does not answer, a signal), the others end with the same code, not with a failure.
 """
 
 from __future__ import annotations
@@ -29,7 +32,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import sys
 import threading
@@ -39,11 +41,12 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from bertds.distributed.liveness import CpuWatch, KeyValueStore, OwnTime, TimedStore
+from bertds.distributed.last_words import LastWords, is_of_a_collective
+from bertds.distributed.liveness import KeyValueStore, OwnTime, ParentWatch, TimedStore
+from bertds.distributed.neighbours import Neighbours
 from bertds.distributed.progress import Progress, Sign, Standstill
-from bertds.distributed.rank_info import has_launcher
 from bertds.distributed.watchdog import Watchdog
-from bertds.errors import EXIT_FAILED
+from bertds.errors import EXIT_FAILED, BertdsError, StoppedError
 from bertds.system.logs import log
 from bertds.system.processes import start_time
 
@@ -57,8 +60,6 @@ LEAVE_SECONDS = 60.0
 """A rank that leaves because of a failure is killed if it has not ended by then."""
 RESERVE = 4 << 20
 """Bytes that are given back when a rank leaves, so that it can leave without memory."""
-CONNECTION_WORDS = ("gloo", "nccl", "connection", "socket", "timed out", "timeout", "peer")
-"""An error of a collective operation holds one of these."""
 
 _LOST = re.compile(r"rank (\d+)(?: \(process \d+ on [^)]*\))? is lost: ")
 
@@ -91,6 +92,8 @@ class Heartbeat:
         self.period = min(2.0, max(0.1, timeout_seconds / 20))
         self.verdict = ""
         """What was found, once a peer is lost."""
+        self.exit_code = EXIT_FAILED
+        """What this process ends with because of it: the peer's own code if that stopped early."""
         self._store = store
         self._on_leave = on_leave
         self.progress = Progress(progress_seconds)
@@ -98,10 +101,11 @@ class Heartbeat:
         self._standstill = Standstill(self.progress, world_size)
         self._watchdog = Watchdog(rank)
         self._reserve: bytearray | None = bytearray(RESERVE)
-        self._farewell = ""
-        self._said = threading.Event()
+        self._words = LastWords(rank)
+        self._gone: set[int] = set()
+        self._rounds = 0  # how often the others were listened to
+        self._deaf = False  # the store is gone
         self._wake = threading.Event()
-        self._left: set[int] = set()
         self._stopped = threading.Event()
         self._found = threading.Event()
         self._main_handles_it = False
@@ -111,13 +115,10 @@ class Heartbeat:
         self._seen = dict.fromkeys(self._watched(), 0.0)  # on our own clock, as the next one
         self._listened = 0.0
         self._talk: TimedStore | None = None
-        self._cpu = CpuWatch()
         self._beats: dict[int, str] = {}
         self._peers: dict[int, dict[str, Any]] = {}
-        self._neighbours: dict[int, dict[str, Any]] = {}
-        self._parent = os.getppid() if has_launcher() else None
-        self._parent_gone: float | None = None
-        self._moved = (0, 0.0)  # the progress that was last seen, and when
+        self._neighbours = Neighbours()
+        self._parent = ParentWatch()
 
     def start(self) -> Heartbeat:
         """Begin to beat and to watch."""
@@ -136,11 +137,12 @@ class Heartbeat:
         self._reserve = None
         self._watchdog.leaving(LEAVE_SECONDS)
 
-    def stop(self, failure: str = "") -> None:
+    def stop(self, failure: str = "", code: int = EXIT_FAILED) -> None:
         """End the threads.
 
         Args:
             failure: why this rank leaves before its time, reported to the others; "" = in order.
+            code: the exit code with which it leaves then; the others end with it too.
         """
         if not self._threads:
             return
@@ -149,12 +151,13 @@ class Heartbeat:
             self.begin_to_leave()
             # The thread that talks says it: none can be started where memory is short, and where
             # the store is gone, this may take for ever.
-            self._farewell = failure[:500]
-            self._wake.set()
-            self._said.wait(2 * self.period)
-        if failure and self.rank == 0:
-            # Rank 0's process holds the store: the others must have the time to read it.
-            self._let_read(3 * self.period)
+            self._words.say(failure, code)
+            # One that stops early is heard however slow this machine is: else the others fail.
+            early = code != EXIT_FAILED
+            self._talk_until(self._words.said.is_set, self.timeout if early else 2 * self.period)
+            if self.rank == 0:
+                # Rank 0's process holds the store: the others must have the time to read it.
+                self._talk_until(self._all_leave, self.timeout if early else 3 * self.period)
         self._stopped.set()
         self._wake.set()
         for thread in self._threads:
@@ -163,24 +166,35 @@ class Heartbeat:
         if not failure:
             self._watchdog.stop()
 
-    def _let_read(self, seconds: float) -> None:
-        """Wait until all the others have said that they leave too, this many seconds at most."""
+    def _talk_until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Have the thread that talks hurry, until something is done or it cannot be."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end and len(self._left) < self.world_size - 1:
+        while time.monotonic() < end and not (done() or self._deaf):
             self._wake.set()
-            time.sleep(min(0.1, self.period))
+            time.sleep(min(0.05, self.period))
 
-    def explain(self, error: BaseException) -> str:
-        """Return which peer's loss made a collective operation fail, or "" if none did.
+    def _all_leave(self) -> bool:
+        """Whether all the others have said that they leave too, or have ended."""
+        return len(self._words.left | self._neighbours.ended()) >= self.world_size - 1
 
-        Waits until the watch has found it, ``timeout_seconds`` at most.
+    def explain(self, error: BaseException) -> BertdsError | None:
+        """Return the error that names the peer because of which a collective operation failed.
+
+        Waits until the watch has found the peer, ``timeout_seconds`` at most.
+
+        Returns:
+            None if no peer is to blame; a :class:`StoppedError` if the peer only stopped early.
         """
-        text = f"{type(error).__name__} {error}".lower()
-        if not self._threads or not any(word in text for word in CONNECTION_WORDS):
-            return ""
+        if not self._threads or not is_of_a_collective(error):
+            return None
         self._main_handles_it = True
         self._found.wait(self.timeout + 4 * self.period)
-        return self.verdict
+        if not self.verdict:
+            return None
+        kind = BertdsError if self.exit_code == EXIT_FAILED else StoppedError
+        lost = kind(f"{self.verdict}; run the same command again to resume")
+        lost.exit_code = self.exit_code
+        return lost
 
     # -- the thread that talks ---------------------------------------------------------------
 
@@ -210,19 +224,17 @@ class Heartbeat:
                 self._wake.clear()
                 sign = self.progress.sign(number)
                 store.set(self._key("beat", self.rank), sign.to_text())
-                if self._farewell and not self._said.is_set():
-                    store.set(self._key("left", self.rank), self._farewell)
-                    self._said.set()
+                self._words.publish(store)
                 self._watchdog.alive(OUTSIDE * self._longest_silence())
                 self._meet(store)
                 self._listen(store)
                 self._standstill.note(self.rank, sign, self._own.seconds)
                 self._wake.wait(self.period)
         except Exception as error:  # the store is gone, and rank 0 with it
+            self._deaf = True
             if not self._stopped.is_set() and not self._left_in_order():
-                self._conclude(
-                    0, f"its store does not respond ({str(error).splitlines()[0][:120]})"
-                )
+                why = str(error).splitlines()[0][:120]
+                self._conclude(0, f"is lost: its store does not respond ({why})")
 
     def _left_in_order(self) -> bool:
         """Wait a moment: at the end of a run the store may go before this thread is notified."""
@@ -244,17 +256,15 @@ class Heartbeat:
             if store.has(key):
                 who = json.loads(store.get(key))
                 self._peers[other] = who
-                near = who["host"] == socket.gethostname() and who["start"]
-                # Containers may share a host name but not process numbers.
-                if near and start_time(who["pid"]) == who["start"]:
-                    self._neighbours[other] = who
+                self._neighbours.add(other, who)
 
     def _listen(self, store: TimedStore) -> None:
         keys = [self._key("beat", other) for other in self._watched()]
+        for other in tuple(self._gone):  # a neighbour's last word, if it had one
+            self._hear(store, other)
         for other, key in zip(self._watched(), keys, strict=True):
-            if self.rank == 0 and store.has(self._key("left", other)):
-                self._left.add(other)
-                self._conclude(other, "", store.get(self._key("left", other)))
+            if self.rank == 0:
+                self._hear(store, other)
             if store.has(key):
                 value = store.get(key)
                 if self._beats.get(other) != value:
@@ -263,12 +273,19 @@ class Heartbeat:
                     self._standstill.note(other, Sign.from_text(value), self._own.seconds)
         if self.rank == 0:
             if self.verdict:
-                store.set("bertds/verdict", self.verdict)
+                store.set("bertds/verdict", json.dumps([self.exit_code, self.verdict]))
         elif store.has("bertds/verdict"):
-            self._set(store.get("bertds/verdict"))
-        elif store.has(self._key("left", 0)):
-            self._conclude(0, "", store.get(self._key("left", 0)))
+            code, verdict = json.loads(store.get("bertds/verdict"))
+            self._set(verdict, code)
+        else:
+            self._hear(store, 0)
         self._listened = self._own.seconds
+        self._rounds += 1
+
+    def _hear(self, store: TimedStore, other: int) -> None:
+        """Take note if a peer says that it leaves."""
+        if (word := self._words.hear(store, other)) is not None:
+            self._conclude(other, f"left with: {word.text}", word.code)
 
     # -- the thread that judges --------------------------------------------------------------
 
@@ -279,9 +296,8 @@ class Heartbeat:
             self._look_at_parent(now)
             for other in self._seen:
                 silence = self._silence(other)
-                running = self._is_running(other)
-                if silence > (self._longest_silence() if running else self.timeout):
-                    self._conclude(other, f"silent for {silence:.0f} s")
+                if silence > (self._longest_silence() if self._runs(other) else self.timeout):
+                    self._conclude(other, f"is lost: silent for {silence:.0f} s")
             if self.rank == 0:
                 self._look_for_standstill()
             if self.verdict:
@@ -300,7 +316,7 @@ class Heartbeat:
         named, said = found
         if len(named) > 1:
             said += f"; so are ranks {', '.join(map(str, named[1:NEIGHBOURS]))}"
-        self._conclude(named[0], said)
+        self._conclude(named[0], f"is lost: {said}")
 
     def _silence(self, other: int) -> float:
         """Return for how long, in our own running time, a peer is known to have been silent."""
@@ -310,48 +326,49 @@ class Heartbeat:
             silence = max(silence, self._own.seconds - asked)
         return silence
 
-    def _is_running(self, other: int) -> bool:
-        who = self._neighbours.get(other)
-        if who is None:
-            return False
-        return self._cpu.ran_since(who["pid"], self._own.seconds - self.timeout)
+    def _runs(self, other: int) -> bool:
+        return self._neighbours.ran_since(other, self._own.seconds - self.timeout)
 
     def _look_at_neighbours(self) -> None:
-        for other, who in list(self._neighbours.items()):
-            self._cpu.look(who["pid"], self._own.seconds)
-            if start_time(who["pid"]) != who["start"]:
-                # Perhaps it left in order and said why: give the word time to arrive.
-                self._stopped.wait(2 * self.period)
-                if not self._stopped.is_set():
-                    self._conclude(other, "its process has ended (killed or out of memory)")
+        self._neighbours.look(self._own.seconds)
+        for other in self._neighbours.ended():
+            # Perhaps it left in order and said why: give the word time to arrive.
+            self._wait_for_last_word(other)
+            if not self._stopped.is_set():
+                self._conclude(other, "is lost: its process has ended (killed or out of memory)")
+
+    def _wait_for_last_word(self, other: int) -> None:
+        """Wait until the thread that talks has asked for it, however slow this machine is."""
+        self._gone.add(other)
+        self._stopped.wait(2 * self.period)
+        # The round under way may have begun before; the one after it has not.
+        enough = self._rounds + 2
+        self._talk_until(lambda: self._rounds >= enough or self._stopped.is_set(), self.timeout)
 
     def _look_at_parent(self, now: float) -> None:
         """Leave if the launcher is gone and this rank hangs; else the loop stops in order."""
-        if self.progress.count != self._moved[0]:
-            self._moved = (self.progress.count, now)
-        if self._parent is None or os.getppid() == self._parent:
-            return
-        self._parent_gone = self._parent_gone or now
-        if now - max(self._parent_gone, self._moved[1]) > self.timeout:
+        if self._parent.orphaned_and_idle(now, self.progress.count) > self.timeout:
             self._set(
                 f"rank {self.rank}: the launcher is gone, and no step was completed for "
                 f"{self.timeout:.0f} s"
             )
 
-    def _conclude(self, rank: int, how: str, said: str = "") -> None:
+    def _conclude(self, rank: int, what: str, code: int = EXIT_FAILED) -> None:
         who = self._peers.get(rank)
         place = f" (process {who['pid']} on {who['host']})" if who else ""
-        what = f"left with: {said}" if said else f"is lost: {how}"
-        self._set(f"rank {rank}{place} {what}")
+        self._set(f"rank {rank}{place} {what}", code)
 
-    def _set(self, verdict: str) -> None:
+    def _set(self, verdict: str, code: int = EXIT_FAILED) -> None:
         if not self.verdict:
+            self.exit_code = code
             self.verdict = verdict
             self._found.set()
 
     def _leave(self) -> None:
         self._watchdog.leaving(LEAVE_SECONDS)
         self._end_frozen()
+        self._words.say(self.verdict, self.exit_code)  # rank 0 keeps the store until it is there
+        self._wake.set()
         # Rank 0's process holds the store: the others must have the time to read the verdict.
         # And this rank's main thread may be on its way out with an error of its own.
         if self._stopped.wait(3 * self.period):
@@ -365,18 +382,14 @@ class Heartbeat:
         for handler in log.handlers:
             with suppress(Exception):
                 handler.flush()
-        os._exit(EXIT_FAILED)
+        os._exit(self.exit_code)
 
     def _end_frozen(self) -> None:
         """Kill silent peers of this machine: stopped, they would keep their port and GPU."""
         # Not one that only passed on whom it had lost ("rank 0 left with: rank 1 is lost: ...").
         found = _LOST.match(self.verdict)
         named = int(found[1]) if found else None
-        for other, who in self._neighbours.items():
+        for other in self._neighbours.ranks():
             silent = other in self._seen and self._silence(other) > self.timeout
-            silent = silent and not self._is_running(other)
-            if (silent or other == named) and start_time(who["pid"]) == who["start"]:
-                # Said first: the launcher restarts the ranks as soon as one of them has ended.
-                log.warning("%s; killing process %d", self.verdict, who["pid"])
-                with suppress(OSError):
-                    os.kill(who["pid"], signal.SIGKILL)
+            if other == named or (silent and not self._runs(other)):
+                self._neighbours.kill(other, self.verdict)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
+from bertds.distributed.rank_info import has_launcher
 from bertds.system.processes import processor_time
 
 T = TypeVar("T")
@@ -63,6 +65,29 @@ class CpuWatch:
         """Return whether the process is known to have run after ``then``."""
         seen = self._seen.get(pid)
         return seen is not None and seen.at > then
+
+
+class ParentWatch:
+    """Notices that the launcher is gone."""
+
+    def __init__(self) -> None:
+        self._parent = os.getppid() if has_launcher() else None
+        self._gone_since: float | None = None
+        self._moved = (0, 0.0)  # the progress that was last seen, and when
+
+    def orphaned_and_idle(self, now: float, progress: int) -> float:
+        """Return for how many seconds the launcher has been gone without any progress here.
+
+        Args:
+            now: on the caller's clock, in seconds.
+            progress: a number that changes when there is progress.
+        """
+        if progress != self._moved[0]:
+            self._moved = (progress, now)
+        if self._parent is None or os.getppid() == self._parent:
+            return 0.0
+        self._gone_since = self._gone_since or now
+        return now - max(self._gone_since, self._moved[1])
 
 
 class KeyValueStore(Protocol):

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from bertds.distributed.rank_info import RankInfo, find_rank_info
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, ConfigError
+from bertds.system.fault_points import reached
 from bertds.system.start_up import loading
 
 MEETING_SECONDS = 600.0
@@ -145,6 +146,7 @@ def start_processes(
             store: dist.Store = dist.HashStore()
         else:
             store = dist.PrefixStore("bertds/group", meet_processes())
+        reached("engine.group")
         dist.init_process_group(
             backend,
             store=store,

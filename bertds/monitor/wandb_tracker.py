@@ -9,8 +9,10 @@ import os
 import re
 import secrets
 import socket
+import sys
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +21,7 @@ from bertds.monitor.tracked_values import flat, saved_checkpoints
 from bertds.system.atomic_files import write_text
 from bertds.system.json_fields import parse_json
 from bertds.system.logs import log
+from bertds.system.secrets import masked
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -71,6 +74,17 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+@contextlib.contextmanager
+def _masked_arguments() -> Iterator[None]:
+    """Hide credentials in the command line, which W&B records and uploads."""
+    arguments = sys.argv
+    sys.argv = [masked(argument) for argument in arguments]
+    try:
+        yield
+    finally:
+        sys.argv = arguments
+
+
 class WandbTracker:
     """A W&B run. A resumed run continues the same one: its id is in the run folder.
 
@@ -114,18 +128,19 @@ class WandbTracker:
     def _init(self, mode: Literal["online", "offline"]) -> Run:
         import wandb
 
-        return wandb.init(
-            project=self._project,
-            name=self._name,
-            id=self._id,
-            # Offline runs cannot ask the server; their files carry the same id and are merged
-            # when they are synchronised.
-            resume="allow" if mode == "online" else None,
-            mode=mode,
-            dir=str(self._run_dir),
-            config=self._settings,
-            settings=wandb.Settings(console="off", init_timeout=INIT_SECONDS),
-        )
+        with _masked_arguments():
+            return wandb.init(
+                project=self._project,
+                name=self._name,
+                id=self._id,
+                # Offline runs cannot ask the server; their files carry the same id and are merged
+                # when they are synchronised.
+                resume="allow" if mode == "online" else None,
+                mode=mode,
+                dir=str(self._run_dir),
+                config=self._settings,
+                settings=wandb.Settings(console="off", init_timeout=INIT_SECONDS),
+            )
 
     def line(self, values: dict[str, Any]) -> None:
         """Send one metric line."""

@@ -20,11 +20,14 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 POINTS = {
+    "run.start": "the command line was read, nothing else",
+    "run.open": "everything is imported; the run folder is about to be opened",
     "run.meet": "the processes are about to connect to each other",
     "run.continue": "everything is built; the newest checkpoint is about to be looked for",
     "run.leave": "this rank is about to leave the run",
     "run.clock": "value: the clock of training, in seconds",
     "data.batch": "value: a batch of one step, just made",
+    "engine.group": "the process group is about to be made",
     "engine.wrap": "the optimizer is about to be made",
     "engine.seed": "a micro batch begins; facts: step, micro_step",
     "engine.forward": "a micro batch is about to go through the model",
@@ -40,6 +43,7 @@ POINTS = {
     "checkpoint.published": "the folder has its name",
     "checkpoint.latest": "the name of the newest checkpoint is about to be written",
     "checkpoint.remove": "an old checkpoint is about to be removed",
+    "store.patience": "value: how long a store may fail to answer, in seconds",
     "disk.free": "value: the free bytes of a file system",
     "prep.report": "everything is prepared but the report and the manifest",
     "prep.manifest": "the report is written, the manifest is not",

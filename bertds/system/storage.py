@@ -9,7 +9,6 @@ first URL is used, so that local paths cost nothing.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import random
 import re
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bertds.errors import ConfigError, DataError, StoreError
+from bertds.system.fault_points import passed
 from bertds.system.logs import log
 from bertds.system.secrets import masked
 
@@ -58,6 +58,18 @@ def is_url(text: object) -> bool:
 def is_read_only(url: str) -> bool:
     """Return whether a URL is of a web server: its driver can neither list nor write."""
     return url.lower().startswith(("http://", "https://"))
+
+
+def why_not_written(url: str) -> str:
+    """Return why a URL is no place to write files to, and what to do instead; "" if it is one."""
+    if is_read_only(url):
+        return "a web server cannot be written to; use s3://, gs://, az:// or file://"
+    if url.lower().startswith("hf://") and not url.lower().startswith("hf://buckets/"):
+        return (
+            "each file would be a commit of its own, of which the Hub takes a limited number per "
+            "hour; write to a local folder and upload it in one commit with `hf upload`"
+        )
+    return ""
 
 
 def join(url: str, name: str) -> str:
@@ -97,6 +109,11 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
     return store, name
 
 
+def patience(seconds: float) -> float:
+    """Return for how long a store may fail to answer, which is asked again with each failure."""
+    return passed("store.patience", seconds)
+
+
 def lasts(error: BaseException) -> bool:
     """Return whether a request that failed so would fail again."""
     if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, *_WRONG)):
@@ -106,6 +123,12 @@ def lasts(error: BaseException) -> bool:
         return status not in (408, 425, 429)
     kind = type(error).__name__.lower()
     return "credential" in kind or kind == "offlinemodeisenabled"
+
+
+def _behind(error: Exception) -> Exception:
+    """Return what an error is about: the driver of web servers calls every failure a lost file."""
+    lost = isinstance(error, FileNotFoundError)
+    return error.__cause__ if lost and isinstance(error.__cause__, Exception) else error
 
 
 def _status(error: BaseException) -> int:
@@ -148,15 +171,15 @@ def insist(
             return request()
         except (ConfigError, DataError, StoreError):
             raise
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{masked(url)}: no such file") from None
-        except Exception as error:
-            if _status(error) == 404:
+        except Exception as raised:
+            error = _behind(raised) if is_read_only(url) else raised
+            if isinstance(error, FileNotFoundError) or _status(error) == 404:
                 raise FileNotFoundError(f"{masked(url)}: no such file") from None
             if lasts(error):
                 raise DataError(f"{masked(url)}: {reason(error)}") from error
             now = time.monotonic()
-            if now + pause - began > seconds or (stopped is not None and stopped.is_set()):
+            given_up = stopped is not None and stopped.is_set()
+            if given_up or now + pause - began > patience(seconds):
                 raise StoreError(
                     f"{masked(url)}: {reason(error)}; gave up after {tries} tries in "
                     f"{now - began:.0f} s"
@@ -165,11 +188,7 @@ def insist(
                 said = now
                 log.warning("%s: %s; retrying", masked(url), reason(error))
         # Of many machines that failed together, not all come back together.
-        wait = pause * random.uniform(0.75, 1.25)
-        if stopped is None:
-            time.sleep(wait)
-        else:
-            stopped.wait(wait)
+        (stopped or threading.Event()).wait(pause * random.uniform(0.75, 1.25))
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
@@ -336,54 +355,3 @@ def remove_empty_folder(url: str) -> None:
     if "file" in store.protocol:
         with suppress(OSError):
             store.rmdir(name)
-
-
-class StoredFile(io.RawIOBase):
-    """A file in a store, read by ranges; each request is repeated until it succeeds.
-
-    Args:
-        url: which.
-        size: its bytes; None asks the store.
-        seconds: how long each request is repeated.
-    """
-
-    def __init__(
-        self, url: str, size: int | None = None, seconds: float = PATIENCE_SECONDS
-    ) -> None:
-        super().__init__()
-        self.url, self._seconds, self._place = url, seconds, 0
-        self.size = file_size(url, seconds) if size is None else size
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Always."""
-        return True
-
-    def tell(self) -> int:
-        """Return the place of the next byte."""
-        return self._place
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place; see :meth:`io.IOBase.seek`."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
-        self._place = max(0, base + offset)
-        return self._place
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read as much as one request gives."""
-        start = self._place
-        end = min(start + len(buffer), start + REQUEST_BYTES, self.size)
-        if end <= start:
-            return 0
-        data = insist(lambda: read_range(self.url, start, end, self.size), self.url, self._seconds)
-        buffer[: len(data)] = data
-        self._place = end
-        return len(data)
-
-
-def open_binary(url: str, size: int | None = None) -> io.BufferedReader:
-    """Open a file in a store for reading, with seeking; see :class:`StoredFile`."""
-    return io.BufferedReader(StoredFile(url, size), buffer_size=4 << 20)

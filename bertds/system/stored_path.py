@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +12,51 @@ from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from bertds.system import storage
+
+
+class StoredFile(io.RawIOBase):
+    """A file in a store, read by ranges; each request is repeated until it succeeds.
+
+    Args:
+        url: which.
+        size: its bytes.
+        seconds: how long each request is repeated.
+    """
+
+    def __init__(self, url: str, size: int, seconds: float = storage.PATIENCE_SECONDS) -> None:
+        super().__init__()
+        self.url, self.size, self._seconds, self._place = url, size, seconds, 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """Return the place of the next byte."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place; see :meth:`io.IOBase.seek`."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read as much as one request gives."""
+        start = self._place
+        end = min(start + len(buffer), start + storage.REQUEST_BYTES, self.size)
+        if end <= start:
+            return 0
+        data = storage.insist(
+            lambda: storage.read_range(self.url, start, end, self.size), self.url, self._seconds
+        )
+        buffer[: len(data)] = data
+        self._place = end
+        return len(data)
 
 
 class Facts(NamedTuple):
@@ -83,7 +129,8 @@ class StoredPath:
 
     def open(self) -> BufferedReader:
         """Open the file for reading; each request is repeated until it succeeds."""
-        return storage.open_binary(self.url, self.stat().st_size)
+        raw = StoredFile(self.url, self.stat().st_size)
+        return BufferedReader(raw, buffer_size=4 << 20)
 
 
 FilePath: TypeAlias = Path | StoredPath

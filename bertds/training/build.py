@@ -41,6 +41,7 @@ from bertds.monitor.notify import Notifier
 from bertds.monitor.rank_speed import RankSpeed
 from bertds.monitor.trackers import check_trackers, start_trackers
 from bertds.optim.lr_schedule import LearningRate
+from bertds.system.early_stop import disarm, on_early_stop
 from bertds.system.fault_points import reached
 from bertds.system.heap_trim import Heap
 from bertds.system.logs import log, start_logging
@@ -85,6 +86,7 @@ def build_run(
         UserError: a setting, the data, the run folder or a checkpoint is wrong.
     """
     require_linux("training")
+    reached("run.open")
     place = find_rank_info()
     start_logging(place.is_main)
     if log_samples:
@@ -118,6 +120,7 @@ def _build(
     for notice in settings.notices:
         log.info("%s", notice)
     leaving.heartbeat = heartbeat = watch_peers(config, place, folder)
+    on_early_stop(leaving.stop_early)
     if config.checkpoint.copy_to:
         fetch_copy(config, place, folder)
     if not settings.finds_micro_batch:
@@ -338,7 +341,9 @@ def compare_ranks(engine: Engine, agreement: Agreement) -> RankSpeed | None:
 def listen_for_stops(config: Config, folder: RunFolder) -> StopRequests:
     """Take note of stop requests from now on."""
     job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
-    return StopRequests(folder.path, config.run.max_hours, job_seconds).listen()
+    watch = StopRequests(folder.path, config.run.max_hours, job_seconds).listen()
+    disarm()
+    return watch
 
 
 def build_agreement(engine: Engine, watch: StopRequests, state: TrainState) -> Agreement:

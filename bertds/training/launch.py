@@ -38,6 +38,7 @@ from bertds.errors import (
     EXIT_RUN_AGAIN,
     ConfigError,
 )
+from bertds.system import early_stop
 from bertds.system.processes import usable_cores
 from bertds.system.shipped_files import PACKAGE
 from bertds.training.settings import read_settings
@@ -158,6 +159,7 @@ class Launcher:
         Returns:
             The exit code of the run, and what was lost if it was that of a failure.
         """
+        early_stop.disarm()
         before = {number: signal.getsignal(number) for number in _WISHES}
         for number, handler in before.items():
             if number != signal.SIGHUP or handler != signal.SIG_IGN:  # as under nohup
@@ -179,7 +181,8 @@ class Launcher:
         if self._asked.count(signal.SIGINT) > 1 or EXIT_INTERRUPTED in codes:
             return EXIT_INTERRUPTED, None
         # A rank that is asked to stop before it listens ends at once; the others then lose it.
-        if self._asked and (loss is None or -signal.SIGTERM in codes):
+        early = {-signal.SIGTERM, 128 + signal.SIGTERM}
+        if self._asked and (loss is None or early & set(codes)):
             return EXIT_RUN_AGAIN, None
         if loss is None:
             return (EXIT_RUN_AGAIN if EXIT_RUN_AGAIN in codes else EXIT_OK), None

@@ -8,7 +8,7 @@ from bertds.checkpoint.save import Checkpoints
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.process_group import end_processes
-from bertds.errors import BertdsError
+from bertds.errors import EXIT_FAILED, BertdsError, StoppedError
 from bertds.system.fault_points import reached
 
 
@@ -40,7 +40,7 @@ class Leaving:
                 calls ``sys.exit()``): one that leaves before the others never reports success.
         """
         del kind, traceback
-        lost = ""
+        lost: BertdsError | None = None
         if error is not None and self.heartbeat is not None:
             self.heartbeat.begin_to_leave()
         if isinstance(error, SystemExit) and error.code in (None, 0):
@@ -49,16 +49,24 @@ class Leaving:
             raise BertdsError(f"{early}; run the same command again to resume") from error
         if error is not None and self.heartbeat is not None and not isinstance(error, BertdsError):
             lost = self.heartbeat.explain(error)
-        self.leave(lost or " ".join(str(error or "").split()), orderly=error is None)
-        if lost:
-            raise BertdsError(f"{lost}; run the same command again to resume") from error
+        reason = lost or error
+        code = reason.exit_code if isinstance(reason, StoppedError) else EXIT_FAILED
+        self.leave(" ".join(str(reason or "").split()), orderly=error is None, code=code)
+        if lost is not None:
+            raise lost from error
 
-    def leave(self, failure: str, *, orderly: bool) -> None:
+    def stop_early(self, reason: str, code: int) -> None:
+        """Have the other ranks end with the same code, before a stop signal ends this one."""
+        if self.heartbeat is not None:
+            self.heartbeat.stop(reason, code)
+
+    def leave(self, failure: str, *, orderly: bool, code: int = EXIT_FAILED) -> None:
         """End saving, heartbeat and engine.
 
         Args:
             failure: the message to the other ranks if this one leaves out of order.
             orderly: whether all ranks leave together.
+            code: the exit code of the other ranks if this one leaves out of order.
         """
         reached("run.leave")
         if self.checkpoints is not None:
@@ -67,7 +75,7 @@ class Leaving:
             # No rank's heartbeat may stop while another rank still watches it.
             self.engine.gather_objects(None)
         if self.heartbeat is not None:
-            self.heartbeat.stop("" if orderly else failure or "an error")
+            self.heartbeat.stop("" if orderly else failure or "an error", code)
         if self.engine is not None:
             self.engine.close(orderly=orderly)
         elif self.heartbeat is not None:

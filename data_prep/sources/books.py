@@ -19,7 +19,7 @@ from bertds.data.scripts import (
 from data_prep.clean import clean_line
 from data_prep.document import BAD_UTF8, EMPTY, Document, Unit
 from data_prep.sources.blocks import whole_blocks
-from data_prep.sources.charsets import detect
+from data_prep.sources.charsets import detect, switches_sets
 from data_prep.sources.gutenberg import is_header_line, without_frame
 from data_prep.sources.limits import joined
 
@@ -46,9 +46,12 @@ def read_book(unit: Unit) -> Iterator[Document]:
 def decode(data: bytes) -> tuple[str, str]:
     """Return a book's text and its encoding; both empty if that is undecided."""
     try:
-        return data.decode("utf-8-sig"), "utf-8"
+        text = data.decode("utf-8-sig")
+        if not switches_sets(data):
+            return text, "utf-8"
     except UnicodeDecodeError:
-        encoding = detect(data)
+        pass
+    encoding = detect(data)
     if not encoding:
         return "", ""
     # Five bytes are undefined in cp1252; they become spaces.

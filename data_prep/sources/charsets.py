@@ -52,15 +52,32 @@ _OTHER_SCRIPTS = [
     "cp932",
     "euc_jp",
     "cp949",
-    "iso2022_jp",
 ]
+# ISO 2022 switches to another character set and back, all in bytes that are ASCII too.
+_ESCAPES = re.compile(rb"\x1b\$(?:[@AB]|\([A-DOPQ]|\)[A-C])")
+_SWITCHING = ("iso2022_jp", "iso2022_kr", "iso2022_jp_2", "iso2022_jp_3", "iso2022_jp_2004")
 _KANA, _KANA_SHARE = re.compile("[\u3041-\u30fc]"), 0.2
 _MOST_CHAOS = 0.1
 _CHAOS_LEAD, _COHERENCE_LEAD = 0.02, 0.03
 
 
+def switches_sets(data: bytes) -> bool:
+    """Return whether a text is in an encoding of ISO 2022, which would be read as ASCII."""
+    return b"\x1b$" in data and _ESCAPES.search(data) is not None
+
+
+def _fits(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def detect(data: bytes) -> str:
     """Return the encoding of a text that is not UTF-8, as Python names it; "" if undecided."""
+    if data.isascii() and switches_sets(data):
+        return next((encoding for encoding in _SWITCHING if _fits(data, encoding)), "")
     declared = _declared(data)
     if declared:
         return declared

@@ -9,6 +9,7 @@ from bertds.system.stored_path import FilePath
 from data_prep.clean import clean_paragraphs
 from data_prep.document import BAD_UTF8, EMPTY, Document, Limits, Unit
 from data_prep.sources.blocks import DEFAULT_LIMITS, compression, open_binary, whole_blocks
+from data_prep.sources.charsets import switches_sets
 from data_prep.sources.limits import check_document
 
 LAYOUTS = ("blank-line", "line")
@@ -26,6 +27,8 @@ def read_text(unit: Unit) -> Iterator[Document]:
 
 def text_document(data: bytes, title: str = "") -> Document:
     """Decode and clean one document, lines being paragraphs."""
+    if switches_sets(data):
+        return Document("", BAD_UTF8, title)
     try:
         text = clean_paragraphs(data.decode("utf-8"))
     except UnicodeDecodeError:

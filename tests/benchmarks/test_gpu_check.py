@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +90,12 @@ def test_the_sizes_fit_the_memory_and_the_recipes_take_them(
     assert {stage.name for stage in stages} >= TINY - {"machine"}
     assert sum(stage.name.startswith("step") for stage in stages) == 4
     for stage in stages:
+        if stage.name.startswith("step"):
+            options = dict(pairwise(stage.command))
+            ours, theirs, count = (
+                int(options[name]) for name in ("--rows", "--peer-rows", "--accumulation")
+            )
+            assert ours * count == 4 * theirs and ours <= 512  # both train on the same rows
         if stage.name.startswith("run"):
             given = stage.command[stage.command.index("--set") + 1 :]
             values = split_assignments(given)

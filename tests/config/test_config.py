@@ -143,12 +143,14 @@ def test_config_command_shows_and_compares(
     [
         ("https://host/copies?X-Amz-Signature=topsecret0", "a web server cannot be written to"),
         ("http://host/copies", "use s3://, gs://, az:// or file://"),
+        ("hf://datasets/lab/copies", "each file would be a commit of its own"),
         ("/folder/copies", "must be a URL"),
         ("s3://key:topsecret0@host/copies", "contains credentials"),
     ],
 )
 def test_where_checkpoints_cannot_be_copied_to(url: str, message: str) -> None:
-    assert load_config(None, {"checkpoint.copy_to": "s3://copies"}).checkpoint.copy_to
+    for good in ("s3://copies", "hf://buckets/lab/copies"):
+        assert load_config(None, {"checkpoint.copy_to": good}).checkpoint.copy_to
     with pytest.raises(ConfigError, match=message) as error:
         load_config(None, {"checkpoint.copy_to": url})
     assert str(error.value).startswith("checkpoint.copy_to=") and "topsecret0" not in str(

@@ -196,9 +196,17 @@ def test_kill_9_in_the_middle_of_an_upload(
     assert contents(tmp_path / "store") == contents(local)
 
 
-def test_a_web_server_is_no_place_for_a_result(inputs: Path, tiny_vocab: Path) -> None:
-    url = f"https://127.0.0.1:9/out?X-Amz-Signature={SECRET}"
-    with pytest.raises(ConfigError, match="a web server cannot be written to") as error:
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        (f"https://127.0.0.1:9/out?X-Amz-Signature={SECRET}", "a web server cannot be written to"),
+        ("hf://datasets/lab/corpus", "upload it in one commit with `hf upload`"),
+    ],
+)
+def test_what_is_no_place_for_a_result(
+    inputs: Path, tiny_vocab: Path, url: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
         main(command(str(inputs), url, tiny_vocab))
     assert SECRET not in str(error.value)
 

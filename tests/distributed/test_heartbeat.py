@@ -18,11 +18,12 @@ import torch.distributed as dist
 
 from bertds.distributed import liveness
 from bertds.distributed.heartbeat import Heartbeat
+from bertds.distributed.last_words import LastWords
 from bertds.distributed.liveness import CpuWatch, OwnTime, TimedStore
 from bertds.distributed.progress import Sign
 from bertds.distributed.rank_info import RankInfo
 from bertds.distributed.rendezvous import meet
-from bertds.errors import BertdsError
+from bertds.errors import BertdsError, StoppedError
 from bertds.system.processes import processor_time
 from tests.support.ranks import free_ports
 
@@ -77,6 +78,48 @@ def test_a_store_that_does_not_answer_is_rank_0s_silence() -> None:
     assert heartbeat._silence(0) == 6.0
 
 
+def test_all_learn_the_code_of_a_rank_that_stops_early() -> None:
+    main, talk, store = listener(0)
+    word = LastWords(1)
+    word.say("s3://corpus does not answer", 75)
+    word.say("something that followed", 1)
+    word.publish(talk)
+    main._listen(talk)
+    assert (main.verdict, main.exit_code) == ("rank 1 left with: s3://corpus does not answer", 75)
+    main._listen(talk)  # passes it on
+    other = Heartbeat(2, 3, 4.0, store)
+    other._listen(TimedStore(store, other._own))
+    assert (other.verdict, other.exit_code) == (main.verdict, 75)
+
+
+def test_the_last_word_of_a_neighbour_that_has_ended_is_heard() -> None:
+    """Rank 2 listens to rank 0 alone; when it sees rank 1 gone, it asks."""
+    _, talk, store = listener(0)
+    word = LastWords(1)
+    word.say("SIGTERM", 143)
+    word.publish(talk)
+    other = Heartbeat(2, 3, 4.0, store)
+    other._listen(TimedStore(store, other._own))
+    assert other.verdict == ""
+    other._gone.add(1)
+    other._listen(TimedStore(store, other._own))
+    assert (other.verdict, other.exit_code) == ("rank 1 left with: SIGTERM", 143)
+
+
+def test_a_broken_collective_is_explained_by_the_peer_that_stopped_early() -> None:
+    heartbeat, talk, _ = listener(0)
+    heartbeat._threads = [threading.current_thread()]
+    error = RuntimeError("Connection closed by peer")
+    assert heartbeat.explain(ValueError("not about a peer")) is None
+    word = LastWords(1)
+    word.say("a dead store", 75)
+    word.publish(talk)
+    heartbeat._listen(talk)
+    found = heartbeat.explain(error)
+    assert isinstance(found, StoppedError) and found.exit_code == 75
+    assert str(found) == "rank 1 left with: a dead store; run the same command again to resume"
+
+
 def test_a_stopped_process_does_not_run_and_a_busy_one_does() -> None:
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     watch = CpuWatch()
@@ -117,12 +160,12 @@ def test_only_the_frozen_one_is_killed(
 ) -> None:
     heartbeat, _, _ = listener(0)
     heartbeat.verdict = verdict
-    heartbeat._neighbours = {1: {"pid": 7, "start": "1", "host": "here"}}
     seen: list[int] = []
-    monkeypatch.setattr("bertds.distributed.heartbeat.start_time", lambda pid: "1")
+    monkeypatch.setattr("bertds.distributed.neighbours.start_time", lambda pid: "1")
     monkeypatch.setattr(
-        "bertds.distributed.heartbeat.os.kill", lambda pid, number: seen.append(pid)
+        "bertds.distributed.neighbours.os.kill", lambda pid, number: seen.append(pid)
     )
+    heartbeat._neighbours.add(1, {"pid": 7, "start": "1", "host": socket.gethostname()})
     heartbeat._end_frozen()
     assert seen == killed
 

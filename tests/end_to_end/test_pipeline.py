@@ -366,7 +366,8 @@ def test_end_to_end_from_a_real_dump(
     out = capfd.readouterr().out
     words = " ".join(out.split())  # a narrow table breaks its headings
     assert "Scores on held-out text" in words and "Answers to held-out sentences" in words
-    assert "nothing more" in words and "A real run" in words  # after five steps
+    assert "has not even learned how often words occur" in words  # after five steps
+    assert "A full run, BERT-large" in words
     assert (tmp_path / "work" / "model" / "model.safetensors").is_file()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.safetensors")}
     assert bertds(command) == 0  # a second time repeats nothing

@@ -58,6 +58,43 @@ def test_a_stop_ends_all_ranks_after_the_same_step(
         assert "STOP exists" in text
 
 
+def test_a_stop_before_training_is_one_line_and_costs_nothing(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    for point, number in (
+        ("run.start", signal.SIGTERM),  # nothing is imported
+        ("run.open", signal.SIGINT),  # there is no run folder
+        ("engine.wrap", signal.SIGHUP),
+    ):
+        code, text = fork_server.run(
+            command("run"), output=tmp_path, plans={0: {"die": [point, 1, number]}}
+        )
+        assert code == 128 + number, text
+        assert text.splitlines()[-1] == (
+            f"bertds: stopped by {number.name} before training began; run the same command again"
+        )
+        assert "Traceback" not in text
+        assert (tmp_path / "run").exists() == point.startswith("engine")
+        assert saved_steps(tmp_path / "run") == [] and not (tmp_path / "run" / "DONE").exists()
+    code, text = fork_server.run(command("run"), output=tmp_path)
+    assert code == 0, text
+    assert [line["step"] for line in train_lines(tmp_path / "run")] == list(range(1, 7))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_rank_that_is_stopped_before_training_takes_the_other_along(
+    fork_server: Any, command: Any, tmp_path: Path, first: int
+) -> None:
+    """The other waits for it in torch's own code."""
+    words = command("run", "guard.peer_timeout_seconds=20")
+    plans = {first: {"die": ["engine.group", 1, signal.SIGTERM]}}
+    ranks = fork_server.start(words, 2, output=tmp_path, plans=plans)
+    assert ranks.wait() == [143, 143], ranks.text(0) + ranks.text(1)
+    said = "left with: stopped by SIGTERM before training began"
+    assert f"rank {first} (process" in ranks.text(1 - first) and said in ranks.text(1 - first)
+    assert "Traceback" not in ranks.text(0) + ranks.text(1)
+
+
 def test_a_job_that_is_nearly_over_stops_in_time(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:

@@ -98,10 +98,28 @@ def test_two_processes_train_to_the_losses_of_the_local_run(
     assert SECRET not in text
 
 
-@pytest.mark.slow
-def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_resumes(
-    fork_server: Any, command: Any, tmp_path: Path, corpus: Path
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_rank_whose_store_gives_up_at_start_takes_the_other_along(
+    fork_server: Any, command: Any, tmp_path: Path, first: int
 ) -> None:
+    """One gives up at once, the other would wait for half an hour."""
+    (port,) = free_ports(1)
+    words = on(f"http://127.0.0.1:{port}", command("stored", "guard.peer_timeout_seconds=20"))
+    plans = {first: {"patience": [0.0, str(tmp_path)]}}
+    ranks = fork_server.start(words, 2, output=tmp_path, plans=plans)
+    assert ranks.wait() == [75, 75], ranks.text(0) + ranks.text(1)
+    assert "manifest.json: ClientConnectorError" in ranks.text(first)
+    assert f"rank {first} (process" in ranks.text(1 - first)
+    assert "left with: http://127.0.0.1" in ranks.text(1 - first)
+    assert "Traceback" not in ranks.text(0) + ranks.text(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_resumes(
+    fork_server: Any, command: Any, tmp_path: Path, corpus: Path, first: int
+) -> None:
+    """One rank gives up half a second after the store has died, the other half an hour."""
     more = ["schedule.total_steps=90", "checkpoint.every_steps=500"]
     local = on(corpus, command("local", *more))
     code, text = fork_server.run(local, 2, output=tmp_path, plans=both(BLOCK))
@@ -110,28 +128,30 @@ def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_resumes(
         place = [
             f"data.cache_dir={tmp_path / 'cache'}",
             f"data.cache_gib={limit(corpus, 5) / 2**30!r}",
-            "data.fetch_timeout_minutes=0.15",  # a busy machine is slow, not dead
         ]
         stored = on(store.url, command("stored", *place, *more))
-        trained = threading.Event()
+        dead = tmp_path / "dead"
 
         def kill_when_training(name: str) -> None:
             if (tmp_path / "stored" / "metrics.jsonl").exists() and read_lines(
                 tmp_path / "stored" / "metrics.jsonl"
             ):
                 store.down.set()
-                trained.set()
+                dead.touch()
 
         store.hook = kill_when_training
-        ranks = fork_server.start(stored, 2, output=tmp_path, plans=both(BLOCK | {"slow": 0.02}))
+        plans = both(BLOCK | {"slow": 0.02})
+        plans[first] = plans[first] | {"patience": [0.5, str(dead)]}
+        ranks = fork_server.start(stored, 2, output=tmp_path, plans=plans)
         codes = ranks.wait()
         assert codes == [75, 75], ranks.text(0) + ranks.text(1)
-        assert "stalled: shard" in ranks.text(0) and "everything is saved" in ranks.text(0)
+        assert "stalled: shard" in ranks.text(first) and "everything is saved" in ranks.text(0)
         (step,) = saved_steps(tmp_path / "stored")
         assert 0 < step < 90
         assert train_lines(tmp_path / "stored")[-1]["step"] == step
         store.hook = lambda name: None
         store.down.clear()
+        dead.unlink()
         code, text = fork_server.run(stored, 2, output=tmp_path, plans=both(BLOCK))
         assert code == 0, text
     assert losses(tmp_path / "stored") == losses(tmp_path / "local")

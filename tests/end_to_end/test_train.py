@@ -16,7 +16,7 @@ from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
 from bertds.monitor.run_files import read_metrics
 from bertds.train import entry
-from tests.support.ranks import free_ports, rank_environment, run_ranks, start_ranks
+from tests.support.ranks import free_ports, rank_environment
 from tests.support.read_runs import assert_same_weights, losses
 
 
@@ -72,21 +72,20 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
     assert (run / "metrics.jsonl").read_text() == before
 
 
-def test_stages_and_process_counts_give_the_same_losses(command: Any, tmp_path: Path) -> None:
-    def commands(prefix: str) -> list[list[str]]:
-        key = "deepspeed.zero_optimization.stage"
-        return [
-            command(f"{prefix}{stage}", "schedule.total_steps=20", f"{key}={stage}")
-            for stage in range(4)
-        ]
-
-    for one in commands("one"):
-        assert entry(one) == 0
-    assert run_ranks(2, commands("two")) == [0, 0, 0, 0]
-    reference = losses(tmp_path / "one0")
+def test_stages_and_process_counts_give_the_same_losses(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    assert entry(command("whole", "schedule.total_steps=20")) == 0
+    reference = losses(tmp_path / "whole")
     assert len(reference) == 20 and sum(reference[-5:]) < sum(reference[:5]) - 0.1
-    for name in ("one1", "one2", "one3", "two0", "two1", "two2", "two3"):
-        assert losses(tmp_path / name) == pytest.approx(reference, rel=1e-5), name
+    first_steps = ("schedule.total_steps=8", "schedule.horizon_steps=20")
+    for stage in range(4):
+        zero = f"deepspeed.zero_optimization.stage={stage}"
+        assert entry(command(f"one{stage}", zero, *first_steps)) == 0
+        two = command(f"two{stage}", zero, *first_steps)
+        assert fork_server.run(two, 2, output=tmp_path)[0] == 0
+        for run in (f"one{stage}", f"two{stage}"):
+            assert losses(tmp_path / run) == pytest.approx(reference[:8], rel=1e-5), run
 
 
 def test_micro_batch_does_not_change_the_losses(command: Any, tmp_path: Path) -> None:
@@ -161,7 +160,7 @@ def test_two_ranks_take_the_same_growing_batches(
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
-def test_a_run_resumes_elsewhere(command: Any, tmp_path: Path) -> None:
+def test_a_run_resumes_elsewhere(fork_server: Any, command: Any, tmp_path: Path) -> None:
     """Another stage, micro batch and number of processes: the same samples and losses."""
     assert entry(command("whole", "run.log_samples=true")) == 0
     journey = [
@@ -172,7 +171,10 @@ def test_a_run_resumes_elsewhere(command: Any, tmp_path: Path) -> None:
     ]
     for world_size, settings in journey:
         one = command("moved", "run.log_samples=true", "run.max_hours=0", *settings)
-        assert (entry(one) if world_size == 1 else run_ranks(2, [one])[0]) == 75
+        if world_size == 1:
+            assert entry(one) == 75
+        else:
+            assert fork_server.run(one, 2, output=tmp_path)[0] == 75
     assert entry(command("moved", "run.log_samples=true")) == 0
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
 
@@ -311,22 +313,15 @@ def test_help_by_path_from_another_folder(tmp_path: Path, repository: Path) -> N
 
 
 def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
-    command: Any, tmp_path: Path
+    fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
-    ranks = start_ranks(2, [command("run", "schedule.total_steps=100000")], tmp_path)
-    try:
-        deadline = time.monotonic() + 120
-        while not read_metrics(tmp_path / "run" / "metrics.jsonl").lines:
-            assert time.monotonic() < deadline and all(r.poll() is None for r in ranks)
-            time.sleep(0.1)
-        ranks[1].send_signal(signal.SIGUSR1)
-        for rank in ranks:
-            assert rank.wait(60) == 0  # the worker's own; the training's codes are printed
-    finally:
-        for rank in ranks:
-            if rank.poll() is None:
-                rank.kill()
-    assert "CODES [75]" in (tmp_path / "rank0.txt").read_text()
+    ranks = fork_server.start(command("run", "schedule.total_steps=100000"), 2, output=tmp_path)
+    deadline = time.monotonic() + 120
+    while not read_metrics(tmp_path / "run" / "metrics.jsonl").lines:
+        assert time.monotonic() < deadline and ranks.poll() == [None, None]
+        time.sleep(0.1)
+    ranks.signal(1, signal.SIGUSR1)
+    assert ranks.wait(60) == [75, 75]
     saved = step_folders(tmp_path / "run" / "checkpoints")[0]
     assert read_metrics(tmp_path / "run" / "metrics.jsonl").lines[-1]["step"] == int(saved.name[5:])
 

@@ -21,10 +21,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.support.ranks import REPOSITORY, WORKER, free_ports, rank_environment
+from tests.support.ranks import REPOSITORY, free_ports, rank_environment
 from tests.support.tiny import TINY_JSON, TINY_RECIPE, tiny_documents, write_tiny_vocab
 
 STORED = Path(__file__).with_name("unchanged.json")
+
+# Runs several training commands one after the other in the same processes: the imports cost more
+# than the training.
+WORKER = """
+import json, os, sys
+commands, ports = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+from bertds.train import entry
+codes = []
+for command, port in zip(commands, ports):
+    os.environ["MASTER_PORT"] = str(port)
+    codes.append(entry(command))
+print("CODES", json.dumps(codes), flush=True)
+"""
 
 
 def figures(root: Path, folder: Path) -> dict[str, Any]:

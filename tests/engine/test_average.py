@@ -11,6 +11,7 @@ from bertds.engine.deepspeed_engine import Engine
 from bertds.engine.weight_average import decay_at
 from tests.support.averaging import DECAY, state_of, train_averaged
 from tests.support.engine_worker import run
+from tests.support.fork_server import ForkServer
 from tests.support.toy_engine import State, Toy, make_engine, reader, same, values
 
 STEPS = 6
@@ -94,7 +95,9 @@ def test_a_resumed_average_equals_an_uninterrupted_one_bit_for_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_cut_over_ranks_it_is_the_textbooks(world_size: int, tmp_path: Path) -> None:
+def test_cut_over_ranks_it_is_the_textbooks(
+    fork_server: ForkServer, world_size: int, tmp_path: Path
+) -> None:
     cases = []
     for stage in range(4):
         json_values = values(stage)
@@ -102,7 +105,7 @@ def test_cut_over_ranks_it_is_the_textbooks(world_size: int, tmp_path: Path) -> 
         cases.append(
             {"name": f"average{stage}", "values": json_values, "average": True, "last": STEPS}
         )
-    found = run(world_size, cases, tmp_path)
+    found = run(fork_server, world_size, cases, tmp_path)
     for case in cases:
         states = found[case["name"]]["states"]
         check(states[0], states[1:])

@@ -8,14 +8,17 @@ import pytest
 
 from tests.support import gradient_oracle as oracle
 from tests.support.engine_worker import run
+from tests.support.fork_server import ForkServer
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_gradients_and_norm_are_those_of_one_process(world_size: int, tmp_path: Path) -> None:
+def test_gradients_and_norm_are_those_of_one_process(
+    fork_server: ForkServer, world_size: int, tmp_path: Path
+) -> None:
     cases = oracle.cases(world_size, faults=world_size > 1)
-    found = run(world_size, cases, tmp_path)
+    found = run(fork_server, world_size, cases, tmp_path)
     for case in cases:
         deviation = oracle.deviation(case, found[case["name"]])
         if case["fault"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.engine_worker import run
+from tests.support.fork_server import ForkServer
 from tests.support.reference_training import train_reference
 from tests.support.toy_engine import (
     Toy,
@@ -63,7 +64,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(stage: int, preci
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_matrices_cut_over_ranks_are_the_textbooks(world_size: int, tmp_path: Path) -> None:
+def test_matrices_cut_over_ranks_are_the_textbooks(
+    fork_server: ForkServer, world_size: int, tmp_path: Path
+) -> None:
     """At stages 1 and 2 an edge cuts a matrix, at 3 all are cut; sub-groups and offload too."""
     zeros = [(stage, {}) for stage in range(4)]
     zeros += [
@@ -76,6 +79,6 @@ def test_matrices_cut_over_ranks_are_the_textbooks(world_size: int, tmp_path: Pa
         json_values = values(stage, optimizer="Muon", zero=zero)
         json_values["train_micro_batch_size_per_gpu"] = 4
         cases.append({"name": f"muon{number}", "values": json_values, "last": STEPS})
-    found = run(world_size, cases, tmp_path)
+    found = run(fork_server, world_size, cases, tmp_path)
     for case in cases:
         check(found[case["name"]])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.support.engine_worker import run
+from tests.support.fork_server import ForkServer
 from tests.support.reference_training import LAMBS, train_reference
 from tests.support.toy_engine import (
     Toy,
@@ -66,7 +67,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory, unbroken: dict) -> dict:
+def two(fork_server: ForkServer, tmp_path_factory: pytest.TempPathFactory, unbroken: dict) -> dict:
     """What two ranks found, in one start."""
     folder: Path = tmp_path_factory.mktemp("two")
     half = [
@@ -99,7 +100,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, unbroken: dict) -> dict:
         {"name": "aligned", "values": values(2, zero={"parameter_alignment": True}), "last": 4},
     ]
     lambs = [lamb_case(variant, stage) for variant, stage in EVERYDAY]
-    return run(2, [*lambs, *half, *others], folder)
+    return run(fork_server, 2, [*lambs, *half, *others], folder)
 
 
 @pytest.mark.parametrize(("variant", "stage"), EVERYDAY)
@@ -192,16 +193,18 @@ def test_nothing_is_printed(two: dict) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_all_variants_stages_and_sizes(tmp_path: Path, world_size: int) -> None:
+def test_all_variants_stages_and_sizes(
+    fork_server: ForkServer, tmp_path: Path, world_size: int
+) -> None:
     micro_batch = {1: 8, 2: 4, 3: 4, 4: 3}[world_size]
     every = list(itertools.product(LAMBS, range(4)))
-    found = run(world_size, [lamb_case(v, s, micro_batch) for v, s in every], tmp_path)
+    found = run(fork_server, world_size, [lamb_case(v, s, micro_batch) for v, s in every], tmp_path)
     for variant, stage in every:
         check_lamb(found[f"{variant}{stage}"], variant)
 
 
 @pytest.mark.slow
-def test_more_ways_to_cut(tmp_path: Path) -> None:
+def test_more_ways_to_cut(fork_server: ForkServer, tmp_path: Path) -> None:
     """Sub-groups, offload, small reduce buckets, no accumulation: the same numbers."""
     cpu = {"device": "cpu", "pin_memory": False}
     cases = [
@@ -212,13 +215,15 @@ def test_more_ways_to_cut(tmp_path: Path) -> None:
         lamb_case("nvidia", 2, 12, zero={"overlap_comm": True}),
         lamb_case("deepspeed", 2, zero={"reduce_scatter": False, "parameter_alignment": True}),
     ]
-    found = run(2, cases, tmp_path)
+    found = run(fork_server, 2, cases, tmp_path)
     for case in cases:
         check_lamb(found[case["name"]], case["values"]["optimizer"]["params"]["variant"])
 
 
 @pytest.mark.slow
-def test_round_trip_over_processes_and_stages(tmp_path: Path, unbroken: dict) -> None:
+def test_round_trip_over_processes_and_stages(
+    fork_server: ForkServer, tmp_path: Path, unbroken: dict
+) -> None:
     """2 ranks at stage 1 -> 1 at stage 3 -> 3 at stage 0 -> 2 at stage 2."""
     state, losses = None, []
     for number, (world_size, stage) in enumerate([(2, 1), (1, 3), (3, 0), (2, 2)]):
@@ -231,7 +236,7 @@ def test_round_trip_over_processes_and_stages(tmp_path: Path, unbroken: dict) ->
         if state is not None:
             torch.save(state, tmp_path / "state.pt")
             case["load"] = str(tmp_path / "state.pt")
-        found = run(world_size, [case], tmp_path)[f"part{number}"]
+        found = run(fork_server, world_size, [case], tmp_path)[f"part{number}"]
         state = found["state"]
         losses += found["losses"]
     assert losses == pytest.approx(unbroken["losses"], rel=1e-6)

@@ -14,6 +14,7 @@ import pytest
 
 from bertds.engine.deepspeed_engine import Engine
 from tests.support.engine_worker import run
+from tests.support.fork_server import ForkServer
 from tests.support.toy_engine import Toy, distance, gather_state, make_engine, same, train, values
 
 
@@ -69,7 +70,9 @@ def test_a_universal_checkpoint_continues_bit_for_bit(
 
 
 @pytest.mark.slow
-def test_a_universal_checkpoint_of_two_ranks_continues_on_one(tmp_path: Path) -> None:
+def test_a_universal_checkpoint_of_two_ranks_continues_on_one(
+    fork_server: ForkServer, tmp_path: Path
+) -> None:
     cases = [
         {
             "name": f"stage{stage}",
@@ -79,7 +82,7 @@ def test_a_universal_checkpoint_of_two_ranks_continues_on_one(tmp_path: Path) ->
         }
         for stage in (1, 2, 3)
     ]
-    found = run(2, cases, tmp_path)
+    found = run(fork_server, 2, cases, tmp_path)
     for stage in (1, 2, 3):
         convert(tmp_path / f"stage{stage}", "saved")
         engine = load_universal(cases[stage - 1]["values"], tmp_path / f"stage{stage}", "saved")

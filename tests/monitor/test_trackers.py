@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sys
 import time
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -169,6 +170,8 @@ def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
     run = tmp_path / "run"
     trackers = ("tracking.wandb=offline", "tracking.tensorboard=true")
     run.mkdir()
+    signed = "data.path=https://h/d?X-Amz-Signature=TOPSECRET0TOPSECRET0"
+    monkeypatch.setattr(sys, "argv", ["bertds", "train", "--set", signed])
     (run / "STOP").write_text("")  # as an operator would, after a while: it stops after a step
     assert train(tiny_recipe, tiny_json, tiny_data, run, *trackers) == 75
     (run / "STOP").unlink()
@@ -182,6 +185,7 @@ def test_wandb_offline_resumes_under_the_same_id_and_tensorboard_has_the_curve(
     assert json.loads((run / "wandb_id.json").read_text())["id"] == identity
     last = max(run.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime)
     record = last.read_bytes()
+    assert b"https://h/d?***" in record and b"TOPSECRET0" not in record  # the command line
     assert b"step_00000006" in record and b"masked_lm_prob" in record  # checkpoints, settings
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

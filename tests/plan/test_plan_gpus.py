@@ -70,7 +70,7 @@ def test_the_derived_share_is_above_what_an_older_code_reached_on_the_a100() -> 
     found = find("a100")
     assert found.efficiency_kind == "derived"
     assert 0.45 < found.efficiency_128 < 0.60
-    assert 0.38 < found.efficiency_512 < 0.45
+    assert 0.38 < found.efficiency_512 < 0.50
 
 
 def test_the_h100_s_measured_rows_per_second_come_out(repository: Path) -> None:

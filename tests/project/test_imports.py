@@ -318,7 +318,7 @@ def test_compiled_loops_need_no_blas() -> None:
 def test_json_of_others_is_read_in_one_way(repository: Path) -> None:
     """``json.loads`` raises RecursionError for deep nesting, which no reader expects."""
     own = {"bertds.system.json_fields", "bertds.engine.ds_config"}
-    own |= {"bertds.distributed.heartbeat", "bertds.distributed.progress"}  # of this run's ranks
+    own |= {f"bertds.distributed.{name}" for name in ("heartbeat", "last_words", "progress")}
     found = {
         module
         for module, source in read_sources(repository).items()

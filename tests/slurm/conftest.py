@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,11 +102,13 @@ def slurm_recipe(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def undisturbed(
-    slurm_recipe: Path, slurm_json: Path, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+    fork_server: Any,
+    slurm_recipe: Path,
+    slurm_json: Path,
+    tiny_data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The run folder of two processes on this machine, without Slurm."""
-    from tests.support.ranks import run_ranks
-
     run = tmp_path_factory.mktemp("undisturbed") / "run"
     command = [
         "--deepspeed_config",
@@ -117,5 +120,6 @@ def undisturbed(
         f"run.dir={run}",
         f"data.path={tiny_data}",
     ]
-    assert run_ranks(2, [command]) == [0]
+    code, text = fork_server.run(command, 2, output=run.parent)
+    assert code == 0, text
     return run

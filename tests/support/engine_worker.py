@@ -1,28 +1,25 @@
-"""Runs engine cases on one rank of several.
+"""Runs engine cases on several ranks, forked from a process that has imported everything.
 
-    python -m tests.support.engine_worker CASES.json FOLDER
-
-Imports cost more than training, so one start runs many cases. Rank 0 writes what each case found
-to ``FOLDER/<name>.pt``.
+Rank 0 writes what each case found to ``<name>.pt``, beside the file of cases.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tests.support import averaging
 from tests.support import gradient_oracle as oracle
 from tests.support import toy_engine as toy
-from tests.support.ranks import free_ports, rank_environment
+from tests.support.ranks import free_ports
+
+if TYPE_CHECKING:
+    from tests.support.fork_server import ForkServer
 
 
 def run_case(case: dict[str, Any]) -> dict[str, Any]:
@@ -68,42 +65,15 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def run(world_size: int, cases: list[dict[str, Any]], folder: Path) -> dict[str, dict[str, Any]]:
+def run(
+    server: ForkServer, world_size: int, cases: list[dict[str, Any]], folder: Path
+) -> dict[str, dict[str, Any]]:
     """Run cases on this number of ranks; returns rank 0's results by name."""
     path = folder / f"cases{world_size}.json"
-    [port] = free_ports(1)
     path.write_text(json.dumps(cases))
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "tests.support.engine_worker",
-        str(path),
-        str(folder),
-    ]
-    ranks = []
-    for rank in range(world_size):
-        with open(folder / f"w{world_size}r{rank}.txt", "w") as output:
-            ranks.append(
-                subprocess.Popen(
-                    command,
-                    env=rank_environment(rank, world_size, port),
-                    start_new_session=True,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        codes = [process.wait(300) for process in ranks]
-    finally:
-        for process in ranks:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    texts = [(folder / f"w{world_size}r{rank}.txt").read_text() for rank in range(world_size)]
-    assert codes == [0] * world_size, "\n----\n".join(texts)
+    text = server.run_engine_cases(path, world_size, folder)
     found = {case["name"]: torch.load(folder / f"{case['name']}.pt") for case in cases}
-    found["output"] = {"text": "".join(texts)}
+    found["output"] = {"text": text}
     return found
 
 
@@ -118,15 +88,12 @@ def meeting_port(path: Path) -> str:
     return path.read_text()
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[2])
-    for case in json.loads(Path(sys.argv[1]).read_text()):
+def main(cases: str) -> int:
+    """Run the cases of a file on this rank."""
+    folder = Path(cases).parent
+    for case in json.loads(Path(cases).read_text()):
         os.environ["MASTER_PORT"] = meeting_port(folder / f"{case['name']}.port")
         result = run_case(case)
         if os.environ["RANK"] == "0":
             torch.save(result, folder / f"{case['name']}.pt")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

@@ -14,6 +14,7 @@ stop    step                 SIGUSR1 comes while this step is under way, and in 
 insist  n                    this number of Ctrl-C arrive while the run is taken down
 error   step                 this rank raises an error of its own in this step
 block   rows                 blocks of the data are this small: an epoch has many
+patience [seconds, file]  once the file exists, a store may fail to answer for this long
 fault   [name, step]         one of FAULTS happens in this step
 ```
 """
@@ -137,6 +138,9 @@ def plant(plan: dict[str, Any]) -> None:
         from bertds.data.sources import token_source
 
         token_source.BLOCK_ROWS = plan["block"]
+    if "patience" in plan:
+        seconds, file = plan["patience"]
+        inject("store.patience", lambda usual: seconds if os.path.exists(file) else usual)
     if "room" in plan:
         inject("disk.free", lambda free: plan["room"])
     if "fault" in plan:

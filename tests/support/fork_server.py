@@ -1,12 +1,14 @@
 """A process that has imported everything and forks ranks of training runs: starts cost nothing.
 
-Importing DeepSpeed takes seconds and a tiny run takes one, so tests that need many processes ask
-this server for them.
+Importing torch and DeepSpeed takes seconds and a tiny run takes one, so tests that need many
+processes ask this server for them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import importlib
 import json
 import os
 import signal
@@ -18,6 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.ranks import REPOSITORY, free_ports, rank_environment
+
+LATE_IMPORTS = (
+    "torch._dynamo.backends.debugging",
+    "torch._inductor.compile_fx",
+    "deepspeed.module_inject.auto_ep_layer",
+    "deepspeed.comm.mori",
+)
+"""What the first optimizer and the first engine import; otherwise, each rank would, for seconds.
+
+With versions of the packages that lack one of these, ranks only start more slowly.
+"""
 
 
 class Ranks:
@@ -80,6 +93,7 @@ class ForkServer:
             text=True,
         )
         self._started: list[Ranks] = []
+        self._warm = False
 
     def ask(self, request: dict[str, Any]) -> Any:
         """Send one request and return the answer."""
@@ -98,8 +112,31 @@ class ForkServer:
         environment: dict[str, str] | None = None,
     ) -> Ranks:
         """Fork the ranks of one run; ``plans`` says which faults to plant in which rank."""
-        if not self._started:
+        if not self._warm:
             self.ask({"warm": command})
+            self._warm = True
+        return self._fork({"command": command}, world_size, output, plans or {}, environment or {})
+
+    def run_engine_cases(self, cases: Path, world_size: int, output: Path) -> str:
+        """Run a file of cases (see engine_worker.py) to the end; return what all ranks printed.
+
+        Raises:
+            AssertionError: a rank did not end with 0.
+        """
+        ranks = self._fork({"cases": str(cases)}, world_size, output, {}, {})
+        codes = ranks.wait(300)
+        texts = [ranks.text(rank) for rank in range(world_size)]
+        assert codes == [0] * world_size, "\n----\n".join(texts)
+        return "".join(texts)
+
+    def _fork(
+        self,
+        work: dict[str, Any],
+        world_size: int,
+        output: Path,
+        plans: dict[int, dict[str, Any]],
+        environment: dict[str, str],
+    ) -> Ranks:
         (port,) = free_ports(1)
         pids, outputs = [], []
         for rank in range(world_size):
@@ -108,10 +145,10 @@ class ForkServer:
             pids.append(
                 self.ask(
                     {
-                        "command": command,
-                        "environment": {**variables, **(environment or {})},
+                        **work,
+                        "environment": {**variables, **environment},
                         "output": str(outputs[-1]),
-                        "plan": (plans or {}).get(rank, {}),
+                        "plan": plans.get(rank, {}),
                     }
                 )
             )
@@ -143,10 +180,11 @@ def _become_rank(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     from bertds.train import entry
+    from tests.support import engine_worker
     from tests.support.fault_injection import plant
 
     plant(request["plan"])
-    code = entry(request["command"])
+    code = engine_worker.main(request["cases"]) if "cases" in request else entry(request["command"])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -179,14 +217,19 @@ def serve() -> None:
     """Answer requests, one a line, until standard input ends."""
     import bertds.train
     import bertds.training.build
+    import tests.support.engine_worker
     import tests.support.fault_injection
     from bertds.engine.process_group import import_deepspeed
 
-    assert bertds.training.build and bertds.train and tests.support.fault_injection
+    assert bertds.training.build and bertds.train
+    assert tests.support.engine_worker and tests.support.fault_injection
     import_deepspeed()
     import torch
     import transformers  # noqa: F401
 
+    for name in LATE_IMPORTS:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
     torch.set_num_threads(1)
     os.nice(int(os.environ.get("BERTDS_NICE", "0")))
     ended: dict[int, int] = {}

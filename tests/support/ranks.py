@@ -1,29 +1,12 @@
-"""Starts the ranks of a small training run as a launcher would, each with its own output file."""
+"""The environment that a launcher gives to the ranks of a small training run."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-# Runs several training commands one after the other in the same processes: the imports cost more
-# than the training.
-WORKER = """
-import json, os, sys
-commands, ports = json.loads(sys.argv[1]), json.loads(sys.argv[2])
-from bertds.train import entry
-codes = []
-for command, port in zip(commands, ports):
-    os.environ["MASTER_PORT"] = str(port)
-    codes.append(entry(command))
-print("CODES", json.dumps(codes), flush=True)
-"""
 
 
 def free_ports(count: int) -> list[int]:
@@ -52,39 +35,3 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         "TORCH_CPP_LOG_LEVEL": "ERROR",
         "PYTHONPATH": str(REPOSITORY),
     }
-
-
-def start_ranks(
-    world_size: int, commands: list[list[str]], output: Path
-) -> list[subprocess.Popen[str]]:
-    """Start the ranks, each in a process group of its own; their output goes to files."""
-    ports = free_ports(len(commands))
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, json.dumps(commands), json.dumps(ports)],
-            env=rank_environment(rank, world_size, ports[0]),
-            text=True,
-            start_new_session=True,
-            stdout=open(output / f"rank{rank}.txt", "w"),
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(world_size)
-    ]
-
-
-def run_ranks(world_size: int, commands: list[list[str]], timeout: float = 240) -> list[int]:
-    """Run training commands on several ranks; return rank 0's exit codes, one a command."""
-    with tempfile.TemporaryDirectory() as folder:
-        ranks = start_ranks(world_size, commands, Path(folder))
-        try:
-            for process in ranks:
-                process.wait(timeout)
-        finally:
-            for process in ranks:
-                if process.poll() is None:
-                    process.kill()
-        texts = [(Path(folder) / f"rank{rank}.txt").read_text() for rank in range(world_size)]
-    for line in texts[0].splitlines():
-        if line.startswith("CODES "):
-            return json.loads(line.removeprefix("CODES "))
-    raise AssertionError("no exit codes from rank 0:\n" + "\n----\n".join(texts))

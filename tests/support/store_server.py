@@ -18,8 +18,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-FAULTS = ("refuse", "drop", "truncate", "delay", "flip")
-"""Answer 503; close without an answer; close half way; wait; change one byte."""
+FAULTS = ("refuse", "drop", "truncate", "flip", "delay")
+"""Answer 503; close without an answer; close half way; change one byte; wait.
+
+What waits is right, so it comes last: a file that is fetched once suffers all of them.
+"""
 
 
 @dataclass(slots=True)

@@ -54,6 +54,11 @@ def test_ranks_that_do_not_listen_yet_end_at_once() -> None:
     assert live("exec sleep 60", "exec sleep 60", send=(signal.SIGINT,)) == (75, None)
 
 
+def test_ranks_that_an_early_stop_ended_are_no_loss() -> None:
+    early = "trap 'exit 143' TERM; while :; do sleep 0.05; done"
+    assert live(early, early, send=(signal.SIGTERM,)) == (75, None)
+
+
 def test_a_second_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
     stubborn = f"echo $$ >> {tmp_path}/pids; trap '' TERM INT; while :; do sleep 0.05; done"
     assert live(stubborn, stubborn, send=(signal.SIGINT, signal.SIGINT)) == (130, None)

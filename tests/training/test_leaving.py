@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bertds.errors import BertdsError
+from bertds.errors import BertdsError, StoppedError, StoreError
 from bertds.training.leaving import Leaving
 
 
@@ -11,15 +11,18 @@ class Heartbeat:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.codes: list[int] = []
+        self.explanation: BertdsError | None = None
 
     def begin_to_leave(self) -> None:
         pass
 
-    def explain(self, error: BaseException) -> str:
-        return ""
+    def explain(self, error: BaseException) -> BertdsError | None:
+        return self.explanation
 
-    def stop(self, failure: str) -> None:
+    def stop(self, failure: str, code: int) -> None:
         self.told.append(failure)
+        self.codes.append(code)
 
 
 @pytest.fixture
@@ -47,6 +50,24 @@ def test_what_reports_its_failure_is_left_as_it_is(leaving: Leaving, error: Base
     with pytest.raises(type(error)) as raised, leaving:
         raise error
     assert raised.value is error and leaving.heartbeat.told[0]  # type: ignore[union-attr]
+
+
+def test_the_others_stop_early_with_a_rank_whose_store_gave_up(leaving: Leaving) -> None:
+    with pytest.raises(StoreError), leaving:
+        raise StoreError("s3://corpus does not answer")
+    assert leaving.heartbeat.told == ["s3://corpus does not answer"]  # type: ignore[union-attr]
+    assert leaving.heartbeat.codes == [75]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("peer", [StoppedError("rank 1 left"), BertdsError("rank 1 is lost")])
+def test_a_collective_that_a_peer_broke_ends_with_the_peers_code(
+    leaving: Leaving, peer: BertdsError
+) -> None:
+    leaving.heartbeat.explanation = peer  # type: ignore[union-attr]
+    with pytest.raises(type(peer)) as raised, leaving:
+        raise RuntimeError("Connection closed by peer")
+    assert raised.value is peer
+    assert leaving.heartbeat.codes == [peer.exit_code]  # type: ignore[union-attr]
 
 
 def test_without_faults_nothing_is_reported(leaving: Leaving) -> None:

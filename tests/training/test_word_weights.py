@@ -15,7 +15,6 @@ from bertds.errors import ConfigError
 from bertds.model.build import build_model
 from bertds.train import entry
 from bertds.training.word_weights import use_word_weights, word_weights
-from tests.support.ranks import run_ranks
 from tests.support.read_runs import assert_same_state, losses, newest
 
 POWER = "data.rare_token_power=0.5"
@@ -55,14 +54,14 @@ def test_the_model_gets_those_of_the_training_text(style: str, tiny_data: Path) 
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one_on_any_number_of_ranks(
-    command: Any, tmp_path: Path
+    fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     assert entry(command("whole", POWER)) == 0
     codes = [entry(command("broken", POWER, "run.max_hours=0")) for _ in range(6)]
     assert codes[-2:] == [75, 0]
     assert_same_state(tmp_path / "broken", tmp_path / "whole")
     stage = "deepspeed.zero_optimization.stage=3"
-    assert run_ranks(2, [command("two", POWER, stage)]) == [0]
+    assert fork_server.run(command("two", POWER, stage), 2, output=tmp_path)[0] == 0
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "whole"), rel=1e-5)
     # The weights do something: the first loss is the same, the first update is not.
     assert entry(command("plain")) == 0

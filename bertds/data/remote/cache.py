@@ -107,6 +107,8 @@ class ShardCache:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except OSError as error:  # a folder, or a file that may not be read
+            raise explain_os_error(error, path) from error
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if _same(descriptor, path):
             self.touch(descriptor)
@@ -186,6 +188,7 @@ class ShardCache:
 
         Raises:
             NoRoom: it does not fit.
+            BertdsError: the disk is full.
         """
         path = self.folder / name
         with self._alone() as lock:
@@ -193,7 +196,13 @@ class ShardCache:
                 self._make_room(lock, size, path, frozenset())
                 path.unlink(missing_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.ftruncate(descriptor, size)
+            try:
+                # It is mapped: where the disk is full, writing to a hole would end the process.
+                os.posix_fallocate(descriptor, 0, size)
+            except OSError as error:
+                path.unlink(missing_ok=True)  # its bytes still count, until the next look
+                os.close(descriptor)
+                raise explain_os_error(error, path) from error
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         self.touch(descriptor)
         return descriptor

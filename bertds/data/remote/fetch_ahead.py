@@ -131,7 +131,7 @@ class FetchAhead:
                     raise trouble.fatal
                 now = time.monotonic()
                 why = f" ({trouble.text})" if trouble.text else ""
-                if now - began > self.timeout_seconds:
+                if now - began > storage.patience(self.timeout_seconds):
                     raise StoreError(
                         f"stalled: {what} did not arrive in {(now - began) / 60:.1f} minutes "
                         f"(data.fetch_timeout_minutes){why}"

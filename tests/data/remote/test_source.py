@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
@@ -236,6 +237,24 @@ def test_a_cache_folder_of_another_user_is_refused(
             folder.symlink_to(elsewhere) if place == "link" else folder.mkdir()
             open_source(replace(config(store.url, tmp_path), cache_dir=""), 1)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_is_said_before_lengths_are_written_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written through a mapping: a write that finds no room would end the process."""
+
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    cache = ShardCache(tmp_path / "shards", 1 << 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(BertdsError, match="the disk is full"):
+            cache.reserve("outline-1", 1000)
+    assert cache.bytes_used() == 0
+    os.close(cache.reserve("outline-1", 1000))
+    assert os.stat(tmp_path / "shards" / "outline-1").st_blocks >= 2
 
 
 def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_path: Path) -> None:

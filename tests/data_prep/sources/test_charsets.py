@@ -56,8 +56,8 @@ ENCODINGS = {
     "ar": ("cp1256",),
     "zh": ("gb18030",),
     "zh-tw": ("big5",),
-    "ja": ("shift_jis", "euc_jp"),
-    "ko": ("euc_kr",),
+    "ja": ("shift_jis", "euc_jp", "iso2022_jp", "iso2022_jp_3"),
+    "ko": ("euc_kr", "iso2022_kr"),
 }
 
 
@@ -76,6 +76,22 @@ def test_what_is_undecided_is_not_decoded() -> None:
     # What says Latin-1 is often Windows-1252.
     assert detect(b"Character set encoding: ISO-8859-1\n\n\x93Well\x94, na\xefve") == "cp1252"
     assert detect(b"Character set encoding: ASCII\n\nstra\xdfe gr\xfcn") == "cp1252"
+
+
+def test_text_of_7_bits_is_not_taken_for_ascii(tmp_path: Path) -> None:
+    text = (SPOKEN["ja"] + "\n\n") * 4
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode("iso2022_jp"))
+    (book,) = read("books", path)
+    assert book.encoding == "iso2022_jp" and "".join(book.text.split()) == "".join(text.split())
+    assert {d.dropped for d in read("text", path)} == {"bad_utf8"}  # as in any other encoding
+
+
+def test_an_escape_that_switches_no_set_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("\x1b[31mRed\x1b[0m costs $5, she said, in plain English.\n")
+    for kind in ("books", "text"):
+        (document,) = read(kind, tmp_path / "a.txt")
+        assert "costs $5" in document.text and not document.encoding
 
 
 @pytest.mark.parametrize("language", [*SPOKEN, "th", "hi", "he", "ka"])

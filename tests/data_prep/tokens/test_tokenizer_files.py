@@ -30,7 +30,7 @@ def wordpiece_folder(folder: Path, files: str = "vocab.txt", **config: object) -
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "BertTokenizer", **config})
+        json.dumps({"tokenizer_class": "BertTokenizer"} | config)
     )
     if files == "tokenizer.json":
         from transformers import AutoTokenizer
@@ -113,6 +113,56 @@ def test_a_tokenizer_json_of_another_name_keeps_its_rules(tmp_path: Path, config
         theirs(text.strip(), add_special_tokens=False)["input_ids"] for text in texts
     )
     assert Manifest.load(out).tokenizer.rules == expected
+
+
+def added_tokens(content: dict) -> None:
+    """As ``add_tokens`` and ``save_pretrained`` leave it; vocab.txt stays as it was."""
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True}
+    content["added_tokens"].append(
+        {"id": len(TOKENS), "content": "[URL]", **plain, "special": True}
+    )
+
+
+def other_tokens(content: dict) -> None:
+    vocab = content["model"]["vocab"]
+    vocab["haus"], vocab["das"] = vocab["das"], vocab["haus"]
+
+
+def other_rules(content: dict) -> None:
+    nfkc = {"type": "Sequence", "normalizers": [{"type": "NFKC"}, {"type": "Lowercase"}]}
+    content["normalizer"] = nfkc
+
+
+@pytest.mark.parametrize("change", [None, added_tokens, other_tokens, other_rules])
+def test_of_two_files_that_differ_the_one_of_transformers_decides(tmp_path: Path, change) -> None:
+    from transformers import AutoTokenizer
+
+    folder = wordpiece_folder(tmp_path / "tok", "tokenizer.json", do_lower_case=True)
+    (folder / "vocab.txt").write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
+    content = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    if change is not None:
+        change(content)
+        # Its own class would put BERT's normalizer in the place of the file's.
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config))
+        (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    info = load_tokenizer_info(folder)
+    assert ("vocab.txt" in info.files) == (change is None)
+    assert info.vocab_size == len(TOKENS) + (change is added_tokens)
+    text = "Er möchte das schöne Haus."
+    (out := tmp_path / "prepared").mkdir()
+    (got,) = documents(prepare(out, text, folder))
+    theirs = AutoTokenizer.from_pretrained(folder)
+    assert got == theirs(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    "config", [{"word_tokenizer_type": "mecab"}, {"subword_tokenizer_type": "character"}]
+)
+def test_words_cut_by_code_that_no_file_holds_are_refused(tmp_path: Path, config) -> None:
+    folder = wordpiece_folder(tmp_path / "tok", tokenizer_class="BertJapaneseTokenizer", **config)
+    with pytest.raises(DataError, match=rf"tokenizer_config.json: {next(iter(config))} is"):
+        load_tokenizer_info(folder)
 
 
 def test_a_vocabulary_with_a_byte_order_mark_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""A stop signal before a command can save: one line, the signal's code, at once."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bertds.system.early_stop import armed, disarm
+from tests.support.ranks import REPOSITORY
+
+HANGS = """
+import ctypes, os, signal, sys
+from bertds.system.early_stop import armed, disarm, on_early_stop
+
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # as a batch script does
+with armed():
+    on_early_stop(lambda reason, code: os.write(2, f"callback {code}\\n".encode()))
+    if sys.argv[2] == "disarmed":
+        disarm()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    mutex = (ctypes.c_char * 64)()
+    lock = ctypes.CDLL(None).pthread_mutex_lock
+    lock(mutex)
+    child = os.fork()
+    if child == 0:
+        os.kill(os.getppid(), int(sys.argv[1]))
+        os._exit(0)
+    lock(mutex)  # for ever, and no handler of Python's runs
+"""
+
+
+def hang(number: int, state: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HANGS, str(int(number)), state],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_even_a_call_in_which_python_does_not_run(number: signal.Signals) -> None:
+    found = hang(number, "armed")
+    assert found.returncode == 128 + number
+    assert found.stderr == (
+        f"bertds: stopped by {number.name} before training began; run the same command again\n"
+        f"callback {128 + number}\n"
+    )
+
+
+def test_once_disarmed_signals_do_what_they_did_before() -> None:
+    found = hang(signal.SIGTERM, "disarmed")
+    assert (found.returncode, found.stderr) == (-signal.SIGTERM, "")
+
+
+def test_handlers_are_given_back_and_others_are_left_alone() -> None:
+    mine, taken = (lambda *_: None), (lambda *_: None)
+    signal.signal(signal.SIGTERM, mine)
+    interrupt = signal.getsignal(signal.SIGINT)
+    usual = signal.getsignal(signal.SIGUSR1)
+    with armed():
+        assert signal.getsignal(signal.SIGTERM) is mine
+        assert signal.getsignal(signal.SIGINT) is not interrupt
+        signal.signal(signal.SIGUSR1, taken)
+        disarm()
+        assert signal.getsignal(signal.SIGINT) is interrupt
+        assert signal.getsignal(signal.SIGUSR1) is taken
+    assert usual is not taken
+    assert signal.set_wakeup_fd(-1) == -1
