@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bertds.system.option_types import finite
 from data_prep.request import CHOICES
 from data_prep.selection.filters import QUALITY_RULES
 
@@ -184,7 +185,7 @@ def _add_output(group: Group, rare: Rare) -> None:
     )
     add(
         "--validation-fraction",
-        type=float,
+        type=finite,
         metavar="F",
         help="fraction of documents to hold out (default: 0.005)",
     )
@@ -256,7 +257,7 @@ def _add_selection(group: Group, rare: Rare) -> None:
     )
     add(
         "--language-score",
-        type=float,
+        type=finite,
         metavar="P",
         help=rare("minimum probability for --keep-language (default: 0.65)"),
     )
@@ -299,13 +300,13 @@ def _add_nvidia_files(group: Group, rare: Rare) -> None:
     )
     add(
         "--masked-lm-prob",
-        type=float,
+        type=finite,
         metavar="P",
         help=rare("fraction of tokens to mask (default: 0.15)"),
     )
     add(
         "--short-seq-prob",
-        type=float,
+        type=finite,
         metavar="P",
         help=rare("probability of a shorter target length (default: 0.1)"),
     )

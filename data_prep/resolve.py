@@ -305,6 +305,11 @@ def source_licences(given: Sequence[str], files: Sequence[SourceFile]) -> dict[s
             raise ConfigError(
                 f"--licence {text}: expected SOURCE=TEXT, SOURCE one of {', '.join(allowed)}"
             )
+        is_hub = any(name.startswith(NAME_PREFIX) for name in names)
+        if source not in names and not (source == "hf" and is_hub):
+            raise ConfigError(
+                f"--licence {text}: no such source; the sources are: {', '.join(sorted(names))}"
+            )
         if source == "hf":
             licences.update({n: licence for n in names if n.startswith(NAME_PREFIX)})
         licences[source] = licence

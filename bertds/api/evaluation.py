@@ -56,7 +56,7 @@ def held_out(**options: Any) -> HeldOut:
     """Return the options of :func:`evaluate`.
 
     Raises:
-        ConfigError: one is unknown.
+        ConfigError: one is unknown, or a number is too small.
     """
     from bertds.config.suggest import nearest
 
@@ -64,7 +64,13 @@ def held_out(**options: Any) -> HeldOut:
     for name in options:
         if name not in known:
             raise ConfigError(f"evaluate({name}=...): no such option{nearest(name, known)}")
-    return HeldOut(**options)
+    rows = HeldOut(**options)
+    least = {"sequence_length": 1, "max_predictions": 1, "batch": 1, "max_samples": 0}
+    for name, bound in least.items():
+        value = getattr(rows, name)
+        if value is not None and value < bound:
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: must be at least {bound}")
+    return rows
 
 
 def held_out_scores(model: str | Path, rows: HeldOut) -> tuple[dict[str, float], DataConfig]:

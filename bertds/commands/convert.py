@@ -46,6 +46,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="default: tanh for DLE, TensorFlow and Megatron, as in the config for others",
     )
     args = parser.parse_args(argv)
+    if args.to == "dle" and args.cased:
+        raise ConfigError("--cased cannot be combined with --to dle, which has no such setting")
     for option in ("config", "vocab", "cased", "gelu"):
         if args.to == "onnx" and option in given_options(parser, args):
             raise ConfigError(
@@ -71,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
                 )
             source.write(Path(args.out), cased=args.cased, overwrite=args.overwrite)
         else:
+            known = source.tokenizer_folder
+            if args.cased and known is not None and (known / "tokenizer_config.json").is_file():
+                raise ConfigError(f"--cased: {args.source} already states the casing")
             convert(source, args.to, Path(args.out), cased=args.cased, overwrite=args.overwrite)
             for name in source.missing:
                 print(f"not in the source, initialized at random: {name}")

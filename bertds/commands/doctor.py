@@ -21,6 +21,7 @@ from bertds.doctor import machine
 from bertds.doctor import node as cluster_check
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
 from bertds.system.idle_options import given_options, refuse_idle, refuse_together
+from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", default="", metavar="DIR", help="run folder to check for writing")
     parser.add_argument(
         "--min-free-gb",
-        type=float,
+        type=finite,
         default=5.0,
         metavar="N",
         help="free disk space that the run folder needs (default: 5)",
@@ -55,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     group.add_argument("--gpus", type=int, default=0, metavar="N", help="number of GPUs per node")
     group.add_argument(
-        "--seconds", type=float, default=35.0, metavar="N", help="time limit (default: 35)"
+        "--seconds", type=finite, default=35.0, metavar="N", help="time limit (default: 35)"
     )
     group.add_argument("--nodes", default="", metavar="A,B,...", help="names of all nodes")
     group.add_argument("--partition", default="", help="partition of the job, for messages")

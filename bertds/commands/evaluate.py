@@ -111,8 +111,9 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({"model": args.model, "data": data.path, "split": args.split, **scores}))
         return EXIT_OK
     print(f"{args.model} on {data.path} ({args.split}, {data.sequence_length} tokens)")
+    width = max(map(len, scores))
     for key, value in scores.items():
-        print(f"  {key:<16} {value:,.4f}" if value != int(value) else f"  {key:<16} {value:,.0f}")
+        print(f"  {key:<{width}}  {value:,.{0 if value == int(value) else 4}f}")
     return EXIT_OK
 
 

@@ -10,8 +10,8 @@ from bertds.pretrained.extend_vocabulary import extend
 from bertds.pretrained.output_folder import check_output
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Extend one model's vocabulary."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds extend",
         description="Add tokens to the vocabulary of a model. The embedding of each new token "
@@ -30,7 +30,12 @@ def main(argv: list[str] | None = None) -> int:
         help="a vocabulary or model name to use instead",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Extend one model's vocabulary."""
+    args = parse_args(argv)
     check_output(args.out, overwrite=args.overwrite)
     added, unsplit = extend(
         args.model, args.out, words=args.words, vocab=args.vocab, overwrite=args.overwrite

@@ -11,6 +11,7 @@ from bertds.errors import EXIT_OK, ConfigError
 from bertds.finetune.tasks import TASKS, Task, get_task
 from bertds.system.idle_options import given_options, refuse_idle, refuse_together
 from bertds.system.logs import log
+from bertds.system.option_types import finite
 
 if TYPE_CHECKING:
     from bertds.finetune.task_data import DataOptions
@@ -52,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--regression", action="store_true", help="the labels are numbers")
     add(
         "--learning-rate",
-        type=float,
+        type=finite,
         nargs="+",
         default=None,
         metavar="LR",
@@ -61,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seeds", type=int, nargs="+", default=[42], metavar="N", help="one or more (default: 42)")
     add(
         "--epochs",
-        type=float,
+        type=finite,
         default=None,
         metavar="N",
         help="number of epochs (default: 3; SQuAD: 2)",
@@ -82,13 +83,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--warmup-ratio",
-        type=float,
+        type=finite,
         default=0.1,
         metavar="F",
         help="warm-up as a fraction of the steps (default: 0.1)",
     )
     add(
-        "--weight-decay", type=float, default=0.01, metavar="F", help="weight decay (default: 0.01)"
+        "--weight-decay",
+        type=finite,
+        default=0.01,
+        metavar="F",
+        help="weight decay (default: 0.01)",
     )
     add("--bf16", action="store_true", help="compute in bfloat16")
     add(
@@ -101,7 +106,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--null-threshold",
-        type=float,
+        type=finite,
         default=0.0,
         metavar="F",
         help='SQuAD 2.0: predict "no answer" if its score exceeds that of the best span by more '
@@ -289,6 +294,8 @@ def _finetune(
         if getattr(args, option) < 0:
             name = option.replace("_", "-")
             raise ConfigError(f"--{name} {getattr(args, option)}: must be 0 (all rows) or more")
+    if args.weight_decay < 0.0:
+        raise ConfigError(f"--weight-decay {args.weight_decay:g}: must be 0 or more")
     if not 0.0 <= args.warmup_ratio < 1.0:
         raise ConfigError(f"--warmup-ratio {args.warmup_ratio}: must be from 0 to below 1")
     settings = TrainSettings(

@@ -21,6 +21,7 @@ from bertds.pipeline.new_project import (
     write_project,
 )
 from bertds.plan.propose import SIZES, propose
+from bertds.system.option_types import finite
 
 KINDS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed", "hf")
 DEMO = "demo"
@@ -56,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--nodes", type=int, default=1, metavar="N", help="number of machines (default: 1)"
     )
-    parser.add_argument("--hours", type=float, metavar="H", help="training time")
+    parser.add_argument("--hours", type=finite, metavar="H", help="training time")
     parser.add_argument(
         "--model", default="", metavar="SIZE", help=f"{', '.join(SIZES)} (default: chosen to fit)"
     )
@@ -73,6 +74,9 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"{folder / name}: exists; choose another folder, or remove it")
     ask = _Questions(quiet=args.yes)
     corpus = _corpus(args, ask, folder)
+    if not corpus.tokens:
+        paths = [path for given in corpus.options.values() for path in given]
+        raise ConfigError(f"{', '.join(paths)}: contains no text")
     seen, number = devices_here()
     gpu = args.gpu or ask("--gpu", "GPU (a name of bertds plan --list-gpus, or cpu)", seen, _gpu)
     hardware = find(gpu)

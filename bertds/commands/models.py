@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
 
 from bertds.data.model_names import ALIASES, MODELS, is_here
 from bertds.errors import EXIT_OK
 
-if TYPE_CHECKING:
-    pass
 
-
-def main(argv: list[str] | None = None) -> int:
-    """List the named models."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds models",
         description="List the models that --model, init.from and bertds.from_pretrained accept "
@@ -22,7 +18,12 @@ def main(argv: list[str] | None = None) -> int:
         "Hub id.",
     )
     parser.add_argument("--names", action="store_true", help="print only the names")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """List the named models."""
+    args = parse_args(argv)
     if args.names:
         print("\n".join([*MODELS, *ALIASES]))
         return EXIT_OK

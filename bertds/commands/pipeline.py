@@ -34,6 +34,7 @@ from bertds.pipeline.stages import (
 from bertds.pipeline.summary import close
 from bertds.report.write import write_report
 from bertds.system.idle_options import given_options, refuse_idle, refuse_together
+from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,7 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--validation-fraction",
-        type=float,
+        type=finite,
         default=0.05,
         metavar="F",
         help="fraction of documents to hold out (default: 0.05)",

@@ -15,6 +15,7 @@ from typing import Any
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.plan.present import _show, numbers
 from bertds.system.idle_options import given_options, refuse_together
+from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -56,7 +57,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="number of devices per machine (default: the usual number for --gpu)",
     )
-    parser.add_argument("--price", type=float, metavar="D", help="dollars per device-hour")
+    parser.add_argument("--price", type=finite, metavar="D", help="dollars per device-hour")
     parser.add_argument(
         "--vocab-size",
         type=int,
@@ -66,13 +67,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--mean-tokens",
-        type=float,
+        type=finite,
         metavar="N",
         help="mean number of real tokens per row (Wikipedia: 115 of 128, 254 of 512)",
     )
     parser.add_argument(
         "--corpus-tokens",
-        type=float,
+        type=finite,
         default=4.3e9,
         metavar="N",
         help="number of tokens in the corpus, used to estimate disk space (default: 4.3e9, "
@@ -103,6 +104,12 @@ def main(argv: list[str] | None = None) -> int:
     from bertds.plan.forecast import forecast
     from bertds.training.settings import read_settings
 
+    for name, least in (("price", 0.0), ("mean_tokens", 1.0), ("corpus_tokens", 1.0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} {value:g}: must be at least {least:g}")
+    if args.vocab_size < 1:
+        raise ConfigError(f"--vocab-size {args.vocab_size}: must be at least 1")
     if args.list_gpus:
         list_gpus(args.gpu_file)
         return EXIT_OK

@@ -15,7 +15,7 @@ from bertds.finetune.predictor import POOLINGS, TASKS, Predictor, write_vectors
 from bertds.pretrained.transformers_api import (
     as_hugging_face_folder,
 )
-from bertds.system.atomic_files import write_text
+from bertds.system.atomic_files import check_file_place, write_text
 from bertds.system.idle_options import given_options
 from bertds.system.logs import start_logging
 
@@ -54,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         type=int,
         default=0,
         metavar="N",
-        help="maximum number of tokens (default: as in the model)",
+        help="maximum number of tokens (default: as in the model; qa: 384)",
     )
     add("--v2", action="store_true", help="qa: allow no answer (SQuAD 2.0)")
     args = parser.parse_args(argv)
@@ -72,22 +72,27 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"--out {args.out}: embeddings are written to a .npy or .parquet file")
     if args.batch_size < 1 or args.top < 1:
         raise ConfigError("--batch-size and --top must be at least 1")
+    if args.max_length != 0 and args.max_length <= 4:
+        raise ConfigError(f"--max-length {args.max_length}: must be 0 (as in the model) or above 4")
+    if args.out != "-":
+        check_file_place("--out", args.out)
     start_logging(is_main=True)
-    with as_hugging_face_folder(args.model) as folder:
-        predictor = Predictor(folder, args)
-    if args.task == "embeddings":
+    # The input is read first: its mistakes are reported before the model is loaded.
+    if args.task == "qa":
+        questions = read_questions(args.input)
+        _write_answers(args, _predictor(args).answer(questions, v2=args.v2))
+    elif args.task == "embeddings":
         rows = read_texts(args.input)
-        write_vectors(Path(args.out), rows, predictor.embed(rows))
-    elif args.task == "qa":
-        _write_answers(args, predictor)
+        write_vectors(Path(args.out), rows, _predictor(args).embed(rows))
     else:
         answers: list[Any]
         if args.task == "ner":
-            answers = predictor.tag(read_words(args.input))
-        elif args.task == "fill-mask":
-            answers = predictor.fill(read_texts(args.input))
+            sentences = read_words(args.input)
+            answers = _predictor(args).tag(sentences)
         else:
-            answers = predictor.classify(read_texts(args.input))
+            rows = read_texts(args.input)
+            predictor = _predictor(args)
+            answers = predictor.fill(rows) if args.task == "fill-mask" else predictor.classify(rows)
         _write_lines(args.out, answers)
         errors = [a["error"] for a in answers if isinstance(a, dict) and "error" in a]
         if errors:  # the others have their answers; who asked for all must not read "done"
@@ -96,14 +101,17 @@ def main(argv: list[str] | None = None) -> int:
     return EXIT_OK
 
 
+def _predictor(args: argparse.Namespace) -> Predictor:
+    with as_hugging_face_folder(args.model) as folder:
+        return Predictor(folder, args)
+
+
 def _write_lines(out: str, answers: Sequence[Any]) -> None:
     text = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
     sys.stdout.write(text) if out == "-" else write_text(out, text)
 
 
-def _write_answers(args: argparse.Namespace, predictor: Predictor) -> None:
-    questions = read_questions(args.input)
-    answers = predictor.answer(questions, v2=args.v2)
+def _write_answers(args: argparse.Namespace, answers: dict[str, str]) -> None:
     if args.out.endswith(".json"):  # the official format
         write_text(args.out, json.dumps(answers, ensure_ascii=False, indent=1) + "\n")
     else:

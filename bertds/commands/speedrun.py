@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,8 @@ from bertds.pipeline.launch import add_training_options, explain_stop, train
 from bertds.pipeline.speedrun import phase_of, read_records, record_of, table, track_of
 from bertds.pipeline.stages import EXCERPT_VOCABULARY, prepare_excerpt, work_folder
 from bertds.system.atomic_files import append_line
+from bertds.system.idle_options import given_options, refuse_together
+from bertds.system.option_types import finite
 
 TARGET = 5.0
 """Nats; word frequencies alone reach about 6.2 on the excerpt."""
@@ -41,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--target",
-        type=float,
+        type=finite,
         default=TARGET,
         metavar="LOSS",
         help=f"held-out loss to reach, in nats (default: {TARGET:g})",
@@ -50,7 +51,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--records", default="records.jsonl", metavar="FILE", help="(records.jsonl)")
     add("--table", action="store_true", help="check and print the records, then exit")
     add_training_options(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    others = ("work", "data", "recipe", "target", "by", "processes", "set")
+    refuse_together(given_options(parser, args), "table", others)
+    return args
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.table:
         print(table(read_records(records)))
         return EXIT_OK
-    if not 0 < args.target < math.inf:
+    if args.target <= 0:
         raise ConfigError(f"--target {args.target:g}: must be a loss in nats, above 0")
     # What the record needs is refused before the run.
     by = args.by or _login_name()

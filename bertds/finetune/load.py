@@ -79,6 +79,8 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
             f"{options.data or '--dev'}: no file to score on; looked for "
             f"{', '.join(name for place in task.dev for name in place.names)} (or give --dev FILE)"
         )
+    if options.max_test_rows and not data.test:
+        log.warning("--max-test-rows has no effect: there is no test file")
     check_types(task, data)
     return data
 
@@ -87,7 +89,7 @@ def _find(root: Path, files: Files, given: str) -> Path | None:
     if given:
         path = Path(given)
         if not path.is_file():
-            raise DataError(f"{path}: no such file")
+            raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
         return path
     if not root.is_dir():
         raise DataError(f"{root}: not a folder; give single files with --train, --dev and --test")

@@ -24,6 +24,7 @@ from bertds.finetune.features import Example, collate, encode_sentences, encode_
 from bertds.finetune.loop import predict as run_model
 from bertds.finetune.records import Question, Sentence, TextRow
 from bertds.finetune.squad_features import encode_questions, read_answers
+from bertds.finetune.tasks import get_task
 from bertds.pretrained.transformers_api import (
     TASK_CLASSES,
     load_transformers,
@@ -32,6 +33,7 @@ from bertds.pretrained.transformers_api import (
 )
 from bertds.system.atomic_files import atomic_path
 from bertds.system.json_fields import parse_json
+from bertds.system.logs import log
 
 TASKS = ("fill-mask", "text-classification", "ner", "qa", "embeddings")
 POOLINGS = ("mean", "cls", "pooler")
@@ -49,9 +51,16 @@ class Predictor:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device)
         self.pad_id = int(self.tokenizer.pad_token_id or 0)
+        if args.task == "fill-mask" and args.top > self.model.config.vocab_size:
+            raise ConfigError(
+                f"--top {args.top}: the vocabulary has only {self.model.config.vocab_size} tokens"
+            )
         self.batch_size, self.top, self.pooling = args.batch_size, args.top, args.pooling
         positions = int(self.model.config.max_position_embeddings)
-        self.max_length = min(args.max_length or positions, positions)
+        if args.max_length > positions:
+            log.info("texts are truncated to %d tokens, the maximum of the model", positions)
+        usual = min(positions, get_task("squad").max_length) if args.task == "qa" else positions
+        self.max_length = min(args.max_length or usual, positions)
 
     @staticmethod
     def _check_head(folder: Path, task: str) -> None:
@@ -137,8 +146,9 @@ class Predictor:
 
     def answer(self, questions: list[Question], *, v2: bool) -> dict[str, str]:
         """Return an answer per question id."""
-        length = min(self.max_length, 384)
-        examples, windows = encode_questions(self.tokenizer, questions, length, train=False)
+        examples, windows = encode_questions(
+            self.tokenizer, questions, self.max_length, train=False
+        )
         logits = self._logits(examples)
         starts, ends = ([pair[n].numpy() for pair in logits] for n in (0, 1))
         return read_answers(questions, windows, starts, ends, v2=v2).texts

@@ -32,7 +32,7 @@ def read_pieces(path: Path) -> list[str]:
     """Read one piece per line.
 
     Raises:
-        DataError: an empty line, a blank inside a piece, or a piece that occurs twice.
+        DataError: no line, an empty line, a blank inside a piece, or a piece that occurs twice.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -41,11 +41,13 @@ def read_pieces(path: Path) -> list[str]:
     pieces = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     seen: dict[str, int] = {}
     for number, piece in enumerate(pieces, start=1):
-        if not piece or piece != piece.strip():
-            raise DataError(f"{path}, line {number}: the token is empty or surrounded by spaces")
+        if not piece or piece != piece.strip() or " " in piece or "\t" in piece:
+            raise DataError(f"{path}, line {number}: the token is empty or contains a space")
         if piece in seen:
             raise DataError(f"{path}, line {number}: {piece!r} is already on line {seen[piece]}")
         seen[piece] = number
+    if not pieces:
+        raise DataError(f"{path}: contains no tokens")
     return pieces
 
 

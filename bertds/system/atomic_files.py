@@ -13,10 +13,10 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bertds.errors import BertdsError
+from bertds.errors import BertdsError, ConfigError
 from bertds.system.fault_points import passed
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -77,21 +77,43 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where the folder is a file, for example
+            temporary.unlink(missing_ok=True)
         raise explain_os_error(error, path) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
+def check_file_place(option: str, path: Path | str) -> None:
+    """Check, before any work, that a file can be written under a name.
+
+    Raises:
+        ConfigError: the name is a folder's, or its folder is missing; names the option.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(f"{option} {path}: is a folder; give the name of a file")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: {path.parent} is not a folder")
+
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+WRONG_PATH = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+"""A file in the place of a folder, or the reverse."""
+
+
 def explain_os_error(error: OSError, path: Path) -> BertdsError:
-    """Turn a full disk or a refused write into one line that names the file."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Turn a full disk, a refused write or a wrong path into one line that names the file."""
+    if error.errno in DISK_FULL:
         return BertdsError(
             f"{path}: the disk is full; free some space and run the same command again"
         )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in NOT_ALLOWED:
         return BertdsError(f"{path}: cannot be written ({error.strerror})")
+    if error.errno in WRONG_PATH:
+        return ConfigError(f"{path}: cannot be used here ({error.strerror})")
     return BertdsError(f"{path}: {error.strerror or error}")
 
 

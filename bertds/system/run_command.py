@@ -7,10 +7,15 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_INTERRUPTED, BertdsError
+from bertds.system.atomic_files import DISK_FULL, NOT_ALLOWED, WRONG_PATH, explain_os_error
 from bertds.system.logs import LogFile, log
 from bertds.system.secrets import masked
+
+OF_THE_USER = (*DISK_FULL, *NOT_ALLOWED, *WRONG_PATH)
+"""Errors of the operating system that are no fault of ours, where they name a file."""
 
 
 def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
@@ -45,6 +50,10 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
         )
         return EXIT_BAD_INPUT
     except Exception as error:
+        if isinstance(error, OSError) and error.filename and error.errno in OF_THE_USER:
+            explained = explain_os_error(error, Path(os.fsdecode(error.filename)))
+            _report(f"error: {explained}", debug)
+            return explained.exit_code
         _report(
             f"unexpected error: {type(error).__name__}: {' '.join(str(error).split())} "
             "(run again with --debug for the traceback)",

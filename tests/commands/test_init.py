@@ -91,7 +91,6 @@ def test_a_missing_answer_without_a_terminal_is_named(
     ("words", "message"),
     [
         (["--hours", "0"], "--hours 0"),
-        (["--hours", "nan"], "--hours nan"),
         (["--gpus", "0"], "--gpus 0"),
         (["--model", "huge"], "--model huge"),
         (["--gpu", "h1000"], "--gpu h1000"),
@@ -110,6 +109,19 @@ def test_wrong_options_write_nothing(
     given = ["--gpu", "cpu", "--hours", "0.1", "--text", str(tiny_text), *words]
     assert command(["init", str(tmp_path / "p"), *given]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "p").exists()
+
+
+def test_a_corpus_without_text_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its five commands would fail at the first."""
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "folder").mkdir()
+    for option, given in (("--corpus", "empty.txt"), ("--text", "folder")):
+        words = ["init", str(tmp_path / "p"), "--gpu", "cpu", "--yes", option]
+        assert command([*words, str(tmp_path / given)]) == 2
+        assert f"{given}: contains no text" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
 
 
 def test_kinds_are_guessed(tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_complete(
         (["--validation-fraction", "0.9"], "--validation-fraction 0.9: allowed: 0 to 0.5"),
         (["--shard-tokens", "10"], "--shard-tokens 10"),
         (["--licence", "x"], "--licence x: expected SOURCE=TEXT"),
+        (["--licence", "books=MIT"], "--licence books=MIT: no such source; the sources are: wiki"),
         (["--dataset-name", "a/b"], "--dataset-name"),
         (["--workers", "-1"], "--workers -1: allowed: 0"),
         (["--language", "English"], "--language English: allowed: a code"),

@@ -306,12 +306,15 @@ def test_bad_input(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
             "contains no text",
         ),
         (["text-classification", "SequenceClassification", "none.txt"], "none.txt: cannot be read"),
+        (["fill-mask", "MaskedLM", plain, "--top", "99999"], "--top 99999: the vocabulary has"),
+        (["fill-mask", "MaskedLM", plain, "--out", str(tmp_path)], "is a folder; give the name"),
+        (["fill-mask", "MaskedLM", plain, "--out", f"{plain}/x"], "is not a folder"),
+        # Mistakes in the input are reported before the model is loaded.
+        (["fill-mask", "no/such/model", "none.txt"], "none.txt: cannot be read"),
     ):
-        task, model, source = options
-        assert (
-            main(["predict", "--task", task, "--model", str(models / model), "--input", source])
-            == 2
-        )
+        task, model, source, *more = options
+        given = ["--model", str(models / model), "--input", source, *more]
+        assert main(["predict", "--task", task, *given]) == 2
         assert message in capsys.readouterr().err
 
 

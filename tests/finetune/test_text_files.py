@@ -133,6 +133,7 @@ def test_rows_between_two_unbalanced_quotes_are_reported(
         ("a.jsonl", '{"text": "x", "label": 1}\n[1]\n', "line 2: not a JSON object"),
         ("a.csv", "text,label\nx,a\ny,a\n", "only one label, 'a'"),
         ("a.csv", "body,label\nx,a\n", "no text column"),
+        ("a.csv", "", "a.csv: empty file"),
         ("a.txt", "text,label\nx,a\n", "is not a .csv, .tsv or .jsonl file"),
     ],
 )
@@ -141,6 +142,15 @@ def test_malformed_own_files_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_own(write(tmp_path / name, text), split="train")
+
+
+def test_a_column_has_one_use(tmp_path: Path) -> None:
+    """A label as the second text would give the answer away."""
+    path = write(tmp_path / "a.csv", "text,label\nx,a\ny,b\n")
+    for columns in ({"pair_column": "label"}, {"label_column": "text"}, {"pair_column": "text"}):
+        with pytest.raises(DataError, match=r"a.csv: column '\w+' is used twice"):
+            read_own(path, split="train", **columns)
+    assert len(read_own(path, split="train", text_column="text", label_column="label")[0]) == 2
 
 
 def test_a_label_never_seen_in_training_is_refused_by_line(tmp_path: Path) -> None:

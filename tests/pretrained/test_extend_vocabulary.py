@@ -88,6 +88,8 @@ def test_malformed_pieces_are_refused(
     for text, message in (
         ("gene\n", "already has all of these tokens"),
         ("a\n\nb\n", "line 2: the token is empty"),
+        ("a\ntwo words\n", "line 2: the token is empty or contains a space"),
+        ("", "contains no tokens"),
         ("a\nb\na\n", "line 3: 'a' is already on line 1"),
     ):
         words.write_text(text)

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-from dataclasses import dataclass
+import tomllib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,16 +17,21 @@ from bertds.config.json_schema import json_schema
 from bertds.config.keys import all_keys
 from bertds.config.load import load_config, split_assignments
 from bertds.config.recipe import Config
+from bertds.errors import ConfigError
+from tests.project.test_guides import NOT_HERE, PARSED_ONLY, RUN, is_not_here
+from tests.support.printed_commands import (
+    LINES,
+    PAGES,
+    ROOT,
+    Line,
+    in_job,
+    ours,
+    parse,
+    parse_script,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/**/*.md")])
 # Programs that are not ours: their lines are only split into words.
-OTHERS = """
-    pip git cd source export squeue scancel sbatch srun cp ls mkdir echo curl wget torchrun cat
-    tail apt-get pytest scp nano vi vim touch tensorboard wandb rm bash sh sinfo sudo mv ssh rsync
-    for do done sed grep kill sacct pdsh sleep module docker apptainer zcat head chmod unset jq
-    scontrol nvidia-smi less nice env wait shuf time py-spy hf
-""".split()  # noqa: SIM905 - a list of 60 strings would not be read
+OTHERS = "git cd source cp cat touch rm grep apt-get nvidia-smi python3 hf".split()  # noqa: SIM905
 CHEAP = [("config",), ("plan",), ("models",)]  # run as printed: they read what the clone holds
 
 
@@ -42,118 +46,83 @@ def test_help_fits_a_screen(
     assert ended.value.code == 0 and lines[0].startswith("usage:") and len(lines) <= 50
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One command of a page."""
-
-    page: str
-    number: int
-    words: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.number} {' '.join(self.words[:4])}"
-
-
-def commands(page: Path) -> list[Line]:
-    """Every command in a page's ```bash blocks, continuation lines joined, and in its tables."""
-    found, inside, begun, text, document = [], False, 0, "", ""
-    for number, raw in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
-        line = raw.strip()
-        if line.startswith("```"):
-            inside = line in ("```bash", "```sh") and not inside
-            continue
-        if not inside:
-            # A command in a table has arguments; `bertds plan` alone is a name.
-            for cell in re.findall(r"`(bertds [^`]+ --[^`]+)`", line) if line[:1] == "|" else ():
-                found += [Line(str(page.relative_to(ROOT)), number, w) for w in split(cell)]
-            continue
-        if document:  # a here-document's lines are no commands
-            document = "" if line == document else document
-            continue
-        begun = begun if text else number
-        text += line.removesuffix("\\") + " "
-        if line.endswith("\\"):
-            continue
-        here = re.search(r"<<-?\s*'?(\w+)'?", text)
-        document = here.group(1) if here else ""
-        for words in split(text):
-            found.append(Line(str(page.relative_to(ROOT)), begun, words))
-        text = ""
-    assert not text, f"{page}: a command ends in a backslash"
-    return found
-
-
-def split(text: str) -> list[tuple[str, ...]]:
-    """Split a line into commands and words; environment settings in front are taken off."""
-    lexer = shlex.shlex(text, posix=True, punctuation_chars=";&|")
-    lexer.whitespace_split = True
-    parts: list[list[str]] = [[]]
-    for word in lexer:
-        if set(word) <= set(";&|"):
-            parts.append([])
-        else:
-            parts[-1].append(word)
-    cut = []
-    for part in parts:
-        while part and re.fullmatch(r"[A-Z_][A-Z0-9_]*=.*", part[0]):
-            part = part[1:]
-        if part:
-            cut.append(tuple(part))
-    return cut
-
-
-LINES = [line for page in PAGES for line in commands(page)]
-
-
-def ours(words: tuple[str, ...]) -> tuple[str, list[str]] | None:
-    """Return (command of `bertds`, its arguments) if a line is one of ours."""
-    program, rest = words[0], list(words[1:])
-    if program in ("bertds", ".venv/bin/bertds"):
-        return (rest[0], rest[1:]) if rest and rest[0] in COMMANDS else ("", rest)
-    scripts = {"bertds/train.py": "train", "data_prep/build_wiki_books.py": "prep"}
-    for place, word in enumerate(words):
-        name = next((c for s, c in scripts.items() if word.endswith(s)), None)
-        if name and program in ("deepspeed", "python", "python3", "torchrun", "srun"):
-            return name, list(words[place + 1 :])
-    return None
-
-
 def test_pages_have_commands() -> None:
     assert len(LINES) > 40
     assert {line.page for line in LINES} >= {"README.md", "docs/tutorial.md", "CONTRIBUTING.md"}
 
 
 @pytest.mark.parametrize("line", LINES, ids=str)
-def test_printed_commands_exist(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
-    program = line.words[0].removeprefix(".venv/bin/")
-    if program == "make":
-        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        wanted = [w for w in line.words[1:] if "=" not in w and not w.startswith("-")]
-        assert set(wanted) <= set(targets)
-        return
+def test_printed_commands_are_accepted(
+    line: Line, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the parser of the command, which the line would start."""
     for word in line.words:
         if re.match(
-            r"(bertds/recipes|ds_configs|slurm|benchmarks|data_prep|docs)/[\w/]+\.\w+$", word
+            r"(bertds/recipes|ds_configs|slurm|benchmarks|data_prep|docs|tests)/[\w/]+\.\w+$", word
         ):
             made_by_user = word == "slurm/site.env"
             assert made_by_user or (ROOT / word).exists(), f"{word} does not exist"
-    found = ours(line.words)
+    found = ours(line.words) or in_job(line.words)
     if found is None:
-        known = program in OTHERS or program in ("deepspeed", "python", "python3")
-        assert known or program.startswith(("slurm/", "./", "benchmarks/", "$")), (
-            f"unknown: {program}"
-        )
+        check_other_program(line, monkeypatch)
         return
     name, arguments = found
-    if not name:
-        assert set(arguments) <= {"--help", "--version"}, f"no such command: {arguments[:1]}"
-        return
-    check_options(name, arguments, capsys)
+    assert name or set(arguments) <= {"--help", "--version"}, f"no such command: {arguments[:1]}"
+    if line.names_an_option:
+        check_options(name, arguments, capsys)
+    elif name:
+        try:
+            parse(name, arguments)
+        except SystemExit as end:  # --help
+            assert end.code == 0, capsys.readouterr().err
+        except ConfigError as error:
+            pytest.fail(f"{line}: {error}")
     check_settings(arguments)
 
 
+@pytest.mark.slow  # imports DeepSpeed
+@pytest.mark.parametrize("line", [n for n in LINES if n.words[0] == "deepspeed"], ids=str)
+def test_the_launcher_takes_its_options(line: Line) -> None:
+    from deepspeed.launcher.runner import parse_args
+
+    assert parse_args(list(line.words[1:])).user_script.endswith("bertds/train.py")
+
+
+def check_other_program(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be said of a program that is not a command of bertds, without starting it."""
+    program, words = line.words[0].removeprefix(".venv/bin/"), line.words[1:]
+    if program == "make":
+        makefile = (ROOT / "Makefile").read_text()
+        for word in words:
+            name, equals, _ = word.partition("=")
+            wanted = rf"^{name} \?=" if equals else rf"^{name}:"
+            assert re.search(wanted, makefile, re.MULTILINE), f"{word}: not in the Makefile"
+    elif program == "pip":
+        known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for word in words:
+            extras = re.search(r"^\.\[(.+)\]$", word)
+            assert not extras or set(extras[1].split(",")) <= set(known["optional-dependencies"])
+    elif program == "pytest" or words[:2] == ("-m", "pytest"):
+        assert all((ROOT / word).exists() for word in words if word.startswith("tests/"))
+    elif program in ("python", "python3", "nice") and "venv" not in words:
+        parse_script(line.words, monkeypatch)
+    else:
+        assert program in OTHERS or line.words[0].startswith(("slurm/", "$")), program
+
+
+def test_every_page_is_run_or_parsed() -> None:
+    """Each page with commands has one place; each exception has its line and a reason."""
+    with_commands = {line.page for line in LINES if not line.names_an_option}
+    assert set(RUN) | set(PARSED_ONLY) == with_commands
+    assert not set(RUN) & set(PARSED_ONLY)
+    lines = [line for line in LINES if line.page in RUN]
+    unused = [words for words in NOT_HERE if not any(is_not_here(line, [words]) for line in lines)]
+    assert unused == [], "exceptions of commands that are not printed any more"
+    assert all([*NOT_HERE.values(), *PARSED_ONLY.values()])
+
+
 def check_options(name: str, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Every --option of a line is in the command's help."""
+    """Every --option of a line is in the command's help; the line is not complete."""
     module = import_module(COMMANDS[name][0])
     given = {word.split("=")[0] for word in arguments if word.startswith("--")}
     if not given:

@@ -11,10 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bertds.errors import BertdsError, InUseError
-from bertds.system.atomic_files import append_line, atomic_path, sha256_file, write_json, write_text
+from bertds.errors import BertdsError, ConfigError, InUseError
+from bertds.system.atomic_files import (
+    append_line,
+    atomic_path,
+    check_file_place,
+    sha256_file,
+    write_json,
+    write_text,
+)
 from bertds.system.folder_lock import FolderLock
 from bertds.system.logs import log, log_to_file
+from bertds.system.run_command import guarded
 from bertds.training.sample_log import SampleLog
 
 
@@ -141,3 +149,21 @@ def test_a_line_that_finds_no_room_names_its_file(
         log.removeHandler(handler)
         handler.close()
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_file_where_a_folder_is_needed_is_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("kept")
+    with pytest.raises(ConfigError, match=r"file/a: cannot be used here \(Not a directory\)"):
+        write_text(file / "a", "text")
+    with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
+        check_file_place("--out", tmp_path)
+    with pytest.raises(ConfigError, match="file is not a folder"):
+        check_file_place("--out", file / "a")
+    check_file_place("--out", tmp_path / "new")
+    # Whatever did not check first ends in one line, too.
+    assert guarded(lambda _: file.mkdir(), []) == 2  # type: ignore[arg-type,func-returns-value]
+    assert capsys.readouterr().err == f"bertds: error: {file}: cannot be used here (File exists)\n"
+    assert file.read_text() == "kept"

@@ -25,7 +25,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         type=Path,
         metavar="RUN",
-        help="run folders, or folders that contain several (default: demo)",
+        help="run folders, or folders that contain several",
     )
     parser.add_argument(
         "--out",

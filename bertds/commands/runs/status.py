@@ -16,6 +16,7 @@ from bertds.display.words import in_words
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.monitor.progress import describe
 from bertds.monitor.status import Status, expand, read_status, seconds_of_all
+from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,7 +33,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="run folders, or folders that contain several",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--watch", type=float, metavar="S", help="repeat every S seconds")
+    parser.add_argument("--watch", type=finite, metavar="S", help="repeat every S seconds")
     return parser.parse_args(argv)
 
 

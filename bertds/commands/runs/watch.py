@@ -10,6 +10,7 @@ from pathlib import Path
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.monitor.status import expand
 from bertds.report.live import ADDRESS, LiveReport
+from bertds.system.option_types import finite
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=finite,
         default=30.0,
         metavar="S",
         help="seconds between two updates (default: 30)",

@@ -301,8 +301,14 @@ def read_own(
         raise DataError(f"{path}: no text column ({', '.join(TEXT_NAMES)}); found {columns}")
     if label is None and split != "test":
         raise DataError(f"{path}: no label column ({', '.join(LABEL_NAMES)}); found {columns}")
+    used = (text, pair, None if split == "test" else label)
+    if doubled := next((name for name in used if name and used.count(name) > 1), None):
+        raise DataError(
+            f"{path}: column {doubled!r} is used twice; text, second text and label need a column "
+            "each (--text-column, --pair-column, --label-column)"
+        )
     for number, record in records:
-        for column in (text, pair, None if split == "test" else label):
+        for column in used:
             if column is not None and record.get(column) in (None, ""):
                 raise DataError(f"{path}, line {number}: column {column!r} is empty")
             if column is not None and record[column] == BYTE_ORDER_MARK:
