@@ -258,7 +258,10 @@ class JsonTokenizer:
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception as error:
+            raise DataError(f"{self.path}: a text cannot be tokenized ({error})") from error
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokenise sentences, each on its own.
@@ -271,9 +274,12 @@ class JsonTokenizer:
         ids: list[np.ndarray] = [np.zeros(0, np.uint32)]
         lengths = np.zeros(len(texts), np.int64)
         for begin in range(0, len(texts), _AT_ONCE):
-            found = self._tokenizer.encode_batch(
-                texts[begin : begin + _AT_ONCE], add_special_tokens=False
-            )
+            try:
+                found = self._tokenizer.encode_batch(
+                    texts[begin : begin + _AT_ONCE], add_special_tokens=False
+                )
+            except Exception as error:  # such as a model whose unknown token does not exist
+                raise DataError(f"{self.path}: a text cannot be tokenized ({error})") from error
             for number, encoding in enumerate(found, begin):
                 own = np.array(encoding.ids, np.uint32)
                 words = np.array([-1 if w is None else w for w in encoding.word_ids], np.int64)

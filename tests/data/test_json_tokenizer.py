@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from bertds.cli import main as bertds
 from bertds.config.recipe import DataConfig
 from bertds.data.loader import open_source
+from bertds.data.tokenizer_json import JsonTokenizer
 from bertds.data.vocabulary import load_tokenizer_info
 from bertds.errors import DataError
 from bertds.pretrained.load import load_pretrained
@@ -303,3 +304,11 @@ def test_a_tokenizer_json_that_cannot_be_right_is_refused(
 def test_a_tokenizer_json_without_added_tokens_is_read(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({**wordpiece(), "added_tokens": None}))
     assert load_tokenizer_info(tmp_path).vocab_size == len(WORDS)
+
+
+def test_a_model_whose_unknown_token_does_not_exist_is_named(tmp_path: Path) -> None:
+    content = wordpiece()
+    content["model"]["unk_token"] = "[NONE]"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="a text cannot be tokenized .*Missing"):
+        JsonTokenizer(tmp_path / "tokenizer.json").encode(["a", "?"])
