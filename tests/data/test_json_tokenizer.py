@@ -310,5 +310,5 @@ def test_a_model_whose_unknown_token_does_not_exist_is_named(tmp_path: Path) -> 
     content = wordpiece()
     content["model"]["unk_token"] = "[NONE]"
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="a text cannot be tokenized .*Missing"):
+    with pytest.raises(DataError, match=r"a text cannot be tokenized .*Missing"):
         JsonTokenizer(tmp_path / "tokenizer.json").encode(["a", "?"])
