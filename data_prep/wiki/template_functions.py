@@ -102,6 +102,10 @@ _UNITS = {
     "PD/km2": "/km2",
     "PD/sqmi": "/sq mi",
 }
+# Codes of {{convert}} that are words; the others are symbols.
+_WORDS = """acre,carat,chain,fathom,furlong,gallon,hectare,kilometer,kilometre,knot,league,liter
+litre,long ton,meter,metre,mile,ounce,pound,short ton,tonne,yard""".replace("\n", ",").split(",")
+_PLURALS = _UNITS | {word: f"{word}s" for word in _WORDS} | {"foot": "feet", "inch": "inches"}
 _MULTIPLES = {"3": "thousand", "6": "million", "9": "billion", "12": "trillion"}
 _MULTIPLE = re.compile(r"e(3|6|9|12)(?=[a-zA-Z])")
 # "1//2" is a half, and "3+1/2" three and a half.
@@ -119,11 +123,17 @@ def _measured(text: str, ways: Conventions) -> str:
     return ways.number(text)
 
 
-def _unit(unit: str) -> str:
-    """Read ``e6km`` as "million km"."""
+def _unit(unit: str, several: bool = False) -> str:
+    """Read ``e6km`` as "million km", and ``acre`` after "2" as "acres"."""
     if match := _MULTIPLE.match(unit):
-        return f"{_MULTIPLES[match[1]]} {unit[match.end() :]}"
-    return _UNITS.get(unit, unit)
+        return f"{_MULTIPLES[match[1]]} {_unit(unit[match.end() :], several)}"
+    return _PLURALS.get(unit, unit) if several else _UNITS.get(unit, unit)
+
+
+def _several(number: str, arguments: Arguments, ways: Conventions) -> bool:
+    """Return whether a unit that is an English word is in the plural after a number."""
+    english = ways.months[:1] == ("January",)
+    return english and not arguments.get("adj") and number not in ("1", "-1", "−1", "1/2", "½")
 
 
 def _convert(arguments: Arguments, ways: Conventions) -> str:
@@ -145,7 +155,7 @@ def _convert(arguments: Arguments, ways: Conventions) -> str:
             position += 2
             continue
         unit = after
-        words += f" {_unit(unit)}" if unit else ""
+        words += f" {_unit(unit, _several(given[position], arguments, ways))}" if unit else ""
         position += 2
         # "5 ft 6 in": a number of a smaller unit is part of what is measured.
         while position + 1 < len(given) and _is_number(given[position]):
