@@ -76,7 +76,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train in this process, or start others that do.
+    """Build everything, train, and say how it ended.
 
     Returns:
         0 when the last step is done, 75 when the run stopped early and can be continued.
@@ -84,13 +84,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     # Where a peer is lost, torch's C++ parts would print stack traces over our one line.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    with early_stop.armed():  # until the run can save when it is asked to stop
-        reached("run.start")
-        return start_processes(args) if args.processes or args.restarts else pretrain(args)
-
-
-def pretrain(args: argparse.Namespace) -> int:
-    """Train in this process; return its exit code."""
+    if args.processes or args.restarts:
+        return start_processes(args)
     with loading("bertds.training.build"):
         from bertds.training.build import build_run
 
@@ -140,9 +135,16 @@ def train(run: Run) -> bool:
     return finished
 
 
+def command(argv: list[str] | None = None) -> int:
+    """Run :func:`main` in a process of its own, which a stop signal ends until the run can save."""
+    with early_stop.armed():
+        reached("run.start")
+        return main(argv)
+
+
 def entry(argv: list[str] | None = None) -> int:
-    """Run :func:`main` as a command: errors become one line and an exit code."""
-    return guarded(main, argv)
+    """Run :func:`command`; errors become one line and an exit code."""
+    return guarded(command, argv)
 
 
 class _CallableModule(ModuleType):

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(argument.startswith("--nemo-config") for argument in arguments):
         return train_by_nemo(arguments)
-    return train.main(arguments)
+    return train.command(arguments)
 
 
 def train_by_nemo(argv: list[str]) -> int:
@@ -70,4 +70,4 @@ def train_by_nemo(argv: list[str]) -> int:
     command = ["--config", str(recipe), "--deepspeed_config", str(settings)]
     if args.processes or args.restarts:
         command += ["--processes", str(args.processes), "--restarts", str(args.restarts)]
-    return train.main([*command, *(["--set", *args.set] if args.set else [])])
+    return train.command([*command, *(["--set", *args.set] if args.set else [])])

@@ -143,6 +143,10 @@ class BatchLoader:
             self.stall_seconds += time.perf_counter() - began
         return self._held is not None or self._failure is not None
 
+    def has_batch(self) -> bool:
+        """Return, without waiting, whether the next batch is there; a store's error is none."""
+        return self.wait(0.0) and self.gave_up is None
+
     @property
     def gave_up(self) -> StoreError | None:
         """The error that the store did not give the next batch in time; else None."""

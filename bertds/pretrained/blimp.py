@@ -126,8 +126,11 @@ def pseudo_log_likelihoods(
         device: where the passes run.
 
     Raises:
-        DataError: a text has more tokens than the model can read, or none.
+        DataError: a text has more tokens than the model can read, or none; the tokenizer has no
+            mask token; or the model's outputs are not finite.
     """
+    if tokenizer.mask_token_id is None:
+        raise DataError("the tokenizer of the model has no mask token, so nothing can be masked")
     encoded = {text: _encode(tokenizer, text, model.config) for text in dict.fromkeys(texts)}
     numbers: dict[tuple[int, ...], int] = {}
     sentences: list[_Sentence] = []
@@ -142,6 +145,8 @@ def pseudo_log_likelihoods(
         for chunk in _passes(copies, sentences, model.vocab_size):
             scores = _score(model, chunk, sentences, mask_id, device)
             sums.index_add_(0, torch.tensor([n for n, _ in chunk]), scores)
+    if not bool(sums.isfinite().all()):  # NaN is never higher: this would score 0 %
+        raise DataError("the outputs of the model are not finite; its weights are damaged")
     return [float(sums[numbers[tuple(encoded[text].ids)]]) for text in texts]
 
 

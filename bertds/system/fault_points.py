@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 POINTS = {
-    "run.start": "the command line was read, nothing else",
+    "run.start": "the command has begun; nothing is imported but what reads the command line",
     "run.open": "everything is imported; the run folder is about to be opened",
     "run.meet": "the processes are about to connect to each other",
     "run.continue": "everything is built; the newest checkpoint is about to be looked for",

@@ -150,7 +150,7 @@ class Run:
         limit = parts.guard.norm_limit(state)
         if self.metrics.rank_speed is not None:
             self.metrics.rank_speed.end_step(batch.real_tokens)
-        self.agreement.ask(not self._may_stall or parts.loader.wait(0.0))
+        self.agreement.ask(not self._may_stall or parts.loader.has_batch())
         self._enter("step")
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)

@@ -14,6 +14,7 @@ import bertds
 from bertds.cli import main as command
 from bertds.data.batches import MicroBatch
 from bertds.errors import CheckpointError, ConfigError, DataError
+from bertds.system.fault_points import injected
 
 SMALL = {
     "hidden_size": 32,
@@ -63,7 +64,10 @@ def test_end_to_end_by_functions(
     before = signal.getsignal(signal.SIGINT)
     settings = {"schedule.total_steps": 4, "log.every_steps": 1, "deepspeed.gradient_clipping": 0.5}
     names = {"run_dir": tmp_path / "run: 1", "data": data, "deepspeed_config": tiny_json}
-    first = bertds.train(tiny_recipe, **names, settings={**settings, "schedule.total_steps": 2})
+    starting: list[object] = []
+    with injected("run.open", lambda: starting.append(signal.getsignal(signal.SIGINT))):
+        first = bertds.train(tiny_recipe, **names, settings={**settings, "schedule.total_steps": 2})
+    assert starting == [before]  # only a command is ended by a signal while it starts
     assert first.finished and first.step == 2
     result = bertds.train(tiny_recipe, **names, settings=settings)
     assert result.finished and result.step == 4 and result.run_dir == tmp_path / "run: 1"

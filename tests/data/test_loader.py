@@ -18,6 +18,7 @@ from bertds.data.order import EpochOrder, advance
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.samples.masking import ngram_thresholds
 from bertds.data.sources import token_source
+from bertds.errors import StoreError
 from bertds.system.fault_points import injected
 
 LENGTH, PREDICTIONS = 32, 5
@@ -345,6 +346,26 @@ def test_errors_in_the_thread_surface_in_the_consumer(config):
         next(loader)
     assert calls.is_set()
     loader.close()
+
+
+def test_the_error_of_a_store_is_no_batch(config):
+    """A rank that took it for one would leave alone and lose the steps since the last save."""
+    made = []
+
+    def give_up(batch):
+        made.append(batch)
+        if len(made) > 1:
+            raise StoreError("stalled")
+        return batch
+
+    with (
+        injected("data.batch", give_up),
+        BatchLoader(open_source(config, 7), config, plan(), 0, seed=7) as loader,
+    ):
+        assert loader.wait(None) and loader.has_batch()
+        next(loader)
+        assert loader.wait(None) and not loader.has_batch()
+        assert str(loader.gave_up) == "stalled"
 
 
 def test_close_ends_the_thread_and_may_be_repeated(config):

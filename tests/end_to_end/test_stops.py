@@ -86,7 +86,7 @@ def test_a_rank_that_is_stopped_before_training_takes_the_other_along(
     fork_server: Any, command: Any, tmp_path: Path, first: int
 ) -> None:
     """The other waits for it in torch's own code."""
-    words = command("run", "guard.peer_timeout_seconds=20")
+    words = command("run", "guard.peer_timeout_seconds=10")
     plans = {first: {"die": ["engine.group", 1, signal.SIGTERM]}}
     ranks = fork_server.start(words, 2, output=tmp_path, plans=plans)
     assert ranks.wait() == [143, 143], ranks.text(0) + ranks.text(1)

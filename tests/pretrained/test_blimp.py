@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,18 @@ def test_a_sentence_too_long_or_empty_is_named(model_folder: Path) -> None:
         pseudo_log_likelihoods(model, tokenizer, ["The cat sees it"])
     with pytest.raises(DataError, match="returns no tokens"):
         pseudo_log_likelihoods(model, tokenizer, [" "])
+
+
+def test_a_model_that_cannot_be_scored_is_refused(model_folder: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
+    model = load_pretrained(model_folder).model
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    with pytest.raises(DataError, match="outputs of the model are not finite"):
+        pseudo_log_likelihoods(model, tokenizer, ["The cat sees it"])
+    tokenizer.mask_token = None
+    with pytest.raises(DataError, match="has no mask token"):
+        pseudo_log_likelihoods(model, tokenizer, ["The cat sees it"])
 
 
 @pytest.mark.slow

@@ -195,6 +195,8 @@ class ShardCache:
         return sum(stat.st_size for _, stat in self._files())
 
     def _open_lock(self) -> int:
+        with suppress(FileExistsError):  # it is made again if a cleaner has removed it meanwhile
+            self.folder.mkdir(parents=True, mode=0o700)
         return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextmanager

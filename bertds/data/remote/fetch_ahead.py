@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 from bertds.data.formats.manifest import ShardInfo
@@ -27,6 +26,7 @@ THREADS = 4
 SAY_AFTER_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
 _SAME_WRONG_BYTES = 3
 """After this number of arrivals with the same wrong checksum, the stored file is different."""
+_NO_ROOM = "the cache is full: all of data.cache_gib is in use; raise it"
 _LOOK_SECONDS = 0.1
 _FULL_SECONDS = 5.0
 """How long nothing is fetched ahead into a cache that has no room for what is needed soonest."""
@@ -217,15 +217,17 @@ class FetchAhead:
 
     def _fetch(self, info: ShardInfo, keep: frozenset[str]) -> None:
         url = storage.join(self.url, info.file)
-        read = partial(_read, url, info.bytes)
+
+        def read(start: int, end: int) -> bytes:
+            self._has_room(info)
+            return _read(url, info.bytes, start, end)
+
         try:
             os.close(self.cache.fetch(info.sha256, info.bytes, read, keep))
         except Busy:
             self._later(info, "", grow=False)
         except NoRoom:
-            self._later(
-                info, "the cache is full: all of data.cache_gib is in use; raise it", grow=False
-            )
+            self._later(info, _NO_ROOM, grow=False)
             with self._changed:
                 if info not in self._urgent:  # then there is none for what is needed later either
                     self._full_until = time.monotonic() + _FULL_SECONDS
@@ -243,6 +245,13 @@ class FetchAhead:
         else:
             with self._changed:
                 self._trouble.pop(info.sha256, None)
+
+    def _has_room(self, info: ShardInfo) -> None:
+        """Note that a full cache is no longer why a shard is not there."""
+        with self._changed:
+            trouble = self._trouble.get(info.sha256)
+            if trouble is not None and trouble.text == _NO_ROOM:
+                trouble.text = ""
 
     def _wrong(self, info: ShardInfo, url: str, found: str) -> None:
         text = f"damaged on arrival: SHA-256 {found[:12]}..., the manifest says {info.sha256[:12]}"

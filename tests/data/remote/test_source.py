@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,6 +159,18 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(corpus: Path, tmp_path: Pa
             content[len(content) // 2] ^= 1
             path.write_bytes(content)
         assert_equal(steps(data, 3), wanted)
+
+
+def test_a_cache_that_is_removed_meanwhile_is_filled_again(corpus: Path, tmp_path: Path) -> None:
+    """As by a cleaner of the temporary folder: the store has lost nothing."""
+    with serve(corpus) as store:
+        source = open_source(config(store.url, tmp_path / "cache"), 1)
+        source.samples_in_epoch(0)
+        shutil.rmtree(tmp_path / "cache")
+        rows = source.open_block(0, [1]).gather(np.arange(3))
+        assert len(files_of_shards(tmp_path / "cache" / "shards")) >= 1
+    local = open_source(config(corpus, tmp_path), 1).open_block(0, [1]).gather(np.arange(3))
+    np.testing.assert_array_equal(rows.input_ids, local.input_ids)
 
 
 def test_a_store_that_holds_other_bytes_is_refused(
