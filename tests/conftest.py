@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests of failing connections would print torch's stack frames into the report of another test.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
 # Triton reads this when it is imported: without a GPU its kernels run in its interpreter.
 if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd")):
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 from bertds.distributed.liveness import TimedStore
 
-CONNECTION_WORDS = ("gloo", "nccl", "connection", "socket", "timed out", "timeout", "peer")
+CONNECTION_WORDS = (
+    *("gloo", "nccl", "connection", "socket", "timed out", "timeout", "peer"),
+    *("distnetworkerror", "broken pipe"),
+)
 """An error of a collective operation holds one of these."""
 _LONGEST = 500
 

@@ -110,7 +110,7 @@ def main_first(
         return
     try:
         meet_processes().wait([key], timedelta(seconds=limit_seconds))
-    except RuntimeError as error:  # torch's error for a wait that was too long
+    except dist.DistStoreError as error:  # the wait was too long; else rank 0 is gone
         raise BertdsError(f"rank 0 did not finish within {limit_seconds:.0f} s: {name}") from error
 
 

@@ -19,7 +19,7 @@ from bertds.data.formats.manifest import Manifest
 from bertds.data.remote.outlines import outline_bytes
 from tests.support.ranks import free_ports, rank_environment
 from tests.support.read_runs import assert_same_state, losses, read_lines, saved_steps, train_lines
-from tests.support.store_server import FAULTS, SECRET, cache_bytes, serve, serve_by
+from tests.support.store_server import FAULTS, S3_ENVIRONMENT, SECRET, cache_bytes, serve, serve_by
 from tests.support.tiny import write_tiny_data
 
 pytest.importorskip("aiohttp")
@@ -112,6 +112,28 @@ def test_a_rank_whose_store_gives_up_at_start_takes_the_other_along(
     assert f"rank {first} (process" in ranks.text(1 - first)
     assert "left with: http://127.0.0.1" in ranks.text(1 - first)
     assert "Traceback" not in ranks.text(0) + ranks.text(1)
+
+
+@pytest.mark.slow
+def test_a_dead_store_of_copies_ends_all_ranks_with_75(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
+    """Rank 0 alone asks it, while the others wait."""
+    pytest.importorskip("s3fs")
+    (port,) = free_ports(1)
+    words = command("run", "checkpoint.copy_to=s3://bucket/run", "guard.peer_timeout_seconds=10")
+    dead = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_MAX_ATTEMPTS": "1"}
+    ranks = fork_server.start(
+        words,
+        2,
+        output=tmp_path,
+        plans={0: {"patience": [0.0, str(tmp_path)]}},
+        environment={**S3_ENVIRONMENT, **dead},
+    )
+    assert ranks.wait() == [75, 75], ranks.text(0) + ranks.text(1)
+    assert "s3://bucket/run: EndpointConnectionError" in ranks.text(0)
+    assert "left with: s3://bucket/run" in ranks.text(1)
+    assert SECRET not in ranks.text(0) + ranks.text(1)
 
 
 @pytest.mark.slow

@@ -207,7 +207,8 @@ def _warm(command: list[str]) -> None:
         return  # its driver would start threads, which no fork survives
     source = open_source(config.data, 1, split="train")
     source.samples_in_epoch(0)
-    batch = cut(source.open_block(0, [0]).gather(np.arange(2)), 2, config.data.sequence_length)[0]
+    rows = source.open_block(0, [0]).gather(np.arange(1))  # the first shard may have no second row
+    batch = cut(rows, 1, config.data.sequence_length)[0]
     model = BertForPreTraining(config.model, source.tokenizer.vocab_size)
     output = model(**batch.model_inputs())
     torch.autograd.grad(output.mlm_loss_sum, [model.cls.predictions.bias])
