@@ -324,8 +324,8 @@ class JsonTokenizer:
         write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def _has_our_layout(self) -> bool:
+        a, b = self.ids("a"), self.ids("b")  # first: it raises what one line can say
         one, two = self._tokenizer.encode("a"), self._tokenizer.encode("a", "b")
-        a, b = self.ids("a"), self.ids("b")
         cls, sep = self.special_ids["cls"], self.special_ids["sep"]
         segments = [0] * (len(a) + 2) + [1] * (len(b) + 1)
         return (

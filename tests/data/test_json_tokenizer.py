@@ -312,3 +312,7 @@ def test_a_model_whose_unknown_token_does_not_exist_is_named(tmp_path: Path) -> 
     (tmp_path / "tokenizer.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"a text cannot be tokenized .*Missing"):
         JsonTokenizer(tmp_path / "tokenizer.json").encode(["a", "?"])
+    content["model"]["vocab"] = {word.replace("a", "x"): n for n, word in enumerate(WORDS)}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a text cannot be tokenized .*Missing"):
+        load_tokenizer_info(tmp_path)
