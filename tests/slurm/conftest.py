@@ -120,6 +120,6 @@ def undisturbed(
         f"run.dir={run}",
         f"data.path={tiny_data}",
     ]
-    code, text = fork_server.run(command, 2, output=run.parent)
-    assert code == 0, text
+    ranks = fork_server.start(command, 2, output=run.parent)
+    assert ranks.wait(400) == [0, 0], ranks.text(0)
     return run
