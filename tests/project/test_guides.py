@@ -247,7 +247,7 @@ def test_finetuning(
         elif words[1] == "convert":
             shutil.copytree("O-sst2", "O")
         run(line, monkeypatch)
-        if words[1] == "finetune":
+        if words[1] == "finetune" and words[words.index("--out") + 1] == "O":
             shutil.rmtree(f"O-{task}", ignore_errors=True)
             shutil.move("O", f"O-{task}")
             for other in Path().glob("O-mnli*"):
