@@ -353,10 +353,12 @@ def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(
         store.hook = hold
         command = [sys.executable, "-c", FETCH, url, str(tmp_path)]
         child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        assert begun.wait(30)
-        time.sleep(0.1)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
+        try:
+            assert begun.wait(120)
+            time.sleep(0.1)
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
         assert list((tmp_path / "shards").glob(".part-*"))
         store.hook = lambda name: None
         store.down.clear()
