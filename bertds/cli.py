@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from types import ModuleType
 
 from bertds import __version__
 from bertds.errors import EXIT_BAD_INPUT, EXIT_OK
+from bertds.system import early_stop
 from bertds.system.run_command import guarded
 
 COMMANDS = {
@@ -104,8 +106,16 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_BAD_INPUT
-    command = import_module(COMMANDS[name][0])
-    return guarded(command.main, arguments[1:])
+    return guarded(_module_of(name).main, arguments[1:])
+
+
+def _module_of(name: str) -> ModuleType:
+    """Import a command. Ctrl-C meanwhile ends the process: libraries take it for other errors."""
+    module = COMMANDS[name][0]
+    if module in sys.modules:
+        return sys.modules[module]
+    with early_stop.armed("the command"):
+        return import_module(module)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.support.tiny import (
     TINY_JSON,
@@ -42,6 +43,11 @@ HANDLERS = {
     number: signal.getsignal(number)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 }
+
+# An example that takes long, as the first does that waits for a compiler or for a busy machine, is
+# no failure.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 __all__ = ["WORDS", "tiny_documents"]  # for tests in this folder
 

@@ -30,7 +30,7 @@ from bertds.system.logs import log
 from bertds.system.secrets import masked
 
 MANIFEST = "manifest.json"
-_FILE = re.compile(r"(step_\d{8,})/([^/]+)")
+_FILE = re.compile(r"(step_[0-9]{8,15})/([^/]+)")
 AGAIN_SECONDS = 30.0
 
 
@@ -206,7 +206,10 @@ def restore(
         try:
             data = storage.read_agreed(storage.join(there, MANIFEST), seconds)
             (temporary / MANIFEST).write_bytes(data)
-            accept(there, read_manifest(temporary))
+            manifest = read_manifest(temporary)
+            if manifest["step"] != int(name[5:]):
+                raise CheckpointError(f"its manifest is that of step {manifest['step']}")
+            accept(there, manifest)
             if int(name[5:]) <= local:
                 return
             _fetch(there, temporary, checkpoints / name, seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -150,8 +151,8 @@ def _corpus_path(text: str) -> str:
 
 
 def _whole(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise ConfigError(f"{text}: give a whole number of at least 1")
+    if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
+        raise ConfigError(f"{text:.40}: give a whole number of at least 1")
     return int(text)
 
 

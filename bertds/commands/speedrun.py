@@ -68,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f"--target {args.target:g}: must be a loss in nats, above 0")
     # What the record needs is refused before the run.
     by = args.by or _login_name()
+    if not by.isprintable():
+        raise ConfigError(f"--by {by!r}: must be printable text, on one line")
     if not records.absolute().parent.is_dir():
         raise ConfigError(f"--records {records}: its folder does not exist")
     known = read_records(records) if records.exists() else []

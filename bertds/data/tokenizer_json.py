@@ -89,6 +89,57 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+_SPARE_IDS = 65_536
+"""Ids without a token that a file may have, apart from as many as it has tokens."""
+
+
+def read_tokenizer(path: Path) -> dict[str, Any]:
+    """Read a ``tokenizer.json``, and check the parts of it that the code here looks at.
+
+    Raises:
+        DataError: in one line, with the key. (Two tokens with one id would make a row of the
+            vocabulary mean both; an id far beyond the others would make a table of gigabytes.)
+    """
+    content = read_json(path)
+    parts = {}
+    for key in ("model", "normalizer", "pre_tokenizer", "post_processor"):
+        parts[key] = content.get(key) or {}
+        if not isinstance(parts[key], dict):
+            raise DataError(f"{path}: {key} is not an object")
+    for name, value in normalizer_rules(content).items():
+        if not isinstance(value, bool | None):
+            raise DataError(f"{path}: normalizer: {name} is {value!r:.40}; must be true or false")
+    ids: dict[str, Any] = {}
+    if isinstance(vocabulary := parts["model"].get("vocab"), dict):
+        ids |= vocabulary
+    elif not isinstance(vocabulary, list | None):
+        raise DataError(f"{path}: model.vocab is neither an object nor a list")
+    added = content.get("added_tokens") or []
+    for number, token in enumerate(added if isinstance(added, list) else [added]):
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise DataError(f"{path}: added_tokens[{number}] is not a token with content and id")
+        ids[token["content"]] = token.get("id")
+    odd = next((token for token, one in ids.items() if type(one) is not int or one < 0), None)
+    if odd is not None:
+        raise DataError(f"{path}: the id of {odd!r:.60} is {ids[odd]!r:.40}; must be 0 or more")
+    if len(set(ids.values())) < len(ids):
+        first: dict[int, str] = {}
+        twice = next(t for t, one in ids.items() if first.setdefault(one, t) != t)
+        raise DataError(
+            f"{path}: {first[ids[twice]]!r:.60} and {twice!r:.60} have the same id {ids[twice]}"
+        )
+    padding = content.get("padding") or {}
+    strategy = padding.get("strategy") if isinstance(padding, dict) else None
+    fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
+    for length in (fixed, padding.get("pad_to_multiple_of") if strategy else None):
+        if length is not None and (type(length) is not int or length > _LONGEST):
+            raise DataError(f"{path}: padding to {length!r:.40} tokens; at most {_LONGEST:,}")
+    count = len(ids) + (len(vocabulary) if isinstance(vocabulary, list) else 0)
+    if ids and (largest := max(ids.values())) > 2 * count + _SPARE_IDS:
+        raise DataError(f"{path}: the largest id is {largest:,}, for {count:,} tokens")
+    return content
+
+
 def bert_wordpiece(content: Mapping[str, Any]) -> list[str] | None:
     """Return the tokens of a ``tokenizer.json`` that does what BERT's own tokenizer does.
 
@@ -97,6 +148,7 @@ def bert_wordpiece(content: Mapping[str, Any]) -> list[str] | None:
     model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
     usual = (
         model.get("type", "WordPiece") == "WordPiece"
+        and isinstance(model.get("vocab"), dict)
         and "continuing_subword_prefix" in model
         and model["continuing_subword_prefix"] == "##"
         and model.get("unk_token") == "[UNK]"
@@ -105,11 +157,11 @@ def bert_wordpiece(content: Mapping[str, Any]) -> list[str] | None:
         and normalizer.get("clean_text") is True
         and (content.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
         # Other added tokens are looked for in the text before it is cut into words.
-        and all(token.get("special") for token in content.get("added_tokens", ()))
+        and all(token.get("special") for token in content.get("added_tokens") or ())
     )
     if not usual:
         return None
-    ids = {**model["vocab"], **{t["content"]: t["id"] for t in content.get("added_tokens", ())}}
+    ids = {**model["vocab"], **{t["content"]: t["id"] for t in content.get("added_tokens") or ()}}
     tokens = sorted(ids, key=ids.__getitem__)
     dense = [ids[token] for token in tokens] == list(range(len(tokens)))
     return tokens if dense and not any("\n" in token for token in tokens) else None
@@ -139,7 +191,7 @@ class JsonTokenizer:
         from tokenizers import Tokenizer
 
         self.path = path
-        given = read_json(path)
+        given = read_tokenizer(path)
         try:
             self._tokenizer: Tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises plain Exception
@@ -206,7 +258,10 @@ class JsonTokenizer:
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception as error:
+            raise DataError(f"{self.path}: a text cannot be tokenized ({error})") from error
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
         """Tokenise sentences, each on its own.
@@ -219,9 +274,12 @@ class JsonTokenizer:
         ids: list[np.ndarray] = [np.zeros(0, np.uint32)]
         lengths = np.zeros(len(texts), np.int64)
         for begin in range(0, len(texts), _AT_ONCE):
-            found = self._tokenizer.encode_batch(
-                texts[begin : begin + _AT_ONCE], add_special_tokens=False
-            )
+            try:
+                found = self._tokenizer.encode_batch(
+                    texts[begin : begin + _AT_ONCE], add_special_tokens=False
+                )
+            except Exception as error:  # such as a model whose unknown token does not exist
+                raise DataError(f"{self.path}: a text cannot be tokenized ({error})") from error
             for number, encoding in enumerate(found, begin):
                 own = np.array(encoding.ids, np.uint32)
                 words = np.array([-1 if w is None else w for w in encoding.word_ids], np.int64)
@@ -266,8 +324,8 @@ class JsonTokenizer:
         write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def _has_our_layout(self) -> bool:
+        a, b = self.ids("a"), self.ids("b")  # first: it raises what one line can say
         one, two = self._tokenizer.encode("a"), self._tokenizer.encode("a", "b")
-        a, b = self.ids("a"), self.ids("b")
         cls, sep = self.special_ids["cls"], self.special_ids["sep"]
         segments = [0] * (len(a) + 2) + [1] * (len(b) + 1)
         return (

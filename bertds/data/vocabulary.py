@@ -116,7 +116,7 @@ class TokenizerInfo:
         """Return the tokens in the order of their ids."""
         file = self.main_file
         if file.suffix == ".json":
-            tokens = tokenizer_json.bert_wordpiece(tokenizer_json.read_json(file))
+            tokens = tokenizer_json.bert_wordpiece(tokenizer_json.read_tokenizer(file))
             return JsonTokenizer(file).tokens if tokens is None else tokens
         return read_vocabulary(file)
 
@@ -224,7 +224,7 @@ def load_tokenizer_info(
     file = _vocabulary_file(path)
     content: dict[str, Any] = {}
     if file.suffix == ".json":
-        content = tokenizer_json.read_json(file)
+        content = tokenizer_json.read_tokenizer(file)
         tokens = tokenizer_json.bert_wordpiece(content)
         if tokens is None:
             return _json_info(file, (lower_case, strip_accents, chinese_characters))
@@ -273,7 +273,9 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
                 f"supported: {own!r}, or a tokenizer.json that holds all rules"
             )
     if "do_lower_case" not in said and beside.is_file():
-        said = tokenizer_json.normalizer_rules(content or tokenizer_json.read_json(beside)) | said
+        said = (
+            tokenizer_json.normalizer_rules(content or tokenizer_json.read_tokenizer(beside)) | said
+        )
     return said
 
 

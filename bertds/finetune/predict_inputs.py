@@ -124,15 +124,16 @@ def read_questions(source: str) -> list[Question]:
     if source == "-":  # a whole SQuAD file?
         with suppress(ValueError):
             content = parse_text_json("\n".join(line for _, line in lines))
-            if "data" in content:
+            if isinstance(content, dict) and "data" in content:
                 return questions_of(content, Path(_name(source)), split="test")[0]
     questions = []
     for n, (number, line) in enumerate((number, line) for number, line in lines if line.strip()):
         try:
             record = parse_text_json(line)
-            questions.append(
-                Question(str(record.get("id", n)), record["question"], record["context"], [])
-            )
+            question, context = record["question"], record["context"]
+            if not isinstance(question, str) or not isinstance(context, str):
+                raise TypeError
+            questions.append(Question(str(record.get("id", n)), question, context, []))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DataError(
                 f"{_name(source)}, line {number}: not a JSON object with question and context"

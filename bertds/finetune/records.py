@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import IO
 from bertds.errors import DataError
 from bertds.system.logs import log
 
+MAX_UNPACK_RATIO, FREE_BYTES = 100, 16 << 20
+"""What a gzip file may unpack to: this many times its size, and what any short one may."""
 MOST_BAD_SHARE = 0.01
 """More malformed rows than this, and the file is of another format."""
 _SHOWN = 5
@@ -137,10 +140,18 @@ def read_text(path: Path) -> str:
         DataError: it cannot be read, or is not UTF-8 (the line is named).
     """
     try:
+        size = path.stat().st_size
+        # A few kilobytes of gzip can hold gigabytes of the same letter.
+        most = FREE_BYTES + MAX_UNPACK_RATIO * size
         with open_bytes(path) as file:
-            data = file.read()
-    except (OSError, EOFError) as error:
+            data = file.read(most + 1 if path.suffix == ".gz" else -1)
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
+    if path.suffix == ".gz" and len(data) > most:
+        raise DataError(
+            f"{path}: unpacks to more than {MAX_UNPACK_RATIO} times its {size:,} bytes; if that "
+            "is expected, unpack it first"
+        )
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             raise DataError(f"{path}: is {name}, judging by its byte order mark; save it as UTF-8")

@@ -111,9 +111,11 @@ def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str,
     if not file.is_file():
         return None
     try:
-        results: dict[str, Any] = parse_json(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        results = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{file}: not JSON ({error}); remove it") from None
+    if not isinstance(results, dict):
+        raise ConfigError(f"{file}: not a JSON object; remove it")
     for key, value in _asked(data_options, options).items():
         found = results.get(key)
         if key == "data" and isinstance(found, dict):  # one from before some option was there

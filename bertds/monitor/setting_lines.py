@@ -44,6 +44,6 @@ def read_changes(run: Path) -> list[tuple[int, Change]]:
             line = parse_json(text)
             for key, (before, now) in line["changes"].items():
                 found.append((int(line["step"]), Change(key, before, now)))
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             continue  # cut short by a crash
     return found

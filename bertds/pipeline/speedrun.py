@@ -15,9 +15,10 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from bertds import __version__
 from bertds.config.load import load_config
@@ -29,7 +30,7 @@ from bertds.monitor.metrics_file import FILE
 from bertds.monitor.run_files import read_metrics, read_object, read_recipe, starts_of
 from bertds.pipeline.stages import Phase
 from bertds.system.atomic_files import sha256_file
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import is_finite, parse_json
 
 VALIDATE_EVERY = 50
 LOG_EVERY = 10
@@ -163,13 +164,27 @@ def read_records(file: Path) -> list[Record]:
         if not line.strip():
             continue
         try:
-            record = Record(**parse_json(line))
-        except (ValueError, TypeError):
+            record = _record(parse_json(line))
+        except (ValueError, TypeError, AttributeError):
             raise DataError(f"{file}: line {number} is not a record") from None
         if record.digest() != record.sha256:
             raise DataError(f"{file}: line {number} has been changed: its checksum does not match")
         records.append(record)
     return records
+
+
+def _record(values: dict[str, Any]) -> Record:
+    """Return a line's record; raises ValueError or TypeError if a value is of another kind."""
+    for item in fields(Record):
+        value = values.get(item.name, item.default)
+        if item.type == "str":
+            good = isinstance(value, str) and value.isprintable()  # else it may move a cursor
+        else:
+            kinds = (int,) if item.type == "int" else (int, float)
+            good = type(value) in kinds and is_finite(value)
+        if not good:
+            raise ValueError(item.name)
+    return Record(**values)
 
 
 def table(records: Sequence[Record]) -> str:

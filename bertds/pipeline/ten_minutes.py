@@ -22,7 +22,7 @@ from bertds.monitor.run_files import read_recipe
 from bertds.pipeline.checks import check_pipeline
 from bertds.pipeline.launch import train
 from bertds.pipeline.stages import Phase, export_model, say
-from bertds.system.json_fields import parse_json
+from bertds.system.json_fields import is_finite, parse_json
 
 T = TypeVar("T")
 
@@ -186,9 +186,9 @@ class TenMinutes:
             say(f"fine-tune {task}")
             result = out / "results.json"
             # Of this run's model, and of as many rows from the same folder.
-            data = _read(result).get("data", {})
-            asked = (self.glue, self.max_train_rows)
-            is_same = (data.get("data"), data.get("max_train_rows")) == asked
+            data = _read(result).get("data")
+            asked = {"data": self.glue, "max_train_rows": self.max_train_rows}
+            is_same = isinstance(data, dict) and {key: data.get(key) for key in asked} == asked
             if is_same and result.stat().st_mtime >= stamp:
                 print(f"{result}: already done")
                 continue
@@ -203,10 +203,12 @@ def table(work: Path, recipe: str) -> str:
     from bertds.pretrained.blimp import PARADIGMS
 
     blimp = _read(work / "run" / "blimp.json")
-    score = f"{blimp['overall']:.1f}" if blimp else "-"
-    notes = [f"first {blimp['limit']} pairs of each file"] if blimp.get("limit") else []
-    if blimp and len(blimp["paradigms"]) != PARADIGMS:
-        notes.append(f"{len(blimp['paradigms'])} of {PARADIGMS} paradigms")
+    overall, limit = _number(blimp.get("overall")), _number(blimp.get("limit"))
+    score = "-" if overall is None else f"{overall:.1f}"
+    notes = [f"first {limit:.0f} pairs of each file"] if limit else []
+    paradigms = blimp.get("paradigms")
+    if isinstance(paradigms, dict) and len(paradigms) != PARADIGMS:
+        notes.append(f"{len(paradigms)} of {PARADIGMS} paradigms")
     tasks, means = [], []
     for task in TASKS:
         value = _dev_score(_read(work / "finetune" / task / "results.json"))
@@ -235,11 +237,21 @@ def _dev_score(result: dict[str, Any]) -> float | None:
     """Return a task's main metric on its dev set."""
     from bertds.finetune.tasks import TASKS as ALL
 
-    for split, metrics in result.get("scores", {}).items():
-        main = ALL[result["task"]].main_metric
-        if split.startswith("dev") and main in metrics:
-            return float(metrics[main]["mean"])
+    scores, task = result.get("scores"), result.get("task")
+    if not isinstance(scores, dict) or not isinstance(task, str) or task not in ALL:
+        return None
+    for split, metrics in scores.items():
+        metric = metrics.get(ALL[task].main_metric) if isinstance(metrics, dict) else None
+        if split.startswith("dev") and isinstance(metric, dict):
+            return _number(metric.get("mean"))
     return None
+
+
+def _number(value: object) -> float | None:
+    """Return a number of a result; None for anything else, which counts as not measured."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
+        return None
+    return float(value)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -248,6 +260,6 @@ def _read(file: Path) -> dict[str, Any]:
         return {}
     try:
         value = parse_json(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({error}); remove it and start again") from None
     return value if isinstance(value, dict) else {}

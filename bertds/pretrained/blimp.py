@@ -143,7 +143,7 @@ def pseudo_log_likelihoods(
     mask_id = int(tokenizer.mask_token_id)
     with torch.inference_mode():
         for chunk in _passes(copies, sentences, model.vocab_size):
-            scores = _score(model, chunk, sentences, mask_id, device)
+            scores = score_sentences(model, chunk, sentences, mask_id, device)
             sums.index_add_(0, torch.tensor([n for n, _ in chunk]), scores)
     if not bool(sums.isfinite().all()):  # NaN is never higher: this would score 0 %
         raise DataError("the outputs of the model are not finite; its weights are damaged")
@@ -179,7 +179,7 @@ def _passes(
     yield copies[begin:]
 
 
-def _score(
+def score_sentences(
     model: PreTrainingModel,
     copies: Sequence[tuple[int, int]],
     sentences: Sequence[_Sentence],

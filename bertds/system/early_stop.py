@@ -22,7 +22,8 @@ _armed: _Armed | None = None
 class _Armed:
     """The signals, from now until :meth:`disarm`."""
 
-    def __init__(self) -> None:
+    def __init__(self, begins: str) -> None:
+        self.begins = begins
         self.leaving: list[Callable[[str, int], None]] = []
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
@@ -44,7 +45,7 @@ class _Armed:
 
     def _end(self, number: signal.Signals) -> None:
         code = 128 + number
-        said = f"stopped by {number.name} before training began"
+        said = f"stopped by {number.name} before {self.begins} began"
         with suppress(OSError):  # the terminal may be the one that was closed
             os.write(2, f"bertds: {said}; run the same command again\n".encode())
         for callback in self.leaving:
@@ -69,11 +70,15 @@ def _take_note(number: int, frame: object) -> None:
 
 
 @contextmanager
-def armed() -> Iterator[None]:
-    """End this process on a stop signal, at once and in one line, until :func:`disarm`."""
+def armed(begins: str = "training") -> Iterator[None]:
+    """End this process on a stop signal, at once and in one line, until :func:`disarm`.
+
+    Args:
+        begins: what the process is about to do, for the line.
+    """
     global _armed
     if threading.current_thread() is threading.main_thread():  # others may not handle signals
-        _armed = _Armed()
+        _armed = _Armed(begins)
     try:
         yield
     finally:

@@ -42,6 +42,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
+        if _was_interrupted(error):
+            return EXIT_INTERRUPTED
         _report(
             f"error: the package {str(error.name).partition('.')[0]} is not installed for "
             f"{sys.executable}; run make install to set up .venv with all dependencies, then use "
@@ -50,6 +52,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
         )
         return EXIT_BAD_INPUT
     except Exception as error:
+        if _was_interrupted(error):
+            return EXIT_INTERRUPTED
         if isinstance(error, OSError) and error.filename and error.errno in OF_THE_USER:
             explained = explain_os_error(error, Path(os.fsdecode(error.filename)))
             _report(f"error: {explained}", debug)
@@ -60,6 +64,17 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
             debug,
         )
         return EXIT_FAILED
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Return whether an error followed from Ctrl-C, as of an import that was cut short."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def expand_home(argument: str) -> str:

@@ -94,6 +94,20 @@ def test_the_newest_good_one_is_taken_wherever_it_is(url: str, tmp_path: Path) -
     assert newest_good(here).manifest["step"] == 4  # type: ignore[union-attr]
 
 
+def test_a_copy_under_the_name_of_another_step_is_passed_over(url: str, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    run = make(tmp_path / "one", copy_to=url)
+    save_steps(run, 4, 5)
+    run.wait_copied(30)
+    five = tmp_path / "one" / "checkpoints" / "step_00000005"
+    for file in five.iterdir():  # a newer name, and names that are none
+        for name in ("step_00000009", f"step_{'9' * 200}", "step_\u0661\u0662345678"):
+            storage.upload(file, storage.join(url, f"{name}/{file.name}"))
+    assert list(listed(url)) == ["step_00000009", "step_00000005", "step_00000004"]
+    restore(url, tmp_path / "two" / "checkpoints", 5, any_run)
+    assert newest_good(tmp_path / "two" / "checkpoints").manifest["step"] == 5  # type: ignore[union-attr]
+
+
 def test_a_copy_without_its_manifest_is_invisible_and_removed_later(
     url: str, tmp_path: Path
 ) -> None:

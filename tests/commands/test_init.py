@@ -61,6 +61,18 @@ def test_questions_are_asked_again_until_the_answer_is_good(
     assert load_config(tmp_path / "p" / "recipe.yaml").schedule.clock_hours == 0.1
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "\u00b2", "\u0663", "1e3", "9" * 5000])
+def test_a_number_of_gpus_that_is_none_is_asked_for_again(
+    tmp_path: Path, tiny_text: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
+    answers = iter([number, "2"])
+    monkeypatch.setattr("builtins.input", lambda question: next(answers))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    line = ["init", str(tmp_path / "p"), "--text", str(tiny_text), "--gpu", "a100", "--hours", "1"]
+    assert command(line) == 0
+    assert next(answers, None) is None
+
+
 def test_a_missing_answer_without_a_terminal_is_named(
     tmp_path: Path,
     tiny_text: Path,

@@ -15,7 +15,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from bertds.cli import main as bertds
 from bertds.config.recipe import DataConfig
 from bertds.data.loader import open_source
+from bertds.data.tokenizer_json import JsonTokenizer
 from bertds.data.vocabulary import load_tokenizer_info
+from bertds.errors import DataError
 from bertds.pretrained.load import load_pretrained
 
 SENTENCES = [
@@ -215,3 +217,102 @@ def test_words_given_apart_have_the_tokens_that_they_have_in_a_text(model: Path)
     (example,), (places,) = encode_sentences(loaded, [sentence], ["O"], 64)
     assert example.input_ids == loaded(" ".join(words))["input_ids"]
     assert [word for word, _ in places.places] == list(range(6))
+
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "##c"]
+
+
+def wordpiece() -> dict[str, Any]:
+    """A tokenizer.json that does what BERT's own tokenizer does."""
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": number,
+                "content": word,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for number, word in enumerate(WORDS[:5])
+        ],
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": None,
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "model": {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {word: number for number, word in enumerate(WORDS)},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("model vocab a", 2**31 - 1, "the largest id is 2,147,483,647, for 8 tokens"),
+        ("added_tokens 0 id", 2**31, "the largest id is 2,147,483,648, for 8 tokens"),
+        ("model vocab a", 6, "'a' and 'b' have the same id 6"),
+        ("model vocab a", -1, "the id of 'a' is -1; must be 0 or more"),
+        ("model vocab a", "5", "the id of 'a' is '5'; must be 0 or more"),
+        ("model vocab a", float("nan"), "the id of 'a' is nan; must be 0 or more"),
+        ("model vocab a", None, "the id of 'a' is None"),
+        ("model vocab", [1], "the tokenizers library cannot read it"),
+        ("model vocab", 5, "model.vocab is neither an object nor a list"),
+        ("model", [1], "model is not an object"),
+        ("normalizer", "x", "normalizer is not an object"),
+        ("normalizer lowercase", "x", "normalizer: do_lower_case is 'x'; must be true or false"),
+        ("added_tokens", 5, r"added_tokens\[0\] is not a token with content and id"),
+        ("added_tokens", [{"special": True}], r"added_tokens\[0\] is not a token"),
+        (
+            "padding",
+            {"strategy": {"Fixed": 10**12}, "pad_id": 0, "pad_token": "[PAD]"},
+            "padding to 1000000000000 tokens; at most 1,048,576",
+        ),
+        ("model", "[" * 5000, "nested too deeply"),
+    ],
+)
+def test_a_tokenizer_json_that_cannot_be_right_is_refused(
+    tmp_path: Path, place: str, value: Any, message: str
+) -> None:
+    content = node = wordpiece()
+    *path, last = (int(key) if key.isdigit() else key for key in place.split())
+    for key in path:
+        node = node[key]  # type: ignore[index]
+    node[last] = value  # type: ignore[index]
+    text = json.dumps(content)
+    if message == "nested too deeply":
+        text = text.replace(f'"{value}"', value)
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load_tokenizer_info(tmp_path)
+
+
+def test_a_tokenizer_json_without_added_tokens_is_read(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**wordpiece(), "added_tokens": None}))
+    assert load_tokenizer_info(tmp_path).vocab_size == len(WORDS)
+
+
+def test_a_model_whose_unknown_token_does_not_exist_is_named(tmp_path: Path) -> None:
+    content = wordpiece()
+    content["model"]["unk_token"] = "[NONE]"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a text cannot be tokenized .*Missing"):
+        JsonTokenizer(tmp_path / "tokenizer.json").encode(["a", "?"])
+    content["model"]["vocab"] = {word.replace("a", "x"): n for n, word in enumerate(WORDS)}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"a text cannot be tokenized .*Missing"):
+        load_tokenizer_info(tmp_path)

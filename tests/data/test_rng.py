@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bertds.data import rng
@@ -21,7 +21,6 @@ def test_stream_is_splitmix64():
     ]
 
 
-@settings(deadline=None)  # the first example waits for the compiler
 @given(key=WORDS, start=st.integers(0, 2**40))
 def test_python_numpy_and_compiled_draws_are_equal(key, start):
     plain = [rng.random_u64(key, start + i) for i in range(4)]
@@ -32,7 +31,6 @@ def test_python_numpy_and_compiled_draws_are_equal(key, start):
     assert int(kernels.jit_u64(np.uint64(key), np.uint64(start))) == plain[0]
 
 
-@settings(deadline=None)
 @given(word=WORDS, limit=st.integers(1, 2**32 - 1))
 def test_below_stays_below_and_agrees(word, limit):
     value = rng.below(word, limit)
@@ -51,7 +49,6 @@ def test_keys_of_different_paths_differ():
     assert len(keys) == 2 * len(paths)
 
 
-@settings(deadline=None)
 @given(key=WORDS, count=st.integers(0, 300))
 def test_permutation_holds_each_number_once(key, count):
     assert sorted(rng.permutation(key, count).tolist()) == list(range(count))

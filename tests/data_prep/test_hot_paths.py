@@ -22,7 +22,7 @@ text = st.text(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(text)
 @example("a &amp; b\nc")
 @example("a\xa0b\n\x85")
@@ -68,7 +68,7 @@ def plain_sentences(document: str) -> list[str]:
     return found
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text)
 def test_sentences_are_those_of_each_paragraph(text: str) -> None:
     assert sentence_splitter("en")(text) == plain_sentences(text)

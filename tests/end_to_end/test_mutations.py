@@ -74,13 +74,13 @@ def evaluate_rows(folder: Path) -> list[str]:
     ]
 
 
-def prepare(option: str, name: str) -> Callable[[Path], list[str]]:
+def prepare(option: str, name: str, vocabulary: str = "words.txt") -> Callable[[Path], list[str]]:
     return lambda folder: [
         "prep",
         option,
         str(folder / name),
         "--vocab",
-        str(folder / "words.txt"),
+        str(folder / vocabulary),
         "--out",
         str(folder / "out"),
         "--workers",
@@ -215,6 +215,12 @@ KINDS = {
     "wiki dump": Kind("dump.xml", damage_bytes, prepare("--wiki", "dump.xml"), documents),
     "packed dump": Kind("dump.xml.bz2", damage_bytes, prepare("--wiki", "dump.xml.bz2"), documents),
     "JSON lines": Kind("lines.jsonl", damage_bytes, prepare("--jsonl", "lines.jsonl"), documents),
+    "tokenizer.json": Kind(
+        "tokenizer.json",
+        damage_json,
+        prepare("--jsonl", "lines.jsonl", vocabulary="tokenizer.json"),
+        documents,
+    ),
     "Parquet": Kind("rows.parquet", damage_bytes, prepare("--parquet", "rows.parquet"), documents),
 }
 
@@ -267,6 +273,7 @@ def _write_sources(folder: Path) -> None:
     words = sorted({word.lower() for text in texts for word in text.replace(".", " ").split()})
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."]
     (folder / "words.txt").write_text("\n".join([*special, *words]) + "\n")
+    _write_tokenizer(folder / "tokenizer.json", [*special, *words])
     pages = "".join(
         f"<page><title>T{n}</title><ns>0</ns><revision><text>{text}</text></revision></page>\n"
         for n, text in enumerate(texts)
@@ -279,6 +286,14 @@ def _write_sources(folder: Path) -> None:
     )
     table = pyarrow.table({"title": list(map(str, range(30))), "text": texts})
     parquet.write_table(table, folder / "rows.parquet")
+
+
+def _write_tokenizer(path: Path, tokens: list[str]) -> None:
+    from tokenizers import AddedToken, BertWordPieceTokenizer
+
+    tokenizer = BertWordPieceTokenizer({token: n for n, token in enumerate(tokens)})
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in tokens[:5]])
+    tokenizer.save(str(path))
 
 
 def outcome(folder: Path, kind: Kind, capsys: pytest.CaptureFixture[str]) -> tuple[int, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from bertds.engine.process_group import use_expandable_segments
 
@@ -13,7 +12,7 @@ def test_segments_are_expandable_unless_the_environment_configures_the_allocator
     variable: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: list[str] = []
-    monkeypatch.setattr(torch.cuda.memory, "_set_allocator_settings", settings.append)
+    monkeypatch.setattr("torch.cuda.memory._set_allocator_settings", settings.append)
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
     if variable:

@@ -16,7 +16,7 @@ def offsets(lengths: list[int]) -> torch.Tensor:
     return torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LENGTHS)
 def test_arranged_rows_are_sorted_whole_and_restorable(lengths) -> None:
     cu_seqlens = offsets(lengths)
@@ -39,7 +39,7 @@ def test_arranged_rows_are_sorted_whole_and_restorable(lengths) -> None:
     assert torch.equal(taken[found], tokens)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS)
 def test_padded_slots_are_those_of_the_padded_batch(lengths) -> None:
     columns = max(lengths) + 1
@@ -50,7 +50,7 @@ def test_padded_slots_are_those_of_the_padded_batch(lengths) -> None:
     assert torch.equal(slots, sorted_real.flatten().nonzero().squeeze(1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(LENGTHS)
 def test_flattening_and_padding_again_restores_the_batch(lengths) -> None:
     columns = max(lengths) + 2

@@ -37,7 +37,7 @@ def test_fifty_steps_are_the_textbooks(variant: str, bias_correction: bool) -> N
     assert optimizer.trust_ratios() == pytest.approx(ratios, rel=1e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 31_000), max_size=5))
 def test_any_cut_gives_the_same(cuts: list[int]) -> None:
     parts = partitions_of(start_weights(), cuts)

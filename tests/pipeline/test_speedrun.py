@@ -118,6 +118,33 @@ def test_the_command_trains_writes_a_line_once_and_prints_the_table(
     assert read_records(records)[0].track in capfd.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seconds", "1"),
+        ("seconds", float("nan")),
+        ("steps", 1.5),
+        ("steps", 10**400),
+        ("tokens", True),
+        ("target", None),
+        ("track", 5),
+        ("device", {"a": 1}),
+        ("by", "\x1b[2Jme"),
+        ("by", "me\nyou"),
+    ],
+)
+def test_a_record_of_other_values_is_refused_although_its_checksum_is_right(
+    tmp_path: Path, repository: Path, key: str, value: Any
+) -> None:
+    record = read_records(repository / "docs" / "records.jsonl")[0]
+    odd = dataclasses.replace(record, **{key: value})
+    odd = dataclasses.replace(odd, sha256=odd.digest())
+    file = tmp_path / "records.jsonl"
+    file.write_text(json.dumps(asdict(record)) + "\n" + json.dumps(asdict(odd)) + "\n")
+    with pytest.raises(DataError, match="line 2 is not a record"):
+        read_records(file)
+
+
 def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> None:
     records = read_records(repository / "docs" / "records.jsonl")
     assert records and all(record.loss <= record.target for record in records)
@@ -127,6 +154,7 @@ def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> Non
     ("options", "message"),
     [
         (["--target", "0"], "--target 0: must be a loss in nats, above 0"),
+        (["--by", "me\nyou"], "must be printable text, on one line"),
         (["--records", "nowhere/r.jsonl"], "nowhere/r.jsonl: its folder does not exist"),
         (["--records", "."], ".: cannot be read"),
         (["--work", "file"], "--work file: is a file; choose a folder"),

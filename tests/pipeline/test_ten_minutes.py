@@ -10,6 +10,7 @@ import pytest
 
 from bertds.cli import main as bertds
 from bertds.config.load import load_config
+from bertds.errors import DataError
 from bertds.pipeline.ten_minutes import table
 
 WORDS = [f"{a}{b}{c}" for a in "bdfg" for b in "aeio" for c in "lmnr"]
@@ -117,6 +118,34 @@ def test_a_table_of_nothing_has_dashes_and_published_rows(tmp_path: Path) -> Non
     assert lines[0].split() == ["model", "BLiMP", "sst2", "mrpc", "cola", "rte", "mean"]
     assert lines[1].split()[-6:] == ["-"] * 6 and "9 min of training" in lines[1]
     assert "65.1 to 67.3" in lines[2] and lines[4].split()[-2:] == ["60.6", "60.3"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "5",
+        "{}",
+        '{"overall": "x", "limit": {}, "scores": 5}',
+        '{"overall": null, "paradigms": 5, "scores": {"dev": 5}, "task": "sst2"}',
+        '{"overall": NaN, "scores": {"dev": {"accuracy": 5}}, "task": "sst2"}',
+        '{"overall": true, "scores": {"dev": {"accuracy": {"mean": "x"}}}, "task": "sst2"}',
+        '{"overall": [1], "scores": {"dev": {"accuracy": {"mean": 1}}}, "task": [1]}',
+    ],
+)
+def test_results_of_another_form_count_as_not_measured(tmp_path: Path, text: str) -> None:
+    for file in (tmp_path / "run/blimp.json", tmp_path / "finetune/sst2/results.json"):
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    lines = table(tmp_path, "ten_minutes_h100").splitlines()
+    assert lines[1].split()[-6:] == ["-"] * 6
+
+
+@pytest.mark.parametrize("data", [b"[" * 5000, b"\xff\xfe", b'{"overall": 5'])
+def test_results_that_cannot_be_read_are_named(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/blimp.json").write_bytes(data)
+    with pytest.raises(DataError, match=r"blimp.json: cannot be read .*; remove it and start"):
+        table(tmp_path, "ten_minutes_h100")
 
 
 @pytest.mark.parametrize(

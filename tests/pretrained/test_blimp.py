@@ -160,8 +160,8 @@ def test_a_tie_is_wrong(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         blimp.Pair("A dog.", "A dog.", "p", "syntax", "t"),
     ]
     copies: list[object] = []
-    score = blimp._score
-    monkeypatch.setattr(blimp, "_score", lambda *a: (copies.extend(a[1]), score(*a))[1])
+    score = blimp.score_sentences
+    monkeypatch.setattr(blimp, "score_sentences", lambda *a: (copies.extend(a[1]), score(*a))[1])
     assert evaluate_blimp(trained.model, tokenizer, same)["overall"] == 0.0
     # The same tokens in another pass could differ by rounding.
     assert len(copies) == 4 + 3  # the cat sees . + a dog .

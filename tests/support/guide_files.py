@@ -28,6 +28,7 @@ def write_reader_files(root: Path, repository: Path, data: Path) -> None:
     bert(root / "M", vocabulary)
     bert(root / "encoder", vocabulary, "BertModel")
     (root / "RUN").symlink_to("M")
+    (root / "all-MiniLM-L6-v2").symlink_to("encoder")
     tasks(root, data)
     minimal_pairs(root / "blimp/data")
     byte_level_bpe(root / "modernbert-base", root / "corpus.txt")

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from bertds.system.early_stop import armed, disarm
+from bertds.system.run_command import guarded
 from tests.support.ranks import REPOSITORY
 
 HANGS = """
@@ -71,3 +72,48 @@ def test_handlers_are_given_back_and_others_are_left_alone() -> None:
         assert signal.getsignal(signal.SIGUSR1) is taken
     assert usual is not taken
     assert signal.set_wakeup_fd(-1) == -1
+
+
+SLOW_IMPORT = """
+import sys, types
+import bertds.cli as cli
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "bertds.commands.models":
+            import os, signal, time
+            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                time.sleep(60)
+            except BaseException:  # as some libraries do while they are imported
+                raise ImportError("cannot load module more than once per process")
+
+sys.meta_path.insert(0, Finder())
+raise SystemExit(cli.main(["models"]))
+"""
+
+
+def test_ctrl_c_while_a_command_is_imported_is_one_line() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", SLOW_IMPORT],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.returncode == 130
+    assert found.stderr == (
+        "bertds: stopped by SIGINT before the command began; run the same command again\n"
+    )
+
+
+def test_an_error_that_follows_from_ctrl_c_is_an_interruption(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def main(_: list[str]) -> int:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise ImportError("cannot load module more than once per process")  # noqa: B904
+
+    assert guarded(main, []) == 130 and capsys.readouterr().err == ""

@@ -118,6 +118,7 @@ def test_changes_are_kept_and_read_again(run: Path) -> None:
     lines = [
         as_line(0, 1, "t", []),
         as_line(400, 2, "t", [Change("deepspeed.optimizer.params.lr", 0.002, 0.0001)]),
+        '{"step": 1e999, "changes": {"a": [1, 2]}}',
         '{"step": 500, "chan',
     ]
     (run / "settings.jsonl").write_text("\n".join(lines))

@@ -126,6 +126,9 @@ class Manifest:
         return split
 
 
+FREE_TOKENS, MAX_TOKENS_PER_BYTE = 1 << 25, 200
+"""What a shard can hold: readers refuse what unpacks to 400 times its size, and a token has 2 bytes
+or more."""
 _SHARD = ("file", "bytes", "sha256", "documents", "sentences", "tokens")
 _TOTALS = ("documents", "sentences", "tokens")
 _INSTANCE_FILE = ("file", "bytes", "sha256", "rows")
@@ -173,6 +176,9 @@ def _split_from(split: Field, folder: Path) -> SplitInfo:
         documents, sentences, tokens = (shard[name].integer(1) for name in _TOTALS)
         if not documents <= sentences <= tokens:
             shard.fail("documents of one sentence or more, sentences of one token or more")
+        # Room for them is taken before a shard of a store is seen.
+        if tokens > (most := FREE_TOKENS + MAX_TOKENS_PER_BYTE * shard["bytes"].integer()):
+            shard["tokens"].fail(f"at most {most:,} in a file of this size")
         shards.append(ShardInfo(**shard.mapping()))
     files = [shard.file for shard in shards]
     if len(set(files)) < len(files):

@@ -56,6 +56,23 @@ class WrongBytes(Exception):
         self.sha256 = sha256
 
 
+def private_folder(folder: Path) -> None:
+    """Make a folder for this user alone; one that another user made, or a link to it, is refused.
+
+    A name in ``/tmp`` can be foreseen: whoever made it first could exchange the files in it, which
+    are not verified again, or lead what is written to another place.
+
+    Raises:
+        BertdsError: it cannot be made, or is another user's.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if {os.lstat(folder).st_uid, folder.stat().st_uid} != {os.geteuid()}:
+            raise BertdsError(f"{folder}: belongs to another user; set data.cache_dir")
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+
+
 class ShardCache:
     """The cache of one machine.
 
@@ -69,10 +86,8 @@ class ShardCache:
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
+        private_folder(folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_uid != os.geteuid():
-                raise BertdsError(f"{folder}: belongs to another user; set data.cache_dir")
             os.close(self._open_lock())
         except OSError as error:
             raise explain_os_error(error, folder) from error
@@ -92,6 +107,8 @@ class ShardCache:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        except OSError as error:  # a folder, or a file that may not be read
+            raise explain_os_error(error, path) from error
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if _same(descriptor, path):
             self.touch(descriptor)

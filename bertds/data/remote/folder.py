@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from bertds.data.formats.manifest import MANIFEST_NAME
+from bertds.data.remote.cache import private_folder
 from bertds.data.vocabulary import TOKENIZER_FILES
 from bertds.errors import DataError
 from bertds.system import storage
@@ -20,8 +21,14 @@ from bertds.system.secrets import masked
 
 
 def default_cache_folder() -> Path:
-    """Return the cache's folder where none is set: on the machine's own temporary disk."""
-    return Path(tempfile.gettempdir()) / f"bertds-cache-{os.geteuid()}"
+    """Return the cache's folder where none is set: on the machine's own temporary disk.
+
+    Raises:
+        BertdsError: another user has made it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"bertds-cache-{os.geteuid()}"
+    private_folder(folder)
+    return folder
 
 
 def mirror(url: str, cache_folder: Path, timeout_seconds: float) -> Path:
@@ -43,6 +50,7 @@ def mirror(url: str, cache_folder: Path, timeout_seconds: float) -> Path:
         ) from None
     named = hashlib.sha256(url.partition("?")[0].encode() + b"\n" + manifest).hexdigest()[:32]
     folder = cache_folder / "corpora" / named
+    private_folder(cache_folder / "corpora")
     try:
         (folder / "tokenizer").mkdir(parents=True, exist_ok=True, mode=0o700)
         for name in TOKENIZER_FILES:

@@ -57,8 +57,9 @@ class Outlines:
 
     def get(self, number: int) -> TokenShard | None:
         """Return a shard with its offsets and without its tokens, or None if it is not known."""
+        known = int(self._checksums[number])
         stretch = self._stretch(number)
-        if int(self._checksums[number]) != _checksum(stretch):
+        if not known or known != _checksum(stretch):  # 0: never written, so nothing to read
             return None
         info = self._infos[number]
         sentences, documents = stretch[: info.sentences], stretch[info.sentences :]

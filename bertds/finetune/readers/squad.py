@@ -84,10 +84,13 @@ def _question(place: str, title: str, context: str, qa: object, split: str) -> Q
     if not isinstance(qa, dict) or not isinstance(qa.get("question"), str) or "id" not in qa:
         raise DataError(f"{place}: 'id' or 'question' is missing")
     answers = []
-    for number, answer in enumerate(qa.get("answers") or []):
+    given = qa.get("answers") or []
+    if not isinstance(given, list):
+        raise DataError(f"{place}: 'answers' is not a list")
+    for number, answer in enumerate(given):
         text = answer.get("text") if isinstance(answer, dict) else None
         start = answer.get("answer_start") if isinstance(answer, dict) else None
-        if not isinstance(text, str) or not isinstance(start, int):
+        if not isinstance(text, str) or type(start) is not int:
             raise DataError(f"{place}.answers[{number}]: 'text' or 'answer_start' is missing")
         answers.append((text, start))
     impossible = bool(qa.get("is_impossible", False))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +232,26 @@ def wait_until_there_are_none() -> None:
     assert threads() == 0
 
 
+@pytest.mark.parametrize("place", ["default", "link", "corpora", "shards"])
+def test_a_cache_folder_of_another_user_is_refused(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Its name in /tmp can be foreseen; files there, and links out of it, would be trusted."""
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)  # what is made here is another's
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder, elsewhere = tmp_path / f"bertds-cache-{os.geteuid()}", tmp_path / "elsewhere"
+    with serve(corpus) as store, pytest.raises(BertdsError, match="belongs to another user"):
+        if place == "shards":
+            ShardCache(tmp_path / "cache" / "shards", GIB)
+        elif place == "corpora":
+            open_source(config(store.url, tmp_path), 1)
+        else:
+            elsewhere.mkdir()
+            folder.symlink_to(elsewhere) if place == "link" else folder.mkdir()
+            open_source(replace(config(store.url, tmp_path), cache_dir=""), 1)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_full_disk_is_said_before_lengths_are_written_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,10 +353,12 @@ def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(
         store.hook = hold
         command = [sys.executable, "-c", FETCH, url, str(tmp_path)]
         child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        assert begun.wait(30)
-        time.sleep(0.1)
-        os.kill(child.pid, signal.SIGKILL)
-        child.wait()
+        try:
+            assert begun.wait(120)
+            time.sleep(0.1)
+        finally:
+            os.kill(child.pid, signal.SIGKILL)
+            child.wait()
         assert list((tmp_path / "shards").glob(".part-*"))
         store.hook = lambda name: None
         store.down.clear()

@@ -44,7 +44,7 @@ characters = st.one_of(
 texts = st.text(characters, max_size=40)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(texts, max_size=6))
 @example(["[MASK] [SEP] [unused1] ##ing"])
 @example(["a" * 100, "a" * 101, "é" * 100, "é" * 101, "A" * 99 + "é"])
@@ -54,7 +54,7 @@ def test_ids_equal_those_of_tokenizers(pair, sentences: list[str]) -> None:
     check(pair, sentences)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.text(st.sampled_from("abcABCé漢.- \u0301"), min_size=60, max_size=300), max_size=4)
 )

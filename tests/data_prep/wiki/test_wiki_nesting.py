@@ -89,7 +89,7 @@ def _calls(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.recursive(st.sampled_from(["x", "y z", ""]), _calls, max_leaves=12))
 def test_braces_pair_as_mwparserfromhell_pairs_them(text: str) -> None:
     nodes = mwparserfromhell.parse(text).nodes

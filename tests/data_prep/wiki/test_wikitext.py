@@ -232,7 +232,7 @@ markup = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(markup, max_size=60).map("".join))
 def test_no_markup_makes_it_fail(text: str) -> None:
     cleaned = clean_wikitext(text)
@@ -260,7 +260,7 @@ def test_formulas_that_no_line_can_hold_leave_nothing() -> None:
         assert formula_text(tex) == ""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from(r"\{}_^ab frac sqrt alpha 12&<|"), max_size=60))
 def test_no_formula_leaves_markup(tex: str) -> None:
     text = formula_text(tex)
