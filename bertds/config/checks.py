@@ -149,6 +149,10 @@ def check_urls(config: Config) -> None:
             f"{key}={masked(value)} contains credentials; give them to the driver in its "
             "environment variables or files",
         )
+    _require(
+        not config.notify.webhook or config.notify.webhook.startswith(("http://", "https://")),
+        "notify.webhook must start with http:// or https://",  # its value is a secret
+    )
     _require(config.data.cache_gib > 0, f"data.cache_gib={config.data.cache_gib} must be above 0")
 
 

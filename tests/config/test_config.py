@@ -158,6 +158,11 @@ def test_where_checkpoints_cannot_be_copied_to(url: str, message: str) -> None:
     )
 
 
+def test_a_webhook_that_is_no_address_is_refused_without_its_value() -> None:
+    with pytest.raises(ConfigError, match=r"^notify\.webhook must start with http:// or https://$"):
+        load_config("tiny_cpu_phase1", {"notify.webhook": "ftp://topsecret0"})
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
