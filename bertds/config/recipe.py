@@ -177,7 +177,8 @@ class ScheduleConfig:
     warmup_ratio: float | None = None
     """Warm-up as a fraction of the schedule's length (horizon_steps or clock_hours)."""
     warmup_power: float = 1.0
-    """Exponent of the warm-up, (t / warmup) ** power: 1 = linear, 2 = quadratic (bing_bert)."""
+    """Exponent of the warm-up, ((t + 1) / warmup) ** power. 1 = linear; 2 = quadratic, as in
+    bing_bert."""
     warmup_from: float = 0.0
     """Fraction of the peak learning rate at which warm-up starts."""
     decay: Literal["polynomial", "exponential", "cosine", "sqrt", "constant"] = "polynomial"
@@ -210,7 +211,7 @@ class ScheduleConfig:
     """Number of steps until the global batch reaches train_batch_size; requires batch_from."""
     ema_decay: float = 0.0
     """Decay per step of an exponential moving average of the weights, which is saved in every
-    checkpoint. 0 = none; 0.999 is common. The decay of step t is at most (1 + t) / (10 + t), so
+    checkpoint. 0 = none; 0.999 is common. The decay at step t is at most (1 + t) / (10 + t), so
     that the random initial weights do not dominate. Validation, evaluate and export use the
     average; training continues with the weights themselves. Takes 4 bytes per parameter,
     partitioned like the moments under ZeRO."""

@@ -38,12 +38,14 @@ OFFLOAD_OPTIMIZER = {
     "device": Choice(("none", "cpu")),
     "pin_memory": FLAG,
     "buffer_count": WHOLE_OR_ZERO,
-    "ratio": Refused("part of the moments would not be saved in checkpoints", harmless=(1, 1.0)),
+    "ratio": Refused(
+        "with less, part of the moments would not be saved in checkpoints", harmless=(1, 1.0)
+    ),
     "nvme_path": Refused("it is part of NVMe offload; the device can be cpu"),
     "pipeline_read": Refused("it is part of NVMe offload", harmless=(False,)),
     "pipeline_write": Refused("it is part of NVMe offload", harmless=(False,)),
     "fast_init": Refused("it is part of NVMe offload", harmless=(False,)),
-    "super_offload": Refused("it keeps a second copy of the state", harmless=(False,)),
+    "super_offload": Refused("true keeps a second copy of the state", harmless=(False,)),
     "cpuadam_cores_perc": Refused("it belongs to super_offload"),
 }
 OFFLOAD_PARAM = {
@@ -55,7 +57,7 @@ OFFLOAD_PARAM = {
     "nvme_path": Refused("it is part of NVMe offload; the device can be cpu"),
 }
 _OLD_OFFLOAD = Refused("an old name; use offload_optimizer or offload_param")
-_ZERO_PLUS = Refused("it changes the layout of the partitions", harmless=(False,))
+_ZERO_PLUS = Refused("true changes the layout of the partitions", harmless=(False,))
 
 ZERO = {
     "stage": Choice((0, 1, 2, 3)),
@@ -104,10 +106,10 @@ ZERO = {
     "ignore_unused_parameters": FLAG,
     "legacy_stage1": Refused("DeepSpeed removed it", (False,)),
     "round_robin_gradients": Refused(
-        "with it DeepSpeed 0.19.8 reads tensors back in the wrong order", harmless=(False,)
+        "with true, DeepSpeed 0.19.8 reads tensors back in the wrong order", harmless=(False,)
     ),
     "parameter_alignment": FLAG,
-    "zero_hpz_partition_size": Refused("it changes the layout of the partitions", (0, 1)),
+    "zero_hpz_partition_size": Refused("larger values change the layout of the partitions", (0, 1)),
     "zero_quantized_weights": _ZERO_PLUS,
     "zero_quantized_nontrainable_weights": _ZERO_PLUS,
     "zero_quantized_gradients": _ZERO_PLUS,
@@ -147,8 +149,8 @@ FP16 = {
 }
 
 _LOADER = Refused("batches come from bertds.data; see the recipe's data section")
-_CHECKPOINTS = Refused("checkpoints are set in the recipe, section checkpoint")
-_TRACKERS = Refused("trackers are set in the recipe: tracking.wandb, tracking.tensorboard")
+_CHECKPOINTS = Refused("checkpoints are configured in the recipe, section checkpoint")
+_TRACKERS = Refused("trackers are configured in the recipe: tracking.wandb, tracking.tensorboard")
 _GONE = Refused("DeepSpeed removed it")
 _PARALLEL = Refused("BERT is trained data-parallel; use ZeRO to partition what does not fit")
 

@@ -54,7 +54,7 @@ def train(phase: Phase, processes: int, overrides: list[str]) -> int:
     from bertds.training.setting_changes import is_done
 
     run_dir = phase.run
-    say(f"train {run_dir.name}")
+    say(f"train {run_dir}")
     config, deepspeed = phase.read(overrides)
     if is_done(run_dir, config, deepspeed.values):
         print(f"{run_dir}: already done", file=sys.stderr)
@@ -65,5 +65,5 @@ def train(phase: Phase, processes: int, overrides: list[str]) -> int:
     arguments += ["--set", *phase.assignments(overrides)]
     code = launch(arguments, deepspeed, run_dir, processes or torch.cuda.device_count() or 1)
     if code == EXIT_OK:
-        print(f"training {run_dir.name} took {time.monotonic() - began:.0f} s", file=sys.stderr)
+        print(f"training {run_dir} took {time.monotonic() - began:.0f} s", file=sys.stderr)
     return code

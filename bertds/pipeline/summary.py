@@ -112,7 +112,7 @@ def _print_prompts(console: Console, prompts: list[dict[str, str]]) -> None:
 
     if not prompts:
         return
-    title = "Answers to held-out sentences (✓ = correct)"
+    title = "Answers for held-out sentences (✓ = correct)"
     table = Table(title=title, title_justify="left")
     for column in ("sentence", "answer", "before training", "after training", "most frequent word"):
         table.add_column(column)
@@ -143,29 +143,29 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
             learned = "has learned only" if below > -UNIGRAM_MARGIN else "has not even learned"
             return [
                 f"So far the model {learned} how often words occur in your text: its held-out loss "
-                f"is {own['mlm_loss']:.2f}, and word frequencies alone reach "
-                f"{own['unigram_entropy']:.2f}. Train for more steps, or with shorter rows: bertds "
-                "pipeline with the same text, --work NEW and --set schedule.total_steps=10000 "
-                "data.sequence_length=64."
+                f"is {own['mlm_loss']:.2f}, whereas word frequencies alone reach "
+                f"{own['unigram_entropy']:.2f}. Train for more steps and with shorter rows: run "
+                "bertds pipeline on the same text with --work NEW --set "
+                "schedule.total_steps=10000 data.sequence_length=64."
             ]
         return [
             "The model has learned more about your text than how often words occur: its held-out "
             f"loss is {below:.2f} nats lower than that of word frequencies alone. It predicts "
-            f"{right} of {len(prompts)} held-out words correctly."
+            f"{right} of {len(prompts)} masked words of the held-out text correctly."
         ]
     asked = ", ".join(
-        f"{counts['right'] / counts['asked']:.0%} of {counts['asked']} about a {kind} (guessing "
-        f"among {counts['answers']} answers: {1 / counts['answers']:.0%})"
+        f"{counts['right'] / counts['asked']:.0%} of the {counts['asked']} about a {kind} "
+        f"(guessing among {counts['answers']} answers: {1 / counts['answers']:.0%})"
         for kind, counts in scores["questions"].items()
     )
     before, after = (
         sum(prompt[key] == prompt["answer"] for prompt in prompts) for key in ("before", "after")
     )
     return [
-        f"{after} of {len(prompts)} answers are correct after training, and {before} before. "
-        f"Correct answers on all held-out sentences: {asked}.",
-        "None of these sentences is in the training text: the model learned each fact from "
-        "sentences that are worded differently.",
+        f"{after} of {len(prompts)} answers are correct after training, compared with {before} "
+        f"before. Correct answers for all held-out sentences: {asked}.",
+        "None of these sentences is in the training text: to answer correctly, the model must "
+        "have learned the fact from sentences that are worded differently.",
     ]
 
 
@@ -191,6 +191,7 @@ def real_run() -> str:
         f"A full run (BERT-large on Wikipedia and books: {', then '.join(REAL_RECIPES)}) produces "
         "a model that can be fine-tuned to answer questions about a text (published SQuAD 1.1 "
         f"F1: about 91). A node with {gpu.devices_per_node} {gpu.name.upper()} GPUs takes about "
-        f"{hours:.0f} hours and costs about ${dollars:,.0f} for both phases (the sum of bertds "
-        f"plan --config {REAL_RECIPES[0]} --gpu {REAL_GPU} and the same for {REAL_RECIPES[1]})."
+        f"{hours:.0f} hours and costs about ${dollars:,.0f} for both phases (the sum of the "
+        f"estimates of bertds plan --config {REAL_RECIPES[0]} --gpu {REAL_GPU} and the same "
+        f"command for {REAL_RECIPES[1]})."
     )

@@ -365,7 +365,7 @@ def test_end_to_end_from_a_real_dump(
     assert bertds(command) == 0
     out = capfd.readouterr().out
     words = " ".join(out.split())  # a narrow table breaks its headings
-    assert "Scores on held-out text" in words and "Answers to held-out sentences" in words
+    assert "Scores on held-out text" in words and "Answers for held-out sentences" in words
     assert "has not even learned how often words occur" in words  # after five steps
     assert "A full run (BERT-large" in words
     assert (tmp_path / "work" / "model" / "model.safetensors").is_file()

@@ -110,7 +110,7 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
         ({"zero_optimization": {"stage": True}}, "must be one of 0, 1, 2, 3"),
         ({"zero_optimization": {"reduce_bucket_size": float("inf")}}, "must be a whole number"),
         ({"scheduler": {"type": "WarmupLR"}}, "the learning-rate schedule is set in the recipe"),
-        ({"checkpoint": {"writer": {}}}, "checkpoints are set in the recipe"),
+        ({"checkpoint": {"writer": {}}}, "checkpoints are configured in the recipe"),
         ({"data_efficiency": {}}, "batches come from bertds.data"),
         ({"curriculum_learning": {}}, "batches come from bertds.data"),
         ({"wandb": {"enabled": True}}, "tracking.wandb"),

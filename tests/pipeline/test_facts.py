@@ -138,8 +138,8 @@ def test_the_verdict_says_what_the_scores_say() -> None:
     assert "1.00 nats lower" in verdict(scores, "run")[0] and "1 of 1" in verdict(scores, "run")[0]
     told = {**scores, "questions": {"capital": {"asked": 4, "right": 3, "answers": 2}}}
     text = " ".join(verdict(told, "run"))
-    assert "1 of 1 answers are correct after training, and 0 before" in text
-    assert "75% of 4 about a capital (guessing among 2 answers: 50%)" in text
+    assert "1 of 1 answers are correct after training, compared with 0 before" in text
+    assert "75% of the 4 about a capital (guessing among 2 answers: 50%)" in text
 
 
 def test_what_a_real_run_costs_is_the_planners() -> None:
@@ -167,7 +167,7 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
     assert main(command) == 0
     out = " ".join(capfd.readouterr().out.split())
     assert (
-        "and 0 before. Correct answers on all held-out sentences" in out
+        "compared with 0 before. Correct answers for all held-out sentences" in out
         and "of 96 about a capital" in out
     )
     assert "most frequent word" in out and "A full run" in out and "predict --task fill-mask" in out
