@@ -89,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-_SPARE_IDS = 65_536
+_SPARE_IDS = 1 << 20
 """Ids without a token that a file may have, apart from as many as it has tokens."""
 
 

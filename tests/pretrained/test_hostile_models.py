@@ -132,13 +132,15 @@ def test_a_models_own_code_is_not_run_and_no_text_is_an_answer(
     with_code, task: str, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, marker = with_code
-    texts = io.StringIO("y\ny\ny\n")
+    texts = io.TextIOWrapper(io.BytesIO(b"y\ny\ny\n"))
     monkeypatch.setattr("sys.stdin", texts)
+    asked: list[object] = []
+    monkeypatch.setattr("builtins.input", lambda *prompt: asked.append(prompt) or "y")
     command = ["predict", "--task", task, "--model", str(folder), "--input", "-"]
     command += ["--out", str(folder.parent / "out.npy")]
     assert main(command) == 2
     assert not marker.exists()
-    assert texts.tell() == 0  # nobody was asked
+    assert not asked  # the texts are no answers to a question
     printed = capsys.readouterr()
     assert "model code is never run (trust_remote_code=False)" in printed.err
     assert not printed.out
