@@ -168,7 +168,7 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
     out = " ".join(capfd.readouterr().out.split())
     assert (
         "compared with 0 before. Correct answers for all held-out sentences" in out
-        and "of 96 about a capital" in out
+        and "of the 96 about a capital" in out
     )
     assert "most frequent word" in out and "A full run" in out and "predict --task fill-mask" in out
     scores = json.loads((work / "scores.json").read_text())
