@@ -1,7 +1,7 @@
 """Paragraphs to sentences, with Wikimedia's sentencex.
 
-It knows the abbreviations of some hundred languages and splits about 70 MB/s a core paragraph by
-paragraph (a regular expression without abbreviations: about 55; both measured on one core with
+It knows the abbreviations of some hundred languages and splits about 70 MB/s per core, paragraph
+by paragraph (a regular expression without abbreviations: about 55; both measured on one core with
 benchmarks/prep.py's text). It slows down on very long inputs, hence long ones are cut first.
 Where it knows no ends of a script's sentences (Khmer, Tibetan, Thai, Lao), those of
 bertds/data/scripts.py are used.
@@ -40,19 +40,38 @@ def cut(text: str, limit: int) -> Iterator[str]:
     yield text[start:]
 
 
-def sentence_splitter(language: str) -> Callable[[str], list[str]]:
-    """Return a function from a document (paragraphs, one a line) to its sentences."""
+_WIDE_SPACES = dict.fromkeys(map(ord, "\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000"), " ")
+_WIDE_SPACES |= dict.fromkeys(range(0x2000, 0x200B), " ")
+"""Spaces of more than one byte in UTF-8."""
+
+
+def segment_safely(language: str, text: str) -> list[str]:
+    """Return sentencex's sentences of a paragraph, whatever its spaces are.
+
+    sentencex 1.0.32 panics where an initial and a full stop have a wide space between them
+    (J, no-break space, full stop). Such a paragraph is split with plain spaces instead.
+    """
     import sentencex
 
+    try:
+        return sentencex.segment(language, text)
+    except BaseException as error:  # a panic of Rust code is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+    return sentencex.segment(language, text.translate(_WIDE_SPACES))
+
+
+def sentence_splitter(language: str) -> Callable[[str], list[str]]:
+    """Return a function from a document (paragraphs, one a line) to its sentences."""
     strip = str.strip
 
     def segment_further(code: str, text: str) -> list[str]:
-        return [p for sentence in sentencex.segment(code, text) for p in split_further(sentence)]
+        return [p for sentence in segment_safely(code, text) for p in split_further(sentence)]
 
     def split(document: str) -> list[str]:
         sentences: list[str] = []
         # Once per document: nothing is asked of the paragraphs of other scripts.
-        segment = segment_further if needs_own_ends(document) else sentencex.segment
+        segment = segment_further if needs_own_ends(document) else segment_safely
         for paragraph in document.split("\n"):
             if len(paragraph) <= LONGEST_SENTENCE:
                 # Nearly all. No sentence of it is too long: nothing more to look at.

@@ -56,12 +56,10 @@ def test_escapes_in_one_pass_as_one_by_one() -> None:
 
 
 def plain_sentences(document: str) -> list[str]:
-    import sentencex
-
     found = []
     for paragraph in document.split("\n"):
         for piece in sentences.cut(paragraph, sentences.LONGEST_PARAGRAPH):
-            for sentence in sentencex.segment("en", piece):
+            for sentence in sentences.segment_safely("en", piece):
                 for part in sentences.cut(sentence, sentences.LONGEST_SENTENCE):
                     if part.strip():
                         found.append(part.strip())
@@ -72,6 +70,13 @@ def plain_sentences(document: str) -> list[str]:
 @given(text)
 def test_sentences_are_those_of_each_paragraph(text: str) -> None:
     assert sentence_splitter("en")(text) == plain_sentences(text)
+
+
+@pytest.mark.parametrize("space", ["\xa0", "\u2003", "\u202f", "\u3000", "\u2028"])
+def test_a_wide_space_between_an_initial_and_a_full_stop_costs_nothing(space: str) -> None:
+    """sentencex 1.0.32 panics on it, which would end the whole preparation."""
+    found = sentence_splitter("en")(f"He met J{space}. Then he left.")
+    assert found == ["He met J .", "Then he left."]
 
 
 def test_long_sentences_are_cut() -> None:
