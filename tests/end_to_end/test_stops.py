@@ -63,7 +63,7 @@ def test_a_stop_before_training_is_one_line_and_costs_nothing(
 ) -> None:
     for point, number in (
         ("run.start", signal.SIGTERM),  # nothing is imported
-        ("run.open", signal.SIGINT),  # there is no run folder
+        ("run.open", signal.SIGINT),  # there is no run folder yet
         ("engine.wrap", signal.SIGHUP),
     ):
         code, text = fork_server.run(
@@ -74,7 +74,8 @@ def test_a_stop_before_training_is_one_line_and_costs_nothing(
             f"bertds: stopped by {number.name} before training began; run the same command again"
         )
         assert "Traceback" not in text
-        assert (tmp_path / "run").exists() == point.startswith("engine")
+        # Another thread ends the process: at run.open the folder may come to be just before.
+        assert point == "run.open" or (tmp_path / "run").exists() == point.startswith("engine")
         assert saved_steps(tmp_path / "run") == [] and not (tmp_path / "run" / "DONE").exists()
     code, text = fork_server.run(command("run"), output=tmp_path)
     assert code == 0, text
