@@ -45,25 +45,30 @@ _WIDE_SPACES |= dict.fromkeys(range(0x2000, 0x200B), " ")
 """Spaces of more than one byte in UTF-8."""
 
 
-def segment_safely(language: str, text: str) -> list[str]:
-    """Return sentencex's sentences of a paragraph, whatever its spaces are.
+def safe_segmenter() -> Callable[[str, str], list[str]]:
+    """Return sentencex's function from a language and a paragraph to sentences, for any spaces.
 
     sentencex 1.0.32 panics where an initial and a full stop have a wide space between them
     (J, no-break space, full stop). Such a paragraph is split with plain spaces instead.
     """
     import sentencex
 
-    try:
-        return sentencex.segment(language, text)
-    except BaseException as error:  # a panic of Rust code is no Exception
-        if type(error).__name__ != "PanicException":
-            raise
-    return sentencex.segment(language, text.translate(_WIDE_SPACES))
+    segment = sentencex.segment
+
+    def segment_safely(language: str, text: str) -> list[str]:
+        try:
+            return segment(language, text)
+        except BaseException as error:  # a panic of Rust code is no Exception
+            if type(error).__name__ != "PanicException":
+                raise
+        return segment(language, text.translate(_WIDE_SPACES))
+
+    return segment_safely
 
 
 def sentence_splitter(language: str) -> Callable[[str], list[str]]:
     """Return a function from a document (paragraphs, one a line) to its sentences."""
-    strip = str.strip
+    strip, segment_safely = str.strip, safe_segmenter()
 
     def segment_further(code: str, text: str) -> list[str]:
         return [p for sentence in segment_safely(code, text) for p in split_further(sentence)]

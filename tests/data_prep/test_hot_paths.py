@@ -56,10 +56,11 @@ def test_escapes_in_one_pass_as_one_by_one() -> None:
 
 
 def plain_sentences(document: str) -> list[str]:
+    segment = sentences.safe_segmenter()
     found = []
     for paragraph in document.split("\n"):
         for piece in sentences.cut(paragraph, sentences.LONGEST_PARAGRAPH):
-            for sentence in sentences.segment_safely("en", piece):
+            for sentence in segment("en", piece):
                 for part in sentences.cut(sentence, sentences.LONGEST_SENTENCE):
                     if part.strip():
                         found.append(part.strip())
