@@ -13,6 +13,7 @@ from data_prep.build_wiki_books import main
 from data_prep.selection import drop_log
 from data_prep.stages import near_duplicates, shuffle, tokenise
 from data_prep.stages.markers import write_marker
+from tests.support.fault_injection import Killed
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +86,6 @@ def test_every_dropped_document_is_there_with_source_and_title(
         assert main(arguments(sources, tmp_path / "a", *choice, *mix, "--workers", "1")) == 0
         assert main(arguments(sources, tmp_path / "b", *choice, *mix, "--workers", "2")) == 0
         assert made.tree(tmp_path / "a") == made.tree(tmp_path / "b")
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.mark.parametrize("after", [1, 3, 9])

@@ -19,6 +19,7 @@ from data_prep.build_wiki_books import main
 from data_prep.stages import instances, markers, shuffle, tokenise
 from data_prep.workers.pool import Workers
 from tests.end_to_end.soak.kill_preparation import kill_often
+from tests.support.fault_injection import Killed
 from tests.support.prep_options import WITH_ROWS, wiki_options
 
 arguments = partial(wiki_options, settings=WITH_ROWS)
@@ -42,10 +43,6 @@ def unbroken(
     out = tmp_path_factory.mktemp("unbroken") / "out"
     assert main(arguments(out, wiki, vocab)) == 0
     return made.tree(out)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 8, 9, 12, 14, 20])

@@ -18,13 +18,10 @@ from bertds.system import storage
 from bertds.system.fault_points import injected
 from data_prep.build_wiki_books import main
 from data_prep.workers.joint_lock import Claims, JointLock
+from tests.support.fault_injection import Killed
 
 END = ("prep.report", "prep.manifest", "prep.finished", "prep.done")
 """The windows of the end, in their order."""
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +62,7 @@ def another_task(out: Path, index: int = 2) -> JointLock:
 def test_a_task_that_joins_when_all_is_done_has_nothing_left_to_do(
     tmp_path: Path, texts: Path, alone: dict[str, str], made: SimpleNamespace
 ) -> None:
-    """The session is kept alive by another task: nobody else has seen the manifest yet."""
+    """Another task keeps the session alive: no other task has seen the manifest yet."""
     out = tmp_path / "out"
     others: list[JointLock] = []
     with injected("prep.done", lambda: others.append(another_task(out))):

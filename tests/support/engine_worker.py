@@ -1,6 +1,6 @@
 """Runs engine cases on several ranks, forked from a process that has imported everything.
 
-Rank 0 writes what each case found to ``<name>.pt``, beside the file of cases.
+Rank 0 writes what each case found to ``<name>.pt``, in the folder of the case file.
 """
 
 from __future__ import annotations

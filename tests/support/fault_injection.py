@@ -52,6 +52,10 @@ POINTS = tuple(
 """Where a run may die; what comes before ``engine.wrap`` ends no life that has begun."""
 
 
+class Killed(BaseException):
+    """Simulates SIGKILL: no code catches it."""
+
+
 def _raise_by_signal(number: int, frame: Any) -> None:
     raise RuntimeError("a planted exception")
 
