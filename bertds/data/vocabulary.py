@@ -264,7 +264,7 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
     if content and file.name != tokenizer_json.FILE:
         # It holds all rules itself; the files next to it may be another tokenizer's.
         return dict(tokenizer_json.normalizer_rules(content))
-    config, beside = file.parent / tokenizer_json.CONFIG, file.parent / tokenizer_json.FILE
+    config, sibling = file.parent / tokenizer_json.CONFIG, file.parent / tokenizer_json.FILE
     said = tokenizer_json.read_json(config) if config.is_file() else {}
     for name, own in (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece")):
         if said.get(name, own) != own:
@@ -272,9 +272,10 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
                 f"{config}: {name} is {said[name]!r}, which only the code of its class can do; "
                 f"supported: {own!r}, or a tokenizer.json that holds all rules"
             )
-    if "do_lower_case" not in said and beside.is_file():
+    if "do_lower_case" not in said and sibling.is_file():
         said = (
-            tokenizer_json.normalizer_rules(content or tokenizer_json.read_tokenizer(beside)) | said
+            tokenizer_json.normalizer_rules(content or tokenizer_json.read_tokenizer(sibling))
+            | said
         )
     return said
 
