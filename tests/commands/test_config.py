@@ -132,7 +132,7 @@ def test_validate_checks_recipes_with_their_jsons_and_jsons(
     files = ["large_phase1", "devlin_phase1.json", str(bad), str(recipe), "no_such"]
     assert command(["config", "validate", *files]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "large_phase1: good\ndevlin_phase1.json: good\n"
+    assert captured.out == "large_phase1: valid\ndevlin_phase1.json: valid\n"
     errors = captured.err.splitlines()
     assert len(errors) == 3 and all("gradient_cliping" in line for line in errors[:2])
     assert "no such recipe" in errors[2]
