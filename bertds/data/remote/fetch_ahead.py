@@ -252,7 +252,7 @@ class FetchAhead:
                 self._trouble.pop(info.sha256, None)
 
     def _has_room(self, info: ShardInfo) -> None:
-        """Clear the note that the cache is full once a shard has room again."""
+        """Clear the note that the cache is full when this shard has room again."""
         with self._changed:
             trouble = self._trouble.get(info.sha256)
             if trouble is not None and trouble.text == _NO_ROOM:
