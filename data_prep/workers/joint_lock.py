@@ -100,7 +100,9 @@ class JointLock(FolderLock):
                 # The last task of the session before has just removed the folder.
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
-        raise InUseError(f"{self.folder}: could not join the tasks in {self.tasks}")
+        raise InUseError(
+            f"{self.folder}: could not join the other tasks in {self.tasks}; run this task again"
+        )
 
     def _join(self) -> str:
         """Agree with the others on one session; return the text of its lock."""

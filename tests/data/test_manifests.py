@@ -230,6 +230,13 @@ def test_a_manifest_that_is_no_json_object(data: Path, text: str) -> None:
         Manifest.load(data)
 
 
+def test_a_manifest_that_cannot_be_read_is_not_called_damaged(data: Path) -> None:
+    (data / "manifest.json").unlink()
+    (data / "manifest.json").mkdir()
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be read \(Is a directory\)"):
+        Manifest.load(data)
+
+
 def test_a_token_beyond_the_vocabulary_is_found(data: Path) -> None:
     manifest = Manifest.load(data)
     info = manifest.splits["train"].shards[0]
