@@ -3,7 +3,7 @@
     bertds train --processes 8 --deepspeed_config ds_configs/F.json \
         --config bertds/recipes/R.yaml --set run.dir=RUN data.path=DATA
 
-The same command continues a run that was stopped. ``deepspeed bertds/train.py``, ``torchrun``,
+The same command resumes a run that was stopped. ``deepspeed bertds/train.py``, ``torchrun``,
 ``mpirun``, ``srun`` (through ``slurm/``) and plain ``python`` start it too.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-if not __package__:  # run by path: this clone's own package, whatever is installed
+if not __package__:  # run by path: import this clone's package, not an installed one
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import argparse
@@ -70,27 +70,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--log-samples", action="store_true", help="record the sample numbers of each step"
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    # DeepSpeed's and torch's launchers may pass these. The rank is read from the environment.
     parser.add_argument("--deepspeed", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Build everything, train, and say how it ended.
+    """Build everything, train, and report how the run ended.
 
     Returns:
-        0 when the last step is done, 75 when the run stopped early and can be continued.
+        0 when the last step is done, 75 when the run stopped early and can be resumed.
     """
     args = parse_args(argv)
-    # Where a peer is lost, torch's C++ parts would print stack traces over our one line.
+    # When a peer is lost, torch's C++ code would print stack traces around our one-line error.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if args.processes or args.restarts:
         return start_processes(args)
+    # Importing torch takes seconds, so `loading` shows that something is happening.
     with loading("bertds.training.build"):
         from bertds.training.build import build_run
 
     run = build_run(args.config, args.deepspeed_config, args.set, log_samples=args.log_samples)
-    if run is None:  # the run was done before
+    if run is None:  # the run was already done
         return EXIT_OK
     with run:
         finished = train(run)
@@ -115,28 +117,30 @@ def train(run: Run) -> bool:
     run.validate_before_training()
     reason = run.agreement.reason_to_stop()
     while not run.is_finished() and not reason:
-        if not run.wait_for_batch():  # a store that gives nothing, for long
+        if not run.wait_for_batch():  # the store gave no data within the limit
             break
         batch = run.next_batch()
         learning_rate = run.learning_rate(state.step, state.hours)
         engine.set_learning_rate(learning_rate)
         scales = run.agreement.begin(batch)  # one small all-reduce: the whole batch's counts
         for micro_step, micro_batch in enumerate(batch.micro_batches):
+            # Seeded by step and micro step, so that a resumed run draws the same dropout masks.
             engine.seed_dropout(run.config.run.seed, state.step, micro_step)
             output = engine.forward_backward(micro_batch.to(engine.device), **scales)
             run.measure(output, micro_batch)
-        run.update(batch)  # asks who wishes to stop; skips a bad gradient, ends after too many
+        run.update(batch)  # collects stop requests; skips a bad gradient; fails after too many
         metrics.write_if_due(state, learning_rate, run.stall_seconds, last=run.is_finished())
         run.validate_if_due()
         reason = run.agreement.reason_to_stop()
         run.save_if_due(force=bool(reason))
     finished = run.is_finished() and run.validate_at_end()
+    # Without this, what was done before a store gave no data would be lost.
     run.save_if_due(force=True)
     return finished
 
 
 def command(argv: list[str] | None = None) -> int:
-    """Run :func:`main` in a process of its own, which a stop signal ends until the run can save."""
+    """Run :func:`main` in this process; a stop signal ends it at once until the run can save."""
     with early_stop.armed():
         reached("run.start")
         return main(argv)
@@ -148,7 +152,7 @@ def entry(argv: list[str] | None = None) -> int:
 
 
 class _CallableModule(ModuleType):
-    """``bertds.train(recipe, ...)`` trains: see :func:`bertds.api.training.train`."""
+    """Make ``bertds.train(recipe, ...)`` train; see :func:`bertds.api.training.train`."""
 
     def __call__(self, *arguments: object, **named: object) -> object:
         """Train in this process."""
@@ -156,6 +160,7 @@ class _CallableModule(ModuleType):
         return result
 
 
+# The module is both the script and the function of the Python API.
 sys.modules[__name__].__class__ = _CallableModule
 
 

@@ -1,8 +1,8 @@
-"""``--dry-run``: how much work, disk and time are expected. Writes nothing below ``--out``.
+"""``--dry-run``: how much work, disk and time to expect. Writes nothing below ``--out``.
 
-A sample of each source, spread over its files, is actually prepared in a temporary folder, with
-all options, and what came out and how long it took is scaled up. Documents that are equal to, or
-like, others are found in the whole only; so the counts are upper limits.
+A sample of each source, spread over its files, is prepared in a temporary folder with all options.
+Its results and its time are then scaled up. Duplicates and near-duplicates are found only in the
+whole corpus, so the counts are upper limits.
 """
 
 from __future__ import annotations
@@ -35,37 +35,37 @@ _UNIT_BYTES = 256 << 10
 LARGEST_UNIT = 4 << 20
 _RECORD_ENDS = dict.fromkeys(["text", "jsonl", "extracted-json"], b"\n") | {"extracted": b"</doc>"}
 _FILES_OPENED = 64
-"""Of each source; books and extracted articles are many small files."""
+"""Per source, because books and extracted articles are many small files."""
 
 
 class Forecast(NamedTuple):
-    """What a whole preparation would come to."""
+    """The expected results of a whole preparation."""
 
     documents: dict[str, int]
-    """Read, by source."""
+    """Documents read, by source."""
     dropped: dict[str, int]
     tokens: dict[str, int]
     shards: int
     rows: dict[int, int]
-    """By sequence length."""
+    """Number of rows, by sequence length."""
     shard_bytes: int
     row_bytes: int
     work_bytes: int
-    """In OUT/.work meanwhile."""
+    """Temporary space in OUT/.work."""
     seconds: float
-    """Of one worker."""
+    """With one worker."""
     one_reader_seconds: float
-    """What a single process needs to read dumps in one compressed stream."""
+    """The time of a single process to read dumps that are one compressed stream."""
 
 
 class _Stopwatch(SingleProcess):
-    """Does the tasks in this process, and measures each."""
+    """Runs the tasks in this process, and measures the time of each."""
 
     def __init__(self) -> None:
         super().__init__(Workers(1))
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.contents: Counter[str] = Counter()
-        """By source: tokens, or bytes of text while there is no vocabulary."""
+        """By source: number of tokens, or bytes of text if there is no vocabulary yet."""
 
     def each(
         self,
@@ -74,7 +74,7 @@ class _Stopwatch(SingleProcess):
         groups: Iterable[Group],
         done: Callable[[dict[str, Any]], None],
     ) -> None:
-        """Do every task; the first one twice, since compilers start in it."""
+        """Run every task; the first one twice, because it compiles the kernels."""
         first = True
         for group in groups:
             for task in group.tasks():
@@ -92,10 +92,10 @@ class _Stopwatch(SingleProcess):
 
 
 def beginning(unit: Unit, folder: Path) -> Unit:
-    """Return a unit for the beginning of a large compressed file that is one unit.
+    """Return a unit for the beginning of a large compressed file that is a single unit.
 
     Raises:
-        DataError: the file is damaged there.
+        DataError: the file is damaged in this part.
     """
     data = b""
     for block, _ in blocks.whole_blocks(unit.path):
@@ -104,10 +104,11 @@ def beginning(unit: Unit, folder: Path) -> Unit:
             break
     else:
         return unit
+    # End with a whole record.
     data = data[: data.rindex(_RECORD_ENDS[unit.reader]) + len(_RECORD_ENDS[unit.reader])]
     path = folder / f"{unit.source}-{unit.path.name}.beginning"
     path.write_bytes(data)
-    # How much of the compressed file that is: any compressor shows it well enough.
+    # The compressed size of this part is not known: any compressor estimates it well enough.
     size = min(unit.size, len(zlib.compress(data)))
     return unit._replace(file=str(path), start=0, end=len(data), size=size)
 
@@ -122,12 +123,13 @@ def sample_units(
         folder: for copies of the beginnings of files that cannot be read in parts.
 
     Returns:
-        The units, and the seconds that a single process needed to read some of them.
+        The units by source, and the seconds that a single process needed to read some of them.
     """
     reading: dict[str, float] = {}
     total = max(1, sum(file.bytes for file in files))
     chosen: dict[str, list[Unit]] = {}
     for source in dict.fromkeys(file.source for file in files):
+        # Large sources get a larger sample, but small ones at least LEAST_OF_A_SOURCE.
         own = [file for file in files if file.source == source]
         share = sum(file.bytes for file in own) / total
         wanted = max(LEAST_OF_A_SOURCE, round(share * SAMPLE_BYTES))
@@ -136,7 +138,7 @@ def sample_units(
         for file in opened:
             number = max(1, round(wanted / len(opened) / _UNIT_BYTES))
             if is_read_by_one(file):
-                # Only its beginning: to come to the middle is to read half of it.
+                # Only its beginning: reaching the middle would mean reading half of it.
                 began = time.perf_counter()
                 units += islice(file_units(file, _UNIT_BYTES), max(2, number))
                 reading[source] = reading.get(source, 0.0) + time.perf_counter() - began
@@ -161,10 +163,10 @@ def forecast(files: Sequence[SourceFile], settings: PrepSettings, run: Run) -> F
     Args:
         files: the sources.
         settings: of the whole preparation.
-        run: prepares units in a folder, by a team.
+        run: prepares units in a folder, with a team.
 
     Raises:
-        BertdsError: as the preparation would.
+        BertdsError: the same errors as in the preparation.
     """
     with tempfile.TemporaryDirectory(prefix="bertds-dry-run-") as folder:
         return _forecast(files, settings, run, Path(folder))
@@ -174,11 +176,12 @@ def _forecast(
     files: Sequence[SourceFile], settings: PrepSettings, run: Run, folder: Path
 ) -> Forecast:
     units, reading = sample_units(files, folder)
+    # The factor of each source: its bytes divided by those of the sample.
     whole = {s: sum(f.bytes for f in files if f.source == s) for s in units}
     read = {s: max(1, sum(u.size for u in chosen)) for s, chosen in units.items()}
     scale = {s: max(1.0, whole[s] / read[s]) for s in units}
     watch = _Stopwatch()
-    # One pass over all documents, none held out: the rest is a matter of multiplication.
+    # One pass without held-out documents: the other passes cost the same.
     small = replace(settings, validation_fraction=0.0, dupe_factor=1)
     (folder / "out").mkdir()
     try:
@@ -187,6 +190,7 @@ def _forecast(
             manifest = run(folder / "out", small, watch, chosen_units)
     except DataError as error:
         raise DataError(f"in a sample of the sources: {error}") from error
+    # Documents and reasons for dropping, scaled by source.
     documents: dict[str, int] = {}
     dropped: Counter[str] = Counter()
     for source in manifest.sources:
@@ -195,12 +199,14 @@ def _forecast(
         for reason, count in source["dropped"].items():
             dropped[reason] += round(count * factor)
     train = manifest.splits["train"]
+    # A document's source is not known after stage 1, so the sample's tokens are divided in
+    # proportion to stage 1.
     contents = max(1, watch.contents.total())
     tokens = {
         s: round(train.tokens * watch.contents[s] / contents * factor)
         for s, factor in scale.items()
     }
-    # What comes after the first stage grows with the tokens, whatever source they are of.
+    # The work after stage 1 grows with the number of tokens, whatever their source.
     overall = sum(tokens.values()) / max(1, train.tokens)
     passes = settings.dupe_factor
     rows = {
@@ -209,6 +215,7 @@ def _forecast(
     }
     row_bytes = sum(f["bytes"] for one in manifest.instances for f in one["files"])
     shard_bytes = round(sum(shard.bytes for shard in train.shards) * overall)
+    # Stage 1 scales with the bytes of its source, all other stages with the tokens.
     seconds = 0.0
     for name, spent in watch.seconds.items():
         source_name = name.removeprefix("source ")
@@ -224,7 +231,7 @@ def _forecast(
         rows=rows,
         shard_bytes=shard_bytes,
         row_bytes=round(row_bytes * overall * passes),
-        # Parts hold the same arrays as shards; while a vocabulary is trained, the text as well.
+        # Parts have the same arrays as shards; to train a vocabulary, the text is stored as well.
         work_bytes=round(shard_bytes * (3.5 if settings.vocab_size else 1.0)),
         seconds=seconds,
         one_reader_seconds=sum(spent * scale[s] for s, spent in reading.items()),
@@ -240,6 +247,7 @@ def tell(
     tasks: int,
 ) -> None:
     """Print the forecast."""
+    # One line per source, then totals.
     rows: dict[str, str] = {}
     for source, documents in found.documents.items():
         own = [file for file in files if file.source == source]
@@ -252,6 +260,7 @@ def tell(
     rows["shards"] = f"about {found.shards:,} of {settings.shard_tokens:,} tokens"
     for length, count in found.rows.items():
         rows[f"rows {length}"] = f"about {count:,} in {settings.dupe_factor} passes"
+    # --out may not exist yet: its nearest existing parent is on the same disk.
     there = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
     free, needed = free_bytes(there), found.shard_bytes + found.row_bytes + found.work_bytes
     rows["disk"] = (

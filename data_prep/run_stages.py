@@ -7,11 +7,11 @@ sources --units--> 1 tokenise: part files, each sorted by the hash of its docume
                    manifest.json, last
 ```
 
-Units, shards and files are tasks for worker processes, of this process or of several on one host
-or many (data_prep/workers/team.py). Each task writes one file under a temporary name, renames it,
-and leaves a marker with its size and hash in ``OUT/.work``; a killed run started again does what
-has no valid marker. Which unit, worker, process or path a document came from leaves no trace in the
-result: documents are ordered by the hash of their text.
+Units, shards and files are tasks for worker processes, of this process or of several on one or more
+hosts (data_prep/workers/team.py). Each task writes one file under a temporary name, renames it, and
+writes a marker with its size and hash to ``OUT/.work``. A killed run that is started again does
+what has no valid marker. The result does not depend on which unit, worker, process or path a
+document came from, because documents are ordered by the hash of their text.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ from data_prep.workers.team import Group, Team
 
 
 class StageRun:
-    """One run through the stages, or one task's part in it."""
+    """One run through the stages, or one task's part of it."""
 
     def __init__(self, resolved: Resolved, team: Team, sample: list[Unit] | None = None) -> None:
-        """Make what all stages need.
+        """Set up what all stages need.
 
         Args:
             resolved: what to prepare.
-            team: who does the work.
+            team: distributes the work.
             sample: only these units of the files, for a dry run.
         """
         self.resolved, self.team, self.sample = resolved, team, sample
@@ -77,9 +77,10 @@ class StageRun:
             team.once("test-ngrams", partial(resolved.test_ngrams.save, self.test_ngrams))
 
     def execute(self, earlier: EarlierRun) -> Manifest:
-        """Run the stages and write the manifest."""
+        """Run the stages, write the manifest and return it."""
         results = self._read_sources()
         tokenizer = self._vocabulary(results)
+        # With --train-vocab, stage 1 wrote text, which is tokenized now.
         if self.settings.vocab_size:
             tokenised = self._tokenise_text(tokenizer, results)
             results += tokenised
@@ -88,6 +89,7 @@ class StageRun:
         check_any_left(tokenised, results)
         self.team.once("unknown", lambda: warn_of_unknown(tokenised, tokenizer))
         shards = self._write_shards(tokenised, tokenizer)
+        # The shards' entries in the manifest, by split.
         splits = {
             split: [ShardInfo(**s["info"]) for s in shards if s["split"] == split]
             for split in ("train", "validation")
@@ -97,6 +99,7 @@ class StageRun:
         sources, documents = count_documents(
             self.files, results, shards, self.resolved.licences, self.settings.mix
         )
+        # Collect the dropped documents of all stages in one file.
         if self.settings.keep_dropped:
             logs = logs_in_order(results, [self.work / self._first_folder, self.work / "tokens"])
             logs += [self.work / "shards" / f"{s['split']}-{s['number']}.dropped" for s in shards]
@@ -115,8 +118,8 @@ class StageRun:
             offer_report(self.out, manifest)
             reached("prep.manifest")
             if self.url:
-                # First: where the manifest is, nothing is left to do. write_shard has uploaded the
-                # shards.
+                # Before the local manifest, which marks the preparation as complete. The shards
+                # were uploaded by write_shard.
                 publish(self.out, self.url, manifest, {shard.file for shard in manifest.shards()})
             manifest.save(self.out)
             reached("prep.finished")
@@ -131,7 +134,7 @@ class StageRun:
         return "text" if self.settings.vocab_size else "tokens"
 
     def _read_sources(self) -> list[dict[str, Any]]:
-        """Stage 1: every unit becomes a part of tokens, or of text if the vocabulary is to come."""
+        """Stage 1: every unit becomes a part of tokens, or of text before a vocabulary exists."""
         results: list[dict[str, Any]] = []
         folder = self.work / self._first_folder
         stage = "read" if self.settings.vocab_size else "tokenise"
@@ -163,6 +166,7 @@ class StageRun:
 
     def _vocabulary(self, results: list[dict[str, Any]]) -> TokenizerInfo:
         """Write OUT/tokenizer from the given vocabulary, or from one trained on the text."""
+        # A vocabulary of any form becomes the folder that transformers loads.
         settings = self.settings
         folder = self.out / "tokenizer"
 
@@ -181,6 +185,7 @@ class StageRun:
         return load_tokenizer_info(folder, *settings.rules)
 
     def _trained(self, results: list[dict[str, Any]]) -> Path:
+        """Train a vocabulary on the text parts, unless an earlier run has done so."""
         settings = self.settings
         vocab, marker = self.work / "vocab.txt", self.work / "vocab.json"
         inputs = inputs_hash(r["file_sha256"] for r in results)
@@ -204,7 +209,7 @@ class StageRun:
         return vocab
 
     def _parts(self, folder: str, results: list[dict[str, Any]]) -> list[Path]:
-        # Not what is in the folder: there may be parts of a source that was touched since.
+        # Not a listing of the folder: it may contain parts of a source that has changed since.
         return [self.work / folder / name for name in sorted({r["part"] for r in results})]
 
     def _tokenise_text(
@@ -214,7 +219,7 @@ class StageRun:
         tokenised: list[dict[str, Any]] = []
         folder = self.work / "tokens"
         texts = self._parts("text", results)
-        # A task that begins last may find the parts removed, and nothing left for it to do.
+        # From the results: another task may be finished already and have removed the parts.
         size = sum(r["file_bytes"] for r in results)
         with progress.Progress("tokenise", size, "bytes") as bar:
 
@@ -242,12 +247,13 @@ class StageRun:
     def _write_shards(
         self, tokenised: list[dict[str, Any]], tokenizer: TokenizerInfo
     ) -> list[dict[str, Any]]:
-        """Stage 2: gather ranges of keys from all parts."""
+        """Stage 2: gather ranges of keys from all parts into shards."""
         settings = self.settings
         parts = self._parts("tokens", tokenised)
         contents = inputs_hash(r["file_sha256"] for r in tokenised)
         for split in ("train", "validation"):
             (self.out / split).mkdir(exist_ok=True)
+        # Near-duplicates must be known before the plan, because they take no room in a shard.
         near = self._near_duplicates(parts, contents, sum(r["documents"] for r in tokenised))
         plan = self.team.once(
             "plan",
@@ -285,7 +291,7 @@ class StageRun:
         return [results[key] for key in sorted(results)]
 
     def _near_duplicates(self, parts: list[Path], contents: str, documents: int) -> Path | None:
-        """Between stages 1 and 2: find the documents that are nearly another one."""
+        """Find near-duplicates between stages 1 and 2; return the file with their keys."""
         if self.settings.dedup != "minhash":
             return None
         folder = self.work / "near"
@@ -301,7 +307,7 @@ class StageRun:
     def _write_instances(
         self, splits: dict[str, list[ShardInfo]], tokenizer: TokenizerInfo
     ) -> list[dict[str, Any]]:
-        """Stage 3: files of rows. Returns the manifest's ``instances``."""
+        """Stage 3: write files of rows; return the manifest's ``instances``."""
         if not self.settings.instances:
             return []
         from data_prep.stages.instances import instance_entries, instance_tasks, write_rows

@@ -1,9 +1,9 @@
 """A checkpoint that is written while training continues.
 
-The main thread copies the state (that is all that training waits for); a thread on each rank
-writes its file and, last, a small ``rank_R.part.json`` next to it; rank 0's thread waits for all of
-these and publishes. Nothing here is a collective operation: the ranks meet in the folder. Errors
-are kept and raised by the next save, on all ranks together.
+The main thread copies the state; training waits only for this. A thread on each rank then writes
+the rank's file and, last, a small ``rank_R.part.json`` next to it. Rank 0's thread waits for all of
+these and publishes the checkpoint. Nothing here is collective: the ranks communicate through the
+folder. Errors are kept, and raised by the next save on all ranks together.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ def _part(rank: int) -> str:
 
 
 class BackgroundSave:
-    """One save under way; it begins at once.
+    """A save in progress; it starts at once.
 
     Args:
         folder: the temporary checkpoint folder; exists.
         rank: this rank.
-        world_size: how many ranks write.
-        pieces: this rank's live pieces; copied before this returns.
-        publish: given every rank's (file record, piece records), makes the checkpoint visible.
+        world_size: number of ranks that write.
+        pieces: this rank's live pieces; copied before the constructor returns.
+        publish: makes the checkpoint visible; called with every rank's (file record, piece
+            records).
     """
 
     def __init__(
@@ -61,24 +62,24 @@ class BackgroundSave:
         """Wait until this rank's file is on the disk.
 
         Raises:
-            OSError, BertdsError: what went wrong with it.
+            OSError, BertdsError: the file could not be written.
         """
         self._written.wait()
         if self._problem is not None:
             raise self._problem
 
     def wait_published(self) -> None:
-        """Wait until the checkpoint is visible; call it after all ranks' files are written.
+        """Wait until the checkpoint is visible. Call it after all ranks' files are written.
 
         Raises:
-            OSError, BertdsError: what went wrong.
+            OSError, BertdsError: the checkpoint could not be written or published.
         """
         self._thread.join()
         if self._problem is not None:
             raise self._problem
 
     def abandon(self, patience_seconds: float = 0.0) -> None:
-        """Stop waiting for other ranks' files; a checkpoint without them stays invisible."""
+        """Stop waiting for other ranks' files after ``patience_seconds``; nothing is published."""
         self._thread.join(patience_seconds)
         self._abandoned.set()
         self._thread.join()
@@ -86,6 +87,7 @@ class BackgroundSave:
     def _work(self) -> None:
         try:
             record, pieces = write_pieces(self.folder, self._rank, self._pieces)
+            # Frees the copy of the state.
             self._pieces = []
             write_json(self.folder / _part(self._rank), {"file": asdict(record), "pieces": pieces})
             self._written.set()
@@ -100,10 +102,10 @@ class BackgroundSave:
         except Exception as error:
             self._problem = BertdsError(f"{self.folder}: {type(error).__name__}: {error}")
         finally:
-            self._written.set()
+            self._written.set()  # after a failure too, so that the main thread does not hang
 
     def _gather(self) -> list[Any] | None:
-        """Wait for every rank's part; None if asked to give up."""
+        """Return every rank's part once all are written; None if the save is abandoned."""
         files = [self.folder / _part(rank) for rank in range(self._world_size)]
         while not all(file.is_file() for file in files):
             if self._abandoned.wait(0.05):
@@ -112,5 +114,6 @@ class BackgroundSave:
         for file in files:
             part = parse_json(file.read_text(encoding="utf-8"))
             parts.append((FileRecord(**part["file"]), part["pieces"]))
+            # The part files are no part of a checkpoint.
             file.unlink()
         return parts

@@ -4,9 +4,9 @@
 URL/step_00000100/rank_00000.safetensors ... manifest.json   uploaded last, removed first
 ```
 
-Rank 0 uploads in a thread while training continues. A copy without its manifest does not exist:
-what a killed upload leaves is removed by a later one. A start on a machine without the checkpoint
-(or with a damaged or an older one) fetches the newest good copy into the run folder first.
+Rank 0 uploads in a thread while training continues. A copy without its manifest does not count: the
+files of an interrupted upload are removed by a later one. On a machine without the checkpoint (or
+with a damaged or older one), a start first fetches the newest intact copy into the run folder.
 """
 
 from __future__ import annotations
@@ -32,15 +32,17 @@ from bertds.system.secrets import masked
 MANIFEST = "manifest.json"
 _FILE = re.compile(r"(step_[0-9]{8,15})/([^/]+)")
 AGAIN_SECONDS = 30.0
+"""Time between two attempts to upload a checkpoint."""
 
 
 def listed(url: str, seconds: float = storage.PATIENCE_SECONDS) -> dict[str, list[str]]:
-    """Return the files of every step below a URL, newest step first; complete or not.
+    """Return the files of every step below a URL, newest step first, including incomplete ones.
 
     Raises:
-        DataError, StoreError: the store refused, or did not answer in time.
+        DataError, StoreError: the store refused the request, or did not answer in time.
     """
     steps: dict[str, list[str]] = {}
+    # Other files below the URL are not ours.
     for name in storage.list_files(url, seconds):
         if (found := _FILE.fullmatch(name)) is not None:
             steps.setdefault(found[1], []).append(found[2])
@@ -48,11 +50,11 @@ def listed(url: str, seconds: float = storage.PATIENCE_SECONDS) -> dict[str, lis
 
 
 class Copies:
-    """Uploads checkpoints, one after the other, in a thread of its own.
+    """Uploads checkpoints in a background thread, one after the other.
 
     Args:
         url: the folder that holds the copies.
-        superfluous: given the steps that are there, newest first, those that no rule keeps.
+        superfluous: returns, of the given steps (newest first), those that no rule keeps.
     """
 
     def __init__(self, url: str, superfluous: Callable[[list[int]], list[int]]) -> None:
@@ -66,23 +68,23 @@ class Copies:
         self._thread: threading.Thread | None = None
 
     def add(self, folder: Path) -> None:
-        """Upload a published checkpoint as soon as those before it are done."""
+        """Queue a published checkpoint for upload."""
         with self._changed:
             self._waiting.append(folder)
             if self._thread is None:
-                # A daemon: the process must be able to end while a driver hangs.
+                # A daemon thread: the process must be able to exit even if a driver hangs.
                 self._thread = threading.Thread(target=self._work, name="bertds-copy", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def catch_up(self, checkpoints: Path) -> None:
-        """Upload the newest local checkpoint if an earlier process was ended before it could."""
+        """Upload the newest local checkpoint if an earlier process ended before it could."""
         folders = step_folders(checkpoints)
         if folders:
             self.add(folders[0])
 
     def release(self, folder: Path) -> bool:
-        """Return whether a checkpoint may be removed; one that waits is then not uploaded."""
+        """Return whether a checkpoint may be removed, and take it from the queue if so."""
         with self._changed:
             if folder == self._current:
                 return False
@@ -91,10 +93,10 @@ class Copies:
             return True
 
     def wait(self, seconds: float) -> None:
-        """Wait until everything is uploaded.
+        """Wait until the queue is empty.
 
         Raises:
-            StoreError: something is not uploaded after ``seconds``.
+            StoreError: a checkpoint is not uploaded after ``seconds``.
         """
         deadline = time.monotonic() + seconds
         with self._changed:
@@ -109,7 +111,7 @@ class Copies:
                 self._changed.wait(min(left, 1.0))
 
     def stop(self) -> None:
-        """Upload nothing more."""
+        """Stop after the current file."""
         self._stopped.set()
         with self._changed:
             self._changed.notify_all()
@@ -119,13 +121,14 @@ class Copies:
             with self._changed:
                 if not self._waiting:
                     self._changed.wait(5.0)
-                    continue
+                    continue  # look at _stopped again
                 self._current = self._waiting.popleft()
                 folder = self._current
             try:
                 self._copy(folder)
                 self._problem = ""
             except (OSError, BertdsError) as error:
+                # A folder that was pruned meanwhile needs no upload.
                 if folder.is_dir() and not self._stopped.is_set():
                     self._again(folder, error)
             finally:
@@ -134,10 +137,10 @@ class Copies:
                     self._changed.notify_all()
 
     def _again(self, folder: Path, error: Exception) -> None:
-        """Try a checkpoint once more later, unless a newer one has come by then."""
+        """Queue a checkpoint again after a pause, unless a newer one has been queued by then."""
         self._problem = masked(error)
         log.warning("%s not uploaded: %s", folder.name, self._problem)
-        # Still the current one while it waits, so that it is not removed meanwhile.
+        # It remains the current one during the pause, so that it is not removed.
         self._stopped.wait(AGAIN_SECONDS)
         with self._changed:
             if not self._waiting:
@@ -147,10 +150,11 @@ class Copies:
         there = storage.join(self.url, folder.name)
         manifest = folder / MANIFEST
         steps = listed(self.url)
+        # The same manifest means that the copy is complete: it is uploaded last.
         if MANIFEST in steps.get(folder.name, ()):
             if storage.read_bytes(storage.join(there, MANIFEST)) == manifest.read_bytes():
                 return
-            storage.remove(storage.join(there, MANIFEST))  # of another checkpoint of this step
+            storage.remove(storage.join(there, MANIFEST))  # from another run of this step
         began = time.monotonic()
         for record in read_manifest(folder)["files"]:
             name = record["file"]
@@ -162,12 +166,13 @@ class Copies:
         self._prune(folder.name)
 
     def _prune(self, newest: str) -> None:
-        """Remove copies that no rule keeps, and what killed uploads left."""
+        """Remove copies that no rule keeps, and the files of interrupted uploads."""
         steps = listed(self.url)
         whole = [int(name[5:]) for name, files in steps.items() if MANIFEST in files]
         gone = {f"step_{step:08d}" for step in self._superfluous(whole)}
         for name, files in steps.items():
             if name in gone or (MANIFEST not in files and name != newest):
+                # The manifest first: without it a partly removed copy does not count.
                 for file in sorted(files, key=lambda file: file != MANIFEST):
                     storage.remove(storage.join(self.url, f"{name}/{file}"))
                 storage.remove_empty_folder(storage.join(self.url, name))
@@ -179,28 +184,29 @@ def restore(
     seconds: float,
     accept: Callable[[str, Mapping[str, Any]], None],
 ) -> None:
-    """Bring the newest good copy into the run folder if no local checkpoint is as new.
+    """Fetch the newest intact copy into the run folder if no local checkpoint is as new.
 
-    The newest copy is checked even if it is not fetched: this run is about to add its own
-    checkpoints there, and to remove those that it does not keep.
+    The newest copy is checked even if it is not fetched, because this run will upload its own
+    checkpoints there and remove those that no rule keeps.
 
     Args:
         url: the folder that holds the copies.
         checkpoints: the run's checkpoint folder.
         seconds: how long the store may fail to answer.
-        accept: given the URL of a copy and its manifest, raises what is to end the start if the
-            copy belongs to another run.
+        accept: called with the URL of a copy and its manifest; raises if the copy belongs to
+            another run, which ends the start.
 
     Raises:
         ConfigError: from ``accept``; nothing was fetched or removed.
-        StoreError: the store did not answer in time. Training is not begun without knowing what is
-            there: it might be further on.
+        StoreError: the store did not answer in time. Training does not start then, because the
+            store may contain a newer checkpoint than the run folder.
     """
     local = _newest_step(checkpoints)
     for name, files in listed(url, seconds).items():
         if MANIFEST not in files:
             continue
         there, temporary = storage.join(url, name), checkpoints / f".tmp-{name}"
+        # Only the manifest at first: it may show that nothing else is needed.
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -223,7 +229,7 @@ def restore(
 
 
 def _newest_step(checkpoints: Path) -> int:
-    """Return the step of the newest intact local checkpoint; -1 without any."""
+    """Return the step of the newest intact local checkpoint, or -1 if there is none."""
     for folder in step_folders(checkpoints):
         try:
             CheckpointReader(folder)
@@ -239,8 +245,9 @@ def _fetch(url: str, temporary: Path, final: Path, seconds: float) -> None:
         path = temporary / record["file"]
         there = storage.join(url, record["file"])
         storage.download(there, path, record["bytes"], record["sha256"], seconds)
+    # Each download was verified, so only the manifest and the files' presence are checked.
     CheckpointReader(temporary, verify=False)
     sync_folder(temporary)
-    shutil.rmtree(final, ignore_errors=True)  # damaged: an intact one is not fetched again
+    shutil.rmtree(final, ignore_errors=True)  # damaged: an intact one would not be fetched
     temporary.rename(final)
     write_text(final.parent / "latest", final.name + "\n")

@@ -13,7 +13,7 @@ _STEP = re.compile(r"^step_(\d{8,})$")
 
 
 def step_folders(checkpoints: Path) -> list[Path]:
-    """Return the published checkpoints of a run, newest first."""
+    """Return the folders of a run's published checkpoints, newest first."""
     if not checkpoints.is_dir():
         return []
     found = [
@@ -23,12 +23,12 @@ def step_folders(checkpoints: Path) -> list[Path]:
 
 
 def newest_good(checkpoints: Path) -> CheckpointReader | None:
-    """Return the newest checkpoint that verifies, or None if there is none at all.
+    """Return the newest intact checkpoint, or None if there is no checkpoint.
 
-    Warns about damaged ones and about a ``latest`` that names nothing.
+    Warns about damaged ones and about a ``latest`` that names no folder.
 
     Raises:
-        CheckpointError: there are checkpoints, but every one of them is damaged.
+        CheckpointError: there are checkpoints, but all are damaged.
     """
     folders = step_folders(checkpoints)
     # A wrong `latest` is only a warning: the folders themselves decide.
@@ -59,10 +59,10 @@ def newest_good(checkpoints: Path) -> CheckpointReader | None:
 
 
 def locate(path: Path | str) -> CheckpointReader:
-    """Open the checkpoint that a user named: a checkpoint folder, or a run (its newest good one).
+    """Open the checkpoint that a user named: a checkpoint folder, or a run (its newest intact one).
 
     Raises:
-        CheckpointError: neither is there.
+        CheckpointError: the path is neither, or the run has no intact checkpoint.
     """
     path = Path(path)
     if (path / "manifest.json").is_file() and _STEP.match(path.resolve().name):

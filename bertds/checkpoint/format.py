@@ -1,4 +1,4 @@
-"""The checkpoint format: what one checkpoint folder holds, how it is written, read and verified.
+"""The checkpoint format: what a checkpoint folder contains, and how it is written and verified.
 
 ```text
 step_00000100/
@@ -7,12 +7,11 @@ step_00000100/
   manifest.json            written last: what each piece is, file sizes and checksums, the state
 ```
 
-A piece is a slice ``[start, start + length)`` of one parameter, flattened, of one kind: ``weight``,
-``exp_avg``, ``exp_avg_sq``, or ``average`` (the moving average of the weight, where the run keeps
-one). The pieces of all ranks tile every parameter exactly once, so a reader on any number of ranks,
-with any ZeRO stage, finds what it needs without knowing how many ranks
-wrote. Nothing is pickled. The files follow the safetensors format and can be read with its
-library.
+A piece is a range ``[start, start + length)`` of one flattened parameter, of one kind: ``weight``,
+``exp_avg``, ``exp_avg_sq``, or ``average`` (the moving average of the weight, if the run keeps
+one). The pieces of all ranks cover every parameter exactly once. So a reader on any number of
+ranks, with any ZeRO stage, finds what it needs, regardless of how many ranks wrote the checkpoint.
+Nothing is pickled. The files follow the safetensors format and can be read with its library.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """One written file."""
+    """The name, size and checksum of a written file."""
 
     file: str
     bytes: int
@@ -69,7 +68,7 @@ class FileRecord:
 
 
 class HashingFile:
-    """A file that hashes what is written to it."""
+    """A file that computes the SHA-256 of everything written to it."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "wb")  # noqa: SIM115 - closed by close()
@@ -84,7 +83,7 @@ class HashingFile:
         self.bytes += len(data)
 
     def close(self, *, sync: bool = True) -> str:
-        """Flush to the disk, close, and return the SHA-256 of the contents."""
+        """Flush to the disk, close, and return the SHA-256 of the contents in hexadecimal."""
         reached("checkpoint.sync")
         if sync:
             self._file.flush()
@@ -94,7 +93,7 @@ class HashingFile:
 
 
 def write_pieces(folder: Path, rank: int, pieces: Iterable[Piece]) -> tuple[FileRecord, list[Any]]:
-    """Write one rank's pieces as a safetensors file, streaming: no second copy is held.
+    """Write one rank's pieces as a safetensors file, one by one, without a copy of them all.
 
     Args:
         folder: the (temporary) checkpoint folder.
@@ -106,6 +105,7 @@ def write_pieces(folder: Path, rank: int, pieces: Iterable[Piece]) -> tuple[File
     """
     pieces = list(pieces)
     name = f"rank_{rank:05d}.safetensors"
+    # The header lists every piece with its place in the data, so it can be written first.
     header: dict[str, Any] = {"__metadata__": {"format": "pt", "bertds": FORMAT}}
     records, end = [], 0
     for piece in pieces:
@@ -130,7 +130,7 @@ def write_pieces(folder: Path, rank: int, pieces: Iterable[Piece]) -> tuple[File
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write ``manifest.json`` with a checksum of itself."""
+    """Write ``manifest.json`` with its own checksum."""
     manifest = {"format": FORMAT, "version": VERSION, **manifest}
     manifest["sha256"] = digest(manifest)
     write_json(folder / "manifest.json", manifest)
@@ -152,6 +152,7 @@ class CheckpointReader:
         self.manifest = read_manifest(self.folder)
         if verify:
             self.verify()
+        # Sorted by start, so that a read finds adjacent pieces one after the other.
         self.shapes: dict[str, tuple[int, ...]] = {
             name: tuple(shape) for name, shape in self.manifest["shapes"].items()
         }
@@ -164,8 +165,13 @@ class CheckpointReader:
         self._open_files: dict[str, Any] = {}
 
     def verify(self) -> None:
-        """Check that every file is there, whole and unchanged."""
+        """Check that every file exists with its size and checksum.
+
+        Raises:
+            CheckpointError: names the first file that is missing, truncated or damaged.
+        """
         for record in self.manifest["files"]:
+            # Size first: it is cheap and finds a truncated file.
             path = self.folder / record["file"]
             if not path.is_file():
                 raise CheckpointError(f"{path}: missing")
@@ -176,7 +182,7 @@ class CheckpointReader:
                 raise CheckpointError(f"{path}: damaged (its checksum does not match)")
 
     def field(self, name: str) -> Field:
-        """Return what the manifest says under a key, for checking.
+        """Return the value of a manifest key as a field that checks types.
 
         Raises:
             CheckpointError: the manifest does not have the key.
@@ -187,7 +193,7 @@ class CheckpointReader:
         """Return the model's configuration and the size of its vocabulary.
 
         Raises:
-            CheckpointError: the manifest does not say.
+            CheckpointError: the manifest does not describe them.
         """
         return model_from(Field(self.folder / "manifest.json", "", self.manifest, CheckpointError))
 
@@ -196,7 +202,7 @@ class CheckpointReader:
         return any(kind == "average" for _, kind in self._pieces)
 
     def kinds(self, name: str) -> list[Kind]:
-        """Return what was saved of a parameter: its weight and, unless frozen, moments, average."""
+        """Return the kinds that were saved of a parameter; a frozen one has no moments."""
         return [kind for kind in KINDS if (name, kind) in self._pieces]
 
     def read(self, name: str, kind: str, start: int, length: int) -> torch.Tensor:
@@ -206,10 +212,11 @@ class CheckpointReader:
             float32 tensor of shape [length] on the CPU.
 
         Raises:
-            CheckpointError: the checkpoint does not hold them.
+            CheckpointError: the checkpoint does not contain them.
         """
         result = torch.empty(length, dtype=torch.float32)
         filled = 0
+        # Copy the overlap of each piece with the requested range.
         for record in self._pieces.get((name, kind), []):
             begin, end = max(start, record.start), min(start + length, record.start + record.length)
             if begin < end:
@@ -225,6 +232,7 @@ class CheckpointReader:
 
     def _slice(self, record: PieceRecord, begin: int, end: int) -> torch.Tensor:
         try:
+            # Opened once: a resume reads thousands of pieces from each file.
             if record.file not in self._open_files:
                 handle = safe_open(self.folder / record.file, framework="pt", device="cpu")
                 self._open_files[record.file] = handle.__enter__()
@@ -241,10 +249,10 @@ class CheckpointReader:
             raise CheckpointError(f"{self.folder / record.file}: damaged ({error})") from None
 
     def weights(self, *, average: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield every parameter by name, whole, in its shape.
+        """Yield every parameter's name and whole tensor, in the order of the model.
 
         Args:
-            average: its moving average instead, where one was saved.
+            average: yield the moving average instead, if one was saved.
         """
         for name, shape in self.shapes.items():
             kind = "average" if average and (name, "average") in self._pieces else "weight"

@@ -1,8 +1,8 @@
-"""What a checkpoint's ``manifest.json`` must say, checked key by key before anything is read.
+"""Checks a checkpoint's ``manifest.json`` key by key before anything else is read.
 
-The pieces of a tensor must cover it exactly once: a gap would be read as whatever the memory held,
-an overlap would hide which of two values is meant. The facts next to them (model, tokenizer,
-recipe) are checked here too where they are there; an older checkpoint may know fewer of them.
+The pieces of a tensor must cover it exactly once. A gap would be read as uninitialized memory, and
+an overlap would make it ambiguous which value is meant. Model, tokenizer and recipe are checked
+too if they are there; an older checkpoint may lack some of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FLOAT_BYTES = 4
 
 
 class PieceRecord(NamedTuple):
-    """Where one piece is located."""
+    """The location of one piece: file, key in it, and range of the flattened parameter."""
 
     file: str
     key: str
@@ -41,7 +41,7 @@ class PieceRecord(NamedTuple):
 
 
 def digest(manifest: dict[str, Any]) -> str:
-    """Return the checksum that a manifest carries of itself."""
+    """Return the checksum that a manifest contains of itself: SHA-256 in hexadecimal."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
@@ -50,12 +50,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read and check ``manifest.json``.
 
     Raises:
-        CheckpointError: it is missing, damaged, of another format or version, or says something
-            impossible; the message names the key.
+        CheckpointError: it is missing, damaged, of a different format or version, or contains an
+            impossible value; the message names the key.
     """
     folder = Path(folder)
     try:
-        # A run whose loss is not finite may still save: NaN in its window of sums is read back.
+        # A run whose loss is not finite may still save: its window of sums then contains NaN.
         root = read_fields(folder / "manifest.json", CheckpointError, nan=True)
     except FileNotFoundError:
         raise CheckpointError(f"{folder}: not a checkpoint (it has no manifest.json)") from None
@@ -108,13 +108,13 @@ def model_from(root: Field) -> tuple[ModelConfig, int]:
     """Return the model that a manifest describes, and the size of its vocabulary.
 
     Raises:
-        CheckpointError: a value has another type, or no model can be like that.
+        CheckpointError: a value has a wrong type, or no such model is possible.
     """
     saved = root["model"]
     vocab_size = saved["vocab_size"].integer(1, MAX_VOCABULARY)
     names = {item.name for item in fields(ModelConfig)}
     model = {key: value for key, value in saved.mapping().items() if key in names}
-    # Any data that fits every model: a recipe is checked as a whole.
+    # A recipe is checked as a whole, so add data settings that fit every model.
     data = {"pairs": "nsp", "sequence_length": 8, "max_predictions_per_sequence": 1}
     try:
         config = load_config({"model": model, "data": data})
@@ -124,11 +124,12 @@ def model_from(root: Field) -> tuple[ModelConfig, int]:
 
 
 def _check_files(root: Field, folder: Path) -> dict[str, int]:
-    """Return the bytes of each file."""
+    """Check the list of files; return the size of each in bytes."""
     sizes: dict[str, int] = {}
     for entry in root["files"].elements():
         entry.only(("file", "bytes", "sha256"))
         name = entry["file"]
+        # A name must not point outside the checkpoint folder.
         file_inside(folder, name.value, f"{root.file}: {name.key}", CheckpointError)
         if "/" in name.value or name.value in sizes:
             name.fail("a file of this folder, named once")
@@ -142,15 +143,17 @@ def _check_shapes(root: Field) -> dict[str, int]:
     numels = {}
     for name, shape in root["shapes"].items():
         numels[name] = math.prod(size.integer() for size in shape.elements())
+        # A wrong shape must not make a reader allocate any amount of memory.
         if numels[name] > MOST // _FLOAT_BYTES:
             shape.fail("a shape that fits into a file")
     return numels
 
 
 def _check_pieces(root: Field, numels: dict[str, int], sizes: dict[str, int]) -> None:
-    """Check that the pieces cover each tensor exactly once, from stretches of their own."""
+    """Check that the pieces cover each tensor exactly once, each from a file range of its own."""
     held: dict[tuple[str, str], list[tuple[int, int]]] = {}
     seen: set[tuple[str, str]] = set()
+    # Bytes that the pieces of each file add up to.
     used = dict.fromkeys(sizes, 0)
     for piece in root["pieces"].elements():
         values = piece.value
@@ -167,7 +170,7 @@ def _check_pieces(root: Field, numels: dict[str, int], sizes: dict[str, int]) ->
         if record.start < 0 or record.length < 0:
             piece.fail("a piece with start and length of 0 or more")
         if not record.length:
-            continue  # of a rank that owns nothing of the tensor
+            continue  # the rank owned nothing of the tensor
         if (record.file, record.key) in seen:
             piece.fail("a piece of its own: the same stretch of the file is in the list before")
         seen.add((record.file, record.key))
@@ -190,6 +193,7 @@ def _check_pieces(root: Field, numels: dict[str, int], sizes: dict[str, int]) ->
 def _check_cover(
     root: Field, name: str, kind: str, numel: int, stretches: list[tuple[int, int]]
 ) -> None:
+    # Sorted by start, each piece must begin where the one before it ends.
     end = 0
     for start, length in sorted(stretches):
         if start != end:

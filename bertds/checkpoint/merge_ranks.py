@@ -1,4 +1,4 @@
-"""A checkpoint as one file of whole tensors."""
+"""Merges the rank files of a checkpoint into one file of whole tensors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from bertds.system.atomic_files import atomic_path, explain_os_error, sync_folde
 
 
 def convert(source: str, out: Path, *, weights_only: bool) -> Path:
-    """Write a checkpoint's ranks as one file.
+    """Write a checkpoint as one file.
 
     Args:
-        source: a run (its newest good checkpoint) or a checkpoint folder.
+        source: a run (its newest intact checkpoint) or a checkpoint folder.
         out: the folder to write to.
-        weights_only: whole weights under their names, instead of a checkpoint.
+        weights_only: write whole weights under their names instead of a checkpoint.
 
     Returns:
         The file or the checkpoint folder that was written.
@@ -49,6 +49,7 @@ def convert(source: str, out: Path, *, weights_only: bool) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         record, pieces = write_pieces(temporary, 0, list(_whole_tensors(reader)))
+        # write_manifest adds the format, the version and a new checksum.
         kept = {k: v for k, v in reader.manifest.items() if k not in ("format", "version")}
         write_manifest(
             temporary,

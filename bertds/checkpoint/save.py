@@ -1,9 +1,9 @@
-"""Checkpoints: complete or invisible, kept by a rule, and found again.
+"""Saves checkpoints: each is complete or invisible, and a rule decides which are kept.
 
-A checkpoint is written into ``checkpoints/.tmp-step_N`` by all ranks, each its own file; rank 0
-then writes the manifest with every file's checksum and publishes the folder with one rename.
-``checkpoints/latest`` names the newest published one. On resume the newest checkpoint that
-verifies is used; a damaged one is passed over with a warning that names both.
+All ranks write into ``checkpoints/.tmp-step_N``, each to its own file. Rank 0 then writes the
+manifest with the checksum of every file, and publishes the folder with one rename.
+``checkpoints/latest`` names the newest published one. A resumed run uses the newest intact
+checkpoint, and warns about each damaged one that it skips.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Checkpoints:
 
     Args:
         run_dir: the run folder.
-        config: cadence and keeping.
-        engine: whose weights and moments are saved.
-        shapes: the full shape of every parameter (under ZeRO-3 the module no longer knows).
-        facts: what else the manifest records: model, tokenizer, recipe, data, versions.
+        config: when to save, and what to keep.
+        engine: its weights and moments are saved.
+        shapes: the full shape of every parameter (under ZeRO-3 the module no longer has it).
+        facts: further contents of the manifest: model, tokenizer, recipe, data, versions.
     """
 
     def __init__(
@@ -66,16 +66,16 @@ class Checkpoints:
             self.copies = Copies(config.copy_to, self._superfluous)
 
     def save(self, state: TrainState, *, wait: bool = True) -> None:
-        """Save now, unless this very step is saved already.
+        """Save now, unless this step has been saved already. Collective.
 
         Args:
             state: the state of training.
-            wait: False lets ``checkpoint.background`` copy the state and return; what then goes
-                wrong is raised by the next save.
+            wait: False lets ``checkpoint.background`` copy the state and return; an error is then
+                raised by the next save.
 
         Raises:
             BertdsError: on every rank, if any rank could not write, or a weight is not finite;
-                the last good checkpoint is untouched.
+                the last good checkpoint is unaffected.
         """
         # Only one background save may run at a time.
         if self._background is not None and (wait or self.saved_step != state.step):
@@ -88,6 +88,7 @@ class Checkpoints:
         pieces = self.engine.pieces()
         self._check(pieces)
         self._together(lambda: self._fresh(temporary) if self.is_main else None, temporary)
+        # Collected on every rank, because the engine's methods are collective.
         manifest = {
             "step": state.step,
             "state": state.state_dict(),
@@ -97,7 +98,7 @@ class Checkpoints:
             "shapes": {key: list(shape) for key, shape in self.shapes.items()},
         }
         self.saved_step = state.step
-        kept = copy.copy(state)
+        kept = copy.copy(state)  # training changes the state while a background save writes
         # Write in the background from a copy of the state, while training continues.
         if self.config.background and not wait:
             self._background = BackgroundSave(
@@ -121,7 +122,7 @@ class Checkpoints:
         )
 
     def finish(self) -> None:
-        """Wait until a save in the background is published. Collective.
+        """Wait until a background save is published. Collective.
 
         Raises:
             BertdsError: on every rank, if any rank could not write.
@@ -129,21 +130,22 @@ class Checkpoints:
         background, self._background = self._background, None
         if background is None:
             return
+        # Written on all ranks first: rank 0 publishes only when it has every rank's part.
         self._together(background.wait_written, background.folder, background.abandon)
         self._together(background.wait_published, background.folder)
 
     def wait_copied(self, seconds: float) -> None:
-        """Wait until ``checkpoint.copy_to`` holds what is saved; not collective.
+        """Wait until all saved checkpoints are uploaded to ``checkpoint.copy_to``. Not collective.
 
         Raises:
-            StoreError: something is not copied after ``seconds``.
+            StoreError: a checkpoint is not uploaded after ``seconds``.
         """
         if self.copies is not None:
             self.copies.wait(seconds)
-            self._prune()  # what was being uploaded could not be removed then
+            self._prune()  # a checkpoint could not be removed while it was being uploaded
 
     def abandon(self) -> None:
-        """Let a save in the background end on its own, if it is quick; not collective."""
+        """Give a background save 5 s to finish, then give it up. Not collective."""
         if self.copies is not None:
             self.copies.stop()
         if self._background is not None:
@@ -151,6 +153,7 @@ class Checkpoints:
             self._background = None
 
     def _fresh(self, temporary: Path) -> None:
+        # Files of an earlier attempt at this step may be left over.
         self.folder.mkdir(exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -169,8 +172,9 @@ class Checkpoints:
         pieces = [list(piece) for _, records in parts for piece in records]
         reached("checkpoint.manifest")
         write_manifest(temporary, {**manifest, "files": files, "pieces": pieces})
+        # Every file is on the disk before the rename makes them visible.
         sync_folder(temporary)
-        if final.exists():  # a damaged one of the same step, passed over on resume
+        if final.exists():  # a damaged checkpoint of this step, which the resume skipped
             self._remove(final)
         reached("checkpoint.publish")
         temporary.rename(final)
@@ -181,13 +185,14 @@ class Checkpoints:
         log.info("saved %s", final)
         self._best_step = state.best_step
         if self.copies is not None:
+            # After `latest`, so that the newest checkpoint is never the one that is removed.
             self.copies.add(final)
         self._prune()
 
     def _together(
         self, work: Callable[[], T], temporary: Path, on_failure: Callable[[], None] | None = None
     ) -> T:
-        """Do one rank's part of a save; if any rank fails, all raise and the part is removed."""
+        """Do one rank's part of a save; if any rank fails, all raise and the files are removed."""
         problem = ""
         try:
             result = work()
@@ -195,6 +200,7 @@ class Checkpoints:
             problem = str(explain_os_error(error, Path(error.filename or temporary)))
         except BertdsError as error:
             problem = str(error)
+        # Every rank learns whether any has failed: a checkpoint with a missing part is useless.
         problems = [text for text in self.engine.gather_objects(problem) if text]
         if problems:
             self.saved_step = None
@@ -206,8 +212,10 @@ class Checkpoints:
         return result
 
     def _check(self, pieces: list[Piece]) -> None:
-        """Refuse to begin where the disk is too full or a value is not finite."""
+        """Refuse to save if the disk is too full or a value is not finite."""
         anchor = self.folder if self.folder.is_dir() else self.folder.parent
+        # One exchange: bytes to write (float32), free bytes, and the first tensor that is not
+        # finite.
         facts = self.engine.gather_objects(
             (
                 sum(4 * piece.tensor.numel() for piece in pieces),
@@ -222,6 +230,7 @@ class Checkpoints:
                 "checkpoint is unaffected. Lower the learning rate and run the same command again"
             )
         total, room = sum(fact[0] for fact in facts), min(fact[1] for fact in facts)
+        # 2 % and 1 MiB more for headers and the manifest.
         if room < total * 1.02 + 2**20:
             raise BertdsError(
                 f"checkpoint not saved: {self.folder} has {room / 2**30:.2f} GiB free, but the "
@@ -237,7 +246,7 @@ class Checkpoints:
                 self._remove(folders[step])
 
     def _superfluous(self, steps: list[int]) -> list[int]:
-        """Return those of some steps, newest first, that no rule keeps."""
+        """Return those of ``steps`` (newest first) that no rule keeps."""
         config = self.config
         if config.keep_last == 0:
             return []
@@ -250,7 +259,7 @@ class Checkpoints:
 
     @staticmethod
     def _remove(folder: Path) -> None:
-        # Renamed first: a half-removed folder must not look like a checkpoint.
+        # Renamed first: a partly removed folder must not look like a checkpoint.
         stale = folder.with_name(f".tmp-removed-{folder.name}")
         shutil.rmtree(stale, ignore_errors=True)
         reached("checkpoint.remove")
@@ -259,9 +268,10 @@ class Checkpoints:
 
 
 def _not_finite(pieces: list[Piece]) -> str:
-    """Return the name of a weight or moment with a NaN or an infinity, or ""."""
+    """Return kind and name of a weight or moment with a NaN or an infinity; "" if there is none."""
     whole = [piece for piece in pieces if piece.tensor.numel()]
     if not whole:
         return ""
+    # One result per tensor, read together: a GPU is waited for once.
     good = torch.stack([piece.tensor.isfinite().all() for piece in whole]).tolist()
     return next((f"{p.kind} {p.name}" for p, fine in zip(whole, good) if not fine), "")

@@ -1,7 +1,7 @@
-"""What a run has done so far: a few plain numbers, saved with every checkpoint.
+"""The progress of a run: a few plain numbers, saved with every checkpoint.
 
-Nothing else is needed to continue: the order of samples, their pairs and masks and the dropout
-noise are pure functions of the seed and of these numbers.
+A resumed run needs nothing else: the order of samples, their pairs and masks, and dropout are pure
+functions of the seed and of these numbers.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ class TrainState:
     offset: int = 0
     """Position of the next sample in its epoch's order."""
     hours: float = 0.0
-    """Training time over all restarts in hours, as agreed by the ranks: a step or two behind."""
+    """Training time in hours over all restarts, as agreed by the ranks: 1 or 2 steps behind."""
     main_hours: float = 0.0
-    """The same by rank 0's own clock, up to the last step."""
+    """The same by rank 0's clock, up to the last step."""
     best_mlm_loss: float | None = None
     """Lowest masked-LM validation loss so far."""
     best_step: int | None = None
-    """The step it was measured at."""
+    """The step of that validation."""
     validated_step: int | None = None
     """The step of the last validation."""
     restarts: int = 0
-    """How often the run was continued."""
+    """Number of times that the run was resumed."""
     window: list[float] = field(default_factory=list)
-    """Sums of the train line under way, so that a line that spans a restart is whole."""
+    """Sums of the current metrics line, so that a line that spans a restart is complete."""
     recent_norms: list[float] = field(default_factory=list)
-    """Gradient norms of the last updates; kept where the spike rule is on."""
+    """Gradient norms of the last updates; recorded if the spike rule is on."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the numbers as a JSON-able dictionary."""
@@ -54,10 +54,10 @@ class TrainState:
 
     @classmethod
     def from_state_dict(cls, values: dict[str, Any]) -> TrainState:
-        """Rebuild a state.
+        """Rebuild a state from :meth:`state_dict`.
 
         Raises:
-            CheckpointError: a number is missing or unknown (another version of the format).
+            CheckpointError: a number is missing or unknown (a different version of the format).
         """
         names = {item.name for item in fields(cls)}
         if set(values) != names:
@@ -67,15 +67,16 @@ class TrainState:
 
     @classmethod
     def from_field(cls, state: Field) -> TrainState:
-        """Rebuild a state from a manifest, each number checked against its declared type.
+        """Rebuild a state from a manifest, and check each number against its declared type.
 
         Raises:
-            CheckpointError: a number is missing or unknown, or is not a number; names the key.
+            CheckpointError: a number is missing, unknown or of a wrong type; names the key.
         """
         try:
             rebuilt = cls.from_state_dict(state.mapping())
         except CheckpointError as error:
             raise CheckpointError(f"{state.file}: {error}") from None
+        # Annotations are strings here ("int", "float | None", "list[float]").
         for item in fields(cls):
             value = state[item.name]
             kind = str(item.type)

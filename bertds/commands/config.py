@@ -50,16 +50,28 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     show.add_argument("recipe", help="a recipe or DeepSpeed JSON, as a name or path")
     show.add_argument(
-        "--deepspeed_config", metavar="F.json", help="default: the one named in the recipe"
+        "--deepspeed_config",
+        metavar="F.json",
+        help="the DeepSpeed JSON (default: the one named in the recipe)",
     )
-    show.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    show.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override recipe keys, or DeepSpeed JSON keys with deepspeed.KEY=VALUE",
+    )
     explain = actions.add_parser("explain", help="explain a key or a section")
     explain.add_argument(
-        "key", nargs="?", default="", help="such as schedule, lr or deepspeed.KEY (default: all)"
+        "key",
+        nargs="?",
+        default="",
+        help="a key or section, such as schedule, lr or deepspeed.KEY (default: all)",
     )
     diff = actions.add_parser("diff", help="print the keys that differ between two recipes")
-    diff.add_argument("first")
-    diff.add_argument("second")
+    diff.add_argument("first", help="a recipe, as a name or path")
+    diff.add_argument("second", help="another recipe")
     validate = actions.add_parser("validate", help="check recipes and DeepSpeed JSON files")
     validate.add_argument(
         "files",
@@ -168,7 +180,7 @@ def _validate(files: list[str]) -> int:
             bad += 1
             print(f"bertds: error: {error}", file=sys.stderr)
         else:
-            print(f"{named}: good")
+            print(f"{named}: valid")
     return EXIT_BAD_INPUT if bad else EXIT_OK
 
 
@@ -179,7 +191,7 @@ def _explain(key: str) -> None:
     chosen = _named(key, known) or _named(OTHER_NAMES.get(key, key), known)
     if not chosen and (file := Path(key)).suffix in (".json", ".yaml"):
         raise ConfigError(
-            f"{key}: explain takes keys; use bertds config show {file.name} to show a file"
+            f"{key}: is a file, not a key; to show it, use bertds config show {file.name}"
         )
     if not chosen:
         sections = {name.rpartition(".")[0] for name in known}

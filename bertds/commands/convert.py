@@ -18,7 +18,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bertds convert",
         description="Convert a model to a Hugging Face folder or an NVIDIA DLE checkpoint. SRC: "
-        "a run, a Hugging Face folder, a name of `bertds models`, ckpt_*.pt of DLE, "
+        "a run, a Hugging Face folder, a name listed by `bertds models`, ckpt_*.pt of DLE, "
         "a TensorFlow checkpoint (bert_model.ckpt or its folder), or a NeMo or "
         "Megatron checkpoint (.nemo, .ckpt, .pt).",
     )
@@ -29,7 +29,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--to",
         choices=("hf", "dle", "onnx"),
         required=True,
-        help="hf = Hugging Face; dle = NVIDIA DLE; onnx (from runs and hf)",
+        help="hf = Hugging Face; dle = NVIDIA DLE; onnx = ONNX (SRC: a run or a Hugging Face "
+        "folder)",
     )
     add(
         "--config",
@@ -43,7 +44,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--gelu",
         choices=("gelu", "gelu_new"),
-        help="default: tanh for DLE, TensorFlow and Megatron, as in the config for others",
+        help="activation of SRC: gelu = exact, gelu_new = tanh approximation (default: gelu_new "
+        "for DLE, TensorFlow and Megatron, otherwise as in the configuration of SRC)",
     )
     args = parser.parse_args(argv)
     if args.to == "dle" and args.cased:
@@ -51,7 +53,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for option in ("config", "vocab", "cased", "gelu"):
         if args.to == "onnx" and option in given_options(parser, args):
             raise ConfigError(
-                f"--{option} cannot be combined with --to onnx; convert to hf with it first"
+                f"--{option} cannot be combined with --to onnx; first convert to hf with --{option}"
             )
     return args
 
@@ -75,7 +77,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             known = source.tokenizer_folder
             if args.cased and known is not None and (known / "tokenizer_config.json").is_file():
-                raise ConfigError(f"--cased: {args.source} already states the casing")
+                raise ConfigError(
+                    f"--cased: {args.source} already defines the casing; omit --cased"
+                )
             convert(source, args.to, Path(args.out), cased=args.cased, overwrite=args.overwrite)
             for name in source.missing:
                 print(f"not in the source, initialized at random: {name}")

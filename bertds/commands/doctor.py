@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from bertds.display.words import count
 from bertds.doctor import machine
 from bertds.doctor import node as cluster_check
 from bertds.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OK, DataError
@@ -107,7 +108,7 @@ def _judge(args: argparse.Namespace) -> int:
         return EXIT_BAD_INPUT
     if verdict.problems or not text.strip():
         return EXIT_FAILED
-    print(f"preflight: {len(nodes)} nodes are fit", file=sys.stderr)
+    print(f"preflight: {count(len(nodes), 'node')} fit to train", file=sys.stderr)
     return EXIT_OK
 
 
@@ -153,7 +154,8 @@ def _tell_gpus(tell: Callable[[bool | None, str, str], None]) -> bool:
             tell(
                 False,
                 "GPU",
-                f"the driver finds {len(driver)}, torch {torch.__version__} finds none; install "
+                f"the driver finds {count(len(driver), 'GPU')}, but torch {torch.__version__} "
+                "finds none; install "
                 "the torch build for the driver's CUDA version (pytorch.org)",
             )
         else:

@@ -28,7 +28,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "instead.",
     )
     parser.add_argument(
-        "model", help="a run, a checkpoint, a Hugging Face folder, or a name of `bertds models`"
+        "model",
+        help="a run, a checkpoint, a Hugging Face folder, or a name listed by `bertds models`",
     )
     parser.add_argument(
         "--data", metavar="DIR", help="prepared data (default: the data of the run)"

@@ -27,7 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--vocab",
         type=Path,
         metavar="FILE",
-        help="a vocabulary or model name to use instead",
+        help="a whole new vocabulary instead of --words: a file, a folder or a model name",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result in DIR")
     return parser.parse_args(argv)
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         args.model, args.out, words=args.words, vocab=args.vocab, overwrite=args.overwrite
     )
     print(
-        f"wrote {args.out}: {added:,} new tokens, {unsplit:,} of them initialized without an "
-        "earlier split"
+        f"wrote {args.out}: {added:,} new tokens; {unsplit:,} of them could not be split into "
+        "known tokens and start from the embedding of [UNK]"
     )
     return EXIT_OK

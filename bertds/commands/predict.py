@@ -61,7 +61,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     given = given_options(parser, args)
     for option, task in (("top", "fill-mask"), ("pooling", "embeddings"), ("v2", "qa")):
         if option in given and args.task != task:
-            raise ConfigError(f"--{option}: for --task {task}, not for {args.task}")
+            raise ConfigError(
+                f"--{option} can only be used with --task {task}, not with {args.task}"
+            )
     return args
 
 
@@ -96,7 +98,9 @@ def main(argv: list[str] | None = None) -> int:
         _write_lines(args.out, answers)
         errors = [a["error"] for a in answers if isinstance(a, dict) and "error" in a]
         if errors:  # the others have their answers; whoever asked for all must not read "done"
-            first = errors[0] if len(errors) == 1 else f"{len(errors)} texts, the first {errors[0]}"
+            first = errors[0]
+            if len(errors) > 1:
+                first = f"{len(errors)} texts have no answer; the first: {first}"
             raise DataError(first)
     return EXIT_OK
 

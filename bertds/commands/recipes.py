@@ -19,15 +19,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="bertds recipes", description="List, show and copy the included recipes."
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    actions.add_parser("list", help="list each recipe with a description")
-    show = actions.add_parser("show", help="print the files of a recipe and its DeepSpeed JSON")
+    actions.add_parser("list", help="list all recipes with their descriptions")
+    show = actions.add_parser("show", help="print a recipe and its DeepSpeed JSON")
     copy = actions.add_parser("copy", help="copy a recipe and its DeepSpeed JSON, to edit them")
     for action in (show, copy):
-        action.add_argument("name", help="a listed name, or a path")
+        action.add_argument("name", help="a name listed by `bertds recipes list`, or a path")
         action.add_argument(
             "--deepspeed_config",
             metavar="F.json",
-            help="a DeepSpeed JSON other than the one in the recipe",
+            help="the DeepSpeed JSON (default: the one named in the recipe)",
         )
     copy.add_argument(
         "--to", default=".", metavar="DIR", help="output folder (default: the current folder)"
@@ -84,7 +84,7 @@ def copy_recipe(recipe: Path, json: Path, folder: Path) -> list[Path]:
     targets = [folder / recipe.name, folder / json.name]
     for target in targets:
         if target.exists():
-            raise ConfigError(f"{target}: exists; choose another folder with --to")
+            raise ConfigError(f"{target}: already exists; choose another folder with --to")
     text = recipe.read_text(encoding="utf-8")
     named = re.compile(r"^(\s+deepspeed_config:\s*)[^\s#]+", re.MULTILINE)
     if named.search(text):

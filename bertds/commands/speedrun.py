@@ -26,9 +26,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         prog="bertds speedrun",
-        description="Train until the loss on fixed held-out text reaches a target, and record "
-        "the time as a line with a checksum. Without --data the text is the excerpt "
-        "of Wikipedia from the demo, which is the same for all users. Lines of the "
+        description="Train until the loss on fixed held-out text reaches a target, and add a "
+        "record of the time, with a checksum, to --records. Without --data the text is the "
+        "excerpt of Wikipedia from the demo, which is the same for all users. Records of the "
         "same track can be compared.",
     )
     add = parser.add_argument
@@ -47,8 +47,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="LOSS",
         help=f"held-out loss to reach, in nats (default: {TARGET:g})",
     )
-    add("--by", default="", metavar="NAME", help="who ran it (default: your login name)")
-    add("--records", default="records.jsonl", metavar="FILE", help="(records.jsonl)")
+    add(
+        "--by",
+        default="",
+        metavar="NAME",
+        help="your name, for the record (default: your login name)",
+    )
+    add(
+        "--records",
+        default="records.jsonl",
+        metavar="FILE",
+        help="file of records (default: records.jsonl)",
+    )
     add("--table", action="store_true", help="check and print the records, then exit")
     add_training_options(parser)
     args = parser.parse_args(argv)
@@ -65,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
         print(table(read_records(records)))
         return EXIT_OK
     if args.target <= 0:
-        raise ConfigError(f"--target {args.target:g}: must be a loss in nats, above 0")
+        raise ConfigError(f"--target {args.target:g}: must be a loss in nats above 0")
     # What the record needs is refused before the run.
     by = args.by or _login_name()
     if not by.isprintable():

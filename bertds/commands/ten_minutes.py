@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--recipe",
         default="ten_minutes_h100",
         metavar="R",
-        help="recipe, for example ten_minutes_h100_modern",
+        help="recipe, a name or path (default: ten_minutes_h100)",
     )
     add("--blimp", default="", metavar="FOLDER", help="folder with the 67 *.jsonl files of BLiMP")
     add(
@@ -62,7 +62,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_training_options(parser)
     args = parser.parse_args(argv)
     if not (args.wiki or args.books or args.text):
-        parser.error("give the text with --wiki, --books or --text")
+        parser.error("no text to train on; give --wiki, --books or --text")
     needs = {"limit": ("blimp",), "max_train_rows": ("glue",)}
     refuse_idle(given_options(parser, args), needs)
     return args

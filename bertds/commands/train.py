@@ -31,7 +31,9 @@ def train_by_nemo(argv: list[str]) -> int:
         prog="bertds train --nemo-config",
         description="Pre-train with a BERT configuration of NeMo.",
     )
-    parser.add_argument("--nemo-config", required=True, metavar="F.yaml")
+    parser.add_argument(
+        "--nemo-config", required=True, metavar="F.yaml", help="the configuration of NeMo"
+    )
     parser.add_argument(
         "--write",
         type=Path,
@@ -44,7 +46,7 @@ def train_by_nemo(argv: list[str]) -> int:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        help="recipe keys that override the configuration, as for bertds train",
+        help="override recipe or DeepSpeed JSON keys, as for bertds train",
     )
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="number of ranks")
     parser.add_argument(

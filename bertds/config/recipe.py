@@ -90,11 +90,12 @@ class DataConfig:
     """The training data, and how rows are made from it."""
 
     path: str = ""
-    """A folder written by data_prep, a folder or file of NVIDIA HDF5, a plain text file, or the URL
-    of a folder written by data_prep (s3://, gs://, az://, hf://, https://, file://). Credentials
-    are read from the storage driver's own environment variables and files, never from a recipe."""
+    """A folder written by data_prep, an NVIDIA HDF5 file or a folder of such files, a plain text
+    file, or the URL of a folder written by data_prep (s3://, gs://, az://, hf://, https://,
+    file://). Credentials are read from the storage driver's own environment variables and files,
+    never from a recipe."""
     cache_gib: float = 64.0
-    """With a URL: maximum size of this machine's shard cache, in GiB. All processes of the machine
+    """With a URL: maximum size of this machine's shard cache, in GiB. All processes on the machine
     share the cache, and the least recently used shards are evicted. It should have room for 2
     blocks of 2,000,000 rows each (about 1 GiB in total at 128 tokens per row). Affects speed, not
     results."""
@@ -102,7 +103,7 @@ class DataConfig:
     """Folder of the cache, on a local disk of the machine; empty = bertds-cache-UID in $TMPDIR."""
     fetch_timeout_minutes: float = 30.0
     """How long to wait for one file from a store that fails or hangs. After that the run saves and
-    exits with code 75 (run the same command again)."""
+    exits with code 75 (run the same command again to resume)."""
     vocab: str = ""
     """A vocab.txt or tokenizer.json, for data that does not include one (NVIDIA HDF5, plain text);
     otherwise empty."""
@@ -130,19 +131,19 @@ class DataConfig:
     rare_token_power: float = 0.0
     """Each masked token is weighted by (1 / frequency) ** a in the gradient; this key is the
     exponent a. Weights are scaled to a mean of 1 over the training text. 0 weights all masked
-    tokens equally; 0.5 gives rare ones more weight. Frequencies are counted on the training split,
-    so NVIDIA HDF5, which does not contain them, is refused. Reported losses remain the plain
-    cross-entropy."""
+    tokens equally; 0.5 gives rare ones more weight. Frequencies are counted when the training
+    split is prepared. NVIDIA HDF5 files do not contain them and are refused. Reported losses remain
+    the plain cross-entropy."""
     pairs: PairKind = RowSettings.pairs
     """nsp = the second segment is the true next one or a random one; sop = two segments in order or
     swapped; none = a single segment."""
     verify: Literal["full", "size"] = "full"
-    """full checks the SHA-256 of each shard when it is first opened; size checks only its size."""
+    """full: check the SHA-256 of each shard when it is first opened. size: check only its size."""
     prefetch_steps: int = 2
     """Number of optimizer steps that the loader prepares in advance. Affects speed, not results."""
     balance: Literal["rows", "tokens"] = "rows"
-    """tokens distributes the rows of each global batch over ranks and micro batches so that all get
-    nearly the same number of real tokens; rows takes them in order. Every step has the same
+    """tokens: distribute the rows of each global batch over ranks and micro batches so that all get
+    nearly the same number of real tokens. rows: take the rows in order. Every step has the same
     samples either way."""
     pack_tokens: int = 0
     """Pad each micro batch to this number of tokens, or to the next multiple of it, so that shapes
@@ -216,7 +217,7 @@ class ScheduleConfig:
     average; training continues with the weights themselves. Takes 4 bytes per parameter,
     partitioned like the moments under ZeRO."""
     first_step: int = 0
-    """Position on the schedule of this run's first step; Devlin's phase 2 starts at 900000."""
+    """Position of this run's first step on the schedule; Devlin's phase 2 starts at 900000."""
     horizon_steps: int | None = None
     """Length T of the schedule; null = first_step + total_steps."""
     clock_hours: float | None = None
@@ -232,11 +233,11 @@ class InitConfig:
     """A run folder, a checkpoint, a Hugging Face folder or a name listed by `bertds models`;
     empty = random weights."""
     optimizer_state: Literal["none", "moments", "all"] = "moments"
-    """What to take from the optimizer state of a run or checkpoint. moments keeps both Adam moments
-    and restarts the step counter (phase 2 of NVIDIA DLE); all also keeps the counter (Devlin);
-    none starts with zero moments."""
+    """What to take from the optimizer state of a run or checkpoint. moments: keep both Adam
+    moments and restart the step counter (phase 2 of NVIDIA DLE). all: also keep the counter
+    (Devlin). none: start with zero moments."""
     heads: Literal["require", "allow_missing"] = "require"
-    """allow_missing initializes missing pre-training heads at random, for a folder that has only
+    """allow_missing: initialize missing pre-training heads at random, for a folder that has only
     the encoder."""
 
 

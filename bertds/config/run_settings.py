@@ -23,7 +23,7 @@ class RunConfig:
     then shows the time left for all phases. The next phase is started with its own command."""
     max_hours: float | None = None
     """Save and stop after this process has run for this number of hours, and exit with code 75 (run
-    the same command again)."""
+    the same command again to resume)."""
     stop_margin_minutes: float = 3.0
     """Save and stop this many minutes before the end of a Slurm job (SLURM_JOB_END_TIME), or when
     90 % of the job's time has passed, whichever is later."""
@@ -47,8 +47,8 @@ class RunConfig:
     null = 85 % of the free memory of the GPU, or of this process's share of the machine's free
     memory."""
     ignore_memory: bool = False
-    """Train even if the forecast says that the run does not fit this machine, or if the DeepSpeed
-    JSON is meant for a GPU and there is none."""
+    """Train even if the memory forecast says that the run will not fit on this machine, or if the
+    DeepSpeed JSON is meant for a GPU and there is none."""
     log_samples: bool = False
     """Write the (epoch, sample) numbers of every step to samples_rank_R.jsonl."""
 
@@ -77,7 +77,7 @@ class ValidationConfig:
     micro_batch_size: int = 0
     """Number of rows per forward pass; 0 = the micro batch size of training."""
     stop_at_loss: float | None = None
-    """End the run as soon as the masked-LM loss of a validation is at or below this; null =
+    """End the run as soon as the validation masked-LM loss is at or below this value; null =
     never."""
     before_training: bool = False
     """Also validate once before the first step, so that curves and prompts begin at chance

@@ -1,9 +1,9 @@
-"""Cuts a global batch so that every micro-batch has nearly the same number of real tokens.
+"""Divides a global batch so that every micro batch has nearly the same number of real tokens.
 
-Without padding the cost of a row is proportional to its length, so ranks that got longer rows would
-keep the others waiting. Which samples a global batch holds is not touched, nor how many rows a
-micro-batch has: only who computes which of them. The cut is a pure function of the rows' lengths,
-so every rank finds the same one on its own, and a resumed run finds it again.
+Without padding the cost of a row is proportional to its length, so ranks with longer rows would
+make the others wait. The samples of a global batch do not change, nor does the number of rows per
+micro batch: only which rank computes which rows. The division is a pure function of the rows'
+lengths. So every rank finds the same one on its own, and a resumed run finds it again.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 
 
 def balance_rows(lengths: np.ndarray, bins: int) -> np.ndarray:
-    """Deal rows out to micro-batches, equally many to each, with sums as equal as may be.
+    """Distribute rows over micro batches, the same number to each, with nearly equal sums.
 
-    Longest first, in rounds of one row for each micro-batch; in each round the micro-batch with
-    the fewest tokens so far gets the longest row. The sums then differ by at most the longest
-    row, and for lengths as real text has them by far less.
+    Rows are dealt longest first, in rounds of one row per micro batch. In each round the micro
+    batch with the fewest tokens so far gets the longest row. The sums then differ by at most the
+    longest row, and for the lengths of real text by far less.
 
     Args:
         lengths: int64 [B], tokens of each row of the global batch, in its order.
-        bins: micro-batches of the step, over all ranks; divides B.
+        bins: number of micro batches of the step, over all ranks; divides B.
 
     Returns:
-        int64 [bins, B / bins]: the rows of each micro-batch, ascending. Micro-batches are in the
-        order rank 0's first, first one; ties are settled by position, so nothing is left to chance.
+        int64 [bins, B / bins]: the rows of each micro batch, ascending. Rank 0's micro batches come
+        first. Ties are decided by position, so the result is deterministic.
     """
     rows = len(lengths)
     assert rows % bins == 0, f"{rows} rows in {bins} micro batches"

@@ -1,4 +1,4 @@
-"""What the loader hands out: micro-batches of flat rows, and the step that they make up.
+"""The loader's output: micro batches of flat rows, and the step that they form.
 
 T tokens, B rows, M masked positions.
 """
@@ -17,7 +17,7 @@ from bertds.data.order import DataPosition
 from bertds.data.samples.flat_rows import FlatRows
 
 IGNORED = -100
-"""The label of a position or row that is a filler: no loss, no gradient."""
+"""The label of a filler position or row: it has no loss and no gradient."""
 
 
 class MicroBatch(NamedTuple):
@@ -35,19 +35,19 @@ class MicroBatch(NamedTuple):
     cu_seqlens: torch.Tensor
     """int32 [B + 1]: row b is tokens cu_seqlens[b] ... cu_seqlens[b + 1] - 1."""
     max_seqlen: int
-    """The longest row."""
+    """The length of the longest row."""
     masked_lm_positions: torch.Tensor
     """int64 [M], indices into the T tokens, ascending."""
     masked_lm_ids: torch.Tensor
-    """int64 [M], the original ids there."""
+    """int64 [M], the original ids at these positions."""
     next_sentence_labels: torch.Tensor | None
     """int64 [B], 1 = random (or swapped); None without pairs."""
     rows: int
-    """B."""
+    """The number of rows, B."""
     sequence_length: int
-    """The longest that a row may be."""
+    """The maximum length of a row."""
     masked: int = 0
-    """How many of the masked positions are real; the others have the label -100."""
+    """The number of masked positions that are real; the others have the label -100."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Copy to a device, without waiting if the memory is pinned."""
@@ -113,22 +113,23 @@ def cut(flat: FlatRows, micro_batch_size: int, sequence_length: int) -> list[Mic
 
 
 def pad_to_budget(batch: MicroBatch, budget: int, max_predictions: int) -> MicroBatch:
-    """Give a micro-batch a shape that does not depend on how long its rows are.
+    """Give a micro batch a shape that does not depend on the lengths of its rows.
 
-    Fillers, which no real token attends to and which no loss counts, bring the flat row to
-    ``budget`` tokens (if the rows are longer: to the next multiple of it), the masked positions
-    to ``max_predictions`` a row, and the rows to as many more as the fillers may need. What the
-    fillers cost is their share of the linear layers.
+    Fillers are added, which no real token attends to and no loss counts. They extend the flat rows
+    to ``budget`` tokens (or the next multiple of it), the masked positions to ``max_predictions``
+    per row, and the number of rows by as many as the fillers may need. Fillers cost only their
+    share of the linear layers.
 
     Args:
         batch: real rows.
-        budget: tokens.
-        max_predictions: masked positions that a row may have.
+        budget: number of tokens.
+        max_predictions: maximum number of masked positions per row.
     """
     tokens, masked = batch.input_ids.numel(), batch.masked_lm_ids.numel()
     total = -(-tokens // budget) * budget
     fillers = -(-budget // batch.sequence_length)  # no filler row is longer than a real one may be
     spare = total - tokens
+    # Divide the filler tokens evenly over the filler rows; some may be empty.
     lengths = [spare // fillers + (number < spare % fillers) for number in range(fillers)]
     ends = tokens + np.cumsum(lengths)
     positions = np.concatenate([np.arange(length) for length in lengths])

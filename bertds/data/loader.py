@@ -6,11 +6,11 @@ Source --EpochOrder--> blocks --gather--> FlatRows --cut--> StepBatch of MicroBa
                                      a background thread, prefetch_steps ahead
 ```
 
-Global batch k is the samples ``[k * B, (k + 1) * B)`` of the endless stream of epochs; rank r takes
-the rows ``[r * B / W, (r + 1) * B / W)`` of it, and its micro-batches are cut from those in order.
-So every world size and micro-batch sees the same samples in the same optimizer step. With
-``data.balance: tokens`` the rows of the global batch are dealt out by their lengths instead
-(balance.py): again the same samples in the same step, but on other ranks.
+Global batch k is the samples ``[k * B, (k + 1) * B)`` of the endless stream of epochs. Rank r takes
+the rows ``[r * B / W, (r + 1) * B / W)`` of it, and its micro batches are cut from those in order.
+So every world size and micro batch sees the same samples in the same optimizer step. With
+``data.balance: tokens`` the rows of the global batch are distributed by their lengths instead
+(balance.py): the same samples in the same step, but on other ranks.
 """
 
 from __future__ import annotations
@@ -49,24 +49,25 @@ _VALIDATION_EPOCH = 0
 
 
 class BatchLoader:
-    """An endless iterator of each ``StepBatch`` of this rank, prepared ahead in a thread.
+    """An endless iterator over this rank's ``StepBatch`` objects, prepared ahead in a thread.
 
     Args:
-        source: what ``open_source`` returned.
+        source: the result of ``open_source``.
         data_config: ``prefetch_steps``, ``balance``, ``pack_tokens`` and
             ``max_predictions_per_sequence`` are used.
         batch_plan: a ``bertds.config.batch_plan.BatchPlan``.
-        rank: this process.
+        rank: of this process.
         start: where the first global batch begins; a resumed run passes the last ``next``.
         seed: decides order, pairs and masks.
-        pin: put batches into page-locked memory, from which a GPU copies without waiting.
+        pin: put batches into pinned memory, from which a GPU copies without waiting.
         ramp: the global batch of each step; None = ``batch_plan`` throughout.
-        mask_rate: the share of masked tokens of each step; None = the source's own.
+        mask_rate: the fraction of masked tokens of each step; None = the source's own.
         first_step: the number of the first global batch, for ``ramp`` and ``mask_rate``.
 
     Raises:
-        DataError: the source is damaged or gives no row. The same errors, when they appear later,
-            are raised by the iteration.
+        ConfigError: the masking rate is to change, but the rows are already masked.
+        DataError: the source is damaged or gives no rows. Errors that appear later are raised by
+            the iteration.
     """
 
     def __init__(
@@ -98,10 +99,10 @@ class BatchLoader:
         self._start = start
         self._pin = pin
         self.stall_seconds = 0.0
-        """How long the training loop has waited for batches, in all."""
-        # Here and not in the thread: what is wrong with the data is said before the first step.
+        """Total time that the training loop has waited for batches."""
+        # Count here and not in the thread, so that bad data is reported before the first step.
         rows = self._source.samples_in_epoch(start.epoch)
-        # Where one batch spans blocks and epochs, other ranks' blocks would be read for nothing.
+        # If one batch spans several blocks, reading ahead would open blocks of other ranks.
         self._stream = SampleStream(
             self._source, seed, ahead=rows > 4 * batch_plan.global_batch_size
         )
@@ -131,31 +132,33 @@ class BatchLoader:
         return item
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait for the next batch, ``seconds`` at most (None = until it is there).
+        """Wait for the next batch, at most ``seconds`` (None = without a limit).
 
         Returns:
-            Whether it is there, so that ``next`` gives it, or the error in its place, at once.
+            Whether ``next`` will return the batch, or raise the error in its place, at once.
         """
         if self._held is None and self._failure is None:
             began = time.perf_counter()
+            # 0 seconds: look without blocking. None: block without a limit.
             with suppress(queue.Empty):
                 self._held = self._queue.get(seconds != 0.0, seconds)
             self.stall_seconds += time.perf_counter() - began
         return self._held is not None or self._failure is not None
 
     def has_batch(self) -> bool:
-        """Return, without waiting, whether the next batch is there; a store's error is none."""
+        """Return whether the next batch is ready, without waiting; a store's error is not one."""
         return self.wait(0.0) and self.gave_up is None
 
     @property
     def gave_up(self) -> StoreError | None:
-        """The error that the store did not give the next batch in time; else None."""
+        """The error that the store did not give the next batch in time, or None."""
         return self._held if isinstance(self._held, StoreError) else None
 
     def close(self) -> None:
-        """End the thread; safe to call twice."""
+        """Stop the thread; may be called twice."""
         self._closed.set()
         self._source.stop_waiting()
+        # The thread may be blocked on a full queue: make room until it sees that it is closed.
         while self._thread.is_alive():
             try:
                 self._queue.get_nowait()
@@ -177,7 +180,7 @@ class BatchLoader:
                 position, step = batch.next, step + 1
                 self._put(batch)
         except BaseException as error:
-            self._put(error)
+            self._put(error)  # raised by the iterator after the batches before it
 
     def _put(self, item: StepBatch | BaseException) -> None:
         while not self._closed.is_set():
@@ -192,6 +195,7 @@ class BatchLoader:
         by_tokens = self._config.balance == "tokens"
         cut_rows = self._cut_by_tokens if by_tokens else self._cut_by_rows
         micro_batches, samples = cut_rows(position, plan, mask_rate)
+        # Counted before fillers are added: throughput and loss scale use real tokens only.
         masked = sum(batch.masked for batch in micro_batches)
         real = sum(batch.input_ids.numel() for batch in micro_batches)
         if self._config.pack_tokens:
@@ -211,7 +215,7 @@ class BatchLoader:
     def _cut_by_rows(
         self, position: DataPosition, plan: BatchPlan, mask_rate: float | None
     ) -> tuple[list[MicroBatch], np.ndarray]:
-        """This rank's rows are next to each other in the global batch."""
+        """Cut this rank's rows, which are adjacent in the global batch."""
         mine = plan.global_batch_size // plan.world_size
         start = advance(self._source, position, self._rank * mine)
         flat, samples = self._stream.read(start, mine, mask_rate)
@@ -220,7 +224,7 @@ class BatchLoader:
     def _cut_by_tokens(
         self, position: DataPosition, plan: BatchPlan, mask_rate: float | None
     ) -> tuple[list[MicroBatch], np.ndarray]:
-        """This rank's rows come from anywhere in the global batch."""
+        """Cut this rank's rows, which may be anywhere in the global batch."""
         each = plan.gradient_accumulation_steps
         mine = slice(self._rank * each, (self._rank + 1) * each)
 
@@ -246,21 +250,22 @@ def validation_batches(
 ) -> Iterator[MicroBatch]:
     """Yield this rank's share of a source, each sample once, always with the same pairs and masks.
 
-    All ranks together cover every sample exactly once, at any world size; a rank may get fewer
-    rows than another, or none. The rows are those of epoch 0, in the order of the shards.
+    All ranks together cover every sample exactly once, at any world size. A rank may get fewer rows
+    than another, or none. The rows are those of epoch 0, in the order of the shards.
 
     Args:
-        source: what ``open_source`` returned for the split.
-        data_config: unused so far; as for ``BatchLoader``.
-        micro_batch_size: rows of a micro-batch; the last one may be smaller.
-        rank: this process.
-        world_size: how many processes.
+        source: the result of ``open_source`` for the split.
+        data_config: not used yet; as for ``BatchLoader``.
+        micro_batch_size: rows per micro batch; the last one may be smaller.
+        rank: of this process.
+        world_size: number of processes.
         seed: decides pairs and masks.
-        max_samples: take that many samples, spread evenly over the split; None (or 0) takes all.
-        mask_rate: share of masked tokens; None = the source's own.
+        max_samples: take this number of samples, evenly spread over the split; None or 0 = all.
+        mask_rate: fraction of masked tokens; None = the source's own.
     """
     source = source.with_seed(seed)
     firsts = source.first_samples(_VALIDATION_EPOCH)
+    # Choose samples evenly over the split, and give each rank a contiguous part of them.
     total = int(firsts[-1])
     wanted = total if not max_samples else min(max_samples, total)
     numbers = np.arange(wanted) * total // wanted
@@ -271,10 +276,11 @@ def validation_batches(
     for shard in np.unique(shard_of):
         block = source.open_block(_VALIDATION_EPOCH, [int(shard)])
         rows = mine[shard_of == shard] - firsts[shard]
-        # Some micro-batches at a time, so that memory stays small whatever the shard's size.
+        # A few micro batches at a time, so that memory is small for a shard of any size.
         step = micro_batch_size * max(1, 4_096 // micro_batch_size)
         for begin in range(0, len(rows), step):
             flat = block.gather(rows[begin : begin + step], mask_rate)
+            # Rows of the previous chunk that did not fill a micro batch come first.
             if rest is not None:
                 flat = join_rows([rest, flat])
             batches = cut(flat, micro_batch_size, source.sequence_length)

@@ -1,8 +1,8 @@
-"""The published BERTs by name, and where their folders are.
+"""The published BERTs by name, and how to find their folders.
 
-A name is, in this order: a path; a folder of that name below ``$BERTDS_MODELS``; a name of the
-table below or any hub id, looked up in the Hugging Face cache and, unless ``HF_HUB_OFFLINE`` is
-set, on the hub.
+A name is looked up in this order: as a path; as a folder below ``$BERTDS_MODELS``; as a name of the
+table below or any hub id, in the Hugging Face cache and, unless ``HF_HUB_OFFLINE`` is set, on the
+Hub.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bertds.system.secrets import masked
 from bertds.system.storage import is_url
 
 MODELS_VARIABLE = "BERTDS_MODELS"
-# Only what is read: no code, and pickles only through weights_only.
+# Only files that are read: no code, and pickles only with weights_only.
 TOKENIZER_PATTERNS = [
     "vocab.txt",
     "tokenizer.json",
@@ -101,11 +101,11 @@ def hub_id(name: str) -> str:
 
 
 def resolve(name_or_path: Path | str) -> Path:
-    """Return the folder (or file) that holds a model.
+    """Return the folder (or file) of a model, downloaded if necessary.
 
     Raises:
-        CheckpointError: it is neither a path nor cached, and cannot be fetched; the message has
-            the command that fetches it.
+        CheckpointError: it is neither a path nor cached, and cannot be downloaded; the message has
+            the command that downloads it.
     """
     if is_url(name_or_path):
         raise CheckpointError(
@@ -120,6 +120,8 @@ def resolve(name_or_path: Path | str) -> Path:
     if folder is not None:
         return folder
     identifier = hub_id(name)
+    # An unknown word is a typo or a missing path; only "owner/name" may be any repository of the
+    # Hub.
     known = ALIASES.get(name, name) in MODELS
     if not known and (identifier.count("/") != 1 or identifier.startswith((".", "/", "~"))):
         hint = nearest(name, [*MODELS, *ALIASES]) or "; `bertds models` lists the names"
@@ -130,24 +132,24 @@ def resolve(name_or_path: Path | str) -> Path:
 
 
 def path_of(name_or_path: str) -> Path:
-    """Return a path as it is, and the folder of a name that ``bertds models`` lists.
+    """Return a path unchanged, or the folder of a name that ``bertds models`` lists.
 
-    Unlike :func:`resolve` it takes no hub id: "runs/phase1" that is not there is a missing run.
+    Unlike :func:`resolve` it accepts no hub id: a missing "runs/phase1" is a missing run.
 
     Raises:
-        CheckpointError: a listed name whose folder is not here and cannot be fetched.
+        CheckpointError: the folder of a listed name is not here and cannot be downloaded.
     """
     listed = name_or_path in MODELS or name_or_path in ALIASES
     return resolve(name_or_path) if listed else Path(name_or_path)
 
 
 def vocabulary_path(name_or_path: Path | str) -> Path:
-    """Return a path as it is, and for a listed name the folder with its tokenizer.
+    """Return a path unchanged, or for a listed name the folder with its tokenizer.
 
-    Of a model that is not here only the tokenizer is fetched, no weights.
+    Of a model that is not here only the tokenizer is downloaded.
 
     Raises:
-        CheckpointError: a listed name whose tokenizer is not here and cannot be fetched.
+        CheckpointError: the tokenizer of a listed name is not here and cannot be downloaded.
     """
     name = str(name_or_path)
     path = Path(name_or_path)
@@ -176,17 +178,18 @@ def _from_hub(name: str, identifier: str, *, weights: bool = True) -> Path:
     patterns = PATTERNS if weights else TOKENIZER_PATTERNS
     is_whole = _has_weights if weights else _has_vocabulary
     folder = None
+    # The cache first, so that a cached model needs no network.
     for offline in (True,) if constants.HF_HUB_OFFLINE else (True, False):
         try:
             folder = Path(
                 snapshot_download(identifier, allow_patterns=patterns, local_files_only=offline)
             )
             if weights and not _has_weights(folder) and not offline:
-                # Older repositories have only a pickle; it is read without running its code.
+                # Older repositories have only a pickle; it is read without executing its code.
                 snapshot_download(identifier, allow_patterns=["pytorch_model.bin"])
             if is_whole(folder):
                 return folder
-        except Exception:  # whatever the library makes of a missing network, name or permission
+        except Exception:  # the library has many errors for a missing network or permission
             continue
     place = "" if name != identifier else "no such folder, "
     raise CheckpointError(
@@ -207,7 +210,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def is_here(name: str) -> bool:
-    """Return whether a named model can be used without a network."""
+    """Return whether a named model can be used without network access."""
     if _in_own_folder(name) is not None:
         return True
     from huggingface_hub import try_to_load_from_cache

@@ -1,14 +1,14 @@
 """The order of an epoch: a pure function of (seed, epoch, position), in O(shards) memory.
 
 ```text
-shards of the epoch, shuffled   s7 s2 | s0 s5 s1 | s6 s3 s4
-cut into blocks of a few        block 0  block 1   block 2     (about Source.block_rows rows each)
-rows shuffled inside a block
+shards of the epoch, shuffled     s7 s2 | s0 s5 s1 | s6 s3 s4
+grouped into blocks of a few      block 0  block 1   block 2   (about Source.block_rows rows each)
+rows shuffled inside each block
 ```
 
-So reads are large and local, any position is found without a replay, and no state but a counter
-has to be saved. The stream of training samples is epoch 0, epoch 1, ... joined without a seam;
-ranks and micro-batches are cut out of it afterwards.
+So reads are large and local, any position is found without a replay, and the only state to save is
+a counter. The stream of training samples is epoch 0, epoch 1, ... without a gap. Ranks and micro
+batches take their rows from it afterwards.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ from bertds.data.sources.base import Source
 
 @dataclass(frozen=True, slots=True)
 class DataPosition:
-    """A place in the endless stream of samples: the next one is ``offset`` of ``epoch``."""
+    """A position in the endless stream of samples: the next one is ``offset`` of ``epoch``."""
 
     epoch: int = 0
     offset: int = 0
 
 
 def shard_order(seed: int, epoch: int, shards: int) -> list[int]:
-    """Return the order in which an epoch reads its shards; it does not depend on their rows."""
+    """Return the order in which an epoch reads its shards, int [shards]."""
+    # A function of the number of shards only, so it is known before any rows are counted.
     return [int(n) for n in permutation(derive_key(seed, SHARD_ORDER, epoch), shards)]
 
 
 class EpochOrder:
-    """Positions of one epoch to shards and rows."""
+    """Maps positions of one epoch to blocks of shards, and to rows in them."""
 
     def __init__(self, source: Source, seed: int, epoch: int) -> None:
         self.seed, self.epoch = seed, epoch
         counts = source.rows_by_shard(epoch)
         self.blocks: list[list[int]] = []
         self.starts = [0]
+        # A block is closed when the next shard would exceed block_rows.
         for shard in shard_order(seed, epoch, source.shards):
             rows = int(counts[shard])
             here = self.starts[-1] - self.starts[-2] if self.blocks else 0
@@ -54,11 +56,11 @@ class EpochOrder:
 
     @property
     def rows(self) -> int:
-        """Samples in the epoch."""
+        """The number of samples in the epoch."""
         return self.starts[-1]
 
     def block_at(self, offset: int) -> int:
-        """Return the number of the block that holds a position."""
+        """Return the number of the block that contains a position."""
         return bisect_right(self.starts, offset) - 1
 
     def shuffle(self, block: int) -> np.ndarray:
@@ -68,7 +70,7 @@ class EpochOrder:
 
 
 def advance(source: Source, position: DataPosition, samples: int) -> DataPosition:
-    """Return the position that many samples further on, across as many epochs as it takes."""
+    """Return the position ``samples`` further on, across as many epochs as needed."""
     epoch, offset = position.epoch, position.offset + samples
     while offset >= (rows := source.samples_in_epoch(epoch)):
         epoch, offset = epoch + 1, offset - rows

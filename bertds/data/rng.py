@@ -1,13 +1,13 @@
 """A counter-based random generator: every draw is a pure function of (key, counter).
 
-SplitMix64 (Steele, Lea, Flood 2014) read as a hash: draw number ``i`` of the stream ``key`` is
-``mix(key + (i + 1) * GAMMA)``. Nothing has to be stored or replayed to find the millionth draw, so
-that the order of an epoch, the pairs of a document and the masks of a row can each be recomputed on
-any rank, at any moment, from (seed, epoch, number).
+SplitMix64 (Steele, Lea, Flood 2014) used as a hash: draw number ``i`` of the stream ``key`` is
+``mix(key + (i + 1) * GAMMA)``. Nothing must be stored or replayed to compute the millionth draw.
+So the order of an epoch, the pairs of a document and the masks of a row can be recomputed on any
+rank at any time from (seed, epoch, number).
 
-The same function exists three times with equal results: on Python ints (for keys), on numpy vectors
-(for permutations) and compiled (for the hot loops, in kernels.py). Keys make a tree: a child's key
-is a draw of its parent's stream, and a stream that has children is used for nothing else.
+The function exists three times with equal results: on Python ints (for keys), on numpy vectors (for
+permutations) and compiled (for the hot loops, in kernels.py). Keys form a tree: a child's key is a
+draw of its parent's stream, and a stream that has children is used for nothing else.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GAMMA = 0x9E3779B97F4A7C15
 M1 = 0xBF58476D1CE4E5B9
 M2 = 0x94D049BB133111EB
 
-# The first level below the seed: what a stream is for. Never renumber: it would change every run.
+# The purpose of a stream, the first level below the seed. Renumbering would change every run.
 CHUNKS, ROWS, SHARD_ORDER, SAMPLE_ORDER, PARTNER_SHARD = range(1, 6)
 
 _GAMMA_U64, _M1_U64, _M2_U64 = np.uint64(GAMMA), np.uint64(M1), np.uint64(M2)
@@ -63,5 +63,6 @@ def random_u64_array(key: int, count: int, start: int = 0) -> np.ndarray:
 
 
 def permutation(key: int, count: int) -> np.ndarray:
-    """Return a uniformly drawn order of ``range(count)``, int64 [count]."""
+    """Return a random order of ``range(count)``, int64 [count]."""
+    # Sorting random words gives every order with the same probability (ties are negligible).
     return np.argsort(random_u64_array(key, count), kind="stable")

@@ -1,4 +1,4 @@
-"""The endless stream of samples: blocks of a few shards, opened in the order of the epochs.
+"""The endless stream of samples: blocks of a few shards, opened in the order of epochs.
 
 ```text
 EpochOrder --> block --gather--> FlatRows
@@ -21,7 +21,13 @@ from bertds.data.sources.base import Block, Source
 
 
 class SampleStream:
-    """Random access to the endless stream of samples, fast where the access is sequential."""
+    """Random access to the endless stream of samples, fast for sequential access.
+
+    Args:
+        source: of the samples.
+        seed: decides the order.
+        ahead: whether to open the next block in a thread.
+    """
 
     def __init__(self, source: Source, seed: int, ahead: bool) -> None:
         self._source, self._seed = source, seed
@@ -39,7 +45,7 @@ class SampleStream:
         for span in self._spans(start, count):
             pieces.append(span.opened.block.gather(span.rows, mask_rate))
             samples.append(span.opened.identify(span.epoch, span.rows))
-            del span  # its block makes room before the next one is opened
+            del span  # frees its block before the next one is opened
         return join_rows(pieces), np.concatenate(samples)
 
     def read_chosen(
@@ -49,20 +55,22 @@ class SampleStream:
         choose: Callable[[np.ndarray], np.ndarray],
         mask_rate: float | None = None,
     ) -> list[tuple[FlatRows, np.ndarray]]:
-        """Return chosen rows of a stretch of the stream, and their (epoch, sample number).
+        """Return chosen rows of a range of the stream, and their (epoch, sample number).
 
         Args:
-            start: where the stretch begins.
-            count: its samples.
-            choose: gets all their lengths, int64 [count]; returns int64 [n, k]: n sets of k
-                places in the stretch, each ascending.
-            mask_rate: share of masked tokens; None = as the source's settings say.
+            start: where the range begins.
+            count: its number of samples.
+            choose: is given all their lengths, int64 [count]; returns int64 [n, k]: n sets of k
+                positions in the range, each ascending.
+            mask_rate: fraction of masked tokens; None = as in the source's settings.
         """
+        # The whole range stays open: the choice depends on the lengths of all its rows.
         spans = list(self._spans(start, count))
         lengths = [span.opened.block.lengths(span.rows) for span in spans]
         ends = np.cumsum([len(span.rows) for span in spans])
         result = []
         for places in choose(np.concatenate(lengths)):
+            # A set may span several blocks: take from each the positions that are in it.
             pieces, samples = [], []
             parts = np.split(places, np.searchsorted(places, ends[:-1]))
             for span, part, end in zip(spans, parts, ends, strict=True):
@@ -74,6 +82,7 @@ class SampleStream:
         return result
 
     def _spans(self, start: DataPosition, count: int) -> Iterator[_Span]:
+        """Yield the parts of a range that are each in one block."""
         position = advance(self._source, start, 0)
         while count:
             order = self._order(position.epoch)
@@ -94,6 +103,7 @@ class SampleStream:
     def _order(self, epoch: int) -> EpochOrder:
         with self._lock:
             if epoch not in self._orders:
+                # The loader's thread and the reading thread work on at most two epochs at a time.
                 while len(self._orders) > 2:
                     del self._orders[min(self._orders)]
                 self._orders[epoch] = EpochOrder(self._source, self._seed, epoch)
@@ -103,7 +113,7 @@ class SampleStream:
         key = (epoch, number)
         if self._current is not None and self._current[0] == key:
             return self._current[1]
-        self._current = None  # the old block's memory goes before the new one's comes
+        self._current = None  # free the old block's memory before the new one is opened
         self._source.read_ahead(self._upcoming(epoch, number))
         waiting, self._next = self._next, None
         if waiting is not None and waiting[0] == key:
@@ -118,10 +128,10 @@ class SampleStream:
         return opened
 
     def _upcoming(self, epoch: int, number: int) -> Iterator[int]:
-        """Yield the shards that are read from a block on, this epoch's and the next one's."""
+        """Yield the shards that are read from a block on, in this epoch and the next one."""
         for block in self._order(epoch).blocks[number:]:
             yield from block
-        # The order of the shards is known before their rows are counted.
+        # The order of the shards is known before their rows have been counted.
         yield from shard_order(self._seed, epoch + 1, self._source.shards)
 
     def _load(self, epoch: int, number: int) -> _OpenBlock:
@@ -137,6 +147,8 @@ class SampleStream:
 
 @dataclass(slots=True)
 class _OpenBlock:
+    """A block with the order of its rows and the sample numbers of its shards."""
+
     block: Block
     shuffle: np.ndarray
     starts: np.ndarray
@@ -153,7 +165,7 @@ class _OpenBlock:
 
 @dataclass(slots=True)
 class _Span:
-    """A stretch of the stream that is in one block."""
+    """A range of the stream that is in one block."""
 
     opened: _OpenBlock
     epoch: int

@@ -1,13 +1,13 @@
-"""``tokenizer.json``: what it says, and ids by the ``tokenizers`` library.
+"""Reads ``tokenizer.json`` and encodes text with the ``tokenizers`` library.
 
 ```text
-WordPiece as BERT has it  -> tokens and rules; the rest of the code reads it like a vocab.txt
+BERT's WordPiece          -> tokens and rules; the rest of the code reads it like a vocab.txt
 anything else             -> JsonTokenizer: byte-level BPE, SentencePiece unigram and BPE, ...
 ```
 
-Rows are laid out as ``cls A sep B sep`` with segments 0 and 1, whatever the model. A file whose own
-template differs (RoBERTa's ``</s></s>``, none at all) is written on with ours, so that what reads
-the exported folder builds the rows that the model was trained on.
+Rows have the layout ``cls A sep B sep`` with segments 0 and 1 for every model. If a file has a
+different template (RoBERTa's ``</s></s>``, or none), it is exported with ours, so that programs
+that read the exported folder build the rows that the model was trained on.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 FILE = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 WORD_START = np.uint32(1 << 31)
-"""Added to the id of a token that begins a word, between encoder and shard."""
+"""Added to the id of a token that begins a word, between the encoder and the shard."""
 
-# By what a token does; the second and later are what files without a configuration call it.
+# Token names by purpose, as used by files without a configuration.
 _NAMES = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
@@ -46,22 +46,22 @@ _WORD_MARKS = ("\u0120", "\u2581")
 """A space, as byte-level BPE and SentencePiece write it."""
 _AT_ONCE = 4096
 _LONGEST = 1 << 20
-"""Tokens; transformers writes 10^30 where no length is known."""
+"""Maximum length in tokens; transformers writes 10^30 if no length is known."""
 
 
 class WordPieceRules(NamedTuple):
-    """What BERT's tokenizer does to text before it looks up pieces."""
+    """What BERT's tokenizer does to text before it looks up word pieces."""
 
     lower_case: bool
     strip_accents: bool
     chinese_characters: bool = True
-    """Each ideograph is a word."""
+    """Whether each ideograph is a separate word."""
 
     @staticmethod
     def of(
         lower_case: bool, strip_accents: bool | None = None, chinese_characters: bool | None = None
     ) -> WordPieceRules:
-        """Return the rules; None is BERT's own: accents go with the capitals."""
+        """Return the rules; None = BERT's default: accents are stripped if text is lower-cased."""
         strip = lower_case if strip_accents is None else strip_accents
         return WordPieceRules(lower_case, strip, chinese_characters is not False)
 
@@ -90,15 +90,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 _SPARE_IDS = 1 << 20
-"""Ids without a token that a file may have, apart from as many as it has tokens."""
+"""The number of ids without a token that a file may have, besides as many as it has tokens."""
 
 
 def read_tokenizer(path: Path) -> dict[str, Any]:
-    """Read a ``tokenizer.json``, and check the parts of it that the code here looks at.
+    """Read a ``tokenizer.json``, and check the parts of it that this module uses.
+
+    Two tokens with one id would make a row of the vocabulary ambiguous. An id far above the others
+    would allocate a table of gigabytes.
 
     Raises:
-        DataError: in one line, with the key. (Two tokens with one id would make a row of the
-            vocabulary mean both; an id far beyond the others would make a table of gigabytes.)
+        DataError: a part is wrong; the message names the key.
     """
     content = read_json(path)
     parts = {}
@@ -109,6 +111,7 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
     for name, value in normalizer_rules(content).items():
         if not isinstance(value, bool | None):
             raise DataError(f"{path}: normalizer: {name} is {value!r:.40}; must be true or false")
+    # Collect all ids: a vocabulary is an object, or for unigram models a list without ids.
     ids: dict[str, Any] = {}
     if isinstance(vocabulary := parts["model"].get("vocab"), dict):
         ids |= vocabulary
@@ -128,6 +131,7 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path}: {first[ids[twice]]!r:.60} and {twice!r:.60} have the same id {ids[twice]}"
         )
+    # A fixed padding length would make every encoded text that long.
     padding = content.get("padding") or {}
     strategy = padding.get("strategy") if isinstance(padding, dict) else None
     fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
@@ -141,9 +145,9 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
 
 
 def bert_wordpiece(content: Mapping[str, Any]) -> list[str] | None:
-    """Return the tokens of a ``tokenizer.json`` that does what BERT's own tokenizer does.
+    """Return the tokens of a ``tokenizer.json`` that is equivalent to BERT's own tokenizer.
 
-    None if it is another model, or WordPiece with another way of cutting words.
+    None if it is another model, or a WordPiece that divides text differently.
     """
     model, normalizer = content.get("model") or {}, content.get("normalizer") or {}
     usual = (
@@ -156,11 +160,12 @@ def bert_wordpiece(content: Mapping[str, Any]) -> list[str] | None:
         and normalizer.get("type") == "BertNormalizer"
         and normalizer.get("clean_text") is True
         and (content.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
-        # Other added tokens are looked for in the text before it is cut into words.
+        # Other added tokens would be found in the text before it is divided into words.
         and all(token.get("special") for token in content.get("added_tokens") or ())
     )
     if not usual:
         return None
+    # A vocab.txt can express only ids without gaps, and tokens without line breaks.
     ids = {**model["vocab"], **{t["content"]: t["id"] for t in content.get("added_tokens") or ()}}
     tokens = sorted(ids, key=ids.__getitem__)
     dense = [ids[token] for token in tokens] == list(range(len(tokens)))
@@ -168,7 +173,7 @@ def bert_wordpiece(content: Mapping[str, Any]) -> list[str] | None:
 
 
 def normalizer_rules(content: Mapping[str, Any]) -> dict[str, bool | None]:
-    """Return what the BertNormalizer of a ``tokenizer.json`` says, by transformers' names."""
+    """Return the BertNormalizer's settings in a ``tokenizer.json``, by transformers' names."""
     normalizer = content.get("normalizer") or {}
     if normalizer.get("type") != "BertNormalizer":
         return {}
@@ -180,10 +185,10 @@ def normalizer_rules(content: Mapping[str, Any]) -> dict[str, bool | None]:
 
 
 class JsonTokenizer:
-    """A tokenizer of any model, as its file says, but for the layout of rows."""
+    """A tokenizer of any model, as in its file, except for the layout of rows."""
 
     def __init__(self, path: Path) -> None:
-        """Load ``path`` and the names of the special tokens next to it.
+        """Load ``path`` and the names of the special tokens from files next to it.
 
         Raises:
             DataError: it is damaged, or has no token for one of the five purposes.
@@ -207,20 +212,21 @@ class JsonTokenizer:
         if not self._has_our_layout():
             self._tokenizer.post_processor = self._our_layout(given)
             self.content = (self._tokenizer.to_str(pretty=True) + "\n").encode()
+        # The file may truncate or pad texts; here every token of the corpus is needed.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        # Text that spells a special token is text.
+        # Text that contains the name of a special token is ordinary text.
         self._tokenizer.encode_special_tokens = True
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the file as it is written on, and the special tokens' names."""
+        """SHA-256 over the exported file and the names of the special tokens."""
         names = json.dumps(self.special_tokens, sort_keys=True).encode()
         return hashlib.sha256(self.content + b"\n" + names).hexdigest()
 
     @cached_property
     def tokens(self) -> list[str]:
-        """The tokens by id, added ones included; "" where an id has none."""
+        """The tokens by id, including added ones; "" if an id has none."""
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
         tokens = [""] * (max(ids.values()) + 1)
         for token, number in ids.items():
@@ -228,10 +234,10 @@ class JsonTokenizer:
         return tokens
 
     def pieces(self) -> list[str]:
-        """Return the tokens as text, in WordPiece's way: ``##`` before what begins no word.
+        """Return the tokens as text with WordPiece's marks: ``##`` if a token continues a word.
 
-        A guess from the token alone, for display: letters that follow no space continue with a
-        word.
+        For display only: it is guessed from the token. Letters without a space before them
+        continue a word.
         """
         decode, marked = self._tokenizer.decode, []
         for number, token in enumerate(self.tokens):
@@ -252,7 +258,7 @@ class JsonTokenizer:
 
     @cached_property
     def _space_matters(self) -> bool:
-        """Whether a word has other ids after a space than at the beginning of a text."""
+        """Whether a word after a space has ids different from those at the beginning of a text."""
         first, second, spaced, both = (self.ids(text) for text in ("a", "b", " b", "a b"))
         return both != first + second and both == first + spaced
 
@@ -264,12 +270,13 @@ class JsonTokenizer:
             raise DataError(f"{self.path}: a text cannot be tokenized ({error})") from error
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenise sentences, each on its own.
+        """Tokenize sentences separately.
 
         Returns:
-            ids: uint32 [T], WORD_START added where a word begins.
-            lengths: int64 [sentences], tokens of each sentence; may be 0.
+            ids: uint32 [T], plus WORD_START if a token begins a word.
+            lengths: int64 [sentences], number of tokens per sentence; may be 0.
         """
+        # Lone surrogates are not valid UTF-8, and the library refuses them.
         texts = [s.encode("utf-8", "replace").decode("utf-8") for s in sentences]
         ids: list[np.ndarray] = [np.zeros(0, np.uint32)]
         lengths = np.zeros(len(texts), np.int64)
@@ -282,6 +289,7 @@ class JsonTokenizer:
                 raise DataError(f"{self.path}: a text cannot be tokenized ({error})") from error
             for number, encoding in enumerate(found, begin):
                 own = np.array(encoding.ids, np.uint32)
+                # A token begins a word if its word number differs from the one before it.
                 words = np.array([-1 if w is None else w for w in encoding.word_ids], np.int64)
                 own[np.diff(words, prepend=-2) != 0] |= WORD_START
                 ids.append(own)
@@ -289,21 +297,21 @@ class JsonTokenizer:
         return np.concatenate(ids), lengths
 
     def in_running_text(self, sentence: str, before: str) -> str:
-        """Return a sentence so that the ids of a document's sentences are those of its text.
+        """Return a sentence such that the ids of all sentences are those of the running text.
 
-        A byte-level BPE has one token for "It" and another for " It": a sentence follows a space,
-        unless it is the first or the script sets none between sentences.
+        A byte-level BPE has one token for "It" and another for " It". So a sentence gets a space in
+        front, unless it is the first or the script has none between sentences.
 
         Args:
             sentence: the sentence.
-            before: the one before it in the document; "" if it is the first.
+            before: the sentence before it in the document; "" if it is the first.
         """
         if not before or not self._space_matters:
             return sentence
         return sentence_gap(before, sentence) + sentence
 
     def write(self, folder: Path, length: int = 512) -> None:
-        """Write the folder that transformers loads."""
+        """Write a tokenizer folder that transformers can load."""
         from bertds.system.atomic_files import atomic_path, write_text
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -314,7 +322,7 @@ class JsonTokenizer:
         if not isinstance(longest, int) or longest > _LONGEST:
             longest = length
         config = {
-            # Loads the file as it is; other classes build their own pipeline from parts of it.
+            # Loads the file unchanged; other classes build their own pipeline from parts of it.
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": longest,
             "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
@@ -324,7 +332,7 @@ class JsonTokenizer:
         write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def _has_our_layout(self) -> bool:
-        a, b = self.ids("a"), self.ids("b")  # first: it raises what one line can say
+        a, b = self.ids("a"), self.ids("b")  # first, because it raises an error in one line
         one, two = self._tokenizer.encode("a"), self._tokenizer.encode("a", "b")
         cls, sep = self.special_ids["cls"], self.special_ids["sep"]
         segments = [0] * (len(a) + 2) + [1] * (len(b) + 1)
@@ -345,7 +353,7 @@ class JsonTokenizer:
         )
         if not _trims_offsets(given.get("post_processor") or {}):
             return template
-        # The offsets of " word" begin at the word, for answers in a text.
+        # Question answering needs the offsets of " word" to begin at the word.
         return processors.Sequence([processors.ByteLevel(trim_offsets=True), template])
 
 
@@ -355,7 +363,7 @@ def _trims_offsets(processor: Mapping[str, Any]) -> bool:
 
 
 def _special_tokens(path: Path, tokenizer: Tokenizer) -> dict[str, str]:
-    """Return the names of the special tokens, from the files next to it or by what is usual."""
+    """Return the names of the special tokens: from files next to it, otherwise the usual ones."""
     named: dict[str, Any] = {}
     for name in ("special_tokens_map.json", CONFIG):
         if (path.parent / name).is_file():

@@ -1,4 +1,4 @@
-"""What the data says about its tokenizer: size, casing, fingerprint, special ids, files."""
+"""The identity of the data's tokenizer: size, casing, fingerprint, special ids and files."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from bertds.system.json_fields import Field
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 MAX_VOCABULARY = 1 << 24
-"""More tokens than any vocabulary has; a larger number is damage, or meant to fill the memory."""
+"""More tokens than any vocabulary has: a larger number is damage, or an attack on the memory."""
 TOKENIZER_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json")
 WORDPIECE = "wordpiece"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizerInfo:
-    """The identity of a tokenizer, as the manifest holds it."""
+    """The identity of a tokenizer, as stored in the manifest."""
 
     vocab_size: int
     lower_case: bool
     fingerprint: str
-    """SHA-256: of WordPiece over the bytes of vocab.txt, a newline, and ``uncased`` or ``cased``
-    (with what departs from these); of other models over tokenizer.json and the special tokens."""
+    """SHA-256. For WordPiece: of the bytes of vocab.txt, a newline, and ``uncased`` or ``cased``
+    (with any deviations from these). For other models: of tokenizer.json and the special tokens."""
     special_ids: dict[str, int]
     """Ids of pad, unk, cls, sep and mask."""
     model: str = WORDPIECE
-    """``wordpiece``: BERT's own. Else what tokenizer.json says: bpe, unigram, ..."""
+    """``wordpiece``: BERT's own. Otherwise the model in tokenizer.json: bpe, unigram, ..."""
     strip_accents: bool | None = None
-    """None: as ``lower_case``."""
+    """None = the value of ``lower_case``."""
     chinese_characters: bool = True
-    """Whether each ideograph is a word (WordPiece)."""
+    """Whether each ideograph is a separate word (WordPiece)."""
     special_tokens: dict[str, str] = field(default_factory=lambda: dict(SPECIAL_TOKENS))
     """Names of pad, unk, cls, sep and mask."""
     files: dict[str, Path] = field(default_factory=dict, compare=False)
-    """Where vocab.txt (and tokenizer.json, tokenizer_config.json) are; no part of the identity."""
+    """Paths of vocab.txt, tokenizer.json and tokenizer_config.json; not part of the identity."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's ``tokenizer`` object."""
@@ -54,7 +54,7 @@ class TokenizerInfo:
             "fingerprint": self.fingerprint,
             "special_ids": dict(self.special_ids),
         }
-        # What BERT's own tokenizer does not need is not named, as it was not before.
+        # Values that BERT's own tokenizer does not need are left out, as in older manifests.
         if self.strip_accents is not None:
             value["strip_accents"] = self.strip_accents
         if not self.chinese_characters:
@@ -65,17 +65,17 @@ class TokenizerInfo:
 
     @property
     def is_wordpiece(self) -> bool:
-        """Whether it is BERT's own, whose pieces say whether they continue a word."""
+        """Whether it is BERT's own model, whose pieces show whether they continue a word."""
         return self.model == WORDPIECE
 
     @property
     def rules(self) -> WordPieceRules:
-        """What is done to text before pieces are looked up (WordPiece)."""
+        """The rules applied to text before pieces are looked up (WordPiece)."""
         return WordPieceRules.of(self.lower_case, self.strip_accents, self.chinese_characters)
 
     @property
     def main_file(self) -> Path:
-        """The file that holds the vocabulary.
+        """The file that contains the vocabulary.
 
         Raises:
             DataError: it is missing.
@@ -88,11 +88,11 @@ class TokenizerInfo:
 
     @staticmethod
     def from_field(given: Field, files: dict[str, Path] | None = None) -> TokenizerInfo:
-        """Check what a manifest says of its tokenizer.
+        """Check the ``tokenizer`` object of a manifest.
 
         Args:
             given: the ``tokenizer`` object.
-            files: the files that are next to it.
+            files: the tokenizer files next to the manifest.
 
         Raises:
             UserError: (of the field's kind) a key is missing, unknown or impossible.
@@ -121,11 +121,11 @@ class TokenizerInfo:
         return read_vocabulary(file)
 
     def pieces(self) -> list[str]:
-        """Return the tokens as a person reads them: what continues a word begins with ``##``."""
+        """Return the tokens for a reader: ``##`` if a token continues a word."""
         return self.vocabulary() if self.is_wordpiece else JsonTokenizer(self.main_file).pieces()
 
     def continuation_pieces(self) -> np.ndarray:
-        """Return bool [vocab_size]: True where the token continues a word (``##ing``)."""
+        """Return bool [vocab_size]: True if the token continues a word (``##ing``)."""
         return np.array([t.startswith("##") for t in self.vocabulary()], dtype=np.bool_)
 
 
@@ -134,7 +134,7 @@ _UNUSUAL_KEYS = ("model", "special_tokens", "strip_accents", "chinese_characters
 
 
 def _unusual(given: Field) -> dict[str, Any]:
-    """Return what a manifest says that is not so of BERT's own tokenizers."""
+    """Return the values of a manifest in which a tokenizer deviates from BERT's own."""
     found: dict[str, Any] = {}
     for name in ("strip_accents", "chinese_characters"):
         if (value := given.get(name)) is not None:
@@ -151,7 +151,7 @@ def tokenizer_fingerprint(vocabulary_bytes: bytes, rules: WordPieceRules | bool)
 
     Args:
         vocabulary_bytes: the contents of vocab.txt.
-        rules: what is done to text; a bool is BERT's own, uncased or cased.
+        rules: the rules applied to text; a bool means BERT's own, uncased (True) or cased.
     """
     if isinstance(rules, bool):
         rules = WordPieceRules.of(rules)
@@ -159,14 +159,14 @@ def tokenizer_fingerprint(vocabulary_bytes: bytes, rules: WordPieceRules | bool)
 
 
 def read_vocabulary(path: Path | str) -> list[str]:
-    """Read a ``vocab.txt``: one token per line, the line number is the id.
+    """Read a ``vocab.txt``: one token per line; the line number, from 0, is the id.
 
     Raises:
-        DataError: the file is missing, not UTF-8, or holds a token twice.
+        DataError: the file is missing, not UTF-8, or contains a token twice.
     """
     path = Path(path)
     try:
-        # Split at "\n" alone: some vocabularies hold U+2028 or U+0085 as tokens.
+        # Split only at "\n": some vocabularies contain U+2028 or U+0085 as tokens.
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
@@ -180,7 +180,7 @@ def read_vocabulary(path: Path | str) -> list[str]:
     tokens = text.split("\n")
     if tokens and tokens[-1] == "":
         tokens.pop()
-    if "\r" in text:
+    if "\r" in text:  # line endings of Windows
         tokens = [token.removesuffix("\r") for token in tokens]
     if len(set(tokens)) != len(tokens):
         twice, count = Counter(tokens).most_common(1)[0]
@@ -190,7 +190,7 @@ def read_vocabulary(path: Path | str) -> list[str]:
 
 
 def looks_lower_case(tokens: list[str]) -> bool:
-    """Guess the casing: a vocabulary without any upper-case token is an uncased one."""
+    """Guess the casing: a vocabulary without upper-case tokens is uncased."""
     special = set(SPECIAL_TOKENS.values())
     return not any(
         token != token.lower()
@@ -210,18 +210,20 @@ def load_tokenizer_info(
     Args:
         path: the file or folder, or a name of ``bertds models``. If a folder has both files and
             they differ, its tokenizer.json decides.
-        lower_case: the casing; None takes it from ``tokenizer_config.json`` there, else from
+        lower_case: the casing; None = from ``tokenizer_config.json`` in the folder, else from
             ``tokenizer.json``, else from the vocabulary itself (see :func:`looks_lower_case`). A
-            JSON file under another name is a ``tokenizer.json`` that decides on its own.
-        strip_accents: None as the files say, and if they do not, as ``lower_case``.
-        chinese_characters: None as the files say, else True.
+            JSON file with another name is a ``tokenizer.json`` that decides on its own.
+        strip_accents: None = as in the files or, without a value there, as ``lower_case``.
+        chinese_characters: None = as in the files, or True.
 
     Raises:
-        DataError: no vocabulary there, it lacks one of the five special tokens, or the casing
-            asked for is not that of a tokenizer whose file decides it.
+        DataError: there is no vocabulary, it lacks one of the five special tokens, or the
+            requested casing differs from that of a tokenizer whose file decides it.
     """
     path = vocabulary_path(path)
     file = _vocabulary_file(path)
+    # A tokenizer.json that is BERT's WordPiece is treated like a vocab.txt; any other decides
+    # alone.
     content: dict[str, Any] = {}
     if file.suffix == ".json":
         content = tokenizer_json.read_tokenizer(file)
@@ -232,6 +234,7 @@ def load_tokenizer_info(
     else:
         tokens, vocabulary = read_vocabulary(file), file.read_bytes()
     special_ids = _special_ids(file, tokens)
+    # Arguments have precedence over the files, and the files over a guess.
     said = _said_rules(file, content)
     if lower_case is None:
         lower_case = said.get("do_lower_case")
@@ -255,17 +258,18 @@ def load_tokenizer_info(
 
 
 def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Return what the files of a WordPiece say is done to text, by transformers' names.
+    """Return the text rules in the files of a WordPiece, by transformers' names.
 
     Args:
         file: of the vocabulary.
-        content: of ``file``, if it is a ``tokenizer.json`` under whatever name.
+        content: of ``file``, if it is a ``tokenizer.json`` under any name.
     """
     if content and file.name != tokenizer_json.FILE:
-        # It holds all rules itself; the files next to it may be another tokenizer's.
+        # It contains all rules; the files next to it may belong to another tokenizer.
         return dict(tokenizer_json.normalizer_rules(content))
     config, sibling = file.parent / tokenizer_json.CONFIG, file.parent / tokenizer_json.FILE
     said = tokenizer_json.read_json(config) if config.is_file() else {}
+    # Japanese BERTs, for example, divide words with MeCab in the code of their class.
     for name, own in (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece")):
         if said.get(name, own) != own:
             raise DataError(
@@ -281,7 +285,10 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def vocabulary_size(folder: Path) -> int:
-    """Return how many tokens a folder's tokenizer has, without a look at them; 0 if it has none."""
+    """Return the number of tokens of a folder's tokenizer, or 0 if it has none.
+
+    A vocab.txt is not parsed.
+    """
     file = folder / "vocab.txt"
     if file.is_file():
         return len(file.read_bytes().splitlines())
@@ -289,7 +296,7 @@ def vocabulary_size(folder: Path) -> int:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Return whether a folder holds a vocab.txt or a tokenizer.json."""
+    """Return whether a folder contains a vocab.txt or a tokenizer.json."""
     return any((folder / name).is_file() for name in ("vocab.txt", tokenizer_json.FILE))
 
 
@@ -302,6 +309,7 @@ _CONVERT = (
 
 
 def _vocabulary_file(path: Path) -> Path:
+    """Return the file that decides the vocabulary of a file or folder."""
     if not path.is_dir():
         if path.name.endswith(_SENTENCEPIECE):
             raise DataError(f"{path}: neither a vocab.txt nor a tokenizer.json; {_CONVERT}")
@@ -324,28 +332,28 @@ def _vocabulary_file(path: Path) -> Path:
 
 @lru_cache(maxsize=8)
 def _agree(folder: Path, *states: tuple[int, ...]) -> bool:
-    """Return whether a folder's vocab.txt says all that its tokenizer.json does.
+    """Return whether a folder's vocab.txt is equivalent to its tokenizer.json.
 
-    If not (a model of another kind, tokens that were added later, a normalizer that is not BERT's),
+    If not (another model, tokens that were added later, or a normalizer that is not BERT's),
     tokenizer.json decides, as in transformers.
 
     Args:
         folder: with both files.
-        states: what changes when one of them does: to parse them takes longer than all else.
+        states: change when one of the files does; the key of the cache, because parsing is slow.
     """
     tokens = tokenizer_json.bert_wordpiece(tokenizer_json.read_json(folder / tokenizer_json.FILE))
     return tokens is not None and tokens == read_vocabulary(folder / "vocab.txt")
 
 
 def _files(path: Path, file: Path) -> dict[str, Path]:
-    """Return the files of a tokenizer; next to a file that was named, others may be foreign."""
+    """Return the files of a tokenizer; those next to a named file may belong to another one."""
     names: tuple[str, ...] = TOKENIZER_FILES if path.is_dir() else ()
     if not path.is_dir() and file.name == tokenizer_json.FILE:
         names = (tokenizer_json.CONFIG,)
     if file.suffix == ".json":
         names = tuple(
             name for name in names if name != "vocab.txt"
-        )  # it says less, or other things
+        )  # vocab.txt has less information, or different information
     own = {name: file.parent / name for name in names if (file.parent / name).is_file()}
     return own | {tokenizer_json.FILE if file.suffix == ".json" else "vocab.txt": file}
 
@@ -361,9 +369,9 @@ def _special_ids(file: Path, tokens: list[str]) -> dict[str, int]:
 
 
 def _json_info(file: Path, asked: tuple[bool | None, ...]) -> TokenizerInfo:
-    """Describe a tokenizer that is not BERT's WordPiece; its file decides everything."""
+    """Describe a tokenizer that is not BERT's WordPiece; its file decides all rules."""
     tokenizer = JsonTokenizer(file)
-    config = file.parent / tokenizer_json.CONFIG  # it names the special tokens
+    config = file.parent / tokenizer_json.CONFIG  # contains the names of the special tokens
     is_so = (tokenizer.lower_case, tokenizer.lower_case, True)
     if any(wanted is not None and wanted != found for wanted, found in zip(asked, is_so)):
         raise DataError(

@@ -1,4 +1,4 @@
-"""How long parts of a step take on the device, found without waiting for it."""
+"""Measures how long parts of a step take on the device, without waiting for it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 KEPT = 256
-"""A clock that is not read keeps at most this number of blocks that a GPU has finished."""
+"""The maximum number of finished blocks that a clock keeps if it is not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lap:
-    """What a clock timed in one stretch; see :meth:`DeviceClock.cut`."""
+    """The time that a clock measured between two cuts; see :meth:`DeviceClock.cut`."""
 
     counted: float
     pending: list[tuple[Any, Any]]
@@ -43,7 +43,7 @@ class DeviceClock:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count a block."""
+        """Measure a block."""
         if not self._on_gpu:
             began = time.perf_counter()
             yield
@@ -54,17 +54,17 @@ class DeviceClock:
         yield
         last.record()
         self._pending.append((first, last))
-        if len(self._pending) > KEPT:  # of a run with one process no clock is read
+        if len(self._pending) > KEPT:  # with one process, no clock is ever read
             self._count_finished()
 
     def take(self) -> float:
-        """Return the seconds since the last call; what a GPU has not finished comes next time."""
+        """Return the seconds since the last call; blocks that a GPU still runs count next time."""
         self._count_finished()
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
     def cut(self) -> Lap:
-        """Return what was timed since the last call, to be read later; waits for nothing."""
+        """Return the time since the last call, to be read later, without waiting."""
         lap = Lap(self._seconds, list(self._pending))
         self._seconds = 0.0
         self._pending.clear()

@@ -1,4 +1,4 @@
-"""Notices a peer that is dead or frozen while this rank waits for it, and ends the job.
+"""Detects a peer that is dead or frozen while this rank waits for it, and ends the job.
 
 ```text
 each rank, every second or two          rank 0                        the others
@@ -7,24 +7,25 @@ each rank, every second or two          rank 0                        the others
                                                                        rank 0's own beat
 ```
 
-Two daemon threads per rank, in addition to the training and never in its way: one talks to the
-store of the process group, one judges and so cannot hang in the store. Processes of one machine
-also watch each other's process numbers, so a killed one is noticed within a second or two. The
-threads continue beating while a rank compiles, saves or validates: only a process that does not run
-at all is silent. Whoever finds a peer lost says which, kills it if it is frozen on the same machine
-(a stopped process would keep its port and its GPU), and leaves.
+Each rank has two daemon threads in addition to training, which never block it. One talks to the
+store of the process group. The other judges, and so cannot hang in the store. Processes on the same
+machine also watch each other's process ids, so a killed one is noticed within 1 or 2 s. The threads
+continue while a rank compiles, saves or validates: only a process that does not run at all is
+silent. The rank that finds a lost peer names it, kills it if it is frozen on the same machine (a
+stopped process would keep its port and its GPU), and leaves.
 
-Each beat also says where the rank's training is. Rank 0 compares all of them and names the rank
-that makes no progress (``progress.py``). A process in which no thread runs any more is ended by a
-small process next to it (``watchdog.py``).
+Each beat also contains the state of the rank's training. Rank 0 compares them all and names the
+rank that makes no progress (``progress.py``). A small separate process ends a process in which no
+thread runs any more (``watchdog.py``).
 
-Silence is measured in the listener's own running time, and only over rounds in which it did
-listen: on a machine that gives it no turn, it would otherwise take its own deafness for the others'
-silence. A silent process of the same machine whose processor time grows is starved, not frozen:
-it gets ten times as long, or, once the run knows how long a step takes, the limit for progress.
+Silence is measured in the listener's own running time, and only over rounds in which it listened.
+A listener without CPU time would otherwise mistake its own deafness for the silence of the others.
+A silent process on the same machine whose processor time grows is starved, not frozen. It gets ten
+times as long or, once the run knows the duration of a step, the limit for progress.
 
-A rank that leaves before the end says so in the store, with its exit code. If it only stops early
-(a store that does not answer, a signal), the others end with the same code, not with a failure.
+A rank that leaves early writes the reason and its exit code to the store. If it only stops early
+(because of a store that does not respond, or a signal), the others end with the same code instead
+of a failure.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ from bertds.system.processes import start_time
 NEIGHBOURS = 8
 """Ranks whose numbers differ by at most this are checked for being on the same machine."""
 STARVED = 10
-"""A silent process of this machine that is seen to use the processor has this many timeouts."""
+"""A silent process on this machine that uses the CPU gets this number of timeouts."""
 OUTSIDE = 1.5
-"""The process outside waits this much longer than the peers, who name the rank first."""
+"""The watchdog process waits longer than the peers by this factor, so that they name the rank."""
 LEAVE_SECONDS = 60.0
-"""A rank that leaves because of a failure is killed if it has not ended by then."""
+"""A rank that leaves because of a failure is killed if it has not ended after this time."""
 RESERVE = 4 << 20
-"""Bytes that are given back when a rank leaves, so that it can leave without memory."""
+"""Bytes that are freed when a rank leaves, so that it can leave although memory is exhausted."""
 
 _LOST = re.compile(r"rank (\d+)(?: \(process \d+ on [^)]*\))? is lost: ")
 
@@ -68,13 +69,13 @@ class Heartbeat:
     """Watches the peers of one run, from :meth:`start` to :meth:`stop`.
 
     Args:
-        rank: this process.
-        world_size: how many there are; alone, nothing is watched.
-        timeout_seconds: a peer silent for this long is lost.
-        store: the process group's key-value store; each thread gets a clone.
+        rank: of this process.
+        world_size: number of ranks; a single one watches nothing.
+        timeout_seconds: a peer that is silent for this long is lost.
+        store: the process group's key-value store; each thread uses a clone.
         progress_seconds: a rank whose training makes no progress for this long, or for five step
             times if that is longer, is lost; 0 = only silence counts.
-        on_leave: called before this process is ended because of a peer (gives locks back).
+        on_leave: called before this process is ended because of a peer; releases locks.
     """
 
     def __init__(
@@ -91,20 +92,20 @@ class Heartbeat:
         self.timeout = timeout_seconds
         self.period = min(2.0, max(0.1, timeout_seconds / 20))
         self.verdict = ""
-        """What was found, once a peer is lost."""
+        """Why a peer is lost, once one is."""
         self.exit_code = EXIT_FAILED
-        """What this process ends with because of it: the peer's own code if that stopped early."""
+        """The exit code of this process then: the peer's own code if it only stopped early."""
         self._store = store
         self._on_leave = on_leave
         self.progress = Progress(progress_seconds)
-        """What the main thread is doing; it says so itself."""
+        """The activity of the main thread, which the main thread sets."""
         self._standstill = Standstill(self.progress, world_size)
         self._watchdog = Watchdog(rank)
         self._reserve: bytearray | None = bytearray(RESERVE)
         self._words = LastWords(rank)
         self._gone: set[int] = set()
-        self._rounds = 0  # how often the others were listened to
-        self._deaf = False  # the store is gone
+        self._rounds = 0  # number of rounds of listening
+        self._deaf = False  # whether the store is gone
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._found = threading.Event()
@@ -112,7 +113,7 @@ class Heartbeat:
         self._main_leaves = False
         self._threads: list[threading.Thread] = []
         self._own = OwnTime(3 * self.period)
-        self._seen = dict.fromkeys(self._watched(), 0.0)  # on our own clock, as the next one
+        self._seen = dict.fromkeys(self._watched(), 0.0)  # on our own clock, like _listened
         self._listened = 0.0
         self._talk: TimedStore | None = None
         self._beats: dict[int, str] = {}
@@ -121,7 +122,7 @@ class Heartbeat:
         self._parent = ParentWatch()
 
     def start(self) -> Heartbeat:
-        """Begin to beat and to watch."""
+        """Start to beat and to watch."""
         if self.world_size > 1:
             self._watchdog.start()
             self._threads = [
@@ -133,7 +134,7 @@ class Heartbeat:
         return self
 
     def begin_to_leave(self) -> None:
-        """Prepare to leave because of a failure; needs no memory and no new thread."""
+        """Prepare to leave because of a failure; needs neither memory nor a new thread."""
         self._reserve = None
         self._watchdog.leaving(LEAVE_SECONDS)
 
@@ -141,22 +142,22 @@ class Heartbeat:
         """End the threads.
 
         Args:
-            failure: why this rank leaves before its time, reported to the others; "" = in order.
-            code: the exit code with which it leaves then; the others end with it too.
+            failure: why this rank leaves early, for the others; "" = it leaves with them.
+            code: the exit code with which it leaves early; the others end with it too.
         """
         if not self._threads:
             return
         self._main_leaves = True
         if failure:
             self.begin_to_leave()
-            # The thread that talks says it: none can be started where memory is short, and where
-            # the store is gone, this may take for ever.
+            # The talking thread publishes it: no thread can be started if memory is exhausted, and
+            # without a store, this might block for ever.
             self._words.say(failure, code)
-            # One that stops early is heard however slow this machine is: else the others fail.
+            # An early stop waits until it is heard, however slow this machine is: else others fail.
             early = code != EXIT_FAILED
             self._talk_until(self._words.said.is_set, self.timeout if early else 2 * self.period)
             if self.rank == 0:
-                # Rank 0's process holds the store: the others must have the time to read it.
+                # Rank 0's process holds the store: give the others time to read it.
                 self._talk_until(self._all_leave, self.timeout if early else 3 * self.period)
         self._stopped.set()
         self._wake.set()
@@ -167,23 +168,23 @@ class Heartbeat:
             self._watchdog.stop()
 
     def _talk_until(self, done: Callable[[], bool], seconds: float) -> None:
-        """Have the thread that talks hurry, until something is done or it cannot be."""
+        """Make the talking thread hurry, until something is done or the time is over."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not (done() or self._deaf):
             self._wake.set()
             time.sleep(min(0.05, self.period))
 
     def _all_leave(self) -> bool:
-        """Whether all the others have said that they leave too, or have ended."""
+        """Return whether all other ranks have announced that they leave, or have ended."""
         return len(self._words.left | self._neighbours.ended()) >= self.world_size - 1
 
     def explain(self, error: BaseException) -> BertdsError | None:
-        """Return the error that names the peer because of which a collective operation failed.
+        """Return an error that names the peer which made a collective operation fail.
 
-        Waits until the watch has found the peer, ``timeout_seconds`` at most.
+        Waits until the watch has found the peer, at most ``timeout_seconds``.
 
         Returns:
-            None if no peer is to blame; a :class:`StoppedError` if the peer only stopped early.
+            None if no peer is at fault; a :class:`StoppedError` if the peer only stopped early.
         """
         if not self._threads or not is_of_a_collective(error):
             return None
@@ -196,7 +197,7 @@ class Heartbeat:
         lost.exit_code = self.exit_code
         return lost
 
-    # -- the thread that talks ---------------------------------------------------------------
+    # -- the talking thread ------------------------------------------------------------------
 
     def _watched(self) -> list[int]:
         everybody = range(self.world_size)
@@ -237,14 +238,14 @@ class Heartbeat:
                 self._conclude(0, f"is lost: its store does not respond ({why})")
 
     def _left_in_order(self) -> bool:
-        """Wait a moment: at the end of a run the store may go before this thread is notified."""
+        """Wait a moment: at the end of a run the store may vanish before this thread is stopped."""
         return self._stopped.wait(4 * self.period)
 
     def _meet(self, store: TimedStore) -> None:
-        """Learn who the peers are; those of this machine can be watched by process number.
+        """Learn who the peers are; those on this machine can be watched by process id.
 
-        Rank 0 asks for all, the others for rank 0 and for their neighbours, who are likely to be
-        on the same machine: a thousand ranks that ask for a thousand would choke the store.
+        Rank 0 asks for all. The others ask for rank 0 and for their neighbours, which are likely to
+        be on the same machine: 1,000 ranks that ask for 1,000 would overload the store.
         """
         nearby = range(
             max(0, self.rank - NEIGHBOURS), min(self.world_size, self.rank + NEIGHBOURS + 1)
@@ -260,7 +261,7 @@ class Heartbeat:
 
     def _listen(self, store: TimedStore) -> None:
         keys = [self._key("beat", other) for other in self._watched()]
-        for other in tuple(self._gone):  # a neighbour's last word, if it had one
+        for other in tuple(self._gone):  # the last message of a neighbour, if it had one
             self._hear(store, other)
         for other, key in zip(self._watched(), keys, strict=True):
             if self.rank == 0:
@@ -283,11 +284,11 @@ class Heartbeat:
         self._rounds += 1
 
     def _hear(self, store: TimedStore, other: int) -> None:
-        """Take note if a peer says that it leaves."""
+        """Record that a peer has announced that it leaves."""
         if (word := self._words.hear(store, other)) is not None:
             self._conclude(other, f"left with: {word.text}", word.code)
 
-    # -- the thread that judges --------------------------------------------------------------
+    # -- the judging thread ------------------------------------------------------------------
 
     def _watch(self) -> None:
         while not self._stopped.wait(self.period):
@@ -305,7 +306,7 @@ class Heartbeat:
                 return
 
     def _longest_silence(self) -> float:
-        """Return for how long a process that uses the processor may be silent."""
+        """Return how long a process that uses the CPU may be silent, in seconds."""
         limit = self.progress.limit(self.progress.activity)
         return self.timeout * STARVED if limit is None else max(self.timeout, limit)
 
@@ -319,10 +320,10 @@ class Heartbeat:
         self._conclude(named[0], f"is lost: {said}")
 
     def _silence(self, other: int) -> float:
-        """Return for how long, in our own running time, a peer is known to have been silent."""
+        """Return how long a peer is known to have been silent, in our own running time."""
         silence = self._listened - self._seen[other]
         asked = self._talk.asked if self._talk else 0.0
-        if other == 0 and asked is not None:  # its process holds the store, which does not answer
+        if other == 0 and asked is not None:  # its process holds the store, which does not respond
             silence = max(silence, self._own.seconds - asked)
         return silence
 
@@ -332,21 +333,21 @@ class Heartbeat:
     def _look_at_neighbours(self) -> None:
         self._neighbours.look(self._own.seconds)
         for other in self._neighbours.ended():
-            # Perhaps it left in order and said why: give the word time to arrive.
+            # It may have left with a message: give the message time to arrive.
             self._wait_for_last_word(other)
             if not self._stopped.is_set():
                 self._conclude(other, "is lost: its process has ended (killed or out of memory)")
 
     def _wait_for_last_word(self, other: int) -> None:
-        """Wait until the thread that talks has asked for it, however slow this machine is."""
+        """Wait until the talking thread has asked for its message, however slow this machine is."""
         self._gone.add(other)
         self._stopped.wait(2 * self.period)
-        # The round under way may have begun before; the one after it has not.
+        # The current round may have begun earlier; the one after it has not.
         enough = self._rounds + 2
         self._talk_until(lambda: self._rounds >= enough or self._stopped.is_set(), self.timeout)
 
     def _look_at_parent(self, now: float) -> None:
-        """Leave if the launcher is gone and this rank hangs; else the loop stops in order."""
+        """Leave if the launcher is gone and this rank hangs; otherwise the training loop stops."""
         if self._parent.orphaned_and_idle(now, self.progress.count) > self.timeout:
             self._set(
                 f"rank {self.rank}: the launcher is gone, and no step was completed for "
@@ -367,14 +368,14 @@ class Heartbeat:
     def _leave(self) -> None:
         self._watchdog.leaving(LEAVE_SECONDS)
         self._end_frozen()
-        self._words.say(self.verdict, self.exit_code)  # rank 0 keeps the store until it is there
+        self._words.say(self.verdict, self.exit_code)  # rank 0 keeps the store until it is read
         self._wake.set()
-        # Rank 0's process holds the store: the others must have the time to read the verdict.
-        # And this rank's main thread may be on its way out with an error of its own.
+        # Rank 0's process holds the store: give the others time to read the verdict. And this
+        # rank's main thread may already be leaving with an error of its own.
         if self._stopped.wait(3 * self.period):
             return
         if (self._main_leaves or self._main_handles_it) and self._stopped.wait(30.0):
-            return  # it was thrown out of its collective, or failed, and speaks for itself
+            return  # the main thread left its collective, or failed, and reports its own error
         message = f"{self.verdict}. This job stops now; run the same command again to resume"
         log.error("%s", message) if log.handlers else print(message, file=sys.stderr)
         with suppress(Exception):
@@ -385,8 +386,8 @@ class Heartbeat:
         os._exit(self.exit_code)
 
     def _end_frozen(self) -> None:
-        """Kill silent peers of this machine: stopped, they would keep their port and GPU."""
-        # Not one that only passed on whom it had lost ("rank 0 left with: rank 1 is lost: ...").
+        """Kill silent peers on this machine: stopped ones would keep their port and GPU."""
+        # Except one that only reported another loss ("rank 0 left with: rank 1 is lost: ...").
         found = _LOST.match(self.verdict)
         named = int(found[1]) if found else None
         for other in self._neighbours.ranks():

@@ -1,4 +1,4 @@
-"""Signs of life: how long this process has run itself, and whether others do."""
+"""Signs of life: how long this process itself has run, and whether others run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ T = TypeVar("T")
 class OwnTime:
     """A clock that advances only while this process runs.
 
-    What a process did not hear while it was suspended, or got no turn on a busy machine, proves
-    nothing about the others. So silence is measured on this clock.
+    A process that was suspended, or got no CPU time on a busy machine, heard nothing. This proves
+    nothing about the others, so silence is measured on this clock.
 
     Args:
-        longest: seconds; :meth:`tick` is called more often than this as long as the process runs.
+        longest: seconds; a running process calls :meth:`tick` more often than this.
     """
 
     def __init__(self, longest: float) -> None:
@@ -31,7 +31,7 @@ class OwnTime:
         self._before = time.monotonic()
 
     def tick(self) -> float:
-        """Add the time since the last tick, ``longest`` at most; return the clock's reading."""
+        """Add the time since the last tick, at most ``longest``; return the clock's reading."""
         now = time.monotonic()
         self.seconds += min(now - self._before, self.longest)
         self._before = now
@@ -45,17 +45,17 @@ class _Seen:
 
 
 class CpuWatch:
-    """Notices that processes of this machine use the CPU.
+    """Detects that processes on this machine use the CPU.
 
-    A process that gets too few turns to speak, or that holds Python's lock in a long compilation,
-    lives: its processor time grows. That of a stopped one does not grow.
+    A process without enough CPU time to send a beat, or one that holds Python's lock in a long
+    compilation, is alive: its processor time grows. That of a stopped process does not.
     """
 
     def __init__(self) -> None:
         self._seen: dict[int, _Seen] = {}
 
     def look(self, pid: int, now: float) -> None:
-        """Take note of a process's processor time; ``now`` is on the caller's clock."""
+        """Record a process's processor time; ``now`` is on the caller's clock."""
         cpu = processor_time(pid)
         before = self._seen.get(pid)
         if cpu is not None and (before is None or before.cpu != cpu):
@@ -68,15 +68,15 @@ class CpuWatch:
 
 
 class ParentWatch:
-    """Notices that the launcher is gone."""
+    """Detects that the launcher is gone."""
 
     def __init__(self) -> None:
         self._parent = os.getppid() if has_launcher() else None
         self._gone_since: float | None = None
-        self._moved = (0, 0.0)  # the progress that was last seen, and when
+        self._moved = (0, 0.0)  # the last progress, and when it was seen
 
     def orphaned_and_idle(self, now: float, progress: int) -> float:
-        """Return for how many seconds the launcher has been gone without any progress here.
+        """Return how many seconds the launcher has been gone without any progress here.
 
         Args:
             now: on the caller's clock, in seconds.
@@ -91,14 +91,14 @@ class ParentWatch:
 
 
 class KeyValueStore(Protocol):
-    """What is used of ``torch.distributed.Store``."""
+    """The part of ``torch.distributed.Store`` that is used."""
 
     def check(self, keys: list[str], /) -> bool:
-        """Return whether all keys are there, without waiting."""
+        """Return whether all keys are set, without waiting."""
         ...
 
     def get(self, key: str, /) -> bytes:
-        """Return a value; waits for it."""
+        """Return a value; waits until it is set."""
         ...
 
     def set(self, key: str, value: str, /) -> None:
@@ -108,16 +108,16 @@ class KeyValueStore(Protocol):
         """Limit how long :meth:`get` waits."""
 
     def clone(self) -> KeyValueStore:
-        """Return a connection of its own, for another thread."""
+        """Return a separate connection, for another thread."""
         ...
 
 
 class TimedStore:
-    """The store, with a note of when a question was asked that it has not answered yet.
+    """The store, with the time of a request that it has not answered yet.
 
     Args:
         store: of the process group.
-        own: the clock of the note.
+        own: the clock for this time.
     """
 
     def __init__(self, store: KeyValueStore, own: OwnTime) -> None:

@@ -1,4 +1,4 @@
-"""The peers on this machine, which can be watched by process number."""
+"""The peers on this machine, which can be watched by process id."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bertds.system.processes import start_time
 
 
 class Neighbours:
-    """Peers of this machine, by rank."""
+    """Peers on this machine, by rank."""
 
     def __init__(self) -> None:
         self._who: dict[int, dict[str, Any]] = {}
@@ -24,36 +24,36 @@ class Neighbours:
         """Watch a peer if it is on this machine.
 
         Args:
-            rank: the peer's.
-            who: what it says of itself: host, pid and start time.
+            rank: of the peer.
+            who: what it reports about itself: host, pid and start time.
         """
         near = who["host"] == socket.gethostname() and who["start"]
-        # Containers may share a host name but not process numbers.
+        # Containers may share a host name but not process ids.
         if near and start_time(who["pid"]) == who["start"]:
             self._who[rank] = who
 
     def ended(self) -> set[int]:
-        """Return those whose process is no more."""
+        """Return the ranks whose process no longer exists."""
         return {rank for rank in tuple(self._who) if not self._exists(rank)}
 
     def look(self, now: float) -> None:
-        """Take note of their processor times; ``now`` is on the caller's clock."""
+        """Record their processor times; ``now`` is on the caller's clock."""
         for who in tuple(self._who.values()):
             self._cpu.look(who["pid"], now)
 
     def ran_since(self, rank: int, then: float) -> bool:
-        """Return whether a process of this machine is known to have run after ``then``."""
+        """Return whether a process on this machine is known to have run after ``then``."""
         return rank in self._who and self._cpu.ran_since(self._who[rank]["pid"], then)
 
     def ranks(self) -> list[int]:
-        """Return who is on this machine."""
+        """Return the ranks on this machine."""
         return list(self._who)
 
     def kill(self, rank: int, why: str) -> None:
-        """End a process, unless its number is another's by now."""
+        """Kill a process, unless its id belongs to another one by now."""
         if self._exists(rank):
             pid = self._who[rank]["pid"]
-            # Said first: the launcher restarts the ranks as soon as one of them has ended.
+            # Logged first: the launcher restarts the ranks as soon as one of them has ended.
             log.warning("%s; killing process %d", why, pid)
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

@@ -1,9 +1,8 @@
-"""Whether training continues: what each rank's main thread is doing, and how long it may take.
+"""Detects training without progress: each rank's activity, and how long it may take.
 
-A rank can be alive and still keep the others waiting for ever: its main thread sleeps, or its GPU
-does. All ranks pass the same places in the same order, so the one that has passed the fewest is
-the one that the others wait for. How long it may stay at one place is learnt from the run's own
-steps.
+A rank can be alive and still block the others for ever, because its main thread or its GPU hangs.
+All ranks pass the same places in the same order, so the others wait for the one that has passed the
+fewest. The limit for one place is learnt from the duration of the run's own steps.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from statistics import median
 from types import FrameType
 
 LEARNT_STEPS = 5
-"""Number of steps, the first left out, after which the run knows how long a step takes."""
+"""Number of steps, without the first, after which the run knows the duration of a step."""
 STEP_TIMES = 5.0
-"""A rank may stay at one place for this many step times."""
+"""The number of step times for which a rank may stay at one place."""
 PATIENCE = 10.0
-"""Factor on the limit while a rank waits for its data, writes or compiles: a file system that
-does not answer for some minutes is not a fault of the rank."""
+"""Factor of the limit while a rank waits for data, writes or compiles: a file system that does not
+respond for some minutes is not a fault of the rank."""
 PAUSES = ("validation", "save")
-"""Activities between steps; each is judged by the longest of its kind so far."""
+"""Activities between steps. Each is compared with the longest one of its kind so far."""
 
 _COLLECTIVE = ("distributed_c10d.py",)
 _PATIENT = ("convert_frame.py", "compile_fx.py", "atomic_files.py", "folder_lock.py", "trackers.py")
@@ -34,14 +33,14 @@ _PATIENT = ("convert_frame.py", "compile_fx.py", "atomic_files.py", "folder_lock
 
 @dataclass(frozen=True, slots=True)
 class Sign:
-    """What one rank says of itself with each beat."""
+    """The state that a rank reports with each beat."""
 
     beat: int
-    """Counts the beats, so that no two are equal."""
+    """Number of the beat, so that no two signs are equal."""
     count: int
     """Number of places that its main thread has passed."""
     activity: str
-    """What it does now: start, data, step, validation or save."""
+    """Its current activity: start, data, step, validation or save."""
     step: int
     waiting: bool
     """Whether it waits in a collective operation."""
@@ -51,7 +50,7 @@ class Sign:
     """Its innermost Python call, as ``function (file.py:12)``."""
 
     def to_text(self) -> str:
-        """Return the sign for the store."""
+        """Return the sign as text for the store."""
         return json.dumps(
             [
                 self.beat,
@@ -66,21 +65,21 @@ class Sign:
 
     @classmethod
     def from_text(cls, text: str) -> Sign:
-        """Read what :meth:`to_text` wrote."""
+        """Parse the result of :meth:`to_text`."""
         return cls(*json.loads(text))
 
 
 class Progress:
-    """What this rank's main thread is doing; written by it, read by the heartbeat's threads.
+    """The activity of this rank's main thread, which sets it; the heartbeat's threads read it.
 
     Args:
-        least_seconds: the limit is never shorter; 0 = there is none.
+        least_seconds: the minimum of the limit; 0 = no limit.
     """
 
     def __init__(self, least_seconds: float) -> None:
         self.least_seconds = least_seconds
         self.step_seconds = 0.0
-        """How long a step takes, the median of the last ones; 0 = not learnt yet."""
+        """Duration of a step, the median of the last ones; 0 = not known yet."""
         self.count = 0
         self.step = 0
         self.activity = "start"
@@ -92,7 +91,7 @@ class Progress:
         self._longest: dict[str, float] = {}
 
     def enter(self, activity: str) -> None:
-        """Note that the main thread passes on to something; all ranks do so in the same order.
+        """Record that the main thread begins an activity; all ranks do so in the same order.
 
         Args:
             activity: data, step, validation or save.
@@ -107,9 +106,11 @@ class Progress:
         self.count += 1
 
     def step_done(self, step: int) -> None:
-        """Note that a step is done, and learn from it."""
+        """Record that a step is done, and learn its duration."""
         self.enter("step")
         self.step = step
+        # The first step is not counted: compilers and caches make it slow. Pauses are no part of a
+        # step.
         if self._step_began:
             self._steps.append(self._since - self._step_began - self._paused)
             if len(self._steps) >= LEARNT_STEPS:
@@ -117,7 +118,7 @@ class Progress:
         self._step_began, self._paused = self._since, 0.0
 
     def limit(self, activity: str = "step", *, patient: bool = False) -> float | None:
-        """Return for how many seconds any rank may stay at one place; None = not known yet."""
+        """Return the limit for staying at one place, in seconds; None = not known yet."""
         if self.least_seconds <= 0 or self.step_seconds == 0.0 or activity == "start":
             return None
         usual = self._longest.get(activity, 0.0) if activity in PAUSES else self.step_seconds
@@ -127,7 +128,7 @@ class Progress:
         return longest * (PATIENCE if patient or activity == "data" else 1.0)
 
     def sign(self, beat: int) -> Sign:
-        """Return what to report to the others; called by another thread than the main one."""
+        """Return the sign for the others; called by a thread other than the main one."""
         frame = sys._current_frames().get(self._main)
         files, place = _stack(frame)
         return Sign(
@@ -142,7 +143,7 @@ class Progress:
 
 
 def _stack(frame: FrameType | None) -> tuple[set[str], str]:
-    """Return the names of the files on a thread's stack, and its innermost call in words."""
+    """Return the file names on a thread's stack, and a description of its innermost call."""
     files: set[str] = set()
     place = ""
     while frame is not None:
@@ -154,11 +155,11 @@ def _stack(frame: FrameType | None) -> tuple[set[str], str]:
 
 
 class Standstill:
-    """Finds the rank that the others wait for, from the signs of all.
+    """Finds the rank that the others wait for, from the signs of all ranks.
 
     Args:
-        progress: the listener's own, which knows the limits.
-        world_size: nothing is found before each of this many ranks has given a sign.
+        progress: of the listener, which knows the limits.
+        world_size: nothing is found before each of these ranks has sent a sign.
     """
 
     def __init__(self, progress: Progress, world_size: int) -> None:
@@ -168,19 +169,19 @@ class Standstill:
         self._since: dict[int, float] = {}
 
     def note(self, rank: int, sign: Sign, now: float) -> None:
-        """Take a rank's sign; ``now`` is in seconds, on a clock that only counts listening."""
+        """Record a rank's sign; ``now`` is in seconds, on a clock that only counts listening."""
         before = self._signs.get(rank)
         if before is None or before.count != sign.count:
             self._since[rank] = now
         self._signs[rank] = sign
 
     def find(self, now: float) -> tuple[list[int], str] | None:
-        """Return the ranks that have stood still for too long and what to say of them, or None."""
+        """Return the ranks without progress for too long, and a text about them; or None."""
         if len(self._signs) < self._world_size:
             return None
         fewest = min(sign.count for sign in self._signs.values())
         behind = [rank for rank, sign in self._signs.items() if sign.count == fewest]
-        # Of several at the same place, those that wait for the others are not to blame.
+        # Of several ranks at the same place, those in a collective operation are not at fault.
         working = [rank for rank in behind if not self._signs[rank].waiting]
         named = sorted(working or behind)
         for rank in named:

@@ -1,4 +1,4 @@
-"""Which of the processes this one is."""
+"""Finds the rank of this process in the variables of its launcher."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bertds.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class RankInfo:
-    """Where this process is among those of the run."""
+    """The rank of this process, on its machine and in the run."""
 
     rank: int
     local_rank: int
@@ -21,12 +21,12 @@ class RankInfo:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is rank 0, the one that writes and speaks."""
+        """Whether this is rank 0, which writes files and logs."""
         return self.rank == 0
 
 
 class _Starter(NamedTuple):
-    """How a launcher reports each process its rank."""
+    """The variables in which a launcher passes each process its rank."""
 
     name: str
     rank: str
@@ -34,8 +34,8 @@ class _Starter(NamedTuple):
     local_rank: str
 
 
-# In this order: mpirun inside a Slurm allocation passes on the variables of the shell that it was
-# typed in, where every process has the same SLURM_PROCID.
+# In this order: mpirun inside a Slurm allocation passes on the variables of its shell, where every
+# process has the same SLURM_PROCID.
 _STARTERS = (
     _Starter(
         "Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"
@@ -49,15 +49,16 @@ _STARTERS = (
 )
 
 LAUNCHER_PID = "BERTDS_LAUNCHER"
-"""Set by ``bertds train --processes``: its process number."""
-# Set by the launchers themselves: deepspeed, torchrun.
+"""Set by ``bertds train --processes`` to its process id."""
+# Set by deepspeed and torchrun.
 _LAUNCHERS = (LAUNCHER_PID, "CROSS_RANK", "TORCHELASTIC_RUN_ID")
 
 
 def has_launcher(environment: Mapping[str, str] | None = None) -> bool:
-    """Return whether this process's parent is a launcher, whose death should end the run.
+    """Return whether the parent of this process is a launcher, whose death should end the run.
 
-    A shell's child continues when the shell ends: ``nohup``, ``disown``, tmux and cron rely on it.
+    A child of a shell continues when the shell ends: ``nohup``, ``disown``, tmux and cron rely on
+    this.
     """
     values = os.environ if environment is None else environment
     if any(name in values for name in _LAUNCHERS):
@@ -66,7 +67,7 @@ def has_launcher(environment: Mapping[str, str] | None = None) -> bool:
 
 
 def starter_of(environment: Mapping[str, str]) -> str:
-    """Return who started this process as one of several, or "" if none did."""
+    """Return the name of the launcher that started several processes, or "" if none did."""
     if _count(environment, "WORLD_SIZE") > 1 and "RANK" in environment:
         return "a launcher"
     # Slurm's variables are also those of the shell in an allocation.
@@ -87,6 +88,7 @@ def _read_starter(values: dict[str, str]) -> None:
         ConfigError: the variables are incomplete, or RANK and WORLD_SIZE contradict them.
     """
     meeting = "MASTER_ADDR and MASTER_PORT are not set"
+    # Use the first launcher that started more than one process.
     for starter in _STARTERS:
         size = _count(values, starter.size)
         if starter.rank not in values or size < 2:
@@ -100,7 +102,7 @@ def _read_starter(values: dict[str, str]) -> None:
                 )
             return
         if starter.local_rank not in values and starter.name == "MPI":
-            continue  # the next one may know another name for it
+            continue  # the next entry may have another name for it
         values["RANK"], values["WORLD_SIZE"] = values[starter.rank], str(size)
         values["LOCAL_RANK"] = values.get(starter.local_rank, "0")
         if "MASTER_ADDR" not in values or "MASTER_PORT" not in values:
@@ -112,6 +114,7 @@ def _read_starter(values: dict[str, str]) -> None:
                 "processes, to the name of the first machine and a free port on it"
             )
         return
+    # No known launcher. A RANK from torchrun or the user is complete; other MPIs are refused below.
     if "RANK" in values:
         return
     several = _count(values, "PMI_SIZE") > 1
@@ -128,15 +131,15 @@ def _read_starter(values: dict[str, str]) -> None:
 
 
 def find_rank_info(environment: Mapping[str, str] | None = None) -> RankInfo:
-    """Read this process's place from the launcher's variables and complete them.
+    """Read this process's rank from the launcher's variables, and complete them.
 
     RANK, WORLD_SIZE and LOCAL_RANK come from ``bertds train --processes``, ``deepspeed`` or
-    ``torchrun``; under ``mpirun`` or a bare ``srun`` their own variables are read. With none of
-    them the process is alone and MASTER_ADDR / MASTER_PORT are set to a free port of this machine.
+    ``torchrun``. Under ``mpirun`` or a bare ``srun``, their own variables are read. With none of
+    them the process is alone, and MASTER_ADDR and MASTER_PORT are set to a free port here.
 
     Raises:
-        ConfigError: the variables are incomplete or contradict each other, as when several
-            processes each think that they are alone, or a several-node job meets at localhost.
+        ConfigError: the variables are incomplete or contradict each other: for example, several
+            processes each seem to be alone, or a job on several nodes uses localhost.
     """
     values = dict(os.environ if environment is None else environment)
     _read_starter(values)
@@ -154,13 +157,15 @@ def find_rank_info(environment: Mapping[str, str] | None = None) -> RankInfo:
             "RANK, LOCAL_RANK and WORLD_SIZE must be integers, found "
             + ", ".join(f"{k}={values.get(k)!r}" for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
         ) from None
+    # A rank outside the world would wait for processes that do not exist.
     if not 0 <= rank_info.rank < rank_info.world_size:
         raise ConfigError(
             f"RANK={rank_info.rank} must be less than WORLD_SIZE={rank_info.world_size}"
         )
     nodes = _count(values, "SLURM_STEP_NUM_NODES") or _count(values, "SLURM_NNODES") or 1
     if "SLURM_PROCID" in values and nodes > 1:
-        # What the launcher started on this node: if that is the whole world, it is so on each.
+        # Processes that the launcher started on this node: if they are the whole world, each node
+        # trains separately.
         here = _count(values, "LOCAL_WORLD_SIZE") or _count(values, "LOCAL_SIZE")
         if rank_info.world_size < nodes or rank_info.world_size == here:
             raise ConfigError(
@@ -173,6 +178,7 @@ def find_rank_info(environment: Mapping[str, str] | None = None) -> RankInfo:
                 f"{nodes} Slurm nodes cannot meet at MASTER_ADDR={values['MASTER_ADDR']}; "
                 "it must be the first node's name"
             )
+    # torch and DeepSpeed read these variables too.
     if environment is None:
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
         os.environ.update({key: values[key] for key in names if key in values})

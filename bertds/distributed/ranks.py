@@ -1,4 +1,4 @@
-"""The processes of a run, as its parts see them."""
+"""The interface of the processes of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ranks(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where tensors of this process live."""
+        """The device of this process's tensors."""
 
     def global_sums(self, values: list[float]) -> torch.Tensor:
         """Return float64 sums over all ranks, on the device. Collective."""

@@ -1,8 +1,8 @@
-"""The processes of a run meet at a key-value store, within a time limit, and by name.
+"""Lets the processes of a run meet at a key-value store, with a time limit and names.
 
-torch's own meeting waits half an hour for a process that was frozen, or never started, and then
-says how many came, not who. Here every process signs a list first. The watch over the peers can
-begin with the store, long before a process group exists.
+torch's own rendezvous waits half an hour for a process that is frozen or was never started, and
+then reports how many came, but not which. Here every process first signs a list. The watch over the
+peers can start with the store, long before a process group exists.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ T = TypeVar("T")
 _COUNT, _OUTCOME = "bertds/come", "bertds/met"
 _ALL_CAME = "all"
 SHOWN = 16
-"""A message names at most this number of missing ranks."""
+"""The maximum number of missing ranks in a message."""
 
 
 def meet(rank_info: RankInfo, limit_seconds: float) -> dist.Store:
     """Wait until every process of the run has come.
 
     Args:
-        rank_info: this process; MASTER_ADDR and MASTER_PORT say where to meet.
-        limit_seconds: for how long.
+        rank_info: of this process; MASTER_ADDR and MASTER_PORT are the meeting place.
+        limit_seconds: how long to wait.
 
     Returns:
-        The store, with an hour's patience for what is asked of it.
+        The store, with a timeout of 1 hour per request.
 
     Raises:
-        BertdsError: not all came in time; the message says who is missing.
+        BertdsError: a process is missing; the message names the missing ranks.
     """
     address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
     waited = (
@@ -50,10 +50,10 @@ def meet(rank_info: RankInfo, limit_seconds: float) -> dist.Store:
     )
     end = time.monotonic() + limit_seconds
     try:
-        # In a thread of its own: a stopped process accepts a connection but never answers.
+        # In a separate thread: a stopped process accepts a connection but never responds.
         store = _within(limit_seconds, lambda: _open_store(rank_info, limit_seconds))
     except TimeoutError:
-        # torch tries again for a while past its limit, so silence alone says little.
+        # torch retries for a while after its limit, so a timeout alone does not show the reason.
         what = "does not respond" if rank_info.rank == 0 or _somebody_listens() else "is missing"
         raise BertdsError(f"{waited}: rank 0 {what}; {remedy}") from None
     except (RuntimeError, ValueError) as error:
@@ -75,7 +75,7 @@ def meet(rank_info: RankInfo, limit_seconds: float) -> dist.Store:
 
 
 def _somebody_listens() -> bool:
-    """Whether a connection to the meeting place is accepted, by a stopped process too."""
+    """Return whether the meeting place accepts a connection; a stopped process does too."""
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     try:
         socket.create_connection(place, timeout=2.0).close()
@@ -104,7 +104,7 @@ def _within(seconds: float, act: Callable[[], T]) -> T:
 
 
 def _open_store(rank_info: RankInfo, limit_seconds: float) -> dist.Store:
-    # torchrun keeps the store in its own process; else rank 0 does.
+    # torchrun keeps the store in its own process; otherwise rank 0 does.
     elsewhere = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = dist.TCPStore(
         host_name=os.environ["MASTER_ADDR"],
@@ -115,25 +115,25 @@ def _open_store(rank_info: RankInfo, limit_seconds: float) -> dist.Store:
         wait_for_workers=False,
         multi_tenant=True,
     )
-    # That store outlives a restart by torchrun, and what an earlier attempt wrote is still there.
+    # torchrun's store outlives a restart, so it still has the keys of an earlier attempt.
     return dist.PrefixStore(f"attempt{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def _sign(store: dist.Store, rank_info: RankInfo, end: float) -> str:
-    """Return "all", or who is missing."""
+    """Sign the list and wait for the others; return "all", or which ranks are missing."""
     store.set(_key(rank_info.rank), f"{socket.gethostname()} {os.getpid()}")
     if store.add(_COUNT, 1) == rank_info.world_size:
         store.set(_OUTCOME, _ALL_CAME)
     try:
         store.wait([_OUTCOME], timedelta(seconds=max(0.1, end - time.monotonic())))
     except RuntimeError:
-        # The first whose patience ends decides for all: no rank continues without the others.
+        # The first rank to time out decides for all, so that none continues without the others.
         missing = [r for r in range(rank_info.world_size) if not store.check([_key(r)])]
         shown = ", ".join(map(str, missing[:SHOWN])) + (" ..." if len(missing) > SHOWN else "")
         store.compare_set(_OUTCOME, "", f"of {rank_info.world_size} ranks are missing: {shown}")
     outcome = str(store.get(_OUTCOME).decode())
     if outcome != _ALL_CAME and rank_info.rank == 0:
-        time.sleep(2.0)  # the store goes with this process: let the others read
+        time.sleep(2.0)  # the store ends with this process: give the others time to read
     return outcome
 
 

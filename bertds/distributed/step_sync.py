@@ -1,10 +1,10 @@
-"""What the ranks exchange in each step, in two small all-reduces.
+"""The ranks' exchange in each step: two small all-reduces.
 
-At its beginning: masked positions and real tokens of the step's samples, and rank 0's clock. The
-loss is divided by the whole global batch's count of masked positions, so the result depends on
-neither micro batch nor world size. Before the update: how many ranks wish to stop; so a wish that
-comes while the step is under way ends the run after this step. On a GPU both are read after the
-update, which has waited for the gradient norm, so that nothing else waits for the device.
+The first, at the beginning, sums the masked positions and real tokens of the step's samples, and
+rank 0's clock. The loss is divided by the masked positions of the whole global batch, so the result
+depends on neither micro batch nor world size. The second, before the update, counts the ranks that
+want to stop, so a request that arrives during the step ends the run after this step. On a GPU both
+are read after the update, which waits for the gradient norm anyway.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from bertds.distributed.stop_requests import StopRequests
 
 
 class _Sums:
-    """Sums on their way to the host."""
+    """Sums in transfer to the host."""
 
     def __init__(self, sums: torch.Tensor) -> None:
         self._host = sums
@@ -30,30 +30,30 @@ class _Sums:
             self._event.record()
 
     def values(self) -> list[float]:
-        """Wait until they have arrived."""
+        """Wait until they have arrived, and return them."""
         if self._event is not None:
             self._event.synchronize()
         return self._host.tolist()
 
 
 class Agreement:
-    """One run's exchange.
+    """The exchange of one run.
 
     Args:
-        engine: adds numbers up over the ranks.
-        watch: this rank's wish to stop.
+        engine: sums numbers over the ranks.
+        watch: this rank's stop requests.
     """
 
     def __init__(self, engine: Ranks, watch: StopRequests) -> None:
         self.engine = engine
         self.watch = watch
         self.waiting = DeviceClock(engine.device)
-        """Times the exchange before the update, where a fast rank waits for a slow one."""
+        """Times the second exchange, in which a fast rank waits for a slow one."""
         self._counts: _Sums | None = None
         self._wishes: _Sums | None = None
         self._stop = False
         self.batches_ready = False
-        """Whether every rank had its next batch when it was last asked."""
+        """Whether every rank had its next batch at the last exchange."""
         self.main_hours = 0.0
         self.hours = 0.0
         self.tokens = 0
@@ -65,8 +65,8 @@ class Agreement:
             batch: this rank's part of the step.
 
         Returns:
-            ``mlm_scale`` and ``nsp_scale``: what the engine multiplies loss sums with, so that
-            its averaging over micro batches and ranks gives the mean over the global batch.
+            ``mlm_scale`` and ``nsp_scale``: the factors of the loss sums with which the engine's
+            averaging over micro batches and ranks gives the mean over the global batch.
         """
         hours = self.main_hours if self.engine.rank == 0 else 0.0
         sums = self.engine.global_sums(
@@ -81,10 +81,10 @@ class Agreement:
         }
 
     def ask(self, has_batch: bool = True) -> None:
-        """Exchange the wishes to stop; call it before the update.
+        """Exchange stop requests. Call it before the update.
 
         Args:
-            has_batch: whether this rank's next batch is there; see :attr:`batches_ready`.
+            has_batch: whether this rank has its next batch; see :attr:`batches_ready`.
         """
         wish = 1.0 if self.watch.reason() else 0.0
         waiting = 0.0 if has_batch else 1.0
@@ -93,7 +93,7 @@ class Agreement:
         self._wishes = _Sums(sums)
 
     def read(self) -> None:
-        """Take in what this step exchanged; call it after the update."""
+        """Read the results of this step's exchanges. Call it after the update."""
         if self._counts is not None:
             _, tokens, self.hours = self._counts.values()
             self.tokens += int(tokens)
@@ -104,7 +104,7 @@ class Agreement:
         self._counts = self._wishes = None
 
     def stop(self, reason: str) -> None:
-        """Stop after all: every rank calls it, for a reason that they share."""
+        """Stop for a reason that all ranks know; every rank must call it."""
         self._stop = True
         self.watch.wish(reason)
 

@@ -1,10 +1,10 @@
-"""The process: its place among the others, and the wish to stop.
+"""Collects this rank's stop requests.
 
 A stop can be requested by a signal (SIGTERM, SIGINT, SIGUSR1), by a file named ``STOP`` in the run
-folder, by a time limit, or by the launcher's death (the ``deepspeed`` launcher, killed, leaves
-its ranks running as orphans). Any rank may notice; all ranks agree in a small all-reduce before
-the update, and stop after the step under way. A process that was started from a shell continues
-when the shell ends; a closed terminal (SIGHUP) is a wish to stop unless ``nohup`` has it ignored.
+folder, by a time limit, or by the death of the launcher (a killed ``deepspeed`` launcher leaves its
+ranks running as orphans). Any rank may notice it. All ranks agree in a small all-reduce before the
+update, and stop after the current step. A process that was started from a shell continues when the
+shell ends. A closed terminal (SIGHUP) is a stop request unless ``nohup`` has made it ignored.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class StopRequests:
-    """Collects this rank's wish to stop. The ranks' agreement is the training loop's matter.
+    """Collects this rank's stop requests. The training loop lets the ranks agree.
 
     Args:
-        run_dir: where a ``STOP`` file is looked for.
+        run_dir: the folder of the ``STOP`` file.
         max_hours: time limit of this process, or None.
-        job_seconds: how long the batch system lets this job train on, or None; see
+        job_seconds: how long the batch system lets this job continue training, or None; see
             :func:`seconds_left_of_job`.
     """
 
@@ -48,7 +48,7 @@ class StopRequests:
         """Install the signal handlers (main thread only)."""
         for number in STOP_SIGNALS:
             signal.signal(number, self._on_signal)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(signal.SIGHUP, self._on_signal)
         return self
 
@@ -57,7 +57,7 @@ class StopRequests:
         now = time.monotonic()
         if number == signal.SIGINT:
             # A terminal's Ctrl-C reaches every process of its group at once, and launchers pass
-            # it on as SIGTERM: only a second SIGINT, a moment later, means "leave at once".
+            # it on as SIGTERM. Only a second SIGINT, a moment later, means "leave at once".
             if self._first_interrupt is not None and now - self._first_interrupt > 0.5:
                 os.write(2, b"\nsecond interrupt: leaving at once, nothing is saved\n")
                 os._exit(EXIT_INTERRUPTED)
@@ -65,7 +65,7 @@ class StopRequests:
         self._noticed = signal.Signals(number).name
 
     def reason(self) -> str:
-        """Return why this rank wants to stop, or "" if it does not; once wished, it stays wished.
+        """Return why this rank wants to stop, or "". A request is never withdrawn.
 
         Cheap enough for every step.
         """
@@ -74,7 +74,7 @@ class StopRequests:
         return self._noticed
 
     def wish(self, reason: str) -> None:
-        """Want to stop for a reason that was noticed elsewhere."""
+        """Request a stop for a reason that was noticed elsewhere."""
         self._noticed = self._noticed or reason
 
     def _look(self) -> str:
@@ -83,7 +83,7 @@ class StopRequests:
             return "run.max_hours is reached"
         if self.job_deadline is not None and now > self.job_deadline:
             return "the time limit of the Slurm job is close"
-        if now > self._next_look:  # a file system is not asked more than once per second
+        if now > self._next_look:  # access the file system at most once per second
             self._next_look = now + 1.0
             if self.stop_file.exists():
                 return f"the file {self.stop_file} exists"
@@ -95,8 +95,8 @@ class StopRequests:
     def ignore_signals() -> None:
         """Ignore stop signals from now on.
 
-        Python restores a handled SIGUSR1 to its default while it shuts down, so that a late one
-        would kill a run that has already finished its work.
+        Python restores the default of a handled SIGUSR1 during shutdown, so that a late one would
+        kill a run that has already finished its work.
         """
         for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -105,15 +105,15 @@ class StopRequests:
 def seconds_left_of_job(
     margin_minutes: float, environment: Mapping[str, str] | None = None
 ) -> float | None:
-    """Return how many seconds a Slurm job may train on before it should stop and save.
+    """Return how many seconds a Slurm job may continue training before it should stop and save.
 
     Args:
-        margin_minutes: time to keep for saving; never more than 10 % of the whole job, so that
-            a short one trains too.
+        margin_minutes: time to reserve for saving; at most 10 % of the whole job, so that a short
+            one can train too.
         environment: SLURM_JOB_END_TIME and SLURM_JOB_START_TIME in seconds since 1970.
 
     Returns:
-        None outside a job, or where Slurm does not say.
+        None outside a job, or if Slurm does not set the variables.
     """
     values = os.environ if environment is None else environment
     try:

@@ -1,9 +1,9 @@
-"""A small process next to each rank that ends the rank when Python no longer runs in it.
+"""A small process next to each rank, which kills the rank if Python no longer runs in it.
 
-A thread cannot do that: while a call holds Python's lock and does not return, no thread of the
-process runs. The same process ends a rank that does not manage to leave, for want of memory or
-because a library hangs. It is started by its path and imports nothing of bertds, so that it takes
-some milliseconds and 10 MB.
+A thread cannot do this: while a call holds Python's lock and does not return, no thread of the
+process runs. The process also kills a rank that does not manage to leave, because memory is
+exhausted or a library hangs. It is started by its path and imports nothing of bertds, so it takes
+a few milliseconds and 10 MB.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import time
 from contextlib import suppress
 
 TICK = 0.5
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 class Watchdog:
-    """The rank's end of it.
+    """The rank's side of the watchdog.
 
     Args:
-        rank: this process's number, for the message.
+        rank: of this process, for the message.
     """
 
     def __init__(self, rank: int) -> None:
@@ -33,7 +33,7 @@ class Watchdog:
         self._rank = rank
 
     def start(self) -> Watchdog:
-        """Start the process; a machine without room for it continues without."""
+        """Start the process; if the machine has no room for it, continue without."""
         command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(self._rank)]
         with suppress(OSError):
             # A session of its own: the terminal's Ctrl-C and a launcher's signals do not reach it.
@@ -46,16 +46,16 @@ class Watchdog:
         return self
 
     def alive(self, limit_seconds: float) -> None:
-        """Say that Python runs, and how long the next sign may take."""
+        """Report that Python runs, and after how many seconds the next report is due."""
         self._write(b"%.1f\n" % limit_seconds)
 
     def leaving(self, limit_seconds: float) -> None:
-        """Say that this process should be gone by then, whatever else it says."""
+        """Report that this process must be gone after this time, whatever else it reports."""
         self._write(b"leave%.1f\n" % limit_seconds)
 
     def _write(self, line: bytes) -> None:
         if self._pipe >= 0:
-            with suppress(OSError):  # it is gone, or has not read for long
+            with suppress(OSError):  # the process is gone, or its pipe is full
                 os.write(self._pipe, line)
 
     def stop(self) -> None:
@@ -72,8 +72,8 @@ class Watchdog:
 def watch(pid: int, rank: int) -> None:
     """Watch the parent until it ends, closes the pipe, or is silent for too long.
 
-    The time in which the parent is stopped (SIGSTOP, a suspended job) does not count, and of that
-    in which this process gets no turn only a little.
+    Time in which the parent is stopped (SIGSTOP, a suspended job) does not count. Time in which
+    this process gets no CPU counts only a little.
     """
     limit, silent, leaves = float("inf"), 0.0, False
     before = time.monotonic()
@@ -81,6 +81,7 @@ def watch(pid: int, rank: int) -> None:
         ready, _, _ = select.select([0], [], [], TICK)
         now = time.monotonic()
         passed, before = min(now - before, 3 * TICK), now
+        # A report restarts the clock; an announced exit cannot be taken back.
         if ready:
             text = os.read(0, 65536)
             if not text:

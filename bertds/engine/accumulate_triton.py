@@ -1,7 +1,7 @@
 """Adds a micro batch's gradients to their float32 sums in one Triton kernel.
 
-torch's ``_foreach_add_`` has no quick way for two dtypes: it starts one kernel per tensor, 398 for
-BERT-large. Here the addresses of all gradients go to the GPU as one small table.
+torch's ``_foreach_add_`` has no fast path for two dtypes: it starts one kernel per tensor, 398 for
+BERT-large. Here the addresses of all gradients are sent to the GPU as one small table.
 
 A tensor's first gradient of a step overwrites its sum, so that nothing is zeroed between steps.
 
@@ -23,9 +23,9 @@ BLOCK = 4096
 """Elements per program; a power of two."""
 WARPS = 8
 ALIGNMENT = 16
-"""Bytes that a 16-byte load or store needs addresses to be a multiple of."""
+"""16-byte loads and stores need addresses that are multiples of this number of bytes."""
 ABSENT, ADD, OVERWRITE = 0, 1, 2
-"""What happens to a tensor's sum."""
+"""The action on a tensor's sum."""
 TYPES = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
 
 
@@ -40,7 +40,7 @@ def accumulate(
     ALIGNED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program per block: row ``blocks[program]`` is the tensor's number and the block's."""
+    """One program per block: row ``blocks[program]`` has the tensor's and the block's number."""
     tensor = tl.load(blocks + 2 * tl.program_id(0))
     first = tl.load(blocks + 2 * tl.program_id(0) + 1).to(tl.int64) * BLOCK
     action = tl.load(actions + tensor)
@@ -50,9 +50,10 @@ def accumulate(
         total = tl.load(sums + tensor).to(tl.pointer_type(tl.float32))
         if ALIGNED:  # lets the compiler use 16-byte loads and stores
             source, total = tl.multiple_of(source, 16), tl.multiple_of(total, 16)
+        # The last block of a tensor is partly outside of it.
         at = first + tl.arange(0, BLOCK)
         inside = at < tl.load(lengths + tensor)
-        # An address of 0: there is no gradient, and the sum becomes 0.
+        # An address of 0 means that there is no gradient: the sum becomes 0.
         value = tl.load(source + at, mask=inside & (address != 0), other=0.0).to(tl.float32)
         if action == 1:
             value += tl.load(total + at, mask=inside, other=0.0)
@@ -60,16 +61,17 @@ def accumulate(
 
 
 class Accumulator:
-    """Sums of gradients, float32 and contiguous, that stay where they are.
+    """float32 sums of gradients, contiguous and at fixed addresses.
 
     Args:
         sums: one per parameter, on one device.
     """
 
     def __init__(self, sums: Sequence[torch.Tensor]) -> None:
-        self._sums = list(sums)  # the kernel knows only their addresses
+        self._sums = list(sums)  # keeps them alive: the kernel knows only their addresses
         self._device = self._sums[0].device
         lengths = np.array([total.numel() for total in sums], np.int64)
+        # One table row per block: the number of its tensor, and its own number within the tensor.
         counts = -(-lengths // BLOCK)
         tensors = np.repeat(np.arange(len(lengths)), counts)
         numbers = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -81,13 +83,13 @@ class Accumulator:
         self._blocks = torch.from_numpy(table).to(self._device)
 
     def add(self, gradients: Sequence[torch.Tensor | None], fresh: Sequence[bool]) -> None:
-        """Add gradients to the sums. Nothing waits for the device.
+        """Add gradients to the sums, without waiting for the device.
 
         Args:
-            gradients: one per sum, all of one dtype; None = none.
-            fresh: whether the sum holds nothing of this step yet.
+            gradients: one per sum, all of one dtype; None if a parameter has no gradient.
+            fresh: whether the sum contains nothing of this step yet.
         """
-        # Held until the kernel is asked for: a copy's memory must not be given away before.
+        # Kept alive until the kernel is queued: the memory of a copy must not be reused before.
         held = [None if gradient is None else gradient.contiguous() for gradient in gradients]
         dtype = next((gradient.dtype for gradient in held if gradient is not None), torch.bfloat16)
         addresses = [0 if gradient is None else gradient.data_ptr() for gradient in held]
@@ -95,7 +97,7 @@ class Accumulator:
             OVERWRITE if new else ADD if address else ABSENT
             for address, new in zip(addresses, fresh, strict=True)
         ]
-        # From pinned memory: a copy from other memory may wait for all that was asked before.
+        # Pinned memory: a copy from pageable memory may wait for all queued work.
         pinned = self._device.type == "cuda"
         table = torch.tensor([addresses, actions], dtype=torch.int64, pin_memory=pinned)
         table = table.to(self._device, non_blocking=True)

@@ -1,10 +1,10 @@
-"""DeepSpeed's wrapper for bf16 at ZeRO stage 1, whose steps are made over all tensors at once.
+"""Makes DeepSpeed's wrapper for bf16 at ZeRO stage 1 process all tensors at once.
 
-``BF16_Optimizer`` (bf16, stage 1, float32 accumulation) goes through the tensors one by one. For
+``BF16_Optimizer`` (bf16, stage 1, float32 accumulation) processes the tensors one by one. For
 BERT-large that is 1,200 operators per micro batch and 1,600 per step, which keep the host busier
-than the model does. It also copies all gradients into one buffer and back in order to reduce them,
-though they are in one buffer each. The results here are the same to the bit, except for the norm on
-a CPU, which is more exact. Written for and tested with DeepSpeed 0.19.8.
+than the model does. It also copies all gradients into one buffer and back to reduce them, although
+each buffer of gradients is contiguous already. The results here are identical bit for bit, except
+for the norm on a CPU, which is more exact. Written for and tested with DeepSpeed 0.19.8.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def work_on_all_tensors(engine: DeepSpeedObject) -> None:
-    """Change how the wrapper of stage 1 in bf16 accumulates, reduces, measures and clips.
+    """Replace how the wrapper of stage 1 in bf16 accumulates, reduces, measures and clips.
 
-    Other wrappers are left as they are.
+    Other wrappers are not changed.
     """
     wrapper = engine.optimizer
     if not hasattr(wrapper, "update_hp_grads"):
         return
     use_exact_norms()
     engine.allreduce_and_copy = _InPlace(engine)
-    # Asked for in the JSON, each gradient is added by a hook of its own.
+    # With immediate_grad_update in the JSON, a hook per parameter adds its gradient instead.
     if not wrapper.immediate_grad_update and not getattr(wrapper, "autoep_folding_tp_group", None):
         accumulation = _Accumulation(wrapper)
         wrapper.update_hp_grads = accumulation
@@ -63,7 +63,7 @@ class _Accumulation:
 
             self._in_one_kernel = Accumulator(self._sums)
         self._fresh = True
-        """Whether the sums are those of a step that is over."""
+        """Whether the sums are those of a finished step."""
 
     @torch.no_grad()
     def __call__(self, clear_lp_grads: bool = False) -> None:
@@ -77,6 +77,8 @@ class _Accumulation:
         else:
             self._add(gradients, fresh)
         self._fresh = False
+        # Record which parameters have had a gradient in this step, group by group, as DeepSpeed
+        # does.
         present = [
             flag or gradient is not None for flag, gradient in zip(had, gradients, strict=True)
         ]
@@ -85,9 +87,10 @@ class _Accumulation:
             group[:] = present[start : start + len(group)]
             start += len(group)
         for parameter in self._parameters:
-            parameter.grad = None  # the next backward pass leaves its own, instead of adding
+            parameter.grad = None  # the next backward pass stores its gradient, and adds nothing
 
     def _add(self, gradients: Sequence[torch.Tensor | None], fresh: Sequence[bool]) -> None:
+        # A first gradient overwrites its sum, a later one is added to it.
         new, old = _Pairs([], []), _Pairs([], [])
         for total, gradient, overwrite in zip(self._sums, gradients, fresh, strict=True):
             if gradient is not None:
@@ -102,15 +105,15 @@ class _Accumulation:
             torch._foreach_add_(old.sums, old.gradients)
 
     def begin_step(self) -> None:
-        """Forget the sums: DeepSpeed's ``clear_hp_grads``."""
+        """Mark the sums as outdated: replaces DeepSpeed's ``clear_hp_grads``."""
         self._fresh = True
         for flags in self._wrapper.fp32_groups_has_gradients:
             flags[:] = [False] * len(flags)
 
     def sums_with_gradients(self, for_clipping: bool = False) -> Any:
-        """Return what the norm is taken of: DeepSpeed's ``get_grads_for_norm``.
+        """Return the tensors to take the norm of: replaces DeepSpeed's ``get_grads_for_norm``.
 
-        One tensor per group where every parameter has a gradient, instead of one per parameter.
+        One tensor per group if every parameter has a gradient, instead of one per parameter.
         """
         wrapper, found = self._wrapper, []
         for flags, whole, parts in zip(
@@ -123,7 +126,7 @@ class _Accumulation:
                 found.append(whole)
             else:
                 found += [part for part, has in zip(parts, flags, strict=True) if has]
-        return found if for_clipping else (found, {})  # the second: experts, of which BERT has none
+        return found if for_clipping else (found, {})  # second: expert gradients; BERT has none
 
 
 class _Pairs(NamedTuple):
@@ -132,7 +135,7 @@ class _Pairs(NamedTuple):
 
 
 class _InPlace:
-    """Averages gradient buffers over the ranks, each where it is."""
+    """Averages gradient buffers over the ranks in place."""
 
     def __init__(self, engine: DeepSpeedObject) -> None:
         self._engine = engine
@@ -144,7 +147,7 @@ class _InPlace:
         dp_world_size: float | None = None,
     ) -> None:
         if dist.get_world_size(dp_group) == 1:
-            return  # nothing travels, so nothing is rounded to the type in which it would
+            return  # no communication, so no rounding to the communication dtype
         for buffer in small_bucket:
             reduced = self._engine.allreduce_bucket([buffer], dp_group, dp_world_size)
             if reduced.data_ptr() != buffer.data_ptr():
@@ -152,14 +155,15 @@ class _InPlace:
 
 
 def use_exact_norms() -> None:
-    """Have ``BF16_Optimizer`` take its norm, and clip, over all tensors at once.
+    """Make ``BF16_Optimizer`` compute its norm, and clip, over all tensors at once.
 
-    Its own norm is low by 5e-4 on a CPU at 3.9 million numbers.
+    Its own norm is too low by 5e-4 on a CPU for 3.9 million numbers.
     """
     from deepspeed.runtime import bf16_optimizer
 
     original_norm = bf16_optimizer.get_global_norm_of_tensors
     original_clip = bf16_optimizer.clip_tensors_by_global_norm
+    # The module is patched once per process, even if several engines are created.
     if getattr(original_norm, "is_exact", False):
         return
 
@@ -183,6 +187,7 @@ def use_exact_norms() -> None:
     ) -> torch.Tensor:
         if global_norm is None:
             return original_clip(input_tensors, max_norm, global_norm, mpu, eps)
+        # The same formula as DeepSpeed's.
         factor = max_norm / (global_norm + eps)
         if factor < 1:
             torch._foreach_mul_(list(input_tensors), factor)

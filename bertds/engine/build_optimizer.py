@@ -1,10 +1,10 @@
-"""Builds the optimizer that the JSON asks for, on the implementation that suits the device.
+"""Builds the optimizer that the JSON asks for, in the implementation that suits the device.
 
 ====================== ==================================================================
 Lamb                   bertds.optim.lamb, everywhere
 Muon                   bertds.optim.muon, everywhere
 Adam, AdamW on a GPU   DeepSpeed's FusedAdam; torch's fused one with ``"torch_adam": true``
-Adam, AdamW on a CPU   torch's fused one: as quick as DeepSpeed's, and needs no compiler
+Adam, AdamW on a CPU   torch's fused one: as fast as DeepSpeed's, and needs no compiler
 ... offloaded          DeepSpeed's CPU Adam, which needs a compiler; torch's fused one with
                        ``"zero_force_ds_cpu_optimizer": false``
 ====================== ==================================================================
@@ -30,14 +30,14 @@ def build_optimizer(
 
     Raises:
         ConfigError: nothing is trainable.
-        BertdsError: DeepSpeed's optimizer could not be compiled; the message says what to do.
+        BertdsError: DeepSpeed's optimizer could not be compiled; the message gives the remedy.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if not named:
         raise ConfigError("the model has no trainable parameters")
     wanted = settings.optimizer
     if wanted.kind == "Lamb":
-        # One group for all: ZeRO steps group by group, and each would need an all-reduce.
+        # One group for all: ZeRO calls step() per group, and each call makes an all-reduce.
         return ShardedLamb(
             memory_order(named, device),
             lr=wanted.lr,
@@ -68,10 +68,11 @@ def build_optimizer(
         {"params": decayed, "weight_decay": wanted.weight_decay},
         {"params": not_decayed, "weight_decay": 0.0},
     ]
+    # Leave out a group without parameters, for example if only biases are trained.
     groups = [group for group in groups if group["params"]]
     numbers: dict[str, Any] = {"lr": wanted.lr, "betas": wanted.betas, "eps": wanted.eps}
     decoupled = wanted.kind == "AdamW"
-    # DeepSpeed's kernels for offload and for GPUs, torch's otherwise.
+    # DeepSpeed's kernels for offloading and for GPUs, torch's otherwise.
     if settings.offloads_optimizer and settings.values.get("zero_force_ds_cpu_optimizer", True):
         return _cpu_adam(groups, numbers, decoupled)
     if device.type == "cuda" and not settings.offloads_optimizer and not wanted.torch_adam:
@@ -84,12 +85,12 @@ def build_optimizer(
 def memory_order(
     named: list[tuple[str, torch.nn.Parameter]], device: torch.device
 ) -> list[torch.nn.Parameter]:
-    """Return parameters in the order in which ZeRO 1 and 2 lay them out in one flat buffer.
+    """Return parameters in the order in which ZeRO 1 and 2 place them in one flat buffer.
 
-    On a GPU weights come before biases, so that a layer's query, key and value weights (and their
-    biases) are neighbours, and its one product needs no copy of them; see
-    ``bertds.model.attention.join``. Adam's two groups are that order anyway. Checkpoints go by
-    name, so the order may change between runs.
+    On a GPU weights come before biases. A layer's query, key and value weights (and their biases)
+    are then adjacent, so that one matrix product needs no copy of them; see
+    ``bertds.model.attention.join``. Adam's two groups give this order anyway. Checkpoints identify
+    tensors by name, so the order may change between runs.
     """
     if device.type == "cpu":
         return [parameter for _, parameter in named]

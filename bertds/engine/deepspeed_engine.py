@@ -8,8 +8,8 @@
 
 DeepSpeed divides each loss by the number of accumulation steps and averages gradients over the
 ranks. With ``scale = accumulation steps * world size / count in the global batch`` the gradient is
-therefore that of the mean over the global batch, whatever the number of processes and the size of
-the micro batch.
+therefore that of the mean over the global batch, independent of the number of processes and of the
+micro batch size.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ from bertds.system.fault_points import passed, reached
 
 T = TypeVar("T")
 
-# What of a micro batch is not an argument of the model.
+# Fields of a micro batch that are not arguments of the model.
 _NOT_FORWARDED = ("rows", "sequence_length", "masked")
 
 
 class Engine:
-    """A model under training, made by ``create``.
+    """A model in training. Build it with ``create``.
 
-    All methods but the readers of plain numbers are collective: every rank calls them.
+    All methods are collective, except those that only return plain numbers.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Engine:
         self.batch = batch
         """The batch plan."""
         self.device = device
-        """Where micro batches must be."""
+        """The device on which micro batches must be."""
         self.skipped_steps = 0
         """Steps in which no update was made, because a gradient was not finite."""
         self.forward_clock = DeviceClock(device)
@@ -105,13 +105,13 @@ class Engine:
         seed: int,
         timeout_seconds: float = 1800.0,
     ) -> Engine:
-        """Start the processes, wrap the model and make its optimizer.
+        """Start the process group, wrap the model and build its optimizer.
 
         Args:
-            model: float32, on the CPU. Rank 0's weights are given to all ranks.
+            model: float32, on the CPU. All ranks receive rank 0's weights.
             settings: the checked DeepSpeed JSON.
             batch_plan: ``settings.batch_plan(world_size)``.
-            seed: for anything that draws before the first ``seed_dropout``.
+            seed: for random numbers that are drawn before the first ``seed_dropout``.
             timeout_seconds: how long a collective operation waits for a silent peer.
 
         Raises:
@@ -132,7 +132,7 @@ class Engine:
         with torch.no_grad():
             for parameter in model.parameters():
                 dist.broadcast(parameter.data, src=0)
-        # DeepSpeed casts the model before it makes the masters: keep the exact weights.
+        # DeepSpeed casts the model before it copies the masters, so keep the exact weights.
         exact = None
         if settings.precision in ("bf16", "fp16"):
             exact = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()}
@@ -169,9 +169,9 @@ class Engine:
             group["lr"] = lr
 
     def use_batch(self, batch: BatchPlan) -> None:
-        """Cut the next step's global batch differently; only the accumulation may differ.
+        """Divide the next step's global batch differently; only the accumulation may change.
 
-        Called between steps.
+        Call it between steps.
         """
         if batch == self.batch:
             return
@@ -181,10 +181,10 @@ class Engine:
         self._engine.micro_steps = 0
 
     def seed_dropout(self, seed: int, step: int, micro_step: int) -> None:
-        """Make what follows draw the same numbers as in any run with the same arguments.
+        """Make the following dropout masks a function of the arguments only.
 
-        Mixes in the rank, so that no two ranks share a dropout mask. Call it before each forward
-        pass; then no generator state need be saved.
+        The rank is mixed in, so that no two ranks share a mask. Called before each forward pass, it
+        makes saving the generator's state unnecessary.
         """
         reached("engine.seed", step=step, micro_step=micro_step)
         mixed = 0
@@ -202,16 +202,16 @@ class Engine:
         """Run a micro batch through the model and add its gradient.
 
         Args:
-            micro_batch: its fields are the model's arguments (``rows`` and ``sequence_length``
-                are left out); on ``device``.
-            mlm_scale: factor of the output's ``mlm_loss_sum``; see the module for its size.
+            micro_batch: its fields are the model's arguments (except ``rows``,
+                ``sequence_length`` and ``masked``); on ``device``.
+            mlm_scale: factor of ``mlm_loss_sum``; the module docstring gives its value.
             nsp_scale: factor of ``nsp_loss_sum``.
 
         Returns:
             The model's output, detached.
         """
         reached("engine.forward")
-        if not self._engine.module.training:  # it walks over every module
+        if not self._engine.module.training:  # train() visits every module
             self._engine.train()
         with self.forward_clock.timed():
             output = self._engine(**_arguments(micro_batch))
@@ -225,15 +225,15 @@ class Engine:
         return type(output)(*(None if value is None else value.detach() for value in output))
 
     def step(self, norm_limit: float = math.inf) -> bool:
-        """Update the weights from the gradients gathered since the last step.
+        """Update the weights from the gradients accumulated since the last step.
 
         Args:
-            norm_limit: make no update if the gradient norm before clipping is over it.
+            norm_limit: skip the update if the gradient norm before clipping exceeds it.
 
         Returns:
             Whether an update was made. False: a gradient was not finite (in fp16 this also lowers
-            the loss scale), or its norm was over the limit; weights and moments
-            are as they were.
+            the loss scale), or its norm exceeded the limit. Weights and moments are then
+            unchanged.
         """
         if not self._engine.is_gradient_accumulation_boundary():
             raise BertdsError(
@@ -261,8 +261,8 @@ class Engine:
         return norm_under_way(self._engine)
 
     def _step_unsharded(self) -> bool:
-        # ZeRO's wrappers check, clip and skip; at stage 0 DeepSpeed hands us the raw optimizer
-        # and would let a NaN through.
+        # ZeRO's wrappers check, clip and skip. At stage 0 DeepSpeed calls the optimizer directly
+        # and would apply a NaN.
         parameters = [partition.tensor for partition in self._layout.partitions]
         gradients = [p.grad for p in parameters if p.grad is not None]
         self._norm = norm = global_norm(gradients)
@@ -277,22 +277,22 @@ class Engine:
         return True
 
     def keep_average(self) -> None:
-        """Keep a moving average of the weights from here on: it joins the pieces."""
+        """Keep a moving average of the weights from here on; checkpoints then contain it."""
         self._average = WeightAverage(self._layout)
 
     def update_average(self, decay: float) -> None:
-        """Move the average, if one is kept, towards the weights by 1 - ``decay``."""
+        """Move the average, if there is one, towards the weights by 1 - ``decay``."""
         if self._average is not None:
             self._average.update(decay)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Compute with the average of the weights, if one is kept, in this context. Collective."""
+        """Use the averaged weights, if there are any, inside this context. Collective."""
         if self._average is None:
             return nullcontext()
         return self._average.in_place(self._engine)
 
     def gradient_norm(self) -> float | None:
-        """Return the last step's global gradient norm before clipping; inf: it was not finite."""
+        """Return the last step's global gradient norm before clipping; inf if not finite."""
         return None if self._norm is None else float(self._norm)
 
     def trust_ratios(self) -> dict[str, tuple[float, float, float]]:
@@ -307,7 +307,7 @@ class Engine:
 
         Args:
             micro_batch: as for :meth:`forward_backward`.
-            predict: the output has the likeliest words instead of the masked-LM loss.
+            predict: return the most likely token ids instead of the masked-LM loss.
         """
         reached("engine.evaluate")
         self._engine.eval()
@@ -317,12 +317,12 @@ class Engine:
         return output
 
     def global_sums(self, values: list[float]) -> torch.Tensor:
-        """Add numbers up over all ranks, in one small all-reduce.
+        """Sum numbers over all ranks in one small all-reduce.
 
         Returns:
-            A float64 vector on the device; nothing waits for it until its values are read.
+            A float64 vector on the device. Nothing waits for the device until it is read.
         """
-        # From pinned memory: a copy from other memory may wait for all that was asked before.
+        # Pinned memory: a copy from pageable memory may wait for all queued work.
         pinned = self.device.type == "cuda"
         sums = torch.tensor(values, dtype=torch.float64, pin_memory=pinned)
         sums = sums.to(self.device, non_blocking=True)
@@ -357,10 +357,10 @@ class Engine:
         """Set weights and moments from saved ones, by name.
 
         Args:
-            read: ``read(name, kind, start, length)`` returns those float32 values.
+            read: ``read(name, kind, start, length)`` returns these float32 values.
             optimizer_steps: the step counter for the moments' bias correction.
-            moments: False leaves moments at zero (and the counter with them).
-            averaged: an average that is kept was saved too; False begins it with the weights.
+            moments: False leaves the moments and the step counter at zero.
+            averaged: whether an average was saved; False starts it from the weights.
         """
         restore_pieces(
             self._engine,
@@ -375,11 +375,11 @@ class Engine:
         )
 
     def extra_state(self) -> dict[str, float]:
-        """Return what else a resumed run needs: the loss scaler's plain numbers (fp16 only)."""
+        """Return the loss scaler's numbers, which a resumed run also needs (fp16 only)."""
         return self._scaling.numbers()
 
     def load_extra_state(self, state: Mapping[str, float]) -> None:
-        """Set what ``extra_state`` returned; keys of another precision are ignored."""
+        """Restore what ``extra_state`` returned; keys of another precision are ignored."""
         self._scaling.set_numbers(state)
 
     def loss_scale(self) -> float | None:
@@ -387,11 +387,11 @@ class Engine:
         return self._scaling.current()
 
     def searching_loss_scale(self) -> bool:
-        """Return whether a skipped step may be an fp16 overflow that a lower scale cures."""
+        """Return whether a skipped step may be an fp16 overflow that a lower scale avoids."""
         return self._scaling.is_searching()
 
     def describe(self) -> str:
-        """Return a few words on optimizer, precision and sharding, for the log."""
+        """Return optimizer, precision and sharding in a few words, for the log."""
         wanted = self.settings.optimizer
         name = f"LAMB ({wanted.variant})" if wanted.kind == "Lamb" else wanted.kind
         offload = ", offloaded" if self.settings.offloads_optimizer else ""
@@ -404,13 +404,13 @@ class Engine:
         """End the run on all ranks: barrier, DeepSpeed, process group.
 
         Args:
-            orderly: False, where the other ranks may be gone or elsewhere: waits for no other rank.
+            orderly: False if other ranks may be gone; then no other rank is waited for.
         """
         end_processes(self._engine, wait=orderly)
 
 
 def _scaled(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
-    # A float64 scalar tensor would make the loss, and so the first gradients, float64.
+    # A float64 scalar tensor would make the loss, and the first gradients, float64.
     return loss * (scale.to(loss.dtype) if torch.is_tensor(scale) else scale)
 
 

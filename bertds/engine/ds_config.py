@@ -1,8 +1,8 @@
-"""Reads a DeepSpeed JSON and refuses what DeepSpeed would silently ignore or we could not honour.
+"""Reads a DeepSpeed JSON and refuses what DeepSpeed would ignore or this project cannot support.
 
-The file stays an ordinary DeepSpeed JSON. Two things are ours: ``optimizer.type`` "Lamb" is the
-exact one of this project with its ``variant``, and keys that start with ``_`` or are named
-``comment`` are comments.
+The file is an ordinary DeepSpeed JSON with two extensions: ``optimizer.type`` "Lamb" is the exact
+LAMB of this project, with its ``variant``, and keys that start with ``_`` or are named ``comment``
+are comments.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class DeepSpeedSettings:
     """A DeepSpeed JSON, checked."""
 
     path: str
-    """Where it was read from, for messages."""
+    """The path of the file, for messages."""
     values: dict[str, Any]
     """The JSON with overrides applied, comments removed and numbers as numbers."""
     optimizer: OptimizerSettings
@@ -39,45 +39,46 @@ class DeepSpeedSettings:
     train_batch_size: int
     """The global batch: samples per optimizer step."""
     train_micro_batch_size_per_gpu: int
-    """Samples per process and forward pass; 0 = "auto", found when training starts."""
+    """Samples per process and forward pass; 0 = "auto", determined when training starts."""
     gradient_accumulation_steps: int | None
-    """As the JSON gives it, or None; batch_plan derives it and checks this one."""
+    """As in the JSON, or None; batch_plan derives it and compares it with this value."""
     stage: int
     """ZeRO stage, 0 to 3, after low precision was moved from stage 0 to 1."""
     precision: Precision
-    """Of the weights that the model computes with; autocast keeps them float32 and computes in
+    """Of the weights that the model computes with. autocast keeps them in float32 and computes in
     bfloat16. Master weights and moments are always float32."""
     gradient_clipping: float
-    """Largest global gradient norm; 0 = no clipping. 1.0 if the JSON is silent, as in DeepSpeed."""
+    """Largest global gradient norm; 0 = no clipping. 1.0 if the JSON sets none, as in DeepSpeed."""
     notices: tuple[str, ...] = field(default=())
-    """What was changed, to be reported to the user once."""
+    """Changes to the settings, to be reported to the user once."""
 
     @property
     def finds_micro_batch(self) -> bool:
-        """Whether the micro-batch is still to be found, see bertds/training/auto_micro_batch.py."""
+        """Whether the micro batch must still be found; see bertds/training/auto_micro_batch.py."""
         return self.train_micro_batch_size_per_gpu == 0
 
     @property
     def offloads_optimizer(self) -> bool:
-        """Whether masters and moments live in the CPU's memory."""
+        """Whether master weights and moments are in the CPU's memory."""
         zero = self.values.get("zero_optimization", {})
         return zero.get("offload_optimizer", {}).get("device", "none") == "cpu"
 
     def batch_plan(self, world_size: int) -> BatchPlan:
-        """Cut the global batch for a number of processes.
+        """Divide the global batch among a number of processes.
 
-        Processes that have fewer rows than ``train_micro_batch_size_per_gpu`` take all of theirs
-        in one forward pass, so that one JSON serves one GPU and hundreds.
+        If a process has fewer rows than ``train_micro_batch_size_per_gpu``, it takes all of them in
+        one forward pass, so that one JSON serves one GPU and hundreds.
 
         Raises:
-            ConfigError: it does not divide (the nearest sizes that do are named), or the JSON
-                gives another gradient_accumulation_steps.
+            ConfigError: it cannot be divided (the message names the nearest sizes that can), or the
+                JSON gives a different gradient_accumulation_steps.
         """
         if self.finds_micro_batch:
             raise ConfigError(
                 f'{self.path}: train_micro_batch_size_per_gpu="auto" is determined when '
                 "training starts; set a number here"
             )
+        # An explicit accumulation fixes the micro batch, so it is only reduced without one.
         given, micro_batch = self.gradient_accumulation_steps, self.train_micro_batch_size_per_gpu
         rows, rest = divmod(self.train_batch_size, world_size)
         if given is None and rest == 0 < rows:
@@ -105,12 +106,12 @@ def load_deepspeed_json(
 
     Args:
         path: the file.
-        overrides: dotted keys and values that win over the file's, such as
+        overrides: dotted keys and values that have precedence over the file's, such as
             ``{"zero_optimization.stage": 2}``. Numbers may be given as text.
 
     Raises:
-        ConfigError: the file cannot be read, or holds an unknown key, a wrong type, a key that
-            something else owns, or a combination that cannot be honoured.
+        ConfigError: the file cannot be read, or contains an unknown key, a wrong type, a key that
+            another file owns, or a combination that is not supported.
     """
     path = Path(path)
     try:
@@ -136,6 +137,7 @@ def check_deepspeed_values(
     try:
         if not isinstance(values, dict):
             raise ConfigError(f"must be a JSON object, found {type(values).__name__}")
+        # Overrides are applied before the check, so that they are checked like the file's values.
         values = _without_comments(copy.deepcopy(values))
         for key, value in (overrides or {}).items():
             _override(values, key, value)
@@ -143,13 +145,14 @@ def check_deepspeed_values(
         return _resolve(values, path)
     except ConfigError as error:
         message = str(error)
-        # What was set on the command line is not in the file.
+        # A value from the command line is not in the file, so name the option instead.
         if any(re.match(rf"{re.escape(key)}\b", message) for key in overrides or ()):
             raise ConfigError(f"--set deepspeed.{message}") from None
         raise ConfigError(message if message.startswith(path) else f"{path}: {message}") from None
 
 
 def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; json alone would keep the last of several equal keys silently."""
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
@@ -174,6 +177,7 @@ def _override(values: dict[str, Any], dotted: str, value: object) -> None:
         if not isinstance(inner, dict):
             raise ConfigError(f"{dotted}={value!r}: {section} is not a section")
         here = inner
+    # Parse text as JSON, and as a Python number: "1e-3" is text in YAML.
     if isinstance(value, str):
         try:
             value = json.loads(value.lower() if value in ("True", "False") else value)
@@ -186,6 +190,7 @@ def _override(values: dict[str, Any], dotted: str, value: object) -> None:
 
 
 def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[str, Any]:
+    # Returns a copy without harmless keys; every other key must be in the table.
     if not isinstance(values, dict):
         raise ConfigError(f"{prefix[:-1]}={values!r} must be an object")
     checked = {}
@@ -195,6 +200,7 @@ def _check_section(values: object, table: dict[str, Any], prefix: str) -> dict[s
         if rule is None:
             raise ConfigError(f"{full} is not a DeepSpeed key{nearest_or_all(key, table)}")
         if isinstance(rule, schema.Refused):
+            # A refused key is accepted with the value that switches its feature off, and left out.
             if not isinstance(value, dict | list) and value in rule.harmless:
                 continue
             raise ConfigError(f"{full}={_short(value)} is not supported: {rule.why}")
@@ -213,6 +219,7 @@ def _short(value: object) -> str:
 
 def _check_value(value: object, rule: object, full: str) -> object:
     if rule == schema.WHOLE_OR_AUTO:
+        # Only the micro batch may be "auto"; elsewhere Hugging Face's integration would fill it in.
         if value == "auto":
             return value
         rule = schema.WHOLE
@@ -220,6 +227,7 @@ def _check_value(value: object, rule: object, full: str) -> object:
         raise ConfigError(
             f'{full}="auto": set a value; "auto" is only supported by other frameworks'
         )
+    # What a rule accepts: one of some words, a whole number, any number, or a JSON type.
     if isinstance(rule, schema.Choice):
         if isinstance(value, bool) or value not in rule.words:
             words = ", ".join(str(word) for word in rule.words)
@@ -245,13 +253,14 @@ def _check_value(value: object, rule: object, full: str) -> object:
 
 
 def _finite(value: object) -> int | float | None:
-    """Return a number as it is; None for anything else, and for what no finite float can hold."""
+    """Return the number unchanged, or None if it is not a number or not finite as a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if is_finite(value) else None
 
 
 def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
+    """Check combinations of keys, and fill in what DeepSpeed would choose differently."""
     if "optimizer" not in values:
         raise ConfigError("the section optimizer is missing")
     for key in ("train_batch_size", "train_micro_batch_size_per_gpu"):
@@ -266,6 +275,7 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
     stage = values.setdefault("zero_optimization", {}).get("stage", 0)
     zero = values["zero_optimization"]
     notices = []
+    # Stage 1 computes the same update as stage 0.
     if stage == 0 and precision in ("bf16", "fp16"):
         stage = zero["stage"] = 1
         notices.append(
@@ -278,7 +288,7 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
             raise ConfigError(
                 f"zero_optimization.{key} needs ZeRO stage {least} or higher, found {stage}"
             )
-    # The data type in which the gradients of micro batches are summed.
+    # The dtype in which the gradients of micro batches are summed.
     accumulation = values.get("data_types", {}).get("grad_accum_dtype")
     if precision in ("fp32", "autocast") and accumulation not in (None, "fp32"):
         raise ConfigError(
@@ -288,8 +298,8 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
     if precision == "fp16" and accumulation == "bf16":
         raise ConfigError("data_types.grad_accum_dtype='bf16' cannot be combined with fp16")
     if precision == "bf16" and accumulation is None:
-        # DeepSpeed would add micro batches up in bf16, where after some hundreds of them the
-        # next one is lost in rounding, and the result depends on how the batch is cut.
+        # DeepSpeed would accumulate in bf16. After some hundreds of micro batches the next one
+        # would be lost in rounding, and the result would depend on the micro batch size.
         values.setdefault("data_types", {})["grad_accum_dtype"] = "fp32"
     if zero.get("reduce_scatter", True) and stage == 2 and values.get("prescale_gradients"):
         raise ConfigError("prescale_gradients=true cannot be combined with ZeRO stage 2")
@@ -309,6 +319,7 @@ def _resolve(values: dict[str, Any], path: str) -> DeepSpeedSettings:
 
 
 def _precision(values: dict[str, Any]) -> Precision:
+    # DeepSpeed accepts both spellings.
     if "bf16" in values and "bfloat16" in values:
         raise ConfigError("bf16 and bfloat16 are two spellings of one section; keep bf16")
     enabled = [

@@ -41,10 +41,12 @@ OFFLOAD_OPTIMIZER = {
     "ratio": Refused(
         "with less, part of the moments would not be saved in checkpoints", harmless=(1, 1.0)
     ),
-    "nvme_path": Refused("it is part of NVMe offload; the device can be cpu"),
-    "pipeline_read": Refused("it is part of NVMe offload", harmless=(False,)),
-    "pipeline_write": Refused("it is part of NVMe offload", harmless=(False,)),
-    "fast_init": Refused("it is part of NVMe offload", harmless=(False,)),
+    "nvme_path": Refused(
+        "this option is part of NVMe offload; cpu is the only supported offload device"
+    ),
+    "pipeline_read": Refused("this option is part of NVMe offload", harmless=(False,)),
+    "pipeline_write": Refused("this option is part of NVMe offload", harmless=(False,)),
+    "fast_init": Refused("this option is part of NVMe offload", harmless=(False,)),
     "super_offload": Refused("true keeps a second copy of the state", harmless=(False,)),
     "cpuadam_cores_perc": Refused("it belongs to super_offload"),
 }
@@ -54,7 +56,9 @@ OFFLOAD_PARAM = {
     "buffer_count": WHOLE_OR_ZERO,
     "buffer_size": WHOLE_OR_ZERO,
     "max_in_cpu": WHOLE_OR_ZERO,
-    "nvme_path": Refused("it is part of NVMe offload; the device can be cpu"),
+    "nvme_path": Refused(
+        "this option is part of NVMe offload; cpu is the only supported offload device"
+    ),
 }
 _OLD_OFFLOAD = Refused("an old name; use offload_optimizer or offload_param")
 _ZERO_PLUS = Refused("true changes the layout of the partitions", harmless=(False,))
@@ -69,8 +73,12 @@ ZERO = {
     "allgather_bucket_size": WHOLE,
     "overlap_comm": FLAG,
     "compute_grad_norm": Refused("without it, NaN gradients would not be detected", (True,)),
-    "load_from_fp32_weights": Refused("it concerns DeepSpeed's own checkpoints", (True, False)),
-    "elastic_checkpoint": Refused("it concerns DeepSpeed's own checkpoints", (True, False)),
+    "load_from_fp32_weights": Refused(
+        "this option concerns DeepSpeed's own checkpoints", (True, False)
+    ),
+    "elastic_checkpoint": Refused(
+        "this option concerns DeepSpeed's own checkpoints", (True, False)
+    ),
     "offload_param": OFFLOAD_PARAM,
     "offload_optimizer": OFFLOAD_OPTIMIZER,
     "zenflow": Refused("its optimizer bypasses ours, so updates would not be exact"),
@@ -104,7 +112,7 @@ ZERO = {
     "stage3_allgather_sequential": FLAG,
     "allgather_sequential": FLAG,
     "ignore_unused_parameters": FLAG,
-    "legacy_stage1": Refused("DeepSpeed removed it", (False,)),
+    "legacy_stage1": Refused("DeepSpeed has removed this option", (False,)),
     "round_robin_gradients": Refused(
         "with true, DeepSpeed 0.19.8 reads tensors back in the wrong order", harmless=(False,)
     ),
@@ -114,17 +122,19 @@ ZERO = {
     "zero_quantized_nontrainable_weights": _ZERO_PLUS,
     "zero_quantized_gradients": _ZERO_PLUS,
     "memory_efficient_linear": FLAG,
-    "pipeline_loading_checkpoint": Refused("it concerns DeepSpeed's own checkpoints", (False,)),
+    "pipeline_loading_checkpoint": Refused(
+        "this option concerns DeepSpeed's own checkpoints", (False,)
+    ),
     "override_module_apply": FLAG,
     "log_trace_cache_warnings": FLAG,
     "enable_sanity_checks": FLAG,
     "save_muon_momentum_buffer_in_memory": Refused(
-        "it applies only to DeepSpeed's own Muon optimizer", (False,)
+        "this option applies only to DeepSpeed's own Muon optimizer", (False,)
     ),
     "leaf_module": Refused("BERT has no module that needs it"),
-    "mics_shard_size": Refused("DeepSpeed removed it"),
-    "mics_hierarchical_params_gather": Refused("DeepSpeed removed it"),
-    "zeropp_loco_param": Refused("DeepSpeed removed it"),
+    "mics_shard_size": Refused("DeepSpeed has removed this option"),
+    "mics_hierarchical_params_gather": Refused("DeepSpeed has removed this option"),
+    "zeropp_loco_param": Refused("DeepSpeed has removed this option"),
 }
 
 BF16 = {
@@ -149,10 +159,12 @@ FP16 = {
 }
 
 _LOADER = Refused("batches come from bertds.data; see the recipe's data section")
-_CHECKPOINTS = Refused("checkpoints are configured in the recipe, section checkpoint")
+_CHECKPOINTS = Refused("checkpoints are configured in the recipe's checkpoint section")
 _TRACKERS = Refused("trackers are configured in the recipe: tracking.wandb, tracking.tensorboard")
-_GONE = Refused("DeepSpeed removed it")
-_PARALLEL = Refused("BERT is trained data-parallel; use ZeRO to partition what does not fit")
+_GONE = Refused("DeepSpeed has removed this option")
+_PARALLEL = Refused(
+    "BERT is trained with data parallelism only; use ZeRO to partition what does not fit"
+)
 
 TOP: dict[str, Any] = {
     "train_batch_size": WHOLE,
@@ -213,7 +225,7 @@ TOP: dict[str, Any] = {
         "the vocabulary is defined by the data, and the model pads it automatically"
     ),
     "managed_gradient_accumulation": Refused("the engine manages accumulation", (True,)),
-    "scheduler": Refused("the learning-rate schedule is set in the recipe, section schedule"),
+    "scheduler": Refused("the learning-rate schedule is set in the recipe's schedule section"),
     "activation_checkpointing": Refused("it is set in the recipe: model.activation_checkpointing"),
     "data_efficiency": _LOADER,
     "curriculum_learning": _LOADER,
@@ -225,7 +237,7 @@ TOP: dict[str, Any] = {
     "wandb": _TRACKERS,
     "csv_monitor": _TRACKERS,
     "comet": _TRACKERS,
-    "aio": Refused("it is part of NVMe offload"),
+    "aio": Refused("this option is part of NVMe offload"),
     "autotuning": Refused("use `bertds plan` to size a run"),
     "compile": Refused("DeepCompile rearranges the ZeRO partitions"),
     "hybrid_engine": Refused("it is for reinforcement learning"),
@@ -237,11 +249,12 @@ TOP: dict[str, Any] = {
     "use_data_before_expert_parallelism": _PARALLEL,
     "weight_quantization": Refused("it is for inference"),
     "elasticity": Refused(
-        "DeepSpeed removed it; bertds resumes any run on a different number of processes"
+        "DeepSpeed has removed this option; bertds resumes any run on a different number of "
+        "processes"
     ),
     "nebula": _GONE,
     "compression_training": _GONE,
-    "amp": Refused("DeepSpeed removed it; use bf16"),
+    "amp": Refused("DeepSpeed has removed this option; use bf16"),
     "quantize_training": _GONE,
     "sparse_gradients": _GONE,
     "eigenvalue": _GONE,

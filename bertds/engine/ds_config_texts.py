@@ -22,8 +22,8 @@ _TEXTS = {
     "train_batch_size": "Global batch size: number of samples per optimizer step over all "
     "processes.",
     "train_micro_batch_size_per_gpu": "Micro batch size: number of samples per process per "
-    'forward pass. "auto" determines the largest size that '
-    "fits when training starts.",
+    'forward pass. "auto": the largest size that fits, '
+    "determined when training starts.",
     "gradient_accumulation_steps": "Number of micro batches per process per step. It is derived "
     "from the two batch sizes and the number of processes, and "
     "can be omitted.",
@@ -50,7 +50,8 @@ _TEXTS = {
     "torch_autocast": "Keep float32 weights and compute in bfloat16 with torch.autocast.",
     "torch_autocast.enabled": "Enable this section.",
     "torch_autocast.dtype": "Data type of the computation: bfloat16 or bf16.",
-    "torch_autocast.lower_precision_safe_modules": "Modules that may compute in this type.",
+    "torch_autocast.lower_precision_safe_modules": "Modules that may compute in "
+    "torch_autocast.dtype.",
     "data_types": "Data types of gradients, weights and buffers.",
     "data_types.grad_accum_dtype": "Data type in which the gradients of micro batches are summed.",
     "data_types.param_dtype": "Data type of the weights, if no precision section sets it.",
@@ -111,7 +112,7 @@ _TEXTS = {
     "zero_optimization.allgather_sequential": "The same as stage3_allgather_sequential.",
     "zero_optimization.ignore_unused_parameters": "Accept parameters that receive no gradient.",
     "zero_optimization.parameter_alignment": "Align each tensor in its buffer.",
-    "zero_optimization.memory_efficient_linear": "Stage 3: use linear layers that keep less "
+    "zero_optimization.memory_efficient_linear": "Stage 3: use linear layers that need less "
     "memory.",
     "zero_optimization.override_module_apply": "Stage 3: gather the weights for Module.apply.",
     "zero_optimization.log_trace_cache_warnings": "Stage 3: warn when the order in which modules "

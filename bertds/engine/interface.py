@@ -1,8 +1,8 @@
-"""What the training loop's collaborators need of the engine, as one protocol.
+"""The engine as the training loop's collaborators see it: one protocol.
 
-``DeepSpeedEngine`` is the only implementation that ships. Metrics, checkpoints, validation and the
-bad-step guard are written against this protocol, so that they never see DeepSpeed and tests can
-hand them a small stand-in.
+:class:`bertds.engine.deepspeed_engine.Engine` implements it. Metrics, checkpoints, validation and
+the bad-step guard are written against this protocol. They never see DeepSpeed, and tests can use a
+small stand-in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bertds.engine.state_pieces import Piece, Reader
 
 
 class ModelOutput(Protocol):
-    """Scalars of one micro batch, on the device. Every model returns a named tuple of them."""
+    """Scalars of one micro batch, on the device. Every model returns them as a named tuple."""
 
     @property
     def mlm_loss_sum(self) -> torch.Tensor:
@@ -39,11 +39,11 @@ class ModelOutput(Protocol):
 
     @property
     def predictions(self) -> torch.Tensor | None:
-        """int64 [M]: the likeliest words, where asked for."""
+        """int64 [M]: the most likely token ids, if requested; otherwise None."""
 
 
 class SavableEngine(Ranks, Protocol):
-    """What saving and loading a checkpoint needs."""
+    """The part of the engine that saving and loading a checkpoint needs."""
 
     def pieces(self) -> list[Piece]:
         """Return the pieces of weights and moments that this rank owns."""
@@ -51,7 +51,7 @@ class SavableEngine(Ranks, Protocol):
     def load_pieces(
         self, read: Reader, *, optimizer_steps: int, moments: bool, averaged: bool = ...
     ) -> None:
-        """Set weights, moments and the average from saved ones, by name."""
+        """Set weights, moments and the average from saved values, by name."""
 
     def optimizer_steps(self) -> int:
         """Return the number of updates that the moments have seen."""
@@ -64,11 +64,11 @@ class SavableEngine(Ranks, Protocol):
 
 
 class TrainingEngine(SavableEngine, Protocol):
-    """What one training step, its metrics and its validation need."""
+    """The part of the engine that a training step, its metrics and its validation need."""
 
     @property
     def batch(self) -> BatchPlan:
-        """How a step's samples are cut."""
+        """How a step's samples are divided into micro batches."""
 
     def forward_backward(
         self,
@@ -92,7 +92,7 @@ class TrainingEngine(SavableEngine, Protocol):
         """Return the current loss scale; None without fp16."""
 
     def searching_loss_scale(self) -> bool:
-        """Return whether a skipped step may be an overflow that a lower scale cures."""
+        """Return whether a skipped step may be an overflow that a lower scale avoids."""
 
     def trust_ratios(self) -> dict[str, tuple[float, float, float]]:
         """Return LAMB's (lowest, median, highest) trust ratio per group; empty without LAMB."""

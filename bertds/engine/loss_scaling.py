@@ -1,4 +1,4 @@
-"""The loss scale of fp16, as DeepSpeed's wrappers keep it."""
+"""The loss scale of fp16, which DeepSpeed's wrappers maintain."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _NUMBERS = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 class LossScaling:
-    """Reads and sets the loss scaler; there is none without fp16.
+    """Reads and sets the loss scaler. Without fp16 there is none.
 
     Args:
-        engine: DeepSpeed's.
+        engine: the DeepSpeed engine.
         precision: of the DeepSpeed JSON.
     """
 
@@ -23,13 +23,13 @@ class LossScaling:
             self._scaler = getattr(engine.optimizer, "loss_scaler", None)
 
     def numbers(self) -> dict[str, float]:
-        """Return what a resumed run needs."""
+        """Return the scaler's numbers, for a checkpoint; {} without fp16."""
         if self._scaler is None:
             return {}
         return {name: vars(self._scaler)[name] for name in _NUMBERS if name in vars(self._scaler)}
 
     def set_numbers(self, numbers: Mapping[str, float]) -> None:
-        """Set what ``numbers`` returned; other keys are ignored."""
+        """Restore what ``numbers`` returned; other keys are ignored."""
         if self._scaler is not None:
             for name in _NUMBERS:
                 if name in numbers and name in vars(self._scaler):
@@ -40,6 +40,6 @@ class LossScaling:
         return None if self._scaler is None else float(self._scaler.cur_scale)
 
     def is_searching(self) -> bool:
-        """Return whether a skipped step may be an overflow that a lower scale cures."""
+        """Return whether a skipped step may be an overflow that a lower scale avoids."""
         scaler = self._scaler
         return bool(scaler is not None and scaler.dynamic and scaler.cur_scale > scaler.min_scale)

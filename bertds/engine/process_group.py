@@ -1,9 +1,9 @@
-"""Everything that must be right before DeepSpeed is imported and its processes meet.
+"""Prepares DeepSpeed's import and creates the process group.
 
 On a machine without a GPU, DeepSpeed 0.19.8 would print messages while it looks for an accelerator,
-and each ``init_distributed`` would compile an operator that only inference uses, so that a newcomer
-without a compiler could not train. Both are avoided here. Its INFO lines, which it writes to
-standard output, are kept quiet unless asked for (``"log_level"`` in the JSON).
+and each ``init_distributed`` would compile an operator that only inference uses, so that training
+would need a compiler. Both are avoided here. Its INFO lines, which it writes to standard output,
+are suppressed unless the JSON asks for them (``"log_level"``).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from bertds.system.fault_points import reached
 from bertds.system.start_up import loading
 
 MEETING_SECONDS = 600.0
-"""How long processes wait for each other, unless a recipe says otherwise."""
+"""How long processes wait for each other by default, in seconds."""
 
 
 def import_deepspeed(log_level: str | None = None) -> ModuleType:
-    """Import DeepSpeed, quietly, and with the right accelerator."""
+    """Import DeepSpeed without its messages, and with the right accelerator."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     with warnings.catch_warnings(), loading("deepspeed"):
@@ -39,18 +39,20 @@ def import_deepspeed(log_level: str | None = None) -> ModuleType:
         import deepspeed
         import deepspeed.ops
 
-        import_module("torch._dynamo")  # as torch's first optimizer would
+        # torch's first optimizer would import it; here its import time is shown to the user.
+        import_module("torch._dynamo")
     # torch 2.13 deprecates two collectives that every ZeRO run uses.
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.*")
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*all_gather_into_tensor.*")
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*reduce_scatter_tensor.*")
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="deepspeed.*")
+    # DeepSpeed's logger has handlers with levels of their own.
     level = getattr(logging, (log_level or "error").upper())
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(level)
     for handler in logger.handlers:
         handler.setLevel(level)
-    # This file prints memory figures, unconditionally, while it is set up.
+    # This module prints memory figures unconditionally during its set-up.
     from deepspeed.runtime import bf16_optimizer
 
     bf16_optimizer.see_memory_usage = lambda *arguments, **options: None
@@ -66,20 +68,20 @@ def _is_cpu() -> bool:
     return get_accelerator().device_name() == "cpu"
 
 
-_store: dist.Store | None = None  # where the processes of the run now under way have met
+_store: dist.Store | None = None  # the key-value store of the current run
 
 
 def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
     """Let the processes of the run find each other, before anything heavy is imported or opened.
 
     Args:
-        limit_seconds: how long to wait for those that have not come.
+        limit_seconds: how long to wait for missing processes.
 
     Returns:
-        The key-value store at which they met.
+        The key-value store that they share.
 
     Raises:
-        BertdsError: not all came; the message names the missing ones.
+        BertdsError: a process is missing; the message names the missing ranks.
     """
     global _store
     if _store is None:
@@ -90,11 +92,11 @@ def meet_processes(limit_seconds: float = MEETING_SECONDS) -> dist.Store:
 def main_first(
     rank_info: RankInfo, name: str, work: Callable[[], None], limit_seconds: float
 ) -> None:
-    """Let the main process do something before the others continue; all have met by then.
+    """Let rank 0 do something before the others continue. All processes must have met before.
 
     Args:
-        rank_info: this process's.
-        name: of the work, once per run.
+        rank_info: of this process.
+        name: of the work; unique within the run.
         work: done by rank 0 alone.
         limit_seconds: how long the others wait.
 
@@ -110,27 +112,28 @@ def main_first(
         return
     try:
         meet_processes().wait([key], timedelta(seconds=limit_seconds))
-    except dist.DistStoreError as error:  # the wait was too long; else rank 0 is gone
+    except dist.DistStoreError as error:  # a timeout; a lost rank 0 raises another error
         raise BertdsError(f"rank 0 did not finish within {limit_seconds:.0f} s: {name}") from error
 
 
 def start_processes(
     log_level: str | None = None, timeout_seconds: float = 1800.0
 ) -> tuple[RankInfo, torch.device]:
-    """Make the process group of the run; alone, a world of one. Does nothing the second time.
+    """Create the process group of the run, with one process too. Does nothing the second time.
 
     Args:
         log_level: of DeepSpeed's own messages; None = errors only.
         timeout_seconds: how long a collective operation waits for a silent peer.
 
     Returns:
-        This process's place and its device.
+        This process's rank information and its device.
 
     Raises:
-        BertdsError: the processes did not find each other.
+        BertdsError: a process is missing.
     """
     deepspeed = import_deepspeed(log_level)
     rank_info = find_rank_info()
+    # Chosen before the group exists: NCCL binds to the current device.
     if _is_cpu():
         device = torch.device("cpu")
     else:
@@ -141,8 +144,8 @@ def start_processes(
         timeout = timedelta(seconds=timeout_seconds)
         backend = "gloo" if device.type == "cpu" else "nccl"
         if rank_info.world_size == 1:
-            # No TCP port: two such runs on one machine, both started with the launcher's usual
-            # port, would otherwise fail on a port already in use.
+            # No TCP port is opened: a second run on this machine, started with the same default
+            # port of the launcher, would otherwise fail because the port is in use.
             store: dist.Store = dist.HashStore()
         else:
             store = dist.PrefixStore("bertds/group", meet_processes())
@@ -155,6 +158,7 @@ def start_processes(
             timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
+        # DeepSpeed adopts the group that torch has initialized.
         deepspeed.init_distributed(
             dist_backend=backend, auto_mpi_discovery=False, verbose=False, timeout=timeout
         )
@@ -165,21 +169,21 @@ def use_expandable_segments() -> None:
     """Let CUDA's caching allocator resize its segments, unless the environment configures it.
 
     The number of tokens differs from micro batch to micro batch, and with it the size of nearly
-    every tensor. By default, a tensor larger than any cached block is a call of cudaMalloc, which
-    costs the host about a millisecond; the first steps of a run make hundreds of them.
+    every tensor. By default, a tensor larger than any cached block needs a call of cudaMalloc,
+    which takes the host about 1 ms. The first steps of a run would make hundreds of them.
     """
     if any(name in os.environ for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
         return
-    with warnings.catch_warnings():  # the function has a new name in newer torch
+    with warnings.catch_warnings():  # newer versions of torch have renamed this function
         warnings.simplefilter("ignore", FutureWarning)
         torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def check_precision(precision: str) -> None:
-    """Refuse a precision that the device does not have.
+    """Refuse a precision that the device does not support.
 
     Raises:
-        ConfigError: fp16 on a CPU without it, or bf16 on a GPU that is too old.
+        ConfigError: fp16 or bf16 is enabled and the device does not support it.
     """
     from deepspeed.accelerator import get_accelerator
 
@@ -192,19 +196,19 @@ def check_precision(precision: str) -> None:
 
 
 class _Destroyable(Protocol):
-    """The DeepSpeed engine, of which only this is used here."""
+    """The only method of DeepSpeed's engine that is used here."""
 
     def destroy(self) -> None: ...
 
 
 def end_processes(engine: _Destroyable | None = None, *, wait: bool = True) -> None:
-    """End the run's collective life: barrier, engine, process group, in this order.
+    """Leave the process group: barrier, engine, process group, in this order.
 
-    Without the barrier a ZeRO-3 process now and then aborts while it exits.
+    Without the barrier a ZeRO-3 process occasionally aborts while it exits.
 
     Args:
         engine: the DeepSpeed engine, if there is one.
-        wait: False leaves the barrier out, where other ranks may be gone.
+        wait: False omits the barrier, because other ranks may be gone.
     """
     global _store
     _store = None

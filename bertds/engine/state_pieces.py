@@ -1,9 +1,9 @@
 """The training state by parameter name: what a checkpoint writes and a resume reads.
 
-A piece is a stretch of one tensor's master weights, of one of its moments, or of the moving average
-of its weights, where the run keeps one. All ranks' pieces
-together cover every tensor exactly once. Nothing in a piece depends on ranks, partitions or ZeRO
-stages, so any other run can be built from them.
+A piece is a range of one tensor's master weights, of one of its moments, or of the moving average
+of its weights, if the run keeps one. The pieces of all ranks together cover every tensor exactly
+once. Nothing in a piece depends on ranks, partitions or ZeRO stages, so any other run can be
+restored from them.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from bertds.optim.partition import Partition
 from bertds.optim.state_kinds import ALWAYS_KEPT, Kind
 
 Reader = Callable[[str, str, int, int], torch.Tensor]
-"""read(name, kind, start, length) -> that many float32 values."""
+"""read(name, kind, start, length) -> float32 tensor [length]."""
 
 
 class Piece(NamedTuple):
-    """A stretch of one tensor's state."""
+    """A range of one tensor's state."""
 
     name: str
     """The parameter's name in the model."""
@@ -49,7 +49,7 @@ def _state(optimizer: torch.optim.Optimizer, partition: Partition, kind: str) ->
 
 
 def _owners(layout: Layout, world_size: int) -> dict[str, int]:
-    """Stage 0 holds everything everywhere: deal whole tensors out, largest first, evenly."""
+    """Assign whole tensors to ranks at stage 0, where each holds all: largest first, evenly."""
     load = [0] * world_size
     owners = {}
     for name in sorted(layout.numels, key=lambda name: (-layout.numels[name], name)):
@@ -78,6 +78,7 @@ def collect_pieces(
                 if owners is None or owners[piece.name] == rank:
                     part = vector[piece.offset : piece.offset + piece.length]
                     pieces.append(Piece(piece.name, kind, piece.start, part))
+    # Frozen parameters have no moments and may be in low precision.
     for name, start, vector in frozen_pieces(layout, rank, world_size):
         pieces.append(Piece(name, "weight", start, vector.float()))
     return pieces
@@ -102,13 +103,14 @@ def restore_pieces(
         engine: the DeepSpeed engine.
         layout: where things are on this rank.
         optimizer: the optimizer that owns the moments.
-        average: the moving average of the weights, where the run keeps one.
-        read: gives a stretch of a tensor's state; see :data:`Reader`.
+        average: the moving average of the weights, if the run keeps one.
+        read: returns a range of a tensor's state; see :data:`Reader`.
         rank: this rank.
         optimizer_steps: number of updates that the moments have seen.
         moments: False sets moments and counters to zero.
-        averaged: False begins the average with the weights.
+        averaged: False starts the average from the weights.
     """
+    # Padding between the pieces is left as it is: no tensor contains it.
     for partition in layout.partitions:
         for kind in ALWAYS_KEPT:
             vector = _state(optimizer, partition, kind)
@@ -120,6 +122,7 @@ def restore_pieces(
                 vector[piece.offset : piece.offset + piece.length].copy_(values.view(-1))
     for name, start, vector in frozen_targets(layout, rank):
         vector.copy_(read(name, "weight", start, vector.numel()).view(-1))
+    # The average starts from the restored weights, so it comes after them.
     steps = optimizer_steps if moments else 0
     if average is not None:
         average.begin()
@@ -128,4 +131,5 @@ def restore_pieces(
                 values = read(piece.name, "average", piece.start, piece.length)
                 vector[piece.offset : piece.offset + piece.length].copy_(values.view(-1))
     set_steps(optimizer, [partition.tensor for partition in layout.partitions], steps)
+    # The model still computes with the old weights until the masters are copied to them.
     refresh_weights(engine, layout)

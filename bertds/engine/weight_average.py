@@ -1,9 +1,9 @@
-"""An exponential moving average of the weights, cut over the ranks as ZeRO cuts the moments.
+"""An exponential moving average of the weights, divided over the ranks as ZeRO divides the moments.
 
     a <- d a + (1 - d) w     after every update, on each rank's own master weights, in float32
 
-No communication: an element's average is where the element is updated. To be evaluated the average
-changes places with the weights, and changes back to the same bits.
+There is no communication: the rank that updates an element also averages it. For evaluation the
+average is swapped with the weights, and swapped back bit for bit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def decay_at(decay: float, updates: int) -> float:
 
 
 class WeightAverage:
-    """The average of one rank's master weights, which it starts from.
+    """The average of one rank's master weights; it starts from their current values.
 
     Args:
         layout: where the masters are.
@@ -36,11 +36,11 @@ class WeightAverage:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self.vectors = [partition.flat().clone() for partition in layout.partitions]
-        """float32, one per partition, laid out as its masters."""
+        """float32, one per partition, with the layout of its master weights."""
 
     @torch.no_grad()
     def begin(self) -> None:
-        """Set the average to the weights as they are."""
+        """Set the average to the current weights."""
         for vector, partition in zip(self.vectors, self._layout.partitions, strict=True):
             vector.copy_(partition.flat())
 
@@ -52,7 +52,7 @@ class WeightAverage:
 
     @contextmanager
     def in_place(self, engine: DeepSpeedObject) -> Iterator[None]:
-        """Compute with the average while the context is open. Collective."""
+        """Use the average as the weights while the context is open. Collective."""
         self._swap(engine)
         try:
             yield

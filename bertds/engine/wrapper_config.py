@@ -1,4 +1,4 @@
-"""What DeepSpeed is given: the user's JSON, with what this project owns settled."""
+"""Builds the configuration for DeepSpeed: the user's JSON plus what this project decides."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ def wrapper_config(
     settings: DeepSpeedSettings, batch: BatchPlan, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
     """Return the ``config`` argument of ``deepspeed.initialize``."""
+    # The optimizer is built here and passed as an object.
     config = {key: value for key, value in settings.values.items() if key != "optimizer"}
     config["train_batch_size"] = batch.global_batch_size
     config["train_micro_batch_size_per_gpu"] = batch.micro_batch_size
     config["gradient_accumulation_steps"] = batch.gradient_accumulation_steps
     config["zero_optimization"] = {**config["zero_optimization"], "stage": settings.stage}
-    # Set explicitly, because DeepSpeed clips at 1.0 when the key is missing. At stage 0 we do it
-    # ourselves.
+    # Set explicitly, because DeepSpeed clips at 1.0 if the key is missing. At stage 0 the engine
+    # clips itself.
     config["gradient_clipping"] = 0.0 if settings.stage == 0 else settings.gradient_clipping
+    # Without these, DeepSpeed accepts only optimizers that it knows under ZeRO, and only its own
+    # CPU Adam with offloading.
     if isinstance(optimizer, ShardedLamb | ShardedMuon):
         config["zero_allow_untested_optimizer"] = True
         config["zero_force_ds_cpu_optimizer"] = False

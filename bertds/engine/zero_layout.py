@@ -1,6 +1,6 @@
-"""Where DeepSpeed keeps each tensor's master weights. The only file that reads its internals.
+"""Locates each tensor's master weights in DeepSpeed. The only module that reads its internals.
 
-Written for and tested with DeepSpeed 0.19.8. What it relies on, and checks where it can:
+Written for and tested with DeepSpeed 0.19.8. It relies on these facts, and checks what it can:
 
 ====================== ==========================================================================
 all stages             ``engine.optimizer`` wraps our optimizer (``.optimizer``); its ``step`` is
@@ -49,11 +49,11 @@ class Layout:
     kind: str
     """stage0 | zero12 | bf16 | zero3"""
     partitions: list[Partition]
-    """What this rank updates."""
+    """The parts that this rank updates."""
     numels: dict[str, int]
     """Number of elements of every trainable tensor, in the model's order."""
     frozen: dict[str, Any]
-    """Parameters that are not trained, whole or (stage 3) cut."""
+    """Parameters that are not trained: whole, or (stage 3) this rank's parts."""
 
 
 def _number_of_elements(parameter: torch.nn.Parameter) -> int:
@@ -61,14 +61,14 @@ def _number_of_elements(parameter: torch.nn.Parameter) -> int:
 
 
 def read_layout(engine: DeepSpeedObject, optimizer: torch.optim.Optimizer) -> Layout:
-    """Find out where the pieces of every tensor are.
+    """Locate the pieces of every tensor in DeepSpeed's buffers. Collective.
 
     Args:
         engine: the DeepSpeed engine.
         optimizer: our optimizer, which the engine wraps.
 
     Raises:
-        BertdsError: DeepSpeed's structures are not what this file expects.
+        BertdsError: DeepSpeed's structures are not as this module expects.
     """
     wrapper = engine.optimizer
     named = dict(engine.module.named_parameters())
@@ -117,7 +117,7 @@ def _unexpected(what: str) -> BertdsError:
 def _cut(
     tensors: list[torch.nn.Parameter], offsets: list[int], start: int, end: int, names: dict
 ) -> list[Slice]:
-    """Return the pieces of ``tensors`` (at ``offsets`` of a long vector) within start ... end."""
+    """Return the pieces of ``tensors`` (at ``offsets`` of a long vector) in ``[start, end)``."""
     slices = []
     for parameter, offset in zip(tensors, offsets, strict=True):
         first = max(offset, start)
@@ -136,6 +136,7 @@ def _read_zero_1_2(wrapper: DeepSpeedObject, names: dict) -> list[Partition]:
         size = int(wrapper.partition_size[index])
         if flat.numel() != size:
             raise _unexpected(f"partition {index} has {flat.numel()} elements, not {size}")
+        # Every rank owns one equal part of the concatenated group.
         start = dist.get_rank(group) * size
         slices = _cut(
             wrapper.round_robin_bit16_groups[index],
@@ -153,6 +154,7 @@ def _read_bf16_optimizer(wrapper: DeepSpeedObject, names: dict) -> list[Partitio
     for index, flat in enumerate(wrapper.fp32_groups_flat_partition):
         group = wrapper.real_dp_process_group[index]
         tensors = wrapper.bf16_groups[index]
+        # Groups are concatenated without gaps, so offsets are running sums of the lengths.
         offsets, end = [], 0
         for parameter in tensors:
             offsets.append(end)
@@ -170,6 +172,8 @@ def _read_zero_3(wrapper: DeepSpeedObject, names: dict) -> list[Partition]:
         rank = dist.get_rank(group)
         slices, offset = [], 0
         for parameter in wrapper.fp16_groups[index]:
+            # The last rank's part of a tensor ends with padding; a small tensor may leave a rank
+            # nothing.
             part = int(parameter.ds_tensor.ds_numel)
             start = rank * part
             length = min(part, _number_of_elements(parameter) - start)
@@ -189,6 +193,7 @@ def _check_cover(layout: Layout) -> None:
         for piece in partition.slices:
             here[piece.name] += piece.length
     counts = torch.tensor(list(here.values()), dtype=torch.int64)
+    # At stage 0 every rank has everything, so there is nothing to add up.
     if layout.kind != "stage0" and dist.get_world_size() > 1:
         device = "cpu" if dist.get_backend() == "gloo" else torch.cuda.current_device()
         counts = counts.to(device)
@@ -201,7 +206,7 @@ def _check_cover(layout: Layout) -> None:
 
 @torch.no_grad()
 def refresh_weights(engine: DeepSpeedObject, layout: Layout) -> None:
-    """Copy changed masters to the weights that the model computes with, on all ranks."""
+    """Copy changed master weights to the weights that the model computes with, on all ranks."""
     wrapper = engine.optimizer
     if layout.kind in ("zero12", "bf16"):
         wrapper.update_lp_params()
@@ -209,13 +214,13 @@ def refresh_weights(engine: DeepSpeedObject, layout: Layout) -> None:
         wrapper._partition_all_parameters()
         for index in range(len(wrapper.fp16_groups)):
             wrapper._reassign_or_swap_out_partitioned_parameters(index)
-        wrapper._post_step([])  # gathers the small parameters that every rank keeps whole
+        wrapper._post_step([])  # gathers small parameters, which every rank keeps whole
 
 
 def norm_under_way(engine: DeepSpeedObject) -> float | torch.Tensor:
-    """Return the global gradient norm of the step that the ZeRO wrapper is making just now.
+    """Return the global gradient norm of the step in progress.
 
-    The wrappers keep it before they call the optimizer; the engine's own copy comes after.
+    The wrapper stores it before it calls the optimizer; the engine copies it only afterwards.
     """
     try:
         return engine.optimizer._global_grad_norm
@@ -229,7 +234,7 @@ def frozen_pieces(
 ) -> list[tuple[str, int, torch.Tensor]]:
     """Return this rank's share of the frozen parameters as (name, start, vector over live memory).
 
-    Whole tensors are dealt out over the ranks; stage 3 has cut them already.
+    Whole tensors are assigned to the ranks in turn; at stage 3 each rank has its own parts.
     """
     pieces = []
     for index, (name, parameter) in enumerate(layout.frozen.items()):
@@ -245,7 +250,7 @@ def frozen_pieces(
 
 
 def frozen_targets(layout: Layout, rank: int) -> list[tuple[str, int, torch.Tensor]]:
-    """Return what a load must write on this rank for the frozen parameters."""
+    """Return the vectors that a load must fill on this rank for the frozen parameters."""
     if layout.kind == "zero3":
         return frozen_pieces(layout, rank, 1)
     return [(name, 0, p.detach().view(-1)) for name, p in layout.frozen.items()]

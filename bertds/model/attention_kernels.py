@@ -1,4 +1,4 @@
-"""How attention is computed within each row of a flat row of real tokens.
+"""Attention within each row of a flat row of real tokens.
 
 Three kernels give the same result. One is chosen per forward pass, by :func:`choose_kernel`:
 
@@ -6,20 +6,20 @@ Three kernels give the same result. One is chosen per forward pass, by :func:`ch
   Queries, keys and values are strided views of one product: no copy, no padding. With
   FlashAttention 3 or 4 installed, the same operator runs their kernels, see
   :func:`activate_kernel`.
-- ``grouped``: rows sorted by length, one batched product per length. Long rows under a window are
-  cut into blocks of half a window, and each block meets itself and its two neighbours. CPU.
+- ``grouped``: rows sorted by length, one batched product per length. Long rows with a window are
+  divided into blocks of half a window; each attends to itself and its two neighbours. CPU.
 - ``padded``: pad, masked scaled_dot_product_attention, unpad. Everywhere else, and the reference.
 
 A window of ``reach`` lets a token attend to itself and to ``reach`` tokens on each side, as the
 local layers of the modern encoder do: transformers' ``local_attention`` is twice that.
 
 Measured on one H100, BERT-large, one layer forward and backward with dropout 0.1 (padded -> flash):
-26,845 tokens in rows of at most 128 2.50 -> 0.87 ms; 13,797 tokens in rows of at most 512 3.27 ->
+26,845 tokens in rows of at most 128: 2.50 -> 0.87 ms; 13,797 tokens in rows of at most 512: 3.27 ->
 0.72 ms. The call takes the host 0.1 ms. Measured on 2 Zen 5 cores, 8 rows of 12 heads, forward and
-backward, dropout 0.1 (padded -> grouped): 128 tokens 33 -> 24 ms fp32, 31 -> 17 ms bf16; 512
-tokens with 37 % full rows 731 -> 179 ms fp32, 627 -> 140 ms bf16; the quick dropout mask then
-takes off about another half. Plain products beat torch's CPU flash kernel even without dropout
-(bf16, 512: 99 -> 48 ms).
+backward, dropout 0.1 (padded -> grouped): 128 tokens 33 -> 24 ms fp32, 31 -> 17 ms bf16; 512 tokens
+with 37 % full rows 731 -> 179 ms fp32, 627 -> 140 ms bf16. The fast dropout mask then saves about
+another half. Plain products are faster than torch's CPU flash kernel even without dropout (bf16,
+512: 99 -> 48 ms).
 
 Sizes: T tokens, N heads, D width of a head, B rows, S longest row, G rows of a group, L their
 length, C blocks of W = reach tokens.
@@ -44,7 +44,7 @@ HALVES = (torch.bfloat16, torch.float16)
 WIDEST_HEAD = 256
 """The flash operator's kernels exist for heads up to this width, in multiples of 8."""
 OLDEST = (8, 0)
-"""Compute capability that the flash operator needs: Ampere."""
+"""The compute capability that the flash operator needs: Ampere."""
 
 
 def grouped_attention(
@@ -55,15 +55,15 @@ def grouped_attention(
     dropout_p: float,
     reach: int | None = None,
 ) -> Tensor:
-    """Attend within each row; rows of equal length are neighbours and make one product.
+    """Attend within each row; adjacent rows of equal length form one batched product.
 
     Args:
-        query_TND: of all tokens, rows sorted by length; like the next two a view or contiguous.
+        query_TND: of all tokens, rows sorted by length; these three may be views.
         key_TND: as the queries.
         value_TND: as the queries.
-        layout: must know its groups.
+        layout: must have groups.
         dropout_p: probability to drop an attention weight; 0 outside training.
-        reach: tokens to each side that a token attends to; None = the whole row.
+        reach: number of tokens on each side that a token attends to; None = the whole row.
 
     Returns:
         [T, N, D].
@@ -73,10 +73,10 @@ def grouped_attention(
     pieces = zip(*(values.split(sizes) for values in (query_TND, key_TND, value_TND)), strict=True)
     outputs = []
     for (rows, length), parts in zip(layout.groups, pieces, strict=True):
-        if length == 0:  # filler rows that were not needed
+        if length == 0:  # unused filler rows
             continue
         query, key, value = (part.unflatten(0, (rows, length)).transpose(1, 2) for part in parts)
-        # Blocks pay once their three windows are shorter than the row.
+        # Blocks are faster if their three windows are shorter than the row.
         if reach is not None and reach > 0 and length > 3 * reach:
             output_GNLD = _attend_in_blocks(query, key, value, dropout_p, reach)
         else:
@@ -101,7 +101,7 @@ def _attend_in_rows(
 def _attend_in_blocks(
     query_GNLD: Tensor, key_GNLD: Tensor, value_GNLD: Tensor, dropout_p: float, reach: int
 ) -> Tensor:
-    """The same in time and memory of length * reach instead of length squared."""
+    """The same with time and memory of length * reach instead of length squared."""
     length, width = query_GNLD.shape[-2:]
     blocks = -(-length // reach)
     missing = blocks * reach - length
@@ -110,15 +110,15 @@ def _attend_in_blocks(
     around = (0, 0, reach, reach + missing)
     key = F.pad(key_GNLD, around).unfold(2, 3 * reach, reach)  # [G, N, C, D, 3 W]
     value = F.pad(value_GNLD, around).unfold(2, 3 * reach, reach).transpose(-1, -2)
-    # Which of its three blocks' keys a query may see: the same for every block, but for the ends.
+    # Which keys of its three blocks a query attends to: the same for every block, except the ends.
     own_W1 = torch.arange(reach, device=query.device)[:, None]
     offset_3W = torch.arange(3 * reach, device=query.device) - reach
     near_W3W = (offset_3W - own_W1).abs() <= reach
     first_C11 = torch.arange(0, blocks * reach, reach, device=query.device)[:, None, None]
     key_C13W = first_C11 + offset_3W
     near = near_W3W & (key_C13W >= 0) & (key_C13W < length)
-    # A filler query at the end may have no neighbour at all: it looks at everything instead,
-    # since a row of minus infinities would be NaN. Its output is cut off.
+    # A filler query at the end may have no neighbour: it attends to everything, because a softmax
+    # over minus infinities would be NaN. Its output is cut off.
     near = near | (first_C11 + own_W1 >= length)
     scores = (query @ key).masked_fill(~near, -torch.inf)
     weights = dropout(scores.softmax(-1), dropout_p, training=True)
@@ -133,7 +133,7 @@ def padded_attention(
     dropout_p: float,
     reach: int | None = None,
 ) -> Tensor:
-    """Pad the rows to the longest, attend under a mask, drop the padding again.
+    """Pad the rows to the longest one, attend with a mask, and remove the padding.
 
     Same arguments and result as :func:`grouped_attention`, for rows in any order.
     """
@@ -150,7 +150,7 @@ def padded_attention(
     seen = real_BS[:, None, None, :]
     if reach is not None:
         near_SS = (place_S[:, None] - place_S).abs() <= reach
-        # Padding queries past a short row would see nothing; they see what is near instead.
+        # Padding queries after a short row would attend to nothing: let them attend to neighbours.
         seen = (seen | ~real_BS[:, None, :, None]) & near_SS
     output_BNSD = F.scaled_dot_product_attention(
         padded(query_TND), padded(key_TND), padded(value_TND), attn_mask=seen, dropout_p=dropout_p
@@ -166,12 +166,12 @@ def flash_attention(
     dropout_p: float,
     reach: int | None = None,
 ) -> Tensor:
-    """Attend with the flash operator, which takes ragged rows and the window as they are.
+    """Attend with the flash operator, which supports ragged rows and windows.
 
-    Same arguments and result as :func:`padded_attention`, in bfloat16 or float16. Its dropout
-    draws from the device's generator, so a seed fixes it. torch's public function for ragged rows
-    has no dropout. The operator below it is not public, but its first ten arguments are the same
-    from torch 2.11 to 2.13.
+    Same arguments and result as :func:`padded_attention`, in bfloat16 or float16. Its dropout uses
+    the device's generator, so a seed determines it. torch's public function for ragged rows has no
+    dropout. The operator below is not public, but its first ten arguments are the same from torch
+    2.11 to 2.13.
     """
     starts, longest = layout.cu_seqlens, layout.max_seqlen
     window = {} if reach is None else {"window_size_left": reach, "window_size_right": reach}
@@ -203,12 +203,12 @@ def attend(
     return kernel(query_TND, key_TND, value_TND, layout, dropout_p, reach)
 
 
-# -- which one ----------------------------------------------------------------------------------
+# -- choice of the kernel -----------------------------------------------------------------------
 
 
 @functools.cache
 def device_capability(device: torch.device) -> tuple[int, int]:
-    """Return a GPU's compute capability; asked for once."""
+    """Return a GPU's compute capability (cached)."""
     return torch.cuda.get_device_capability(device)
 
 
@@ -220,7 +220,7 @@ def missing_for_flash(
     Args:
         dtype: of queries, keys and values.
         head_width: of one head.
-        capability: the GPU's compute capability; None = not looked at.
+        capability: the GPU's compute capability; None = not checked.
     """
     if dtype not in HALVES:
         return f"it requires bf16 or fp16, but the precision is {str(dtype).removeprefix('torch.')}"
@@ -238,15 +238,15 @@ def missing_for_flash(
 
 
 def choose_kernel(asked: str, device: torch.device, dtype: torch.dtype, head_width: int) -> str:
-    """Return the kernel that computes one forward pass: a key of ``KERNELS``.
+    """Return the kernel for one forward pass: a key of ``KERNELS``.
 
-    A model trained with ``flash`` is also scored in float32 or on a CPU, so what cannot be used
-    here is replaced; a training run has refused it before, see :func:`activate_kernel`.
+    A model that was trained with ``flash`` is also scored in float32 or on a CPU, so a kernel that
+    cannot be used here is replaced. A training run refuses it earlier: :func:`activate_kernel`.
 
     Args:
         asked: ``model.attention_kernel``.
-        device: where the pass runs. On ``meta``, where nothing is computed, what is asked for is
-            taken: tests drive the GPU's path there.
+        device: of the pass. On ``meta``, where nothing is computed, the requested kernel is used,
+            so that tests can cover the path of a GPU.
         dtype: of queries, keys and values.
         head_width: of one head.
     """
@@ -261,7 +261,7 @@ def choose_kernel(asked: str, device: torch.device, dtype: torch.dtype, head_wid
 
 
 def kernel_of_pass(asked: str, weight: Tensor, head_width: int) -> str:
-    """Return :func:`choose_kernel` for a model with this weight, autocast considered."""
+    """Return :func:`choose_kernel` for a model with this weight, taking autocast into account."""
     dtype = product_dtype(weight.device, weight.dtype)
     return choose_kernel(asked, weight.device, dtype, head_width)
 
@@ -270,15 +270,15 @@ def kernel_of_pass(asked: str, weight: Tensor, head_width: int) -> str:
 
 
 class FlashPackage(NamedTuple):
-    """A package that brings other kernels for the flash operator."""
+    """A package with other kernels for the flash operator."""
 
     title: str
     impl: str
     """Its name for ``torch.nn.attention.activate_flash_attention_impl``."""
     module: str
-    """What torch imports for it."""
+    """The module that torch imports for it."""
     majors: tuple[int, ...]
-    """Compute capabilities (major) that torch 2.13 lets it run on."""
+    """Compute capabilities (major) on which torch 2.13 allows it."""
     install: str
 
 
@@ -302,7 +302,7 @@ FLASH_PACKAGES = {
 
 
 def is_installed(kernel: str) -> bool:
-    """Return whether the package behind ``fa3`` or ``fa4`` is found, without loading it."""
+    """Return whether the package of ``fa3`` or ``fa4`` is installed, without importing it."""
     try:
         return find_spec(FLASH_PACKAGES[kernel].module) is not None
     except (ImportError, ValueError):  # a parent package is missing or broken
@@ -343,10 +343,10 @@ def activate_kernel(
     head_width: int,
     capability: tuple[int, int] | None,
 ) -> str:
-    """Make the process ready to train with a kernel; say which one runs.
+    """Prepare the process for training with a kernel; return a description of it.
 
-    FlashAttention 3 and 4 take the place of torch's own kernels behind the flash operator, for
-    the whole process.
+    FlashAttention 3 and 4 replace torch's own kernels behind the flash operator in the whole
+    process.
 
     Args:
         asked: ``model.attention_kernel``.
@@ -359,7 +359,7 @@ def activate_kernel(
         A few words for the log.
 
     Raises:
-        ConfigError: what was asked for cannot be used here; the message says what to do.
+        ConfigError: the requested kernel cannot be used here; the message gives the remedy.
     """
     wanted = f"model.attention_kernel={asked}"
     if asked == "padded":
@@ -386,7 +386,7 @@ def activate_kernel(
 
 
 def _activate(package: FlashPackage) -> str:
-    """Load a package into the flash operator; returns what went wrong."""
+    """Load a package into the flash operator; return what went wrong, or ""."""
     from torch.nn.attention import activate_flash_attention_impl
 
     try:

@@ -3,10 +3,10 @@
     ids [T] -> embeddings -> encoder [T, H] -> masked positions [M, H] -> masked-LM loss (sum)
                                             -> first tokens     [B, H] -> next-sentence loss (sum)
 
-Losses are sums, not means: whoever trains divides by the counts of the whole global batch, so
-that the result depends neither on the micro-batch nor on the number of processes.
+Losses are sums, not means. The engine divides by the counts of the whole global batch, so that the
+result depends neither on the micro batch nor on the number of processes.
 
-Sizes: T real tokens of the micro-batch, B rows, M masked tokens, H width, K vocabulary.
+Sizes: T real tokens of the micro batch, B rows, M masked tokens, H width, K vocabulary.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bertds.model.row_layout import RowLayout, arrange
 
 
 class PreTrainingOutput(NamedTuple):
-    """Scalars of one micro-batch, on the device."""
+    """Scalars of one micro batch, on the device."""
 
     mlm_loss_sum: Tensor
     """float32: cross-entropy summed over masked tokens."""
@@ -39,8 +39,8 @@ class PreTrainingOutput(NamedTuple):
     nsp_correct: Tensor
     """int64: rows whose next-sentence label was predicted correctly."""
     predictions: Tensor | None = None
-    """int64 [M]: the likeliest word at each masked position, where asked for; the masked-LM scalars
-    are then 0."""
+    """int64 [M]: the most likely token id at each masked position, if requested; the masked-LM
+    scalars are then 0."""
 
 
 def nothing(like: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,15 +51,15 @@ def nothing(like: Tensor) -> tuple[Tensor, Tensor]:
 def score_words(
     head: Callable[..., Any], masked_MH: Tensor, masked_lm_ids_M: Tensor, *, predict: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the summed masked-LM loss and the number of correct words, or the likeliest words.
+    """Return the summed masked-LM loss and the number of correct words, or the predicted words.
 
-    Both ways call the head's modules in one order, which ZeRO-3 follows.
+    Both cases call the head's modules in the same order, which ZeRO-3 records.
 
     Args:
-        head: gives logits, or with labels the loss and the number of correct words.
+        head: returns logits, or with labels the loss and the number of correct words.
         masked_MH: the encoder's output at the masked positions.
-        masked_lm_ids_M: the original tokens there.
-        predict: give the likeliest words; loss and number are then 0.
+        masked_lm_ids_M: the original token ids.
+        predict: return the most likely token ids; loss and number are then 0.
     """
     if predict:
         loss_sum, correct = nothing(masked_MH)
@@ -69,7 +69,7 @@ def score_words(
 
 
 class BertModel(nn.Module):
-    """Embeddings, encoder and, where wanted, the pooler. transformers' ``bert``."""
+    """Embeddings, encoder and, if requested, the pooler. transformers' ``bert``."""
 
     def __init__(self, config: ModelConfig, vocab_size: int, *, pooler: bool = True) -> None:
         super().__init__()
@@ -100,12 +100,13 @@ class BertModel(nn.Module):
         """Return hidden states [T, H] and pooled rows [B, H] (None without a pooler).
 
         Args:
-            input_ids: int64 [T], the real tokens of all rows.
+            input_ids: int64 [T], the real tokens of all rows, one row after the other.
             segment_ids: int64 [T].
             position_ids: int64 [T].
             cu_seqlens: int32 [B + 1], where each row starts; ends with T.
             max_seqlen: length of the longest row.
         """
+        # Rows may be computed in another order; the result is returned in the caller's order.
         arrangement = arrange(cu_seqlens, max_seqlen, self.encoder.kernel())
         ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
         hidden_TH = self(*ids, arrangement.layout)
@@ -116,12 +117,12 @@ class BertModel(nn.Module):
 
 
 class BertForPreTraining(TakesBatches):
-    """Masked LM, and next-sentence prediction where the configuration asks for it.
+    """Masked LM, and next-sentence prediction if the configuration asks for it.
 
-    Parameters are named as in transformers' ``BertForPreTraining``; without next-sentence
-    prediction they are those of ``BertForMaskedLM``: neither pooler nor ``cls.seq_relationship``.
-    The word table and the masked-LM bias have more rows than the vocabulary, see
-    ``embeddings.padded_vocabulary``; those rows are zero and stay so.
+    Parameters are named as in transformers' ``BertForPreTraining``. Without next-sentence
+    prediction they are those of ``BertForMaskedLM``, without pooler and ``cls.seq_relationship``.
+    The word embeddings and the masked-LM bias have more rows than the vocabulary, see
+    ``embeddings.padded_vocabulary``; these rows are zero and remain zero.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -141,9 +142,9 @@ class BertForPreTraining(TakesBatches):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw all weights: N(0, initializer_range) cut at two deviations, biases 0.
+        """Initialize all weights: N(0, initializer_range) truncated at 2 deviations, biases 0.
 
-        As Google's ``truncated_normal_initializer``. Segment and position tables are drawn too.
+        Like Google's ``truncated_normal_initializer``. Segment and position embeddings too.
         """
         deviation = self.config.initializer_range
         word_table = self.bert.embeddings.word_embeddings.weight
@@ -151,7 +152,7 @@ class BertForPreTraining(TakesBatches):
         self.cls.predictions.bias.zero_()
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                # Only real words: the draws must not depend on how far the table is padded.
+                # Only the rows of real words: the random numbers must not depend on the padding.
                 rows = self.vocab_size if module.weight is word_table else None
                 nn.init.trunc_normal_(
                     module.weight[:rows], std=deviation, a=-2 * deviation, b=2 * deviation
@@ -174,7 +175,7 @@ class BertForPreTraining(TakesBatches):
         next_sentence_labels: Tensor | None = None,
         predict: bool = False,
     ) -> PreTrainingOutput:
-        """Score one micro-batch.
+        """Score one micro batch.
 
         Args:
             input_ids: int64 [T], the real tokens of all rows, already masked.
@@ -183,19 +184,21 @@ class BertForPreTraining(TakesBatches):
             cu_seqlens: int32 [B + 1], where each row starts; ends with T.
             max_seqlen: length of the longest row.
             masked_lm_positions: int64 [M], indices into T; M may be 0.
-            masked_lm_ids: int64 [M], the original tokens there; -100 = a filler, no loss.
-            next_sentence_labels: int64 [B], 1 = random; -100 = a filler, no loss; None = no
+            masked_lm_ids: int64 [M], the original token ids; -100 = a filler without loss.
+            next_sentence_labels: int64 [B], 1 = random; -100 = a filler without loss; None = no
                 next-sentence loss.
-            predict: give the likeliest words instead of the masked-LM loss.
+            predict: return the most likely token ids instead of the masked-LM loss.
 
         Returns:
-            Sums; every parameter gets a gradient from their sum, even if it is zero.
+            Sums. Every parameter gets a gradient from their sum, even if it is zero.
         """
         arrangement = arrange(cu_seqlens, max_seqlen, self.bert.encoder.kernel())
         ids = (arrangement.take_tokens(t) for t in (input_ids, segment_ids, position_ids))
         masked_M = arrangement.find_tokens(masked_lm_positions)
-        # An empty filler row begins behind the last token; its label says that it is not a row.
+        # An empty filler row begins after the last token; its label shows that it is not a row.
         starts_B = arrangement.layout.cu_seqlens[:-1].clamp_max(input_ids.shape[0] - 1)
+        # The last layer computes only the tokens that a loss reads: masked ones, and the first of
+        # each row.
         read = masked_M if self.bert.pooler is None else torch.cat([masked_M, starts_B])
         hidden_RH = self.bert(*ids, arrangement.layout, read)
         masked_MH, first_BH = hidden_RH.tensor_split([masked_M.numel()])
@@ -208,7 +211,7 @@ class BertForPreTraining(TakesBatches):
             return PreTrainingOutput(mlm_loss_sum, no_loss, mlm_correct, no_rows, predictions)
         logits_B2 = head(pooler(first_BH)).float()
         if next_sentence_labels is None:
-            # Kept in the graph, so that ZeRO sees a gradient of each parameter in each step.
+            # Kept in the graph, because ZeRO expects a gradient of each parameter in each step.
             nsp_loss_sum, nsp_correct = logits_B2.sum() * 0.0, torch.zeros_like(mlm_correct)
         else:
             labels_B = arrangement.take_rows(next_sentence_labels)

@@ -1,4 +1,4 @@
-"""Makes the model that a configuration describes: the original BERT or the modern encoder."""
+"""Builds the model that a configuration describes: the original BERT or the modern encoder."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from bertds.model.modern import ModernBertForMaskedLM
 from bertds.system.memory import cpu_memory_total
 
 PreTrainingModel = BertForPreTraining | ModernBertForMaskedLM
-"""Either model: the same arguments and the same output."""
+"""Both models have the same arguments and the same output."""
 _ROWS = ("vocab_size", "max_position_embeddings", "type_vocab_size")
 _SIZES = ("hidden_size", "num_hidden_layers", "intermediate_size", *_ROWS)
 _LAYER_OVERHEAD = 50_000
-"""Bytes of a layer's modules and tensors without their numbers: what a million tiny ones cost."""
+"""Bytes of a layer's modules and tensors without their values, for models of many tiny layers."""
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> PreTrainingModel:
     """Return a model with random weights.
 
     Args:
-        config: ``config.style`` decides which.
+        config: ``config.style`` decides which model.
         vocab_size: the real vocabulary.
 
     Raises:
-        ConfigError: no such model can be in this machine's memory.
+        ConfigError: the model does not fit into this machine's memory.
     """
     check_model_size(config, vocab_size)
     if config.style == "modern":
@@ -51,17 +51,17 @@ def check_model_size(config: ModelConfig, vocab_size: int) -> None:
 
 
 def check_size(sizes: Mapping[str, Any], prefix: str) -> None:
-    """Refuse a model that is larger than the machine before the first part of it is made.
+    """Refuse a model that is larger than the machine's memory, before any part of it is created.
 
-    A configuration of a hundred bytes can ask for any size; the system would end the process in the
-    middle, or begin to swap.
+    A configuration of 100 bytes can ask for any size. The kernel would kill the process in the
+    middle, or start to swap.
 
     Args:
         sizes: keys of a Hugging Face configuration and their values; others are ignored.
         prefix: of the keys, for the message.
 
     Raises:
-        ConfigError: names the sizes, what they come to, and what there is.
+        ConfigError: names the sizes, the memory that they need, and the memory of the machine.
     """
     known = {name: sizes[name] for name in _SIZES if type(sizes.get(name)) is int}
     width, layers = known.get("hidden_size", 0), known.get("num_hidden_layers", 0)

@@ -1,16 +1,15 @@
-"""``torch.compile`` for the layers: one graph per direction, shared by all layers and all batches.
+"""``torch.compile`` for the layers: one graph per direction, shared by all layers and batches.
 
-On a GPU a whole layer is compiled, attention within it: the flash operator is an operator like
-another. The number of tokens, of rows and the longest row are dynamic from the start, and
-parameters are inputs, so nothing is compiled again when a batch has another shape. What is joined
-for the product of queries, keys and values comes in from outside the graph, where it may be joined
-without a copy.
+On a GPU a whole layer is compiled, including attention: the flash operator is an ordinary operator.
+The numbers of tokens and rows and the longest row are dynamic, and parameters are inputs, so no
+batch shape causes a recompilation. The concatenated parameters of queries, keys and values are an
+input of the graph, so that they can be concatenated without a copy outside of it.
 
-On a CPU attention is one product per row length, whose number changes with every batch. There two
+On a CPU attention is one product per row length, and their number changes with every batch. So two
 regions of each layer are compiled: the end of the attention half (linear, dropout, residual sum,
-LayerNorm) and the whole feed-forward half. The modern encoder's regions are all before attention
-(LayerNorm, the product, rotation) and all after it; a whole layer of it is one graph per kind of
-layer: the first, local ones, global ones.
+LayerNorm) and the whole feed-forward half. The modern encoder's regions are everything before
+attention (LayerNorm, the product, rotation) and everything after it. A whole layer of it has one
+graph per kind of layer: the first one, local ones, global ones.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ from bertds.model.row_layout import RowLayout
 from bertds.system.logs import log
 
 GRAPHS = 32
-"""Largest number of graphs; more than there can be."""
+"""Maximum number of graphs; there are never this many."""
 
 
 def missing_compiler(device_type: str) -> str:
-    """Return what ``torch.compile`` lacks on this machine, in words; "" = nothing."""
+    """Return what ``torch.compile`` lacks on this machine, for a message; "" = nothing."""
     if device_type == "cuda":
         from torch.utils._triton import has_triton
 
@@ -52,13 +51,13 @@ def missing_compiler(device_type: str) -> str:
 def compile_layers(model: PreTrainingModel, device_type: str, *, backend: str = "inductor") -> bool:
     """Compile the layers of a model in place; the first passes then take longer.
 
-    Where there is no compiler, says so once and leaves the model as it is: the numbers are the
+    Without a compiler this logs one warning and leaves the model unchanged: the results are the
     same, only slower.
 
     Args:
-        model: its parameters and their names stay the same.
-        device_type: where it will run.
-        backend: of ``torch.compile``; others than inductor need no compiler.
+        model: its parameters and their names do not change.
+        device_type: of the device that it will run on.
+        backend: of ``torch.compile``; backends other than inductor need no compiler.
 
     Returns:
         Whether the layers are compiled.
@@ -67,13 +66,14 @@ def compile_layers(model: PreTrainingModel, device_type: str, *, backend: str = 
     if lacking:
         log.warning("run.compile: %s; the layers run uncompiled", lacking)
         return False
-    # All layers share one function. Kinds of layers, training and scoring, and a batch of a single
-    # row (padded kernel) are a graph each; past the limit, 8, torch would end the run.
+    # All layers share one function. Each kind of layer, training and evaluation, and a batch of one
+    # row (padded kernel) need a graph each. Beyond its limit of 8, torch would raise an error.
     dynamo: Any = torch._dynamo.config
     dynamo.recompile_limit = max(dynamo.recompile_limit, GRAPHS)
     options: dict[str, Any] = {"dynamic": True, "fullgraph": True, "backend": backend}
     modern = isinstance(model, ModernBertForMaskedLM)
     layers: Any = model.encoder_layers()
+    # On a CPU grouped attention cannot be in a graph with dynamic shapes: compile around it.
     if device_type == "cpu" and model.config.attention_kernel != "padded":
         for layer in layers:
             _compile_regions(layer, options)
@@ -101,7 +101,7 @@ def _compute(
     kernel: str,
     extra: Joined | Rotation | None,
 ) -> Tensor:
-    """A layer as a function of tensors and plain values, which is what is compiled."""
+    """Compute a layer as a function of tensors and plain values, so that it can be compiled."""
     layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, kernel=kernel)
     output_TH: Tensor = layer.compute(hidden_TH, layout, extra)
     return output_TH
@@ -117,7 +117,7 @@ def _forward(
     """Replace the ``forward`` of BERT's layers."""
     joined = layer.attention.self.joined()
     for parameter in joined or ():
-        torch._dynamo.mark_static(parameter)  # else its sizes would be unknowns of the graph
+        torch._dynamo.mark_static(parameter)  # otherwise its sizes would be symbolic
     output_TH: Tensor = compute(
         layer, hidden_TH, layout.cu_seqlens, layout.max_seqlen, layout.kernel, joined
     )

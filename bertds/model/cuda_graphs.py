@@ -1,21 +1,21 @@
-"""CUDA graphs: the encoder's forward and backward replayed as recorded, in one launch each.
+"""CUDA graphs: the encoder's forward and backward pass, recorded and replayed in one launch each.
 
-A graph fits one shape, so it is of use where ``data.pack_tokens`` keeps shapes the same. A shape
-is recorded when it is first met; the few micro-batches of a rare shape run as usual.
+A graph fits one shape, so it is useful if ``data.pack_tokens`` keeps shapes constant. A shape is
+recorded when it first occurs. After MAX_SHAPES shapes, further ones run as usual.
 
     encoder(hidden, layout) --shape known?--> replay
                                   '--no----> record (up to MAX_SHAPES), or run as usual
 
-What is recorded is a function of the hidden states, the rows' starts and stand-ins of the
-parameters: other leaves over the same memory. That keeps two things apart which must not meet:
+The recorded function takes the hidden states, the rows' starts and stand-ins of the parameters:
+other leaf tensors over the same memory. The stand-ins keep two things apart:
 
-- Autograd gives a leaf its accumulation node on the stream of the moment, and keeps it while any
-  graph refers to it. Recording happens on streams of its own, and a recorded graph lives for good.
-  With the parameters themselves in it, each gradient would cross streams ever after (torch warns
-  of it), and a node from before could draw the default stream into the recording (an error).
-- Each replay writes gradients to the same memory. Autograd would take that very memory for
-  ``parameter.grad``, and the next micro-batch would then overwrite the sum and be added to itself.
-  So the gradients are copied on their way from the stand-ins to the parameters, all at once.
+- Autograd creates a leaf's accumulation node on the current stream, and keeps it while any graph
+  refers to it. Recording uses its own streams, and a recorded graph is never freed. With the
+  parameters themselves in it, each gradient would cross streams from then on (torch warns about
+  it), and an earlier node could pull the default stream into the recording (an error).
+- Each replay writes gradients to the same memory. Autograd would use this memory as
+  ``parameter.grad``. The next micro batch would then overwrite the sum and be added to itself. So
+  the gradients are copied between the stand-ins and the parameters, all at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bertds.model.encoder import Encoder
 from bertds.model.row_layout import RowLayout
 
 MAX_SHAPES = 4
-"""Each recorded shape keeps its activations' memory for good."""
+"""The maximum number of recorded shapes: each keeps the memory of its activations for good."""
 
 Recordable = Callable[..., Tensor]
 """Takes hidden states [T, H], the rows' starts [B + 1] and the parameters' stand-ins."""
@@ -40,7 +40,7 @@ Recorder = Callable[[Recordable, tuple[Tensor, ...]], Recordable]
 
 
 class _OwnGradients(torch.autograd.Function):
-    """Parameters as they are; their gradients as copies that nothing else writes to."""
+    """Passes parameters through unchanged, and copies their gradients to separate memory."""
 
     @staticmethod
     def forward(ctx: Context, *parameters: Tensor) -> tuple[Tensor, ...]:
@@ -54,7 +54,7 @@ class _OwnGradients(torch.autograd.Function):
 
 
 class _OneShape(nn.Module):
-    """The encoder on rows whose longest length and kernel do not change."""
+    """The encoder for rows with a constant maximum length and a constant kernel."""
 
     def __init__(self, encoder: Encoder, max_seqlen: int, kernel: str) -> None:
         super().__init__()
@@ -76,8 +76,8 @@ class _OneShape(nn.Module):
 
 def record_on_cuda(function: Recordable, sample: tuple[Tensor, ...]) -> Recordable:
     """Record forward and backward of a function for tensors shaped as ``sample``."""
-    # It runs the function on one stream and records it on another while the graph of the former is
-    # alive. Nothing is accumulated there, so torch's warning of two streams does not apply.
+    # make_graphed_callables runs the function on one stream and records it on another, while the
+    # first graph is alive. Nothing is accumulated, so torch's warning does not apply.
     warned = torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch
     warned(False)
     try:
@@ -88,11 +88,11 @@ def record_on_cuda(function: Recordable, sample: tuple[Tensor, ...]) -> Recordab
 
 
 class GraphedEncoder:
-    """Replaces an encoder's ``forward`` while training.
+    """Replaces an encoder's ``forward`` during training.
 
     Args:
-        encoder: whose ``forward`` is taken over.
-        record: makes a callable of a function and sample arguments.
+        encoder: its ``forward`` is replaced.
+        record: turns a function and sample arguments into a callable.
     """
 
     def __init__(self, encoder: Encoder, record: Recorder = record_on_cuda) -> None:
@@ -106,9 +106,9 @@ class GraphedEncoder:
         return len(self._recorded)
 
     def __call__(self, hidden_TH: Tensor, layout: RowLayout, read: Tensor | None = None) -> Tensor:
-        """Return the last layer's output, [T, H], or [R, H] for the tokens ``read`` of it."""
+        """Return the last layer's output: [T, H], or [R, H] for the tokens in ``read``."""
         encoder = self._encoder
-        # Groups of equal lengths are read on the host (CPU): not a function of tensors alone.
+        # Groups of equal lengths (on a CPU) are read on the host, so they cannot be recorded.
         if not encoder.training or not torch.is_grad_enabled() or layout.groups is not None:
             return Encoder.forward(encoder, hidden_TH, layout, read)
         key = (
@@ -122,11 +122,11 @@ class GraphedEncoder:
             if len(self._recorded) >= MAX_SHAPES:
                 return Encoder.forward(encoder, hidden_TH, layout, read)
             self._recorded[key] = self._record_shape(hidden_TH, layout)
-        # Every call hands the parameters over: should one have moved in memory, a replay
-        # copies its values to where they were when it was recorded.
+        # Every call passes the parameters: if one has moved in memory, the replay copies its
+        # values to where they were during recording.
         parameters = _OwnGradients.apply(*encoder.parameters())
         output_TH = self._recorded[key](hidden_TH, layout.cu_seqlens, *parameters)
-        # The number of tokens that are read changes from batch to batch: not part of the recording.
+        # The number of read tokens differs per batch, so this is not part of the recording.
         return output_TH if read is None else output_TH.index_select(0, read)
 
     def _record_shape(self, hidden_TH: Tensor, layout: RowLayout) -> Recordable:
@@ -141,7 +141,7 @@ class GraphedEncoder:
 
 
 def use_graphs(encoder: Encoder, record: Recorder = record_on_cuda) -> GraphedEncoder:
-    """Let an encoder replay recorded graphs; returns what now replaces its ``forward``."""
+    """Make an encoder replay recorded graphs; returns the object that replaces ``forward``."""
     graphed = GraphedEncoder(encoder, record)
     encoder.forward = graphed  # type: ignore[method-assign]
     return graphed

@@ -1,9 +1,9 @@
-"""Dropout, and dropout followed by the residual sum, with a fast mask on CPU.
+"""Dropout, and dropout followed by the residual sum, with a fast mask on CPUs.
 
-On a GPU these are torch's own. On CPU torch draws one uniform number per element (6.2 ns each on
-2 Zen 5 cores, more than the matrix products around it cost); here every 64-bit draw decides four
-elements, which is five times quicker. The probability is then a multiple of 1/65536 (0.1 becomes
-0.100006), and the scale uses that same probability, so the expectation is exact.
+On a GPU these are torch's own operators. On a CPU torch draws one uniform number per element
+(6.2 ns each on 2 Zen 5 cores, more than the matrix products around it cost). Here every 64-bit draw
+decides four elements, which is five times faster. The probability is then a multiple of 1/65536
+(0.1 becomes 0.100006), and the scale uses the same probability, so the expectation is exact.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _LANES = 4  # lanes in a 64-bit draw
 
 
 def dropout_noise(like: Tensor, probability: float) -> Tensor:
-    """Return a tensor shaped as ``like``: 0 with ``probability``, else 1 / (1 - probability).
+    """Return a tensor shaped like ``like``: 0 with ``probability``, else 1 / (1 - probability).
 
-    Drawn from torch's default CPU generator, so that seeding and activation checkpointing work
-    as for any other draw.
+    It uses torch's default CPU generator, so that seeding and activation checkpointing work as for
+    torch's own dropout.
     """
     dropped_levels = round(probability * _LEVELS)
     if dropped_levels >= _LEVELS:
@@ -41,7 +41,7 @@ def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
     if not training or probability == 0.0:
         return values
     if _compiling():
-        return F.dropout(values, probability)  # the compiler draws within its own loop
+        return F.dropout(values, probability)  # the compiler fuses it into its own loop
     if values.device.type != "cpu":
         return torch.native_dropout(values, probability, True)[0]  # one kernel each way
     return values * dropout_noise(values, probability)

@@ -1,4 +1,4 @@
-"""Word, position and segment embeddings, summed, normalised, with dropout; and rotary positions.
+"""Word, position and segment embeddings, summed, normalized, with dropout; and rotary positions.
 
 Sizes: T tokens, H width; N heads, D width of a head.
 """
@@ -12,19 +12,19 @@ from bertds.config.recipe import ModelConfig
 from bertds.model.dropout import dropout
 
 VOCABULARY_MULTIPLE = 64
-"""Rows of the word table are padded to a multiple of this: matrix products like it."""
+"""The word embeddings are padded to a multiple of this number of rows, for faster products."""
 
 
 def padded_vocabulary(vocab_size: int) -> int:
-    """Return how many rows the word table has inside the model."""
+    """Return the number of rows of the word embeddings inside the model."""
     return -(-vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
 
 class Embeddings(nn.Module):
-    """From ids to the encoder's input.
+    """Maps ids to the encoder's input.
 
-    The row of [PAD] is an ordinary one, as in the original; transformers gives it no gradient
-    here. That shows only where [PAD] replaces a masked token at random.
+    The row of [PAD] is trained like any other, as in Google's code; transformers gives it no
+    gradient. The difference is visible only when [PAD] replaces a masked token at random.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -51,10 +51,10 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotation(position_ids_T: Tensor, width: int, theta: float) -> Rotation:
-    """Return what turns queries and keys at each position (RoFormer, arXiv:2104.09864).
+    """Return the rotation of queries and keys at each position (RoFormer, arXiv:2104.09864).
 
-    Computed from the positions, so no table bounds the length. In float32 whatever autocast
-    says: in bfloat16 neighbouring positions beyond 256 would get the same angle.
+    It is computed from the positions, so no table limits the length. It is in float32 even under
+    autocast: in bfloat16, adjacent positions above 256 would get the same angle.
 
     Args:
         position_ids_T: int64 [T], from 0 in each row.
@@ -69,7 +69,7 @@ def rotation(position_ids_T: Tensor, width: int, theta: float) -> Rotation:
 
 
 def rotate(values_TND: Tensor, turn: Rotation) -> Tensor:
-    """Turn queries or keys; the first half of a head's numbers pairs with the second."""
+    """Rotate queries or keys; element i of a head's first half is paired with i of the second."""
     cos_T1D, sin_T1D = turn
     wide_TND = values_TND.float()
     first, second = wide_TND.chunk(2, dim=-1)

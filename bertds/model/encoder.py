@@ -54,7 +54,7 @@ class EncoderLayer(nn.Module):
         self.output = SublayerOutput(config.intermediate_size, config)
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout, read: Tensor | None = None) -> Tensor:
-        """Return [T, H], or [R, H] for the tokens ``read``, int64 [R], of it."""
+        """Return [T, H], or [R, H] for the tokens in ``read``, int64 [R]."""
         output_TH = self.compute(hidden_TH, layout, self.attention.self.joined())
         return output_TH if read is None else output_TH.index_select(0, read)
 
@@ -68,7 +68,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """All layers, each recomputed in the backward pass if the configuration says so."""
+    """All layers; each is recomputed in the backward pass if the configuration asks for it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -77,10 +77,10 @@ class Encoder(nn.Module):
         self.attention_kernel: str = config.attention_kernel
         self.layer = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.draw_keys: Callable[[torch.device], tuple[Tensor, ...]] | None = None
-        """Draws the dropout keys of all layers at once; None: each layer draws masks."""
+        """Draws the dropout keys of all layers at once; None = each layer draws its own masks."""
 
     def kernel(self) -> str:
-        """Return the kernel that computes attention in this pass; asked once per pass."""
+        """Return the attention kernel of this forward pass; called once per pass."""
         return kernel_of_pass(self.attention_kernel, next(self.parameters()), self.head_width)
 
     def forward(self, hidden_TH: Tensor, layout: RowLayout, read: Tensor | None = None) -> Tensor:
@@ -88,8 +88,8 @@ class Encoder(nn.Module):
 
         Args:
             hidden_TH: the embeddings' output.
-            layout: where the rows are.
-            read: int64 [R], the tokens whose output is wanted; None = all.
+            layout: the position of each row.
+            read: int64 [R], the tokens whose output is needed; None = all.
 
         Returns:
             [R, H] in the order of ``read``, or [T, H].
@@ -98,6 +98,8 @@ class Encoder(nn.Module):
             layout = dataclasses.replace(layout, keys=self.draw_keys(hidden_TH.device))
         last = len(self.layer) - 1
         for number, layer in enumerate(self.layer):
+            # Attention needs all tokens of every layer's input, so only the last layer can skip
+            # some.
             wanted = read if number == last else None
             if self.recompute and self.training:
                 hidden_TH = checkpoint(layer, hidden_TH, layout, wanted, use_reentrant=False)

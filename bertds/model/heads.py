@@ -1,4 +1,4 @@
-"""What is on top of the encoder: the pooler, the masked-LM head and the next-sentence head.
+"""The heads on top of the encoder: pooler, masked-LM head and next-sentence head.
 
 Sizes: B rows, M masked tokens, H width, V vocabulary (padded), K real vocabulary.
 """
@@ -45,11 +45,11 @@ class PredictionTransform(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The product with the word table.
+    """The product with the word embeddings.
 
-    ``weight`` is the very Parameter of the word embeddings and ``bias`` that of the head: under
-    ZeRO-3 a parameter is whole only inside the forward of a module that owns it, so whatever
-    uses them happens here.
+    ``weight`` is the same Parameter as that of the word embeddings, and ``bias`` as that of the
+    head. Under ZeRO-3 a parameter is complete only inside the forward pass of a module that owns
+    it, so everything that uses them is here.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Decoder(nn.Module):
         self.vocab_size = vocab_size
         self.z_weight = z_weight
         self.word_weights_K: Tensor | None = None
-        """Factor of each word's gradient, float32; no parameter and no buffer: it is the data's."""
+        """Factor of each word's gradient, float32. Not a buffer: the training data decides it."""
         self.weight = weight
         self.bias = bias
 
@@ -81,10 +81,10 @@ class Decoder(nn.Module):
 
 
 def weigh_words(model: nn.Module, weights_K: Tensor) -> None:
-    """Let each masked token's gradient count by the weight of its word.
+    """Multiply each masked token's gradient by the weight of its word.
 
     Args:
-        model: of ``build_model``.
+        model: from ``build_model``.
         weights_K: float32 [K].
     """
     for module in model.modules():

@@ -1,15 +1,15 @@
-"""Linear layer and cross-entropy over the vocabulary in one, on float32 logits.
+"""Linear layer and cross-entropy over the vocabulary in one operation, with float32 logits.
 
-Logits of M masked tokens over V words are the largest tensor of a small model. Here they exist
-for one chunk of tokens at a time, and their gradient is taken at once, in the forward pass, so
-that nothing of size [M, V] waits for the backward pass and no product is done twice. Padded
-vocabulary columns get a logit of minus infinity and so an exactly zero gradient.
+The logits of M masked tokens over V words are the largest tensor of a small model. Here they exist
+only for one chunk of tokens at a time. Their gradient is computed in the forward pass, so nothing
+of size [M, V] is kept for the backward pass and no product is computed twice. Padded vocabulary
+columns get a logit of minus infinity and so an exactly zero gradient.
 
-With a z-loss (PaLM, arXiv:2204.02311) the gradient is that of cross-entropy + z * log(Z)^2, Z being
-the softmax's normaliser; the value returned stays the cross-entropy, so that losses of runs with
-and without it can be compared.
+With a z-loss (PaLM, arXiv:2204.02311) the gradient is that of cross-entropy + z * log(Z)^2, where Z
+is the normalizer of the softmax. The returned value is still the cross-entropy, so that losses of
+runs with and without it can be compared.
 
-Weights of words likewise change the gradient of each masked token by a factor, and not the value.
+Word weights likewise multiply the gradient of each masked token, but do not change the value.
 
 Sizes: M masked tokens, C tokens of a chunk, H width, V vocabulary (padded), K real vocabulary.
 """
@@ -28,14 +28,14 @@ from bertds.model.kernels import kernels_run_on
 from bertds.model.precision import product_dtype, without_autocast
 
 CHUNK_BYTES = 1 << 28
-"""Largest float32 logits tensor of one chunk on a CPU (2,198 tokens at 30,528 words)."""
+"""Largest float32 logits tensor of one chunk on a CPU, in bytes (2,198 tokens at 30,528 words)."""
 GPU_CHUNK_BYTES = 1 << 29
-"""The same on a GPU: each chunk costs the host 10 operators, and the peak of a large micro batch
-is in the layers' backward pass."""
+"""The same on a GPU. Each chunk costs the host 10 operators, and the memory peak of a large micro
+batch is in the layers' backward pass."""
 
 
 def tokens_per_chunk(padded_vocab: int, device_type: str = "cpu") -> int:
-    """Return how many tokens' logits are held at once."""
+    """Return the number of tokens per chunk."""
     most = CHUNK_BYTES if device_type == "cpu" else GPU_CHUNK_BYTES
     return max(64, most // (4 * padded_vocab))
 
@@ -48,7 +48,7 @@ def float_logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor, vocab_siz
 
 
 class _Sizes(NamedTuple):
-    """What does not change between the chunks of one call."""
+    """The arguments that are the same for all chunks of one call."""
 
     vocab_size: int
     with_gradient: bool
@@ -57,7 +57,7 @@ class _Sizes(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Sums over the tokens of a chunk, and its gradients (None without one)."""
+    """Sums over the tokens of a chunk, and its gradients (None if they are not needed)."""
 
     loss: Tensor
     correct: Tensor
@@ -80,12 +80,13 @@ def _score_by_operators(
     correct = (log_probs_CV.argmax(1) == labels_C).sum()
     if not sizes.with_gradient:
         return _Chunk(loss, correct)
-    # d loss / d logits = softmax - one-hot. Fillers' rows of it are not zero, but leave no trace:
-    # they are multiplied with zeros wherever they are used.
+    # d loss / d logits = softmax - one-hot. The rows of fillers are not zero, but have no effect:
+    # they are multiplied by zeros wherever they are used.
     grad_CV = log_probs_CV.exp_()
     if log_z_C1 is not None:  # d z log(Z)^2 / d logits = 2 z log(Z) softmax
         grad_CV.mul_(1.0 + 2.0 * sizes.z_weight * log_z_C1)
     grad_CV.scatter_add_(1, words_C1, torch.full_like(picked_C1, -1.0))
+    # A word's weight scales the whole gradient of its token, and so all products below.
     if sizes.word_weights_K is not None:
         grad_CV.mul_(sizes.word_weights_K[words_C1])
     bias_grad_V = real_C1[:, 0].to(grad_CV.dtype) @ grad_CV
@@ -97,13 +98,13 @@ def _score_by_operators(
 def _score_by_kernel(
     hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor, labels_C: Tensor, sizes: _Sizes
 ) -> _Chunk:
-    from bertds.model.kernels.cross_entropy import cross_entropy  # Triton: not everywhere
+    from bertds.model.kernels.cross_entropy import cross_entropy  # needs Triton
 
     logits_CV = F.linear(hidden_CH, weight_VH, bias_V)
     losses_C, hits_C = cross_entropy(logits_CV, labels_C, **sizes._asdict())
     if not sizes.with_gradient:
         return _Chunk(losses_C.sum(), hits_C.sum())
-    grad_CV = logits_CV  # in the same memory
+    grad_CV = logits_CV  # the kernel has replaced the logits by their gradient
     return _Chunk(
         losses_C.sum(),
         hits_C.sum(),
@@ -119,7 +120,7 @@ def _add_up(total: Tensor | None, part: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed loss and number of correct tokens; the gradient is computed with them."""
+    """The summed loss and the number of correct tokens; computes the gradient in the same pass."""
 
     @staticmethod
     def forward(
@@ -136,6 +137,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         correct = labels_M.new_zeros(())
         with_gradient = sizes.with_gradient
         score = _score_by_kernel if kernels_run_on(hidden_MH.device.type) else _score_by_operators
+        # The products run in autocast's dtype, chosen here because autograd functions bypass
+        # autocast.
         with without_autocast(hidden_MH.device):
             hidden_MH, weight_VH, bias_V = (t.to(dtype) for t in (hidden_MH, weight_VH, bias_V))
             chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)
@@ -154,6 +157,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     weight_grad = _add_up(weight_grad, found.weight_grad_VH, sum_dtype)
                     bias_grad = _add_up(bias_grad, found.bias_grad_V, torch.float32)
         ctx.gradients = None
+        # Kept for the backward pass: the gradients of the three inputs for a loss gradient of 1.
         if with_gradient:
             if weight_grad is None or bias_grad is None:  # no masked token at all
                 weight_grad, bias_grad = torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
@@ -168,7 +172,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, loss_grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the gradient of linear_cross_entropy can be computed only once")
-        # Scaled in place: these are ours alone, and a copy of [V, H] would be expensive.
+        # Scaled in place: no other code holds these tensors, and a copy of [V, H] is expensive.
         scaled = (g.mul_(loss_grad).to(d) for g, d in zip(ctx.gradients, ctx.dtypes, strict=True))
         ctx.gradients = None
         return (*scaled, None, None)
@@ -183,7 +187,7 @@ def plain_cross_entropy(
     z_weight: float = 0.0,
     word_weights_K: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same loss step by step under autograd: the reference, and the way for fp16."""
+    """The same loss, operator by operator under autograd: the reference, and used for fp16."""
     logits_MV = float_logits(hidden_MH, weight_VH, bias_V, vocab_size)
     losses_M = F.cross_entropy(logits_MV, labels_M, reduction="none")  # 0 for the label -100
     loss_sum = losses_M.sum()
@@ -211,9 +215,9 @@ def linear_cross_entropy(
 
     Args:
         hidden_MH: [M, H], output of the masked-LM transform; M may be 0.
-        weight_VH: [V, H], the word table, padded.
+        weight_VH: [V, H], the padded word embeddings.
         bias_V: [V].
-        labels_M: int64 [M], all below vocab_size; below 0: the token counts for nothing.
+        labels_M: int64 [M], all below vocab_size; a token with a negative label is ignored.
         vocab_size: the real vocabulary K <= V.
         z_weight: weight of the z-loss in the gradient; 0 = none.
         word_weights_K: float32 [K], factor of each label's gradient; None = 1 for all.
@@ -228,8 +232,8 @@ def linear_cross_entropy(
         with_gradient = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
         sizes = _Sizes(vocab_size, with_gradient, z_weight, word_weights_K)
         return _LinearCrossEntropy.apply(*inputs, labels_M, sizes)
-    # fp16: the loss scale must be in the gradient before it is cast, or small ones become 0. So
-    # each chunk is recomputed in the backward pass instead.
+    # fp16: the loss scale must be applied before the gradient is cast, or small values become 0.
+    # So each chunk is recomputed in the backward pass instead.
     chunk = tokens_per_chunk(weight_VH.shape[0], weight_VH.device.type)
     if labels_M.numel() <= chunk:
         return plain_cross_entropy(*inputs, labels_M, vocab_size, z_weight, word_weights_K)

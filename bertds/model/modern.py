@@ -2,15 +2,15 @@
 
     ids [T] -> embeddings -> layers [T, H] -> LayerNorm -> masked positions [M, H] -> loss (sum)
 
-What differs from ``bert.py``: LayerNorm before each half of a layer instead of after it; rotary
-positions instead of a table; no segments; a gated feed-forward layer (GeGLU); no biases but the
-vocabulary's; only every third layer looks through the whole row, the others through a window.
+Differences from ``bert.py``: LayerNorm before each half of a layer instead of after it; rotary
+positions instead of position embeddings; no segments; a gated feed-forward layer (GeGLU); no biases
+except the vocabulary's; only every third layer attends to the whole row, the others to a window.
 There is no next-sentence head.
 
 Parameters are named as in transformers' ``ModernBertForMaskedLM``. As there, the first layer has
-no LayerNorm before attention, since it would follow that of the embeddings.
+no LayerNorm before attention, because it would follow that of the embeddings.
 
-Sizes: T real tokens of the micro-batch, B rows, M masked tokens, H width, I feed-forward width,
+Sizes: T real tokens of the micro batch, B rows, M masked tokens, H width, I feed-forward width,
 K vocabulary.
 """
 
@@ -53,7 +53,7 @@ class ModernEmbeddings(nn.Module):
 
 
 class ModernAttention(nn.Module):
-    """Queries, keys and values in one product, turned by position, then attention."""
+    """Queries, keys and values in one product, rotated by position, then attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class ModernAttention(nn.Module):
         self.Wo = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
     def project(self, hidden_TH: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Return turned queries and keys, and values: each [T, N, D]."""
+        """Return rotated queries and keys, and values: each [T, N, D]."""
         query, key, value = self.Wqkv(hidden_TH).unflatten(-1, (3, self.heads, -1)).unbind(1)
         return rotate(query, turn), rotate(key, turn), value
 
@@ -86,11 +86,11 @@ class ModernMLP(nn.Module):
 
 
 class ModernLayer(nn.Module):
-    """Attention and feed-forward, each behind a LayerNorm and around a residual sum (pre-LN).
+    """Attention and feed-forward, each with LayerNorm before it and a residual sum (pre-LN).
 
     Args:
         config: sizes.
-        number: from 0; decides whether there is an ``attn_norm`` and how far attention looks.
+        number: from 0; decides whether there is an ``attn_norm``, and the width of the window.
     """
 
     def __init__(self, config: ModelConfig, number: int) -> None:
@@ -114,12 +114,12 @@ class ModernLayer(nn.Module):
         return self.feed_forward(context_TH, hidden_TH)
 
     def project(self, hidden_TH: Tensor, turn: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what attention takes: LayerNorm, one product, rotation; each [T, N, D]."""
+        """Return the inputs of attention: LayerNorm, one product, rotation; each [T, N, D]."""
         return self.attn.project(self.attn_norm(hidden_TH), turn)
 
     def feed_forward(self, context_TH: Tensor, hidden_TH: Tensor) -> Tensor:
         """Return the rest of the layer, [T, H]: the end of attention and the second half."""
-        # transformers drops attention's output with the probability of its weights.
+        # transformers applies attention's dropout probability to its output too.
         attended_TH = dropout_add(
             self.attn.Wo(context_TH), hidden_TH, self.attn.dropout_p, self.training
         )
@@ -127,7 +127,7 @@ class ModernLayer(nn.Module):
 
 
 class ModernBertModel(nn.Module):
-    """Embeddings, layers, last LayerNorm. transformers' ``model``."""
+    """Embeddings, layers, final LayerNorm. transformers' ``model``."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -142,11 +142,11 @@ class ModernBertModel(nn.Module):
         self.final_norm = layer_norm(config)
 
     def kernel(self) -> str:
-        """Return the kernel that computes attention in this pass; asked once per pass."""
+        """Return the attention kernel of this forward pass; called once per pass."""
         return kernel_of_pass(self.attention_kernel, next(self.parameters()), self.head_width)
 
     def forward(self, input_ids_T: Tensor, position_ids_T: Tensor, layout: RowLayout) -> Tensor:
-        """Return hidden states [T, H] of tokens that are in the layout's order."""
+        """Return hidden states [T, H] of tokens in the layout's order."""
         # One rotation for all global layers and one for all local ones.
         turns = {
             is_global: rotation(position_ids_T, self.head_width, theta)
@@ -177,10 +177,10 @@ class ModernHead(nn.Module):
 
 
 class ModernBertForMaskedLM(TakesBatches):
-    """The modern encoder with its masked-LM head; takes and returns what BERT does.
+    """The modern encoder with its masked-LM head; same arguments and result as BERT.
 
-    The word table and the vocabulary's bias have more rows than the vocabulary, see
-    ``embeddings.padded_vocabulary``; those rows are zero and stay so.
+    The word embeddings and the vocabulary's bias have more rows than the vocabulary, see
+    ``embeddings.padded_vocabulary``; these rows are zero and remain zero.
     """
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
@@ -197,17 +197,17 @@ class ModernBertForMaskedLM(TakesBatches):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw all weights as transformers does: N(0, deviation) cut at two deviations.
+        """Initialize all weights as transformers does: N(0, deviation) truncated at 2 deviations.
 
-        What writes to the residual stream, and the head, start smaller by sqrt(2 L), so that
-        the stream's variance does not grow with the number of layers L.
+        Layers that write to the residual stream, and the head, start smaller by sqrt(2 L), so that
+        the variance of the stream does not grow with the number of layers L.
         """
         base = self.config.initializer_range
         small = base / math.sqrt(2.0 * self.config.num_hidden_layers)
         table = self.model.embeddings.tok_embeddings.weight
         table[self.vocab_size :].zero_()
         self.decoder.bias.zero_()
-        # Only real words: the draws must not depend on how far the table is padded.
+        # Only the rows of real words: the random numbers must not depend on the padding.
         nn.init.trunc_normal_(table[: self.vocab_size], std=base, a=-2 * base, b=2 * base)
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
@@ -230,10 +230,10 @@ class ModernBertForMaskedLM(TakesBatches):
         next_sentence_labels: Tensor | None = None,
         predict: bool = False,
     ) -> PreTrainingOutput:
-        """Score one micro-batch; arguments and result as ``BertForPreTraining.forward``.
+        """Score one micro batch; arguments and result as in ``BertForPreTraining.forward``.
 
-        ``segment_ids`` and ``next_sentence_labels`` are taken, because the loader brings them,
-        and not used.
+        ``segment_ids`` and ``next_sentence_labels`` are accepted, because the loader passes them,
+        but not used.
         """
         masked_MH = self.hidden_at(
             input_ids, position_ids, cu_seqlens, max_seqlen, masked_lm_positions

@@ -1,10 +1,10 @@
-"""How the rows of a micro-batch are arranged in one flat row of real tokens.
+"""The arrangement of the rows of a micro batch in one flat row of real tokens.
 
     flat [T]  --arrange-->  sorted by length  --restore-->  flat [T]
 
 No layer ever computes a padding token: embeddings, linear layers and LayerNorm see ``[T, ...]``,
-and attention cuts the flat row at ``cu_seqlens``. Off CUDA the rows are sorted by length first
-(the ids, so it costs nothing), because equal lengths that are next to each other are one batched
+and attention divides the flat row at ``cu_seqlens``. Without CUDA the rows are sorted by length
+first (only the ids, so it costs nothing), because adjacent rows of equal length form one batched
 product without a mask.
 
 Sizes: B rows, S longest padded row, T real tokens of all rows, H width.
@@ -22,7 +22,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowLayout:
-    """Where each row is in the flat row of tokens."""
+    """The position of each row in the flat row of tokens."""
 
     cu_seqlens: Tensor
     """int32 [B + 1], on the device: row b is the tokens cu_seqlens[b] ... cu_seqlens[b + 1] - 1."""
@@ -31,9 +31,9 @@ class RowLayout:
     groups: tuple[tuple[int, int], ...] | None = None
     """(rows, length) of each run of equally long rows, in order; None = not known on the host."""
     kernel: str = "padded"
-    """What computes attention: a key of ``attention_kernels.KERNELS``."""
+    """The attention kernel: a key of ``attention_kernels.KERNELS``."""
     keys: tuple[Tensor, ...] | None = None
-    """Fused layers' dropout keys of this pass: three per layer, in order."""
+    """The dropout keys of fused layers in this pass: three per layer, in order."""
 
     @property
     def rows(self) -> int:
@@ -43,7 +43,7 @@ class RowLayout:
     def padded_slots(self, tokens: int, max_seqlen: int) -> Tensor:
         """Return int64 [T]: the slot of each token in a padded ``[B * max_seqlen]``.
 
-        Needs no value on the host, so it does not make a GPU wait.
+        It reads no value on the host, so it does not wait for a GPU.
         """
         starts_B = self.cu_seqlens[:-1].long()
         lengths_B = self.cu_seqlens[1:].long() - starts_B
@@ -53,7 +53,7 @@ class RowLayout:
 
 
 class Arrangement(NamedTuple):
-    """A micro-batch in the order in which the encoder computes it."""
+    """A micro batch in the order in which the encoder computes it."""
 
     layout: RowLayout
     token_order: Tensor | None
@@ -61,14 +61,14 @@ class Arrangement(NamedTuple):
     row_order: Tensor | None
     """int64 [B]: the caller's index of each row."""
     token_rank: Tensor | None
-    """int64 [T]: the inverse of token_order: where each of the caller's tokens went."""
+    """int64 [T]: the inverse of token_order, from the caller's tokens to ours."""
 
     def take_tokens(self, values_T: Tensor) -> Tensor:
-        """Bring one value per token from the caller's order into ours."""
+        """Reorder one value per token from the caller's order to ours."""
         return values_T if self.token_order is None else values_T.index_select(0, self.token_order)
 
     def take_rows(self, values_B: Tensor) -> Tensor:
-        """Bring one value per row from the caller's order into ours."""
+        """Reorder one value per row from the caller's order to ours."""
         return values_B if self.row_order is None else values_B.index_select(0, self.row_order)
 
     def find_tokens(self, indices_M: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class Arrangement(NamedTuple):
         return indices_M if self.token_rank is None else self.token_rank[indices_M]
 
     def restore_tokens(self, values_T: Tensor) -> Tensor:
-        """Bring one value per token back into the caller's order."""
+        """Reorder one value per token back to the caller's order."""
         return values_T if self.token_rank is None else values_T.index_select(0, self.token_rank)
 
 
@@ -86,12 +86,12 @@ def arrange(cu_seqlens: Tensor, max_seqlen: int, kernel: str = "grouped") -> Arr
     Args:
         cu_seqlens: int32 [B + 1], ascending from 0.
         max_seqlen: length of the longest row.
-        kernel: what computes attention.
+        kernel: the attention kernel.
 
     Returns:
         For ``grouped``: rows sorted by length, longest first, with the groups of equal lengths.
-        Else the order given: reading the lengths would make a GPU wait, and the other kernels
-        take ragged rows as they are.
+        Otherwise the given order: reading the lengths would make a GPU wait, and the other kernels
+        accept ragged rows.
     """
     if kernel != "grouped":
         layout = RowLayout(cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, kernel=kernel)
@@ -100,11 +100,13 @@ def arrange(cu_seqlens: Tensor, max_seqlen: int, kernel: str = "grouped") -> Arr
     row_order = torch.argsort(lengths_B, descending=True, stable=True)
     sorted_B = lengths_B[row_order]
     groups = tuple((len(list(run)), length) for length, run in groupby(sorted_B.tolist()))
+    # Already sorted: no tokens need to move.
     if torch.equal(sorted_B, lengths_B):
         layout = RowLayout(
             cu_seqlens=cu_seqlens, max_seqlen=max_seqlen, groups=groups, kernel=kernel
         )
         return Arrangement(layout, None, None, None)
+    # Each token moves by the difference between its row's old and new starts.
     sorted_cu_seqlens = torch.cat([cu_seqlens.new_zeros(1), sorted_B.cumsum(0).to(torch.int32)])
     tokens = int(cu_seqlens[-1])
     shift_B = cu_seqlens[:-1].long()[row_order] - sorted_cu_seqlens[:-1].long()

@@ -1,4 +1,4 @@
-"""Which of a run's checkpoints has the lowest held-out loss."""
+"""Finds the checkpoint of a run with the lowest held-out loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def held_out_losses(checkpoints: Path) -> dict[str, float]:
 
     Args:
         checkpoints: the folder of the ``step_*`` folders; the run's metrics are next to it. Without
-            them the loss of the best checkpoint is known from the checkpoints themselves.
+            metrics, the checkpoints themselves contain the loss of the best one.
     """
     measured: dict[int, float] = {}
     for line in read_metrics(checkpoints.parent / FILE).lines:
@@ -34,14 +34,14 @@ def held_out_losses(checkpoints: Path) -> dict[str, float]:
         step, loss = at(manifest, "step", int, -1), None
         if at(manifest, "state.best_step", int, -2) == step:
             loss = at(manifest, "state.best_mlm_loss", float, None)
-        loss = measured.get(step, loss)  # a resumed run's metrics end where its checkpoint does
+        loss = measured.get(step, loss)  # the metrics of a resumed run end at its checkpoint
         if loss is not None:
             found[folder.name] = loss
     return found
 
 
 def best_of(losses: dict[str, float]) -> str:
-    """Return the name with the lowest loss, the first of equals."""
+    """Return the name with the lowest loss, the first one of equals."""
     return min(losses, key=lambda name: losses[name])
 
 

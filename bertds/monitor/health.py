@@ -1,6 +1,6 @@
-"""Whether a run looks well, in words: what looks wrong, and what to try.
+"""Checks the health of a run: what looks wrong, and what to try.
 
-Reads metric lines only, so it serves the running process, ``bertds status`` and the report.
+Reads only metric lines, so it serves the running process, ``bertds status`` and the report.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from statistics import fmean, median
 from typing import Any
 
 RECENT = 10
-"""Number of train lines that count as "now"."""
+"""Number of train lines that count as recent."""
 FLAT_LINES = 40
-"""Train lines over which the loss has to move."""
+"""Number of train lines over which the loss must change."""
 FLAT_SHARE = 0.002
-"""Share of the loss by which it has to fall over them."""
+"""Fraction of the loss by which it must fall over them."""
 FLAT_ABOVE = 4.0
-"""Nats: below, a masked-LM loss moves slowly by nature."""
+"""In nats; below it, a masked-LM loss naturally changes slowly."""
 CHANCE = 0.53
 """Next-sentence accuracy up to which it counts as guessing."""
 CHANCE_STEPS = 1000
-"""Steps that next-sentence prediction is given to leave chance."""
+"""Number of steps after which next-sentence prediction must be better than chance."""
 UNIGRAM_MARGIN = 0.05
-"""Nats by which a held-out masked-LM loss has to be below word frequencies alone."""
+"""Nats by which a held-out masked-LM loss must be below that of word frequencies alone."""
 UNIGRAM_LINES = 3
-"""Validations in a row that are no better before this is reported."""
+"""Number of consecutive validations without improvement before this is reported."""
 STALL_SHARE = 0.10
-"""Share of the time in which training waited for the loader."""
+"""Fraction of the time in which training waits for the loader."""
 SKIP_SHARE = 0.10
-"""Share of the steps that made no update."""
+"""Fraction of the steps without an update."""
 NORM_FACTOR = 10.0
-"""Times its own median that a gradient norm may be."""
+"""Multiple of its median that a gradient norm may reach."""
 
 
 _CHANCE_REMEDY = (
@@ -44,12 +44,12 @@ _CHANCE_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that looks wrong."""
+    """Something that looks wrong."""
 
     name: str
-    """A short name, said once per run."""
+    """A short name; each is reported once."""
     text: str
-    """What was seen."""
+    """The observation."""
     remedy: str
     """What to try."""
 
@@ -58,19 +58,19 @@ class Finding:
 
 
 def findings(lines: Sequence[dict[str, Any]]) -> list[Finding]:
-    """Look a run's metric lines over.
+    """Check a run's metric lines.
 
     Args:
-        lines: metric lines, train and validation ones, oldest first.
+        lines: train and validation lines, oldest first.
 
     Returns:
-        What looks wrong now, the gravest first.
+        What looks wrong now, the most serious first.
     """
     train = [line for line in lines if "split" not in line]
     held_out = [line for line in lines if line.get("split") == "validation"]
     if not train:
         return []
-    # The plateau of word frequencies is reported from the held-out figures where there are some.
+    # The plateau of word frequencies is reported from held-out figures if there are any.
     plateau = _frequencies(held_out)
     found = [_not_finite(train), _overflows(train), _norm(train), plateau]
     found += [_flat(train) if plateau is None else None]
@@ -79,7 +79,7 @@ def findings(lines: Sequence[dict[str, Any]]) -> list[Finding]:
 
 
 def _frequencies(held_out: list[dict[str, Any]]) -> Finding | None:
-    """No better than word frequencies, by the held-out loss."""
+    """Return a finding if the held-out loss is not better than word frequencies."""
     stuck = []
     for line in reversed(held_out):
         entropy = line.get("unigram_entropy")
@@ -100,7 +100,7 @@ def _frequencies(held_out: list[dict[str, Any]]) -> Finding | None:
 
 
 def _guessing(held_out: list[dict[str, Any]]) -> Finding | None:
-    """Held-out next-sentence accuracy no better than always predicting the majority label."""
+    """Return a finding if held-out next-sentence accuracy is that of the majority label."""
     recent = [line for line in held_out[-UNIGRAM_LINES:] if line.get("nsp_majority") is not None]
     if len(recent) < UNIGRAM_LINES or recent[-1]["step"] < CHANCE_STEPS:
         return None
@@ -162,7 +162,7 @@ def _flat(lines: list[dict[str, Any]]) -> Finding | None:
     half = FLAT_LINES // 2
     before = fmean(line["mlm_loss"] for line in window[:half])
     after = fmean(line["mlm_loss"] for line in window[half:])
-    # The scatter of the lines themselves: what a mean of half of them can differ by.
+    # The scatter of the lines: the standard error of the mean of half of them.
     noise = math.sqrt(fmean((line["mlm_loss"] - after) ** 2 for line in window[half:]) / half)
     if after < FLAT_ABOVE or before - after > max(FLAT_SHARE * before, noise):
         return None

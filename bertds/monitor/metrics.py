@@ -1,8 +1,8 @@
-"""What is measured while a run trains: sums on the device, one line per cadence in JSON.
+"""Collects the metrics of a run: sums on the device, and JSON lines every few steps.
 
-Nothing here reads a tensor's value between two log lines: losses are added up on the device and
-fetched, summed over the ranks, when a line is due. A run that is continued cuts the lines after
-its checkpoint's step first, so that no step occurs twice.
+Nothing here reads a tensor's value between two lines. Losses are summed on the device, and fetched
+and summed over the ranks when a line is due. A resumed run first removes the lines after its
+checkpoint's step, so that no step occurs twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RunningSums:
         self._sums: torch.Tensor | None = None
 
     def add(self, output: ModelOutput, masked: int, rows: int) -> None:
-        """Add one forward pass; one whose loss is not finite is left out, counts and all.
+        """Add one forward pass; it is left out, with its counts, if its loss is not finite.
 
         Args:
             output: has ``mlm_loss_sum``, ``nsp_loss_sum``, ``mlm_correct``, ``nsp_correct``.
@@ -50,7 +50,7 @@ class RunningSums:
         self._sums = values if self._sums is None else self._sums.add_(values)
 
     def take(self) -> list[float]:
-        """Return the sums in the order of NAMES and start again from zero. Waits for the device."""
+        """Return the sums in the order of NAMES, and reset them. Waits for the device."""
         values = [0.0] * len(self.NAMES) if self._sums is None else self._sums.tolist()
         self._sums = None
         return values
@@ -79,12 +79,12 @@ class Metrics:
     """Collects, writes and passes on the metrics of one run.
 
     Args:
-        run_dir: where ``metrics.jsonl`` is.
-        every_steps: cadence of train lines.
+        run_dir: the folder of ``metrics.jsonl``.
+        every_steps: number of steps per train line.
         next_sentence: whether the next-sentence head is trained.
         engine: for sums over the ranks, gradient norm, loss scale, trust ratios.
-        listeners: who else gets each line (main process only).
-        meter: turns tokens and seconds into operations per second and MFU.
+        listeners: also receive each line (main process only).
+        meter: converts tokens and seconds to operations per second and MFU.
         rank_speed: compares the ranks; None with a single one.
     """
 
@@ -108,7 +108,7 @@ class Metrics:
         self.is_main = engine.rank == 0
         self.sums = RunningSums()
         self.optimizer = DeviceClock(engine.device)
-        """Times the updates of the weights, the gradients' reduction included."""
+        """Times the weight updates, including the reduction of the gradients."""
         self._carried = [0.0] * len(RunningSums.NAMES)
         self._clock = time.perf_counter()
         self._tokens = 0
@@ -116,7 +116,7 @@ class Metrics:
         self._stalled = 0.0
 
     def start(self, state: TrainState) -> None:
-        """Prepare to continue after ``state.step``: cut later lines, start the clock."""
+        """Prepare to continue after ``state.step``: remove later lines, start the clock."""
         if self.is_main:
             cut_after(self.path, state.step, state.validated_step)
         self._clock = time.perf_counter()
@@ -132,7 +132,7 @@ class Metrics:
         return self._gather()
 
     def restore_window(self, sums: list[float]) -> None:
-        """Continue an unfinished window; an empty list is a new one."""
+        """Continue an unfinished window; an empty list starts a new one."""
         self._carried = list(sums) or [0.0] * len(RunningSums.NAMES)
 
     def _gather(self) -> list[float]:
@@ -143,14 +143,15 @@ class Metrics:
     def write_if_due(
         self, state: TrainState, learning_rate: float, stall_seconds: float, *, last: bool = False
     ) -> None:
-        """Write a train line when the step is due, or the run's last. Collective."""
+        """Write a train line if the step is due, or if it is the run's last. Collective."""
         if state.step % self.every_steps and not last:
             return
+        # The window ends here: sums over all ranks since the last line.
         totals = self._gather()
         self._carried = [0.0] * len(RunningSums.NAMES)
         now = time.perf_counter()
         seconds, tokens = now - self._clock, state.tokens - self._tokens
-        measured = totals[RunningSums.NAMES.index("masked")] > 0  # else every loss was not finite
+        measured = totals[RunningSums.NAMES.index("masked")] > 0  # else no loss was finite
         values: dict[str, Any] = {
             "step": state.step,
             **{
@@ -169,6 +170,7 @@ class Metrics:
             "restarts": state.restarts,
             "memory_gib": peak_memory_gib(),
         }
+        # Values that depend on the model, the number of ranks or the optimizer.
         if self.meter is not None:
             values.update(self.meter.read(tokens, state.samples - self._samples, seconds))
         if self.rank_speed is not None:
@@ -182,6 +184,7 @@ class Metrics:
             values["trust_ratio"] = {
                 group: [_short(number) for number in triple] for group, triple in ratios.items()
             }
+        # The next window begins.
         self._clock, self._tokens, self._stalled = now, state.tokens, stall_seconds
         self.write(values)
 
@@ -195,7 +198,7 @@ class Metrics:
             listener.line(values)
 
     def pause(self) -> _Pause:
-        """Take the time of a ``with`` block (validation, saving) out of the throughput."""
+        """Exclude the time of a ``with`` block (validation, saving) from the throughput."""
         return _Pause(self)
 
 
@@ -211,9 +214,9 @@ class _Pause:
 
 
 def _short(value: float | None) -> float | None:
-    """Round to 8 significant digits: what a float32 holds, and no noise of the summing order.
+    """Round to 8 significant digits: the precision of float32, without noise of summation.
 
-    Not finite becomes None, because JSON knows no NaN.
+    A value that is not finite becomes None, because JSON has no NaN.
     """
     if value is None or not math.isfinite(value):
         return None

@@ -1,7 +1,7 @@
-"""Notifies when a run is done, stopped, failed or looks ill: by a command, by a webhook.
+"""Notifies when a run is done, stopped, failed or looks ill: by a command or a webhook.
 
-A notification never ends a run and never holds it up: it happens in threads, whose troubles are one
-line in the log.
+A notification never ends or delays a run: it is sent in threads, whose failures are one line in the
+log.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Notifier:
         name: the run's name.
 
     Raises:
-        ConfigError: the webhook is no address.
+        ConfigError: the webhook is not a URL.
     """
 
     def __init__(self, config: NotifyConfig, run_dir: Path, name: str) -> None:
@@ -45,7 +45,7 @@ class Notifier:
         self._threads: list[threading.Thread] = []
 
     def send(self, event: Event, step: int, text: str) -> None:
-        """Report an event; returns at once."""
+        """Send an event without waiting."""
         message = {
             "event": event,
             "run": str(self.run_dir),
@@ -59,7 +59,7 @@ class Notifier:
             self._threads.append(thread)
 
     def close(self) -> None:
-        """Wait until all is sent, for a limited time."""
+        """Wait until everything is sent, for a limited time."""
         for thread in self._threads:
             thread.join(TIMEOUT_SECONDS + 1)
 
@@ -72,7 +72,7 @@ class Notifier:
         try:
             done = subprocess.run(
                 self.command,
-                shell=True,  # a line of the user's own, as they would type it
+                shell=True,  # a command line of the user
                 input=json.dumps(message),
                 env={**os.environ, **variables},
                 capture_output=True,
@@ -97,5 +97,5 @@ class Notifier:
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS):
                 pass
-        except (OSError, ValueError) as error:  # its address is a secret: not shown
+        except (OSError, ValueError) as error:  # the address is a secret, so it is not shown
             log.warning("notify.webhook: %s", type(error).__name__)

@@ -1,4 +1,4 @@
-"""How a run's progress is shown: a display on a terminal, plain lines in a log file."""
+"""Shows a run's progress: a live display on a terminal, plain lines in a log file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def describe(values: dict[str, Any]) -> str:
-    """Return a metric line in words."""
+    """Return a metric line as text."""
     return "  ".join(facts(values))
 
 
 def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
-    """Return the parts of a metric line in words; loader stalls from a share of the time on."""
+    """Return the parts of a metric line as text; loader stalls only above a share of the time."""
     if "split" in values:
         parts = [f"{values['split']} at step {values['step']}: mlm loss {values['mlm_loss']:.4f}"]
         if values.get("unigram_entropy") is not None:
@@ -50,17 +50,17 @@ def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
 
 
 class TimeLeft:
-    """Says how long a run will still take, by what it took since it was started.
+    """Estimates how long a run will still take, from its speed since it was started.
 
     Args:
         total_steps: of this phase.
         later: the phases that follow.
-        devices: processes that share the work.
+        devices: number of processes that share the work.
         clock_hours: hours of training after which the phase ends at the latest.
-        seconds: what the steps before this start took.
+        seconds: duration of the steps before this start.
 
     Attributes:
-        total_steps: of this phase; where the clock will end it first, about the steps until then.
+        total_steps: of this phase, or about the steps until its clock ends it.
     """
 
     def __init__(
@@ -81,13 +81,13 @@ class TimeLeft:
         self._speed = 0.0
 
     def after(self, values: dict[str, Any]) -> str:
-        """Return the time left after a train line in words; empty while nothing is known."""
+        """Return the time left after a train line as text; "" if it is not known yet."""
         now, step = time.monotonic(), values["step"]
         begin, first = self._begin = self._begin or (now, step)
         self._seconds += values.get("seconds", 0.0)
         self.total_steps = steps_by_clock(self._most_steps, self._clock_hours, step, self._seconds)
         new = speed(values, self.devices)
-        # A window of a few steps can be slow or quick by chance; the plan's end should not jump.
+        # A window of a few steps can be slow or fast by chance: smooth it, or the end would jump.
         self._speed = 0.8 * self._speed + 0.2 * new if self._speed and new else new or self._speed
         if step <= first:
             return ""
@@ -122,11 +122,11 @@ class ProgressLines:
             log.info("step %d/%d  %s%s", step, self._left.total_steps, describe(values), tail)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
 
 class ProgressBar:
-    """A few lines at the foot of a terminal, wrapped to its width; the log continues above them.
+    """A few lines at the bottom of a terminal, wrapped to its width; the log is above them.
 
     ::
 
@@ -168,7 +168,7 @@ class ProgressBar:
         self._facts = [*facts(values, -1.0), *([left] if left else [])]
 
     def close(self) -> None:
-        """Leave the terminal as it was, the last lines standing."""
+        """Stop the display; its last lines remain on the terminal."""
         self._live.stop()
 
     def _picture(self) -> Group:
@@ -188,7 +188,7 @@ class ProgressBar:
 
 
 def packed(parts: Sequence[str], width: int) -> list[str]:
-    """Return parts in lines of at most ``width`` characters, none of them cut in two."""
+    """Return parts in lines of at most ``width`` characters, without dividing a part."""
     lines: list[str] = []
     for part in parts:
         if lines and len(lines[-1]) + 3 + len(part) <= width:

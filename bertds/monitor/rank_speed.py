@@ -1,9 +1,9 @@
-"""Which rank is slower than the others: a hot GPU, a busy machine, a slow link.
+"""Finds ranks that are slower than the others: a hot GPU, a busy machine, a slow network link.
 
-All ranks wait for the slowest one in each step. So each rank's own work is timed: the forward
-pass, per real token, since ranks get rows of different lengths. (Backward passes include the
-reduction of the gradients, in which a fast rank waits for a slow one.) At ZeRO stage 3 the forward
-pass waits for the others too, and only the check at the start distinguishes the ranks.
+All ranks wait for the slowest one in each step. So each rank's own work is timed: the forward pass,
+per real token, because rows have different lengths. (Backward passes include the reduction of the
+gradients, in which a fast rank waits for a slow one.) At ZeRO stage 3 the forward pass waits for
+the others too, and only the check at the start distinguishes the ranks.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from bertds.distributed.ranks import Ranks
 from bertds.system.logs import log
 
 SLOWER = 0.10
-"""A rank is slow if its forward pass takes this much longer than the others' median."""
+"""A rank is slow if its forward pass takes longer than the others' median by this fraction."""
 STEPS = 20
 """Number of steps over which it must be slower, however many of them have a train line."""
 EXCEPTIONS = 1
-"""Number of these steps in which it may be less than half as much slower: another rank's pause.
-Where noise alone decides, a rank is slower in 19 of 20 steps once in about a million windows."""
+"""Number of these steps in which it may be less than half as much slower: a pause of another rank.
+By noise alone, a rank is slower in 19 of 20 steps about once in a million windows."""
 SLOWER_AT_START = 0.25
-"""The same for the check at the start, which takes a fraction of a second."""
+"""The same fraction for the check at the start, which takes less than a second."""
 TRIES_AT_START = 3
 """A rank counts as slow at the start if it is slower in each of these checks."""
 SHOWN = 4
-"""A line names at most this many slow ranks, the slowest first."""
+"""The maximum number of slow ranks in a line, the slowest first."""
 NAMES = ("forward", "backward", "waiting")
 
 
@@ -51,11 +51,11 @@ class TimedRanks(Ranks, Protocol):
 
 
 class RankSpeed:
-    """Gathers each rank's seconds with the log line.
+    """Collects each rank's seconds for the metric lines.
 
     Args:
         ranks: the engine.
-        waiting: adds up the seconds in which this rank waits for the others before an update.
+        waiting: measures the seconds in which this rank waits for the others before an update.
     """
 
     def __init__(self, ranks: TimedRanks, waiting: DeviceClock) -> None:
@@ -63,9 +63,9 @@ class RankSpeed:
         self._forward = ranks.forward_clock
         self._clocks = (ranks.backward_clock, waiting)
         self._places: list[dict[str, Any]] = ranks.gather_objects(_place(ranks.device))
-        self._own: deque[tuple[Lap, int]] = deque()  # of the steps since the last line
-        self._earlier = (0.0, 0)  # seconds and tokens of those before the last STEPS
-        self._steps: deque[list[float]] = deque(maxlen=STEPS)  # seconds per token, of each rank
+        self._own: deque[tuple[Lap, int]] = deque()  # steps since the last line
+        self._earlier = (0.0, 0)  # seconds and tokens of the steps before these
+        self._steps: deque[list[float]] = deque(maxlen=STEPS)  # seconds per token of each rank
 
     def check_at_start(self) -> None:
         """Time a matrix product on each rank, and warn of slow ones. Collective."""
@@ -73,13 +73,13 @@ class RankSpeed:
         for attempt in range(TRIES_AT_START):
             seconds = self._ranks.gather_objects(_time_product(self._ranks.device))
             slow = dict(slow_ones(seconds, SLOWER_AT_START))
-            # Other programs that disturb one check rarely disturb the same rank in the next.
+            # Other programs that disturb one check rarely disturb the same rank in the next one.
             found = {
                 rank: min(slower, found.get(rank, slower))
                 for rank, slower in slow.items()
                 if attempt == 0 or rank in found
             }
-            if not found:  # on all ranks alike: they compare the same numbers
+            if not found:  # the same on all ranks, because they compare the same numbers
                 return
         for rank, slower in found.items():
             log.warning(
@@ -89,26 +89,26 @@ class RankSpeed:
             )
 
     def end_step(self, tokens: int) -> None:
-        """Note this rank's part of a step; waits for nothing.
+        """Record this rank's part of a step, without waiting.
 
         Args:
             tokens: real tokens of its micro batches.
         """
         self._own.append((self._forward.cut(), tokens))
-        if len(self._own) > STEPS:  # a GPU has finished what is 20 steps old
+        if len(self._own) > STEPS:  # a GPU has finished steps that are 20 steps old
             lap, before = self._own.popleft()
             self._earlier = (self._earlier[0] + lap.seconds(), self._earlier[1] + before)
 
     def line(self) -> dict[str, Any]:
-        """Return what a train line says of the ranks. Collective.
+        """Return the values about the ranks for a train line. Collective.
 
         Returns:
             ``rank_seconds``: lowest, median and highest of all ranks, for the forward passes, the
-            backward passes (the waiting in them included) and the waiting for other ranks.
-            ``slow_ranks``, where there are some: rank, host, GPU and by which share they are
+            backward passes (including waiting) and the waiting for other ranks.
+            ``slow_ranks``, if there are any: rank, host, GPU and the fraction by which it is
             slower.
         """
-        # What this rank has seen since the last line: totals, then seconds per token by step.
+        # This rank's values since the last line: totals, then seconds per token by step.
         steps = [(lap.seconds(), tokens) for lap, tokens in self._own]
         seconds, tokens = (sum(column) for column in zip(self._earlier, *steps))
         own = [seconds, *(clock.take() for clock in self._clocks), float(tokens)]
@@ -120,8 +120,8 @@ class RankSpeed:
         mine = [0.0] * (len(own) * size)
         mine[len(own) * self._ranks.rank : len(own) * (self._ranks.rank + 1)] = own
         told = self._ranks.global_sums(mine).view(size, len(own)).tolist()
-        # A backward pass ends with the reduction of the gradients, so what it takes beyond the
-        # quickest rank's seconds per token is waiting.
+        # A backward pass ends with the reduction of the gradients. Time beyond the fastest rank's
+        # seconds per token is waiting.
         quickest = min(rank[1] / max(rank[3], 1.0) for rank in told)
         for rank in told:
             rank[2] += max(0.0, rank[1] - quickest * rank[3])
@@ -158,7 +158,7 @@ class RankSpeed:
 
 
 def slow_ones(seconds: Sequence[float], limit: float) -> list[tuple[int, float]]:
-    """Return (rank, share by which it is slower than the others' median) of the slow ones."""
+    """Return the slow ranks as (rank, fraction by which it is slower than the others' median)."""
     return [(rank, slower) for rank, slower in enumerate(_shares(seconds)) if slower > limit]
 
 
@@ -171,7 +171,7 @@ def _shares(seconds: Sequence[float]) -> list[float]:
 
 
 def _place(device: torch.device) -> dict[str, Any]:
-    """Return this rank's host, and its GPU as the machine counts them; None on a CPU."""
+    """Return this rank's host, and its GPU's number on the machine; None on a CPU."""
     gpu: int | None = None
     if device.type == "cuda":
         gpu = device.index or 0
@@ -182,7 +182,7 @@ def _place(device: torch.device) -> dict[str, Any]:
 
 
 def _time_product(device: torch.device) -> float:
-    """Return the seconds of a product of matrices, the best of several."""
+    """Return the seconds of a matrix product, the best of several."""
     on_gpu = device.type == "cuda"
     size = 4096 if on_gpu else 384
     matrix = torch.ones(size, size, device=device, dtype=torch.bfloat16 if on_gpu else None)

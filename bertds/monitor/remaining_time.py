@@ -1,8 +1,8 @@
-"""What is left of the whole plan: this phase, and those that its recipe says will follow.
+"""The remaining time of the whole plan: this phase, and those that its recipe names.
 
-Phases that have not begun are forecast from their recipes at the arithmetic speed of the running
-one: operations of the phase / operations per second. Longer rows run a little quicker on a GPU,
-so what is said errs on the long side.
+Phases that have not begun are forecast from their recipes at the arithmetic speed of the current
+one: operations of the phase / operations per second. Longer rows are slightly faster on a GPU, so
+the forecast is rather too long.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ def later_phases(config: Config, vocab_size: int, recipe: str = "") -> list[Late
 
     Args:
         config: the running phase.
-        vocab_size: words of the vocabulary, the same in all phases.
-        recipe: where ``config`` was read, for paths relative to it.
+        vocab_size: number of tokens of the vocabulary, the same in all phases.
+        recipe: the file of ``config``, for paths relative to it.
 
     Raises:
-        ConfigError: a recipe or its DeepSpeed JSON is missing or malformed, or one leads back.
+        ConfigError: a recipe or its DeepSpeed JSON is missing or malformed, or refers back to an
+            earlier phase.
     """
     phases: list[LaterPhase] = []
     seen = {Path(recipe).resolve()} if recipe else set()
@@ -55,16 +56,16 @@ def later_phases(config: Config, vocab_size: int, recipe: str = "") -> list[Late
 
 
 def steps_by_clock(total_steps: int, clock_hours: float | None, step: int, seconds: float) -> int:
-    """Return the last step of a phase, as far as it can be known.
+    """Return the expected last step of a phase.
 
     Args:
         total_steps: of the recipe.
         clock_hours: of the recipe; None = only the steps end the phase.
         step: the last one done.
-        seconds: what all steps took so far; 0 = not known yet.
+        seconds: duration of all steps so far; 0 = not known yet.
 
     Returns:
-        ``total_steps``, or fewer where the clock will end the phase first.
+        ``total_steps``, or fewer if the clock will end the phase first.
     """
     if clock_hours is None or not step or seconds <= 0:
         return total_steps
@@ -73,7 +74,7 @@ def steps_by_clock(total_steps: int, clock_hours: float | None, step: int, secon
 
 
 def seconds_of(phases: list[LaterPhase], flops_per_second: float) -> float:
-    """Return what later phases take at the speed of this one; 0 if that is not known."""
+    """Return the seconds of later phases at the speed of this one; 0 if it is not known."""
     return sum(p.flops for p in phases) / flops_per_second if flops_per_second > 0 else 0.0
 
 

@@ -1,7 +1,7 @@
-"""A run's own files as another shell finds them: half-written, torn by a crash, or odd.
+"""Reads a run's files from another process: they may be half-written, torn or malformed.
 
-Whoever looks at a run (``status``, ``report``, an export's card) must not fail because of that.
-What is not as training writes it is left out and counted, and whoever shows the run says so.
+Commands that show a run (``status``, ``report``, a model card) must not fail because of this. What
+training did not write in this form is left out and counted, and the command reports it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bertds.system.yaml_text import load_yaml
 
 T = TypeVar("T")
 
-# Of a train line: whole numbers, numbers, and numbers that are null where the loss is not finite.
+# Keys of a train line: whole numbers, numbers, and numbers that are null if the loss is not finite.
 _WHOLE = ("step", "tokens", "samples", "skipped_steps")
 _NUMBERS = ("lr", "seconds", "stall_seconds", "tokens_per_second")
 _LOSSES = ("loss", "mlm_loss", "mlm_accuracy")
@@ -28,11 +28,11 @@ _LOSSES = ("loss", "mlm_loss", "mlm_accuracy")
 
 @dataclass(frozen=True, slots=True)
 class MetricLines:
-    """The lines of ``metrics.jsonl``, train and validation ones mixed as they were written."""
+    """The lines of ``metrics.jsonl``, train and validation lines in the order of the file."""
 
     lines: list[dict[str, Any]] = field(default_factory=list)
     skipped: int = 0
-    """Lines that are torn or odd."""
+    """Number of torn or malformed lines."""
 
     @property
     def train(self) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ class MetricLines:
 
     @property
     def seconds(self) -> float:
-        """What all steps took."""
+        """Total duration of all steps."""
         return float(sum(line["seconds"] for line in self.train))
 
     @property
@@ -51,7 +51,7 @@ class MetricLines:
 
 
 def read_metrics(path: Path) -> MetricLines:
-    """Read a metrics file; empty where there is none."""
+    """Read a metrics file; empty if it does not exist."""
     lines, skipped = [], 0
     for text in _lines_of(path):
         try:
@@ -73,7 +73,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def is_metric_line(value: object) -> bool:
-    """Return whether a value is a train or validation line as training writes it."""
+    """Return whether a value is a train or validation line as written by training."""
     if not isinstance(value, dict) or not _whole(value.get("step")):
         return False
     if not all(_known(name, one) for name, one in value.items()):
@@ -90,6 +90,8 @@ def is_metric_line(value: object) -> bool:
 
 
 def _known(name: str, value: object) -> bool:
+    # Each key with a value other than a number has its own form. Text must be printable, because
+    # it is shown on terminals and pages.
     if name == "split":
         return isinstance(value, str) and value.isprintable()
     if name == "prompts":
@@ -137,11 +139,11 @@ def _number(value: object) -> bool:
 
 
 def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Read a JSON file with one object: empty where there is none, or it is torn.
+    """Read a JSON file with one object; empty if it is missing or torn.
 
     Args:
         path: the file.
-        problems: gets a line where the file is there and cannot be read.
+        problems: gets a line if the file exists but cannot be read.
     """
     if not path.is_file():
         return {}
@@ -157,10 +159,10 @@ def read_object(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def read_recipe(path: Path, problems: list[str]) -> dict[str, Any]:
-    """Read a run's ``config.yaml``: what in it is a setting, by section.
+    """Read the settings in a run's ``config.yaml``, by section.
 
     A recipe of another version may have keys that this one does not know; they are kept if they are
-    plain. What has the wrong type is left out and goes to ``problems``.
+    plain values. A value of the wrong type is left out and added to ``problems``.
     """
     try:
         value = load_yaml(path.read_text(encoding="utf-8"))
@@ -176,22 +178,22 @@ def read_recipe(path: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def starts_of(environment: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the starts that ``environment.json`` records, those of them that say anything."""
+    """Return the valid starts in ``environment.json``."""
     starts = at(environment, "starts", list, [])
     return [start for start in starts if isinstance(start, dict)]
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A rank that was lost, after which the run was started again."""
+    """The loss of a rank, after which the run was restarted."""
 
     what: str
     seconds: float
-    """From the checkpoint that the run continued from to the restart: what it cost."""
+    """Seconds from the checkpoint that the run resumed from to the restart: the cost."""
 
 
 def losses_of(environment: Mapping[str, Any]) -> list[Loss]:
-    """Return the losses that ``environment.json`` records with the starts after them."""
+    """Return the losses in ``environment.json``, which are recorded with the next start."""
     found = []
     for start in starts_of(environment):
         what, seconds = at(start, "lost.what", str, ""), at(start, "lost.seconds", (int, float), -1)
@@ -201,7 +203,7 @@ def losses_of(environment: Mapping[str, Any]) -> list[Loss]:
 
 
 def at(values: Mapping[str, Any], key: str, kind: type[T] | tuple[type, ...], default: T) -> T:
-    """Return what nested values hold under a dotted key, or the default where it is no ``kind``."""
+    """Return the value of a dotted key in nested values, or the default if it is not a ``kind``."""
     found: Any = values
     for name in key.split("."):
         found = found.get(name) if isinstance(found, Mapping) else None

@@ -1,4 +1,4 @@
-"""Scores of a held-out batch."""
+"""Scores a model on held-out micro batches."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def score(
     passes: int | None = None,
     filler: Callable[[], Iterable[MicroBatch]] | None = None,
 ) -> dict[str, float]:
-    """Score micro batches with fixed masks; every rank brings its own part, perhaps none.
+    """Score micro batches with fixed masks. Every rank scores its own part, which may be empty.
 
     Args:
         batches: this rank's micro batches.
-        forward: gives an output with loss sums and correct counts, without gradients.
+        forward: returns an output with loss sums and correct counts, without gradients.
         global_sums: sums a list over the ranks.
         next_sentence: whether the model has a next-sentence head.
-        passes: make exactly this number of forward passes, the same number on every rank: under
-            ZeRO-3 a forward pass is a collective, and a rank with fewer batches would leave the
-            others waiting for ever. The extra ones do not count.
-        filler: gives batches for the extra passes to a rank that has none of its own.
+        passes: make exactly this number of forward passes, the same on every rank. Under ZeRO-3 a
+            forward pass is collective, and a rank with fewer batches would block the others. The
+            extra passes do not count.
+        filler: returns batches for the extra passes, for a rank that has none of its own.
 
     Returns:
         ``loss, mlm_loss, mlm_accuracy`` and, with the head, ``nsp_loss, nsp_accuracy`` and its

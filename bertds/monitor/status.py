@@ -1,4 +1,4 @@
-"""What a run folder says about a run."""
+"""Reads the state of a run from its folder."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from bertds.system.folder_lock import STALE_SECONDS
 from bertds.system.processes import start_time
 
 SILENT_FACTOR = 10.0
-"""A live run that writes no line for this multiple of its usual pause is called silent."""
+"""A live run without a new line for this multiple of its usual pause is called silent."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """One run folder, as it is."""
+    """The state of one run folder."""
 
     run: Path
     state: str
@@ -49,24 +49,24 @@ class Status:
     checkpoints: list[str]
     starts: int
     losses: list[Loss]
-    """Ranks that were lost, and what it cost to train again since the last checkpoint."""
+    """Lost ranks, and the time to train again what was done since the last checkpoint."""
     owner: str
     found: list[Finding]
     later_seconds: float = 0.0
-    """What the phases after this one will take, where the recipe names them."""
+    """The duration of the phases after this one, if the recipe names them."""
     problems: list[str] = field(default_factory=list)
-    """What of the folder could not be read, one line each."""
+    """Files of the folder that could not be read, one line each."""
     skipped_lines: int = 0
-    """Lines of ``metrics.jsonl`` that are torn or odd."""
+    """Number of torn or malformed lines of ``metrics.jsonl``."""
 
     @property
     def seconds_left(self) -> float:
-        """Until the last step, at the recent speed."""
+        """Seconds until the last step, at the recent speed."""
         return max(0, self.total_steps - self.step) * self.seconds_per_step
 
 
 def seconds_of_all(states: list[Status]) -> float:
-    """Return what is left of several phases and of those that follow the last of them."""
+    """Return the seconds left of several phases and of those that follow the last of them."""
     unfinished = [state for state in states if state.state != "done"]
     if not unfinished:
         return 0.0
@@ -77,7 +77,7 @@ def expand(folder: Path) -> list[Path]:
     """Return the run folders that a folder refers to: itself, or its phases.
 
     Raises:
-        DataError: it is no run folder and holds none.
+        DataError: it is not a run folder and contains none.
     """
     if is_run(folder):
         return [folder]
@@ -88,13 +88,13 @@ def expand(folder: Path) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a run has begun in a folder; one killed early has a lock and a log only."""
+    """Return whether a run has begun in a folder; one killed early has only a lock and a log."""
     early = (folder / ".lock").is_file() and (folder / "log.txt").is_file()
     return early or (folder / "config.yaml").is_file()
 
 
 def read_status(run: Path) -> Status:
-    """Read one run folder."""
+    """Read one run folder; unreadable files become ``problems``."""
     problems: list[str] = []
     recipe = run / "config.yaml"
     config = read_recipe(recipe, problems) if recipe.is_file() else {}
@@ -113,7 +113,7 @@ def read_status(run: Path) -> Status:
         per_step = (
             seconds / steps if steps > 0 else recent[0]["seconds"] / max(1, recent[0]["step"])
         )
-    # Who holds the run, and whether that process is alive.
+    # The process that holds the run, and whether it is alive.
     environment = read_object(run / "environment.json", problems)
     starts = starts_of(environment)
     owner, alive = _owner(run / ".lock")
@@ -124,7 +124,7 @@ def read_status(run: Path) -> Status:
     elif alive:
         silent = bool(train) and age > max(60.0, SILENT_FACTOR * pause)
         state = "silent" if silent else "training"
-    elif owner:  # a process that ends on its own gives its lock back
+    elif owner:  # a process that ends normally releases its lock
         state = "killed"
     else:
         state = "stopped" if lines or starts else "not started"
@@ -154,11 +154,11 @@ def read_status(run: Path) -> Status:
 
 
 def expected_steps(config: dict[str, Any], metrics: MetricLines, *, done: bool) -> int:
-    """Return the steps of a run: the recipe's, or about those that its clock leaves time for.
+    """Return the number of steps of a run: the recipe's, or about those that its clock allows.
 
     Args:
-        config: the run's recipe, as it was read.
-        metrics: what its ``metrics.jsonl`` holds.
+        config: the run's recipe, as read.
+        metrics: the contents of its ``metrics.jsonl``.
         done: whether the run is finished.
     """
     total = at(config, "schedule.total_steps", int, 0)
@@ -184,13 +184,13 @@ def _later(
         size = vocabulary_size(run / "tokenizer")
         phases = later_phases(config, size) if size else []
     except (UserError, OSError, ValueError):
-        return 0.0  # the recipe has moved, or the run was just created
+        return 0.0  # the recipe was moved, or the run was only just created
     devices = at(starts[-1], "world_size", int, 1) if starts else 1
     return seconds_of(phases, sum(recent) / len(recent) * 1e12 * devices)
 
 
 def _owner(lock: Path) -> tuple[str, bool]:
-    """Return who holds a run's lock and whether it lives, as far as this machine can know."""
+    """Return the holder of a run's lock, and whether it lives, as far as this machine can know."""
     try:
         age = time.time() - lock.stat().st_mtime
     except OSError:
@@ -201,6 +201,7 @@ def _owner(lock: Path) -> tuple[str, bool]:
     name = f"process {owner.get('pid')} on {owner.get('host')}"
     if owner.get("job"):
         name += f", Slurm job {owner['job']}"
+    # On this host the process itself is checked; elsewhere only how recently the lock was touched.
     if owner.get("host") == socket.gethostname():
         return name, start_time(at(owner, "pid", int, 0)) == owner.get("start")
     return name, age < STALE_SECONDS

@@ -1,7 +1,7 @@
-"""Who watches a run: a progress display (progress.py), Weights & Biases, TensorBoard.
+"""The trackers of a run: a progress display (progress.py), Weights & Biases, TensorBoard.
 
-Each takes the same metric lines that ``metrics.jsonl`` holds. A tracker that fails never stops
-the run: it says so once and is silent from then on.
+Each receives the lines of ``metrics.jsonl``. A tracker that fails never stops the run: it logs one
+warning and is not used from then on.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def start_trackers(
 
     Args:
         config: the recipe.
-        settings: everything that was resolved, for the trackers' records.
+        settings: all resolved settings, for the trackers' records.
         run_dir: the run folder.
-        notifier: receives what looks wrong.
+        notifier: is notified of what looks wrong.
 
     Returns:
-        Those that could be started; a service that could not is named in the log and left out.
+        Those that could be started; the log names a service that could not.
     """
     trackers: list[Any] = []
     style = config.log.progress
@@ -64,13 +64,13 @@ def start_trackers(
     for service, start in services:
         try:
             trackers.append(start())
-        except Exception as error:  # a tracker's trouble must not cost the run
+        except Exception as error:  # a tracker's failure must not end the run
             log.warning("%s is not used: %s", service, one_line(error))
     return trackers
 
 
 def check_trackers(config: Config, run_dir: Path) -> None:
-    """Check, before anything is built, that the trackers that were asked for can work.
+    """Check that the requested trackers can work, before anything is built.
 
     A run that has begun is not refused: it continues without them, or offline.
 
@@ -99,7 +99,7 @@ def check_trackers(config: Config, run_dir: Path) -> None:
 
 
 class HealthWarnings:
-    """Says in words what looks wrong, each thing once until it has gone."""
+    """Logs what looks wrong, each finding once until it disappears."""
 
     def __init__(self, notifier: Notifier | None = None) -> None:
         self._notifier = notifier
@@ -108,8 +108,8 @@ class HealthWarnings:
         self._said: set[str] = set()
 
     def line(self, values: dict[str, Any]) -> None:
-        """Take one metric line and warn where it is time to."""
-        if "split" in values:  # few, and those of long ago count too
+        """Check the metrics with a new line; warn of new findings."""
+        if "split" in values:  # there are few, and old ones count too
             self._held_out.append(values)
         else:
             self._train = [*self._train[-5 * health.RECENT :], values]
@@ -122,7 +122,7 @@ class HealthWarnings:
         self._said = set(found)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there is nothing to close."""
 
 
 class TensorBoardTracker:
@@ -141,7 +141,7 @@ class TensorBoardTracker:
         try:
             for key, value in flat(values).items():
                 self._writer.add_scalar(key, value, values["step"])
-        except Exception as error:  # a tracker's trouble must not cost the run
+        except Exception as error:  # a tracker's failure must not end the run
             self._failed = True
             log.warning("TensorBoard no longer accepts metrics: %s", error)
 
@@ -149,5 +149,5 @@ class TensorBoardTracker:
         """Flush and close the files."""
         try:
             self._writer.close()
-        except Exception as error:  # a tracker's trouble must not cost the run
+        except Exception as error:  # a tracker's failure must not end the run
             log.warning("TensorBoard could not be closed: %s", error)

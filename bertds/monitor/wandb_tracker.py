@@ -1,4 +1,4 @@
-"""Weights & Biases: online, or offline where there is no network; never the end of a run."""
+"""Weights & Biases, offline if there is no network. Its failures never end a run."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 ID_FILE = "wandb_id.json"
 NO_KEY = "no W&B key found; run `wandb login` or set WANDB_API_KEY"
 CONNECT_SECONDS = 5.0
-"""Within which the server, or the proxy on the way to it, must accept a connection."""
+"""Timeout for a connection to the server, or to the proxy."""
 INIT_SECONDS = 30.0
-"""Within which the server must answer; W&B's own limit is 90."""
+"""Timeout for the server's response; W&B's own limit is 90 s."""
 
 
 def server() -> str:
@@ -42,7 +42,7 @@ def server() -> str:
 
 
 def has_key() -> bool:
-    """Return whether a key for the W&B server is known: in the environment or in the netrc file."""
+    """Return whether a key for the W&B server is set in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urllib.parse.urlsplit(server()).hostname or ""
@@ -70,7 +70,7 @@ def is_reachable(url: str) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's text in one line."""
+    """Return an error's text on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -86,9 +86,9 @@ def _masked_arguments() -> Iterator[None]:
 
 
 class WandbTracker:
-    """A W&B run. A resumed run continues the same one: its id is in the run folder.
+    """A W&B run. A resumed run continues it, because its id is in the run folder.
 
-    Without a key or a network it continues offline under the same id; ``wandb sync`` sends its
+    Without a key or a network it continues offline with the same id; ``wandb sync`` uploads its
     files later.
     """
 
@@ -103,7 +103,7 @@ class WandbTracker:
         self._run = self._start(config.tracking.wandb)
 
     def _start(self, mode: str) -> Run:
-        """Return the W&B run, offline where online does not work."""
+        """Start the W&B run; offline if online fails."""
         import wandb
 
         if mode == "online":
@@ -115,9 +115,9 @@ class WandbTracker:
             else:
                 try:
                     return self._init("online")
-                except Exception as error:  # whatever W&B makes of its server's answer
+                except Exception as error:  # W&B has many errors for a server's response
                     reason = one_line(error)
-                    wandb.teardown()  # its service would say that the id is in use
+                    wandb.teardown()  # its service would report that the id is in use
             log.warning(
                 "Weights & Biases continues offline: %s; upload later with: wandb sync %s",
                 reason,
@@ -133,8 +133,8 @@ class WandbTracker:
                 project=self._project,
                 name=self._name,
                 id=self._id,
-                # Offline runs cannot ask the server; their files carry the same id and are merged
-                # when they are synchronised.
+                # Offline runs cannot ask the server; their files have the same id and are merged
+                # when they are synchronized.
                 resume="allow" if mode == "online" else None,
                 mode=mode,
                 dir=str(self._run_dir),

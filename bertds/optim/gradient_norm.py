@@ -1,7 +1,7 @@
 """The norm of a whole gradient, with sums of squares in float64.
 
-torch's own float32 norm on a CPU loses accuracy with size: 5e-4 for 3.9 million numbers, 1e-2 for
-100 million. On a GPU it adds up in a tree and is exact to float32's rounding.
+torch's float32 norm on a CPU loses accuracy with size: 5e-4 for 3.9 million numbers, 1e-2 for
+100 million. On a GPU it adds up in a tree and is accurate to float32 rounding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from bertds.system.numba_jit import compiled
 
 
-# Only the order of the sum is given up, which lets it use vector registers.
+# fastmath may only change the order of the sum, which allows vector registers.
 @compiled(error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
 def _sum_of_squares(values):  # type: ignore[no-untyped-def]
     total = 0.0
@@ -35,10 +35,10 @@ def global_norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return the Euclidean norm of all tensors together.
 
     Args:
-        tensors: on one device, of any float dtype. Without one the norm is 0.
+        tensors: on one device, of any float dtype. The norm of no tensors is 0.
 
     Returns:
-        A float64 scalar on their device. Nothing waits for a GPU.
+        A float64 scalar on their device, without waiting for a GPU.
     """
     tensors = list(tensors)
     if tensors and tensors[0].device.type != "cpu":

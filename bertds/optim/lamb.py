@@ -1,15 +1,15 @@
-"""LAMB, exact for any cut of the tensors: layer-wise adaptive large-batch optimization.
+"""LAMB, exact however ZeRO divides the tensors: layer-wise adaptive large-batch optimization.
 
 LAMB (arXiv:1904.00962, Algorithm 2) is Adam whose update of each *tensor* is scaled by a trust
 ratio ``|w| / |u|``. ZeRO gives an optimizer one long vector per rank, in which tensors begin and
-end anywhere. Taken as it is, the ratio would be one number for the whole vector: wrong, and
-another on each rank. Here the vector comes with the list of tensor pieces in it::
+end anywhere. Applied to the whole vector, the ratio would be a single number: wrong, and different
+on each rank. Here the vector comes with the list of the tensor pieces in it::
 
     pass 1   m, v <- g;  u = m^ / (sqrt(v^) + eps) + decay * w;  sums of w*w and u*u per piece
              one all-reduce of two numbers per adapted tensor (a few KiB)
-    pass 2   w <- w - lr * ratio[tensor] * u      (u is computed again: cheaper than keeping it)
+    pass 2   w <- w - lr * ratio[tensor] * u      (u is recomputed: cheaper than storing it)
 
-Three LAMBs are in use; the choice changes results:
+There are three variants of LAMB; the choice changes results:
 
 ========== ============================ ============ =============================================
 variant    trust ratio on               clamp        bias correction
@@ -21,7 +21,7 @@ deepspeed  all tensors                  0.01 ... 10  in the step size, sqrt(1-b2
 paper      all tensors                  none         of the moments
 ========== ============================ ============ =============================================
 
-A ratio is 1 where ``|w|`` or ``|u|`` is zero. Gradients are clipped before they come here.
+The ratio is 1 if ``|w|`` or ``|u|`` is zero. Gradients are clipped before the optimizer is called.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ Kernels = Literal["compiled", "triton"]
 class ShardedLamb(torch.optim.Optimizer):
     """Exact LAMB over partitions. Call ``bind`` before the first step.
 
-    All parameters go into one group: ZeRO calls ``step`` once per group, and each call makes one
-    all-reduce. Which tensors are decayed and adapted is known by name.
+    All parameters are in one group: ZeRO calls ``step`` once per group, and each call makes one
+    all-reduce. Names decide which tensors are decayed and adapted.
 
     Args:
         params: the trainable parameters.
         lr: learning rate; may be changed in ``param_groups`` between steps.
         betas: decay rates of the moments.
-        eps: added to the root of the second moment.
-        weight_decay: for the tensors that ``is_decayed`` names.
-        variant: nvidia, deepspeed or paper; see the module.
-        bias_correction: whether the moments' start at zero is made up for.
+        eps: added to the square root of the second moment.
+        weight_decay: for the tensors that ``is_decayed`` selects.
+        variant: nvidia, deepspeed or paper; see the module docstring.
+        bias_correction: whether to correct the moments for starting at zero.
         min_coeff: lowest trust ratio.
         max_coeff: highest trust ratio.
-        is_decayed: decides by a parameter's name whether it is decayed.
+        is_decayed: takes a parameter's name and returns whether it is decayed.
     """
 
     def __init__(
@@ -94,15 +94,14 @@ class ShardedLamb(torch.optim.Optimizer):
     def for_model(cls, model: torch.nn.Module, *, lr: float, **settings: Any) -> ShardedLamb:
         """Return LAMB for a model that every process holds whole: one process, or torch's DDP.
 
-        Biases and LayerNorm weights are not decayed, as in every BERT recipe. Learning-rate
-        schedulers of torch change ``param_groups`` as usual.
+        Biases and LayerNorm weights are not decayed, as in every BERT recipe. torch's learning-rate
+        schedulers work as usual.
 
         Args:
             model: float32 parameters, on the device that they are trained on.
             lr: learning rate.
-            settings: ``betas``, ``eps``, ``weight_decay``, ``variant`` and the others of the class,
-                with the variant's defaults as in a DeepSpeed JSON; ``is_decayed`` decides by a
-                parameter's name whether it is decayed.
+            settings: ``betas``, ``eps``, ``weight_decay``, ``variant`` and the other arguments of
+                the class. Defaults are those of the variant, as in a DeepSpeed JSON.
 
         Raises:
             BertdsError: the model is on a GPU and there is no Triton.
@@ -124,18 +123,19 @@ class ShardedLamb(torch.optim.Optimizer):
         *,
         kernels: Kernels | None = None,
     ) -> None:
-        """Say which tensor pieces are in which partition.
+        """Set which tensor pieces are in which partition.
 
         Args:
             partitions: this rank's; their tensors are (or will be) this optimizer's parameters.
-            names: all tensors of the model in one order, the same on all ranks.
-            device: where collectives run; None = the partitions' own.
-            kernels: compiled = loops for a CPU; triton = kernels for a GPU; None = what suits each
-                partition's device.
+            names: all tensors of the model, in the same order on all ranks.
+            device: where collectives run; None = the device of the partitions.
+            kernels: compiled = loops for a CPU; triton = kernels for a GPU; None = the one for
+                each partition's device.
 
         Raises:
             BertdsError: a partition is on a GPU and there is no Triton.
         """
+        # NVIDIA's variant adapts exactly the decayed tensors; the others adapt all.
         index = {name: number for number, name in enumerate(names)}
         decayed = [self.is_decayed(name) for name in names]
         adapted = [self.variant != "nvidia" or flag for flag in decayed]
@@ -144,7 +144,7 @@ class ShardedLamb(torch.optim.Optimizer):
         self._decayed = torch.tensor(decayed)
         self._adapted = torch.tensor(adapted, device=self._device)
         self._ratios = torch.ones(len(names), dtype=torch.float64, device=self._device)
-        # Positions in the reduced vector: only adapted tensors travel.
+        # Positions in the reduced vector: only the sums of adapted tensors are exchanged.
         self._travelling = torch.tensor(
             [number for number, flag in enumerate(adapted) if flag], device=self._device
         )
@@ -158,10 +158,10 @@ class ShardedLamb(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: object = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient. One all-reduce if tensors are cut.
+        """Update every parameter that has a gradient. One all-reduce if tensors are divided.
 
         Raises:
-            RuntimeError: a parameter was not announced to ``bind``.
+            RuntimeError: a parameter is in no partition that ``bind`` was given.
         """
         if closure is not None:
             raise RuntimeError("ShardedLamb takes no closure")
@@ -171,6 +171,7 @@ class ShardedLamb(torch.optim.Optimizer):
             for tensor in group["params"]
             if tensor.grad is not None
         ]
+        # Pass 1: update the moments, and add up the squared norms of w and u per tensor.
         works, sums, process_group = [], None, None
         for group, tensor in todo:
             work = self._works.get(id(tensor))
@@ -186,21 +187,23 @@ class ShardedLamb(torch.optim.Optimizer):
             works.append((work, numbers))
         if sums is None:
             return
+        # A tensor's pieces may be on several ranks: its norms are the sums over all of them.
         if process_group is not None and dist.get_world_size(process_group) > 1:
             travelling = sums[:, self._travelling]
             dist.all_reduce(travelling, group=process_group)
             sums[:, self._travelling] = travelling
+        # Pass 2: the ratios are now the same on every rank.
         ratios = self._trust_ratios(sums)
         for work, numbers in works:
             work.apply(ratios, numbers)
 
     def _trust_ratios(self, sums: torch.Tensor) -> torch.Tensor:
-        """Return one ratio per tensor; remember those of the tensors that were just stepped."""
+        """Return one ratio per tensor, and record those of the tensors just updated."""
         weight, update = sums.sqrt().unbind()
         good = (weight > 0) & (update > 0) & self._adapted
         ratios = (weight / update).clamp(self.min_coeff, self.max_coeff)
         ratios = torch.where(good, ratios, torch.ones_like(ratios))
-        # With several sub-groups (ZeRO-3) each call sees its own tensors only.
+        # With several sub-groups (ZeRO-3) each call handles only its own tensors.
         self._ratios = torch.where(good, ratios, self._ratios)
         return ratios
 

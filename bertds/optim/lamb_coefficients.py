@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class StepNumbers:
-    """What one step multiplies with. u = first * m / (sqrt(second * v) + eps) + decay * w."""
+    """The coefficients of one step. u = first * m / (sqrt(second * v) + eps) + decay * w."""
 
     beta1: float
     beta2: float
@@ -21,18 +21,18 @@ class StepNumbers:
     eps: float
     decay: float
     step_size: float
-    """Learning rate, with the bias correction where the variant puts it there."""
+    """Learning rate, times the bias correction if the variant applies it here."""
 
     @classmethod
     def of(
         cls, group: Mapping[str, Any], step: int, variant: str, bias_correction: bool
     ) -> StepNumbers:
-        """Compute them for step number ``step`` (1 for the first)."""
+        """Compute the coefficients of step number ``step`` (1 for the first)."""
         beta1, beta2 = group["betas"]
         first = second = 1.0
         step_size = float(group["lr"])
         if bias_correction and variant == "deepspeed":
-            # fused_lamb_cuda: the correction is no part of the update whose norm is taken.
+            # As in fused_lamb_cuda: the correction is not part of the update whose norm is taken.
             step_size *= math.sqrt(1.0 - beta2**step) / (1.0 - beta1**step)
         elif bias_correction:
             first, second = 1.0 / (1.0 - beta1**step), 1.0 / (1.0 - beta2**step)

@@ -1,11 +1,11 @@
-"""LAMB's two passes over a partition in the CPU's memory, as compiled loops.
+"""LAMB's two passes over a partition in CPU memory, as compiled loops.
 
 Written as a sequence of torch operations, a step takes 4-6 times as long as torch's fused AdamW,
-because each operation goes through memory once more. These loops move 10 streams (pass 1 reads
-w, g, m, v and writes m, v; pass 2 reads w, m, v and writes w) where Adam moves 7.
+because each operation reads and writes memory again. These loops move 10 streams (pass 1 reads
+w, g, m, v and writes m, v; pass 2 reads w, m, v and writes w); Adam needs 7.
 
-A piece is cut into blocks of fixed size; each block's sums are added up in a fixed order. So the
-result does not depend on the number of threads.
+A piece is divided into blocks of fixed size, and the blocks' sums are added in a fixed order. So
+the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ BLOCK = 2048
 Blocks of 16,384 are wrong by up to 7e-6 where all values are equal; float64 sums take 18 % longer.
 """
 
-# The sums may be reordered within a block (that lets them use vector registers); nothing else
-# of IEEE arithmetic is given up: NaN and infinity behave.
+# Sums may be reordered within a block, which allows vector registers. Otherwise IEEE arithmetic is
+# kept, so NaN and infinity are handled correctly.
 _COMPILE: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"reassoc", "nsz", "contract"},
@@ -41,10 +41,10 @@ _COMPILE: dict[str, Any] = {
 def _update_moments(  # type: ignore[no-untyped-def]
     w, g, m, v, starts, ends, decay, scalars, sums, first_block, last_block
 ):
-    # u of each element and both sums of squares, block by block; m and v are updated.
+    # Updates m and v, and computes u and both sums of squares, block by block.
     beta1, rest1, beta2, rest2, first, second, eps = scalars
     for block in range(first_block, last_block):
-        # Slices, so that the compiler sees indices that cannot be negative, and vectorises.
+        # Slices show the compiler that indices are not negative, so that it can vectorise.
         start, end = starts[block], ends[block]
         w_block, g_block = w[start:end], g[start:end]
         m_block, v_block = m[start:end], v[start:end]
@@ -87,6 +87,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _run(function: Callable[..., None], blocks: int, arguments: tuple[Any, ...]) -> None:
     """Run a kernel over all blocks, on as many threads as torch uses."""
+    # Fewer than 8 blocks per thread are not worth a thread.
     threads = min(torch.get_num_threads(), max(1, blocks // 8))
     if threads == 1:
         function(*arguments, 0, blocks)
@@ -102,8 +103,8 @@ class CpuLamb:
     """LAMB's arithmetic on one partition.
 
     Args:
-        partition: the flat weights and the pieces in them.
-        index: number of each tensor in the vectors of sums and ratios.
+        partition: the flat weights and the tensor pieces in them.
+        index: the number of each tensor in the vectors of sums and ratios.
         decayed: per tensor, whether weight decay applies.
     """
 
@@ -135,6 +136,7 @@ class CpuLamb:
         Returns:
             float64 [2, tensors]: this partition's share of the sums of w*w and u*u.
         """
+        # Views: the kernels update moments and weights in place.
         self._m, self._v = m.view(-1).numpy(), v.view(-1).numpy()
         self._w = self.partition.flat().numpy()
         self._scalars = tuple(
@@ -151,6 +153,7 @@ class CpuLamb:
             g = gradient.detach().reshape(-1).numpy()
             arrays = (self._w, g, self._m, self._v, self._starts, self._ends, self._decay)
             _run(_update_moments, blocks, (*arrays, self._scalars, self._block_sums))
+            # A tensor's blocks are added in the order of the table.
             for row, blocks_of_row in zip(sums, self._block_sums, strict=True):
                 np.add.at(row, self._tensors, blocks_of_row)
         return torch.from_numpy(sums)

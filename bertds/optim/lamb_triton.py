@@ -1,12 +1,12 @@
-"""LAMB's two passes over a partition in a GPU's memory, as Triton kernels.
+"""LAMB's two passes over a partition in GPU memory, as Triton kernels.
 
-Pass 1 reads g, m, v and w and writes m and v; pass 2 reads m, v and w, computes u again and
-writes w: 10 streams through memory, where Adam moves 7 and a sequence of torch's operations 18.
-Between them one small kernel adds up the blocks' sums of squares, tensor by tensor, in float64.
+Pass 1 reads g, m, v and w and writes m and v. Pass 2 reads m, v and w, recomputes u and writes w.
+That is 10 streams through memory; Adam needs 7, and a sequence of torch's operations 18. Between
+the passes a small kernel adds up the blocks' sums of squares per tensor, in float64.
 
-A block is the part of a piece that is in one tile of ``BLOCK`` elements of the partition, so it
-never crosses a tensor's edge, and what no piece covers (padding) is never touched. Nothing is
-added up by atomic operations: the same gradients give the same bits in every run.
+A block is the part of a piece that is in one tile of ``BLOCK`` elements of the partition. It never
+crosses the edge of a tensor, and padding (which no piece covers) is never touched. There are no
+atomic additions: the same gradients give the same bits in every run.
 
 ``TRITON_INTERPRET=1``, set before Triton is imported, runs the kernels on a CPU (for tests).
 """
@@ -28,12 +28,12 @@ BLOCK = 2048
 WARPS = 8
 """Warps per block: 8 elements per thread and, on sm_90, 64 registers: four blocks run at a time."""
 CHUNK = 1024
-"""Partial sums that the reduction reads at a time."""
+"""Partial sums that the reduction reads per iteration."""
 
 
 @triton.jit
 def _scaled_update(w, m, v, first, second, eps, decay):
-    # Rounded as a CPU rounds; Triton's own square root and division are approximate.
+    # Rounded as on a CPU; Triton's default square root and division are approximate.
     return tl.div_rn(m * first, tl.sqrt_rn(v * second) + eps) + decay * w
 
 
@@ -42,8 +42,8 @@ def _new_moments(g, m, v, beta1, rest1, beta2, rest2):
     return beta1 * m + rest1 * g, beta2 * v + rest2 * g * g
 
 
-# Learning rate and bias correction change from step to step: as annotated scalars they are plain
-# arguments of the compiled kernel. A whole block has loads without a mask, which alone become
+# Learning rate and bias correction change in every step. As annotated scalars they are plain
+# arguments of the compiled kernel. A full block is loaded without a mask; only such loads become
 # 16-byte loads.
 @triton.jit
 def update_moments(
@@ -66,6 +66,7 @@ def update_moments(
     BLOCK: tl.constexpr,
 ):
     """Pass 1: one program per block updates m and v, and stores its sums of w*w and u*u."""
+    # A row of `blocks`: tile, first and last + 1 element within it, tensor number.
     block = tl.program_id(0)
     tile = tl.load(blocks + 4 * block).to(tl.int64)
     low = tl.load(blocks + 4 * block + 1)
@@ -97,7 +98,7 @@ def update_moments(
         )
         tl.store(exp_avg + at, m, mask=inside)
         tl.store(exp_avg_sq + at, v, mask=inside)
-        # Outside, u is 0 / eps, which is no number where eps is 0.
+        # Outside the block u would be 0 / eps, which is NaN if eps is 0.
         u = tl.where(inside, _scaled_update(w, m, v, first, second, eps, block_decay), 0.0)
     tl.store(block_sums + block, tl.sum(w * w))
     tl.store(block_sums + number_of_blocks + block, tl.sum(u * u))
@@ -112,7 +113,7 @@ def sum_blocks(
     number_of_tensors: tl.int32,
     CHUNK: tl.constexpr,
 ):
-    """Add up the blocks of each tensor, in a fixed order; one program per tensor and row."""
+    """Add up the blocks of each tensor in a fixed order; one program per tensor and kind of sum."""
     tensor, row = tl.program_id(0), tl.program_id(1)
     start, end = tl.load(first_blocks + tensor), tl.load(first_blocks + tensor + 1)
     total = tl.zeros([CHUNK], tl.float64)
@@ -138,7 +139,7 @@ def apply_update(
     step_size: tl.float64,
     BLOCK: tl.constexpr,
 ):
-    """Pass 2: w <- w - step size * ratio * u, with u computed again."""
+    """Pass 2: w <- w - step size * ratio * u, with u recomputed."""
     block = tl.program_id(0)
     tile = tl.load(blocks + 4 * block).to(tl.int64)
     low = tl.load(blocks + 4 * block + 1)
@@ -164,9 +165,10 @@ def apply_update(
 def cut_into_blocks(partition: Partition, index: dict[str, int]) -> np.ndarray:
     """Return int32 [blocks, 4]: tile, first and last + 1 element within it, tensor number.
 
-    The blocks of a tensor follow each other, in the order of their places.
+    The blocks of a tensor are consecutive rows, ordered by position.
     """
     rows = []
+    # A piece may begin and end in the middle of a tile.
     for piece in partition.slices:
         end = piece.offset + piece.length
         tiles = np.arange(piece.offset // BLOCK, (end - 1) // BLOCK + 1, dtype=np.int64)
@@ -189,6 +191,8 @@ class TritonLamb:
         self.partition = partition
         device = partition.tensor.device
         table = cut_into_blocks(partition, index)
+        # Row of each tensor's first block, for the sum per tensor; one more entry ends the last
+        # tensor.
         first_blocks = np.searchsorted(table[:, 3], np.arange(len(index) + 1)).astype(np.int32)
         self._blocks = torch.from_numpy(table).to(device)
         self._first_blocks = torch.from_numpy(first_blocks).to(device)

@@ -1,7 +1,7 @@
 """The learning rate of every step, as a pure function of the step (or of the clock).
 
-All published recipes are one formula with different numbers. With t the number of updates done
-before this one, W the warm-up and T the schedule's length::
+All published recipes are one formula with different numbers. With t the number of updates before
+this one, W the warmup and T the length of the schedule::
 
     t <  W:  peak * (from + (1 - from) * ((t + 1) / W) ** warmup_power)
     t >= W:  peak * (floor + (1 - floor) * decay(t))
@@ -41,7 +41,7 @@ class LearningRate:
 
     @property
     def warmup_steps(self) -> int:
-        """Length W of the warm-up in steps: as given, or warmup_ratio of the horizon, rounded."""
+        """Length W of the warmup in steps: as given, or warmup_ratio of the horizon, rounded."""
         if self.config.warmup_steps is not None:
             return self.config.warmup_steps
         return round((self.config.warmup_ratio or 0.0) * self.horizon_steps)
@@ -51,7 +51,7 @@ class LearningRate:
 
         Args:
             step: updates done in this run before this one, from 0.
-            hours: training time so far, over all restarts; used when the clock is followed.
+            hours: training time so far, over all restarts; used if the schedule follows the clock.
         """
         config = self.config
         if config.clock_hours is not None:
@@ -73,6 +73,7 @@ class LearningRate:
         if t < warmup:
             progress = (t + first) / warmup
             return config.warmup_from + (1.0 - config.warmup_from) * progress**config.warmup_power
+        # Where the decay begins: at step 0, after the warmup, or a given time before the end.
         start = warmup if config.decay_from == "warmup_end" else 0.0
         if config.decay == "constant":
             return 1.0
@@ -80,8 +81,9 @@ class LearningRate:
             start = horizon - config.decay_steps
         elif config.decay_ratio is not None:
             start = horizon * (1.0 - config.decay_ratio)
-        if t < start:  # between warm-up and decay
+        if t < start:  # the plateau between warmup and decay
             return 1.0
+        # The shape of the decay from 1 to 0.
         if config.decay == "exponential":
             decay = config.decay_factor ** ((t - start) / config.decay_every_steps)
         elif config.decay == "cosine":

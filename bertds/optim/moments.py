@@ -1,7 +1,7 @@
-"""The moments and step counters that Adam-like optimizers keep, read and written in one way.
+"""Uniform access to the moments and step counters that Adam-like optimizers keep.
 
-torch counts steps in a tensor per parameter, DeepSpeed's CPU Adam and our LAMB in an int per
-parameter, DeepSpeed's FusedAdam in an int per parameter that starts from its group's. All keep
+torch counts steps in a tensor per parameter. DeepSpeed's CPU Adam and our LAMB use an int per
+parameter, DeepSpeed's FusedAdam an int per parameter that starts from its group's. All keep
 ``exp_avg`` and ``exp_avg_sq``.
 """
 
@@ -17,14 +17,15 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def create_moments(optimizer: torch.optim.Optimizer, tensor: torch.Tensor) -> None:
     """Give ``tensor`` zero moments and a zero step counter, unless it has them.
 
-    Optimizers do this in their first step; we do it at once, so that a checkpoint of step 0 and
-    a load into a fresh engine are nothing special.
+    Optimizers do this in their first step. Doing it at once makes a checkpoint of step 0, and a
+    load into a new engine, ordinary cases.
     """
     state = optimizer.state[tensor]
     if state:
         return
     if type(optimizer).__module__.startswith("torch.optim"):
         fused = bool(optimizer.defaults.get("fused"))
+        # torch's fused optimizers need the counter on the device of the parameter.
         state["step"] = torch.zeros((), device=tensor.device if fused else "cpu")
     else:
         state["step"] = 0

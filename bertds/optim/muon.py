@@ -1,17 +1,17 @@
-"""Muon for the hidden matrices, AdamW for the rest, exact for any cut of the tensors.
+"""Muon for the hidden matrices, AdamW for the rest, exact however ZeRO divides the tensors.
 
 Muon replaces the update of a matrix by the nearest orthogonal one: all its singular values become
-about 1. That takes the whole matrix, and ZeRO gives a rank pieces of it. Here the pieces are
-brought together, one matrix at a time::
+about 1. This needs the whole matrix, but ZeRO gives each rank only pieces of it. Here the pieces
+are gathered, one matrix at a time::
 
     m <- momentum * m + g                      on each rank's own piece
     u  = g + momentum * m                      (Nesterov)
     O  = orthogonal(u)                         of the whole matrix, on one rank
     w <- (1 - lr * decay) * w - lr * 0.2 * sqrt(max(rows, columns)) * O
 
-A matrix that a rank holds whole (at stages 1 and 2 all but those at the edges of partitions) needs
-no communication. One that is cut is added up on one of the ranks, taken in turn, and its orthogonal
-form is sent to all. At stage 0 every rank holds and computes everything.
+A matrix that one rank holds whole (at stages 1 and 2 all but those at the edges of partitions)
+needs no communication. One that is divided is added up on one of the ranks, in turn, and its
+orthogonal form is sent to all. At stage 0 every rank holds and computes everything.
 
 The factor 0.2 * sqrt(max(rows, columns)) gives the update the size of AdamW's (arXiv:2502.16982),
 so that one learning rate and one weight decay serve both. Sources: Muon (Jordan et al. 2024), whose
@@ -33,14 +33,14 @@ from bertds.optim.gradient_norm import global_norm
 from bertds.optim.moments import create_moments
 from bertds.optim.partition import Partition, Slice
 
-# Of the polynomial a x + b x^3 + c x^5, chosen for speed: singular values end in 0.7 ... 1.2.
+# Coefficients of a x + b x^3 + c x^5, chosen for speed: singular values end in 0.7 ... 1.2.
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 _NOT_HIDDEN = ("embedding", "decoder", "classifier", "seq_relationship", "qa_outputs")
 
 
 def is_hidden_matrix(name: str, shape: tuple[int, ...]) -> bool:
-    """Return whether Muon updates a parameter: matrices but embeddings and output layers.
+    """Return whether Muon updates a parameter: a matrix, except embeddings and output layers.
 
     Args:
         name: the parameter's name in the model, as transformers spells it.
@@ -50,7 +50,7 @@ def is_hidden_matrix(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Return about the nearest orthogonal matrix, by Newton-Schulz iterations.
+    """Return approximately the nearest orthogonal matrix, by Newton-Schulz iterations.
 
     Args:
         matrix: [rows, columns], float32. On a GPU the products are in bf16, as in every published
@@ -59,10 +59,11 @@ def orthogonal(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """
     a, b, c = NEWTON_SCHULZ
     wide = matrix.shape[0] <= matrix.shape[1]
-    # Singular values are at most 1 after this, which the iteration needs.
+    # The iteration needs singular values of at most 1; the Frobenius norm bounds the largest.
     x = matrix / (global_norm([matrix]).to(matrix.dtype) + 1e-7)
     x = x if wide else x.t()
     if x.device.type != "cpu":
+        # The smaller side decides the size of x @ x.t(), so work on the wide form.
         x = x.bfloat16()
     for _ in range(steps):
         square = x @ x.t()
@@ -79,7 +80,7 @@ class _Hidden:
     piece: Slice | None
     """This rank's piece."""
     turn: int | None
-    """Number among the matrices that no rank holds whole; None if a rank does."""
+    """Its number among the matrices that no rank holds whole; None if a rank holds it whole."""
 
     @property
     def scale(self) -> float:
@@ -91,18 +92,18 @@ class ShardedMuon(torch.optim.Optimizer):
     """Muon over partitions. Call ``bind`` before the first step.
 
     State: ``exp_avg`` is Muon's momentum or AdamW's first moment; ``exp_avg_sq`` is AdamW's second
-    moment and stays zero for hidden matrices. So a checkpoint looks like any other.
+    moment and stays zero for hidden matrices. So checkpoints have the same form as for Adam.
 
     Args:
         params: the trainable parameters, in one group.
         lr: learning rate; may be changed in ``param_groups`` between steps.
         momentum: of the hidden matrices.
-        iterations: Newton-Schulz steps.
+        iterations: number of Newton-Schulz iterations.
         betas: of AdamW.
         eps: of AdamW.
-        weight_decay: of hidden matrices, and of the others that ``is_decayed`` names.
-        shapes: of all trainable parameters, whole, by name.
-        is_decayed: decides by a parameter's name whether it is decayed.
+        weight_decay: for hidden matrices, and for the others that ``is_decayed`` selects.
+        shapes: the full shape of every trainable parameter, by name.
+        is_decayed: takes a parameter's name and returns whether it is decayed.
     """
 
     def __init__(
@@ -137,12 +138,12 @@ class ShardedMuon(torch.optim.Optimizer):
     def bind(
         self, partitions: list[Partition], names: list[str], device: torch.device | None = None
     ) -> None:
-        """Say which tensor pieces are in which partition. Collective where tensors are cut.
+        """Set which tensor pieces are in which partition. Collective if tensors are divided.
 
         Args:
             partitions: this rank's; their tensors are (or will be) this optimizer's parameters.
-            names: all tensors of the model in one order, the same on all ranks.
-            device: where collectives run; None = the partitions' own.
+            names: all tensors of the model, in the same order on all ranks.
+            device: where collectives run; None = the device of the partitions.
         """
         self._partitions = {id(partition.tensor): partition for partition in partitions}
         self._device = device or (partitions[0].tensor.device if partitions else self._device)
@@ -155,7 +156,7 @@ class ShardedMuon(torch.optim.Optimizer):
             for number, partition in enumerate(partitions)
             for piece in partition.slices
         }
-        # Of each matrix: the longest piece on any rank, and the number of its partition.
+        # Per matrix: its longest piece on any rank, and the number of its partition.
         found = torch.full((2, len(hidden)), -1, dtype=torch.int64, device=self._device)
         for place, name in enumerate(hidden):
             if name in here:
@@ -164,6 +165,8 @@ class ShardedMuon(torch.optim.Optimizer):
         group = next((part.group for part in partitions if part.group is not None), None)
         if group is not None and dist.get_world_size(group) > 1:
             dist.all_reduce(found, op=dist.ReduceOp.MAX, group=group)
+        # All ranks number the divided matrices alike, also those of which they hold no piece:
+        # computing one is collective.
         self._hidden = {key: [] for key in self._partitions}
         turns = itertools.count()
         for name, longest, number in zip(hidden, *found.tolist(), strict=True):
@@ -175,6 +178,7 @@ class ShardedMuon(torch.optim.Optimizer):
                 self._hidden[id(partitions[number].tensor)].append(matrix)
 
     def _for_adamw(self, partition: Partition) -> list[tuple[bool, list[Slice]]]:
+        # Everything but hidden matrices, with and without weight decay.
         others = [
             piece
             for piece in partition.slices
@@ -191,7 +195,7 @@ class ShardedMuon(torch.optim.Optimizer):
         """Update every parameter that has a gradient.
 
         Raises:
-            RuntimeError: a parameter was not announced to ``bind``.
+            RuntimeError: a parameter is in no partition that ``bind`` was given.
         """
         if closure is not None:
             raise RuntimeError("ShardedMuon takes no closure")
@@ -213,6 +217,7 @@ class ShardedMuon(torch.optim.Optimizer):
         m, v = state["exp_avg"].view(-1), state["exp_avg_sq"].view(-1)
         step = torch.full((), float(state["step"]), device=w.device)
         beta1, beta2 = group["betas"]
+        # One fused call per group of pieces, directly on views of the flat vectors.
         for decayed, pieces in self._others[id(partition.tensor)]:
             ws, gs, ms, vs = (
                 [vector.narrow(0, piece.offset, piece.length) for piece in pieces]
@@ -244,13 +249,14 @@ class ShardedMuon(torch.optim.Optimizer):
                 update = orthogonal(update.view(hidden.shape), self.iterations).reshape(-1)
             if hidden.piece is not None:
                 weights = partition.flat().narrow(0, hidden.piece.offset, hidden.piece.length)
+                # Decoupled weight decay first, as in AdamW.
                 weights.mul_(1.0 - group["lr"] * group["weight_decay"])
                 weights.add_(update, alpha=-group["lr"] * hidden.scale)
 
     def _update(
         self, partition: Partition, piece: Slice | None, momentum: float
     ) -> torch.Tensor | None:
-        """Move the momentum of this rank's piece; returns the piece of u."""
+        """Update the momentum of this rank's piece, and return the piece of u."""
         if piece is None:
             return None
         assert partition.tensor.grad is not None
@@ -263,7 +269,8 @@ class ShardedMuon(torch.optim.Optimizer):
     def _orthogonal_of_all(
         self, partition: Partition, hidden: _Hidden, update: torch.Tensor | None, turn: int
     ) -> torch.Tensor:
-        """Bring a cut matrix together on one rank; returns this rank's piece of the result."""
+        """Compute a divided matrix on one rank, and return this rank's piece of the result."""
+        # Owners take turns, so that all ranks share the work.
         assert partition.group is not None  # the matrix is cut
         owner = turn % dist.get_world_size(partition.group)
         source = dist.get_global_rank(partition.group, owner)
@@ -271,7 +278,7 @@ class ShardedMuon(torch.optim.Optimizer):
         piece = hidden.piece
         if piece is not None and update is not None:
             whole.narrow(0, piece.start, piece.length).copy_(update)
-        # The pieces do not overlap: a sum of each with zeros is exact.
+        # The pieces do not overlap, so adding them to zeros is exact.
         dist.reduce(whole, dst=source, group=partition.group)
         if dist.get_rank(partition.group) == owner:
             whole = orthogonal(whole.view(hidden.shape), self.iterations).reshape(-1).contiguous()

@@ -1,8 +1,8 @@
-"""Where the pieces of named tensors are in one flat vector that an optimizer updates.
+"""Which pieces of named tensors are in the flat vector that an optimizer updates.
 
-ZeRO cuts the concatenation of all tensors into equal parts, one per rank, without regard to where
-a tensor begins or ends. A :class:`Partition` is such a part together with the list of tensor
-pieces that it holds; whatever no piece covers is padding.
+ZeRO divides the concatenation of all tensors into equal parts, one per rank, regardless of where a
+tensor begins or ends. A :class:`Partition` is such a part, with the list of the tensor pieces in
+it; what no piece covers is padding.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Slice:
 
 @dataclass(slots=True)
 class Partition:
-    """A flat tensor of float32 master weights that this rank updates, and what is in it."""
+    """A flat tensor of float32 master weights that this rank updates, and the pieces in it."""
 
     tensor: torch.Tensor
     """The tensor that the optimizer holds (and keys its state by); contiguous."""
     slices: list[Slice]
     """Ascending by offset, not overlapping; the rest of the tensor is padding."""
     group: ProcessGroup | None = None
-    """The process group over which the tensors are cut; None if this rank holds them whole."""
+    """The process group that the tensors are divided over; None if this rank holds them whole."""
 
     def __post_init__(self) -> None:
         end = 0
@@ -48,5 +48,5 @@ class Partition:
             raise RuntimeError(f"pieces reach {end}, the partition has {self.tensor.numel()}")
 
     def flat(self) -> torch.Tensor:
-        """Return the master weights as a vector over the same memory."""
+        """Return the master weights as a vector that shares their memory."""
         return self.tensor.detach().view(-1)

@@ -1,4 +1,4 @@
-"""Which optimizers there are, what each one's parameters mean, and why the others are refused."""
+"""The available optimizers and their parameters, and why others are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bertds.errors import ConfigError
 Kind = Literal["Adam", "AdamW", "Lamb", "Muon"]
 Variant = Literal["nvidia", "deepspeed", "paper"]
 
-# Its pull request 8490 (2026); 0.19.8 has no deepspeed/runtime/fp16/onebit any more.
+# Removed by DeepSpeed's pull request 8490 (2026); 0.19.8 has no deepspeed/runtime/fp16/onebit.
 _REMOVED = "DeepSpeed has removed its 1-bit optimizers (0.19.8 has none); use Lamb or AdamW"
 _MOMENTS = (
     "checkpoints, resuming and the hand-over between phases require an optimizer with two "
@@ -91,7 +91,7 @@ _REFUSED_PARAMETERS = {
     "foreach": "the fused implementation is always used",
     "fused": "the fused implementation is always used",
 }
-# DeepSpeed's FusedLamb clamps unless set otherwise; the other two LAMBs do not.
+# DeepSpeed's FusedLamb clamps the trust ratio by default; the other variants do not.
 LAMB_DEFAULTS: dict[str, dict[str, float]] = {
     "nvidia": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
     "paper": {"eps": 1e-6, "weight_decay": 0.01, "min_coeff": 0.0, "max_coeff": math.inf},
@@ -104,7 +104,7 @@ def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> Opt
 
     Args:
         section: ``{"type": ..., "params": {...}}``.
-        where: how the section is called in messages.
+        where: the name of the section in messages.
 
     Raises:
         ConfigError: unknown type or parameter, missing learning rate, or a wrong value.
@@ -117,6 +117,7 @@ def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> Opt
     if key not in _PARAMETERS:
         reason = REFUSED.get(key, f"unknown optimizer; allowed: {known}")
         raise ConfigError(f"{where}.type={name!r} is not available: {reason}")
+    # A refused parameter gets its own reason; others get the nearest allowed name.
     params = section.get("params", {})
     if not isinstance(params, Mapping):
         raise ConfigError(f"{where}.params={params!r} must be an object")
@@ -134,6 +135,7 @@ def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> Opt
 
 
 def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings:
+    # Values in the JSON replace defaults; a variant of LAMB has its own defaults.
     values: dict[str, Any] = {}
     for name, (low, high) in _NUMBERS.items():
         if name in params:
@@ -171,11 +173,13 @@ def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings
         return settings
     if key == "muon":
         return _muon(values, params.get("ns_steps", 5), where)
+    # Adam and AdamW: settings of which only one value is supported.
     if not flags.get("bias_correction", True):
         raise ConfigError(f"{where}.bias_correction=false is only supported by Lamb")
     if not flags.get("fp32_optimizer_states", True):
         raise ConfigError(f"{where}.fp32_optimizer_states=false: moments are always float32 here")
-    decoupled = flags.get("adam_w_mode", True)  # DeepSpeed: "Adam" means AdamW unless set not to
+    # In DeepSpeed "Adam" means AdamW unless adam_w_mode is false.
+    decoupled = flags.get("adam_w_mode", True)
     if key == "adamw" and not decoupled:
         raise ConfigError(f'{where}.adam_w_mode=false contradicts "AdamW"; use "Adam"')
     return OptimizerSettings(

@@ -1,4 +1,4 @@
-"""Which parameters are decayed: all but biases and LayerNorm weights, in every BERT recipe."""
+"""Which parameters are decayed: all except biases and LayerNorm weights, as in all BERT recipes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def split_parameters(
 ) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
     """Return the trainable parameters that are decayed, and those that are not.
 
-    A tied parameter appears once: ``named_parameters`` of a module already sees to that.
+    A tied parameter appears once, because ``named_parameters`` of a module yields it once.
     """
     decayed: list[torch.nn.Parameter] = []
     not_decayed: list[torch.nn.Parameter] = []

@@ -85,7 +85,9 @@ def guess_kind(given: str) -> str:
             return "books"  # one document per file
         if len(kinds) > 1:
             listed = ", ".join(f"--{kind}" for kind in sorted(kinds))
-            raise ConfigError(f"{given}: contains files of several kinds; name them with {listed}")
+            raise ConfigError(
+                f"{given}: contains files of several kinds; specify them with {listed}"
+            )
         return kinds.pop()
     name = path.name.lower()
     for packed in PACKED[:4]:
@@ -115,7 +117,9 @@ def write_project(
     """
     for name in FILES:
         if (folder / name).exists():
-            raise ConfigError(f"{folder / name}: exists; choose another folder, or remove it")
+            raise ConfigError(
+                f"{folder / name}: already exists; choose another folder, or remove the file"
+            )
     texts = {
         "recipe.yaml": _recipe(proposal, corpus, hours),
         "deepspeed.json": json.dumps(proposal.deepspeed, indent=2) + "\n",

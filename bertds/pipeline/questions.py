@@ -1,4 +1,4 @@
-"""The answers of the model after training and before, and the most frequent word."""
+"""The answers of the model after training and before, and the most frequent token."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ask_prompts(run: Path, trained: PretrainedModel) -> list[dict[str, str]]:
 
     Returns:
         Per prompt ``text``, ``answer``, ``before`` training (empty where that was not asked),
-        ``after``, and ``frequent``, the most frequent word of the training text.
+        ``after``, and ``frequent``, the most frequent token of the training text.
     """
     config = load_config(load_pretrained(run).manifest["recipe"])
     source = open_source(config.data, config.run.seed, split="train")

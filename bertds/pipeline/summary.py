@@ -48,14 +48,15 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
     from bertds.monitor.metrics_file import FILE
     from bertds.monitor.run_files import read_metrics
 
-    table = Table(
-        title="Scores on held-out text (losses in nats; MLM = masked LM, NSP = next sentence)",
-        title_justify="left",
-    )
     runs = [run for run in runs if run.name in scores]
     if not runs:
         return
     with_pairs = any("nsp_accuracy" in scores[run.name] for run in runs)
+    words = "MLM = masked LM" + ", NSP = next-sentence prediction" * with_pairs
+    table = Table(
+        title=f"Scores on held-out text (losses in nats; {words})",
+        title_justify="left",
+    )
     pairs = ("NSP accuracy", "majority label") if with_pairs else ()
     for column in (
         "run",
@@ -63,7 +64,7 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
         "MLM loss",
         "unigram entropy",
         "MLM accuracy",
-        "most frequent word",
+        "most frequent token",
         *pairs,
         "tokens/s",
     ):
@@ -114,7 +115,13 @@ def _print_prompts(console: Console, prompts: list[dict[str, str]]) -> None:
         return
     title = "Answers for held-out sentences (✓ = correct)"
     table = Table(title=title, title_justify="left")
-    for column in ("sentence", "answer", "before training", "after training", "most frequent word"):
+    for column in (
+        "sentence",
+        "answer",
+        "before training",
+        "after training",
+        "most frequent token",
+    ):
         table.add_column(column)
     for prompt in prompts:
         given = [
@@ -192,6 +199,6 @@ def real_run() -> str:
         "a model that can be fine-tuned to answer questions about a text (published SQuAD 1.1 "
         f"F1: about 91). A node with {gpu.devices_per_node} {gpu.name.upper()} GPUs takes about "
         f"{hours:.0f} hours and costs about ${dollars:,.0f} for both phases (the sum of the "
-        f"estimates of bertds plan --config {REAL_RECIPES[0]} --gpu {REAL_GPU} and the same "
-        f"command for {REAL_RECIPES[1]})."
+        f"estimates from `bertds plan --config {REAL_RECIPES[0]} --gpu {REAL_GPU}` and from the "
+        f"same command with {REAL_RECIPES[1]})."
     )

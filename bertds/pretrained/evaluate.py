@@ -26,7 +26,7 @@ def evaluate(
         ``loss, mlm_loss, mlm_accuracy``, with the head ``nsp_loss, nsp_accuracy``, the counts
         ``masked`` and ``rows``. Where the data are token shards also ``unigram_entropy`` of the
         same split in nats, what a model that knows only word frequencies would score at best;
-        ``mlm_majority``, the accuracy of always giving the most frequent word;
+        ``mlm_majority``, the accuracy of always giving the most frequent token;
         ``tokens_per_word`` and ``mlm_loss_per_word``, which vocabularies can be compared by.
 
     Raises:

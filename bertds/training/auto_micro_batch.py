@@ -1,14 +1,15 @@
-"""``"train_micro_batch_size_per_gpu": "auto"``: the largest micro-batch that this machine holds.
+"""``"train_micro_batch_size_per_gpu": "auto"``: the largest micro batch that fits the memory.
 
     two passes over rows of full length --> bytes per row --> largest divisor that fits --> tried
                                                                     |  (GPU: at most GPU_TOKENS,
                                                                     |   and for real)
                                        answer kept in ~/.cache/bertds/micro_batch.json
 
-What the backward pass waits for grows linearly with the rows, so two small measurements give the
-slope: on a GPU the allocator's peak, on a CPU the bytes of the tensors that autograd keeps. What
-ZeRO keeps next to them is counted as ``bertds plan`` counts it. The answer is kept per machine,
-model, precision, stage and processes, so that a continued run cuts its batches as before.
+The tensors kept for the backward pass grow linearly with the rows, so two small measurements give
+the slope: on a GPU the allocator's peak, on a CPU the bytes of the tensors that autograd saves.
+What ZeRO keeps in addition is estimated as in ``bertds plan``. The answer is cached per machine,
+model, precision, ZeRO stage and number of processes, so that a resumed run divides its batches as
+before.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ from bertds.training.micro_batch_cache import answers_file, keep_answer, read_an
 from bertds.training.will_it_fit import processes_here
 
 SHARE = 0.85
-"""Of the free memory, what may be used."""
+"""The fraction of the free memory that may be used."""
 PROBES = (1, 3)
 """Rows of the two measurements."""
 ROOM = 0.05
-"""Of what a trial on a GPU is expected to need: must be free besides."""
+"""The fraction of a trial's expected memory that must be free in addition (on a GPU)."""
 GPU_TOKENS = 65_536
-"""On a GPU the search starts from micro batches of this many tokens when every row is full: its
-kernels are then long enough that the host is never the limit, and larger ones gain nothing."""
+"""On a GPU the search starts from micro batches of this number of tokens in full rows. Its kernels
+are then long enough that the host is never the limit, and larger ones gain nothing."""
 
 
 def choose_micro_batch(
@@ -54,17 +55,19 @@ def choose_micro_batch(
     """Return the settings with a number in place of "auto". Collective.
 
     Raises:
-        ConfigError: the global batch does not divide by the processes, or not one row fits.
+        ConfigError: the processes do not divide the global batch, or not a single row fits.
     """
     if not settings.finds_micro_batch:
         return settings
     # The smallest global batch of the run is what the micro batch must divide.
     smallest = config.schedule.batch_from or settings.train_batch_size
+    # Raises if the processes do not divide it.
     BatchPlan(
         global_batch_size=smallest,
         micro_batch_size=1,
         world_size=place.world_size,
     )
+    # Measuring on a GPU and comparing the ranks both need the process group.
     _, device = start_processes(settings.values.get("log_level"))
     facts = describe(model, config, settings, place, device)
     found = read_answer(facts)
@@ -72,7 +75,7 @@ def choose_micro_batch(
         per_rank = smallest // place.world_size
         found = search(model, config, settings, place, device, per_rank)
         log.info("micro batch %d found (%s)", found, answers_file())
-    if place.world_size > 1:  # machines may differ: what the smallest can hold
+    if place.world_size > 1:  # machines may differ: use what the smallest can hold
         all_found: list[Any] = [None] * place.world_size
         dist.all_gather_object(all_found, found)
         found = min(all_found)
@@ -91,6 +94,7 @@ def search(
     per_rank: int,
 ) -> int:
     """Return the largest divisor of a rank's rows whose memory fits."""
+    # Measured on a copy in the run's precision: the caller's weights must keep their fp32 values.
     precision = settings.precision
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
     trial_model = copy.deepcopy(model).to(device, dtype).train()
@@ -102,11 +106,13 @@ def search(
         with autocast:
             return measured_bytes(trial_model, full_rows(config, rows, device))
 
+    # bytes(rows) = kept + few + slope * (rows - PROBES[0]) must stay within the limit.
     limit = memory_limit(config, place, device)
     kept = state_bytes(model, config, settings, place, device)
     few, more = (measure(rows) for rows in PROBES)
     slope = (more - few) / (PROBES[1] - PROBES[0])
     most = (limit - kept - few) / max(slope, 1.0) + PROBES[0]
+    # Only a divisor of the rank's rows gives a whole number of accumulation steps.
     divisors = [rows for rows in range(1, per_rank + 1) if per_rank % rows == 0]
     fitting = [rows for rows in divisors if rows <= most]
     if not fitting:
@@ -116,12 +122,14 @@ def search(
             f"needed, {limit / 2**30:.2f} may be used; use a higher ZeRO stage, offload or "
             "model.activation_checkpointing=full"
         )
+    # On a CPU a trial that runs out of memory would be killed by the kernel, so the estimate is
+    # final.
     if device.type != "cuda":
         return fitting[-1]
 
     def run(rows: int) -> None:
-        # The trial has no more memory than the run will have: what ZeRO keeps is taken, and some
-        # room, since memory that is free in pieces is not free for a large tensor.
+        # The trial gets no more memory than the run will have. What ZeRO keeps is allocated first,
+        # and a margin, because fragmented free memory cannot hold a large tensor.
         room = ROOM * (few + slope * (rows - PROBES[0]))
         taken = torch.empty(int(kept + room), dtype=torch.uint8, device=device)
         measure(rows)
@@ -131,17 +139,17 @@ def search(
 
 
 def worth_trying(candidates: list[int], sequence_length: int) -> list[int]:
-    """Return the candidates of at most ``GPU_TOKENS`` tokens; the least one in any case."""
+    """Return the candidates of at most ``GPU_TOKENS`` tokens, or the smallest if there are none."""
     few = [rows for rows in candidates if rows * sequence_length <= GPU_TOKENS]
     return few or candidates[:1]
 
 
 def largest_that_runs(candidates: list[int], run: Callable[[int], Any]) -> int:
-    """Return the largest candidate that does not run out of memory; the least if all do."""
+    """Return the largest candidate that does not run out of memory; the smallest if all do."""
     for rows in reversed(candidates[1:]):
         if _runs(run, rows):
             return rows
-        # Only here: the exception kept alive whatever the trial had allocated.
+        # Not inside _runs: there the exception still holds what the trial had allocated.
         torch.cuda.empty_cache()
     return candidates[0]
 
@@ -155,7 +163,7 @@ def _runs(run: Callable[[int], Any], rows: int) -> bool:
 
 
 def measured_bytes(model: PreTrainingModel, inputs: dict[str, Any]) -> float:
-    """Return what one forward and backward pass adds to the memory, at its peak."""
+    """Return what one forward and backward pass adds to the memory at its peak, in bytes."""
     if next(model.parameters()).is_cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -165,6 +173,8 @@ def measured_bytes(model: PreTrainingModel, inputs: dict[str, Any]) -> float:
         peak = torch.cuda.max_memory_allocated() - before
         model.zero_grad(set_to_none=True)
         return float(peak)
+    # A CPU has no peak counter. Count each storage that autograd saves once; the weights are in
+    # memory already.
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -186,7 +196,7 @@ def _run(model: PreTrainingModel, inputs: dict[str, Any]) -> None:
 
 
 def full_rows(config: Config, rows: int, device: torch.device) -> dict[str, Any]:
-    """Return the largest micro-batch of this number of rows: all full, all predictions used."""
+    """Return the largest micro batch of this number of rows: all full, all predictions used."""
     length, most = config.data.sequence_length, config.data.max_predictions_per_sequence
     positions = torch.arange(length).repeat(rows)
     masked = (torch.arange(rows)[:, None] * length + torch.arange(most)).flatten()
@@ -210,7 +220,7 @@ def state_bytes(
     place: RankInfo,
     device: torch.device,
 ) -> float:
-    """Return what weights, gradients, optimizer and ZeRO's buffers take on one process."""
+    """Return the bytes of weights, gradients, optimizer and ZeRO's buffers on one process."""
     zero = settings.values.get("zero_optimization", {})
     shape = Shape(
         model=config.model,
@@ -240,7 +250,7 @@ def memory_limit(config: Config, place: RankInfo, device: torch.device) -> float
     return SHARE * cpu_memory_available() / processes_here(place.world_size)
 
 
-# -- the kept answers ---------------------------------------------------------------------------
+# -- the cached answers -------------------------------------------------------------------------
 
 
 def describe(

@@ -1,12 +1,12 @@
-"""What happens when a batch's loss or gradient goes wrong: skip it, say which samples, or stop.
+"""Handles a batch whose loss or gradient is bad: skips it, names its samples, or stops the run.
 
 A non-finite gradient never reaches the weights: the engine makes no update. The spike rule
-(``guard.spike_sigmas``) makes none either when the gradient norm is far over those of the last
-``guard.spike_window`` updates. The norms of skipped steps do not enter the window, and the window
-is saved with each checkpoint, so a continued run decides as an unbroken one does.
+(``guard.spike_sigmas``) also makes none when the gradient norm is far above those of the last
+``guard.spike_window`` updates. The norms of skipped steps do not enter the window. The window is
+saved with each checkpoint, so a resumed run decides as an uninterrupted one does.
 
-While all goes well nothing here reads a tensor's value, but for the norm where the spike rule is
-on. After a bad step the ranks exchange the losses of their micro batches.
+While steps are good, no tensor's value is read here, except the norm if the spike rule is on.
+After a bad step the ranks exchange the losses of their micro batches.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from bertds.errors import BertdsError
 from bertds.system.logs import log
 
 SHOWN_SAMPLES = 64
-"""A message lists at most this number of samples of the bad micro batch."""
+"""The maximum number of samples of a bad micro batch that a message lists."""
 FEWEST_NORMS = 20
-"""The spike rule waits until it has seen this number of updates (or its whole window)."""
+"""The spike rule starts after this number of updates, or after its whole window if that is less."""
 SMALLEST_DEVIATION = 0.01
-"""Share of the mean that the standard deviation is taken to be at least: no spike from noise."""
+"""The smallest standard deviation used, as a fraction of the mean, so that noise is no spike."""
 
 Losses = tuple[torch.Tensor, torch.Tensor, int, int]
 """Masked-LM and next-sentence loss sums of a micro batch, its masked tokens and its rows."""
 
 
 class Guard:
-    """Judges each step of one run. Its memory is in the training state.
+    """Judges each step of one run. What it remembers is part of the training state.
 
     Args:
         config: the rules.
-        engine: for the norm and for what the ranks exchange.
+        engine: for the norm, and to exchange losses between ranks.
     """
 
     def __init__(self, config: GuardConfig, engine: TrainingEngine) -> None:
@@ -48,11 +48,11 @@ class Guard:
         self._losses: list[Losses] = []
 
     def watch(self, output: ModelOutput, masked: int, rows: int) -> None:
-        """Remember one micro batch's losses until the step is judged; does not read them."""
+        """Keep one micro batch's losses until the step is judged, without reading their values."""
         self._losses.append((output.mlm_loss_sum, output.nsp_loss_sum, masked, rows))
 
     def norm_limit(self, state: TrainState) -> float:
-        """Return the gradient norm over which the next update is held back; inf = no limit."""
+        """Return the gradient norm above which the next update is skipped; inf = no limit."""
         config, norms = self.config, state.recent_norms
         if config.spike_sigmas <= 0 or len(norms) < min(FEWEST_NORMS, config.spike_window):
             return math.inf
@@ -60,7 +60,7 @@ class Guard:
         return mean + config.spike_sigmas * max(pstdev(norms, mean), SMALLEST_DEVIATION * mean)
 
     def judge(self, state: TrainState, samples: np.ndarray, applied: bool, limit: float) -> None:
-        """Take note of a step that has just been counted. Collective when it made no update.
+        """Record the step that was just counted. Collective if it made no update.
 
         Args:
             state: its ``step`` is the step judged.
@@ -72,6 +72,7 @@ class Guard:
             BertdsError: on all ranks, after ``guard.max_bad_steps`` bad steps in a row.
         """
         losses, self._losses = self._losses, []
+        # A good step: only the norm is recorded, and only if the spike rule needs it.
         if applied:
             state.skipped_in_a_row = 0
             if self.config.spike_sigmas > 0:
@@ -79,10 +80,11 @@ class Guard:
                 del state.recent_norms[: -self.config.spike_window]
             return
         state.skipped_steps += 1
+        # No update. It was a spike if the norm is finite, otherwise an overflow or a NaN.
         norm = self.engine.gradient_norm()
         spike = norm is not None and math.isfinite(norm)
         if not spike and self.engine.searching_loss_scale():
-            # Overflows are how the search goes; what has a cause in the data comes again.
+            # Overflows are part of the search for a loss scale. A fault in the data comes again.
             log.info("step %d: loss scale lowered to %g", state.step, self.engine.loss_scale())
             return
         state.skipped_in_a_row += 1
@@ -104,7 +106,8 @@ class Guard:
             log.warning("step %d made no update: %s; %s", state.step, what, where)
 
     def _find(self, losses: list[Losses], samples: np.ndarray) -> str:
-        """Return which micro batches are to blame, with rank and sample numbers. Collective."""
+        """Return the micro batches at fault, with rank and sample numbers. Collective."""
+        # The mean loss of each micro batch of this rank, with the names of its samples.
         mine, first = [], 0
         for number, (mlm, nsp, masked, rows) in enumerate(losses):
             loss = float(mlm) / max(masked, 1) + float(nsp) / max(rows, 1)
@@ -116,6 +119,8 @@ class Guard:
             for rank, found in enumerate(self.engine.gather_objects(mine))
             for loss, number, names in found
         ]
+        # Non-finite losses are the cause. Otherwise only the gradient was bad: name the highest
+        # loss.
         bad = [entry for entry in every if not math.isfinite(entry[0])]
         if bad:
             return "; ".join(_describe(*entry) for entry in bad[:4]) + (

@@ -1,9 +1,9 @@
-"""Builds a run: reads the settings, then makes each collaborator in the order of their needs.
+"""Builds a run: reads the settings, then creates each collaborator after those that it needs.
 
     settings -> run folder -> peers -> data -> model and start -> engine -> state
              -> checkpoints, metrics, loader -> Run
 
-Whatever is open is closed again if a later part cannot be made.
+Everything that is already open is closed again if a later part cannot be created.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ def build_run(
         )
         return None
     if place.is_main:
+        # A missing tracker package is reported now rather than after minutes of building.
         check_trackers(config, folder.path)
     with ExitStack() as closing:
         closing.callback(folder.open().close)
@@ -119,6 +120,7 @@ def _build(
     """Build every part; register each with ``leaving`` or ``closing`` as soon as it is open."""
     for notice in settings.notices:
         log.info("%s", notice)
+    # Before any long work, so that a peer lost while building is named too.
     leaving.heartbeat = heartbeat = watch_peers(config, place, folder)
     on_early_stop(leaving.stop_early)
     if config.checkpoint.copy_to:
@@ -153,10 +155,12 @@ def _build(
             held_out, engine, partial(Validator, config, held_out, engine), watch.reason
         )
     facts = facts_of(config, settings, place, source)
+    # `leaving` abandons an unfinished save if this rank fails.
     leaving.checkpoints = checkpoints = Checkpoints(
         folder.path, config.checkpoint, engine, shapes, facts
     )
 
+    # Upload what an earlier start saved but did not finish copying.
     if checkpoints.copies is not None:
         checkpoints.copies.catch_up(folder.checkpoints)
 
@@ -250,7 +254,7 @@ def fetch_copy(config: Config, place: RankInfo, folder: RunFolder) -> None:
     restored = partial(
         restore, config.checkpoint.copy_to, folder.checkpoints, seconds, folder.check_copy
     )
-    # A whole checkpoint may come, after the store has failed for as long as it may.
+    # The limit covers a store that fails until its own timeout, then the transfer of a checkpoint.
     main_first(place, "fetch checkpoints", restored, seconds + _FETCH_SECONDS)
 
 
@@ -339,8 +343,9 @@ def compare_ranks(engine: Engine, agreement: Agreement) -> RankSpeed | None:
 
 
 def listen_for_stops(config: Config, folder: RunFolder) -> StopRequests:
-    """Take note of stop requests from now on."""
+    """Listen for stop requests from now on."""
     job_seconds = seconds_left_of_job(config.run.stop_margin_minutes)
+    # From here on a signal asks for a save instead of ending the process.
     watch = StopRequests(folder.path, config.run.max_hours, job_seconds).listen()
     disarm()
     return watch
@@ -357,7 +362,7 @@ def build_agreement(engine: Engine, watch: StopRequests, state: TrainState) -> A
 
 def open_sample_log(folder: RunFolder, engine: Engine, state: TrainState) -> SampleLog:
     """Open this rank's record of samples. Collective: rank 0 goes first."""
-    if engine.rank == 0:  # alone, since it tidies up before the others write
+    if engine.rank == 0:  # first, since it removes stale records before the others write
         own = SampleLog(folder.path, 0, state.step)
         engine.gather_objects(None)
         return own

@@ -1,15 +1,15 @@
-"""Starts the ranks of a run on this machine, and starts them again when one is lost.
+"""Starts the ranks of a run on this machine, and restarts them when one is lost.
 
 ```text
 bertds train --processes 4 --restarts 2
-   rank 0 ... rank 3      each a process of its own, in a session of its own
-   one is lost            the others name it and leave; what has not left after a while is ended
-   a new life             from the newest checkpoint, with the same ranks
-   the same rank again    without it, if the global batch still divides
+   rank 0 ... rank 3      each is a process in a session of its own
+   one is lost            the others name it and exit; those that do not are killed after a while
+   restart                from the newest checkpoint, with the same ranks
+   the same rank again    without it, if the remaining ranks divide the global batch
 ```
 
-A terminal's Ctrl-C reaches this process only, which passes the wish to stop on to the ranks; so
-they can save, and no traceback is shown.
+A terminal's Ctrl-C reaches this process only, which asks the ranks to stop. They can save, and no
+traceback is shown.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ from bertds.system.shipped_files import PACKAGE
 from bertds.training.settings import read_settings
 
 LOST = "BERTDS_LOST"
-"""Passes to a restarted run what ended the one before it."""
+"""Environment variable of a restarted run: what ended the previous attempt."""
 COMMAND = "BERTDS_COMMAND"
-"""The command of the user, for the run's record."""
+"""Environment variable: the user's command, for the run's record."""
 GRACE_SECONDS = 1.0
-"""The others have this long to leave before a new life begins. They wait in a collective operation
+"""How long the other ranks may take to exit before a restart. They wait in a collective operation
 that cannot finish. A rank that fails reports its own error, this process reports one that was
 killed, and a peer that kills a hung one reports why before it does."""
 LAST_GRACE_SECONDS = 30.0
-"""After the last life they may take longer, to name the lost rank in the run's log."""
+"""After the last attempt they may take longer, to name the lost rank in the run's log."""
 _POLL_SECONDS = 0.05
 _WISHES = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -63,7 +63,7 @@ class Loss:
 
     rank: int
     code: int
-    """Its exit code; -n for a death by signal n."""
+    """Its exit code; -n if signal n terminated it."""
 
     def __str__(self) -> str:
         if self.code < 0:
@@ -72,7 +72,7 @@ class Loss:
 
 
 class Life:
-    """The ranks of one start of a run.
+    """The ranks of one attempt at a run.
 
     Args:
         command: what each rank runs.
@@ -87,7 +87,7 @@ class Life:
         grace_seconds: float,
     ) -> None:
         self._grace = grace_seconds
-        # In sessions of their own, so that the terminal's signals reach only this process.
+        # In sessions of their own, so that the terminal's signals reach only the launcher.
         self.ranks = [
             subprocess.Popen(list(command), env=dict(environment), start_new_session=True)
             for environment in environments
@@ -96,7 +96,7 @@ class Life:
         self._since_loss = 0.0
 
     def codes(self) -> list[int | None]:
-        """Return the exit codes so far, and take note of the first rank that failed."""
+        """Return the exit codes so far, and record the first rank that failed."""
         codes = [rank.poll() for rank in self.ranks]
         if self.loss is None:
             failed = [
@@ -104,17 +104,17 @@ class Life:
                 for rank, code in enumerate(codes)
                 if code not in (None, EXIT_OK, EXIT_RUN_AGAIN, EXIT_INTERRUPTED)
             ]
-            # Of several, one that a signal killed was first; the others noticed and failed.
+            # Of several failures, one by a signal came first; the other ranks noticed and failed.
             failed.sort(key=lambda loss: (loss.code >= 0, loss.rank))
             if failed:
                 self.loss, self._since_loss = failed[0], time.monotonic()
         return codes
 
     def is_over(self) -> bool:
-        """Return whether all ranks have ended; ends those that outlive a failure for too long."""
+        """Return whether all ranks have ended; kill those that outlive a failure for too long."""
         codes = self.codes()
         if self.loss is not None and None in codes:
-            # Bad input fails on every rank alike: one of them has said it.
+            # Bad input fails on every rank, and each prints the same error: do not wait for them.
             grace = 1.0 if self.loss.code == EXIT_BAD_INPUT else self._grace
             if time.monotonic() - self._since_loss > grace:
                 self.send(signal.SIGKILL)
@@ -129,13 +129,14 @@ class Life:
 
 
 class Launcher:
-    """Runs the lives of one run; see :func:`launch`."""
+    """Runs the attempts of one run; see :func:`launch`."""
 
     def __init__(self) -> None:
         self._asked: list[int] = []
         self._life: Life | None = None
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Ask the ranks to stop and save; a second Ctrl-C kills them."""
         del frame
         again = bool(self._asked) and number == signal.SIGINT
         self._asked.append(number)
@@ -145,7 +146,7 @@ class Launcher:
             self._life.send(signal.SIGKILL)
         elif len(self._asked) == 1:
             self._life.send(signal.SIGTERM)
-            with suppress(OSError):  # the terminal may be the one that was closed
+            with suppress(OSError):  # a closed terminal cannot show the message
                 _say("stopping and saving (press Ctrl-C again to quit immediately)")
 
     def live(
@@ -157,19 +158,21 @@ class Launcher:
         """Run the ranks until all have ended.
 
         Returns:
-            The exit code of the run, and what was lost if it was that of a failure.
+            The exit code of the run, and the rank that was lost if the run failed.
         """
+        # From here on the signals are handled below; they no longer end this process.
         early_stop.disarm()
         before = {number: signal.getsignal(number) for number in _WISHES}
         for number, handler in before.items():
-            if number != signal.SIGHUP or handler != signal.SIG_IGN:  # as under nohup
+            if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup ignores SIGHUP
                 signal.signal(number, self._on_signal)
         life = self._life = Life(command, environments, grace_seconds)
         try:
-            if self._asked:  # while the ranks were being started
+            if self._asked:  # a signal came while the ranks were being started
                 life.send(signal.SIGTERM)
             while not life.is_over():
                 time.sleep(_POLL_SECONDS)
+        # Also after an exception here: no rank may outlive the launcher.
         finally:
             life.send(signal.SIGKILL)
             self._life = None
@@ -180,10 +183,11 @@ class Launcher:
     def _outcome(self, codes: list[int], loss: Loss | None) -> tuple[int, Loss | None]:
         if self._asked.count(signal.SIGINT) > 1 or EXIT_INTERRUPTED in codes:
             return EXIT_INTERRUPTED, None
-        # A rank that is asked to stop before it listens ends at once; the others then lose it.
+        # A rank that is asked to stop before it listens exits at once; the others then lose it.
         early = {-signal.SIGTERM, 128 + signal.SIGTERM}
         if self._asked and (loss is None or early & set(codes)):
             return EXIT_RUN_AGAIN, None
+        # Without a failure, one rank that must be resumed means that the run must be resumed.
         if loss is None:
             return (EXIT_RUN_AGAIN if EXIT_RUN_AGAIN in codes else EXIT_OK), None
         return (loss.code if loss.code == EXIT_BAD_INPUT else EXIT_FAILED), loss
@@ -193,7 +197,7 @@ def launch_from(args: argparse.Namespace) -> int:
     """Check the settings and train with ``args.processes`` ranks.
 
     Args:
-        args: of ``bertds/train.py``.
+        args: the parsed command line of ``bertds/train.py``.
 
     Raises:
         ConfigError: a setting is wrong; nothing was started.
@@ -206,13 +210,16 @@ def launch_from(args: argparse.Namespace) -> int:
     config, settings = read_settings(args.config, args.deepspeed_config, args.set)
     if not config.run.dir:
         raise ConfigError("run.dir is not set; give the run folder with --set run.dir=PATH")
+    # Build the ranks' command line again, without --processes and --restarts.
     arguments: list[str] = []
     for name in ("config", "deepspeed_config"):
         if getattr(args, name):
             arguments += [f"--{name}", getattr(args, name)]
     arguments += ["--set", *args.set] if args.set else []
     arguments += ["--log-samples"] if args.log_samples else []
-    arguments += ["--debug"] if "--debug" in sys.argv else []  # taken off before args were read
+    # `guarded` removes --debug before args are parsed, so look for it in sys.argv.
+    arguments += ["--debug"] if "--debug" in sys.argv else []
+    # Under `python -m bertds` the program is a path to __main__.py: record the package's name.
     program = Path(sys.argv[0])
     name = program.parent.name if program.stem == "__main__" else program.name
     command = shlex.join([name, *sys.argv[1:]])
@@ -230,19 +237,21 @@ def launch(
     """Train with several ranks on this machine.
 
     Args:
-        arguments: of ``bertds/train.py``.
-        settings: the DeepSpeed JSON; it says which numbers of ranks divide the global batch.
+        arguments: command-line arguments of ``bertds/train.py``.
+        settings: the DeepSpeed JSON; decides which numbers of ranks divide the global batch.
         run: the run folder.
         processes: number of ranks.
-        restarts: how often to start again after a loss.
+        restarts: the maximum number of restarts after a loss.
         command: what the user typed, for the run's record.
 
     Returns:
         The run's exit code: 0, 1, 2, 75, or 130 after a second Ctrl-C.
 
     Raises:
-        ConfigError: the number does not divide the global batch, or a launcher started this.
+        ConfigError: the number does not divide the global batch, or a launcher started this
+            process.
     """
+    # A launcher inside another one would start processes x processes ranks.
     starter = starter_of(os.environ)
     if starter:
         raise ConfigError(
@@ -270,6 +279,7 @@ def launch(
             _say(f"error: {loss}{' (out of memory?)' if loss.code == -signal.SIGKILL else ''}")
         if attempt == restarts:
             return code
+        # A new checkpoint shows progress: the next loss of this rank counts as its first.
         now = _newest(run)
         # Leave out the device of a rank that is lost twice in a row without a new checkpoint.
         if last is not None and last.rank == loss.rank and now == newest:
@@ -283,14 +293,14 @@ def launch(
 
 
 def _devices(processes: int) -> list[str]:
-    """Return what each rank trains on, as CUDA_VISIBLE_DEVICES names it."""
+    """Return the device index of each rank, as in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     names = [name for name in visible.split(",") if name]
     return names[:processes] if len(names) >= processes else [str(n) for n in range(processes)]
 
 
 def _without(devices: list[str], rank: int, settings: DeepSpeedSettings) -> list[str]:
-    """Leave out a rank that was lost twice without a checkpoint between, if that divides."""
+    """Leave out a rank's device if the remaining ranks divide the global batch."""
     left = devices[:rank] + devices[rank + 1 :]
     try:
         if left and not settings.finds_micro_batch:
@@ -303,9 +313,11 @@ def _without(devices: list[str], rank: int, settings: DeepSpeedSettings) -> list
 def _environments(
     devices: list[str], processes: int, command: str, lost: str
 ) -> list[dict[str, str]]:
+    """Return each rank's environment variables, in the order of ranks."""
     common = dict(os.environ)
+    # Without a limit each rank would start one thread per core of the whole machine.
     common.setdefault("OMP_NUM_THREADS", str(max(1, min(8, usable_cores() // len(devices)))))
-    # Threads that wait in a loop bring a machine that has other work to do to a crawl.
+    # Threads that spin while they wait slow down everything else on a busy machine.
     common.setdefault("OMP_WAIT_POLICY", "passive")
     common |= {
         LAUNCHER_PID: str(os.getpid()),
@@ -314,6 +326,7 @@ def _environments(
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
     }
+    # Only after a device was left out: otherwise the user's own setting remains.
     if len(devices) < processes:
         common["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     for name, value in ((LOST, lost), (COMMAND, command)):

@@ -1,4 +1,4 @@
-"""How a rank leaves a run: in order with the others, or at once and saying why."""
+"""How a rank leaves a run: together with the others, or at once with a reason."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bertds.system.fault_points import reached
 
 
 class Leaving:
-    """A context that ends this rank's part, with whatever of it exists by then.
+    """A context that closes this rank's part of the run.
 
-    The builder fills in the parts as it makes them, so that an error half way through building
-    closes exactly what is open.
+    The builder sets each attribute as it creates the part, so that an error in the middle of
+    building closes exactly what is open.
     """
 
     def __init__(self) -> None:
@@ -33,22 +33,26 @@ class Leaving:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Leave; an error that a lost peer caused becomes one that names the peer.
+        """Leave; an error that a lost peer caused is replaced by one that names the peer.
 
         Raises:
-            BertdsError: a peer was lost, or this rank was to end with exit code 0 (a library that
-                calls ``sys.exit()``): one that leaves before the others never reports success.
+            BertdsError: a peer was lost. Or this rank was about to exit with code 0, because a
+                library called ``sys.exit()``: a rank that leaves early must not report success.
         """
         del kind, traceback
         lost: BertdsError | None = None
+        # From here on this rank's silence is no reason for the others to kill it.
         if error is not None and self.heartbeat is not None:
             self.heartbeat.begin_to_leave()
         if isinstance(error, SystemExit) and error.code in (None, 0):
             early = "this process called sys.exit() before the run was finished"
             self.leave(early, orderly=False)
             raise BertdsError(f"{early}; run the same command again to resume") from error
+        # A lost connection raises an arbitrary torch error; the heartbeat knows which peer is
+        # missing.
         if error is not None and self.heartbeat is not None and not isinstance(error, BertdsError):
             lost = self.heartbeat.explain(error)
+        # The message and the exit code that the other ranks are to use.
         reason = lost or error
         code = reason.exit_code if isinstance(reason, StoppedError) else EXIT_FAILED
         self.leave(" ".join(str(reason or "").split()), orderly=error is None, code=code)
@@ -56,17 +60,17 @@ class Leaving:
             raise lost from error
 
     def stop_early(self, reason: str, code: int) -> None:
-        """Have the other ranks end with the same code, before a stop signal ends this one."""
+        """Make the other ranks exit with the same code, before a stop signal ends this one."""
         if self.heartbeat is not None:
             self.heartbeat.stop(reason, code)
 
     def leave(self, failure: str, *, orderly: bool, code: int = EXIT_FAILED) -> None:
-        """End saving, heartbeat and engine.
+        """Close checkpoints, heartbeat and engine, in this order.
 
         Args:
-            failure: the message to the other ranks if this one leaves out of order.
             orderly: whether all ranks leave together.
-            code: the exit code of the other ranks if this one leaves out of order.
+            failure: the message to the other ranks if they do not.
+            code: the exit code of the other ranks if they do not.
         """
         reached("run.leave")
         if self.checkpoints is not None:
@@ -78,5 +82,6 @@ class Leaving:
             self.heartbeat.stop("" if orderly else failure or "an error", code)
         if self.engine is not None:
             self.engine.close(orderly=orderly)
+        # The process group exists although the engine was not created.
         elif self.heartbeat is not None:
             end_processes(wait=False)

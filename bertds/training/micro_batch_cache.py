@@ -1,4 +1,4 @@
-"""The micro batches that were found before."""
+"""A cache of the micro batches that were found on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bertds.system.logs import log
 
 
 def answers_file() -> Path:
-    """Return where answers are kept: ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Return the path of the cache: in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "bertds" / "micro_batch.json"
 
@@ -32,14 +32,14 @@ def _answers() -> dict[str, Any]:
 
 
 def read_answer(facts: dict[str, Any]) -> int | None:
-    """Return the kept answer, or None; a damaged file holds none."""
+    """Return the cached micro batch, or None; a damaged file counts as empty."""
     entry = _answers().get(_key(facts))
     found = entry.get("micro_batch") if isinstance(entry, dict) else None
     return found if isinstance(found, int) and found > 0 else None
 
 
 def keep_answer(facts: dict[str, Any], micro_batch: int) -> None:
-    """Add an answer to the file; where it cannot be written, the next run searches again."""
+    """Add an answer to the file; if it cannot be written, the next run searches again."""
     try:
         answers_file().parent.mkdir(parents=True, exist_ok=True)
         entry = {"micro_batch": micro_batch, **facts}

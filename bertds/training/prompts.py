@@ -1,6 +1,6 @@
-"""Fixed prompts, predicted at each validation: five of the held-out text, or a file's.
+"""Fixed prompts, predicted at each validation: five held-out rows, or the lines of a file.
 
-    held-out rows --one mask each--> a micro batch --model--> words, kept in metrics.jsonl
+    held-out rows --one mask each--> a micro batch --model--> words, written to metrics.jsonl
     validation.prompts ------------^
 
 A curve says that the loss falls; the prompts show what that means. They are the same in every
@@ -27,8 +27,9 @@ from bertds.data.vocabulary import TokenizerInfo
 from bertds.errors import ConfigError, DataError
 
 MASK = "[MASK]"
-"""How a file of prompts writes the masked place, whatever the vocabulary calls it."""
+"""How a file of prompts writes the masked position, whatever the vocabulary calls it."""
 COUNT = 5
+"""Number of prompts that are taken from held-out rows."""
 AROUND = 12
 """Tokens that are shown on each side of the mask."""
 
@@ -39,14 +40,15 @@ class Prompts:
 
     batch: MicroBatch
     texts: list[str]
-    """What surrounds each mask."""
+    """The text around each mask."""
     answers: list[str]
+    """The original word at each mask."""
     pieces: list[str]
-    """The vocabulary."""
+    """The vocabulary, as shown to a reader; a predicted id is its index."""
 
     @classmethod
     def of(cls, source: Source, config: Config) -> Prompts | None:
-        """Choose the prompts of a run; None where the vocabulary or the rows are missing.
+        """Choose the prompts of a run; None if there is no vocabulary or no held-out row.
 
         Raises:
             ConfigError, DataError: ``validation.prompts`` cannot be used.
@@ -94,6 +96,7 @@ class Prompts:
         places: list[int] = []
         answers: list[int] = []
         texts: list[str] = []
+        # Build one row per line: [CLS] left [MASK] right [SEP].
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -122,6 +125,7 @@ class Prompts:
                     f"{path}: line {number}: {len(rows[-1])} tokens, data.sequence_length is "
                     f"{sequence_length}"
                 )
+            # +1 for the [CLS] in front.
             places.append(1 + len(before))
             answers.append(int(word[0]))
             texts.append(text)
@@ -137,13 +141,14 @@ class Prompts:
     def _from_batch(cls, batch: MicroBatch, tokenizer: TokenizerInfo) -> Prompts:
         pieces = tokenizer.vocabulary()
         ids = batch.input_ids.clone()
-        ids[batch.masked_lm_positions] = batch.masked_lm_ids  # the text as it was
+        ids[batch.masked_lm_positions] = batch.masked_lm_ids  # undo the masking
         bounds = batch.cu_seqlens.tolist()
         chosen: list[int] = []
         texts: list[str] = []
+        # Choose one masked position per row, and show the text around it.
         for begin, end in pairwise(bounds):
             places = [p for p in batch.masked_lm_positions.tolist() if begin <= p < end]
-            # Whole words first: a word's inside is mostly given away by its beginning.
+            # Prefer whole words: the beginning of a word mostly gives away the rest of it.
             words = [p for p in places if pieces[int(ids[p])].lstrip("Ġ").isalpha()]
             places = words or places
             if not places:
@@ -154,6 +159,7 @@ class Prompts:
             shown[place - begin] = pieces[tokenizer.special_ids["mask"]]
             first = max(1, place - begin - AROUND)  # without [CLS]
             texts.append(as_text(shown[first : place - begin + AROUND + 1], tokenizer))
+        # Mask only the chosen positions again.
         positions = torch.tensor(chosen, dtype=torch.int64)
         answers = ids[positions]
         ids[positions] = tokenizer.special_ids["mask"]
@@ -166,10 +172,10 @@ class Prompts:
         return cls(prompts, texts, *_words(answers.tolist(), tokenizer))
 
     def lines(self, predictions_M: torch.Tensor) -> list[dict[str, str]]:
-        """Return each prompt with its answer and what the model gives, as the metrics keep it.
+        """Return each prompt with its answer and the prediction, as written to metrics.jsonl.
 
         Args:
-            predictions_M: int64, the likeliest word of each masked position.
+            predictions_M: int64 [M], the most likely token id at each masked position.
         """
         return [
             {"text": text, "answer": answer, "predicted": self.pieces[word]}
@@ -208,7 +214,7 @@ def _one_mask_per_row(
 
 
 def as_text(pieces: list[str], tokenizer: TokenizerInfo) -> str:
-    """Join pieces of a vocabulary for a person to read; what cannot be printed becomes ``?``."""
+    """Join vocabulary pieces into readable text; an unprintable character becomes ``?``."""
     if tokenizer.is_wordpiece:
         text = " ".join(pieces).replace(" ##", "")
     else:

@@ -1,6 +1,6 @@
-"""One training run: the verbs that the loop in ``bertds/train.py`` calls.
+"""One training run: the methods that the loop in ``bertds/train.py`` calls.
 
-``bertds/training/build.py`` makes a :class:`Run` and everything that it uses.
+``bertds/training/build.py`` creates a :class:`Run` and everything that it uses.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STOP_COPY_SECONDS = 120.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Collaborators:
-    """What one run is made of. Each part does one thing; the run calls them in order."""
+    """The parts of one run. Each has a single task; the run calls them in order."""
 
     folder: RunFolder
     engine: Engine
@@ -60,9 +60,9 @@ class Collaborators:
     heap: Heap | None
     """None on a GPU."""
     notifier: Notifier | None
-    """None on the other ranks."""
+    """None except on rank 0."""
     heartbeat: Heartbeat | None
-    """None with a single process, or where peers are not watched."""
+    """None with a single process, or if peers are not watched."""
 
 
 class Run:
@@ -70,10 +70,10 @@ class Run:
 
     Args:
         config: the recipe.
-        plan: how each step's samples are cut.
+        plan: how each step's samples are divided into micro batches.
         state: the state of training.
         parts: the collaborators.
-        closing: closes them, in the reverse order of their making.
+        closing: closes them in reverse order of creation.
     """
 
     def __init__(
@@ -115,8 +115,12 @@ class Run:
     def wait_for_batch(self) -> bool:
         """Wait, together with the other ranks, until each has the next batch.
 
-        Local data is never waited for here. Returns False if the run is to stop instead.
+        Local data is always ready, so there is no exchange for it.
+
+        Returns:
+            False if the run must stop instead, because a store gave no data.
         """
+        # The ranks exchanged their readiness with the stop requests of the last step.
         if not self._may_stall or self.agreement.batches_ready:
             return True
         loader, waits = self.parts.loader, self._wait_for_data
@@ -133,34 +137,39 @@ class Run:
         return batch
 
     def measure(self, output: ModelOutput, micro_batch: MicroBatch) -> None:
-        """Take note of one micro batch's losses; waits for nothing."""
+        """Record one micro batch's losses without waiting for the device."""
         self._enter("step")
         masked, rows = micro_batch.masked, micro_batch.rows
         self.metrics.add(output, masked, rows)
         self.parts.guard.watch(output, masked, rows)
 
     def update(self, batch: StepBatch) -> None:
-        """Update the weights, unless the gradient is bad, and count the step.
+        """Update the weights unless the gradient is bad, and count the step.
 
         Raises:
             BertdsError: too many steps in a row made no update.
-            InUseError: another process has taken the run folder over.
+            InUseError: another process has taken over the run folder.
         """
         state, parts = self.state, self.parts
         limit = parts.guard.norm_limit(state)
+        # Posted before the optimizer runs, so that the exchange overlaps with its work.
         if self.metrics.rank_speed is not None:
             self.metrics.rank_speed.end_step(batch.real_tokens)
         self.agreement.ask(not self._may_stall or parts.loader.has_batch())
         self._enter("step")
         with self.metrics.optimizer.timed():
             applied = self.engine.step(limit)
+            # The average decays by updates, not by steps: a skipped step changes no weight.
             decay = self.config.schedule.ema_decay
             if applied and decay:
                 self.engine.update_average(decay_at(decay, state.step - state.skipped_steps))
-        parts.folder.lock.check(at_most_every=1.0)  # before anything is written
+        # If another process has taken over the folder, fail before anything is written.
+        parts.folder.lock.check(at_most_every=1.0)
+        # A skipped step counts too: its samples are used up.
         state.step += 1
         state.samples += batch.plan.global_batch_size
         state.epoch, state.offset = batch.next.epoch, batch.next.offset
+        # Hours and tokens are those that all ranks agreed on, so that all stop at the same step.
         self.agreement.main_hours += parts.clock.lap_hours()
         self.agreement.read()
         state.tokens, state.hours = self.agreement.tokens, self.agreement.hours
@@ -171,16 +180,16 @@ class Run:
             parts.heartbeat.progress.step_done(state.step)
 
     def _wait_for_data(self) -> None:
-        """Report to the other ranks that this one waits for a store, and lives."""
+        """Report to the other ranks that this one is alive and waiting for a store."""
         self._enter("data")
 
     def _enter(self, activity: str) -> None:
-        """Report to the other ranks what this one does now; see bertds/distributed/progress.py."""
+        """Report to the other ranks what this one is doing; see distributed/progress.py."""
         if self.parts.heartbeat is not None:
             self.parts.heartbeat.progress.enter(activity)
 
     def validate_before_training(self) -> None:
-        """Validate with the weights that the run starts from, where the recipe asks for it."""
+        """Validate with the initial weights if the recipe asks for it."""
         if self.config.validation.before_training and self.state.step == 0:
             self._validate()
 
@@ -202,6 +211,7 @@ class Run:
         state, validator = self.state, self.parts.validator
         if validator is None or state.validated_step == state.step:
             return True
+        # Fetch held-out rows first: no rank may wait for a store inside a collective operation.
         try:
             with self.metrics.pause():
                 validator.prepare(self._wait_for_data, self.agreement.watch.reason)
@@ -210,6 +220,7 @@ class Run:
             return False
         state.validated_step = state.step
         self._enter("validation")
+        # Score the averaged weights if the recipe keeps an average.
         with self.metrics.pause(), self.engine.averaged():
             scores, prompts = validator.score(), validator.prompts()
         self._enter("step")
@@ -223,13 +234,14 @@ class Run:
         """Save a checkpoint when it is due, when it is the best so far, or when asked to."""
         state, cadence = self.state, self.config.checkpoint
         if state.step == self._first_step and not self.is_finished():
-            return  # stopped before the first step: nothing is new
+            return  # stopped before the first step: there is nothing new to save
         due = cadence.every_steps and state.step % cadence.every_steps == 0
         best = cadence.keep_best and state.best_step == state.step
         if not (force or due or best):
             return
         self._enter("save")
         with self.metrics.pause():
+            # A resumed run continues the clock and the open window of the metrics.
             state.main_hours = self.agreement.main_hours
             state.window = self.metrics.window()
             self.parts.folder.lock.check()
@@ -237,15 +249,16 @@ class Run:
         self._enter("step")
 
     def close(self, finished: bool) -> None:
-        """Say how it ended; write ``DONE`` at the true end.
+        """Report how the run ended; write ``DONE`` if the last step is done.
 
         Raises:
-            StoreError: on every rank, if ``checkpoint.copy_to`` does not have all that is saved.
+            StoreError: on every rank, if ``checkpoint.copy_to`` lacks a saved checkpoint.
         """
+        # A signal during the closing work would otherwise turn success into a failure.
         StopRequests.ignore_signals()
         state, folder = self.state, self.parts.folder
         if self.config.checkpoint.copy_to:
-            # Not as long where the machine is about to be taken away.
+            # A stopped run waits less: its machine may be about to be taken away.
             most = self.config.data.fetch_timeout_minutes * 60.0 if finished else STOP_COPY_SECONDS
             copied = partial(self.parts.checkpoints.wait_copied, most)
             together(self.engine, copied, self._wait_for_data)

@@ -1,10 +1,10 @@
-"""The run folder: who may write to it, what is in it, and whether it fits this command.
+"""The run folder: which process may write to it, what is in it, and whether it fits this command.
 
 ```text
 RUN/
   config.yaml        the recipe, resolved      deepspeed.json   the DeepSpeed JSON, resolved
   environment.json   versions and commands     tokenizer/       vocab.txt and its settings
-  metrics.jsonl      one JSON object per line    log.txt          what was said
+  metrics.jsonl      one JSON object per line  log.txt          the log
   settings.jsonl     what each start changed
   checkpoints/       step_00000100/ ... latest
   DONE               written when the last step is done and saved
@@ -43,7 +43,7 @@ from bertds.system.secrets import masked, without_secrets
 from bertds.training.launch import COMMAND, LOST
 from bertds.training.setting_changes import changes, changes_of_copy, is_done
 
-# What a run writes into its folder under names of its own; patterns, links among them are refused.
+# All names that a run writes in its folder, as patterns. Links under these names are refused.
 WRITTEN = (
     ".lock",
     "config.yaml",
@@ -109,6 +109,7 @@ class RunFolder:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise explain_os_error(error, self.path) from error
+            # A link could make the run write outside its folder.
             refuse_links(self.path, WRITTEN, ConfigError)
             self.lock.acquire()
             try:
@@ -130,7 +131,8 @@ class RunFolder:
             ConfigError: a fixed setting differs; the message names it with both values.
         """
         changed = changes_of_copy(url, manifest, self.config, self.deepspeed)
-        if not (self.path / "config.yaml").is_file():  # the copy is all that knows the last start
+        # Without a config.yaml here, the copy is the only record of the previous start.
+        if not (self.path / "config.yaml").is_file():
             self._changed = changed
 
     def record(
@@ -142,25 +144,26 @@ class RunFolder:
     ) -> None:
         """Save the resolved settings, the versions and the tokenizer (main process only).
 
-        Also logs what this start changes, and takes ``DONE`` away from a run that continues.
+        Also logs what this start changes, and removes ``DONE`` if a finished run continues.
 
         Args:
             deepspeed_json: the settings as they are used.
             tokenizer_files: where each file of the tokenizer is.
             device: ``cpu``, or the name of the GPU that trains.
-            step: where training continues.
+            step: where training resumes.
         """
         if not self.is_main:
             return
         for change in self._changed:
             log.info("%s %s -> %s from step %d", change.name, change.before, change.now, step)
+        # Read before config.yaml is replaced: its modification time is that of the previous start.
         lost = self._lost(step)
         recipe = without_secrets(to_dict(self.config))
         text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
         write_text(self.path / "config.yaml", text)
         write_json(self.path / "deepspeed.json", deepspeed_json)
         file = self.path / "environment.json"
-        starts = starts_of(read_object(file, []))  # one that a crash tore begins again
+        starts = starts_of(read_object(file, []))  # a torn file starts a new list
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         ranks = find_rank_info().world_size
         start = {"time": now, "command": command_line(), "world_size": ranks, "device": device}
@@ -168,6 +171,7 @@ class RunFolder:
         write_json(file, {**environment(), "starts": starts})
         append_line(self.path / SETTINGS_FILE, as_line(step, ranks, now, self._changed))
         (self.path / "DONE").unlink(missing_ok=True)
+        # A copy of the tokenizer makes the run independent of the data folder.
         folder = self.path / "tokenizer"
         folder.mkdir(exist_ok=True)
         for name, source in tokenizer_files.items():
@@ -175,10 +179,10 @@ class RunFolder:
                 shutil.copyfile(source, folder / name)
 
     def _lost(self, step: int) -> dict[str, Any]:
-        """Return what ended the life before this one, and the time that it cost, if it was lost.
+        """Return what ended the previous attempt and the time that it cost; {} if none was lost.
 
-        That is the time since the checkpoint that this start continues from, or, without one,
-        since the start before: what was trained since then is trained again.
+        The time is counted from the checkpoint that this start resumes from or, without one, from
+        the previous start: what was trained since then is trained again.
         """
         what = os.environ.get(LOST, "")
         if not what:
@@ -195,7 +199,7 @@ class RunFolder:
             log.info("done: %s", self.path)
 
     def close(self) -> None:
-        """Close the log file and give the lock back."""
+        """Close the log file and release the lock."""
         if self._log_file is not None:
             log.removeHandler(self._log_file)
             self._log_file.close()
@@ -222,6 +226,7 @@ def environment() -> dict[str, Any]:
 
 def _commit() -> str:
     try:
+        # Describes the clone that the code runs from; an installed package has no commit.
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty"],
             cwd=Path(__file__).parent,

@@ -1,9 +1,9 @@
-"""Which settings a continued run may change, for the recipe and the DeepSpeed JSON together.
+"""Which settings a resumed run may change, for the recipe and the DeepSpeed JSON together.
 
 *fixed*: they decide what the model is and which samples make up which step; a run that changes one
-is another run. *announced*: they change the result from here on; the log names each with its old
-and new value, and ``settings.jsonl`` in the run folder keeps them. *free*: they change where things
-are, how often something is written, or how fast the run is.
+is a different run. *announced*: they change the result from here on; the log names each with its
+old and new value, and ``settings.jsonl`` in the run folder records them. *free*: they change where
+things are, how often something is written, or how fast the run is.
 
 The keys of the JSON carry the prefix ``deepspeed.``, as on the command line.
 """
@@ -68,7 +68,7 @@ RULES: dict[str, Rule] = {
     "deepspeed.torch_autocast": "announced",
     "deepspeed.data_types": "announced",
 }
-"""The rule of a key is that of its longest prefix here."""
+"""The rule of each key prefix. The longest matching prefix decides."""
 
 
 def rule_of(key: str) -> Rule:
@@ -89,7 +89,7 @@ def changes(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> list[Cha
     """Compare the settings of this start with those of the run's last one.
 
     Args:
-        run: the run folder; one without a ``config.yaml`` has no last start.
+        run: the run folder; without a ``config.yaml`` there was no previous start.
         config: the recipe of this start.
         deepspeed: the DeepSpeed JSON of this start, as nested values.
 
@@ -103,6 +103,7 @@ def changes(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> list[Cha
     if not file.is_file():
         return []
     file_before, json = read_yaml(file), run / "deepspeed.json"
+    # Without a deepspeed.json in the folder only the recipes are compared.
     json_before = read_object(json, []) if json.is_file() else None
     return _compare(f"{run}", "run.dir", file_before, json_before, config, deepspeed)
 
@@ -114,7 +115,7 @@ def changes_of_copy(
 
     Args:
         url: of the checkpoint, for the message.
-        manifest: that of the checkpoint.
+        manifest: of the checkpoint.
         config: the recipe of this start.
         deepspeed: the DeepSpeed JSON of this start, as nested values.
 
@@ -136,6 +137,7 @@ def _compare(
     config: Config,
     deepspeed: Mapping[str, Any],
 ) -> list[Change]:
+    # Compare both files as one table of dotted keys.
     before = flatten(dict(recipe_before))
     _refuse_removed(where, place_key, before)
     now = flatten(to_dict(config))
@@ -143,12 +145,13 @@ def _compare(
         before |= dotted(json_before, "deepspeed.")
         now |= dotted(deepspeed, "deepspeed.")
     for key, value in now.items():
-        # A key that the last start did not know yet had its default then.
+        # The previous start used the default of a key that did not exist then.
         if rule_of(key) == "fixed" and key in before and before[key] != value:
             raise ConfigError(
                 f"{where}: this run started with {key}={before[key]}, now {key}={value}; restore "
                 f"the value, or choose another {place_key}"
             )
+    # A JSON key that appears or disappears has changed too: DeepSpeed's default was used before.
     known = [key for key in now if key in before or key.startswith("deepspeed.")]
     gone = [key for key in before if key.startswith("deepspeed.") and key not in now]
     return [
@@ -159,7 +162,7 @@ def _compare(
 
 
 def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
-    """Return whether nothing is left to train; a finished run continues if its schedule is longer.
+    """Return whether nothing is left to train; a longer schedule continues a finished run.
 
     Args:
         run: the run folder.
@@ -167,29 +170,33 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
         deepspeed: the DeepSpeed JSON of this start.
 
     Raises:
-        ConfigError: the run is done, and this start asks for something that it would not do.
-        DataError: the data, vocabulary, held-out data or prompts asked for do not exist.
+        ConfigError: the run is done, and this start asks for a change that would have no effect.
+        DataError: the data, vocabulary, held-out data or prompts do not exist.
     """
     if not (run / "DONE").is_file():
         return False
     asked = changes(run, config, deepspeed)
     done = read_object(run / "DONE", [])
     steps, best = done.get("step"), done.get("best_mlm_loss")
+    # The target loss ends a run before its last step, so it is checked first.
     target = config.validation.stop_at_loss
     if target is not None and isinstance(best, float) and best <= target:
         return True
+    # A longer schedule continues the run, and so does a larger clock budget.
     schedule = config.schedule
     if isinstance(steps, int) and schedule.clock_hours is None and schedule.total_steps > steps:
         return False
     hours = next((c for c in asked if c.key == "schedule.clock_hours"), None)
     if hours is not None and (hours.now or 0) > (hours.before or 0):
         return False
+    # The run stays done, so a setting that asks for something else would be ignored silently.
     if asked:
         listed = ", ".join(f"{c.name}={c.now}" for c in asked[:3])
         raise ConfigError(
             f"{run}: this run is done at step {steps}, so {listed} would have no effect; set a "
             "larger schedule.total_steps to continue, or choose another run.dir"
         )
+    # A typo in a path is an error here too, although nothing would be read.
     for key, path in (
         ("data.path", config.data.path),
         ("data.vocab", "" if config.data.vocab in (*MODELS, *ALIASES) else config.data.vocab),

@@ -1,8 +1,8 @@
-"""What makes a run quicker, settled before the engine takes the model.
+"""Speed settings of a run, applied before the engine takes the model.
 
-``model.attention_kernel``, ``run.compile``, ``run.fp8`` and ``run.cuda_graphs``, each checked
-against the device, the ZeRO stage and what is installed. On a GPU the layers of BERT run fused
-(:mod:`bertds.model.fused_layer`), the modern encoder's compiled.
+``model.attention_kernel``, ``run.compile``, ``run.fp8`` and ``run.cuda_graphs`` are each checked
+against the device, the ZeRO stage and the installed packages. On a GPU the layers of BERT run fused
+(:mod:`bertds.model.fused_layer`), and those of the modern encoder run compiled.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Capability = tuple[int, int] | None
 
 
 def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedSettings) -> None:
-    """Choose the attention kernel; compile, record or convert what the recipe wants.
+    """Choose the attention kernel; fuse, compile, record or convert layers as the recipe asks.
 
     Logs what was chosen, in one line.
 
     Raises:
-        ConfigError: the recipe asks for what its ZeRO stage, device or installation lacks.
+        ConfigError: the ZeRO stage, device or installation does not support a setting.
     """
     cuda = torch.cuda.is_available()
     capability = torch.cuda.get_device_capability() if cuda else None
@@ -39,6 +39,7 @@ def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedS
         from bertds.model.fp8_layers import use_fp8
 
         words.append(f"FP8: {use_fp8(model.encoder_layers())} linear layers (experimental)")
+    # Fusing and compiling exclude each other: both replace the forward pass of a layer.
     if wants_fused(config, settings, capability):
         from torch.nn.attention import current_flash_attention_impl
 
@@ -70,7 +71,7 @@ def apply_speedups(model: PreTrainingModel, config: Config, settings: DeepSpeedS
 
 
 def attention_words(config: Config, precision: str, capability: Capability) -> str:
-    """Make the attention kernel ready and return which one runs.
+    """Activate the attention kernel and return a description of it for the log.
 
     Args:
         config: the recipe.
@@ -96,6 +97,7 @@ def wants_fused(config: Config, settings: DeepSpeedSettings, capability: Capabil
         settings: the DeepSpeed JSON.
         capability: the GPU's.
     """
+    # FP8, compilation and ZeRO-3 work on the layer's modules, which fusing bypasses.
     if config.run.compile != "auto" or config.run.fp8 or capability is None or settings.stage == 3:
         return False
     model = config.model
@@ -130,7 +132,11 @@ def wants_compile(config: Config, stage: int, *, cuda: bool) -> bool:
 
 
 def check_graphs(config: Config, stage: int, capability: Capability) -> None:
-    """Refuse recorded graphs where they cannot be made."""
+    """Refuse CUDA graphs where they cannot be recorded.
+
+    Raises:
+        ConfigError: the model, the device, the ZeRO stage or recomputation does not allow them.
+    """
     if config.model.style == "modern":
         raise ConfigError(
             "run.cuda_graphs=true does not support model.style=modern; set run.cuda_graphs=false "
@@ -146,7 +152,7 @@ def check_graphs(config: Config, stage: int, capability: Capability) -> None:
 
 
 def check_fp8(config: Config, settings: DeepSpeedSettings, capability: Capability) -> None:
-    """Refuse FP8 where its products cannot be made, or would not be compiled.
+    """Refuse FP8 where the GPU does not support it, or layers would not be compiled.
 
     Args:
         config: the recipe.
@@ -169,6 +175,7 @@ def check_fp8(config: Config, settings: DeepSpeedSettings, capability: Capabilit
         raise ConfigError(
             "run.fp8=true cannot be combined with run.cuda_graphs=true; use only one of them"
         )
+    # torch._scaled_mm multiplies FP8 matrices only if their sides are multiples of 16.
     for name in ("hidden_size", "intermediate_size"):
         size = getattr(config.model, name)
         if size % 16:

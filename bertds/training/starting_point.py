@@ -1,4 +1,4 @@
-"""Where a run's weights come from: its own newest checkpoint, another run, a folder, or chance."""
+"""Where the initial weights come from: its newest checkpoint, another run, a folder, or random."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bertds.model.build import PreTrainingModel
 from bertds.pretrained import hf_config, hf_weights, weight_files
 from bertds.system.logs import log
 
-# Two models with these equal have the same tensors with the same meaning.
+# Two models with equal values of these keys have the same tensors with the same meaning.
 ARCHITECTURE = (
     "hidden_size",
     "num_hidden_layers",
@@ -47,7 +47,7 @@ class StartingPoint:
 
     reader: CheckpointReader
     is_own: bool
-    """Whether it is this run's own: everything is taken, not only weights and moments."""
+    """Whether it is this run's own: then everything is restored, not only weights and moments."""
 
 
 def start_weights(
@@ -108,11 +108,12 @@ def check_architecture(
     Raises:
         CheckpointError: names the first key that differs.
     """
+    # Keys that may differ, because no tensor depends on them or missing ones are initialized.
     free = {"next_sentence"} if config.init.heads == "allow_missing" else set()
     free.update(ONLY_BERT if config.model.style == "modern" else ONLY_MODERN)
-    # Checkpoints from before there were styles lack their keys: they are BERTs.
+    # Checkpoints from before `style` existed lack it and contain a BERT.
     theirs = {"style": "bert", **theirs}
-    for key in ("style", *ARCHITECTURE):  # what explains the other differences is said first
+    for key in ("style", *ARCHITECTURE):  # the style explains other differences: report it first
         if key not in free and theirs.get(key) != ours[key]:
             raise CheckpointError(
                 f"{path}: its {key} is {theirs.get(key)}, this run's is {ours[key]}; weights can "
@@ -131,6 +132,7 @@ def _check_tokenizer(reader: CheckpointReader, tokenizer: TokenizerInfo) -> None
 
 
 def _check_vocabulary_file(path: Path, tokenizer: TokenizerInfo) -> None:
+    # A foreign folder without a tokenizer, or data without a vocabulary: nothing to compare.
     if not tokenizer.files or not has_tokenizer(path):
         return
     if load_tokenizer_info(path).vocabulary() != tokenizer.vocabulary():
@@ -142,18 +144,19 @@ def _check_vocabulary_file(path: Path, tokenizer: TokenizerInfo) -> None:
 def check_alike(engine: TrainingEngine, start: StartingPoint | None, source: Source) -> None:
     """Check that all ranks begin from the same checkpoint and read the same data. Collective.
 
-    On machines that do not share the run folder each would find its own, and continue in silence
-    with a model put together from two.
+    Machines that do not share the run folder would each find their own checkpoint, and silently
+    train a model composed of two.
 
     Raises:
-        CheckpointError: another checkpoint on some rank.
-        DataError: other data on some rank.
+        CheckpointError: a rank would start from a different checkpoint.
+        DataError: a rank reads different data.
     """
     begin = "the beginning"
     if start is not None:
         manifest = start.reader.manifest
         begin = f"{start.reader.folder.name} ({manifest['sha256'][:12]})"
     mine = (socket.gethostname(), begin, _facts(source.describe()))
+    # Gathered in full rather than as a hash, so that the error can name hosts and differences.
     everybody = engine.gather_objects(mine)
     main_host, main_begin, main_facts = everybody[0]
     for rank, (host, theirs, facts) in enumerate(everybody):
@@ -171,7 +174,7 @@ def check_alike(engine: TrainingEngine, start: StartingPoint | None, source: Sou
 
 
 def warn_of_other_data(start: StartingPoint | None, source: Source) -> None:
-    """Say so if the data is not what the run has been trained on up to its checkpoint."""
+    """Warn if the data differs from what the run was trained on up to its checkpoint."""
     if start is None or not start.is_own:
         return
     now, before = _facts(source.describe()), _facts(start.reader.field("data").mapping())
@@ -186,18 +189,22 @@ def warn_of_other_data(start: StartingPoint | None, source: Source) -> None:
 
 
 def _facts(described: dict[str, Any]) -> dict[str, Any]:
-    """Leave out where the data is located: copies are as good."""
+    """Leave out the location of the data: a copy elsewhere is equally good."""
     return {key: value for key, value in described.items() if key != "path"}
 
 
 def _difference(now: dict[str, Any], before: dict[str, Any]) -> str:
-    """Return what both know and differ in, "" for nothing."""
+    """Describe the facts that both have and that differ; "" if there are none."""
     shared = [key for key in now if key in before and now[key] != before[key]]
     return ", ".join(f"{key} {now[key]} instead of {before[key]}" for key in shared[:3])
 
 
 def continue_run(config: Config, engine: TrainingEngine, start: StartingPoint | None) -> TrainState:
-    """Load weights and moments into the engine and return where training continues."""
+    """Load weights and moments into the engine and return where training resumes.
+
+    A start from another run's checkpoint begins at step 0, with as much of its optimizer state as
+    ``init.optimizer_state`` says.
+    """
     if start is None:
         return TrainState()
     reader, manifest = start.reader, start.reader.manifest
@@ -206,7 +213,7 @@ def continue_run(config: Config, engine: TrainingEngine, start: StartingPoint | 
         steps, moments = manifest["optimizer_steps"], True
     else:
         steps, moments = (manifest["optimizer_steps"] if keep == "all" else 0), keep != "none"
-    # Another run's average says nothing of what this one learns.
+    # The weight average of another run does not describe this run's training.
     averaged = start.is_own and reader.has_average()
     engine.load_pieces(reader.read, optimizer_steps=steps, moments=moments, averaged=averaged)
     if not start.is_own:

@@ -1,8 +1,8 @@
 """Waiting for a store without losing the other ranks.
 
-A rank that waits alone makes the others wait for it in a collective operation, which has a limit
-of its own. So work that may wait for a store is done in a thread, while all ranks meet again and
-again and say how far they are. They continue, stop or fail together.
+A rank that waits alone makes the others wait for it in a collective operation, which has its own
+timeout. So work that may wait for a store is done in a thread, while all ranks repeatedly exchange
+their state. They continue, stop or fail together.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bertds.errors import StoreError
 
 T = TypeVar("T")
 ROUND_SECONDS = 0.5
+"""The time between two exchanges of the ranks' states."""
 
 
 def together(
@@ -31,14 +32,14 @@ def together(
 
     Args:
         ranks: the processes of the run.
-        work: not collective.
-        on_round: called each time that the ranks meet: the wait is no hang.
-        stop: says why this rank wants to stop instead of waiting on, or "".
+        work: this rank's part; must not be collective.
+        on_round: called at each exchange, for example to show that the wait is no hang.
+        stop: returns why this rank wants to stop waiting, or "".
 
     Raises:
         StoreError: on every rank, if any rank's store did not answer in time, or any rank wanted to
             stop meanwhile.
-        Exception: on this rank, what else its work raised.
+        Exception: on this rank, any other error of its work.
     """
     results: list[T] = []
     errors: list[BaseException] = []
@@ -56,6 +57,7 @@ def together(
         thread.join(ROUND_SECONDS)
         done = not thread.is_alive()
         given_up = str(errors[0]) if errors and isinstance(errors[0], StoreError) else ""
+        # Every rank sees the same states, so all take the same branch below.
         states = ranks.gather_objects((done, given_up, stop()))
         for _, problem, _ in states:
             if problem:
@@ -64,6 +66,7 @@ def together(
             raise errors[0]
         if all(finished for finished, _, _ in states):
             return results[0]
+        # Checked last: a rank whose work is complete has no reason to give it up.
         for _, _, reason in states:
             if reason:
                 raise StoreError(f"stopped while waiting for a store: {reason}")
@@ -76,13 +79,13 @@ def wait_for_batch(
 
     Args:
         ranks: the processes of the run.
-        loader: this rank's.
-        agreement: is notified if all are to stop.
-        on_round: called each time that the ranks meet: the wait is no hang.
+        loader: this rank's loader.
+        agreement: is notified if all ranks must stop.
+        on_round: called at each exchange, for example to show that the wait is no hang.
 
     Returns:
-        Whether it is there; else the ranks have agreed to stop (``agreement`` says why): the store
-        did not answer in time, or one was asked to stop meanwhile.
+        True once every rank has its batch. False if the ranks have agreed to stop, because a store
+        did not answer in time or a rank was asked to stop; ``agreement`` holds the reason.
     """
     while True:
         on_round()
@@ -100,5 +103,5 @@ def wait_for_batch(
 def made_of(
     source: Source, ranks: Ranks, make: Callable[[], T], stop: Callable[[], str] = lambda: ""
 ) -> T:
-    """Make what reads a source's rows at once. Collective where the source may be slow."""
+    """Create an object that reads from a source at once. Collective if the source may be slow."""
     return together(ranks, make, stop=stop) if source.may_stall else make()

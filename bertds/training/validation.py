@@ -1,4 +1,4 @@
-"""Scoring on held-out documents: masked-LM loss and accuracy, next-sentence accuracy, apart."""
+"""Scores the model on held-out documents: masked-LM and next-sentence loss and accuracy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bertds.training.store_waits import together
 
 
 class _Kept(NamedTuple):
-    """Rows of a store, read once."""
+    """Rows that were read once from a store."""
 
     own: list[MicroBatch]
     filler: list[MicroBatch]
@@ -44,16 +44,16 @@ class Validator:
         self.micro_batch = config.validation.micro_batch_size or engine.batch.micro_batch_size
 
     def prepare(self, on_round: Callable[[], None], stop: Callable[[], str]) -> None:
-        """Have at hand what comes from a store: no rank may wait in a forward pass. Collective.
+        """Read rows from a store in advance: no rank may wait in a forward pass. Collective.
 
-        The rows are kept for the validations to come: they are the same each time.
+        The rows are kept, since every validation uses the same ones.
 
         Args:
             on_round: see :func:`together`.
             stop: see :func:`together`.
 
         Raises:
-            StoreError: on every rank, if the store did not answer in time, or one wanted to stop.
+            StoreError: on every rank, if a store did not answer in time, or a rank wanted to stop.
         """
         if self.source.may_stall and self._kept is None:
             self._kept = together(self.engine, self._keep, on_round, stop)
@@ -61,13 +61,14 @@ class Validator:
     def _keep(self) -> _Kept:
         engine = self.engine
         own = list(self._read(engine.rank, engine.world_size))
+        # One batch of rank 0's rows is enough for a rank that has none of its own.
         filler = list(islice(self._read(0, 1), 1))
         if engine.rank == 0:
             self._count_text()
         return _Kept(own, filler)
 
     def _count_text(self) -> dict[str, float]:
-        """Return the baselines of the text, which is counted once; {} where it is not known."""
+        """Return the baselines of the text, computed once; {} if its token counts are unknown."""
         if self._baselines is None:
             counts = self.source.token_counts()
             self._baselines = {}
@@ -80,13 +81,16 @@ class Validator:
     def score(self) -> dict[str, float]:
         """Return losses and accuracies with their baselines; see :func:`score`. Collective.
 
-        Rank 0 adds ``unigram_entropy`` and ``mlm_majority`` where the text is known: the masked-LM
-        loss of a model that knows the frequencies of the words and nothing else, and the accuracy
-        of always giving the most frequent one.
+        Rank 0 adds ``unigram_entropy`` and ``mlm_majority`` if the token counts are known: the
+        masked-LM loss of a model that knows only the token frequencies, and the accuracy of always
+        predicting the most frequent token.
         """
         config, engine = self.config, self.engine
         rows = self.source.with_seed(config.run.seed).samples_in_epoch(0)
         rows = min(rows, config.validation.max_samples or rows)
+        # All ranks make as many forward passes as the one with the most rows: ZeRO-3 gathers
+        # weights in each, which is collective. Ranks with fewer rows pass `filler`, which is not
+        # counted.
         most_rows = -(-rows // engine.world_size)
         scores = score(
             self._batches(engine.rank, engine.world_size),
@@ -96,12 +100,12 @@ class Validator:
             passes=-(-most_rows // self.micro_batch),
             filler=lambda: self._batches(0, 1),
         )
-        if engine.rank == 0:  # which writes the line
+        if engine.rank == 0:  # only rank 0 writes the metrics
             scores |= self._count_text()
         return scores
 
     def prompts(self) -> list[dict[str, str]]:
-        """Return the fixed prompts with what the model gives now. Collective."""
+        """Return the fixed prompts with the model's current predictions. Collective."""
         if self._prompts is None:
             return []
         output = self.engine.eval_forward(self._prompts.batch.to(self.engine.device), predict=True)

@@ -1,7 +1,8 @@
-"""Asks the planner before anything is built: does the run fit this machine?
+"""Compares the planner's memory forecast with the machine before anything is built.
 
-A run that does not is refused with what to change; otherwise the kernel kills it without a word, or
-a GPU runs out of memory after minutes of building. ``run.ignore_memory`` continues anyway.
+A run that does not fit is refused with what to change. Otherwise the kernel would kill it without a
+message, or a GPU would run out of memory after minutes of building. ``run.ignore_memory`` trains
+anyway.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from bertds.errors import ConfigError
 from bertds.system.memory import cpu_memory_available
 
 MOST_CPU_DAYS = 30.0
-"""A run in half precision that would take longer on a CPU was meant for GPUs."""
+"""A half-precision run that would take longer than this on a CPU was meant for GPUs."""
 _GO_ON = "use --set run.ignore_memory=true to train anyway"
 
 
@@ -37,20 +38,20 @@ def shape_of(
     tokens_per_row: float | None = None,
     stage: int | None = None,
 ) -> Shape:
-    """Return what decides the memory of one process.
+    """Return the quantities that decide the memory of one process.
 
     Args:
         config: the recipe.
         settings: the DeepSpeed JSON.
-        batch: how a step's rows are cut.
+        batch: how a step's rows are divided.
         vocab_size: number of tokens of the vocabulary.
         on_cpu: whether a CPU trains.
-        tokens_per_row: mean number of real tokens; None = Wikipedia's.
-        stage: instead of the JSON's ZeRO stage.
+        tokens_per_row: mean number of real tokens per row; None = that of Wikipedia.
+        stage: replaces the JSON's ZeRO stage.
     """
     length = config.data.sequence_length
     tokens = min(float(length), tokens_per_row or mean_tokens(length))
-    # The highest rate of the run: it decides the memory.
+    # A masking rate may change during the run: its highest value decides the peak of the memory.
     rate = max(config.data.masked_lm_prob, config.data.masked_lm_prob_end or 0.0)
     zero = settings.values.get("zero_optimization", {})
     return Shape(
@@ -78,12 +79,12 @@ def check_fits(
 
     Args:
         config: the recipe.
-        settings: the DeepSpeed JSON; with a micro batch to be found, one row is counted.
+        settings: the DeepSpeed JSON; if the micro batch is "auto", one row is counted.
         place: this process among those of the run.
         vocab_size: number of tokens of the data's vocabulary.
 
     Raises:
-        ConfigError: says what is needed, what there is, and what to change.
+        ConfigError: names what is needed, what is available, and what to change.
     """
     if config.run.ignore_memory:
         return
@@ -94,6 +95,7 @@ def check_fits(
         settings = replace(settings, train_micro_batch_size_per_gpu=1)
     batch = settings.batch_plan(place.world_size)
     shape = shape_of(config, settings, batch, vocab_size, on_cpu=on_cpu)
+    # The processes of one machine share its memory; each GPU has its own.
     if on_cpu:
         _check_time(config, settings, shape, batch)
         here = processes_here(place.world_size)
@@ -103,6 +105,7 @@ def check_fits(
     else:
         device = place.local_rank % torch.cuda.device_count()
         free, what = float(torch.cuda.mem_get_info(device)[0]), f"on GPU {device}"
+    # The base is what a process occupies before it has a model: libraries and the CUDA context.
     base = CPU_BASE if on_cpu else GPU_BASE
     needed = estimate(shape, base).total
     if needed > free:
@@ -116,9 +119,11 @@ def check_fits(
 def processes_here(world_size: int, environment: Mapping[str, str] | None = None) -> int:
     """Return how many of the run's processes share this machine; all of them where unknown."""
     values = os.environ if environment is None else environment
+    # Set by torchrun and our own launcher, and by DeepSpeed's launcher.
     for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE"):
         if values.get(name, "").isdigit():
             return max(1, min(world_size, int(values[name])))
+    # Only Slurm is left: assume that ranks are spread evenly over the nodes.
     nodes = values.get("SLURM_STEP_NUM_NODES", values.get("SLURM_NNODES", "1"))
     return -(-world_size // max(1, int(nodes) if nodes.isdigit() else 1))
 
@@ -126,7 +131,8 @@ def processes_here(world_size: int, environment: Mapping[str, str] | None = None
 def _check_time(
     config: Config, settings: DeepSpeedSettings, shape: Shape, batch: BatchPlan
 ) -> None:
-    """Refuse a GPU's JSON on a machine without one."""
+    """Refuse a DeepSpeed JSON for GPUs on a machine that has none."""
+    # A JSON in fp32 is meant for a CPU, and a clock budget limits the time anyway.
     if settings.precision == "fp32" or config.schedule.clock_hours is not None:
         return
     accumulation = batch.gradient_accumulation_steps
@@ -146,17 +152,19 @@ def _check_time(
 
 
 def _remedy(shape: Shape, base: float, free: float) -> str:
-    """Return the least change after which the run fits, in words."""
+    """Return the smallest change after which the run fits, as command-line settings."""
 
     def fits(changed: Shape) -> bool:
         return estimate(changed, base).total <= free
 
     def largest(changed: Shape) -> int:
+        # Only divisors of the micro batch keep the global batch unchanged.
         rows = shape.micro_batch
         while rows > 1 and not fits(replace(changed, micro_batch=rows)):
             rows = next(n for n in range(rows - 1, 0, -1) if shape.micro_batch % n == 0)
         return rows if fits(replace(changed, micro_batch=rows)) else 0
 
+    # Cheapest first: a smaller micro batch, then recomputation, then a higher ZeRO stage.
     rows = largest(shape)
     key = "deepspeed.train_micro_batch_size_per_gpu"
     if rows:

@@ -1,4 +1,4 @@
-"""Weights of masked tokens by the frequency of their words: rare ones may count more."""
+"""Weights of masked tokens by their frequency: rare ones may count more."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from bertds.model.heads import weigh_words
 
 
 def word_weights(counts_K: np.ndarray, power: float) -> np.ndarray:
-    """Return (1 / frequency) ** power of each word, with a mean of 1 over the text.
+    """Return (1 / frequency) ** power per token, with a mean of 1 over the text.
 
     Args:
-        counts_K: int64 [K], how often each token occurs in the text; one that does not
-            occur counts as occurring once.
+        counts_K: int64 [K], how often each token occurs in the text; 0 counts as 1.
         power: 0 gives 1 for all.
 
     Returns:
@@ -29,10 +28,10 @@ def word_weights(counts_K: np.ndarray, power: float) -> np.ndarray:
 
 
 def use_word_weights(model: PreTrainingModel, config: Config, source: Source) -> None:
-    """Give the model the weights of the words of the training text, where the recipe asks for them.
+    """Give the model the token weights of the training text if the recipe asks for them.
 
     Raises:
-        ConfigError: the data does not contain how often words occur.
+        ConfigError: the data contains no token counts.
     """
     power = config.data.rare_token_power
     if not power:

@@ -50,7 +50,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "position shows what the model sees and, in braces, what it should predict.",
     )
     parser.add_argument(
-        "path", metavar="OUT", help="a prepared folder, or a folder or file of NVIDIA HDF5"
+        "path", metavar="OUT", help="a prepared folder, or an NVIDIA HDF5 file or folder"
     )
     parser.add_argument(
         "--split",

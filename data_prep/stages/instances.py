@@ -1,8 +1,8 @@
 """Stage 3 (``--instances``): training rows with fixed masks, in NVIDIA's HDF5 layout.
 
-A pass goes once over a shard and gives a block of rows; there are ``dupe_factor`` passes. The
-blocks are dealt out to files so that no file holds two passes over one document; the rows of a
-file are shuffled. Every shard, pass and file has a random stream of its own.
+A pass over a shard gives a block of rows; there are ``dupe_factor`` passes. Blocks are distributed
+over files so that no file has two passes over the same document. The rows of a file are shuffled.
+Every shard, pass and file has its own random stream.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from data_prep.settings import PrepSettings
 from data_prep.stages.markers import inputs_hash, read_marker, write_marker
 
 _BLOCKS_PER_FILE = 2
-"""Passes per worker, over a shard of 4 million tokens; about 0.3 GB of memory at 512."""
-# Below the seed, alongside the streams of bertds.data.rng.
+"""Passes per file, each over a shard of 4 million tokens; about 0.3 GB of memory at 512 tokens."""
+# The purpose of a stream below the seed, next to those of bertds.data.rng.
 _FILE_ORDER = 101
 _SPLIT_NAMES = {"train": "training", "validation": "test"}
 
 
 class InstanceTask(NamedTuple):
-    """One file of rows to write."""
+    """The work of writing one file of rows."""
 
     out: Path
     file: Path
@@ -51,12 +51,12 @@ class InstanceTask(NamedTuple):
     inputs: str
 
     def earlier(self) -> dict[str, Any] | None:
-        """Return what a valid marker of an earlier run says."""
+        """Return the result in a valid marker of an earlier run, or None."""
         return read_marker(self.marker, self.out / self.file, self.inputs)
 
 
 def folder_settings(settings: PrepSettings, rows: RowSettings) -> FolderSettings:
-    """Return what the folder's name says."""
+    """Return the settings that the folder's name contains."""
     return FolderSettings(
         lower_case=settings.lower_case,
         sequence_length=rows.sequence_length,
@@ -68,12 +68,12 @@ def folder_settings(settings: PrepSettings, rows: RowSettings) -> FolderSettings
 
 
 def deal_blocks(shards: int, passes: int) -> list[tuple[tuple[int, int], ...]]:
-    """Deal (shard, pass) blocks out to files; no file gets two passes over one shard."""
+    """Distribute (shard, pass) blocks over files; no file gets two passes over one shard."""
     files = max(passes, -(-shards * passes // _BLOCKS_PER_FILE))
     dealt: list[list[tuple[int, int]]] = [[] for _ in range(files)]
     for shard in range(shards):
         for one_pass in range(passes):
-            # Consecutive numbers for the passes over one shard, and files >= passes.
+            # A shard's passes have consecutive numbers, and files >= passes, so all differ.
             dealt[(shard * passes + one_pass) % files].append((shard, one_pass))
     return [tuple(blocks) for blocks in dealt]
 
@@ -116,7 +116,7 @@ def instance_tasks(
 def instance_entries(
     settings: PrepSettings, results: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the manifest's ``instances`` from what the markers record."""
+    """Return the manifest's ``instances`` from the results in the markers."""
     entries = []
     for rows in settings.instances:
         name = folder_settings(settings, rows).name()
@@ -144,18 +144,19 @@ def instance_entries(
 
 
 def rows_seed(seed: int, split: str) -> int:
-    """Return the seed of a split's rows. Each split's shards are numbered from 0."""
+    """Return the seed of a split's rows: each split numbers its shards from 0."""
     return derive_key(seed, _FILE_ORDER, 0 if split == "train" else 1)
 
 
 def write_rows(task: InstanceTask) -> dict[str, Any]:
-    """Make and write the rows of one file; return what its marker records."""
+    """Make and write the rows of one file, and return the result in its marker."""
     settings = task.rows
     shards = _MappedShards(task.out, task.shards, task.tokenizer.fingerprint)
     seed = rows_seed(task.settings.seed, task.split)
+    # Rows are counted first, so that each is written directly to its shuffled place.
     count = sum(_count_rows(shards, *block, settings, seed) for block in task.blocks)
     order = permutation(derive_key(seed, 2, task.number), count)
-    places = np.empty_like(order)  # where the n-th row that is made is in the file
+    places = np.empty_like(order)  # position in the file of the n-th row that is made
     places[order] = np.arange(count)
     columns = empty_columns(
         count,
@@ -200,7 +201,7 @@ def _count_rows(
 
 
 class _MappedShards(Sequence[TokenShard]):
-    """All shards of a split: counts from the manifest's entries, a few of them mapped at a time."""
+    """All shards of a split; counts come from the manifest, and only a few shards are mapped."""
 
     def __init__(self, out: Path, infos: Sequence[ShardInfo], fingerprint: str) -> None:
         self._out, self._infos, self._fingerprint = out, infos, fingerprint
@@ -210,7 +211,7 @@ class _MappedShards(Sequence[TokenShard]):
         return len(self._infos)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._infos)  # ShardInfo has the counts, which is what is iterated for
+        return iter(self._infos)  # callers iterate for the counts, which ShardInfo has
 
     def __getitem__(self, number: int) -> TokenShard:  # type: ignore[override]
         if number not in self._open:
@@ -218,6 +219,7 @@ class _MappedShards(Sequence[TokenShard]):
             self._open[number] = TokenShard.open(
                 self._out / info.file, info, verify="size", fingerprint=self._fingerprint
             )
+            # The oldest one is closed: a task reads few shards at a time.
             if len(self._open) > 4:
                 self._open.popitem(last=False)
         return self._open[number]

@@ -1,7 +1,7 @@
-"""Completion markers: what is done need not be done again.
+"""Completion markers, by which a restarted run skips finished work.
 
-A result counts if its marker names the same inputs, and its file still has the bytes that it had.
-So neither markers nor parts are flushed to the disk: what a power cut takes is made again.
+A result counts if its marker names the same inputs, and its file still has the recorded checksum.
+So neither markers nor parts are flushed to the disk: what a power failure destroys is made again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bertds.system.json_fields import parse_json
 
 
 def inputs_hash(values: Iterable[object]) -> str:
-    """Return a name for what a result depends on; the order of the values does not count."""
+    """Return a hash of what a result depends on; the order of the values does not matter."""
     return hashlib.sha256("\n".join(sorted(map(str, values))).encode()).hexdigest()
 
 
@@ -26,11 +26,11 @@ def write_marker(
     """Record a result, with size and hash of the file that it belongs to.
 
     Args:
-        marker: where.
+        marker: the path of the marker.
         file: the file that the result belongs to.
-        result: what else is to be known.
-        inputs: what the file was made from.
-        sha256: the file's hash, if it is known already.
+        result: further values to record.
+        inputs: identifies what the file was made from.
+        sha256: the file's checksum, if it is already known.
     """
     value = {
         **result,
@@ -43,9 +43,10 @@ def write_marker(
 
 
 def read_marker(marker: Path, file: Path, inputs: str = "") -> dict[str, Any] | None:
-    """Return a recorded result, or None if it must be made (again)."""
+    """Return a recorded result, or None if the file must be made (again)."""
     try:
         value: dict[str, Any] = parse_json(marker.read_text(encoding="utf-8"))
+        # Inputs and size are cheap to compare, the checksum is not.
         if value["inputs"] != inputs or file.stat().st_size != value["file_bytes"]:
             return None
         if sha256_file(file) != value["file_sha256"]:

@@ -1,13 +1,13 @@
-"""Near-duplicates of a whole corpus (``--dedup minhash``), between tokenising and shuffling.
+"""Near-duplicates of a whole corpus (``--dedup minhash``), between tokenizing and shuffling.
 
 Every document in the parts has the hashes of its bands (selection/minhash.py). Documents with an
-equal band are linked; of each connected group one document stays: of the first source in the order
-of the manifest, there the longest, of equally long ones the one with the lowest key. So the choice
-depends on the documents alone.
+equal band are linked. Of each connected group one document is kept: from the first source in the
+order of the manifest, there the longest, and of equally long ones the one with the lowest key. So
+the choice depends only on the documents.
 
-Links are found by tasks, one for each band and range of hash values: a task reads one column of all
-parts and sorts what falls into its range, about 200 MB whatever the size of the corpus. The groups
-are joined in one process with 16 bytes per document.
+Links are found by tasks, one per band and range of hash values. A task reads one column of all
+parts and sorts the values in its range, about 200 MB for a corpus of any size. The groups are
+joined in one process with 16 bytes per document.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from data_prep.stages.markers import read_marker, write_marker
 from data_prep.stages.part_files import open_part
 
 DOCUMENTS_AT_ONCE = 1 << 22
-"""Of one task: 16 bytes each, and as much again while they are sorted."""
+"""Per task: 16 bytes each, and as much again while they are sorted."""
 
 
 class LinkTask(NamedTuple):
@@ -39,7 +39,7 @@ class LinkTask(NamedTuple):
     inputs: str
 
     def earlier(self) -> dict[str, Any] | None:
-        """Return what a valid marker of an earlier run says."""
+        """Return the result in a valid marker of an earlier run, or None."""
         return read_marker(self.marker, self.out, self.inputs)
 
 
@@ -50,7 +50,7 @@ class Dropped(NamedTuple):
     low: np.ndarray
 
     def holds(self, high: np.ndarray, low: np.ndarray) -> np.ndarray:
-        """Return for each key whether it is among them."""
+        """Return for each key whether it is a near-duplicate's, bool [n]."""
         if len(self.high) == 0:
             return np.zeros(len(high), np.bool_)
         found = np.searchsorted(self.high, high)
@@ -60,18 +60,18 @@ class Dropped(NamedTuple):
 
 
 def no_near_duplicates() -> Dropped:
-    """Return the keys of a corpus that was not searched."""
+    """Return an empty set of keys, for a corpus that was not searched."""
     return Dropped(np.zeros(0, np.uint64), np.zeros(0, np.uint64))
 
 
 def save_dropped(path: Path, dropped: Dropped) -> None:
-    """Write the keys, for the tasks of the next stage."""
+    """Write the keys for the tasks of the next stage."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.save(file, np.stack(dropped))
 
 
 def load_dropped(path: Path | None) -> Dropped:
-    """Map the keys that :func:`save_dropped` wrote; None = there are none."""
+    """Map the keys that :func:`save_dropped` wrote; None means that there are none."""
     if path is None:
         return no_near_duplicates()
     high, low = np.load(path, mmap_mode="r")
@@ -87,8 +87,8 @@ def link_tasks(
         parts: all parts. They are not opened.
         documents: number of documents in them.
         bands: number of bands.
-        folder: where the links go.
-        inputs: what the links depend on.
+        folder: for the links.
+        inputs: identifies what the links depend on.
     """
     ranges = max(1, -(-documents // DOCUMENTS_AT_ONCE))
     edges = [(1 << 64) * i // ranges for i in range(ranges + 1)]
@@ -108,7 +108,7 @@ def link_tasks(
 
 
 def write_links(task: LinkTask) -> dict[str, Any]:
-    """Find the links of one task: pairs of document numbers, counted through all parts."""
+    """Find the links of one task: pairs of document numbers, which count through all parts."""
     codes, numbers = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     first = 0
     for path in task.parts:
@@ -119,6 +119,7 @@ def write_links(task: LinkTask) -> dict[str, Any]:
         numbers.append(chosen + first)
         first += part.documents
     code, number = np.concatenate(codes), np.concatenate(numbers)
+    # Equal hashes are neighbours after sorting. Linking neighbours is enough to connect them all.
     order = np.argsort(code, kind="stable")
     code, number = code[order], number[order]
     equal = np.flatnonzero(code[1:] == code[:-1])
@@ -129,7 +130,8 @@ def write_links(task: LinkTask) -> dict[str, Any]:
 
 
 def choose(parts: Sequence[Path], links: Sequence[Path]) -> Dropped:
-    """Join the links to groups, and return the keys of the documents that go."""
+    """Join linked documents into groups; return the keys of all but one document per group."""
+    # A union-find over all documents, with one parent per document.
     documents = sum(open_part(part).documents for part in parts)
     parent = np.arange(documents)
     for path in links:
@@ -156,11 +158,12 @@ def choose(parts: Sequence[Path], links: Sequence[Path]) -> Dropped:
     if not columns:
         return no_near_duplicates()
     group, source, length, high, low = (np.concatenate(c) for c in zip(*columns))
+    # In this order the first document of each group is the one to keep.
     order = np.lexsort((low, high, length, source, group))
     group, high, low = group[order], high[order], low[order]
     stays = np.ones(len(group), np.bool_)
     stays[1:] = group[1:] != group[:-1]
-    # Equal texts have equal bands, so they are in one group: they go or stay together.
+    # Equal texts have equal bands, so they are in one group, and are kept or dropped together.
     at = np.maximum.accumulate(np.where(stays, np.arange(len(group)), 0))
     goes = (high != high[at]) | (low != low[at])
     keys = np.unique(np.stack([high[goes], low[goes]], axis=1), axis=0)
@@ -169,6 +172,7 @@ def choose(parts: Sequence[Path], links: Sequence[Path]) -> Dropped:
 
 @compiled
 def _root(parent, number):
+    # Path halving: each visited entry then points to its grandparent.
     while parent[number] != number:
         parent[number] = parent[parent[number]]
         number = parent[number]
@@ -179,7 +183,7 @@ def _root(parent, number):
 def _join(parent, links):
     for i in range(len(links)):
         a, b = _root(parent, links[i, 0]), _root(parent, links[i, 1])
-        parent[max(a, b)] = min(a, b)
+        parent[max(a, b)] = min(a, b)  # the lowest number, so that the order of links is irrelevant
 
 
 @compiled

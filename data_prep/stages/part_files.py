@@ -1,8 +1,8 @@
 """Part files: the documents of one unit, sorted by key, between the stages of preparation.
 
-A part is raw arrays after a one-line JSON header, so that any range of its documents is a slice of
-a memory map. ``payload`` holds token ids, or UTF-8 text while the vocabulary is still to be
-trained; ``lengths`` counts ids (or bytes) per sentence.
+A part is raw arrays after a one-line JSON header, so any range of its documents is a slice of a
+memory map. ``payload`` contains token ids, or UTF-8 text before the vocabulary is trained.
+``lengths`` counts ids (or bytes) per sentence.
 
 ```text
 key_high, key_low  uint64 [D]    hash of the document's text, keyed by the seed; sorted
@@ -12,10 +12,10 @@ payload_ends       int64  [D]    running sum of payload items
 lengths            int32  [S]    items per sentence
 payload            uint16 | uint32 | uint8 [T]
 bands              uint64 [B * D]  hashes of MinHash bands, band by band (empty without MinHash)
-repeat_high, _low  uint64 [R]    keys under which documents enter once more (``--mix``); sorted
-repeat_of          int32  [R]    the document that does
+repeat_high, _low  uint64 [R]    keys of the repetitions of documents (``--mix``); sorted
+repeat_of          int32  [R]    number of the repeated document
 note_ends          int64  [D]    running sum of the bytes of notes (empty without --keep-dropped)
-notes              uint8  [N]    a line of JSON for each document
+notes              uint8  [N]    a line of JSON per document
 ```
 """
 
@@ -53,7 +53,7 @@ _NAMES = (
 
 
 class PartDocument(NamedTuple):
-    """A document on its way into a part."""
+    """A document to be written to a part."""
 
     key: tuple[int, int]
     source: int
@@ -62,14 +62,14 @@ class PartDocument(NamedTuple):
     bands: np.ndarray | None = None
     """uint64 [B], hashes of its MinHash bands."""
     repeats: tuple[tuple[int, int], ...] = ()
-    """Keys under which it enters once more."""
+    """Keys of its repetitions."""
     note: bytes = b""
-    """A line that shows it (``--keep-dropped``)."""
+    """A line of JSON that describes it (``--keep-dropped``)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """The arrays above, mapped or in memory."""
+    """The arrays of a part, mapped or in memory."""
 
     key_high: np.ndarray
     key_low: np.ndarray
@@ -87,7 +87,7 @@ class Part:
 
     @property
     def documents(self) -> int:
-        """How many documents."""
+        """The number of documents."""
         return len(self.key_high)
 
     def range(self, low: int, high: int) -> tuple[int, int]:
@@ -109,7 +109,7 @@ class Part:
         return self.bands[number * self.documents : (number + 1) * self.documents]
 
     def note(self, number: int) -> bytes:
-        """Return the line that shows a document; empty if none was kept."""
+        """Return the line that describes a document; empty without ``--keep-dropped``."""
         if len(self.note_ends) == 0:
             return b""
         begin = int(self.note_ends[number - 1]) if number else 0
@@ -125,13 +125,13 @@ class Part:
 
 
 def running_sum(values: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the running sum, beginning with 0, int64 [values + 1]."""
+    """Return the running sums, beginning with 0, int64 [values + 1]."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
 
 
 def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.dtype) -> None:
     """Sort documents by key and write them atomically."""
-    # Equal texts are in the order of their sources; which of them is kept depends on it.
+    # Equal texts are ordered by source, because the first one is kept.
     ordered = sorted(documents, key=lambda d: (d.key, d.source))
     keys = np.array([d.key for d in ordered], dtype=np.uint64).reshape(-1, 2)
     empty = [np.zeros(0, np.int32)]
@@ -154,6 +154,7 @@ def write_part(path: Path, documents: Iterable[PartDocument], payload_type: np.d
         "note_ends": note_ends if notes else np.zeros(0, np.int64),
         "notes": np.frombuffer(notes, np.uint8),
     }
+    # The header has a fixed size, so the arrays' positions do not depend on its length.
     header: list[tuple[str, str, int, int]] = []
     position = _HEADER_BYTES
     for name in _NAMES:
@@ -172,10 +173,10 @@ def open_part(path: Path) -> Part:
     """Map a part into memory.
 
     Raises:
-        DataError: it is missing or damaged (a completion marker should have shown it).
+        DataError: it is missing or damaged, although its completion marker was valid.
     """
     try:
-        # Each shard opens every part. np.memmap would take several times as long, and its slices.
+        # Every shard opens every part. np.memmap, and slicing it, would take several times as long.
         with open(path, "rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         header = parse_json(mapped[:_HEADER_BYTES])

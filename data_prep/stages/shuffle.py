@@ -1,12 +1,12 @@
 """Stage 2: all documents in the order of their keys -> validation and training shards.
 
-The key of a document is a keyed hash of its text, so the order is a shuffle that no worker has to
-draw. The lowest keys are the validation split; the rest is cut into shards of about equal tokens.
-A shard is a range of keys, gathered as one slice from every part; equal keys are duplicates.
+The key of a document is a keyed hash of its text, so sorting by key shuffles the documents. The
+lowest keys are the validation split. The rest is divided into shards of about equal token counts.
+A shard is a range of keys, gathered as one slice from every part. Equal keys are duplicates.
 
-Repetitions (selection/mixing.py) have keys of their own and are in the training shards alone: the
-first of these also takes the ones whose keys fall among the held-out, and a repetition of a
-held-out document is passed over.
+Repetitions (selection/mixing.py) have their own keys and are only in the training shards. The first
+training shard also takes repetitions whose keys are in the validation range. A repetition of a
+held-out document is left out.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ _ALL = 1 << 64
 
 
 class ShardRange(NamedTuple):
-    """The keys ``[low, high)`` of one shard."""
+    """The keys ``[low, high)`` of one shard, as 64-bit integers."""
 
     split: str
     number: int
     low: int
     high: int
     held_out: int = 0
-    """Documents with lower keys are the validation split."""
+    """Documents with keys below this one are the validation split."""
 
 
 class ShardTask(NamedTuple):
-    """One shard to write."""
+    """The work of writing one shard."""
 
     range: ShardRange
     parts: tuple[Path, ...]
@@ -57,22 +57,22 @@ class ShardTask(NamedTuple):
     sources: tuple[str, ...]
     """Names of all sources, in their order."""
     near: Path | None = None
-    """The keys of near-duplicates."""
+    """The file with the keys of near-duplicates."""
     keep_duplicates: bool = False
     keep_dropped: bool = False
     inputs: str = ""
     word_starts: bool = False
-    """Whether the ids carry WORD_START."""
+    """Whether the ids contain WORD_START bits."""
     url: str = ""
-    """The result's folder in a store, to which the shard is uploaded when it is complete."""
+    """The output folder in a store, to which a complete shard is uploaded."""
 
     @property
     def path(self) -> Path:
-        """The shard's file."""
+        """The path of the shard."""
         return self.out / self.range.split / shard_name(self.range.number)
 
     def earlier(self) -> dict[str, Any] | None:
-        """Return what a valid marker of an earlier run says."""
+        """Return the result in a valid marker of an earlier run, or None."""
         return read_marker(self.marker, self.path, self.inputs)
 
 
@@ -82,14 +82,14 @@ def plan_shards(
     validation_fraction: float,
     near: Dropped | None = None,
 ) -> list[ShardRange]:
-    """Cut the keys into the validation split and shards.
+    """Divide the keys into the validation split and shards.
 
     Memory: two histograms, and the keys of the validation documents.
 
     Args:
         parts: all parts.
-        shard_tokens: tokens of a shard, about.
-        validation_fraction: share of the documents that is held out.
+        shard_tokens: approximate number of tokens per shard.
+        validation_fraction: fraction of the documents to hold out.
         near: keys of near-duplicates, which are not written.
 
     Raises:
@@ -102,6 +102,7 @@ def plan_shards(
             "no documents are left: the sources are empty, or all documents were dropped"
         )
     held_out = 0
+    # The key of the last held-out document is the limit. 2 documents more must remain for training.
     if validation_fraction > 0:
         wanted = max(2, round(validation_fraction * documents))
         keys = _lowest_keys(parts, wanted + 2, near)
@@ -123,16 +124,16 @@ def plan_shards(
 
 
 def _live(part: Part, near: Dropped) -> np.ndarray:
-    """Return which documents of a part are no near-duplicates, bool [D]."""
+    """Return which documents of a part are not near-duplicates, bool [D]."""
     return ~near.holds(part.key_high, part.key_low)
 
 
 def _lowest_keys(parts: Sequence[Path], count: int, near: Dropped) -> np.ndarray:
-    """Return the ``count`` lowest different keys, sorted (fewer if there are fewer)."""
+    """Return the ``count`` lowest distinct keys, sorted (fewer if there are fewer)."""
     found = np.zeros(0, np.uint64)
     for path in parts:
         part = open_part(path)
-        # Only keys below the highest so far can be among them.
+        # Only keys below the highest one found so far can belong to the result.
         _, end = part.range(0, int(found[-1]) if len(found) == count else _ALL)
         keys = part.key_high[:end]
         found = np.union1d(found, keys[~near.holds(keys, part.key_low[:end])])[:count]
@@ -142,7 +143,8 @@ def _lowest_keys(parts: Sequence[Path], count: int, near: Dropped) -> np.ndarray
 def _edges(
     parts: Sequence[Path], low: int, high: int, shard_tokens: int, near: Dropped
 ) -> list[int]:
-    """Return the limits of shards of about equal tokens, each with a document in it."""
+    """Return the limits of shards of about equal token counts; each has at least one document."""
+    # A histogram of tokens over key ranges: exact enough, and of fixed size.
     shift = np.uint64(64 - _BUCKET_BITS)
     tokens = np.zeros(1 << _BUCKET_BITS)
     for path in parts:
@@ -153,12 +155,14 @@ def _edges(
         buckets = (part.key_high[first:end] >> shift).astype(np.int64)
         np.add.at(tokens, buckets, own)
         if high == _ALL:
-            # The first shard takes the low keys too. (Validation ranges end below _ALL.)
+            # The first training shard also takes repetitions with lower keys. (Validation ranges
+            # end below _ALL, so this is training.)
             good = part.key_high[part.repeat_of] >= np.uint64(low)
             good &= _live(part, near)[part.repeat_of]
             again = part.repeat_of[good]
             buckets = (np.maximum(part.repeat_high[good], np.uint64(low)) >> shift).astype(np.int64)
             np.add.at(tokens, buckets, lengths[again])
+    # Place the limits where the running sum of tokens passes equal shares of the total.
     running = np.cumsum(tokens)
     shards = max(1, -(-int(running[-1]) // shard_tokens))
     targets = running[-1] * np.arange(1, shards) / shards
@@ -168,21 +172,21 @@ def _edges(
 
 
 class _Columns(NamedTuple):
-    """Entries of a shard: a document each, or a repetition of one."""
+    """Entries of a shard: each is a document, or a repetition of one."""
 
     high: np.ndarray
     low: np.ndarray
     source: np.ndarray
     owner: np.ndarray
-    """Which of the opened parts has it."""
+    """The index of its part among the opened parts."""
     number: np.ndarray
-    """Its number there."""
+    """Its number in this part."""
     again: np.ndarray
     """bool, whether it is a repetition."""
     payload: np.ndarray
-    """int64 [entries, 2]: begin and end of its tokens there."""
+    """int64 [entries, 2]: begin and end of its tokens in the part."""
     sentences: np.ndarray
-    """int64 [entries, 2]: begin and end of its sentences there."""
+    """int64 [entries, 2]: begin and end of its sentences in the part."""
 
     def take(self, which: np.ndarray) -> _Columns:
         """Return some of the entries."""
@@ -190,7 +194,7 @@ class _Columns(NamedTuple):
 
 
 def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
-    """Return all entries of the task's range, as they are in the parts."""
+    """Return all entries in the task's range of keys, part by part."""
     one = task.range
     first_train = one.split == "train" and one.number == 0
     columns: list[_Columns] = []
@@ -201,7 +205,7 @@ def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
         again = np.zeros(0, np.int64)
         if one.split == "train":
             again = np.arange(*part.repeats(0 if first_train else one.low, one.high))
-            # Neither of the held-out, nor of those that are not written.
+            # Leave out repetitions of held-out documents, and of those that are not written.
             of = part.repeat_of[again]
             good = part.key_high[of] >= np.uint64(one.held_out)
             good &= ~near.holds(part.key_high[of], part.key_low[of])
@@ -227,32 +231,37 @@ def _entries(task: ShardTask, near: Dropped) -> tuple[_Columns, list[Part]]:
 
 
 def _ranges(ends: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Return begin and end of some of the pieces that a running sum divides."""
+    """Return begin and end of some of the pieces whose ends are given as running sums."""
     begins = ends[np.maximum(numbers - 1, 0)]
     begins[numbers == 0] = 0
     return np.stack([begins, ends[numbers]], axis=1)
 
 
 def write_shard(task: ShardTask) -> dict[str, Any]:
-    """Gather one range of keys from all parts and write it; return what its marker records."""
+    """Gather one range of keys from all parts and write it; return the result in its marker."""
+    # Sort by key and source. Of equal texts, the one of the first source is kept.
     near = load_dropped(task.near)
     found, opened = _entries(task, near)
     found = found.take(np.lexsort((found.source, found.low, found.high)))
+    # Equal keys are duplicates: 128 bits never collide in practice.
     same = np.zeros(len(found.high), np.bool_)
     if not task.keep_duplicates:
         same[1:] = (found.high[1:] == found.high[:-1]) & (found.low[1:] == found.low[:-1])
     alike = near.holds(found.high, found.low) & ~found.again & ~same
+    # Record what is dropped. A repetition is not a document, so it is not counted.
     log = DropLog(task.sources, task.keep_dropped)
     for reason, which in ((DUPLICATE, same & ~found.again), (NEAR_DUPLICATE, alike)):
         gone = found.take(np.flatnonzero(which))
         for source, owner, index in zip(gone.source, gone.owner, gone.number):
             log.drop(int(source), reason, opened[owner].note(int(index)))
     log.save(task.marker.with_suffix(".dropped"))
+    # Counts per source, for the manifest.
     kept = found.take(np.flatnonzero(~same & ~alike))
     names = [task.sources[source] for source in kept.source.tolist()]
     repeated = Counter(name for name, again in zip(names, kept.again.tolist()) if again)
     written = Counter(names) - repeated
 
+    # Copy tokens and sentence lengths of the kept entries, in the order of their keys.
     ids, lengths = [], []
     places = zip(kept.owner.tolist(), kept.payload.tolist(), kept.sentences.tolist())
     for owner, (begin, end), (first, last) in places:
@@ -276,6 +285,7 @@ def write_shard(task: ShardTask) -> dict[str, Any]:
         "repeated": dict(sorted(repeated.items())),
         "dropped": log.counts_json(),
     }
+    # Uploaded before the marker is written: a valid marker means that the copy exists too.
     if task.url:
         upload(task.path, join(task.url, info.file))
     return write_marker(task.marker, task.path, result, task.inputs, info.sha256)

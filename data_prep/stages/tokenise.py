@@ -1,7 +1,7 @@
 """Stage 1: units -> documents -> sentences -> tokens -> part files.
 
-With ``--train-vocab`` the text is written first (``read_unit``), a vocabulary is trained on a
-sample of it, and the text parts are tokenised (``tokenise_part``).
+With ``--train-vocab`` the text is written first, a vocabulary is trained on a sample of it, and the
+text parts are then tokenized.
 """
 
 from __future__ import annotations
@@ -39,40 +39,40 @@ _TEXT = np.dtype(np.uint8)
 
 
 class StageTask(NamedTuple):
-    """One unit, and all that is needed to turn it into a part."""
+    """One unit, and everything needed to turn it into a part."""
 
     unit: Unit | None
-    """None: tokenise the text part instead."""
+    """None = tokenize the text part instead."""
     part: Path
     marker: Path
     settings: PrepSettings
     sources: tuple[str, ...]
     """Names of all sources, in their order."""
     vocab: Path | None
-    """None: write text, there is no vocabulary yet."""
+    """None = write text, because there is no vocabulary yet."""
     fingerprint: str = ""
     inputs: str = ""
-    """What the result depends on in addition to settings, for the marker."""
+    """What the result depends on besides the settings, for the marker."""
     text_part: Path | None = None
     test_ngrams: Path | None = None
     """The table of ``--decontaminate``."""
 
     def earlier(self) -> dict[str, Any] | None:
-        """Return what a valid marker of an earlier run says."""
+        """Return the result in a valid marker of an earlier run, or None."""
         return read_marker(self.marker, self.part, self.inputs)
 
     @property
     def size(self) -> int:
-        """Bytes of work, for the progress bar."""
+        """Bytes of input, for the progress bar."""
         if self.unit is not None:
             return self.unit.size
         return self.text_part.stat().st_size if self.text_part else 0
 
 
 class JsonEncoder:
-    """Sentences to ids by a tokenizer of another model than BERT's WordPiece.
+    """Encodes sentences with a tokenizer that is not BERT's WordPiece.
 
-    The ids carry WORD_START, which the shard keeps apart.
+    The ids contain WORD_START bits, which the shard stores separately.
     """
 
     dtype = np.dtype(np.uint32)
@@ -86,14 +86,14 @@ class JsonEncoder:
 
 Encoder = WordPieceEncoder | NanotokenEncoder | JsonEncoder
 distrusted: set[str] = set()
-"""Fingerprints of vocabularies for which nanotoken was found to be wrong, in this process."""
+"""Fingerprints of vocabularies for which nanotoken was found to be wrong in this process."""
 
 
 @lru_cache(maxsize=2)
 def encoder(
     vocab: Path, rules: WordPieceRules, wordpiece: bool, fingerprint: str, fast: bool = False
 ) -> Encoder:
-    """Return this process's encoder for the vocabulary of this fingerprint."""
+    """Return this process's encoder for the vocabulary with this fingerprint."""
     if not wordpiece:
         return JsonEncoder(JsonTokenizer(vocab))
     kind = NanotokenEncoder if fast else WordPieceEncoder
@@ -104,8 +104,8 @@ def encoder(
 def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
     """Return the hash of a document's text, keyed by the seed.
 
-    It orders all documents, decides the split and finds duplicates: so the result depends on
-    nothing but contents and seed. 128 bits: equal keys mean equal texts.
+    It orders all documents, decides the split and finds duplicates. So the result depends only on
+    contents and seed. 128 bits: equal keys mean equal texts.
     """
     key = seed.to_bytes(16, "little", signed=True)
     digest = hashlib.blake2b(key=key, digest_size=16)
@@ -115,7 +115,10 @@ def content_key(sentences: Iterable[str], seed: int) -> tuple[int, int]:
 
 
 def run_stage(task: StageTask) -> dict[str, Any]:
-    """Do one task; return what its marker records."""
+    """Run one task, and return the result in its marker.
+
+    If nanotoken is found to be wrong, the whole unit is encoded again without it.
+    """
     if task.settings.tokeniser == "nanotoken" and task.fingerprint not in distrusted:
         try:
             return _run(task, fast=True)
@@ -136,6 +139,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         documents = _text_part_documents(task)
     else:
         documents = _unit_documents(task.unit, task, log)
+    # Without a vocabulary the part holds text, to train one on.
     if task.vocab is None:
         parts = _as_text(documents)
         payload_type: np.dtype[Any] = _TEXT
@@ -144,8 +148,9 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
         words = encoder(task.vocab, settings.rules, settings.is_wordpiece, task.fingerprint, fast)
         parts = _as_tokens(documents, words, task, log, counts)
         payload_type = words.dtype
+    # Documents are held in memory until they are sorted; a unit is 1 to 32 MiB.
     kept = list(parts)
-    # Before the marker, which vouches for both files.
+    # Written before the marker, which vouches for both files.
     log.save(task.part.with_suffix(".dropped"))
     write_part(task.part, kept, payload_type)
     unit = task.unit
@@ -163,7 +168,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
 
 
 def _place(task: StageTask, unit: Unit) -> list[Any]:
-    """Return where a unit is among all, whichever worker reads it."""
+    """Return a sort key for units that does not depend on which worker reads them."""
     return [task.sources.index(unit.source), masked(unit.file), unit.number]
 
 
@@ -175,10 +180,12 @@ class _Sentences(NamedTuple):
 
 
 def _unit_documents(unit: Unit, task: StageTask, log: DropLog) -> Iterator[_Sentences]:
+    """Read a unit, filter its documents and split them into sentences; log what is dropped."""
     settings = task.settings
     split = sentence_splitter(settings.language)
     check = document_filter(settings.filters, task.test_ngrams, split, settings.language)
     source = task.sources.index(unit.source)
+    # A weight below 1 keeps this fraction of the source's documents; above 1 it repeats them later.
     weight = dict(settings.mix).get(unit.source, 1.0)
     keep = settings.keep_dropped
     try:
@@ -187,6 +194,7 @@ def _unit_documents(unit: Unit, task: StageTask, log: DropLog) -> Iterator[_Sent
             if document.encoding:
                 log.decoded(source, document.encoding)
             text, reason = document.text, document.dropped
+            # The note is taken before filtering, so that it shows the text that was dropped.
             note = note_of(unit.source, document.title, text) if keep else b""
             if check is not None and not reason and text:
                 text, reason = check(text)
@@ -204,6 +212,7 @@ def _unit_documents(unit: Unit, task: StageTask, log: DropLog) -> Iterator[_Sent
 
 
 def _text_part_documents(task: StageTask) -> Iterator[_Sentences]:
+    """Yield the documents of a text part, with the keys that they already have."""
     assert task.text_part is not None
     part = open_part(task.text_part)
     for number in range(part.documents):
@@ -234,13 +243,14 @@ def _as_tokens(
     log: DropLog,
     counts: Counter[str],
 ) -> Iterator[PartDocument]:
-    """Tokenise many documents at a time; drop empty sentences and documents that are too short.
+    """Tokenize in batches of documents; drop empty sentences, and documents that are too short.
 
-    Counts tokens, and the unknown ones among them.
+    Counts all tokens, and those that are unknown.
     """
     settings = task.settings
     weights = [dict(settings.mix).get(source, 1.0) for source in task.sources]
     for batch in _batches(documents):
+        # Byte-level BPE gives a word different ids after a space, so it needs the sentence before.
         if isinstance(words, JsonEncoder):
             sentences = [
                 words.in_running_text(sentence, before)
@@ -256,9 +266,10 @@ def _as_tokens(
                 (ids & ~WORD_START if isinstance(words, JsonEncoder) else ids) == words.unknown
             )
         )
+        # Running sums locate each document's tokens within the batch.
         first = running_sum([len(document.sentences) for document in batch])
         ends = running_sum(lengths)[first].tolist()
-        # Empty sentences go: where the others of each document are, and their lengths.
+        # Empty sentences are left out: locate the remaining ones of each document.
         full = lengths > 0
         ends_of_full = running_sum(full)[first].tolist()
         own = lengths[full].astype(np.int32)
@@ -267,6 +278,7 @@ def _as_tokens(
             if end - begin < settings.min_tokens:
                 log.drop(document.source, TOO_SHORT if end > begin else EMPTY, document.note)
                 continue
+            # A document with a weight above 1 occurs several times, each time under its own key.
             times = entries(document.key, weights[document.source])
             yield PartDocument(
                 document.key,
@@ -280,7 +292,7 @@ def _as_tokens(
 
 
 def _bands(document: _Sentences, settings: PrepSettings) -> np.ndarray | None:
-    """Return the hashes of the document's MinHash bands, if they are asked for."""
+    """Return the hashes of the document's MinHash bands, or None without ``--dedup minhash``."""
     if settings.dedup != "minhash":
         return None
     from data_prep.selection.minhash import band_hashes
@@ -289,7 +301,7 @@ def _bands(document: _Sentences, settings: PrepSettings) -> np.ndarray | None:
 
 
 def _batches(documents: Iterable[_Sentences]) -> Iterator[list[_Sentences]]:
-    """Group documents; a large one is alone, and its sentences are tokenised together."""
+    """Group documents into batches of about 524,288 characters, which are tokenized together."""
     batch: list[_Sentences] = []
     characters = 0
     for document in documents:

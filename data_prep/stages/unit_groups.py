@@ -1,4 +1,4 @@
-"""Groups of units: what one process claims at a time when several prepare one corpus."""
+"""Groups of units: the amount of work that a process claims when several prepare one corpus."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LARGEST_GROUP = 256
 
 
 def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Iterator[Group]:
-    """Cut the files into units, and gather small ones; the same in all processes.
+    """Divide the files into units, and group small ones; the same groups in all processes.
 
-    A dump that only one process can read is one group, so that the others need not decompress it
-    for nothing. Else a group holds about one unit's bytes: books and extracted articles are many
-    small files, and a claim for each would cost more than the work.
+    A dump that only one process can read is one group, so that the others do not decompress it
+    for nothing. Otherwise a group has about the bytes of one unit. Books and extracted articles are
+    many small files, and claiming each would cost more than the work.
     """
     total = sum(file.bytes for file in files)
     size = min(max(total // _UNITS_WANTED, _SMALLEST_UNIT), _LARGEST_UNIT)
@@ -30,6 +30,7 @@ def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Ite
     gathered: list[Unit] = []
 
     def group(units: Callable[[], Iterable[Unit]]) -> Group:
+        # Numbers are names, so every process must count the same groups in the same order.
         nonlocal number
         number += 1
         return Group(f"{number - 1:06d}", lambda: map(task, units()))
@@ -48,6 +49,6 @@ def unit_groups(files: Sequence[SourceFile], task: Callable[[Unit], Any]) -> Ite
 
 
 def unit_name(unit: Unit) -> str:
-    """Return a name for the unit's part that changes when the file does."""
+    """Return a name for the unit's part that changes whenever the file changes."""
     identity = [*unit[:6], *unit.options, *file_state(unit)]
     return hashlib.blake2b(json.dumps(identity).encode(), digest_size=12).hexdigest()

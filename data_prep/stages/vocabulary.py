@@ -1,4 +1,4 @@
-"""Vocabularies: training one (the same every time), and the files that transformers loads."""
+"""Trains a vocabulary (deterministically), and writes the files that transformers loads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data_prep.stages.part_files import open_part
 
 _ALPHABET = 1000
 _WANTED_COVERAGE, _LEAST_COVERAGE = 0.9995, 0.99
-# What BERT's tokenizer takes for one: neither kana nor Hangul.
+# The ideographs of BERT's tokenizer; they include neither kana nor Hangul.
 _IDEOGRAPH = pattern_on_first_use(
     "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf"
     "\U0002f800-\U0002fa1f]"
@@ -33,16 +33,16 @@ def train_vocabulary(
 ) -> list[str]:
     """Train a WordPiece vocabulary on the text of (a sample of) the documents.
 
-    ``tokenizers``' trainer numbers the pieces ``##x`` in the order of a randomly seeded hash table,
-    and breaks ties by these numbers, so two runs differ. Handing it the whole alphabet, plain and
-    as ``##x``, as its first tokens fixes the numbers and with them the result.
+    The trainer of ``tokenizers`` numbers the pieces ``##x`` in the order of a randomly seeded hash
+    table, and breaks ties by these numbers, so two runs differ. Passing the whole alphabet as its
+    first tokens, plain and as ``##x``, fixes the numbers and so the result.
 
     Args:
         parts: text parts.
-        size: tokens wanted; a small text may give fewer.
-        rules: what is done to text before pieces are looked up.
-        sample_bytes: about this much text is read: the documents with the highest keys, which are
-            never in the validation split unless the sample is the whole corpus.
+        size: requested number of tokens; a small text may give fewer.
+        rules: the rules applied to text before pieces are looked up.
+        sample_bytes: approximate number of bytes of text to read. The sample is the documents with
+            the highest keys. They are in the validation split only if it is the whole corpus.
 
     Raises:
         DataError: there is no text.
@@ -50,16 +50,18 @@ def train_vocabulary(
     from tokenizers import Tokenizer, models, trainers
 
     pipeline = wordpiece_pipeline({"[UNK]": 0}, rules)
+    # A first pass counts characters, a second one trains.
     lowest = _sample_start(parts, sample_bytes)
     characters: Counter[str] = Counter()
     for sentence in _sentences(parts, lowest):
         characters.update(pipeline.normalizer.normalize_str(sentence))
     alphabet = choose_alphabet(characters, size, rules)
-    # Punctuation and ideographs are words of their own and never continue one.
+    # Punctuation marks and ideographs are separate words and never continue one.
     alone = {f"##{c}" for c in alphabet if _stands_alone(c, rules)}
     first = [*SPECIAL_TOKENS.values(), *alphabet, *(f"##{c}" for c in alphabet)]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
+    # The `##x` that never occur are removed afterwards, so as many more tokens are trained.
     trainer = trainers.WordPieceTrainer(
         vocab_size=size + len(alone),
         special_tokens=first,
@@ -75,22 +77,25 @@ def train_vocabulary(
 def choose_alphabet(characters: Counter[str], size: int, rules: WordPieceRules) -> list[str]:
     """Return the characters that become tokens, sorted.
 
-    The most frequent ones that make up 99.95 % of the text and at least 1,000, all of ASCII that
-    occurs; fewer if ``size`` has no room, as long as 99 % of the text is covered.
+    These are the most frequent ones that make up 99.95 % of the text, at least 1,000, and all of
+    ASCII that occurs. There are fewer if ``size`` has no room, but at least 99 % of the text must
+    be covered.
 
     Raises:
-        DataError: there is no text, or no room.
+        DataError: there is no text, or ``size`` is too small.
     """
     counts = Counter({c: n for c, n in characters.items() if not c.isspace()})
     total = counts.total()
     if not total:
         raise DataError("there is no text to train a vocabulary on")
+    # ASCII first, then by frequency; the character itself breaks ties.
     ordered = sorted(counts, key=lambda c: (not c.isascii(), -counts[c], c))
     alphabet: list[str] = []
     covered, needed = 0, len(SPECIAL_TOKENS)
     for character in ordered:
         if len(alphabet) >= _ALPHABET and covered >= _WANTED_COVERAGE * total:
             break
+        # Most characters need two tokens, `x` and `##x`.
         more = 1 if _stands_alone(character, rules) else 2
         if needed + more > size and covered >= _LEAST_COVERAGE * total:
             break
@@ -115,7 +120,7 @@ def _stands_alone(character: str, rules: WordPieceRules) -> bool:
 
 
 def _sample_start(parts: Sequence[Path], sample_bytes: int) -> int:
-    """Return the lowest key of the sample: the highest keys that hold ``sample_bytes`` of text."""
+    """Return the lowest key of the sample: the highest keys have ``sample_bytes`` of text."""
     shift = np.uint64(64 - _BUCKET_BITS)
     total = np.zeros(1 << _BUCKET_BITS)
     for path in parts:
@@ -123,6 +128,7 @@ def _sample_start(parts: Sequence[Path], sample_bytes: int) -> int:
         buckets = (part.key_high >> shift).astype(np.int64)
         lengths = np.diff(part.payload_ends, prepend=0)
         total += np.bincount(buckets, weights=lengths, minlength=len(total))
+    # Sum up from the highest keys downwards, to find where the sample is large enough.
     from_above = np.cumsum(total[::-1])[::-1]
     enough = np.flatnonzero(from_above >= sample_bytes)
     return (int(enough[-1]) if len(enough) else 0) << int(shift)
@@ -149,18 +155,20 @@ def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, rules: WordPieceRul
 
     Args:
         folder: created if missing.
-        vocab_bytes: the contents of vocab.txt, kept as they are.
-        rules: what is done to text.
+        vocab_bytes: the contents of vocab.txt, written unchanged.
+        rules: the rules applied to text.
     """
     from tokenizers import AddedToken, decoders, processors
 
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "vocab.txt") as temporary:
         temporary.write_bytes(vocab_bytes)
+    # Some published vocabularies have Windows line endings.
     lines = vocab_bytes.decode("utf-8").split("\n")
     tokens = [token.removesuffix("\r") for token in (lines[:-1] if lines[-1] == "" else lines)]
     ids = {token: number for number, token in enumerate(tokens)}
     tokenizer = wordpiece_pipeline(ids, rules)
+    # BERT's row layout and special tokens, so that transformers builds the same rows.
     tokenizer.decoder = decoders.WordPiece(prefix="##")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
@@ -174,7 +182,7 @@ def write_tokenizer_folder(folder: Path, vocab_bytes: bytes, rules: WordPieceRul
     config = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": rules.lower_case,
-        # None, BERT's own: as the casing.
+        # None is BERT's default: accents are stripped if text is lower-cased.
         "strip_accents": None if rules.strip_accents == rules.lower_case else rules.strip_accents,
         "tokenize_chinese_chars": rules.chinese_characters,
         "model_max_length": 512,

@@ -1,12 +1,12 @@
-"""``--tokeniser nanotoken``: WordPiece by the PyPI package ``nanotoken``, watched while it works.
+"""``--tokeniser nanotoken``: WordPiece by the PyPI package ``nanotoken``, checked while it works.
 
-It is fast, young, and by one author. Alone it is quicker than our own way
-(data_prep/tokens/wordpiece.py) on text that is new to both; what is gained goes into watching it.
-It is compared with ``tokenizers`` on a sample of every unit: ten sentences of each half megabyte
-(every four-hundredth of short ones), and as many again of those beyond ASCII, where tokenizers
-disagree first; more would cost what it saves. At the first difference the unit is done again by our
-own way, and this process no longer uses nanotoken. The setting is in the manifest, since a
-difference outside the samples would go unseen.
+The package is fast, young, and by one author. On text that is new to both it is faster than our own
+encoder (data_prep/tokens/wordpiece.py). The gain is spent on checks: it is compared with
+``tokenizers`` on a sample of every unit. The sample is ten sentences per half megabyte (1 in 400 of
+short ones), and the same number beyond ASCII, where tokenizers disagree first; more would cost what
+it saves. At the first difference the unit is encoded again by our own encoder, and this process no
+longer uses nanotoken. The setting is in the manifest, because a difference outside the samples
+would not be noticed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bertds.errors import ConfigError
 
 _EVERY = 400
 _LEAST = 10
-"""Sentences of a batch that are compared at least."""
+"""Minimum number of sentences per batch that are compared."""
 
 
 class TokensDiffer(Exception):
@@ -30,7 +30,7 @@ class TokensDiffer(Exception):
 
 
 def check_installed() -> None:
-    """Refuse the option where the package is missing."""
+    """Raise ConfigError if the package is not installed."""
     try:
         import nanotoken  # noqa: F401
     except ImportError as error:
@@ -41,7 +41,7 @@ def check_installed() -> None:
 
 
 class NanotokenEncoder:
-    """Sentences to ids, as :class:`data_prep.tokens.wordpiece.WordPieceEncoder` does it."""
+    """Encodes sentences like :class:`data_prep.tokens.wordpiece.WordPieceEncoder`."""
 
     def __init__(self, tokens: Sequence[str], rules: WordPieceRules | bool) -> None:
         from nanotoken import WordPieceTokenizer
@@ -49,19 +49,19 @@ class NanotokenEncoder:
         vocabulary = {token: number for number, token in enumerate(tokens)}
         self.unknown = vocabulary["[UNK]"]
         self.dtype = np.dtype(np.uint16 if len(tokens) <= 65_535 else np.uint32)
-        # Without added tokens: text that spells [MASK] is text.
+        # Without added tokens, so that the text [MASK] is ordinary text.
         self._exact = wordpiece_pipeline(vocabulary, rules)
         self._fast: Any = WordPieceTokenizer.from_json(self._exact.to_str())
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenise sentences.
+        """Tokenize sentences.
 
         Returns:
-            ids: [T], all sentences' tokens in a row (uint16, uint32 for large vocabularies).
-            lengths: int64 [sentences], tokens of each sentence; may be 0.
+            ids: [T], the tokens of all sentences (uint16, or uint32 for large vocabularies).
+            lengths: int64 [sentences], number of tokens per sentence; may be 0.
 
         Raises:
-            TokensDiffer: a sentence of the sample has other ids.
+            TokensDiffer: ``tokenizers`` gives a sentence of the sample different ids.
         """
         texts = list(sentences)
         try:

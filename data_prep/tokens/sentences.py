@@ -1,10 +1,10 @@
-"""Paragraphs to sentences, with Wikimedia's sentencex.
+"""Splits paragraphs into sentences with Wikimedia's sentencex.
 
-It knows the abbreviations of some hundred languages and splits about 70 MB/s per core, paragraph
-by paragraph (a regular expression without abbreviations: about 55; both measured on one core with
-benchmarks/prep.py's text). It slows down on very long inputs, hence long ones are cut first.
-Where it knows no ends of a script's sentences (Khmer, Tibetan, Thai, Lao), those of
-bertds/data/scripts.py are used.
+It knows the abbreviations of about 100 languages and splits about 70 MB/s per core, paragraph by
+paragraph (a regular expression without abbreviations: about 55; both measured on one core with the
+text of benchmarks/prep.py). It slows down on very long inputs, so these are cut first. For scripts
+whose sentence ends it does not know (Khmer, Tibetan, Thai, Lao), those of bertds/data/scripts.py
+are used.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator
 from bertds.data.scripts import last_break, needs_own_ends, split_further
 
 SPLITTER = "sentencex"
-"""Name in the manifest: another splitter would give other sentences."""
+"""The name in the manifest, because another splitter would give different sentences."""
 
 LONGEST_PARAGRAPH = 20_000
-"""Characters; longer ones are cut at a space before splitting (time stays linear)."""
+"""In characters; longer paragraphs are cut at a space before splitting, so that time is linear."""
 LONGEST_SENTENCE = 2_000
-"""Characters; longer ones are cut at a space. About the longest row (512 tokens): what exceeds a
-row would never be trained on, and memory is bounded by it."""
+"""In characters; longer sentences are cut at a space. This is about the longest row (512 tokens):
+text beyond a row would never be trained on, and the limit bounds the memory."""
 
 
 def cut(text: str, limit: int) -> Iterator[str]:
-    """Yield pieces of at most ``limit`` characters, cut at the last space where there is one.
+    """Yield pieces of at most ``limit`` characters, cut at the last space if there is one.
 
     A text without spaces is cut after the last mark that ends a sentence or a clause.
     """
@@ -48,7 +48,7 @@ _WIDE_SPACES |= dict.fromkeys(range(0x2000, 0x200B), " ")
 def safe_segmenter() -> Callable[[str, str], list[str]]:
     """Return sentencex's function from a language and a paragraph to sentences, for any spaces.
 
-    sentencex 1.0.32 panics where an initial and a full stop have a wide space between them
+    sentencex 1.0.32 panics if there is a wide space between an initial and a full stop
     (J, no-break space, full stop). Such a paragraph is split with plain spaces instead.
     """
     import sentencex
@@ -58,7 +58,7 @@ def safe_segmenter() -> Callable[[str, str], list[str]]:
     def segment_safely(language: str, text: str) -> list[str]:
         try:
             return segment(language, text)
-        except BaseException as error:  # a panic of Rust code is no Exception
+        except BaseException as error:  # a panic of Rust code is not an Exception
             if type(error).__name__ != "PanicException":
                 raise
         return segment(language, text.translate(_WIDE_SPACES))
@@ -75,11 +75,11 @@ def sentence_splitter(language: str) -> Callable[[str], list[str]]:
 
     def split(document: str) -> list[str]:
         sentences: list[str] = []
-        # Once per document: nothing is asked of the paragraphs of other scripts.
+        # Decided once per document, so that paragraphs in other scripts cost nothing.
         segment = segment_further if needs_own_ends(document) else segment_safely
         for paragraph in document.split("\n"):
             if len(paragraph) <= LONGEST_SENTENCE:
-                # Nearly all. No sentence of it is too long: nothing more to look at.
+                # Nearly all paragraphs: none of their sentences can be too long.
                 sentences += filter(None, map(strip, segment(language, paragraph)))
                 continue
             pieces = [s for p in cut(paragraph, LONGEST_PARAGRAPH) for s in segment(language, p)]

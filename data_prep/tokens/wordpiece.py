@@ -1,8 +1,8 @@
-r"""WordPiece ids, bit-equal to Hugging Face ``tokenizers``, many times faster.
+r"""WordPiece ids, identical to those of Hugging Face ``tokenizers``, many times faster.
 
-``tokenizers`` cleans, lower-cases, splits and looks up character by character, each time again. But
-all its steps stay between two spaces or punctuation marks: the ids of a sentence are those of its
-words and marks in a row. So:
+``tokenizers`` cleans, lower-cases, splits and looks up character by character, every time. But none
+of its steps crosses a space or punctuation mark: the ids of a sentence are the ids of its words and
+marks, one after the other. So:
 
 ```text
 sentences -> bytes -> marks: ASCII, and dashes and quotes beyond -> ids
@@ -11,8 +11,8 @@ sentences -> bytes -> marks: ASCII, and dashes and quotes beyond -> ids
                                '-- new, other: tokenizers itself
 ```
 
-Departure from transformers' tokenizer: text that spells a special token (``[MASK]``) is text here,
-so that no document can put special ids into the training data.
+Departure from transformers' tokenizer: text that contains the name of a special token (``[MASK]``)
+is ordinary text, so that no document can put special ids into the training data.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 _BATCH_CHARACTERS = 1 << 20
 _SMALLEST_CACHE = 1 << 12
-# A cut before one of these is invisible to the tokenizer: it sets spaces around them anyway.
+# The tokenizer puts spaces around these anyway, so a cut before one changes nothing.
 _SAFE_CUT = pattern_on_first_use(r"[!-/:-@\[-`{-~\u4e00-\u9fff\u3400-\u4dbf]")
 _SAFE_ASCII_CUT = re.compile(r"[!-/:-@\[-`{-~]")
 _PIECE_CHARACTERS = 1 << 16
 
 
 class WordPieceEncoder:
-    """Sentences to ids. Keeps a bounded cache (about 80 MB); one per process."""
+    """Encodes sentences. Keeps a bounded cache (about 80 MB), so use one per process."""
 
     def __init__(
         self,
@@ -66,8 +66,8 @@ class WordPieceEncoder:
 
         Args:
             tokens: the vocabulary in the order of its ids.
-            rules: what is done to text; a bool is BERT's own, uncased or cased.
-            cache_entries: the cache is emptied when it is full.
+            rules: the rules applied to text; a bool means BERT's own, uncased (True) or cased.
+            cache_entries: size of the cache, in words; it is emptied when it is full.
         """
         vocabulary = {token: number for number, token in enumerate(tokens)}
         if "[UNK]" not in vocabulary:
@@ -78,8 +78,9 @@ class WordPieceEncoder:
             rules = WordPieceRules.of(rules)
         self.exact_tokenizer = wordpiece_pipeline(vocabulary, rules)
         self._bytes = _byte_tables(vocabulary, rules.lower_case, unknown, self.exact_tokenizer)
-        # Where ideographs are not divided, a cut between them would divide a word.
+        # If ideographs are not divided, a cut between them would divide a word.
         self._safe_cut = _SAFE_CUT if rules.chinese_characters else _SAFE_ASCII_CUT
+        # WordPiece looks up a word's beginning and its continuations in different tables.
         rests = {t[2:].encode(): n for t, n in vocabulary.items() if t.startswith("##")}
         firsts = {t.encode(): n for t, n in vocabulary.items() if not t.startswith("##")}
         self._words = Words(
@@ -92,15 +93,15 @@ class WordPieceEncoder:
         self._cache = new_cache(self._entries)
 
     def encode(self, sentences: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Tokenise sentences.
+        """Tokenize sentences.
 
         Returns:
-            ids: [T], all sentences' tokens in a row (uint16, uint32 for large vocabularies).
-            lengths: int64 [sentences], tokens of each sentence; may be 0.
+            ids: [T], the tokens of all sentences (uint16, or uint32 for large vocabularies).
+            lengths: int64 [sentences], number of tokens per sentence; may be 0.
         """
         all_ids, all_lengths = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)]
         sentences = list(sentences)
-        # A sentence must fit into the empty cache; a character has at most four bytes.
+        # A sentence must fit into the empty cache; a character has at most 4 bytes.
         limit = min(_BATCH_CHARACTERS, self._entries // 8)
         first = size = 0
         for number, length in enumerate(map(len, sentences)):
@@ -119,7 +120,7 @@ class WordPieceEncoder:
     def _finish(
         self, batch: list[str], all_ids: list[np.ndarray], all_lengths: list[np.ndarray]
     ) -> None:
-        """Tokenise a batch, in as many turns as the cache must be emptied."""
+        """Tokenize a batch, in several turns if the cache fills up."""
         if not batch:
             return
         joined = "\n".join(batch)
@@ -131,6 +132,7 @@ class WordPieceEncoder:
         values = np.empty(len(text), np.int32)
         opaque = np.empty((len(text), 3), np.int32)
         word_ends = np.zeros(remaining, np.int64)
+        # Each turn scans until the cache is full, collects the ids, and empties the cache.
         while remaining:
             done, position, opaques = scan(
                 text, self._bytes, LONGEST_WORD, cache, self._words, values, word_ends, opaque
@@ -152,6 +154,7 @@ class WordPieceEncoder:
 
     def _resolve(self, text: np.ndarray, opaque: np.ndarray) -> None:
         """Let ``tokenizers`` find the ids of new words that the compiled loop does not know."""
+        # All of a turn's words at once: a call of the library costs more than a word.
         if not len(opaque):
             return
         cache = self._cache
@@ -159,7 +162,7 @@ class WordPieceEncoder:
         words = [raw[begin:end].decode() for _, begin, end in opaque.tolist()]
         for entry, found in zip(opaque[:, 0].tolist(), self._encode_exactly(words), strict=True):
             at = int(cache.used[2])
-            if at + len(found) > len(cache.ids):  # compatibility ideographs, one to many
+            if at + len(found) > len(cache.ids):  # a compatibility ideograph may become several
                 more = np.zeros(len(cache.ids), np.int32)
                 cache = self._cache = cache._replace(ids=np.concatenate([cache.ids, more]))
             cache.ids[at : at + len(found)] = found
@@ -177,12 +180,12 @@ class WordPieceEncoder:
         all_ids: list[np.ndarray],
         all_lengths: list[np.ndarray],
     ) -> None:
-        """Tokenise a sentence that is larger than the cache, piece by piece."""
+        """Tokenize a sentence that is larger than the cache in pieces."""
         total = 0
         for piece in _giant_pieces(sentence, limit, self._safe_cut):
             if len(piece) < limit:
                 ids, _ = self.encode([piece])
-            else:  # a chunk that nothing divides
+            else:  # a word longer than the cache
                 ids = np.array(self._encode_exactly([piece])[0], self.dtype)
             all_ids.append(ids)
             total += len(ids)
@@ -192,7 +195,7 @@ class WordPieceEncoder:
 def _byte_tables(
     vocabulary: dict[str, int], lower_case: bool, unknown: int, exact: Tokenizer
 ) -> Bytes:
-    """Return what each byte is, its lower case, and the ids of punctuation."""
+    """Return the kind of each byte, its lower case, and the ids of punctuation."""
     kinds = np.full(256, OPAQUE, np.uint8)  # control characters and all beyond ASCII
     ids = np.full(256, unknown, np.int32)
     for byte in range(33, 127):
@@ -205,12 +208,13 @@ def _byte_tables(
     lower = same.copy()
     if lower_case:
         lower[ord("A") : ord("Z") + 1] += 32
+    # Dashes and quotes (U+2000 to U+203F) are frequent enough in prose to be worth a table.
     mark_ids = np.full(256, -1, np.int32)
     for byte in range(0x80, 0xC0):
         mark = bytes([0xE2, 0x80, byte]).decode()
         pieces = exact.pre_tokenizer.pre_tokenize_str(exact.normalizer.normalize_str(f"a{mark}b"))
         found = exact.encode(mark, add_special_tokens=False).ids
-        # Those that are alone between letters, and so divide words as ASCII marks do.
+        # Only marks that are separate words between letters divide words as ASCII marks do.
         if [piece for piece, _ in pieces] == ["a", mark, "b"] and len(found) == 1:
             mark_ids[byte] = found[0]
     forms = [_normal_form(chr(code), exact).encode() for code in range(0x80, 0x800)]
@@ -220,9 +224,9 @@ def _byte_tables(
 
 
 def _normal_form(character: str, exact: Tokenizer) -> str:
-    """Return what ``tokenizers`` makes of a character within a word.
+    """Return the normal form that ``tokenizers`` gives a character within a word.
 
-    "" if that depends on its neighbours, if it divides words, or if nothing of it is left.
+    "" if it depends on its neighbours, if the character divides words, or if nothing remains.
     """
     normal = exact.normalizer.normalize_str
     form: str = normal(character)
@@ -232,7 +236,7 @@ def _normal_form(character: str, exact: Tokenizer) -> str:
         and normal(f"{character}b") == f"{form}b"
     )
     whole = len(exact.pre_tokenizer.pre_tokenize_str(f"a{form}b")) == 1
-    # Two characters of two bytes at most: the cache's room for ids is counted by the text's bytes.
+    # At most 2 characters of 2 bytes: the room for ids in the cache is based on the text's bytes.
     return form if alone and whole and len(form) <= 2 else ""
 
 
@@ -247,11 +251,12 @@ def _vocabulary_table(tokens: dict[bytes, int], same: np.ndarray) -> Table:
 
 
 def _giant_pieces(text: str, limit: int, safe_cut: re.Pattern[str]) -> Iterator[str]:
-    """Cut a giant sentence where the tokenizer cuts it anyway: at spaces, marks, ideographs."""
+    """Cut a giant sentence where the tokenizer cuts it too: at spaces, marks and ideographs."""
     start = 0
     step = min(limit // 8, _PIECE_CHARACTERS)
     while len(text) - start > step:
         end = text.rfind(" ", start, start + step)
+        # No space in this stretch: look beyond it for the next safe place.
         if end <= start:
             match = safe_cut.search(text, start + step)
             space = text.find(" ", start + step)

@@ -1,8 +1,8 @@
 """The compiled inner loops of :mod:`data_prep.tokens.wordpiece`: bytes -> words -> ids.
 
-All compiled code is in this one file on purpose: numba's cache on disk looks at the file of the
-outer function only, so a helper that changed elsewhere would leave stale machine code in use. The
-tables are described in wordpiece_tables.py.
+All compiled code is in this file on purpose: numba's cache on disk depends on the file of the outer
+function only, so a changed helper elsewhere would leave stale machine code in use. The tables are
+described in wordpiece_tables.py.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LENGTH_SHIFT = np.uint64(56)
 # A value in a row of ``short`` is shifted by this, so that 0 means an empty row.
 _VALUE_SHIFT = 1 << 32
 _GENERAL_PUNCTUATION = (0xE2, 0x80)
-_FIRST_OF_TWO, _LAST_OF_TWO = 0xC2, 0xDF  # first bytes of characters of two
+_FIRST_OF_TWO, _LAST_OF_TWO = 0xC2, 0xDF  # range of the first byte of two-byte characters
 
 
 @compiled
@@ -35,7 +35,7 @@ def hash_bytes(text, begin, end, lower):
 
 @compiled
 def find_bytes(table, text, begin, end, lower, code):
-    """Return the entry of ``text[begin:end]``, or -1 - slot where it would go."""
+    """Return the entry of ``text[begin:end]``, or -1 - slot for the free slot to insert it in."""
     mask = len(table.slots) - 1
     slot = np.int64(code & np.uint64(mask))
     while True:
@@ -57,7 +57,7 @@ def find_bytes(table, text, begin, end, lower, code):
 
 @compiled
 def insert_bytes(table, text, begin, end, lower, code, slot, value):
-    """Add ``text[begin:end]``, which is not there."""
+    """Add ``text[begin:end]``, which must not be in the table."""
     entry, at = table.used[0], table.used[1]
     table.slots[slot] = (code >> _HALF << _HALF) | np.uint64(entry + 1)
     table.starts[entry] = at
@@ -82,16 +82,16 @@ def fill(table, text, ends, values, same):
 
 @compiled
 def _pieces(text, begin, end, lower, words, ids, at, codes):
-    """Write the WordPiece ids of a word in its normal form to ``ids[at:]``; return how many.
+    """Write the WordPiece ids of a normalized word to ``ids[at:]``; return their number.
 
-    Greedy longest match. It goes by bytes: a token is whole characters, so that no match can end
-    within one.
+    Greedy longest match, by bytes. A token consists of whole characters, so no match can end inside
+    a character.
     """
     count = 0
     start = begin
     while start < end:
         tokens = words.firsts if start == begin else words.rests
-        # The hashes of all prefixes in one go, then from the longest to the shortest.
+        # Compute the hashes of all prefixes in one pass, then try from the longest to the shortest.
         reach = min(end - start, words.longest)
         code = OFFSET
         for i in range(reach):
@@ -105,7 +105,7 @@ def _pieces(text, begin, end, lower, words, ids, at, codes):
                 number = tokens.values[entry]
                 break
             reach -= 1
-        if number < 0:
+        if number < 0:  # no piece matches: the whole word is unknown
             ids[at] = words.unknown
             return 1
         ids[at + count] = number
@@ -116,7 +116,7 @@ def _pieces(text, begin, end, lower, words, ids, at, codes):
 
 @compiled
 def _normal_form(text, begin, end, table, out):
-    """Write a word's normal form to ``out``; return its bytes, 0 where only tokenizers knows it."""
+    """Write a word's normal form to ``out``; return its bytes, or 0 if only tokenizers knows it."""
     size = 0
     i = begin
     while i < end:
@@ -154,7 +154,7 @@ def _characters(text, size):
 def _new_value(
     text, begin, end, clean, table, longest_word, cache, words, codes, form, opaque, opaques
 ):
-    """Return the value of a new word, and whether its ids are known; else note it in ``opaque``."""
+    """Return the value of a new word, and whether its ids are known; else add it to ``opaque``."""
     at = cache.used[2]
     known = clean
     size = 0
@@ -183,7 +183,7 @@ def _new_value(
 
 @compiled
 def _is_full(cache, size):
-    """Return whether ``size`` more bytes of text might not fit."""
+    """Return whether ``size`` more bytes of text might not fit into the cache."""
     return (
         cache.used[0] + size > len(cache.id_starts)
         or cache.used[1] + size > len(cache.id_starts)
@@ -195,21 +195,22 @@ def _is_full(cache, size):
 
 @compiled
 def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
-    """Find the value of every word; add new ones, with their ids where they can be had here.
+    """Find the value of every word; add new words, with their ids if they can be found here.
 
     Args:
         text: uint8, sentences, each ended by a line feed.
         table: a :class:`Bytes`.
-        longest_word: longer ones are [UNK].
+        longest_word: longer words are [UNK].
         cache: words seen before.
         words: the vocabulary.
-        values: int32 output, as many as bytes of text; see above.
+        values: int32 output, with room for one value per byte of text; see wordpiece_tables.py.
         word_ends: int64 output [sentences], exclusive.
-        opaque: int32 output [bytes, 3]: entry, begin and end in ``text`` of new words whose ids
-            the caller must find: they hold characters of three or more bytes, or odd ones.
+        opaque: int32 output [bytes, 3]: entry, begin and end in ``text`` of new words whose ids the
+            caller must find, because of characters of three or more bytes, or unusual ones.
 
     Returns:
-        Sentences done (fewer than all: the cache is full), bytes done, number of opaque words.
+        Number of sentences done (fewer than all if the cache is full), of bytes done, and of opaque
+        words.
     """
     count = 0
     opaques = 0
@@ -219,6 +220,7 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
     codes = np.empty(words.longest + 1, np.uint64)
     form = np.empty(4 * longest_word, np.uint8)
     while position < len(text):
+        # Stop between sentences if the next one might not fit: the caller empties the cache.
         if _is_full(cache, len(text) - position):
             end = position
             while kinds[text[end]] != END:
@@ -238,7 +240,7 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
                 values[count] = table.ids[byte]
                 count += 1
                 continue
-            # Letters: the word's bytes are gathered into two numbers on the way.
+            # A word: its bytes are packed into two numbers while they are read.
             low = np.uint64(0)
             high = np.uint64(0)
             position = begin
@@ -253,6 +255,8 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
                 byte = text[position]
                 kind = kinds[byte]
             clean = True
+            # A byte beyond ASCII: a mark between words, or a letter that makes the word "not
+            # clean".
             if kind == OPAQUE:
                 mark = _mark(text, position, table.mark_ids)
                 if mark >= 0 and position == begin:
@@ -269,6 +273,7 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
                         position += 1
             size = position - begin
             lower = table.lower
+            # Unclean words are looked up by their bytes as written, not in lower case.
             if not clean:
                 lower = table.same
                 low = np.uint64(0)
@@ -282,7 +287,7 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
                 values[count] = words.unknown
                 count += 1
                 continue
-            # Seen before: nearly every word is. Long ones have a table of their own.
+            # Nearly every word is in the cache. Long words have their own table.
             is_long = size > SHORT_BYTES
             code = np.uint64(0)
             slot = np.int64(0)
@@ -332,7 +337,7 @@ def scan(text, table, longest_word, cache, words, values, word_ends, opaque):
 
 @compiled
 def _short_slot(short, low, high):
-    """Return the row of a word of up to ``SHORT_BYTES`` bytes, or the empty one where it goes."""
+    """Return the row of a word of up to ``SHORT_BYTES`` bytes, or the free row for it."""
     mask = np.uint64(len(short) - 1)
     code = (low * _MIX_1) ^ (high * _MIX_2)
     code = (code ^ (code >> _HALF)) * _MIX_1
@@ -372,7 +377,7 @@ def count_ids(values, word_ends, id_sizes, lengths):
 
 @compiled
 def gather(values, count, id_starts, id_sizes, ids, out):
-    """Write the ids of all words in a row."""
+    """Write the ids of all words to ``out``, one after the other."""
     at = 0
     for word in range(count):
         value = values[word]

@@ -1,12 +1,13 @@
-"""What the compiled loops of ``wordpiece_kernels.py`` read and write: tables of words.
+"""The tables of words that the compiled loops of ``wordpiece_kernels.py`` read and write.
 
-Words of up to 15 bytes, nearly all, are looked up in ``short``: open addressing over rows of four
-uint64, which are the bytes themselves (the 16th is their number, so equal rows are equal words),
-the value, and nothing; a look-up touches one line of the processor's cache. Longer ones are in a
-:class:`Table`, which compares bytes in an arena; so does the vocabulary.
+Nearly all words have at most 15 bytes. They are looked up in ``short`` by open addressing over rows
+of four uint64: two with the bytes themselves (the 16th byte is their number, so equal rows are
+equal words), one with the value, and one unused. A look-up touches one cache line. Longer words are
+in a :class:`Table`, which compares bytes in an arena; so is the vocabulary.
 
-A value, int32, is the id of a word that has one, or -1 - entry of a word that has several (or whose
-ids ``tokenizers`` has still to find): the ids of entry e are ``ids[id_starts[e]:][:id_sizes[e]]``.
+A value, int32, is the id of a word that has one id. A word with several ids (or whose ids
+``tokenizers`` must still find) has the value -1 - entry: the ids of entry e are
+``ids[id_starts[e]:][:id_sizes[e]]``.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ SHORT_BYTES = 15
 class Table(NamedTuple):
     """Byte strings and their numbers, by open addressing.
 
-    ``slots`` holds the upper half of the hash and entry + 1 (0 = empty) at the hash's place or the
-    next free one; ``starts``, ``sizes`` and ``values`` describe entry e, whose bytes are in
-    ``arena``.
+    ``slots`` contains the upper half of the hash and entry + 1 (0 = empty) at the place given by
+    the hash, or at the next free one. ``starts``, ``sizes`` and ``values`` describe entry e, whose
+    bytes are in ``arena``.
     """
 
     slots: np.ndarray
@@ -34,11 +35,11 @@ class Table(NamedTuple):
     values: np.ndarray
     arena: np.ndarray
     used: np.ndarray
-    """int64 [2]: entries, bytes of the arena."""
+    """int64 [2]: number of entries, and of bytes in the arena."""
 
 
 class Cache(NamedTuple):
-    """Words seen before; see above."""
+    """Words seen before; see the module docstring."""
 
     short: np.ndarray
     """uint64 [slots, 4]."""
@@ -47,14 +48,14 @@ class Cache(NamedTuple):
     id_starts: np.ndarray
     id_sizes: np.ndarray
     used: np.ndarray
-    """int64 [3]: rows of ``short``, entries, ids."""
+    """int64 [3]: number of rows in ``short``, of entries, and of ids."""
 
 
 class Bytes(NamedTuple):
-    """What single bytes and marks are."""
+    """Properties of single bytes and punctuation marks."""
 
     kinds: np.ndarray
-    """uint8 [256]."""
+    """uint8 [256]: SPACE, LETTER, PUNCTUATION, OPAQUE or END."""
     lower: np.ndarray
     """uint8 [256], what a byte of an ASCII word becomes."""
     same: np.ndarray
@@ -64,8 +65,8 @@ class Bytes(NamedTuple):
     mark_ids: np.ndarray
     """int32 [256], the ids of the punctuation marks E2 80 xx (dashes, quotes), -1 for the rest."""
     pair_ends: np.ndarray
-    """int32 [1920], where the normal form of each character of two bytes, U+0080 to U+07FF, ends in
-    ``pair_text``; it begins where the last one's ends. Empty: only ``tokenizers`` knows."""
+    """int32 [1920]: end of the normal form of each two-byte character, U+0080 to U+07FF, in
+    ``pair_text``; it begins where the one before it ends. Empty: only ``tokenizers`` knows it."""
     pair_text: np.ndarray
     """uint8, the normal forms."""
 

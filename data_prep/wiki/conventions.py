@@ -11,19 +11,19 @@ class Conventions(NamedTuple):
     """How a language writes dates and numbers."""
 
     form: str
-    """Of a date: {d}, {m}, {y}."""
+    """Pattern of a date: {d}, {m}, {y}."""
     months: tuple[str, ...]
     first: str = ""
-    """The first day of a month, where it is written differently ("1er")."""
+    """The first day of a month, if it is written differently ("1er")."""
     group: str = ","
-    """Between groups of three digits."""
+    """Separator between groups of three digits."""
     decimal: str = "."
     least: int = 4
-    """Digits; a shorter number is not grouped."""
+    """Number of digits from which a number is grouped."""
     lakhs: bool = False
     """Groups of two digits before the last three (India)."""
     ranges: Mapping[str, str] = {}
-    """"To", "and", "or", "by" between numbers; without them a dash, a comma, a slash, a cross."""
+    """"To", "and", "or", "by" between numbers; otherwise a dash, a comma, a slash, a cross."""
 
     def number(self, text: str) -> str:
         """Return a number, written as ``-1234567.8`` on the page, as the language writes it."""
@@ -44,7 +44,7 @@ _LAKHS = re.compile(r"(?<=\d)(?=(?:\d{2})*\d{3}$)")
 def conventions_of(
     dates: Mapping[str, object], numbers: Mapping[str, object], ranges: Mapping[str, object]
 ) -> Conventions:
-    """Return entries of ``dates:``, ``numbers:``, ``ranges:``; "", False where they say nothing."""
+    """Build the conventions from entries of ``dates:``, ``numbers:`` and ``ranges:``."""
     months = dates.get("months")
     return Conventions(
         form=str(dates.get("form", "")),

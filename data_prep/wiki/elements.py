@@ -1,4 +1,4 @@
-"""Elements and comments: ``<ref>``, ``<table>``, ``<br>``, ``<!-- -->`` and their like."""
+"""Removes elements and comments: ``<ref>``, ``<table>``, ``<br>``, ``<!-- -->`` and the like."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DROPPED = word_set(
     style script pre
     """
 )
-# Formatting: where a line begins with one of these, no mark after it begins a list or a table.
+# Formatting: if a line begins with one of these, a mark after it begins neither list nor table.
 _INLINE = word_set("b i u s em strong small big span font code tt kbd samp var cite dfn q sub sup")
 _LINE_MARKS = frozenset("*#:;=!|{}")
 _BEFORE_TEXT = frozenset(["", *"\n*#:; '"])
@@ -32,11 +32,11 @@ _LINE_BREAK = re.compile(r"\s*<br\b", re.IGNORECASE)
 _HEADINGS = {f"h{level}": "=" * level for level in range(1, 7)}
 _LONGEST_HEADING = 300
 _LONGEST_NESTED_REFERENCE = 4000
-"""Characters; a reference that continues for longer was never closed."""
+"""In characters; a longer reference was never closed."""
 
 
 def without_elements(text: str) -> str:
-    """Cut out comments, tags, and elements that hold no prose."""
+    """Remove comments, tags, and elements without prose."""
     pieces = []
     position = 0
     unclosed: set[str] = set()
@@ -45,7 +45,7 @@ def without_elements(text: str) -> str:
         start = match.start()
         name = (match[2] or "").lower()
         if name and name not in _TAGS:
-            # No tag: "CD4<CD8 but CD8>CD4" is text, as MediaWiki shows it.
+            # Not a tag: "CD4<CD8 but CD8>CD4" is text, as in MediaWiki.
             match = _MARKUP.search(text, match.end())
             continue
         if not name:
@@ -53,13 +53,15 @@ def without_elements(text: str) -> str:
         else:
             close = text.find(">", match.end(), match.end() + 2000)
             if close < 0:
-                # "<ref" without ">": an unfinished tag costs the rest of its line.
+                # "<ref" without ">": an unfinished tag costs only the rest of its line.
                 close = text.find("\n", match.end())
                 close = len(text) if close < 0 else close
                 end, replacement = close, ""
             else:
                 end = close + 1
                 replacement = ""
+                # A dropped element goes with its content; `<ref .../>` and a lone closing tag have
+                # none.
                 if name in _DROPPED:
                     if not match[1] and text[close - 1] != "/":
                         inside = end
@@ -80,6 +82,7 @@ def without_elements(text: str) -> str:
                     and text[start - 1 : start] in _BEFORE_TEXT
                 ):
                     replacement = literal.NOTHING
+        # Keep the text before the tag, and continue after what it removes.
         pieces.append(text[position:start])
         if replacement:
             pieces.append(replacement)
@@ -102,7 +105,7 @@ def _comment(text: str, start: int, unclosed: set[str]) -> tuple[int, str]:
 
 
 def _literal(text: str, start: int, end: int, unclosed: set[str]) -> tuple[int, str]:
-    """Return the end of what begins with a tag of ``nowiki``, and what it shows."""
+    """Return the end of what begins with a ``nowiki`` tag, and the text that it shows."""
     if text[start + 1] == "/":  # never opened
         return end, ""
     if text[end - 2] == "/":
@@ -115,14 +118,14 @@ def _literal(text: str, start: int, end: int, unclosed: set[str]) -> tuple[int, 
 
 
 def _line_break(text: str, start: int, end: int) -> str:
-    """Return what a ``<br>`` leaves: one is inside a sentence, two end a paragraph."""
+    """Return the replacement of a ``<br>``: one is inside a sentence, two end a paragraph."""
     if _LINE_BREAK.match(text, end):
         return "\n\n"
     return gap(text[max(0, start - 1) : start], text[end : end + 1])
 
 
 def _heading(text: str, name: str, start: int) -> tuple[int, str]:
-    """Return the end of ``<h2>Title</h2>``, and the title as a heading of wikitext."""
+    """Return the end of ``<h2>Title</h2>``, and the title as a heading in wikitext."""
     limit = start + _LONGEST_HEADING
     close = max(text.find(f"</{name}", start, limit), text.find(f"</{name.upper()}", start, limit))
     if close < 0:
@@ -139,16 +142,17 @@ def _content(text: str, start: int, end: int) -> str:
 
 
 def _element_end(text: str, name: str, written: str, start: int, unclosed: set[str]) -> int:
-    """Return where ``</name>`` ends, or the end of the line if it is never closed.
+    """Return the end of ``</name>``, or the end of the line if it is never closed.
 
-    ``unclosed`` remembers what was sought in vain, so that many of it do not each search to the
-    end of the page: a name that is never closed, and "name " of which one is not closed by its own.
+    ``unclosed`` remembers names without a closing tag, so that many of them do not each search to
+    the end of the page. "name " (with a space) means that nested elements of the name are not
+    balanced.
     """
     if name not in unclosed:
         for spelling in dict.fromkeys((written, name, name.upper(), name.capitalize())):
             close = text.find(f"</{spelling}", start)
             if close >= 0:
-                # Most hold no element at all, and one letter is found faster than a name.
+                # Most contain no element at all, and one letter is found faster than a name.
                 if text.find("<", start, close) >= 0 <= text.find(f"<{spelling}", start, close):
                     close = _outer_close(text, name, start, close, unclosed)
                 close = text.find(">", close)
@@ -159,10 +163,10 @@ def _element_end(text: str, name: str, written: str, start: int, unclosed: set[s
 
 
 def _outer_close(text: str, name: str, start: int, first: int, unclosed: set[str]) -> int:
-    """Return where the tag that closes an element with others of its name in it begins.
+    """Return the start of the tag that closes an element which contains others of its name.
 
-    That is the first closing tag where they do not pair: an opening one was forgotten to be closed,
-    and to continue to a later end would take prose along.
+    If they are not balanced, it is the first closing tag: an opening one was never closed, and
+    continuing to a later end would remove prose.
     """
     if f"{name} " in unclosed:
         return first
@@ -175,6 +179,7 @@ def _outer_close(text: str, name: str, start: int, first: int, unclosed: set[str
             depth -= 1
             if depth == 0:
                 end = tag.start()
+                # A reference does not span paragraphs: such a match is a later reference's end.
                 if is_reference and text.find("\n\n", start, end) >= 0:
                     break
                 return end

@@ -1,7 +1,7 @@
 """``{{#expr: 2 * (3 + 4) round 1}}``: the arithmetic of MediaWiki's parser functions.
 
-By its documentation (Help:Extension:ParserFunctions): ``round`` binds least, then sums, products
-(``div`` and ``mod`` too), powers, signs. What is none of these has no value.
+Follows its documentation (Help:Extension:ParserFunctions): ``round`` has the lowest precedence,
+then sums, products (with ``div`` and ``mod``), powers, signs. Anything else has no value.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def expression_value(text: str) -> str:
     tokens = _tokens(text) if len(text) <= _LONGEST else []
     if not tokens or tokens.count("(") > _DEEPEST:
         return ""
-    tokens.reverse()  # the next is the last
+    tokens.reverse()  # the next token is the last one, so that pop() takes it
     try:
         value = _level(tokens, 0)
     except (ValueError, ArithmeticError, IndexError):

@@ -1,14 +1,14 @@
-"""Wikitext to prose, in linear time and without ever failing.
+"""Extracts prose from wikitext, in linear time and without ever failing.
 
 ```text
-page -> <nowiki> put aside -> comments, references, formulas out -> templates out (a few keep their
-words) -> tables out -> one language variant -> links and formatting to their text
-     -> lines: headings, lists, left-overs out -> paragraphs -> <nowiki> back
+page -> hide <nowiki> -> remove comments, references, formulas -> remove templates (a few leave
+their words) -> remove tables -> choose one language variant -> links and formatting become text
+     -> lines: remove headings, lists, left-overs -> paragraphs -> show <nowiki> again
 ```
 
-Every step is one pass with a cursor or a literal search, so that ten thousand unclosed brackets
-cost no more than closed ones. What is unbalanced costs its line, not the article. What is kept and
-dropped, and how that compares with other extractors, is written in docs/wikitext.md.
+Every step is one pass with a cursor or a literal search, so 10,000 unclosed brackets cost no more
+than closed ones. Unbalanced markup costs its line, not the article. docs/wikitext.md describes what
+is kept and dropped, and compares it with other extractors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from data_prep.wiki.templates import Templates, templates_of
 from data_prep.wiki.variants import one_variant
 
 _BRACES = re.compile(r"\{\{+|\}\}+")
-# "{{" that opens nothing: no name and bar after it, but words.
+# "{{" that opens nothing: words follow instead of a name and a bar.
 _UNCLOSED_TEXT = re.compile(r"(\{\{+)([^|{}\[\]]{20,60})(?!\|)")
 _LEAST_WORDS = 4
 _LONGEST_TEMPLATE = 4000
@@ -40,7 +40,7 @@ _CASES = {"lc": str.lower, "uc": str.upper}
 
 
 class _Page(NamedTuple):
-    """What templates need to know of the page they are on."""
+    """What templates need to know about the page that they are on."""
 
     site: Site
     templates: Templates
@@ -50,22 +50,23 @@ class _Page(NamedTuple):
 def clean_wikitext(
     text: str, wiki: Site | None = None, title: str = "", *, extracted: bool = False
 ) -> str:
-    """Return the prose of an article: paragraphs, one a line; empty if there is none.
+    """Return the prose of an article, one paragraph per line; "" if there is none.
 
     Args:
-        text: wikitext with XML's own escapes already undone.
-        wiki: the names of the wiki; None = an English one's.
+        text: wikitext, with XML's escapes already decoded.
+        wiki: the names of the wiki; None = those of an English one.
         title: of the page, which ``{{PAGENAME}}`` shows.
-        extracted: an extractor has chosen the lines already; each is a paragraph.
+        extracted: an extractor has already chosen the lines; each one is a paragraph.
     """
     if wiki is None:
         wiki = site()
+    # Each pass is skipped if its mark does not occur: most pages need only a few.
     if "<" in text:
         text = without_elements(text)
     if has_literal := literal.has_hidden(text):
         text = literal.without_parted(text)
     if "-{{{" in text:
-        # A template inside of a variant, and no parameter between hyphens.
+        # This is a template inside a language variant, not a parameter between hyphens.
         text = text.replace("-{{{", "-{ {{").replace("}}}-", "}} }-")
     if "{{" in text or "}}" in text:
         page = _Page(wiki, templates_of(wiki.language, wiki.templates), title)
@@ -86,7 +87,7 @@ def clean_wikitext(
     text = text.replace("\xa0", " ")
     if "://" in text:
         text = without_addresses(text)
-    # Templates and shown marks are hidden too: the apostrophe of {{'}} is none of italic.
+    # Templates and shown marks may hide text too: the apostrophe of {{'}} is not italic.
     has_literal = has_literal or literal.has_hidden(text)
     paragraphs = lines_of(text) if extracted else paragraphs_of(text, wiki.language)
     return "\n".join(literal.show(paragraphs) if has_literal else paragraphs)
@@ -98,13 +99,13 @@ def clean_wikitext(
 
 
 _Span: TypeAlias = tuple[int, int, int]
-"""Start, end, and the braces: 2 of a template, 3 of a parameter, 0 of what has no partner."""
+"""Start, end, and number of braces: 2 = template, 3 = parameter, 0 = without a partner."""
 
 
 def _template_spans(text: str) -> list[_Span]:
     """Return the outermost templates and parameters of a text.
 
-    Pairs of braces are all that most texts have; :func:`_brace_spans` reads the others.
+    Most texts have only pairs of braces; :func:`_brace_spans` handles the others.
     """
     spans: list[_Span] = []
     stack: list[int] = []
@@ -118,7 +119,7 @@ def _template_spans(text: str) -> list[_Span]:
         else:
             if stack:
                 start = stack.pop()
-                # Only what no other template holds: inner ones go with it.
+                # Keep only the outermost: it replaces the ones inside it.
                 while spans and spans[-1][0] > start:
                     spans.pop()
                 spans.append((start, closing + 2, 2))
@@ -129,7 +130,7 @@ def _template_spans(text: str) -> list[_Span]:
 
 
 def _never_opened(text: str, start: int, end: int) -> _Span:
-    # With "|", which would have been of a table or of a template.
+    # Include a following "|", which belonged to a table or a template.
     return start, end + (text[end : end + 1] == "|"), 0
 
 
@@ -165,7 +166,7 @@ def _brace_spans(text: str) -> list[_Span]:
             begin = run[0] + run[1]
             if run[1] < 2:
                 open_runs.pop()
-            # Only what no other holds: inner ones go with it.
+            # Keep only the outermost: it replaces the ones inside it.
             while spans and spans[-1][0] > begin:
                 spans.pop()
             start += braces
@@ -176,10 +177,11 @@ def _brace_spans(text: str) -> list[_Span]:
 
 
 def _without_templates(text: str, page: _Page, depth: int = 0) -> str:
-    """Cut templates out; those of the wiki's table leave their words behind."""
+    """Remove templates; those in the wiki's table leave their words behind."""
     pieces = []
     position = 0
     for start, end, braces in _template_spans(text):
+        # Inside something that was already removed.
         if end <= position:
             continue
         pieces.append(text[position : max(start, position)])
@@ -187,9 +189,9 @@ def _without_templates(text: str, page: _Page, depth: int = 0) -> str:
             if braces == 2:
                 words = _template_words(text, start + 2, end - 2, page, depth)
                 if words:
-                    # "{{lang|ktz|!Xun}}": no heading of a table.
+                    # The "!" of "{{lang|ktz|!Xun}}" is not a heading of a table.
                     pieces.append(literal.NOTHING + words if words[0] == "!" else words)
-            elif braces == 3:  # the value that is taken when the page itself is shown
+            elif braces == 3:  # a page that is shown on its own uses the default value
                 default = text[start + 3 : end - 3].partition("|")[2]
                 pieces.append(_without_templates(default, page, depth + 1))
         position = end
@@ -198,7 +200,7 @@ def _without_templates(text: str, page: _Page, depth: int = 0) -> str:
 
 
 def _template_words(text: str, start: int, end: int, page: _Page, depth: int) -> str:
-    """Return what the template ``text[start:end]`` leaves in the sentence."""
+    """Return the words that the template ``text[start:end]`` leaves in the sentence."""
     bar = text.find("|", start, min(end, start + _LONGEST_NAME))
     written = text[start : bar if bar >= 0 else min(end, start + _LONGEST_NAME)].strip()
     name = written.lower()
@@ -216,7 +218,7 @@ def _is_page_name(name: str) -> bool:
 
 
 def _function_words(body: str, page: _Page, depth: int) -> str:
-    """Return what ``{{formatnum:3003}}``, ``{{lc:Word}}`` or ``{{Template:Name|...}}`` leaves."""
+    """Return the words of ``{{formatnum:3003}}``, ``{{lc:Word}}`` or ``{{Template:Name|...}}``."""
     name, _, rest = body.partition(":")
     name = name.strip().lower()
     word = magic_words().get(name.replace(" ", "_"), "")
@@ -233,6 +235,7 @@ def _function_words(body: str, page: _Page, depth: int) -> str:
         if "{{" in rest:
             rest = _without_templates(rest, page, depth + 1)
         return expression_value(rest)
+    # These prefixes only say where the template is, so the rest is an ordinary template.
     if name in ("subst", "safesubst", "template") or name in page.site.others:
         return _template_words(rest, 0, len(rest), page, depth + 1) if rest[:1] != "#" else ""
     return ""
@@ -248,11 +251,11 @@ def _formatted(number: str, body: str, page: _Page) -> str:
 
 
 def _arguments(written: str, body: str, page: _Page, depth: int) -> Arguments:
-    """Read a template's arguments, templates and links in them as what they show."""
+    """Read a template's arguments; templates and links in them become the words that they show."""
     if "{{" in body:
         body = _without_templates(body, page, depth + 1)
     if "[[" in body:
-        # "{{lang|en|[[A|B}} C]]": a link that the template cuts ends with it.
+        # "{{lang|en|[[A|B}} C]]": a link that the template cuts off ends with the template.
         body += "]]" * (body.count("[[") - body.count("]]"))
         body = link_text(body, page.site)
     positional: list[str] = []
@@ -266,6 +269,7 @@ def _arguments(written: str, body: str, page: _Page, depth: int) -> Arguments:
             numbered[int(key)] = value.strip()
         else:
             named[key] = value.strip()
+    # "2=" replaces or adds the second positional argument.
     for number, value in sorted(numbered.items()):
         if 0 < number <= _MOST_ARGUMENTS:
             positional += [""] * (number - len(positional))
@@ -274,6 +278,7 @@ def _arguments(written: str, body: str, page: _Page, depth: int) -> Arguments:
 
 
 def _without_tables(text: str) -> str:
+    """Remove tables; only "{|" and "|}" at the beginning of a line count."""
     spans: list[tuple[int, int]] = []
     stack: list[int] = []
     opening, closing = text.find("{|"), text.find("|}")
@@ -300,6 +305,7 @@ def _without_tables(text: str) -> str:
 
 
 def _begins_line(text: str, position: int) -> bool:
+    # Indentation and list marks may come before a table.
     before = position - 1
     while before >= 0 and text[before] in " \t:*#" and position - before < 20:
         before -= 1

@@ -1,7 +1,7 @@
-r"""Short formulas in the middle of sentences, as words: ``<math>x_1 \le \pi</math>`` is "x1 ≤ π".
+r"""Short formulas inside sentences, as words: ``<math>x_1 \le \pi</math>`` is "x1 ≤ π".
 
-Without them "where <math>n</math> is the number" would lose its subject. What cannot be written in
-a line, or would leave TeX or markup behind, gives nothing.
+Without them "where <math>n</math> is the number" would lose its subject. A formula that cannot be
+written in a line, or would leave TeX or markup behind, gives nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from data_prep.clean import word_set
 
 LONGEST = 80
-"""Characters of TeX; a longer formula is separate from the sentence."""
+"""In characters of TeX; a longer formula is not part of the sentence."""
 
 _SYMBOLS = dict(
     re.findall(
@@ -40,7 +40,7 @@ _UNWRITABLE = re.compile(r"[\\<>|&\n]")
 
 
 def formula_text(tex: str) -> str:
-    """Return a formula as it would be read in a line of text; "" if it cannot be."""
+    """Return a formula as it would be written in a line of text; "" if it cannot be."""
     if len(tex) > LONGEST:
         return ""
     if "\\" in tex:
@@ -60,5 +60,5 @@ def _command(match: re.Match[str]) -> str:
         return " " if name in ("quad", "qquad", " ") else ""
     if name in _FUNCTIONS:
         return f"{name} "
-    # Unknown ones stay, and the formula is not written.
+    # An unknown command leaves a backslash, and the formula is then dropped.
     return _SYMBOLS.get(name, "\\")

@@ -22,12 +22,12 @@ OUT = Path(__file__).with_name("names.json")
 
 _FILES = ("NS_FILE", "NS_MEDIA")
 _CATEGORIES = ("NS_CATEGORY",)
-# What may be between the bars of a file link. Those with a value ("alt=...") name a part of it.
+# Options between the bars of a file link. Those with a value ("alt=...") contain a part of it.
 _FILE_OPTIONS = re.compile(
     "img_(?:thumbnail|right|left|none|center|framed|frameless|upright|border|baseline|sub|super|top"
     "|text_top|middle|bottom|text_bottom)"
 )
-# Variables and functions whose result is words that the page itself holds.
+# Variables and functions whose result is words that the page itself contains.
 _WORDS = (
     "pagename",
     "fullpagename",
@@ -40,7 +40,7 @@ _WORDS = (
     "uc",
     "ucfirst",
 )
-# Codes that Wikipedias have, or had, and that MediaWiki's own list of languages lacks.
+# Codes that Wikipedias have or had, and that are missing from MediaWiki's list of languages.
 _MORE_CODES = (
     "ann",
     "as",
@@ -103,6 +103,7 @@ class _Entry(NamedTuple):
 
 def php_array(text: str, name: str) -> Iterator[_Entry]:
     """Yield the entries of ``$name = [ 'key' => 'value', 'key' => [ 'a', 'b' ], ... ];``."""
+    # A tokenizer for PHP's literals; it stops at the bracket that closes the array.
     start = re.search(_ARRAY.replace("{name}", name), text, re.MULTILINE)
     if start is None:
         return
@@ -169,7 +170,7 @@ def read_names(mediawiki: Path) -> dict[str, object]:
         mediawiki: the folder of a release, with ``languages/messages``.
 
     Raises:
-        DataError: it holds no language files.
+        DataError: it contains no language files.
     """
     files = sorted((mediawiki / "languages" / "messages").glob("Messages*.php"))
     if not files:
@@ -178,6 +179,7 @@ def read_names(mediawiki: Path) -> dict[str, object]:
     switches: set[str] = set()
     options: set[str] = set()
     words: dict[str, set[str]] = {}
+    # One file per language; its magic words and their spellings have different uses here.
     for path in files:
         text = path.read_text("utf-8")
         code = path.stem.removeprefix("Messages").lower().replace("_", "-")

@@ -1,4 +1,4 @@
-"""The last pass from wikitext to prose: lines to paragraphs, and the gaps closed in them."""
+"""The last pass from wikitext to prose: joins lines into paragraphs and closes gaps in them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from bertds.system.yaml_text import FastLoader, load_yaml
 from data_prep.wiki.names import codes_with_fallbacks, switches
 
 _SECTIONS_FILE = Path(__file__).with_name("sections.yaml")
-# "__TOC__", "__БЕЗ_ОГЛАВЛЕНИЯ__", full-width in Japanese. Only names that MediaWiki has.
+# "__TOC__", "__БЕЗ_ОГЛАВЛЕНИЯ__", full-width in Japanese. Only names that MediaWiki knows.
 _SWITCH = re.compile(r"__(?=[^\W_])[^\n]{2,48}?[^_]__(?!_)")
 _WIDE_SWITCH = re.compile(r"＿＿[^\n＿]{2,24}＿＿")
-# Each begins with a literal mark, which re finds many times faster than a class or a choice.
+# Each begins with a literal mark, which re finds many times faster than a class or alternation.
 _EMPTY_BRACKETS = re.compile(r"\([\s,;:.–—/-]*\)")
 _EMPTY_SQUARE = re.compile(r"\[\s*\]")
 _GAP_AT_END = re.compile(r"\)(?<=[\s,;]\))")
 _BRACKET_START = re.compile(r"\((?:\s*[,;:][\s,;:]*|\s+)")
 _BRACKET_END = re.compile(r"(?<![\s,;])[\s,;]++\)")
-# What removed formulas and templates leave between two marks: ",,", ", .", ",:".
+# The marks around removed formulas and templates: ",,", ", .", ",:".
 _LOST_ITEM = re.compile(r"([,;])(?:\s*[,;])+")
 _LOST_END = re.compile(r"\s*[,;]\s*([.:])(?=\s|$)(?!\s?\.)")
 _LOST_BEGINNING = re.compile(r"[,;:.)]+\s+|[,;:)，、；：。）]+")
-# "|url = http..." of a citation whose brackets do not match.
+# "|url = http..." of a citation with unbalanced brackets.
 _PARAMETER = re.compile(r"\s*\|\s*[A-Za-z][\w -]{0,20}=[^|.\n]{0,80}")
 _LONE_BAR = re.compile(r" \|(?!\|)")
-# Brackets and marks that are as wide as an ideograph, and those of Arabic.
+# Full-width brackets and marks of East Asia, and the marks of Arabic.
 _EMPTY_WIDE = re.compile(r"（[\s,;:，、；：.–—/-]*）")
 _WIDE_START = re.compile(r"（[\s，、；：,;:]+")
 _WIDE_END = re.compile(r"(?<![\s，、；,;])[\s，、；,;]++）")
 _WIDE_LOST = re.compile(r"[，、；](?:[\s，、；]*([，。])|\s*(?=[，、；]))")
 _ARABIC_LOST = re.compile(r"([،؛])(?:\s*[،؛])+")
-# "And" in the languages of sections.yaml. (Where each part is a title, there is no other reading.)
+# "And" in the languages of sections.yaml. (If each part is a title, there is no other reading.)
 _AND = re.compile(
     r"\s*[,;/&+·・、]\s*|[和与與及と]|\s+و\s*|\s+(?:and|und|et|y|e|i|och|og|en|a|an|és|ve|và|dan"
     r"|și|şi|ja|kaj|eta|un|ir|in|te|va|agus|и|і|й|та|да|ва|και|և|और|এবং|ও|및|וגם|یا)\s+"
@@ -47,7 +47,7 @@ _LETTERS = re.compile(r"[^\W\d_]{2}")
 
 
 def paragraphs_of(text: str, language: str = "en") -> list[str]:
-    """Return the paragraphs of prose in what the passes of wikitext.py leave.
+    """Return the paragraphs of prose that the other passes of extract.py leave.
 
     Args:
         text: wikitext without templates, tables, links and formatting.
@@ -73,6 +73,7 @@ def paragraphs_of(text: str, language: str = "en") -> list[str]:
                 finish()
             continue
         first = line[0]
+        # A heading ends the section that is skipped, unless it is a sub-section of it.
         if first == "=" and line[-1] == "=":
             finish()
             level = len(line) - len(line.lstrip("="))
@@ -97,7 +98,7 @@ def paragraphs_of(text: str, language: str = "en") -> list[str]:
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text whose lines are paragraphs, without markup that is none of them.
+    """Return the lines of a text whose lines are paragraphs, without lines of markup.
 
     Args:
         text: as for :func:`paragraphs_of`.
@@ -114,18 +115,19 @@ def lines_of(text: str) -> list[str]:
 
 
 def _has_rows(text: str) -> bool:
-    """Return whether rows of a table without its end are left; else "!Kung", "a || b" are text."""
+    """Return whether rows of an unclosed table remain; if not, "!Kung" and "a || b" are text."""
     return text[:1] == "|" or "\n|" in text or "\n |" in text
 
 
 def _is_markup(line: str, has_rows: bool) -> bool:
-    """Recognise rows of tables, left-over braces and rules."""
+    """Return whether a line is a row of a table, a left-over brace or a horizontal rule."""
     first = line[0]
     return first in "|}" or (first == "!" and has_rows) or line.startswith(("{|", "----"))
 
 
 def tidy(text: str) -> str:
-    """Close the gaps that removed markup left."""
+    """Close the gaps that removed markup has left in a paragraph."""
+    # Each test is a fast search for a letter; most paragraphs need none of the substitutions.
     if "_" in text:
         text = _SWITCH.sub(_without_switch, text)
     if "(" in text:
@@ -135,7 +137,7 @@ def tidy(text: str) -> str:
         text = _EMPTY_SQUARE.sub("", text)
     if _GAP_AT_END.search(text):
         text = _BRACKET_END.sub(")", text)
-    # One letter is found much faster than two, and most paragraphs have none of these.
+    # A single letter is found much faster than two, and most paragraphs have none of these.
     if "{" in text or "}" in text or "[" in text or "]" in text:
         for mark in ("{{", "}}", "[[", "]]"):
             text = text.replace(mark, "")
@@ -160,7 +162,7 @@ def tidy(text: str) -> str:
 
 
 def _tidy_wide(text: str) -> str:
-    """Close the gaps between the marks of East Asia and of Arabic."""
+    """Close the gaps between full-width marks of East Asia and marks of Arabic."""
     if "＿" in text:
         text = _WIDE_SWITCH.sub(_without_switch, text)
     if "（" in text:
@@ -176,36 +178,36 @@ def _without_switch(match: re.Match[str]) -> str:
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Distinguish a paragraph from what a removed box left behind."""
+    """Return whether a paragraph is prose rather than a remnant of a removed box."""
     spaces = paragraph.count(" ")
     if spaces >= 5:
         return _LETTERS.search(paragraph) is not None or any(map(str.isalpha, paragraph))
     if paragraph.isascii():
         return spaces >= 2 and ends_sentence(paragraph)
-    # Few spaces: a short paragraph, or a script that sets none.
+    # Few spaces: a short paragraph, or a script without spaces between words.
     words = word_count(paragraph)
     return words >= 6 or (words >= 3 and ends_sentence(paragraph))
 
 
 def _is_sentence(item: str) -> bool:
-    """Distinguish a list item that reads as a sentence from a name, a title or a number."""
+    """Return whether a list item is a sentence rather than a name, a title or a number."""
     if ends_sentence(item):
         return item.count(" ") >= 6 or (not item.isascii() and word_count(item) >= 7)
-    # Thai and Lao mark no end: by its length alone.
+    # Thai and Lao do not mark the ends of sentences, so only the length decides.
     return not item.isascii() and without_marked_ends(item) and word_count(item) >= 10
 
 
 def _is_skipped(title: str, skipped: frozenset[str]) -> bool:
-    """Recognise the title of a section without prose; "Weblinks und Literatur" is two of them."""
+    """Return whether a section has no prose; "Weblinks und Literatur" is two titles in one."""
     return title in skipped or all(part in skipped for part in _AND.split(title))
 
 
 @lru_cache(maxsize=64)
 def skipped_sections(language: str) -> frozenset[str]:
-    """Return the titles of sections that hold no prose, in lower case.
+    """Return the titles of sections without prose, in lower case.
 
     Args:
-        language: whose own titles count; of other languages those that cannot be mistaken.
+        language: its own titles count, and those of other languages that are unambiguous.
     """
     sections, codes = _sections(), codes_with_fallbacks(language)
     own = [titles for code, titles in sections.items() if code in codes]

@@ -1,4 +1,4 @@
-"""``[[target|label]]`` to what a reader sees; files, categories and languages show nothing."""
+"""``[[target|label]]`` becomes what a reader sees; files, categories and languages show nothing."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 
 from data_prep.wiki.names import Site, file_options
 
-# Possessive, and never over the next bracket: what is not closed must not be scanned twice.
+# Possessive, and never beyond the next bracket: unclosed ones must not be scanned twice.
 EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|//)[^\s\[\]]*+([^\[\]\n]*+)\]")
-# A link that holds no other, with nothing in it that could be a namespace: nine of ten. What it
-# shows is the one group, so that text and groups in a row are the result.
+# A link without another one inside, and without a possible namespace: 90 % of all. Its visible text
+# is the only group, so that split() returns the text and the groups in turn.
 PLAIN_LINK = re.compile(r"\[\[(?:[^\[\]|:\n]*+\|)?([^\[\]|:\s][^\[\]|:\n]*+)\]\]")
-# Up to what no address holds; a mark of East Asia is of the sentence around it.
+# Ends before a character that no address contains; marks of East Asia belong to the sentence.
 _BARE_ADDRESS = re.compile(
     r"(?:http|ftp)s?://[^\s<>\[\]\"\u3000-\u303f\uff01-\uff0f\uff1a-\uff1f\uff3b-\uff60]++"
 )
@@ -21,7 +21,8 @@ _PIXELS = re.compile(r"(?:\d+|\d*x\d+)\s*px")
 
 
 def link_text(text: str, site: Site) -> str:
-    """Replace all links of a text."""
+    """Replace all links of a text by their visible text."""
+    # The plain links first; the cursor below then has few left.
     text = "".join(PLAIN_LINK.split(text))
     opening, closing = text.find("[["), text.find("]]")
     out: list[str] = []
@@ -48,8 +49,9 @@ def link_text(text: str, site: Site) -> str:
             if 0 <= opening < position:
                 opening = text.find("[[", position)
     out.append(text[position:])
-    # Never closed: keep the text, drop the brackets.
+    # Links that are never closed: keep the text, drop the brackets.
     levels = [*stack, out]
+    # The line of an unclosed file link is its options and caption.
     for level in levels[1:]:
         if level and _is_file(level[0], site):
             level[0] = level[0].partition("\n")[2]
@@ -57,12 +59,12 @@ def link_text(text: str, site: Site) -> str:
 
 
 def without_addresses(text: str) -> str:
-    """Cut bare addresses out, as long as MediaWiki takes them to be."""
+    """Remove bare addresses, with the same ends as in MediaWiki."""
     return _BARE_ADDRESS.sub(_after_address, text)
 
 
 def _after_address(match: re.Match[str]) -> str:
-    """Return what of a bare address is the sentence's: its full stop, a bracket opened before."""
+    """Return the end of a match that belongs to the sentence: a full stop, or a closing bracket."""
     address = match[0]
     end = len(address)
     while end and (
@@ -74,6 +76,7 @@ def _after_address(match: re.Match[str]) -> str:
 
 
 def _one_link(inner: str, site: Site) -> str:
+    """Return the visible text of ``[[inner]]``."""
     target, bar, label = inner.partition("|")
     if ":" in target:
         target = target.strip()
@@ -102,16 +105,16 @@ def _prefix(name: str) -> str:
 
 
 def _has_file_options(label: str) -> bool:
-    """Recognise a file of a namespace that is not known by its ``|thumb|250px|``."""
+    """Return whether options such as ``|thumb|250px|`` show that a link is a file."""
     options = [part.strip().lower() for part in label.split("|")[:-1]]
     return any(o in file_options() or _PIXELS.fullmatch(o) is not None for o in options)
 
 
 def _is_elsewhere(target: str, site: Site) -> bool:
-    """Recognise a link to another language, or a bare address in another project, from a title.
+    """Return whether a link leads to another language or project rather than to a title.
 
-    MediaWiki hides the former alone, and shows "Portal: Stories" and "Help:Links". "wikt:word", in
-    lower case and without a space, is what an editor typed and no words of a sentence.
+    MediaWiki hides only the former, and shows "Portal: Stories" and "Help:Links". "wikt:word", in
+    lower case and without a space, is an address that an editor typed, not words of a sentence.
     """
     written, _, rest = target.partition(":")
     written = written.strip()

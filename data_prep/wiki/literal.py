@@ -1,7 +1,7 @@
-"""``<nowiki>``: what it holds is text. Its marks are put out of the way and back at the end.
+"""``<nowiki>``: its content is text. Its marks are replaced at the beginning, and restored last.
 
-Each mark becomes a character of the last private plane, which no wiki has in its text, so that no
-pass takes it for markup.
+Each mark becomes a character of the last private-use plane, which no wiki uses in its text, so that
+no pass takes it for markup.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _MARKS = "[]{}|'<>=*#:;_-!()/~&"
 _HIDE = {ord(mark): _FIRST + ord(mark) for mark in _MARKS} | {ord("\n"): " "}
 _SHOW: dict[int, str | None] = {_FIRST + ord(mark): mark for mark in _MARKS}
 NOTHING = chr(_FIRST)
-"""``<nowiki />``: shows nothing, and parts the marks on its sides."""
+"""``<nowiki />``: shows nothing, and separates the marks on both sides."""
 _SHOW[_FIRST] = None
 _HIDDEN = re.compile(f"[{NOTHING}-{chr(_FIRST + 0x7F)}]")
 
 _LONGEST_PARTED = 400
-"""Characters between brackets that ``<nowiki/>`` takes apart."""
+"""Maximum number of characters between brackets that ``<nowiki/>`` separates."""
 _PARTED = re.compile(rf"([\[{{]){NOTHING}(?=([\[{{]))")
 
 
-# A line that begins with formatting, a link or an entity, and then shows what would be markup had
-# the line begun with it: "'''!!!''' is a band", "[[#9 Dream]] is a song", "&#33;Kung". The marks of
-# its list are before that.
+# A line that begins with formatting, a link or an entity, and then shows a character that would be
+# markup at the beginning of a line: "'''!!!''' is a band", "[[#9 Dream]] is a song", "&#33;Kung".
+# The marks of a list come before it.
 _SHOWS_MARK = re.compile(
     r"\n[*#:; \t]*+(?=(?:''+|\[\[(?:[^\[\]|:\n]*+\|)?+)++([*#:;=!|{}]|&#?\w+;)|(&#?\w+;))"
 )
@@ -34,7 +34,7 @@ _LINE_MARKS = frozenset("*#:;=!|{}")
 
 
 def shown_marks_apart(text: str) -> str:
-    """Set NOTHING before the text of lines that show a mark where markup would have one."""
+    """Put NOTHING before a character that is shown where it would otherwise be markup."""
     return _SHOWS_MARK.sub(_mark_apart, f"\n{text}")[1:]
 
 
@@ -44,28 +44,28 @@ def _mark_apart(match: re.Match[str]) -> str:
 
 
 def hidden(text: str) -> str:
-    """Put the marks of a literal text out of the way."""
+    """Replace the marks of a literal text by private-use characters."""
     return f"{NOTHING}{unescape(text).translate(_HIDE)}{NOTHING}"
 
 
-# "&#91;&#91;x]]" shows brackets, and "&#124;" a bar, which no later pass may take for markup.
+# "&#91;&#91;x]]" shows brackets, and "&#124;" a bar: no later pass may take them for markup.
 _ESCAPED_MARK = re.compile(
     "&(?:#0*(?:91|93|12[345])|#[xX]0*(?:5[bBdD]|7[bBcCdD])|[lr](?:brack|brace|sqb|cub)|vert|verbar);"
 )
 
 
 def unescaped(text: str) -> str:
-    """Undo the escapes of HTML; brackets, braces and bars are put out of the way."""
+    """Decode HTML's escapes; brackets, braces and bars become private-use characters."""
     return unescape(_ESCAPED_MARK.sub(lambda match: hidden(match[0]), text))
 
 
 def has_hidden(text: str) -> bool:
-    """Return whether a page holds literal text."""
+    """Return whether a page contains literal text."""
     return NOTHING in text
 
 
 def without_parted(text: str) -> str:
-    """Hide the brackets of ``[<nowiki/>[0]]``: as they open nothing, nothing closes them."""
+    """Hide the brackets of ``[<nowiki/>[0]]``: they open nothing, so nothing closes them."""
     pieces = []
     position = 0
     for match in _PARTED.finditer(text):
@@ -79,6 +79,7 @@ def without_parted(text: str) -> str:
         pieces.append(text[position:start])
         pieces.append((match[1] + mark).translate(_HIDE))
         position = match.end() + 1
+        # The closing brackets are text too, unless a real link begins before them.
         if close >= 0 and text.find(mark * 2, position, close) < 0:
             pieces.append(text[position:close] + closing.translate(_HIDE))
             position = close + 2
@@ -87,7 +88,7 @@ def without_parted(text: str) -> str:
 
 
 def show(paragraphs: list[str]) -> list[str]:
-    """Undo :func:`hidden`; what holds nothing else goes."""
+    """Undo :func:`hidden`; leave out paragraphs that show nothing."""
     return list(filter(None, map(_shown, paragraphs)))
 
 

@@ -1,4 +1,4 @@
-"""What a wiki calls its namespaces, redirects, switches: by its dump, else by MediaWiki's names.
+"""A wiki's names of namespaces, redirects and switches: from its dump, or else from MediaWiki.
 
 ```text
 <siteinfo> of the dump -+
@@ -28,7 +28,7 @@ _DATABASE = re.compile(
     r"<dbname>([a-z_]+?)(?:wiki|wiktionary|wikibooks|wikinews|wikiquote"
     r"|wikisource|wikiversity|wikivoyage)</dbname>"
 )
-# Other wikis: what is left of their links is a title that no sentence needs.
+# Prefixes of other wikis: what remains of their links is a title that no sentence needs.
 _SISTERS = word_set(
     """
     wikipedia wp project portal book draft module timedtext gadget education program topic
@@ -37,35 +37,35 @@ _SISTERS = word_set(
     """
 )
 _ENGLISH_ONLY = ("portal", "book", "draft", "module", "timedtext", "gadget", "wikipedia")
-# What Wikipedias call their languages, and what MediaWiki calls them: a dump has either.
+# Codes of languages at Wikipedia and in MediaWiki: a dump may have either.
 _PAIRS = (
     *(("no", "nb"), ("als", "gsw"), ("bat-smg", "sgs"), ("be-x-old", "be-tarask")),
     *(("fiu-vro", "vro"), ("roa-rup", "rup"), ("zh-classical", "lzh"), ("zh-min-nan", "nan")),
     *(("zh-yue", "yue"), ("minnan", "nan"), ("nrm", "nrf"), ("mo", "ro"), ("cz", "cs")),
     *(("dk", "da"), ("jp", "ja"), ("epo", "eo")),
 )
-# A word that is short in one language is a name in another: "#Al [[Capone]]".
+# A short word of one language is a name in another: "#Al [[Capone]]".
 _LEAST_FOREIGN_REDIRECT = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """The names of one wiki; all in lower case, with spaces for underscores."""
+    """The names of one wiki, all in lower case, with spaces instead of underscores."""
 
     language: str
-    """MediaWiki's code; "" if the dump does not say."""
+    """MediaWiki's code; "" if the dump does not contain it."""
     files: frozenset[str]
     """Prefixes of links that show nothing in the text: files, media, categories."""
     others: frozenset[str]
-    """All other prefixes that are no part of a title: namespaces, sister projects."""
+    """All other prefixes that are not part of a title: namespaces, sister projects."""
     namespaces: frozenset[str]
-    """Of pages that are no articles; for dumps without <ns>."""
+    """Namespaces of pages that are not articles, for dumps without <ns>."""
     languages: frozenset[str]
     """Prefixes of links to the same article in other languages."""
     redirects: frozenset[str]
     """Words after ``#`` that make a redirect."""
     templates: str = ""
-    """A file of the user's own templates, as ``SHA256:FILE``."""
+    """A file with the user's own templates, as ``SHA256:FILE``."""
 
 
 @lru_cache(maxsize=1)
@@ -89,19 +89,19 @@ def foreign_redirects() -> frozenset[str]:
 
 @lru_cache(maxsize=1)
 def switches() -> frozenset[str]:
-    """Return ``__notoc__`` and its like, in lower case, of all languages."""
+    """Return ``__notoc__`` and the like, in lower case, of all languages."""
     return frozenset(_names()["switches"])
 
 
 @lru_cache(maxsize=1)
 def file_options() -> frozenset[str]:
-    """Return ``thumb``, ``left`` and their like, in lower case, of all languages."""
+    """Return ``thumb``, ``left`` and the like, in lower case, of all languages."""
     return frozenset(_names()["file_options"])
 
 
 @lru_cache(maxsize=1)
 def magic_words() -> dict[str, str]:
-    """Return MediaWiki's own name of a variable or function by each of its spellings."""
+    """Return MediaWiki's name of a variable or function by each of its spellings."""
     words: dict[str, list[str]] = _names()["words"]
     return {
         spelling: name
@@ -113,7 +113,7 @@ def magic_words() -> dict[str, str]:
 
 
 def site_options(head: str) -> tuple[str, ...]:
-    """Return what the beginning of a dump says of its wiki, for :func:`site`.
+    """Return what the beginning of a dump contains about its wiki, for :func:`site`.
 
     Args:
         head: the first kilobytes, with ``<siteinfo>`` if there is one.
@@ -134,14 +134,15 @@ def site(options: tuple[str, ...] = ("language=en",)) -> Site:
     """Return the names of a wiki.
 
     Args:
-        options: what its dump says, by :func:`site_options`; ``templates=SHA256:FILE`` names a
-            file of the user's.
+        options: from the dump, by :func:`site_options`; ``templates=SHA256:FILE`` names a file of
+            the user.
     """
     given: dict[str, list[str]] = {}
     for option in options:
         key, _, value = option.partition("=")
         given.setdefault(key, []).append(value)
     language = given.get("language", [""])[0]
+    # A known language limits the names; otherwise "Datei:" counts as a file in any dump.
     if language or given.keys() & {"file", "category", "other"}:
         known = [*_names_of(language), *_names_of("en")]
     else:
@@ -149,6 +150,7 @@ def site(options: tuple[str, ...] = ("language=en",)) -> Site:
         known = list(_names()["namespaces"].values())
     files = {*given.get("file", ()), *given.get("category", ())}
     files.update(_all(known, ("file", "category")))
+    # English names are valid on every wiki.
     own = {*given.get("other", ()), *_all([*_names_of(language), *_names_of("en")], ("other",))}
     redirects = _names()["redirects"]
     codes = (*codes_with_fallbacks(language), "en")
@@ -165,7 +167,7 @@ def site(options: tuple[str, ...] = ("language=en",)) -> Site:
 
 
 def codes_of(language: str) -> tuple[str, ...]:
-    """Return the codes that tables may have a language under, the most specific one first."""
+    """Return the codes that tables may use for a language, the most specific one first."""
     codes = [language, language.partition("-")[0]]
     others = [code for pair in _PAIRS for code in pair if set(pair).intersection(codes)]
     return tuple(dict.fromkeys([language, *others, codes[1]]))

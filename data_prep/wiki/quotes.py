@@ -1,8 +1,8 @@
-"""``''italic''`` and ``'''bold'''`` balanced over each line, as MediaWiki does.
+"""Removes ``''italic''`` and ``'''bold'''``, balanced over each line as in MediaWiki.
 
-The rules are those that MediaWiki documents for its parser's ``doQuotes``: four quotes are an
-apostrophe and bold, more than five are apostrophes and both; and where a line has an odd number of
-both, one bold is an apostrophe and italic: the first after a word of one letter ("l'''italique''"),
+The rules are those that MediaWiki documents for its parser's ``doQuotes``. Four quotes are an
+apostrophe and bold, more than five are apostrophes and both. If a line has an odd number of both,
+one bold is an apostrophe and italic: the first one after a word of one letter ("l'''italique''"),
 else after a longer word ("''Eagle'''s"), else after a space.
 """
 
@@ -15,10 +15,11 @@ _BOLD = "'''"
 
 
 def without_quotes(text: str) -> str:
-    """Return a text without its marks for italic and bold, apostrophes kept."""
+    """Return a text without marks for italic and bold, with apostrophes kept."""
     pieces = _QUOTES.split(text)
     bold = italic = 0
-    first = 1  # mark of the line
+    first = 1  # index of the line's first mark
+    # split() alternates between text (even) and marks (odd).
     for i in range(1, len(pieces), 2):
         length = len(pieces[i])
         if length == 3:
@@ -31,6 +32,7 @@ def without_quotes(text: str) -> str:
             bold += 1
             italic += length > 4
             pieces[i] = _BOLD if length == 4 else ""
+        # The line ends in the text after this mark.
         if "\n" in pieces[i + 1]:
             if bold & italic & 1:
                 _keep_apostrophe(pieces, first, i)
@@ -42,7 +44,7 @@ def without_quotes(text: str) -> str:
 
 
 def _keep_apostrophe(pieces: list[str], first: int, last: int) -> None:
-    """Take one bold mark of a line for an apostrophe and italic."""
+    """Treat one bold mark of a line as an apostrophe and italic."""
     after_word = after_space = 0
     for i in range(first, last + 1, 2):
         if pieces[i] != _BOLD:

@@ -1,6 +1,6 @@
-"""What templates show that a text in braces cannot say: units, ranges, ways, coordinates.
+"""Templates that a text in braces cannot express: units, ranges, dates, coordinates.
 
-``templates.yaml`` names them with ``=``.
+``templates.yaml`` refers to them with ``=``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ class Arguments(NamedTuple):
     name: str
     """As written on the page."""
     positional: Sequence[str]
-    """The first is ``positional[0]``; ``2=`` counts as the second."""
+    """The first is ``positional[0]``; ``2=`` sets the second."""
     named: Mapping[str, str]
 
     def get(self, key: str) -> str:
-        """Return an argument by number or name; "" if it is not there."""
+        """Return an argument by number or name; "" if it is missing."""
         if key.isdigit():
             number = int(key) - 1
             return self.positional[number] if number < len(self.positional) else ""
@@ -40,7 +40,7 @@ _RANGE_MARKS = {
     ",": ", ",
     "+": " + ",
 }
-# What is typed, and the word that it means; each also with another sign for its abbreviation.
+# What editors type, and the word that it means; each also with a sign for its abbreviation.
 _RANGE_WORDS = {
     **{word: word for word in ("to", "and", "or", "by", "through", "to about", ", and")},
     "to(-)": "to",
@@ -53,7 +53,7 @@ _WITHOUT_WORDS = {"to": "–", "and": ", ", "or": "/", "by": " × "}
 
 
 def _range(typed: str, ways: Conventions) -> str:
-    """Return what is between two numbers in the words of a language; "" if it is no range."""
+    """Return the words between two numbers in a language; "" if ``typed`` is not a range."""
     if typed in ways.ranges.values() and typed.isalpha():
         return f" {typed} "
     if typed not in _RANGE_WORDS:
@@ -131,13 +131,13 @@ def _unit(unit: str, several: bool = False) -> str:
 
 
 def _several(number: str, arguments: Arguments, ways: Conventions) -> bool:
-    """Return whether a unit that is an English word is in the plural after a number."""
+    """Return whether a unit that is an English word is plural after this number."""
     english = ways.months[:1] == ("January",)
     return english and not arguments.get("adj") and number not in ("1", "-1", "−1", "1/2", "½")
 
 
 def _convert(arguments: Arguments, ways: Conventions) -> str:
-    """Read what is before the result of the conversion.
+    """Return the measure as given, without the converted one.
 
     ``5|km`` is "5 km", ``5|to|10|km`` "5 to 10 km", ``5|ft|6|in|cm`` "5 ft 6 in".
     """
@@ -146,7 +146,7 @@ def _convert(arguments: Arguments, ways: Conventions) -> str:
     while position < len(given):
         words += _measured(given[position], ways)
         after = given[position + 1] if position + 1 < len(given) else ""
-        # "5|a|ha" is an area in Portuguese, and "5|a|10|ha" a range.
+        # "5|a|ha" is an area in Portuguese, but "5|a|10|ha" is a range.
         number_follows = position + 2 < len(given) and (
             after in _RANGE_WORDS or after in _RANGE_MARKS or _is_number(given[position + 2])
         )
@@ -157,7 +157,7 @@ def _convert(arguments: Arguments, ways: Conventions) -> str:
         unit = after
         words += f" {_unit(unit, _several(given[position], arguments, ways))}" if unit else ""
         position += 2
-        # "5 ft 6 in": a number of a smaller unit is part of what is measured.
+        # "5 ft 6 in": a number with a smaller unit belongs to the same measure.
         while position + 1 < len(given) and _is_number(given[position]):
             if given[position + 1] not in _SMALLER_UNITS.get(unit, ()):
                 break
@@ -179,7 +179,7 @@ def _value(arguments: Arguments, ways: Conventions) -> str:
     given = [argument for argument in arguments.positional if argument]
     if not given:
         return ""
-    # {{val}} sets its digits apart by style alone.
+    # {{val}} groups its digits by style only.
     text = given[0] if arguments.name.lower() == "val" else ways.number(given[0])
     rest = given[1:]
     if rest and _is_number(rest[0]):
@@ -248,7 +248,7 @@ def _verse(arguments: Arguments, _: Conventions) -> str:
 
 
 def _coordinates(arguments: Arguments, _: Conventions) -> str:
-    """Read ``{{coord|13|19|N|169|9|W}}`` as "13°19′N 169°9′W"; nothing if it is for the title."""
+    """Read ``{{coord|13|19|N|169|9|W}}`` as "13°19′N 169°9′W"; "" if it is for the title only."""
     if arguments.get("display").startswith("t"):
         return ""
     words, units = "", iter("°′″")
@@ -301,7 +301,7 @@ _ISO = re.compile(r"(\d{4})-(\d{1,2})(?:-(\d{1,2}))?")
 
 
 def _year_month_day(given: Sequence[str]) -> tuple[str, str, str]:
-    """Return year, month and day; each "" if it is not there."""
+    """Return year, month and day; each is "" if it is missing."""
     values = [argument for argument in given[:3] if argument]
     iso = _ISO.fullmatch(values[0]) if values else None
     if iso is not None:
@@ -319,7 +319,7 @@ def _date(arguments: Arguments, ways: Conventions) -> str:
 
 
 def _date_us(arguments: Arguments, ways: Conventions) -> str:
-    """Read ``1999|5|1`` as "May 1, 1999"; with ``df=y``, or on other wikis, as ``_date``."""
+    """Read ``1999|5|1`` as "May 1, 1999"; with ``df=y``, or on other wikis, like ``_date``."""
     day_first = arguments.get("df")[:1] in ("y", "d") or ways.months[:1] != ("January",)
     return _written(arguments.positional, ways, ways.form if day_first else "{m} {d}, {y}")
 
@@ -327,7 +327,7 @@ def _date_us(arguments: Arguments, ways: Conventions) -> str:
 def _written(given: Sequence[str], ways: Conventions, form: str) -> str:
     year, month, day = _year_month_day(given)
     if not year:
-        # "2001|June|8" has a month of its own; "3|February|2001", or words: as they are.
+        # "2001|June|8" and "3|February|2001" name the month; other words are kept as they are.
         words = [argument for argument in given[:3] if argument]
         if len(words) == 3 and words[0].isdigit() and len(words[0]) == 4:
             words.reverse()

@@ -1,12 +1,12 @@
 """The templates whose words belong to a sentence, and how to read them.
 
-All others are dropped. ``data_prep/wiki/templates.yaml`` says what each shows, by language, and a
-user's file of the same form goes before it::
+All others are dropped. ``data_prep/wiki/templates.yaml`` defines what each one shows, by language.
+A user's file of the same form has precedence::
 
     fr:
       "{1} ({2})": [mon modèle]
 
-What a text in braces cannot say is a function of data_prep/wiki/template_functions.py.
+What a text in braces cannot express is a function of data_prep/wiki/template_functions.py.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ TemplateText = Callable[[Arguments], str]
 Table: TypeAlias = dict[str, dict[str, Any]]
 
 _PARAMETER = re.compile(r"\\(.)|\{([^{}\[\]]*)\}|(\[)|(\])", re.DOTALL)
-# A template of another language's wiki is recognised by its name, unless it is as short as a code.
+# A template of another language's wiki is found by its name, unless the name is as short as a code.
 _LEAST_FOREIGN = 4
 _CONVENTIONS = ("dates", "numbers", "ranges")
 _MOST_NAMES = 50_000
 
 
 class Templates(NamedTuple):
-    """The templates that one wiki's text is read with."""
+    """The templates for reading the text of one wiki."""
 
     names: dict[str, TemplateText | None]
-    """By name: lower case, spaces. None of those that were asked for and leave nothing."""
+    """By name, in lower case with spaces. None for names that were looked up and leave nothing."""
     prefixes: tuple[tuple[str, TemplateText], ...]
     suffixes: tuple[tuple[str, TemplateText], ...]
     conventions: Conventions
 
     def find(self, name: str) -> TemplateText | None:
-        """Return how to read a template; None if it leaves nothing."""
+        """Return the function that reads a template; None if the template leaves nothing."""
         found = self._find(normalised(name))
         if len(self.names) < _MOST_NAMES:
-            self.names[name] = found  # most templates are a few: {{cite web}}
+            self.names[name] = found  # a few templates make up most of the uses: {{cite web}}
         return found
 
     def _find(self, name: str) -> TemplateText | None:
@@ -67,12 +67,12 @@ def templates_of(language: str, user_file: str = "") -> Templates:
     """Return the templates of a wiki.
 
     Args:
-        language: the wiki's; its own entries go before those of ``all`` and of English, and those
-            before other languages'.
-        user_file: ``SHA256:FILE`` of the user's, which goes before all; "" if there is none.
+        language: of the wiki. Its own entries have precedence over those of ``all`` and of English,
+            and these over those of other languages.
+        user_file: ``SHA256:FILE`` of the user's file, which has precedence over all; "" = none.
 
     Raises:
-        ConfigError: the user's file cannot be read, or an entry means nothing.
+        ConfigError: the user's file cannot be read, or an entry is not valid.
     """
     shipped = _shipped()
     codes = codes_of(language)
@@ -80,6 +80,7 @@ def templates_of(language: str, user_file: str = "") -> Templates:
     others = [code for code in shipped if code not in own and code not in _CONVENTIONS]
     found: dict[str, TemplateText] = {}
     ways = _conventions({}, shipped, language)
+    # _add keeps the first entry of a name, so entries are added by precedence.
     if user_file:
         user_file = user_file.partition(":")[2]
         users = _read(Path(user_file))
@@ -94,6 +95,7 @@ def templates_of(language: str, user_file: str = "") -> Templates:
         for name, text in foreign.items():
             if len(name.strip("*")) >= _LEAST_FOREIGN or not name.isascii():
                 found.setdefault(name, text)
+    # "cite*" and "*icon" are prefixes and suffixes of names.
     prefixes = tuple((n[:-1], text) for n, text in found.items() if n[-1:] == "*")
     suffixes = tuple((n[1:], text) for n, text in found.items() if n[:1] == "*" != n[-1:])
     names = {name: text for name, text in found.items() if "*" not in (name[:1], name[-1:])}
@@ -101,10 +103,10 @@ def templates_of(language: str, user_file: str = "") -> Templates:
 
 
 def check_file(path: Path) -> None:
-    """Read a user's file.
+    """Check a user's file.
 
     Raises:
-        ConfigError: it cannot be read, or an entry means nothing.
+        ConfigError: it cannot be read, or an entry is not valid.
     """
     for code, entries in _read(path).items():
         if code not in _CONVENTIONS:
@@ -117,7 +119,7 @@ def _conventions(users: Table, shipped: Table, language: str) -> Conventions:
 
 
 def _entry(users: Table, shipped: Table, kind: str, language: str) -> Mapping[str, Any]:
-    """Return what a table says of a language's dates or numbers; {} if nothing."""
+    """Return the entry of a table for a language's dates or numbers; {} if there is none."""
     for table in (users, shipped):
         for code in codes_with_fallbacks(language):
             entry = table.get(kind, {}).get(code)
@@ -150,7 +152,7 @@ def _read(path: Path) -> Table:
 def _add(
     found: dict[str, TemplateText], entries: Mapping[str, Any], ways: Conventions, path: str
 ) -> None:
-    """Add entries of one language, none in the place of another."""
+    """Add the entries of one language; existing names are kept."""
     for shown, given in entries.items():
         names = given if isinstance(given, list) else [given]
         if not isinstance(shown, str) or not all(isinstance(n, str) and n for n in names):
@@ -161,7 +163,7 @@ def _add(
 
 
 def normalised(name: str) -> str:
-    """Return a template's name as tables have it: ``Not_a_typo`` is ``not a typo``."""
+    """Return a template's name in the form of the tables: ``Not_a_typo`` is ``not a typo``."""
     return name.replace("_", " ").strip().lower()
 
 
@@ -175,20 +177,20 @@ def _compiled(shown: str, ways: Conventions, path: str) -> TemplateText:
     if open_groups:
         raise ConfigError(f"{path}: {shown!r}: unbalanced brackets")
     if any(isinstance(part, tuple) for part in parts):
-        # "« {1} »" without a value is nothing.
+        # "« {1} »" without a value shows nothing.
         return lambda arguments: _unless_empty(*_filled(parts, arguments))
     return lambda arguments: _filled(parts, arguments)[0]
 
 
 class _Group(list["_Part"]):
-    """Parts that vanish together."""
+    """Parts in square brackets, which are omitted together if no value is given."""
 
 
 _Part: TypeAlias = "str | tuple[str, ...] | _Group"
 
 
 def _parsed(marks: Iterator[re.Match[str]], shown: str) -> tuple[_Group, int]:
-    """Return a pattern's parts: text, parameters (names to try in turn), groups."""
+    """Return the parts of a pattern (text, parameter names to try in turn, groups), open groups."""
     stack = [_Group()]
     position = 0
     for mark in marks:
@@ -233,5 +235,5 @@ def _unless_empty(text: str, has_value: bool) -> str:
 
 
 def _text_of(name: str) -> str:
-    """Return the text for a value that is not there: ``{2|'e'}`` is "e" without a second."""
+    """Return the text for a missing value: ``{2|'e'}`` is "e" without a second argument."""
     return name[1:-1] if len(name) > 1 and name[0] == name[-1] == "'" else ""

@@ -1,20 +1,20 @@
-"""``-{zh-hans:计算机;zh-hant:電腦}-``: one of the variants that a reader could choose.
+"""``-{zh-hans:计算机;zh-hant:電腦}-``: chooses one of the variants that a reader could choose.
 
-By MediaWiki's documentation of its language converter (Writing systems/Syntax).
+Follows MediaWiki's documentation of its language converter (Writing systems/Syntax).
 """
 
 from __future__ import annotations
 
 import re
 
-# The innermost: what holds another is read when that one is text.
+# The innermost ones: an outer one is read after these have become text.
 _VARIANT = re.compile(r"-\{(?!\{)([^{}]*+)\}-")
 _RULE = re.compile(r"\s*(?:[^:;=>]*=>\s*)?([a-z]{2,3}(?:-[a-z]{2,6})?)\s*:(.*)", re.DOTALL)
 _BETWEEN_RULES = re.compile(r";\s*(?=(?:[^:;=>]*=>\s*)?[a-z]{2,3}(?:-[a-z]{2,6})?\s*:|$)")
 _FLAG = re.compile(r"[ATRDHNS+-]|[a-z]{2,3}(?:-[a-z]{2,6})?|")
 _SILENT = frozenset("THN-")
 _DEEPEST = 5
-# Of several, this one: a text is in one script rather than in the editors' two.
+# Of several variants the first of these, so that a text is in one script, not in the editors' two.
 _PREFERRED = (
     "zh-hans",
     "zh-cn",
@@ -49,10 +49,12 @@ def _chosen(match: re.Match[str]) -> str:
     body: str = match[1]
     flags, bar, rest = body.partition("|")
     given = [flag.strip() for flag in flags.split(";")]
+    # Flags before a bar: some show nothing, the others only change the conversion.
     if bar and all(map(_FLAG.fullmatch, given)):
         if _SILENT.intersection(given):
             return ""
         body = rest
+    # Rules "code:text" separated by semicolons; the first one of a code counts.
     found: dict[str, str] = {}
     for part in _BETWEEN_RULES.split(body):
         rule = _RULE.fullmatch(part)

@@ -1,14 +1,14 @@
-"""The lock of a folder that several tasks fill together, on one host or many.
+"""The lock of an output folder that several tasks fill together, on one or more hosts.
 
 ```text
 OUT/.lock                    names the group and its session
-OUT/.tasks/member-K.json     one for each task: host, process, Slurm job; touched while it lives
-OUT/.tasks/SESSION/          what the tasks of this session have claimed and done
+OUT/.tasks/member-K.json     one per task: host, process, Slurm job; touched while it lives
+OUT/.tasks/SESSION/          claims and results of the tasks of this session
 ```
 
-A group is all tasks of one preparation: same settings, same sources, same number of tasks. It
-holds the folder while one of its members lives; any other process is refused. A session begins when
-the first member comes to a folder in which none lives, and ends when the last one leaves.
+A group is all tasks of one preparation: same settings, same sources, same number of tasks. It holds
+the folder while one of its members lives; any other process is refused. A session begins when the
+first member finds no living one, and ends when the last member leaves.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _BEAT_SECONDS = 5.0
 
 
 class JointLock(FolderLock):
-    """Membership of one task in the group that fills a folder; a context manager."""
+    """Membership of one task in the group that fills a folder. A context manager."""
 
     def __init__(
         self, folder: Path, group: str, index: int, count: int, stale_seconds: float = 120.0
@@ -54,23 +54,23 @@ class JointLock(FolderLock):
         self.tasks = self.folder / TASKS_FOLDER
         self.member = self.tasks / f"member-{index}.json"
         self.token = uuid.uuid4().hex[:16]
-        """Of this life of the task: a restarted one has another."""
+        """Identifies this process: a restarted task has a different one."""
         self.session = ""
 
     @property
     def session_folder(self) -> Path:
-        """Where the claims of this session are."""
+        """The folder of this session's claims."""
         return self.tasks / self.session
 
     def acquire(self) -> JointLock:
-        """Join the group, or found it.
+        """Join the group, or create it.
 
         Raises:
-            InUseError: another preparation fills the folder, or this task runs already.
+            InUseError: another preparation fills the folder, or this task is already running.
         """
         try:
             twin = living_holder(self.member, self.stale_seconds)
-            # A requeued element of an array finds what it left itself, fresh, from another host.
+            # A requeued element of a job array finds its own recent file, from another host.
             if twin is not None and (not twin["job"] or twin["job"] != this_process("")["job"]):
                 raise InUseError(in_use(self.folder, twin))
             self._register(self.token)
@@ -97,25 +97,27 @@ class JointLock(FolderLock):
                 write_json(self.member, {**this_process(purpose), **names})
                 return
             except BertdsError as error:
-                # The last task of the session before has just removed the folder.
+                # The last task of the previous session has just removed the folder.
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
         raise InUseError(f"{self.folder}: could not join the tasks in {self.tasks}")
 
     def _join(self) -> str:
-        """Agree with the others on one session; return the text of its lock."""
+        """Agree on one session with the other tasks; return the text of its lock."""
         agreed = 0
         for _ in range(500):
             text = self._read()
             lock = parse_lock(text)
             if text and lock.get("group") == self.group and lock.get("session") == self.session:
-                # Twice: a lock that was removed by mistake (see there) comes back in between.
+                # Read twice: a lock that was removed by mistake (see there) returns in between.
                 agreed += 1
                 if agreed == 2:
                     return text
                 time.sleep(0.02)
                 continue
             agreed = 0
+            # No lock: found a session. A lock of a living session: join it. Otherwise remove a dead
+            # one.
             if text == "":
                 self._register(self.token)
                 names = {"group": self.group, "session": self.token}
@@ -132,7 +134,7 @@ class JointLock(FolderLock):
 
     def _others(self) -> list[dict[str, Any]]:
         others = []
-        # The time at which the file server sees this file touched: its clock may be another one.
+        # Use the file server's time of touching this file, because its clock may differ from ours.
         with suppress(OSError):
             os.utime(self.member)
         now = self.member.stat().st_mtime if self.member.exists() else None
@@ -146,7 +148,7 @@ class JointLock(FolderLock):
         if not lock.get("group"):
             holder = living_holder(self.path, STALE_SECONDS)
         elif lock["group"] != self.group:
-            # Members of this group that are about to join are no danger.
+            # Members of this group that are about to join are harmless.
             holder = next((m for m in self._others() if m["group"] == lock["group"]), None)
         else:
             holder = None
@@ -154,13 +156,13 @@ class JointLock(FolderLock):
             raise InUseError(in_use(self.folder, holder))
 
     def refresh(self) -> None:
-        """Show other hosts that this task still lives, and with it the group."""
+        """Show other hosts that this task, and so the group, still lives."""
         for path in (self.member, self.path):
             with suppress(OSError):
                 os.utime(path)
 
     def release(self) -> None:
-        """Leave; the last one of a session removes its traces."""
+        """Leave the group; the last member of a session removes its files."""
         if not self._held:
             return
         self._held = False
@@ -176,10 +178,10 @@ class JointLock(FolderLock):
             self._remove_traces()
 
     def _remove_traces(self) -> None:
-        """Remove what dead tasks and finished sessions have left.
+        """Remove the files of dead tasks and finished sessions.
 
-        A task that joins at this moment keeps its own. It makes the folder of its session after it
-        has registered. It cannot be in this task's session: it registers before it looks for a
+        A task that joins at this moment keeps its files: it creates the folder of its session after
+        it has registered. It cannot be in this task's session: it registers before it looks for a
         living member, and no other was registered when this task left.
         """
         sessions = [path for path in self.tasks.iterdir() if path.is_dir()]
@@ -191,14 +193,14 @@ class JointLock(FolderLock):
             if living_holder(path, self.stale_seconds) is None:
                 path.unlink(missing_ok=True)
         remove_dead_candidates(self.tasks, self.stale_seconds)
-        self.tasks.rmdir()  # fails when others are in it
+        self.tasks.rmdir()  # fails if other tasks are in it
 
 
 class Claims:
-    """What the tasks of a session have claimed, and what they have done.
+    """The claims and results of the tasks of a session.
 
-    A claim is a hint that keeps two tasks from the same work, not a promise: should both do it,
-    they write the same bytes. So a claim whose task seems dead is taken over without ceremony.
+    A claim is a hint that keeps two tasks from doing the same work, not a guarantee: if both do it,
+    they write the same bytes. So a claim of a task that seems dead can simply be taken over.
     """
 
     def __init__(self, lock: JointLock, patience_seconds: float = 60.0) -> None:
@@ -207,7 +209,7 @@ class Claims:
         self._seen: dict[str, tuple[int, float]] = {}
 
     def names(self) -> set[str]:
-        """Return the names of all files of the session, for a quick look."""
+        """Return the names of all files of the session, as a quick overview."""
         try:
             return set(os.listdir(self.folder))
         except FileNotFoundError as error:
@@ -216,7 +218,8 @@ class Claims:
             ) from error
 
     def take(self, name: str) -> bool:
-        """Claim a piece of work. False: a living task has it."""
+        """Claim a piece of work. Returns False if a living task has claimed it."""
+        # A hard link is created atomically, on network file systems too.
         claim = self.folder / f"{name}.claim"
         mine = temporary_name(claim)
         value = {"member": self.lock.member.name, "token": self.lock.token}
@@ -241,11 +244,11 @@ class Claims:
         except (OSError, ValueError, KeyError):
             return False
         if found["token"] != owner["token"]:
-            return False  # that task has begun again
+            return False  # that task has been restarted
         if found["host"] == this_process("")["host"]:
             return living_holder(member, self.patience_seconds) is not None
-        # Of another host: alive while its file is touched. Seen by our own clock, whatever those
-        # of the hosts and of the file server say.
+        # On another host: alive while its file is touched, as measured by our own clock. The clocks
+        # of the hosts and of the file server may differ.
         now = time.monotonic()
         before, since = self._seen.get(member.name, (0, now))
         if before != beat:
@@ -254,10 +257,10 @@ class Claims:
         return now - since < self.patience_seconds
 
     def finish(self, name: str, value: object) -> None:
-        """Notify all tasks that this is done, with what came out."""
+        """Store the result of a piece of work for all tasks."""
         write_json(self.folder / f"{name}.done", {"value": value})
 
     def value(self, name: str) -> Any:
-        """Return what came out of a piece of work that is done."""
+        """Return the stored result of a finished piece of work."""
         found = parse_json((self.folder / f"{name}.done").read_text(encoding="utf-8"))
         return found["value"]

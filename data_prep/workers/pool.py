@@ -1,4 +1,4 @@
-"""Tasks on worker processes: bounded memory, no hanging, the same results for any number."""
+"""Runs tasks in worker processes: bounded memory, no hanging, equal results for any number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bertds.errors import BertdsError
 
 
 class Workers:
-    """Processes that live through all stages; a context manager. One worker is this process."""
+    """Processes that live through all stages. A context manager. One worker is this process."""
 
     def __init__(self, count: int) -> None:
         self.count = max(1, count)
@@ -31,7 +31,7 @@ class Workers:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._pool is None:
             return
-        # After an error or Ctrl-C nothing is waited for: half-made files carry temporary names.
+        # After an error or Ctrl-C nothing is waited for: unfinished files have temporary names.
         processes = list((self._pool._processes or {}).values())
         self._pool.shutdown(wait=kind is None, cancel_futures=True)
         for process in processes:
@@ -46,11 +46,11 @@ class Workers:
     ) -> None:
         """Call ``function(task)`` for every task, and ``on_result`` here for each result.
 
-        Tasks are taken from the iterable as workers become free, so that it may read a large file.
-        A task that raises ends the run with its exception; markers keep the results of others.
+        Tasks are taken from the iterable as workers become free, so it may read a large file. A
+        task that raises an error ends the run with it; markers keep the results of the others.
 
         Args:
-            function: a function of a module (workers import it).
+            function: a function at module level (workers import it).
             tasks: picklable values.
             on_result: called in the order in which tasks finish.
 
@@ -67,6 +67,7 @@ class Workers:
         exhausted = False
         try:
             while pending or not exhausted:
+                # Queue at most two tasks per worker: enough to keep them busy, with bounded memory.
                 while not exhausted and len(pending) < 2 * self.count:
                     try:
                         task = next(iterator)
@@ -98,7 +99,7 @@ class Workers:
 
 @contextlib.contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """Processes started within never see Ctrl-C, not even while they import; this one does later.
+    """Hide Ctrl-C from processes started inside, even while they import; this one gets it later.
 
     A pool starts its processes while tasks are submitted.
     """
@@ -110,7 +111,7 @@ def _interrupts_held_back() -> Iterator[None]:
 
 
 def _prepare_worker(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it."""
+    """Ignore Ctrl-C, which the parent handles, and make sure not to outlive the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         pr_set_pdeathsig = 1

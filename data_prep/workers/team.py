@@ -1,12 +1,13 @@
-"""Who does the work of a stage: this process with its workers, or several tasks together.
+"""Distributes the work of a stage: to this process and its workers, or to several tasks.
 
-The stages do not know which. A stage is groups of tasks; each task writes one file and a marker.
+The stages do not know which. A stage consists of groups of tasks; each task writes one file and a
+marker.
 
-- ``SingleProcess``: what has a valid marker is done, the rest is given to the workers.
-- ``SharedFolderTeam``: each of several processes, on one host or many, claims free groups, does
-  them as above, and reports the others. None begins the next stage before all groups of this one
-  are done. A process that has nothing left to claim waits, and takes over what a dead task had
-  claimed; so it does not matter how many tasks there are, when they start, or which of them
+- ``SingleProcess``: tasks with a valid marker are done, the rest is given to the workers.
+- ``SharedFolderTeam``: each of several processes, on one or more hosts, claims free groups, does
+  them as above, and reads the results of the others. No process begins the next stage before all
+  groups of this one are done. A process with nothing left to claim waits, and takes over the claims
+  of a dead task. So it does not matter how many tasks there are, when they start, or which of them
   survive.
 """
 
@@ -24,11 +25,11 @@ from data_prep.workers.pool import Workers
 
 T = TypeVar("T")
 Result = dict[str, Any]
-"""What a task found, as its marker keeps it."""
+"""The result of a task, as stored in its marker."""
 Function = Callable[[Any], Result]
-"""Does one task."""
+"""Runs one task."""
 Done = Callable[[Result], None]
-"""Is called with the result of every task, whoever did it."""
+"""Called with the result of every task, including those of other processes."""
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 
 
@@ -36,33 +37,33 @@ class Task(Protocol):
     """One file to write."""
 
     def earlier(self) -> Result | None:
-        """Return what an earlier run's valid marker says, or None: the file must be made."""
+        """Return the result in a valid marker of an earlier run, or None: make the file."""
         ...
 
 
 class Group(NamedTuple):
-    """Tasks that one process does."""
+    """Tasks that one process does together."""
 
     name: str
-    """The same in all processes."""
+    """Its name, the same in all processes."""
     tasks: Callable[[], Iterable[Any]]
-    """Gives the tasks; may read a large file meanwhile."""
+    """Yields the tasks; may read a large file while it does."""
 
 
 class Team(Protocol):
-    """What the stages ask for."""
+    """The interface that the stages use."""
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """Return ``make()``, a value for JSON; of several processes one calls it."""
+        """Return ``make()``, a JSON value. Only one of several processes calls it."""
         ...
 
     def each(self, stage: str, function: Function, groups: Iterable[Group], done: Done) -> None:
-        """Have every task done, by any process."""
+        """Run every task, in any process."""
         ...
 
 
 def _unfinished(group: Group, done: Done) -> Iterator[Any]:
-    """Yield a group's tasks, but for those with a valid marker: these are done."""
+    """Yield a group's tasks without a valid marker; pass the results of the others to ``done``."""
     for task in group.tasks():
         earlier = task.earlier()
         if earlier is None:
@@ -82,12 +83,12 @@ class SingleProcess:
         return _through_json(make())
 
     def each(self, stage: str, function: Function, groups: Iterable[Group], done: Done) -> None:
-        """Do what has no valid marker."""
+        """Run the tasks that have no valid marker."""
         self.workers.run(function, (t for group in groups for t in _unfinished(group, done)), done)
 
 
 class _Call(NamedTuple):
-    """A task that remembers its group."""
+    """A task with the name of its group."""
 
     group: str
     function: Function
@@ -99,14 +100,14 @@ def _call(call: _Call) -> tuple[str, Result]:
 
 
 class SharedFolderTeam:
-    """This process as one of several tasks."""
+    """This process as one of several tasks that prepare one corpus."""
 
     def __init__(self, workers: Workers, lock: JointLock) -> None:
         self.workers, self.lock = workers, lock
         self.claims = Claims(lock)
 
     def once(self, name: str, make: Callable[[], T]) -> T:
-        """Return what ``make()`` gave to the task that was first to call it."""
+        """Return the result of ``make()``, which only the first task to come calls."""
         pause = _SHORTEST_PAUSE
         while f"{name}.done" not in self.claims.names():
             if self.claims.take(name):
@@ -118,12 +119,13 @@ class SharedFolderTeam:
         return made
 
     def each(self, stage: str, function: Function, groups: Iterable[Group], done: Done) -> None:
-        """Do what no other task does, and wait for the others."""
+        """Do the groups that no other task does, and wait for the others."""
         waiting = {f"{stage}-{group.name}": group for group in self._from_own_place([*groups])}
         pause = _SHORTEST_PAUSE
         while True:
             own = self._claimed(waiting, function, done)
             there = self.claims.names()
+            # Read the results of groups that other tasks have finished.
             for name in [name for name in waiting if f"{name}.done" in there]:
                 del waiting[name]
                 for result in [] if name in own else self.claims.value(name):
@@ -133,12 +135,12 @@ class SharedFolderTeam:
             pause = _SHORTEST_PAUSE if own else _sleep(pause)
 
     def _from_own_place(self, groups: list[Group]) -> list[Group]:
-        """Order groups so that tasks which start together do not go for the same ones."""
+        """Order groups so that tasks which start together do not claim the same ones."""
         first = len(groups) * (self.lock.index % self.lock.count) // self.lock.count
         return groups[first:] + groups[:first]
 
     def _claimed(self, waiting: dict[str, Group], function: Function, done: Done) -> set[str]:
-        """Claim groups one by one as workers become free, and do them; return their names."""
+        """Claim groups one by one as workers become free; run them and return their names."""
         results: dict[str, list[Result]] = {}
         open_tasks: dict[str, int] = {}
 
@@ -153,13 +155,13 @@ class SharedFolderTeam:
         def calls() -> Iterator[_Call]:
             there = self.claims.names()
             for name, group in waiting.items():
-                # The listing is from some time ago: it only saves asking for what was done then.
+                # The listing is older: it only avoids claiming what was done before.
                 if f"{name}.done" in there or not self.claims.take(name):
                     continue
                 if (self.claims.folder / f"{name}.done").exists():
                     continue
                 results[name] = []
-                open_tasks[name] = 1  # the group itself, until its last task is given out
+                open_tasks[name] = 1  # for the group itself, until its last task is handed out
                 for task in _unfinished(group, partial(note, name)):
                     open_tasks[name] += 1
                     yield _Call(name, function, task)
@@ -182,6 +184,6 @@ def _sleep(pause: float) -> float:
 
 
 def _through_json(value: T) -> T:
-    """Return a value as the other tasks will read it, so that all continue with the same."""
+    """Return a value as the other tasks will read it, so that all use the same one."""
     read: T = parse_json(json.dumps(value))
     return read

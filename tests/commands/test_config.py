@@ -27,12 +27,15 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("optimizer", ["deepspeed.optimizer.type", "Lamb", "optimizer.params.betas"]),
         ("deepspeed.zero_optimization.stage", ["0 = nothing is partitioned", "One of 0, 1, 2, 3."]),
         ("zero_optimization.stage", ["0 = nothing is partitioned"]),
-        ("deepspeed.scheduler", ["Not supported: the learning-rate", "section schedule"]),
+        ("deepspeed.scheduler", ["Not supported: the learning-rate", "schedule section"]),
         ("bf16.check_grad_overflow", ["Must stay true: this check is what skips"]),
         ("zero_hpz_partition_size", ["Only 0 or 1 is supported: larger values change the layout"]),
         ("offload_optimizer.ratio", ["Only 1 is supported: with less, part of the moments"]),
-        ("legacy_stage1", ["Only false is supported: DeepSpeed removed it."]),
-        ("elastic_checkpoint", ["Has no effect: it concerns DeepSpeed's own checkpoints."]),
+        ("legacy_stage1", ["Only false is supported: DeepSpeed has removed this option."]),
+        (
+            "elastic_checkpoint",
+            ["Has no effect: this option concerns DeepSpeed's own checkpoints."],
+        ),
         ("offload_param.device", ["Where to keep the data. One of none, cpu."]),
         ("torch_autocast.dtype", ["Data type of the computation: bfloat16 or bf16."]),
         ("batch_size", ["deepspeed.train_batch_size", "Global batch"]),
@@ -132,7 +135,7 @@ def test_validate_checks_recipes_with_their_jsons_and_jsons(
     files = ["large_phase1", "devlin_phase1.json", str(bad), str(recipe), "no_such"]
     assert command(["config", "validate", *files]) == 2
     captured = capsys.readouterr()
-    assert captured.out == "large_phase1: good\ndevlin_phase1.json: good\n"
+    assert captured.out == "large_phase1: valid\ndevlin_phase1.json: valid\n"
     errors = captured.err.splitlines()
     assert len(errors) == 3 and all("gradient_cliping" in line for line in errors[:2])
     assert "no such recipe" in errors[2]

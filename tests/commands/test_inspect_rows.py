@@ -84,7 +84,7 @@ def test_single_samples_with_pair_label_and_masks(
     ("arguments", "message"),
     [
         (["--step", "0"], "the first step is 1"),
-        (["--sample", "7"], "give epoch:number"),
+        (["--sample", "7"], "must be epoch:number"),
         (["--sample", "0:99999"], "epoch 0 has"),
         (["--step", "1", "--data", "/nowhere"], "/nowhere"),
     ],

@@ -335,4 +335,4 @@ def test_a_text_without_a_mask_gets_an_error_in_its_place(
     assert answers[1]["error"] == "line 2: no [MASK] in the first 32 tokens"
     assert "error: line 2: no [MASK]" in printed.err
     assert main([*words, texts(tmp_path, ["paris", "is", "[MASK]"])]) == 2
-    assert "2 texts, the first line 1" in capsys.readouterr().err
+    assert "2 texts have no answer; the first: line 1" in capsys.readouterr().err

@@ -170,7 +170,9 @@ def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
         "compared with 0 before. Correct answers for all held-out sentences" in out
         and "of the 96 about a capital" in out
     )
-    assert "most frequent word" in out and "A full run" in out and "predict --task fill-mask" in out
+    assert (
+        "most frequent token" in out and "A full run" in out and "predict --task fill-mask" in out
+    )
     scores = json.loads((work / "scores.json").read_text())
     validation = read_metrics(work / "run" / "metrics.jsonl").validation
     assert [line["step"] for line in validation] == [0, 2, 4]

@@ -153,7 +153,7 @@ def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> Non
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--target", "0"], "--target 0: must be a loss in nats, above 0"),
+        (["--target", "0"], "--target 0: must be a loss in nats above 0"),
         (["--by", "me\nyou"], "must be printable text, on one line"),
         (["--records", "nowhere/r.jsonl"], "nowhere/r.jsonl: its folder does not exist"),
         (["--records", "."], ".: cannot be read"),

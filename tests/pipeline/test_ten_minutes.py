@@ -154,7 +154,7 @@ def test_results_that_cannot_be_read_are_named(tmp_path: Path, data: bytes) -> N
         (["--text", "t.txt", "--blimp", "nowhere"], "--blimp nowhere: no such folder"),
         (["--text", "t.txt", "--glue", "nowhere"], "--glue nowhere: no such folder"),
         (["--text", "t.txt", "--blimp", ".", "--limit", "-1"], "0 (all) or more"),
-        ([], "give the text with --wiki, --books or --text"),
+        ([], "no text to train on; give --wiki, --books or --text"),
         (["--text", "t.txt", "--blimp", "empty"], "--blimp empty: contains no *.jsonl files"),
         (["--text", "t.txt", "--glue", "empty"], "contains none of the folders SST-2, MRPC"),
         (["--text", "t.txt", "--glue", "half"], "half/SST-2: no file to score on"),

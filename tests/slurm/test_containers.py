@@ -87,7 +87,7 @@ def test_two_nodes_train_in_enroot(
         f"schedule.horizon_steps={STEPS}",
     )
     assert lab.wait(job)["ExitCode"] == "0:0", lab.log(job)
-    assert "preflight: 2 nodes are fit" in lab.log(job)
+    assert "preflight: 2 nodes fit to train" in lab.log(job)
     trained = [line for line in metrics(work / "run") if "split" not in line]
     alone = [line for line in metrics(undisturbed) if "split" not in line]
     assert trained == alone[:10]

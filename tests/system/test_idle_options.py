@@ -24,12 +24,24 @@ PIPELINE = ["pipeline", "--work", "w", "--books", "b"]
             "--max-test-rows cannot be combined",
         ),
         ([*FINETUNE, "sst2", "--mnli-data", "d"], "--mnli-data requires --mnli-first"),
-        ([*FINETUNE, "sst2", "--text-column", "t"], "--text-column: not for --task sst2"),
-        ([*FINETUNE, "squad", "--null-threshold", "1"], "--null-threshold: not for --task squad"),
-        ([*FINETUNE, "glue", "--train", "t.csv"], "--train: not for --task glue"),
+        (
+            [*FINETUNE, "sst2", "--text-column", "t"],
+            "--text-column cannot be used with --task sst2",
+        ),
+        (
+            [*FINETUNE, "squad", "--null-threshold", "1"],
+            "--null-threshold cannot be used with --task squad",
+        ),
+        ([*FINETUNE, "glue", "--train", "t.csv"], "--train cannot be used with --task glue"),
         ([*FINETUNE, "sst2", "--deepspeed_config", "j", "--weight-decay", "0"], "--weight-decay"),
-        (["predict", "--model", "m", "--task", "ner", "--top", "3"], "--top: for --task fill-mask"),
-        (["predict", "--model", "m", "--task", "fill-mask", "--v2"], "--v2: for --task qa"),
+        (
+            ["predict", "--model", "m", "--task", "ner", "--top", "3"],
+            "--top can only be used with --task fill-mask",
+        ),
+        (
+            ["predict", "--model", "m", "--task", "fill-mask", "--v2"],
+            "--v2 can only be used with --task qa",
+        ),
         (["evaluate", "m", "--limit", "3"], "--limit requires --blimp"),
         (
             ["evaluate", "m", "--blimp", "b", "--split", "train"],
@@ -39,7 +51,10 @@ PIPELINE = ["pipeline", "--work", "w", "--books", "b"]
             ["evaluate", "m", "--blimp", "b", "--max-samples", "9"],
             "--max-samples cannot be combined",
         ),
-        (["checkpoint", "verify", "r", "--out", "o"], "--out: for convert, not for verify"),
+        (
+            ["checkpoint", "verify", "r", "--out", "o"],
+            "--out can only be used with convert, not with verify",
+        ),
         (
             ["convert", "s", "o", "--to", "onnx", "--cased"],
             "--cased cannot be combined with --to onnx",
@@ -48,8 +63,8 @@ PIPELINE = ["pipeline", "--work", "w", "--books", "b"]
             ["plan", "--config", "large_phase1", "--sweep", "--nodes", "4"],
             "--nodes cannot be combined",
         ),
-        (["status", "r", "--watch", "0"], "--watch 0: give a number of seconds above 0"),
-        (["status", "r", "--watch", "-1"], "--watch -1: give a number of seconds above 0"),
+        (["status", "r", "--watch", "0"], "--watch 0: must be a number of seconds above 0"),
+        (["status", "r", "--watch", "-1"], "--watch -1: must be a number of seconds above 0"),
         (["inspect", "r", "--step", "1", "--limit", "-2"], "--limit -2: must be 0 (all) or more"),
         (["doctor", "--level", "quick"], "--level requires --cluster or --judge"),
         (["doctor", "--judge", "f", "--data", "d"], "--data cannot be combined with --judge"),

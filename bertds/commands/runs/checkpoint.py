@@ -35,7 +35,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     for option in given_options(parser, args).intersection(("out", "to")):
         if args.action != "convert":
-            raise ConfigError(f"--{option}: for convert, not for {args.action}")
+            raise ConfigError(f"--{option} can only be used with convert, not with {args.action}")
     return args
 
 

@@ -39,10 +39,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--step", type=int, metavar="K", help="all rows of step K (from 1)")
     which.add_argument(
-        "--sample", nargs="+", metavar="E:N", help="samples by epoch:number, as in messages"
+        "--sample",
+        nargs="+",
+        metavar="E:N",
+        help="samples as epoch:number, the form in which messages name them",
     )
     parser.add_argument("--data", metavar="PATH", help="path of the data, if it has moved")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="print at most N rows")
+    parser.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="print at most N rows (default: all)"
+    )
     return parser.parse_args(argv)
 
 
@@ -112,7 +117,7 @@ def sample(source: Source, epoch: int, number: int) -> MicroBatch:
     firsts = source.first_samples(epoch)
     if not 0 <= number < firsts[-1]:
         raise DataError(
-            f"sample {epoch}:{number}: epoch {epoch} has {firsts[-1]} samples, counted from 0"
+            f"sample {epoch}:{number}: epoch {epoch} has {firsts[-1]} samples, numbered from 0"
         )
     shard = int(np.searchsorted(firsts, number, side="right")) - 1
     flat = source.open_block(epoch, [shard]).gather(np.array([number - firsts[shard]]))
@@ -140,5 +145,5 @@ def describe(name: list[int], row: MicroBatch, words: list[str], pairs: str) -> 
 def _parse(name: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+):(\d+)", name)
     if not match:
-        raise ConfigError(f"--sample {name}: give epoch:number, such as 0:1234")
+        raise ConfigError(f"--sample {name}: must be epoch:number, such as 0:1234")
     return int(match[1]), int(match[2])

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Print the state of each run."""
     args = parse_args(argv)
     if args.watch is not None and not 0 < args.watch < math.inf:
-        raise ConfigError(f"--watch {args.watch:g}: give a number of seconds above 0")
+        raise ConfigError(f"--watch {args.watch:g}: must be a number of seconds above 0")
     while True:
         runs = [run for given in args.runs for run in expand(given)]
         states = [read_status(run) for run in runs]
@@ -86,16 +86,15 @@ def in_lines(status: Status) -> str:
         lost = in_words(sum(loss.seconds for loss in status.losses))
         lines[-1] += f"; {lost} lost, most recently because {status.losses[-1].what}"
     if status.state in ("training", "silent"):
-        lines.append(f"  last line {in_words(status.age_seconds)} ago")
+        lines.append(f"  last metrics line {in_words(status.age_seconds)} ago")
     if status.state == "silent":
         lines.append(
-            "  ! no metrics for a long time; look at log.txt, and at the ranks with py-spy"
+            "  ! no metrics for a long time; see log.txt, and find where the ranks wait with py-spy"
         )
     if status.state == "killed":
         lines.append(
-            f"  ! {status.owner} ended without a message: killed by the system when memory ran "
-            "out, by kill -9, or because its machine failed; look at log.txt and dmesg, then run "
-            "the same command again"
+            f"  ! {status.owner} ended without a message: it was killed (out of memory, or kill "
+            "-9), or its machine failed; see log.txt and dmesg, then run the same command again"
         )
     lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
     # Not the first: a path that is broken in two cannot be copied.

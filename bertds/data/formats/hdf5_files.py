@@ -1,13 +1,13 @@
-"""Opens HDF5 files of others: every byte that is read comes from the file itself.
+"""Opens HDF5 files of unknown origin: every byte that is read comes from the file itself.
 
-HDF5 has three ways to make a dataset of bytes elsewhere: external storage (``/etc/passwd`` from
-byte 0), links into other HDF5 files, and virtual datasets put together from other files. Whoever
-prepared the file would choose which of the reader's files are read. All three are refused by name
-before anything is opened or read, and so is a file that unpacks to very much more than it holds.
+HDF5 has three ways to make a dataset from bytes elsewhere: external storage (``/etc/passwd`` from
+byte 0), links into other HDF5 files, and virtual datasets composed of other files. The author of a
+file could thereby choose which of the reader's files are read. All three are refused by name before
+anything is opened or read. A file that unpacks to far more than its size is refused too.
 
-Texts of variable length are kept in heaps of the file. HDF5 (2.0.0) does not return from reading a
-heap with an entry of zero bytes, and no signal ends it. Heaps are therefore checked before HDF5
-sees them, and datasets of such texts are refused.
+Texts of variable length are stored in heaps of the file. HDF5 2.0.0 does not return from reading a
+heap with an entry of 0 bytes, and no signal interrupts it. Heaps are therefore checked before HDF5
+reads them, and datasets of such texts are refused.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import numpy as np
 from bertds.errors import DataError
 
 MAX_UNPACKED_RATIO = 400
-"""Rows packed with gzip, all padding included, come to 10 to 60 times the file."""
+"""Rows packed with gzip, including padding, unpack to 10 to 60 times the size of the file."""
 FREE_BYTES = 64 << 20
-"""A file may always unpack to this much: small files are mostly headers."""
+"""A file may always unpack to this number of bytes: small files are mostly headers."""
 _HEAP = b"GCOL\x01"
 _HEAP_HEADER = 16
 """Signature, version, three reserved bytes, and the size of the whole heap."""
 _ENTRY_HEADER = 16
-"""Of an entry in a heap: number, references, four reserved bytes, size."""
+"""The header of an entry in a heap: number, references, four reserved bytes, size."""
 _MAX_ENTRIES = 100_000
-"""A token shard's one heap has three entries. The bound keeps heaps inside heaps from costing much
-time."""
+"""A token shard's single heap has three entries. The limit bounds the time that heaps inside heaps
+can take."""
 _LINKS = {h5py.SoftLink: "a soft link", h5py.ExternalLink: "a link into another file"}
 
 
@@ -47,11 +47,11 @@ def open_hdf5(
 
     Args:
         source: the file, by name or open.
-        kind: what it should be, for messages.
-        path: the name of an open file, for messages.
+        kind: the expected content, for messages.
+        path: the name of a file object, for messages.
 
     Raises:
-        DataError: it is missing, damaged, or no HDF5, now or while it is read.
+        DataError: it is missing, damaged or not HDF5, on opening or while it is read.
     """
     path = path or str(source)
     try:
@@ -60,7 +60,7 @@ def open_hdf5(
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing") from error
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        # Damage in the middle of a file shows only where HDF5 comes across it.
+        # HDF5 notices damage in the middle of a file only when it reads that part.
         raise DataError(f"{path}: damaged, or not {kind} ({_one_line(error)})") from error
 
 
@@ -69,11 +69,11 @@ def dataset(path: Path | str, file: h5py.File, name: str) -> h5py.Dataset | None
 
     Args:
         path: for messages.
-        file: as of :func:`open_hdf5`.
+        file: from :func:`open_hdf5`.
         name: of the dataset, in the root group.
 
     Raises:
-        DataError: the name or its bytes lead out of the file, it does not hold integers, or it
+        DataError: the name or its bytes refer to another file, it does not contain integers, or it
             unpacks to far too much.
     """
     link = file.get(name, getlink=True)
@@ -86,7 +86,7 @@ def dataset(path: Path | str, file: h5py.File, name: str) -> h5py.Dataset | None
     found = file[name]
     if not isinstance(found, h5py.Dataset):
         return None
-    # First of all: for texts, HDF5 reads a heap to answer the next question.
+    # Checked first: for texts, HDF5 would read a heap to answer the other questions.
     if found.dtype.kind not in "iu":
         raise DataError(f"{path}: {name} is {found.dtype}, expected integers")
     if found.is_virtual:
@@ -105,7 +105,7 @@ def dataset(path: Path | str, file: h5py.File, name: str) -> h5py.Dataset | None
 def _check_size(path: Path | str, file: h5py.File, name: str, found: h5py.Dataset) -> None:
     size = file.id.get_filesize()
     allowed = FREE_BYTES + MAX_UNPACKED_RATIO * size
-    # A chunk is unpacked whole, even where only a few of its rows are in the dataset.
+    # A chunk is unpacked as a whole, even if only a few of its rows are in the dataset.
     chunk = found.dtype.itemsize
     for length in found.chunks or ():
         chunk *= length
@@ -123,13 +123,13 @@ def attributes(
 ) -> dict[str, object]:
     """Return attributes of a file's root group, without those that are missing or arrays.
 
-    HDF5 is given the file with zeros in the place of its datasets' values, so that all of the
-    heaps it can find are among the few bytes that are left, which are checked.
+    HDF5 is given the file with zeros in place of the values of its datasets. So all heaps that it
+    can find are in the few bytes that remain, which are checked.
 
     Args:
         path: the file.
         names: of the attributes.
-        values: where the values of contiguous datasets are: offset and number of bytes.
+        values: the values of contiguous datasets: offset and number of bytes of each.
 
     Raises:
         DataError: the file or a heap is damaged.
@@ -149,7 +149,7 @@ def attributes(
 
 
 def _gaps(size: int, taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return begin and end of each stretch of the file that no dataset's values take."""
+    """Return begin and end of each range of the file that is not the values of a dataset."""
     gaps, begin = [], 0
     for offset, length in sorted(taken):
         if begin < offset:
@@ -159,7 +159,7 @@ def _gaps(size: int, taken: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _check_heaps(path: Path | str, data: mmap.mmap, begin: int, end: int) -> None:
-    """Walk each global heap collection (HDF5's File Format Specification 3.0, III.E)."""
+    """Check each global heap collection (HDF5's File Format Specification 3.0, section III.E)."""
     heap, seen = data.find(_HEAP, begin, end), 0
     while heap >= 0:
         stop = heap + int.from_bytes(data[heap + 8 : heap + _HEAP_HEADER], "little")
@@ -167,7 +167,7 @@ def _check_heaps(path: Path | str, data: mmap.mmap, begin: int, end: int) -> Non
         while entry + _ENTRY_HEADER <= stop <= end:
             number = int.from_bytes(data[entry : entry + 2], "little")
             length = int.from_bytes(data[entry + 8 : entry + _ENTRY_HEADER], "little")
-            # Entry 0 is what is free, its own header included.
+            # Entry 0 is the free space; its length includes its header.
             if number:
                 length = _ENTRY_HEADER + -(-length // 8) * 8
             seen += 1
@@ -180,7 +180,7 @@ def _check_heaps(path: Path | str, data: mmap.mmap, begin: int, end: int) -> Non
 
 
 class _Excerpt(io.RawIOBase):
-    """A file of which only some stretches are shown; the rest reads as zeros."""
+    """A file of which only some ranges are visible; the rest reads as zeros."""
 
     def __init__(self, data: mmap.mmap, shown: Sequence[tuple[int, int]]) -> None:
         self._data, self._shown = data, shown
@@ -214,10 +214,10 @@ class _Excerpt(io.RawIOBase):
 
 
 def read_whole(path: Path | str, name: str, found: h5py.Dataset) -> np.ndarray:
-    """Return a dataset's values, all of which are in the file.
+    """Return all values of a dataset, which must be in the file.
 
-    HDF5 gives zeros for a chunk that is not there, or that a damaged index does not find: rows
-    without masks, or all of one label. Asked for the chunk as it is packed, it says so.
+    HDF5 returns zeros for a chunk that is missing, or that a damaged index does not find: rows
+    without masks, or labels that are all 0. Asking for the packed chunk raises an error instead.
 
     Raises:
         DataError: a chunk is missing.

@@ -1,7 +1,7 @@
 """The manifest of a prepared folder: counts, checksums, tokenizer, settings, sources, splits.
 
-It is written last, so that a folder with a manifest is a complete one, and holds no time and no
-machine, so that the same inputs and settings give the same bytes.
+It is written last, so a folder with a manifest is complete. It contains no time and no machine
+name, so the same inputs and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MANIFEST_VERSION = 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardInfo:
-    """What the manifest knows of one token shard."""
+    """The manifest's entry for one token shard."""
 
     file: str
     """Path below the prepared folder, for example ``train/shard_00000.h5``."""
@@ -39,23 +39,23 @@ class ShardInfo:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitInfo:
-    """One split (``train``, ``validation``): its shards; the totals follow from them."""
+    """One split (``train``, ``validation``): its shards, from which the totals are computed."""
 
     shards: tuple[ShardInfo, ...] = ()
 
     @property
     def documents(self) -> int:
-        """How many documents."""
+        """The number of documents."""
         return sum(shard.documents for shard in self.shards)
 
     @property
     def sentences(self) -> int:
-        """How many sentences."""
+        """The number of sentences."""
         return sum(shard.sentences for shard in self.shards)
 
     @property
     def tokens(self) -> int:
-        """How many tokens."""
+        """The number of tokens."""
         return sum(shard.tokens for shard in self.shards)
 
     def to_json(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Manifest:
     instances: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the whole manifest as JSON values, keys in a fixed order."""
+        """Return the whole manifest as JSON values, with keys in a fixed order."""
         return {
             "format": MANIFEST_FORMAT,
             "version": MANIFEST_VERSION,
@@ -104,7 +104,7 @@ class Manifest:
         """Read and validate ``folder/manifest.json``.
 
         Raises:
-            DataError: it is missing, damaged, of another format or version, or does not add up.
+            DataError: it is missing, damaged, of a different format or version, or does not add up.
         """
         try:
             root = read_fields(Path(folder) / MANIFEST_NAME, DataError)
@@ -116,7 +116,11 @@ class Manifest:
         return manifest_from(root, Path(folder))
 
     def split(self, folder: Path | str, name: str) -> SplitInfo:
-        """Return one split that has documents, or raise DataError that names those there are."""
+        """Return a split that has documents.
+
+        Raises:
+            DataError: it has none; the message names the splits that do.
+        """
         split = self.splits.get(name)
         if split is None or not split.documents:
             there = ", ".join(n for n, s in self.splits.items() if s.documents) or "none"
@@ -127,8 +131,8 @@ class Manifest:
 
 
 FREE_TOKENS, MAX_TOKENS_PER_BYTE = 1 << 25, 200
-"""What a shard can hold: readers refuse what unpacks to 400 times its size, and a token has 2 bytes
-or more."""
+"""The maximum number of tokens in a shard: readers refuse files that unpack to 400 times their
+size, and a token has 2 bytes or more."""
 _SHARD = ("file", "bytes", "sha256", "documents", "sentences", "tokens")
 _TOTALS = ("documents", "sentences", "tokens")
 _INSTANCE_FILE = ("file", "bytes", "sha256", "rows")
@@ -136,14 +140,14 @@ _SOURCE_COUNTS = ("documents_read", "documents_written", "documents_repeated")
 
 
 def manifest_from(root: Field, folder: Path) -> Manifest:
-    """Check a manifest against the format, key by key, and return what it says.
+    """Check a manifest against the format, key by key, and return its contents.
 
     Args:
         root: the whole of ``manifest.json``.
-        folder: the prepared folder; every file that the manifest names is inside it.
+        folder: the prepared folder; every file that the manifest names must be inside it.
 
     Raises:
-        DataError: the first thing that is not as it should be, with its key.
+        DataError: the first value that is wrong, with its key.
     """
     found = root.value.get("format")
     if found != MANIFEST_FORMAT:
@@ -176,7 +180,7 @@ def _split_from(split: Field, folder: Path) -> SplitInfo:
         documents, sentences, tokens = (shard[name].integer(1) for name in _TOTALS)
         if not documents <= sentences <= tokens:
             shard.fail("documents of one sentence or more, sentences of one token or more")
-        # Room for them is taken before a shard of a store is seen.
+        # Memory is allocated for them before a shard of a store has been seen.
         if tokens > (most := FREE_TOKENS + MAX_TOKENS_PER_BYTE * shard["bytes"].integer()):
             shard["tokens"].fail(f"at most {most:,} in a file of this size")
         shards.append(ShardInfo(**shard.mapping()))
@@ -184,6 +188,7 @@ def _split_from(split: Field, folder: Path) -> SplitInfo:
     if len(set(files)) < len(files):
         split["shards"].fail("a list that names each file once")
     info = SplitInfo(shards=tuple(shards))
+    # The totals are redundant, so a difference means that the manifest was edited or damaged.
     for key in _TOTALS:
         if split[key].integer() != getattr(info, key):
             raise DataError(f"{split.file}: {split.key}.{key} is not the sum over its shards")
@@ -207,10 +212,10 @@ def _tokenizer_from(given: Field, folder: Path) -> TokenizerInfo:
 
 
 def _check_vocabulary(given: Field, info: TokenizerInfo) -> None:
-    """The vocabulary next to the shards goes into the export: it must be the one they were made of.
+    """Check that the vocabulary next to the shards is theirs, because the export includes it.
 
     Raises:
-        DataError: it is another one, or its special tokens have other ids.
+        DataError: it is a different one, or its special tokens have different ids.
     """
     file = info.main_file
     there = load_tokenizer_info(file, *info.rules)

@@ -1,14 +1,14 @@
-"""NVIDIA's HDF5 layout of training rows: names, a writer, and a strict reader of anyone's files.
+"""NVIDIA's HDF5 layout of training rows: names, a writer, and a strict reader for files of others.
 
-A file holds N rows of S tokens with P masked positions each (REFERENCE: NeMo, DeepLearningExamples,
-bing_bert, academic-budget-bert read it):
+A file contains N rows of S tokens with P masked positions each. NeMo, DeepLearningExamples,
+bing_bert and academic-budget-bert read it:
 
 ```text
 input_ids             i4 [N, S]  already masked, padded with [PAD]
 input_mask            i1 [N, S]  1 = real token
 segment_ids           i1 [N, S]  0 up to and including the first [SEP], then 1; 0 in padding
 masked_lm_positions   i4 [N, P]  ascending, padded with 0: the first 0 ends the list
-masked_lm_ids         i4 [N, P]  the original ids there, padded with 0
+masked_lm_ids         i4 [N, P]  the original ids at these positions, padded with 0
 next_sentence_labels  i1 [N]     1 = random, 0 = true next; may be missing
 ```
 """
@@ -42,7 +42,7 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderSettings:
-    """What NVIDIA's folder name says about the rows inside."""
+    """The settings in the name of NVIDIA's folders."""
 
     lower_case: bool
     sequence_length: int
@@ -52,7 +52,7 @@ class FolderSettings:
     dupe_factor: int
 
     def name(self) -> str:
-        """Return the folder's name, as ``create_datasets_from_start.sh`` would choose it."""
+        """Return the folder name that ``create_datasets_from_start.sh`` would choose."""
         return (
             f"hdf5_lower_case_{int(self.lower_case)}_seq_len_{self.sequence_length}"
             f"_max_pred_{self.max_predictions}_masked_lm_prob_{self.masked_lm_prob:g}"
@@ -61,7 +61,7 @@ class FolderSettings:
 
     @staticmethod
     def parse(name: str) -> FolderSettings | None:
-        """Read such a name, with or without the ``hdf5_`` prefix; None for any other name."""
+        """Parse such a name, with or without the ``hdf5_`` prefix; None for any other name."""
         match = _FOLDER_NAME.fullmatch(name)
         if match is None:
             return None
@@ -96,23 +96,23 @@ def write_instance_file(
     compression: str = "gzip",
     rows: int | None = None,
 ) -> int:
-    """Write one file atomically, chunk by chunk (memory: one chunk of rows).
+    """Write one file atomically, in chunks (memory: one chunk of rows).
 
     Args:
         path: the final name; its folder must exist.
-        chunks: row arrays in the layout above. Without ``next_sentence_labels`` in the first
-            chunk, the file has none.
+        chunks: row arrays in the layout above. If the first chunk has no ``next_sentence_labels``,
+            the file has none.
         sequence_length: S.
         max_predictions: P.
         compression: "gzip" (as NVIDIA's), "lzf" (4 times faster, half as dense) or "none".
-        rows: N, where it is known; without compression the datasets are then contiguous, which is
-            faster to write and can be mapped.
+        rows: N, if known. Uncompressed datasets are then contiguous, which is faster to write and
+            can be mapped.
 
     Returns:
-        The number of rows. The bytes depend on the rows and the settings alone.
+        The number of rows. The bytes depend only on the rows and the settings.
 
     Raises:
-        ValueError: an unknown compression, or arrays of other shapes.
+        ValueError: an unknown compression, or arrays of wrong shapes.
         BertdsError: the disk is full or the folder cannot be written.
     """
     if compression not in COMPRESSIONS:
@@ -131,6 +131,7 @@ def write_instance_file(
         h5py.File(temporary, "w", libver=("earliest", "v110")) as file,
     ):
         for chunk in chunks:
+            # The first chunk decides which datasets the file has.
             if done == 0 and not file.keys():
                 for name in INSTANCE_DTYPES:
                     if name in chunk:
@@ -142,11 +143,12 @@ def write_instance_file(
                 shape = (count, widths[name]) if widths[name] else (count,)
                 if array.shape != shape:
                     raise ValueError(f"{path}: {name} is {array.shape}, expected {shape}")
+                # Chunked datasets grow with each chunk.
                 if total is None:
                     file[name].resize(done + count, axis=0)
                 file[name][done : done + count] = array.astype(INSTANCE_DTYPES[name], copy=False)
             done += count
-        if not file.keys():
+        if not file.keys():  # no chunk at all: a file without rows is valid
             for name in INSTANCE_DTYPES:
                 _create_dataset(file, name, widths[name], compression, total)
         if total not in (None, done):
@@ -162,6 +164,7 @@ def _create_dataset(
         shape = (rows, width) if width else (rows,)
         file.create_dataset(name, shape=shape, dtype=dtype, track_times=False)
         return
+    # Chunks of about 1 MiB, as a compromise between compression and access to single rows.
     row_bytes = dtype.itemsize * max(1, width)
     shape = (rows or 0, width) if width else (rows or 0,)
     chunk_rows = max(1, min(_CHUNK_BYTES // row_bytes, 65_536))
@@ -180,8 +183,8 @@ def _create_dataset(
 class InstanceRows:
     """The rows of one file, checked, without padding tokens.
 
-    ``token_ids`` is flat (row r is ``row_offsets[r] : row_offsets[r + 1]``), so are the masked
-    positions (within the row, ascending) and ids (``mask_offsets``).
+    ``token_ids`` is flat: row r is ``row_offsets[r] : row_offsets[r + 1]``. The masked positions
+    (within the row, ascending) and ids are flat too; ``mask_offsets`` locates those of a row.
     """
 
     token_ids: np.ndarray
@@ -189,7 +192,7 @@ class InstanceRows:
     row_offsets: np.ndarray
     """int64 [N + 1]."""
     second_start: np.ndarray
-    """int16 [N]: where segment 1 begins; the row's length if there is none."""
+    """int16 [N]: where segment 1 begins; the length of the row if there is none."""
     masked_positions: np.ndarray
     """int16 [M]."""
     masked_ids: np.ndarray
@@ -197,11 +200,11 @@ class InstanceRows:
     mask_offsets: np.ndarray
     """int64 [N + 1]."""
     labels: np.ndarray | None
-    """int8 [N], 1 = random; None when the file has none."""
+    """int8 [N], 1 = random; None if the file has none."""
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return len(self.row_offsets) - 1
 
 
@@ -216,24 +219,24 @@ class InstanceHeader:
 
 
 def read_header(path: Path | str) -> InstanceHeader:
-    """Read shapes only.
+    """Read only the shapes.
 
     Raises:
-        DataError: not HDF5, damaged, a dataset is missing, or shapes disagree.
+        DataError: not HDF5, damaged, a dataset is missing, or shapes do not agree.
     """
     with open_hdf5(path) as file:
         return header_and_datasets(Path(path), file)[0]
 
 
 def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceRows:
-    """Read and check a whole file (gzip files can be read in no other way at speed).
+    """Read and check a whole file; gzip allows no other access at useful speed.
 
     Args:
         path: an instance file by any writer.
-        vocab_size: checks that all ids are below it; None = no check.
+        vocab_size: all ids must be below it; None = no check.
 
     Raises:
-        DataError: the file is damaged or a row breaks the layout; names file and row.
+        DataError: the file is damaged or a row violates the layout; names file and row.
     """
     path = Path(path)
     with open_hdf5(path) as file:
@@ -258,11 +261,12 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
     second_start = lengths - ones
     in_second = (column >= second_start[:, None]) & mask
     check.rows((segments != in_second).any(axis=1), "segment_ids is not zeros, then ones")
+    # Ids index the word embeddings; padding may contain anything.
     limit = np.iinfo(np.int32).max if vocab_size is None else vocab_size
     bad_id = ((ids < 0) | (ids >= limit)) & mask
     check.rows(bad_id.any(axis=1), f"input_ids contains an id outside [0, {limit})")
 
-    # The first 0 ends the list; what follows it is padding whatever it holds.
+    # The first 0 ends the list. Anything after it is padding.
     used = np.logical_and.accumulate(positions != 0, axis=1)
     outside = ((positions < 1) | (positions >= lengths[:, None])) & used
     check.rows(outside.any(axis=1), "masked_lm_positions has a position outside the row")
@@ -292,12 +296,12 @@ def read_instances(path: Path | str, vocab_size: int | None = None) -> InstanceR
 
 
 def find_instance_files(path: Path | str, split: str = "train") -> list[Path]:
-    """Return the instance files of a folder, or the one file, in the order of their numbers.
+    """Return the instance files of a folder, or the one file, ordered by number.
 
     Args:
         path: a file, a dataset's folder, or the ``hdf5_lower_case_...`` folder above datasets.
-        split: "train" prefers the files whose name contains ``training``, "validation" those
-            whose name contains ``test``; where no name does, all files are taken.
+        split: "train" prefers files whose name contains ``training``, "validation" those whose name
+            contains ``test``. If there are none, all files are used.
 
     Raises:
         DataError: there is none.
@@ -313,7 +317,7 @@ def find_instance_files(path: Path | str, split: str = "train") -> list[Path]:
 
 
 def list_instance_files(folder: Path) -> list[Path]:
-    """Return all HDF5 files of a folder, or, if it has none, of its sub-folders, in order."""
+    """Return all HDF5 files of a folder or, if it has none, of its sub-folders, in order."""
     for pattern in ("*", "*/*"):
         files = [p for p in folder.glob(pattern) if p.suffix in (".hdf5", ".h5") and p.is_file()]
         if files:
@@ -322,7 +326,7 @@ def list_instance_files(folder: Path) -> list[Path]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key under which ``_2`` comes before ``_10``."""
+    """Return a sort key that puts ``_2`` before ``_10``."""
     return [(int(t), "") if t.isdigit() else (-1, t) for t in re.split(r"(\d+)", name)]
 
 
@@ -332,7 +336,7 @@ def header_and_datasets(
     """Check an open file against the layout; return its shape and its datasets by name.
 
     Raises:
-        DataError: a dataset is missing or is elsewhere, or shapes or types disagree.
+        DataError: a dataset is missing or outside the file, or shapes or types do not agree.
     """
     there = {name: dataset(path, file, name) for name in INSTANCE_DTYPES}
     datasets = {name: found for name, found in there.items() if found is not None}
@@ -345,13 +349,14 @@ def header_and_datasets(
         raise DataError(f"{path}: each dataset must have 2 dimensions, found {shapes}")
     rows, length = shapes["input_ids"]
     predictions = shapes["masked_lm_positions"][1]
+    # Every dataset needs N rows, and S or P columns.
     for name in required:
         width = predictions if name.startswith("masked") else length
         if shapes[name] != (rows, width):
             raise DataError(f"{path}: {name} is {shapes[name]}, expected {(rows, width)}")
         if datasets[name].dtype.kind not in "iu":
             raise DataError(f"{path}: {name} is {datasets[name].dtype}, expected integers")
-    if length > np.iinfo(np.int16).max:
+    if length > np.iinfo(np.int16).max:  # positions are stored as int16
         raise DataError(f"{path}: rows of {length} tokens; at most {np.iinfo(np.int16).max}")
     labels = datasets.get("next_sentence_labels")
     if labels is not None and (labels.size != rows or labels.dtype.kind not in "iu"):
@@ -370,7 +375,7 @@ def _offsets(lengths: np.ndarray) -> np.ndarray:
 
 
 class _Check:
-    """Raises for the first row that breaks a rule."""
+    """Raises an error for the first row that violates a rule."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,7 +1,7 @@
 """Rows in NVIDIA's padded layout (see ``nvidia_hdf5``): whole columns, filled row by row.
 
-A row is written once, at the place where it will be in the file, so that neither shuffling nor
-joining copies it again.
+Each row is written once, at its final place in the file, so that neither shuffling nor joining
+copies it again.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -18,7 +18,7 @@ Columns = dict[str, np.ndarray]
 def empty_columns(
     rows: int, sequence_length: int, max_predictions: int, *, labels: bool
 ) -> Columns:
-    """Return columns to be filled by :func:`place_rows` (uninitialised)."""
+    """Return uninitialised columns, to be filled by :func:`place_rows`."""
     columns: Columns = {
         "input_ids": np.empty((rows, sequence_length), np.int32),
         "input_mask": np.empty((rows, sequence_length), np.int8),
@@ -47,7 +47,7 @@ def place_rows(
     out_positions,
     out_masked,
 ):
-    """Write flat row r to row ``places[r]`` of the columns, padding included.
+    """Write flat row r to row ``places[r]`` of the columns, including padding.
 
     Args:
         places: int64 [N].
@@ -66,6 +66,7 @@ def place_rows(
     """
     width = out_ids.shape[1]
     predictions = out_positions.shape[1]
+    # The columns are uninitialised, so padding is written too.
     for row in range(len(places)):
         place = places[row]
         start = row_offsets[row]
@@ -78,6 +79,7 @@ def place_rows(
             out_ids[place, i] = pad
             out_mask[place, i] = 0
             out_segments[place, i] = 0
+        # Positions index the flat arrays in the input, and the row in the output.
         first = mask_offsets[row]
         masked = mask_offsets[row + 1] - first
         for i in range(masked):

@@ -1,7 +1,7 @@
-"""A plain text file, tokenised when training starts, as one token shard in memory.
+"""A plain text file, tokenized when training starts, as one token shard in memory.
 
-One sentence per line, an empty line between documents (the input of Google's, NVIDIA's and NeMo's
-scripts). For corpora beyond some hundred megabytes preparation is the better way.
+One sentence per line, and an empty line between documents (the input of Google's, NVIDIA's and
+NeMo's scripts). Prepare corpora of more than some hundred megabytes instead.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _LINES_AT_ONCE = 2_048
 def sentence_encoder(
     tokenizer: TokenizerInfo,
 ) -> Callable[[list[tuple[str, str]]], list[np.ndarray]]:
-    """Return what turns sentences into ids, with WORD_START unless it is WordPiece.
+    """Return a function from sentences to arrays of ids; WordPiece sets no WORD_START bits.
 
-    A sentence comes with the one before it in its document, "" if it is the first.
+    Each sentence is passed with the one before it in its document, or "" if it is the first.
     """
     if not tokenizer.is_wordpiece:
         model = JsonTokenizer(tokenizer.main_file)
@@ -46,10 +46,11 @@ def sentence_encoder(
 
 
 def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
-    """Tokenise a text file.
+    """Tokenize a text file.
 
     Raises:
-        DataError: it cannot be read, holds no sentence, or a line is not UTF-8 (named by number).
+        DataError: it cannot be read, has no sentence, or a line is not UTF-8 (the message has its
+            number).
     """
     encode = sentence_encoder(tokenizer)
     dtype = token_dtype(tokenizer.vocab_size)
@@ -57,6 +58,7 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
     sentence_lengths: list[int] = []
     document_lengths = [0]
     before = ""
+    # Encode in batches, which the tokenizers library does in parallel.
     for batch in _batches(path):
         texts = []
         for line in batch:
@@ -64,6 +66,7 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
                 texts.append((line, before))
             before = line
         encoded = iter(encode(texts))
+        # Assign the ids to sentences and documents; an empty line closes a document.
         for line in batch:
             if not line:
                 if document_lengths[-1]:
@@ -76,7 +79,7 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
                 document_lengths[-1] += 1
     if not sentence_lengths:
         raise DataError(f"{path}: contains no text")
-    if not document_lengths[-1]:
+    if not document_lengths[-1]:  # the file ends with an empty line
         document_lengths.pop()
     ids = np.concatenate(pieces)
     return TokenShard.from_arrays(
@@ -89,12 +92,12 @@ def text_shard(path: Path, tokenizer: TokenizerInfo) -> TokenShard:
 
 
 def _batches(path: Path) -> Iterator[list[str]]:
-    """Yield stripped lines, many at a time; an empty one ends a document."""
+    """Yield stripped lines in batches; an empty line ends a document."""
     batch: list[str] = []
     try:
         with open(path, "rb") as file:
             for number, raw in enumerate(file, start=1):
-                if number == 1:
+                if number == 1:  # a byte order mark is not text
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 try:
                     batch.append(raw.decode("utf-8").strip())

@@ -1,15 +1,15 @@
 """Token shards: flat token ids with sentence and document offsets, in one contiguous HDF5 file.
 
 ```text
-token_ids         uint16|uint32 [T]      all tokens, no special ones
+token_ids         uint16|uint32 [T]      all tokens, without special ones
 sentence_offsets  int64 [sentences + 1]  sentence s is token_ids[offsets[s] : offsets[s + 1]]
 document_offsets  int64 [documents + 1]  document d is sentences offsets[d] ... offsets[d + 1] - 1
-word_starts       uint8 [ceil(T / 8)]    bit t (lowest first): token t begins a word; only where
-                                         pieces do not say so themselves, as WordPiece's do
+word_starts       uint8 [ceil(T / 8)]    bit t (lowest first): token t begins a word; missing for
+                                         WordPiece, whose pieces show it themselves
 ```
 
-Contiguous and uncompressed, so that the file is mapped into memory once per machine and read where
-needed; HDF5 around it, so that every tool can look inside. Equal contents give equal bytes.
+Contiguous and uncompressed, so that the file is mapped into memory once per machine and read on
+demand. It is HDF5, so that every tool can read it. Equal contents give equal bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def shard_name(number: int) -> str:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """Return the smallest id type: uint16 up to 65,535 tokens, else uint32."""
+    """Return the smallest dtype for ids: uint16 up to 65,535 tokens, otherwise uint32."""
     return np.dtype("<u2") if vocab_size <= 65_535 else np.dtype("<u4")
 
 
@@ -60,19 +60,20 @@ def write_token_shard(
         token_ids: integers [T], each below ``vocab_size``.
         sentence_offsets: integers [sentences + 1], strictly increasing from 0 to T.
         document_offsets: integers [documents + 1], strictly increasing from 0 to sentences.
-        vocab_size: size of the tokenizer's vocabulary; decides the id type.
+        vocab_size: size of the tokenizer's vocabulary; decides the dtype of the ids.
         fingerprint: the tokenizer's fingerprint.
-        word_starts: bool [T], which tokens begin a word; None for WordPiece.
+        word_starts: bool [T], the tokens that begin a word; None for WordPiece.
 
     Returns:
         The shard's entry for the manifest; ``file`` is ``<split>/shard_00000.h5``.
 
     Raises:
-        ValueError: offsets or ids break the rules above.
+        ValueError: offsets or ids violate the rules above.
         BertdsError: the disk is full or the folder cannot be written.
     """
     path = Path(path)
     token_ids = np.asarray(token_ids)
+    # A reader indexes memory with ids and offsets, so they are checked before they are written.
     if token_ids.size and not 0 <= int(token_ids.min()) <= int(token_ids.max()) < vocab_size:
         raise ValueError(f"{path}: token ids must be in [0, {vocab_size})")
     arrays = {
@@ -85,7 +86,7 @@ def write_token_shard(
     if word_starts is not None:
         arrays["word_starts"] = np.packbits(word_starts, bitorder="little")
     with atomic_path(path) as temporary:
-        # Aligned, so that a mapped array is as fast as, and of the same type as, one in memory.
+        # Aligned, so that a mapped array has the type and the speed of one in memory.
         layout = {"libver": ("v110", "v110"), "alignment_threshold": 1, "alignment_interval": 64}
         with h5py.File(temporary, "w", **layout) as file:
             file.attrs["format"] = SHARD_FORMAT
@@ -107,7 +108,7 @@ def write_token_shard(
 
 
 def offset_problems(tokens: np.ndarray, sentences: np.ndarray, documents: np.ndarray) -> list[str]:
-    """Return what is wrong with the offsets (they index memory unchecked later), or nothing."""
+    """Return what is wrong with the offsets, which index memory later; empty if nothing is."""
     problems = []
     for name, offsets, total in (
         ("sentence_offsets", sentences, len(tokens)),
@@ -139,17 +140,17 @@ class TokenShard:
 
     @property
     def documents(self) -> int:
-        """How many documents."""
+        """The number of documents."""
         return len(self.document_offsets) - 1
 
     @property
     def sentences(self) -> int:
-        """How many sentences."""
+        """The number of sentences."""
         return len(self.sentence_offsets) - 1
 
     @property
     def tokens(self) -> int:
-        """How many tokens."""
+        """The number of tokens."""
         return len(self.token_ids)
 
     @staticmethod
@@ -160,10 +161,10 @@ class TokenShard:
         document_offsets: np.ndarray,
         word_starts: np.ndarray | None = None,
     ) -> TokenShard:
-        """Make a shard from arrays in memory (uint16 or uint32 ids, int64 offsets).
+        """Create a shard from arrays in memory (uint16 or uint32 ids, int64 offsets).
 
         Raises:
-            ValueError: the offsets are not those of a shard.
+            ValueError: the offsets are not valid for a shard.
         """
         sentence_offsets = np.asarray(sentence_offsets, np.int64)
         document_offsets = np.asarray(document_offsets, np.int64)
@@ -181,7 +182,7 @@ class TokenShard:
     def outline(
         name: str, sentence_lengths: np.ndarray, document_lengths: np.ndarray
     ) -> TokenShard:
-        """Return a shard without its tokens: enough to count its samples.
+        """Return a shard without its tokens, which is enough to count its samples.
 
         Args:
             name: for messages.
@@ -195,7 +196,7 @@ class TokenShard:
         return TokenShard(name, _read_only(np.zeros(0, np.uint16)), sentences, documents)
 
     def read_ahead(self) -> None:
-        """Ask the system to bring the file into the page cache in large reads."""
+        """Ask the kernel to read the file into the page cache in large requests."""
         if self.mapping is not None and hasattr(mmap, "MADV_WILLNEED"):
             self.mapping.madvise(mmap.MADV_WILLNEED)
 
@@ -211,19 +212,20 @@ class TokenShard:
 
         Args:
             path: the shard file.
-            info: its entry in the manifest; None checks the file's structure only.
+            info: its entry in the manifest; None checks only the structure of the file.
             verify: "full" compares the SHA-256 with ``info``, "size" only the size.
             fingerprint: the tokenizer that the shard must have been made with.
-            vocab_size: with "full", each token id is compared with it: an id beyond the
-                vocabulary would read past the word table.
+            vocab_size: with "full", compared with every token id: an id beyond the vocabulary
+                would read past the word embeddings.
 
         Raises:
-            DataError: the file is missing, truncated, damaged, or of another format, version or
+            DataError: the file is missing, truncated, damaged, or of a different format, version or
                 tokenizer.
         """
         path = Path(path)
         if info is not None:
             _verify_file(path, info, verify)
+        # HDF5 only locates the arrays; it is closed before they are read.
         with open_hdf5(path, "a token shard") as file:
             places = {n: _place(path, file, n) for n in ARRAY_TYPES}
             if "word_starts" in file:
@@ -234,12 +236,14 @@ class TokenShard:
                 mapping = mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be mapped ({error})") from error
+        # Every array must end inside the file.
         arrays = {}
         for name, (dtype, count, offset) in places.items():
             if offset + count * dtype.itemsize > len(mapping):
                 raise DataError(f"{path}: truncated inside {name}")
             arrays[name] = _read_only(np.frombuffer(mapping, dtype, count, offset))
         shard = TokenShard(str(path), **arrays, mapping=mapping)
+        # The compiled loops do not check indices, so this check is never skipped.
         for problem in offset_problems(*(arrays[name] for name in ARRAY_TYPES)):
             raise DataError(f"{path}: damaged: {problem}")
         if len(shard.word_starts) not in (0, -(-shard.tokens // 8)):
@@ -257,7 +261,7 @@ class TokenShard:
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:
-    """Return a read-only, aligned view: one type for the compiled loops, whatever the origin."""
+    """Return a read-only, aligned view, so that compiled loops see one type for all arrays."""
     array = np.require(array, requirements=["C", "ALIGNED"]).view()
     array.flags.writeable = False
     return array
@@ -275,7 +279,7 @@ _IDS_AT_ONCE = 1 << 22
 
 
 def _check_ids(path: Path, token_ids: np.ndarray, vocab_size: int) -> None:
-    """Compare ids with the size of the vocabulary after the checksum has read them all."""
+    """Compare ids with the vocabulary size; the checksum has just read them into the page cache."""
     for start in range(0, len(token_ids), _IDS_AT_ONCE):
         largest = int(token_ids[start : start + _IDS_AT_ONCE].max())
         if largest >= vocab_size:
@@ -303,6 +307,7 @@ def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
 def _check_header(
     path: Path, places: Iterable[tuple[np.dtype, int, int]], fingerprint: str | None
 ) -> None:
+    # Attributes are read without the arrays' bytes; see :func:`attributes`.
     values = [(offset, count * dtype.itemsize) for dtype, count, offset in places]
     found = attributes(path, ("format", "version", "fingerprint"), values)
     if found.get("format") != SHARD_FORMAT:

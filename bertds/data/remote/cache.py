@@ -1,23 +1,22 @@
-"""Verified shards on this machine's disk: one copy for all its processes, never over a bound.
+"""Verified shards on this machine's disk: one copy for all processes, within a size limit.
 
 ```text
 CACHE/shards/
-  lock                 held for a moment by whoever makes room or begins a file; holds the number
-                       of bytes in the cache, or more
-  SHA256.h5            a whole, verified shard; readers hold a shared lock on it
-  .part-SHA256         one on its way, already of its full size; its fetcher holds its lock
-  outline-ID           lengths of sentences (outlines.py); its users hold a shared lock on it
+  lock                 held briefly by a process that makes room or begins a file; contains the
+                       number of bytes in the cache, or more
+  SHA256.h5            a complete, verified shard; readers hold a shared lock on it
+  .part-SHA256         one in transfer, already of its full size; its fetcher holds its lock
+  outline-ID           sentence lengths (outlines.py); its users hold a shared lock on it
 ```
 
-The bound counts the full sizes of all files, so room is taken before the first byte comes. All
-locks are ``flock``: they go with the process that holds them, whatever kills it. A file that
-another process reads is never evicted, because its room would not come back before the reader's
-end.
+The limit counts the full sizes of all files, so room is reserved before the first byte arrives. All
+locks are ``flock``: they end with the process that holds them, however it ends. A file that another
+process reads is never evicted, because its room would not be free before the reader closes it.
 
-Looking at thousands of files takes 0.1 s, so it is done only when the number in
-``lock`` says that there is no room, and a little more than needed is then evicted. The number grows
-before a file does and shrinks after it, so a process that is killed leaves it too high, never too
-low; the next look corrects it.
+Checking thousands of files takes 0.1 s. It is done only when the number in ``lock`` shows that
+there is no room, and a little more than necessary is then evicted. The number grows before a file
+does and shrinks after it. So a killed process leaves it too high, never too low, and the next check
+corrects it.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ from bertds.system.storage import REQUEST_BYTES
 PART = ".part-"
 OUTLINE = "outline-"
 _SPARE = 64
-"""When room is made, this part of the bound is made free with it."""
+"""When files are evicted, an additional 1/64 of the limit is made free."""
 
 
 class NoRoom(Exception):
-    """Everything in the cache is being read, or is needed sooner."""
+    """Every file in the cache is in use, or is needed sooner."""
 
 
 class Busy(Exception):
-    """Another process fetches this very file."""
+    """Another process is fetching the same file."""
 
 
 class WrongBytes(Exception):
-    """What came is not what the manifest says."""
+    """The received data does not have the checksum of the manifest."""
 
     def __init__(self, sha256: str) -> None:
         super().__init__(f"SHA-256 {sha256[:12]}...")
@@ -57,13 +56,13 @@ class WrongBytes(Exception):
 
 
 def private_folder(folder: Path) -> None:
-    """Make a folder for this user alone; one that another user made, or a link to it, is refused.
+    """Create a folder for this user alone; refuse one of another user, or a link to one.
 
-    A name in ``/tmp`` can be foreseen: whoever made it first could exchange the files in it, which
-    are not verified again, or lead what is written to another place.
+    A name in ``/tmp`` is predictable. A user who creates it first could replace the files in it,
+    which are not verified again, or redirect what is written.
 
     Raises:
-        BertdsError: it cannot be made, or is another user's.
+        BertdsError: it cannot be created, or belongs to another user.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,11 +76,11 @@ class ShardCache:
     """The cache of one machine.
 
     Args:
-        folder: where; made if need be, for this user alone.
-        limit: the most bytes that its files have together.
+        folder: created if necessary, for this user alone.
+        limit: the maximum total size of its files, in bytes.
 
     Raises:
-        BertdsError: the folder cannot be made, or is another user's.
+        BertdsError: the folder cannot be created, or belongs to another user.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -93,14 +92,14 @@ class ShardCache:
             raise explain_os_error(error, folder) from error
 
     def file(self, sha256: str) -> Path:
-        """Return where a shard is when it is there."""
+        """Return the path of a shard in the cache."""
         return self.folder / f"{sha256}.h5"
 
     def pin(self, sha256: str) -> int | None:
         """Open a shard and keep it from being evicted until the descriptor is closed.
 
         Returns:
-            The descriptor, or None if the shard is not there.
+            The descriptor, or None if the shard is not in the cache.
         """
         path = self.file(sha256)
         try:
@@ -117,18 +116,18 @@ class ShardCache:
         return None
 
     def holds(self, sha256: str) -> bool:
-        """Return whether a shard is there at this moment."""
+        """Return whether a shard is in the cache at this moment."""
         return self.file(sha256).exists()
 
     @staticmethod
     def touch(file: int | Path) -> None:
-        """Note that a file was used just now."""
+        """Set a file's time of last use to now."""
         with suppress(OSError):
             stat = os.stat(file)
             os.utime(file, ns=(time.time_ns(), stat.st_mtime_ns))
 
     def drop(self, sha256: str, descriptor: int) -> None:
-        """Remove a shard that turned out to be damaged, and give its pin back."""
+        """Remove a shard that turned out to be damaged, and release its pin."""
         self._remove(self.file(sha256), descriptor)
 
     def fetch(
@@ -138,11 +137,11 @@ class ShardCache:
         read: Callable[[int, int], bytes],
         keep: frozenset[str] = frozenset(),
     ) -> int:
-        """Bring a shard in, verified.
+        """Fetch a shard into the cache and verify it.
 
         Args:
-            sha256: of its bytes.
-            size: its bytes.
+            sha256: of its contents.
+            size: in bytes.
             read: returns the bytes ``[start, end)``.
             keep: shards that must not be evicted for it.
 
@@ -150,10 +149,10 @@ class ShardCache:
             A descriptor that pins it; see :meth:`pin`.
 
         Raises:
-            NoRoom, Busy: not now.
-            WrongBytes: it came damaged; nothing is kept of it.
+            NoRoom, Busy: not possible now.
+            WrongBytes: the data was damaged; nothing of it is kept.
             BertdsError: the disk is full.
-            Exception: what ``read`` raised.
+            Exception: any error of ``read``.
         """
         part = self.folder / f"{PART}{sha256}"
         with self._alone() as lock:
@@ -169,11 +168,13 @@ class ShardCache:
             if (found := digest.hexdigest()) != sha256:
                 raise WrongBytes(found)
             os.fsync(descriptor)
+            # Renamed under the lock, so that no process sees the shard before it is pinned.
             with self._alone():
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 os.rename(part, self.file(sha256))
             self.touch(descriptor)
             return descriptor
+        # A full disk gets a message of its own; the store's errors are passed on.
         except OSError as error:
             self._remove(part, descriptor)
             if error.errno is not None and error.filename is None and error.errno in _OF_THE_DISK:
@@ -184,7 +185,7 @@ class ShardCache:
             raise
 
     def reserve(self, name: str, size: int) -> int:
-        """Open a file of ``size`` bytes that stays while its descriptor is open.
+        """Open a file of ``size`` bytes that is kept while its descriptor is open.
 
         Raises:
             NoRoom: it does not fit.
@@ -192,15 +193,16 @@ class ShardCache:
         """
         path = self.folder / name
         with self._alone() as lock:
+            # A file of another size is from an interrupted attempt.
             if not path.exists() or path.stat().st_size != size:
                 self._make_room(lock, size, path, frozenset())
                 path.unlink(missing_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                # It is mapped: where the disk is full, writing to a hole would end the process.
+                # The file is mapped: on a full disk, writing to a hole would kill the process.
                 os.posix_fallocate(descriptor, 0, size)
             except OSError as error:
-                path.unlink(missing_ok=True)  # its bytes still count, until the next look
+                path.unlink(missing_ok=True)  # its bytes still count until the next check
                 os.close(descriptor)
                 raise explain_os_error(error, path) from error
             fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -208,17 +210,17 @@ class ShardCache:
         return descriptor
 
     def bytes_used(self) -> int:
-        """Return the full sizes of all files, those on their way included."""
+        """Return the full sizes of all files, including those in transfer."""
         return sum(stat.st_size for _, stat in self._files())
 
     def _open_lock(self) -> int:
-        with suppress(FileExistsError):  # it is made again if a cleaner has removed it meanwhile
+        with suppress(FileExistsError):  # recreated if a cleaner has removed it
             self.folder.mkdir(parents=True, mode=0o700)
         return os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @contextmanager
     def _alone(self) -> Iterator[int]:
-        """Hold the lock; gives its descriptor."""
+        """Hold the lock; yields its descriptor."""
         # Opened each time: threads of one process exclude each other too.
         descriptor = self._open_lock()
         try:
@@ -228,7 +230,7 @@ class ShardCache:
             os.close(descriptor)
 
     def _remove(self, path: Path, descriptor: int) -> None:
-        """Remove an open file if it still has its name, and close it."""
+        """Remove an open file if its name still refers to it, and close it."""
         with self._alone() as lock:
             if _same(descriptor, path):
                 size = os.fstat(descriptor).st_size
@@ -246,9 +248,10 @@ class ShardCache:
         return found
 
     def _make_room(self, lock: int, size: int, own: Path, keep: frozenset[str]) -> None:
-        """Take ``size`` bytes for a file, evicting others if need be. The lock is held.
+        """Reserve ``size`` bytes for a file, evicting others if necessary.
 
-        What goes first is the least recently used. The file's own old self does not count.
+        The least recently used files are evicted first. An older file of the same name does not
+        count. The caller holds the lock.
         """
         used = _read_number(lock)
         if used is None or used + size > self.limit:
@@ -256,14 +259,14 @@ class ShardCache:
             used = sum(stat.st_size for _, stat in files)
             if used + size > self.limit:
                 used = self._evict(files, used, self.limit - size, keep)
-        # Before the file grows: see the top of this file.
+        # Written before the file grows; see the module docstring.
         _write_number(lock, used + size)
 
     def _evict(
         self, files: list[tuple[Path, os.stat_result]], used: int, most: int, keep: frozenset[str]
     ) -> int:
-        """Evict until ``most`` bytes are used, and a little more if it can be; return what is."""
-        # First what fetchers that were killed left behind, then by the time of last use.
+        """Evict until at most ``most`` bytes are used, if possible less; return the number."""
+        # First the remains of killed fetchers, then by time of last use.
         files.sort(key=lambda one: (not one[0].name.startswith(PART), one[1].st_atime_ns))
         for path, stat in files:
             if used <= most - self.limit // _SPARE:
@@ -276,11 +279,11 @@ class ShardCache:
 
 
 _OF_THE_DISK = frozenset({28, 122, 5, 30})
-"""No space, over quota, input/output error, read-only."""
+"""No space (ENOSPC), over quota (EDQUOT), input/output error (EIO), read-only (EROFS)."""
 
 
 def _same(descriptor: int, path: Path) -> bool:
-    """Return whether an open file is still the one of that name."""
+    """Return whether a name still refers to an open file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -288,7 +291,7 @@ def _same(descriptor: int, path: Path) -> bool:
 
 
 def _reserve(part: Path, make_room: Callable[[], None], size: int) -> int:
-    """Take the room of a file that is about to come. The cache's lock is held."""
+    """Reserve the room of a file that will be fetched. The caller holds the cache's lock."""
     descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -308,7 +311,7 @@ def _reserve(part: Path, make_room: Callable[[], None], size: int) -> int:
 
 
 def _read_number(lock: int) -> int | None:
-    """Return what :func:`_write_number` wrote; None if it is not there or damaged."""
+    """Return the number of :func:`_write_number`; None if it is missing or damaged."""
     text = os.pread(lock, 64, 0)
     return int(text) if text.endswith(b"\n") and text.strip().isdigit() else None
 

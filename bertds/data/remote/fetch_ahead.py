@@ -1,7 +1,7 @@
-"""Brings shards into the cache, what is needed soonest first, in threads of its own.
+"""Fetches shards into the cache in background threads, those needed soonest first.
 
-Whoever needs a shard now waits for it by :meth:`FetchAhead.wait_for`, which measures and says the
-wait. A request that fails is made again with growing pauses; only the wait has a limit.
+A caller that needs a shard now waits for it in :meth:`FetchAhead.wait_for`, which measures and
+reports the wait. Failed requests are repeated with growing pauses; only the wait has a limit.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from bertds.system.logs import log
 from bertds.system.secrets import masked
 
 THREADS = 4
-"""Shards on their way at once: enough that one slow answer does not leave the line idle."""
+"""Shards in transfer at the same time: enough that one slow response does not idle the network."""
 SAY_AFTER_SECONDS, SAY_AGAIN_SECONDS = 5.0, 60.0
 _SAME_WRONG_BYTES = 3
 """After this number of arrivals with the same wrong checksum, the stored file is different."""
 _NO_ROOM = "the cache is full: all of data.cache_gib is in use; raise it"
 _LOOK_SECONDS = 0.1
 _FULL_SECONDS = 5.0
-"""How long nothing is fetched ahead into a cache that has no room for what is needed soonest."""
+"""How long nothing is fetched ahead after the cache had no room for what is needed soonest."""
 
 
 @dataclass(slots=True)
 class _Trouble:
-    """What went wrong with a shard so far."""
+    """The failures of a shard so far."""
 
     text: str = ""
     pause: float = storage.FIRST_PAUSE
@@ -48,17 +48,17 @@ class FetchAhead:
     """The fetches of one process.
 
     Args:
-        cache: the machine's.
-        url: the folder's.
+        cache: of this machine.
+        url: of the prepared folder.
         timeout_seconds: how long :meth:`wait_for` waits for one shard.
     """
 
     def __init__(self, cache: ShardCache, url: str, timeout_seconds: float) -> None:
         self.cache, self.url, self.timeout_seconds = cache, url, timeout_seconds
         self.stalled_seconds = 0.0
-        """How long callers of :meth:`wait_for` have waited, in all."""
+        """Total time that callers of :meth:`wait_for` have waited."""
         self._urgent: list[ShardInfo] = []
-        # Of what was wanted last: what is not there yet, soonest first, and the place of each.
+        # The missing shards of the last want(), soonest first, and the place of each of its shards.
         self._wanted: deque[ShardInfo] = deque()
         self._places: dict[str, int] = {}
         self._full_until = 0.0
@@ -69,12 +69,13 @@ class FetchAhead:
         self._threads: list[threading.Thread] = []
 
     def want(self, infos: Sequence[ShardInfo], room: int) -> None:
-        """Say which shards are read next, soonest first; replaces what was said before.
+        """Set the shards that are read next, soonest first; replaces the previous list.
 
         Args:
-            infos: the shards; those that are there count as used just now.
-            room: bytes that they may take together; what comes after is left for later.
+            infos: the shards; those in the cache count as just used.
+            room: bytes that they may take together; the rest is left for later.
         """
+        # Take shards up to the room; a shard may be needed as a partner of several others.
         kept: list[ShardInfo] = []
         seen: set[str] = set()
         for info in infos:
@@ -99,15 +100,15 @@ class FetchAhead:
             self._changed.notify_all()
 
     def wait_for(self, info: ShardInfo, what: str) -> int:
-        """Return a descriptor that pins a shard, as soon as it is there.
+        """Return a descriptor that pins a shard, as soon as it is in the cache.
 
         Args:
             info: the shard.
-            what: names it in messages: ``shard 12 of s3://...``.
+            what: its name in messages: ``shard 12 of s3://...``.
 
         Raises:
-            StoreError: it did not come within the time, or :meth:`interrupt` was called.
-            DataError: it is not in the store, or is another file there.
+            StoreError: it did not arrive in time, or :meth:`interrupt` was called.
+            DataError: it is missing from the store, or the store has a different file.
         """
         if (there := self.cache.pin(info.sha256)) is not None:
             return there
@@ -121,6 +122,7 @@ class FetchAhead:
         try:
             while True:
                 with self._changed:
+                    # Wakes up regularly too: another process may bring the shard into the cache.
                     self._changed.wait(_LOOK_SECONDS)
                     trouble = self._trouble.get(info.sha256) or _Trouble()
                 if (there := self.cache.pin(info.sha256)) is not None:
@@ -148,16 +150,16 @@ class FetchAhead:
                 log.info("%s: arrived after %.0f s", what, waited)
 
     def interrupt(self) -> None:
-        """End the waits that are under way, and fetch nothing more ahead."""
+        """End the waits in progress, and fetch nothing more ahead."""
         with self._changed:
             self._interrupts += 1
             self._wanted.clear()
             self._changed.notify_all()
 
     def _start(self) -> None:
-        """Start the threads that are missing. The lock is held."""
+        """Start missing threads. The caller holds the lock."""
         while (self._urgent or self._wanted) and len(self._threads) < THREADS:
-            # Daemons: a driver may hang in a request, and the process must be able to end.
+            # Daemon threads: a driver may hang in a request, and the process must be able to exit.
             thread = threading.Thread(target=self._work, name="bertds-fetch", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -170,7 +172,7 @@ class FetchAhead:
                     if not self._urgent and not self._wanted:
                         self._threads.remove(threading.current_thread())
                         return
-                    # Not for ever: another process may evict, and pauses end by the clock.
+                    # With a timeout: another process may evict files, and pauses end with time.
                     self._changed.wait(_LOOK_SECONDS)
                     continue
                 self._under_way.add(info.sha256)
@@ -182,10 +184,11 @@ class FetchAhead:
                     self._changed.notify_all()
 
     def _next(self) -> tuple[ShardInfo | None, frozenset[str]]:
-        """Return the shard that is missing and needed soonest, and those needed sooner.
+        """Return the missing shard that is needed soonest, and those that are needed sooner.
 
-        The lock is held.
+        The latter must not be evicted for it. The caller holds the lock.
         """
+        # Shards that a caller waits for come before those that are fetched ahead.
         for number, info in enumerate(self._urgent):
             if not self.cache.holds(info.sha256) and self._may_fetch(info):
                 return info, frozenset(sooner.sha256 for sooner in self._urgent[:number])
@@ -195,7 +198,7 @@ class FetchAhead:
         while number < len(self._wanted):
             info = self._wanted[number]
             if self.cache.holds(info.sha256) or self._is_hopeless(info):
-                # One that is evicted again, or does not exist, is urgent when its turn comes.
+                # If it is evicted again or does not exist, it becomes urgent when it is needed.
                 del self._wanted[number]
             elif self._may_fetch(info):
                 sooner = islice(self._places, self._places[info.sha256])
@@ -209,7 +212,7 @@ class FetchAhead:
         return trouble is not None and trouble.fatal is not None
 
     def _may_fetch(self, info: ShardInfo) -> bool:
-        """Return whether a shard is neither on its way nor put off. The lock is held."""
+        """Return whether a shard is neither in transfer nor postponed. Call with the lock held."""
         trouble = self._trouble.get(info.sha256)
         if trouble is not None and (trouble.fatal or trouble.not_before > time.monotonic()):
             return False
@@ -224,12 +227,13 @@ class FetchAhead:
 
         try:
             os.close(self.cache.fetch(info.sha256, info.bytes, read, keep))
+        # Another process fetches this file, or the cache is full: not an error of the store.
         except Busy:
             self._later(info, "", grow=False)
         except NoRoom:
             self._later(info, _NO_ROOM, grow=False)
             with self._changed:
-                if info not in self._urgent:  # then there is none for what is needed later either
+                if info not in self._urgent:  # then there is no room for later ones either
                     self._full_until = time.monotonic() + _FULL_SECONDS
         except WrongBytes as error:
             self._wrong(info, url, error.sha256)
@@ -237,6 +241,7 @@ class FetchAhead:
             self._fatal(info, DataError(f"{masked(url)}: missing, but listed in the manifest"))
         except BertdsError as error:
             self._fatal(info, error)
+        # A driver's error: some are permanent (no permission), the others are tried again.
         except Exception as error:
             if storage.lasts(error):
                 self._fatal(info, DataError(f"{masked(url)}: {storage.reason(error)}"))
@@ -247,13 +252,14 @@ class FetchAhead:
                 self._trouble.pop(info.sha256, None)
 
     def _has_room(self, info: ShardInfo) -> None:
-        """Note that a full cache is no longer why a shard is not there."""
+        """Clear the note that the cache is full when this shard has room again."""
         with self._changed:
             trouble = self._trouble.get(info.sha256)
             if trouble is not None and trouble.text == _NO_ROOM:
                 trouble.text = ""
 
     def _wrong(self, info: ShardInfo, url: str, found: str) -> None:
+        # Once is a transfer error. The same wrong checksum several times is a different file.
         text = f"damaged on arrival: SHA-256 {found[:12]}..., the manifest says {info.sha256[:12]}"
         log.warning("%s: %s...; downloading it again", masked(url), text)
         with self._changed:
@@ -269,7 +275,7 @@ class FetchAhead:
             self._later(info, text)
 
     def _later(self, info: ShardInfo, text: str, *, grow: bool = True) -> None:
-        """Put a shard off."""
+        """Postpone a shard; with ``grow`` the next pause is twice as long."""
         with self._changed:
             trouble = self._trouble.setdefault(info.sha256, _Trouble())
             trouble.text = text
@@ -283,7 +289,7 @@ class FetchAhead:
 
 
 def _read(url: str, size: int, start: int, end: int) -> bytes:
-    """Read one stretch; a slip is repeated here, so that what came before it is not lost."""
+    """Read one range; a brief failure is retried here, so that earlier ranges are not lost."""
     for pause in (0.2, 0.5):
         try:
             return storage.read_range(url, start, end, size)

@@ -1,7 +1,7 @@
-"""The small files of a prepared folder in a store: manifest and tokenizer, read first.
+"""The small files of a prepared folder in a store: manifest and tokenizer.
 
-Each process reads them when it starts, so a corpus that was prepared again is noticed. They are
-kept in a folder named after the URL and the manifest's checksum, laid out as a local one.
+Each process reads them when it starts, so it notices a corpus that was prepared again. They are
+kept in a folder named after the URL and the manifest's checksum, with the layout of a local one.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from bertds.system.secrets import masked
 
 
 def default_cache_folder() -> Path:
-    """Return the cache's folder where none is set: on the machine's own temporary disk.
+    """Return the default folder of the cache, on the machine's temporary disk.
 
     Raises:
-        BertdsError: another user has made it.
+        BertdsError: another user has created it.
     """
     folder = Path(tempfile.gettempdir()) / f"bertds-cache-{os.geteuid()}"
     private_folder(folder)
@@ -32,7 +32,7 @@ def default_cache_folder() -> Path:
 
 
 def mirror(url: str, cache_folder: Path, timeout_seconds: float) -> Path:
-    """Fetch manifest and tokenizer; return the local folder that holds them.
+    """Fetch manifest and tokenizer; return the local folder that contains them.
 
     Raises:
         DataError: there is no manifest.
@@ -41,13 +41,14 @@ def mirror(url: str, cache_folder: Path, timeout_seconds: float) -> Path:
     try:
         manifest = storage.read_agreed(storage.join(url, MANIFEST_NAME), timeout_seconds)
     except FileNotFoundError:
-        # The Hub hides a private repository from those who may not read it.
+        # The Hub hides a private repository from users without access.
         login = ". A private repository needs `hf auth login` or HF_TOKEN"
         raise DataError(
             f"{masked(url)}: {MANIFEST_NAME} is missing; preparation writes it last. Only folders "
             "written by data_prep can be read from a store"
             f"{login if url.startswith('hf:') else ''}"
         ) from None
+    # Without the URL's query, which may contain a changing signature.
     named = hashlib.sha256(url.partition("?")[0].encode() + b"\n" + manifest).hexdigest()[:32]
     folder = cache_folder / "corpora" / named
     private_folder(cache_folder / "corpora")
@@ -59,6 +60,7 @@ def mirror(url: str, cache_folder: Path, timeout_seconds: float) -> Path:
             except FileNotFoundError:
                 continue
             _write(folder / "tokenizer" / name, data)
+        # Last, as in preparation: a folder with a manifest is complete.
         _write(folder / MANIFEST_NAME, manifest)
     except OSError as error:
         raise explain_os_error(error, folder) from error

@@ -1,14 +1,14 @@
-"""Lengths of the sentences of every shard of a split, in one mapped file of the cache.
+"""Sentence lengths of every shard of a split, in one mapped file of the cache.
 
-The number of rows per epoch follows from the lengths alone. They are 10 % of the corpus, and with
-them on the machine the order of a new epoch is known without a single byte from the store.
+The number of rows per epoch follows from the lengths alone. They are 10 % of the corpus. With them
+on the machine, the order of a new epoch is known without reading from the store.
 
 ```text
 outline-ID   [checksums: uint32 per shard][tokens per sentence, sentences per document: uint32 ...]
 ```
 
-Each shard's stretch counts once its checksum fits, so a process that was killed while it wrote
-leaves nothing wrong behind, and several may write the same at once.
+A shard's range counts only if its checksum matches. So a process that was killed while writing
+leaves nothing wrong behind, and several processes may write the same range at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from bertds.data.remote.cache import OUTLINE, ShardCache
 
 
 def outline_bytes(infos: Sequence[ShardInfo]) -> int:
-    """Return the size of a split's outlines."""
+    """Return the size of a split's outlines in bytes."""
     return 4 * sum(1 + info.sentences + info.documents for info in infos)
 
 
@@ -36,11 +36,11 @@ class Outlines:
     """The outlines of one split.
 
     Args:
-        cache: where the file is; it stays there while this object lives.
+        cache: contains the file, and keeps it while this object lives.
         infos: the shards of the split, in order.
 
     Raises:
-        NoRoom: the cache cannot hold them.
+        NoRoom: the cache has no room for them.
     """
 
     def __init__(self, cache: ShardCache, infos: Sequence[ShardInfo]) -> None:
@@ -56,7 +56,7 @@ class Outlines:
         self._words = words
 
     def get(self, number: int) -> TokenShard | None:
-        """Return a shard with its offsets and without its tokens, or None if it is not known."""
+        """Return a shard with its offsets but without its tokens, or None if not known yet."""
         known = int(self._checksums[number])
         stretch = self._stretch(number)
         if not known or known != _checksum(stretch):  # 0: never written, so nothing to read
@@ -66,7 +66,7 @@ class Outlines:
         return TokenShard.outline(info.file, sentences, documents)
 
     def put(self, number: int, shard: TokenShard) -> None:
-        """Keep the lengths of a verified shard."""
+        """Store the lengths of a verified shard."""
         stretch = self._stretch(number)
         sentences = self._infos[number].sentences
         stretch[:sentences] = np.diff(shard.sentence_offsets)
@@ -78,5 +78,5 @@ class Outlines:
 
 
 def _checksum(stretch: np.ndarray) -> int:
-    # An empty file's zeros must not count as known.
+    # 0 means "not written", which an empty file's zeros must keep meaning.
     return zlib.crc32(stretch.data) or 1

@@ -1,9 +1,9 @@
-"""Token shards in a store, through this machine's cache: the rows of a local folder, bit for bit.
+"""Token shards in a store, read through this machine's cache; rows equal those of a local folder.
 
 ```text
-open:    manifest and tokenizer; lengths of sentences are gathered once (one read of the corpus)
-epoch:   order, from the lengths --read_ahead--> shards fetched in it, as far as the cache reaches
-block:   its shards pinned and mapped; given back when the block goes
+open:    manifest and tokenizer; sentence lengths are collected once (one read of the corpus)
+epoch:   order, from the lengths --read_ahead--> shards fetched in it, as many as the cache holds
+block:   its shards are pinned and mapped, and released with the block
 ```
 """
 
@@ -87,7 +87,7 @@ class RemoteTokenSource(TokenSource):
             name=masked(url),
         )
         source._use(url, fetches, data_config)
-        # Nothing is fetched ahead for a source that is gone.
+        # When the source is garbage-collected, nothing more is fetched ahead for it.
         weakref.finalize(source, fetches.want, (), 0).atexit = False
         return source
 
@@ -96,6 +96,7 @@ class RemoteTokenSource(TokenSource):
         self._alive: weakref.WeakValueDictionary[int, TokenShard] = weakref.WeakValueDictionary()
         self._checked: set[tuple[int, int]] = set()
         cache = fetches.cache
+        # Sentence lengths stay in the cache, so they reduce the room for shards.
         try:
             self._outlines = Outlines(cache, self._infos)
         except NoRoom:
@@ -116,11 +117,11 @@ class RemoteTokenSource(TokenSource):
         )
 
     def _check_files(self) -> None:
-        """A shard's size and checksum are compared when it arrives."""
+        """Do nothing: a shard's size and checksum are compared when it arrives."""
 
     @property
     def stalled_seconds(self) -> float:
-        """How long this process has waited for shards."""
+        """Total time that this process has waited for shards."""
         return self._fetches.stalled_seconds
 
     def sibling(self, split: str) -> TokenSource | None:
@@ -128,14 +129,14 @@ class RemoteTokenSource(TokenSource):
         assert self._folder is not None
         if not self.has_split(split):
             return None
-        # Fetches of its own: what is wanted here does not replace what training wants.
+        # Separate fetches, so that requests here do not replace those of training.
         fetches = FetchAhead(self._fetches.cache, self._url, self._fetches.timeout_seconds)
         return RemoteTokenSource._of(
             self._folder, self._url, fetches, self.settings, self.seed, split, self._config
         )
 
     def shard(self, number: int) -> TokenShard:
-        """Return an open shard, fetched if need be; it is evicted only after it is let go."""
+        """Return an open shard, fetched if necessary; not evicted while it is in use."""
         with self._lock:
             found = self._alive.get(number)
         if found is not None:
@@ -143,6 +144,7 @@ class RemoteTokenSource(TokenSource):
         info = self._infos[number]
         for attempt in range(1, _TRIES + 1):
             pin = self._fetches.wait_for(info, f"shard {number} of {self.name}")
+            # A shard that was evicted and fetched again has a new inode, and is verified again.
             key = (number, os.fstat(pin).st_ino)
             try:
                 shard = TokenShard.open(
@@ -154,7 +156,7 @@ class RemoteTokenSource(TokenSource):
                 )
                 break
             except DataError as error:
-                # It was whole when it came: this disk has changed it since, or lost its end.
+                # It was intact on arrival: this disk has changed it since, or has truncated it.
                 self._fetches.cache.drop(info.sha256, pin)
                 if attempt == _TRIES:
                     raise
@@ -164,14 +166,16 @@ class RemoteTokenSource(TokenSource):
                 raise
         assert shard.mapping is not None
         weakref.finalize(shard.mapping, os.close, pin)
+        # The lengths are stored as soon as a shard has been read for any purpose.
         if self._outlines.get(number) is None:
             self._outlines.put(number, shard)
+        # Two threads may have opened the shard at once: all use the first one.
         with self._lock:
             self._checked.add(key)
             return self._alive.setdefault(number, shard)
 
     def read_ahead(self, shards: Iterable[int]) -> None:
-        """Fetch shards in this order, as far as the cache reaches."""
+        """Fetch shards in this order, as many as the cache holds."""
         infos, room = [], self._room
         for number in shards:
             infos.append(self._infos[number])
@@ -181,11 +185,12 @@ class RemoteTokenSource(TokenSource):
         self._fetches.want(infos, self._room)
 
     def stop_waiting(self) -> None:
-        """End the waits for shards that are under way."""
+        """End the waits for shards that are in progress."""
         self._fetches.interrupt()
 
     def open_block(self, epoch: int, shards: Sequence[int]) -> TokenBlock:
-        """Cut the documents of some shards into samples."""
+        """Divide the documents of some shards into samples."""
+        # A block pins all its shards, and those of their random segments, at the same time.
         needed = {*shards, *(self._partner(epoch, shard) for shard in shards)}
         size = sum(self._infos[number].bytes for number in needed)
         if size > self._room:
@@ -203,7 +208,7 @@ class RemoteTokenSource(TokenSource):
         return super().rows_by_shard(epoch)
 
     def count_rows(self, epoch: int, shard: int) -> int:
-        """Return how many samples the shard is cut into in this epoch."""
+        """Return the number of samples of the shard in this epoch."""
         partner = self._partner(epoch, shard)
         here = self._outline(shard)
         other = here if partner == shard else self._outline(partner)
@@ -218,7 +223,8 @@ class RemoteTokenSource(TokenSource):
         return partner_number(self.seed, epoch, shard, self._documents)
 
     def _gather_outlines(self, epoch: int) -> None:
-        """Read every shard whose lengths are not known yet; those that come first stay for last."""
+        """Read every shard whose sentence lengths are missing, those needed first at the end."""
+        # The shards read last are those that the epoch needs first, so they are still cached.
         order = reversed(shard_order(self.seed, epoch, self.shards))
         missing = [n for n in order if self._outlines.get(n) is None]
         if not missing:
@@ -233,8 +239,8 @@ class RemoteTokenSource(TokenSource):
         )
         began = said = time.monotonic()
         for done, number in enumerate(missing):
-            if self._outlines.get(number) is None:  # another process may have been quicker
-                # A stretch is enough: what is further ahead would push out what is read first.
+            if self._outlines.get(number) is None:  # another process may have been faster
+                # Only a few shards ahead: more would evict those that are needed first.
                 self.read_ahead(missing[done : done + READ_AHEAD])
                 self.shard(number)
             if (now := time.monotonic()) - said > _SAY_SECONDS:

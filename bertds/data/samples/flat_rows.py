@@ -1,13 +1,13 @@
-"""Samples to rows: truncation, special tokens, masks, in one compiled pass over flat memory.
+"""Turns samples into rows: truncation, special tokens and masks in one compiled pass.
 
 ```text
 Pairs (token ranges) --gather--> FlatRows (real tokens only, one row after the other)
-                                     |--> micro-batches (loader)
+                                     |--> micro batches (loader)
                                      '--> NVIDIA's padded [N, S] layout (build_instances)
 ```
 
-Everything random about a row (which end loses tokens, which positions are masked, what replaces
-them) comes from one stream with the key (seed, epoch, shard number, number in the shard).
+All random choices of a row (which end loses tokens, which positions are masked, what replaces them)
+come from one stream with the key (seed, epoch, shard number, number in the shard).
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class FlatRows:
     masked_ids: np.ndarray
     """int64 [M], the original ids."""
     mask_offsets: np.ndarray
-    """int64 [N + 1]: which masked positions belong to which row."""
+    """int64 [N + 1]: row r has the masked positions ``mask_offsets[r] : mask_offsets[r + 1]``."""
     labels: np.ndarray | None
     """int64 [N], 1 = random or swapped; None without pairs."""
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return len(self.row_offsets) - 1
 
     def last(self, count: int) -> FlatRows:
-        """Return the last rows as rows of their own."""
+        """Return the last ``count`` rows; arrays are views where possible."""
         first = self.rows - count
         token, mask = int(self.row_offsets[first]), int(self.mask_offsets[first])
         return FlatRows(
@@ -71,9 +71,10 @@ class FlatRows:
 
 
 def join_rows(pieces: Sequence[FlatRows]) -> FlatRows:
-    """Put rows one after the other."""
+    """Concatenate rows."""
     if len(pieces) == 1:
         return pieces[0]
+    # Offsets and positions are indices into the flat arrays, so they shift with each piece.
     starts = offsets_of(np.array([len(piece.input_ids) for piece in pieces]))
     shifted = [p.masked_positions + s for p, s in zip(pieces, starts[:-1], strict=True)]
     labels = [piece.labels for piece in pieces if piece.labels is not None]
@@ -90,14 +91,18 @@ def join_rows(pieces: Sequence[FlatRows]) -> FlatRows:
 
 
 def offsets_of(lengths: np.ndarray) -> np.ndarray:
-    """Return int64 [N + 1]: 0, then the running sum."""
+    """Return int64 [N + 1]: 0, followed by the running sums of the lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
 class RowMaker:
-    """Turns samples into rows for one tokenizer and one set of settings."""
+    """Turns samples into rows for one tokenizer and one set of settings.
+
+    Raises:
+        DataError: whole-word masking with a WordPiece vocabulary that has no ``##`` pieces.
+    """
 
     def __init__(self, settings: RowSettings, tokenizer: TokenizerInfo, seed: int) -> None:
         self.settings = settings
@@ -106,6 +111,7 @@ class RowMaker:
         self._predictions = self._predictions_at(settings.masked_lm_prob)
         self._whole_words = settings.whole_word_masking or settings.ngram > 1
         self._ngram = ngram_thresholds(settings.ngram)
+        # A placeholder: the kernel reads it only for whole words of a WordPiece vocabulary.
         self._continues = np.zeros(1, np.bool_)
         if self._whole_words and tokenizer.is_wordpiece:
             self._continues = tokenizer.continuation_pieces()
@@ -122,13 +128,13 @@ class RowMaker:
         )
 
     def row_lengths(self, pairs: Pairs, samples: np.ndarray) -> np.ndarray:
-        """Return how many tokens the rows of some samples have, int64 [n]."""
+        """Return the number of tokens of the rows of some samples, int64 [n]."""
         tokens = pairs.a_length[samples].astype(np.int64) + pairs.b_length[samples]
         settings = self.settings
         return np.minimum(tokens, settings.max_tokens) + settings.special_tokens
 
     def _word_starts(self, shard: TokenShard) -> np.ndarray:
-        """Return which tokens of a shard begin words; empty where pieces say so themselves."""
+        """Return the bits of the tokens that begin words; empty for WordPiece."""
         if self._whole_words and not self.tokenizer.is_wordpiece and not len(shard.word_starts):
             raise DataError(
                 f"{shard.name}: word_starts is missing, which whole-word masking requires"
@@ -144,18 +150,18 @@ class RowMaker:
         epoch: int,
         mask_rate: float | None = None,
     ) -> FlatRows:
-        """Make rows in the order asked for.
+        """Make rows in the given order.
 
         Args:
             parts: samples of some shards.
             shard_numbers: the number of each part's shard.
-            part_of_row: int [N], which part a row comes from; None if there is one part.
-            sample_of_row: int64 [N], which sample of that part.
-            epoch: epoch, or pass.
-            mask_rate: share of masked tokens, None = the settings' masked_lm_prob.
+            part_of_row: int [N], the part that each row comes from; None if there is one part.
+            sample_of_row: int64 [N], the sample of that part.
+            epoch: epoch, or pass of duplicated instance files.
+            mask_rate: fraction of masked tokens; None = the settings' masked_lm_prob.
 
         Raises:
-            DataError: a shard holds an id outside the vocabulary.
+            DataError: a shard contains an id outside the vocabulary.
         """
         settings, count = self.settings, len(sample_of_row)
         # The length and label of every row, part by part.
@@ -233,6 +239,7 @@ def _group(
     part_of_row: np.ndarray | None, sample_of_row: np.ndarray, parts: int
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """Return (part, its rows, their samples) for each part that has rows."""
+    # Sort once rather than compare with each part: a block may have many parts.
     if part_of_row is None or parts == 1:
         return [(0, np.arange(len(sample_of_row)), sample_of_row)]
     order = np.argsort(part_of_row, kind="stable")
@@ -246,11 +253,12 @@ def _group(
 
 
 def _close_gaps(flat: FlatRows, counts: np.ndarray) -> None:
-    """Drop the unused slots that whole words leave, so that the masked positions are dense."""
+    """Remove the unused positions that whole words leave, so that masked positions are dense."""
     masked = int(flat.mask_offsets[-1])
     wanted = np.diff(flat.mask_offsets)
     if int(counts.sum()) == masked:
         return
+    # A slot's number within its row; the first counts[row] slots of a row are used.
     slot = np.arange(masked) - np.repeat(flat.mask_offsets[:-1], wanted)
     used = slot < np.repeat(counts, wanted)
     flat.masked_positions = flat.masked_positions[used]
@@ -300,26 +308,26 @@ def build_instances(
     shard_numbers: Sequence[int] | None = None,
     chunk_rows: int = 8_192,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the rows of one pass over shards, in NVIDIA's layout, chunk by chunk.
+    """Yield the rows of one pass over shards in NVIDIA's layout, in chunks.
 
     The rows are those that the loader would train on in epoch ``pass_number`` with this seed.
-    Within a shard they come in random order. Memory: one shard's samples (25 bytes each) and one
-    chunk.
+    Within a shard they are in random order. Memory is needed for one shard's samples (25 bytes
+    each) and one chunk.
 
     Args:
         shards: all shards of the corpus, open (they are only mapped).
         pass_number: 0 ... dupe_factor - 1.
         settings: row settings.
-        seed: any int; different passes and shards get different streams from it.
+        seed: any int; each pass and shard gets its own stream from it.
         tokenizer: of the shards.
-        shard_numbers: which shards to do; None does all, in order.
-        chunk_rows: rows per chunk, at most.
+        shard_numbers: the shards to process; None = all, in order.
+        chunk_rows: maximum number of rows per chunk.
 
     Yields:
-        Row arrays as :func:`bertds.data.formats.nvidia_hdf5.write_instance_file` takes them.
+        Row arrays as :func:`bertds.data.formats.nvidia_hdf5.write_instance_file` expects them.
 
     Raises:
-        DataError: the corpus is one document and pairs are asked for, or a shard is damaged.
+        DataError: pairs are needed and the corpus is a single document, or a shard is damaged.
     """
     for flat in flat_instances(
         shards, pass_number, settings, seed, tokenizer, shard_numbers, chunk_rows
@@ -353,6 +361,7 @@ def flat_instances(
             seed=seed,
             settings=settings,
         )
+        # Shuffled within the shard; training shuffles whole blocks of shards.
         order = permutation(derive_key(seed, SAMPLE_ORDER, pass_number, number), pairs.size)
         for start in range(0, pairs.size, chunk_rows):
             samples = order[start : start + chunk_rows]

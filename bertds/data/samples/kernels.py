@@ -1,10 +1,10 @@
 """The compiled loops: sentences to samples (:func:`scan`), samples to rows (:func:`assemble`).
 
-All compiled code is in this one file on purpose: numba's cache on disk looks at the file of the
-outer function only, so a helper that changed elsewhere would leave stale machine code in use. Each
-loop has a plain-Python twin in tests/support/reference_rows.py that gives identical results.
+All compiled code is in this file on purpose: numba's cache on disk depends on the file of the outer
+function only, so a changed helper elsewhere would leave stale machine code in use. Each loop has a
+plain-Python twin in tests/support/reference_rows.py that gives identical results.
 
-Every uint64 is kept apart from the int64: numba turns a mixture of the two into floats.
+uint64 and int64 values are never mixed in an expression: numba would convert both to float.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -36,7 +36,7 @@ KEEP_BELOW = np.uint64(probability_threshold(0.9))
 
 @numba.njit(inline="always")
 def jit_u64(key, counter):
-    """Compiled :func:`random_u64`; both arguments must be uint64 (numba mixes others to float)."""
+    """Compiled :func:`random_u64`; both arguments must be uint64."""
     word = key + (counter + _ONE) * _GAMMA_U64
     word = (word ^ (word >> _30)) * _M1_U64
     word = (word ^ (word >> _27)) * _M2_U64
@@ -66,9 +66,9 @@ def scan(
     b_length,
     labels,
 ):
-    """Cut documents into samples; see instances.py. With empty outputs it only counts.
+    """Divide documents into samples; see pairing.py. With empty outputs it only counts.
 
-    Random draws of a document's stream: 0 and 1 decide the target length; then four per chunk
+    Random draws of a document's stream: 0 and 1 decide the target length. Each chunk then has four
     (end of segment A, coin, other document or cut, first sentence there), used or not.
     """
     keep = len(labels) > 0
@@ -84,10 +84,11 @@ def scan(
         while begin < document_end:
             draw += DRAWS_PER_CHUNK
             start = sentences[begin]
+            # Gather sentences until the target length is reached; the last one may exceed it.
             end = begin + 1
             while end < document_end and sentences[end] - start < target:
                 end += 1
-            # Segment A: a random number of the first sentences, the last one excepted.
+            # Segment A: a random number of the first sentences, but never all of them.
             gathered = end - begin
             a_end = begin + 1
             if gathered > 1:
@@ -102,7 +103,7 @@ def scan(
                 b0 = b1
             elif kind == SOP:
                 if gathered == 1:
-                    if a1 - a0 < 2:
+                    if a1 - a0 < 2:  # a single token cannot be divided
                         begin = following
                         continue
                     cut = a0 + 1 + jit_below(jit_u64(key, np.uint64(draw + 2)), a1 - a0 - 1)
@@ -112,11 +113,13 @@ def scan(
                     a0, a1, b0, b1 = b0, b1, a0, a1
             elif gathered == 1 or coin:
                 label = 1
-                following = a_end  # what was not used goes back
+                following = a_end  # the unused sentences go back to the document
+                # Draw another document: all but this one if it is in the same shard.
                 choices = len(other_documents) - 1 - (1 if same else 0)
                 chosen = jit_below(jit_u64(key, np.uint64(draw + 2)), choices)
                 if same and chosen >= document:
                     chosen += 1
+                # Segment B begins at a random sentence and fills the rest of the target length.
                 first = other_documents[chosen]
                 last = other_documents[chosen + 1]
                 first += jit_below(jit_u64(key, np.uint64(draw + 3)), last - first)
@@ -142,8 +145,8 @@ def jit_choose_tokens(key, draw, start, first_end, end, special, wanted, positio
     """Choose ``wanted`` positions of row ``[start, end)``; write them to ``positions[out:]``.
 
     ``first_end`` is the position of the [SEP] in the middle (or the last one). Selection sampling
-    (Knuth, Algorithm S): each candidate is taken with probability needed / remaining, so the result
-    is ascending and a uniform subset. Returns the counter of the next draw.
+    (Knuth, Algorithm S) takes each candidate with probability needed / remaining, so the result is
+    ascending and a uniform subset. Returns the counter of the next draw.
     """
     remaining = end - start - special
     needed = wanted
@@ -155,7 +158,7 @@ def jit_choose_tokens(key, draw, start, first_end, end, special, wanted, positio
         taken = jit_below(jit_u64(key, draw), remaining) < needed
         draw += _ONE
         remaining -= 1
-        positions[out] = position
+        positions[out] = position  # overwritten by the next candidate unless taken
         out += taken
         needed -= taken
     return draw
@@ -165,12 +168,13 @@ def jit_choose_tokens(key, draw, start, first_end, end, special, wanted, positio
 def jit_choose_words(
     key, draw, start, first_end, end, wanted, ids, inside, ngram, order, begins, positions, out
 ):
-    """Choose whole words of up to ``wanted`` pieces together; see the module's docstring.
+    """Choose whole words of up to ``wanted`` pieces together; see masking.py.
 
-    ``inside[position - start]`` says whether a token continues with the word before it. ``order``
-    and ``begins`` are int64 scratch of at least ``end - start`` + 1 entries. Returns the counter of
-    the next draw and the number of positions written.
+    ``inside[position - start]`` is whether a token continues the word before it. ``order`` and
+    ``begins`` are int64 scratch arrays of at least ``end - start`` + 1 entries. Returns the counter
+    of the next draw and the number of positions written.
     """
+    # Where words begin. The first token of a segment begins one even if it is a `##` piece.
     words = 0
     for position in range(start + 1, end - 1):
         if position == first_end:
@@ -181,6 +185,7 @@ def jit_choose_words(
             order[words] = words
             words += 1
     chosen = 0
+    # Take words in random order (a Fisher-Yates shuffle, as far as it is needed).
     for turn in range(words):
         if chosen >= wanted:
             break
@@ -195,7 +200,7 @@ def jit_choose_words(
             draw += _ONE
             while high >= ngram[run - 1]:
                 run += 1
-        # Shorten the run until it stays in its segment, inside the row, and within n.
+        # Shorten the run until it is in one segment, inside the row, and within `wanted`.
         pieces = 0
         while run > 0:
             last = word + run - 1
@@ -210,7 +215,7 @@ def jit_choose_words(
             run -= 1
         if run == 0:
             continue
-        # A run that touches a word chosen before is passed over. Chosen words are negated.
+        # Skip a run that contains a chosen word. The ids of chosen words are negated as a mark.
         free = True
         for other in range(word, word + run):
             free = free and ids[begins[other]] >= 0
@@ -219,6 +224,7 @@ def jit_choose_words(
         for position in range(begins[word], begins[word] + pieces):
             ids[position] = -1 - ids[position]
         chosen += pieces
+    # Remove the marks and write the positions in ascending order.
     for position in range(start + 1, end - 1):
         if ids[position] < 0:
             ids[position] = -1 - ids[position]
@@ -229,7 +235,7 @@ def jit_choose_words(
 
 @numba.njit(inline="always")
 def jit_replace(key, draw, ids, positions, masked_ids, begin, count, mask_id, vocab_size):
-    """Keep the original ids of the chosen positions and corrupt the row 80 / 10 / 10."""
+    """Store the original ids of the chosen positions and corrupt the row 80 / 10 / 10."""
     for number in range(begin, begin + count):
         position = positions[number]
         masked_ids[number] = ids[position]
@@ -244,12 +250,12 @@ def jit_replace(key, draw, ids, positions, masked_ids, begin, count, mask_id, vo
 
 @numba.njit(inline="always")
 def _binomial_half(key, draw, trials):
-    """Count heads among fair coins, 64 at a time: linear in ``trials / 64``."""
+    """Return the number of heads of ``trials`` fair coins, 64 at a time, and the next draw."""
     heads = np.int64(0)
     while trials > 0:
         word = jit_u64(key, draw)
         draw += _ONE
-        if trials < _64:
+        if trials < _64:  # use only the bits that are needed, then count the ones
             word &= (_ONE << np.uint64(trials)) - _ONE
         word -= (word >> _ONE) & _55
         word = (word & _33) + ((word >> _2) & _33)
@@ -290,7 +296,7 @@ def assemble(
     continues,
     ngram,
 ):
-    """Write samples of one shard as rows ``rows`` of a flat batch; see rows.py and masking.py.
+    """Write samples of one shard as rows ``rows`` of a flat batch; see flat_rows.py.
 
     Returns -1, or the row in which a token id is not below ``vocab_size``.
     """
@@ -304,8 +310,8 @@ def assemble(
         a0, a = a_begin[sample], np.int64(a_length[sample])
         b0, b = b_begin[sample], np.int64(b_length[sample])
 
-        # Truncation: the longer segment (B when equal) loses its first or last token, by a fair
-        # coin, until both fit. Only the counts matter: how many each loses, how many in front.
+        # Truncation: the longer segment (B if equal) loses its first or last token, by a fair coin,
+        # until both fit. Only the counts matter: how many each loses, and how many in front.
         excess = a + b - max_tokens
         if excess > 0:
             if a <= (max_tokens + 1) // 2:
@@ -331,7 +337,7 @@ def assemble(
         first_end = start + 1 + a
         input_ids[first_end] = sep
         if b > 0:
-            # A true next segment is where the first one does.
+            # A true next segment is in the same shard as the first one.
             second = tokens_b if labels[sample] == 1 else tokens_a
             for i in range(b):
                 token = np.int64(second[b0 + i])
@@ -347,7 +353,7 @@ def assemble(
         out = mask_offsets[row]
         wanted = mask_offsets[row + 1] - out
         if whole_words and len(starts_a) > 0:
-            # The tokenizer's own words: bits of the shards that the segments come from.
+            # Other tokenizers: the shards have one bit per token that begins a word.
             for i in range(a):
                 inside[1 + i] = not (starts_a[(a0 + i) >> 3] >> ((a0 + i) & 7)) & 1
             starts_of_b = starts_b if labels[sample] == 1 else starts_a

@@ -9,10 +9,10 @@ itself, as in every published implementation (Google, NVIDIA, Intel, transformer
 excluded.
 
 Whole words: a piece that begins with ``##`` belongs to the word before it. Words are taken in
-random order; one that would overflow n is passed over, so a row can have fewer than n. Unlike
-Google's code, a ``##`` piece right after [CLS] or [SEP] (a word cut by truncation) is a word of its
-own: it is not glued to the last word of the other segment. ``ngram > 1`` takes runs of up to that
-many words, a run of k with probability proportional to 1/k, shortened when it would overflow
+random order. A word that would exceed n is skipped, so a row can have fewer than n. Unlike in
+Google's code, a ``##`` piece right after [CLS] or [SEP] (a word cut by truncation) is a separate
+word: it is not joined to the last word of the other segment. ``ngram > 1`` takes runs of up to this
+number of words, a run of k with probability proportional to 1/k, shortened if it would exceed n
 (ALBERT).
 
 The loops themselves are in kernels.py.
@@ -32,19 +32,20 @@ def predictions_by_length(
 
     Args:
         sequence_length: S.
-        special: special tokens of a row (3 for pairs, 2 for one segment).
-        masked_lm_prob: share of the row's tokens.
-        max_predictions: the most a row may have.
+        special: number of special tokens per row (3 for pairs, 2 for one segment).
+        masked_lm_prob: fraction of the row's tokens.
+        max_predictions: maximum number of masked positions per row.
     """
     lengths = range(sequence_length + 1)
     wanted = (min(max_predictions, max(1, round(n * masked_lm_prob))) for n in lengths)
+    # At least one ordinary token must be left to mask.
     return np.array([max(0, min(w, n - special)) for n, w in enumerate(wanted)], dtype=np.int64)
 
 
 def ngram_thresholds(ngram: int) -> np.ndarray:
-    """Return uint64 [ngram]: a run has k words if ``draw >> 32`` is below entry k - 1 first."""
+    """Return uint64 [ngram]: a run has k words if entry k - 1 is the first above ``draw >> 32``."""
     weights = np.array([1 / k for k in range(1, ngram + 1)])
     cumulative = np.cumsum(weights) / weights.sum()
     thresholds = [probability_threshold(float(p)) for p in cumulative]
-    thresholds[-1] = 1 << 32
+    thresholds[-1] = 1 << 32  # rounding must not leave a draw above all thresholds
     return np.array(thresholds, dtype=np.uint64)

@@ -1,17 +1,17 @@
-"""Documents to samples: which sentences make segment A, which make segment B, and the label.
+"""Turns documents into samples: which sentences form segments A and B, and the label.
 
-The algorithm of Google's ``create_pretraining_data.py``, per document and epoch: a target length
-(``max_tokens``, or a random shorter one with probability ``short_seq_prob``); sentences are
-gathered until the target is reached or the document ends; segment A is a random number of the first
-of them; segment B is the rest (label 0) or, by a fair coin or because there is no rest, sentences
-of another document from a random one on (label 1), and then the unused rest goes back to the
-document (so that label 1 is somewhat more frequent than 0).
+The algorithm of Google's ``create_pretraining_data.py``, per document and epoch. A target length is
+chosen (``max_tokens``, or a random shorter one with probability ``short_seq_prob``). Sentences are
+gathered until the target is reached or the document ends. Segment A is a random number of the first
+of them. Segment B is the rest (label 0) or, with probability 1/2 or if there is no rest, sentences
+from a random position of another document (label 1). In that case the unused rest goes back to the
+document, so that label 1 is slightly more frequent than label 0.
 
-- Label 1 always means a truly different document: of the same shard, or, when the shard has but
-  one, of another shard. (NVIDIA's code may draw the same document and call it "next".)
-- ``pairs="sop"``: B is always the rest; label 1 = the two are swapped. A lone sentence is cut in
-  two at a random token; a lone token gives no sample.
-- ``pairs="none"``: one segment of all sentences gathered, label 0 throughout.
+- Label 1 always means a truly different document: from the same shard or, if the shard has only
+  one, from another shard. (NVIDIA's code may draw the same document and call it "next".)
+- ``pairs="sop"``: B is always the rest; label 1 = the two are swapped. A single sentence is divided
+  at a random token; a single token gives no sample.
+- ``pairs="none"``: one segment of all gathered sentences, with label 0.
 
 A sample needs no copy of its tokens: each segment is a contiguous range of a shard's tokens.
 Chunking a document is a pure function of (seed, epoch, shard number, document number). The pass
@@ -46,9 +46,9 @@ class Pairs:
     """The samples of one shard and epoch, before truncation; token ranges, 25 bytes per sample."""
 
     shard: TokenShard
-    """Where segment A is located (and B, unless ``other`` differs)."""
+    """Contains segment A (and B, unless ``other`` differs)."""
     other: TokenShard
-    """Where a random segment B is located; a true next one is in ``shard``."""
+    """Contains a random segment B; a true next one is in ``shard``."""
     a_begin: np.ndarray
     """int64 [N], index into ``shard.token_ids``."""
     a_length: np.ndarray
@@ -56,26 +56,26 @@ class Pairs:
     b_begin: np.ndarray
     """int64 [N], index into ``other.token_ids`` if the label is 1, else ``shard.token_ids``."""
     b_length: np.ndarray
-    """int32 [N], 0 where there is one segment."""
+    """int32 [N], 0 if there is only one segment."""
     labels: np.ndarray
     """int8 [N], 1 = random (nsp) or swapped (sop)."""
 
     @property
     def size(self) -> int:
-        """How many samples."""
+        """The number of samples."""
         return len(self.labels)
 
 
 def partner_number(seed: int, epoch: int, shard_number: int, documents: Sequence[int]) -> int:
-    """Return the shard from which a shard's random segments come in this epoch.
+    """Return the number of the shard that a shard's random segments come from in this epoch.
 
-    It is the shard itself if it has two documents or more, else another one, drawn uniformly.
+    It is the shard itself if it has 2 documents or more, otherwise another one, drawn uniformly.
 
     Args:
         seed: the run's seed.
         epoch: epoch, or pass of duplicated instance files.
         shard_number: the shard in question.
-        documents: documents of every shard of the corpus.
+        documents: the number of documents of every shard of the corpus.
 
     Raises:
         DataError: the whole corpus is one document.
@@ -90,7 +90,7 @@ def partner_number(seed: int, epoch: int, shard_number: int, documents: Sequence
         )
     draw = random_u64(derive_key(seed, PARTNER_SHARD, epoch), shard_number)
     choice = below(draw, len(documents) - 1)
-    return choice + (choice >= shard_number)
+    return choice + (choice >= shard_number)  # skip the shard itself
 
 
 def scan_shard(
@@ -102,19 +102,20 @@ def scan_shard(
     seed: int,
     settings: RowSettings,
 ) -> Pairs:
-    """Cut all documents of a shard into samples (about 10 million a second and core).
+    """Divide all documents of a shard into samples (about 10 million per second and core).
 
     Args:
         shard: the documents.
-        other: where random segments come from, see :func:`partner_number`; may be ``shard``.
+        other: the shard of random segments, see :func:`partner_number`; may be ``shard``.
         shard_number: its number in the corpus.
-        epoch: epoch, or pass.
+        epoch: epoch, or pass of duplicated instance files.
         seed: the run's seed.
         settings: lengths and kind of pairs.
     """
     capacity = shard.sentences  # each sample uses up at least one sentence
     arrays = [np.empty(capacity, dtype) for dtype in _COLUMN_DTYPES]
     count = _call_scan(shard, other, shard_number, epoch, seed, settings, arrays)
+    # Copies, so that the memory for the largest possible number of samples is freed.
     return Pairs(shard, other, *(array[:count].copy() for array in arrays))
 
 
@@ -127,7 +128,7 @@ def count_shard(
     seed: int,
     settings: RowSettings,
 ) -> int:
-    """Return how many samples :func:`scan_shard` would give, without keeping them."""
+    """Return the number of samples that :func:`scan_shard` would give, without storing them."""
     arrays = [np.empty(0, dtype) for dtype in _COLUMN_DTYPES]
     return _call_scan(shard, other, shard_number, epoch, seed, settings, arrays)
 

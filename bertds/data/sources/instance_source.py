@@ -1,4 +1,4 @@
-"""Rows read from NVIDIA's HDF5 files: pairs and masks as they were written."""
+"""Rows read from NVIDIA's HDF5 files, with the pairs and masks that the files contain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bertds.data.vocabulary import TokenizerInfo, has_tokenizer, load_tokenizer_
 from bertds.errors import DataError
 
 BLOCK_BYTES = 256 << 20
-"""A block of rows in memory; there are two, this one and the next."""
+"""The size of a block in memory; two exist at a time, the current and the next one."""
 
 
 class InstanceBlock(Block):
@@ -40,12 +40,13 @@ class InstanceBlock(Block):
         self.rows = len(self._seconds)
 
     def gather(self, numbers: np.ndarray, mask_rate: float | None = None) -> FlatRows:
-        """Copy rows out."""
+        """Copy rows from the block."""
         row_offsets, tokens = _ranges(self._token_starts, numbers)
         mask_offsets, masks = _ranges(self._mask_starts, numbers)
         lengths, masked = np.diff(row_offsets), np.diff(mask_offsets)
         positions = np.arange(row_offsets[-1]) - np.repeat(row_offsets[:-1], lengths)
         seconds = np.repeat(self._seconds[numbers].astype(np.int64), lengths)
+        # Positions in the files are relative to the row; those of FlatRows index the flat arrays.
         in_row = self._positions[masks].astype(np.int64)
         return FlatRows(
             self._tokens[tokens].astype(np.int64),
@@ -68,14 +69,14 @@ def _joined(offsets: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _ranges(starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where each row begins in the output, and the flat indices of all rows' elements."""
+    """Return int64 [n + 1] row offsets in the output, and flat indices of all rows' elements."""
     lengths = starts[rows + 1] - starts[rows]
     offsets = offsets_of(lengths)
     return offsets, np.arange(offsets[-1]) + np.repeat(starts[rows] - offsets[:-1], lengths)
 
 
 class InstanceSource(Source):
-    """The files of one dataset; a file is a shard. An epoch is all rows, the same every time."""
+    """The files of one dataset. Each file is a shard; every epoch has the same rows."""
 
     makes_masks = False
 
@@ -96,6 +97,7 @@ class InstanceSource(Source):
         self.shards = len(self._files)
         self.sequence_length = sequence_length
         first = self._headers[0]
+        # All files must fit the recipe, and agree on whether rows have a label.
         for file, header in zip(self._files, self._headers, strict=True):
             if header.sequence_length > sequence_length:
                 raise DataError(
@@ -108,12 +110,13 @@ class InstanceSource(Source):
                     f"there, unlike in {self._files[0]}"
                 )
         self.has_pairs = with_pairs and first.has_labels
+        # Bytes per unpadded row at most: ids are 2 bytes, a masked position takes 4.
         row_bytes = 2 * sequence_length + 4 * first.max_predictions + 32
         self.block_rows = max(1, BLOCK_BYTES // row_bytes)
         self._path, self._split, self._with_pairs = path, split, with_pairs
 
     def sibling(self, split: str) -> InstanceSource | None:
-        """Return the ``training`` or the ``test`` files of the folder, or None without any."""
+        """Return the ``training`` or ``test`` files of the folder, or None if there are none."""
         word = "training" if split == "train" else "test"
         if self._path.is_file() or not any(
             word in file.name for file in list_instance_files(self._path)
@@ -129,11 +132,11 @@ class InstanceSource(Source):
         )
 
     def count_rows(self, epoch: int, shard: int) -> int:
-        """Return the rows of a file."""
+        """Return the number of rows of a file."""
         return self._headers[shard].rows
 
     def open_block(self, epoch: int, shards: Sequence[int]) -> InstanceBlock:
-        """Read some files whole."""
+        """Read some files as a whole."""
         files = [read_instances(self._files[n], self.tokenizer.vocab_size) for n in shards]
         block = InstanceBlock(files)
         if not self.has_pairs:
@@ -159,8 +162,8 @@ class InstanceSource(Source):
 def find_tokenizer(path: Path, vocab: str, lower_case: bool | None) -> TokenizerInfo:
     """Return the tokenizer of instance files: ``vocab``, or the one in a folder above them.
 
-    A folder that preparation wrote holds ``tokenizer/`` next to the ``hdf5_lower_case_...`` ones;
-    the casing may also be in that folder's name.
+    A folder that preparation wrote has ``tokenizer/`` next to ``hdf5_lower_case_...``; the casing
+    may also be in the name of that folder.
 
     Raises:
         DataError: no vocabulary is given and none is found.

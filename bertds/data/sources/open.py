@@ -1,4 +1,4 @@
-"""Finds out what ``data.path`` is, and opens it: the three doors to the same rows."""
+"""Opens ``data.path``, whatever it contains, as a source of training rows."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
     Args:
         data_config: a ``bertds.config.recipe.DataConfig``.
         seed: decides the pairs and masks that are drawn on the fly.
-        split: "train" or "validation". A text file or a single instance file is taken whole,
-            whichever is asked for.
+        split: "train" or "validation". A text file or a single instance file is always used as a
+            whole.
 
     Returns:
         Token shards of a prepared folder (one with ``manifest.json``), NVIDIA HDF5 (a folder of
-        ``.hdf5`` files or one of them), or a plain text file. By a URL: token shards.
+        ``.hdf5`` files or one of them), or a plain text file. From a URL: token shards.
 
     Raises:
         ConfigError: a setting is missing or impossible.
@@ -43,13 +43,14 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
         )
     settings = data_config.rows
     if is_url(data_config.path):
-        # Here and not at the top: local paths need nothing of it.
+        # Imported here, because local paths need none of it.
         from bertds.data.remote.source import open_remote
 
         return open_remote(data_config, settings, seed, split)
     path = Path(data_config.path)
     if not path.exists():
         raise DataError(f"data.path={path}: no such file or folder")
+    # A folder: prepared token shards, one of its splits by mistake, unfinished, or instance files.
     if path.is_dir():
         if (path / MANIFEST_NAME).exists():
             return TokenSource.from_folder(
@@ -62,7 +63,7 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
             )
         if (path.parent / MANIFEST_NAME).exists() and any(path.glob("shard_*.h5")):
             raise DataError(f"data.path={path} is a single split; give its parent folder")
-        # Preparation works in .work, and removes it at its end.
+        # Preparation works in .work and removes it at the end.
         if any(path.glob("*/shard_*.h5")) or (path / ".work").is_dir():
             raise DataError(
                 f"{path / MANIFEST_NAME}: missing; preparation writes it last, so the folder is "
@@ -74,6 +75,7 @@ def open_source(data_config: DataConfig, seed: int, *, split: str = "train") -> 
                 ".hdf5 files"
             )
         return _open_instances(data_config, path, seed, split)
+    # A file: instances, or text to be tokenized now.
     if h5py.is_hdf5(path) or path.suffix in (".hdf5", ".h5"):
         return _open_instances(data_config, path, seed, split)
     return _open_text(data_config, path, settings, seed)

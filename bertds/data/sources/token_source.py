@@ -1,4 +1,4 @@
-"""Rows made on the fly from token shards: fresh pairs and fresh masks in every epoch."""
+"""Rows made during training from token shards, with new pairs and masks in every epoch."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from bertds.data.vocabulary import TokenizerInfo, load_tokenizer_info
 from bertds.errors import DataError
 
 BLOCK_ROWS = 2_000_000
-"""About 100 MB for a block and the next: 25 bytes per sample, 8 for the order."""
+"""About 100 MB for a block and the next one: 25 bytes per sample, and 8 for the order."""
 READ_AHEAD = 16
-"""Shards announced to a store in advance where all are read once, one after the other."""
+"""Shards announced to a store in advance when all are read once, one after the other."""
 
 _TOKENS_AT_ONCE = 1 << 22
 
 
 class TokenBlock(Block):
-    """Samples of a few token shards; tokens stay in the memory map until a row is made."""
+    """Samples of a few token shards. Tokens stay in the memory map until a row is made."""
 
     def __init__(
         self, maker: RowMaker, parts: Sequence[Pairs], shard_numbers: Sequence[int], epoch: int
@@ -51,7 +51,7 @@ class TokenBlock(Block):
         return self._maker.make(*where, part, samples, self._epoch, mask_rate)
 
     def lengths(self, numbers: np.ndarray) -> np.ndarray:
-        """Return how many tokens rows have, special ones included."""
+        """Return the number of tokens of each row, special tokens included."""
         part = np.searchsorted(self._starts, numbers, side="right") - 1
         lengths = np.empty(len(numbers), np.int64)
         for index, pairs in enumerate(self._parts):
@@ -90,7 +90,7 @@ class TokenSource(Source):
         self._folder, self._infos, self._verify = folder, infos, verify
         self._facts = facts or {}
         if settings.pairs == "nsp" and sum(documents) < 2:
-            partner_number(seed, 0, 0, documents)  # says why one document is not enough
+            partner_number(seed, 0, 0, documents)  # its error explains why 1 document is too few
 
     @classmethod
     def from_folder(
@@ -104,23 +104,24 @@ class TokenSource(Source):
         vocab: str = "",
         name: str = "",
     ) -> Self:
-        """Open a folder that preparation wrote; all shards must be there in their full size.
+        """Open a folder that preparation wrote; every shard must be there in its full size.
 
         Args:
-            folder: where manifest and tokenizer are.
-            settings: how rows are cut.
+            folder: contains the manifest and the tokenizer.
+            settings: how rows are made.
             seed: decides pairs and masks.
-            split: which of the manifest's.
+            split: the name of a split in the manifest.
             verify: what is compared when a shard is opened.
-            vocab: the vocabulary that it must have been made with; "" = any.
-            name: what messages call it; "" = the folder.
+            vocab: the vocabulary that the data must have been prepared with; "" = any.
+            name: the name in messages; "" = the folder.
 
         Raises:
-            DataError: see :meth:`Manifest.load` and :meth:`TokenShard.open`; or ``vocab`` is
-                another vocabulary than the one that the shards were made with.
+            DataError: see :meth:`Manifest.load` and :meth:`TokenShard.open`; or the shards were
+                prepared with a vocabulary other than ``vocab``.
         """
         manifest = Manifest.load(folder)
         chosen = manifest.split(folder, split)
+        # Equal fingerprints mean equal ids: the file itself may be somewhere else.
         if vocab:
             given = load_tokenizer_info(vocab, *manifest.tokenizer.rules)
             if given.fingerprint != manifest.tokenizer.fingerprint:
@@ -129,9 +130,11 @@ class TokenSource(Source):
                     f"{folder} was prepared with ({manifest.tokenizer.vocab_size} tokens); leave "
                     f"data.vocab empty, or prepare the data with it"
                 )
+        # Masking and export need the tokenizer's own file.
         file = "vocab.txt" if manifest.tokenizer.is_wordpiece else "tokenizer.json"
         if file not in manifest.tokenizer.files:
             raise DataError(f"{name or folder}/tokenizer/{file}: missing")
+        # Identifies the text in checkpoints, wherever the folder is.
         checksums = " ".join(info.sha256 for info in chosen.shards)
         source = cls(
             name or str(folder),
@@ -156,7 +159,7 @@ class TokenSource(Source):
         return source
 
     def _check_files(self) -> None:
-        """Make sure that all shards are there in their full size."""
+        """Check that every shard is there in its full size."""
         assert self._folder is not None
         for info in self._infos:
             path = self._folder / info.file
@@ -166,10 +169,11 @@ class TokenSource(Source):
                 raise DataError(f"{path}: {size} bytes, but the manifest says {info.bytes}")
 
     def token_counts(self) -> np.ndarray:
-        """Return how often each token id is in this split, int64 [vocab_size]."""
+        """Return how often each token id occurs in this split, int64 [vocab_size]."""
         counts = np.zeros(self.tokenizer.vocab_size, np.int64)
         for shard in self._shards_in_turn():
             ids = shard.token_ids
+            # In parts: bincount converts ids to int64, 4 times their size.
             for start in range(0, len(ids), _TOKENS_AT_ONCE):
                 part = np.bincount(ids[start : start + _TOKENS_AT_ONCE], minlength=len(counts))
                 if len(part) > len(counts):
@@ -178,7 +182,7 @@ class TokenSource(Source):
         return counts
 
     def word_count(self) -> int:
-        """Return how many words this split has, by the bits of its shards."""
+        """Return the number of words of this split, from the word-start bits of its shards."""
         shards = self._shards_in_turn()
         return sum(int(np.bitwise_count(shard.word_starts).sum()) for shard in shards)
 
@@ -202,7 +206,7 @@ class TokenSource(Source):
         return there is not None and there.documents > 0
 
     def shard(self, number: int) -> TokenShard:
-        """Return an open shard; the first time, its checksum is verified."""
+        """Return an open shard; its checksum is verified the first time."""
         with self._lock:
             if number not in self._opened:
                 info = self._infos[number]
@@ -217,11 +221,11 @@ class TokenSource(Source):
             return self._opened[number]
 
     def count_rows(self, epoch: int, shard: int) -> int:
-        """Return how many samples the shard is cut into in this epoch."""
+        """Return the number of samples of the shard in this epoch."""
         return count_shard(*self._scan_place(epoch, shard), **self._scan_key(epoch, shard))
 
     def open_block(self, epoch: int, shards: Sequence[int]) -> TokenBlock:
-        """Cut the documents of some shards into samples."""
+        """Divide the documents of some shards into samples."""
         parts = [
             scan_shard(*self._scan_place(epoch, shard), **self._scan_key(epoch, shard))
             for shard in shards

@@ -1,4 +1,4 @@
-"""NeMo's data sections and tokenizer in our words."""
+"""Maps NeMo's data sections and tokenizer to our recipe."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bertds.training.nemo.keys import Keys, Translation
 
 def map_data(keys: Keys, result: Translation) -> None:
     """Map ``model.train_ds`` and ``model.validation_ds``."""
+    # Training data: the path decides everything else, so it comes first.
     train = "model.train_ds."
     path = keys.take(f"{train}data_file")
     if path is None:
@@ -22,10 +23,11 @@ def map_data(keys: Keys, result: Translation) -> None:
     mask = keys.number(f"{train}mask_prob")
     if length is not None:
         data["sequence_length"] = int(length)
-    elif predictions is not None:  # HDF5: the file says its length
+    elif predictions is not None:  # HDF5: the file contains its sequence length
         data["sequence_length"] = _hdf5_length(Path(path))
     if predictions is None:
-        # NeMo's text path masks each token on its own, so it knows no limit.
+        # NeMo's text datasets mask each token independently, so their number has no limit.
+        # 10 % more than the expected number rarely cuts any off.
         predictions = math.ceil((mask or 0.15) * data.get("sequence_length", 128) * 1.1)
         result.notes.append(
             f"max_predictions_per_sequence={predictions}: NeMo's text files set none"
@@ -37,9 +39,11 @@ def map_data(keys: Keys, result: Translation) -> None:
             data[ours] = value
     if not result.recipe["model"]["next_sentence"]:
         data["pairs"] = "none"
+    # Values that change the result and have only one setting here.
     keys.expect(f"{train}shuffle", (True,), "true: the order is always shuffled")
     keys.expect(f"{train}num_samples", (-1, None), "-1 (prepare a smaller corpus instead)")
     result.recipe["data"] = data
+    # Held-out data: a batch size and a number of samples of its own.
     held_out = "model.validation_ds."
     validation: dict[str, Any] = {}
     given = keys.take(f"{held_out}data_file")
@@ -51,6 +55,7 @@ def map_data(keys: Keys, result: Translation) -> None:
     samples = keys.number(f"{held_out}num_samples")
     if samples is not None:
         validation["max_samples"] = 0 if samples < 0 else int(samples)
+    # The other properties of a row must agree with the training data: they are one setting here.
     for name in ("max_seq_length", "mask_prob", "short_seq_prob", "max_predictions_per_seq"):
         value = keys.take(f"{held_out}{name}")
         mine = keys.flat.get(f"{train}{name}")
@@ -86,6 +91,7 @@ _SPECIAL = {
 def map_tokenizer(keys: Keys, result: Translation) -> None:
     """Map ``model.tokenizer``; prepared data bring their own."""
     prefix = "model.tokenizer."
+    # Only WordPiece with BERT's own special tokens is supported.
     keys.take("model.tokenizer")
     kind = keys.take(f"{prefix}tokenizer_name", default="")
     model = keys.take(f"{prefix}tokenizer_model")
@@ -94,17 +100,18 @@ def map_tokenizer(keys: Keys, result: Translation) -> None:
     keys.expect(f"{prefix}special_tokens", (None,), "null: the vocabulary's own")
     for token, usual in _SPECIAL.items():
         keys.expect(f"{prefix}special_tokens.{token}", (usual, None), f"{usual}, as in vocab.txt")
+    # The vocabulary: a file, or the name of a model that includes one.
     file = keys.take(f"{prefix}vocab_file")
     lower = keys.take(f"{prefix}do_lower_case")
     name = keys.take(f"{prefix}pretrained_model_name")
     name = name or keys.flat.get("model.language_model.pretrained_model_name")
     if kind and kind not in ("nemobert", "bert", "word", "nemo_bert") and "/" not in kind:
-        name = name or kind  # newer files: tokenizer_name is the model's name
+        name = name or kind  # in newer files tokenizer_name is the model's name
     data = result.recipe["data"]
     if lower is not None:
         data["lower_case"] = bool(lower)
     if (Path(data["path"]) / "manifest.json").is_file():
-        return  # our own prepared data bring their vocabulary
+        return  # data prepared by data_prep contain their vocabulary
     if file is None and name is not None:
         from bertds.pretrained.transformers_api import resolve
 

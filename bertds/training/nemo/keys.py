@@ -14,7 +14,7 @@ _MISSING = object()
 
 @dataclass(slots=True)
 class Translation:
-    """What a NeMo file means here."""
+    """Our recipe and DeepSpeed JSON for a NeMo file, with notes about what differs."""
 
     recipe: dict[str, dict[str, Any]]
     deepspeed: dict[str, Any]
@@ -22,10 +22,10 @@ class Translation:
 
 
 def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:
-    """Replace ``${model.max_seq_length}`` by what is there.
+    """Replace ``${model.max_seq_length}`` and the like by the value of the named key.
 
     Raises:
-        ConfigError: a reference to nothing, or in a circle.
+        ConfigError: the key does not exist, or refers to itself.
     """
 
     def value_of(key: str, seen: tuple[str, ...]) -> Any:
@@ -47,13 +47,13 @@ def resolve_references(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 class Keys:
-    """The file's keys; remembers which were taken, so that the others can be refused."""
+    """The keys of a file. Records which were read, so that the others can be refused."""
 
     def __init__(self, flat: dict[str, Any], source: str) -> None:
         self.flat, self.source, self.taken = flat, source, set[str]()
 
     def take(self, *keys: str, default: Any = None) -> Any:
-        """Return the first given of several spellings of one setting; null counts as absent."""
+        """Return the first non-null value among several spellings of one setting."""
         value = _MISSING
         for key in keys:
             if key in self.flat:
@@ -64,7 +64,7 @@ class Keys:
         return default if value is _MISSING else value
 
     def number(self, *keys: str, default: Any = None) -> Any:
-        """Return a number, also one that YAML reads as text (3e-5)."""
+        """Return a number, including one that YAML reads as text (3e-5)."""
         value = self.take(*keys, default=default)
         if isinstance(value, bool) or not isinstance(value, (int, float, str, type(None))):
             self.fail(keys[0], value, "a number")
@@ -78,7 +78,7 @@ class Keys:
         raise ConfigError(f"{self.source}: {key}={value!r} is not supported; allowed: {allowed}")
 
     def expect(self, key: str, allowed: Iterable[Any], why: str) -> None:
-        """Take a key that has only these values here."""
+        """Read a key for which only these values are supported here."""
         value = self.take(key, default=_MISSING)
         if value is not _MISSING and value not in allowed:
             self.fail(key, value, why)

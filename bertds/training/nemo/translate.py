@@ -1,10 +1,10 @@
-"""NeMo's two BERT pre-training configurations, run here: each key is mapped or refused by name.
+"""Runs NeMo's two BERT pre-training configurations: each key is mapped, or refused by name.
 
     bertds train --nemo-config bert_pretraining_from_text_config.yaml model.train_ds.data_file=F
     bertds train --nemo-config F.yaml --write DIR      # only write recipe.yaml and deepspeed.json
 
 ``batch_size`` is NeMo's: rows per device. The global batch is batch_size x devices x nodes x
-accumulate_grad_batches; with another number of processes accumulation makes up the difference.
+accumulate_grad_batches. With a different number of processes, accumulation makes up the difference.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from bertds.training.nemo.data_keys import map_data, map_tokenizer
 from bertds.training.nemo.keys import Keys, Translation, resolve_references
 
 Rows = Callable[[dict[str, Any]], int]
-"""Takes our data section, returns how many rows the epoch has."""
+"""Takes our data section and returns the number of rows per epoch."""
 
-# Keys without a counterpart here that change nothing of the result: why each is not needed.
+# Keys without a counterpart here that do not change the result, each with the reason.
 WITHOUT_EFFECT = {
     "trainer.accelerator": "the device is detected",
     "trainer.strategy": "DeepSpeed",
@@ -87,15 +87,16 @@ def translate(
     """Map a NeMo configuration.
 
     Args:
-        values: the YAML file's.
+        values: the content of the YAML file.
         source: its name, for messages.
-        rows_of: counts the rows of an epoch; called only if the file counts in epochs.
-        overrides: dotted NeMo keys that win.
+        rows_of: counts the rows per epoch; called only if the file counts in epochs.
+        overrides: dotted NeMo keys from the command line; they have precedence.
 
     Raises:
-        ConfigError: a key or value that cannot be honoured; names it.
+        ConfigError: a key or value is not supported; the message names it.
     """
     flat = dotted(values, keep_empty=True)
+    # An override replaces a whole section, or a section replaces a single value.
     for key, value in overrides.items():
         for other in [
             name for name in flat if name.startswith(f"{key}.") or key.startswith(f"{name}.")
@@ -115,10 +116,12 @@ def translate(
 
 
 def _model(keys: Keys, result: Translation) -> None:
+    """Map the encoder's sizes, its heads and the initial weights."""
     prefix = "model.language_model."
     name = keys.take(f"{prefix}pretrained_model_name")
     file = keys.take(f"{prefix}config_file", f"{prefix}bert_config_file")
     settings: dict[str, Any] = {}
+    # NeMo files use either name for this section.
     for section in ("config", "bert_config"):
         keys.take(f"{prefix}{section}")
         for key in (*_MODEL_KEYS, "hidden_act", "vocab_size"):
@@ -136,11 +139,13 @@ def _model(keys: Keys, result: Translation) -> None:
         folder = resolve(name)
         settings = dict(read_config(folder))
         start = start or str(folder)
+    # NeMo's models are BERTs: only these keys, with one of two activations, can be expressed.
     model = {key: settings[key] for key in _MODEL_KEYS if key in settings}
     act = settings.get("hidden_act", "gelu")
     if act not in ("gelu", "gelu_new"):
         keys.fail(f"{prefix}config.hidden_act", act, "gelu, gelu_new")
     model["hidden_act"] = act
+    # Without the next-sentence loss there is only the masked-LM head.
     only_mlm = bool(keys.take("model.only_mlm_loss", default=False))
     model["next_sentence"] = not only_mlm
     result.recipe["model"] = model
@@ -169,6 +174,7 @@ _OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "lamb": "Lamb", "fused_adam": "
 
 
 def _optimizer_and_batch(keys: Keys, result: Translation) -> None:
+    """Map the optimizer, the batch sizes, gradient clipping and the precision."""
     name = keys.take("model.optim.name", default="adamw")
     if name not in _OPTIMIZERS:
         keys.fail("model.optim.name", name, ", ".join(_OPTIMIZERS))
@@ -180,6 +186,7 @@ def _optimizer_and_batch(keys: Keys, result: Translation) -> None:
     betas = keys.take("model.optim.betas")
     if betas is not None:
         parameters["betas"] = list(betas)
+    # NeMo derives the global batch from the devices; DeepSpeed needs it as a number.
     devices = keys.take("trainer.devices", "trainer.gpus", default=1)
     if isinstance(devices, (list, tuple)):
         devices = len(devices)
@@ -198,9 +205,11 @@ def _optimizer_and_batch(keys: Keys, result: Translation) -> None:
         "optimizer": {"type": _OPTIMIZERS[name], "params": parameters},
         "zero_optimization": {"stage": 1},
     }
+    # 0 is Lightning's value for no clipping.
     clip = keys.number("trainer.gradient_clip_val", default=0.0)
     if clip:
         deepspeed["gradient_clipping"] = clip
+    # "16-mixed" and "bf16-true" are the newer spellings of "16" and "bf16".
     precision = str(keys.take("trainer.precision", default="32")).split("-")[0]
     if precision not in ("16", "bf16", "32"):
         keys.fail("trainer.precision", precision, "16, bf16, 32 (and their -mixed, -true forms)")
@@ -224,12 +233,14 @@ _DECAYS: dict[str, dict[str, Any]] = {
 
 
 def _schedule(keys: Keys, result: Translation, rows_of: Rows) -> None:
+    """Map the learning-rate schedule and the number of steps."""
     prefix = "model.optim.sched."
     name = keys.take(f"{prefix}name")
     keys.take("model.optim.sched")
     if name is not None and name not in _DECAYS:
         keys.fail(f"{prefix}name", name, ", ".join(_DECAYS))
     schedule = dict(_DECAYS[name or "WarmupPolicy"])
+    # The shape of the decay.
     power = keys.number(f"{prefix}power")
     if power is not None:
         if name != "PolynomialDecayAnnealing":
@@ -240,11 +251,14 @@ def _schedule(keys: Keys, result: Translation, rows_of: Rows) -> None:
         if name not in ("CosineAnnealing", "PolynomialDecayAnnealing"):
             keys.fail(f"{prefix}min_lr", lowest, f"0 with {name}")
         schedule["floor"] = lowest / result.deepspeed["optimizer"]["params"]["lr"]
+    # Lightning counts in epochs or steps; ours is a number of steps.
     batch = result.deepspeed["train_batch_size"]
     epochs = keys.number("trainer.max_epochs")
     steps = keys.number("trainer.max_steps")
     per_epoch = 0
     interval = keys.number("trainer.val_check_interval")
+    # A fractional interval means a share of the epoch. Counting rows reads the data, so it is done
+    # only if something depends on it.
     if steps is None or steps < 0 or isinstance(interval, float):
         per_epoch = max(1, rows_of(result.recipe["data"]) // batch)
     if steps is None or steps < 0:
@@ -254,6 +268,7 @@ def _schedule(keys: Keys, result: Translation, rows_of: Rows) -> None:
             )
         steps = int(epochs * per_epoch)
     schedule["total_steps"] = int(steps)
+    # Warmup is given in steps or as a share of all steps; steps have precedence.
     warmup_steps = keys.number(f"{prefix}warmup_steps")
     warmup_ratio = keys.number(f"{prefix}warmup_ratio")
     if warmup_steps is not None:
@@ -267,6 +282,7 @@ def _schedule(keys: Keys, result: Translation, rows_of: Rows) -> None:
 
 
 def _run(keys: Keys, result: Translation) -> None:
+    """Map the run folder, its name, logging and trackers."""
     root = keys.take("exp_manager.exp_dir", "exp_manager.root_dir", default="NeMo_experiments")
     name = keys.take("exp_manager.name", default=None) or keys.flat.get("name") or "BERT"
     result.recipe["run"] = {"dir": str(Path(root) / str(name)), "name": str(name)}
@@ -292,6 +308,7 @@ def _run(keys: Keys, result: Translation) -> None:
 
 
 def _refuse_the_rest(keys: Keys, result: Translation) -> None:
+    """Refuse every key that was not read, except those that are known to have no effect."""
     for key in keys.flat:
         if key in keys.taken:
             continue

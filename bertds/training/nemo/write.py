@@ -1,4 +1,4 @@
-"""Writes what a NeMo file means here: a recipe and a DeepSpeed JSON."""
+"""Writes a NeMo file as a recipe and a DeepSpeed JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bertds.training.nemo.translate import translate
 
 
 def rows_in_epoch(data: dict[str, Any]) -> int:
-    """Return how many rows the training data have."""
+    """Return the number of rows per epoch of the training data."""
     from bertds.config.recipe import DataConfig
     from bertds.data.loader import open_source
 
@@ -29,8 +29,8 @@ def write_translation(
 
     Args:
         source: the NeMo file.
-        overrides: KEY=VALUE of NeMo's keys, which win.
-        folder: where to write; None = next to the run folder, where earlier ones are replaced.
+        overrides: KEY=VALUE with NeMo's keys; they have precedence.
+        folder: where to write; None = next to the run folder, replacing earlier files.
 
     Returns:
         The paths of the recipe and of the DeepSpeed JSON.
@@ -46,6 +46,7 @@ def write_translation(
     target = folder or run_dir.with_name(f"{run_dir.name}-config")
     target.mkdir(parents=True, exist_ok=True)
     recipe, settings = target / "recipe.yaml", target / "deepspeed.json"
+    # Only a folder that the user named may contain files that are not ours.
     for path in (recipe, settings) if folder else ():
         if path.exists():
             raise ConfigError(f"--write {folder}: {path.name} already exists; choose another DIR")
