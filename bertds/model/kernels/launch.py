@@ -17,7 +17,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import triton
 from torch import Tensor
@@ -60,7 +60,9 @@ class Kernel:
         """How many of the arguments are tensors; known from the first launch."""
         self._compiled: dict[tuple[object, ...], Any] = {}
 
-    def __call__(self, grid: tuple[int, int, int], *arguments: Any, **constants: object) -> None:
+    def __call__(
+        self, grid: tuple[int, int, int], *arguments: Tensor | float, **constants: object
+    ) -> None:
         """Launch the kernel on the current stream.
 
         Args:
@@ -70,7 +72,7 @@ class Kernel:
         """
         if self._tensors is None:
             self._tensors = self._count_tensors(arguments, constants)
-        tensors = arguments[: self._tensors]
+        tensors = cast("tuple[Tensor, ...]", arguments[: self._tensors])
         numbers = arguments[self._tensors + len(self._varying) :]
         # A compiled kernel is loaded on one device.
         key = (tensors[0].get_device(), *map(_dtype_of, tensors), *numbers, *constants.values())
@@ -83,7 +85,7 @@ class Kernel:
         if aligned and compiled is not None:  # None: Triton's interpreter
             self._compiled[key] = compiled
 
-    def _count_tensors(self, arguments: Sequence[Any], constants: dict[str, object]) -> int:
+    def _count_tensors(self, arguments: Sequence[object], constants: dict[str, object]) -> int:
         """Return the number of tensors, after a check of the order of the parameters."""
         count = sum(isinstance(argument, Tensor) for argument in arguments)
         expected = [
