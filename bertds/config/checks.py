@@ -1,4 +1,4 @@
-"""What the values of a recipe may be, alone and together."""
+"""Checks the values of a recipe, individually and in combination."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def check(config: Config) -> None:
         section, name = key.split(".", 1)
         value = getattr(getattr(config, section), name)
         _require(value is None or value <= 1, f"{key}={value} is a fraction and must be at most 1")
+    # An average with a decay of 1 keeps the initial weights for ever.
     _require(
         schedule.ema_decay < 1,
         f"schedule.ema_decay={schedule.ema_decay} would never change the average; it must be less "
@@ -41,6 +42,7 @@ def check(config: Config) -> None:
         f"model.num_attention_heads={model.num_attention_heads}",
     )
     check_style(model)
+    # Rows must fit into the model, and have room for two segments.
     _require(
         data.sequence_length <= model.max_position_embeddings,
         f"data.sequence_length={data.sequence_length} exceeds model.max_position_embeddings="
@@ -52,6 +54,7 @@ def check(config: Config) -> None:
         "segments; use 8 or more",
     )
     check_rows(data)
+    # Settings of the recipe that only work together.
     _require(
         data.pairs != "none" or not model.next_sentence,
         "model.next_sentence=true needs pairs, but data.pairs=none; change one of them",
@@ -79,6 +82,7 @@ def check(config: Config) -> None:
     # Paths and URLs.
     check_urls(config)
     _require(
+        # Warmup can be given in steps or as a share, and steps do not fit a schedule by the clock.
         schedule.warmup_steps is None or schedule.warmup_ratio is None,
         f"schedule.warmup_steps={schedule.warmup_steps} and schedule.warmup_ratio="
         f"{schedule.warmup_ratio} are both set; keep one (null unsets the other)",
@@ -96,6 +100,7 @@ def check(config: Config) -> None:
         f"schedule.total_steps={schedule.first_step + schedule.total_steps}; raise it",
     )
     check_decay(schedule, horizon)
+    # Ramps of the batch size and the masking rate are complete or absent.
     _require(
         (schedule.batch_from is None) == (schedule.batch_ramp_steps == 0),
         f"schedule.batch_from={schedule.batch_from} and "
@@ -110,6 +115,7 @@ def check(config: Config) -> None:
         data.masked_lm_prob_steps is None or data.masked_lm_prob_end is not None,
         f"data.masked_lm_prob_steps={data.masked_lm_prob_steps} needs data.masked_lm_prob_end",
     )
+    # A warmup longer than the schedule would never reach the peak.
     if schedule.warmup_steps is not None:
         _require(
             schedule.warmup_steps <= horizon,
@@ -119,7 +125,7 @@ def check(config: Config) -> None:
 
 
 def check_urls(config: Config) -> None:
-    """Refuse a URL where a local folder is needed, and one that carries a password."""
+    """Refuse a URL where a local folder is required, and a URL with credentials."""
     for key, value in (("run.dir", config.run.dir), ("data.cache_dir", config.data.cache_dir)):
         _require(
             not is_url(value),
@@ -130,6 +136,8 @@ def check_urls(config: Config) -> None:
         f"init.from={masked(config.init.from_)} must be a local path or a name; copy it to this "
         "machine first",
     )
+    # Copies go to a store that can be written, without credentials in its URL: the URL is logged
+    # and saved with the run.
     copy_to = config.checkpoint.copy_to
     _require(
         not copy_to or is_url(copy_to),
@@ -157,7 +165,7 @@ def check_urls(config: Config) -> None:
 
 
 def check_rows(data: DataConfig) -> None:
-    """Refuse settings of rows that are out of their range, by their keys."""
+    """Refuse row settings that are out of range, and name them by their keys."""
     try:
         data.rows  # noqa: B018
     except ImpossibleRows as error:
@@ -168,7 +176,7 @@ def check_rows(data: DataConfig) -> None:
 
 
 def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
-    """Refuse a last phase of decay that contradicts the rest of the schedule."""
+    """Refuse a final decay that contradicts the rest of the schedule."""
     steps, ratio = schedule.decay_steps, schedule.decay_ratio
     if steps is None and ratio is None:
         return
@@ -189,6 +197,7 @@ def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
         f"with schedule.decay_from={schedule.decay_from} does not support that; use polynomial, "
         "cosine or sqrt, and omit decay_from",
     )
+    # Both as shares of the schedule, so that steps and ratios are compared in one unit.
     decay_share = ratio if ratio is not None else (steps or 0) / horizon
     warmup_share = schedule.warmup_ratio or (schedule.warmup_steps or 0) / horizon
     _require(
@@ -199,7 +208,7 @@ def check_decay(schedule: ScheduleConfig, horizon: int) -> None:
 
 
 def check_style(model: ModelConfig) -> None:
-    """Refuse what the modern encoder does not have, or cannot be built with."""
+    """Refuse settings that the modern encoder does not support."""
     if model.style != "modern":
         return
     _require(

@@ -1,6 +1,6 @@
 """Reads recipes: YAML and ``--set`` assignments become a checked ``Config``.
 
-Later sources win: the defaults in ``bertds/config/recipe.py``, the recipe file, the assignments.
+Later sources have precedence: defaults in ``bertds/config/recipe.py``, recipe file, assignments.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ PATH_KEYS = {
     "init.from",
     "validation.path",
 }
-"""Keys whose ``~`` is the home folder."""
+"""Keys in which ``~`` means the home folder."""
 REMOVED_KEYS: dict[str, tuple[Any, str]] = {
     "model.fp8": (False, "its FP8 products were 1.7 times slower than bf16; see run.fp8"),
 }
-"""Keys that recipes of earlier versions may have: the value that changes nothing, which is still
-read, and what to say to any other. What a run or checkpoint of then has saved is read in any case:
-its weights, rows and metrics are as good as ever."""
+"""Keys that recipes of earlier versions may contain: the neutral value, which is still accepted,
+and the remedy for any other value. The saved recipe of an old run or checkpoint is always accepted:
+its weights, rows and metrics are still valid."""
 
 
 def read_yaml(path: Path | str) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 class _UniqueKeyLoader(LimitedLoader):
-    """A loader that refuses a key given twice instead of keeping the last one."""
+    """A loader that refuses a repeated key instead of keeping the last value."""
 
 
 def _construct_unique(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -129,12 +129,12 @@ def load_config(
     """Build the settings from a recipe and dotted overrides, and check them.
 
     Args:
-        recipe: a name or YAML path (see :mod:`bertds.config.locate`), or nested dictionaries such
-            as a run has saved, or None for the defaults.
-        overrides: dotted keys and values, as :func:`split_assignments` gives them.
+        recipe: a name or YAML path (see :mod:`bertds.config.locate`), nested dictionaries as saved
+            by a run, or None for the defaults.
+        overrides: dotted keys and values, from :func:`split_assignments`.
 
     Raises:
-        ConfigError: with the full key, the value and the remedy.
+        ConfigError: a key or value is wrong; the message has the key, the value and the remedy.
     """
     where = f"{recipe}: " if isinstance(recipe, (str, Path)) else ""
     if isinstance(recipe, (str, Path)):
@@ -167,6 +167,7 @@ def load_config(
         saved = isinstance(recipe, Mapping) and key not in (overrides or {})
         if key in flat and flat.pop(key) != neutral and not saved:
             raise ConfigError(f"{origins[key]}{key} is no longer a key; {remedy}")
+    # Convert each value to its declared type, and sort them by section.
     known = all_keys()
     built: dict[str, dict[str, Any]] = {name: {} for name in sections}
     for key, value in flat.items():
@@ -194,10 +195,10 @@ def load_config(
 
 
 def lenient(nested: object) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Return what of a recipe's text can be shown, and the keys of what cannot.
+    """Return the parts of a recipe that can be displayed, and the keys of the others.
 
-    For a run that is looked at, which another version may have written. Values of keys that are
-    known have their declared type; others are kept if they are plain.
+    It is used to display a run that another version may have written. Values of known keys have
+    their declared type; other values are kept if they are plain.
     """
     known = all_keys()
     kept: dict[str, dict[str, Any]] = {}
@@ -222,7 +223,7 @@ def lenient(nested: object) -> tuple[dict[str, dict[str, Any]], list[str]]:
 
 
 def to_dict(config: DataclassInstance) -> dict[str, Any]:
-    """Return nested dictionaries with the YAML keys, ready to be dumped and read back."""
+    """Return nested dictionaries with the YAML keys, which can be dumped and loaded again."""
     result: dict[str, Any] = {}
     for item in fields(config):
         value = getattr(config, item.name)
@@ -240,7 +241,7 @@ def _kind(value: object) -> str:
 
 
 def _coerce(value: object, kind: object, key: str) -> object:
-    """Convert a YAML value to its declared type, or refuse it with the key named."""
+    """Convert a YAML value to its declared type, or raise an error that names the key."""
     wrong = ConfigError(f"{key}={value!r} must be {describe_type(kind)}")
     if get_origin(kind) is Literal:
         # YAML 1.1 reads a bare `off` as false; a choice named "off" means the word.
@@ -249,6 +250,7 @@ def _coerce(value: object, kind: object, key: str) -> object:
         if value in get_args(kind) and isinstance(value, str):
             return value
         raise wrong
+    # An optional value, or one of several types: try them in their order.
     if get_origin(kind) in (Union, types.UnionType):
         arms = get_args(kind)
         if value is None and type(None) in arms:
@@ -270,6 +272,7 @@ def _coerce(value: object, kind: object, key: str) -> object:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             return str(value)  # `run.name: 7` is text that looks like a number
         raise wrong
+    # Numbers: YAML 1.1 reads some spellings of them as text.
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise wrong
     try:
@@ -280,7 +283,7 @@ def _coerce(value: object, kind: object, key: str) -> object:
         raise wrong
     if kind is float:
         return number
-    if number != int(number) or abs(number) > MOST:  # what numpy and torch count with
+    if number != int(number) or abs(number) > MOST:  # the range of numpy's and torch's integers
         raise wrong
     return int(value) if isinstance(value, int) else int(number)
 

@@ -1,7 +1,7 @@
-"""What changes while a run trains, as pure functions of the step: batch size and mask rate.
+"""Settings that change during training, as pure functions of the step: batch size and mask rate.
 
-None of it is state: a continued run, on any number of processes, takes the same samples with the
-same masks in the same steps as an unbroken one.
+None of it is state. A resumed run, on any number of processes, uses the same samples with the same
+masks in the same steps as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from bertds.errors import ConfigError
 class BatchRamp:
     """The global batch of each step: from ``first`` to the JSON's, in multiples of ``first``.
 
-    ``plan`` is the full batch. Of n = full / first sizes all but the last get an equal part of
-    ``steps``; ModernBERT grows from 768 to 4,608 rows in this way (arXiv:2412.13663, section
-    2.2.1). Micro batch and world size stay, so only the accumulation changes.
+    ``plan`` is the full batch. There are n = full / first sizes; all except the last get an equal
+    share of ``steps``. ModernBERT grows from 768 to 4,608 rows in this way (arXiv:2412.13663,
+    section 2.2.1). Micro batch and world size are constant, so only the accumulation changes.
 
     Attributes:
-        plan: the full batch, as it is cut here.
+        plan: the full batch, divided for these processes.
         first: rows of the first step.
-        steps: steps until the full batch.
+        steps: number of steps until the full batch.
     """
 
     plan: BatchPlan
@@ -34,11 +34,11 @@ class BatchRamp:
 
     @classmethod
     def of(cls, schedule: ScheduleConfig, plan: BatchPlan) -> BatchRamp:
-        """Return the ramp of a recipe; without one, the full batch from the first step on.
+        """Return the ramp of a recipe; without one, the full batch from the first step.
 
         Raises:
-            ConfigError: the first batch does not divide the full one, or cannot be cut into micro
-                batches for these processes.
+            ConfigError: the first batch does not divide the full one, or cannot be divided into
+                micro batches for these processes.
         """
         first = schedule.batch_from
         if first is None:
@@ -58,12 +58,12 @@ class BatchRamp:
                 f"train_micro_batch_size_per_gpu={plan.micro_batch_size} x {plan.world_size} "
                 "processes; raise it, or lower the micro batch size"
             )
-        # Where nothing grows there is no ramp, so that `samples` need not know that case.
+        # If nothing grows, a ramp of 0 steps avoids a special case in `samples`.
         return cls(plan, first, schedule.batch_ramp_steps if first < full else 0)
 
     @property
     def sizes(self) -> int:
-        """How many sizes there are."""
+        """The number of different sizes."""
         return self.plan.global_batch_size // self.first
 
     def at(self, step: int) -> BatchPlan:
@@ -74,11 +74,11 @@ class BatchRamp:
         return replace(self.plan, global_batch_size=self.first * multiple)
 
     def samples(self, steps: int) -> int:
-        """Return the rows of the first ``steps`` steps."""
+        """Return the number of rows of the first ``steps`` steps."""
         ramp = min(steps, self.steps)
         rows = 0
         for multiple in range(1, self.sizes):
-            # Steps whose multiple is this one: the first step of the next one ends them.
+            # The steps with this multiple end where the next multiple begins.
             begin = -(-(multiple - 1) * self.steps // (self.sizes - 1))
             end = -(-multiple * self.steps // (self.sizes - 1))
             rows += self.first * multiple * max(0, min(end, ramp) - min(begin, ramp))
@@ -87,12 +87,12 @@ class BatchRamp:
 
 @dataclass(frozen=True, slots=True)
 class MaskRate:
-    """The share of masked tokens of each step, from ``first`` to ``last`` on a straight line.
+    """The fraction of masked tokens of each step, linear from ``first`` to ``last``.
 
     Attributes:
-        first: of step 0.
-        last: of step ``steps`` and all after it.
-        steps: length of the line.
+        first: at step 0.
+        last: at step ``steps`` and after it.
+        steps: length of the change.
     """
 
     first: float
@@ -101,7 +101,7 @@ class MaskRate:
 
     @classmethod
     def of(cls, data: DataConfig, total_steps: int) -> MaskRate | None:
-        """Return the rate of a recipe; None where it does not change."""
+        """Return the rate of a recipe; None if it is constant."""
         if data.masked_lm_prob_end is None:
             return None
         steps = data.masked_lm_prob_steps or total_steps
@@ -115,15 +115,15 @@ class MaskRate:
 
 
 def held_out_mask_rate(data: DataConfig) -> float:
-    """Return the rate that held-out rows are masked with in the whole run: the last one.
+    """Return the rate for held-out rows in the whole run: the last one.
 
-    Losses at different rates cannot be compared.
+    It is constant because losses at different rates cannot be compared.
     """
     return data.masked_lm_prob if data.masked_lm_prob_end is None else data.masked_lm_prob_end
 
 
 def mean_mask_rate(data: DataConfig, total_steps: int) -> float:
-    """Return the mean rate over a run, for counts of operations."""
+    """Return the mean rate over a run, for estimates of its operations."""
     rate = MaskRate.of(data, total_steps)
     if rate is None:
         return data.masked_lm_prob

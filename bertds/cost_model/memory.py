@@ -1,8 +1,8 @@
-"""How much memory one process needs: what ZeRO keeps, what the backward pass waits for, buffers.
+"""Estimates the memory of one process: ZeRO's state, activations for the backward pass, buffers.
 
-Counted in bytes, tensor by tensor, from what bertds/model and DeepSpeed 0.19.8 hold at their
-peak. Two moments can be the highest: the end of the last forward pass (all activations, the
-vocabulary's logits) and the optimizer step (all gradients and its temporaries).
+Counted in bytes, tensor by tensor, from what bertds/model and DeepSpeed 0.19.8 hold at their peak.
+The peak can be at two moments: the end of the last forward pass (all activations, the logits) and
+the optimizer step (all gradients and its temporaries).
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from bertds.cost_model.flops import parameter_count
 GPU_BASE = 1.2 * 2**30
 """CUDA context, cuBLAS and NCCL buffers of one process."""
 CPU_BASE = 0.3 * 2**30
-"""Python, torch and DeepSpeed as loaded, without pages of files: 0.25 GiB measured (own_memory.py);
-some more for the process group and the loader's threads, assumed."""
+"""Python, torch and DeepSpeed when loaded, without pages of files: 0.25 GiB measured
+(own_memory.py), and an assumed amount for the process group and the loader's threads."""
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "autocast": 2}
 FRAGMENTS = {True: 0.13, False: 0.05}
-"""What the allocator holds in addition to requests, on CPU and on GPU. CPU: fitted to the runs of
-docs/planning.md; GPU: assumed."""
+"""Fraction that the allocator holds in addition to requests, on CPU and on GPU. CPU: fitted to the
+runs of docs/planning.md; GPU: assumed."""
 RECOMPUTED = {True: 0.2, False: 0.0}
-"""With activation checkpointing, what each layer leaves behind after its backward pass, in units of
-what a layer keeps without it and without dropout. CPU: holes of the heap, fitted likewise; GPU:
-assumed."""
+"""With activation checkpointing, what each layer leaves in memory after its backward pass, as a
+fraction of what a layer keeps without it and without dropout. CPU: holes in the heap, fitted to the
+same runs; GPU: assumed."""
 ZERO_CODE = 45 * 2**20
-"""On a CPU: what DeepSpeed's ZeRO stages import (torch's inductor, networkx) and stage 0 does not;
-measured."""
+"""On a CPU: bytes of the modules that DeepSpeed's ZeRO stages import and stage 0 does not (torch's
+inductor, networkx); measured."""
 GATHERED = 1_000_000_000
 """stage3_max_live_parameters, DeepSpeed's default."""
 CHUNK_BYTES = {True: 1 << 28, False: 1 << 29}
@@ -36,7 +36,7 @@ CHUNK_BYTES = {True: 1 << 28, False: 1 << 29}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """What decides the memory of one process."""
+    """The quantities that decide the memory of one process."""
 
     model: ModelConfig
     vocab_size: int
@@ -51,14 +51,14 @@ class Shape:
     on_cpu: bool
     offload: bool = False
     bucket: int = 500_000_000
-    """reduce_bucket_size, in numbers; DeepSpeed's default is 5e8."""
+    """reduce_bucket_size, in elements; DeepSpeed's default is 5e8."""
     average: bool = False
     """Whether a moving average of the weights is kept."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes of one process."""
+    """The memory of one process by use, in bytes."""
 
     weights: float
     gradients: float
@@ -70,7 +70,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """The sum of all uses."""
         return (
             self.weights
             + self.gradients
@@ -95,30 +95,30 @@ def layer_bytes(shape: Shape) -> float:
     hidden, attention = model.hidden_dropout_prob > 0, model.attention_probs_dropout_prob > 0
     if model.style == "modern":
         return _modern_layer_bytes(shape)
-    weights = 3 * width * width * size  # queries, keys and values' weights next to each other
+    weights = 3 * width * width * size  # the concatenated weights of queries, keys and values
     if not shape.on_cpu:
         # layer input, q k v, context, sums before both LayerNorms, first LayerNorm's output
         values = (8 * width + 2 * inner) * size + (2 * width if hidden else 0)
         values += 4 * model.num_attention_heads + 16
         return tokens * values + weights
     numbers: float = 8 * width + 2 * inner + 4
-    numbers += 2 * width if hidden else 0  # the noise of both sums
+    numbers += 2 * width if hidden else 0  # the dropout noise of both sums
     per_row = model.num_attention_heads * mean_square(shape) / shape.tokens_per_row
     numbers += per_row * (3 if attention else 1)
     return (tokens * numbers + 3 * width * width) * 4
 
 
 def _modern_layer_bytes(shape: Shape) -> float:
-    """As :func:`layer_bytes`, the mean of a modern encoder's global and local layers.
+    """Like :func:`layer_bytes`, the mean of a modern encoder's global and local layers.
 
-    Pre-LayerNorm keeps the residual sums and both normalised inputs; queries and keys are kept
-    turned; the gated layer keeps both halves, the activated one and their product.
+    Pre-LayerNorm keeps the residual sums and both normalized inputs. Queries and keys are kept
+    after rotation. The gated layer keeps both halves, the activated one and their product.
     """
     model = shape.model
     width, inner = model.hidden_size, model.intermediate_size
     size = 4 if shape.on_cpu else BYTES[shape.precision]
     tokens = shape.micro_batch * shape.tokens_per_row
-    # two residual sums, two normalised inputs, q k v, context
+    # two residual sums, two normalized inputs, q k v, context
     numbers: float = 8 * width + 4 * inner
     numbers += inner if model.hidden_dropout_prob > 0 else 0
     attention = model.attention_probs_dropout_prob > 0
@@ -128,22 +128,22 @@ def _modern_layer_bytes(shape: Shape) -> float:
     every = model.global_attn_every_n_layers
     local_share = (every - 1) / every
     seen = mean_square(shape) / shape.tokens_per_row  # attention weights of one token and head
-    blocks = 1.5 * model.local_attention  # three of half a window, which long rows are cut into
+    blocks = 1.5 * model.local_attention  # three blocks of half a window, for long rows
     if shape.tokens_per_row > blocks:
         seen = (1 - local_share) * seen + local_share * blocks
-        numbers += local_share * 4 * width  # keys and values are there three times
+        numbers += local_share * 4 * width  # each key and value is in three windows
     numbers += model.num_attention_heads * seen * (3 if attention else 1)
     return tokens * (numbers + 4) * 4
 
 
 def mean_square(shape: Shape) -> float:
-    """Return the mean of the squared row length; most rows are full, some are short."""
+    """Return the mean of the squared row length; most rows are full, and some are short."""
     mean, longest = shape.tokens_per_row, shape.sequence_length
     return mean * longest * 0.985 if mean < longest else mean * mean
 
 
 def activations(shape: Shape) -> float:
-    """Return what waits for the backward pass at the end of a forward pass, and its temporaries."""
+    """Return the activations at the end of a forward pass, and the temporaries of that moment."""
     model = shape.model
     width = model.hidden_size
     size = 4 if shape.on_cpu else BYTES[shape.precision]
@@ -152,6 +152,7 @@ def activations(shape: Shape) -> float:
     layers = model.num_hidden_layers
     one = layer_bytes(shape)
     kept = layers * one
+    # Recomputation keeps only the input of each layer, and one layer's activations at a time.
     if model.activation_checkpointing == "full":
         plain = layer_bytes(
             replace(
@@ -163,31 +164,33 @@ def activations(shape: Shape) -> float:
     embeddings = tokens * width * size * (3 if model.hidden_dropout_prob > 0 else 2)
     words = -(-shape.vocab_size // 64) * 64
     head = words * width * size + masked * width * size * 5
-    # Chunks of logits: as computed, in float32, their log-softmax.
+    # A chunk of logits exists three times: as computed, in float32, and as log-softmax.
     chunk = min(masked, max(64, CHUNK_BYTES[shape.on_cpu] // (4 * words)))
     logits = chunk * words * (4 + 4 + (size if size < 4 else 0))
-    # The first layers' backward pass: gradients in addition to what is still kept.
+    # The backward pass of the first layers: gradients in addition to what is still kept.
     widened = 4 if model.style == "modern" else 2
     backward = tokens * (widened * model.intermediate_size + 2 * width) * size
     return kept + embeddings + head + max(logits, backward)
 
 
 def estimate(shape: Shape, base: float = 0.0) -> Memory:
-    """Return one process's memory at its peak.
+    """Return the memory of one process at its peak.
 
     Args:
-        shape: what is trained, and how.
-        base: bytes that are there without any of it (Python, torch, the CUDA context).
+        shape: the model and how it is trained.
+        base: bytes in use without any of it (Python, torch, the CUDA context).
     """
     count = parameter_count(shape.model, shape.vocab_size)
     ranks, stage = shape.world_size, shape.stage
     low = shape.precision in ("bf16", "fp16")
     size = BYTES[shape.precision] if low else 4
+    # Weights and gradients, as the ZeRO stage partitions them.
     weights = count * size / (ranks if stage == 3 else 1)
     kept_gradients = 4 if shape.precision != "fp16" else 2  # summed over micro batches in float32
     gradients = count * (kept_gradients if stage >= 2 else size) / (ranks if stage >= 2 else 1)
     if low and stage <= 1:
         gradients += count * 4  # the float32 sum in addition to the half-precision gradient
+    # Master weights and both moments in float32; at stage 0 in fp32 the weights are the masters.
     states = count * (12 if stage >= 1 or low else 8) / (ranks if stage >= 1 else 1)
     step = count * 4 / (ranks if stage >= 1 else 1)  # float32 copy of the gradient partition
     if shape.average:
@@ -197,9 +200,9 @@ def estimate(shape: Shape, base: float = 0.0) -> Memory:
     bucket = min(shape.bucket, count) * size
     buffers = 0.0 if stage == 0 else bucket
     if stage == 3:
-        buffers += min(count, GATHERED) * size  # weights brought together, until they are let go
+        buffers += min(count, GATHERED) * size  # gathered weights, until they are released
     live = activations(shape)
-    # Of activations and the step's temporaries only the larger is alive at the peak.
+    # Activations and the step's temporaries do not exist at the same time: count the larger.
     live = max(live, step)
     asked = weights + gradients + states + live + buffers
     return Memory(

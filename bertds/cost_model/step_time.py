@@ -1,7 +1,7 @@
-"""How long a step takes and a run lasts: arithmetic, optimizer, network; energy, cost, volume.
+"""Estimates the time of a step and of a run: arithmetic, optimizer, network; energy, cost, volume.
 
 ```text
-seconds of a step = arithmetic + optimizer + communication that nothing hides + stragglers
+seconds per step = arithmetic + optimizer + communication that is not hidden + stragglers
 ```
 """
 
@@ -16,24 +16,24 @@ from bertds.cost_model.hardware import Hardware
 from bertds.cost_model.memory import BYTES, Shape
 
 NETWORK_SHARE = 0.5
-"""Of a node's nominal network bandwidth, what a large all-reduce reaches. DLE on 64 DGX-2H lost
-13 % to it at one micro batch a step: 1.34 GB in about 30 ms in addition to the stragglers."""
+"""Fraction of a node's nominal network bandwidth that a large all-reduce reaches. DLE on 64 DGX-2H
+lost 13 % to it at one micro batch per step: 1.34 GB in about 30 ms, in addition to stragglers."""
 LINK_SHARE = 0.7
-"""The same inside a node."""
+"""The same fraction inside a node."""
 STRAGGLERS_PER_DOUBLING = 0.01
-"""Share of the arithmetic that each doubling of the nodes loses to the slowest one (the same
-figures)."""
+"""Fraction of the arithmetic that each doubling of the nodes loses to the slowest one (from the
+same figures)."""
 FULL_TOKENS = 4096
-"""Real tokens of a micro batch from which a GPU is as quick as it gets."""
+"""Real tokens per micro batch at which a GPU reaches its full speed."""
 HALF_TOKENS = 700
 """Smaller micro batches reach t / (t + this). DLE's V100: 125 sequences/s at 16, 182 at 64."""
 WIDEST = 1024
-"""Width of the model for which the shares of the peak hold."""
+"""Width of the model for which the fractions of the peak hold."""
 WIDTH_POWER = 0.68
-"""Narrower models reach (width / WIDEST) to this power of those shares: BERT-base reached 32.3 % of
-an H100's peak, 512 rows of 128 tokens, where BERT-large reached 39.3 %."""
+"""Narrower models reach (width / WIDEST) to this power of these fractions: BERT-base reached 32.3 %
+of an H100's peak with 512 rows of 128 tokens, and BERT-large 39.3 %."""
 ADAM_BYTES = 28
-"""Per number: weight, gradient and two moments read; weight and two moments written."""
+"""Bytes per element: weight, gradient and two moments are read; weight and moments are written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,12 +50,12 @@ class StepTime:
 
     @property
     def total(self) -> float:
-        """Seconds of a step."""
+        """The duration of a step in seconds."""
         return self.arithmetic + self.optimizer + self.exposed + self.stragglers
 
     @property
     def bound_by(self) -> str:
-        """What takes most of the step: the device or the network."""
+        """The part that takes most of the step: the device or the network."""
         return "network" if self.exposed > self.arithmetic else "device"
 
 
@@ -65,14 +65,14 @@ def row_flops(model: ModelConfig, vocab_size: int, tokens: float, masked: float)
 
 
 def efficiency(hardware: Hardware, sequence_length: int) -> float:
-    """Return the share of the peak, between the two lengths that were published."""
+    """Return the fraction of the peak, interpolated between the two published lengths."""
     low, high = hardware.efficiency_128, hardware.efficiency_512
     place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))
     return low + (high - low) * place
 
 
 def micro_batch_share(tokens: float, on_cpu: bool) -> float:
-    """Return how much of the speed a micro batch of this number of tokens reaches."""
+    """Return the fraction of the full speed for a micro batch of this number of tokens."""
     if on_cpu:
         return 1.0
     full = FULL_TOKENS / (FULL_TOKENS + HALF_TOKENS)
@@ -80,17 +80,17 @@ def micro_batch_share(tokens: float, on_cpu: bool) -> float:
 
 
 def width_share(width: int) -> float:
-    """Return how much of the table's speed a model of this width reaches on a GPU."""
+    """Return the fraction of the table's speed that a model of this width reaches on a GPU."""
     return min(1.0, (width / WIDEST) ** WIDTH_POWER)
 
 
 def optimizer_bytes(count: float, optimizer: str) -> float:
-    """Return the bytes that updating this number of elements reads and writes."""
+    """Return the bytes read and written by updating this number of elements."""
     return count * ADAM_BYTES * (1.5 if "lamb" in optimizer.lower() else 1.0)
 
 
 def muon_flops(model: ModelConfig) -> float:
-    """Return the operations of Muon's products per step: five iterations of each hidden matrix.
+    """Return the operations of Muon per step: five iterations for each hidden matrix.
 
     A matrix of r rows and c >= r columns takes 4 r r c + 2 r r r per iteration.
     """
@@ -100,10 +100,10 @@ def muon_flops(model: ModelConfig) -> float:
 
 
 def micro_batch_bytes(count: float, precision: str) -> float:
-    """Return the bytes that a micro batch moves however many rows it has.
+    """Return the bytes that a micro batch moves regardless of its number of rows.
 
-    The products read the weights forward and backward and write the gradients; these are read and
-    added to those of the micro batches before.
+    The products read the weights in the forward and the backward pass, and write the gradients.
+    These are read and added to those of the earlier micro batches.
     """
     return 6.0 * BYTES[precision] * count
 

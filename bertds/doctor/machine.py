@@ -1,7 +1,7 @@
-"""What `bertds doctor` looks at on one machine in addition to its GPUs, each with what to mend.
+"""The checks of `bertds doctor` on one machine, except its GPUs, each with a remedy.
 
-Every function returns findings: good (True), broken (False) or worth knowing (None), the thing's
-name, and what was found, ending in the remedy where there is one.
+Every function yields findings: good (True), broken (False) or worth knowing (None); the name of the
+item; and what was found, followed by the remedy if there is one.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ EXTRAS = {
     "onnxruntime": "onnx",
 }
 OPEN_FILES = 4096
-"""Shards are memory-mapped, and each loader, rank and socket holds a few files open."""
+"""Shards are memory-mapped, and each loader, rank and socket keeps a few files open."""
 SHARED_BYTES = 1e9
-"""NCCL keeps its buffers between the GPUs of a machine in /dev/shm; containers often have 64 MB."""
+"""NCCL has its buffers between the GPUs of a machine in /dev/shm; containers often have 64 MB."""
 DISK_BYTES = 5e9
 
 
 def all_findings(*, with_gpu: bool) -> Iterator[Finding]:
-    """Everything, in the order in which it is printed."""
+    """Yield all findings, in the order in which they are printed."""
     yield from packages()
     yield from compiler(with_gpu=with_gpu)
     yield from attention(gpu_capability() if with_gpu else None)
@@ -47,7 +47,7 @@ def all_findings(*, with_gpu: bool) -> Iterator[Finding]:
 
 
 def packages(installed: Callable[[str], str] = version) -> Iterator[Finding]:
-    """Each package that bertds requires, in a version that it requires; and the optional ones."""
+    """Check the version of each required package, and list the optional ones."""
     from packaging.requirements import Requirement
 
     try:
@@ -56,7 +56,7 @@ def packages(installed: Callable[[str], str] = version) -> Iterator[Finding]:
         wanted = []
         yield False, "bertds", "not installed; pip install -c constraints.txt -e ."
     for requirement in wanted:
-        if requirement.marker is not None:  # an extra's
+        if requirement.marker is not None:  # belongs to an extra
             continue
         try:
             found = installed(requirement.name)
@@ -84,7 +84,7 @@ def packages(installed: Callable[[str], str] = version) -> Iterator[Finding]:
 def compiler(
     *, with_gpu: bool, which: Callable[[str], str | None] = shutil.which
 ) -> Iterator[Finding]:
-    """What DeepSpeed's FusedAdam is built with when a GPU run first uses it."""
+    """Check the tools that build DeepSpeed's FusedAdam when a GPU run first uses it."""
     lacking = [tool for tool in ("g++", "nvcc", "ninja") if not which(tool)]
     if not with_gpu:
         yield True, "compiler", "not needed on a CPU"
@@ -103,14 +103,14 @@ def compiler(
 
 
 def gpu_capability() -> tuple[int, int] | None:
-    """Return the first GPU's compute capability; None where torch sees none."""
+    """Return the first GPU's compute capability; None if torch finds no GPU."""
     import torch
 
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
 
 
 def attention(capability: tuple[int, int] | None) -> Iterator[Finding]:
-    """Which attention kernel a bf16 run takes here, with and without attention dropout."""
+    """Report the attention kernels for a bf16 run, with and without attention dropout."""
     if capability is None:
         yield True, "attention", "grouped by row length (CPU)"
         return
@@ -132,13 +132,13 @@ def attention(capability: tuple[int, int] | None) -> Iterator[Finding]:
 
 
 def processors() -> Iterator[Finding]:
-    """Cores that this process may use, and memory."""
+    """Report the cores that this process may use, and the memory."""
     memory = cpu_memory_total() / 2**30
     yield True, "cores", f"{usable_cores()}, {memory:.0f} GiB of memory"
 
 
 def shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
-    """Shared memory of this machine or container."""
+    """Check the shared memory of this machine or container."""
     total = shutil.disk_usage(folder).total if folder.is_dir() else 0
     text = f"{total / 1e9:.1f} GB"
     if total < SHARED_BYTES:
@@ -147,7 +147,7 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Finding]:
 
 
 def limits(limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> Iterator[Finding]:
-    """Open files, and memory that may be pinned."""
+    """Check the limits of open files and of pinned memory."""
     files, most = limit(resource.RLIMIT_NOFILE)
     endless = files == resource.RLIM_INFINITY
     if endless or files >= OPEN_FILES:
@@ -164,6 +164,7 @@ def limits(limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> Iter
                 else f"raise nofile in /etc/security/limits.conf ({most:,})"
             ),
         )
+    # InfiniBand needs pinned memory for its buffers; without it the limit does not matter.
     pinned = limit(resource.RLIMIT_MEMLOCK)[0]
     free = pinned == resource.RLIM_INFINITY
     if free or not Path("/sys/class/infiniband").is_dir():
@@ -182,7 +183,7 @@ def limits(limit: Callable[[int], tuple[int, int]] = resource.getrlimit) -> Iter
 def network(
     root: Path = Path("/sys/class/net"), resolve: Callable[[str], str] = socket.gethostbyname
 ) -> Iterator[Finding]:
-    """Interfaces that are up with their speed, and whether this host finds itself by its name."""
+    """Report active interfaces with their speed, and check that the host name resolves."""
     found = []
     for path in sorted(root.glob("*")) if root.is_dir() else []:
         try:
@@ -219,7 +220,7 @@ def network(
 
 
 def disks(folders: tuple[str, ...] = (".", os.environ.get("TMPDIR", "/tmp"))) -> Iterator[Finding]:
-    """Free room here and in the folder for temporary files."""
+    """Check the free space in the current folder and in the one for temporary files."""
     for folder in dict.fromkeys(folders):
         free = shutil.disk_usage(folder).free
         text = f"{Path(folder).resolve()}: {free / 1e9:,.0f} GB free"

@@ -1,4 +1,4 @@
-"""What one node of a job reports about itself before training: one JSON object per line.
+"""The report of one node of a job before training: one JSON object per line.
 
 ```text
 {"node": "n1", "facts": {...}}                      files, code, packages, disk, GPUs of this node
@@ -7,9 +7,9 @@
 {"node": "n1", "pair": ["n1", "n2"], "gbps": 91.0}  all-reduce between two nodes
 ```
 
-Each line is printed as soon as it is known, so that a node that hangs is named by what it did not
-say. ``cluster_verdict`` reads the lines of all nodes. Nothing here imports torch before the first
-two lines are out.
+Each line is printed as soon as it is known, so that a missing line shows where a node hangs.
+``verdict`` reads the lines of all nodes. Nothing here imports torch before the first two lines are
+printed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("torch", "deepspeed", "transformers", "tokenizers", "numpy", "h5py", "numba")
 ALL_PAIRS_UP_TO = 16
-"""Up to this number of nodes every pair is measured, beyond that log2(n) partners of each."""
+"""Up to this number of nodes every pair is measured; beyond it log2(n) partners per node."""
 MESSAGE_BYTES = 32 * 2**20
 PAIR_SECONDS = 10.0
 
@@ -47,14 +47,15 @@ PAIR_SECONDS = 10.0
 def rounds_of_pairs(nodes: int) -> list[list[tuple[int, int]]]:
     """Return rounds of disjoint pairs of node numbers, lower number first.
 
-    Few nodes: a tournament in which each meets each. Many: in round k, the partner is the one
-    whose number differs in bit k; any two halves of the machine are then connected by some pair.
+    With few nodes: a tournament in which each meets each. With many: in round k, the partner is the
+    node whose number differs in bit k. Any two halves of the machine are then connected by a pair.
     """
     if nodes < 2:
         return []
     if nodes > ALL_PAIRS_UP_TO:
         bits = range((nodes - 1).bit_length())
         return [[(i, i ^ (1 << k)) for i in range(nodes) if i < i ^ (1 << k) < nodes] for k in bits]
+    # The circle method: node 0 is fixed and the others rotate; None is a pause.
     circle: list[int | None] = [*range(nodes)]
     if nodes % 2:
         circle.append(None)
@@ -71,12 +72,13 @@ def rounds_of_pairs(nodes: int) -> list[list[tuple[int, int]]]:
 
 
 def data_facts(path: str) -> dict[str, Any]:
-    """Return what this node sees of the data: the manifest's checksum, files missing or cut."""
+    """Return a checksum of the data as this node sees it, or an error for missing or cut files."""
     data = Path(path)
     try:
         if data.is_file():
             return {"digest": f"{data.stat().st_size} bytes"}
         manifest = data / "manifest.json"
+        # Without a manifest: names and sizes of the instance files.
         if not manifest.is_file():
             if not data.is_dir():
                 return {"error": f"{data}: not found"}
@@ -85,6 +87,7 @@ def data_facts(path: str) -> dict[str, Any]:
                 return {"error": f"{data}: contains neither manifest.json nor .hdf5 files"}
             listing = "\n".join(f"{f.relative_to(data)} {f.stat().st_size}" for f in files)
             return {"digest": hashlib.sha256(listing.encode()).hexdigest()[:16]}
+        # With one: every shard must have the size in the manifest.
         content = manifest.read_bytes()
         for split in parse_json(content).get("splits", {}).values():
             for shard in split.get("shards", []):
@@ -101,7 +104,7 @@ def data_facts(path: str) -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """Return a checksum over the package's own Python files, as this node sees them."""
+    """Return a checksum of the package's Python files, as this node sees them."""
     folder = PACKAGE
     total = hashlib.sha256()
     for file in sorted(folder.rglob("*.py")):
@@ -133,7 +136,7 @@ def folder_facts(path: str) -> dict[str, Any]:
 
 
 def gpu_facts() -> list[dict[str, Any]]:
-    """Return what the driver says about each GPU: name, memory in use, uncorrected ECC errors."""
+    """Return the driver's data for each GPU: name, memory in use, uncorrected ECC errors."""
     query = "index,name,memory.used,memory.total,ecc.errors.uncorrected.volatile.total"
     try:
         answer = subprocess.run(
@@ -162,14 +165,14 @@ def gpu_facts() -> list[dict[str, Any]]:
 
 
 def job_gpus(seen: list[dict[str, Any]], given: int) -> list[dict[str, Any]]:
-    """Leave out the GPUs of other jobs, which the driver shows where no cgroup hides them."""
+    """Leave out the GPUs of other jobs, which the driver shows unless a cgroup hides them."""
     mine = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     kept = [gpu for gpu in seen if gpu["index"] in mine]
     return kept if len(kept) == given < len(seen) else seen
 
 
 def node_facts(run: str, data: str, gpus: int) -> dict[str, Any]:
-    """Return all that can be known without torch and without other nodes."""
+    """Return all facts that need neither torch nor other nodes."""
     facts: dict[str, Any] = {"code": code_digest(), "packages": package_versions()}
     if data:
         facts["data"] = data_facts(data)
@@ -185,7 +188,7 @@ def node_facts(run: str, data: str, gpus: int) -> dict[str, Any]:
 
 
 class TimeServer:
-    """Answers each connection with this clock, in the background, until the process ends."""
+    """Answers each connection with this node's time, in the background, until the process ends."""
 
     def __init__(self, port: int) -> None:
         self._server = socket.create_server(("", port), backlog=1024)
@@ -202,7 +205,7 @@ class TimeServer:
             self._guests += 1
 
     def wait(self, guests: int, deadline: float) -> None:
-        """Wait until this number of nodes have come and gone: they start at different times."""
+        """Wait until this number of nodes have connected: they start at different times."""
         while self._guests < guests and time.monotonic() < deadline:
             time.sleep(0.05)
 
@@ -211,14 +214,14 @@ def clock_offset(address: str, port: int, deadline: float) -> float:
     """Return how far the first node's clock is ahead of ours, in seconds.
 
     Raises:
-        OSError: it cannot be reached before ``deadline`` (``time.monotonic``).
+        OSError: the node cannot be reached before ``deadline`` (``time.monotonic``).
     """
     while True:
         try:
             with socket.create_connection((address, port), timeout=5.0) as connection:
                 reader = connection.makefile()
                 best = (float("inf"), 0.0)
-                for _ in range(5):  # the quickest answer is the most exact one
+                for _ in range(5):  # the fastest answer is the most exact one
                     before = time.time()
                     connection.sendall(b"?")
                     theirs = float(reader.readline())
@@ -235,7 +238,7 @@ def clock_offset(address: str, port: int, deadline: float) -> float:
 
 
 def try_gpus(gpus: int) -> dict[str, str]:
-    """Multiply two matrices on each GPU and compare with the CPU; return "ok" or what is wrong."""
+    """Multiply matrices on each GPU and compare with the CPU; return "ok" or the fault."""
     import torch
 
     seen = torch.cuda.device_count()
@@ -260,7 +263,7 @@ def measure_pair(store: dist.Store, pair: tuple[int, int], me: int, backend: str
     """Return the all-reduce bandwidth between two nodes in Gbit/s.
 
     Raises:
-        RuntimeError: the two do not reach each other within PAIR_SECONDS.
+        RuntimeError: the two cannot reach each other within PAIR_SECONDS.
     """
     import torch
     import torch.distributed as dist
@@ -282,7 +285,7 @@ def measure_pair(store: dist.Store, pair: tuple[int, int], me: int, backend: str
             dist.all_reduce(tensor)
             tensor[:1].item()  # waits for the device
             best = min(best, time.perf_counter() - begin)
-        # Of two processes each one sends and receives the message once (a ring's 2 (n - 1) / n).
+        # With two processes, each sends and receives the message once (a ring: 2 (n - 1) / n).
         return MESSAGE_BYTES * 8 / best / 1e9
     finally:
         dist.destroy_process_group()
@@ -296,7 +299,7 @@ def talk(
     port: int,
     deadline: float,
 ) -> None:
-    """Measure this node's pairs, one after the other."""
+    """Measure the pairs of this node one after the other, and report each with ``say``."""
     import torch
     import torch.distributed as dist
 
@@ -305,7 +308,7 @@ def talk(
     store = dist.TCPStore(
         address, port, None, me == 0, timedelta(seconds=left), wait_for_workers=False
     )
-    # Nodes start at different moments: a partner that is late is not considered dead.
+    # Nodes start at different times: wait for all, so that a late partner is not considered dead.
     here = store.add("here", 1)
     if me == 0:
         while here < len(names) and time.monotonic() < deadline - PAIR_SECONDS:
@@ -323,7 +326,7 @@ def talk(
             except (RuntimeError, OSError) as error:
                 line["error"] = str(error).splitlines()[0][:200]
             say(line)
-    # The first node holds the store: it leaves last.
+    # The first node holds the store, so it leaves last.
     store.set(f"done-{me}", "1")
     if me == 0:
         keys = [f"done-{i}" for i in range(len(names))]
@@ -331,14 +334,14 @@ def talk(
 
 
 def report(run: str, data: str, gpus: int, level: str, seconds: float) -> int:
-    """Examine this node and print what is found. Returns 0; the verdict is another's matter.
+    """Examine this node and print the findings. Returns 0; the verdict is made elsewhere.
 
     Args:
         run: the run folder, or "".
         data: the data, or "".
-        gpus: how many GPUs Slurm gave on each node.
-        level: "quick" leaves out the computations and the pairs.
-        seconds: how long it may take.
+        gpus: number of GPUs that Slurm has given to each node.
+        level: "quick" skips the computations and the pairs.
+        seconds: time limit.
     """
     deadline = time.monotonic() + seconds
     node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -347,7 +350,7 @@ def report(run: str, data: str, gpus: int, level: str, seconds: float) -> int:
     port = int(os.environ.get("MASTER_PORT", "15000"))
 
     def say(line: dict[str, Any]) -> None:
-        # One write a line: the lines of several nodes go to one file.
+        # One write per line: the lines of several nodes go to one file.
         sys.stdout.write(json.dumps({"node": node, **line}) + "\n")
         sys.stdout.flush()
 
@@ -365,8 +368,8 @@ def report(run: str, data: str, gpus: int, level: str, seconds: float) -> int:
             say({"gpu": try_gpus(gpus)})
         if count > 1:
             names = os.environ.get("BERTDS_NODES", "").split(",")
-            with contextlib.suppress(RuntimeError, OSError):  # the verdict misses what is not said
+            with contextlib.suppress(RuntimeError, OSError):  # the verdict notices missing lines
                 talk(say, me, names, address, port + 2, deadline)
     if server:
-        server.wait(count, deadline)  # itself among them
+        server.wait(count, deadline)  # including this node
     return 0

@@ -1,7 +1,7 @@
-"""What the nodes' reports mean: which node is bad, what is wrong on all of them, and the numbers.
+"""Judges the nodes' reports: which node is bad, what is wrong on all of them, and the figures.
 
-A thing that is wrong on every node alike is the user's or the site's (a wrong path, a CPU build of
-torch): bad input, for no retry would mend it. A thing that is wrong on some nodes is theirs.
+A fault on all nodes is the user's or the site's (a wrong path, a CPU build of torch). It counts as
+bad input, because no retry would fix it. A fault on some nodes is theirs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from bertds.doctor.node import rounds_of_pairs
 from bertds.system.json_fields import parse_json
 
 CLOCK_SECONDS = 5.0
-"""Clocks further apart than this confuse locks and logs."""
+"""A larger difference between clocks confuses locks and logs."""
 BUSY_MB = 1024
 """More GPU memory in use than this belongs to another process."""
 SLOW_SHARE = 1 / 3
-"""A pair below this share of the median bandwidth is worth a word."""
+"""A pair below this fraction of the median bandwidth is reported."""
 
 
 @dataclass(slots=True)
@@ -28,11 +28,11 @@ class Verdict:
     """The outcome."""
 
     problems: dict[str, list[str]] = field(default_factory=dict)
-    """Bad nodes, with what is wrong on each."""
+    """Bad nodes, with the faults of each."""
     everywhere: list[str] = field(default_factory=list)
-    """What is wrong on all nodes alike."""
+    """Faults on all nodes."""
     notes: list[str] = field(default_factory=list)
-    """Numbers, and what is odd but no reason to stop."""
+    """Figures, and oddities that are no reason to stop."""
 
     def blame(self, node: str, text: str) -> None:
         """Add a problem of one node."""
@@ -40,7 +40,7 @@ class Verdict:
 
 
 def read_reports(lines: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Return each node's lines; what is not JSON (a library's chatter) is left out."""
+    """Return each node's lines; lines that are not JSON (messages of libraries) are left out."""
     reports: dict[str, list[dict[str, Any]]] = {}
     for text in lines:
         try:
@@ -64,14 +64,15 @@ def judge(
     Args:
         reports: from :func:`read_reports`.
         nodes: names of all nodes, the first one first.
-        level: "full" if GPUs and pairs were tried.
-        min_free_gb: room that the run folder must have.
-        partition: the job's, for messages.
+        level: "full" if GPUs and pairs were tested.
+        min_free_gb: space that the run folder must have.
+        partition: of the job, for messages.
     """
     verdict = Verdict()
     said = {
         node: {k: v for line in reports.get(node, []) for k, v in line.items()} for node in nodes
     }
+    # A node without facts has not even started.
     facts = {node: values["facts"] for node, values in said.items() if "facts" in values}
     for node in nodes:
         if node not in facts:
@@ -90,6 +91,7 @@ def judge(
             for node, text in found.items():
                 verdict.blame(node, text)
 
+    # Faults of a single node: files, space and GPUs.
     check(lambda f: f.get("data", {}).get("error", ""))
     check(lambda f: f.get("run", {}).get("error", ""))
     check(lambda f: f.get("temporary", {}).get("error", ""))
@@ -101,18 +103,20 @@ def judge(
             if gpu["ecc"]:
                 name = f"GPU {gpu['index']} ({gpu['name']})"
                 verdict.blame(node, f"{name} has {gpu['ecc']} uncorrected memory errors")
+    # All nodes must have the same data, code and packages.
     _check_equal(verdict, "data", {n: f.get("data", {}).get("digest") for n, f in facts.items()})
     _check_equal(verdict, "code", {n: f.get("code") for n, f in facts.items()})
     for name in sorted({name for f in facts.values() for name in f.get("packages", {})}):
         found = {node: f.get("packages", {}).get(name) for node, f in facts.items()}
         _check_equal(verdict, name, found)
+    # The connection to the first node, and the clocks.
     for node, values in said.items():
         meet = values.get("meet", {})
         if "error" in meet:
             verdict.blame(node, meet["error"])
         elif abs(meet.get("clock", 0.0)) > CLOCK_SECONDS:
             verdict.blame(node, f"its clock is {-meet['clock']:+.1f} s off the clock of {nodes[0]}")
-    if level == "full" and not verdict.everywhere:  # one reason is enough
+    if level == "full" and not verdict.everywhere:  # one reason to stop is enough
         _check_computations(verdict, said, facts)
         _check_pairs(verdict, reports, nodes)
     _blame_the_first(verdict, said, nodes)
@@ -145,11 +149,11 @@ def _gpus_busy(facts: dict[str, Any]) -> str:
 
 
 def _check_equal(verdict: Verdict, what: str, by_node: dict[str, Any]) -> None:
-    """Blame the nodes that differ from most; in a tie the first node is right."""
+    """Blame the nodes that differ from the majority; in a tie the first node is right."""
     values = {node: value for node, value in by_node.items() if value is not None}
     if len(set(values.values())) < 2:
         return
-    usual = Counter(values.values()).most_common(1)[0][0]  # of equally common ones the first seen
+    usual = Counter(values.values()).most_common(1)[0][0]  # in a tie, the first one seen
     for node, found in values.items():
         if found != usual:
             verdict.blame(node, f"{what} differs: {found}, elsewhere {usual}")
@@ -158,11 +162,12 @@ def _check_equal(verdict: Verdict, what: str, by_node: dict[str, Any]) -> None:
 def _check_computations(
     verdict: Verdict, said: dict[str, dict[str, Any]], facts: dict[str, Any]
 ) -> None:
+    # A GPU that computes wrong results, or none, is a fault of its node.
     wrong = {}
     for node, values in said.items():
         if node in facts and facts[node].get("gpus_given"):
             if "gpu" not in values:
-                continue  # it was busy with something that has a complaint of its own
+                continue  # it was busy with a test that has its own fault
             bad = [f"GPU {i}: {text}" for i, text in values["gpu"].items() if text != "ok"]
             if bad:
                 wrong[node] = "; ".join(bad)
@@ -179,6 +184,7 @@ def _check_pairs(
     """Blame the nodes that fail with most of their partners; report the bandwidths."""
     speeds: dict[tuple[str, str], float] = {}
     errors: dict[tuple[str, str], str] = {}
+    # The lowest bandwidth and the errors of each pair.
     for line in (line for lines in reports.values() for line in lines if "pair" in line):
         pair = (line["pair"][0], line["pair"][1])
         if "gbps" in line:
@@ -186,15 +192,16 @@ def _check_pairs(
         else:
             errors[pair] = line["error"]
     expected = [(nodes[a], nodes[b]) for pairs in rounds_of_pairs(len(nodes)) for a, b in pairs]
-    # A pair with a node that has a complaint already says nothing about the other one.
+    # A pair with a node that is already known to be bad shows nothing about the other node.
     tried = [p for p in expected if not set(p) & set(verdict.problems)]
     failed = {p: errors.get(p, "no response") for p in tried if p in errors or p not in speeds}
+    # Repeatedly blame the node with the most failures, until they are all explained.
     while failed:
         shares = {
             node: sum(node in p for p in failed) / max(1, sum(node in p for p in tried))
             for node in nodes
         }
-        # Between two the later one is taken: the batch script itself runs on the first node.
+        # In a tie, blame the later node: the batch script itself runs on the first one.
         worst = max(nodes, key=lambda n: (shares[n], nodes.index(n)))
         mine = {p: text for p, text in failed.items() if worst in p}
         (other, text) = next(((a if b == worst else b), t) for (a, b), t in mine.items())
@@ -218,7 +225,7 @@ def _check_pairs(
 
 
 def _blame_the_first(verdict: Verdict, said: dict[str, dict[str, Any]], nodes: list[str]) -> None:
-    """If no other node reaches the first one, it is the first one that is bad."""
+    """If no other node can reach the first one, the first one is bad."""
     others = [said[node].get("meet", {}) for node in nodes[1:] if "facts" in said[node]]
     if len(others) < 2 or not all("error" in meet for meet in others):
         return

@@ -1,4 +1,4 @@
-"""Finds a task's files, local or from the hub, and reads them into rows."""
+"""Finds the files of a task, locally or on the Hub, and reads them into rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
     """Read a task's splits.
 
     Raises:
-        DataError: a file is missing or malformed, or a label was never seen in training.
+        DataError: a file is missing or malformed, or a label does not occur in training.
     """
-    # A dataset of the Hub, or saved by it, has its own splits.
+    # A dataset on the Hub, or saved by its library, has its own splits.
     root = Path(options.data)
     if (options.data and not root.exists()) or (root / "dataset_dict.json").is_file():
         from bertds.finetune.readers.hub import load_hub_task
@@ -97,7 +97,7 @@ def _find(root: Path, files: Files, given: str) -> Path | None:
 
 
 def _read(task: Task, path: Path, split: str, options: DataOptions, data: TaskData) -> Rows:
-    """Read one file and take the sample that was asked for."""
+    """Read one file, and take a sample of it if requested."""
     rows = sample_rows(_read_all(task, path, split, options, data), limit_of(options, split))
     if task.kind == "ner" and split == "train":
         data.labels = label_list(rows)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def _read_ner(path: Path, split: str, data: TaskData) -> list[Sentence]:
 
 
 def check_types(task: Task, data: TaskData) -> None:
-    """Report entity types that are scored but never seen in training; they count as misses."""
+    """Report entity types that are scored but do not occur in training; they count as misses."""
     if task.kind != "ner":
         return
     for split in [*data.dev, *data.test]:

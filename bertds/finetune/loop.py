@@ -1,8 +1,8 @@
-"""The training loop of fine-tuning, and prediction: plain torch, or DeepSpeed behind a stepper.
+"""Training and prediction of fine-tuning: plain torch, or DeepSpeed behind a stepper.
 
-One run is a pure function of (weights, data, settings, seed): the seed fixes the new head, the
-order of the rows and the dropout. The settings are those of the original BERT: AdamW, linear
-warm-up over 10 % of the steps, linear decay to zero, gradient norm clipped at 1.
+A run is a pure function of (weights, data, settings, seed). The seed decides the new head, the
+order of the rows and the dropout. The settings are those of the original BERT: AdamW, linear warmup
+over 10 % of the steps, linear decay to zero, gradient norm clipped at 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainSettings:
-    """What one training run needs in addition to weights and data."""
+    """The settings of one training run, besides weights and data."""
 
     learning_rate: float
     epochs: float = 3.0
@@ -42,13 +42,13 @@ class TrainSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What one training run took."""
+    """Statistics of one training run."""
 
     steps: int
     seconds: float
     rows: int
     last_loss: float
-    """Mean loss of the last tenth of the steps."""
+    """Mean loss of the last 10 % of the steps."""
 
 
 class Logits(Protocol):
@@ -69,7 +69,7 @@ HeadOutput = Logits | SpanLogits
 
 
 class Stepper(Protocol):
-    """Makes one update from one batch of the whole world."""
+    """Makes one update from one batch, which all processes share."""
 
     device: torch.device
 
@@ -127,12 +127,12 @@ class TorchStepper:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context that computes in bfloat16 if asked."""
+    """Return a context that computes in bfloat16 if requested."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """Move a batch."""
+    """Move a batch to a device."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
@@ -178,12 +178,13 @@ def predict(
     pad_id: int,
     batch_size: int = 64,
 ) -> list[tuple[torch.Tensor, ...]]:
-    """Return the logits of each example, in the order given.
+    """Return the logits of each example, in the given order.
 
     Args:
-        forward: takes a batch without targets, returns transformers' output.
-        examples: any order; they are batched by length.
+        forward: takes a batch without targets and returns transformers' output.
+        examples: in any order; they are batched by length.
         pad_id: of the tokenizer.
+        batch_size: rows per forward pass.
         batch_size: rows per pass.
 
     Returns:
@@ -202,6 +203,7 @@ def predict(
         else:
             outputs = [output.logits]
         tensors = tuple(tensor.float().cpu() for tensor in outputs)
+        # A head per token returns padding too, which is removed below.
         per_token = tensors[0].shape[1:2] == batch["input_ids"].shape[1:2] and (
             tensors[0].dim() == 3 or len(tensors) == 2
         )

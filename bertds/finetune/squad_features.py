@@ -37,18 +37,19 @@ def encode_questions(
     *,
     train: bool,
 ) -> tuple[list[Example], list[Window]]:
-    """Encode questions with every window of their paragraphs.
+    """Encode questions with every window of their contexts.
 
     Args:
-        tokenizer: a fast one (it must know characters).
+        tokenizer: a fast one, because character offsets are needed.
         questions: with answers if ``train``.
-        max_length: tokens a window; neighbours share ``WINDOW_OVERLAP`` tokens.
-        train: add ``start_positions`` and ``end_positions``, of the first answer; a window
-            without the whole answer points at [CLS].
+        max_length: tokens per window; adjacent windows share ``WINDOW_OVERLAP`` tokens.
+        train: add ``start_positions`` and ``end_positions`` of the first answer; a window without
+            the whole answer points to [CLS].
 
     Raises:
-        ConfigError: ``max_length`` leaves no room for a paragraph.
+        ConfigError: ``max_length`` leaves no room for a context.
     """
+    # The longest question decides how much room each window has; 3 special tokens are added.
     asked = [_shortened(tokenizer, question.question) for question in questions]
     longest = max(len(ids) for ids in tokenizer(asked, add_special_tokens=False)["input_ids"])
     room = max_length - longest - 3
@@ -68,6 +69,7 @@ def encode_questions(
         return_token_type_ids=True,
         return_attention_mask=False,
     )
+    # Only tokens of the context have offsets, so that no answer can be in the question.
     examples, windows = [], []
     for row, owner in enumerate(map(int, encoded["overflow_to_sample_mapping"])):
         parts = encoded.sequence_ids(row)
@@ -101,18 +103,18 @@ def _target(question: Question, offsets: Sequence[Any]) -> tuple[int, int]:
     end = begin + len(text)
     inside = [i for i, span in enumerate(offsets) if span and span[1] > begin and span[0] < end]
     if not inside or offsets[inside[0]][0] > begin or offsets[inside[-1]][1] < end:
-        return 0, 0  # the answer is not, or not wholly, in this window
+        return 0, 0  # the answer is not, or not entirely, in this window
     return inside[0], inside[-1]
 
 
 @dataclass(slots=True)
 class Answers:
-    """Predictions in the official files' form."""
+    """Predictions in the form of the official files."""
 
     texts: dict[str, str]
-    """id -> answer; "" where there is none."""
+    """id -> answer; "" if there is none."""
     null_odds: dict[str, float]
-    """id -> score of no answer less the best answer's (version 2.0)."""
+    """id -> score of "no answer" minus that of the best answer (version 2.0)."""
     best_spans: dict[str, str]
     """id -> the best answer that is not empty."""
 
@@ -126,17 +128,18 @@ def read_answers(
     v2: bool,
     null_threshold: float = 0.0,
 ) -> Answers:
-    """Choose each question's answer: the span with the highest sum of logits of all windows.
+    """Choose each question's answer: the span with the highest sum of logits over all windows.
 
     Args:
         questions: in order.
-        windows: of :func:`encode_questions`.
-        start_logits: float [tokens] of each window.
+        windows: from :func:`encode_questions`.
+        start_logits: float [tokens] per window.
         end_logits: the same.
-        v2: allow "no answer": where its score beats the best span's by more than
+        v2: allow "no answer", if its score exceeds that of the best span by more than
             ``null_threshold``.
-        null_threshold: see there.
+        null_threshold: see ``v2``.
     """
+    # Over all windows of a question: the best span, and the lowest score of "no answer".
     best: dict[int, tuple[float, str]] = {}
     null: dict[int, float] = {}
     for window, start, end in zip(windows, start_logits, end_logits, strict=True):

@@ -1,11 +1,11 @@
-"""Fine-tunes one task: every learning rate and seed, the best kept, predictions written.
+"""Fine-tunes on one task: tries every learning rate and seed, keeps the best, writes predictions.
 
 ```text
 OUT/
   results.json           settings, every run's scores, mean and spread, what was left out
+  results.json           settings, every run's scores, mean and spread, rows that were left out
   model/                 the best run's model: a Hugging Face folder
-  predictions/           dev and test, in the task's official format
-```
+  predictions/           dev and test predictions in the official format of the task
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ from bertds.system.logs import log
 
 RESULTS = "results.json"
 UNFINISHED = ".unfinished"
-"""In a folder whose parts are being written: after a kill they are replaced, not refused."""
+"""Marks a folder that is being written: after a kill its parts are replaced, not refused."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions:
-    """What is tried on one task."""
+    """The settings of all trials on one task."""
 
     model: str
     out: Path
@@ -61,9 +61,9 @@ class RunOptions:
     seeds: tuple[int, ...]
     max_length: int
     deepspeed: str = ""
-    """A DeepSpeed JSON; it owns batch size, precision and clipping then."""
+    """A DeepSpeed JSON, which then decides batch size, precision and clipping."""
     null_threshold: float = 0.0
-    """SQuAD 2.0: how much better "no answer" must score."""
+    """SQuAD 2.0: by how much the score of "no answer" must be higher."""
     save_model: bool = True
     overwrite: bool = False
     """Whether an earlier result in ``out`` is replaced."""
@@ -71,7 +71,7 @@ class RunOptions:
 
 @dataclass(slots=True)
 class Trial:
-    """One learning rate and seed."""
+    """The result of one learning rate and seed."""
 
     learning_rate: float
     seed: int
@@ -81,12 +81,12 @@ class Trial:
 
 
 def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict[str, Any]:
-    """Fine-tune and return what ``results.json`` holds.
+    """Fine-tune and return the content of ``results.json``.
 
     Raises:
-        ConfigError: ``options.out`` holds something else.
+        ConfigError: ``options.out`` contains something else.
         DataError: the data is missing or malformed.
-        CheckpointError: there is no such model.
+        CheckpointError: the model does not exist.
     """
     check_out(options.out, overwrite=options.overwrite)
     data = load_task(task, data_options)
@@ -102,10 +102,10 @@ def finetune(task: Task, data_options: DataOptions, options: RunOptions) -> dict
 
 
 def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str, Any] | None:
-    """Return what ``options.out`` holds of the same run, or None if nothing.
+    """Return the results of the same run in ``options.out``, or None if there are none.
 
     Raises:
-        ConfigError: it is of another model, other data or settings, whose scores these are not.
+        ConfigError: they are of a different model, different data or different settings.
     """
     file = options.out / RESULTS
     if not file.is_file():
@@ -118,7 +118,7 @@ def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str,
         raise ConfigError(f"{file}: not a JSON object; remove it")
     for key, value in _asked(data_options, options).items():
         found = results.get(key)
-        if key == "data" and isinstance(found, dict):  # one from before some option was there
+        if key == "data" and isinstance(found, dict):  # an older result lacks newer options
             found = {**asdict(DataOptions(data="")), **found}
         if found != value:
             if isinstance(found, dict) and isinstance(value, dict):
@@ -133,7 +133,7 @@ def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str,
 
 
 def _asked(data_options: DataOptions, options: RunOptions) -> dict[str, Any]:
-    """Return what decides the scores, as ``results.json`` keeps it."""
+    """Return the settings that decide the scores, as stored in ``results.json``."""
     settings = asdict(options.settings)
     for name in ("learning_rate", "seed"):
         settings.pop(name)
@@ -149,10 +149,10 @@ def _asked(data_options: DataOptions, options: RunOptions) -> dict[str, Any]:
 
 
 def check_out(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder with something in it; ``overwrite`` allows an earlier result.
+    """Refuse a folder that is not empty; ``overwrite`` allows an earlier result.
 
     Raises:
-        ConfigError: it holds something.
+        ConfigError: it is not empty.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out}: is a file; choose a folder")
@@ -224,7 +224,7 @@ class _Runner:
         """Train one model from the start and score it."""
         options, task = self.options, self.task
         settings = replace(options.settings, learning_rate=learning_rate, seed=seed)
-        torch.manual_seed(seed)  # the new head
+        torch.manual_seed(seed)  # decides the initial weights of the new head
         model = load_transformers(
             self.folder,
             CLASSES[task.kind],
@@ -238,6 +238,7 @@ class _Runner:
             settings = self.stepper.settings
         else:
             self.stepper = TorchStepper(model, settings, self.pad_id)
+        # Train, then score each split.
         report = train(self.stepper, self.train.examples, settings)
         scores, predictions = {}, {}
         for encoded in [*self.scored, *self.unscored]:
@@ -255,6 +256,7 @@ class _Runner:
             report.steps,
             report.seconds,
         )
+        # Keep the weights of the best trial only: one copy on the CPU instead of one per trial.
         if self.best is None or main > self.best[0]:
             collect = getattr(self.stepper, "full_weights", None)
             weights = collect() if collect else model.state_dict()
@@ -266,6 +268,7 @@ class _Runner:
         self, trials: list[Trial], chosen: float, data_options: DataOptions
     ) -> dict[str, Any]:
         options, task = self.options, self.task
+        # Mean and spread over the seeds, for the chosen learning rate.
         summary: dict[str, Any] = {}
         for split in trials[0].scores:
             for metric in trials[0].scores[split]:
@@ -307,6 +310,7 @@ class _Runner:
     def _write(self, results: dict[str, Any]) -> None:
         out, task = self.options.out, self.task
         assert self.best is not None
+        # From here on the folder is incomplete until results.json is written, which comes last.
         (out / UNFINISHED).touch()
         (out / RESULTS).unlink(missing_ok=True)  # an earlier result's, whose parts now go
         shutil.rmtree(out / "predictions", ignore_errors=True)
@@ -333,7 +337,7 @@ class _Runner:
 
 
 def choose_learning_rate(trials: Sequence[Trial], split: str, metric: str) -> float:
-    """Return the learning rate with the best mean dev score (the first of equals)."""
+    """Return the learning rate with the best mean dev score (the first one of equals)."""
     means: dict[float, float] = {}
     for rate in dict.fromkeys(trial.learning_rate for trial in trials):
         values = [t.scores[split].get(metric, 0.0) for t in trials if t.learning_rate == rate]

@@ -1,4 +1,4 @@
-"""Checks all that the stages of a pipeline will need, before the first of them works for hours."""
+"""Checks everything that the stages of a pipeline need, before the first one runs for hours."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ def check_pipeline(
     """Check recipes, JSONs, vocabulary, sizes and folders of all phases.
 
     Args:
-        phases: in their order; each but the first starts from the one before it.
-        overrides: KEY=VALUE of the recipes.
-        processes: number of ranks; 0 = the GPUs of this machine, or 1, and on other machines
-            unknown.
-        vocab: the vocabulary that is given, or None where one is trained.
+        phases: in order; each except the first starts from the previous one.
+        overrides: KEY=VALUE assignments for the recipes.
+        processes: number of ranks; 0 = the GPUs of this machine, or 1; unknown on other machines.
+        vocab: the given vocabulary, or None if one is trained.
         vocab_size: of the vocabulary that is trained.
         model: the folder of the exported model.
         here: whether this machine will train; its GPUs and memory count only then.
 
     Raises:
-        UserError: the first thing that a later stage would refuse, in the words of that stage.
+        UserError: the first error that a later stage would raise, with the same message.
     """
     import torch
 
@@ -61,11 +60,12 @@ def check_pipeline(
             check_trackers(config, phase.run)
         if count and not settings.finds_micro_batch:
             settings.batch_plan(count)
+        # A phase can only start from a model with the same architecture and vocabulary.
         if before is not None:
             theirs, ours = to_dict(before[1].model), to_dict(config.model)
             sizes = {"vocab_size": vocab_size}
             check_architecture(before[0].run, {**theirs, **sizes}, {**ours, **sizes}, config)
         if here and not gpus and not (phase.run / "DONE").is_file():
-            # On GPUs each phase asks at its own start: to look at their memory takes some of it.
+            # On GPUs each phase checks at its own start: reading their memory would use some of it.
             check_fits(config, settings, RankInfo(0, 0, count), vocab_size)
         before = phase, config

@@ -1,11 +1,11 @@
-"""Time to a held-out loss, as a line for a table of records.
+"""The time to a held-out loss, as a line for a table of records.
 
     fixed text, fixed masks, target loss --> train until a validation reaches it --> a record
 
 Two records can be compared if their *track* is the same: the checksums of the held-out shards, the
 vocabulary, the length and masks of held-out rows, the seed that draws them, and the target. A
-record carries a SHA-256 of itself and of the run's metrics, so that a changed line is noticed and
-a line can be held against the run that it claims. It does not prove who ran it.
+record contains a SHA-256 of itself and of the run's metrics, so that a changed line is noticed, and
+a line can be compared with the run that it claims. It does not prove who ran it.
 """
 
 from __future__ import annotations
@@ -46,29 +46,29 @@ class Record:
     """UTC, year-month-day."""
     track: str
     target: float
-    """Held-out masked-LM loss in nats that had to be reached."""
+    """The target: held-out masked-LM loss in nats."""
     loss: float
-    """The one that was."""
+    """The loss that was reached."""
     seconds: float
     """Training time, without preparation, start, validation and checkpoints."""
     steps: int
     tokens: int
-    """Real tokens seen."""
+    """Number of real tokens."""
     device: str
     version: str
     metrics: str
     """SHA-256 of the run's metrics.jsonl."""
     sha256: str = ""
-    """Of all the rest."""
+    """SHA-256 of all other fields."""
 
     def digest(self) -> str:
-        """Return the SHA-256 that the record should carry."""
+        """Return the SHA-256 that the record should contain."""
         rest = {key: value for key, value in asdict(self).items() if key != "sha256"}
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def track_of(data: Path, config: Config, target: float) -> str:
-    """Return twelve hex digits: the same for runs whose times can be compared.
+    """Return 12 hexadecimal digits: equal for runs whose times can be compared.
 
     Args:
         data: a prepared folder.
@@ -96,7 +96,7 @@ def track_of(data: Path, config: Config, target: float) -> str:
 
 
 def phase_of(run: Path, recipe: str, data: Path, target: float) -> Phase:
-    """Return the run that is timed; ``--set`` must not change what decides its time or track."""
+    """Return the run to be timed; ``--set`` must not change what decides its time or track."""
     settings = {
         "run.dir": run,
         "data.path": data,
@@ -113,7 +113,7 @@ def record_of(run: Path, data: Path, target: float, by: str) -> Record:
     """Return the record of a finished run.
 
     Raises:
-        DataError: it did not reach the target; says how near it came.
+        DataError: it did not reach the target; the message has its lowest loss.
     """
     lines = read_metrics(run / FILE)
     reached = next((line for line in lines.validation if line["mlm_loss"] <= target), None)
@@ -153,7 +153,7 @@ def read_records(file: Path) -> list[Record]:
     """Return the records of a file, one JSON object per line.
 
     Raises:
-        DataError: a line is no record, or was changed; names the line.
+        DataError: a line is not a record, or was changed; names the line.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -174,11 +174,11 @@ def read_records(file: Path) -> list[Record]:
 
 
 def _record(values: dict[str, Any]) -> Record:
-    """Return a line's record; raises ValueError or TypeError if a value is of another kind."""
+    """Return a line's record; raises ValueError or TypeError if a value has a wrong type."""
     for item in fields(Record):
         value = values.get(item.name, item.default)
         if item.type == "str":
-            good = isinstance(value, str) and value.isprintable()  # else it may move a cursor
+            good = isinstance(value, str) and value.isprintable()  # no terminal control codes
         else:
             kinds = (int,) if item.type == "int" else (int, float)
             good = type(value) in kinds and is_finite(value)

@@ -18,7 +18,7 @@ from bertds.system.json_fields import parse_json
 from bertds.training.settings import read_settings
 
 EXCERPT_VOCABULARY = 2048
-"""Size of the vocabulary that a speedrun trains on the excerpt."""
+"""Vocabulary size for a speedrun on the excerpt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +28,14 @@ class Phase:
     run: Path
     recipe: str
     settings: list[str]
-    """KEY=VALUE of the recipe."""
+    """KEY=VALUE assignments for the recipe."""
     json: str | None = None
     """The DeepSpeed JSON; None = the one that the recipe names."""
     reserved: tuple[str, ...] = ("run.dir", "data.path", "init.from")
     """Keys of ``settings`` that ``overrides`` must not change: later stages rely on them."""
 
     def assignments(self, overrides: list[str]) -> list[str]:
-        """Return the KEY=VALUE of this phase; ``overrides`` win over its own.
+        """Return this phase's KEY=VALUE assignments; ``overrides`` have precedence.
 
         Raises:
             ConfigError: they change a reserved key.
@@ -67,7 +67,7 @@ def work_folder(path: str) -> Path:
 
 
 def say(text: str) -> None:
-    """Announce a stage."""
+    """Print the name of a stage."""
     print(f"\n== {text}", file=sys.stderr, flush=True)
 
 
@@ -84,7 +84,7 @@ def own_phases(args: argparse.Namespace, work: Path) -> list[Phase]:
 
 
 def facts_phase(work: Path) -> Phase:
-    """Return the demo's one run, on the facts."""
+    """Return the demo's only run, on the facts."""
     folder, run = work / "facts", work / "run"
     settings = [
         f"run.dir={run}",
@@ -126,10 +126,10 @@ def prepare(args: argparse.Namespace, work: Path) -> None:
 
 
 def prepare_excerpt(work: Path) -> Path:
-    """Prepare the demo's excerpt of Wikipedia, always alike; returns the folder.
+    """Prepare the demo's excerpt of Wikipedia, always in the same way; return the folder.
 
     Raises:
-        BertdsError: the excerpt cannot be had.
+        BertdsError: the excerpt cannot be downloaded.
     """
     from data_prep import prepare as preparation
     from data_prep.request import PrepRequest
@@ -148,10 +148,10 @@ def prepare_excerpt(work: Path) -> Path:
 
 
 def prepare_facts(work: Path) -> facts.Facts:
-    """Write the demo's text and prepare it; the files stay as they are where they are the same.
+    """Write the demo's text and prepare it; unchanged files are kept.
 
     Raises:
-        BertdsError: the table of facts cannot be had.
+        BertdsError: the table of facts cannot be downloaded.
     """
     from data_prep import prepare as preparation
     from data_prep.request import PrepRequest
@@ -173,7 +173,7 @@ def prepare_facts(work: Path) -> facts.Facts:
 
 
 def export_model(run: Path, model: Path) -> None:
-    """Export the newest checkpoint of a finished run, unless that is done."""
+    """Export the newest checkpoint of a finished run, unless this has been done."""
     from bertds.checkpoint.find import step_folders
     from bertds.pretrained.export import export
     from bertds.pretrained.output_folder import MARK
@@ -181,7 +181,7 @@ def export_model(run: Path, model: Path) -> None:
     say("export")
     mark = model / MARK
     newest = next(iter(step_folders(run / "checkpoints")), None)
-    # A run that was removed and trained again has checkpoints of the same names.
+    # A run that was removed and trained again has checkpoints with the same names.
     if (
         newest is not None
         and mark.is_file()
@@ -194,17 +194,17 @@ def export_model(run: Path, model: Path) -> None:
 
 
 def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict[str, Any]:
-    """Score each run's last checkpoint on held-out text, and ask the last one, once.
+    """Score each run's last checkpoint on held-out text, and ask the last one questions, once.
 
     Args:
         runs: the run folders, in order.
-        file: where the scores are kept.
-        told: the demo's facts; None with a corpus of one's own.
+        file: where the scores are stored.
+        told: the demo's facts; None for the user's own corpus.
 
     Returns:
-        Scores by run folder's name, without runs that have no held-out text; ``prompts``, what was
-        asked and answered; and with facts ``questions``, how many held-out sentences of each kind
-        are right.
+        Scores by name of the run folder, without runs that have no held-out text; ``prompts``, the
+        questions and answers; and with facts ``questions``, the number of correct held-out
+        sentences of each kind.
     """
     from bertds.config.load import load_config
     from bertds.pipeline.questions import ask_facts, ask_prompts, has_held_out, held_out_data
@@ -212,6 +212,7 @@ def score_phases(runs: list[Path], file: Path, told: facts.Facts | None) -> dict
     from bertds.pretrained.load import load_pretrained
 
     say("evaluate on held-out text")
+    # Scores are valid while all runs are the same: DONE changes when a run is trained again.
     stamp = {run.name: (run / "DONE").stat().st_mtime_ns for run in runs}
     if file.is_file():
         before: dict[str, Any] = parse_json(file.read_text())

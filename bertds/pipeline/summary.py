@@ -1,4 +1,4 @@
-"""What the pipeline says at its end."""
+"""The summary that the pipeline prints at its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REAL_GPU = "h100"
 
 
 def close(work: Path, runs: list[Path], scores: dict[str, Any]) -> None:
-    """Print scores, what was asked and answered, where everything is, and what comes next."""
+    """Print scores, questions and answers, where the results are, and what to do next."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 110)
@@ -29,6 +29,7 @@ def close(work: Path, runs: list[Path], scores: dict[str, Any]) -> None:
     for sentence in verdict(scores, runs[-1].name):
         console.print(sentence, highlight=False, markup=False)
     console.print(real_run(), highlight=False, markup=False)
+    # A relative path is shorter, and works if the command is copied.
     program = Path(sys.executable).with_name("bertds")
     if program.is_relative_to(Path.cwd()):
         program = program.relative_to(Path.cwd())
@@ -51,6 +52,7 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
     runs = [run for run in runs if run.name in scores]
     if not runs:
         return
+    # Runs without pairs have no next-sentence columns.
     with_pairs = any("nsp_accuracy" in scores[run.name] for run in runs)
     words = "MLM = masked LM" + ", NSP = next-sentence prediction" * with_pairs
     table = Table(
@@ -134,16 +136,18 @@ def _print_prompts(console: Console, prompts: list[dict[str, str]]) -> None:
 
 
 def verdict(scores: dict[str, Any], last: str) -> list[str]:
-    """Return what the scores mean, in a sentence or two.
+    """Return the meaning of the scores in one or two sentences.
 
     Args:
-        scores: what ``score_phases`` returned.
+        scores: the result of ``score_phases``.
         last: the name of the last run.
     """
     if last not in scores:
         return ["No text was held out, so the model was not scored."]
     prompts, own = scores["prompts"], scores[last]
     below = own["unigram_entropy"] - own["mlm_loss"]
+    # The user's own text: compare with word frequencies, because there are no known facts to ask
+    # for.
     if "questions" not in scores:
         right = sum(prompt["after"] == prompt["answer"] for prompt in prompts)
         if below < UNIGRAM_MARGIN:
@@ -160,6 +164,7 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
             f"loss is {below:.2f} nats lower than that of word frequencies alone. It predicts "
             f"{right} of {len(prompts)} masked words of the held-out text correctly."
         ]
+    # The demo: compare the answers with guessing, for each kind of question.
     asked = ", ".join(
         f"{counts['right'] / counts['asked']:.0%} of the {counts['asked']} about a {kind} "
         f"(guessing among {counts['answers']} answers: {1 / counts['answers']:.0%})"
@@ -177,7 +182,7 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
 
 
 def real_run() -> str:
-    """Return what a real run gives and costs, from the planner."""
+    """Return the results and the cost of a full run, from the planner."""
     from bertds.config.load import load_config
     from bertds.config.locate import find_deepspeed_json
     from bertds.cost_model.hardware import find

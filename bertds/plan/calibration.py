@@ -21,35 +21,34 @@ from bertds.monitor.run_files import at, read_metrics, read_object, starts_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
-    """What one run measured."""
+    """The measurements of one run."""
 
     run: str
     device: str
-    """``cpu``, or the name of the GPU that the run trained on; "" for a GPU of a run that does not
-    say which (before it was recorded)."""
+    """``cpu``, or the name of the GPU that the run used; "" for a GPU of an older run, which did
+    not record its name."""
     precision: str
-    """What the run computed in: ``fp32``, ``bf16``, ``fp16`` or ``autocast``."""
+    """The precision of the run: ``fp32``, ``bf16``, ``fp16`` or ``autocast``."""
     sequence_length: int
     rate: float
-    """Operations per second and device, those of recomputed layers included; if there is a
+    """Operations per second and device, including those of recomputed layers. With a
     ``memory_rate``, of the products alone, without the time of the optimizer and of moving weights
     and gradients."""
     tokens_per_row: float
     base_bytes: float
-    """Memory that is there in addition to what :func:`bertds.cost_model.memory.estimate` counts."""
+    """Memory in addition to what :func:`bertds.cost_model.memory.estimate` counts."""
     stall_share: float
-    """Share of the time that training waited for the loader."""
+    """Fraction of the time in which training waited for the loader."""
     memory_rate: float | None = None
-    """Bytes of weights, gradients and moments per second in the optimizer; None where it was not
-    measured apart: by several processes, whose time goes into talking as well, or by runs of before
-    it was recorded."""
+    """Bytes of weights, gradients and moments per second in the optimizer. None if it was not
+    measured: with several processes (whose time includes communication), or by older runs."""
 
 
 def check_calibration(calibration: Calibration, hardware: Hardware, precision: str) -> None:
-    """Refuse measurements of another kind of device or of another precision.
+    """Refuse measurements of a different kind of device or a different precision.
 
     Raises:
-        ConfigError: the run does not show how quick the planned one will be.
+        ConfigError: the run does not show how fast the planned one will be.
     """
     start = f"--calibrate {calibration.run}: that run trained on"
     on_cpu = calibration.device == "cpu"
@@ -77,7 +76,7 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
     """Return a run's recipe, DeepSpeed JSON, vocabulary size and world size.
 
     Raises:
-        DataError: it is no run folder.
+        DataError: it is not a run folder.
     """
     for name in ("config.yaml", "deepspeed.json", "metrics.jsonl"):
         if not (run / name).is_file():
@@ -90,6 +89,8 @@ def read_run(run: Path) -> tuple[Config, dict[str, Any], int, int]:
     words = vocabulary_size(run / "tokenizer")
     starts = _starts(run)
     ranks = at(starts[-1], "world_size", int, 1) if starts else 1
+    # A checkpoint knows the vocabulary and the number of ranks better than files that can be
+    # edited.
     for folder in reversed(step_folders(run / "checkpoints")):
         facts = read_manifest(folder)
         ranks = facts["world_size"]
@@ -110,7 +111,7 @@ def _starts(run: Path) -> list[dict[str, Any]]:
 
 
 def device_of(run: Path, lines: list[dict[str, Any]]) -> str:
-    """Return the device that a run trained on, as :attr:`Calibration.device` says it."""
+    """Return the device of a run, as in :attr:`Calibration.device`."""
     starts = _starts(run)
     if starts and "device" in starts[-1]:
         return str(starts[-1]["device"])
@@ -118,15 +119,15 @@ def device_of(run: Path, lines: list[dict[str, Any]]) -> str:
 
 
 def train_lines(run: Path) -> list[dict[str, Any]]:
-    """Return the train lines of a run's metrics; lines cut short are left out."""
+    """Return the train lines of a run's metrics, without torn ones."""
     return read_metrics(run / "metrics.jsonl").train
 
 
 def calibrate(run: Path) -> Calibration:
-    """Read what a run measured.
+    """Read the measurements of a run.
 
     Raises:
-        DataError: it has not trained for two log lines yet.
+        DataError: it has fewer than two train lines.
     """
     from bertds.engine.ds_config import check_deepspeed_values
 
@@ -136,8 +137,9 @@ def calibrate(run: Path) -> Calibration:
         raise DataError(f"{run}: {len(lines)} training lines; train until it has at least 2")
     settings = check_deepspeed_values(values)
     device = device_of(run, lines)
-    begin = max(1, len(lines) // 5)  # the first ones compile, fill caches, warm up
+    begin = max(1, len(lines) // 5)  # the first lines include compilation and warmup
     warm = lines[begin:]
+    # Operations per token, from the rows that the run has actually seen.
     tokens = lines[-1]["tokens"] / lines[-1]["samples"]
     masked = masked_per_row(
         tokens,
@@ -146,12 +148,15 @@ def calibrate(run: Path) -> Calibration:
     )
     per_token = forward_backward_flops(config.model, words, tokens, masked) / tokens
     again = 4 / 3 if config.model.activation_checkpointing == "full" else 1.0
+    # Seconds per update, from consecutive lines.
     seconds = sum(line["seconds"] for line in warm)
     updates = [
         line.get("optimizer_seconds", 0.0) / (line["step"] - before["step"])
         for before, line in zip(lines[begin - 1 :], warm)
     ]
     memory_rate, outside = None, 1.0
+    # One process: separate the time of the optimizer and of moving weights from that of the
+    # products.
     if ranks == 1 and (of_one := median(updates)) > 0.0:
         count = parameter_count(config.model, words)
         memory_rate = optimizer_bytes(count, settings.optimizer.kind) / of_one
@@ -159,7 +164,7 @@ def calibrate(run: Path) -> Calibration:
             count, settings.precision
         )
         of_step = seconds / (warm[-1]["step"] - lines[begin - 1]["step"])
-        # Not more than half of what is left: caches can make the smallest models quicker.
+        # At most half of the rest: caches can make the smallest models faster than this model.
         left = 1.0 - of_one / of_step
         outside = max(left / 2, left - moved / memory_rate / of_step)
     rate = median(line["tokens_per_second"] for line in warm) * per_token / ranks * again / outside
@@ -179,7 +184,7 @@ def calibrate(run: Path) -> Calibration:
             on_cpu=device == "cpu",
             offload=settings.offloads_optimizer,
         )
-        # Of the first lines: later ones have grown by holes of the heap, which no estimate counts.
+        # From the first lines: later ones include holes in the heap, which are not estimated.
         early = lines[min(2, len(lines) - 1)].get("memory_gib", lines[-1]["memory_gib"])
         base = max(0.0, early * 2**30 - estimate(shape).total)
     return Calibration(

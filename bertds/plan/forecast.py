@@ -1,4 +1,4 @@
-"""One run's forecast: recipe, JSON and machine in; memory, time, energy, cost, disk out."""
+"""Forecasts one run: memory, time, energy, cost and disk from recipe, JSON and machine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bertds.plan.calibration import Calibration
 from bertds.training.will_it_fit import shape_of
 
 STARTUP_SECONDS = 120.0
-"""From the launch to the first step: imports, process groups, shards checked."""
+"""Time from the launch to the first step: imports, process groups, checks of shards."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Forecast:
-    """What to expect of one phase."""
+    """The forecast of one phase."""
 
     shape: Shape
     batch: BatchPlan
@@ -29,7 +29,7 @@ class Forecast:
     step: StepTime
     steps: int
     samples: int
-    """Rows seen; fewer than steps times batch where the batch grows."""
+    """Number of rows; less than steps times batch if the batch grows."""
     hardware: Hardware
     price: float
     calibrated: bool
@@ -41,22 +41,22 @@ class Forecast:
 
     @property
     def memory_gib(self) -> float:
-        """The peak of one process."""
+        """The peak of one process in GiB."""
         return self.memory.total / 2**30
 
     @property
     def hours(self) -> float:
-        """Wall clock of the phase."""
+        """Wall-clock hours of the phase."""
         return (self.full_steps * self.step.total + STARTUP_SECONDS) / 3600
 
     @property
     def full_steps(self) -> float:
-        """Steps of the full batch that would see as many rows."""
+        """Number of steps with the full batch that would use the same number of rows."""
         return self.samples / self.batch.global_batch_size
 
     @property
     def tokens(self) -> float:
-        """Real tokens seen."""
+        """Number of real tokens."""
         return self.samples * self.shape.tokens_per_row
 
     @property
@@ -66,7 +66,7 @@ class Forecast:
 
     @property
     def mfu(self) -> float:
-        """Model operations over what the devices could do in the time of a step."""
+        """Model operations divided by the peak operations of the devices in the time of a step."""
         peak = self.hardware.peak_full
         if self.shape.precision != "fp32":
             peak = self.hardware.peak_half
@@ -79,26 +79,26 @@ class Forecast:
 
     @property
     def kilowatt_hours(self) -> float:
-        """Energy of the devices and their nodes; cooling comes on top."""
+        """Energy of the devices and their nodes, without cooling."""
         return self.device_hours * self.hardware.watts / 1000
 
     @property
     def dollars(self) -> float:
-        """At the stated price per device and hour."""
+        """The cost at the given price per device and hour."""
         return self.device_hours * self.price
 
     @property
     def checkpoint_gib(self) -> float:
-        """One checkpoint: float32 weights, both moments, and the average where one is kept."""
+        """Size of a checkpoint: float32 weights, both moments, and the average if there is one."""
         size = 16 if self.shape.average else 12
         return size * parameter_count(self.shape.model, self.shape.vocab_size) / 2**30
 
 
 def overlaps(settings: DeepSpeedSettings, shape: Shape) -> bool:
-    """Return whether gradients travel during the backward pass.
+    """Return whether gradients are communicated during the backward pass.
 
-    ``overlap_comm`` does nothing for DeepSpeed 0.19.8's BF16 optimizer, which serves stage 1 in
-    bf16 with float32 sums: it reduces when the last backward pass is over.
+    ``overlap_comm`` has no effect in DeepSpeed 0.19.8's BF16 optimizer, which is used at stage 1 in
+    bf16 with float32 sums: it reduces after the last backward pass.
     """
     values = settings.values
     float_sums = values.get("data_types", {}).get("grad_accum_dtype") == "fp32"
@@ -126,7 +126,7 @@ def forecast(
     """Forecast one phase.
 
     Raises:
-        ConfigError: the global batch cannot be cut for this number of devices.
+        ConfigError: the global batch cannot be divided for this number of devices.
     """
     batch = (
         replace(settings, train_micro_batch_size_per_gpu=micro_batch).batch_plan(
@@ -135,7 +135,7 @@ def forecast(
         if micro_batch
         else settings.batch_plan(nodes * devices_per_node)
     )
-    known = None  # rows of another length say nothing about these
+    known = None  # rows of a different length do not apply
     if calibration is not None and calibration.sequence_length == config.data.sequence_length:
         known = calibration.tokens_per_row
     on_cpu = hardware.name == "cpu"
@@ -150,6 +150,7 @@ def forecast(
         tokens_per_row=tokens_per_row or known,
         stage=stage,
     )
+    # A calibration replaces the assumed base memory and speeds.
     base = CPU_BASE if on_cpu else GPU_BASE
     if calibration and calibration.base_bytes:
         base = calibration.base_bytes

@@ -47,6 +47,7 @@ def numbers(plan: Forecast) -> dict[str, Any]:
 
 
 def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namespace) -> None:
+    # Sections of the text: layout, memory, time, cost, and the assumptions behind them.
     from bertds.display.words import in_words
     from bertds.plan.sweep import fitting_layouts
 
@@ -87,6 +88,7 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
         f"{plan.kilowatt_hours:,.1f} kWh"
     )
     print(f"cost                  {plan.dollars:9,.0f} dollars at {plan.price:g} per device-hour")
+    # Token ids take 2 or 4 bytes, and sentence offsets about 3 % more.
     shards = args.corpus_tokens * (2 if args.vocab_size < 65_536 else 4) * 1.03
     print(
         f"disk                  {shards / gib:9.1f} GiB token shards, {plan.checkpoint_gib:.2f} "
@@ -109,6 +111,7 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
         )
         if calibration.memory_rate is not None:
             print(f"  optimizer at {calibration.memory_rate / 1e9:.3g} GB/s, measured by that run")
+    # The number of real tokens per row decides the time, so its source is named.
     length = plan.shape.sequence_length
     origin = "Wikipedia; change it with --mean-tokens"
     if args.mean_tokens is not None:

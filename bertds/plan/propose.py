@@ -1,15 +1,15 @@
-"""Proposes a first run: which model, batch and number of steps suit some devices, hours and text.
+"""Proposes a first run: a model, batch and number of steps for given devices, hours and text.
 
 ```text
 size    the largest that sees 20 tokens per parameter (Hoffmann et al. 2022, arXiv:2203.15556),
         where the corpus counts at most 40 times, as in BERT (Devlin et al. 2018)
-batch   4,096 rows (Izsak et al. 2021, arXiv:2104.07705), halved down to 256 where the time is too
+batch   4,096 rows (Izsak et al. 2021, arXiv:2104.07705), halved down to 256 if the time is too
         short for 2,000 steps; 32 on a CPU, as in the demo
 lr      Izsak's 1e-3 at 4,096 rows, times the square root of the batch's share; ELECTRA's 5e-4 for
         small models; the demo's 2e-3 for the smallest
 ```
 
-The schedule follows the clock, so that the learning rate ends at zero when the hours do.
+The schedule follows the clock, so that the learning rate reaches zero when the hours are over.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ EPOCHS = 40
 FEWEST_STEPS = 2000
 WITHOUT_BF16 = {"v100"}
 NEVER_REACHED = 1_000_000
-"""``schedule.total_steps`` of a run that the clock ends."""
+"""``schedule.total_steps`` of a run that ends by the clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A recipe, its DeepSpeed JSON, and what the planner expects of them."""
+    """A recipe, its DeepSpeed JSON, and the forecast for them."""
 
     size: str
     recipe: dict[str, Any]
@@ -51,7 +51,7 @@ class Proposal:
     plan: Forecast
     parameters: int
     why: str
-    """One sentence on the choice of the size."""
+    """Why this size was chosen, in one sentence."""
 
 
 def propose(
@@ -68,19 +68,20 @@ def propose(
 
     Args:
         hardware: the kind of device.
-        nodes: machines.
-        devices_per_node: devices of each; processes on a CPU.
+        nodes: number of machines.
+        devices_per_node: devices per machine; processes on a CPU.
         hours: training time.
-        vocab_size: tokens of the vocabulary.
-        corpus_tokens: about how many the corpus has.
-        size: a name of ``SIZES``; empty = the largest that the time and the corpus are enough for.
+        vocab_size: number of tokens of the vocabulary.
+        corpus_tokens: approximate number of tokens of the corpus.
+        size: a name of ``SIZES``; "" = the largest for which time and corpus are sufficient.
 
     Raises:
-        ConfigError: the hours are not enough for a step, or nothing fits the memory.
+        ConfigError: the hours are too short for a step, or no model fits the memory.
     """
     if size and size not in SIZES:
         raise ConfigError(f"--model {size}: choose one of {', '.join(SIZES)}")
     best: Proposal | None = None
+    # From small to large: a larger size replaces a smaller one if it still sees enough tokens.
     for name in [size] if size else SIZES:
         found = _of_size(name, hardware, nodes, devices_per_node, hours, vocab_size)
         if found is None:
@@ -110,6 +111,7 @@ def propose(
 def _of_size(
     name: str, hardware: Hardware, nodes: int, per_node: int, hours: float, vocab_size: int
 ) -> Proposal | None:
+    # Start with the large batch, and halve it until there are enough steps.
     layers, width = SIZES[name]
     on_cpu = hardware.name == "cpu"
     devices = nodes * per_node
@@ -163,7 +165,7 @@ def _fitting(
 
 
 def _recipe(layers: int, width: int, hours: float, *, small: bool) -> dict[str, Any]:
-    dropout = 0.0 if small else 0.1  # a small model on few steps has nothing to forget
+    dropout = 0.0 if small else 0.1  # a small model on few steps does not overfit
     return {
         "run": {"dir": "run", "deepspeed_config": "./deepspeed.json"},
         "model": {
@@ -207,13 +209,13 @@ def _deepspeed(name: str, batch: int, micro: int, stage: int, hardware: Hardware
         "zero_optimization": {"stage": stage},
     }
     if hardware.name != "cpu":
-        params["torch_adam"] = True  # DeepSpeed's own would need a CUDA compiler
+        params["torch_adam"] = True  # DeepSpeed's own Adam would need a CUDA compiler
         values["fp16" if hardware.name in WITHOUT_BF16 else "bf16"] = {"enabled": True}
     return values
 
 
 def _set_cadence(recipe: dict[str, Any], plan: Forecast) -> None:
-    """Ten validations, and a checkpoint per quarter of an hour but at least four in all."""
+    """Set 10 validations, and a checkpoint every 15 minutes but at least 4 in total."""
     tenth = max(1, plan.steps // 10)
     quarter = max(1, round(900 / plan.step.total))
     recipe["log"] = {"every_steps": max(1, min(50, plan.steps // 50))}

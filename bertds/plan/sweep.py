@@ -1,4 +1,4 @@
-"""Many layouts next to each other: ZeRO stages, micro batches, node counts."""
+"""Compares many layouts: ZeRO stages, micro batches, node counts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sweep(
                             **common,
                         )
                     )
-                except ConfigError:  # the global batch cannot be cut so
+                except ConfigError:  # the global batch cannot be divided like this
                     break
                 micro *= 2
         nodes *= 2
@@ -50,7 +50,7 @@ def sweep(
 
 
 def best(rows: list[Forecast]) -> list[Forecast]:
-    """Return, of each node count and stage, the quickest that fits (or the smallest that is)."""
+    """Return the fastest layout that fits, per node count and stage (or else the smallest)."""
     groups: dict[tuple[int, int], list[Forecast]] = {}
     for row in rows:
         groups.setdefault((row.batch.world_size, row.shape.stage), []).append(row)
@@ -66,7 +66,7 @@ def best(rows: list[Forecast]) -> list[Forecast]:
 
 
 def fitting_layouts(plan: Forecast) -> str:
-    """Return the largest micro batch (power of two) of each stage that fits, in words."""
+    """Return the largest micro batch (power of two) that fits at each stage, as text."""
     words = []
     base = plan.memory.base
     for stage in range(1 if plan.shape.precision in ("bf16", "fp16") else 0, 4):

@@ -79,10 +79,10 @@ def split_piece(piece: str, vocabulary: dict[str, int]) -> list[int]:
 def extended(
     trained: PretrainedModel, old: list[str], new: list[str]
 ) -> tuple[PreTrainingModel, int]:
-    """Return the model with another vocabulary, and how many pieces had no split.
+    """Return the model with another vocabulary, and the number of pieces without a split.
 
-    A piece that both vocabularies hold keeps its vector; another one gets the mean of its old
-    split; one without a split gets the vector of [UNK].
+    A piece that both vocabularies contain keeps its vector. Another one gets the mean of the pieces
+    that it splits into. One without a split gets the vector of [UNK].
     """
     numbers = {piece: number for number, piece in enumerate(old)}
     model = build_model(trained.config, len(new))
@@ -113,14 +113,14 @@ def extend(
     vocab: Path | None,
     overwrite: bool = False,
 ) -> tuple[int, int]:
-    """Write a Hugging Face folder of a model with more or other words.
+    """Write a Hugging Face folder of a model with an extended or a different vocabulary.
 
     Returns:
-        How many pieces are new, and how many of them had no split.
+        The number of new pieces, and how many of them had no split.
 
     Raises:
         ConfigError: neither or both of ``words`` and ``vocab`` are given.
-        DataError: the pieces are malformed, or nothing is new.
+        DataError: the pieces are malformed, or none is new.
     """
     import tempfile
 
@@ -137,6 +137,7 @@ def extend(
         raise DataError(
             f"{source}: the tokenizer is {tokenizer.model}; only WordPiece can be extended"
         )
+    # --words adds to the old vocabulary; --vocab replaces it.
     old = tokenizer.vocabulary()
     given = read_pieces(words or vocab)  # type: ignore[arg-type]
     if words is not None:
@@ -150,6 +151,7 @@ def extend(
     added = len(set(new) - set(old))
     if not added:
         raise DataError(f"{words or vocab}: the model already has all of these tokens")
+    # The new weights, and a tokenizer that applies the same rules as the old one.
     model, unsplit = extended(trained, old, new)
     with tempfile.TemporaryDirectory(prefix="bertds-") as folder:
         (Path(folder) / "vocab.txt").write_text("\n".join(new) + "\n", encoding="utf-8")

@@ -1,13 +1,13 @@
-"""Weights and configuration to and from transformers and NVIDIA DLE (DeepLearningExamples).
+"""Converts weights to and from transformers and NVIDIA DLE (DeepLearningExamples).
 
-Inside, parameters carry transformers' names, so a conversion is a copy that
+Inside bertds, parameters have transformers' names, so a conversion is a copy that
 
-- drops the padded vocabulary rows on the way out and adds zero ones on the way in,
+- removes the padded vocabulary rows on export and adds zero rows on import,
 - leaves out the tied copies (``cls.predictions.decoder.*``), which transformers ties itself,
 - renames for DLE, whose linear layers with an activation are called ``dense_act``, and whose
   vocabulary is padded to a multiple of 8.
 
-Files are read with safetensors or ``torch.load(weights_only=True)``: no code in them is run.
+Files are read with safetensors or ``torch.load(weights_only=True)``: no code in them is executed.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bertds.pretrained import modernbert
 
 WORD_TABLE = "bert.embeddings.word_embeddings.weight"
 VOCABULARY_BIAS = "cls.predictions.bias"
-# The two styles share no name, so one list serves both.
+# The two styles have no name in common, so one list serves both.
 VOCABULARY_ROWS = (WORD_TABLE, VOCABULARY_BIAS, modernbert.WORD_TABLE, modernbert.VOCABULARY_BIAS)
-"""Tensors with one row per word, which are padded inside."""
+"""Tensors with one row per word, which are padded inside bertds."""
 TIED_COPIES = {
     "cls.predictions.decoder.weight": WORD_TABLE,
     "cls.predictions.decoder.bias": VOCABULARY_BIAS,
@@ -46,12 +46,12 @@ _MAX_LISTED = 4
 
 
 class LoadReport(NamedTuple):
-    """What a state dict did not fit. Parameters in ``missing`` kept their initial values."""
+    """The differences from a state dict. Parameters in ``missing`` kept their initial values."""
 
     missing: list[str]
-    """Our parameters that the state dict lacks (heads only; a partial encoder is refused)."""
+    """Our parameters that the state dict lacks (only heads; an incomplete encoder is refused)."""
     unexpected: list[str]
-    """Tensors of the state dict that our model has no place for."""
+    """Tensors of the state dict that our model does not have."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -72,12 +72,12 @@ def strip_padding(state_dict: Mapping[str, Tensor], vocab_size: int) -> dict[str
 
 
 def to_transformers_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
-    """Return the model's weights under transformers' names; tensors may share its memory."""
+    """Return the model's weights with transformers' names; tensors may share its memory."""
     return strip_padding(model.state_dict(), model.vocab_size)
 
 
 def to_dle_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
-    """Return the model's weights as NVIDIA DLE names and pads them (key ``model`` of its file)."""
+    """Return the weights with NVIDIA DLE's names and padding (the key ``model`` of its file)."""
     if model.config.style == "modern":
         raise CheckpointError("model.style=modern: not supported by DLE; use --to hf")
     rows = _round_up(model.vocab_size, DLE_VOCABULARY_MULTIPLE)
@@ -96,30 +96,31 @@ def to_dle_state_dict(model: PreTrainingModel) -> dict[str, Tensor]:
 
 
 def origin_of(names: Iterable[str]) -> Literal["transformers", "dle"]:
-    """Return, by its names, whether a state dict comes from DLE (tanh GELU) or transformers."""
+    """Return whether a state dict comes from DLE (tanh GELU) or transformers, by its names."""
     return "dle" if any(_DLE_NAME.search(name) for name in names) else "transformers"
 
 
 def load_transformers_state_dict(
     model: PreTrainingModel, state_dict: Mapping[str, Tensor]
 ) -> LoadReport:
-    """Copy weights of transformers or DLE into a model of ours.
+    """Copy weights of transformers or DLE into our model.
 
     Args:
-        model: takes the values; its heads keep their initial ones where the source has none.
+        model: receives the values; heads that the source lacks keep their initial values.
         state_dict: with or without the prefix ``bert.`` (an encoder alone).
 
     Returns:
-        Names that were missing and names that were not used.
+        The names that were missing, and those that were not used.
 
     Raises:
-        CheckpointError: another vocabulary, another size, or encoder layers missing.
+        CheckpointError: a different vocabulary or size, or encoder layers are missing.
     """
     allowed_rows = {model.vocab_size}
     if origin_of(state_dict) == "dle":
         allowed_rows.add(_round_up(model.vocab_size, DLE_VOCABULARY_MULTIPLE))
     source = _our_names(state_dict)
     own = dict(model.named_parameters())
+    # Only heads may be missing: an incomplete encoder would be partly random.
     missing = [name for name in own if name not in source]
     unexpected = [name for name in source if name not in own]
     _check_layers(model, source)
@@ -128,6 +129,7 @@ def load_transformers_state_dict(
         raise CheckpointError(
             f"the weights do not include {len(partial)} tensors of the encoder: {_listed(partial)}"
         )
+    # Check every shape before anything is copied.
     values = {}
     for name, parameter in own.items():
         if name not in source:
@@ -148,17 +150,17 @@ def load_transformers_state_dict(
             )
         tensor = _with_rows(tensor, parameter.shape[0])
         values[name] = tensor
-    with torch.no_grad():  # only now that all fits: a refused load changes nothing
+    with torch.no_grad():  # only now that everything fits: a refused load changes nothing
         for name, tensor in values.items():
             own[name].copy_(tensor)
     return LoadReport(missing, unexpected)
 
 
 def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that have fewer numbers than their shapes say.
+    """Refuse tensors with fewer elements in memory than their shapes need.
 
-    A pickle may describe one number as a tensor of 10^12, by strides of 0. That costs nothing until
-    the first copy.
+    With strides of 0, a pickle may describe one number as a tensor of 10^12 elements. That costs
+    nothing until the first copy.
 
     Raises:
         CheckpointError: names the tensor.
@@ -174,7 +176,7 @@ def check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename to our names; drop tied copies and buffers."""
+    """Rename to our names; remove tied copies and buffers."""
     renamed = {}
     for name, tensor in state_dict.items():
         name = name.removeprefix("module.")  # left by DistributedDataParallel
@@ -188,6 +190,7 @@ def _our_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = f"bert.{name}"
         if not _SKIPPED.search(name):
             renamed[name] = tensor
+    # A tied copy is redundant, or replaces a missing original; different values cannot be loaded.
     for copy, original in TIED_COPIES.items():
         if copy not in renamed:
             continue

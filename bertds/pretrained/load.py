@@ -1,4 +1,4 @@
-"""Opens anything that holds a pre-trained BERT: a run, a checkpoint, a Hugging Face folder."""
+"""Loads a pre-trained BERT from a run, a checkpoint or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bertds.pretrained import hf_config, hf_weights, weight_files
 
 @dataclass(frozen=True, slots=True)
 class PretrainedModel:
-    """A model with what is known of it."""
+    """A model with its origin and properties."""
 
     model: PreTrainingModel
     config: ModelConfig
@@ -31,9 +31,9 @@ class PretrainedModel:
     manifest: dict[str, Any]
     """The checkpoint's manifest; empty for a Hugging Face folder."""
     missing: list[str]
-    """Weights that were not there and are random."""
+    """Weights that were missing and are random."""
     unused: list[str] = field(default_factory=list)
-    """Weights that this model has no place for (the head of a fine-tuned one)."""
+    """Weights that this model does not have (the head of a fine-tuned one)."""
 
 
 def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedModel:
@@ -41,7 +41,7 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
 
     Args:
         path: a run, a checkpoint, or a Hugging Face folder.
-        average: take the moving average of the weights, where the run has kept one.
+        average: use the moving average of the weights, if the run has one.
 
     Raises:
         CheckpointError: there is no model at ``path``, or it is damaged.
@@ -57,7 +57,7 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
         )
     reader = locate(path)
     config, vocab_size = reader.model()
-    # Before anything is allocated: a manifest may describe a model of any size.
+    # Checked before memory is allocated: a manifest may describe a model of any size.
     saved = sum(math.prod(shape) for shape in reader.shapes.values())
     if (wanted := parameter_count(config, vocab_size)) != saved:
         raise CheckpointError(
@@ -73,6 +73,7 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
     with torch.no_grad():
         for name, weight in reader.weights(average=average):
             parameters[name].copy_(weight)
+    # A run's tokenizer is next to its checkpoints: RUN/checkpoints/step_N and RUN/tokenizer.
     run_dir = reader.folder.resolve().parent.parent
     folder = run_dir / "tokenizer"
     return PretrainedModel(

@@ -1,4 +1,4 @@
-"""The model card: what a model is, what it was trained on and how, what it is for, its scores."""
+"""The model card: what a model is, its training and data, its intended use and its scores."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ EXAMPLE = "The capital of France is {mask}."
 
 
 def model_card(trained: PretrainedModel, where: str, license_id: str = "") -> str:
-    """Return the model card as huggingface_hub's ``ModelCard`` writes it.
+    """Return the model card, as written by huggingface_hub's ``ModelCard``.
 
     Args:
-        trained: the model with what is known of it.
-        where: what ``from_pretrained`` takes: a hub id, or the folder.
-        license_id: the hub's name of the model's licence; empty = the card does not state one.
+        trained: the model.
+        where: the argument of ``from_pretrained``: a hub id, or the folder.
+        license_id: the hub's name of the model's licence; "" = the card does not state one.
     """
     from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
     run_dir = trained.origin.resolve().parent.parent
     name = at(trained.manifest, "recipe.run.name", str, "") or run_dir.name
+    # The metadata at the top is read by the Hub; the sections below are for people.
     score = _last_score(trained, run_dir)
     kind = "modernbert" if trained.config.style == "modern" else "bert"
     data = ModelCardData(
@@ -117,7 +118,7 @@ def _limits(trained: PretrainedModel) -> str:
 
 
 def _data(trained: PretrainedModel) -> str:
-    """The sources with their licences, where the prepared folder is still there."""
+    """Return the sources with their licences, if the prepared folder still exists."""
     facts = trained.manifest.get("data", {})
     path = at(trained.manifest, "recipe.data.path", str, "") or at(facts, "path", str, "")
     prepared = read_object(Path(path) / MANIFEST_NAME, []) if path else {}
@@ -173,13 +174,13 @@ def _optimizer(deepspeed: dict[str, Any]) -> str:
 
 
 def _origin(recipe: dict[str, Any]) -> str:
-    """The last part of a path: where this machine has its folders is not public."""
+    """Return the last part of a path only, because folders of this machine are private."""
     origin = at(recipe, "init.from", str, "")
     return Path(origin).name if origin else "random weights"
 
 
 def _words(values: dict[str, Any]) -> str:
-    """Return settings as words: ``lr 0.001, betas 0.9 and 0.999``."""
+    """Return settings as text: ``lr 0.001, betas 0.9 and 0.999``."""
     return ", ".join(
         f"{key.replace('_', ' ')} "
         + (" and ".join(map(str, value)) if isinstance(value, list) else str(value))

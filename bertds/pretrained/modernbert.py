@@ -1,8 +1,8 @@
 """The modern encoder's configuration and names in transformers (``ModernBertForMaskedLM``).
 
-The published ModernBERT folders hold ``config.json`` and ``model.safetensors``. Switches that
-``bertds.model.modern`` does not have (biases, other rotary scalings, an irregular order of local
-and global layers) are refused by name, not ignored.
+The published ModernBERT folders contain ``config.json`` and ``model.safetensors``. Settings that
+``bertds.model.modern`` does not support (biases, other rotary scalings, an irregular order of local
+and global layers) are refused by name instead of being ignored.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WORD_TABLE = "model.embeddings.tok_embeddings.weight"
 VOCABULARY_BIAS = "decoder.bias"
 HEADS = ("head.", "decoder.")
 ENCODER_ALONE = ("embeddings.tok_embeddings.", "embeddings.norm.", "layers.", "final_norm.")
-"""How names begin in a saved ``ModernBertModel``, which lacks the prefix ``model.``."""
+"""The beginnings of names in a saved ``ModernBertModel``, which lack the prefix ``model.``."""
 
 _ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new"}
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"

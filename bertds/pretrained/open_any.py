@@ -1,6 +1,6 @@
-"""Convert models: Hugging Face, runs, NVIDIA DLE, TensorFlow, NeMo and Megatron checkpoints.
+"""Opens models of any origin: Hugging Face, runs, NVIDIA DLE, TensorFlow, NeMo and Megatron.
 
-No code of a checkpoint is run: pickles are read with ``weights_only``, TensorFlow's files by
+No code in a checkpoint is executed: pickles are read with ``weights_only``, TensorFlow's files by
 :mod:`bertds.pretrained.foreign.tensorflow_reader`.
 """
 
@@ -49,7 +49,7 @@ def opened(
     """Open a model of any origin: yields a :class:`PretrainedModel`, or a :class:`MegatronBert`.
 
     Raises:
-        CheckpointError: nothing readable there, or it lacks a configuration.
+        CheckpointError: the source cannot be read, or has no configuration.
     """
     path = Path(source)
     prefix = tensorflow_prefix(path)
@@ -81,7 +81,7 @@ def _with_gelu(trained: PretrainedModel, gelu: str) -> PretrainedModel:
 
 
 def tensorflow_prefix(path: Path) -> Path | None:
-    """Return the prefix of a TensorFlow checkpoint, given it, one of its files or its folder."""
+    """Return the prefix of a TensorFlow checkpoint: from it, one of its files, or its folder."""
     text = re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", str(path))
     if Path(f"{text}.index").is_file():
         return Path(text)
@@ -108,6 +108,7 @@ def _open_tensorflow(
 def _open_state_dict(
     path: Path, config: Path | None, vocab: Path | None, gelu: str | None
 ) -> PretrainedModel | MegatronBert:
+    # The names of the tensors show which program wrote them.
     weights, extra = read_flat(path)
     if parameter_names.is_megatron(weights):
         values = _read_config(path, config)
@@ -196,13 +197,13 @@ def _vocabulary(path: Path, given: Path | None) -> Path | None:
 
 
 def read_flat(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a pickle's tensors under dotted names, without running its code.
+    """Read a pickle's tensors with dotted names, without executing its code.
 
     Returns:
-        The tensors (of ``model``, ``state_dict`` or the top), and the plain values next to them.
+        The tensors (from ``model``, ``state_dict`` or the top), and the plain values next to them.
 
     Raises:
-        CheckpointError: it cannot be read, or holds no tensors.
+        CheckpointError: it cannot be read, or contains no tensors.
     """
     if path.suffix == ".safetensors":
         return weight_files.read_state_dict(path), {}
@@ -228,11 +229,11 @@ def _flatten(value: object, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _flatten(inner, f"{prefix}.{key}" if prefix else str(key))
 
 
-# Weights hardly pack at all: what comes to more than this was made to fill the disk.
+# Weights can hardly be compressed: an archive that exceeds this was made to fill the disk.
 MAX_UNPACKED_RATIO = 20
 FREE_BYTES = 64 << 20
 _MOST = {"model_config.yaml": 1 << 20, "vocab.txt": 64 << 20}
-"""The largest of the small files."""
+"""The maximum sizes of the small files."""
 
 
 @contextmanager
@@ -247,7 +248,7 @@ def _opened_tar(path: Path) -> Iterator[tarfile.TarFile]:
 def _unpack_nemo(
     path: Path, scratch: Path, config: Path | None, vocab: Path | None
 ) -> tuple[Path, Path | None, Path | None]:
-    """Take weights, configuration and vocabulary out of a .nemo archive (a tar)."""
+    """Extract weights, configuration and vocabulary from a .nemo archive (a tar)."""
     import yaml
 
     from bertds.system.yaml_text import load_yaml
@@ -256,7 +257,8 @@ def _unpack_nemo(
     left = FREE_BYTES + MAX_UNPACKED_RATIO * path.stat().st_size
     with _opened_tar(path) as archive:
         for member in archive:
-            name = Path(member.name).name  # never a path of the archive's choosing
+            name = Path(member.name).name  # ignore folders, which could lead out of `scratch`
+            # Limit the total size: the header of a member decides how much is written.
             left -= max(0, member.size)
             if left < 0 or (name in _MOST and member.size > _MOST[name]):
                 raise CheckpointError(
@@ -267,6 +269,7 @@ def _unpack_nemo(
             file = archive.extractfile(member) if member.isfile() else None
             if file is None:
                 continue
+            # Files given by the user replace those of the archive.
             target = None
             if name == "model_weights.ckpt":
                 weights = target = scratch / name

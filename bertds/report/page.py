@@ -1,4 +1,4 @@
-"""The report's page: one HTML file with everything inside it."""
+"""The HTML report: one file with everything inside it."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def _subtitle(runs: list[RunView]) -> str:
 def _headline(chain: Chain) -> list[tuple[str, str]]:
     values: list[tuple[str, str]] = []
     last = chain.runs[-1]
+    # Held-out scores first, each with the baseline that it must beat.
     if last.validation:
         line = last.validation[-1]
         entropy, majority = line.get("unigram_entropy"), line.get("nsp_majority")
@@ -70,6 +71,7 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
     tokens = sum(run.train[-1]["tokens"] for run in chain.runs if run.train)
     values.append((short(tokens), "real tokens seen"))
     values.append((in_words(sum(run.hours for run in chain.runs) * 3600), "training time"))
+    # MFU is known only on a GPU; otherwise the speed in tokens.
     speed, mfu = last.typical("tokens_per_second"), last.typical("mfu")
     if mfu is not None:
         values.append((f"{mfu:.1%}", "median MFU"))
@@ -84,6 +86,7 @@ def _headline(chain: Chain) -> list[tuple[str, str]]:
 
 
 def _run_table(runs: list[RunView]) -> Table:
+    # Columns without any value are left out.
     updates = any(run.update_share is not None for run in runs)
     losses = any(run.losses for run in runs)
     rows = []
@@ -129,7 +132,7 @@ def _run_table(runs: list[RunView]) -> Table:
 
 
 def _lost(run: RunView) -> str:
-    """Return the time that lost ranks have cost, and what was lost last."""
+    """Return the time that lost ranks have cost, and the last loss."""
     if not run.losses:
         return ""
     return f"{in_words(sum(loss.seconds for loss in run.losses))}: {run.losses[-1].what}"
@@ -158,17 +161,18 @@ def _score_table(runs: list[RunView]) -> Table | None:
 
 
 SHOWN_VALIDATIONS = 6
-"""Number of validations whose predictions are shown next to each other."""
+"""Number of validations whose predictions are shown side by side."""
 
 
 def _predictions(runs: list[RunView]) -> list[tuple[str, Table]]:
-    """What each run predicted for its fixed prompts, from its first validation to its last."""
+    """Return each run's predictions for its fixed prompts, from first to last validation."""
     tables = []
     for run in runs:
         lines = [line for line in run.validation if line.get("prompts")]
         if not lines:
             continue
         last = len(lines) - 1
+        # Evenly spread validations, including the first and the last.
         chosen = sorted({last * n // (SHOWN_VALIDATIONS - 1) for n in range(SHOWN_VALIDATIONS)})
         shown = [lines[number] for number in chosen]
         rows = []
@@ -185,7 +189,7 @@ def _predictions(runs: list[RunView]) -> list[tuple[str, Table]]:
 
 
 def _blimp_tables(runs: list[RunView]) -> tuple[Table, Table] | None:
-    """BLiMP by field, and by paradigm."""
+    """Return BLiMP scores by field, and by paradigm."""
     scored = [run for run in runs if run.blimp]
     if not scored:
         return None
@@ -207,6 +211,7 @@ def _blimp_tables(runs: list[RunView]) -> tuple[Table, Table] | None:
 
 
 def _data_tables(runs: list[RunView]) -> list[Table]:
+    # Runs on the same prepared folder share one table.
     seen: dict[str, RunView] = {}
     for run in runs:
         if run.manifest:
@@ -260,7 +265,7 @@ def _data_tables(runs: list[RunView]) -> list[Table]:
 
 
 def _repeat(run: RunView) -> dict[str, str]:
-    """The commands, versions and settings to reproduce a run."""
+    """Return the commands, versions and settings that reproduce a run."""
     commands: list[str] = []
     for start in starts_of(run.environment):
         given = at(start, "command", str, "")
@@ -282,7 +287,7 @@ def _repeat(run: RunView) -> dict[str, str]:
 
 
 def _changes(runs: list[RunView]) -> Table | None:
-    """What later starts of the runs changed, and from which step."""
+    """Return what later starts of the runs changed, and from which step."""
     rows = [
         [run.title, change.name, change.before, change.now, step]
         for run in runs

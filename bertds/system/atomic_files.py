@@ -1,8 +1,8 @@
-"""Files that are complete or invisible: atomic writes, checksums, and a lock for a folder.
+"""Files that are complete or invisible: atomic writes and checksums.
 
-A file is written under a temporary name in its own folder, flushed to the disk, and renamed.
-A crash at any moment leaves either the whole old file, the whole new file, or none, plus at most
-a ``.tmp-*`` left-over that is never read.
+A file is written under a temporary name in its folder, flushed to the disk, and renamed. A crash at
+any moment leaves the whole old file, the whole new file, or none, and at most a ``.tmp-*`` file
+that is never read.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ TEMPORARY_PREFIX = ".tmp-"
 def temporary_name(path: Path) -> Path:
     """Return the name under which ``path`` is written before it is published.
 
-    It names host and process: processes of several hosts may write into one shared folder, and in
-    containers many of them have the same number.
+    It contains host and process: processes on several hosts may write to one shared folder, and in
+    containers many of them have the same process id.
     """
     return path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{socket.gethostname()}.{os.getpid()}")
 
@@ -41,7 +41,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
+    """Flush a folder's entries to the disk, so that a rename survives a power failure."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -55,20 +55,20 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
 
     Args:
         path: the final name. Its folder must exist.
-        durable: False spares the flush, which can take longer than the writing. The file then
-            survives this process's death, but not necessarily a power cut: for working files whose
-            size and hash are checked before they are used.
+        durable: False skips the flush, which can take longer than the writing. The file then
+            survives the death of this process, but maybe not a power failure. Use it for working
+            files whose size and checksum are checked before they are used.
 
     Yields:
         The temporary path, in the same folder. If the block raises, it is removed.
 
     Raises:
-        BertdsError: the disk is full or the folder cannot be written, with ``path`` named.
+        BertdsError: the disk is full or the folder cannot be written; names ``path``.
     """
     path = Path(path)
     temporary = temporary_name(path)
     try:
-        # What is there under this name is a left-over, or a link that another user made for us.
+        # A file with this name is a left-over, or a link that another user created as a trap.
         temporary.unlink(missing_ok=True)
         yield temporary
         if durable:
@@ -77,7 +77,7 @@ def atomic_path(path: Path | str, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             sync_folder(path.parent)
     except OSError as error:
-        with suppress(OSError):  # where the folder is a file, for example
+        with suppress(OSError):  # for example if the folder is a file
             temporary.unlink(missing_ok=True)
         raise explain_os_error(error, path) from error
     except BaseException:
@@ -89,7 +89,7 @@ def check_file_place(option: str, path: Path | str) -> None:
     """Check, before any work, that a file can be written under a name.
 
     Raises:
-        ConfigError: the name is a folder's, or its folder is missing; names the option.
+        ConfigError: the name is that of a folder, or its folder is missing; names the option.
     """
     path = Path(path)
     if path.is_dir():
@@ -101,11 +101,11 @@ def check_file_place(option: str, path: Path | str) -> None:
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 WRONG_PATH = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
-"""A file in the place of a folder, or the reverse."""
+"""A file in place of a folder, or the reverse, and similar."""
 
 
 def explain_os_error(error: OSError, path: Path) -> BertdsError:
-    """Turn a full disk, a refused write or a wrong path into one line that names the file."""
+    """Convert a full disk, a refused write or a wrong path to an error that names the file."""
     if error.errno in DISK_FULL:
         return BertdsError(
             f"{path}: the disk is full; free some space and run the same command again"
@@ -118,7 +118,7 @@ def explain_os_error(error: OSError, path: Path) -> BertdsError:
 
 
 def write_text(path: Path | str, text: str, *, durable: bool = True) -> None:
-    """Write a small text file atomically; ``durable`` as of :func:`atomic_path`."""
+    """Write a small text file atomically; ``durable`` as in :func:`atomic_path`."""
     with atomic_path(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -127,7 +127,7 @@ def append_line(path: Path, text: str) -> None:
     """Append one line to a file.
 
     Raises:
-        BertdsError: the disk is full or the file cannot be written, with ``path`` named.
+        BertdsError: the disk is full or the file cannot be written; names ``path``.
     """
     try:
         with open(path, "a", encoding="utf-8") as file:
@@ -137,9 +137,9 @@ def append_line(path: Path, text: str) -> None:
 
 
 def write_json(path: Path | str, value: object, *, durable: bool = True) -> None:
-    """Write a JSON file atomically, with keys in the order given and a newline at the end.
+    """Write a JSON file atomically, with keys in the given order and a final newline.
 
-    ``durable`` as of :func:`atomic_path`.
+    ``durable`` as in :func:`atomic_path`.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", durable=durable)
 
@@ -151,15 +151,15 @@ def sha256_file(path: Path | str) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return how many bytes an ordinary user can still write below ``folder``."""
+    """Return how many bytes an ordinary user can still write to the disk of ``folder``."""
     stats = os.statvfs(folder)
     return passed("disk.free", stats.f_bavail * stats.f_frsize)
 
 
 def remove_leftovers(folder: Path) -> int:
-    """Remove the ``.tmp-*`` files that an earlier, killed process left in ``folder``.
+    """Remove the ``.tmp-*`` files of earlier, killed processes in ``folder``; return their number.
 
-    Call it only while holding the folder's lock. Returns how many were removed.
+    Call it only while holding the folder's lock.
     """
     count = 0
     for entry in folder.glob(f"{TEMPORARY_PREFIX}*"):

@@ -1,4 +1,4 @@
-"""One process at a time writes into a folder."""
+"""A lock that lets only one process at a time write to a folder."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from bertds.system.json_fields import parse_json
 from bertds.system.processes import start_time
 
 MEMBER_FILES = ".tasks/member-*.json"
-"""Of a folder that several tasks fill together (data_prep/workers/joint_lock.py): one per task."""
+"""In a folder that several tasks fill together (data_prep/workers/joint_lock.py): one per task."""
 
 _CANDIDATE = re.compile(r"(?:lock|dead-lock|member-\d+\.json)\.(?P<host>.+)\.(?P<pid>\d+)")
-"""Temporary names of locks and members, as ``temporary_name`` makes them."""
+"""Temporary names of locks and members, from ``temporary_name``."""
 
 STALE_SECONDS = 600.0
-"""A lock of another host that was not touched for this long is dead."""
+"""A lock of another host that has not been touched for this long is dead."""
 
 
 def this_process(purpose: str) -> dict[str, Any]:
-    """Return what a lock says of its holder."""
+    """Return the contents of a lock of this process."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -41,12 +41,12 @@ def this_process(purpose: str) -> dict[str, Any]:
 def living_holder(
     path: Path, stale_seconds: float, now: float | None = None
 ) -> dict[str, Any] | None:
-    """Return what a lock's file says of its holder, or None if there is none or it is dead.
+    """Return the contents of a lock file, or None if there is none or its holder is dead.
 
     Args:
         path: the file.
-        stale_seconds: a holder on another host is dead when its file is older.
-        now: the file server's time, where it is known; None = this host's.
+        stale_seconds: a holder on another host is dead if its file is older.
+        now: the file server's time, if known; None = this host's.
     """
     try:
         holder = parse_lock(path.read_text(encoding="utf-8", errors="replace"))
@@ -55,6 +55,7 @@ def living_holder(
         return None
     if not holder:
         return None
+    # On this host the process id and start time decide; elsewhere only the age of the file.
     if holder.get("host") == socket.gethostname():
         pid = holder.get("pid")
         alive = isinstance(pid, int) and start_time(pid) == holder.get("start")
@@ -63,7 +64,7 @@ def living_holder(
 
 
 def in_use(folder: Path, holder: dict[str, Any]) -> str:
-    """Return the message that a folder is in use, with host, process and job of its holder."""
+    """Return the message that a folder is in use, with host, process and job of the holder."""
     job = f", Slurm job {holder['job']}" if holder.get("job") else ""
     return (
         f"{folder}: in use by {holder.get('purpose')} (process {holder.get('pid')} on "
@@ -72,9 +73,9 @@ def in_use(folder: Path, holder: dict[str, Any]) -> str:
 
 
 def remove_dead_candidates(folder: Path, stale_seconds: float) -> None:
-    """Remove what processes that were killed while they took or removed a lock have left.
+    """Remove the temporary files of processes that were killed while taking or removing a lock.
 
-    Those of living ones stay: one of them may be taking the lock at this moment.
+    Those of living processes are kept: one of them may be taking the lock at this moment.
     """
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         candidate = _CANDIDATE.fullmatch(path.name.removeprefix(TEMPORARY_PREFIX))
@@ -93,17 +94,17 @@ class FolderLock:
     """Keeps two processes from writing to one folder: a ``.lock`` file with host, pid and job.
 
     A lock whose owner no longer runs on this host is taken over. A lock of another host is
-    respected while its file is fresh (the owner touches it in the background) and taken over once
+    respected while its file is fresh (the owner touches it in the background), and taken over once
     it is ``stale_seconds`` old. The lock of a group of tasks (data_prep/workers/joint_lock.py) is
     held while one of them lives.
 
-    An owner that was taken for dead and is not (a process that a lost node or a long suspension
-    left behind) learns of it by :meth:`check`.
+    An owner that was wrongly considered dead (a process on a lost node, or one that was suspended
+    for long) learns this from :meth:`check`.
 
     Args:
-        folder: the folder; it exists.
-        purpose: what the owner does, for the message to others.
-        stale_seconds: a lock of another host that was not touched for this long is dead.
+        folder: must exist.
+        purpose: what the owner does, for the message to other processes.
+        stale_seconds: a lock of another host that has not been touched for this long is dead.
         beat_seconds: time between two touches; 0 = 10 % of ``stale_seconds``.
     """
 
@@ -119,10 +120,10 @@ class FolderLock:
         self.stale_seconds = stale_seconds
         self.beat_seconds = beat_seconds or stale_seconds / 10
         self.ended = threading.Event()
-        """The background thread gives no more signs of life."""
+        """Set when the background thread must stop touching the lock."""
         self._held = False
         self._text = ""
-        """The lock's text while it is ours."""
+        """The contents of the lock while this process holds it."""
         self._checked = 0.0
 
     def acquire(self) -> FolderLock:
@@ -138,7 +139,7 @@ class FolderLock:
                 created |= self._create_lock(text)
                 found = self._read()
                 if created and contended:
-                    # A process that saw the same stale lock may take ours for it, and puts it back.
+                    # A process that saw the same stale lock may take ours for it, then restores it.
                     time.sleep(0.02)
                     found = self._read()
                 if created and found == text:
@@ -155,7 +156,7 @@ class FolderLock:
         raise InUseError(f"{self.path.parent}: could not take the lock {self.path}")
 
     def _create_lock(self, text: str) -> bool:
-        """Publish a lock; False: there is one already."""
+        """Publish a lock; return False if there already is one."""
         # A hard link to a complete file: the lock never exists half-written.
         candidate = temporary_name(self.path.with_name("lock"))
         candidate.unlink(missing_ok=True)
@@ -169,8 +170,8 @@ class FolderLock:
         return True
 
     def _remove_stale_lock(self, text: str | None) -> None:
-        """Remove the lock with this text, whose owner is dead, and no other one."""
-        # Rename before removal: of two processes that both saw a dead owner, one wins.
+        """Remove the lock with these contents, whose owner is dead, but no other lock."""
+        # Renamed before removal: of two processes that see a dead owner, only one succeeds.
         stale = temporary_name(self.path.with_name("dead-lock"))
         try:
             os.rename(self.path, stale)
@@ -178,13 +179,13 @@ class FolderLock:
             time.sleep(0.01)
             return
         if _text_of(stale) != text:
-            # Another process had removed the stale one already, and this is its own: put it back.
+            # Another process has already removed the stale lock, and this is its own: restore it.
             with suppress(FileExistsError):
                 os.link(stale, self.path)
         stale.unlink(missing_ok=True)
 
     def _hold(self, text: str) -> None:
-        """Note that the lock is ours, and touch it from now on."""
+        """Record that this process holds the lock, and start to touch it."""
         self._text = text
         self._held = True
         self.ended.clear()
@@ -198,12 +199,12 @@ class FolderLock:
         return None
 
     def _holders(self) -> list[Path]:
-        """The files that show who holds the lock: itself, or those of all members of a group."""
+        """Return the files that show who holds the lock: the lock, or all members of a group."""
         group = parse_lock(self._read()).get("group")
         return sorted(self.path.parent.glob(MEMBER_FILES)) if group else [self.path]
 
     def refresh(self) -> None:
-        """Show other hosts that the owner still lives."""
+        """Touch the lock, to show other hosts that the owner still lives."""
         if self._held:
             os.utime(self.path)
 
@@ -213,15 +214,15 @@ class FolderLock:
                 self.refresh()
 
     def check(self, *, at_most_every: float = 0.0) -> None:
-        """Make sure that no other process has taken the folder over.
+        """Check that no other process has taken over the folder.
 
-        Does nothing when it is not held.
+        Does nothing if the lock is not held.
 
         Args:
-            at_most_every: seconds; sooner after the last time, the file system is not asked.
+            at_most_every: seconds; a check sooner after the last one does not access the file.
 
         Raises:
-            InUseError: the lock is another's by now, or gone. It is not held any more.
+            InUseError: the lock is gone or belongs to another process, so it is no longer held.
         """
         now = time.monotonic()
         if not self._held or now - self._checked < at_most_every:
@@ -239,11 +240,11 @@ class FolderLock:
         raise InUseError(f"{taken}. This process stops without saving")
 
     def _read(self) -> str | None:
-        """The lock's text, "" if there is none; None if the file system does not say."""
+        """Return the lock's contents; "" if there is none, None if the file system fails."""
         return _text_of(self.path)
 
     def release(self) -> None:
-        """Give the lock back. Does nothing when it is not held, or no longer this process's."""
+        """Release the lock. Does nothing if this process does not hold it."""
         if self._held:
             self._held = False
             self.ended.set()
@@ -262,7 +263,7 @@ class FolderLock:
 
 
 def parse_lock(text: str | None) -> dict[str, Any]:
-    """Return what the text of a lock says; empty if it says nothing."""
+    """Return the contents of a lock file; {} if they are not valid."""
     try:
         found = parse_json(text or "")
     except ValueError:

@@ -1,10 +1,10 @@
-"""Gives memory that is free but scattered back to the system, on a CPU.
+"""Returns free but scattered memory to the system, on a CPU.
 
-Unpadded rows have new lengths in every micro batch, so tensors of ever new sizes are made and
-dropped, and oneDNN keeps small prepared kernels for each shape, which end up between them in
-memory. glibc gives back only the end of its heap: the process would grow to several times what it
-uses. ``malloc_trim`` gives back every free page. It is called when the process has become twice as
-large as a step needs, not before: in a run of constant shapes, never.
+Unpadded rows have new lengths in every micro batch, so tensors of ever new sizes are allocated and
+freed. oneDNN caches small prepared kernels per shape, which end up between them in memory. glibc
+returns only the end of its heap, so the process would grow to several times what it uses.
+``malloc_trim`` returns every free page. It is called when the process has become twice as large as
+a step needs; with constant shapes this never happens.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable
 from bertds.system.memory import resident_bytes
 
 GROWTH = 2.0
-"""The heap is trimmed when the process is this multiple of one step after the last time"""
+"""The heap is trimmed if the process has grown by this factor since one step after the last time"""
 ROOM = 128 * 2**20
-"""and by at least this number of bytes larger."""
+"""and by at least this number of bytes."""
 
 
 class Heap:
@@ -25,7 +25,7 @@ class Heap:
 
     Args:
         size: returns the bytes of memory that the process holds; 0 = unknown, never trim.
-        trim: gives free pages back.
+        trim: returns free pages to the system.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Heap:
         self._limit = 0
 
     def look(self) -> bool:
-        """Trim if the process has grown; costs some microseconds otherwise. True: it trimmed."""
+        """Trim if the process has grown, and return whether it did. Otherwise takes some us."""
         if self._trim is None:
             return False
         size = self._size()
@@ -46,7 +46,7 @@ class Heap:
         if size <= self._limit:
             return False
         self._trim()
-        self._limit = 0  # the next look says how much a step needs
+        self._limit = 0  # the next call measures how much a step needs
         return True
 
 

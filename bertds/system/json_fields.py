@@ -1,7 +1,7 @@
-"""JSON of others: read without surprises, and checked key by key against what is expected.
+"""Reads JSON of unknown origin safely, and checks it key by key against what is expected.
 
-A manifest is read once, through :class:`Field`, in the module that owns its format. Everything that
-is not as it should be is one line with the file, the key, what was found and what is allowed.
+A manifest is read once, through :class:`Field`, in the module that owns its format. Every error is
+one line with the file, the key, what was found and what is allowed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from bertds.errors import UserError
 
 MOST = 2**63 - 1
-"""The largest integer: what numpy, torch and HDF5 count with."""
+"""The largest integer of numpy, torch and HDF5."""
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -30,20 +30,20 @@ def is_finite(number: float) -> bool:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Read JSON text.
+    """Parse JSON text.
 
     Raises:
-        ValueError: it is none, or is nested so deeply that reading it would exhaust the stack
-            (``json`` alone raises RecursionError, which is no ValueError).
+        ValueError: it is not JSON, or is nested so deeply that parsing it would exhaust the stack
+            (``json`` alone raises RecursionError, which is not a ValueError).
     """
     try:
-        # Some editors begin a file with a byte order mark; in bytes json itself passes it over.
+        # Some editors write a byte order mark; json ignores it in bytes, but not in text.
         return json.loads(text.removeprefix("\ufeff") if isinstance(text, str) else text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
-# An escape: a pair of surrogates, half of one (the group), or any other.
+# An escape: a surrogate pair, half of one (the group), or any other.
 _ESCAPE = re.compile(
     r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
     r"|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
@@ -52,10 +52,10 @@ _ESCAPE = re.compile(
 
 
 def parse_text_json(text: str | bytes) -> Any:
-    r"""Read JSON that holds text to train on or to predict.
+    r"""Parse JSON that contains text to train on or to predict.
 
-    Half of a surrogate pair (``"\ud83d"``, where a text was cut within an emoji) is no character
-    and cannot be written as UTF-8. It becomes U+FFFD, like other broken characters.
+    Half of a surrogate pair (``"\ud83d"``, from a text that was cut inside an emoji) is not a
+    character and cannot be encoded as UTF-8. It becomes U+FFFD, like other broken characters.
 
     Raises:
         ValueError: as for :func:`parse_json`; bytes are not UTF-8.
@@ -80,11 +80,11 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def read_fields(path: Path, error: type[UserError], *, nan: bool = False) -> Field:
-    """Read a file that holds one JSON object, strictly: no key twice and, unless ``nan``, no NaN.
+    """Read a file with one JSON object strictly: no repeated key and, unless ``nan``, no NaN.
 
     Raises:
-        FileNotFoundError: it is not there.
-        UserError: (``error``) it cannot be read, or is no JSON object.
+        FileNotFoundError: the file does not exist.
+        UserError: (``error``) it cannot be read, or is not a JSON object.
     """
     constant = None if nan else _no_constant
     try:
@@ -103,14 +103,14 @@ def read_fields(path: Path, error: type[UserError], *, nan: bool = False) -> Fie
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A value in a JSON file, with its key for the message when it is not as it should be."""
+    """A value in a JSON file, with its key for error messages."""
 
     file: Path
     key: str
     """As a user would write it: ``splits.train.shards[3].bytes``; "" for the whole file."""
     value: Any
     error: type[UserError]
-    """What is raised."""
+    """The class of the errors."""
 
     def fail(self, expected: str) -> NoReturn:
         """Raise the error for this value."""
@@ -119,14 +119,14 @@ class Field:
         raise self.error(f"{self.file}: {self.key} is {shown}: must be {expected}")
 
     def __getitem__(self, name: str) -> Field:
-        """Return a value of an object by its key, which must be there."""
+        """Return a value of an object by its key, which must exist."""
         found = self.get(name)
         if found is None:
             raise self.error(f"{self.file}: the key {self._below(name)!r} is missing")
         return found
 
     def get(self, name: str) -> Field | None:
-        """Return a value of an object by its key, or None without the key."""
+        """Return a value of an object by its key, or None if the key is missing."""
         if name not in self.mapping():
             return None
         return Field(self.file, self._below(name), self.value[name], self.error)
@@ -147,13 +147,13 @@ class Field:
             yield Field(self.file, f"{self.key}[{number}]", value, self.error)
 
     def mapping(self) -> dict[str, Any]:
-        """Return an object."""
+        """Return the value, which must be an object."""
         if not isinstance(self.value, dict):
             self.fail("an object")
         return self.value
 
     def only(self, names: Iterable[str]) -> Field:
-        """Refuse an object with keys other than these (they need not all be there)."""
+        """Refuse an object with any other keys; not all of these need to exist."""
         allowed = list(names)
         for name in self.mapping():
             if name not in allowed:
@@ -164,7 +164,7 @@ class Field:
         return self
 
     def integer(self, least: int = 0, most: int = MOST) -> int:
-        """Return a whole number (not true, not 1.0)."""
+        """Return the value, which must be a whole number (not true, not 1.0)."""
         if type(self.value) is not int or not least <= self.value <= most:
             self.fail(
                 f"a whole number, {least:,} or more"
@@ -174,27 +174,27 @@ class Field:
         return self.value
 
     def number(self, least: float = -math.inf) -> float:
-        """Return a finite number."""
+        """Return the value, which must be a finite number."""
         good = isinstance(self.value, (int, float)) and not isinstance(self.value, bool)
         if not good or not is_finite(self.value) or self.value < least:
             self.fail("a number" if least == -math.inf else f"a number, {least:g} or more")
         return float(self.value)
 
     def boolean(self) -> bool:
-        """Return true or false."""
+        """Return the value, which must be true or false."""
         if not isinstance(self.value, bool):
             self.fail("true or false")
         return self.value
 
     def text(self, one_of: Iterable[str] = ()) -> str:
-        """Return text, of these where some are given."""
+        """Return the value, which must be text, and one of ``one_of`` if given."""
         allowed = list(one_of)
         if not isinstance(self.value, str) or (allowed and self.value not in allowed):
             self.fail(" or ".join(map(repr, allowed)) if allowed else "text")
         return self.value
 
     def sha256(self) -> str:
-        """Return a SHA-256 in lower-case hexadecimal."""
+        """Return the value, which must be a SHA-256 in lower-case hexadecimal."""
         if not isinstance(self.value, str) or not _SHA256.fullmatch(self.value):
             self.fail("a SHA-256, 64 hexadecimal digits")
         return self.value

@@ -1,11 +1,11 @@
-"""The most memory that this process has held of its own: without the pages of files.
+"""The peak of the memory that this process itself has allocated, without pages of files.
 
-Libraries, mapped shards and the like are shared by all processes of a machine, and the system
-drops them when others need room: on a busy machine the resident size of one and the same run was
-smaller by 150 MiB. What the process has allocated cannot be dropped, and is what runs out.
+Libraries, mapped shards and the like are shared by all processes of a machine, and the kernel drops
+them when memory is needed. On a busy machine the resident size of the same run was smaller by
+150 MiB. Memory that the process has allocated cannot be dropped, and is what runs out.
 
-Linux keeps the peak of both together (VmHWM). It is reset at each look, so that the pages of files
-can be subtracted while their number is known. psutil has neither, so this is read from /proc here.
+Linux records the peak of both together (VmHWM). It is reset at each call, so that the pages of
+files can be subtracted while their number is known. psutil has neither, so this reads /proc.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import psutil
 
 
 class OwnMemory:
-    """Keeps a process's peak.
+    """Tracks a process's peak.
 
     Args:
-        folder: the process's folder in /proc.
+        folder: of the process in /proc.
     """
 
     def __init__(self, folder: Path = Path("/proc/self")) -> None:
@@ -30,35 +30,35 @@ class OwnMemory:
         self._peak = 0
 
     def look(self) -> int:
-        """Return the peak so far, in bytes. Cheap enough for every log line."""
+        """Return the peak so far, in bytes. Fast enough for every log line."""
         try:
             text = (self._folder / "status").read_text(encoding="ascii")
             lines = [line.split() for line in text.splitlines() if line[:3] in ("VmH", "Rss")]
             sizes = {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines}
             files, together = sizes["RssFile"], sizes["VmHWM"]
-        except (OSError, KeyError, ValueError, IndexError):  # no Linux
+        except (OSError, KeyError, ValueError, IndexError):  # not Linux
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        # If they were dropped in between, the peak may be from before or after; the lower value is
-        # certain.
+        # If pages of files were dropped in between, the peak may be from before or after that. The
+        # lower value is certain.
         self._peak = max(
             self._peak,
             together - max(files, self._files),
             sizes.get("RssAnon", 0) + sizes.get("RssShmem", 0),
         )
         self._files = files
-        with suppress(OSError):  # where it is not allowed, the next peak is that of the whole run
+        with suppress(OSError):  # without permission, the next peak is that of the whole run
             (self._folder / "clear_refs").write_text("5", encoding="ascii")
         return self._peak
 
 
 OWN = OwnMemory()
-"""This process's."""
+"""The memory of this process."""
 
 
 def peak_memory_gib() -> float:
-    """Return the most memory that this process has used: GPU memory, or its own on a CPU.
+    """Return the peak memory of this process in GiB: GPU memory, or its own on a CPU.
 
-    Not ``ru_maxrss``: it begins with what the process that started this one held.
+    Not ``ru_maxrss``, which includes the memory of the process that started this one.
     """
     import sys
 
@@ -69,19 +69,19 @@ def peak_memory_gib() -> float:
 
 
 def cpu_memory_available() -> float:
-    """Return the bytes that can be had without swapping, the limits of control groups included."""
+    """Return the bytes available without swapping, within the limits of control groups."""
     free = float(psutil.virtual_memory().available)
     return min(free, *(_room(group) for group in _control_groups()))
 
 
 def _control_groups(process: Path = Path("/proc/self/cgroup")) -> list[Path]:
-    """Return the folders whose memory limits hold for this process: its group and those above."""
+    """Return the folders of the control groups that limit this process: its own and its parents."""
     root = Path("/sys/fs/cgroup")
-    groups = [root]  # in a container its own group is the root
+    groups = [root]  # in a container, its own group is the root
     with suppress(OSError, ValueError):
         for line in process.read_text(encoding="ascii").splitlines():
             _, controllers, path = line.split(":", 2)
-            if controllers in ("", "memory"):  # version 2, and version 1 with its own tree
+            if controllers in ("", "memory"):  # version 2, or version 1 with its own tree
                 top = root / "memory" if controllers else root
                 inner = top / path.lstrip("/")
                 groups += [inner, *(up for up in inner.parents if up.is_relative_to(top))]
@@ -89,7 +89,7 @@ def _control_groups(process: Path = Path("/proc/self/cgroup")) -> list[Path]:
 
 
 def _room(group: Path) -> float:
-    """Return the bytes below a control group's limit; pages of files can be dropped."""
+    """Return the bytes below a control group's limit, counting pages of files as free."""
     for limit, used, pages in (
         ("memory.max", "memory.current", ("active_file", "inactive_file")),
         (
@@ -117,5 +117,5 @@ def cpu_memory_total() -> float:
 
 
 def resident_bytes() -> int:
-    """Return the memory of this process that is in use, pages of files included."""
+    """Return the resident memory of this process in bytes, including pages of files."""
     return int(psutil.Process().memory_info().rss)

@@ -1,9 +1,9 @@
-"""Files in a store, by URL: the one place that talks to fsspec.
+"""Files in a store, by URL. This is the only module that uses fsspec.
 
-``s3://``, ``gs://``, ``az://``, ``hf://``, ``https://``, ``file://`` and whatever else fsspec has a
-driver for. The drivers find credentials by their own means; none pass through here. A request that
-fails for a reason that may pass is made again, with pauses that grow. fsspec is imported when the
-first URL is used, so that local paths cost nothing.
+``s3://``, ``gs://``, ``az://``, ``hf://``, ``https://``, ``file://`` and all other protocols with
+an fsspec driver. The drivers find credentials in their own way; none are handled here. A request
+that fails for a temporary reason is repeated, with growing pauses. fsspec is imported with the
+first URL, so local paths cost nothing.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 REQUEST_BYTES = 16 << 20
-"""Bytes of one request: small enough to be worth repeating, large enough for full speed."""
+"""Bytes per request: small enough to be repeated, large enough for full speed."""
 PATIENCE_SECONDS = 300.0
-"""How long a request is repeated, unless the caller says otherwise."""
+"""How long a request is repeated by default."""
 DOWNLOAD_TRIES = 4
-"""Maximum number of times that a file that arrives damaged is fetched."""
+"""Maximum number of downloads of a file that arrives damaged."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 30.0
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z0-9+.-]+)*://")
@@ -45,9 +45,9 @@ _EXTRAS = {
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
     **dict.fromkeys(("http", "https"), "http"),
 }
-"""The extra of bertds that brings a protocol's driver."""
+"""The extra of bertds that installs a protocol's driver."""
 _WRONG = (TypeError, AttributeError, NotImplementedError, ValueError, KeyError)
-"""What a driver raises for a request that no repetition makes right."""
+"""Errors of a driver for a request that will never succeed."""
 
 
 def is_url(text: object) -> bool:
@@ -56,12 +56,12 @@ def is_url(text: object) -> bool:
 
 
 def is_read_only(url: str) -> bool:
-    """Return whether a URL is of a web server: its driver can neither list nor write."""
+    """Return whether a URL is of a web server, whose driver can neither list nor write."""
     return url.lower().startswith(("http://", "https://"))
 
 
 def why_not_written(url: str) -> str:
-    """Return why a URL is no place to write files to, and what to do instead; "" if it is one."""
+    """Return why files cannot be written to a URL, with the remedy; "" if they can."""
     if is_read_only(url):
         return "a web server cannot be written to; use s3://, gs://, az:// or file://"
     if url.lower().startswith("hf://") and not url.lower().startswith("hf://buckets/"):
@@ -73,7 +73,7 @@ def why_not_written(url: str) -> str:
 
 
 def join(url: str, name: str) -> str:
-    """Return the URL of a file below a folder's URL; the query of a web address is kept."""
+    """Return the URL of a file below a folder's URL, with the query of a web address at the end."""
     place, question, query = url.partition("?") if url.startswith("http") else (url, "", "")
     return f"{place.rstrip('/')}/{name}{question}{query}"
 
@@ -151,18 +151,18 @@ def insist(
     seconds: float = PATIENCE_SECONDS,
     stopped: threading.Event | None = None,
 ) -> T:
-    """Make a request until it succeeds.
+    """Repeat a request until it succeeds.
 
     Args:
-        request: what to do; it may be done several times.
+        request: may be called several times.
         url: for messages.
-        seconds: how long to try again for.
-        stopped: gives up early when it is set.
+        seconds: how long to repeat it.
+        stopped: gives up early if it is set.
 
     Raises:
         FileNotFoundError: there is no such file.
-        DataError: the request was refused, in a way that does not pass.
-        StoreError: it kept failing.
+        DataError: the request was refused permanently.
+        StoreError: it still failed after ``seconds``.
     """
     began, pause, tries, said = time.monotonic(), FIRST_PAUSE, 0, 0.0
     while True:
@@ -173,6 +173,8 @@ def insist(
             raise
         except Exception as raised:
             error = _behind(raised) if is_read_only(url) else raised
+            # Errors that repetition cannot change: no such file, no permission, a request that is
+            # wrong.
             if isinstance(error, FileNotFoundError) or _status(error) == 404:
                 raise FileNotFoundError(f"{masked(url)}: no such file") from None
             if lasts(error):
@@ -184,25 +186,25 @@ def insist(
                     f"{masked(url)}: {reason(error)}; gave up after {tries} tries in "
                     f"{now - began:.0f} s"
                 ) from error
-            if tries > 1 and now - said > 30.0:  # a single slip is no news
+            if tries > 1 and now - said > 30.0:  # a single failure is not worth a warning
                 said = now
                 log.warning("%s: %s; retrying", masked(url), reason(error))
-        # Of many machines that failed together, not all come back together.
+        # Random pauses: machines that failed together must not all return together.
         (stopped or threading.Event()).wait(pause * random.uniform(0.75, 1.25))
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def read_range(url: str, start: int, end: int, size: int) -> bytes:
-    """Return bytes ``[start, end)`` of a file of ``size`` bytes, by one request.
+    """Return bytes ``[start, end)`` of a file of ``size`` bytes, in one request.
 
     Raises:
-        OSError: fewer bytes came.
+        OSError: fewer bytes were received.
     """
     store, name = open_store(url)
-    # The Hub's driver would read 5 MiB further each time, for a reader that continues there.
+    # The Hub's driver would read 5 MiB more each time, for a reader that continues there.
     exactly = {"cache_type": "none"} if store.protocol == "hf" else {}
     data: bytes = store.cat_file(name, start=start, end=end, **exactly)
-    if len(data) == size != end - start:  # a web server that knows no ranges
+    if len(data) == size != end - start:  # a web server without support for ranges
         data = data[start:end]
     if len(data) != end - start:
         raise OSError(f"{len(data)} bytes received, {end - start} requested")
@@ -210,7 +212,7 @@ def read_range(url: str, start: int, end: int, size: int) -> bytes:
 
 
 def read_bytes(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
-    """Return a small file whole.
+    """Return the contents of a small file.
 
     Raises:
         FileNotFoundError, DataError, StoreError: see :func:`insist`.
@@ -225,7 +227,7 @@ def read_bytes(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
 
 
 def read_agreed(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
-    """Return a small file that no checksum vouches for: two readings in a row must agree.
+    """Return a small file without a checksum: two consecutive reads must agree.
 
     Raises:
         FileNotFoundError, DataError, StoreError: see :func:`insist`.
@@ -239,7 +241,7 @@ def read_agreed(url: str, seconds: float = PATIENCE_SECONDS) -> bytes:
 
 
 def file_size(url: str, seconds: float = PATIENCE_SECONDS) -> int:
-    """Return how many bytes the file has.
+    """Return the size of a file in bytes.
 
     Raises:
         FileNotFoundError, DataError, StoreError: see :func:`insist`.
@@ -258,7 +260,7 @@ def file_size(url: str, seconds: float = PATIENCE_SECONDS) -> int:
 
 
 def list_files(url: str, seconds: float = PATIENCE_SECONDS) -> dict[str, int]:
-    """Return every file below a folder, by its name below it, with its size; {} for none.
+    """Return every file below a folder, by name relative to it, with its size; {} if none.
 
     Raises:
         DataError, StoreError: see :func:`insist`.
@@ -288,7 +290,7 @@ def download(
 
     Raises:
         FileNotFoundError, StoreError: see :func:`insist`.
-        DataError: the store holds other bytes.
+        DataError: the store has different bytes.
     """
     for _ in range(DOWNLOAD_TRIES):
         digest = hashlib.sha256()
@@ -309,10 +311,10 @@ def download(
 def upload(
     path: Path, url: str, seconds: float = PATIENCE_SECONDS, stopped: threading.Event | None = None
 ) -> None:
-    """Copy a local file to the store; what is there under the name afterwards is whole.
+    """Copy a local file to the store, so that its name never refers to an incomplete file.
 
-    Object stores show a file only once all of it has arrived. On a file system (``file://``) it is
-    written aside and renamed.
+    Object stores show a file only when all of it has arrived. On a file system (``file://``) it is
+    written under another name and renamed.
 
     Raises:
         DataError, StoreError: see :func:`insist`.
@@ -327,6 +329,7 @@ def upload(
             store.mv(aside, name)
         else:
             store.put_file(str(path), name)
+        # Catches a driver that reports success although bytes are missing.
         sent, there = path.stat().st_size, store.info(name).get("size")
         if there != sent:
             raise OSError(f"{there} bytes arrived, {sent} were sent")
@@ -335,7 +338,7 @@ def upload(
 
 
 def remove(url: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Remove a file; one that is not there is fine.
+    """Remove a file; a missing one is not an error.
 
     Raises:
         DataError, StoreError: see :func:`insist`.
@@ -350,7 +353,7 @@ def remove(url: str, seconds: float = PATIENCE_SECONDS) -> None:
 
 
 def remove_empty_folder(url: str) -> None:
-    """Remove a folder whose files are gone, where folders are things of their own: ``file://``."""
+    """Remove an empty folder in a store that has real folders: ``file://``."""
     store, name = open_store(url)
     if "file" in store.protocol:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A file in a store with the few methods of a path that readers of files use."""
+"""A file in a store, with the methods of a path that file readers use."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class StoredFile(io.RawIOBase):
     """A file in a store, read by ranges; each request is repeated until it succeeds.
 
     Args:
-        url: which.
-        size: its bytes.
+        url: of the file.
+        size: in bytes.
         seconds: how long each request is repeated.
     """
 
@@ -28,25 +28,25 @@ class StoredFile(io.RawIOBase):
         self.url, self.size, self._seconds, self._place = url, size, seconds, 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Return the place of the next byte."""
+        """Return the position of the next byte."""
         return self._place
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a place; see :meth:`io.IOBase.seek`."""
+        """Set the position; see :meth:`io.IOBase.seek`."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self.size}[whence]
         self._place = max(0, base + offset)
         return self._place
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read as much as one request gives."""
+        """Read the bytes of at most one request."""
         start = self._place
         end = min(start + len(buffer), start + storage.REQUEST_BYTES, self.size)
         if end <= start:
@@ -60,11 +60,11 @@ class StoredFile(io.RawIOBase):
 
 
 class Facts(NamedTuple):
-    """What a store says of a file, under the names of ``os.stat_result``."""
+    """A file's properties in a store, with the names of ``os.stat_result``."""
 
     st_size: int
     st_mtime_ns: int
-    """Not a time: a number that changes when the file does."""
+    """Not a time: a number that changes when the file changes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,10 @@
 """Reads and writes CoNLL columns: one word per line, its tag in the last column.
 
-Comment lines are left out, and end a sentence: ``# key = value`` (CoNLL-U), ``# id 6f2a domain=en``
-(MultiCoNER), ``#begin document`` (OntoNotes). A word ``#`` with columns and a tag stays a word.
+Comment lines are skipped, and end a sentence: ``# key = value`` (CoNLL-U), ``# id 6f2a domain=en``
+(MultiCoNER), ``#begin document`` (OntoNotes). A word ``#`` with columns and a tag is a word.
 
-Both tag schemes are read and given back as IOB2: in IOB1 (CoNLL-2003 as published) an entity
-starts with ``I-`` and ``B-`` is only between two adjacent entities of one type.
+Both tag schemes are read and returned as IOB2. In IOB1 (CoNLL-2003 as published) an entity starts
+with ``I-``, and ``B-`` occurs only between two adjacent entities of the same type.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def read_conll(
 ) -> tuple[list[Sentence], BadRows]:
     """Read one file of CoNLL columns, separated by tabs or spaces.
 
-    A word whose line is malformed is never dropped alone (that would shift the sentence): in
-    training data its whole sentence is left out and counted, elsewhere the line is refused.
+    A word with a malformed line is never dropped alone, because this would shift the sentence. In
+    training data its whole sentence is left out and counted; elsewhere the line is refused.
 
     Args:
-        path: plain or gzip.
+        path: a plain or gzip file.
         split: train, dev or test.
-        tagged: False reads words only (a file to predict).
-        lines: (number, line) instead of the file's.
+        tagged: False reads only words (a file to predict).
+        lines: (number, line) pairs that replace the file's.
 
     Returns:
         The sentences, tags in IOB2, and the malformed lines.
@@ -48,6 +48,7 @@ def read_conll(
     Raises:
         DataError: malformed lines; see :class:`BadRows`.
     """
+    # The sentence in progress, and whether one of its lines is malformed.
     bad = BadRows(path, tolerated=split == "train")
     sentences: list[Sentence] = []
     words: list[str] = []
@@ -65,12 +66,14 @@ def read_conll(
         words, tags, broken = [], [], False
 
     for number, line in lines_of(path) if lines is None else lines:
+        # A blank line or a comment ends a sentence.
         if not line.strip(" \t"):
             end_sentence()
             continue
         if is_comment(line, columns, tagged=tagged, inside=bool(words) or broken):
             end_sentence()
             continue
+        # The first word line decides the separator and the number of columns.
         if separator is None:
             separator = "\t" if "\t" in line else " "
         values = [
@@ -84,6 +87,7 @@ def read_conll(
             columns = len(values)
         if not words and not broken:
             first_line = number
+        # A malformed line spoils its sentence, but reading continues, to report all of them.
         reason = _fault(values, columns, tagged)
         if reason:
             bad.add(number, reason)
@@ -104,9 +108,9 @@ def is_comment(line: str, columns: int, *, tagged: bool, inside: bool) -> bool:
 
     Args:
         line: the line.
-        columns: of the word lines; 0 = not known yet.
+        columns: number of columns of the word lines; 0 = not known yet.
         tagged: whether word lines end with a tag.
-        inside: whether a sentence has begun; an odd line there is a malformed word, not a comment.
+        inside: whether a sentence has begun; an odd line inside is a malformed word, not a comment.
     """
     if _COMMENT.match(line):
         return True
@@ -115,7 +119,7 @@ def is_comment(line: str, columns: int, *, tagged: bool, inside: bool) -> bool:
     fields = line.split()
     if not line.startswith("#") or fields[0] != "#" or len(fields) == columns == 1:
         return False
-    # What else begins with a lone "#" is that word, if the rest has the form of its columns.
+    # A line with a lone "#" is that word if the rest has the form of its columns.
     if columns and len(fields) != columns:
         return True
     return len(fields) > 1 and tagged and not _TAG.fullmatch(fields[-1])
@@ -136,9 +140,9 @@ def _fault(values: list[str], columns: int, tagged: bool) -> str:
 
 
 def _to_iob2(path: Path, sentences: list[Sentence]) -> None:
-    """Turn IOB1, IOB2 and IOBES into IOB2, in place; report what is neither."""
+    """Convert IOB1, IOB2 and IOBES to IOB2 in place; warn of a mixture."""
     orphans: list[int] = []  # lines of an I- that starts an entity
-    starts = 0  # B- that starts an entity after O or another type: IOB2's mark
+    starts = 0  # B- that starts an entity after O or another type: typical of IOB2
     for sentence in sentences:
         assert sentence.tags is not None
         previous = "O"
@@ -151,7 +155,7 @@ def _to_iob2(path: Path, sentences: list[Sentence]) -> None:
             previous = kind if tag != "O" else "O"
         sentence.tags = iob2(sentence.tags)
     if orphans and len(orphans) <= starts:
-        # An IOB2 file with a few entities that start with I-: read as conlleval reads them.
+        # An IOB2 file with a few entities that start with I-: read them as conlleval does.
         shown = ", ".join(map(str, orphans[:5])) + (" ..." if len(orphans) > 5 else "")
         log.warning(
             "%s: %d of %d entities of this IOB2 file start with I- (line %s); read as B-",
@@ -185,7 +189,7 @@ def is_nemo_text(path: Path) -> bool:
 
 
 def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
-    """Read NeMo's two files: a sentence per line, words separated by blanks, and the tags likewise.
+    """Read NeMo's two files: a sentence per line, words separated by spaces, and tags likewise.
 
     Args:
         path: ``text_*.txt``; the tags are in ``labels_*.txt`` of the same folder, which a file to
@@ -196,7 +200,7 @@ def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
         The sentences, tags in IOB2, and the malformed lines.
 
     Raises:
-        DataError: there are no labels, another number of lines, or malformed lines; see
+        DataError: there are no labels, a different number of lines, or malformed lines; see
             :class:`BadRows`.
     """
     bad = BadRows(path, tolerated=split == "train")
@@ -219,7 +223,7 @@ def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
             bad.add(number, f"{len(words)} words, {len(tags)} tags in {labels.name}")
         elif odd is not None:
             bad.add(number, f"{odd!r} in {labels.name} is not a tag (O, B-TYPE, I-TYPE)")
-        elif words:  # a blank line in both is no sentence
+        elif words:  # a line that is blank in both files is not a sentence
             sentences.append(Sentence(words, tags, number))
     bad.finish(len(sentences))
     _to_iob2(path, sentences)
@@ -271,7 +275,7 @@ def unseen_types(sentences: Iterable[Sentence], labels: Iterable[str]) -> dict[s
 
 
 def format_conll(sentences: Iterable[Sentence], predicted: Iterable[Sequence[str]]) -> str:
-    """Return ``word gold predicted`` lines, what the official ``conlleval`` reads (IOB2)."""
+    """Return ``word gold predicted`` lines, the input of the official ``conlleval`` (IOB2)."""
     lines = []
     for sentence, tags in zip(sentences, predicted, strict=True):
         if sentence.after_document_start:

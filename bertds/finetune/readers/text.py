@@ -1,8 +1,8 @@
-"""Reads GLUE's TSV files as they are published, and people's own CSV, TSV and JSONL.
+"""Reads GLUE's published TSV files, and users' own CSV, TSV and JSONL files.
 
-GLUE files have no quoting: a quote character is text, and a reader that honours quotes swallows
-the rows until the next one (MRPC loses hundreds). CoLA has a header only in its test file; MRPC
-starts with a byte order mark; a few QQP training rows lack columns.
+GLUE files have no quoting: a quote character is text, and a reader that interprets quotes swallows
+the rows up to the next one (MRPC loses hundreds). CoLA has a header only in its test file; MRPC
+starts with a byte order mark; some QQP training rows lack columns.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_glue_tsv(path: Path, task: Task, *, split: str) -> tuple[list[TextRow],
 
     Args:
         path: plain or gzip.
-        task: says which columns hold what.
+        task: defines the columns.
         split: train, dev or test; a test file needs no labels.
 
     Returns:
@@ -179,10 +179,10 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
 
 
 def _is_headerless(table: list[tuple[int, list[str]]]) -> bool:
-    """Return whether the first line is already a row of NeMo's ``text<TAB>label``.
+    """Return whether the first line is already a row of NeMo's ``text<TAB>label`` files.
 
-    It is where it has one or two columns under none of the usual names, and its label comes again
-    in a later row; a name of a column does not. A file of texts alone, to predict, must have
+    It is if it has one or two columns without any of the usual names, and its label occurs again in
+    a later row, unlike the name of a column. A file that has only texts, to predict, must have
     another row.
     """
     first = table[0][1]
@@ -205,7 +205,7 @@ def _is_number(text: str) -> bool:
 
 
 def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
-    # Newlines as they are: a quoted field may hold some.
+    # Keep line breaks: a quoted field may contain some.
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     table: list[tuple[int, list[str]]] = []
     started = 1
@@ -218,13 +218,13 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
                 spanning.append(started)
             started = reader.line_num + 1
     except csv.Error as error:
-        # An unbalanced quote swallows everything up to the next one: name where the row began.
+        # An unbalanced quote swallows everything up to the next one: report where the row began.
         raise DataError(
             f"{path}, line {started}: {error} (possibly an unbalanced quote; a quote inside a "
             "field must be doubled)"
         ) from None
     if spanning:
-        # Two unbalanced quotes make valid CSV: the rows between them are one field then.
+        # Two unbalanced quotes make valid CSV, in which the rows between them are one field.
         shown = ", ".join(map(str, spanning[:5])) + (" ..." if len(spanning) > 5 else "")
         log.warning(
             "%s: %d rows span several lines, in quotes (from line %s)", path, len(spanning), shown
@@ -250,10 +250,10 @@ def _read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def choose_column(
     path: Path, columns: list[str], given: str, usual: tuple[str, ...], role: str
 ) -> str | None:
-    """Return the column for a role: the one given, or the first of the usual names.
+    """Return the column for a role: the given one, or the first of the usual names.
 
     Raises:
-        DataError: the given one is not there.
+        DataError: the given column does not exist.
     """
     if given:
         if given not in columns:
@@ -272,16 +272,16 @@ def read_own(
     pair_column: str = "",
     label_column: str = "",
 ) -> tuple[list[TextRow], tuple[str, ...]]:
-    """Read one of people's own files.
+    """Read a user's own file.
 
     Args:
-        path: .csv, .tsv or .jsonl, also gzipped.
+        path: .csv, .tsv or .jsonl, optionally gzipped.
         split: train, dev or test.
         labels: those of the training data; empty = take them from this file, sorted.
         regression: labels are numbers to predict.
-        text_column: the column names; empty = the usual ones.
-        pair_column: the second text's.
-        label_column: the label's.
+        text_column: name of the text's column; "" = one of the usual names.
+        pair_column: name of the second text's column.
+        label_column: name of the label's column.
 
     Returns:
         The rows, and the labels.
@@ -289,6 +289,7 @@ def read_own(
     Raises:
         DataError: a column or a label is missing, or a label was never seen in training (by line).
     """
+    # Find the columns, by the given or the usual names.
     records = read_records(path, named=bool(text_column or pair_column or label_column))
     if not records:
         raise DataError(f"{path}: no rows")
@@ -307,6 +308,7 @@ def read_own(
             f"{path}: column {doubled!r} is used twice; text, second text and label need a column "
             "each (--text-column, --pair-column, --label-column)"
         )
+    # An empty cell is more likely a fault of the file than an empty text.
     for number, record in records:
         for column in used:
             if column is not None and record.get(column) in (None, ""):
@@ -315,6 +317,7 @@ def read_own(
                 raise DataError(
                     f"{path}, line {number}: a lone byte order mark (U+FEFF) in column {column!r}"
                 )
+    # Without given labels, those of this file are all there are.
     if not labels and not regression and label is not None:
         labels = tuple(sorted({_label_text(record[label]) for _, record in records}))
         if len(labels) < 2:
@@ -322,6 +325,7 @@ def read_own(
     kind = "regression" if regression else "classification"
     task = Task(name="own", kind=kind, labels=labels)  # type: ignore[arg-type]
     rows = []
+    # Convert labels to class numbers or values; a test file may have none.
     for order, (number, record) in enumerate(records):
         value: int | float | None = None
         if label is not None and record.get(label) not in (None, ""):
