@@ -55,7 +55,7 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
         raise _not_lines(path, 1, _ARRAY)
     for beginning, what in _OF_WIKIS.items():
         if head.startswith(beginning):
-            raise DataError(f"{path}: {what}, not JSON lines; use --wiki for it")
+            raise DataError(f"{path}: {what}, not JSON lines; use --wiki for this file")
     without_key = ""
     end = path.stat().st_size
     lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, end, 0, limits=limits))
