@@ -139,7 +139,7 @@ def test_the_verdict_says_what_the_scores_say() -> None:
     told = {**scores, "questions": {"capital": {"asked": 4, "right": 3, "answers": 2}}}
     text = " ".join(verdict(told, "run"))
     assert "1 of 1 answers are correct after training, compared with 0 before" in text
-    assert "75% of the 4 about a capital (guessing among 2 answers: 50%)" in text
+    assert "75% on the 4 about a capital (guessing among 2 answers: 50%)" in text
 
 
 def test_what_a_real_run_costs_is_the_planners() -> None:
