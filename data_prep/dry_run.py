@@ -259,13 +259,14 @@ def tell(
     rows["dropped"] = reasons or "none found in the sample"
     rows["shards"] = f"about {found.shards:,} of {settings.shard_tokens:,} tokens"
     for length, count in found.rows.items():
-        rows[f"rows {length}"] = f"about {count:,} in {settings.dupe_factor} passes"
+        passes = words.count(settings.dupe_factor, "pass", "passes")
+        rows[f"rows {length}"] = f"about {count:,} in {passes}"
     # --out may not exist yet: its nearest existing parent is on the same disk.
     there = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
     free, needed = free_bytes(there), found.shard_bytes + found.row_bytes + found.work_bytes
     rows["disk"] = (
         f"{in_bytes(found.shard_bytes + found.row_bytes)}, plus {in_bytes(found.work_bytes)} in "
-        f"{out}/.work during the work; {in_bytes(free)} free"
+        f"{out}/.work while it runs; {in_bytes(free)} free"
     )
     seconds = max(found.seconds / (workers * tasks), found.one_reader_seconds)
     processes = words.count(workers, "worker")
@@ -277,7 +278,10 @@ def tell(
     progress.say(f"estimate from a sample (nothing was written to {out}):")
     progress.summary(rows)
     if needed > free:
-        progress.say(f"bertds: warning: {out}: not enough disk space: {in_bytes(needed)} needed")
+        progress.say(
+            f"bertds: warning: {out}: not enough disk space: about {in_bytes(needed)} are "
+            f"needed, {in_bytes(free)} are free"
+        )
 
 
 def in_bytes(number: float) -> str:

@@ -83,7 +83,7 @@ class EarlierRun:
             manifest = Manifest.load(self.out)
         except DataError as error:
             if not self.overwrite:
-                raise DataError(f"{error}; --overwrite prepares the folder again") from None
+                raise DataError(f"{error}; use --overwrite to prepare the folder again") from None
             self.clear()  # a damaged manifest contains nothing that could be used
             return False
         if not self._same_or_cleared(self.different_from(manifest)):
@@ -91,7 +91,7 @@ class EarlierRun:
         damaged = damaged_files(self.out, manifest)
         if damaged:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            progress.say(f"{self.out}: {damaged[0]}{more} missing or damaged; preparing again")
+            progress.say(f"{self.out}: missing or damaged: {damaged[0]}{more}; preparing again")
             self.manifest = manifest
         return not damaged
 

@@ -50,8 +50,8 @@ def execute(command: CommandLine, argv: Sequence[str]) -> int:
     elif executor != "local":
         if request.task_count < 2:
             raise ConfigError(
-                f"--executor {executor} needs --task-count N with N of 2 or more (--workers sets "
-                "the processes per task)"
+                f"--executor {executor} requires --task-count N of at least 2 (--workers sets the "
+                "number of processes per task)"
             )
         start = _submit if executor == "slurm" else _run_on_ray
         return start(request, without_own_options(argv))
@@ -129,7 +129,7 @@ def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
         import ray
     except ImportError as error:
         raise ConfigError(
-            "--executor ray needs the package ray: pip install 'bertds[ray]'"
+            "--executor ray requires the package ray: pip install 'bertds[ray]'"
         ) from error
     workers = max(1, request.workers)
     paths = filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")])
@@ -163,7 +163,7 @@ def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
             try:
                 answers.append(ray.get(task))
             except ray.exceptions.RayError as error:  # died again after its restarts
-                answers.append((1, f"a Ray task died: {str(error).splitlines()[0]}"))
+                answers.append((1, f"a Ray task failed: {str(error).splitlines()[0]}"))
     finally:
         ray.shutdown()
     # All tasks are awaited before the first error is reported.

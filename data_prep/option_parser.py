@@ -85,7 +85,7 @@ def _add_sources(group: Group, rare: Rare) -> None:
     add(
         "--hf",
         **{**paths, "metavar": "NAME[:CONFIG]"},
-        help="Hugging Face datasets, or folders with the layout of one",
+        help="Hugging Face datasets, by name or as local folders",
     )
     add("--hf-split", metavar="SPLIT", help=rare("split of --hf to read (default: train)"))
     add(
@@ -93,7 +93,7 @@ def _add_sources(group: Group, rare: Rare) -> None:
         nargs="+",
         action="extend",
         metavar="FILE",
-        help=rare("indexes of multistream dumps (found if next to the dumps)"),
+        help=rare("indexes of multistream dumps (default: those next to the dumps)"),
     )
     add(
         "--wiki-templates",
@@ -126,7 +126,7 @@ def _add_sources(group: Group, rare: Rare) -> None:
         "--max-unpack-ratio",
         type=int,
         metavar="N",
-        help=rare("refuse files that unpack to more than N times their size (250)"),
+        help=rare("refuse files that unpack to over N times their size (default: 250)"),
     )
     add(
         "--language",
@@ -167,7 +167,7 @@ def _add_vocabulary(group: Group, rare: Rare) -> None:
     add(
         "--tokeniser",
         choices=CHOICES["tokeniser"],
-        help=rare("nanotoken: a faster package, verified on a sample (cache)"),
+        help=rare("nanotoken is faster and verified on a sample (default: cache)"),
     )
 
 
@@ -265,9 +265,9 @@ def _add_selection(group: Group, rare: Rare) -> None:
         "--decontaminate-ngram",
         type=int,
         metavar="N",
-        help=rare("length of a match in words (13; shorter examples as a whole)"),
+        help=rare("length of a match in words (default: 13)"),
     )
-    add("--minhash-bands", type=int, metavar="N", help=rare("number of bands (default: 14)"))
+    add("--minhash-bands", type=int, metavar="N", help=rare("number of LSH bands (default: 14)"))
     add(
         "--minhash-rows", type=int, metavar="N", help=rare("number of hashes per band (default: 8)")
     )
@@ -348,13 +348,13 @@ def _add_running(group: Group, rare: Rare) -> None:
         "--task-count",
         type=int,
         metavar="N",
-        help="number of tasks, on hosts that share --out, for one corpus",
+        help="number of tasks that prepare this corpus, on hosts that share --out",
     )
     add(
         "--task-index",
         type=int,
         metavar="K",
-        help=rare("with --executor local: run task K of them (from 0)"),
+        help=rare("with --executor local: the task to run (0 to --task-count - 1)"),
     )
     add(
         "--dry-run",

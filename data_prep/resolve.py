@@ -69,7 +69,7 @@ def resolve(request: PrepRequest) -> Resolved:
     settings = prep_settings(request, files, filters)
     url = str(request.out) if is_url(request.out) else ""
     if request.work_dir and not url:
-        raise ConfigError("--work-dir is only for --out URL; a local --out needs no work folder")
+        raise ConfigError("--work-dir requires --out URL; a local --out needs no work folder")
     return Resolved(
         request=request,
         out=work_folder(url, request.work_dir, request.task_count) if url else Path(request.out),
@@ -285,9 +285,8 @@ def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
     if not tokenizer.is_wordpiece and (request.instances or fast):
         option = "--tokeniser nanotoken" if fast else "--instances"
         raise ConfigError(
-            f"{option} is for BERT's WordPiece "
-            f"({('' if fast else 'NVIDIA HDF5 holds no other; ')}{request.vocab} is "
-            f"{tokenizer.model}); omit this option; the token shards can be used for any model"
+            f"{option} requires a WordPiece vocabulary, but {request.vocab} is {tokenizer.model}; "
+            f"omit {option} (token shards support any tokenizer)"
         )
     # Two files with the same pieces and rules count as the same tokenizer.
     same = tokenizer.fingerprint if not tokenizer.is_wordpiece else sha256_file(tokenizer.main_file)
@@ -318,7 +317,8 @@ def source_licences(given: Sequence[str], files: Sequence[SourceFile]) -> dict[s
         source, equals, licence = text.partition("=")
         if not equals or source not in allowed:
             raise ConfigError(
-                f"--licence {text}: expected SOURCE=TEXT, SOURCE one of {', '.join(allowed)}"
+                f"--licence {text}: expected SOURCE=TEXT, where SOURCE is one of "
+                f"{', '.join(allowed)}"
             )
         is_hub = any(name.startswith(NAME_PREFIX) for name in names)
         if source not in names and not (source == "hf" and is_hub):

@@ -42,8 +42,8 @@ def work_folder(url: str, asked: str | Path | None, task_count: int) -> Path:
         return Path(asked)
     if task_count > 1:
         raise ConfigError(
-            "--out is a URL and --task-count is above 1: the tasks need a shared folder; set it "
-            "with --work-dir DIR"
+            "--out URL with --task-count above 1 requires a shared work folder; set it with "
+            "--work-dir DIR"
         )
     named = hashlib.sha256(url.partition("?")[0].encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"bertds-prep-{os.geteuid()}" / named
@@ -116,7 +116,10 @@ def publish(out: Path, url: str, manifest: Manifest, uploaded: Set[str]) -> None
             storage.upload(path, storage.join(url, name))
     # The manifest makes the result visible, so every file must be in the store before it.
     if missing := _missing(url, manifest):
-        raise DataError(f"{masked(url)}: {min(missing)} was uploaded but is missing")
+        raise DataError(
+            f"{masked(url)}: {min(missing)} was uploaded, but is not in the store; run the same "
+            "command again"
+        )
     with tempfile.TemporaryDirectory() as folder:
         manifest.save(folder)
         storage.upload(Path(folder) / MANIFEST_NAME, storage.join(url, MANIFEST_NAME))

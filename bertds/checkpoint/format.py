@@ -240,8 +240,8 @@ class CheckpointReader:
             found = (stretch.get_dtype(), stretch.get_shape())
             if found != ("F32", [record.length]):
                 raise CheckpointError(
-                    f"{self.folder / record.file}: {record.key} is {found[0]} {found[1]}, the "
-                    f"manifest says F32 [{record.length}]"
+                    f"{self.folder / record.file}: {record.key} is {found[0]} {found[1]}, but "
+                    f"the manifest says F32 [{record.length}]"
                 )
             part: torch.Tensor = stretch[begin:end]
             return part

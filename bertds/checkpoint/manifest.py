@@ -64,7 +64,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{root.file}: not the manifest of a bertds checkpoint")
     if manifest.get("version") != VERSION:
         raise CheckpointError(
-            f"{root.file}: format version {manifest.get('version')}, this program reads {VERSION}"
+            f"{root.file}: format version {manifest.get('version')}, but this version of bertds "
+            f"reads version {VERSION}; use the version that wrote it"
         )
     if manifest.get("sha256") != digest(manifest):
         raise CheckpointError(f"{root.file}: damaged (its checksum does not match)")
@@ -132,7 +133,7 @@ def _check_files(root: Field, folder: Path) -> dict[str, int]:
         # A name must not point outside the checkpoint folder.
         file_inside(folder, name.value, f"{root.file}: {name.key}", CheckpointError)
         if "/" in name.value or name.value in sizes:
-            name.fail("a file of this folder, named once")
+            name.fail("the name of a file in this folder, listed only once")
         sizes[name.value] = entry["bytes"].integer()
         entry["sha256"].sha256()
     return sizes
@@ -145,7 +146,7 @@ def _check_shapes(root: Field) -> dict[str, int]:
         numels[name] = math.prod(size.integer() for size in shape.elements())
         # A wrong shape must not make a reader allocate any amount of memory.
         if numels[name] > MOST // _FLOAT_BYTES:
-            shape.fail("a shape that fits into a file")
+            shape.fail("a shape whose tensor fits into a file")
     return numels
 
 
@@ -164,15 +165,15 @@ def _check_pieces(root: Field, numels: dict[str, int], sizes: dict[str, int]) ->
             piece.fail("[file, key, name, kind, start, length]")
         record = PieceRecord(*values)
         if record.file not in sizes:
-            piece.fail("a piece of a file that is in the list of files")
+            piece.fail("a piece of one of the files in the list of files")
         if record.name not in numels or record.kind not in KINDS:
-            piece.fail(f"a piece of a tensor in shapes, of kind {', '.join(KINDS)}")
+            piece.fail(f"a piece of a tensor that is listed in shapes, of kind {', '.join(KINDS)}")
         if record.start < 0 or record.length < 0:
-            piece.fail("a piece with start and length of 0 or more")
+            piece.fail("a piece whose start and length are 0 or more")
         if not record.length:
             continue  # the rank owned nothing of the tensor
         if (record.file, record.key) in seen:
-            piece.fail("a piece of its own: the same stretch of the file is in the list before")
+            piece.fail("a piece that is not listed yet; this file and key are already in the list")
         seen.add((record.file, record.key))
         used[record.file] += _FLOAT_BYTES * record.length
         held.setdefault((record.name, record.kind), []).append((record.start, record.length))
@@ -180,7 +181,8 @@ def _check_pieces(root: Field, numels: dict[str, int], sizes: dict[str, int]) ->
     for file, size in used.items():
         if size > sizes[file]:
             raise CheckpointError(
-                f"{root.file}: pieces: {file} has {sizes[file]:,} bytes, its pieces {size:,}"
+                f"{root.file}: pieces: {file} has {sizes[file]:,} bytes, but its pieces add up to "
+                f"{size:,}"
             )
     # Every tensor needs its weights. Moments are optional, but must be complete.
     for name, numel in numels.items():
@@ -197,14 +199,13 @@ def _check_cover(
     end = 0
     for start, length in sorted(stretches):
         if start != end:
-            word = "twice" if start < end else "nowhere"
+            word = "are listed twice" if start < end else "are missing"
             first, last = sorted((start, end))
             raise CheckpointError(
-                f"{root.file}: pieces: elements {first:,} to {last - 1:,} of {kind} {name} are "
-                f"there {word}"
+                f"{root.file}: pieces: elements {first:,} to {last - 1:,} of {kind} {name} {word}"
             )
         end += length
     if end != numel:
         raise CheckpointError(
-            f"{root.file}: pieces: {end:,} elements of {kind} {name}, its shape has {numel:,}"
+            f"{root.file}: pieces: {end:,} elements of {kind} {name}, but its shape has {numel:,}"
         )

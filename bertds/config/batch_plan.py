@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bertds.display.words import count
 from bertds.errors import ConfigError
 
 
@@ -38,8 +39,9 @@ class BatchPlan:
             hint = f", or train_micro_batch_size_per_gpu={nearest}"
         raise ConfigError(
             f"train_batch_size={self.global_batch_size} is not a multiple of "
-            f"train_micro_batch_size_per_gpu={self.micro_batch_size} x {self.world_size} "
-            f"processes; the nearest multiples are: train_batch_size={' or '.join(near)}{hint}"
+            f"train_micro_batch_size_per_gpu={self.micro_batch_size} x "
+            f"{count(self.world_size, 'process', 'processes')}; the nearest multiples are: "
+            f"train_batch_size={' or '.join(near)}{hint}"
         )
 
     @property

@@ -154,8 +154,8 @@ def check_urls(config: Config) -> None:
             not is_url(value)
             or "@" not in value.partition("://")[2].partition("/")[0]
             or value.startswith(("abfs", "hf:")),
-            f"{key}={masked(value)} contains credentials; give them to the driver in its "
-            "environment variables or files",
+            f"{key}={masked(value)} contains credentials; put them into the environment "
+            "variables or files that the storage driver reads",
         )
     _require(
         not config.notify.webhook or config.notify.webhook.startswith(("http://", "https://")),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.recipe import DataConfig, ScheduleConfig
+from bertds.display.words import count
 from bertds.errors import ConfigError
 
 
@@ -55,8 +56,9 @@ class BatchRamp:
         if first % per_forward:
             raise ConfigError(
                 f"schedule.batch_from={first} is not a multiple of "
-                f"train_micro_batch_size_per_gpu={plan.micro_batch_size} x {plan.world_size} "
-                "processes; raise it, or lower the micro batch size"
+                f"train_micro_batch_size_per_gpu={plan.micro_batch_size} x "
+                f"{count(plan.world_size, 'process', 'processes')}; raise it, or lower the micro "
+                "batch size"
             )
         # If nothing grows, a ramp of 0 steps avoids a special case in `samples`.
         return cls(plan, first, schedule.batch_ramp_steps if first < full else 0)

@@ -36,7 +36,7 @@ def read_gpus(path: Path) -> dict[str, dict[str, Any]]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(found, dict) or not all(isinstance(row, dict) for row in found.values()):
-        raise ConfigError(f"{path}: must map GPU names to their numbers, like {FILE.name}")
+        raise ConfigError(f"{path}: must map GPU names to their figures, like {FILE.name}")
     if "cpu" in found:
         raise ConfigError(
             f"{path}: the name cpu is reserved for the processor of this machine; "
@@ -52,16 +52,20 @@ def check_gpu(path: Path, name: str, row: Mapping[str, Any]) -> None:
         ConfigError: a key is unknown or missing, or its value impossible.
     """
     if unknown := sorted(set(map(str, row)) - KEYS):
-        raise ConfigError(f"{path}: {name}.{unknown[0]}: unknown; allowed are {', '.join(KEYS)}")
+        raise ConfigError(
+            f"{path}: {name}.{unknown[0]}: unknown key; allowed: {', '.join(sorted(KEYS))}"
+        )
     if missing := [key for key in NEEDED if key not in row]:
-        raise ConfigError(f"{path}: {name} needs {', '.join(missing)}")
+        raise ConfigError(f"{path}: {name}: missing keys: {', '.join(missing)}")
     for key in (*NEEDED, "full_tflops", "link_gb_s", "network_gb_s", "devices_per_node"):
         value = row.get(key, 1)
         if not _is_number(value) or not value > 0 or (key[0] == "d" and int(value) != value):
             raise ConfigError(f"{path}: {name}.{key}={value!r}: must be a number above 0")
     price = row.get("dollars_per_hour", 0)
     if not _is_number(price) or price < 0:
-        raise ConfigError(f"{path}: {name}.dollars_per_hour={price!r}: must be a number, 0 or more")
+        raise ConfigError(
+            f"{path}: {name}.dollars_per_hour={price!r}: must be a number of at least 0"
+        )
     share = row.get("efficiency", {128: 1.0, 512: 1.0})
     if not isinstance(share, dict) or set(share) != {128, 512}:
         raise ConfigError(

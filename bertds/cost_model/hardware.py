@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bertds.cost_model.gpu_file import DEFAULTS, FILE, check_gpu, read_gpus
+from bertds.display.words import count
 from bertds.errors import ConfigError
 from bertds.system.memory import cpu_memory_total
 from bertds.system.processes import usable_cores
@@ -156,7 +157,7 @@ def cpu() -> Hardware:
         efficiency_source="an estimate; calibrate with a run on this machine",
         dollars_per_hour=threads * 0.05,
         devices_per_node=1,
-        source=f"guess: {threads} threads x 64 operations per cycle x 2.5 GHz",
+        source=f"guess: {count(threads, 'thread')} x 64 operations per cycle x 2.5 GHz",
     )
 
 

@@ -137,10 +137,12 @@ def read_tokenizer(path: Path) -> dict[str, Any]:
     fixed = strategy.get("Fixed") if isinstance(strategy, dict) else None
     for length in (fixed, padding.get("pad_to_multiple_of") if strategy else None):
         if length is not None and (type(length) is not int or length > _LONGEST):
-            raise DataError(f"{path}: padding to {length!r:.40} tokens; at most {_LONGEST:,}")
+            raise DataError(f"{path}: pads to {length!r:.40} tokens; allowed: at most {_LONGEST:,}")
     count = len(ids) + (len(vocabulary) if isinstance(vocabulary, list) else 0)
     if ids and (largest := max(ids.values())) > 2 * count + _SPARE_IDS:
-        raise DataError(f"{path}: the largest id is {largest:,}, for {count:,} tokens")
+        raise DataError(
+            f"{path}: the largest id is {largest:,}, but there are only {count:,} tokens"
+        )
     return content
 
 
@@ -375,7 +377,7 @@ def _special_tokens(path: Path, tokenizer: Tokenizer) -> dict[str, str]:
         candidates = [value] if isinstance(value, str) else usual
         token = next((t for t in candidates if tokenizer.token_to_id(t) is not None), None)
         if token is None:
-            there = f"names {value!r}, which it does not have" if value else "does not define one"
+            there = f"names {value!r}, which is not in it" if value else "does not define one"
             raise DataError(
                 f"{path}: no {purpose} token: {CONFIG} {there}; BERT requires "
                 f"{', '.join(_NAMES)}. Add the token, and {purpose}_token to {CONFIG}"

@@ -84,7 +84,7 @@ class TokenizerInfo:
         for name in names:
             if name in self.files:
                 return self.files[name]
-        raise DataError(f"{names[0]} of the tokenizer is missing; set data.vocab")
+        raise DataError(f"the tokenizer's {names[0]} is missing; set data.vocab")
 
     @staticmethod
     def from_field(given: Field, files: dict[str, Path] | None = None) -> TokenizerInfo:
@@ -273,8 +273,8 @@ def _said_rules(file: Path, content: dict[str, Any]) -> dict[str, Any]:
     for name, own in (("word_tokenizer_type", "basic"), ("subword_tokenizer_type", "wordpiece")):
         if said.get(name, own) != own:
             raise DataError(
-                f"{config}: {name} is {said[name]!r}, which only the code of its class can do; "
-                f"supported: {own!r}, or a tokenizer.json that holds all rules"
+                f"{config}: {name}={said[name]!r} is not supported, because it needs the code of "
+                f"its tokenizer class; allowed: {own!r}, or a tokenizer.json with all rules"
             )
     if "do_lower_case" not in said and sibling.is_file():
         said = (
@@ -303,7 +303,7 @@ def has_tokenizer(folder: Path) -> bool:
 _SENTENCEPIECE = (".model", ".spm")
 _OTHER_FORMS = ("vocab.json", "merges.txt", *_SENTENCEPIECE)
 _CONVERT = (
-    "transformers makes a tokenizer.json of it: "
+    "convert it to a tokenizer.json with transformers: "
     "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(NEW)"
 )
 

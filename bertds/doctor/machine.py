@@ -207,7 +207,7 @@ def network(
     )
     host = socket.gethostname()
     try:
-        yield True, "host name", f"{host} is {resolve(host)}"
+        yield True, "host name", f"{host} resolves to {resolve(host)}"
     except OSError:
         yield (
             None,

@@ -248,7 +248,7 @@ def try_gpus(gpus: int) -> dict[str, str]:
     expected = matrix @ matrix
     for index in range(gpus):
         if index >= seen:
-            results[str(index)] = f"not usable: Slurm gave {gpus} GPUs, torch sees {seen}"
+            results[str(index)] = f"not usable: Slurm allocated {gpus} GPUs, but torch finds {seen}"
             continue
         try:
             product = (matrix.cuda(index) @ matrix.cuda(index)).cpu()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
+from bertds.display.words import count
 from bertds.doctor.node import rounds_of_pairs
 from bertds.system.json_fields import parse_json
 
@@ -115,7 +116,8 @@ def judge(
         if "error" in meet:
             verdict.blame(node, meet["error"])
         elif abs(meet.get("clock", 0.0)) > CLOCK_SECONDS:
-            verdict.blame(node, f"its clock is {-meet['clock']:+.1f} s off the clock of {nodes[0]}")
+            off = f"its clock differs from that of {nodes[0]} by {-meet['clock']:+.1f} s"
+            verdict.blame(node, off)
     if level == "full" and not verdict.everywhere:  # one reason to stop is enough
         _check_computations(verdict, said, facts)
         _check_pairs(verdict, reports, nodes)
@@ -134,7 +136,10 @@ def _gpus_missing(facts: dict[str, Any], partition: str) -> str:
     given, found = facts.get("gpus_given", 0), len(facts.get("gpus", []))
     if given and found < given:
         where = f" (partition {partition})" if partition else ""
-        return f"no free GPU: Slurm gave {given} on each node{where}, the driver shows {found}"
+        return (
+            f"no free GPU: Slurm allocated {given} on each node{where}, but the driver finds "
+            f"{found}"
+        )
     return ""
 
 
@@ -156,7 +161,7 @@ def _check_equal(verdict: Verdict, what: str, by_node: dict[str, Any]) -> None:
     usual = Counter(values.values()).most_common(1)[0][0]  # in a tie, the first one seen
     for node, found in values.items():
         if found != usual:
-            verdict.blame(node, f"{what} differs: {found}, elsewhere {usual}")
+            verdict.blame(node, f"{what} differs: {found}, but {usual} on most nodes")
 
 
 def _check_computations(
@@ -205,15 +210,15 @@ def _check_pairs(
         worst = max(nodes, key=lambda n: (shares[n], nodes.index(n)))
         mine = {p: text for p, text in failed.items() if worst in p}
         (other, text) = next(((a if b == worst else b), t) for (a, b), t in mine.items())
-        verdict.blame(worst, f"no all-reduce with {other}: {text}")
+        verdict.blame(worst, f"all-reduce with {other} failed: {text}")
         failed = {p: t for p, t in failed.items() if worst not in p}
         tried = [p for p in tried if worst not in p]
     if speeds:
         usual = median(speeds.values())
         low = min(speeds, key=lambda p: speeds[p])
         verdict.notes.append(
-            f"all-reduce between two nodes: {usual:.2f} Gbit/s at the median of {len(speeds)} "
-            f"pairs, least {speeds[low]:.2f} ({low[0]} - {low[1]})"
+            f"all-reduce between two nodes: median {usual:.2f} Gbit/s of "
+            f"{count(len(speeds), 'pair')}, minimum {speeds[low]:.2f} ({low[0]} - {low[1]})"
         )
         if len(nodes) <= 8:
             verdict.notes += [f"  {a} - {b}: {s:.2f} Gbit/s" for (a, b), s in speeds.items()]

@@ -108,7 +108,7 @@ def _fused_adam(
     except Exception as error:
         raise BertdsError(
             f"DeepSpeed's FusedAdam could not be compiled ({_first_line(error)}); install the CUDA "
-            "toolkit and ninja, or set optimizer.params.torch_adam=true to use the one of torch"
+            "toolkit and ninja, or set optimizer.params.torch_adam=true to use torch's own"
         ) from error
 
 
@@ -122,7 +122,7 @@ def _cpu_adam(
     except Exception as error:
         raise BertdsError(
             f"DeepSpeed's CPU Adam could not be compiled ({_first_line(error)}); install a C++ "
-            "compiler and ninja, or set zero_force_ds_cpu_optimizer=false to use the one of torch"
+            "compiler and ninja, or set zero_force_ds_cpu_optimizer=false to use torch's own"
         ) from error
 
 

@@ -123,8 +123,8 @@ class Engine:
         place, device = start_processes(settings.values.get("log_level"), timeout_seconds)
         if place.world_size != batch_plan.world_size:
             raise BertdsError(
-                f"the batch plan is for {batch_plan.world_size} processes, but {place.world_size} "
-                "are running"
+                f"the batch plan is for {batch_plan.world_size} processes, but the world size is "
+                f"{place.world_size}"
             )
         torch.manual_seed(seed)
         model.to(device)
@@ -237,7 +237,8 @@ class Engine:
         """
         if not self._engine.is_gradient_accumulation_boundary():
             raise BertdsError(
-                f"step() before all {self.batch.gradient_accumulation_steps} micro batches"
+                "step() was called before all "
+                f"{self.batch.gradient_accumulation_steps} micro batches of the step"
             )
         reached("engine.step")
         self._gate.begin(norm_limit)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from bertds.config.batch_plan import BatchPlan
 from bertds.config.suggest import nearest_or_all
+from bertds.display.words import count
 from bertds.engine import ds_config_keys as schema
 from bertds.errors import ConfigError
 from bertds.optim.settings import OptimizerSettings, parse_optimizer
@@ -93,8 +94,8 @@ class DeepSpeedSettings:
                 f"{self.path}: gradient_accumulation_steps={given}, but "
                 f"train_batch_size={self.train_batch_size} with "
                 f"train_micro_batch_size_per_gpu={self.train_micro_batch_size_per_gpu} on "
-                f"{world_size} processes makes it {plan.gradient_accumulation_steps}; omit "
-                "gradient_accumulation_steps"
+                f"{count(world_size, 'process', 'processes')} requires "
+                f"{plan.gradient_accumulation_steps}; omit gradient_accumulation_steps"
             )
         return plan
 

@@ -104,5 +104,5 @@ def table(results: dict[str, Any]) -> str:
             lines.append(f"average without WNLI: {mean * PERCENT:.2f}")
         else:
             missing = [name for name in GLUE if name not in results and name != "wnli"]
-            lines.append(f"no average: {', '.join(missing)} missing")
+            lines.append(f"no average, because results are missing: {', '.join(missing)}")
     return "\n".join(lines)

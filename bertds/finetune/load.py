@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bertds.display.words import count
 from bertds.errors import ConfigError, DataError
 from bertds.finetune.readers.conll import (
     is_nemo_text,
@@ -40,7 +41,7 @@ def load_task(task: Task, options: DataOptions) -> TaskData:
         ):
             if file:
                 raise ConfigError(
-                    f"--{option} {file}: cannot be combined with --data {options.data}, which has "
+                    f"--{option} {file} cannot be combined with --data {options.data}, which has "
                     "its own splits; omit one of them"
                 )
 
@@ -89,7 +90,8 @@ def _find(root: Path, files: Files, given: str) -> Path | None:
     if given:
         path = Path(given)
         if not path.is_file():
-            raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
+            problem = "is a folder; give a file" if path.is_dir() else "no such file"
+            raise DataError(f"{path}: {problem}")
         return path
     if not root.is_dir():
         raise DataError(f"{root}: not a folder; give single files with --train, --dev and --test")
@@ -155,9 +157,9 @@ def check_types(task: Task, data: TaskData) -> None:
     for split in [*data.dev, *data.test]:
         for kind, lines in unseen_types(split.rows, data.labels).items():  # type: ignore[arg-type]
             line = (
-                f"{split.name}: entity type {kind!r} does not occur in the training data, but in "
-                f"{len(lines)} sentences here, the first at line {lines[0]}; they are scored as "
-                "missed"
+                f"{split.name}: entity type {kind!r} does not occur in the training data, but "
+                f"occurs in {count(len(lines), 'sentence')} here, the first at line {lines[0]}; "
+                "these entities are scored as missed"
             )
             log.warning("%s", line)
             data.left_out.append(line)

@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from bertds.display.words import count
 from bertds.errors import DataError
 from bertds.finetune.readers.conll import DOCUMENT_START, read_conll, read_ner_jsonl
 from bertds.finetune.readers.squad import questions_of, read_squad
@@ -47,9 +48,9 @@ def _in_place(source: str, lines: list[tuple[int, str]], what: str) -> list[tupl
         raise DataError(f"{_name(source)}: contains no {what}")
     if blank:
         log.warning(
-            "%s: %d blank lines, the first on line %d; each gets an output line",
+            "%s: %s, the first is line %d; each gets an output line",
             _name(source),
-            len(blank),
+            count(len(blank), "blank line"),
             blank[0],
         )
     return [(number, line if line.strip() else "") for number, line in lines]

@@ -55,8 +55,8 @@ def encode_questions(
     room = max_length - longest - 3
     if room < 2:
         raise ConfigError(
-            f"--max-length {max_length}: leaves no space for the context next to a "
-            f"question of {longest}"
+            f"--max-length {max_length}: leaves no room for the context next to a question of "
+            f"{longest} tokens; raise it"
         )
     encoded = tokenizer(
         asked,

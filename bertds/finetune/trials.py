@@ -126,8 +126,8 @@ def earlier_results(data_options: DataOptions, options: RunOptions) -> dict[str,
                     (f"{key}.{k}", found.get(k), v) for k, v in value.items() if found.get(k) != v
                 )
             raise ConfigError(
-                f"{file}: was written with {key}={found!r}, now {key}={value!r}; choose another "
-                "--out, or remove the file"
+                f"{file}: was written with {key}={found!r}, but now {key}={value!r}; choose "
+                "another --out, or remove the file"
             )
     return results
 

@@ -122,7 +122,7 @@ def _not_finite(lines: list[dict[str, Any]]) -> Finding | None:
     return Finding(
         "loss",
         f"no finite loss up to step {lines[-1]['step']}",
-        "a lower peak learning rate or a longer warm-up; with fp16 try bf16",
+        "a lower peak learning rate or a longer warm-up; bf16 instead of fp16",
     )
 
 
@@ -149,7 +149,7 @@ def _norm(lines: list[dict[str, Any]]) -> Finding | None:
         return None
     return Finding(
         "gradient",
-        f"gradient norm {norms[-1]:.3g}, {norms[-1] / usual:.0f} times the usual {usual:.3g}",
+        f"gradient norm {norms[-1]:.3g}, {norms[-1] / usual:.0f} times its median of {usual:.3g}",
         "guard.spike_sigmas=6 to skip such steps, a lower peak learning rate, or a longer warm-up",
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from bertds.config.load import load_config
 from bertds.data.vocabulary import vocabulary_size
+from bertds.display.words import count
 from bertds.errors import DataError, UserError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.remaining_time import later_phases, seconds_of, steps_by_clock
@@ -131,7 +132,7 @@ def read_status(run: Path) -> Status:
     # Files that cannot be read are reported, not fatal.
     read_object(run / "DONE", problems)
     if metrics.skipped:
-        lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
+        lost = count(metrics.skipped, "line")
         problems.append(f"metrics.jsonl: {lost} ignored (torn or malformed)")
     return Status(
         run=run,

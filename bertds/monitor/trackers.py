@@ -143,7 +143,7 @@ class TensorBoardTracker:
                 self._writer.add_scalar(key, value, values["step"])
         except Exception as error:  # a tracker's failure must not end the run
             self._failed = True
-            log.warning("TensorBoard no longer accepts metrics: %s", error)
+            log.warning("TensorBoard failed and gets no further metrics: %s", error)
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -150,7 +150,7 @@ class WandbTracker:
             self._run.log(flat(values), step=values["step"])
         except Exception as error:  # a tracker's trouble must not cost the run
             self._failed = True
-            log.warning("Weights & Biases no longer accepts metrics: %s", one_line(error))
+            log.warning("Weights & Biases failed and gets no further metrics: %s", one_line(error))
 
     def close(self) -> None:
         """Record which checkpoints there are, and finish the W&B run."""

@@ -164,7 +164,7 @@ def _site(folder: Path, devices: int, hours: float, proposal: Proposal) -> str:
     minutes = round(hours * 60 * 1.1) + 15
     gpus = "" if proposal.plan.hardware.name == "cpu" else f"SBATCH_GPUS_PER_NODE={devices}\n"
     return (
-        "# For a Slurm cluster: copy to slurm/site.env in a clone of bertds, then\n"
+        "# For a Slurm cluster: copy this file to slurm/site.env in a clone of bertds, then run\n"
         f"#   slurm/submit.sh --nodes=N slurm/phase1.sh     (more keys: slurm/site.env.example)\n"
         f"{gpus}"
         f"SBATCH_TIMELIMIT={minutes // 60}:{minutes % 60:02d}:00\n"
@@ -212,10 +212,10 @@ bertds evaluate model --data data{split}
 echo 'the capital of france is [MASK] .' | bertds predict --task fill-mask --model model
 ```
 {several}
-The first two continue where they were stopped when they are run again. Meanwhile, from another
-shell: `bertds status run`, `bertds report run --out report`.
+If the first or second command is stopped, run it again to resume. To follow the training from
+another shell: `bertds status run`, `bertds report run --out report`.
 
-Change the numbers in recipe.yaml and deepspeed.json, then ask what they will need:
+After changing recipe.yaml or deepspeed.json, see what the run will need:
 `bertds plan --config recipe.yaml --gpu {name} --nodes {nodes} --gpus {devices}`.
 """
 

@@ -225,7 +225,7 @@ def table(work: Path, recipe: str) -> str:
     for published, theirs, glue in PUBLISHED:
         lines.append(f"{published:<50} {theirs:<14}" + " " * 7 * len(TASKS) + f" {glue:>6}")
     if notes:
-        lines.append(f"BLiMP of ours: {', '.join(notes)}.")
+        lines.append(f"Our BLiMP score: {', '.join(notes)}.")
     lines.append(
         "Dev scores in percent: accuracy; F1 for MRPC; Matthews correlation for CoLA. Published "
         "means are over all GLUE tasks, as reported by BabyLM."

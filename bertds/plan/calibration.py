@@ -134,7 +134,9 @@ def calibrate(run: Path) -> Calibration:
     config, values, words, ranks = read_run(run)
     lines = train_lines(run)
     if len(lines) < 2:
-        raise DataError(f"{run}: {len(lines)} training lines; train until it has at least 2")
+        raise DataError(
+            f"{run}: metrics.jsonl has fewer than 2 training lines; train until it has at least 2"
+        )
     settings = check_deepspeed_values(values)
     device = device_of(run, lines)
     begin = max(1, len(lines) // 5)  # the first lines include compilation and warmup

@@ -76,12 +76,12 @@ def _check_tables(model: ModelConfig, data: DataConfig) -> None:
         return
     if data.sequence_length > model.max_position_embeddings:
         raise DataError(
-            f"rows of {data.sequence_length} tokens; the model has "
-            f"{model.max_position_embeddings} positions: set --sequence-length, at most "
+            f"rows of {data.sequence_length} tokens, but the model has only "
+            f"{model.max_position_embeddings} positions; set --sequence-length to at most "
             f"{model.max_position_embeddings}"
         )
     if data.pairs != "none" and model.type_vocab_size < 2:
-        raise DataError("rows of two segments; the model has one (type_vocab_size=1)")
+        raise DataError("rows of two segments, but the model has only one (type_vocab_size=1)")
 
 
 def _tokens_per_word(source: Source, counts: np.ndarray) -> float:

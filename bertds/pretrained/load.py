@@ -69,7 +69,10 @@ def load_pretrained(path: Path | str, *, average: bool = True) -> PretrainedMode
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
     if shapes != reader.shapes:
         odd = sorted(name for name, _ in shapes.items() ^ reader.shapes.items())
-        raise CheckpointError(f"{reader.folder}: parameters do not fit: {', '.join(odd[:4])}")
+        raise CheckpointError(
+            f"{reader.folder}: parameters do not match the model in its manifest: "
+            f"{', '.join(odd[:4])}"
+        )
     with torch.no_grad():
         for name, weight in reader.weights(average=average):
             parameters[name].copy_(weight)

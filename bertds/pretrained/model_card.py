@@ -111,7 +111,7 @@ def _limits(trained: PretrainedModel) -> str:
     return (
         "The model does not generate text, and the words that it fills in are probable, not "
         "necessarily true. It reflects the views and prejudices of its training text, and is "
-        "limited to the language and time of that text. It reads at most "
+        "limited to the language and the period of that text. It reads at most "
         f"{trained.config.max_position_embeddings} tokens.{seen} The scores below are for "
         "held-out documents of the same sources; on other text the model performs worse."
     )
@@ -202,8 +202,8 @@ def _score_words(trained: PretrainedModel, score: dict[str, Any]) -> str:
     words = [
         f"On held-out documents, at step {score['step']:,}: {score['mlm_accuracy']:.1%} of the "
         f"masked tokens are predicted correctly. The loss is {loss:.3f} nats, a perplexity of "
-        f"{math.exp(min(loss, 50.0)):,.1f}: the same uncertainty as a fair choice among that "
-        "number of words."
+        f"{math.exp(min(loss, 50.0)):,.1f}: the model is as uncertain as if it chose at random "
+        "among that number of words."
     ]
     if score.get("unigram_entropy") is not None:
         words.append(
@@ -212,8 +212,8 @@ def _score_words(trained: PretrainedModel, score: dict[str, Any]) -> str:
         )
     if score.get("nsp_accuracy") is not None:
         words.append(
-            "Whether two segments follow each other is predicted correctly "
-            f"{score['nsp_accuracy']:.1%} of the time."
+            "The model predicts correctly whether two segments follow each other in "
+            f"{score['nsp_accuracy']:.1%} of the rows."
         )
     return " ".join(words)
 

@@ -85,7 +85,9 @@ def _check_zip(path: Path) -> None:
             unpacked = sum(member.file_size for member in archive.infolist())
         size = path.stat().st_size
         if unpacked > (64 << 20) + 2 * size:
-            raise CheckpointError(f"{path}: has {size:,} bytes but unpacks to {unpacked:,}")
+            raise CheckpointError(
+                f"{path}: has {size:,} bytes, but unpacks to {unpacked:,}; such a file is not read"
+            )
 
 
 def load_pickle(path: Path) -> object:

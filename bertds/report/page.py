@@ -6,7 +6,7 @@ from typing import Any
 
 from bertds.display.charts import Chart
 from bertds.display.html_page import Table, render
-from bertds.display.words import in_words, short
+from bertds.display.words import count, in_words, short
 from bertds.monitor.run_files import at, starts_of
 from bertds.monitor.setting_lines import read_changes
 from bertds.report.run_view import Chain, RunView
@@ -50,7 +50,7 @@ def _subtitle(runs: list[RunView]) -> str:
         size = f"{model.get('num_hidden_layers')} layers, width {model.get('hidden_size')}"
         if size not in sizes:
             sizes.append(size)
-    return f"BERT, {' and '.join(sizes)}; {len(runs)} run{'s' if len(runs) > 1 else ''}"
+    return f"BERT, {' and '.join(sizes)}; {count(len(runs), 'run')}"
 
 
 def _headline(chain: Chain) -> list[tuple[str, str]]:

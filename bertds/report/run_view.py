@@ -11,6 +11,7 @@ from typing import Any
 from bertds.config.keys import dotted
 from bertds.config.load import flatten
 from bertds.data.formats.manifest import MANIFEST_NAME, Manifest
+from bertds.display.words import count
 from bertds.errors import DataError
 from bertds.monitor.health import Finding, findings
 from bertds.monitor.run_files import (
@@ -143,9 +144,7 @@ class RunView:
         """What ``bertds evaluate RUN --blimp`` left in the run folder, or empty."""
         values = read_object(self.path / "blimp.json", self.problems)
         if values and not _is_blimp(values):
-            self.problems.append(
-                "blimp.json: ignored, because its scores are not numbers in percent"
-            )
+            self.problems.append("blimp.json: ignored, because its scores are not percentages")
             return {}
         return values
 
@@ -166,7 +165,7 @@ def read_run(path: Path) -> RunView:
     problems: list[str] = []
     metrics = read_metrics(path / "metrics.jsonl")
     if metrics.skipped:
-        lost = "1 line" if metrics.skipped == 1 else f"{metrics.skipped} lines"
+        lost = count(metrics.skipped, "line")
         problems.append(f"metrics.jsonl: {lost} ignored (torn or malformed)")
     view = RunView(
         path=path,

@@ -94,7 +94,9 @@ def read_fields(path: Path, error: type[UserError], *, nan: bool = False) -> Fie
         raise
     except RecursionError:
         raise error(f"{path}: damaged (nested too deeply)") from None
-    except (OSError, ValueError) as problem:
+    except OSError as problem:  # no permission, a failing disk: nothing is known of its contents
+        raise error(f"{path}: cannot be read ({problem.strerror})") from None
+    except ValueError as problem:
         raise error(f"{path}: damaged ({problem})") from None
     if not isinstance(value, dict):
         raise error(f"{path}: not a JSON object")

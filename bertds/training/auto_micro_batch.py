@@ -119,8 +119,8 @@ def search(
         raise ConfigError(
             f'{settings.path}: train_micro_batch_size_per_gpu="auto": not even one row of '
             f"{config.data.sequence_length} tokens fits: {(kept + few) / 2**30:.2f} GiB are "
-            f"needed, {limit / 2**30:.2f} may be used; use a higher ZeRO stage, offload or "
-            "model.activation_checkpointing=full"
+            f"needed, but only {limit / 2**30:.2f} GiB may be used; use a higher ZeRO stage, "
+            "offload or model.activation_checkpointing=full"
         )
     # On a CPU a trial that runs out of memory would be killed by the kernel, so the estimate is
     # final.

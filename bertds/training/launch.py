@@ -28,6 +28,7 @@ from pathlib import Path
 from types import FrameType
 
 from bertds.checkpoint.find import step_folders
+from bertds.display.words import count
 from bertds.distributed.rank_info import LAUNCHER_PID, free_port, starter_of
 from bertds.engine.ds_config import DeepSpeedSettings
 from bertds.errors import (
@@ -204,8 +205,8 @@ def launch_from(args: argparse.Namespace) -> int:
     """
     if args.processes < 1 or args.restarts < 0:
         raise ConfigError(
-            f"--processes={args.processes} --restarts={args.restarts}: processes must be at least "
-            "1 and restarts at least 0"
+            f"--processes={args.processes} --restarts={args.restarts}: --processes must be at "
+            "least 1 and --restarts at least 0"
         )
     config, settings = read_settings(args.config, args.deepspeed_config, args.set)
     if not config.run.dir:
@@ -287,7 +288,7 @@ def launch(
         last, newest, lost = loss, now, str(loss)
         _say(
             f"restart {attempt + 1} of {restarts}: continuing from "
-            f"{now or 'the beginning'} on {len(devices)} processes"
+            f"{now or 'the beginning'} on {count(len(devices), 'process', 'processes')}"
         )
     raise AssertionError("the last attempt returns")
 

@@ -104,7 +104,7 @@ class Prompts:
             left, *rest = text.split(MASK)
             if len(rest) != 1 or not answer:
                 raise DataError(
-                    f"{path}: line {number}: write a text with one {MASK}, a tab, and the answer"
+                    f"{path}: line {number}: must be a text with one {MASK}, a tab, and the answer"
                 )
             # Encode each part with its context, and remove the mark of a word start.
             left, right = left.strip(), rest[0].strip()
@@ -122,8 +122,8 @@ class Prompts:
             )
             if len(rows[-1]) > sequence_length:
                 raise DataError(
-                    f"{path}: line {number}: {len(rows[-1])} tokens, data.sequence_length is "
-                    f"{sequence_length}"
+                    f"{path}: line {number}: {len(rows[-1])} tokens, but data.sequence_length is "
+                    f"{sequence_length}; shorten the text"
                 )
             # +1 for the [CLS] in front.
             places.append(1 + len(before))

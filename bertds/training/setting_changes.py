@@ -148,8 +148,8 @@ def _compare(
         # The previous start used the default of a key that did not exist then.
         if rule_of(key) == "fixed" and key in before and before[key] != value:
             raise ConfigError(
-                f"{where}: this run started with {key}={before[key]}, now {key}={value}; restore "
-                f"the value, or choose another {place_key}"
+                f"{where}: this run started with {key}={before[key]}, but now {key}={value}; "
+                f"restore the value, or choose another {place_key}"
             )
     # A JSON key that appears or disappears has changed too: DeepSpeed's default was used before.
     known = [key for key in now if key in before or key.startswith("deepspeed.")]

@@ -125,8 +125,8 @@ def wants_compile(config: Config, stage: int, *, cuda: bool) -> bool:
         return cuda and stage < 3 and not config.run.cuda_graphs
     if asked and stage == 3:
         raise ConfigError(
-            "run.compile=true with zero_optimization.stage=3, whose parameters come and go "
-            "within a layer; use stage 0, 1 or 2, or run.compile=auto"
+            "run.compile=true cannot be combined with zero_optimization.stage=3, which gathers "
+            "and releases parameters within a layer; use stage 0, 1 or 2, or run.compile=auto"
         )
     return asked
 
@@ -146,8 +146,8 @@ def check_graphs(config: Config, stage: int, capability: Capability) -> None:
         raise ConfigError("run.cuda_graphs=true needs a GPU and ZeRO stage 0, 1 or 2")
     if config.model.activation_checkpointing != "none":
         raise ConfigError(
-            "run.cuda_graphs=true with model.activation_checkpointing=full: recomputation reads "
-            "the state of the random generator, which a CUDA graph cannot; use only one of them"
+            "run.cuda_graphs=true cannot be combined with model.activation_checkpointing=full, "
+            "because recomputation reads the state of the random generator; use only one of them"
         )
 
 
@@ -170,7 +170,9 @@ def check_fp8(config: Config, settings: DeepSpeedSettings, capability: Capabilit
             f"run.fp8=true needs a GPU of compute capability 8.9 or higher (Ada, Hopper); {found}"
         )
     if settings.stage == 3:
-        raise ConfigError("run.fp8=true needs run.compile, and so ZeRO stage 0, 1 or 2, found 3")
+        raise ConfigError(
+            "run.fp8=true needs run.compile and therefore ZeRO stage 0, 1 or 2, found 3"
+        )
     if config.run.cuda_graphs:
         raise ConfigError(
             "run.fp8=true cannot be combined with run.cuda_graphs=true; use only one of them"

@@ -126,8 +126,9 @@ def _check_tokenizer(reader: CheckpointReader, tokenizer: TokenizerInfo) -> None
     if theirs.get("fingerprint") != tokenizer.fingerprint:
         raise CheckpointError(
             f"{reader.folder}: trained with vocabulary {str(theirs.get('fingerprint'))[:12]} "
-            f"({theirs.get('vocab_size')} tokens), the data has {tokenizer.fingerprint[:12]} "
-            f"({tokenizer.vocab_size} tokens)"
+            f"({theirs.get('vocab_size')} tokens), but the data has {tokenizer.fingerprint[:12]} "
+            f"({tokenizer.vocab_size} tokens); prepare the data with the vocabulary of the "
+            "checkpoint"
         )
 
 

@@ -111,7 +111,7 @@ def check_fits(
     if needed > free:
         none = "; this machine has no GPU" if on_cpu and settings.precision != "fp32" else ""
         raise ConfigError(
-            f"{settings.path}: about {needed / 2**30:.1f} GiB per process are needed and "
+            f"{settings.path}: about {needed / 2**30:.1f} GiB per process are needed, but only "
             f"{free / 2**30:.1f} GiB {what} are free{none}; {_remedy(shape, base, free)}; {_GO_ON}"
         )
 
@@ -168,7 +168,7 @@ def _remedy(shape: Shape, base: float, free: float) -> str:
     rows = largest(shape)
     key = "deepspeed.train_micro_batch_size_per_gpu"
     if rows:
-        return f"--set {key}={rows} fits (the global batch stays)"
+        return f"--set {key}={rows} fits (the global batch stays the same)"
     checkpointed = replace(shape, model=replace(shape.model, activation_checkpointing="full"))
     rows = largest(checkpointed)
     if rows:
@@ -180,4 +180,4 @@ def _remedy(shape: Shape, base: float, free: float) -> str:
                 f"--set deepspeed.zero_optimization.stage={stage} "
                 f"model.activation_checkpointing=full {key}={rows} fits"
             )
-    return "not one row fits: take a smaller model, more processes or a larger machine"
+    return "not even one row fits; use a smaller model, more processes or a larger machine"

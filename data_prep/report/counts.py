@@ -99,7 +99,9 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
     counts, _ = split_counts(counts)
     read = counts.pop("read", 0)
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()) if count)
-    raise DataError(f"no documents are left of {read:,}" + (f": {dropped}" if dropped else ""))
+    raise DataError(
+        f"no documents are left; read: {read:,}" + (f"; dropped: {dropped}" if dropped else "")
+    )
 
 
 def tokenizer_words(tokenizer: TokenizerInfo) -> str:
@@ -148,7 +150,7 @@ def report(
         for encoding, count in source.get("encodings", {}).items()
     ]
     if found:
-        rows["decoded"] = f"{', '.join(found)} (detected; check some of them)"
+        rows["decoded"] = f"{', '.join(found)} (encoding detected; check some of these documents)"
     for name, split in manifest.splits.items():
         rows[name] = (
             f"{split.documents:,} documents, {split.sentences:,} sentences, "
@@ -156,7 +158,8 @@ def report(
         )
     for instance in manifest.instances:
         count = sum(file["rows"] for file in instance["files"])
-        rows[f"rows {instance['sequence_length']}"] = f"{count:,} in {len(instance['files'])} files"
+        files = words.count(len(instance["files"]), "file")
+        rows[f"rows {instance['sequence_length']}"] = f"{count:,} in {files}"
     rows["vocabulary"] = (
         f"{manifest.tokenizer.vocab_size:,} tokens, {tokenizer_words(manifest.tokenizer)}"
     )

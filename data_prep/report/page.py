@@ -77,7 +77,7 @@ def _headline(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[tu
     ]
     for one in rows[:2]:
         fill = float(one.tokens.mean()) / one.sequence_length
-        values.append((f"{fill:.1%}", f"of a row of {one.sequence_length} is filled"))
+        values.append((f"{fill:.1%}", f"of a row of {one.sequence_length} filled on average"))
     return values
 
 
@@ -115,8 +115,8 @@ def _fill_chart(one: Rows) -> charts.BarChart:
     ticks = [(n / width, f"{n}") for n in range(0, length + 1, length // 4)]
     fill = float(one.tokens.mean()) / length
     note = (
-        f"{fill:.1%} of a row is filled, {np.mean(one.tokens >= length):.1%} of the rows are "
-        f"full. {one.rows:,} rows."
+        f"Rows are filled to {fill:.1%} on average; {np.mean(one.tokens >= length):.1%} of them "
+        f"are full. {one.rows:,} rows."
     )
     return charts.histogram(f"Tokens per row of {length}", counts, ticks, middle, note=note)
 
@@ -125,7 +125,7 @@ def _label_chart(labels: list[tuple[str, float]], *, sop: bool) -> charts.BarCha
     names = ("in order", "swapped") if sop else ("next", "random")
     note = "Label 0 and label 1."
     if not sop:
-        note += " The last segment of a document has no next one, so more than 50 % are random."
+        note += " The last segment of a document has no next segment, so more than 50 % are random."
     return charts.shares(
         "Sentence order" if sop else "Next sentence",
         [(length, ((names[0], 1 - share), (names[1], share))) for length, share in labels],
@@ -159,8 +159,8 @@ def _mask_shares(rows: list[Rows]) -> list[tuple[str, tuple[tuple[str, float], .
             str(one.sequence_length),
             (
                 ("[MASK]", one.mask_token),
-                ("itself", one.kept_token),
-                ("a random token", one.random_token),
+                ("unchanged", one.kept_token),
+                ("random token", one.random_token),
             ),
         )
         for one in rows
@@ -174,7 +174,7 @@ def _mask_note(rows: list[Rows]) -> str:
         f"{one.sequence_length}"
         for one in rows
     ]
-    return "Content of masked positions. Masked: " + "; ".join(told) + "."
+    return "What masked positions contain. Masked: " + "; ".join(told) + "."
 
 
 def _quantiles(values: np.ndarray) -> str:

@@ -57,7 +57,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=("train", "validation"),
         help="split to read (default: validation, or train if that is empty)",
     )
-    parser.add_argument("-n", "--rows", type=int, default=3, metavar="N", help="how many (3)")
+    parser.add_argument(
+        "-n", "--rows", type=int, default=3, metavar="N", help="number of rows (default: 3)"
+    )
     parser.add_argument(
         "--first", type=int, default=0, metavar="N", help="number of rows to skip (default: 0)"
     )
@@ -73,7 +75,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help="vocabulary, for HDF5 folders without OUT/tokenizer above them",
     )
-    parser.add_argument("--no-colour", action="store_true", help="plain text")
+    parser.add_argument("--no-colour", action="store_true", help="print plain text")
     return parser.parse_args(argv)
 
 
@@ -81,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print rows. Returns 0."""
     args = parse_args(argv)
     if args.rows < 1 or args.first < 0:
-        raise ConfigError(f"-n {args.rows} --first {args.first}: at least 1 row, from row 0 on")
+        raise ConfigError(
+            f"-n {args.rows} --first {args.first}: -n must be at least 1 and --first at least 0"
+        )
     if is_url(args.path):
         raise DataError(
             f"{masked(args.path)}: prep show reads only local paths; copy the data to this "

@@ -82,7 +82,7 @@ def source_order(files: Iterable[SourceFile]) -> tuple[str, ...]:
     kinds = [kind for kind in SOURCE_KINDS if kind in names]
     order = (*kinds, *sorted(names.difference(kinds)))
     if len(order) > _MOST_SOURCES:
-        raise ConfigError(f"{len(order)} sources; allowed: {_MOST_SOURCES}")
+        raise ConfigError(f"{len(order)} sources; allowed: at most {_MOST_SOURCES}")
     return order
 
 
@@ -157,7 +157,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
                 stream_offsets(beside, file.path)
                 found[file.path] = beside
             except DataError as error:
-                progress.say(f"{error}; continuing without it")
+                progress.say(f"{error}; continuing without this index")
     # An index that the user named must fit, by its name or because there is only one dump.
     for name in given:
         path = file_path(str(name))
@@ -166,7 +166,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
         own = [f.path for f in dumps if index_name(f.path) in (path.name, f"{path.name}.bz2")]
         own = own or [f.path for f in dumps if len(dumps) == 1]
         if not own:
-            raise DataError(f"{path}: does not match any dump by name")
+            raise DataError(f"{path}: its name does not match any dump (for --wiki-index)")
         stream_offsets(path, own[0])
         found[own[0]] = path
     return [f._replace(streams=str(found[f.path])) if f.path in found else f for f in files]

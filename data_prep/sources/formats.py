@@ -49,7 +49,7 @@ _NOT_TEXT: tuple[tuple[bytes, str, str], ...] = (
     (rb"%!PS-Adobe", "a PostScript file", "extract its text first"),
     (rb"\{\\rtf", "an RTF file", "save it as plain text"),
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office file", "save it as plain text"),
-    (rb"PAR1", "a Parquet file", "use --parquet for it"),
+    (rb"PAR1", "a Parquet file", "use --parquet for this file"),
     (rb"ARROW1\x00|ORC\x08|Obj\x01", "a file of columns or records", "convert it to Parquet"),
     (rb"\x89HDF\r\n", "an HDF5 file", ""),
     (rb"SQLite format 3\x00", "an SQLite database", ""),

@@ -55,7 +55,7 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
         raise _not_lines(path, 1, _ARRAY)
     for beginning, what in _OF_WIKIS.items():
         if head.startswith(beginning):
-            raise DataError(f"{path}: {what}, not JSON lines; use --wiki for it")
+            raise DataError(f"{path}: {what}, not JSON lines; use --wiki for this file")
     without_key = ""
     # One good record in the first megabyte is enough. Later lines are checked by the reader.
     end = path.stat().st_size

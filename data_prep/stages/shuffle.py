@@ -108,8 +108,8 @@ def plan_shards(
         keys = _lowest_keys(parts, wanted + 2, near)
         if len(keys) < wanted + 2:
             raise DataError(
-                f"only {words.count(len(keys), 'distinct document')}; at least {wanted + 2} are "
-                f"needed to hold out {wanted}; add documents or set --validation-fraction 0"
+                f"only {words.count(len(keys), 'distinct document')}, but at least {wanted + 2} "
+                f"are needed to hold out {wanted}; add documents or set --validation-fraction 0"
             )
         held_out = int(keys[wanted - 1]) + 1
     ranges = []

@@ -137,9 +137,9 @@ def _read(path: Path) -> Table:
     try:
         value = load_yaml(path.read_text("utf-8"), FastLoader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     wanted = 'expected languages, each with entries "what it shows": [names]'
     if not isinstance(value, dict) or not all(isinstance(code, str) for code in value):
         raise ConfigError(f"{path}: {wanted}")

@@ -100,7 +100,9 @@ class JointLock(FolderLock):
                 # The last task of the previous session has just removed the folder.
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
-        raise InUseError(f"{self.folder}: could not join the tasks in {self.tasks}")
+        raise InUseError(
+            f"{self.folder}: could not join the other tasks in {self.tasks}; run this task again"
+        )
 
     def _join(self) -> str:
         """Agree on one session with the other tasks; return the text of its lock."""

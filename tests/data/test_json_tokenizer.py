@@ -263,8 +263,16 @@ def wordpiece() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ("model vocab a", 2**31 - 1, "the largest id is 2,147,483,647, for 8 tokens"),
-        ("added_tokens 0 id", 2**31, "the largest id is 2,147,483,648, for 8 tokens"),
+        (
+            "model vocab a",
+            2**31 - 1,
+            "the largest id is 2,147,483,647, but there are only 8 tokens",
+        ),
+        (
+            "added_tokens 0 id",
+            2**31,
+            "the largest id is 2,147,483,648, but there are only 8 tokens",
+        ),
         ("model vocab a", 6, "'a' and 'b' have the same id 6"),
         ("model vocab a", -1, "the id of 'a' is -1; must be 0 or more"),
         ("model vocab a", "5", "the id of 'a' is '5'; must be 0 or more"),
@@ -280,7 +288,7 @@ def wordpiece() -> dict[str, Any]:
         (
             "padding",
             {"strategy": {"Fixed": 10**12}, "pad_id": 0, "pad_token": "[PAD]"},
-            "padding to 1000000000000 tokens; at most 1,048,576",
+            "pads to 1000000000000 tokens; allowed: at most 1,048,576",
         ),
         ("model", "[" * 5000, "nested too deeply"),
     ],

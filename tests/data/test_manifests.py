@@ -62,19 +62,22 @@ def at_piece(number: int, place: int, value: Any) -> Callable[[dict[str, Any]], 
     [
         (
             lambda m: m["pieces"].append(["rank_00000.safetensors", "k", "b.bias", "weight", 1, 2]),
-            r"elements 1 to 1 of weight b\.bias are there twice",
+            r"elements 1 to 1 of weight b\.bias are listed twice",
         ),
-        (at_piece(1, 4, 1), r"elements 1 to 1 of weight a\.weight are there twice"),
-        (at_piece(1, 4, 3), r"elements 2 to 2 of weight a\.weight are there nowhere"),
-        (lambda m: m["pieces"].pop(), r"2 elements of exp_avg_sq b\.bias, its shape has 5"),
-        (lambda m: m["pieces"].clear(), r"0 elements of weight a\.weight, its shape has 12"),
+        (at_piece(1, 4, 1), r"elements 1 to 1 of weight a\.weight are listed twice"),
+        (at_piece(1, 4, 3), r"elements 2 to 2 of weight a\.weight are missing"),
+        (lambda m: m["pieces"].pop(), r"2 elements of exp_avg_sq b\.bias, but its shape has 5"),
+        (lambda m: m["pieces"].clear(), r"0 elements of weight a\.weight, but its shape has 12"),
         (
             lambda m: m["pieces"].append(m["pieces"][0]),
-            r"pieces\[12\] is .*must be a piece of its own",
+            r"pieces\[12\] is .*must be a piece that is not listed yet",
         ),
-        (at_piece(0, 5, -2), r"pieces\[0\] is .*start and length of 0 or more"),
-        (at_piece(0, 5, 2**40), r"rank_00000\.safetensors has [\d,]+ bytes, its pieces 4,398"),
-        (at_piece(0, 0, "other"), r"pieces\[0\] .*a file that is in the list of files"),
+        (at_piece(0, 5, -2), r"pieces\[0\] is .*whose start and length are 0 or more"),
+        (
+            at_piece(0, 5, 2**40),
+            r"rank_00000\.safetensors has [\d,]+ bytes, but its pieces add up to 4,398",
+        ),
+        (at_piece(0, 0, "other"), r"pieces\[0\] .*one of the files in the list of files"),
         (at_piece(0, 3, "momentum"), r"pieces\[0\] .*of kind weight, exp_avg, exp_avg_sq"),
         (at_piece(0, 4, True), r"pieces\[0\] .*\[file, key, name, kind, start, length\]"),
         (lambda m: m["files"][0].update(file="../outside"), r"files\[0\]\.file is '\.\./outside'"),
@@ -84,9 +87,12 @@ def at_piece(number: int, place: int, value: Any) -> Callable[[dict[str, Any]], 
             r"files\[0\]\.bytes is -1: must be a whole number",
         ),
         (lambda m: m["files"][0].update(sha256=""), r"files\[0\]\.sha256 is .*a SHA-256"),
-        (lambda m: m["files"].append(m["files"][0]), r"files\[1\]\.file .*named once"),
+        (lambda m: m["files"].append(m["files"][0]), r"files\[1\]\.file .*listed only once"),
         (lambda m: m["shapes"].update({"b.bias": [5, "x"]}), r"shapes\.b\.bias\[1\] is \"x\""),
-        (lambda m: m["shapes"].update({"b.bias": [2**40, 2**40]}), "a shape that fits into a file"),
+        (
+            lambda m: m["shapes"].update({"b.bias": [2**40, 2**40]}),
+            "a shape whose tensor fits into a file",
+        ),
         (lambda m: m["state"].update(step="3"), r"state\.step is \"3\": must be a whole number"),
         (lambda m: m["state"].update(window=[None]), r"state\.window is .*a list of numbers"),
         (lambda m: m["state"].pop("epoch"), "missing or unknown fields epoch"),
@@ -138,7 +144,7 @@ def test_a_piece_of_another_length_than_its_file_has(tmp_path: Path) -> None:
         manifest["pieces"][0][5], manifest["pieces"][1][4:] = 3, [3, 9]
 
     reader = CheckpointReader(write_checkpoint(tmp_path / "step_00000003", swap))
-    with pytest.raises(CheckpointError, match=r"is F32 \[2\], the manifest says F32 \[3\]"):
+    with pytest.raises(CheckpointError, match=r"is F32 \[2\], but the manifest says F32 \[3\]"):
         dict(reader.weights())
 
 
@@ -161,7 +167,7 @@ def shard(**values: Any) -> Callable[[dict[str, Any]], Any]:
     ("change", "said"),
     [
         (special(mask=0, sep=5), r"special_ids is .*five different ids"),
-        (special(sep=5), r"special_ids\.sep is 5: must be 3, where .*vocab\.txt has \[SEP\]"),
+        (special(sep=5), r"special_ids\.sep is 5: must be 3, the id of \[SEP\] in .*vocab\.txt"),
         (special(mask=65), r"special_ids\.mask is 65: must be a whole number from 0 to 64"),
         (special(mask=True), r"special_ids\.mask is true"),
         (special(extra=1), r"unknown key 'tokenizer\.special_ids\.extra'"),
@@ -185,7 +191,7 @@ def shard(**values: Any) -> Callable[[dict[str, Any]], Any]:
         (shard(sha256=7), r"shards\[0\]\.sha256 is 7"),
         (shard(documents=0), r"shards\[0\]\.documents is 0: must be a whole number, 1 or more"),
         (shard(tokens=2**62, sentences=10**9), r"shards\[0\]\.tokens is .*: must be at most"),
-        (shard(tokens=1), r"sentences of one token or more"),
+        (shard(tokens=1), r"one token per sentence"),
         (
             lambda m: m["splits"]["train"]["shards"].append(m["splits"]["train"]["shards"][0]),
             r"names each file once",
@@ -221,6 +227,13 @@ def test_a_data_manifest_that_says_something_impossible(data: Path, change, said
 def test_a_manifest_that_is_no_json_object(data: Path, text: str) -> None:
     (data / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest\.json: (damaged|not a JSON object)"):
+        Manifest.load(data)
+
+
+def test_a_manifest_that_cannot_be_read_is_not_called_damaged(data: Path) -> None:
+    (data / "manifest.json").unlink()
+    (data / "manifest.json").mkdir()
+    with pytest.raises(DataError, match=r"manifest\.json: cannot be read \(Is a directory\)"):
         Manifest.load(data)
 
 

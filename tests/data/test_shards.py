@@ -153,7 +153,7 @@ def test_splits_without_documents_are_named(make_corpus):
         (lambda m: m.update(version=2), "version is 2, but this version of bertds reads version 1"),
         (lambda m: m.update(format="mds"), "format is 'mds'"),
         (lambda m: m.pop("tokenizer"), "key 'tokenizer' is missing"),
-        (lambda m: m["documents"].update(read=7), "do not add up: read 7"),
+        (lambda m: m["documents"].update(read=7), "do not add up: 7 read"),
         (lambda m: m["splits"]["train"].update(tokens=1), "splits.train.tokens is not the sum"),
         (
             lambda m: m["splits"]["train"]["shards"][0].update(odd=1),

@@ -300,7 +300,7 @@ def test_a_damaged_manifest_is_refused_and_overwritten(
     out = tmp_path / "out"
     assert main(arguments(out, wiki_dump, vocab)) == 0
     (out / "manifest.json").write_text('{"half')
-    with pytest.raises(DataError, match=r"manifest\.json: damaged .*; --overwrite prepares"):
+    with pytest.raises(DataError, match=r"manifest\.json: damaged .*; use --overwrite"):
         main(arguments(out, wiki_dump, vocab))
     assert main(arguments(out, wiki_dump, vocab, "--overwrite")) == 0
     assert Manifest.load(out).documents["written"] == 60

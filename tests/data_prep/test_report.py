@@ -79,7 +79,7 @@ def test_the_page_says_what_the_files_hold(prepared: Path) -> None:
                 masks += np.count_nonzero(file["masked_lm_positions"][...])
                 labels += int(file["next_sentence_labels"][...].sum())
                 count += len(file["input_ids"])
-        fill = re.search(r"([\d.]+)% of a row is filled", found[f"Tokens per row of {length}"])
+        fill = re.search(r"filled to ([\d.]+)% on average", found[f"Tokens per row of {length}"])
         assert fill and float(fill[1]) == pytest.approx(100 * tokens / count / length, abs=0.06)
         share = re.search(
             rf"([\d.]+)% of the tokens, [\d.]+ per row \(at most \d+\) at {length}",
@@ -89,7 +89,7 @@ def test_the_page_says_what_the_files_hold(prepared: Path) -> None:
         random = re.findall(r"random ([\d.]+)%", found["Next sentence"])
         place = (64, 32).index(length)
         assert float(random[place]) == pytest.approx(100 * labels / count, abs=0.06)
-    kinds = re.findall(r"(\[MASK\]|itself|a random token) ([\d.]+)%", found["Masked tokens"])
+    kinds = re.findall(r"(\[MASK\]|unchanged|random token) ([\d.]+)%", found["Masked tokens"])
     assert float(kinds[0][1]) == pytest.approx(80, abs=6)
     assert sum(float(share) for _, share in kinds[:3]) == pytest.approx(100, abs=0.3)
     assert "redirect" in found["Documents written and dropped"]

@@ -273,8 +273,8 @@ def test_a_failure_leaves_the_work_to_the_others(tmp_path: Path) -> None:
         ("--task-count 3 --task-index 3", "--task-index 3: allowed: 0 to 2"),
         ("--task-index 1", "--task-index requires --task-count"),
         ("--task-count 0", "--task-count 0: allowed: 1 or more"),
-        ("--executor slurm", "--executor slurm needs --task-count"),
-        ("--executor ray --task-count 1", "--executor ray needs --task-count"),
+        ("--executor slurm", "--executor slurm requires --task-count"),
+        ("--executor ray --task-count 1", "--executor ray requires --task-count"),
     ],
 )
 def test_impossible_tasks(

@@ -88,7 +88,7 @@ def test_a_continued_run_refuses_another_seed_and_another_vocabulary(
     assert entry(command("run", "run.max_hours=0")) == 75
     capsys.readouterr()
     message = bad(command("run", "run.seed=7"), capsys)
-    assert "this run started with run.seed=42, now run.seed=7" in message
+    assert "this run started with run.seed=42, but now run.seed=7" in message
     other = tmp_path / "vocab.txt"
     other.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]) + "\n")
     arguments = [a for a in command("run") if not a.startswith("data.path=")]
@@ -104,7 +104,7 @@ def test_a_start_with_other_settings_says_what_changes_or_is_refused(
     assert entry(command("run", "schedule.total_steps=2")) == 0
     assert "already done" in capsys.readouterr().err
     message = bad(command("run", "schedule.total_steps=2", "deepspeed.optimizer.type=Lamb"), capsys)
-    assert "deepspeed.optimizer.type=AdamW, now deepspeed.optimizer.type=Lamb" in message
+    assert "deepspeed.optimizer.type=AdamW, but now deepspeed.optimizer.type=Lamb" in message
     same = command("run", "schedule.total_steps=2")
     elsewhere = ["data.path=/nowhere" if a.startswith("data.path=") else a for a in same]
     message = bad(elsewhere, capsys)

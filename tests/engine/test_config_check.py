@@ -193,7 +193,7 @@ def test_an_override_into_a_plain_value() -> None:
 def test_accumulation_is_derived_and_must_agree() -> None:
     settings = check_deepspeed_values(changed(gradient_accumulation_steps=4))
     assert settings.batch_plan(2).gradient_accumulation_steps == 4
-    with pytest.raises(ConfigError, match=r"gradient_accumulation_steps=4, but .* makes it 8"):
+    with pytest.raises(ConfigError, match=r"gradient_accumulation_steps=4, but .* requires 8"):
         settings.batch_plan(1)
     with pytest.raises(ConfigError, match="train_batch_size=64 is not a multiple"):
         check_deepspeed_values(GOOD).batch_plan(3)

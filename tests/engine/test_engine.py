@@ -216,7 +216,7 @@ def test_steps_and_micro_batches_are_counted() -> None:
 
 def test_a_plan_for_other_processes_is_refused() -> None:
     settings = check_deepspeed_values(values())
-    with pytest.raises(BertdsError, match="2 processes, but 1 are running"):
+    with pytest.raises(BertdsError, match="2 processes, but the world size is 1"):
         Engine.create(Toy(), settings, settings.batch_plan(2), seed=0)
 
 

@@ -80,9 +80,9 @@ def test_words_with_strange_blanks_stay_one_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("word", "line 2: 1 columns, 2 in the first line"),
-        ("word\t", "line 2: 1 columns"),
-        ("\tO", "line 2: 1 columns"),
+        ("word", "line 2: 1 column, but 2 in the first line"),
+        ("word\t", "line 2: 1 column, but"),
+        ("\tO", "line 2: 1 column, but"),
         ("two words\tx\tO", "line 2: 3 columns"),
         ("word\tPER", "line 2: 'PER' is not a tag"),
     ],
@@ -125,7 +125,7 @@ def test_jsonl(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", '{"tokens": ["a", "b"], "ner_tags": ["I-X", "O"]}\n')
     assert read_ner_jsonl(path, split="train")[0].tags == ["B-X", "O"]
     bad = write(tmp_path / "y.jsonl", '{"tokens": ["a", "b"], "tags": ["O"]}\n')
-    with pytest.raises(DataError, match="line 1: 2 tokens, 1 tags"):
+    with pytest.raises(DataError, match="line 1: 2 tokens, but 1 tag"):
         read_ner_jsonl(bad, split="train")
 
 
@@ -197,10 +197,10 @@ def test_nemos_two_files(cases: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"labels_dev\.txt, which contains the tags, is missing"):
         read_nemo(text, split="dev")
     write(tmp_path / "labels_dev.txt", "O O\n")
-    with pytest.raises(DataError, match=r"2 lines, labels_dev\.txt has 1"):
+    with pytest.raises(DataError, match=r"2 lines, but labels_dev\.txt has 1"):
         read_nemo(text, split="dev")
     write(tmp_path / "labels_dev.txt", "O O\nO\n")
-    with pytest.raises(DataError, match=r"line 2: 2 words, 1 tags in labels_dev\.txt"):
+    with pytest.raises(DataError, match=r"line 2: 2 words, but 1 tag in labels_dev\.txt"):
         read_nemo(text, split="dev")
     write(tmp_path / "labels_dev.txt", "O O\nO PER\n")
     with pytest.raises(DataError, match=r"line 2: 'PER' in labels_dev\.txt is not a tag"):

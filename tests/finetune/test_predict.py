@@ -232,7 +232,7 @@ def test_blank_lines_keep_their_place(
         assert [{k: v for k, v in row.items() if k != "id"} for row in spaced[:1] + spaced[2:]] == (
             without_id
         )
-        assert "1 blank lines, the first on line 2" in printed.err
+        assert "1 blank line, the first is line 2" in printed.err
         assert task == "ner" or [row["id"] for row in spaced[:3]] == ["0", "1", "2"]
     vectors = tmp_path / "v.npy"
     assert (
@@ -279,7 +279,7 @@ def test_published_files_are_distinguished_from_sentences(
     assert output(capsys) == expected
     given(monkeypatch, columns + "alone\n")
     assert main(command) == 2
-    assert "standard input, line 6: 1 columns" in capsys.readouterr().err
+    assert "standard input, line 6: 1 column, but" in capsys.readouterr().err
 
     qa = [{"id": "q", "question": "where is paris ?"}]
     squad = {"data": [{"paragraphs": [{"context": "paris is in france .", "qas": qa}]}]}

@@ -59,7 +59,7 @@ def test_a_short_training_row_is_left_out_and_named_but_never_shifts(
     rows, bad = read_glue_tsv(path, TASKS["mrpc"], split="train")
     assert len(rows) == 298 and [line for line, _ in bad.rows] == [8, 11]
     assert all(row.text == f"a{row.line - 2}" and row.pair == f"b{row.line - 2}" for row in rows)
-    with pytest.raises(DataError, match="line 8: 4 columns, 5 expected"):
+    with pytest.raises(DataError, match="line 8: 4 columns, expected 5"):
         read_glue_tsv(path, TASKS["mrpc"], split="dev")
 
 
@@ -118,7 +118,7 @@ def test_rows_between_two_unbalanced_quotes_are_reported(
     start_logging(is_main=True)
     path = write(tmp_path / "a.csv", 'text,label\nu,a\n"x,a\ny,b\nz",b\nw,a\n')
     assert len(read_own(path, split="train")[0]) == 3
-    assert "a.csv: 1 rows span several lines, in quotes (from line 3)" in capsys.readouterr().err
+    assert "a.csv: 1 row with line breaks inside quotes (from line 3)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_rows_between_two_unbalanced_quotes_are_reported(
         ("a.csv", "text,label\nx,a\ny,a\n", "only one label, 'a'"),
         ("a.csv", "body,label\nx,a\n", "no text column"),
         ("a.csv", "", "a.csv: empty file"),
-        ("a.txt", "text,label\nx,a\n", "is not a .csv, .tsv or .jsonl file"),
+        ("a.txt", "text,label\nx,a\n", "must be a .csv, .tsv or .jsonl file"),
     ],
 )
 def test_malformed_own_files_are_refused(

@@ -41,7 +41,7 @@ def test_adam_means_adamw_unless_set_otherwise() -> None:
         ({"type": "OneBitLamb"}, "has removed its 1-bit optimizers (0.19.8 has none)"),
         ({"type": "OneBitAdam"}, "has removed its 1-bit optimizers (0.19.8 has none)"),
         ({"type": "ZeroOneAdam"}, "has removed its 1-bit optimizers (0.19.8 has none)"),
-        ({"type": "FusedLamb"}, 'with "variant": "deepspeed" is the same rule'),
+        ({"type": "FusedLamb"}, 'with "variant": "deepspeed", its rule'),
         ({"type": "SGD"}, "an optimizer with two moments; use Lamb or AdamW"),
         ({"type": "Ranger"}, "unknown optimizer; allowed: Lamb, AdamW, Adam, Muon"),
         ({"type": "AdamW"}, "optimizer.params.lr is missing"),

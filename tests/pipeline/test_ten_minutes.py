@@ -95,7 +95,7 @@ def test_all_stages_at_toy_size_and_nothing_twice(
     assert f"ours: {recipe}" in out and "GPT-BERT on 10 M words" in out
     blimp = json.loads((work / "run" / "blimp.json").read_text())
     assert blimp["pairs"] == 8 and f" {blimp['overall']:.1f} " in out
-    assert "BLiMP of ours: first 4 pairs of each file, 2 of 67 paradigms." in out
+    assert "Our BLiMP score: first 4 pairs of each file, 2 of 67 paradigms." in out
     scores = json.loads((work / "finetune" / "sst2" / "results.json").read_text())["scores"]
     assert f"{100 * scores['dev']['accuracy']['mean']:.1f}" in out
     stamps = {

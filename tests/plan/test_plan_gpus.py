@@ -132,12 +132,12 @@ def test_a_file_named_in_the_environment_serves_mfu_too(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("mine: {half_tflops: 1}", "mine needs memory_gib, memory_tb_s, watts"),
-        ("h100: {half_tflop: 1}", "h100.half_tflop: unknown; allowed are"),
+        ("mine: {half_tflops: 1}", "mine: missing keys: memory_gib, memory_tb_s, watts"),
+        ("h100: {half_tflop: 1}", "h100.half_tflop: unknown key; allowed: "),
         ("h100: {half_tflops: fast}", "h100.half_tflops='fast': must be a number above 0"),
         ("h100: {watts: 0}", "h100.watts=0: must be a number above 0"),
         ("h100: {devices_per_node: 1.5}", "devices_per_node=1.5"),
-        ("h100: {dollars_per_hour: -1}", "dollars_per_hour=-1: must be a number, 0 or more"),
+        ("h100: {dollars_per_hour: -1}", "dollars_per_hour=-1: must be a number of at least 0"),
         ("h100: {efficiency: 0.4}", "h100.efficiency=0.4: must be like"),
         ("h100: {efficiency: {128: 40, 512: 0.4}}", "efficiency.128=40: must be above 0"),
         ("h100: {efficiency_kind: guessed}", "efficiency_kind='guessed': must be one of"),

@@ -217,7 +217,7 @@ def test_a_packed_file_of_torch_save_is_refused(tmp_path: Path, capsys) -> None:
         for member in plain.infolist():
             packed.writestr(member.filename, plain.read(member), zipfile.ZIP_DEFLATED)
     assert main(["convert", str(tmp_path / "ckpt.pt"), str(tmp_path / "out"), "--to", "hf"]) == 2
-    assert "bytes but unpacks to 8" in capsys.readouterr().err
+    assert "bytes, but unpacks to 8" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_odd_blimp_scores_are_left_out_and_reported(
     (two_phases[0] / "blimp.json").write_text(json.dumps({**scores, **odd}))
     run = read_run(two_phases[0])
     assert run.blimp == {}
-    assert "blimp.json: ignored, because its scores are not numbers in percent" in run.unreadable()
+    assert "blimp.json: ignored, because its scores are not percentages" in run.unreadable()
 
 
 def test_runs_of_different_vocabularies_are_not_compared_without_a_word(tmp_path: Path) -> None:

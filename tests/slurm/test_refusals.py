@@ -30,8 +30,8 @@ def test_bad_input_is_one_line_and_not_requeued(lab: Lab, repository: Path, tmp_
     }
     wanted = {
         "no data": "bertds: error: preflight: /does/not/exist: not found",
-        "no GPU": "bertds: error: preflight: no free GPU: Slurm gave 2 on each node (partition "
-        "gpu), the driver shows 0",
+        "no GPU": "bertds: error: preflight: no free GPU: Slurm allocated 2 on each node "
+        "(partition gpu), but the driver finds 0",
         "bad key": "unknown key run.sed (did you mean run.seed?)",
         "no phase 1": f"bertds: error: {tmp_path}/phase1/DONE is missing: phase 1 is not "
         "finished; run slurm/phase1.sh first, or set init.from=PATH",

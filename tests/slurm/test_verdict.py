@@ -52,13 +52,13 @@ def test_healthy_nodes() -> None:
     for gpus in (0, 8):
         found = verdict(reports(gpus=gpus))
         assert found.problems == {} and found.everywhere == []
-        assert "90.00 Gbit/s at the median of 6 pairs" in found.notes[0]
+        assert "median 90.00 Gbit/s of 6 pairs" in found.notes[0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"code": "other"}, "code differs: other, elsewhere c0de"),
+        ({"code": "other"}, "code differs: other, but c0de on most nodes"),
         ({"packages": {"torch": "2.12.0", "numpy": "2.4"}}, "torch differs: 2.12.0"),
         ({"data": {"digest": "x"}}, "data differs"),
         ({"data": {"error": "/data: not found"}}, "/data: not found"),
@@ -82,7 +82,7 @@ def test_what_is_wrong_on_all_nodes_is_no_nodes_fault() -> None:
     found = verdict(said)
     assert found.problems == {}
     assert found.everywhere == [
-        "no free GPU: Slurm gave 2 on each node (partition gpu), the driver shows 0"
+        "no free GPU: Slurm allocated 2 on each node (partition gpu), but the driver finds 0"
     ]
 
 
@@ -105,7 +105,7 @@ def test_sick_gpus() -> None:
 def test_clocks() -> None:
     said = reports()
     said["n3"][1]["meet"]["clock"] = -60.0
-    assert verdict(said).problems == {"n3": ["its clock is +60.0 s off the clock of n1"]}
+    assert verdict(said).problems == {"n3": ["its clock differs from that of n1 by +60.0 s"]}
 
 
 def test_a_silent_node_is_named_and_not_those_that_waited_for_it() -> None:
@@ -129,7 +129,7 @@ def test_a_node_that_no_other_node_reaches_is_named() -> None:
     said = reports()
     for lines in said.values():
         lines[:] = [line for line in lines if line.get("pair") != ["n1", "n4"]]
-    assert verdict(said).problems == {"n4": ["no all-reduce with n1: no response"]}
+    assert verdict(said).problems == {"n4": ["all-reduce with n1 failed: no response"]}
 
 
 def test_if_no_node_reaches_the_first_it_is_the_bad_one() -> None:

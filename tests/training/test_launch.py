@@ -153,7 +153,7 @@ def test_bad_input_and_a_stop_are_not_tried_again(
     ("arguments", "message"),
     [
         (["--processes", "5"], "train_batch_size=12 is not a multiple"),
-        (["--restarts", "2"], "--processes=0 --restarts=2: processes must be at least 1"),
+        (["--restarts", "2"], "--processes=0 --restarts=2: --processes must be at least 1"),
         (["--processes", "-1"], "--processes=-1"),
     ],
 )

@@ -102,12 +102,12 @@ def test_prompts_of_a_file_are_asked_as_they_are_written(config: Any, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [
-        ("w00 w01\tw02", "line 1: write a text with one"),
-        ("[MASK] [MASK]\tw02", "line 1: write a text with one"),
-        ("w00 [MASK]", "line 1: write a text with one"),
+        ("w00 w01\tw02", "line 1: must be a text with one"),
+        ("[MASK] [MASK]\tw02", "line 1: must be a text with one"),
+        ("w00 [MASK]", "line 1: must be a text with one"),
         ("w00 [MASK]\tw01\nw00 [MASK]\tzebra", "line 2: the answer 'zebra' is not a single token"),
         ("w00 [MASK]\tw01 w02", "line 1: the answer 'w01 w02' is not a single token"),
-        ("w00 " * 40 + "[MASK]\tw01", "line 1: 43 tokens, data.sequence_length is 32"),
+        ("w00 " * 40 + "[MASK]\tw01", "line 1: 43 tokens, but data.sequence_length is 32"),
         ("\n", "contains no prompts"),
         (None, "cannot be read"),
     ],

@@ -60,10 +60,10 @@ def test_the_same_settings_change_nothing(run: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "json_values", "named"),
     [
-        ({"run__seed": 7}, JSON, "run.seed=42, now run.seed=7"),
+        ({"run__seed": 7}, JSON, "run.seed=42, but now run.seed=7"),
         ({"data__sequence_length": 64}, JSON, "data.sequence_length=128"),
-        ({}, deepspeed(type="Lamb"), "deepspeed.optimizer.type=AdamW, now"),
-        ({}, {**JSON, "train_batch_size": 24}, "deepspeed.train_batch_size=12, now"),
+        ({}, deepspeed(type="Lamb"), "deepspeed.optimizer.type=AdamW, but now"),
+        ({}, {**JSON, "train_batch_size": 24}, "deepspeed.train_batch_size=12, but now"),
     ],
 )
 def test_fixed_settings_are_refused_by_name(
@@ -95,7 +95,7 @@ def test_a_finished_run(run: Path) -> None:
     assert is_done(run, recipe(run), JSON)
     assert is_done(run, recipe(run, log__every_steps=5), JSON)
     assert not is_done(run, recipe(run, schedule__total_steps=1001), JSON)
-    with pytest.raises(ConfigError, match="type=AdamW, now"):
+    with pytest.raises(ConfigError, match="type=AdamW, but now"):
         is_done(run, recipe(run), deepspeed(type="Lamb"))
     with pytest.raises(ConfigError, match=r"done at step 1000, so lr=0\.1 would have no effect"):
         is_done(run, recipe(run), deepspeed(params={"lr": 0.1, "betas": [0.9, 0.98]}))

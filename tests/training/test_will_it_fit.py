@@ -67,7 +67,7 @@ def test_what_does_not_fit_a_cpu_is_refused_with_a_setting_that_does(
     config, name = recipe(), "lamb_phase1_a100_80g"
     on_cpu = {"bf16": {"enabled": False}}
     said = refusal(config, settings(repository, name, **on_cpu))
-    assert "GiB per process are needed and 32.0 GiB of this machine are free" in said
+    assert "GiB per process are needed, but only 32.0 GiB of this machine are free" in said
     found = re.search(r"--set deepspeed.train_micro_batch_size_per_gpu=(\d+) fits", said)
     assert found is not None
     rows = int(found[1])
@@ -76,7 +76,7 @@ def test_what_does_not_fit_a_cpu_is_refused_with_a_setting_that_does(
     refusal(config, settings(repository, name, **on_cpu, train_micro_batch_size_per_gpu=2 * rows))
 
     free(monkeypatch, cpu=2.0)
-    assert "not one row fits: take a smaller model" in refusal(config, fitting)
+    assert "not even one row fits; use a smaller model" in refusal(config, fitting)
     free(monkeypatch, cpu=32.0)  # shared by four processes
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert "8.0 GiB of this machine for each of its 4 processes" in refusal(

@@ -112,9 +112,9 @@ def _check_size(path: Path | str, file: h5py.File, name: str, found: h5py.Datase
     unpacked = max(found.size * found.dtype.itemsize if found.shape else 0, chunk)
     if unpacked > allowed:
         raise DataError(
-            f"{path}: {name} unpacks to {unpacked:,} bytes, but the file has {size:,}; at most "
-            f"{MAX_UNPACKED_RATIO} times the file size (and {FREE_BYTES >> 20} MiB) is read. If "
-            "this is expected, write it again without compression"
+            f"{path}: {name} unpacks to {unpacked:,} bytes, but the file has {size:,}; allowed: "
+            f"{MAX_UNPACKED_RATIO} times the file size plus {FREE_BYTES >> 20} MiB. If this is "
+            "expected, write the file again without compression"
         )
 
 
@@ -140,7 +140,7 @@ def attributes(
             _check_heaps(path, mapping, begin, end)
         with open_hdf5(_Excerpt(mapping, rest), "a token shard", path) as file:
             if file.id.get_create_plist().get_sizes() != (8, 8):
-                raise DataError(f"{path}: its offsets are not 8 bytes wide")
+                raise DataError(f"{path}: not a token shard: its HDF5 offsets are not 8 bytes wide")
             return {
                 name: file.attrs[name]
                 for name in names

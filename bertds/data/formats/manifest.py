@@ -179,7 +179,7 @@ def _split_from(split: Field, folder: Path) -> SplitInfo:
         _file_from(shard, folder)
         documents, sentences, tokens = (shard[name].integer(1) for name in _TOTALS)
         if not documents <= sentences <= tokens:
-            shard.fail("documents of one sentence or more, sentences of one token or more")
+            shard.fail("a shard with at least one sentence per document and one token per sentence")
         # Memory is allocated for them before a shard of a store has been seen.
         if tokens > (most := FREE_TOKENS + MAX_TOKENS_PER_BYTE * shard["bytes"].integer()):
             shard["tokens"].fail(f"at most {most:,} in a file of this size")
@@ -191,7 +191,7 @@ def _split_from(split: Field, folder: Path) -> SplitInfo:
     # The totals are redundant, so a difference means that the manifest was edited or damaged.
     for key in _TOTALS:
         if split[key].integer() != getattr(info, key):
-            raise DataError(f"{split.file}: {split.key}.{key} is not the sum over its shards")
+            raise DataError(f"{split.file}: {split.key}.{key} is not the sum over the shards")
     return info
 
 
@@ -222,14 +222,14 @@ def _check_vocabulary(given: Field, info: TokenizerInfo) -> None:
     if there.fingerprint != info.fingerprint:
         raise DataError(
             f"{file}: not the vocabulary that the shards were made with (fingerprint "
-            f"{there.fingerprint[:12]}..., the manifest says {info.fingerprint[:12]}...)"
+            f"{there.fingerprint[:12]}..., but the manifest says {info.fingerprint[:12]}...)"
         )
     if there.vocab_size != info.vocab_size:
-        given["vocab_size"].fail(f"{there.vocab_size}, the tokens of {file}")
+        given["vocab_size"].fail(f"{there.vocab_size}, the number of tokens in {file}")
     for name, number in there.special_ids.items():
         if info.special_ids[name] != number:
             given["special_ids"][name].fail(
-                f"{number}, where {file} has {there.special_tokens[name]}"
+                f"{number}, the id of {there.special_tokens[name]} in {file}"
             )
 
 
@@ -278,5 +278,6 @@ def _check_counts(path: Path, documents: dict[str, Any]) -> None:
     dropped = sum(documents["dropped"].values())
     if read != written + dropped:
         raise DataError(
-            f"{path}: documents do not add up: read {read}, written {written}, dropped {dropped}"
+            f"{path}: the numbers of documents do not add up: {read} read, {written} written, "
+            f"{dropped} dropped"
         )

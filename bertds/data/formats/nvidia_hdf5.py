@@ -152,7 +152,7 @@ def write_instance_file(
             for name in INSTANCE_DTYPES:
                 _create_dataset(file, name, widths[name], compression, total)
         if total not in (None, done):
-            raise ValueError(f"{path}: {done} rows received, {total} expected")
+            raise ValueError(f"{path}: received {done} rows, expected {total}")
     return done
 
 
@@ -357,7 +357,9 @@ def header_and_datasets(
         if datasets[name].dtype.kind not in "iu":
             raise DataError(f"{path}: {name} is {datasets[name].dtype}, expected integers")
     if length > np.iinfo(np.int16).max:  # positions are stored as int16
-        raise DataError(f"{path}: rows of {length} tokens; at most {np.iinfo(np.int16).max}")
+        raise DataError(
+            f"{path}: rows of {length} tokens; at most {np.iinfo(np.int16).max} are supported"
+        )
     labels = datasets.get("next_sentence_labels")
     if labels is not None and (labels.size != rows or labels.dtype.kind not in "iu"):
         raise DataError(f"{path}: next_sentence_labels is {labels.shape}, expected {(rows,)}")

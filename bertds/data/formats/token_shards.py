@@ -300,7 +300,7 @@ def _verify_file(path: Path, info: ShardInfo, verify: Verify) -> None:
         )
     if verify == "full" and (found := sha256_file(path)) != info.sha256:
         raise DataError(
-            f"{path}: damaged: SHA-256 {found[:12]}..., the manifest says {info.sha256[:12]}..."
+            f"{path}: damaged: SHA-256 {found[:12]}..., but the manifest says {info.sha256[:12]}..."
         )
 
 

@@ -128,7 +128,7 @@ class FetchAhead:
                 if (there := self.cache.pin(info.sha256)) is not None:
                     return there
                 if self._interrupts > interrupts:
-                    raise StoreError(f"gave up waiting for {what}")
+                    raise StoreError(f"stopped waiting for {what}")
                 if trouble.fatal is not None:
                     raise trouble.fatal
                 now = time.monotonic()
@@ -260,7 +260,9 @@ class FetchAhead:
 
     def _wrong(self, info: ShardInfo, url: str, found: str) -> None:
         # Once is a transfer error. The same wrong checksum several times is a different file.
-        text = f"damaged on arrival: SHA-256 {found[:12]}..., the manifest says {info.sha256[:12]}"
+        text = (
+            f"damaged on arrival: SHA-256 {found[:12]}..., but the manifest says {info.sha256[:12]}"
+        )
         log.warning("%s: %s...; downloading it again", masked(url), text)
         with self._changed:
             trouble = self._trouble.setdefault(info.sha256, _Trouble())

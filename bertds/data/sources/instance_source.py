@@ -102,12 +102,12 @@ class InstanceSource(Source):
             if header.sequence_length > sequence_length:
                 raise DataError(
                     f"{file}: rows of {header.sequence_length} tokens, but "
-                    f"data.sequence_length={sequence_length}"
+                    f"data.sequence_length={sequence_length}; raise it"
                 )
             if header.has_labels != first.has_labels:
                 raise DataError(
-                    f"{file}: next_sentence_labels {'is' if header.has_labels else 'is not'} "
-                    f"there, unlike in {self._files[0]}"
+                    f"{file}: {'contains' if header.has_labels else 'does not contain'} "
+                    f"next_sentence_labels, unlike {self._files[0]}; all files must be alike"
                 )
         self.has_pairs = with_pairs and first.has_labels
         # Bytes per unpadded row at most: ids are 2 bytes, a masked position takes 4.

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bertds.display.words import count
 from bertds.errors import DataError
 from bertds.finetune.readers.text import read_records
 from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, Sentence, lines_of
@@ -127,7 +128,7 @@ def is_comment(line: str, columns: int, *, tagged: bool, inside: bool) -> bool:
 
 def _fault(values: list[str], columns: int, tagged: bool) -> str:
     if len(values) != columns:
-        return f"{len(values)} columns, {columns} in the first line"
+        return f"{count(len(values), 'column')}, but {columns} in the first line"
     if not values[0]:
         return "no word"
     if values[0] == BYTE_ORDER_MARK:
@@ -214,13 +215,18 @@ def read_nemo(path: Path, *, split: str) -> tuple[list[Sentence], BadRows]:
         return [Sentence(line.split(), None, n) for n, line in lines if line.strip()], bad
     tag_lines = [line for _, line in lines_of(labels)]
     if len(tag_lines) != len(lines):
-        raise DataError(f"{path}: {len(lines)} lines, {labels.name} has {len(tag_lines)}")
+        raise DataError(
+            f"{path}: {count(len(lines), 'line')}, but {labels.name} has {len(tag_lines)}"
+        )
     sentences = []
     for (number, line), tag_line in zip(lines, tag_lines, strict=True):
         words, tags = line.split(), tag_line.split()
         odd = next((tag for tag in tags if not _TAG.fullmatch(tag)), None)
         if len(words) != len(tags):
-            bad.add(number, f"{len(words)} words, {len(tags)} tags in {labels.name}")
+            bad.add(
+                number,
+                f"{count(len(words), 'word')}, but {count(len(tags), 'tag')} in {labels.name}",
+            )
         elif odd is not None:
             bad.add(number, f"{odd!r} in {labels.name} is not a tag (O, B-TYPE, I-TYPE)")
         elif words:  # a line that is blank in both files is not a sentence
@@ -246,8 +252,8 @@ def read_ner_jsonl(path: Path, *, split: str, tagged: bool = True) -> list[Sente
             sentences.append(Sentence(list(map(str, words)), None, number))
             continue
         if not isinstance(tags, list) or len(tags) != len(words):
-            count = len(tags) if isinstance(tags, list) else "no"
-            raise DataError(f"{path}, line {number}: {len(words)} tokens, {count} tags")
+            found = count(len(tags), "tag") if isinstance(tags, list) else "no tags"
+            raise DataError(f"{path}, line {number}: {count(len(words), 'token')}, but {found}")
         for tag in tags:
             if not isinstance(tag, str) or not _TAG.fullmatch(tag):
                 raise DataError(f"{path}, line {number}: {tag!r} is not a tag (O, B-TYPE, I-TYPE)")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertds.display.words import count
 from bertds.errors import DataError
 from bertds.finetune.readers.conll import iob2, label_list
 from bertds.finetune.readers.text import PAIR_NAMES, TEXT_NAMES, parse_label
@@ -157,7 +158,8 @@ def _sentences(
             continue
         if len(tags) != len(record["tokens"]):
             raise DataError(
-                f"{where}, row {number}: {len(record['tokens'])} tokens, {len(tags)} tags"
+                f"{where}, row {number}: {count(len(record['tokens']), 'token')}, but "
+                f"{count(len(tags), 'tag')}"
             )
         sentences.append(Sentence(list(record["tokens"]), iob2(tags), number))
     if role == "train":

@@ -13,6 +13,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bertds.display.words import count
 from bertds.errors import DataError
 from bertds.finetune.records import BYTE_ORDER_MARK, BadRows, TextRow, lines_of, read_text
 from bertds.finetune.tasks import Task
@@ -55,7 +56,7 @@ def read_glue_tsv(path: Path, task: Task, *, split: str) -> tuple[list[TextRow],
     for number, line in lines:
         values = line.split("\t")
         if len(values) != len(columns):
-            bad.add(number, f"{len(values)} columns, {len(columns)} expected")
+            bad.add(number, f"{count(len(values), 'column')}, expected {len(columns)}")
             continue
         row = _row(values, places, task, number, len(rows) + len(bad.rows), split, bad)
         if row is not None:
@@ -159,7 +160,7 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
     elif name.endswith(".csv"):
         table = _read_csv(path)
     else:
-        raise DataError(f"{path}: is not a .csv, .tsv or .jsonl file")
+        raise DataError(f"{path}: must be a .csv, .tsv or .jsonl file")
     if not table:
         raise DataError(f"{path}: empty file")
     header = [column.strip() for column in table[0][1]]
@@ -172,7 +173,8 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
     for number, values in table[1:]:
         if len(values) != len(header):
             raise DataError(
-                f"{path}, line {number}: {len(values)} columns, but the header has {len(header)}"
+                f"{path}, line {number}: {count(len(values), 'column')}, but the header has "
+                f"{len(header)}"
             )
         records.append((number, dict(zip(header, values))))
     return records
@@ -227,7 +229,10 @@ def _read_csv(path: Path) -> list[tuple[int, list[str]]]:
         # Two unbalanced quotes make valid CSV, in which the rows between them are one field.
         shown = ", ".join(map(str, spanning[:5])) + (" ..." if len(spanning) > 5 else "")
         log.warning(
-            "%s: %d rows span several lines, in quotes (from line %s)", path, len(spanning), shown
+            "%s: %s with line breaks inside quotes (from line %s)",
+            path,
+            count(len(spanning), "row"),
+            shown,
         )
     return table
 
@@ -299,14 +304,19 @@ def read_own(
     label = choose_column(path, columns, label_column, LABEL_NAMES, "label")
     index = choose_column(path, columns, "", ID_NAMES, "id")
     if text is None:
-        raise DataError(f"{path}: no text column ({', '.join(TEXT_NAMES)}); found {columns}")
+        raise DataError(
+            f"{path}: no text column ({', '.join(TEXT_NAMES)}); found {columns}; set --text-column"
+        )
     if label is None and split != "test":
-        raise DataError(f"{path}: no label column ({', '.join(LABEL_NAMES)}); found {columns}")
+        raise DataError(
+            f"{path}: no label column ({', '.join(LABEL_NAMES)}); found {columns}; set "
+            "--label-column"
+        )
     used = (text, pair, None if split == "test" else label)
     if doubled := next((name for name in used if name and used.count(name) > 1), None):
         raise DataError(
-            f"{path}: column {doubled!r} is used twice; text, second text and label need a column "
-            "each (--text-column, --pair-column, --label-column)"
+            f"{path}: column {doubled!r} is used twice; text, second text and label must be in "
+            "different columns (--text-column, --pair-column, --label-column)"
         )
     # An empty cell is more likely a fault of the file than an empty text.
     for number, record in records:

@@ -30,7 +30,7 @@ def map_data(keys: Keys, result: Translation) -> None:
         # 10 % more than the expected number rarely cuts any off.
         predictions = math.ceil((mask or 0.15) * data.get("sequence_length", 128) * 1.1)
         result.notes.append(
-            f"max_predictions_per_sequence={predictions}: NeMo's text files set none"
+            f"max_predictions_per_sequence={predictions}, because NeMo sets no limit for text files"
         )
     data["max_predictions_per_sequence"] = int(predictions)
     for theirs, ours in (("mask_prob", "masked_lm_prob"), ("short_seq_prob", "short_seq_prob")):
@@ -69,11 +69,11 @@ def _hdf5_length(path: Path) -> int:
 
     files = [path] if path.is_file() else sorted([*path.glob("*.hdf5"), *path.glob("*.h5")])
     if not files:
-        raise ConfigError(f"{path}: no HDF5 file there")
+        raise ConfigError(f"{path}: contains no HDF5 file")
     with open_hdf5(files[0]) as file:
         found = dataset(files[0], file, "input_ids")
         if found is None or found.ndim != 2:
-            raise ConfigError(f"{files[0]}: no input_ids of 2 dimensions in this file")
+            raise ConfigError(f"{files[0]}: must contain input_ids with 2 dimensions")
         return int(found.shape[1])
 
 
@@ -99,7 +99,7 @@ def map_tokenizer(keys: Keys, result: Translation) -> None:
         keys.fail(f"{prefix}tokenizer_name", kind or model, "WordPiece (vocab_file)")
     keys.expect(f"{prefix}special_tokens", (None,), "null: the vocabulary's own")
     for token, usual in _SPECIAL.items():
-        keys.expect(f"{prefix}special_tokens.{token}", (usual, None), f"{usual}, as in vocab.txt")
+        keys.expect(f"{prefix}special_tokens.{token}", (usual, None), usual)
     # The vocabulary: a file, or the name of a model that includes one.
     file = keys.take(f"{prefix}vocab_file")
     lower = keys.take(f"{prefix}do_lower_case")

@@ -26,19 +26,19 @@ Rows = Callable[[dict[str, Any]], int]
 # Keys without a counterpart here that do not change the result, each with the reason.
 WITHOUT_EFFECT = {
     "trainer.accelerator": "the device is detected",
-    "trainer.strategy": "DeepSpeed",
-    "trainer.distributed_backend": "DeepSpeed",
+    "trainer.strategy": "training always uses DeepSpeed",
+    "trainer.distributed_backend": "training always uses DeepSpeed",
     "trainer.amp_level": "set by precision",
-    "trainer.replace_sampler_ddp": "order is a function of the seed",
-    "trainer.use_distributed_sampler": "order is a function of the seed",
+    "trainer.replace_sampler_ddp": "the order depends only on the seed",
+    "trainer.use_distributed_sampler": "the order depends only on the seed",
     "trainer.num_sanity_val_steps": "no sanity check is run",
     "trainer.checkpoint_callback": "checkpoints are always written",
     "trainer.enable_checkpointing": "checkpoints are always written",
     "trainer.logger": "metrics.jsonl is always written",
-    "trainer.benchmark": "a speed switch",
+    "trainer.benchmark": "it affects only speed",
     "trainer.check_val_every_n_epoch": "set by val_check_interval",
     "model.train_ds.num_workers": "one thread reads ahead",
-    "model.train_ds.pin_memory": "always, on a GPU",
+    "model.train_ds.pin_memory": "memory is always pinned on a GPU",
     "model.train_ds.use_cache": "not needed",
     "model.train_ds.drop_last": "batches continue into the next epoch",
     "model.validation_ds.num_workers": "",
@@ -46,14 +46,14 @@ WITHOUT_EFFECT = {
     "model.validation_ds.use_cache": "",
     "model.validation_ds.drop_last": "",
     "model.validation_ds.shuffle": "",
-    "model.tokenizer.sample_size": "for SentencePiece",
-    "model.tokenizer.data_file": "for SentencePiece",
+    "model.tokenizer.sample_size": "it is for SentencePiece",
+    "model.tokenizer.data_file": "it is for SentencePiece",
     "model.tokenizer.vocab_size": "set by vocab.txt",
     "model.optim.sched.last_epoch": "a resumed run knows its step",
     "exp_manager.create_checkpoint_callback": "checkpoints are always written",
     "exp_manager.checkpoint_callback_params": "see checkpoint.* in the recipe",
-    "exp_manager.resume_if_exists": "always",
-    "exp_manager.resume_ignore_no_checkpoint": "always",
+    "exp_manager.resume_if_exists": "a run always resumes",
+    "exp_manager.resume_ignore_no_checkpoint": "without a checkpoint, a run starts from step 0",
     "model.max_seq_length": "",
     "model.mask_prob": "",
     "model.short_seq_prob": "",
@@ -244,12 +244,12 @@ def _schedule(keys: Keys, result: Translation, rows_of: Rows) -> None:
     power = keys.number(f"{prefix}power")
     if power is not None:
         if name != "PolynomialDecayAnnealing":
-            keys.fail(f"{prefix}power", power, "only with PolynomialDecayAnnealing")
+            keys.fail(f"{prefix}power", power, "null, except with PolynomialDecayAnnealing")
         schedule["power"] = power
     lowest = keys.number(f"{prefix}min_lr", default=0.0)
     if lowest:
         if name not in ("CosineAnnealing", "PolynomialDecayAnnealing"):
-            keys.fail(f"{prefix}min_lr", lowest, f"0 with {name}")
+            keys.fail(f"{prefix}min_lr", lowest, f"0 with {name or 'no schedule'}")
         schedule["floor"] = lowest / result.deepspeed["optimizer"]["params"]["lr"]
     # Lightning counts in epochs or steps; ours is a number of steps.
     batch = result.deepspeed["train_batch_size"]

@@ -141,7 +141,7 @@ def test_a_detected_encoding_is_counted_and_a_damaged_manifest_overwritten(
     (source,) = Manifest.load(out).sources
     assert source["encodings"] == {"cp1251": 1}
     assert source["dropped"] == {"bad_utf8": 1}
-    assert "books: 1 in cp1251 (detected" in capsys.readouterr().err
+    assert "books: 1 in cp1251 (encoding detected" in capsys.readouterr().err
     (out / "manifest.json").write_text("{damaged")
     with pytest.raises(DataError, match=r"manifest\.json"):
         main([*given, "--validation-fraction", "0"])

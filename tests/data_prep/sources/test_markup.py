@@ -62,10 +62,10 @@ def test_wikiextractors_files_under_jsonl(tmp_path: Path) -> None:
     path.write_text('{"text": "It is [[text]] &amp; no markup."}\n')
     assert [d.text for d in read("jsonl", path)] == ["It is [[text]] &amp; no markup."]
     path.write_text('<doc id="1" title="T">\nT\n\nText.\n</doc>\n')
-    with pytest.raises(DataError, match=r"extracted articles .* use --wiki for it"):
+    with pytest.raises(DataError, match=r"extracted articles .* use --wiki for this file"):
         read("jsonl", path)
     path.write_text("<mediawiki></mediawiki>")
-    with pytest.raises(DataError, match=r"a MediaWiki dump, .* use --wiki for it"):
+    with pytest.raises(DataError, match=r"a MediaWiki dump, .* use --wiki for this file"):
         read("jsonl", path)
 
 

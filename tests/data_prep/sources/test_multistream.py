@@ -110,7 +110,7 @@ def test_an_index_of_another_dump_is_not_used(
         stream_offsets.cache_clear()
         (file,) = find_files("wiki", [str(path)], ())
         error = capsys.readouterr().err
-        assert file.streams == "" and message in error and "continuing without it" in error
+        assert file.streams == "" and message in error and "continuing without this index" in error
         with pytest.raises(DataError, match="multistream-index"):
             find_files("wiki", [str(path)], (), [str(index)])
     with pytest.raises(DataError, match="no such file"):

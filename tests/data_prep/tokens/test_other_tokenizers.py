@@ -161,7 +161,7 @@ def test_sentences_of_mixed_scripts_join_as_in_their_text(tmp_path: Path) -> Non
 
 def test_what_needs_wordpiece_says_so(folder: Path, tmp_path: Path) -> None:
     for option in (["--instances", "64:10"], ["--tokeniser", "nanotoken"]):
-        with pytest.raises(ConfigError, match=rf"{option[0]}.* is for BERT's WordPiece"):
+        with pytest.raises(ConfigError, match=rf"{option[0]}.* requires a WordPiece vocabulary"):
             prepare(tmp_path, ENGLISH[0], folder, *option)
     with pytest.raises(DataError, match=r"casing and accents are set in its file"):
         prepare(tmp_path, ENGLISH[0], folder, "--uncased")

@@ -269,7 +269,7 @@ def test_a_users_file_goes_first(tmp_path: Path) -> None:
         ("en: {'=nothing': [a]}", "=nothing: no such function; allowed: as_of, centuries"),
         ("en: {'{1}[ x': [a]}", "unbalanced brackets"),
         ("en: {'{1}]': [a]}", "unbalanced brackets"),
-        ("en: {", "not YAML"),
+        ("en: {", "not valid YAML"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
