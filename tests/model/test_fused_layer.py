@@ -267,6 +267,7 @@ FLOATS = {"statistics", "column_sums", "losses", "word_weights", "part0", "part1
 found = {}
 for module, name, constants, warps in CASES:
     kernel = getattr(module, name)
+    kernel = getattr(kernel, "function", kernel)
     signature, divisible = {}, {}
     for place, argument in enumerate(kernel.arg_names):
         kind = "i32"

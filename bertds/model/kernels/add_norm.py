@@ -21,6 +21,7 @@ Sizes: T tokens, H width, P programs.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -28,13 +29,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from bertds.model.kernels.launch import cdiv, kernel, next_power_of_2
+
 KEEP_BITS = 24
 NORM_ELEMENTS = 2048
 """Elements that a program of the LayerNorm kernels holds at a time."""
 NORM_WARPS = 4
 VARYING = ["tokens"]
-"""Arguments that differ from step to step. Triton would otherwise compile a kernel again the first
-time that one of them is 1 or a multiple of 16."""
 NORM_PROGRAMS = 1056
 """Programs of LayerNorm's backward kernel: 8 on each multiprocessor of an H100."""
 
@@ -48,6 +49,7 @@ class Drop(NamedTuple):
     """Factor of what is kept."""
 
     @classmethod
+    @functools.cache
     def of(cls, probability: float) -> Drop:
         """Return the nearest probability that 24 bits can express."""
         threshold = min(round(probability * 2**KEEP_BITS), 2**KEEP_BITS)
@@ -89,7 +91,7 @@ def is_kept(place, keys, threshold):
 # -- dropout, residual sum, LayerNorm -----------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=VARYING)
+@kernel(NORM_WARPS, VARYING)
 def _add_norm(
     dense,
     residual,
@@ -130,7 +132,7 @@ def _add_norm(
     tl.store(output + at, y.to(output.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=VARYING)
+@kernel(NORM_WARPS, VARYING)
 def _add_norm_backward(
     grad_output,
     summed,
@@ -208,11 +210,12 @@ def add_norm(
         The output [T, H], the sum [T, H], and float32 [2, T]: mean and 1 / deviation.
     """
     tokens, width = dense_TH.shape
-    columns = triton.next_power_of_2(width)
+    columns = next_power_of_2(width)
     rows, drop = _norm_rows(columns), Drop.of(dropout_p)
     output = torch.empty_like(dense_TH)
     statistics = dense_TH.new_empty(2, tokens, dtype=torch.float32)
-    _add_norm[(triton.cdiv(tokens, rows),)](
+    _add_norm(
+        (cdiv(tokens, rows), 1, 1),
         dense_TH,
         residual_TH,
         gamma_H,
@@ -229,7 +232,6 @@ def add_norm(
         ROWS=rows,
         COLUMNS=columns,
         DROPOUT=dropout_p > 0.0,
-        num_warps=NORM_WARPS,
     )
     return output, dense_TH, statistics
 
@@ -249,13 +251,14 @@ def add_norm_backward(
         [P, 3 H], which add up to the gradients of gamma, beta and the bias of ``dense``.
     """
     tokens, width = summed_TH.shape
-    columns = triton.next_power_of_2(width)
+    columns = next_power_of_2(width)
     rows, drop = _norm_rows(columns), Drop.of(dropout_p)
-    programs = max(1, min(NORM_PROGRAMS, triton.cdiv(tokens, rows)))
+    programs = max(1, min(NORM_PROGRAMS, cdiv(tokens, rows)))
     grad_residual = torch.empty_like(summed_TH)
     grad_dense = torch.empty_like(summed_TH) if dropout_p > 0.0 else grad_residual
     column_sums = summed_TH.new_empty(programs, 3 * width, dtype=torch.float32)
-    _add_norm_backward[(programs,)](
+    _add_norm_backward(
+        (programs, 1, 1),
         grad_output,
         summed_TH,
         statistics,
@@ -271,6 +274,5 @@ def add_norm_backward(
         ROWS=rows,
         COLUMNS=columns,
         DROPOUT=dropout_p > 0.0,
-        num_warps=NORM_WARPS,
     )
     return grad_residual, grad_dense, column_sums

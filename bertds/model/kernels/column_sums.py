@@ -10,12 +10,14 @@ Sizes: T tokens, I intermediate width, N heads, D width of a head, P programs.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
+
+from bertds.model.kernels.launch import cdiv, kernel, next_power_of_2
 
 TILE_ROWS, TILE_COLUMNS = 8, 256
 TILE_WARPS = 4
@@ -26,18 +28,18 @@ SUM_ROWS, SUM_COLUMNS = 32, 32
 SUM_WARPS = 4
 SUMMED = 4
 """Partial sums of a layer: each LayerNorm's, GELU's, attention's."""
-VARYING = ["tokens", "tokens_per_program", "rows0", "rows1", "rows2", "rows3"]
-"""As in ``add_norm``."""
+VARYING = ["tokens", "tokens_per_program"]
+VARYING_ROWS = ["rows0", "rows1", "rows2", "rows3"]
 
 
-@triton.jit(do_not_specialize=VARYING)
+@kernel(TILE_WARPS, VARYING)
 def _gelu_backward(
     grad,
     values,
     column_sums,
     tokens,
-    width,
     tokens_per_program,
+    width,
     TANH: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -70,7 +72,7 @@ def _gelu_backward(
     tl.store(column_sums + tl.program_id(1) * width + column, tl.sum(total, 0), mask=column < width)
 
 
-@triton.jit(do_not_specialize=VARYING)
+@kernel(TILE_WARPS, VARYING)
 def _join_gradients(
     first_part,
     second_part,
@@ -78,8 +80,8 @@ def _join_gradients(
     joined,
     column_sums,
     tokens,
-    width,
     tokens_per_program,
+    width,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
@@ -115,12 +117,13 @@ class _Tiles(NamedTuple):
     tokens_per_program: int
 
     @classmethod
+    @functools.lru_cache(maxsize=64)  # the layers of a pass ask for the same
     def over(cls, tokens: int, width: int) -> _Tiles:
-        columns = min(TILE_COLUMNS, triton.next_power_of_2(width))
-        blocks = max(1, triton.cdiv(tokens, TILE_ROWS))
-        blocks_per_program = triton.cdiv(blocks, min(TILE_PROGRAMS, blocks))
-        along = triton.cdiv(blocks, blocks_per_program)
-        return cls(columns, triton.cdiv(width, columns), along, blocks_per_program * TILE_ROWS)
+        columns = min(TILE_COLUMNS, next_power_of_2(width))
+        tiles = max(1, cdiv(tokens, TILE_ROWS))
+        tiles_per_program = cdiv(tiles, min(TILE_PROGRAMS, tiles))
+        along = cdiv(tiles, tiles_per_program)
+        return cls(columns, cdiv(width, columns), along, tiles_per_program * TILE_ROWS)
 
 
 def gelu_backward(grad_TI: Tensor, values_TI: Tensor, approximate: str) -> tuple[Tensor, Tensor]:
@@ -134,17 +137,17 @@ def gelu_backward(grad_TI: Tensor, values_TI: Tensor, approximate: str) -> tuple
     tokens, width = values_TI.shape
     tiles = _Tiles.over(tokens, width)
     column_sums = values_TI.new_empty(tiles.along, width, dtype=torch.float32)
-    _gelu_backward[(tiles.across, tiles.along)](
+    _gelu_backward(
+        (tiles.across, tiles.along, 1),
         grad_TI,
         values_TI,
         column_sums,
         tokens,
-        width,
         tiles.tokens_per_program,
+        width,
         TANH=approximate == "tanh",
         ROWS=TILE_ROWS,
         COLUMNS=tiles.columns,
-        num_warps=TILE_WARPS,
     )
     return grad_TI, column_sums
 
@@ -163,21 +166,21 @@ def join_gradients(parts: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor
     tiles = _Tiles.over(tokens, width)
     joined = parts[0].new_empty(tokens, 3, heads, head_width)
     column_sums = parts[0].new_empty(tiles.along, 3 * width, dtype=torch.float32)
-    _join_gradients[(tiles.across, tiles.along, 3)](
+    _join_gradients(
+        (tiles.across, tiles.along, 3),
         *parts,
         joined,
         column_sums,
         tokens,
-        width,
         tiles.tokens_per_program,
+        width,
         ROWS=TILE_ROWS,
         COLUMNS=tiles.columns,
-        num_warps=TILE_WARPS,
     )
     return joined, column_sums
 
 
-@triton.jit(do_not_specialize=VARYING)
+@kernel(SUM_WARPS, VARYING_ROWS)
 def _finish_sums(
     part0,
     part1,
@@ -218,13 +221,13 @@ def finish_sums(partial: tuple[Tensor, Tensor, Tensor, Tensor], dtype: torch.dty
     """Return the column sums of four float32 matrices [P, width], one after the other."""
     rows, widths = zip(*(part.shape for part in partial), strict=True)
     output = partial[0].new_empty(sum(widths), dtype=dtype)
-    _finish_sums[(triton.cdiv(max(widths), SUM_COLUMNS), SUMMED)](
+    _finish_sums(
+        (cdiv(max(widths), SUM_COLUMNS), SUMMED, 1),
         *partial,
         output,
         *rows,
         *widths,
         ROWS=SUM_ROWS,
         COLUMNS=SUM_COLUMNS,
-        num_warps=SUM_WARPS,
     )
     return output

@@ -14,16 +14,17 @@ Sizes: C tokens, V vocabulary (padded), K real vocabulary.
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
+
+from bertds.model.kernels.launch import kernel
 
 BLOCK = 4096
 """Words that a program holds at a time."""
 WARPS = 8
 
 
-@triton.jit
+@kernel(WARPS)
 def _cross_entropy(
     logits,
     labels,
@@ -91,7 +92,8 @@ def cross_entropy(
     tokens, padded = logits_CV.shape
     losses = logits_CV.new_empty(tokens, dtype=torch.float32)
     hits = logits_CV.new_empty(tokens, dtype=torch.int32)
-    _cross_entropy[(tokens,)](
+    _cross_entropy(
+        (tokens, 1, 1),
         logits_CV,
         labels_C,
         losses if word_weights_K is None else word_weights_K,
@@ -103,6 +105,5 @@ def cross_entropy(
         GRADIENT=with_gradient,
         WEIGHTED=word_weights_K is not None,
         BLOCK=BLOCK,
-        num_warps=WARPS,
     )
     return losses, hits

@@ -22,11 +22,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from bertds.model.kernels.add_norm import VARYING, Drop
+from bertds.model.kernels.launch import cdiv, kernel
 from bertds.model.kernels.short_rows import LOG2_E, is_pair_kept, query_bits
 
 PREPARED_TOKENS = 64
@@ -50,7 +50,7 @@ BACKWARD = Tile(64, 64, 2, 4)
 """The fastest of four and of three on an H100: 128 x 64 takes 1.03 and 1.18 times as long."""
 
 
-@triton.jit(do_not_specialize=VARYING)
+@kernel(FORWARD.warps, VARYING)
 def _attend(
     qkv,
     starts,
@@ -110,7 +110,7 @@ def _attend(
     tl.store(normalizers + head * tokens + token, largest + tl.log2(total), mask=inside)
 
 
-@triton.jit(do_not_specialize=VARYING)
+@kernel(PREPARE_WARPS, VARYING)
 def _prepare(
     grad_output,
     output,
@@ -136,7 +136,7 @@ def _prepare(
         tl.store(hashes + head * tokens + token, bits, mask=inside)
 
 
-@triton.jit(do_not_specialize=VARYING)
+@kernel(BACKWARD.warps, VARYING)
 def _attend_backward(
     qkv,
     starts,
@@ -260,7 +260,8 @@ def attend_long_rows(
     output = qkv_T3ND.new_empty(tokens, heads, width)
     normalizers = qkv_T3ND.new_empty(heads, tokens, dtype=torch.float32)
     drop = Drop.of(dropout_p)
-    _attend[(heads, triton.cdiv(longest, FORWARD.own), starts.numel() - 1)](
+    _attend(
+        (heads, cdiv(longest, FORWARD.own), starts.numel() - 1),
         qkv_T3ND,
         starts,
         keys,
@@ -276,7 +277,6 @@ def attend_long_rows(
         STEP=FORWARD.step,
         STAGES=FORWARD.stages,
         DROPOUT=dropout_p > 0.0,
-        num_warps=FORWARD.warps,
     )
     return Attended(output, normalizers)
 
@@ -302,10 +302,11 @@ def attend_long_rows_backward(
         keys: likewise.
     """
     tokens, _, heads, width = qkv_T3ND.shape
-    rows, blocks, drop = starts.numel() - 1, triton.cdiv(longest, BACKWARD.own), Drop.of(dropout_p)
+    rows, row_blocks, drop = starts.numel() - 1, cdiv(longest, BACKWARD.own), Drop.of(dropout_p)
     deltas = torch.empty_like(attended.normalizers)
     hashes = torch.empty_like(deltas, dtype=torch.int32)
-    _prepare[(heads, triton.cdiv(tokens, PREPARED_TOKENS))](
+    _prepare(
+        (heads, cdiv(tokens, PREPARED_TOKENS), 1),
         grad_output,
         attended.output,
         keys,
@@ -316,11 +317,11 @@ def attend_long_rows_backward(
         WIDTH=width,
         TOKENS=PREPARED_TOKENS,
         DROPOUT=dropout_p > 0.0,
-        num_warps=PREPARE_WARPS,
     )
     grad_qkv = torch.empty_like(qkv_T3ND)
-    column_sums = qkv_T3ND.new_empty(rows * blocks, 3 * heads * width, dtype=torch.float32)
-    _attend_backward[(heads, blocks, rows)](
+    column_sums = qkv_T3ND.new_empty(rows * row_blocks, 3 * heads * width, dtype=torch.float32)
+    _attend_backward(
+        (heads, row_blocks, rows),
         qkv_T3ND,
         starts,
         grad_output,
@@ -340,6 +341,5 @@ def attend_long_rows_backward(
         STEP=BACKWARD.step,
         STAGES=BACKWARD.stages,
         DROPOUT=dropout_p > 0.0,
-        num_warps=BACKWARD.warps,
     )
     return grad_qkv, column_sums

@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from bertds.model.kernels.add_norm import Drop, mix_bits
+from bertds.model.kernels.launch import kernel, next_power_of_2
 
 LONGEST_ROW = 128
 """Longest row whose attention is computed here: all scores of a row and head fit into registers."""
@@ -61,7 +62,7 @@ def is_pair_kept(bits, position, threshold):
     return (x >> 8).to(tl.int32) >= threshold
 
 
-@triton.jit
+@kernel(ATTEND_WARPS)
 def _attend(
     qkv,
     starts,
@@ -100,7 +101,7 @@ def _attend(
     tl.store(output + to, gathered.to(query.dtype), mask=inside[:, None])
 
 
-@triton.jit
+@kernel(ATTEND_BACKWARD_WARPS)
 def _attend_backward(
     qkv,
     starts,
@@ -180,7 +181,7 @@ def _holds_two(device: torch.device) -> bool:
 
 
 def _row_block(longest: int) -> int:
-    return max(16, triton.next_power_of_2(longest))
+    return max(16, next_power_of_2(longest))
 
 
 def attend_short_rows(
@@ -201,7 +202,8 @@ def attend_short_rows(
     tokens, _, heads, width = qkv_T3ND.shape
     output = qkv_T3ND.new_empty(tokens, heads, width)
     drop = Drop.of(dropout_p)
-    _attend[(heads, starts.numel() - 1)](
+    _attend(
+        (heads, starts.numel() - 1, 1),
         qkv_T3ND,
         starts,
         keys,
@@ -213,7 +215,6 @@ def attend_short_rows(
         WIDTH=width,
         ROW=_row_block(longest),
         DROPOUT=dropout_p > 0.0,
-        num_warps=ATTEND_WARPS,
     )
     return output
 
@@ -241,7 +242,8 @@ def attend_short_rows_backward(
     grad_qkv = torch.empty_like(qkv_T3ND)
     column_sums = qkv_T3ND.new_empty(rows, 3 * heads * width, dtype=torch.float32)
     per_program = STAGED_HEADS if heads % STAGED_HEADS == 0 and _holds_two(qkv_T3ND.device) else 1
-    _attend_backward[(heads // per_program, rows)](
+    _attend_backward(
+        (heads // per_program, rows, 1),
         qkv_T3ND,
         starts,
         keys,
@@ -258,6 +260,5 @@ def attend_short_rows_backward(
         PER_PROGRAM=per_program,
         STAGES=1 if per_program == 1 else 2,
         DROPOUT=dropout_p > 0.0,
-        num_warps=ATTEND_BACKWARD_WARPS,
     )
     return grad_qkv, column_sums
