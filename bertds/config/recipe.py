@@ -78,10 +78,10 @@ class ModelConfig:
     less memory."""
     attention_kernel: Literal["auto", "flash", "fa3", "fa4", "padded"] = "auto"
     """How attention is computed. Affects speed, not results. flash is torch's FlashAttention 2. fa3
-    and fa4 require their package, a GPU that they support and attention dropout 0. padded runs
-    everywhere. auto in bf16 or fp16 on a GPU of compute capability 8.0 or higher: fa3 or fa4 if
-    they can run, else the fused layers' own kernels for rows of up to 512 tokens and flash for
-    longer ones. auto in float32 or on an older GPU: padded. auto on a CPU: rows are grouped by
+    and fa4 each require their own package, a GPU that they support and attention dropout 0. padded
+    works on every device. auto in bf16 or fp16 on a GPU of compute capability 8.0 or higher: fa3 or
+    fa4 if they can run, else the fused layers' own kernels for rows of up to 512 tokens and flash
+    for longer ones. auto in float32 or on an older GPU: padded. auto on a CPU: rows are grouped by
     length."""
 
 
@@ -120,7 +120,7 @@ class DataConfig:
     """Final fraction of masked tokens. The fraction changes linearly from masked_lm_prob to this
     value (for example from 0.30 to 0.15). Held-out rows always use this value. null = no change."""
     masked_lm_prob_steps: int | None = None
-    """Number of steps over which masked_lm_prob_end is reached; null = schedule.total_steps."""
+    """Number of steps after which masked_lm_prob_end is reached; null = schedule.total_steps."""
     short_seq_prob: float = RowSettings.short_seq_prob
     """Probability that a row is given a random target length shorter than sequence_length."""
     whole_word_masking: bool = RowSettings.whole_word_masking
@@ -193,9 +193,9 @@ class ScheduleConfig:
     power: float = 1.0
     """Degree of the polynomial decay: 1 = linear, 0.5 = square root (NVIDIA DLE and NeMo)."""
     decay_from: Literal["start", "warmup_end"] = "start"
-    """Where the decay's t starts at 0. start: at the start of the schedule, so the learning rate
-    drops abruptly after warm-up, as in the published LAMB recipes. warmup_end: at the end of
-    warm-up, so that the learning rate is continuous."""
+    """The point at which t = 0 in the decay formula. start: the start of the schedule, so the
+    learning rate drops abruptly after warm-up, as in the published LAMB recipes. warmup_end: the
+    end of warm-up, so that the learning rate is continuous."""
     decay_factor: float = 0.9
     """Exponential decay: factor by which the learning rate is multiplied over decay_every_steps
     steps."""

@@ -15,7 +15,8 @@ class RunConfig:
     name: str = ""
     """A name for displays and trackers; empty = the name of the run folder."""
     seed: int = 42
-    """Seed of the initial weights, data order, pairs, masks and dropout. Affects results."""
+    """Random seed for the initial weights, data order, pairs, masks and dropout. Affects
+    results."""
     deepspeed_config: str = ""
     """The DeepSpeed JSON for this recipe, used when --deepspeed_config is not given."""
     next_recipe: str = ""
@@ -80,12 +81,12 @@ class ValidationConfig:
     """End the run as soon as the validation masked-LM loss is at or below this value; null =
     never."""
     before_training: bool = False
-    """Also validate once before the first step, so that curves and prompts begin at chance
-    level."""
+    """Also validate once before the first step, so that the curves and the answers to the
+    prompts start at chance level."""
     prompts: str = ""
     """A file of prompts to complete at each validation. Each line has a text containing one [MASK],
-    then a tab, then the answer, which must be a single token. If empty, 5 masked positions in the
-    held-out text are used."""
+    then a tab, then the answer, which must be a single token. If no file is given, 5 masked
+    positions in the held-out text are used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

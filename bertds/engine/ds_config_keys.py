@@ -249,7 +249,7 @@ TOP: dict[str, Any] = {
     "use_data_before_expert_parallelism": _PARALLEL,
     "weight_quantization": Refused("it is for inference"),
     "elasticity": Refused(
-        "DeepSpeed has removed this option; bertds resumes any run on a different number of "
+        "DeepSpeed has removed this option; bertds can resume any run on a different number of "
         "processes"
     ),
     "nebula": _GONE,

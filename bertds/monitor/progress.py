@@ -75,6 +75,7 @@ class TimeLeft:
         self.total_steps = self._most_steps = total_steps
         self._clock_hours = clock_hours
         self._seconds = seconds
+        self._last = 0.0
         self.later = list(later)
         self.devices = devices
         self._begin: tuple[float, int] | None = None
@@ -83,8 +84,11 @@ class TimeLeft:
     def after(self, values: dict[str, Any]) -> str:
         """Return the time left after a train line as text; "" if it is not known yet."""
         now, step = time.monotonic(), values["step"]
+        # The recipe's clock also counts validations and saves between two lines.
+        since = now - self._last if self._begin else 0.0
+        self._seconds += max(values.get("seconds", 0.0), since)
+        self._last = now
         begin, first = self._begin = self._begin or (now, step)
-        self._seconds += values.get("seconds", 0.0)
         self.total_steps = steps_by_clock(self._most_steps, self._clock_hours, step, self._seconds)
         new = speed(values, self.devices)
         # A window of a few steps can be slow or fast by chance: smooth it, or the end would jump.

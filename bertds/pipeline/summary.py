@@ -59,14 +59,14 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
         title=f"Scores on held-out text (losses in nats; {words})",
         title_justify="left",
     )
-    pairs = ("NSP accuracy", "majority label") if with_pairs else ()
+    pairs = ("NSP accuracy", "baseline:\nmajority label") if with_pairs else ()
     for column in (
         "run",
         "row length",
         "MLM loss",
         "unigram entropy",
         "MLM accuracy",
-        "most frequent token",
+        "baseline:\nmost frequent token",
         *pairs,
         "tokens/s",
     ):
@@ -122,7 +122,7 @@ def _print_prompts(console: Console, prompts: list[dict[str, str]]) -> None:
         "answer",
         "before training",
         "after training",
-        "most frequent token",
+        "baseline:\nmost frequent token",
     ):
         table.add_column(column)
     for prompt in prompts:
@@ -166,7 +166,7 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
         ]
     # The demo: compare the answers with guessing, for each kind of question.
     asked = ", ".join(
-        f"{counts['right'] / counts['asked']:.0%} of the {counts['asked']} about a {kind} "
+        f"{counts['right'] / counts['asked']:.0%} on the {counts['asked']} about a {kind} "
         f"(guessing among {counts['answers']} answers: {1 / counts['answers']:.0%})"
         for kind, counts in scores["questions"].items()
     )
@@ -175,7 +175,7 @@ def verdict(scores: dict[str, Any], last: str) -> list[str]:
     )
     return [
         f"{after} of {len(prompts)} answers are correct after training, compared with {before} "
-        f"before. Correct answers for all held-out sentences: {asked}.",
+        f"before. Accuracy on all held-out sentences: {asked}.",
         "None of these sentences is in the training text: to answer correctly, the model must "
         "have learned the fact from sentences that are worded differently.",
     ]

@@ -116,7 +116,7 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
         ({"wandb": {"enabled": True}}, "tracking.wandb"),
         ({"activation_checkpointing": {}}, "model.activation_checkpointing"),
         ({"compile": {"deepcompile": True}}, "rearranges"),
-        ({"elasticity": {}}, "bertds resumes any run on a different number of processes"),
+        ({"elasticity": {}}, "bertds can resume any run on a different number of processes"),
         ({"amp": {"enabled": True}}, "use bf16"),
         ({"gradient_allreduce_op": "sum"}, "scaled for a mean"),
         ({"zero_optimization": {"stage": 2, "round_robin_gradients": True}}, "in the wrong order"),

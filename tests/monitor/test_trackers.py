@@ -324,8 +324,11 @@ def test_time_left_counts_the_phases_that_follow(
 def test_a_run_limited_by_time_shows_the_remaining_time(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """0.1 hours; 72 s of them were used before this start, and each line takes 36 s."""
-    clock = iter([0.0, 0.0, 36.0, 36.0])
+    """0.1 hours; 72 s of them were used before this start; the steps of each line take 36 s.
+
+    A validation of 36 s comes before the third line.
+    """
+    clock = iter([0.0, 0.0, 36.0, 36.0, 108.0, 108.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     left = TimeLeft(10**6, clock_hours=0.1, seconds=72.0)
     lines = ProgressLines(10**6, left, least_seconds=0.0)
@@ -333,3 +336,5 @@ def test_a_run_limited_by_time_shows_the_remaining_time(
     lines.line(train_line(40, seconds=36.0))
     assert "step 30/100 " in said[0] and "step 40/100 " in said[1]
     assert "4 min left" in said[1]  # 216 s
+    lines.line(train_line(50, seconds=36.0))
+    assert "step 50/83 " in said[2]  # 216 of 360 s have passed

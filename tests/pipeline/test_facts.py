@@ -167,8 +167,8 @@ def test_the_demo_asks_only_held_out_questions_and_repeats_none(
     assert main(command) == 0
     out = " ".join(capfd.readouterr().out.split())
     assert (
-        "compared with 0 before. Correct answers for all held-out sentences" in out
-        and "of the 96 about a capital" in out
+        "compared with 0 before. Accuracy on all held-out sentences" in out
+        and "on the 96 about a capital" in out
     )
     assert (
         "most frequent token" in out and "A full run" in out and "predict --task fill-mask" in out
