@@ -40,8 +40,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="Exit codes: 0 done, 1 failed, 2 bad input, 75 stopped early with everything "
         "saved (run the same command again).",
     )
-    parser.add_argument("--config", metavar="R.yaml", help="the recipe")
-    parser.add_argument("--deepspeed_config", metavar="F.json", help="the DeepSpeed JSON")
+    parser.add_argument("--config", metavar="R.yaml", help="recipe, a name or path")
+    parser.add_argument(
+        "--deepspeed_config",
+        metavar="F.json",
+        help="DeepSpeed JSON, a name or path (default: the one named in the recipe)",
+    )
     parser.add_argument(
         "--set",
         nargs="+",

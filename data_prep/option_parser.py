@@ -79,7 +79,7 @@ def _add_sources(group: Group, rare: Rare) -> None:
     add("--wiki", **paths, help="MediaWiki dumps (.xml, .bz2), or <doc> files")
     add("--books", **paths, help="folders of books as .txt (Project Gutenberg)")
     add("--text", **paths, help="plain text, blank lines between documents")
-    add("--jsonl", **paths, help="JSON lines files with a text in each object")
+    add("--jsonl", **paths, help="JSON Lines files with one text per object")
     add("--parquet", **paths, help="Parquet files with a text column")
     add("--pubmed", **paths, help="BioASQ / PubMed JSON: URL -> abstract")
     add(
@@ -131,7 +131,7 @@ def _add_sources(group: Group, rare: Rare) -> None:
     add(
         "--language",
         metavar="CODE",
-        help=rare("language of the sentence splitter's rules (default: en)"),
+        help=rare("language of the sentence splitter (default: en)"),
     )
 
 
@@ -224,14 +224,14 @@ def _add_selection(group: Group, rare: Rare) -> None:
     add(
         "--mix",
         metavar="SOURCE=W,...",
-        help="how often documents of a source are used: wiki=1,books=2.5",
+        help="how often to use the documents of a source: wiki=1,books=2.5",
     )
     add(
         "--decontaminate",
         nargs="+",
         action="extend",
         metavar="FILE",
-        help="drop documents that contain text of these test sets",
+        help="drop documents that contain text from these test sets",
     )
     add(
         "--quality",
@@ -239,7 +239,7 @@ def _add_selection(group: Group, rare: Rare) -> None:
         action="extend",
         choices=QUALITY_RULES,
         metavar="RULE",
-        help="drop documents that fail the rules gopher, repetition or c4",
+        help="drop documents that fail these rule sets: gopher, repetition, c4",
     )
     add(
         "--keep-language",

@@ -43,7 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", required=True, type=Path, metavar="DIR", help="output folder")
     add("--overwrite", action="store_true", help="replace an earlier result in --out")
     add("--train", default="", metavar="FILE", help="file to train on, instead of --data")
-    add("--dev", default="", metavar="FILE", help="file to score on")
+    add("--dev", default="", metavar="FILE", help="file to score")
     add("--test", default="", metavar="FILE", help="file to write predictions for")
     add(
         "--text-column", default="", metavar="NAME", help="column with the text, for your own files"
@@ -149,7 +149,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--no-test", action="store_true", help="do not predict test files")
     add("--deepspeed_config", default="", metavar="F.json", help="train with this DeepSpeed JSON")
-    add("--no-model", action="store_true", help="keep scores and predictions, not the weights")
+    add("--no-model", action="store_true", help="save scores and predictions, but no weights")
     add("--local_rank", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     _check_use(args, given_options(parser, args))

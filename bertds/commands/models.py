@@ -33,11 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     width = max(map(len, MODELS))
     for named in MODELS.values():
         here = "local" if is_here(named.name) else "-"
-        aliases = f"  = {', '.join(of_alias[named.name])}" if named.name in of_alias else ""
+        aliases = f"; alias {', '.join(of_alias[named.name])}" if named.name in of_alias else ""
         print(f"{named.name:<{width}}  {here:<5}  {named.about}{aliases}")
     print(
         "\nlocal = in the cache or in $BERTDS_MODELS; other models are downloaded from the Hub "
-        "when used (hf download HUB_ID)",
+        "when first used (or with hf download HUB_ID)",
         file=sys.stderr,
     )
     return EXIT_OK

@@ -24,8 +24,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         prog="bertds plan",
         description="Predict what a run will need: memory, time, energy, cost, network, disk.",
     )
-    parser.add_argument("--config", metavar="R.yaml", help="the recipe")
-    parser.add_argument("--deepspeed_config", metavar="F.json", help="the DeepSpeed JSON")
+    parser.add_argument("--config", metavar="R.yaml", help="recipe, a name or path")
+    parser.add_argument(
+        "--deepspeed_config",
+        metavar="F.json",
+        help="DeepSpeed JSON, a name or path (default: the one named in the recipe)",
+    )
     parser.add_argument(
         "--set",
         nargs="+",

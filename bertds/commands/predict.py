@@ -56,7 +56,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help="maximum number of tokens (default: as in the model; qa: 384)",
     )
-    add("--v2", action="store_true", help="qa: allow no answer (SQuAD 2.0)")
+    add("--v2", action="store_true", help="qa: allow questions without an answer (SQuAD 2.0)")
     args = parser.parse_args(argv)
     given = given_options(parser, args)
     for option, task in (("top", "fill-mask"), ("pooling", "embeddings"), ("v2", "qa")):

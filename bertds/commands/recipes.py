@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         for file in copy_recipe(recipe, json, Path(args.to)):
             print(f"wrote {file}")
-        print(f"train with it: bertds train --config {Path(args.to) / recipe.name}")
+        print(f"train with: bertds train --config {Path(args.to) / recipe.name}")
     return EXIT_OK
 
 

@@ -65,8 +65,8 @@ def train_by_nemo(argv: list[str]) -> int:
     recipe, settings = write_translation(args.nemo_config, args.overrides, args.write)
     if args.write:
         print(
-            f"wrote {recipe} and {settings}: bertds train --processes N --config {recipe} "
-            f"--deepspeed_config {settings}"
+            f"wrote {recipe} and {settings}; train with: bertds train --processes N --config "
+            f"{recipe} --deepspeed_config {settings}"
         )
         return EXIT_OK
     command = ["--config", str(recipe), "--deepspeed_config", str(settings)]

@@ -75,8 +75,7 @@ MODELS: dict[str, Named] = {
             Named(
                 f"bert_uncased_L-{layers}_H-{width}_A-{width // 64}",
                 f"google/bert_uncased_L-{layers}_H-{width}_A-{width // 64}",
-                f"{layers} layers, width {width}"
-                + (f"; {_SMALL_NAMES[layers, width]}" if (layers, width) in _SMALL_NAMES else ""),
+                f"{layers} layers, width {width}",
             )
             for layers, width in _SMALL
         ),

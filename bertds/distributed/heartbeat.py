@@ -286,7 +286,7 @@ class Heartbeat:
     def _hear(self, store: TimedStore, other: int) -> None:
         """Record that a peer has announced that it leaves."""
         if (word := self._words.hear(store, other)) is not None:
-            self._conclude(other, f"left with: {word.text}", word.code)
+            self._conclude(other, f"exited with: {word.text}", word.code)
 
     # -- the judging thread ------------------------------------------------------------------
 
@@ -387,7 +387,7 @@ class Heartbeat:
 
     def _end_frozen(self) -> None:
         """Kill silent peers on this machine: stopped ones would keep their port and GPU."""
-        # Except one that only reported another loss ("rank 0 left with: rank 1 is lost: ...").
+        # Except one that only reported another loss ("rank 0 exited with: rank 1 is lost: ...").
         found = _LOST.match(self.verdict)
         named = int(found[1]) if found else None
         for other in self._neighbours.ranks():

@@ -80,7 +80,7 @@ class StopRequests:
     def _look(self) -> str:
         now = time.monotonic()
         if self.deadline is not None and now > self.deadline:
-            return "run.max_hours is reached"
+            return "run.max_hours was reached"
         if self.job_deadline is not None and now > self.job_deadline:
             return "the time limit of the Slurm job is close"
         if now > self._next_look:  # access the file system at most once per second

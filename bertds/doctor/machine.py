@@ -43,7 +43,10 @@ def all_findings(*, with_gpu: bool) -> Iterator[Finding]:
     yield from limits()
     yield from network()
     yield from disks()
-    yield None, "slurm", "found" if shutil.which("sbatch") else "not on this machine"
+    if shutil.which("sbatch"):
+        yield True, "slurm", "sbatch found"
+    else:
+        yield None, "slurm", "not on this machine"
 
 
 def packages(installed: Callable[[str], str] = version) -> Iterator[Finding]:

@@ -131,11 +131,14 @@ def _check_vocabulary(trained: PretrainedModel, source: Source) -> None:
     theirs = trained.manifest.get("tokenizer", {}).get("fingerprint")
     if theirs and theirs != tokenizer.fingerprint:
         raise DataError(
-            f"{trained.origin}: the vocabulary differs from that of the data, "
-            "although the size is the same"
+            f"{trained.origin}: its vocabulary differs from that of the data, although both have "
+            "the same size; use data prepared with the model's own vocab.txt"
         )
     folder = trained.tokenizer_folder
     if folder is None or not tokenizer.files or theirs:
         return
     if load_tokenizer_info(folder).vocabulary() != tokenizer.vocabulary():
-        raise CheckpointError(f"{folder}: the vocabulary differs from {tokenizer.main_file}")
+        raise CheckpointError(
+            f"{folder}: the vocabulary differs from {tokenizer.main_file}; use data prepared with "
+            "the model's own vocab.txt"
+        )

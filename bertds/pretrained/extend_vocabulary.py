@@ -146,7 +146,7 @@ def extend(
     else:
         lacking = [piece for piece in SPECIAL if piece not in given]
         if lacking:
-            raise DataError(f"{vocab}: lacks {', '.join(lacking)}")
+            raise DataError(f"{vocab}: does not contain {', '.join(lacking)}, which BERT requires")
         new = given
     added = len(set(new) - set(old))
     if not added:

@@ -143,7 +143,8 @@ def check_graphs(config: Config, stage: int, capability: Capability) -> None:
             "(run.compile is supported)"
         )
     if capability is None or stage == 3:
-        raise ConfigError("run.cuda_graphs=true needs a GPU and ZeRO stage 0, 1 or 2")
+        found = "this machine has no GPU" if capability is None else "found stage 3"
+        raise ConfigError(f"run.cuda_graphs=true needs a GPU and ZeRO stage 0, 1 or 2; {found}")
     if config.model.activation_checkpointing != "none":
         raise ConfigError(
             "run.cuda_graphs=true cannot be combined with model.activation_checkpointing=full, "

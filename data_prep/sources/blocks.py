@@ -127,7 +127,9 @@ def bz2_blocks(
                     data = file.read(BLOCK_BYTES)
                     read_to += len(data)
                     if not data:
-                        raise DataError(f"{path}: truncated: it ends inside a bzip2 stream")
+                        raise DataError(
+                            f"{path}: truncated: it ends inside a bzip2 stream; download it again"
+                        )
                 block = decompressor.decompress(data, BLOCK_BYTES)
                 data = b""
                 if block:
@@ -145,7 +147,7 @@ def bz2_blocks(
                     stream_start = read_to - len(data)
                     decompressor = bz2.BZ2Decompressor()
         except (OSError, ValueError) as error:
-            raise DataError(f"{path}: damaged bzip2 data ({error})") from error
+            raise DataError(f"{path}: damaged bzip2 data ({error}); download it again") from error
 
 
 def _next_stream(file: BinaryIO, start: int, end: int) -> int | None:
@@ -212,9 +214,11 @@ def _unpacked(
         else:
             yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
     except EOFError as error:
-        raise DataError(f"{path}: truncated: the compressed data ends too early") from error
+        raise DataError(
+            f"{path}: truncated: the compressed data ends too early; download it again"
+        ) from error
     except (OSError, zlib.error, lzma.LZMAError, RuntimeError) as error:
-        raise DataError(f"{path}: damaged ({error})") from error
+        raise DataError(f"{path}: damaged ({error}); download it again") from error
 
 
 def _xz_blocks(path: FilePath) -> Iterator[bytes]:

@@ -85,7 +85,7 @@ def test_all_learn_the_code_of_a_rank_that_stops_early() -> None:
     word.say("something that followed", 1)
     word.publish(talk)
     main._listen(talk)
-    assert (main.verdict, main.exit_code) == ("rank 1 left with: s3://corpus does not answer", 75)
+    assert (main.verdict, main.exit_code) == ("rank 1 exited with: s3://corpus does not answer", 75)
     main._listen(talk)  # passes it on
     other = Heartbeat(2, 3, 4.0, store)
     other._listen(TimedStore(store, other._own))
@@ -103,7 +103,7 @@ def test_the_last_message_of_a_neighbour_that_ended_is_received() -> None:
     assert other.verdict == ""
     other._gone.add(1)
     other._listen(TimedStore(store, other._own))
-    assert (other.verdict, other.exit_code) == ("rank 1 left with: SIGTERM", 143)
+    assert (other.verdict, other.exit_code) == ("rank 1 exited with: SIGTERM", 143)
 
 
 def test_a_broken_collective_is_explained_by_the_peer_that_stopped_early() -> None:
@@ -117,7 +117,7 @@ def test_a_broken_collective_is_explained_by_the_peer_that_stopped_early() -> No
     heartbeat._listen(talk)
     found = heartbeat.explain(error)
     assert isinstance(found, StoppedError) and found.exit_code == 75
-    assert str(found) == "rank 1 left with: a dead store; run the same command again to resume"
+    assert str(found) == "rank 1 exited with: a dead store; run the same command again to resume"
 
 
 def test_a_stopped_process_does_not_run_and_a_busy_one_does() -> None:
@@ -152,7 +152,7 @@ def test_a_stopped_process_does_not_run_and_a_busy_one_does() -> None:
         ("rank 1 (process 7 on here) is lost: silent for 5 s", [7]),
         ("rank 1 is lost: silent for 5 s", [7]),
         # It left in order, and only says whom it had lost.
-        ("rank 1 (process 7 on here) left with: rank 2 is lost: silent for 5 s", []),
+        ("rank 1 (process 7 on here) exited with: rank 2 is lost: silent for 5 s", []),
     ],
 )
 def test_only_the_frozen_one_is_killed(

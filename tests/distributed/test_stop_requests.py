@@ -150,7 +150,7 @@ def test_the_stop_file_and_the_time_limit(tmp_path: Path) -> None:
     watch = StopRequests(tmp_path, None)
     (tmp_path / "STOP").touch()
     assert "STOP exists" in watch.reason()
-    assert StopRequests(tmp_path / "x", 0.0).reason() == "run.max_hours is reached"
+    assert StopRequests(tmp_path / "x", 0.0).reason() == "run.max_hours was reached"
 
 
 CHILD = """

@@ -100,7 +100,7 @@ def test_a_rank_with_an_error_of_its_own_is_quoted_by_the_others(
         plans={1: {"error": 5}},
     )
     assert ranks.wait(40) == [1, 2]
-    assert "rank 1" in ranks.text(0) and "left with: a planted error" in ranks.text(0)
+    assert "rank 1" in ranks.text(0) and "exited with: a planted error" in ranks.text(0)
     assert "bertds: rank 1: error: a planted error" in ranks.text(1)
 
 

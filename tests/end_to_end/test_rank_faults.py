@@ -40,10 +40,10 @@ CODES: dict[str, set[int]] = {
     **{name: {75} for name in ORDERLY},
 }
 SAID = {
-    "exception": "left with: a planted exception",
-    "async_exception": "left with: ",
-    "signal_exception": "left with: a planted exception",
-    "exit": "left with: this process called sys.exit() before the run was finished",
+    "exception": "exited with: a planted exception",
+    "async_exception": "exited with: ",
+    "signal_exception": "exited with: a planted exception",
+    "exit": "exited with: this process called sys.exit() before the run was finished",
     "sleep": "is lost: no progress for ",
     "lock": "is lost: silent for ",
 }

@@ -91,7 +91,7 @@ def test_a_rank_that_is_stopped_before_training_stops_the_other(
     plans = {first: {"die": ["engine.group", 1, signal.SIGTERM]}}
     ranks = fork_server.start(words, 2, output=tmp_path, plans=plans)
     assert ranks.wait() == [143, 143], ranks.text(0) + ranks.text(1)
-    said = "left with: stopped by SIGTERM before training began"
+    said = "exited with: stopped by SIGTERM before training began"
     assert f"rank {first} (process" in ranks.text(1 - first) and said in ranks.text(1 - first)
     assert "Traceback" not in ranks.text(0) + ranks.text(1)
 
@@ -130,7 +130,7 @@ def test_the_time_left_of_a_job() -> None:
 def test_max_hours_stops_after_its_time(fork_server: Any, command: Any, tmp_path: Path) -> None:
     began = time.monotonic()
     code, text = fork_server.run(command("run", ENDLESS, "run.max_hours=0.0003"), output=tmp_path)
-    assert code == 75 and "run.max_hours is reached" in text
+    assert code == 75 and "run.max_hours was reached" in text
     assert time.monotonic() - began > 0.0003 * 3600
     assert saved_steps(tmp_path / "run")[0] > 1
 

@@ -110,7 +110,7 @@ def test_a_rank_whose_store_fails_at_start_stops_the_other(
     assert ranks.wait() == [75, 75], ranks.text(0) + ranks.text(1)
     assert "manifest.json: ClientConnectorError" in ranks.text(first)
     assert f"rank {first} (process" in ranks.text(1 - first)
-    assert "left with: http://127.0.0.1" in ranks.text(1 - first)
+    assert "exited with: http://127.0.0.1" in ranks.text(1 - first)
     assert "Traceback" not in ranks.text(0) + ranks.text(1)
 
 
@@ -132,7 +132,7 @@ def test_a_dead_store_of_copies_ends_all_ranks_with_75(
     )
     assert ranks.wait() == [75, 75], ranks.text(0) + ranks.text(1)
     assert "s3://bucket/run: EndpointConnectionError" in ranks.text(0)
-    assert "left with: s3://bucket/run" in ranks.text(1)
+    assert "exited with: s3://bucket/run" in ranks.text(1)
     assert SECRET not in ranks.text(0) + ranks.text(1)
 
 

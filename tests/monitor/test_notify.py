@@ -40,7 +40,7 @@ def test_a_run_sends_a_notice_when_it_ends_or_stops(
     words.remove("run.max_hours=1e-9")
     assert train.entry(words) == 0
     first, last = told(file)
-    assert first.startswith("stopped 1 bertds run: stopped at step 1 (run.max_hours is reached)")
+    assert first.startswith("stopped 1 bertds run: stopped at step 1 (run.max_hours was reached)")
     assert last == "done 6 bertds run: done at step 6"
 
 

@@ -98,5 +98,5 @@ def test_malformed_pieces_are_refused(
     assert main(["extend", str(folder), out]) == 2
     words.write_text("a\nb\n")
     assert main(["extend", str(folder), out, "--vocab", str(words)]) == 2
-    assert "lacks [PAD], [UNK]" in capsys.readouterr().err
+    assert "does not contain [PAD], [UNK]" in capsys.readouterr().err
     assert read_pieces(folder / "vocab.txt") == OLD

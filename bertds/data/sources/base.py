@@ -110,7 +110,9 @@ class Source(ABC):
             if epoch not in self._counts:
                 counts = [self.count_rows(epoch, shard) for shard in range(self.shards)]
                 if not any(counts):
-                    raise DataError(f"{self.name}: not enough text for a single training row")
+                    raise DataError(
+                        f"{self.name}: not enough text for a single training row; add documents"
+                    )
                 # Validation and training may ask for different epochs at the same time.
                 while len(self._counts) >= _EPOCHS_REMEMBERED:
                     del self._counts[min(self._counts)]

@@ -130,11 +130,11 @@ def _fault(values: list[str], columns: int, tagged: bool) -> str:
     if len(values) != columns:
         return f"{count(len(values), 'column')}, but {columns} in the first line"
     if not values[0]:
-        return "no word"
+        return "the first column, which is the word, is empty"
     if values[0] == BYTE_ORDER_MARK:
         return "a lone byte order mark (U+FEFF) as the word"
     if tagged and columns < 2:
-        return "one column: a word without a tag"
+        return "only one column: the tag is missing"
     if tagged and not _TAG.fullmatch(values[-1]):
         return f"{values[-1]!r} is not a tag (O, B-TYPE, I-TYPE)"
     return ""

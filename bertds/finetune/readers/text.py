@@ -100,7 +100,7 @@ def _row(
     pair = values[places["pair"]] if "pair" in places else None
     if split == "train" and (not text.strip() or (pair is not None and not pair.strip())):
         # Elsewhere an empty sentence keeps its place, so that predictions do not shift.
-        bad.add(number, "an empty sentence")
+        bad.add(number, "a sentence is empty")
         return None
     label: int | float | None = None
     if "label" in places:
