@@ -1,4 +1,4 @@
-"""Small repairs that every source needs: control characters, spaces, byte order marks."""
+"""Small repairs that every source needs: control characters, spaces, escapes, tags."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import re
 
 
 def word_set(words: str) -> frozenset[str]:
-    """Return the words of a text: a list that is read more easily than one with quotes."""
+    """Return the set of the words in a text, which is easier to read than a list with quotes."""
     return frozenset(words.split())
 
 
-# The tokenizer would delete these, and so glue the words on both sides together.
+# The tokenizer would delete these and thereby join the words on both sides.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 # An entity ends with its semicolon: "?a=1&copy=2" is an address, not a copyright sign.
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|[A-Za-z][A-Za-z0-9]{1,31});")
 _LONGEST_REFERENCE = 10
-# Names that are surely markup: HTML, what MediaWiki adds, and what abstracts use (JATS). Text such
-# as "CD4<CD8 but CD8>CD4" or MEDLINE's "<or=" is none.
+# Names that are certainly markup: HTML, MediaWiki's additions, and those of abstracts (JATS). Text
+# such as "CD4<CD8 but CD8>CD4" or MEDLINE's "<or=" is not a tag.
 TAG_NAMES = word_set(
     """
     a abbr acronym address article aside b bdi bdo big blockquote body br caption center cite code
@@ -35,7 +35,7 @@ TAG_NAMES = word_set(
     disp-formula tex-math list list-item sec label abstracttext
     """
 )
-# With attributes or without: "x <b and c> d" compares, it marks nothing.
+# With or without attributes. "x <b and c> d" is a comparison, not a tag.
 _ATTRIBUTE = r"\s++[\w:.-]++(?:\s*+=\s*+(?:\"[^\"<>\n]*+\"|'[^'<>\n]*+'|[^\s\"'=<>`]++))"
 _TAG = re.compile(rf"</?([a-zA-Z][a-zA-Z0-9-]*+)(?:{_ATTRIBUTE})*+\s*+/?>")
 
@@ -50,9 +50,9 @@ def clean_line(line: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """Undo the escapes of HTML that end in a semicolon, for sources that are written in markup.
+    """Undo HTML escapes that end in a semicolon, for sources that are written in markup.
 
-    References to characters that cannot exist vanish.
+    References to characters that cannot exist are removed.
     """
     return _ENTITY.sub(_entity, text) if "&" in text and ";" in text else text
 
@@ -72,9 +72,9 @@ _NAMED = frozenset(f"&{name}" for name in html.entities.html5 if name.endswith("
 
 
 def without_tags(line: str, replacement: str = "") -> str:
-    """Return a line without the tags of HTML (``CUL-2<sup>LRR-1</sup>``), their content kept.
+    """Return a line without HTML tags (``CUL-2<sup>LRR-1</sup>``); their content is kept.
 
-    What is no tag stays: comparisons, ``<or=``, addresses between angle brackets.
+    Anything else in angle brackets stays: comparisons, ``<or=``, addresses.
     """
     if "<" not in line:
         return line
@@ -85,6 +85,6 @@ def clean_paragraphs(text: str) -> str:
     """Return the non-empty lines of a text, each cleaned."""
     suspect = "  " in text or "\t" in text or "\xa0" in text
     if not suspect and text.replace("\n", " ").isprintable():
-        # Most texts: nothing in them needs a repair.
+        # Most texts need no repair.
         return "\n".join(filter(None, map(str.strip, text.split("\n"))))
     return "\n".join(filter(None, map(clean_line, text.split("\n"))))

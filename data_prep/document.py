@@ -1,4 +1,4 @@
-"""What a source yields: documents, and pieces of work that can be read apart from each other."""
+"""The output of a source: documents, and units of work that can be read independently."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from bertds.system.stored_path import FilePath, file_path
 
-# Reasons for which a document is not written. Sources and stages use these; quality.py and
-# repetition.py in data_prep/selection have names for their rules.
+# Reasons for which a document is dropped. Sources and stages use these; quality.py and
+# repetition.py in data_prep/selection name their own rules.
 REDIRECT = "redirect"
 NAMESPACE = "namespace"
 NOT_TEXT = "not_wikitext"
@@ -25,30 +25,30 @@ LEFT_OUT = "left_out_by_mix"
 
 
 class Document(NamedTuple):
-    """One article, book or abstract; or the reason why there is none."""
+    """One article, book or abstract; or the reason why it is dropped."""
 
     text: str
-    """Clean paragraphs, one a line. Empty when dropped."""
+    """Clean paragraphs, one in a line. Empty if dropped."""
     dropped: str = ""
-    """Why the document is left out; empty when it is kept."""
+    """Why the document is dropped; empty if it is kept."""
     title: str = ""
-    """What a person would call it, where the source says: a page's title, a book's file."""
+    """Its name, if the source has one: the title of a page, the file name of a book."""
     encoding: str = ""
-    """What it was decoded from, where that was detected."""
+    """The encoding of its source, if that had to be detected."""
 
 
 class Limits(NamedTuple):
-    """What reading may come to: a small file must not fill the memory or run for days."""
+    """Bounds on reading: a small file must not fill the memory or take days."""
 
     document_bytes: int = 256 << 20
     """The largest document (``--max-document-mb``). Shakespeare's works have 5.5 MB."""
     unpack_ratio: int = 250
-    """Bytes unpacked per byte of a compressed file (``--max-unpack-ratio``): text comes to 3 to 8,
-    repetitive JSON to 50; a bomb to 1,000 (gzip) and 40,000 (bzip2)."""
+    """Bytes unpacked per byte of a compressed file (``--max-unpack-ratio``). Text has 3 to 8,
+    repetitive JSON up to 50; a decompression bomb has 1,000 (gzip) to 40,000 (bzip2)."""
 
 
 class Unit(NamedTuple):
-    """A piece of work of bounded size: part of one file, or records that the parent has read."""
+    """A piece of work of bounded size: part of one file, or records that the parent read."""
 
     source: str
     """The option that named the file: wiki, books, text, ..."""
@@ -56,20 +56,20 @@ class Unit(NamedTuple):
     """The function of :data:`data_prep.sources.READERS` that reads it."""
     file: str
     number: int
-    """Position of this unit in its file."""
+    """Index of this unit in its file."""
     start: int
     end: int
-    """Bytes of the file (compressed ones where it is compressed) that the unit owns."""
+    """Byte range that the unit owns, in the file as it is stored; of Parquet, row groups."""
     size: int
     """Bytes of work, for the progress bar."""
     options: tuple[str, ...] = ()
     records: tuple[bytes, ...] | None = None
-    """The contents, when only one process can read the file (a single bzip2 or gzip stream)."""
+    """The contents, if only one process can read the file (a single bzip2 or gzip stream)."""
     limits: Limits = Limits()
 
     @property
     def path(self) -> FilePath:
-        """The file as a path, or in its store."""
+        """The file as a local path, or as an object in its store."""
         return file_path(self.file)
 
 
@@ -80,11 +80,11 @@ class SourceFile(NamedTuple):
     reader: str
     path: FilePath
     name: str
-    """Name below the folder that the user gave; paths of the machine stay out of the manifest."""
+    """Path below the folder that the user gave; the manifest must not show paths of the machine."""
     bytes: int
     options: tuple[str, ...] = ()
     licence: str = ""
-    """What the source itself says about its licence."""
+    """The licence that the source itself states."""
     streams: str = ""
-    """Of a multistream dump: the file that names its streams."""
+    """The index of a multistream dump; "" if there is none."""
     limits: Limits = Limits()

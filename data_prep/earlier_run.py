@@ -1,4 +1,4 @@
-"""What an earlier run left in the output folder: finished, to be continued, repaired or refused."""
+"""Decides whether earlier results in a folder are complete, resumed, repaired or refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OtherSettings(DataError):
     """The folder was prepared with other settings, or from other sources.
 
     Attributes:
-        what: the folder and what is different, without what can be done.
+        what: the folder and the differences, without the remedy.
     """
 
     def __init__(self, what: str) -> None:
@@ -35,7 +35,7 @@ class OtherSettings(DataError):
 
 
 class EarlierRun:
-    """The contents of an output folder, seen by a run that is about to begin there."""
+    """The contents of an output folder in which a run is about to begin."""
 
     def __init__(
         self, out: Path, files: Sequence[SourceFile], settings: PrepSettings, overwrite: bool
@@ -44,8 +44,8 @@ class EarlierRun:
         self.plan = self.work / "plan.json"
         self.overwrite = overwrite
         self.manifest: Manifest | None = None
-        """Of a finished folder in which files are missing or damaged."""
-        # What must be equal for earlier results to be used.
+        """Manifest of a finished folder in which files are missing or damaged."""
+        # Earlier results are reused only if all of this is equal.
         self.identity = {
             "sources": sorted([f.source, f.name, f.bytes] for f in files),
             "text options": sorted({f"{f.source} {' '.join(f.options)}" for f in files}),
@@ -53,7 +53,7 @@ class EarlierRun:
         }
 
     def is_finished(self) -> bool:
-        """Return whether nothing is left to do; else leave a folder in which work can continue.
+        """Return whether nothing is left to do; if not, make the folder ready to continue.
 
         Raises:
             DataError: the folder holds results of other settings or sources, or foreign files.
@@ -61,11 +61,13 @@ class EarlierRun:
         if (self.out / MANIFEST_NAME).exists() and self._finished_before():
             shutil.rmtree(self.work, ignore_errors=True)
             return True
+        # An unfinished run left its plan: continue it if nothing has changed.
         if self.manifest is None and self.plan.exists():
             self._same_or_cleared(self._different_from_plan())
         elif self.manifest is None and self.overwrite:
             self.clear()
         elif self.manifest is None:
+            # Without plan and manifest, any file in the folder is the user's own.
             foreign = next((p for p in self.out.iterdir() if p.name[0] != "."), None)
             if foreign is not None:
                 raise DataError(
@@ -82,7 +84,7 @@ class EarlierRun:
         except DataError as error:
             if not self.overwrite:
                 raise DataError(f"{error}; use --overwrite to prepare the folder again") from None
-            self.clear()  # a damaged manifest says nothing that could be used
+            self.clear()  # a damaged manifest contains nothing that could be used
             return False
         if not self._same_or_cleared(self.different_from(manifest)):
             return False
@@ -94,13 +96,14 @@ class EarlierRun:
         return not damaged
 
     def different_from(self, manifest: Manifest) -> list[str]:
-        """Return how a finished preparation differs from this one, for a message."""
+        """Return how a finished preparation differs from this one, as parts of a message."""
         before = {
             "sources": sorted(
                 [s["name"], f["name"], f["bytes"]] for s in manifest.sources for f in s["files"]
             ),
             **manifest.settings,
         }
+        # The manifest does not record the text options, so they cannot be compared.
         now = {key: value for key, value in self.identity.items() if key != "text options"}
         return _differences(before, now)
 
@@ -108,7 +111,7 @@ class EarlierRun:
         return _differences(_read_json(self.plan), self.identity)
 
     def is_of_this(self) -> bool:
-        """Return whether the folder holds this preparation, finished or not."""
+        """Return whether the folder holds this preparation, complete or not."""
         if self.plan.exists():
             return not self._different_from_plan()
         try:
@@ -127,7 +130,7 @@ class EarlierRun:
         )
 
     def clear(self) -> None:
-        """Remove what preparation writes, and nothing else."""
+        """Remove all that preparation writes, and nothing else."""
         for name in (MANIFEST_NAME, REPORT_NAME):
             (self.out / name).unlink(missing_ok=True)
         for name in (WORK_FOLDER, "tokenizer", "train", "validation", "dropped"):
@@ -136,9 +139,9 @@ class EarlierRun:
             shutil.rmtree(folder)
 
     def check_repair(self, splits: dict[str, list[ShardInfo]]) -> None:
-        """Say so if shards that were made again are not the lost ones."""
+        """Discard the old manifest, with a message, if rebuilt shards differ from the lost ones."""
         if self.manifest is None and (self.out / MANIFEST_NAME).exists():
-            self.manifest = Manifest.load(self.out)  # another task has looked at the folder
+            self.manifest = Manifest.load(self.out)  # another task inspected the folder
         if self.manifest is None:
             return
         if any(list(self.manifest.splits[name].shards) != infos for name, infos in splits.items()):
@@ -147,7 +150,7 @@ class EarlierRun:
 
 
 def damaged_files(out: Path, manifest: Manifest) -> list[str]:
-    """Return the files of a finished folder that are missing or changed."""
+    """Return the files of a finished folder that are missing or changed (all are hashed)."""
     entries = [asdict(shard) for shard in manifest.shards()]
     entries += [file for instance in manifest.instances for file in instance["files"]]
     damaged = []
@@ -159,6 +162,7 @@ def damaged_files(out: Path, manifest: Manifest) -> list[str]:
             good = False
         if not good:
             damaged.append(entry["file"])
+    # The tokenizer's files are compared as one: its fingerprint covers their contents.
     try:
         tokenizer = load_tokenizer_info(out / "tokenizer", *manifest.tokenizer.rules)
         wanted = len(TOKENIZER_FILES) if tokenizer.is_wordpiece else len(TOKENIZER_FILES) - 1

@@ -1,13 +1,13 @@
-"""``--executor``: where the tasks of one preparation run.
+"""``--executor``: decides where the tasks of one preparation run.
 
-- ``local``: here. ``--task-count N --task-index K``, in N shells on any hosts that share the
-  folder, are N tasks.
-- ``slurm``: within an element of an array job, that element is one task; elsewhere the array of
+- ``local``: here. ``--task-count N --task-index K`` in N shells, on any hosts that share the
+  folder, gives N tasks.
+- ``slurm``: inside an element of an array job, this element is one task. Elsewhere an array of
   ``--task-count`` elements is submitted (slurm/data_prep.sh).
-- ``ray``: ``--task-count`` tasks on the Ray cluster that is there, or on this machine.
+- ``ray``: ``--task-count`` tasks on the existing Ray cluster, or on this machine.
 
-However they are started, they meet in the output folder (data_prep/workers/team.py) and need
-nothing else from each other.
+However they are started, the tasks cooperate only through the output folder
+(data_prep/workers/team.py).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _OWN_OPTIONS = ("--executor", "--task-count", "--task-index")
 
 
 def execute(command: CommandLine, argv: Sequence[str]) -> int:
-    """Prepare, here or elsewhere.
+    """Run a preparation, here or elsewhere.
 
     Args:
-        command: the command line.
-        argv: the same as it was given, to be handed on.
+        command: the parsed command line.
+        argv: the unparsed arguments, to be passed on.
 
     Returns:
         0.
 
     Raises:
-        BertdsError: one line that says what is wrong.
+        BertdsError: a message of one line.
     """
     request, executor, dry_run = command
     if dry_run:
@@ -69,7 +69,7 @@ def array_element(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def without_own_options(argv: Sequence[str]) -> list[str]:
-    """Return the arguments without those that say where to run."""
+    """Return the arguments without those that decide where to run."""
     kept: list[str] = []
     skip = False
     for argument in argv:
@@ -77,14 +77,18 @@ def without_own_options(argv: Sequence[str]) -> list[str]:
         if skip:
             skip = False
         elif name in _OWN_OPTIONS:
-            skip = not equals
+            skip = not equals  # the value is the next argument
         else:
             kept.append(argument)
     return kept
 
 
 def _submit(request: PrepRequest, argv: list[str]) -> int:
-    """Submit the array job and say how to watch it."""
+    """Submit the array job and print how to watch it.
+
+    Raises:
+        ConfigError: there are no job scripts, sbatch is missing, or it failed.
+    """
     scripts = shipped_folder("slurm")
     script = scripts / "data_prep.sh"
     if not script.is_file():
@@ -115,7 +119,12 @@ def _submit(request: PrepRequest, argv: list[str]) -> int:
 
 
 def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
-    """Run the tasks on a Ray cluster and wait for them; Ray restarts those that die."""
+    """Run the tasks on a Ray cluster and wait for them; Ray restarts tasks that die.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        BertdsError: a task failed.
+    """
     try:
         import ray
     except ImportError as error:
@@ -124,7 +133,7 @@ def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
         ) from error
     workers = max(1, request.workers)
     paths = filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")])
-    # With RAY_ADDRESS, or a cluster of this machine, that one; else a new one on this machine.
+    # This joins the cluster of RAY_ADDRESS or of this machine, or starts a new one here.
     ray.init(
         ignore_reinit_error=True,
         log_to_driver=True,
@@ -132,6 +141,7 @@ def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
     )
     try:
         part = ray.remote(num_cpus=workers, max_retries=3)(run_part)
+        # Relative paths in the arguments must mean the same in Ray's processes.
         cwd = os.getcwd()
         tasks = [
             part.remote(
@@ -152,10 +162,11 @@ def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
         for task in tasks:
             try:
                 answers.append(ray.get(task))
-            except ray.exceptions.RayError as error:  # died, and again when it was restarted
+            except ray.exceptions.RayError as error:  # died again after its restarts
                 answers.append((1, f"a Ray task failed: {str(error).splitlines()[0]}"))
     finally:
         ray.shutdown()
+    # All tasks are awaited before the first error is reported.
     failed = next((answer for answer in answers if answer[0] != 0), None)
     if failed is not None:
         raise (DataError if failed[0] == EXIT_BAD_INPUT else BertdsError)(failed[1])
@@ -164,7 +175,7 @@ def _run_on_ray(request: PrepRequest, argv: list[str]) -> int:
 
 
 def run_part(argv: list[str], cwd: str) -> tuple[int, str]:
-    """Do one task's part in a process of Ray's. Returns exit code and error."""
+    """Run one task in a Ray process. Returns exit code and error message."""
     from data_prep.options import parse_args
 
     os.chdir(cwd)

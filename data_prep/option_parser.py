@@ -23,7 +23,7 @@ Resume: run the same command again. Report: DIR/report.html. Rows: %(prog)s show
 
 
 class _OneLineEach(argparse.RawDescriptionHelpFormatter):
-    """An option and its help on one line, so that all of them fit a screen."""
+    """Prints each option and its help on one line, so that all fit on a screen."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=100)
@@ -34,14 +34,14 @@ class _OneLineEach(argparse.RawDescriptionHelpFormatter):
 
 
 def _program() -> str:
-    """Return how preparation was called: by the script's name, or as ``bertds prep``."""
+    """Return the name of the program: the script's name, or ``bertds prep``."""
     script = Path(sys.argv[0]).name
     return script if script == "build_wiki_books.py" else "bertds prep"
 
 
 Group = argparse._ArgumentGroup
 Rare = Callable[[str], str]
-"""What makes an option's help: its own text, or none where only common options are shown."""
+"""Makes an option's help: its text, or nothing where only common options are shown."""
 
 
 def _shown(text: str) -> str:

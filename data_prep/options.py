@@ -21,17 +21,17 @@ GOES_WITH = {
     **dict.fromkeys(("dupe_factor", "compression", "dataset_name"), ("instances",)),
     "task_index": ("task_count",),
 }
-"""Options that do nothing without one of these."""
+"""Options that have no effect without one of these others."""
 
 
 class CommandLine(NamedTuple):
-    """What the command line says."""
+    """The parsed command line."""
 
     request: PrepRequest
     executor: str
     """Where the tasks run: one of EXECUTORS."""
     dry_run: bool
-    """Only forecast the work, disk space and time."""
+    """Only estimate the work, disk space and time."""
 
 
 def parse_args(argv: Sequence[str] | None) -> CommandLine:
@@ -41,7 +41,7 @@ def parse_args(argv: Sequence[str] | None) -> CommandLine:
         ConfigError: a value is impossible.
     """
     parser = option_parser(full=False)
-    # Options that were not given are missing here: their defaults are those of PrepRequest.
+    # Options that were not given are absent, so that the defaults are those of PrepRequest.
     given = vars(parser.parse_args(argv))
     if given.pop("help_all", False):
         option_parser(full=True).print_help()
@@ -51,6 +51,6 @@ def parse_args(argv: Sequence[str] | None) -> CommandLine:
         parser.error("--out DIR is required")
     if bool(given.get("vocab")) == bool(given.get("train_vocab")):
         parser.error("give either --vocab FILE or --train-vocab N")
-    given.pop("debug", None)  # it is run_command.guarded's
+    given.pop("debug", None)  # handled by run_command.guarded
     executor, dry_run = given.pop("executor", "local"), given.pop("dry_run", False)
     return CommandLine(PrepRequest(**given), executor, dry_run)

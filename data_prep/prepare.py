@@ -1,7 +1,7 @@
-"""``prepare``: a corpus becomes training shards.
+"""``prepare``: turns a corpus into training shards.
 
 The stages are in data_prep/run_stages.py. This module decides what an output folder needs: nothing,
-since it was prepared before; the rest of a run that was stopped; or everything.
+if it is complete; the rest of a run that was stopped; or everything.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from data_prep.workers.team import SharedFolderTeam, SingleProcess, Team
 def prepare(request: PrepRequest) -> Manifest:
     """Prepare a corpus, or continue where an earlier call was stopped.
 
-    A script that asks for several workers must call this below ``if __name__ == "__main__"``:
-    they are processes that import it again.
+    A script that asks for several workers must call this below ``if __name__ == "__main__"``: the
+    workers are processes that import the script again.
 
     Args:
-        request: what to prepare, from what, into which folder.
+        request: what to prepare, from which sources, into which folder.
 
     Returns:
         The manifest of the finished folder.
 
     Raises:
         OtherSettings: the folder was prepared with other settings, or from other sources.
-        BertdsError: another reason why there is no result; one line that says what is wrong.
+        BertdsError: another error, with a message of one line.
     """
     began = time.monotonic()
     resolved = resolve(request)
@@ -66,16 +66,18 @@ def prepare(request: PrepRequest) -> Manifest:
             else:
                 manifest = StageRun(resolved, team).execute(earlier)
             if url and request.task_count == 1 and earlier.is_of_this():
-                # Of several tasks, one that begins last finds in the folder that all is done.
+                # Of several tasks, one that begins last may find the folder complete. Hence only a
+                # single task removes its working files.
                 earlier.clear()
     except OSError as error:
         path = Path(error.filename or out)
+        # A wrong --out is the user's mistake; other errors, such as a full disk, are explained.
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise DataError(f"{path}: cannot be written ({error.strerror})") from error
         raise explain_os_error(error, path) from error
     if url and request.task_count == 1:
         with suppress(OSError):
-            out.rmdir()  # unless something of the user's is in it
+            out.rmdir()  # fails, as it should, if it contains files of the user
     if finished:
         intact = "there" if url else "intact"
         progress.say(
@@ -89,10 +91,10 @@ def prepare(request: PrepRequest) -> Manifest:
 def forecast(request: PrepRequest) -> Forecast:
     """Estimate and print the work, disk space and time of a preparation, from a sample.
 
-    Nothing is written below the output folder.
+    Nothing is written in the output folder.
 
     Raises:
-        BertdsError: as :func:`prepare` would.
+        BertdsError: as in :func:`prepare`.
     """
     resolved = resolve(request)
 
@@ -116,17 +118,18 @@ def forecast(request: PrepRequest) -> Forecast:
 
 @contextmanager
 def _team(resolved: Resolved, earlier: EarlierRun) -> Iterator[Team]:
-    """Hold the folder's lock, alone or as one of several tasks, and yield who does the work."""
+    """Hold the folder's lock, alone or as one of several tasks, and yield the team of workers."""
     out, request = resolved.out, resolved.request
     with Workers(resolved.workers) as workers:
         if request.task_count > 1:
+            # Only tasks with the same settings and sources may work in the folder together.
             goal = inputs_hash([earlier.identity, *filter(None, [resolved.url])])
             group = f"{request.task_count} {goal[:16]}"
             with JointLock(out, group, request.task_index, request.task_count) as joint:
                 yield SharedFolderTeam(workers, joint)
         else:
             with FolderLock(out, "preparation"):
-                shutil.rmtree(out / TASKS_FOLDER, ignore_errors=True)  # of tasks that were killed
+                shutil.rmtree(out / TASKS_FOLDER, ignore_errors=True)  # left by killed tasks
                 yield SingleProcess(workers)
 
 
@@ -139,9 +142,10 @@ def _open(earlier: EarlierRun, resolved: Resolved) -> bool:
         manifest = Manifest.load(earlier.out)
         if not (earlier.out / REPORT_NAME).exists():
             offer_report(earlier.out, manifest)
-        if url:  # it was prepared for another URL, or the store has lost something since
+        if url:  # prepared for another URL, or the store has lost something since
             publish(earlier.out, url, manifest, set())
         return True
+    # A killed run leaves temporary files, which no other step removes.
     remove_leftovers(earlier.out)
     for folder in ("train", "validation", "tokenizer"):
         if (earlier.out / folder).is_dir():

@@ -1,4 +1,4 @@
-"""What a person sees: a bar on a terminal, a line now and then elsewhere, a table at the end."""
+"""Output for the user: a bar on a terminal, occasional lines elsewhere, a table at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _silences = 0
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Say nothing meanwhile: a sample is not the work that a person waits for."""
+    """Print nothing within the context: the user is not waiting for this work (a sample)."""
     global _silences
     _silences += 1
     try:
@@ -65,7 +65,7 @@ class Progress:
             self._bar.stop()
 
     def add(self, amount: int, documents: int = 0) -> None:
-        """Count work that is done."""
+        """Count completed work."""
         self.done += amount
         self.documents += documents
         if self._bar is not None and self._task is not None:
@@ -91,14 +91,14 @@ class Progress:
 
 
 def in_time(seconds: float) -> str:
-    """Return ``12 s``, ``4 min`` or ``2.5 h``."""
+    """Return a duration as ``12 s``, ``4 min`` or ``2.5 h``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(text: str) -> None:
-    """Print one line for a person."""
+    """Print one line for the user, on stderr and with secrets masked."""
     if not _silences:
         print(masked(text), file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""``PrepRequest``: everything that a preparation is asked for.
+"""``PrepRequest``: all parameters of a preparation.
 
 ```python
 from data_prep.prepare import prepare
@@ -7,8 +7,8 @@ from data_prep.request import PrepRequest
 manifest = prepare(PrepRequest(text=["corpus.txt"], train_vocab=8192, out="data"))
 ```
 
-The command line (data_prep/option_parser.py) has an option for each field and takes its defaults
-from here. data_prep/resolve.py looks into the files and makes the settings that decide the bytes.
+The command line (data_prep/option_parser.py) has an option for each field, with the defaults from
+here. data_prep/resolve.py inspects the files and makes the settings that decide the output bytes.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ CHOICES: dict[str, Sequence[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PrepRequest:
-    """What to prepare, from what, and with which resources.
+    """What to prepare, from which sources, and with which resources.
 
     Raises:
-        ConfigError: a field is missing or contradicts another one. Values that need a look into
-            files are checked by :func:`data_prep.resolve.resolve`.
+        ConfigError: a field is missing or contradicts another one. Values that can only be checked
+            with the files are checked by :func:`data_prep.resolve.resolve`.
     """
 
     out: str | Path
@@ -66,13 +66,13 @@ class PrepRequest:
     """Hugging Face datasets: ``NAME`` or ``NAME:CONFIG``."""
     hf_split: str = "train"
     wiki_index: Paths = ()
-    """Indexes of multistream dumps; those next to their dumps are found without."""
+    """Indexes of multistream dumps; those next to their dumps are found anyway."""
     wiki_templates: str | Path | None = None
-    """YAML file of templates whose words stay."""
+    """YAML file of templates whose words are kept."""
     text_layout: str = "blank-line"
-    """What separates the documents of ``text``: blank-line, file or line (see CHOICES)."""
+    """What separates the documents of ``text``: blank-line or line (see CHOICES)."""
     text_key: str = "text"
-    """Name of the text's key (JSON lines) or column (Parquet, ``hf``)."""
+    """JSON key or column (Parquet, ``hf``) of the text."""
     licence: Sequence[str] = ()
     """``SOURCE=TEXT``: licences for the manifest."""
     max_document_mb: int = Limits().document_bytes >> 20
@@ -86,7 +86,7 @@ class PrepRequest:
     train_vocab: int = PrepSettings.vocab_size
     """Number of tokens of a vocabulary to train; 0 = ``vocab`` is given."""
     lower_case: bool | None = None
-    """None = as the vocabulary says."""
+    """None = as in the vocabulary."""
     keep_accents: bool = False
     vocab_sample_bytes: int = PrepSettings.vocab_sample_bytes
     """Bytes of text that ``train_vocab`` reads."""
@@ -107,20 +107,20 @@ class PrepRequest:
     mix: str = ""
     """Weights of sources: ``wiki=1,books=2.5``."""
     decontaminate: Paths = ()
-    """Test sets; documents that hold text of these are dropped."""
+    """Test sets; documents that contain text of these are dropped."""
     quality: Sequence[str] = ()
-    """Rules of data_prep.selection.filters.QUALITY_RULES."""
+    """Sets of rules in data_prep.selection.filters.QUALITY_RULES."""
     keep_language: Sequence[str] = ()
-    """Codes of languages; documents in others are dropped."""
+    """Language codes; documents in other languages are dropped."""
     min_words: int = FilterSettings.min_words
     max_words: int = FilterSettings.max_words
     """0 = no limit."""
     keep_dropped: bool = PrepSettings.keep_dropped
-    """Write what was left out to OUT/dropped."""
+    """Write dropped documents to OUT/dropped."""
     language_score: float = FilterSettings.language_score
-    """Least probability for ``keep_language``."""
+    """Minimum probability for ``keep_language``."""
     decontaminate_ngram: int = FilterSettings.test_ngram
-    """Number of words in a row that must agree with a test set."""
+    """Number of consecutive words that must agree with a test set."""
     minhash_bands: int = MinHashSettings.bands
     minhash_rows: int = MinHashSettings.rows
     minhash_ngram: int = MinHashSettings.ngram
@@ -139,7 +139,7 @@ class PrepRequest:
     pairs: PairKind = RowSettings.pairs
     """nsp, sop or none."""
     dataset_name: str = ""
-    """Name of these files; empty = by the sources, as NVIDIA's readers expect it."""
+    """Name of these files; empty = derived from the sources, as NVIDIA's readers expect it."""
 
     # Resources; they do not change the result.
     workers: int = 0
@@ -147,12 +147,12 @@ class PrepRequest:
     task_count: int = 1
     """Number of tasks, on hosts that share ``out``, that prepare one corpus together."""
     task_index: int = 0
-    """Which of them this process is, from 0."""
+    """Index of this process's task, from 0."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            # A string is a sequence too, of its letters.
+            # A string is also a sequence: of its letters.
             if field.type in ("Paths", "Sequence[str]") and isinstance(value, str | Path):
                 raise ConfigError(f"{field.name}={value!r}: expected a list: [{str(value)!r}]")
         for name, allowed in CHOICES.items():

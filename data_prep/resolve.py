@@ -1,7 +1,7 @@
-"""From a request to files and settings: looks into what the request names, and checks it.
+"""Turns a request into files and settings: inspects the inputs that it names, and checks them.
 
-Nothing is written here. What comes out decides the bytes of the result, except for the number of
-workers.
+Nothing is written here. The result decides the bytes of the output, except for the number of
+workers, which changes only the speed.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ _LICENCES = {"wiki": "CC BY-SA (Wikipedia contributors)", "books": "as stated in
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A request whose files were found and whose values are possible."""
+    """A request whose files were found and whose values are valid."""
 
     request: PrepRequest
     out: Path
-    """Where this machine works; the folder of the result, unless that is in a store."""
+    """Working folder on this machine; also the folder of the result, unless that is in a store."""
     url: str
-    """Of the result in a store; "" = the result is local."""
+    """URL of the result in a store; "" = the result is local."""
     files: list[SourceFile]
-    """In the order of their kinds and names."""
+    """Ordered by kind and name."""
     settings: PrepSettings
     test_ngrams: NgramTable | None
-    """Of the files of ``decontaminate``."""
+    """N-grams of the files of ``decontaminate``; None without such files."""
     licences: dict[str, str]
-    """By source."""
+    """Source -> licence."""
     workers: int
     """Number of processes of this task, at least 1."""
 
@@ -58,9 +58,10 @@ def resolve(request: PrepRequest) -> Resolved:
     """Find the files of a request and make its settings.
 
     Raises:
-        BertdsError: a file or folder is missing or not what its field says, a value is impossible,
-            a package is missing.
+        BertdsError: a file or folder is missing or not of the kind that its field expects, a value
+            is impossible, or a package is missing.
     """
+    # Checked first: inspecting the sources can take minutes.
     if why_not := why_not_written(str(request.out)):
         raise ConfigError(f"--out {masked(request.out)}: {why_not}")
     files = source_files(request)
@@ -85,15 +86,15 @@ def worker_count(asked: int, files: Sequence[SourceFile]) -> int:
     """Return the number of processes: as asked, or all cores, but fewer for small sources."""
     if asked > 0:
         return asked
-    # A process takes a second to start; below some megabytes it is not worth it.
+    # A process takes a second to start, which is not worth it for less than a few megabytes.
     return max(1, min(usable_cores(), sum(file.bytes for file in files) // 4_000_000))
 
 
 def source_files(request: PrepRequest) -> list[SourceFile]:
-    """Return the input files, each looked into.
+    """Return the input files after inspecting each.
 
     Raises:
-        BertdsError: there is none, or one is not what its option says.
+        BertdsError: there is none, or one is not of the kind that its option expects.
     """
     options = {
         "text": (request.text_layout,),
@@ -103,7 +104,8 @@ def source_files(request: PrepRequest) -> list[SourceFile]:
     if request.wiki_templates:
         path = Path(request.wiki_templates).resolve()
         check_file(path)
-        # With its hash: what was read with other contents is not used again.
+        # The hash is part of the option, so that results of an older version of the file are not
+        # reused.
         options["wiki"] = (f"templates={sha256_file(path)}:{path}",)
     limits = _limits(request)
     files = []
@@ -136,10 +138,10 @@ def _limits(request: PrepRequest) -> Limits:
 
 
 def filter_settings(request: PrepRequest) -> tuple[FilterSettings, NgramTable | None]:
-    """Return what is asked of documents, and the n-grams of the test files.
+    """Return the requirements on documents, and the n-grams of the test files.
 
     Raises:
-        BertdsError: a value is impossible, a test file cannot be read, a package is missing.
+        BertdsError: a value is impossible, a test file cannot be read, or a package is missing.
     """
     table = None
     files: tuple[TestFile, ...] = ()
@@ -150,6 +152,7 @@ def filter_settings(request: PrepRequest) -> tuple[FilterSettings, NgramTable | 
         from data_prep.selection.language import check_languages
 
         check_languages(request.keep_language)
+    # A value that has no effect is replaced by its default, so that it changes no fingerprint.
     settings = FilterSettings(
         min_words=request.min_words,
         max_words=request.max_words,
@@ -167,10 +170,10 @@ def filter_settings(request: PrepRequest) -> tuple[FilterSettings, NgramTable | 
 
 
 def minhash_settings(request: PrepRequest) -> MinHashSettings:
-    """Return how near-duplicates are found, checked.
+    """Return the checked settings of the search for near-duplicates.
 
     Raises:
-        ConfigError: a value is impossible, or is set although near-duplicates are not looked for.
+        ConfigError: a value is impossible, or was set without ``--dedup minhash``.
     """
     settings = MinHashSettings(
         bands=request.minhash_bands, rows=request.minhash_rows, ngram=request.minhash_ngram
@@ -185,15 +188,15 @@ def minhash_settings(request: PrepRequest) -> MinHashSettings:
 def prep_settings(
     request: PrepRequest, files: list[SourceFile], filters: FilterSettings | None = None
 ) -> PrepSettings:
-    """Return the settings that decide the result, checked.
+    """Return the checked settings that decide the result.
 
     Args:
-        request: what is asked for.
+        request: the request.
         files: the input files.
-        filters: what is asked of documents.
+        filters: requirements on documents.
 
     Raises:
-        BertdsError: a value is impossible, or the vocabulary is not one of BERT's.
+        BertdsError: a value is impossible, or the vocabulary cannot be used.
     """
     tokenizer = _asked_tokenizer(request)
     rows = RowSettings(
@@ -206,6 +209,7 @@ def prep_settings(
     instances = [_with_lengths(rows, text) for text in request.instances]
     if len({one.sequence_length for one in instances}) < len(instances):
         raise ConfigError("--instances: each sequence length may be given only once")
+    # Readers of NVIDIA's files expect these names for these sources.
     kinds = {file.source for file in files}
     names = {
         frozenset({"wiki"}): "wikicorpus_en",
@@ -244,7 +248,11 @@ def prep_settings(
 
 
 def _with_lengths(rows: RowSettings, text: str) -> RowSettings:
-    """Return the rows of one ``--instances S:P``, such as ``128:20``."""
+    """Return the rows of one ``--instances S:P``, such as ``128:20``.
+
+    Raises:
+        ConfigError: the text is not of this form.
+    """
     length, colon, predictions = text.partition(":")
     if not (colon and length.isdecimal() and predictions.isdecimal()):
         raise ConfigError(f"--instances {text}: expected S:P, for example 128:20")
@@ -262,13 +270,15 @@ class _Tokenizer(TypedDict, total=False):
 
 
 def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
-    """Return the settings that describe the tokenizer, given or to be trained."""
+    """Return the settings of the tokenizer, whether it is given or to be trained."""
     strip_accents = False if request.keep_accents else None
     fast = request.tokeniser == "nanotoken"
     if fast:
         check_installed()
     if not request.vocab:
         lower_case = request.lower_case is not False
+        # strip_accents=None already means "keep" for cased text, so only the other case is
+        # recorded.
         unusual = request.keep_accents and lower_case
         return {"lower_case": lower_case, "strip_accents": False if unusual else None}
     tokenizer = load_tokenizer_info(request.vocab, request.lower_case, strip_accents)
@@ -278,6 +288,7 @@ def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
             f"{option} requires a WordPiece vocabulary, but {request.vocab} is {tokenizer.model}; "
             f"omit {option} (token shards support any tokenizer)"
         )
+    # Two files with the same pieces and rules count as the same tokenizer.
     same = tokenizer.fingerprint if not tokenizer.is_wordpiece else sha256_file(tokenizer.main_file)
     return {
         "lower_case": tokenizer.lower_case,
@@ -289,16 +300,20 @@ def _asked_tokenizer(request: PrepRequest) -> _Tokenizer:
 
 
 def source_licences(given: Sequence[str], files: Sequence[SourceFile]) -> dict[str, str]:
-    """Return the licence of each source: from ``SOURCE=TEXT``, else its own word, else known.
+    """Return the licence of each source.
 
+    It is that of ``SOURCE=TEXT``, else the one that the source states, else the usual one.
     ``hf=TEXT`` applies to all datasets of ``--hf``.
+
+    Raises:
+        ConfigError: the text is not of this form, or names a source that is not in this run.
     """
     licences = dict(_LICENCES)
     licences.update({file.source: file.licence for file in files if file.licence})
     names = {file.source for file in files}
     allowed = [*SOURCE_KINDS, "hf", *sorted(names.difference(SOURCE_KINDS))]
     for text in given:
-        # A licence may hold "=", a source's name does not.
+        # A licence may contain "=", the name of a source does not.
         source, equals, licence = text.partition("=")
         if not equals or source not in allowed:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Everything that decides which bytes preparation writes, and what does not."""
+"""All settings that decide which bytes preparation writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENISERS = ("cache", "nanotoken")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepSettings:
-    """Settings that change the result; all of them are in the manifest."""
+    """Settings that change the result; all are recorded in the manifest."""
 
     seed: int = 12345
     """Decides the order of documents, the split, pairs and masks of instance files."""
@@ -27,37 +27,37 @@ class PrepSettings:
     strip_accents: bool | None = None
     """None: as ``lower_case``."""
     chinese_characters: bool = True
-    """Whether each ideograph is a word."""
+    """Whether each ideograph is a word of its own."""
     tokenizer_model: str = "wordpiece"
-    """Else what tokenizer.json says: bpe, unigram, ..."""
+    """The type that tokenizer.json names: wordpiece, bpe, unigram, ..."""
     vocab_size: int = 0
-    """Of the vocabulary to train; 0 = one was given."""
+    """Number of tokens of the vocabulary to train; 0 = one was given."""
     vocab_sample_bytes: int = 100_000_000
-    """A vocabulary is trained on about this much text, chosen document by document by hash."""
+    """A vocabulary is trained on about this much text; a hash selects the documents."""
     vocab_sha256: str = ""
-    """Of the vocabulary that was given."""
+    """SHA-256 of the vocabulary that was given."""
     wiki_templates_sha256: str = ""
-    """Of the file of ``--wiki-templates``."""
+    """SHA-256 of the file of ``--wiki-templates``."""
     language: str = "en"
     """Language whose sentence rules sentencex uses."""
     min_tokens: int = 8
     """Documents with fewer tokens are dropped as too_short."""
     shard_tokens: int = 4_000_000
-    """Tokens of a shard, about."""
+    """Approximate number of tokens in a shard."""
     validation_fraction: float = 0.005
-    """Share of documents that is held out; at least 2 documents unless 0."""
+    """Fraction of documents that is held out; at least 2 documents unless 0."""
     dataset: str = "corpus"
     """Name of the instance files, as NVIDIA's readers expect it."""
     instances: tuple[RowSettings, ...] = ()
-    """The same with the lengths of each ``--instances``."""
+    """The settings ``rows`` with the lengths of each ``--instances``."""
     dupe_factor: int = 5
     rows: RowSettings = field(default_factory=RowSettings)
     """Masks and pairs of all instance files."""
     compression: str = "gzip"
     filters: FilterSettings = field(default_factory=FilterSettings)
-    """What is asked of a document."""
+    """Requirements on a document."""
     dedup: str = "exact"
-    """exact: equal texts enter once; minhash: near-duplicates too; none: all enter."""
+    """exact: equal texts enter once; minhash: near-duplicates too; none: all texts enter."""
     minhash: MinHashSettings = field(default_factory=MinHashSettings)
     mix: Mix = ()
     """Weights of sources, where they are not 1."""
@@ -68,7 +68,7 @@ class PrepSettings:
 
     def __post_init__(self) -> None:
         checks = [
-            # sentencex takes any word for a language and falls back to another one's rules.
+            # sentencex accepts any word as a language, and falls back to the rules of another one.
             (
                 "--language",
                 self.language,
@@ -103,7 +103,7 @@ class PrepSettings:
 
     @property
     def rules(self) -> WordPieceRules:
-        """What is done to text before pieces are looked up (WordPiece)."""
+        """How WordPiece normalises text before it looks up pieces."""
         return WordPieceRules.of(self.lower_case, self.strip_accents, self.chinese_characters)
 
     @property
@@ -113,7 +113,7 @@ class PrepSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the manifest's ``settings``."""
-        # The lengths are those of each kind of instance file, the rest is the same for all.
+        # The lengths differ between the kinds of instance files; all else is the same for all.
         shape = ("sequence_length", "max_predictions")
         value: dict[str, Any] = {}
         for name, found in asdict(self).items():
@@ -121,7 +121,7 @@ class PrepSettings:
         value["instances"] = [{key: one[key] for key in shape} for one in value["instances"]]
         for key in shape:
             del value[key]
-        # What asks nothing is not named, as it was not before it could be asked for.
+        # Defaults of newer settings are omitted, so that manifests of older versions still match.
         default = asdict(PrepSettings())
         for key in (
             "filters",
@@ -143,7 +143,7 @@ class PrepSettings:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Name the keys in which two settings differ: ``seed: 1 before, 2 now``."""
+    """Describe the keys in which two settings differ: ``seed: 1 before, 2 now``."""
     return [
         f"{key}: {before.get(key)} before, {now.get(key)} now"
         for key in dict.fromkeys([*before, *now])

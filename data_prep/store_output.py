@@ -1,17 +1,17 @@
-"""Preparation into a store (``--out URL``): complete or invisible there too.
+"""Writes a preparation to a store (``--out URL``): there too, it is complete or invisible.
 
 ```text
-work folder on this machine --each shard when it is complete--> URL/train/shard_00000.h5
+work folder on this machine --each complete shard-------------> URL/train/shard_00000.h5
                             --rows, tokenizer, report---------> URL/...
                             --last----------------------------> URL/manifest.json
 ```
 
-The work folder is that of any preparation, so a killed run started again continues in it, and a
-shard whose marker is there has been uploaded. It gets its own manifest after the store has one.
-Then what preparation has written there is removed, unless several tasks share it.
+The work folder is like that of any preparation, so that a killed run continues in it after a
+restart. A shard with a marker has been uploaded. The folder gets its own manifest only after the
+store has one. Then the files of the preparation are removed from it, unless several tasks share it.
 
-All of this happens under the lock of the work folder: what another task or process is writing is
-neither looked at nor removed.
+All of this happens under the lock of the work folder. Therefore files that another task or process
+is writing are neither inspected nor removed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def work_folder(url: str, asked: str | Path | None, task_count: int) -> Path:
     """Return the folder on this machine in which a preparation for a URL works.
 
     Raises:
-        ConfigError: several tasks need one that they share.
+        ConfigError: several tasks need a shared folder, but none was given.
     """
     if asked:
         return Path(asked)
@@ -53,21 +53,22 @@ def manifest_there(url: str) -> Manifest:
     """Return the manifest of the preparation in the store.
 
     Raises:
-        DataError, StoreError: it is missing or damaged; the store refused, or did not answer.
+        DataError, StoreError: the manifest is missing or damaged; the store refused or did not
+            answer.
     """
     with tempfile.TemporaryDirectory() as cache:
         return Manifest.load(mirror(url, Path(cache), storage.PATIENCE_SECONDS))
 
 
 def finished_there(url: str, earlier: EarlierRun) -> bool:
-    """Return whether the store has the preparation that is about to begin, finished.
+    """Return whether the store already has the finished result of this preparation.
 
-    With ``--overwrite``, or where files are missing, the manifest is removed there: what is then
-    replaced looks complete at no time.
+    With ``--overwrite``, or where files are missing, the manifest is removed from the store first.
+    So the folder never looks complete while files are replaced.
 
     Raises:
         OtherSettings: it was made with other settings or from other sources.
-        DataError, StoreError: the store refused, or did not answer.
+        DataError, StoreError: the store refused or did not answer.
     """
     marker = storage.join(url, MANIFEST_NAME)
     try:
@@ -100,19 +101,20 @@ def publish(out: Path, url: str, manifest: Manifest, uploaded: Set[str]) -> None
 
     Args:
         out: the folder; its own manifest may still be missing.
-        url: where it goes.
-        manifest: of it.
-        uploaded: files that this preparation has uploaded before. Those that the store does not
-            have in their full size are uploaded again.
+        url: the destination.
+        manifest: manifest of the folder.
+        uploaded: files that this preparation already uploaded. Those that the store does not have
+            in full size are uploaded again.
 
     Raises:
-        DataError, StoreError: the store refused, or did not answer.
+        DataError, StoreError: the store refused or did not answer.
     """
     there = uploaded - set(_missing(url, manifest))
     for path in sorted(p for p in out.rglob("*") if p.is_file()):
         name = path.relative_to(out).as_posix()
         if not name.startswith(".") and name != MANIFEST_NAME and name not in there:
             storage.upload(path, storage.join(url, name))
+    # The manifest makes the result visible, so every file must be in the store before it.
     if missing := _missing(url, manifest):
         raise DataError(
             f"{masked(url)}: {min(missing)} was uploaded, but is not in the store; run the same "

@@ -1,7 +1,8 @@
 """The functions of the commands, for Python programs and notebooks: prepare, train, evaluate.
 
-``bertds.prepare`` and the others are these. They raise :class:`bertds.errors.BertdsError` where a
-command ends with an exit code. It may import everything but commands.
+``bertds.prepare`` and the others are these functions. They raise
+:class:`bertds.errors.BertdsError` where a command would return an exit code. The package may import
+everything except commands.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from bertds.pretrained.transformers_api import open_model
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HeldOut:
-    """Which rows a model is scored on; what is not given is as the run was trained."""
+    """The rows on which a model is scored; None = as in the training of the run."""
 
     data: str | Path | None = None
     split: str = "validation"
@@ -37,26 +37,27 @@ def evaluate(model: str | Path, data: str | Path | None = None, **options: Any) 
         data: prepared data; None = the run's own.
         options: ``split`` ("validation" or "train"), ``vocab`` (a vocab.txt, for data without a
             tokenizer), ``sequence_length`` and ``max_predictions`` (default: the run's, or 128 and
-            20), ``whole_words`` (mask all pieces of a word together), ``batch`` (rows per pass),
-            ``max_samples`` (0 = all), ``average`` (false = not the moving average of the weights).
+            20), ``whole_words`` (mask all pieces of a word together), ``batch`` (rows per forward
+            pass), ``max_samples`` (maximum number of rows; 0 = all), ``average`` (False = the last
+            weights instead of their moving average).
 
     Returns:
-        ``loss``, ``mlm_loss`` in nats, ``mlm_accuracy`` and more, see
+        ``loss`` and ``mlm_loss`` in nats, ``mlm_accuracy`` and more, see
         :func:`bertds.pretrained.evaluate.evaluate`.
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: an option is unknown, or no data is named.
-        DataError: the split is missing, or its vocabulary is not the model's.
+        ConfigError: an option is unknown, or no data is given.
+        DataError: the split is missing, or its vocabulary is not that of the model.
     """
     return held_out_scores(model, held_out(data=data, **options))[0]
 
 
 def held_out(**options: Any) -> HeldOut:
-    """Return the options of :func:`evaluate`.
+    """Return the options of :func:`evaluate` as a dataclass.
 
     Raises:
-        ConfigError: one is unknown, or a number is too small.
+        ConfigError: an option is unknown, or a number is too small.
     """
     from bertds.config.suggest import nearest
 
@@ -74,13 +75,14 @@ def held_out(**options: Any) -> HeldOut:
 
 
 def held_out_scores(model: str | Path, rows: HeldOut) -> tuple[dict[str, float], DataConfig]:
-    """Return the scores and the data settings that they were measured with."""
+    """Return the scores, and the data settings with which they were measured."""
     trained = open_model(model, average=rows.average)
     config = _data_config(trained, rows)
     return score_model(trained, config, rows.split, rows.batch, rows.max_samples), config
 
 
 def _data_config(trained: PretrainedModel, rows: HeldOut) -> DataConfig:
+    # The run's own settings are the default, so that the rows are like those of the training.
     recipe = trained.manifest.get("recipe", {})
     values: dict[str, Any] = dict(recipe.get("data", {"pairs": "nsp"}))
     path = rows.data or values.get("path")
@@ -92,6 +94,7 @@ def _data_config(trained: PretrainedModel, rows: HeldOut) -> DataConfig:
         values["sequence_length"] = rows.sequence_length
     if rows.max_predictions:
         values["max_predictions_per_sequence"] = rows.max_predictions
+    # A model without a next-sentence head cannot score pairs.
     if not trained.config.next_sentence:
         values["pairs"] = "none"
     if rows.whole_words:

@@ -1,4 +1,4 @@
-"""``bertds.prepare``: a corpus becomes training shards."""
+"""``bertds.prepare``: turns a corpus into training shards."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from typing import Any
 from bertds.data.formats.manifest import Manifest
 
 _PATHS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed", "hf")
-"""Options that take several paths; one alone need not be a list."""
+"""Options that take several paths; a single path need not be in a list."""
 
 
 def prepare(out: str | Path, **options: Any) -> Manifest:
     """Prepare a corpus, or continue where an earlier call was stopped.
 
-    A script that asks for several workers must call this below ``if __name__ == "__main__"``: they
-    are processes that import it again. In a notebook ``workers=1`` is safe.
+    A script that asks for several workers must call this below ``if __name__ == "__main__"``: the
+    workers are processes that import the script again. In a notebook ``workers=1`` is safe.
 
     Args:
         out: the folder of shards and ``manifest.json``.
-        options: the fields of :class:`data_prep.request.PrepRequest`, named as the options of
-            ``bertds prep``: ``text=["corpus.txt"]``, ``wiki=[...]``, ``train_vocab=8192``,
-            ``vocab="vocab.txt"``, ``validation_fraction=0.05`` ...
+        options: the fields of :class:`data_prep.request.PrepRequest`, which are named like the
+            options of ``bertds prep``: ``text=["corpus.txt"]``, ``wiki=[...]``,
+            ``train_vocab=8192``, ``vocab="vocab.txt"``, ``validation_fraction=0.05`` ...
 
     Returns:
-        What the folder holds: counts, checksums, tokenizer.
+        The manifest of the folder: counts, checksums, tokenizer.
 
     Raises:
         ConfigError: an option is unknown, missing or contradicts another one.
-        DataError: a source cannot be read, or nothing is left of it.
+        DataError: a source cannot be read, or all of its documents were dropped.
     """
     from dataclasses import fields
 

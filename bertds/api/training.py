@@ -17,18 +17,18 @@ from bertds.monitor.run_files import read_metrics
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """How a call of :func:`train` ended."""
+    """The outcome of a call of :func:`train`."""
 
     run_dir: Path
-    """The run folder: ``bertds.from_pretrained`` and ``bertds.evaluate`` take it."""
+    """The run folder, for ``bertds.from_pretrained`` and ``bertds.evaluate``."""
     finished: bool
-    """Whether the last step is done; if not, the same call continues."""
+    """Whether the last step is complete; if not, the same call continues the run."""
     metrics: list[dict[str, Any]]
-    """The lines of ``metrics.jsonl``: train and validation, in the order of their steps."""
+    """The lines of ``metrics.jsonl``, of training and validation, in the order of their steps."""
 
     @property
     def step(self) -> int:
-        """The last step that has a line."""
+        """The step of the last line, or 0."""
         return int(self.metrics[-1]["step"]) if self.metrics else 0
 
 
@@ -42,13 +42,13 @@ def train(
 ) -> TrainingResult:
     """Pre-train for one phase in this process, as ``bertds train`` does.
 
-    The same call continues a run that was stopped. Interrupting a notebook's cell stops after the
-    step, with everything saved.
+    The same call continues a run that was stopped. If a notebook's cell is interrupted, the run
+    stops after the current step and saves everything.
 
     Args:
-        recipe: its name or path; None = the defaults.
-        run_dir: the run folder, ``run.dir`` of the recipe if not given.
-        data: what is trained on, ``data.path`` of the recipe if not given.
+        recipe: a recipe by name or path; None = the defaults.
+        run_dir: the run folder; "" = ``run.dir`` of the recipe.
+        data: the training data; "" = ``data.path`` of the recipe.
         deepspeed_config: a DeepSpeed JSON by name or path; None = the one that the recipe names.
         settings: further keys, as for ``--set``: ``{"schedule.total_steps": 100,
             "deepspeed.optimizer.params.lr": 1e-3}``.
@@ -57,7 +57,7 @@ def train(
         The run folder, whether the run is finished, and its metrics.
 
     Raises:
-        BertdsError: what the command would end with.
+        BertdsError: an error with which the command would end.
     """
     from bertds import train as module
     from bertds.training.settings import read_settings
@@ -66,6 +66,7 @@ def train(
     for key, value in (("run.dir", run_dir), ("data.path", data)):
         if value:
             values[key] = str(value)
+    # The function calls the command with its arguments, so that both behave alike.
     assignments = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     named = None if recipe is None else str(recipe)
     json_named = None if deepspeed_config is None else str(deepspeed_config)
@@ -82,7 +83,7 @@ def train(
 
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
-    """Give the signals back: a run ignores them from its end on, a notebook must not."""
+    """Restore the signal handlers: a run leaves them disabled, which a notebook cannot use."""
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield

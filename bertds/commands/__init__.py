@@ -1,10 +1,9 @@
-"""One thin file per ``bertds NAME``: arguments, ``main(argv) -> int``, printing.
+"""One short file for each ``bertds NAME``: arguments, ``main(argv) -> int``, printing.
 
-What a command does lives in the package that it is about. ``bertds/cli.py`` lists the names.
-The commands that only read a run are in ``runs/``; ``inspect_rows.py`` there is ``bertds inspect``,
-since a module may not be called like one of Python's own. ``bertds prep`` is
-``data_prep/build_wiki_books.py``.
-Commands may import everything but ``cli``.
+The work of a command is in the package of its subject. ``bertds/cli.py`` lists the names. The
+commands that only read a run are in ``runs/``. Its ``inspect_rows.py`` is ``bertds inspect``: a
+module must not have the name of one in the standard library. ``bertds prep`` is
+``data_prep/build_wiki_books.py``. Commands may import everything except ``cli``.
 
-Read first: ``export.py``, a short one.
+Read first: ``export.py``, which is short.
 """

@@ -1,4 +1,4 @@
-"""``bertds config show|explain|diff|validate|schema``: settings that explain themselves."""
+"""``bertds config show|explain|diff|validate|schema``: shows, explains and checks settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bertds.engine.ds_config_texts import json_keys
 from bertds.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError
 
 JSON = "deepspeed."
-"""The prefix of a DeepSpeed JSON's keys, as in ``--set deepspeed.KEY=VALUE``."""
+"""The prefix of DeepSpeed JSON keys, as in ``--set deepspeed.KEY=VALUE``."""
 OTHER_NAMES = {
     "learning_rate": "lr",
     "peak_lr": "lr",
@@ -36,7 +36,7 @@ OTHER_NAMES = {
     "max_seq_length": "sequence_length",
     "zero": "zero_optimization",
 }
-"""What others call a key."""
+"""Names of keys in other projects -> names here."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> None:
-    """Print the recipe as YAML that can be used as one, and the JSON's keys as its comments."""
+    """Print the recipe as YAML that can be used as a recipe, with the JSON's keys as comments."""
     values = split_assignments(assignments)
     for_json = {k.removeprefix(JSON): v for k, v in values.items() if k.startswith(JSON)}
     for_recipe = {k: v for k, v in values.items() if not k.startswith(JSON)}
@@ -129,7 +129,7 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
     print(f"# {changed} keys differ from their defaults, which are shown as comments.")
     if not (config.run.deepspeed_config or deepspeed_json):
         if for_json:
-            find_deepspeed_json(config, named, deepspeed_json)  # says that there is none
+            find_deepspeed_json(config, named, deepspeed_json)  # raises the error for the user
         print("# The recipe does not name a DeepSpeed JSON (run.deepspeed_config).")
         return
     settings = _json_of(config, named, deepspeed_json, for_json)
@@ -137,6 +137,7 @@ def _show(named: str, deepspeed_json: str | None, assignments: list[str]) -> Non
     print(f"#\n# The DeepSpeed JSON {settings.path}:")
     for key, value in given.items():
         print(f"# {key}: {json.dumps(value)}")
+    # The optimizer's defaults are those of the variant, so they are not obvious from the JSON.
     optimizer = settings.optimizer
     for name in ("betas", "eps", "weight_decay", "bias_correction"):
         if f"{JSON}optimizer.params.{name}" not in given:
@@ -160,7 +161,7 @@ def _json_of(
 
 
 def _both(named: str) -> dict[str, Any]:
-    """Return the dotted keys of a recipe and of the JSON that it names, or of a JSON."""
+    """Return the dotted keys of a recipe and of the JSON that it names, or those of a JSON."""
     if named.endswith(".json"):
         return dotted(load_deepspeed_json(find_json(named)).values, JSON)
     config = load_config(named)
@@ -171,7 +172,7 @@ def _both(named: str) -> dict[str, Any]:
 
 
 def _validate(files: list[str]) -> int:
-    """Check each file, a recipe together with the JSON that it names; report all of them."""
+    """Check each file, a recipe together with its JSON; report all errors, not only the first."""
     bad = 0
     for named in files:
         try:
@@ -188,6 +189,7 @@ def _explain(key: str) -> None:
     recipe_keys = all_keys()
     in_json = {JSON + name: text for name, text in json_keys().items()}
     known = [*recipe_keys, *in_json]
+    # Names of other projects are tried only if the name is not one of ours.
     chosen = _named(key, known) or _named(OTHER_NAMES.get(key, key), known)
     if not chosen and (file := Path(key)).suffix in (".json", ".yaml"):
         raise ConfigError(
@@ -196,6 +198,7 @@ def _explain(key: str) -> None:
     if not chosen:
         sections = {name.rpartition(".")[0] for name in known}
         raise ConfigError(f"unknown key {key}{nearest(key, [*sections, *known])}")
+    # The heading is printed once, before the first key of the JSON.
     owner = ""
     for name in chosen:
         if name in in_json:
@@ -214,7 +217,7 @@ def _explain(key: str) -> None:
 
 
 def _named(key: str, known: list[str]) -> list[str]:
-    """Return the keys that a word means: itself, its section, or the last part of the name."""
+    """Return the keys that a word denotes: itself, its section, or the last part of the name."""
     if not key:
         return known
     full = (key, JSON + key)

@@ -67,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return onnx_export.main(args)
     with opened(args.source, args.config, args.vocab, args.gelu) as source:
+        # Megatron's architecture is not ours, so its weights need their own converter.
         if isinstance(source, MegatronBert):
             if args.to != "hf":
                 raise ConfigError(

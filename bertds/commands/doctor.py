@@ -1,13 +1,13 @@
-"""Looks whether this machine, or each node of a Slurm job, is fit to train.
+"""Checks whether this machine, or each node of a Slurm job, is fit to train.
 
 ```text
 bertds doctor                     this machine: packages, GPUs, memory, disk
-bertds doctor --cluster ...       in a job, on each node: what it sees, as JSON lines
+bertds doctor --cluster ...       in a job, on each node: prints its findings as JSON lines
 bertds doctor --judge FILE ...    in the job's script: names the bad nodes
 ```
 
-The batch scripts do the last two before the first step; ``sbatch slurm/doctor.sh`` does nothing
-else.
+The batch scripts run the last two before the first step. ``sbatch slurm/doctor.sh`` runs only
+these.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Examine, or judge what was examined."""
+    """Check this machine or node, or judge the reports of the nodes."""
     args = parse_args(argv)
     if args.judge:
         return _judge(args)
@@ -104,8 +104,10 @@ def _judge(args: argparse.Namespace) -> int:
             print(f"bertds: preflight: bad node {node}: {problem}", file=sys.stderr)
     if args.bad_nodes:
         Path(args.bad_nodes).write_text(",".join(verdict.problems), encoding="utf-8")
+    # A problem of all nodes is a mistake in the set-up, so the job must not be requeued elsewhere.
     if verdict.everywhere:
         return EXIT_BAD_INPUT
+    # No report at all is a failure too, though it blames no node.
     if verdict.problems or not text.strip():
         return EXIT_FAILED
     print(f"preflight: {count(len(nodes), 'node')} fit to train", file=sys.stderr)
@@ -142,7 +144,7 @@ def _this_machine(args: argparse.Namespace) -> int:
 
 
 def _tell_gpus(tell: Callable[[bool | None, str, str], None]) -> bool:
-    """Try each GPU; return whether there is any."""
+    """Test each GPU and report the results; return whether there is any."""
     try:
         import torch
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Score a run or a Hugging Face folder on held-out shards."""
+"""Scores a run or a Hugging Face folder on held-out shards, or on BLiMP."""
 
 from __future__ import annotations
 
@@ -119,12 +119,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _blimp(args: argparse.Namespace) -> int:
-    """Score BLiMP, print the result and keep it with the run."""
+    """Score BLiMP, print the result, and save it in the run folder if the model is a run."""
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}: must be at least 1")
     pairs = read_pairs(args.blimp, args.limit or 0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    # As a Hugging Face folder, so that a run's tokenizer is the very one it is exported with.
+    # Through a Hugging Face folder, so that the tokenizer is the one a run is exported with.
     with as_hugging_face_folder(args.model) as folder:
         model = load_pretrained(folder).model.to(device).eval()
         tokenizer = tokenizer_of(folder)
@@ -133,6 +133,7 @@ def _blimp(args: argparse.Namespace) -> int:
         "limit": args.limit,
         **evaluate_blimp(model, tokenizer, pairs, device=device),
     }
+    # The report and the model card read the scores from this file.
     run = Path(args.model)
     if (run / "checkpoints").is_dir():
         write_json(run / BLIMP_FILE, {**result, "step": locate(run).manifest.get("step")})

@@ -1,4 +1,4 @@
-"""``bertds export``: a run as a Hugging Face folder."""
+"""``bertds export``: writes a run as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -57,6 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.private and not args.push:
         raise ConfigError("--private requires --push OWNER/NAME")
+    # The upload must not fail after the export because of a login or a name.
     if args.push:
         check_push(args.push)
     folder = export(
@@ -68,6 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         known_as=args.push,
         license_id=args.license,
     )
+    # The user may want the checkpoint with the lowest loss, not the newest one.
     if better := better_one(Path(args.run), folder):
         print(better)
     (architecture,) = hf_config.read_config(folder)["architectures"]
@@ -78,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def better_one(run: Path, folder: Path) -> str:
-    """Return a line about a checkpoint with a lower held-out loss than the exported one, or ""."""
+    """Return a note about a checkpoint with a lower loss than the exported one, or ""."""
     losses = held_out_losses(run / "checkpoints")
     origin = parse_json((folder / MARK).read_text(encoding="utf-8"))["origin"]
     if origin not in losses or losses[best_of(losses)] >= losses[origin]:

@@ -1,4 +1,4 @@
-"""``bertds extend``: a model with more words."""
+"""``bertds extend``: adds tokens to the vocabulary of a model."""
 
 from __future__ import annotations
 

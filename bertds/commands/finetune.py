@@ -160,7 +160,7 @@ def _check_use(args: argparse.Namespace, given: set[str]) -> None:
     """Refuse options that would be ignored.
 
     Raises:
-        ConfigError: names the option, and what it goes with.
+        ConfigError: names the option, and the options or tasks that it needs.
     """
     refuse_together(given, "no_test", ("test", "max_test_rows"))
     if args.deepspeed_config and given.intersection(("bf16", "batch_size", "weight_decay")):
@@ -192,6 +192,7 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.deepspeed_config:
         args.deepspeed_config = str(find_json(args.deepspeed_config))
+    # Under DeepSpeed's launcher every rank runs this function, but only one prints.
     is_main = not args.deepspeed_config or find_rank_info().is_main
     start_logging(is_main)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -278,7 +279,7 @@ def _finetune(
     *,
     once: bool = False,
 ) -> dict[str, Any]:
-    """Run one task; with ``once`` a run of the same settings that is done is not repeated."""
+    """Run one task; with ``once``, a complete run with the same settings is not repeated."""
     from bertds.finetune.loop import TrainSettings
     from bertds.finetune.trials import RunOptions, earlier_results, finetune
 
@@ -287,10 +288,12 @@ def _finetune(
             f"--regression can only be used with --task text-classification, not with {task.name}"
         )
     rates = tuple(args.learning_rate or task.learning_rates)
+    # A DeepSpeed JSON states one learning rate, which replaces the grid of the task.
     if args.deepspeed_config and not args.learning_rate:
         from bertds.engine.ds_config import load_deepspeed_json
 
         rates = (load_deepspeed_json(args.deepspeed_config).optimizer.lr,)
+    # An option of 0 must be refused below, so only None means the default of the task.
     epochs = args.epochs if args.epochs is not None else task.epochs
     batch_size = args.batch_size if args.batch_size is not None else task.batch_size
     max_length = args.max_length if args.max_length is not None else task.max_length
@@ -328,10 +331,11 @@ def _finetune(
         max_length=max_length,
         deepspeed=args.deepspeed_config,
         null_threshold=args.null_threshold,
-        # Other tasks start from MNLI's.
+        # The model for MNLI is needed as the start of other tasks.
         overwrite=args.overwrite,
         save_model=not args.no_model or (args.mnli_first and task.name == "mnli"),
     )
+    # A suite that was interrupted continues with the first task that is not complete.
     done = earlier_results(data, options) if once and not args.overwrite else None
     if done is not None:
         log.info("%s: already done", out)

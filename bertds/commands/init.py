@@ -1,4 +1,4 @@
-"""``bertds init DIR``: asks what there is; writes a first recipe and the commands to run it."""
+"""``bertds init DIR``: asks about corpus and devices, and writes a first recipe with commands."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Ask, and write the files."""
+    """Ask the questions, and write the files."""
     args = parse_args(argv)
     folder = Path(args.dir)
     for name in FILES:  # before any question
@@ -79,6 +79,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{folder / name}: already exists; choose another folder, or remove the file"
             )
     ask = _Questions(quiet=args.yes)
+    # The size of the corpus is measured, since the proposal depends on it.
     corpus = _corpus(args, ask, folder)
     if not corpus.tokens:
         paths = [path for given in corpus.options.values() for path in given]
@@ -90,7 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     hardware = find(gpu)
     on_cpu = hardware.name == "cpu"
     default = number if gpu == seen else 1 if on_cpu else hardware.devices_per_node
+    # This machine's GPUs are the default; for another GPU, the usual number in a machine.
     gpus = args.gpus
+    # Several processes on one CPU would only compete for its cores.
     if gpus is None:
         what = "Processes" if on_cpu else "GPUs per machine"
         gpus = 1 if on_cpu else ask("--gpus", what, str(default), _whole)
@@ -115,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         print(line)
     print("wrote " + ", ".join(map(str, files)))
     print(f"next: cd {folder}, then the five commands of README.md:\n")
+    # The commands are printed as they are in README.md, so that the two cannot differ.
     readme = (folder / "README.md").read_text(encoding="utf-8")
     print(readme.split("```bash\n")[1].split("```")[0], end="")
     return EXIT_OK
@@ -139,7 +143,7 @@ def _corpus(args: argparse.Namespace, ask: _Questions, folder: Path) -> Corpus:
 
 
 def devices_here() -> tuple[str, int]:
-    """Return the name and number of this machine's GPUs, as the driver says; else the CPU."""
+    """Return the name and number of this machine's GPUs, as the driver reports them, or the CPU."""
     from bertds.doctor.node import gpu_facts
 
     gpus = gpu_facts()
@@ -175,20 +179,20 @@ def _hours(text: str) -> float:
 
 
 class _Questions:
-    """Asks on the terminal; a wrong answer is asked again.
+    """Asks on the terminal, and repeats a question until the answer is valid.
 
     Args:
-        quiet: take each default.
+        quiet: use the default of each question without asking.
     """
 
     def __init__(self, *, quiet: bool) -> None:
         self.quiet = quiet
 
     def __call__(self, option: str, question: str, default: str, read: Callable[[str], T]) -> T:
-        """Return the answer.
+        """Return the answer, converted by ``read``.
 
         Raises:
-            ConfigError: there is no terminal to ask on, and no ``--yes``.
+            ConfigError: there is no terminal to ask on, and ``--yes`` is not set.
         """
         if self.quiet:
             return read(default)

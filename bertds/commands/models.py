@@ -1,4 +1,4 @@
-"""``bertds models``: the models known by name."""
+"""``bertds models``: lists the models that are known by name."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""The pipeline, end to end: prepare, train, export, evaluate, and a closing table.
+"""The whole pipeline: prepare, train, export, evaluate, and print a closing table.
 
-Every part continues where it was stopped and repeats nothing that is done:
+Every part continues where it was stopped and repeats nothing that is complete:
 
 ```text
 WORK/
   data/        token shards, manifest, tokenizer, report.html
   phase1/      run folder                phase2/   run folder
-  facts/       without a corpus of your own, instead of both: what the demo trains on
-  run/         and its run folder
+  facts/       data of the demo, which is used if no corpus is given
+  run/         its run folder, instead of phase1/ and phase2/
   model/       the Hugging Face folder   scores.json        report/index.html
 ```
 """
@@ -111,13 +111,14 @@ def vocabulary(args: argparse.Namespace, work: Path) -> tuple[str | None, int]:
     """Return the vocabulary that is given, or None, and the size of the one to be trained.
 
     Raises:
-        ConfigError: an argument of preparation is impossible.
+        ConfigError: an argument of preparation is invalid.
     """
     if args.prep_arguments:
         from data_prep.options import parse_args as parse_preparation
 
         request = parse_preparation([*args.prep_arguments, "--out", str(work / "data")]).request
         return str(request.vocab) if request.vocab else None, request.train_vocab
+    # Before training on other machines, the data may already be prepared here.
     prepared = work / "data" / "tokenizer"
     if args.check and prepared.is_dir():
         return str(prepared), 0
@@ -128,13 +129,14 @@ def main(argv: list[str] | None = None) -> int:
     """Run the pipeline. Returns 0, or 75 if a part was stopped and can be resumed."""
     args = parse_args(argv)
     work = work_folder(args.work)
-    # Whoever names recipes means the excerpt to be trained on.
+    # If the user names recipes, the excerpt is the training corpus, not only part of the demo.
     is_demo = not (
         (args.wiki or args.books or args.phase1 or args.phase2)
         or (args.phase1_json or args.phase2_json or args.prep_arguments)
     )
     vocab, vocab_size = vocabulary(args, work)
     phases = [facts_phase(work)] if is_demo else own_phases(args, work)
+    # Errors of a later part are found before the first one begins, which may take days.
     check_pipeline(
         phases,
         args.set,
@@ -148,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{work}: recipes, JSONs, vocabulary and folders are in order")
         return EXIT_OK
     work.mkdir(parents=True, exist_ok=True)
-    facts = prepare_facts(work) if is_demo else None  # first: it may need the network
+    facts = prepare_facts(work) if is_demo else None  # first, since it may need the network
     prepare(args, work)
     code = EXIT_OK
     for phase in phases:
@@ -162,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     say("report")
     try:
         write_report(runs, work / "report")
-    except Exception as error:  # the model is trained and exported; only a page is missing
+    except Exception as error:  # only the page is missing; the model is trained and exported
         print(f"the report could not be written: {type(error).__name__}: {error}", file=sys.stderr)
     close(work, runs, scores)
     return EXIT_OK

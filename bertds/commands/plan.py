@@ -1,8 +1,8 @@
-"""``bertds plan``: what a run will need, before it is started.
+"""``bertds plan``: predicts what a run will need, before it is started.
 
-Memory per device, time, energy, cost, communication and disk, from the recipe, the DeepSpeed JSON
-and a table of machines; with ``--sweep`` for many layouts, with ``--calibrate RUN`` from what a
-run of one's own measured. Every assumption is printed with its source.
+It predicts memory per device, time, energy, cost, communication and disk space, from the recipe,
+the DeepSpeed JSON and a table of machines. ``--sweep`` compares many layouts. ``--calibrate RUN``
+uses the measurements of a run. Every assumption is printed with its source.
 """
 
 from __future__ import annotations
@@ -124,6 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     devices = hardware.devices_per_node if args.gpus is None else args.gpus
     if args.nodes < 1 or devices < 1:
         raise ConfigError(f"--nodes {args.nodes} --gpus {devices}: both must be at least 1")
+    # The measurements of a run replace the estimates of the table.
     calibration = calibrate(Path(args.calibrate)) if args.calibrate else None
     if calibration is not None:
         check_calibration(calibration, hardware, settings.precision)
@@ -151,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def list_gpus(extra: Path | None) -> None:
-    """Print the known GPUs, one a line."""
+    """Print the known GPUs, one in a line."""
     from bertds.cost_model.hardware import table
 
     print(f"{'GPU':<14}{'GiB':>7}{'TFLOP/s':>9}{'TB/s':>7}{'share of peak, 128 / 512':>27}")

@@ -1,4 +1,4 @@
-"""``bertds predict``: masks, classes, tags, answers, embeddings."""
+"""``bertds predict``: fills masks, classifies, tags words, answers questions, embeds texts."""
 
 from __future__ import annotations
 
@@ -68,7 +68,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Predict and write."""
+    """Predict, and write the results.
+
+    Returns:
+        0.
+
+    Raises:
+        ConfigError: an option is invalid.
+        DataError: the input is malformed, or some texts have no answer.
+    """
     args = parse_args(argv)
     if args.task == "embeddings" and not args.out.endswith((".npy", ".parquet")):
         raise ConfigError(f"--out {args.out}: embeddings are written to a .npy or .parquet file")
@@ -79,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.out != "-":
         check_file_place("--out", args.out)
     start_logging(is_main=True)
-    # The input is read first: its mistakes are reported before the model is loaded.
+    # The input is read first, so that its errors are reported before the model is loaded.
     if args.task == "qa":
         questions = read_questions(args.input)
         _write_answers(args, _predictor(args).answer(questions, v2=args.v2))
@@ -97,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
             answers = predictor.fill(rows) if args.task == "fill-mask" else predictor.classify(rows)
         _write_lines(args.out, answers)
         errors = [a["error"] for a in answers if isinstance(a, dict) and "error" in a]
-        if errors:  # the others have their answers; whoever asked for all must not read "done"
+        if errors:  # all answers are written, but the exit code must not report success
             first = errors[0]
             if len(errors) > 1:
                 first = f"{len(errors)} texts have no answer; the first: {first}"

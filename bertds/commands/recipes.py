@@ -1,4 +1,4 @@
-"""``bertds recipes list|show|copy``: the recipes that ship, to look at and to start from."""
+"""``bertds recipes list|show|copy``: the included recipes, to read and to start from."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _list() -> None:
 
 
 def about(recipe: Path) -> str:
-    """Return what the comment at the head of a recipe says, as one paragraph."""
+    """Return the comment at the beginning of a recipe, as one paragraph."""
     words = []
     for line in recipe.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -71,20 +71,22 @@ def about(recipe: Path) -> str:
 
 
 def copy_recipe(recipe: Path, json: Path, folder: Path) -> list[Path]:
-    """Copy a recipe and its JSON next to each other; the copy names the copied JSON.
+    """Copy a recipe and its JSON into one folder; the copied recipe names the copied JSON.
 
     Args:
         recipe: the recipe.
         json: its DeepSpeed JSON.
-        folder: where both go; made if it is missing.
+        folder: the target folder; it is made if it is missing.
 
     Raises:
-        ConfigError: a file of that name is there already; nothing was written.
+        ConfigError: a file of that name already exists (nothing was written), or the folder cannot
+            be written.
     """
     targets = [folder / recipe.name, folder / json.name]
     for target in targets:
         if target.exists():
             raise ConfigError(f"{target}: already exists; choose another folder with --to")
+    # The key is replaced in the text, since YAML that is loaded and dumped loses its comments.
     text = recipe.read_text(encoding="utf-8")
     named = re.compile(r"^(\s+deepspeed_config:\s*)[^\s#]+", re.MULTILINE)
     if named.search(text):

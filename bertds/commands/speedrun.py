@@ -1,4 +1,4 @@
-"""``bertds speedrun``: time to a held-out loss, and the table of records."""
+"""``bertds speedrun``: measures the time to a held-out loss, and keeps a table of records."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bertds.system.idle_options import given_options, refuse_together
 from bertds.system.option_types import finite
 
 TARGET = 5.0
-"""Nats; word frequencies alone reach about 6.2 on the excerpt."""
+"""In nats. A model of word frequencies alone has about 6.2 on the excerpt."""
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -68,7 +68,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run it, or print the table. Returns 0, or 75 when training was stopped."""
+    """Train and record the time, or print the table. Returns 0, or 75 if training was stopped."""
     args = parse_args(argv)
     records = Path(args.records)
     if args.table:
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_OK
     if args.target <= 0:
         raise ConfigError(f"--target {args.target:g}: must be a loss in nats above 0")
-    # What the record needs is refused before the run.
+    # Everything that the record needs is checked before the run, which may take hours.
     by = args.by or _login_name()
     if not by.isprintable():
         raise ConfigError(f"--by {by!r}: must be printable text, on one line")
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     phase = phase_of(work / "run", args.recipe, data, args.target)
     config, _ = phase.read(args.set)
     if args.data:
-        track_of(data, config, args.target)
+        track_of(data, config, args.target)  # raises if the data cannot give a record
     else:
         check_pipeline(
             [phase],
@@ -104,11 +104,13 @@ def main(argv: list[str] | None = None) -> int:
         explain_stop(code)
         return code
     record = record_of(phase.run, data, args.target, by)
+    # The command can be repeated after a run is complete; it must not add a second record.
     if record.metrics in [one.metrics for one in known]:
         print(f"{records}: this run is already recorded", file=sys.stderr)
     else:
         append_line(records, json.dumps(asdict(record)))
         known.append(record)
+    # Only records of the same track can be compared.
     print(table([one for one in known if one.track == record.track]))
     return EXIT_OK
 

@@ -1,4 +1,4 @@
-"""``bertds ten-minutes``: a model in ten minutes of one GPU, scored next to published ones."""
+"""``bertds ten-minutes``: trains a model in ten minutes on one GPU, and compares its scores."""
 
 from __future__ import annotations
 
@@ -69,14 +69,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Do all of it. Returns 0, or 75 when training was stopped and can be continued."""
+    """Run all stages. Returns 0, or 75 if training was stopped and can be continued."""
     args = parse_args(argv)
     if args.limit < 0 or args.max_train_rows < 0:
         raise ConfigError("--limit and --max-train-rows must be 0 (all) or more")
-    for option in ("blimp", "glue"):  # said before ten minutes are spent
+    for option in ("blimp", "glue"):  # checked before ten minutes are spent
         folder = getattr(args, option)
         if folder and not Path(folder).is_dir():
             raise ConfigError(f"--{option} {folder}: no such folder")
+    # Imported here, so that the parser alone does not load torch.
     from bertds.commands import evaluate, finetune
 
     work = work_folder(args.work)

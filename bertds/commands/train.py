@@ -1,4 +1,4 @@
-"""``bertds train``: the training loop of ``bertds/train.py``, also by a NeMo configuration."""
+"""``bertds train``: the training loop of ``bertds/train.py``, also with a NeMo configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["main", "parse_args"]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train; ``--nemo-config`` translates a file first. Returns the exit code."""
+    """Train; with ``--nemo-config``, translate a file first. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(argument.startswith("--nemo-config") for argument in arguments):
         return train_by_nemo(arguments)
@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train_by_nemo(argv: list[str]) -> int:
-    """Translate a NeMo file, and train unless ``--write`` asks for the files only."""
+    """Translate a NeMo file, and train unless ``--write`` asks only for the files."""
     from bertds.system.idle_options import given_options, refuse_together
     from bertds.system.logs import start_logging
     from bertds.training.nemo.write import write_translation

@@ -1,9 +1,9 @@
-"""Pages, charts and numbers for people.
+"""Pages, charts, numbers and times for display.
 
-``html_page.py`` renders the Jinja2 templates in ``templates/``, ``charts.py`` draws curves with
-matplotlib and bars with a template, ``theme.py`` has the colours of both, ``words.py`` writes
-counts and times. Both reports use them: bertds' and data_prep's. A page holds everything inside it
-and fetches nothing.
+``html_page.py`` renders the Jinja2 templates in ``templates/``. ``charts.py`` draws curves with
+matplotlib, and bars with a template. ``theme.py`` has the colours of both. ``words.py`` formats
+counts and times. The reports of bertds and of data_prep use them. A page contains everything that
+it shows and loads nothing.
 
 May import: errors, system.
 

@@ -1,10 +1,10 @@
 """The charts of the project's pages.
 
-In a page a chart is an inline SVG: its text is text, and its colours are the page's, so that one
-drawing serves light and dark. Curves are a ``Chart``, drawn by matplotlib, which also writes them
-as a PNG in one theme. Bars are a ``BarChart``, drawn by a template: every preparation draws some,
-and importing matplotlib takes as long as preparing several books. The bytes depend only on what is
-drawn and, for curves, on matplotlib's version.
+In a page a chart is an inline SVG. Its text stays text, and its colours are variables of the page,
+so that one drawing serves the light and the dark theme. Curves are a ``Chart``, which matplotlib
+draws; it can also be written as a PNG in one theme. Bars are a ``BarChart``, which a template
+draws: every preparation draws some, and to import matplotlib takes as long as to prepare several
+books. The bytes depend only on the contents and, for curves, on matplotlib's version.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 FONT_SIZE = 9.0
 _WIDTH = 5.1
-"""Of a chart, in inches."""
+"""Width of a chart in inches."""
 LETTER, _LONGEST_NAME = 0.64 * FONT_SIZE, 34
-"""Width of a wide letter in points; letters of a name to the left of a bar."""
+"""Width of a wide letter in points; maximum number of letters in a name left of a bar."""
 
-# Drawn in an SVG, each of these is replaced by the variable of the page's style sheet.
+# In an SVG these colours are placeholders, which are replaced by variables of the style sheet.
 _VARIABLES = {f"#0000{n:02x}": name for n, name in enumerate(LIGHT.colours(), 1)}
 _SVG_THEME = Theme(
     **{name.replace("-", "_"): c for c, name in _VARIABLES.items() if "series" not in name},
@@ -41,7 +41,7 @@ _SVG_THEME = Theme(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Margins:
-    """Room around the axes, in inches."""
+    """Space around the axes, in inches."""
 
     left: float = 0.55
     right: float = 0.1
@@ -51,7 +51,7 @@ class Margins:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """One chart of curves; it is drawn when it is asked for."""
+    """One chart of curves, drawn only when it is needed."""
 
     title: str
     paint: Callable[[Axes, Theme], None]
@@ -62,16 +62,16 @@ class Chart:
     """Inches."""
     margins: Margins = Margins()
     wide: bool = False
-    """It takes a whole row of the page."""
+    """The chart occupies a whole row of the page."""
 
     def elements(self) -> str:
-        """Return what is in the ``svg`` element of a page, [0, 72 width] x [0, 72 height]."""
+        """Return the content of the page's ``svg`` element, [0, 72 width] x [0, 72 height]."""
         buffer = io.StringIO()
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         self._save(_SVG_THEME, buffer, format="svg", metadata=nothing)
-        # What comes first is the document's head and a style, which the page has too.
+        # The part before it is the document's head and a style, which the page has already.
         text = buffer.getvalue().split("</defs>", 1)[1].rpartition("</svg>")[0]
-        # Only what a fill or a marker refers to needs a name, and text has the page's font.
+        # Only elements that others refer to need an id, and text has the font of the page.
         text = re.sub(r'(?<=<g) id="[^"]*"| font-family: [^;"]*;', "", text)
         text = text.replace("xlink:href", "href")
         for colour, name in _VARIABLES.items():
@@ -79,7 +79,7 @@ class Chart:
         return re.sub(r"\s*\n\s*", "\n", text)
 
     def png(self, theme: Theme) -> bytes:
-        """Return it as a file in one theme."""
+        """Return the chart as a PNG file in one theme."""
         buffer = io.BytesIO()
         self._save(theme, buffer, format="png", dpi=144, metadata={"Software": None})
         return buffer.getvalue()
@@ -98,7 +98,7 @@ class Chart:
             figure.savefig(buffer, **options)
 
     def _place(self, figure: Figure) -> None:
-        """Leave the margins: fixed ones, as text of the page may have another font."""
+        """Set fixed margins, since the page may show the text in another font."""
         figure.subplots_adjust(
             left=self.margins.left / self.width,
             right=1 - self.margins.right / self.width,
@@ -130,7 +130,7 @@ def _style(theme: Theme) -> dict[Any, Any]:
         "axes.axisbelow": True,
         "legend.frameon": False,
         "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": "bertds",  # names within the file do not change from run to run
+        "svg.hashsalt": "bertds",  # ids in the file are the same in every run
     }
 
 
@@ -146,7 +146,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
 
 
 def thousands(axis: Axis) -> Callable[..., str]:
-    """Return a formatter that writes all labels of an axis alike: 5,000 or, from 10k on, 5k."""
+    """Return a formatter that uses one unit for all labels of an axis: 5,000, or from 10k on 5k."""
 
     def label(value: float, _: object = None) -> str:
         highest = max(map(abs, axis.get_view_interval()))
@@ -159,14 +159,14 @@ def thousands(axis: Axis) -> Callable[..., str]:
 
 
 def percent(value: float, _: object = None) -> str:
-    """Write the label of an axis in percent."""
+    """Return the label of an axis in percent."""
     return f"{value:g} %"
 
 
 def logarithmic(axes: Axes) -> None:
-    """Scale by powers, labelled 0.02, 0.05, 0.1 and not by exponents.
+    """Use a logarithmic scale, with labels such as 0.02, 0.05, 0.1 instead of exponents.
 
-    What spans less than a factor of four stays linear: such an axis would show a single label.
+    A range of less than a factor of four stays linear, since it would show a single label.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -242,7 +242,7 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BarChart:
-    """One chart of bars. What comes first is drawn first: lines, boxes, marks, texts."""
+    """One chart of bars. It is drawn in this order: lines, boxes, marks, texts."""
 
     title: str
     height: float
@@ -258,7 +258,7 @@ class BarChart:
     wide: bool = False
 
     def elements(self) -> str:
-        """Return what is in the ``svg`` element of a page, [0, 72 width] x [0, 72 height]."""
+        """Return the content of the page's ``svg`` element, [0, 72 width] x [0, 72 height]."""
         return html_page.render("bar_chart.svg.j2", chart=self, font_size=FONT_SIZE)
 
 
@@ -272,13 +272,14 @@ def histogram(
     """Return a histogram, in percent.
 
     Args:
-        title: of the chart.
-        counts: [N], of adjacent bins.
-        ticks: positions of the labels, in bins from the left edge, and their text; one that would
-            touch the label before it is left out.
+        title: title of the chart.
+        counts: [N], counts of adjacent bins.
+        ticks: positions of the labels, in bins from the left edge, and their text. A label that
+            would touch the previous one is omitted.
         middle: position of the median's line, in bins from the left edge.
         note: a line below the chart.
     """
+    # All coordinates are points (1/72 inch) from the top left corner.
     left, right, top, bottom = 40.0, 72 * _WIDTH - 18.0, 18.0, 151.0
     bins = max(1, len(counts))
     shares = [100 * count / max(1, int(counts.sum())) for count in counts.tolist()]
@@ -296,9 +297,9 @@ def histogram(
     boxes = []
     for number, share in enumerate(shares):
         if share:
-            begin, upper = x(number + 0.06), y(max(0.006 * highest, share))  # a rare one is seen
+            begin, upper = x(number + 0.06), y(max(0.006 * highest, share))  # visible if rare
             boxes.append(Box(begin, upper, x(number + 0.94) - begin, bottom - upper))
-    free = 0.0  # where the label before ends
+    free = 0.0  # right edge of the previous label
     for place, label in ticks:
         half = LETTER * len(label) / 2
         if x(place) - half >= free:
@@ -307,6 +308,7 @@ def histogram(
     marks = []
     if middle is not None:
         marks.append(Line(x(middle), top - 8, x(middle), bottom, "ink", dashed=True))
+        # The label is placed on the side of the line that has more space.
         shift, anchor = (-4, "end") if middle > 0.7 * bins else (4, "start")
         texts.append(Text(x(middle) + shift, top - 3, "median", "ink", anchor))
     return BarChart(
@@ -315,18 +317,18 @@ def histogram(
 
 
 def _round_levels(highest: float) -> list[float]:
-    """Return at most six evenly spaced round numbers from 0 to ``highest`` or a little above."""
+    """Return at most six evenly spaced round numbers, from 0 to ``highest`` or slightly above."""
     unit = 10.0 ** math.floor(math.log10(highest / 5))
     step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit * 5 >= highest)
     return [step * number for number in range(math.ceil(highest / step) + 1)]
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, str]], note: str = "") -> BarChart:
-    """Return a chart with a horizontal bar for each (name, value, text at its end)."""
+    """Return a chart with a horizontal bar for each (name, value, text after the bar)."""
     names = [_shortened(name) for name, _, _ in rows]
     largest = max((value for _, value, _ in rows), default=0.0) or 1.0
     left = max(84.0, 10 + LETTER * max(map(len, names), default=0))
-    longest = (72 * _WIDTH - left) / 1.42  # the text at its end has room
+    longest = (72 * _WIDTH - left) / 1.42  # leaves space for the text after the longest bar
     row, thickness = 19.5, 14.5
     boxes, texts = [], []
     for number, (name, (_, value, text)) in enumerate(zip(names, rows)):
@@ -340,14 +342,14 @@ def bars(title: str, rows: Sequence[tuple[str, float, str]], note: str = "") -> 
 
 
 def _shortened(name: str) -> str:
-    """Return a name that fits to the left of its bar; the ends of a long one say most."""
+    """Return a name that fits left of its bar; of a long one, the middle is omitted."""
     return name if len(name) <= _LONGEST_NAME else f"{name[:14]}…{name[15 - _LONGEST_NAME :]}"
 
 
 def shares(
     title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float]]]], note: str = ""
 ) -> BarChart:
-    """Return a chart of stacked bars: for each name its (part, share) pairs, which sum to 1."""
+    """Return stacked bars: for each name its (part, share) pairs, whose shares sum to 1."""
     left, full = 36.0, 72 * _WIDTH - 36.0 - 7.0
     row, thickness, key, gap = 37.5, 19.0, 7.0, 1.3
     boxes, texts = [], []

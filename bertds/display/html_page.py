@@ -1,6 +1,6 @@
 """Renders the project's pages from the templates in ``templates/``.
 
-A page holds everything inside it and fetches nothing.
+A page contains everything that it shows and loads nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of a page; the columns in ``numbers`` are aligned to the right."""
+    """A table of a page; the columns in ``numbers`` are right-aligned."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -32,7 +32,7 @@ def _environment() -> Environment:
     return Environment(
         loader=PackageLoader("bertds.display"),
         autoescape=True,
-        undefined=StrictUndefined,  # a misspelt name is an error, not an empty place
+        undefined=StrictUndefined,  # a misspelt name is an error, not an empty string
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -43,7 +43,7 @@ def render(template: str, **values: object) -> str:
 
     Args:
         template: a file in ``templates/`` that extends ``page.html.j2``.
-        values: what it shows; text is escaped.
+        values: the values that the template shows; text is escaped.
     """
     themes = {"light": LIGHT.colours(), "dark": DARK.colours()}
     return _environment().get_template(template).render(**themes, **values)

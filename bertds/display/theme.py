@@ -17,10 +17,10 @@ class Theme:
     warn: str
     warn_card: str
     series: tuple[str, ...]
-    """One per curve; the first one also marks links and bars."""
+    """One colour for each curve; the first one is also that of links and bars."""
 
     def colours(self) -> dict[str, str]:
-        """Return each colour by the name of its CSS variable."""
+        """Return CSS variable name -> colour."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)[:-1]}
         named = {name.replace("_", "-"): colour for name, colour in plain.items()}
         return named | {f"series-{n}": colour for n, colour in enumerate(self.series)}

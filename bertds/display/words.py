@@ -1,4 +1,4 @@
-"""Numbers and times in words."""
+"""Formats numbers and times for display."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def short(value: float) -> str:
-    """Return a large number as a person reads it: 1.3 M."""
+    """Return a large number in short form: 1.3 M."""
     for size, word in ((1e12, "T"), (1e9, "B"), (1e6, "M")):
         if value >= size:
             return f"{value / size:.3g} {word}"
@@ -22,7 +22,7 @@ def count(number: int, one: str, many: str = "") -> str:
 
 
 def in_words(seconds: float) -> str:
-    """Return a duration as a person writes it: ``45 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
+    """Return a duration in a suitable unit: ``45 s``, ``12 min``, ``3.4 h``, ``2.1 days``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

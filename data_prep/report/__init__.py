@@ -1,7 +1,7 @@
-"""What preparation reports: ``report.html``, the manifest's counts, single rows.
+"""The reports of a preparation: ``report.html``, the counts of the manifest, and single rows.
 
-``statistics.py`` reads the shards, ``bins.py`` bins them, ``page.py`` writes, ``counts.py``
-sums up, ``show_rows.py`` prints rows.
+``statistics.py`` reads the shards, ``bins.py`` makes histograms, ``page.py`` writes the page,
+``counts.py`` adds up the counts, ``show_rows.py`` prints rows.
 
 Read first: ``page.py``.
 """

@@ -1,4 +1,4 @@
-"""The counts of a preparation: for the manifest, and for the person who waits."""
+"""The counts of a preparation, for the manifest and for the closing table."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def count_documents(
     licences: Mapping[str, str],
     mix: Mix = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the manifest's ``sources`` and ``documents``; read = written + dropped in each.
+    """Return the manifest's ``sources`` and ``documents``; in each, read = written + dropped.
 
-    With ``--mix`` there are ``weight`` and ``documents_repeated`` (``repeated`` in total) too: the
-    splits hold more entries than documents were written, by this number.
+    With ``--mix`` each source also has ``weight`` and ``documents_repeated`` (``repeated`` in the
+    total). The splits then hold more entries than documents were written, by this number.
     """
     counts: dict[str, Counter[str]] = {}
     for result in results:
@@ -44,10 +44,12 @@ def count_documents(
     dropped_totals: Counter[str] = Counter()
     for kind in source_order(files):
         own = [file for file in files if file.source == kind]
+        # The key "read" and the encodings are counted together with the reasons of drops.
         dropped, encodings = split_counts(counts.get(kind, {}))
         read = dropped.pop("read", 0)
         written = sum(shard["written"].get(kind, 0) for shard in shards)
         repeated = sum(shard["repeated"].get(kind, 0) for shard in shards)
+        # Stage 1 counts what the filters drop; stage 2 adds duplicates and what --mix leaves out.
         for shard in shards:
             dropped.update(shard["dropped"].get(kind, {}))
         sources.append(
@@ -79,14 +81,14 @@ def count_documents(
 
 
 def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> None:
-    """Refuse to continue without a document.
+    """Refuse to continue without documents.
 
     Args:
-        last: results of the last stage; its documents are what is left.
-        results: of all stages so far.
+        last: results of the last stage, whose documents are the ones left.
+        results: results of all stages so far.
 
     Raises:
-        DataError: says how many were read, and why they were dropped.
+        DataError: states how many documents were read, and why they were dropped.
     """
     if any(result["documents"] for result in last):
         return
@@ -103,15 +105,15 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
 
 
 def tokenizer_words(tokenizer: TokenizerInfo) -> str:
-    """Return the kind of a tokenizer in words: ``uncased``, ``bpe, cased``."""
+    """Return a description of the tokenizer's kind: ``uncased``, ``bpe, cased``."""
     if tokenizer.is_wordpiece:
         return tokenizer.rules.casing
     return f"{tokenizer.model}, {'uncased' if tokenizer.lower_case else 'cased'}"
 
 
 def warn_of_unknown(results: Sequence[dict[str, Any]], tokenizer: TokenizerInfo) -> None:
-    """Say so if more than 1 % of the tokens are unknown ones: the vocabulary is of other text."""
-    # Markers of an interrupted run of an earlier version have no such counts.
+    """Warn if more than 1 % of the tokens are unknown: the vocabulary does not fit the text."""
+    # Markers of an interrupted run of an older version lack these counts.
     tokens = sum(result.get("tokens", 0) for result in results)
     unknown = sum(result.get("unknown", 0) for result in results)
     if unknown > _MUCH_UNKNOWN * tokens:
@@ -129,10 +131,11 @@ def report(
 
     Args:
         out: the folder that was prepared.
-        manifest: of it.
-        seconds: that it took.
-        whole: nothing was there from an earlier, killed run.
-        url: where the result is instead of in ``out``, if it is in a store.
+        manifest: manifest of the folder.
+        seconds: duration of this run.
+        whole: this run did all the work, so its rate can be shown; nothing was left of an earlier
+            run.
+        url: the URL of the result if it is in a store instead of in ``out``.
     """
     documents = manifest.documents
     dropped = ", ".join(f"{reason} {count:,}" for reason, count in documents["dropped"].items())
@@ -140,6 +143,7 @@ def report(
         "documents": f"{documents['read']:,} read, {documents['written']:,} written",
         "dropped": dropped or "none",
     }
+    # A detected encoding can be wrong, so the reader should check such documents.
     found = [
         f"{source['name']}: {count:,} in {encoding}"
         for source in manifest.sources

@@ -21,16 +21,16 @@ from data_prep.report.statistics import Lengths, Rows, read_lengths, read_rows
 
 
 def offer_report(out: Path, manifest: Manifest) -> None:
-    """Write the page; a fault in it is reported and costs only the page.
+    """Write the page; an error in it is reported but does not fail the preparation.
 
     Raises:
-        OSError: the disk is full or cannot be written, which the manifest needs too.
+        OSError: the disk is full or cannot be written, which would also prevent the manifest.
     """
     try:
         write_report(out, manifest)
     except OSError:
         raise
-    except Exception as error:  # whatever it is: the corpus is complete
+    except Exception as error:  # of any kind: the corpus is complete without the page
         reason = " ".join(str(error).split())[:200]
         say(
             f"{out}: prepared, but {REPORT_NAME} could not be written: {type(error).__name__}: "
@@ -39,7 +39,7 @@ def offer_report(out: Path, manifest: Manifest) -> None:
 
 
 def write_report(out: Path, manifest: Manifest) -> None:
-    """Write the page; the same bytes for the same folder."""
+    """Write the page; the same folder always gives the same bytes."""
     lengths = read_lengths(out, manifest)
     rows = read_rows(out, manifest)
     train = manifest.splits["train"]
@@ -91,6 +91,7 @@ def draw_charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[
         )
     ]
     values = lengths.tokens_per_sentence
+    # A few very long sentences must not stretch the axis until the others share one bar.
     end = min(200, max(20, 20 * math.ceil(float(np.percentile(values, 99.5)) / 20)))
     width = end // 20
     counts, middle = linear_bins(values, width, end)
@@ -98,6 +99,7 @@ def draw_charts(manifest: Manifest, lengths: Lengths, rows: list[Rows]) -> list[
     note = _quantiles(values)
     found.append(charts.histogram("Tokens per sentence", counts, ticks, middle, note=note))
     found += [_fill_chart(one) for one in rows]
+    # Charts about rows: fill, masks and pair labels for each sequence length.
     if rows:
         found.append(charts.shares("Masked tokens", _mask_shares(rows), note=_mask_note(rows)))
     labels = [(str(one.sequence_length), one.label) for one in rows if one.label is not None]

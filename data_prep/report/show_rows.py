@@ -1,8 +1,8 @@
-"""``bertds prep show OUT``: print rows as a person can read them.
+"""``bertds prep show OUT``: print rows in a readable form.
 
 ```text
-OUT with manifest.json        token shards: rows made as the trainer makes them
-hdf5_... folder, .hdf5 file   rows as they are in NVIDIA's files
+OUT with manifest.json        token shards: rows made as in training
+hdf5_... folder, .hdf5 file   rows stored in NVIDIA's files
 ```
 """
 
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     ids: list[int]
     segments: list[int]
     masked: dict[int, int]
-    """Position -> the token to be found."""
+    """Position -> id of the original token."""
     label: int | None
 
 
@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = Path(args.path)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
+    # A prepared folder has its tokenizer; instance files alone need a vocabulary.
     if (path / MANIFEST_NAME).is_file():
         manifest = Manifest.load(path)
         words = load_tokenizer_info(path / "tokenizer", *manifest.tokenizer.rules).pieces()
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     number = args.first
     for number, row in enumerate(rows, args.first):
         console.print(describe(number, row, words, pairs), soft_wrap=not console.is_terminal)
+    # The last row that was printed has the number `number`.
     if number + 1 < args.first + args.rows:
         said = f"{path}: the {split} split has no more rows"
         console.print(said, style="dim", soft_wrap=True)
@@ -119,12 +121,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def shard_rows(
     out: Path, manifest: Manifest, split: str, first: int, count: int, sequence_length: int
 ) -> Iterator[Row]:
-    """Make rows from token shards, as a pass over the split does.
+    """Make rows from token shards, as training does in one pass over the split.
 
     Raises:
         DataError: the split has no documents.
-        ConfigError: an impossible length.
+        ConfigError: the length is impossible.
     """
+    # Imported here, because it loads a compiler, which takes a second.
     # Not at the top: it imports a compiler, which takes a second.
     from bertds.data.samples.flat_rows import build_instances
 
@@ -138,9 +141,11 @@ def shard_rows(
     row_settings = RowSettings.from_mapping(
         settings,
         sequence_length=length,
+        # 16 % of the row, slightly more than the usual share of masked tokens.
         max_predictions=predictions.get(length, max(1, round(0.16 * length))),
     )
     shards = [TokenShard.open(out / info.file, info, verify="size") for info in infos]
+    # Rows come in chunks; those before `first` are skipped across chunks.
     skip = first
     for columns in build_instances(
         shards, 0, row_settings, settings.get("seed", 0), tokenizer=manifest.tokenizer
@@ -158,7 +163,7 @@ def file_rows(path: Path, split: str, first: int, count: int, vocab_size: int) -
     """Read rows from NVIDIA's files.
 
     Raises:
-        DataError: there is no such file, or an id is beyond the vocabulary.
+        DataError: there is no such file, or an id is not in the vocabulary.
     """
     for file_path in find_instance_files(path, split):
         rows = read_header(file_path).rows
@@ -169,6 +174,7 @@ def file_rows(path: Path, split: str, first: int, count: int, vocab_size: int) -
         with open_hdf5(file_path) as file:
             _, datasets = header_and_datasets(file_path, file)
             columns = {name: found[first:end] for name, found in datasets.items()}
+        # A wrong vocabulary would otherwise show the wrong words, or fail with an IndexError.
         largest = int(columns["input_ids"].max())
         if largest >= vocab_size:
             raise DataError(
@@ -187,7 +193,7 @@ def _row(columns: dict[str, np.ndarray], number: int) -> Row:
     length = int(columns["input_mask"][number].sum())
     positions = columns["masked_lm_positions"][number]
     masked = dict(zip(positions.tolist(), columns["masked_lm_ids"][number].tolist()))
-    masked.pop(0, None)  # where no mask is, position 0 is
+    masked.pop(0, None)  # unused mask slots hold position 0, which is [CLS]
     labels = columns.get("next_sentence_labels")
     return Row(
         columns["input_ids"][number][:length].tolist(),
@@ -198,7 +204,7 @@ def _row(columns: dict[str, np.ndarray], number: int) -> Row:
 
 
 def _vocabulary_beside(path: Path, given: str | None) -> tuple[list[str], str]:
-    """Return the tokens, and what the labels mean, from OUT above a folder of rows."""
+    """Return the tokens and the kind of pairs, from the prepared folder above a folder of rows."""
     if given:
         return load_tokenizer_info(given).pieces(), "nsp"
     for folder in path.resolve().parents:
@@ -210,7 +216,7 @@ def _vocabulary_beside(path: Path, given: str | None) -> tuple[list[str], str]:
 
 
 def describe(number: int, row: Row, words: list[str], pairs: str) -> Text:
-    """Return one row as coloured text: [MASK]{what is hidden}, pieces of words joined."""
+    """Return one row as coloured text: [MASK]{hidden token}, with the pieces of words joined."""
     from rich.text import Text
 
     text = Text()

@@ -1,7 +1,7 @@
-"""What the report of a preparation shows: lengths of documents and sentences, and rows.
+"""Statistics for the report of a preparation: lengths of documents and sentences, and rows.
 
-Documents are in random order, so a few shards represent all; the page says how many were read.
-Everything is a function of the shards, so the page has the same bytes every time.
+Documents are in random order, so a few shards represent all. The page states how many were read.
+Everything is computed from the shards, so the page always has the same bytes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from bertds.errors import DataError
 _SHARDS_READ = 8
 _ROWS_OF_A_SHARD = 2048
 _USUAL_ROWS = {"sequence_length": 128, "max_predictions": 20}
-"""Shown when no --instances were asked for: what the trainer's first phase usually makes."""
+"""Shown without --instances: the rows that the first phase of training usually makes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Lengths:
-    """Of the documents and sentences in some training shards; int64 arrays."""
+    """Lengths of documents and sentences in some training shards; int64 arrays."""
 
     shards: int
-    """How many were read."""
+    """Number of shards that were read."""
     tokens_per_document: np.ndarray
     sentences_per_document: np.ndarray
     tokens_per_sentence: np.ndarray
@@ -39,7 +39,7 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Rows:
-    """Of some training rows of one length."""
+    """Statistics of some training rows of one length."""
 
     sequence_length: int
     max_predictions: int
@@ -47,11 +47,11 @@ class Rows:
     tokens: np.ndarray
     """int64 [N]: real tokens of each row, [CLS] and [SEP] included."""
     masked: np.ndarray
-    """int64 [N]: masked positions of each row."""
+    """int64 [N]: number of masked positions in each row."""
     label: float | None
     """Share of rows with next_sentence_label 1; None without pairs."""
     mask_token: float
-    """Of the masked positions: share that shows [MASK], another token, and the token itself."""
+    """Share of the masked positions that show [MASK]; next fields: a random token, the original."""
     random_token: float
     kept_token: float
 
@@ -62,11 +62,12 @@ def _chosen_shards(manifest: Manifest) -> Sequence[ShardInfo]:
 
 
 def read_lengths(out: Path, manifest: Manifest) -> Lengths:
-    """Read lengths from some training shards, spread evenly."""
+    """Read lengths from up to 8 training shards, evenly spaced."""
     documents, sentences, tokens, unknown, total = [], [], [], 0, 0
     chosen = _chosen_shards(manifest)
     for info in chosen:
         shard = TokenShard.open(out / info.file, info, verify="size")
+        # Differences of offsets are lengths.
         starts = np.asarray(shard.sentence_offsets)
         tokens.append(np.diff(starts))
         borders = np.asarray(shard.document_offsets)
@@ -85,8 +86,8 @@ def read_lengths(out: Path, manifest: Manifest) -> Lengths:
 
 
 def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
-    """Make some rows of these shards, as stage 3 makes them."""
-    # Not at the top: it imports a compiler, which takes a second.
+    """Make some rows of these shards, as stage 3 does."""
+    # Imported here, because it loads a compiler, which takes a second.
     from bertds.data.samples.flat_rows import build_instances
     from data_prep.stages.instances import rows_seed
 
@@ -99,6 +100,7 @@ def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
         row_settings = RowSettings.from_mapping(settings, **request)
         chunks: list[dict[str, np.ndarray]] = []
         try:
+            # One chunk of each shard, so that the sample is spread over the corpus.
             for number in range(len(shards)):
                 rows = build_instances(
                     shards,
@@ -110,7 +112,7 @@ def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
                     chunk_rows=_ROWS_OF_A_SHARD,
                 )
                 chunks += islice(rows, 1)
-        except DataError:  # a corpus of one document has no pairs: nothing to show
+        except DataError:  # a corpus of one document has no pairs, so there is nothing to show
             continue
         columns = {name: np.concatenate([c[name] for c in chunks]) for name in chunks[0]}
         found.append(_describe(request, columns, manifest, settings["pairs"] != "none"))
@@ -120,6 +122,7 @@ def read_rows(out: Path, manifest: Manifest) -> list[Rows]:
 def _describe(
     request: dict[str, int], columns: dict[str, np.ndarray], manifest: Manifest, pairs: bool
 ) -> Rows:
+    # Position 0 is [CLS], which is never masked: it marks an unused slot.
     positions = columns["masked_lm_positions"].astype(np.int64)
     rows, places = np.nonzero(positions)
     shown = columns["input_ids"][rows, positions[rows, places]]

@@ -1,12 +1,14 @@
-"""Documents that hold text of a downstream task's test split are left out.
+"""Drops documents that contain text of a downstream task's test split.
 
-As in GPT-3 (arXiv:2005.14165, appendix C): an overlap is a run of N words, case, punctuation and
-spacing aside; N is 13, and an example that is shorter counts as a whole if it has 8 words or more
-(their least N; shorter ones would hit by chance). GPT-3 cut 200 characters around a hit and kept
-the rest; a BERT corpus can spare the document, so it is dropped whole.
+The method is that of GPT-3 (arXiv:2005.14165, appendix C). An overlap is a run of N words; case,
+punctuation and spacing do not count. N is 13. A shorter example is matched as a whole if it has 8
+words or more, which is their smallest N; shorter ones would match by chance. GPT-3 cut out 200
+characters around a match and kept the rest. Here the whole document is dropped, which a BERT corpus
+can afford.
 
-The n-grams of all files become one table of 64-bit hashes (a false hit in a corpus of 4 billion
-words against a million n-grams: 0.02 % likely in all), 16 to 32 bytes an n-gram in each worker.
+The n-grams of all files are one table of 64-bit hashes. It takes 16 to 32 bytes per n-gram in each
+worker. A corpus of 4 billion words has a false match with a million n-grams with a probability of
+0.02 %.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from data_prep.selection.words import ngram_hashes, word_hashes
 
 NGRAM = 13
 SHORTEST_EXAMPLE = 8
-"""Words; shorter examples are not looked for."""
+"""In words; shorter examples are ignored."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,9 +39,9 @@ class TestFile:
     name: str
     sha256: str
     texts: int
-    """Texts that are looked for."""
+    """Number of texts that are searched for."""
     too_short: int
-    """Texts of fewer than 8 words, which are not."""
+    """Number of texts of fewer than 8 words, which are ignored."""
 
 
 def check_ngram(ngram: int) -> None:
@@ -49,15 +51,15 @@ def check_ngram(ngram: int) -> None:
 
 
 class NgramTable(NamedTuple):
-    """What is looked for."""
+    """The n-grams that are searched for."""
 
     hashes: np.ndarray
     """uint64, sorted."""
     lengths: tuple[int, ...]
-    """The lengths in words that occur: N, and those of whole examples."""
+    """The n-gram lengths that occur, in words: N, and those of short whole examples."""
 
     def save(self, path: Path) -> None:
-        """Write it for :meth:`Overlaps.load`: the number of lengths, lengths, hashes."""
+        """Write the table for :meth:`Overlaps.load`: number of lengths, the lengths, the hashes."""
         head = np.array([len(self.lengths), *self.lengths], np.uint64)
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, np.concatenate([head, self.hashes]))
@@ -73,10 +75,10 @@ class NgramTable(NamedTuple):
 def read_test_files(
     paths: Sequence[str | Path], ngram: int
 ) -> tuple[tuple[TestFile, ...], NgramTable]:
-    """Return what is known of the files, and the hashes of their n-grams.
+    """Return descriptions of the files, and the hashes of their n-grams.
 
     Raises:
-        DataError: a file cannot be read, or has no text that is long enough.
+        DataError: a file cannot be read, or has no text of at least 8 words.
     """
     files, hashes = [], [np.zeros(0, np.uint64)]
     lengths = set()
@@ -98,6 +100,7 @@ def read_test_files(
         files.append(
             TestFile(name=path.name, sha256=sha256_file(path), texts=texts, too_short=too_short)
         )
+    # The order of the options must not change the manifest.
     files.sort(key=lambda file: (file.name, file.sha256))
     return tuple(files), NgramTable(np.unique(np.concatenate(hashes)), tuple(sorted(lengths)))
 
@@ -106,6 +109,7 @@ class Overlaps:
     """Finds the n-grams of the test files in a text."""
 
     def __init__(self, table: NgramTable) -> None:
+        # A power of two, so that a bit mask gives the slot; at most half of the slots are in use.
         size = 1 << max(10, int(2 * len(table.hashes)).bit_length())
         self._slots = np.zeros(size, np.uint64)
         _fill(self._slots, table.hashes)
@@ -114,7 +118,7 @@ class Overlaps:
     @staticmethod
     @lru_cache(maxsize=2)
     def load(path: Path) -> Overlaps:
-        """Return this process's finder for a saved table."""
+        """Return this process's instance for a saved table; it is loaded once."""
         return Overlaps(NgramTable.load(path))
 
     def found_in(self, text: str) -> bool:

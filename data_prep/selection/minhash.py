@@ -1,10 +1,10 @@
 """MinHash signatures of documents, as hashes of bands (locality-sensitive hashing).
 
-The share of equal minima of two documents under random orders of all n-grams estimates the Jaccard
-similarity s of their sets of n-grams (Broder 1997). The minima are gathered in ``bands`` groups of
-``rows``; two documents whose minima agree in one whole band are candidates, which happens with
-probability ``1 - (1 - s^rows)^bands``: with FineWeb's 14 bands of 8 rows over 5-grams of words
-(arXiv:2406.17557, section 3.4) 92 % at s = 0.8, 77 % at 0.75, 5 % at 0.5.
+Take random orders of all n-grams. The share of orders in which two documents have the same minimum
+estimates the Jaccard similarity s of their n-gram sets (Broder 1997). The minima are grouped into
+``bands`` bands of ``rows`` minima. Two documents are candidates if all minima of a band agree. The
+probability of this is ``1 - (1 - s^rows)^bands``. With FineWeb's 14 bands of 8 rows over 5-grams of
+words (arXiv:2406.17557, section 3.4) it is 92 % at s = 0.8, 77 % at 0.75 and 5 % at 0.5.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bertds.errors import ConfigError
 from bertds.system.numba_jit import compiled
 from data_prep.selection.words import mixed, ngram_hashes, word_hashes
 
-# Fixed, so that signatures of two preparations could be compared: not the user's seed.
+# Fixed, not the user's seed, so that signatures of two preparations can be compared.
 _ORDERS_KEY = 0x6D696E68617368
 _32 = np.uint64(32)
 _ONE = np.uint64(1)
@@ -27,7 +27,7 @@ _ONE = np.uint64(1)
 
 @lru_cache(maxsize=4)
 def _orders(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what makes ``count`` random orders of 64-bit numbers: (xor, odd factor)."""
+    """Return the parameters of ``count`` random orders of 64-bit numbers: (xor, odd factor)."""
     numbers = random_u64_array(_ORDERS_KEY, 2 * count)
     return numbers[:count].copy(), numbers[count:] | _ONE
 
@@ -35,7 +35,7 @@ def _orders(count: int) -> tuple[np.ndarray, np.ndarray]:
 def band_hashes(text: str, settings: MinHashSettings) -> np.ndarray:
     """Return the hash of every band of a document, uint64 [bands].
 
-    A text without words gives hashes of itself, so that it is like no other text.
+    A text without words gives hashes of its bytes, so that it resembles no other text.
     """
     words = word_hashes(text)
     if len(words) == 0:
@@ -61,7 +61,7 @@ def hash_of_bytes(text: str) -> int:
 def _minima(grams, flips, factors, minima):
     for gram in grams:
         for i in range(len(flips)):
-            # Multiply-shift: the upper half of the product is what is well mixed.
+            # Multiply-shift hashing: only the upper half of the product is well mixed.
             value = ((gram ^ flips[i]) * factors[i]) >> _32
             minima[i] = min(minima[i], value)
 
@@ -77,12 +77,12 @@ def _bands(minima, rows, out):
 
 @dataclass(frozen=True, kw_only=True)
 class MinHashSettings:
-    """How alike documents must be to count as near-duplicates; see ``selection/minhash.py``."""
+    """How similar documents must be to count as near-duplicates; see ``selection/minhash.py``."""
 
     bands: int = 14
     rows: int = 8
     ngram: int = 5
-    """Words of an n-gram; a shorter text is one n-gram."""
+    """Number of words in an n-gram; a shorter text is one n-gram."""
 
     def __post_init__(self) -> None:
         for name, value, most in (

@@ -1,13 +1,14 @@
-"""Sources in proportions other than their own: ``--mix wiki=1,books=2``.
+"""Sources in proportions other than their sizes: ``--mix wiki=1,books=2``.
 
 The weight of a source is the expected number of times that each of its documents enters the
-training data, duplicates removed before. A document enters ``floor(weight)`` times, and once more
-with the probability of the rest, by a hash of its text: so which documents are repeated or left out
-depends on nothing but text and seed, and a larger weight keeps what a smaller one kept.
+training data, after duplicates were removed. A document enters ``floor(weight)`` times. With the
+probability of the fractional part it enters once more, which a hash of its text decides. Therefore
+the repeated and omitted documents depend only on text and seed, and a larger weight keeps all
+documents that a smaller one kept.
 
 - A document that enters 0 times is dropped as ``left_out_by_mix``.
-- The first entry has the document's own key; the others have keys hashed from it, so that they are
-  elsewhere in the order. They are no duplicates, and are counted as ``documents_repeated``.
+- The first entry has the document's own key. The others have keys hashed from it, so that they are
+  elsewhere in the order. They are not duplicates, and are counted as ``documents_repeated``.
 - Held-out documents are never repeated: the validation split holds each once, and a repetition of
   a held-out document is not written.
 - A text that several sources hold enters as often as the largest of their weights says.
@@ -27,18 +28,18 @@ Mix = tuple[tuple[str, float], ...]
 
 
 def parse_mix(text: str, sources: Sequence[str]) -> Mix:
-    """Read ``wiki=1,books=2``.
+    """Parse ``wiki=1,books=2``.
 
     Args:
         text: the option's value; "" = every source once.
         sources: names of the sources that were given.
 
     Raises:
-        ConfigError: not written so, no source of this run, or an impossible weight.
+        ConfigError: the syntax is wrong, a source is not in this run, or a weight is impossible.
     """
     weights: dict[str, float] = {}
     for item in filter(None, text.split(",")):
-        # A source's name may hold "=" no more than ",", but may well hold ":" and "/".
+        # A source's name contains neither "=" nor ",", but may contain ":" and "/".
         name, equals, value = item.rpartition("=")
         try:
             weight = float(value)
@@ -63,11 +64,11 @@ def parse_mix(text: str, sources: Sequence[str]) -> Mix:
 
 
 def entries(key: tuple[int, int], weight: float) -> int:
-    """Return how many times the document of this key enters."""
+    """Return how many times the document with this key enters."""
     whole = int(weight)
     if whole == weight:
         return whole
-    # The key is a hash of text and seed; it also decides the order, so it is hashed once more.
+    # The key is a hash of text and seed. It also decides the order, so it is hashed once more.
     return whole + (random_u64(key[0] ^ key[1], 0) < (weight - whole) * 2.0**64)
 
 

@@ -1,16 +1,16 @@
-"""Rules that separate prose from the rest, by the published thresholds.
+"""Rules that separate prose from other text, with the published thresholds.
 
 - ``gopher``: Gopher's quality rules (Rae et al., arXiv:2112.11446, appendix A.1.1).
-- ``repetition``: Gopher's repetition rules (the same, table A1).
-- ``c4``: the rules of C4 (Raffel et al., arXiv:1910.10683, section 2.2) and of its code: lines go
-  that do not end as sentences, have fewer than three words or a very long one, or speak of
-  JavaScript and cookies; documents that hold a curly bracket or "lorem ipsum", or keep fewer than
-  five sentences.
+- ``repetition``: Gopher's repetition rules (the same paper, table A1).
+- ``c4``: the rules of C4 (Raffel et al., arXiv:1910.10683, section 2.2) and of its code. Lines are
+  removed that do not end like sentences, have fewer than three words or a very long one, or mention
+  JavaScript or cookies. Documents are dropped that contain a curly bracket or "lorem ipsum", or
+  keep fewer than five sentences.
 
-datatrove has the same rules, and tests compare with it. They are our own here because datatrove's
-ask spaCy or NLTK for words and sentences: a heavy install, and a download. A word is what is
-between spaces; scripts that set none count by letters (bertds/data/scripts.py). The stop
-words are English and are checked only for English; the other rules know no language.
+datatrove has the same rules, and tests compare with it. They are implemented here because those of
+datatrove need spaCy or NLTK for words and sentences: a large installation, and a download. A word
+is the text between spaces; scripts without spaces are counted by letters (bertds/data/scripts.py).
+The stop words are English and are checked only for English; the other rules hold for any language.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from data_prep.clean import word_set
 from data_prep.selection.repetition import repetition
 
 _STOP_WORDS = word_set("the be to of and that have with")
-# C4's, those of other scripts, and their quotation marks.
+# Those of C4, those of other scripts, and their quotation marks.
 _ENDS = (
     ".",
     "?",
@@ -55,7 +55,7 @@ _POLICIES = (
 RULES = ("gopher", "repetition", "c4")
 
 Split = Callable[[str], list[str]]
-"""A text to its sentences."""
+"""Splits a text into sentences."""
 
 
 def apply_rules(
@@ -64,13 +64,13 @@ def apply_rules(
     """Apply sets of rules in turn.
 
     Args:
-        rules: names out of :data:`RULES`.
-        text: paragraphs, one a line.
-        split: cuts a text into sentences.
-        language: of the text; only English has stop words.
+        rules: names from :data:`RULES`.
+        text: paragraphs, one in a line.
+        split: splits a text into sentences.
+        language: language of the text; only English has stop words.
 
     Returns:
-        The text (``c4`` takes lines out of it), and the reason to drop it ("" = keep).
+        The text (``c4`` removes lines from it), and the reason to drop it ("" = keep).
     """
     for rule in rules:
         reason = ""
@@ -86,14 +86,15 @@ def apply_rules(
 
 
 def gopher(text: str, language: str = "en") -> str:
-    """Return why Gopher's quality rules drop a text, or ""."""
+    """Return why Gopher's quality rules drop a text, or "" if they keep it."""
     words = text.split()
     if mostly_unspaced(text):
-        # How long a word is and which are letters alone says nothing where words are not seen.
+        # Without visible words, the rules about word length and letters are meaningless.
         count = word_count(text)
         if not 50 <= count <= 100_000:
             return "gopher_short" if count < 50 else "gopher_long"
         return _gopher_lines(text, count)
+    # The rule about length counts only words with a letter or digit, as datatrove does.
     solid = [word for word in words if any(map(str.isalnum, word))]
     if len(solid) < 50:
         return "gopher_short"
@@ -128,14 +129,16 @@ def _ends(line: str) -> bool:
 
 
 def c4(text: str, split: Split) -> tuple[str, str]:
-    """Return the lines of a text that C4 would keep, and why it is dropped, or ""."""
+    """Return the lines of a text that C4 would keep, and why it is dropped ("" = kept)."""
     kept = []
     sentences = 0
     for line in text.splitlines():
         words = line.split()
+        # Very long words are minified code or encoded data.
         if any(len(word) > 1000 and not has_unspaced(word) for word in words):
             continue
         line = _CITATION.sub("", line.strip())
+        # Lines without an end mark are menus and headings.
         if not _ends(line) or line.endswith("..."):
             continue
         if len(words) < 3 and word_count(line) < 3:

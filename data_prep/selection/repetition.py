@@ -1,7 +1,7 @@
 """Gopher's repetition rules (Rae et al., arXiv:2112.11446, table A1), compiled.
 
-A document's paragraphs are its lines here, so the rules for paragraphs are those for lines. In a
-script that sets no spaces a letter counts as half a word.
+Here a document's paragraphs are its lines, so the rules for paragraphs are those for lines. In a
+script without spaces a letter counts as half a word.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PRIME = np.uint64(0x100000001B3)
 
 
 def repetition(text: str) -> str:
-    """Return why a text is too repetitive, or ""."""
+    """Return why a text is too repetitive, or "" if it is not."""
     seen: set[str] = set()
     lines = [line for line in text.split("\n") if line]
     repeated = characters = 0
@@ -32,9 +32,10 @@ def repetition(text: str) -> str:
         return "repetition_lines"
     if characters > 0.2 * len(text):
         return "repetition_line_characters"
+    # The other rules compare the share of characters in repeated n-grams with their thresholds.
     letters = mostly_unspaced(text)
     words, lengths = _words(spaced_words(text) if letters else text)
-    size, gap = (2, 0) if letters else (1, 1)  # letters of a word; spaces after it
+    size, gap = (2, 0) if letters else (1, 1)  # letters per word; spaces between words
     for n, share in _TOP:
         grams = ngram_hashes(words, n * size)
         if len(grams) and _top_characters(grams, lengths, n * size, gap) > share * len(text):
@@ -47,7 +48,7 @@ def repetition(text: str) -> str:
 
 
 def _words(text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hash and the length in characters of what is between spaces."""
+    """Return the hash (uint64) and the length in characters (int64) of each word between spaces."""
     data = np.frombuffer(" ".join(text.split()).encode("utf-8", "surrogatepass"), np.uint8)
     words = np.empty(len(data) // 2 + 1, np.uint64)
     lengths = np.empty(len(words), np.int64)
@@ -76,7 +77,7 @@ def _hash(data, words, lengths):
 
 @compiled
 def _slot(slots, grams, code):
-    """Return the slot of an n-gram, or the empty one where it would go."""
+    """Return the slot of an n-gram, or the empty slot where it belongs."""
     mask = len(slots) - 1
     slot = np.int64(code & np.uint64(mask))
     while slots[slot] > 0 and grams[slots[slot] - 1] != code:
@@ -94,7 +95,7 @@ def _table(entries):
 
 @compiled
 def _top_characters(grams, lengths, n, gap):
-    """Return the characters of the most frequent n-gram (the first of them), gaps counted."""
+    """Return the characters of the most frequent n-gram, spaces included; of a tie, the first."""
     slots = _table(len(grams))
     counts = np.zeros(len(slots), np.int64)
     most = 0
@@ -113,7 +114,7 @@ def _top_characters(grams, lengths, n, gap):
 
 @compiled
 def _repeated_characters(grams, lengths, n):
-    """Return the characters of n-grams that stood before, none counted twice, without spaces."""
+    """Return the characters of n-grams that occurred before, each counted once, without spaces."""
     slots = _table(len(grams))
     characters = 0
     i = 0

@@ -1,6 +1,6 @@
-"""The texts of a downstream task's file: GLUE, CoNLL, SQuAD, JSON lines, plain text.
+"""Reads the texts of a downstream task's file: GLUE, CoNLL, SQuAD, JSON lines, plain text.
 
-The kind of a file is recognised from its name and its contents:
+The kind of a file is recognised by its name and its contents:
 
 | file | texts |
 |---|---|
@@ -31,7 +31,7 @@ def task_texts(path: Path) -> Iterator[str]:
     """Yield the texts of one file.
 
     Raises:
-        DataError: it is missing, a folder, not UTF-8, or JSON of another layout.
+        DataError: the file is missing, a folder, not UTF-8, or JSON of another layout.
     """
     if path.is_dir():
         raise DataError(f"--decontaminate {path}: is a folder; give the files of its test split")

@@ -1,8 +1,8 @@
-"""Words of a text and their hashes: what near-duplicates and contamination are found by.
+"""Words of a text and their hashes, by which near-duplicates and contamination are found.
 
-A word is a run of letters and digits, lower-cased; punctuation, spacing and case do not count
-(GPT-3, arXiv:2005.14165, appendix C, compares so). An ideograph or a kana is a word of its own,
-since those scripts set no spaces.
+A word is a run of letters and digits in lower case. Punctuation, spacing and case do not count, as
+in GPT-3 (arXiv:2005.14165, appendix C). An ideograph or a kana is a word of its own, since those
+scripts do not use spaces.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _OFFSET = np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 _PRIME = np.uint64(0x100000001B3)
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # SplitMix64's
 _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)
-# Odd, so that a word's place in an n-gram counts: h = h * PLACE + word.
+# Odd, so that the position of a word in an n-gram counts: h = h * PLACE + word.
 _PLACE = np.uint64(0x9E3779B97F4A7C15)
 
 
 def normalised(text: str) -> str:
-    """Return the words of a text, lower-cased, one space between two."""
+    """Return the words of a text in lower case, separated by single spaces."""
     text = text.lower()
     if not text.isascii() and _UNSPACED.search(text):
         text = _UNSPACED.sub(r" \1 ", text)
@@ -36,6 +36,7 @@ def normalised(text: str) -> str:
 
 def word_hashes(text: str) -> np.ndarray:
     """Return a hash of every word of a text, uint64 [words]."""
+    # A word has at least one byte and a separator, which bounds the number of words.
     data = np.frombuffer(normalised(text).encode("utf-8", "surrogatepass"), np.uint8)
     out = np.empty(len(data) // 2 + 1, np.uint64)
     return out[: _hash_words(data, out)]
@@ -72,7 +73,7 @@ def _hash_words(data, out):
 
 @compiled
 def ngram_hashes(words, n):
-    """Return a hash of every n-gram of words, uint64 [words - n + 1] (none if there are fewer)."""
+    """Return a hash of every n-gram of words, uint64 [words - n + 1]; none if there are fewer."""
     count = max(0, len(words) - n + 1)
     out = np.empty(count, np.uint64)
     for start in range(count):

@@ -1,4 +1,4 @@
-"""Where documents come from: a small reader per kind of file, and how files are cut into units."""
+"""Sources of documents: a small reader for each kind of file, and how files are cut into units."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from data_prep.sources.records import (
 from data_prep.sources.text import read_text
 from data_prep.sources.wikipedia import page_batches, read_dump, sniff_dump
 
-# In this order a document that several sources hold is counted as the first one's; datasets of
-# --hf, which have names of their own, come last.
+# If several sources hold a document, it is counted for the first of them in this order. Datasets
+# of --hf have names of their own and come last.
 SOURCE_KINDS = ("wiki", "books", "text", "jsonl", "parquet", "pubmed")
 
 READERS: dict[str, Callable[[Unit], Iterator[Document]]] = {
@@ -58,7 +58,8 @@ READERS: dict[str, Callable[[Unit], Iterator[Document]]] = {
 
 _MOST_SOURCES = 255
 _PACKED = ("", ".gz", ".bz2", ".xz", ".zst")
-# What is taken from a folder; "" takes all. A file that is named is taken whatever its name.
+# The files of a folder that each option reads; "" means all. A file that the user names is read
+# whatever its name.
 _ENDINGS = {
     "wiki": ("",),
     "books": (".txt", ".text"),
@@ -75,7 +76,7 @@ def source_order(files: Iterable[SourceFile]) -> tuple[str, ...]:
     """Return the names of the sources in their order.
 
     Raises:
-        ConfigError: there are more than parts can number.
+        ConfigError: there are more than 255, which is all that the parts can number.
     """
     names = {file.source for file in files}
     kinds = [kind for kind in SOURCE_KINDS if kind in names]
@@ -86,7 +87,7 @@ def source_order(files: Iterable[SourceFile]) -> tuple[str, ...]:
 
 
 def file_state(unit: Unit) -> list[int]:
-    """Return what changes when the unit's file does; on the Hub its address holds a revision."""
+    """Return size and time of the unit's file, to detect a change; [] for a pinned Hub revision."""
     if unit.reader == "hf" and unit.options[-1]:
         return []
     stat = unit.path.stat()
@@ -105,12 +106,12 @@ def find_files(
     Args:
         kind: the option that named them.
         paths: files and folders.
-        options: what their reader asks for.
-        indexes: indexes of multistream dumps; those next to their dumps are found without.
-        limits: what a file may unpack to, and the size of a document.
+        options: options of their reader.
+        indexes: indexes of multistream dumps; those next to their dumps are found anyway.
+        limits: bounds on the unpacked size of a file and on the size of a document.
 
     Raises:
-        DataError: a path is missing, unreadable, holds no such file, or is of another kind.
+        DataError: a path is missing or unreadable, holds no such file, or is of another kind.
     """
     files: list[tuple[FilePath, str]] = []
     for given in paths:
@@ -130,8 +131,8 @@ def find_files(
     found_files = []
     extracted: set[FilePath] = set()
     for path, name in files:
-        # Extracted articles come as thousands of small files, and to look into each costs as much
-        # as reading it: the first of a folder speaks for the others (their reader checks them).
+        # Extracted articles are thousands of small files, and to inspect one costs as much as to
+        # read it. Only the first file of a folder is inspected; the reader checks the others.
         known = "extracted" if path.parent in extracted else ""
         file = source_file(kind, path, name, options, known, limits)
         if file.reader == "extracted":
@@ -144,10 +145,11 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
     """Return the dumps with the indexes that belong to them.
 
     Raises:
-        DataError: an index that was named is of no dump here.
+        DataError: an index that the user named belongs to no dump here.
     """
     dumps = [file for file in files if file.reader == "dump"]
     found: dict[FilePath, FilePath] = {}
+    # An index next to its dump is optional: if it does not fit, the dump is read without it.
     for file in dumps:
         beside = index_beside(file.path)
         if beside is not None:
@@ -156,6 +158,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
                 found[file.path] = beside
             except DataError as error:
                 progress.say(f"{error}; continuing without this index")
+    # An index that the user named must fit, by its name or because there is only one dump.
     for name in given:
         path = file_path(str(name))
         if not path.is_file():
@@ -170,7 +173,7 @@ def with_indexes(files: list[SourceFile], given: Iterable[str | Path]) -> list[S
 
 
 def _in_folder(kind: str, folder: Path) -> list[Path]:
-    """Return the files of a folder that its option takes, and say what else the folder holds.
+    """Return the files of a folder that the option reads, and report the others.
 
     Raises:
         DataError: there is none.
@@ -196,13 +199,13 @@ def _in_folder(kind: str, folder: Path) -> list[Path]:
 
 
 def _in_store(kind: str, url: str) -> list[tuple[FilePath, str]]:
-    """Return the file of a URL, or the files below it that the option takes, with their names.
+    """Return the file of a URL, or the files below it that the option reads, with their names.
 
     Raises:
         DataError: there is none.
     """
     file = StoredPath(url)
-    # A web server has files, no folders that could be listed.
+    # A web server has no folders that can be listed.
     if url.startswith("http") or file.is_file():
         if not file.is_file():
             raise DataError(f"{file}: no such file (for --{kind})")
@@ -219,7 +222,7 @@ def _in_store(kind: str, url: str) -> list[tuple[FilePath, str]]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those below; a linked folder once, however often."""
+    """Yield the files of a folder and its subfolders; a linked folder is visited only once."""
     seen: set[str] = set()
     waiting = [folder]
     linked: list[Path] = []
@@ -257,10 +260,10 @@ def source_file(
     known_reader: str = "",
     limits: Limits = blocks.DEFAULT_LIMITS,
 ) -> SourceFile:
-    """Look into a file and choose its reader, unless it is known.
+    """Inspect a file and choose its reader, unless that is known.
 
     Raises:
-        DataError: the file is empty, unreadable, or not what its option says.
+        DataError: the file is empty, unreadable, or not of the kind that its option expects.
     """
     reader = {"books": "book", "wiki": "dump"}.get(kind, kind)
     size = path.stat().st_size
@@ -268,8 +271,9 @@ def source_file(
         raise DataError(f"{path}: the file is empty")
     if known_reader:
         reader = known_reader
-        blocks.open_binary(path).close()
+        blocks.open_binary(path).close()  # an unreadable file must be reported now
     elif kind == "wiki":
+        # --wiki accepts three formats: a dump, extracted articles, and extracted articles as JSON.
         head = next(blocks.whole_blocks(path), (b"", True))[0]
         if OPENING in head[: 64 << 10]:
             reader = "extracted"
@@ -280,6 +284,8 @@ def source_file(
             options += sniff_dump(path)
     elif kind == "jsonl":
         check_jsonl(path, options[0], limits)
+        # WikiExtractor's --json output may also be given as --jsonl; its titles need the other
+        # reader.
         if options[0] == "text" and _WIKI_JSON.fullmatch(path.name) and is_extracted_json(path):
             reader, options = "extracted-json", ()
     elif kind != "parquet":
@@ -299,6 +305,7 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     whole = Unit(
         file.source, file.reader, str(file.path), 0, 0, file.bytes, file.bytes, file.options
     )._replace(limits=file.limits)
+    # Parquet can be cut at row groups, a multistream dump at the streams of its index.
     if file.reader == "hf":
         yield from hub_units(file, whole, unit_bytes)
     elif file.reader == "parquet":
@@ -308,6 +315,7 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
         offsets = stream_offsets(file_path(file.streams), file.path)
         for number, (start, end) in enumerate(cuts(offsets, file.bytes, max(1, unit_bytes // 4))):
             yield whole._replace(number=number, start=start, end=end, size=end - start)
+    # A single compressed stream cannot be entered in the middle: the parent reads the pages.
     elif is_read_by_one(file):
         ratio = 4 if kind else 1  # the progress bar counts bytes of the file
         batches = page_batches(file.path, min(unit_bytes, 8 << 20), file.limits)
@@ -317,6 +325,7 @@ def file_units(file: SourceFile, unit_bytes: int) -> Iterator[Unit]:
     elif file.reader in ("book", "pubmed") or (kind and file.reader != "dump"):
         yield whole
     else:
+        # bzip2 text unpacks to about 4 times its size.
         step = max(1, unit_bytes // 4) if kind == "bz2" else unit_bytes
         for number, start in enumerate(range(0, file.bytes, step)):
             end = min(start + step, file.bytes)

@@ -1,9 +1,9 @@
-"""Bytes of a file in blocks, from any place of it, and the records that are in them.
+"""Reads any byte range of a file in blocks, and finds the records in them.
 
-A file is cut into ranges of bytes, and several workers read one file at once. A record (a page, a
-document) belongs to the range that holds its first byte; its reader continues beyond the end of the
-range until the record ends. So blocks come with a flag: does the block belong to the range?
-Files of several bzip2 streams (as Wikipedia publishes them) are cut at their streams.
+A file is cut into ranges of bytes, so that several workers can read one file at once. A record (a
+page, a document) belongs to the range that holds its first byte. The reader of that range continues
+beyond its end until the record ends. Therefore each block has a flag: does it belong to the range?
+Files of several bzip2 streams (as Wikipedia publishes them) are cut at the stream boundaries.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DEFAULT_LIMITS = Limits()
 
 
 def compression(path: FilePath) -> str:
-    """Return what is around the text, by the first bytes of the file, not by its name.
+    """Return the compression or wide encoding of a file, by its first bytes, not by its name.
 
     Returns:
         "bz2", "gz", "xz", "zst", one of :data:`formats.WIDE`, or "" for plain bytes.
@@ -47,10 +47,10 @@ def compression(path: FilePath) -> str:
 
 
 def check_is_text(path: FilePath) -> None:
-    """Refuse a file that holds no text, packed or not.
+    """Refuse a file that holds no text, whether compressed or not.
 
     Raises:
-        DataError: says what it is, and what can be done.
+        DataError: names the format that was found, and the remedy.
     """
     with open_binary(path) as file:
         head = file.read(formats.HEAD_BYTES)
@@ -78,7 +78,7 @@ def open_binary(path: FilePath) -> BinaryIO:
 
 
 def plain_blocks(path: FilePath, start: int, end: int) -> Iterator[Block]:
-    """Yield the bytes of ``[start, end)``, then what follows as not owned."""
+    """Yield the bytes of ``[start, end)``, then those after them, flagged as not owned."""
     with open_binary(path) as file:
         file.seek(start)
         while start < end and (block := file.read(min(BLOCK_BYTES, end - start))):
@@ -99,6 +99,7 @@ def is_multistream(path: FilePath) -> bool:
                 return False
             if STREAM_HEADER.search(tail + block):
                 return True
+            # One header's length is kept, since a header may be split between two blocks.
             tail = block[-_STREAM_HEADER_BYTES:]
     return False
 
@@ -109,7 +110,7 @@ def bz2_blocks(
     """Yield the contents of the streams that begin in ``[start, end)``, then of later ones.
 
     Raises:
-        DataError: the file is damaged, ends inside a stream, or unpacks to far too much.
+        DataError: the file is damaged, ends inside a stream, or unpacks to more than the limits.
     """
     counted = Unpacking(path, limits)
     with open_binary(path) as file:
@@ -134,6 +135,7 @@ def bz2_blocks(
                 if block:
                     counted.add(len(block), read_to - first)
                     yield block, stream_start < end
+                # A stream ended. The next one begins in the bytes left over, after zero padding.
                 if decompressor.eof:
                     data = decompressor.unused_data
                     while not data.strip(b"\0"):
@@ -141,6 +143,7 @@ def bz2_blocks(
                         read_to += len(data)
                         if not data:
                             return
+                    # The flag of the following blocks depends on where this stream begins.
                     stream_start = read_to - len(data)
                     decompressor = bz2.BZ2Decompressor()
         except (OSError, ValueError) as error:
@@ -152,6 +155,7 @@ def _next_stream(file: BinaryIO, start: int, end: int) -> int | None:
     file.seek(start)
     tail = b""
     position = start
+    # A header that begins before `end` may reach beyond it.
     while position < end + _STREAM_HEADER_BYTES:
         block = file.read(BLOCK_BYTES)
         if not block:
@@ -166,13 +170,14 @@ def _next_stream(file: BinaryIO, start: int, end: int) -> int | None:
 
 
 def whole_blocks(path: FilePath, limits: Limits = DEFAULT_LIMITS) -> Iterator[Block]:
-    """Yield the contents of a file, unpacked as its first bytes say, UTF-16 and UTF-32 as UTF-8.
+    """Yield the contents of a file, decompressed, and converted to UTF-8 from UTF-16 or UTF-32.
 
     Raises:
-        DataError: the file is damaged, ends too early, holds no text, or unpacks to far too much.
+        DataError: the file is damaged or truncated, is not text, or unpacks beyond the limits.
     """
     kind = compression(path)
     blocks = _unpacked(path, kind, limits)
+    # The first block shows what the compressed data holds; it is put back before the others.
     head = next(blocks, b"")
     inner = _check_inside(path, kind, head[: formats.HEAD_BYTES])
     both: Iterator[bytes] = itertools.chain([head] if head else [], blocks)
@@ -183,7 +188,7 @@ def whole_blocks(path: FilePath, limits: Limits = DEFAULT_LIMITS) -> Iterator[Bl
 
 
 def _check_inside(path: FilePath, kind: str, head: bytes) -> str:
-    """Refuse contents that are no text; return what is around them still: one of WIDE, or ""."""
+    """Refuse contents that are not text; return the wide encoding of the others, or ""."""
     packing = kind if kind in formats.COMPRESSED else ""
     inner = formats.wrapping(head)
     if packing and inner in formats.COMPRESSED:
@@ -219,7 +224,7 @@ def _unpacked(
 def _xz_blocks(path: FilePath) -> Iterator[bytes]:
     """Yield the contents of the streams of an .xz or .lzma file.
 
-    Not by ``lzma.open``, which sets no limit on the memory that a file may ask for.
+    ``lzma.open`` is not used: it sets no limit on the memory that a file may request.
     """
     with open_binary(path) as file:
         data = b""
@@ -260,10 +265,10 @@ def records(
     path: FilePath,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Generator[bytes, None, bytes]:
-    """Yield each ``opening ... closing`` whose first byte is owned.
+    """Yield each record ``opening ... closing`` whose first byte is owned.
 
     Returns:
-        The last bytes of the file, if the blocks were read to their end, else ``b""``.
+        The last bytes of the file if the blocks were read to their end, else ``b""``.
 
     Raises:
         DataError: the file ends inside a record, or a record is too large.
@@ -277,6 +282,7 @@ def records(
         if start < 0:
             # An opening may be split between this block and the next.
             next_start = max(at, len(buffer) - len(opening) + 1)
+            # Every later record begins in another worker's range.
             if owned_end is not None and offset + next_start >= owned_end:
                 return b""
             block, owned = next(blocks, (b"", True))
@@ -284,6 +290,7 @@ def records(
                 return buffer[-_TAIL_BYTES:]
             if not owned and owned_end is None:
                 owned_end = offset + len(buffer)
+            # The last bytes stay in the buffer, because the caller checks how the file ends.
             kept = max(0, min(next_start, len(buffer) - _TAIL_BYTES))
             offset += kept
             buffer = buffer[kept:] + block
@@ -293,6 +300,7 @@ def records(
             return b""
         end = buffer.find(closing, start)
         if end < 0:
+            # The record continues in later blocks.
             offset += start
             buffer, end, foreign = _until(blocks, buffer[start:], closing, path, limits)
             start = 0
@@ -305,18 +313,18 @@ def records(
 def _until(
     blocks: Iterator[Block], begun: bytes, closing: bytes, path: FilePath, limits: Limits
 ) -> tuple[bytes, int, int | None]:
-    """Read on until a record closes, in time that grows with its length and no faster.
+    """Read on until a record closes, in time linear in its length.
 
     Args:
-        blocks: what follows.
-        begun: the record's beginning, without a closing.
-        closing: what ends it.
+        blocks: the blocks that follow.
+        begun: the beginning of the record, without the closing.
+        closing: the bytes that end the record.
         path: for messages.
-        limits: how long a record may be.
+        limits: the maximum length of a record.
 
     Returns:
-        All that was read with ``begun`` before it, where the closing is in it, and where the first
-        block begins that is not owned, if any.
+        All bytes that were read, after ``begun``; the offset of the closing in them; and the offset
+        of the first block that is not owned, or None.
 
     Raises:
         DataError: the file ends first, or the record is too large.
@@ -334,6 +342,8 @@ def _until(
             )
         if not owned and foreign is None:
             foreign = size
+        # Only the new block is searched, with enough of the bytes before it for a closing that is
+        # split.
         window = tail + block
         found = window.find(closing)
         parts.append(block)

@@ -1,8 +1,9 @@
-"""Folders of books in plain text, one book a file, as Project Gutenberg publishes them.
+"""Reads folders of plain-text books, one book in a file, as Project Gutenberg publishes them.
 
-The header and the licence are cut away, hard-wrapped lines are joined into paragraphs, CRLF line
-ends and byte order marks removed. A file that is not UTF-8 or UTF-16 is read in the encoding that
-it names or that is detected, which the manifest counts; undecided ones are dropped as bad_utf8.
+The header and the licence are removed, hard-wrapped lines are joined into paragraphs, and CRLF line
+ends and byte order marks are removed. A file that is neither UTF-8 nor UTF-16 is read in the
+encoding that it names or that is detected; the manifest counts these. If the encoding is undecided,
+the book is dropped as bad_utf8.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from data_prep.sources.gutenberg import is_header_line, without_frame
 from data_prep.sources.limits import joined
 
 _PRODUCED_BY = re.compile(r"^(?:E-text prepared by|Produced by|Transcribed (?:by|from))", re.I)
-# The ideographic space that indents the next paragraph stays with it.
+# The ideographic space that indents the next paragraph is kept with that paragraph.
 _BLANK_LINES = re.compile(r"\n[ \t]*\n[^\S\u3000]*")
-# Books of East Asia indent their paragraphs, often without blank lines between them.
+# East Asian books indent their paragraphs, often without blank lines between them.
 _INDENTED = re.compile(r"\n(?=[ \t]*\u3000)")
 _EMPHASIS = re.compile(r"(?<![\w_])_([^_\n]{1,200})_(?![\w_])")
 _TERMINAL = frozenset(".!?:;,”\"’')—-")
 
 
 def read_book(unit: Unit) -> Iterator[Document]:
-    """Yield the one document of a book file."""
+    """Yield the one document of a book file; it has the detected encoding, if not UTF-8."""
     name = unit.path.name
     text, encoding = decode(joined(unit.path, whole_blocks(unit.path, unit.limits), unit.limits))
     if not encoding:
@@ -44,7 +45,7 @@ def read_book(unit: Unit) -> Iterator[Document]:
 
 
 def decode(data: bytes) -> tuple[str, str]:
-    """Return a book's text and its encoding; both empty if that is undecided."""
+    """Return a book's text and its encoding; both are empty if the encoding is undecided."""
     try:
         text = data.decode("utf-8-sig")
         if not switches_sets(data):
@@ -54,13 +55,14 @@ def decode(data: bytes) -> tuple[str, str]:
     encoding = detect(data)
     if not encoding:
         return "", ""
-    # Five bytes are undefined in cp1252; they become spaces.
+    # Five bytes are undefined in cp1252. They become spaces.
     return data.decode(encoding, "replace").replace("\ufffd", " "), encoding
 
 
 def book_text(text: str) -> str:
-    """Return the paragraphs of a book, one a line, without Gutenberg's frame."""
+    """Return the paragraphs of a book, one in a line, without Gutenberg's frame."""
     text = without_frame(text.replace("\r\n", "\n").replace("\r", "\n"))
+    # Chinese and Japanese lines are joined without a space.
     join: Callable[[list[str]], str] = join_lines if may_join_without_space(text) else " ".join
     paragraphs = []
     for block in _blocks(text):
@@ -73,7 +75,7 @@ def book_text(text: str) -> str:
 
 
 def _blocks(text: str) -> list[str]:
-    """Cut a text where its paragraphs begin."""
+    """Split a text at the beginnings of its paragraphs."""
     blocks = _BLANK_LINES.split(text)
     if "\u3000" not in text:
         return blocks
@@ -81,12 +83,12 @@ def _blocks(text: str) -> list[str]:
 
 
 def _is_prose(paragraph: str) -> bool:
-    """Distinguish paragraphs from chapter headings, tables of contents, rows of stars, credits."""
+    """Distinguish paragraphs from headings, tables of contents, rows of asterisks and credits."""
     if not paragraph or _PRODUCED_BY.match(paragraph) or is_header_line(paragraph):
         return False
     if len(paragraph) < 500 and "Project Gutenberg" in paragraph:
         return False
-    # Nearly all begin with a letter, or with a quotation mark and one.
+    # Nearly all paragraphs begin with a letter, or with a quotation mark and a letter.
     if not (paragraph[0].isalpha() or any(c.isalpha() for c in paragraph[1:200])):
         return False
     if paragraph.rstrip()[-1:] in _TERMINAL:
@@ -106,5 +108,5 @@ def _is_capitals(paragraph: str) -> bool:
 
 
 def _has_many_words(paragraph: str) -> bool:
-    """Recognise a paragraph of a script without spaces, in which 60 letters are many words."""
+    """Recognise a paragraph in a script without spaces, where few characters are many words."""
     return not paragraph.isascii() and word_count(paragraph) >= 12 > paragraph.count(" ")

@@ -1,9 +1,9 @@
-"""Which encoding a book is in that is not Unicode: by what it says, by its letters, or undecided.
+"""Detects the encoding of a book that is not Unicode: by its header or its letters, or undecided.
 
-Western and central European encodings differ in the accented letters alone, which a general
-detector confuses. So a text in Latin script is held against the alphabets of the languages that
-each encoding was made for; other scripts are left to ``charset-normalizer``. What stays undecided
-is not decoded: a wrong guess would put garbage into the training data without a trace.
+Western and central European encodings differ only in the accented letters, which a general detector
+confuses. Therefore a text in Latin script is compared with the alphabets of the languages that each
+encoding was made for. Other scripts are left to ``charset-normalizer``. A text whose encoding stays
+undecided is not decoded: a wrong guess would silently put garbage into the training data.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _DECLARED = re.compile(rb"^Character set encoding:\s*([A-Za-z0-9_.:-]+)", re.MUL
 _HIGH = bytes(range(0x80, 0x100))
 _ASCII_LETTERS = re.compile(rb"[A-Za-z]")
 _LATIN_SHARE = 0.25
-"""Of the letters in a text of Latin script, at most this share is accented (Vietnamese aside)."""
+"""Maximum share of accented letters in a text of Latin script (Vietnamese aside)."""
 _KNOWN_SHARE = 0.97
 
-# Lower-case letters beyond ASCII of each language, by encoding; the first encoding wins a tie.
+# Lower-case letters beyond ASCII of each language, by encoding. The first encoding wins a tie.
 _ALPHABETS: dict[str, tuple[str, ...]] = {
     "cp1252": (
-        "àâæçèéêëîïôöœùûüÿ",  # French, and what English borrows
+        "àâæçèéêëîïôöœùûüÿ",  # French, and words that English borrows
         "äöüßéàè",  # German
         "áéíñóúüºª",  # Spanish
         "ãõáâàçéêíóôúü",  # Portuguese
@@ -53,7 +53,7 @@ _OTHER_SCRIPTS = [
     "euc_jp",
     "cp949",
 ]
-# ISO 2022 switches to another character set and back, all in bytes that are ASCII too.
+# ISO 2022 switches to another character set and back. All its bytes are also ASCII.
 _ESCAPES = re.compile(rb"\x1b\$(?:[@AB]|\([A-DOPQ]|\)[A-C])")
 _SWITCHING = ("iso2022_jp", "iso2022_kr", "iso2022_jp_2", "iso2022_jp_3", "iso2022_jp_2004")
 _KANA, _KANA_SHARE = re.compile("[\u3041-\u30fc]"), 0.2
@@ -62,7 +62,7 @@ _CHAOS_LEAD, _COHERENCE_LEAD = 0.02, 0.03
 
 
 def switches_sets(data: bytes) -> bool:
-    """Return whether a text is in an encoding of ISO 2022, which would be read as ASCII."""
+    """Return whether a text is in an encoding of ISO 2022, which would be taken for ASCII."""
     return b"\x1b$" in data and _ESCAPES.search(data) is not None
 
 
@@ -75,7 +75,7 @@ def _fits(data: bytes, encoding: str) -> bool:
 
 
 def detect(data: bytes) -> str:
-    """Return the encoding of a text that is not UTF-8, as Python names it; "" if undecided."""
+    """Return the Python name of the encoding of a text that is not UTF-8; "" if undecided."""
     if data.isascii() and switches_sets(data):
         return next((encoding for encoding in _SWITCHING if _fits(data, encoding)), "")
     declared = _declared(data)
@@ -83,8 +83,9 @@ def detect(data: bytes) -> str:
         return declared
     sample = data[:_SAMPLE_BYTES]
     if len(data) > len(sample):
-        # No byte of a longer character is a line feed, so the cut is between characters.
+        # No byte of a multi-byte character is a line feed, so the cut is between characters.
         sample = sample[: sample.rfind(b"\n") + 1] or sample
+    # Few bytes above ASCII among many ASCII letters: the script is Latin.
     high = len(sample) - len(sample.translate(None, _HIGH))
     if high and high <= _LATIN_SHARE * (high + len(_ASCII_LETTERS.findall(sample))):
         return _latin(sample)
@@ -92,13 +93,13 @@ def detect(data: bytes) -> str:
 
 
 def _declared(data: bytes) -> str:
-    """Return the encoding that a book of Project Gutenberg names in its header, if it fits."""
+    """Return the encoding that a Project Gutenberg header names, if the text fits it, else ""."""
     found = _DECLARED.search(data[:8192])
     if found is None:
         return ""
     try:
         name = codecs.lookup(found[1].decode("ascii")).name
-        # Books that say Latin-1 use the quotes and dashes of Windows-1252, its extension.
+        # Books labelled Latin-1 use the quotes and dashes of Windows-1252, its superset.
         name = "cp1252" if name in ("iso8859-1", "latin_1") else name
         data.decode(name)
     except (LookupError, UnicodeDecodeError):
@@ -117,10 +118,10 @@ def _latin(sample: bytes) -> str:
 
 
 def _share(text: str, alphabet: str) -> float:
-    """Return the share of a text's letters beyond ASCII that an alphabet has.
+    """Return the share of a text's letters beyond ASCII that an alphabet contains.
 
-    A sign within a word is a letter of another encoding, and counts as a miss; quotes, dashes
-    and signs elsewhere say little.
+    A symbol inside a word is a letter of another encoding and counts as a miss. Quotes, dashes and
+    symbols elsewhere prove little.
     """
     counts: Counter[str] = Counter(c for c in text if c > "\x7f" and c.isalpha())
     own = sum(count for letter, count in counts.items() if letter.lower() in alphabet)
@@ -137,9 +138,10 @@ def _other_script(sample: bytes) -> str:
     if not matches:
         return ""
     for match in matches:
-        # Syllables in number are Japanese: other texts show none when they are decoded wrongly.
+        # Many kana mean Japanese: wrongly decoded text of other languages shows none.
         if len(_KANA.findall(str(match))) > _KANA_SHARE * len(str(match)):
             return str(match.encoding)
+    # Two encodings that fit nearly equally well but give different texts leave it undecided.
     best = matches[0]
     for other in matches[1:]:
         alike = (

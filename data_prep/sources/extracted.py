@@ -1,10 +1,10 @@
 """Already extracted articles: ``<doc id= url= title=> ... </doc>``, plain or compressed.
 
-That is WikiExtractor's output, or with ``--json`` one object per line. The first line of a body is
-the title; it and the short lines that end in a full stop (section titles, ``Career.``) are not
-prose and are left out. Tags and entities that the extractor left are undone; where it left
-templates, links or bold, the text is cleaned like a dump's. A document that is only a title (a
-redirect, in that format) counts as empty.
+This is WikiExtractor's output, or with ``--json`` one object per line. The first line of a body is
+the title. The title and the section titles (short lines that end in a full stop, ``Career.``) are
+not prose and are left out. Remaining tags and entities are removed or decoded. Where the extractor
+left templates, links or bold text, the text is cleaned like that of a dump. A document that is only
+a title (which is how a redirect looks in this format) counts as empty.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from data_prep.wiki.names import Site, site
 
 OPENING, CLOSING = b"<doc id=", b"</doc>"
 
-# The value may hold quotation marks: it ends before another attribute, or before the tag's end.
+# The value may contain quotation marks: it ends before another attribute, or before the tag's end.
 _AFTER_TITLE = r'\s+[a-z_]+="|\s*/?>\s*$'
 _TITLE = re.compile(rf'\btitle="([^"\n]*(?:"(?!{_AFTER_TITLE})[^"\n]*)*)"(?={_AFTER_TITLE})')
 _NOT_PROSE = re.compile(
@@ -37,7 +37,7 @@ _LINE_BREAK = re.compile(r"[^\S\n]*<br\s*/?>[^\S\n]*", re.IGNORECASE)  # a line 
 # A section title has no references and no line break: "She was born in 1958.<ref>...</ref>".
 _MARKED_SENTENCE = re.compile(r"\.(?=[ \t]*<(?:ref|br)\b)", re.IGNORECASE)
 _NO_TITLE = "\0"
-"""Marks such a line for ``is_section_title``; ``clean_line`` removes it."""
+"""Marks a line that ``is_section_title`` must not take for one; ``clean_line`` removes it."""
 _SECTION_TITLE_WORDS = 8
 _WIKITEXT = re.compile(r"\{[{|]|\[\[|'''")
 _LANGUAGE = re.compile(r"https?://([a-z][a-z-]+)\.(?:m\.)?wik")
@@ -62,7 +62,8 @@ def doc_document(record: bytes, options: tuple[str, ...] = ()) -> Document:
 
     Args:
         record: the element's bytes.
-        options: for :func:`data_prep.wiki.names.site`: the user's templates.
+        options: the options of :func:`data_prep.wiki.names.site`, which include the user's
+            templates.
     """
     try:
         text = record.decode("utf-8")
@@ -73,7 +74,7 @@ def doc_document(record: bytes, options: tuple[str, ...] = ()) -> Document:
 
 
 def _title(head: str) -> str:
-    # Most heads end with a plain title; the pattern takes ten times as long.
+    # Most heads end with a plain title, and the pattern takes ten times as long as a search.
     value = head[head.find(' title="') + 8 : -2]
     if head.endswith('">') and ' title="' in head and '"' not in value:
         return value
@@ -82,12 +83,12 @@ def _title(head: str) -> str:
 
 
 def body_document(title: str, body: str, address: str, options: tuple[str, ...] = ()) -> Document:
-    """Turn the title and the body of an article, both with their escapes, into a document.
+    """Turn the title and the body of an article into a document.
 
     Args:
-        title: of the article.
-        body: its text.
-        address: holds the page's, which has its language.
+        title: title of the article, with HTML escapes.
+        body: its text, with HTML escapes.
+        address: text that contains the page's address, which shows its language.
         options: as for :func:`doc_document`.
     """
     title = unescape(title)
@@ -95,12 +96,13 @@ def body_document(title: str, body: str, address: str, options: tuple[str, ...] 
         body = unescape(body)
     if "<" in body:
         body = _MARKED_SENTENCE.sub(f".{_NO_TITLE}", body)
-    # One letter each, which is found much faster than two: most articles have neither.
+    # Single letters are found much faster than pairs, and most articles contain neither.
     if ("{" in body or "[" in body or "'''" in body) and _WIKITEXT.search(body):
         body = clean_wikitext(body, _site_of(address, options), title, extracted=True)
     elif "<" in body:
         body = without_markup(body)
     lines = [line for line in map(str.strip, body.split("\n")) if line]
+    # The first line of a body repeats the title.
     if lines and (lines[0] == title or lines[0].split() == without_markup(title).split()):
         del lines[0]
     paragraphs = [clean_line(line) for line in lines if not is_section_title(line)]
@@ -119,7 +121,7 @@ def _gap(line_break: re.Match[str]) -> str:
 
 
 def without_markup(text: str) -> str:
-    """Undo what an extractor left of a page: tags, elements without prose."""
+    """Remove the markup that an extractor left: comments, elements without prose, tags."""
     if "<" not in text:
         return text
     text = _COMMENT.sub("", text)
@@ -128,7 +130,7 @@ def without_markup(text: str) -> str:
 
 
 def read_extracted_json(unit: Unit) -> Iterator[Document]:
-    """Yield a document for every line that begins in the unit: WikiExtractor's ``--json``."""
+    """Yield a document for every line that begins in the unit (WikiExtractor's ``--json``)."""
     for line, owned in unit_lines(unit):
         if not owned:
             return
@@ -151,7 +153,7 @@ def _json_document(line: bytes, options: tuple[str, ...]) -> Document:
 
 
 def is_extracted_json(path: FilePath) -> bool:
-    """Distinguish WikiExtractor's ``--json`` from other JSON lines, by its first record."""
+    """Return whether JSON lines are WikiExtractor's ``--json`` output, by their first record."""
     block = next(whole_blocks(path), (b"", True))[0]
     try:
         record = parse_text_json(block.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0])
@@ -163,7 +165,7 @@ def is_extracted_json(path: FilePath) -> bool:
 def is_section_title(line: str) -> bool:
     """Distinguish ``Career.`` from a sentence: one capitalised phrase, few words, no commas.
 
-    A true sentence so short is lost too (seldom: it would be a paragraph of its own).
+    A true sentence of this length is lost too. That is rare: it would be a paragraph of its own.
     """
     return (
         len(line) < 60

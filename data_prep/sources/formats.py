@@ -1,7 +1,7 @@
-"""What a file is, by its first bytes and never by its name.
+"""Detects the format of a file by its first bytes, never by its name.
 
-Three outcomes: text, text in a wrapping that is undone while reading (gzip, bzip2, xz, zstd,
-UTF-16, UTF-32), or something that is no text and is refused under its own name.
+There are three outcomes: text; text that is decompressed or decoded while it is read (gzip, bzip2,
+xz, zstd, UTF-16, UTF-32); or a format that is not text, which is refused by its name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 HEAD_BYTES = 4096
-"""How much of a file :func:`wrapping` and :func:`not_text` look at."""
+"""Number of bytes at the beginning of a file that :func:`wrapping` and :func:`not_text` inspect."""
 
 COMPRESSED = ("gz", "bz2", "xz", "zst")
 WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
@@ -27,8 +27,8 @@ _WRAPPINGS = (
     ),
     ("zst", re.compile(rb"\x28\xb5\x2f\xfd")),
 )
-# A frame that a zstd reader skips (pzstd and the seekable format begin with one): its first byte
-# varies, its length follows. LZ4 has the same ones.
+# A frame that a zstd reader skips (pzstd and the seekable format begin with one). Its first byte
+# varies; its length follows. LZ4 uses the same frames.
 _SKIPPABLE = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18", re.DOTALL)
 _SKIPPABLE_HEADER = 8
 
@@ -61,14 +61,14 @@ _NOT_TEXT_MAGIC = tuple(
     for magic, what, remedy in _NOT_TEXT
 )
 
-_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
+_MARKS = (  # UTF-32's little-endian mark begins with that of UTF-16, so UTF-32 comes first
     ("utf-32-le", codecs.BOM_UTF32_LE),
     ("utf-32-be", codecs.BOM_UTF32_BE),
     ("utf-16-le", codecs.BOM_UTF16_LE),
     ("utf-16-be", codecs.BOM_UTF16_BE),
 )
-# Bytes that no text in any 8-bit or multi-byte encoding holds in number. Escape (ISO-2022-JP),
-# form feed and the end mark of CP/M are not among them.
+# Bytes that are rare in text of any 8-bit or multi-byte encoding. Escape (ISO-2022-JP), form feed
+# and the end mark of CP/M do occur in text and are not listed.
 _CONTROLS = bytes([*range(0x08), 0x0B, *range(0x0E, 0x1A), *range(0x1C, 0x20), 0x7F])
 _FEW_CONTROLS = 4
 _CONTROL_SHARE = 0.02
@@ -79,7 +79,7 @@ _NO_CHARACTERS = ("Cn", "Co", "Cs", "Cc")
 
 
 def wrapping(head: bytes) -> str:
-    """Return what is around the text: one of COMPRESSED or WIDE, or "" for plain bytes.
+    """Return the compression or wide encoding: one of COMPRESSED or WIDE, or "" for plain bytes.
 
     Args:
         head: the first HEAD_BYTES of the file.
@@ -101,19 +101,21 @@ def _after_skippable(head: bytes) -> str:
 
 
 def wide_encoding(head: bytes) -> str:
-    """Return which of WIDE a text is in, by its mark or by where its zero bytes are."""
+    """Return which of WIDE a text is in, by its byte order mark or its zero bytes; "" if none."""
     for name, mark in _MARKS:
         if head.startswith(mark):
             return name
     size = len(head) // 4 * 4
     if size < 8 or not head.count(0, 0, size):
         return ""
+    # ASCII letters fill one byte of each character, so the other positions are zero.
     zeros = [head[place:size:4].count(0) / (size // 4) for place in range(4)]
     full = [share > 0.9 for share in zeros]
     if full == [False, False, True, True] or full == [False, True, True, True]:
         return "utf-32-le" if zeros[0] < 0.1 else ""
     if full == [True, True, True, False] or full == [True, True, False, False]:
         return "utf-32-be" if zeros[3] < 0.1 else ""
+    # Mostly Latin text in UTF-16 has zeros at every second byte.
     even, odd = (zeros[0] + zeros[2]) / 2, (zeros[1] + zeros[3]) / 2
     if odd > 0.4 and even < 0.02:
         return "utf-16-le"
@@ -123,12 +125,12 @@ def wide_encoding(head: bytes) -> str:
 
 
 def _is_text_in(head: bytes, encoding: str) -> bool:
-    """Return whether bytes are UTF-16 of another script than Latin.
+    """Return whether bytes are UTF-16 text in a script other than Latin.
 
-    Then their letters are of one script, two at most (Japanese counts as one), and there are spaces
-    or other marks between them; numbers, or text in another encoding, would be of all scripts.
+    The letters of such a text belong to one or two scripts (Japanese counts as one), with spaces or
+    other marks between them. Numbers, or text in another encoding, would fall into all scripts.
     """
-    text = head.decode(encoding, "replace")[:-1]  # the last may be half of a pair
+    text = head.decode(encoding, "replace")[:-1]  # the last one may be half of a surrogate pair
     scripts: Counter[int] = Counter()
     marks = 0
     for character in text:
@@ -149,16 +151,17 @@ def _is_text_in(head: bytes, encoding: str) -> bool:
                 if code in _SYLLABLES
                 else code >> 8
             ] += 1
+    # Text has a mark in at least every 80 characters, and nearly all letters in the 3 main blocks.
     letters = scripts.total()
     most = sum(count for _, count in scripts.most_common(3))
     return marks > 0 and letters > 0 and len(text) <= 80 * marks and most >= 0.97 * letters
 
 
 def not_text(head: bytes) -> str:
-    """Return what a file is that is no text, with the remedy; "" if it may be text.
+    """Return the format of a file that is not text, with the remedy; "" if it may be text.
 
     Args:
-        head: the first HEAD_BYTES of the file, or of its contents once unpacked.
+        head: the first HEAD_BYTES of the file, or of its decompressed contents.
     """
     for magic, what in _NOT_TEXT_MAGIC:
         if magic.match(head):
@@ -178,15 +181,15 @@ def not_text(head: bytes) -> str:
 
 
 def _is_lone_mark(head: bytes) -> bool:
-    """Return whether a whole file is a byte order mark, or that and white space."""
+    """Return whether a whole file is only a byte order mark, or the mark and white space."""
     marks = (codecs.BOM_UTF8, *(mark for _, mark in _MARKS))
     mark = next((mark for mark in marks if head.startswith(mark)), b"")
-    blank = not head[len(mark) :].strip(b"\0 \t\r\n")  # a wide space has zero bytes
+    blank = not head[len(mark) :].strip(b"\0 \t\r\n")  # a space in UTF-16 has a zero byte
     return bool(mark) and blank and len(head) < HEAD_BYTES
 
 
 def _is_tar(head: bytes) -> bool:
-    """Return whether a tar header is there; the oldest ones have no magic, but a checksum."""
+    """Return whether the head is a tar header; the oldest ones have a checksum but no magic."""
     if head[257:262] == b"ustar":
         return True
     if len(head) < 512 or not head[0]:

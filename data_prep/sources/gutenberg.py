@@ -1,4 +1,4 @@
-"""Project Gutenberg's frame around a book: header, small print, licence.
+"""Removes Project Gutenberg's frame around a book: header, small print, licence.
 
 ```text
 since 2003   header  *** START OF ...  book  *** END OF ...  licence
@@ -7,8 +7,8 @@ some         header  book  *** START: FULL LICENSE ***  ...  *END THE SMALL PRIN
 volumes      header  *** START OF ...  book  *** END OF ...  *** START OF ...  book  ...
 ```
 
-A marker counts only where it may be: a line in the midst of a long book that reads like one
-must not cost the rest.
+A marker counts only at a plausible place: a line in the middle of a long book that resembles one
+must not cut off the rest.
 """
 
 from __future__ import annotations
@@ -48,23 +48,25 @@ _LICENCE = (
     "This file should be named",
 )
 _LONGEST_FOOTER = 300
-"""Characters between two end markers: names of files, dates, the producer's thanks."""
+"""Maximum number of characters between two end markers: file names, dates, acknowledgements."""
 _LONGEST_FRAME = 40_000
-"""Characters of header, small print or licence, with room to spare (the licence has 19,000)."""
+"""Maximum number of characters of header, small print or licence (the licence has 19,000)."""
 
 
 def without_frame(text: str) -> str:
-    """Return a book without what Project Gutenberg put around it.
+    """Return a book without the frame of Project Gutenberg.
 
     Args:
         text: the file, with line feeds as line ends.
     """
     text = _without_small_print(text)
     starts = list(_markers(text, _START, ("PROJECT GUTENBERG",)))
+    # If most of the text precedes the first start marker, the book is before it.
     if starts and _is_late(starts[0], text):
         return _up_to_end(text[: starts[0].start()])
     if not starts:
         return _up_to_end(text)
+    # A file of several volumes has a start marker for each.
     ends = [start.start() for start in starts[1:]] + [len(text)]
     return "\n\n".join(
         _up_to_end(text[start.end() : end]) for start, end in zip(starts, ends, strict=True)
@@ -72,7 +74,7 @@ def without_frame(text: str) -> str:
 
 
 def is_header_line(paragraph: str) -> bool:
-    """Return whether a paragraph is one of the header's notices to the reader."""
+    """Return whether a paragraph is one of the notices of the header."""
     return paragraph[:1] in _HEADER_LETTERS and _HEADER_LINE.match(paragraph) is not None
 
 
@@ -82,8 +84,8 @@ def _markers(text: str, marker: re.Pattern[str], words: tuple[str, ...]) -> Iter
     Args:
         text: a book.
         marker: matches from the beginning of a line.
-        words: one of which such a line holds: to look for these takes 10 % of the pattern's
-            time.
+        words: each such line contains one of these. The search for words takes 10 % of the time of
+            the pattern.
     """
     lines = set()
     for word in words:
@@ -101,11 +103,11 @@ def _without_small_print(text: str) -> str:
     begin = next(_markers(text, _PRINT_BEGIN, ("THE SMALL PRINT", "FULL LICENSE")), None)
     if begin is not None and (end is None or begin.start() < end.start()):
         before, after = text[: begin.start()], text[end.end() :] if end is not None else ""
-        # It is before the book, or (some files of 2003) after it.
+        # The small print precedes the book, or (in some files of 2003) follows it.
         return after if len(after.strip()) > len(before.strip()) else before
     if end is None:
         return text
-    # Only its end is marked: nothing follows where it is the end of the file too.
+    # Only the end is marked. If nothing follows, it is also the end of the file.
     after = text[end.end() :]
     return after if _up_to_end(after).strip() else text[: end.start()]
 
@@ -118,8 +120,8 @@ def _is_late(start: re.Match[str], text: str) -> bool:
 def _up_to_end(text: str) -> str:
     """Return the text before the end marker that is followed by no more than a licence.
 
-    That is the last one, since a book may quote the line; or an earlier one, if there is nothing
-    between them but the licence, or a few lines.
+    This is normally the last marker, since a book may quote the line. It is an earlier one if
+    there is only the licence or a few lines between the two.
     """
     end = len(text)
     for marker in reversed(list(_markers(text, _END, _PROJECT))):
@@ -132,7 +134,7 @@ def _up_to_end(text: str) -> str:
 
 
 def _is_frame(text: str) -> bool:
-    """Distinguish what is between two end markers from the end of a book."""
+    """Return whether the text between two end markers is part of the frame, not of the book."""
     if len(text) < _LONGEST_FOOTER:
         return True
     return any(words in text for words in _LICENCE)

@@ -1,10 +1,10 @@
-"""Datasets of the Hugging Face Hub, or folders laid out as the Hub has them (``--hf``).
+"""Datasets of the Hugging Face Hub, or local folders with the layout of one (``--hf``).
 
-``datasets`` finds the files of a name, configuration and split (a card's ``configs``, or the names
-of the files), on the Hub at one revision that goes into the names of the files. Nothing is
-downloaded beforehand: Parquet files, which is what the Hub serves, are read by groups of rows from
-wherever they are, so that several workers read one file and a restart repeats little; files in
-other formats (JSON, CSV, text) are streamed by ``datasets``, each as one piece.
+``datasets`` finds the files of a name, configuration and split (from the ``configs`` of the card,
+or from the names of the files). On the Hub it does so at one revision, which becomes part of the
+file names. Nothing is downloaded beforehand. Parquet files, which is what the Hub serves, are read
+by row groups from where they are: several workers share one file, and a restart repeats little.
+Files in other formats (JSON, CSV, text) are streamed by ``datasets``, each as one unit.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from datasets import DatasetBuilder
 
 NAME_PREFIX = "hf:"
-"""Of a dataset's name as a source: ``hf:wikimedia/wikipedia:20231101.en``."""
+"""Prefix of a dataset's name as a source: ``hf:wikimedia/wikipedia:20231101.en``."""
 
 
 def find_hub(given: str, split: str, key: str) -> list[SourceFile]:
     """Return the files of one ``--hf NAME[:CONFIG]``.
 
     Args:
-        given: a name on the Hub or a folder, with a configuration or without.
-        split: which split.
-        key: the text's field.
+        given: a name on the Hub or a folder, with or without a configuration.
+        split: name of the split.
+        key: field of the text.
 
     Raises:
         DataError: there is no such dataset, configuration or split, or it cannot be reached.
@@ -47,6 +47,7 @@ def find_hub(given: str, split: str, key: str) -> list[SourceFile]:
     if split not in data_files:
         there = ", ".join(map(str, data_files)) or "none"
         raise DataError(f"--hf {given}: no split {split!r} (available: {there}); set --hf-split")
+    # The loader's module is named after the file format: parquet, json, csv, text.
     layout = type(builder).__module__.rpartition(".")[2]
     folder = Path(name)
     if folder.is_dir():
@@ -58,7 +59,7 @@ def find_hub(given: str, split: str, key: str) -> list[SourceFile]:
     for url in map(str, data_files[split]):
         remote = "://" in url
         path = Path(url)
-        # On the Hub: datasets/NAME@REVISION/...: what was read stays known.
+        # On the Hub: datasets/NAME@REVISION/...; a new revision gives new names.
         below = url.rpartition("://")[2].removeprefix("datasets/") if remote else path.name
         if not remote and folder.resolve() in path.resolve().parents:
             below = path.resolve().relative_to(folder.resolve()).as_posix()
@@ -85,7 +86,12 @@ def _name_and_config(given: str) -> tuple[str, str]:
 
 
 def dataset_builder(given: str, name: str, config: str) -> DatasetBuilder:
-    """Return what ``datasets`` knows about a dataset, without loading it."""
+    """Return the ``datasets`` description of a dataset, without loading its rows.
+
+    Raises:
+        ConfigError: the package ``datasets`` is missing.
+        DataError: the dataset or configuration does not exist, or cannot be reached.
+    """
     try:
         import datasets
     except ImportError as error:
@@ -94,7 +100,7 @@ def dataset_builder(given: str, name: str, config: str) -> DatasetBuilder:
         ) from error
     import huggingface_hub
 
-    # A machine without a network would get a dozen lines about retries before the one error.
+    # Without a network, a dozen lines about retries would precede the one error.
     huggingface_hub.logging.set_verbosity_error()
     folder = Path(name)
     if not folder.is_dir() and (name.startswith((".", "/", "~")) or name.count("/") > 1):
@@ -112,7 +118,7 @@ def dataset_builder(given: str, name: str, config: str) -> DatasetBuilder:
             f"DIR{(':' + config if config else '')}"
         ) from error
     except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        # Without a configuration where there are several; one that does not exist; a script.
+        # A configuration is missing or does not exist, or the dataset is a script.
         raise DataError(
             f"--hf {given}: {_one_line(error)} (give a configuration after a colon: NAME:CONFIG)"
         ) from error
@@ -123,23 +129,23 @@ def _one_line(error: BaseException) -> str:
 
 
 def _licence(name: str) -> str:
-    """Return the licence that the dataset's card names, or ""."""
+    """Return the licence on the dataset's card, or ""."""
     from huggingface_hub import DatasetCard
 
     path = Path(name) / "README.md"
     try:
         card = DatasetCard.load(str(path) if Path(name).is_dir() else name)
-    except Exception:  # a look-up that the corpus does not need: no network, no card, an odd one
+    except Exception:  # optional: there may be no network, no card, or one that cannot be parsed
         return ""
     licence = card.data.to_dict().get("license") or ""
     return ", ".join(map(str, licence)) if isinstance(licence, list) else str(licence)
 
 
 def _errors() -> tuple[type[BaseException], ...]:
-    """Return what the Hub's client raises: an OSError, or an error of its HTTP library."""
+    """Return the exceptions of the Hub's client: an OSError, or one of its HTTP library."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    # What is no JSON, YAML or Parquet is a ValueError.
+    # Invalid JSON, YAML or Parquet raises a ValueError.
     return (OSError, ValueError, *HfHubHTTPError.__bases__)
 
 
@@ -154,7 +160,7 @@ def _remote_size(given: str, url: str) -> int:
 
 
 def _opened(path: FilePath, url: str) -> FilePath | BinaryIO:
-    """Return what pyarrow reads: a local path, or a file on the Hub."""
+    """Return what pyarrow takes: a local path, or a file on the Hub."""
     if not url:
         return path
     import fsspec
@@ -163,7 +169,7 @@ def _opened(path: FilePath, url: str) -> FilePath | BinaryIO:
 
 
 def hub_units(file: SourceFile, whole: Unit, unit_bytes: int) -> Iterator[Unit]:
-    """Cut a file into units: groups of rows of Parquet, else the whole file."""
+    """Cut a file into units: row groups of Parquet, else the whole file."""
     key, layout, url = file.options
     if layout != "parquet":
         yield whole
@@ -174,7 +180,7 @@ def hub_units(file: SourceFile, whole: Unit, unit_bytes: int) -> Iterator[Unit]:
 
 
 def row_group_units(whole: Unit, sizes: list[int], unit_bytes: int) -> Iterator[Unit]:
-    """Gather groups of rows to units of about ``unit_bytes``, ``start`` to ``end`` exclusive."""
+    """Join row groups ``[start, end)`` into units of about ``unit_bytes``."""
     first = size = number = 0
     for group, own in enumerate(sizes):
         size += own
@@ -184,7 +190,11 @@ def row_group_units(whole: Unit, sizes: list[int], unit_bytes: int) -> Iterator[
 
 
 def read_hub(unit: Unit) -> Iterator[Document]:
-    """Yield the documents of one unit."""
+    """Yield the documents of one unit.
+
+    Raises:
+        DataError: the file cannot be read, or its first record lacks the key of the text.
+    """
     key, layout, url = unit.options
     path = url or unit.file
     if layout == "parquet":
@@ -199,6 +209,8 @@ def read_hub(unit: Unit) -> Iterator[Document]:
     try:
         rows = datasets.load_dataset(layout, data_files=[path], split="train", streaming=True)
         for number, row in enumerate(rows):
+            # A record without the key is dropped. If the first one lacks it, the key is probably
+            # wrong.
             if key not in row and number:
                 yield Document("", NO_TEXT_KEY, record_title(row))
                 continue

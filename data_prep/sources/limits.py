@@ -1,8 +1,8 @@
-"""Bounds on what a file may unpack to, and on one document of it.
+"""Bounds on the unpacked size of a file, and on the size of one document.
 
 A few kilobytes of gzip, bzip2, xz or zstd can hold gigabytes of the same byte, on one line or in
-one page. Each reader counts as it goes and stops with a line that names the file, what was too
-large, and the option that raises the bound.
+one page. Each reader counts while it reads. When a bound is exceeded it stops, with a message that
+names the file, the quantity, and the option that raises the bound.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from bertds.system.stored_path import FilePath
 from data_prep.document import Limits
 
 FREE_BYTES = 16 << 20
-"""What any file may unpack to: a short one is packed far more densely than a long one."""
+"""Unpacked size that is always allowed: short files can have a far higher ratio than long ones."""
 
 
 class Unpacking:
-    """Counts what a compressed file, or a part of one, unpacks to."""
+    """Counts the bytes that a compressed file, or a part of one, unpacks to."""
 
     def __init__(self, path: FilePath, limits: Limits) -> None:
         self.path, self.limits = path, limits
@@ -28,11 +28,11 @@ class Unpacking:
         """Count a block.
 
         Args:
-            unpacked: its bytes.
-            packed: bytes of the compressed file that everything up to it can have come from.
+            unpacked: bytes of the block.
+            packed: bytes of the compressed file that have been read up to here.
 
         Raises:
-            DataError: it is more than text ever comes to.
+            DataError: the ratio is above the limit, which text does not reach.
         """
         self.unpacked += unpacked
         ratio = self.limits.unpack_ratio
@@ -66,7 +66,11 @@ def check_document(path: FilePath | str, size: int, limits: Limits) -> None:
 
 
 def joined(path: FilePath, blocks: Iterator[tuple[bytes, bool]], limits: Limits) -> bytes:
-    """Return a file that is one document, whole."""
+    """Return the bytes of a file that is one document.
+
+    Raises:
+        DataError: the document is larger than the limit.
+    """
     parts, size = [], 0
     for block, _ in blocks:
         size += len(block)

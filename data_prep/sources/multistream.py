@@ -1,13 +1,13 @@
-"""The index that Wikimedia publishes with a multistream dump: where its bzip2 streams begin.
+"""The index that Wikimedia publishes with a multistream dump: the offsets of its bzip2 streams.
 
 ```text
 enwiki-20240101-pages-articles-multistream.xml.bz2          streams of 100 pages each
-enwiki-20240101-pages-articles-multistream-index.txt.bz2    offset:page id:title, a line a page
+enwiki-20240101-pages-articles-multistream-index.txt.bz2    lines offset:page id:title, one per page
 ```
 
-With it a dump is cut exactly at its streams. Without it workers look for the headers of streams
-themselves (data_prep/sources/blocks.py), which costs little; the result is the same.
-An index that does not fit its dump (of another date, or the dump was cut short) is not used.
+With the index a dump is cut exactly at its streams. Without it, workers search for the headers of
+streams themselves (data_prep/sources/blocks.py), which costs little and gives the same result.
+An index that does not fit its dump (of another date, or of a truncated dump) is not used.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def is_index(path: FilePath) -> bool:
 
 
 def index_name(dump: FilePath) -> str:
-    """Return what the index of a dump is called; "" if the dump's name is not Wikimedia's."""
+    """Return the name of a dump's index; "" if the dump's name is not one of Wikimedia's."""
     name = _DUMP_NAME.sub(r"multistream-index\1.txt\2", dump.name)
     return "" if name == dump.name else name
 
 
 def index_beside(dump: FilePath) -> FilePath | None:
-    """Return the index that is located next to a dump, packed or unpacked."""
+    """Return the index next to a dump, compressed or not; None if there is none."""
     name = index_name(dump)
     if not name:
         return None
@@ -50,11 +50,12 @@ def index_beside(dump: FilePath) -> FilePath | None:
 
 @lru_cache(maxsize=4)
 def stream_offsets(index: FilePath, dump: FilePath) -> tuple[int, ...]:
-    """Return where the streams of a dump begin, ascending, 0 first.
+    """Return the offsets of a dump's streams in bytes, ascending, with 0 first.
 
     Raises:
-        DataError: it is no index, or not the one of this dump.
+        DataError: the file is not an index, or not the index of this dump.
     """
+    # The first stream holds the header of the XML and is not in the index.
     offsets = [0]
     rest = b""
     for block, _ in whole_blocks(index):
@@ -67,7 +68,7 @@ def stream_offsets(index: FilePath, dump: FilePath) -> tuple[int, ...]:
     if len(offsets) < 2 or not ascending or offsets[-1] >= size:
         raise DataError(f"{index}: not the index of {dump.name} (offsets up to {offsets[-1]:,})")
     with open_binary(dump) as file:
-        # The ends and some between: an index of another dump is right at none of them.
+        # The last one and some of the others: the index of another dump fails at nearly all.
         for offset in {*offsets[:: max(1, len(offsets) // _PROBES)], offsets[-1]}:
             file.seek(offset)
             if not STREAM_HEADER.match(file.read(_HEADER_BYTES)):
@@ -83,13 +84,13 @@ def _take(lines: list[bytes], offsets: list[int], index: FilePath) -> None:
         if not offset.isdigit():
             found = line[:40].decode("utf-8", "replace")
             raise DataError(f"{index}: expected offset:page id:title, found {found!r}")
-        # A hundred lines in a row name the same stream.
+        # About a hundred lines in a row name the same stream.
         if int(offset) != offsets[-1]:
             offsets.append(int(offset))
 
 
 def cuts(offsets: tuple[int, ...], size: int, step: int) -> list[tuple[int, int]]:
-    """Return ranges of whole streams, each of ``step`` bytes or more but for the last."""
+    """Return byte ranges of whole streams, each of ``step`` bytes or more except the last."""
     ranges = []
     start = 0
     for offset in (*offsets[1:], size):

@@ -1,4 +1,4 @@
-"""Records with a text field: JSON lines, Parquet, BioASQ / PubMed JSON (address -> abstract)."""
+"""Readers of records with a text field: JSON lines, Parquet, BioASQ / PubMed JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_jsonl(unit: Unit) -> Iterator[Document]:
 
 
 def json_document(line: bytes, key: str) -> Document:
-    """Read one line: an object with a text under ``key``."""
+    """Read one line, an object with a text under ``key``; a bad line gives a reason to drop it."""
     try:
         value = parse_text_json(line)
     except UnicodeDecodeError:
@@ -45,7 +45,7 @@ def json_document(line: bytes, key: str) -> Document:
 
 
 def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Refuse a file that is not JSON lines, or none of whose first records has the text's key.
+    """Refuse a file that is not JSON lines, or whose first records all lack the key of the text.
 
     Raises:
         DataError: names the line, what was found there, and the remedy.
@@ -57,6 +57,7 @@ def check_jsonl(path: FilePath, key: str, limits: Limits = DEFAULT_LIMITS) -> No
         if head.startswith(beginning):
             raise DataError(f"{path}: {what}, not JSON lines; use --wiki for this file")
     without_key = ""
+    # One good record in the first megabyte is enough. Later lines are checked by the reader.
     end = path.stat().st_size
     lines = unit_lines(Unit("jsonl", "jsonl", str(path), 0, 0, end, 0, limits=limits))
     size = 0
@@ -89,7 +90,7 @@ _CHECKED_BYTES = 1 << 20
 
 
 def _line_problem(line: bytes, key: str) -> str | None:
-    """Return what is wrong with a line of JSON lines; "" if nothing, None if it says nothing."""
+    """Return what is wrong with a line; "" if nothing, None if the line proves nothing."""
     text = line.strip()
     if not text:
         return None
@@ -100,7 +101,7 @@ def _line_problem(line: bytes, key: str) -> str | None:
     except (ValueError, RecursionError):
         if text.startswith(b"["):
             return _ARRAY
-        # An object over several lines begins so; a damaged line does not end after a comma.
+        # An object spread over several lines has such lines; a damaged record hardly ever has.
         return "part of a JSON object" if text in (b"{", b"}") or text[:1] == b'"' else None
     if isinstance(value, dict):
         return "" if key in value else _NO_KEY
@@ -108,7 +109,7 @@ def _line_problem(line: bytes, key: str) -> str | None:
 
 
 def record_title(record: Mapping[str, Any]) -> str:
-    """Return what a record calls itself: its title, else its id or address, else ""."""
+    """Return the name of a record: its title, else its id or address, else ""."""
     for key in ("title", "id", "url"):
         if isinstance(record.get(key), str | int):
             return str(record[key])
@@ -116,7 +117,7 @@ def record_title(record: Mapping[str, Any]) -> str:
 
 
 def text_value_document(value: object, title: str = "") -> Document:
-    """Clean a text that a record holds."""
+    """Return a record's text as a document: cleaned, or with the reason why it is dropped."""
     if not isinstance(value, str):
         return Document("", EMPTY if value is None else MALFORMED, title)
     text = clean_paragraphs(value)
@@ -124,7 +125,11 @@ def text_value_document(value: object, title: str = "") -> Document:
 
 
 def read_pubmed(unit: Unit) -> Iterator[Document]:
-    """Yield the abstracts of one JSON object, address -> abstract (BioASQ); .gz or plain."""
+    """Yield the abstracts of one JSON object, URL -> abstract (BioASQ), plain or compressed.
+
+    Raises:
+        DataError: the file is not JSON, or not an object.
+    """
     data = b"".join(block for block, _ in whole_blocks(unit.path, unit.limits))
     try:
         value = parse_text_json(data)
@@ -145,7 +150,7 @@ def read_parquet(unit: Unit) -> Iterator[Document]:
 
 
 def parquet_file(path: FilePath) -> ParquetFile:
-    """Return what pyarrow reads: a local path, or an open file in a store."""
+    """Return what pyarrow takes: a local path, or an open file of a store."""
     return path.open() if isinstance(path, StoredPath) else path
 
 
@@ -157,18 +162,19 @@ def parquet_documents(
     Args:
         opened: the path, or the open file.
         path: its name, for errors.
-        row_groups: which of them.
-        column: the text's.
-        limits: what they may unpack to.
+        row_groups: the numbers of the row groups to read.
+        column: the column of the text.
+        limits: bounds on the unpacked size.
 
     Raises:
-        DataError: damaged, or it unpacks to far too much.
+        DataError: the file is damaged, or unpacks to more than the limits.
     """
     from pyarrow import ArrowException, parquet
 
     try:
         with parquet.ParquetFile(opened) as known:
             schema, metadata = known.schema_arrow, known.metadata
+        # Only the text and one column for the title are read.
         names = [n for n in ("title", "id", "url") if n in schema.names]
         columns = list(dict.fromkeys([column, *names[:1]]))
         packed = sum(
@@ -177,8 +183,8 @@ def parquet_documents(
             for i in range(metadata.row_group(group).num_columns)
         )
         counted = Unpacking(file_path(path), limits)
-        # A dictionary holds a text once, however many rows have it: left packed, 256 rows take no
-        # more memory than it does, and each row is counted as it is unpacked.
+        # A dictionary stores each text once, however many rows refer to it. Reading the column as
+        # a dictionary bounds the memory of 256 rows; each row is counted as it is unpacked.
         texts = [name for name in columns if str(schema.field(name).type).endswith("string")]
         with parquet.ParquetFile(opened, read_dictionary=texts) as file:
             for batch in file.iter_batches(
@@ -194,7 +200,7 @@ def parquet_documents(
 
 
 def _cell_document(value: Scalar, title: Scalar | None) -> Document:
-    """Return the document of one cell; other writers than pyarrow leave broken UTF-8 in some."""
+    """Return the document of one cell; pyarrow reports broken UTF-8 only here."""
     try:
         name = title.as_py() if title is not None else None
     except UnicodeDecodeError:
@@ -209,16 +215,16 @@ def _cell_document(value: Scalar, title: Scalar | None) -> Document:
 def parquet_row_groups(
     opened: ParquetFile, path: FilePath | str, column: str, limits: Limits = DEFAULT_LIMITS
 ) -> list[int]:
-    """Return the size in bytes of each row group, after checking that the column is there.
+    """Return the size in bytes of each row group, after checking that the column exists.
 
     Args:
         opened: a path, or an open file.
         path: its name, for errors.
-        column: the text's.
-        limits: what it may unpack to.
+        column: the column of the text.
+        limits: bounds on the unpacked size.
 
     Raises:
-        DataError: not Parquet, no such column, or it unpacks to far too much.
+        DataError: the file is not Parquet, lacks the column, or unpacks to more than the limits.
     """
     from pyarrow import ArrowException, parquet
 

@@ -15,7 +15,7 @@ from data_prep.sources.limits import check_document
 LAYOUTS = ("blank-line", "line")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _GROUP = 1 << 16
-"""Bytes of lines that are read together."""
+"""Bytes of lines that are read in one call."""
 
 
 def read_text(unit: Unit) -> Iterator[Document]:
@@ -26,7 +26,8 @@ def read_text(unit: Unit) -> Iterator[Document]:
 
 
 def text_document(data: bytes, title: str = "") -> Document:
-    """Decode and clean one document, lines being paragraphs."""
+    """Decode and clean one document; each line is a paragraph."""
+    # Such text consists of ASCII bytes only, so decoding it as UTF-8 would succeed.
     if switches_sets(data):
         return Document("", BAD_UTF8, title)
     try:
@@ -43,19 +44,20 @@ def raw_documents(unit: Unit) -> Iterator[bytes]:
         return
     current: list[bytes] = []
     size = 0
-    skipping = False  # a document that began in the unit before
+    skipping = False  # inside a document that began in the previous unit
     first = True
     for lines, owned in _line_groups(unit, with_previous=True):
         for line in lines:
             blank = not line or line.isspace()
             if first:
-                # The line before the unit: does a document of the unit before continue?
+                # The line before the unit shows whether a document of the previous unit continues.
                 first, skipping = False, not blank
             elif blank:
                 skipping = False
                 if current:
                     yield b"".join(current)
                     current, size = [], 0
+                # The unit ends with the first blank line after its last byte.
                 if not owned:
                     return
             elif not skipping:
@@ -81,9 +83,9 @@ def unit_lines(unit: Unit) -> Iterator[tuple[bytes, bool]]:
 
 
 def _line_groups(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[list[bytes], bool]]:
-    """Yield the same lines, many at a time.
+    """Yield the lines of :func:`unit_lines`, many at a time.
 
-    With ``with_previous`` first the line before the unit (empty at the beginning of the file).
+    With ``with_previous``, the line before the unit comes first (empty at the beginning of a file).
     """
     if compression(unit.path):
         if with_previous:
@@ -100,20 +102,22 @@ def _line_groups(unit: Unit, *, with_previous: bool = False) -> Iterator[tuple[l
         if with_previous:
             yield [previous], True
         while (left := unit.end - file.tell()) > 0:
-            # readlines continues until it has more than this number of bytes: the last line, too,
-            # begins within the unit. (0 would be: all lines.)
+            # readlines stops once it has more than this number of bytes, so that its last line
+            # also begins within the unit. 0 would mean all lines.
             few = min(left, _GROUP) - 1
             lines = file.readlines(few) if few else [file.readline()]
             if not any(lines):  # the file has become shorter
                 return
             yield lines, True
+        # Later lines are read singly, since the caller stops after a few.
         for line in file:
             yield [line], False
 
 
 def _line_across(file: BinaryIO, start: int) -> bytes:
-    """Return the line that holds byte ``start - 1``, and leave the file after it."""
+    """Return the line that contains byte ``start - 1``, and leave the file position after it."""
     position = start - 1
+    # The beginning of that line is found by reading backwards in steps of 64 KiB.
     piece = b""
     while position > 0:
         step = min(position, 1 << 16)
@@ -132,7 +136,7 @@ def compressed_lines(path: FilePath, limits: Limits = DEFAULT_LIMITS) -> Iterato
     """Yield the lines of a compressed file.
 
     Raises:
-        DataError: a line is too large, or the file unpacks to far too much.
+        DataError: a line is too large, or the file unpacks to more than the limits.
     """
     rest: list[bytes] = []
     size = 0
@@ -140,6 +144,7 @@ def compressed_lines(path: FilePath, limits: Limits = DEFAULT_LIMITS) -> Iterato
     for block, _ in whole_blocks(path, limits):
         if first:
             block, first = block.removeprefix(_BYTE_ORDER_MARK), False
+        # The last piece of a block has no line end yet; it is joined with the next block.
         lines = block.split(b"\n")
         rest.append(lines[0])
         size += len(lines[0])

@@ -39,23 +39,23 @@ _HEAD_BYTES = 64 << 10
 _TITLE = re.compile(rb"<title>(.*?)</title>", re.DOTALL)
 _NAMESPACE = re.compile(rb"<ns>\s*(-?\d+)\s*</ns>")
 _MODEL = re.compile(rb"<model>\s*([^<]*?)\s*</model>")
-# XML's own escapes, undone in one pass: five passes of replace() take four times as long.
+# XML's own escapes, undone in one pass: five calls of replace() take four times as long.
 _ESCAPE = re.compile("&(lt|gt|quot|apos|#10|amp);")
 _ESCAPED = {"lt": "<", "gt": ">", "quot": '"', "apos": "'", "#10": "\n", "amp": "&"}
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.DOTALL)
-# "#REDIRECT [[Target]]" in the wiki's own language too, for dumps older than <redirect />.
+# "#REDIRECT [[Target]]", also in the wiki's own language, for dumps older than <redirect />.
 _REDIRECT_TEXT = re.compile(r"\s*[#＃]\s*([^\s#:：\[\]][^\n#:：\[\]]{0,40}?)\s*[:：]?\s*\[\[")
 _ONE_LINK = re.compile(r"\[\[[^\[\]\n]*\]\]|\{\{[^{}\n]*\}\}|<!--.*?-->")
 _ONE_LINE = re.compile(r"[^\n]*\]\]\s*")
 
 
 def sniff_dump(path: FilePath) -> tuple[str, ...]:
-    """Check that a file is a dump and return what it says of its wiki.
+    """Check that a file is a dump, and return the options that its header gives for its wiki.
 
     See :func:`data_prep.wiki.names.site_options`.
 
     Raises:
-        DataError: it is not a MediaWiki export, or a plain file that was cut short.
+        DataError: the file is not a MediaWiki export, or a plain file that is truncated.
     """
     head = b""
     for block, _ in whole_blocks(path):
@@ -67,6 +67,7 @@ def sniff_dump(path: FilePath) -> tuple[str, ...]:
         raise DataError(
             f"{path}: not a MediaWiki dump: it begins with {found!r}, expected <mediawiki ...>"
         )
+    # The end of a plain file is cheap to check now; compressed files are checked while reading.
     if compression(path) == "":
         with open_binary(path) as file:
             file.seek(max(0, path.stat().st_size - 4096))
@@ -90,7 +91,11 @@ def _ends_dump(tail: bytes) -> bool:
 def page_batches(
     path: FilePath, batch_bytes: int, limits: Limits = DEFAULT_LIMITS
 ) -> Iterator[tuple[bytes, ...]]:
-    """Yield the pages of a dump that one process must read (a single stream), in batches."""
+    """Yield the pages of a dump that only one process can read (a single stream), in batches.
+
+    Raises:
+        DataError: the dump is truncated or damaged.
+    """
     batch: list[bytes] = []
     size = 0
     tail = b""
@@ -113,7 +118,11 @@ def page_batches(
 
 
 def read_dump(unit: Unit) -> Iterator[Document]:
-    """Yield a document for every page that begins in the unit."""
+    """Yield a document for every page that begins in the unit.
+
+    Raises:
+        DataError: the dump is truncated or damaged.
+    """
     wiki = site(unit.options)
     if unit.records is not None:
         for page in unit.records:
@@ -130,7 +139,7 @@ def read_dump(unit: Unit) -> Iterator[Document]:
         try:
             page = next(reader)
         except StopIteration as stop:
-            # The reader came to the end of the file: is it the end of the dump?
+            # The reader reached the end of the file. It must also be the end of the dump.
             if stop.value and not _ends_dump(stop.value):
                 raise truncated(unit.path) from None
             return
@@ -148,8 +157,9 @@ def page_document(page: bytes, wiki: Site) -> Document:
 
     Args:
         page: the element's bytes.
-        wiki: the names of its wiki.
+        wiki: the names of the page's wiki.
     """
+    # A second <page> inside means that the end of the first one was lost.
     if page.find(_OPENING, 6) >= 0:
         return Document("", MALFORMED)
     # The newest revision is last.
@@ -160,6 +170,7 @@ def page_document(page: bytes, wiki: Site) -> Document:
         if namespace[1] != b"0":
             return Document("", NAMESPACE)
     else:
+        # Old dumps have no <ns>: the prefix of the title shows the namespace.
         title = _TITLE.search(header)
         if title is not None and b":" in title[1]:
             prefix = title[1].decode("utf-8", "replace").partition(":")[0]
@@ -167,13 +178,14 @@ def page_document(page: bytes, wiki: Site) -> Document:
                 return Document("", NAMESPACE)
     if b"<redirect" in header:
         return Document("", REDIRECT)
+    # The model is missing in old dumps, whose pages are all wikitext.
     model = _MODEL.search(header)
     if model is not None and model[1] != b"wikitext":
         return Document("", NOT_TEXT)
     if text_at < 0:
         return Document("", EMPTY)
     start = page.find(b">", text_at)
-    # In CDATA "</text>" would be text.
+    # Inside CDATA, "</text>" would be text.
     begin = page.find(b"]]>", start) if page.startswith(b"<![CDATA[", start + 1) else start
     end = page.find(b"</text>", max(begin, start))
     if start < 0 or page[start - 1 : start] == b"/" or end < 0:
@@ -190,8 +202,8 @@ def page_document(page: bytes, wiki: Site) -> Document:
 
 
 def _unescaped(text: str) -> str:
-    """Undo XML's escapes; what is in ``<![CDATA[...]]>`` has none."""
-    if "<" in text:  # all others are escaped; in a damaged dump it may also begin no CDATA
+    """Undo XML's escapes; the content of ``<![CDATA[...]]>`` has none."""
+    if "<" in text:  # a CDATA section, since other "<" are escaped (or the dump is damaged)
         pieces = _CDATA.split(text)
         pieces[::2] = map(_unescaped_outside, pieces[::2])
         return "".join(pieces)
@@ -207,17 +219,17 @@ def _unescaped_outside(text: str) -> str:
 
 
 def _is_redirect(text: str, wiki: Site) -> bool:
-    """Distinguish ``#REDIRECT [[Target]]``, in any language, from a list that begins so."""
+    """Distinguish ``#REDIRECT [[Target]]``, in any language, from a list that looks like it."""
     match = _REDIRECT_TEXT.match(text)
     if match is None:
         return False
     written = match[1].replace("_", " ")
     if written.lower() in wiki.redirects:
         return True
-    # A word that is no magic of this wiki: a redirect is all that its page holds.
+    # Not a redirect word of this wiki: it is a redirect only if the page holds nothing else.
     line, _, others = text[match.end() - 2 :].lstrip().partition("\n")
     if written.lower() in foreign_redirects():
-        # "#Ohjaus [[X]] is ..." is a sentence, even if "#OHJAUS [[X]]" is Finnish for a redirect.
+        # "#Ohjaus [[X]] is ..." is a sentence, although "#OHJAUS [[X]]" is a redirect in Finnish.
         return not _has_letters(others) and (written.isupper() or not _has_letters(line))
     return not others.strip() and _ONE_LINE.fullmatch(text, match.end()) is not None
 

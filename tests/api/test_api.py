@@ -25,7 +25,7 @@ SMALL = {
 }
 
 
-def test_every_name_is_there_and_listed() -> None:
+def test_every_name_exists_and_is_listed() -> None:
     assert set(bertds.__all__) <= set(dir(bertds))
     for name in bertds.__all__:
         assert getattr(bertds, name) is not None

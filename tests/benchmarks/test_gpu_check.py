@@ -62,7 +62,7 @@ WRITE = (
 )
 
 
-def test_a_stage_that_takes_too_long_keeps_what_it_has(
+def test_a_stage_that_takes_too_long_keeps_its_results(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check = check_of(tmp_path)
@@ -81,7 +81,7 @@ def test_a_stage_that_takes_too_long_keeps_what_it_has(
 
 
 @pytest.mark.parametrize(("gib", "rows"), [(79.1, 512), (139.8, 512), (44.5, 256), (22.5, 128)])
-def test_the_sizes_fit_the_memory_and_the_recipes_take_them(
+def test_the_sizes_fit_the_memory_and_the_recipes_accept_them(
     repository: Path, gib: float, rows: int
 ) -> None:
     plan = Plan({"memory_gib": gib, "peak": 989e12}, "data", "cuda", tiny=False)
@@ -111,7 +111,7 @@ def test_the_sizes_fit_the_memory_and_the_recipes_take_them(
             assert config.schedule.total_steps % 2 == 0
 
 
-def test_figures_are_judged_on_the_gpu_they_were_promised_for() -> None:
+def test_figures_are_judged_only_on_the_gpu_they_are_stated_for() -> None:
     figures = {
         "passes large 128: rows/s": 2050.0,
         "step large 128: times transformers": 1.9,
@@ -163,9 +163,7 @@ def test_a_run_is_read_without_its_first_windows(tmp_path: Path) -> None:
     assert read_run(tmp_path / "none") == {}
 
 
-def test_a_result_never_takes_the_place_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_result_never_replaces_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.gpu_check.ROOT", tmp_path)
     first = result_file("NVIDIA GeForce RTX 4090", "2026-11-27")
     assert first == tmp_path / "benchmarks/results/gpu_nvidia_geforce_rtx_4090_2026-11-27.json"
@@ -182,7 +180,7 @@ def test_a_result_never_takes_the_place_of_another(
         ("Tesla V100-SXM2-16GB", (7, 0), "refused", None),
     ],
 )
-def test_a_gpu_says_what_it_is(
+def test_the_gpu_is_described(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,

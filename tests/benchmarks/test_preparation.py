@@ -93,7 +93,7 @@ def test_stages_are_compared_with_tokenizers(corpus, dump, tmp_path, capsys) -> 
     assert "tokenizers 0" in printed
 
 
-def test_without_a_source_the_text_is_made_up(tmp_path, capsys) -> None:
+def test_without_a_source_the_text_is_generated(tmp_path, capsys) -> None:
     from benchmarks.prep import main
 
     result = result_of(main, ["--megabytes", "0.1", "--repeat", "1"], tmp_path)
@@ -103,7 +103,9 @@ def test_without_a_source_the_text_is_made_up(tmp_path, capsys) -> None:
     assert "--vocab is needed" in capsys.readouterr().err
 
 
-def test_ours_and_nvidias_take_turns(corpus, stand_in, tmp_path, monkeypatch, capsys) -> None:
+def test_our_preparation_and_nvidias_alternate(
+    corpus, stand_in, tmp_path, monkeypatch, capsys
+) -> None:
     from benchmarks import prep, prep_paired
 
     monkeypatch.setattr(prep_paired, "find_spec", lambda name: None)  # without nanotoken

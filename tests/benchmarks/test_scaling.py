@@ -17,7 +17,7 @@ def counted(stage: int, accumulation: int, **values) -> dict:
     return run_ranks({**JOB, "stage": stage, "accumulation": accumulation, "values": values})
 
 
-def test_accumulation_is_silent_and_the_volume_is_the_plans() -> None:
+def test_accumulation_sends_nothing_and_the_volume_matches_the_plan() -> None:
     one, four = counted(1, 1), counted(1, 4)
     assert one["calls_per_step"] == four["calls_per_step"]
     assert one["payload_bytes"] == four["payload_bytes"]
@@ -29,7 +29,7 @@ def test_accumulation_is_silent_and_the_volume_is_the_plans() -> None:
     assert four["bytes_sent"] == pytest.approx(model, rel=0.01)
 
 
-def test_gradients_travel_in_the_type_asked_for() -> None:
+def test_gradients_are_sent_in_the_requested_dtype() -> None:
     numbers = parameter_count(shape_of("tiny", 1, 2, "fp32", True).model, 30_522)
     bf16 = {"bf16": {"enabled": True}}
     narrow = counted(1, 1, **bf16, communication_data_type="bf16")["bytes_by_dtype"]

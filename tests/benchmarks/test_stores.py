@@ -34,7 +34,7 @@ def test_waits_for_a_store_are_compared_with_the_local_folder(tmp_path: Path, ca
 
 
 @pytest.mark.slow
-def test_two_commits_of_the_loader_take_turns(tmp_path: Path, repository: Path) -> None:
+def test_two_commits_of_the_loader_alternate(tmp_path: Path, repository: Path) -> None:
     if subprocess.run(["git", "-C", repository, "rev-parse", "HEAD"], check=False).returncode:
         pytest.skip("not in a clone")
     import json

@@ -117,7 +117,7 @@ def damage(folder: Path, how: str) -> None:
     "how",
     ["flip", "truncate", "missing file", "missing manifest", "manifest flip", "manifest truncated"],
 )
-def test_a_damaged_checkpoint_is_passed_over_with_both_named(
+def test_a_damaged_checkpoint_is_skipped_and_both_are_named(
     tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_steps(make(tmp_path), 1, 2)
@@ -164,7 +164,7 @@ def test_all_damaged_is_an_error_and_none_at_all_is_not(tmp_path: Path) -> None:
         newest_good(tmp_path / "checkpoints")
 
 
-def test_a_latest_that_names_nothing_is_passed_over(
+def test_a_latest_file_that_names_no_checkpoint_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_steps(make(tmp_path), 1)
@@ -190,7 +190,7 @@ def test_a_save_cut_short_is_invisible(tmp_path: Path, monkeypatch: pytest.Monke
     assert not list((tmp_path / "checkpoints").glob(".tmp-*"))
 
 
-def test_too_little_room_is_noticed_before_writing(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_noticed_before_writing(tmp_path: Path) -> None:
     message = "GiB free, but the checkpoint needs"
     with injected("disk.free", lambda free: 1000), pytest.raises(BertdsError, match=message):
         save_steps(make(tmp_path), 1)
@@ -204,7 +204,7 @@ def test_a_damaged_step_is_replaced_when_it_is_saved_again(tmp_path: Path) -> No
     assert locate(tmp_path).manifest["step"] == 2
 
 
-def test_locating_what_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_reported(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such run or checkpoint"):
         locate(tmp_path / "x")
     with pytest.raises(CheckpointError, match="neither a run folder nor a checkpoint"):

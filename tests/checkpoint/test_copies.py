@@ -53,7 +53,7 @@ def steps(url: str) -> list[int]:
     return [int(name[5:]) for name, files in listed(url).items() if "manifest.json" in files]
 
 
-def test_copies_are_kept_by_the_same_rules_and_give_the_run_back(url: str, tmp_path: Path) -> None:
+def test_copies_are_kept_by_the_same_rules_and_restore_the_run(url: str, tmp_path: Path) -> None:
     run = make(tmp_path / "one", copy_to=url, keep_last=2, milestone_steps=3)
     (tmp_path / "one").mkdir()
     for step in (1, 2, 3, 4, 5, 6):
@@ -70,7 +70,7 @@ def test_copies_are_kept_by_the_same_rules_and_give_the_run_back(url: str, tmp_p
         assert (elsewhere / "step_00000006" / file.name).read_bytes() == file.read_bytes()
 
 
-def test_the_newest_good_one_is_taken_wherever_it_is(url: str, tmp_path: Path) -> None:
+def test_the_newest_good_checkpoint_is_used_wherever_it_is(url: str, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     run = make(tmp_path / "one", copy_to=url)
     save_steps(run, 4, 5)
@@ -94,7 +94,7 @@ def test_the_newest_good_one_is_taken_wherever_it_is(url: str, tmp_path: Path) -
     assert newest_good(here).manifest["step"] == 4  # type: ignore[union-attr]
 
 
-def test_a_copy_under_the_name_of_another_step_is_passed_over(url: str, tmp_path: Path) -> None:
+def test_a_copy_under_the_name_of_another_step_is_skipped(url: str, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     run = make(tmp_path / "one", copy_to=url)
     save_steps(run, 4, 5)

@@ -43,7 +43,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("warmup_ratio", ["schedule.warmup_ratio"]),
     ],
 )
-def test_explain_leads_to_the_file_that_owns_a_key(
+def test_explain_names_the_file_that_has_a_key(
     key: str, parts: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = said(capsys, "explain", key)
@@ -51,7 +51,7 @@ def test_explain_leads_to_the_file_that_owns_a_key(
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_explain_refuses_what_is_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_refuses_an_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["config", "explain", "schedul"]) == 2
     assert "did you mean schedule?" in capsys.readouterr().err
 
@@ -95,7 +95,7 @@ def test_explained_defaults_are_those_of_the_parser(kind: str, variant: str) -> 
             assert (list(found) if isinstance(found, tuple) else found) == value, name
 
 
-def test_show_gives_both_files_and_what_differs(
+def test_show_prints_both_files_and_the_differences(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     text = said(

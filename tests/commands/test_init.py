@@ -62,7 +62,7 @@ def test_questions_are_asked_again_until_the_answer_is_good(
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "\u00b2", "\u0663", "1e3", "9" * 5000])
-def test_a_number_of_gpus_that_is_none_is_asked_for_again(
+def test_an_invalid_number_of_gpus_is_asked_for_again(
     tmp_path: Path, tiny_text: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
     answers = iter([number, "2"])
@@ -150,7 +150,7 @@ def test_kinds_are_guessed(tmp_path: Path) -> None:
     assert corpus.tokens == pytest.approx((9000 + 4 * 9000) / 4.5) and corpus.vocab_size == 2048
 
 
-def test_of_too_few_books_none_is_held_out(
+def test_no_book_is_held_out_if_there_are_too_few(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shelf = tmp_path / "shelf"

@@ -26,7 +26,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_data: Path) -> Pat
     return run
 
 
-def test_a_steps_rows_are_those_that_were_trained_on(
+def test_the_rows_of_a_step_are_those_it_was_trained_on(
     run_folder: Path, tiny_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = DataConfig(path=str(tiny_data), sequence_length=32, max_predictions_per_sequence=5)
@@ -89,13 +89,15 @@ def test_single_samples_with_pair_label_and_masks(
         (["--step", "1", "--data", "/nowhere"], "/nowhere"),
     ],
 )
-def test_what_is_not_there(
+def test_a_missing_step_or_sample_is_refused(
     run_folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert bertds(["inspect", str(run_folder), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bertds(["inspect", str(tmp_path), "--step", "1"]) == 2
     assert "not a run folder" in capsys.readouterr().err

@@ -22,7 +22,7 @@ def test_command_prints_a_plan(repository: Path, capsys: pytest.CaptureFixture[s
     assert "choose one of v100" in capsys.readouterr().err
 
 
-def test_sizes_that_cannot_be_cut_are_named(
+def test_batch_sizes_that_cannot_be_divided_are_refused(
     repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = str(repository / "bertds/recipes/large_phase1.yaml")

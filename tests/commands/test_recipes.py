@@ -12,7 +12,7 @@ from bertds.system.shipped_files import PACKAGE
 RECIPES = sorted(path.stem for path in (PACKAGE / "recipes").glob("*.yaml"))
 
 
-def test_list_names_all_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_prints_all_recipes_with_descriptions(capsys: pytest.CaptureFixture[str]) -> None:
     assert command(["recipes", "list"]) == 0
     text = capsys.readouterr().out
     heads = [line.split()[0] for line in text.splitlines() if not line.startswith(" ")]

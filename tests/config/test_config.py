@@ -106,7 +106,7 @@ def test_bad_recipe_files(tmp_path: Path, text: str, message: str) -> None:
     refused(message, recipe)
 
 
-def test_a_missing_recipe_points_at_the_shipped_one(tmp_path: Path) -> None:
+def test_a_missing_recipe_suggests_the_included_one(tmp_path: Path) -> None:
     refused("no such recipe; a recipe of that name is at", tmp_path / "large_phase1.yaml")
 
 
@@ -148,7 +148,7 @@ def test_config_command_shows_and_compares(
         ("s3://key:topsecret0@host/copies", "contains credentials"),
     ],
 )
-def test_where_checkpoints_cannot_be_copied_to(url: str, message: str) -> None:
+def test_impossible_targets_of_checkpoint_copies_are_refused(url: str, message: str) -> None:
     for good in ("s3://copies", "hf://buckets/lab/copies"):
         assert load_config(None, {"checkpoint.copy_to": good}).checkpoint.copy_to
     with pytest.raises(ConfigError, match=message) as error:
@@ -158,7 +158,7 @@ def test_where_checkpoints_cannot_be_copied_to(url: str, message: str) -> None:
     )
 
 
-def test_a_webhook_that_is_no_address_is_refused_without_its_value() -> None:
+def test_an_invalid_webhook_is_refused_without_printing_it() -> None:
     with pytest.raises(ConfigError, match=r"^notify\.webhook must start with http:// or https://$"):
         load_config("tiny_cpu_phase1", {"notify.webhook": "ftp://topsecret0"})
 
@@ -171,7 +171,7 @@ def test_a_webhook_that_is_no_address_is_refused_without_its_value() -> None:
         ("model.num_attention_heads", 768, "must be even, found 1"),
     ],
 )
-def test_what_a_modern_encoder_cannot_be(key: str, value: int, message: str) -> None:
+def test_settings_that_a_modern_encoder_refuses(key: str, value: int, message: str) -> None:
     modern = {"model.style": "modern", "model.next_sentence": False}
     assert load_config(None, modern).model.style == "modern"
     with pytest.raises(ConfigError, match=message):
@@ -210,6 +210,8 @@ def test_a_trapezoid_that_does_not_fit(values: dict[str, object], message: str) 
         ("data.masked_lm_prob_steps", 9, "needs data.masked_lm_prob_end"),
     ],
 )
-def test_a_ramp_without_its_other_half(key: str, value: float, message: str) -> None:
+def test_a_ramp_with_only_one_of_its_two_settings_is_refused(
+    key: str, value: float, message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(None, {key: value})

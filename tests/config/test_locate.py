@@ -52,7 +52,7 @@ def test_a_file_of_the_users_own_comes_first(
         ("zzz", "zzz: no such recipe; shipped: academic_24h, base_phase1"),
     ],
 )
-def test_what_is_not_there_is_refused(
+def test_a_missing_recipe_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

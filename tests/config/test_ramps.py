@@ -130,7 +130,7 @@ def test_held_out_rows_have_one_rate(tiny_data: Path) -> None:
         assert batch.masked == sum(max(1, round(int(length) * 0.1)) for length in lengths)
 
 
-def test_rows_that_come_masked_have_no_rate(tiny_data: Path) -> None:
+def test_rows_that_are_already_masked_have_no_mask_rate(tiny_data: Path) -> None:
     config = DataConfig(path=str(tiny_data), sequence_length=32, max_predictions_per_sequence=5)
     source = open_source(config, 3)
     source.makes_masks = False

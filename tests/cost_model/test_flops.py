@@ -18,7 +18,7 @@ from tests.support.plan_settings import LARGE, MODERN_BASE
         (ModelConfig(), 512, 80, 301.5),
     ],
 )
-def test_flops_are_the_published_ones(
+def test_flops_equal_the_published_figures(
     model: ModelConfig, length: int, masked: int, gflop: float
 ) -> None:
     found = forward_backward_flops(model, 30528, length, masked) / 1e9

@@ -64,7 +64,7 @@ def test_a_layer_keeps_what_autograd_saves(dropout: float, rows: int, style: Any
     assert layer_bytes(shape_of(config, rows)) == pytest.approx((five - two) / 3, rel=0.03)
 
 
-def test_zero_shares_what_its_stage_shares() -> None:
+def test_zero_divides_what_its_stage_divides() -> None:
     count = parameter_count(LARGE, 30522)
     plans = {
         stage: estimate(

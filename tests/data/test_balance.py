@@ -25,7 +25,7 @@ LENGTH, PREDICTIONS = 32, 5
 
 @given(st.lists(st.integers(2, 512), min_size=1, max_size=12), st.integers(1, 9))
 @settings(max_examples=60)
-def test_every_row_is_dealt_once_and_sums_differ_by_at_most_a_row(some, bins) -> None:
+def test_every_row_is_used_once_and_sums_differ_by_at_most_one_row(some, bins) -> None:
     lengths = np.array(some * bins)
     dealt = balance_rows(lengths, bins)
     assert dealt.shape == (bins, len(some))

@@ -62,7 +62,7 @@ def plain_layout(flat: FlatRows) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("labels", [True, False])
 @pytest.mark.parametrize("count", [0, 1, 50])
-def test_layout_equals_the_plain_one(count: int, labels: bool) -> None:
+def test_layout_equals_that_of_plain_python(count: int, labels: bool) -> None:
     flat = some_rows(count, count, labels)
     ours, plain = padded_layout(flat, S, P, PAD), plain_layout(flat)
     assert list(ours) == list(plain)

@@ -79,7 +79,7 @@ def instance_file(path: Path, attacked: str, attack, outside: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ATTACKS)
 @pytest.mark.parametrize("name", ["input_ids", "next_sentence_labels"])
-def test_rows_that_lie_in_another_file_are_refused_by_name(tmp_path: Path, kind, name) -> None:
+def test_rows_located_in_another_file_are_refused_by_name(tmp_path: Path, kind, name) -> None:
     path = instance_file(tmp_path / "rows.hdf5", name, ATTACKS[kind], tmp_path / "outside")
     for read in (read_header, read_instances):
         with pytest.raises(DataError, match=f"rows.hdf5: {name} (is|has) {kind}"):
@@ -107,7 +107,7 @@ def token_shard(path: Path) -> bytearray:
 
 
 @pytest.mark.parametrize("entry", ["free", "text"])
-def test_a_heap_that_hdf5_would_walk_without_end_is_refused(tmp_path: Path, entry: str) -> None:
+def test_a_heap_that_hdf5_would_follow_forever_is_refused(tmp_path: Path, entry: str) -> None:
     """An entry of zero bytes, and one whose size overflows to zero with its header."""
     data = token_shard(path := tmp_path / "shard_00000.h5")
     heap = data.index(b"GCOL")

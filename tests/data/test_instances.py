@@ -60,7 +60,7 @@ def test_compiled_equals_plain_python_bit_for_bit(
         assert flat.masked_ids[masks].tolist() == original
 
 
-def test_rows_of_several_shards_come_in_the_order_asked_for(make_shard, tokenizer):
+def test_rows_of_several_shards_are_in_the_requested_order(make_shard, tokenizer):
     settings = RowSettings(sequence_length=32, max_predictions=5)
     shards = [make_shard(9, seed=n) for n in range(3)]
     parts = [

@@ -205,7 +205,7 @@ def test_commands_work_on_it(
 
 
 @pytest.mark.slow
-def test_words_given_apart_have_the_tokens_that_they_have_in_a_text(model: Path) -> None:
+def test_separate_words_have_the_same_tokens_as_in_a_text(model: Path) -> None:
     from transformers import AutoTokenizer
 
     from bertds.finetune.features import encode_sentences
@@ -293,7 +293,7 @@ def wordpiece() -> dict[str, Any]:
         ("model", "[" * 5000, "nested too deeply"),
     ],
 )
-def test_a_tokenizer_json_that_cannot_be_right_is_refused(
+def test_an_inconsistent_tokenizer_json_is_refused(
     tmp_path: Path, place: str, value: Any, message: str
 ) -> None:
     content = node = wordpiece()

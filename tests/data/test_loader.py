@@ -163,7 +163,7 @@ def test_seeds_and_epochs_change_order_pairs_and_masks(config):
     assert len(common) < count // 4
 
 
-def test_the_recipe_asks_for_runs_of_words(config):
+def test_the_recipe_sets_the_length_of_masked_runs(config):
     def neighbours(ngram):
         source = open_source(replace(config, ngram=ngram, whole_word_masking=True), 7)
         ((step,),) = take(source, config, 1, plan(batch=64, micro=64))
@@ -322,7 +322,7 @@ def test_validation_can_take_an_even_part_and_spans_shards(config):
     assert some == [every[n * len(every) // 20] for n in range(20)]
 
 
-def test_splits_are_apart(config):
+def test_splits_do_not_overlap(config):
     train, validation = open_source(config, 7), open_source(config, 7, split="validation")
     assert train.describe()["documents"] == 34 and validation.describe()["documents"] == 4
     assert train.sibling("validation").describe() == validation.describe()
@@ -348,7 +348,7 @@ def test_errors_in_the_thread_surface_in_the_consumer(config):
     loader.close()
 
 
-def test_the_error_of_a_store_is_no_batch(config):
+def test_an_error_of_a_store_is_not_taken_for_a_batch(config):
     """A rank that took it for one would leave alone and lose the steps since the last save."""
     made = []
 

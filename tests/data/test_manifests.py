@@ -105,7 +105,9 @@ def at_piece(number: int, place: int, value: Any) -> Callable[[dict[str, Any]], 
         (lambda m: m.update(recipe=[]), r"recipe is \[\]: must be an object"),
     ],
 )
-def test_a_checkpoint_that_says_something_impossible(tmp_path: Path, capsys, change, said) -> None:
+def test_a_checkpoint_with_impossible_values_is_refused(
+    tmp_path: Path, capsys, change, said
+) -> None:
     folder = write_checkpoint(tmp_path / "step_00000003", change)
     with pytest.raises(CheckpointError, match=said):
         CheckpointReader(folder)
@@ -115,7 +117,7 @@ def test_a_checkpoint_that_says_something_impossible(tmp_path: Path, capsys, cha
     assert "manifest.json" in capsys.readouterr().err and not (out / "model.safetensors").exists()
 
 
-def test_a_checkpoint_as_it_is_written_is_read(tmp_path: Path) -> None:
+def test_a_checkpoint_is_read_as_written(tmp_path: Path) -> None:
     reader = CheckpointReader(write_checkpoint(tmp_path / "step_00000003"))
     weights = dict(reader.weights())
     assert torch.equal(weights["a.weight"].flatten(), torch.arange(12.0))
@@ -138,7 +140,7 @@ def test_a_link_out_of_a_checkpoint_is_not_followed(tmp_path: Path) -> None:
         CheckpointReader(folder)
 
 
-def test_a_piece_of_another_length_than_its_file_has(tmp_path: Path) -> None:
+def test_a_piece_whose_length_differs_from_its_file_is_refused(tmp_path: Path) -> None:
     def swap(manifest: dict[str, Any]) -> None:
         """The lengths of both pieces still add up."""
         manifest["pieces"][0][5], manifest["pieces"][1][4:] = 3, [3, 9]
@@ -205,7 +207,7 @@ def shard(**values: Any) -> Callable[[dict[str, Any]], Any]:
         (lambda m: m.update(later=1), "unknown key 'later'"),
     ],
 )
-def test_a_data_manifest_that_says_something_impossible(data: Path, change, said: str) -> None:
+def test_a_data_manifest_with_impossible_values_is_refused(data: Path, change, said: str) -> None:
     path = data / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
@@ -224,7 +226,7 @@ def test_a_data_manifest_that_says_something_impossible(data: Path, change, said
         "[]",
     ],
 )
-def test_a_manifest_that_is_no_json_object(data: Path, text: str) -> None:
+def test_a_manifest_that_is_not_a_json_object_is_refused(data: Path, text: str) -> None:
     (data / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest\.json: (damaged|not a JSON object)"):
         Manifest.load(data)

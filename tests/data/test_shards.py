@@ -119,7 +119,7 @@ def test_foreign_files_are_refused(tmp_path):
         TokenShard.open(path)
 
 
-def test_shards_that_lie_unaligned_still_open(tmp_path):
+def test_unaligned_shards_can_be_opened(tmp_path):
     path = tmp_path / "s.h5"
     with h5py.File(path, "w", userblock_size=512) as file:
         file.attrs.update({"format": "bertds-token-shard", "version": 1, "fingerprint": "f"})

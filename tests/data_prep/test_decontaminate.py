@@ -74,7 +74,7 @@ def test_overlaps_are_those_that_brute_force_finds(shared_data: Path, tmp_path: 
     assert 5 <= sum(found) < len(found)
 
 
-def test_a_corpus_loses_the_documents_that_hold_test_text(
+def test_documents_that_contain_test_text_are_dropped(
     tmp_path: Path, vocab: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filler = [f"This is document number {i} of them, and it says nothing new." for i in range(30)]
@@ -108,7 +108,7 @@ def test_a_corpus_loses_the_documents_that_hold_test_text(
         main(command)
 
 
-def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_test_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[1, 2]")
     (tmp_path / "x.jsonl").write_text("{}\nno json\n")
     (tmp_path / "x.txt").write_text("few words\n")

@@ -60,7 +60,7 @@ def check(out: Path) -> dict[str, list[dict[str, str]]]:
 
 
 @pytest.mark.parametrize("vocabulary", ["given", "trained"])
-def test_every_dropped_document_is_there_with_source_and_title(
+def test_every_dropped_document_is_written_with_source_and_title(
     sources: list[str], vocab: Path, tmp_path: Path, made: SimpleNamespace, vocabulary: str
 ) -> None:
     choice = ["--vocab", str(vocab)] if vocabulary == "given" else ["--train-vocab", "300"]
@@ -89,7 +89,7 @@ def test_every_dropped_document_is_there_with_source_and_title(
 
 
 @pytest.mark.parametrize("after", [1, 3, 9])
-def test_killed_and_started_again_the_same_documents_are_there(
+def test_after_a_kill_and_restart_the_same_documents_are_written(
     sources: list[str],
     vocab: Path,
     tmp_path: Path,

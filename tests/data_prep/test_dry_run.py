@@ -45,7 +45,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, made: SimpleNamespace) -> l
 
 
 @pytest.mark.parametrize("vocabulary", ["--vocab", "--train-vocab"])
-def test_the_forecast_is_near_what_comes(
+def test_the_forecast_is_close_to_the_result(
     tmp_path: Path,
     corpus: list[str],
     vocab: Path,
@@ -142,7 +142,7 @@ def test_bad_input_is_reported_by_the_dry_run_too(
     assert not (tmp_path / "o").exists()
 
 
-def test_a_full_disk_is_foreseen(
+def test_a_full_disk_is_predicted(
     tmp_path: Path,
     corpus: list[str],
     vocab: Path,

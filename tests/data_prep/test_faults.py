@@ -276,7 +276,7 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang(
     assert "a worker process died" in result.stderr and "Traceback" not in result.stderr
 
 
-def test_workers_never_see_an_interrupt_and_this_process_does() -> None:
+def test_an_interrupt_reaches_the_parent_process_but_not_the_workers() -> None:
     """From their first import on; a terminal sends Ctrl-C to all of them."""
     held_back: list[set[signal.Signals]] = []
     with Workers(2) as workers:

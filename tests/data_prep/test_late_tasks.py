@@ -125,7 +125,7 @@ def tree(made: SimpleNamespace, url: str) -> dict[str, str]:
     return made.tree(Path(url.removeprefix("file://")))
 
 
-def test_the_first_task_comes_late_to_what_the_others_replace(
+def test_the_first_task_is_late_while_the_others_replace_the_result(
     tmp_path: Path, texts: Path, alone: dict[str, str], made: SimpleNamespace, url: str
 ) -> None:
     """What is replaced looks complete at no time, and what the others write is not removed."""
@@ -175,7 +175,7 @@ def test_killed_in_any_window_of_the_end_the_store_gets_the_rest(
     assert tree(made, url) == alone and not work.exists()
 
 
-def test_a_store_that_fails_at_the_manifest_gets_it_later(
+def test_a_manifest_whose_upload_failed_is_uploaded_later(
     texts: Path,
     alone: dict[str, str],
     made: SimpleNamespace,

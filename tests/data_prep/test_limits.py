@@ -138,7 +138,7 @@ class Bytes(bytes):
         return Bytes(found) if isinstance(found, bytes) else found
 
 
-def test_an_unclosed_page_costs_what_its_length_says() -> None:
+def test_an_unclosed_page_takes_time_linear_in_its_length() -> None:
     """Each block is looked at once: twice the length is twice the work, not four times."""
 
     def work(count: int) -> int:

@@ -115,7 +115,7 @@ def prepare(texts: list[str], vocab: Path, folder: Path, *more: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["bands", "rows", "ngram"])
-def test_their_settings_need_them(name: str) -> None:
+def test_minhash_settings_require_dedup_minhash(name: str) -> None:
     changed = PrepRequest(out="o", train_vocab=300, **{f"minhash_{name}": 3})
     with pytest.raises(ConfigError, match=f"--minhash-{name} requires --dedup minhash"):
         minhash_settings(changed)
@@ -169,7 +169,7 @@ def test_many_ranges_find_the_same(
     assert made.tree(prepare(texts, vocab, tmp_path / "often")) == once
 
 
-def test_none_keeps_equal_texts_and_never_parts_them(
+def test_dedup_none_keeps_equal_texts_in_the_same_split(
     texts: list[str], vocab: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a.txt").write_text("\n\n".join(texts[:30] * 3))

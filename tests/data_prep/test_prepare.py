@@ -69,7 +69,7 @@ def test_the_counts_add_up(prepared: Path) -> None:
     assert not (prepared / ".work").exists() and not (prepared / ".lock").exists()
 
 
-def test_shards_hold_every_article_once_as_it_stands_in_the_dump(
+def test_shards_hold_every_article_of_the_dump_once(
     prepared: Path, vocab: Path, source_letters: str
 ) -> None:
     tokens = read_vocabulary(vocab)
@@ -147,7 +147,7 @@ def test_no_file_holds_two_passes_over_one_shard() -> None:
             assert max(map(len, files)) - min(map(len, files)) <= 1
 
 
-def test_workers_units_compression_and_paths_leave_no_trace(
+def test_workers_units_compression_and_paths_do_not_change_the_result(
     prepared: Path,
     wiki_dump: Path,
     vocab: Path,

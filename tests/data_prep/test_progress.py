@@ -11,7 +11,7 @@ from data_prep import progress
 from data_prep.build_wiki_books import main
 
 
-def test_a_log_gets_a_line_now_and_then_with_speed_and_time_left(
+def test_a_log_gets_occasional_lines_with_speed_and_time_left(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]

@@ -162,7 +162,7 @@ def test_good_prose_passes_all_rules_and_bad_prose_names_its_fault() -> None:
     assert c4(f"{six}\nMenu", SPLIT) == (six, "")
 
 
-def test_the_filters_come_in_order_and_name_reasons(tmp_path: Path) -> None:
+def test_the_filters_are_applied_in_order_and_name_reasons(tmp_path: Path) -> None:
     from data_prep.selection.decontaminate import read_test_files
 
     (tmp_path / "t.txt").write_text("Most of the buildings were lost in it, as we know.\n")

@@ -98,7 +98,7 @@ def test_the_page_says_what_the_files_hold(prepared: Path) -> None:
     assert page.count("src=") == 0 and "http" not in page  # nothing is fetched
 
 
-def test_it_is_the_same_every_time_and_comes_back_when_lost(
+def test_the_page_is_deterministic_and_is_written_again_if_lost(
     prepared: Path, wiki_dump: Path, vocab: Path, tmp_path: Path, made: SimpleNamespace
 ) -> None:
     out = tmp_path / "out"
@@ -142,7 +142,7 @@ def test_numbers_and_their_nouns_agree(prepared: Path) -> None:
     assert "10 masks, 1 pass<" in page and "(s)" not in page and "(es)" not in page
 
 
-def test_a_picture_that_fails_costs_the_page_and_not_the_corpus(
+def test_a_failed_chart_affects_only_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*_: object) -> None:

@@ -104,7 +104,7 @@ def test_sentence_order_has_the_two_halves_of_one_stretch_as_they_are_or_swapped
 
 
 @pytest.mark.parametrize("ngram", [1, 3])
-def test_words_and_runs_of_words_are_masked_whole(
+def test_words_and_runs_of_words_are_masked_as_a_whole(
     wiki_dump: Path, vocab: Path, tmp_path: Path, ngram: int
 ) -> None:
     tokens = read_vocabulary(vocab)

@@ -164,7 +164,7 @@ def elsewhere(lock: JointLock, seconds_ago: float) -> None:
     os.utime(lock.member, (time.time() - seconds_ago,) * 2)
 
 
-def test_tasks_of_other_hosts_live_while_their_files_are_touched(tmp_path: Path) -> None:
+def test_tasks_of_other_hosts_count_as_alive_while_their_files_are_touched(tmp_path: Path) -> None:
     first = JointLock(tmp_path, "g", 0, 2).acquire()
     elsewhere(first, 5)
     with pytest.raises(InUseError, match="on elsewhere"):

@@ -157,7 +157,7 @@ def test_quality_rules_count_the_words_of_scripts_without_spaces(language: str) 
     assert check(text * 9)[1] == "too_long"
 
 
-def test_english_stop_words_are_asked_of_english() -> None:
+def test_stop_words_are_checked_only_for_english() -> None:
     text = "\n".join(paragraphs("el"))
     assert apply_rules(("gopher",), text, sentence_splitter("el"), "el") == (text, "")
     assert apply_rules(("gopher",), text, sentence_splitter("en"))[1] == "gopher_stop_words"

@@ -14,7 +14,7 @@ from bertds.data import scripts
 from bertds.system.start_up import loading, pattern_on_first_use
 
 
-def test_the_collector_is_back_after_loading_and_after_an_error() -> None:
+def test_the_garbage_collector_is_enabled_again_after_loading_and_after_an_error() -> None:
     assert gc.isenabled()
     try:
         with loading():
@@ -38,7 +38,7 @@ def test_a_pattern_on_first_use_is_the_pattern() -> None:
     assert lazy.pattern == eager.pattern and lazy.search("x") is None
 
 
-def test_every_letter_that_joins_without_a_space_is_foreseen() -> None:
+def test_every_letter_that_joins_without_a_space_is_in_the_pattern() -> None:
     classes = scripts._WIDE + scripts._WIDE_MARKS + scripts._NARROW
     characters = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
     found = re.findall(f"[{classes}]", characters)
@@ -48,7 +48,7 @@ def test_every_letter_that_joins_without_a_space_is_foreseen() -> None:
     assert not scripts.may_join_without_space("naïve “Ω” Łódź — Москва €")
 
 
-def test_a_preparation_imports_no_library_that_it_can_do_without(
+def test_a_preparation_imports_only_the_libraries_that_it_needs(
     tmp_path: Path, vocab: Path
 ) -> None:
     # Each of these takes as long to import as a few books take to prepare.

@@ -132,7 +132,7 @@ def test_other_settings_are_refused_and_overwritten_on_demand(
     assert manifest["settings"]["seed"] == 7
 
 
-def test_a_store_that_fails_leaves_it_invisible_and_the_run_continues(
+def test_after_a_store_failure_the_result_is_invisible_and_the_run_continues(
     inputs: Path, local: Path, tiny_vocab: Path, tmp_path: Path, monkeypatch
 ) -> None:
     url = f"file://{tmp_path / 'store'}"
@@ -203,7 +203,7 @@ def test_kill_9_in_the_middle_of_an_upload(
         ("hf://datasets/lab/corpus", "upload it in one commit with `hf upload`"),
     ],
 )
-def test_what_is_no_place_for_a_result(
+def test_invalid_output_places_are_refused(
     inputs: Path, tiny_vocab: Path, url: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as error:

@@ -90,7 +90,7 @@ def test_labels_do_not_touch() -> None:
     assert [text for text in found if "%" not in text] == ["1,000", "5,000", "10,000"]
 
 
-def test_bars_are_as_long_as_their_values_and_rare_ones_are_seen() -> None:
+def test_bars_are_as_long_as_their_values_and_rare_ones_are_visible() -> None:
     rows = [("a", 1000.0, ""), ("b", 500.0, ""), ("c", 1.0, ""), ("d", 0.0, "")]
     lengths = [box.width for box in charts.bars("Dropped", rows).boxes]
     assert lengths == pytest.approx([lengths[0] * f for f in (1, 0.5, 0.006, 0)])

@@ -33,7 +33,7 @@ def test_text_stays_text_and_numbers_are_aligned() -> None:
     assert '<tr><td>a &lt;b&gt;</td><td class="n">3</td></tr>' in page()
 
 
-def test_a_value_that_is_missing_is_an_error() -> None:
+def test_a_missing_value_is_an_error() -> None:
     with pytest.raises(jinja2.UndefinedError, match="lengths_note"):
         render(
             "preparation.html.j2", title="", subtitle="", headline=[], charts=[], sources=NOTHING

@@ -28,7 +28,7 @@ from bertds.system.processes import processor_time
 from tests.support.ranks import free_ports
 
 
-def test_own_time_leaves_out_what_the_process_slept_through(
+def test_own_time_excludes_the_time_in_which_the_process_was_asleep(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
@@ -51,7 +51,7 @@ def sign(beat: int, count: int = 0, **changes: Any) -> Sign:
     return Sign(beat=beat, count=count, **{**whole, **changes})
 
 
-def test_silence_is_counted_over_what_was_listened_to() -> None:
+def test_silence_is_counted_only_while_the_listener_ran() -> None:
     heartbeat, talk, store = listener(0)
     heartbeat._talk = talk
     store.set("bertds/beat/1", sign(1).to_text())
@@ -92,7 +92,7 @@ def test_all_learn_the_code_of_a_rank_that_stops_early() -> None:
     assert (other.verdict, other.exit_code) == (main.verdict, 75)
 
 
-def test_the_last_word_of_a_neighbour_that_has_ended_is_heard() -> None:
+def test_the_last_message_of_a_neighbour_that_ended_is_received() -> None:
     """Rank 2 listens to rank 0 alone; when it sees rank 1 gone, it asks."""
     _, talk, store = listener(0)
     word = LastWords(1)
@@ -195,7 +195,7 @@ def meet_in_threads(ranks: list[int], world_size: int, limit: float) -> dict[int
     return found
 
 
-def test_processes_meet(port: int) -> None:
+def test_processes_find_each_other(port: int) -> None:
     stores = meet_in_threads([0, 1, 2], 3, 20.0)
     stores[1].set("word", "heard")
     assert stores[0].get("word") == stores[2].get("word") == b"heard"
@@ -208,14 +208,14 @@ def test_missing_ranks_are_named_on_all_ranks_that_started(port: int) -> None:
         assert "of 5 ranks are missing: 1, 2, 4" in found[rank]
 
 
-def test_rank_0_is_named_when_it_does_not_come_or_does_not_answer(port: int) -> None:
+def test_rank_0_is_named_if_it_is_missing_or_does_not_answer(port: int) -> None:
     assert "rank 0 is missing" in meet_in_threads([1], 2, 1.0)[1]
     with socket.create_server(("127.0.0.1", port)):  # as of a process that is stopped
         assert "does not respond" in meet_in_threads([1], 2, 1.0)[1]
 
 
 @pytest.mark.slow
-def test_a_rank_that_freezes_before_the_others_met_it_is_named(
+def test_a_rank_that_freezes_before_the_rendezvous_is_named(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     ranks = fork_server.start(

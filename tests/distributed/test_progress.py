@@ -46,7 +46,7 @@ def test_the_limit_is_a_minute_or_five_step_times(clock: Clock) -> None:
     assert learn(clock, 30.0).limit("data") == pytest.approx(1500.0)
 
 
-def test_saving_and_validating_are_no_part_of_a_step_and_have_limits_of_their_own(
+def test_saving_and_validation_are_not_part_of_a_step_and_have_their_own_limits(
     clock: Clock,
 ) -> None:
     found = learn(clock, 1.0)
@@ -73,7 +73,7 @@ def sign(count: int, *, waiting: bool = False, activity: str = "step") -> Sign:
     )
 
 
-def test_the_rank_that_has_passed_the_fewest_places_is_named(clock: Clock) -> None:
+def test_the_rank_with_the_least_progress_is_named(clock: Clock) -> None:
     watch = Standstill(learn(clock, 0.5), 3)
     watch.note(0, sign(20, waiting=True), 0.0)
     watch.note(2, sign(20, waiting=True), 0.0)
@@ -89,7 +89,7 @@ def test_the_rank_that_has_passed_the_fewest_places_is_named(clock: Clock) -> No
     assert watch.find(64.0) is None
 
 
-def test_at_one_place_the_rank_that_waits_for_no_other_is_named(clock: Clock) -> None:
+def test_at_equal_progress_the_rank_that_waits_for_no_other_is_named(clock: Clock) -> None:
     watch = Standstill(learn(clock, 0.5), 3)
     for rank in range(3):
         watch.note(rank, sign(20, waiting=rank != 2), 0.0)

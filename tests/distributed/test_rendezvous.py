@@ -10,7 +10,7 @@ from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError
 
 
-def test_an_attempt_after_a_restart_does_not_meet_the_ranks_of_the_one_before(
+def test_a_restarted_attempt_ignores_ranks_of_the_previous_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """torchrun keeps its store over a restart of the ranks, and what they wrote in it."""

@@ -14,7 +14,7 @@ from bertds.distributed.stop_requests import StopRequests
 from bertds.errors import ConfigError
 
 
-def test_places_of_launchers() -> None:
+def test_ranks_from_the_variables_of_launchers() -> None:
     place = find_rank_info({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"})
     assert (place.rank, place.local_rank, place.world_size, place.is_main) == (3, 1, 8, False)
     assert find_rank_info({}).world_size == 1
@@ -55,7 +55,7 @@ SHELL_IN_SLURM = {
 @pytest.mark.parametrize(
     "variables", [OPEN_MPI, {**SHELL_IN_SLURM, **OPEN_MPI}, HYDRA, CRAY, MVAPICH, JSRUN, FLUX]
 )
-def test_places_of_mpi(variables: dict[str, str]) -> None:
+def test_ranks_from_the_variables_of_mpi(variables: dict[str, str]) -> None:
     place = find_rank_info({**variables, **MEETING})
     assert (place.rank, place.local_rank, place.world_size) == (3, 1, 4)
     assert has_launcher(variables)
@@ -125,7 +125,7 @@ def test_a_launchers_child_watches_it(name: str) -> None:
         ),
     ],
 )
-def test_impossible_places_are_refused(environment: dict[str, str], message: str) -> None:
+def test_impossible_ranks_are_refused(environment: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_rank_info(environment)
 
@@ -139,7 +139,7 @@ def handlers() -> object:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_signals_are_wishes(tmp_path: Path, handlers: object, number: int) -> None:
+def test_signals_are_stop_requests(tmp_path: Path, handlers: object, number: int) -> None:
     watch = StopRequests(tmp_path, None).listen()
     assert watch.reason() == ""
     os.kill(os.getpid(), number)
@@ -183,7 +183,7 @@ def test_a_second_interrupt_leaves_at_once(tmp_path: Path) -> None:
     # What a shell started continues without it, as under nohup, setsid, disown, tmux and cron.
     [({"BERTDS_LAUNCHER": "1"}, "the launcher is gone"), ({}, "STOP exists")],
 )
-def test_only_a_launcher_that_vanishes_ends_the_run(
+def test_only_a_launcher_that_disappears_ends_the_run(
     tmp_path: Path, launcher: dict[str, str], reason: str
 ) -> None:
     log = tmp_path / "said"

@@ -46,14 +46,14 @@ def start(act: str, then: str) -> subprocess.Popen[str]:
         ("leaving", "while True: dog.alive(60.0); time.sleep(0.1)", "did not exit within 1 s"),
     ],
 )
-def test_what_does_not_end_is_ended(act: str, then: str, said: str) -> None:
+def test_a_process_that_does_not_end_is_killed(act: str, then: str, said: str) -> None:
     process = start(act, then)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL
     assert f"bertds: rank 3 (process {process.pid}) {said}" in errors
 
 
-def test_a_process_that_is_stopped_or_speaks_is_left_alone() -> None:
+def test_a_process_that_is_suspended_or_reports_is_left_alone() -> None:
     process = start("alive", "time.sleep(1.0); dog.alive(1.0); sys.stdin.read()")
     try:
         process.send_signal(signal.SIGSTOP)  # a suspended job is not hung

@@ -15,7 +15,7 @@ def only(findings: object) -> tuple[bool | None, str, str]:
     return finding
 
 
-def test_this_machine_is_fit_and_every_kind_of_thing_is_looked_at(
+def test_this_machine_is_fit_and_everything_is_checked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert command(["doctor"]) == 0

@@ -27,7 +27,7 @@ def averages(run: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def test_validation_evaluate_and_export_take_the_average(
+def test_validation_evaluate_and_export_use_the_average(
     command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -76,7 +76,9 @@ def test_it_does_not_change_the_training(command: Any, tmp_path: Path) -> None:
     assert not newest(tmp_path / "without").has_average()
 
 
-def test_stopped_after_every_step_it_is_the_unbroken_runs(command: Any, tmp_path: Path) -> None:
+def test_stopped_after_every_step_it_equals_that_of_an_uninterrupted_run(
+    command: Any, tmp_path: Path
+) -> None:
     extra = [AVERAGE, "deepspeed.zero_optimization.stage=1"]
     assert entry(command("whole", *extra)) == 0
     codes = [entry(command("broken", *extra, "run.max_hours=0")) for _ in range(6)]
@@ -86,7 +88,9 @@ def test_stopped_after_every_step_it_is_the_unbroken_runs(command: Any, tmp_path
 
 
 @pytest.mark.slow
-def test_on_two_processes_it_is_that_of_one(fork_server: Any, command: Any, tmp_path: Path) -> None:
+def test_on_two_processes_it_equals_that_of_one(
+    fork_server: Any, command: Any, tmp_path: Path
+) -> None:
     stages = [[AVERAGE, f"deepspeed.zero_optimization.stage={stage}"] for stage in (1, 3)]
     assert entry(command("one", *stages[0])) == 0
     for number, extra in enumerate(stages):
@@ -98,9 +102,7 @@ def test_on_two_processes_it_is_that_of_one(fork_server: Any, command: Any, tmp_
             torch.testing.assert_close(average, one[name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_that_begins_to_keep_one_starts_from_its_weights(
-    command: Any, tmp_path: Path
-) -> None:
+def test_a_run_that_starts_to_average_begins_with_its_weights(command: Any, tmp_path: Path) -> None:
     assert entry(command("run")) == 0
     assert entry(command("run", AVERAGE, "schedule.total_steps=7")) == 0
     reader = newest(tmp_path / "run")

@@ -171,7 +171,7 @@ def test_a_spike_is_held_back_at_every_stage(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_judges_spikes_as_an_uninterrupted_one(
+def test_a_resumed_run_detects_spikes_like_an_uninterrupted_one(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     plan = {"spike": {"7": 3.0, "9": 1e4}}

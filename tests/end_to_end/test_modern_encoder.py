@@ -82,7 +82,7 @@ def test_a_modern_encoder_trains_alike_at_every_stage(
         assert losses(tmp_path / f"two{stage}") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
-def test_what_a_modern_encoder_is_not_made_for(
+def test_uses_that_a_modern_encoder_refuses(
     command: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert entry(command("run", *MODERN, "run.cuda_graphs=true", "data.pack_tokens=400")) == 2

@@ -83,7 +83,7 @@ def test_a_stop_before_training_is_one_line_and_costs_nothing(
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_rank_that_is_stopped_before_training_takes_the_other_along(
+def test_a_rank_that_is_stopped_before_training_stops_the_other(
     fork_server: Any, command: Any, tmp_path: Path, first: int
 ) -> None:
     """The other waits for it in torch's own code."""
@@ -166,7 +166,7 @@ def test_the_clock_schedule_survives_restarts(
     assert_same_state(tmp_path / "broken", tmp_path / "whole")
 
 
-def test_signals_while_the_run_is_taken_down_change_nothing(
+def test_signals_during_shutdown_change_nothing(
     fork_server: Any, command: Any, tmp_path: Path
 ) -> None:
     """All is saved by then; a second Ctrl-C would otherwise leave at once, with another code."""

@@ -99,7 +99,7 @@ def test_two_processes_train_to_the_losses_of_the_local_run(
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_a_rank_whose_store_gives_up_at_start_takes_the_other_along(
+def test_a_rank_whose_store_fails_at_start_stops_the_other(
     fork_server: Any, command: Any, tmp_path: Path, first: int
 ) -> None:
     """One gives up at once, the other would wait for half an hour."""

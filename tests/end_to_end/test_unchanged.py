@@ -9,7 +9,7 @@ from tests.end_to_end.unchanged import REPOSITORY, STORED, figures
 
 
 @pytest.mark.slow
-def test_losses_and_shards_are_those_of_before_the_moves(tmp_path: Path) -> None:
+def test_losses_and_shards_equal_the_recorded_ones(tmp_path: Path) -> None:
     """One and two processes, both phases, fp32; ``--exact`` of unchanged.py is stricter."""
     found, stored = figures(REPOSITORY, tmp_path), json.loads(STORED.read_text())
     assert found["shards"] == stored["shards"] and len(stored["shards"]) > 2

@@ -46,7 +46,7 @@ def one_process(stage: int, precision: str = "fp32", seed: int = 0) -> Engine:
 @pytest.mark.parametrize(
     ("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "bf16"), (1, "bf16"), (3, "fp32")]
 )
-def test_one_process_averages_as_the_textbook(stage: int, precision: str) -> None:
+def test_one_process_averages_like_the_textbook(stage: int, precision: str) -> None:
     engine = one_process(stage, precision)
     begin = state_of(engine)
     assert all(torch.equal(begin[n, "weight"], t) for (n, k), t in begin.items() if k == "average")
@@ -56,7 +56,7 @@ def test_one_process_averages_as_the_textbook(stage: int, precision: str) -> Non
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (2, "bf16"), (3, "fp32")])
-def test_to_be_evaluated_it_changes_places_and_changes_back(stage: int, precision: str) -> None:
+def test_it_is_swapped_in_for_evaluation_and_swapped_back(stage: int, precision: str) -> None:
     engine = one_process(stage, precision)
     train_averaged(engine, 0, 3)
     before = state_of(engine)
@@ -95,7 +95,7 @@ def test_a_resumed_average_equals_an_uninterrupted_one_bit_for_bit(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_cut_over_ranks_it_is_the_textbooks(
+def test_divided_over_ranks_it_equals_the_textbook(
     fork_server: ForkServer, world_size: int, tmp_path: Path
 ) -> None:
     cases = []

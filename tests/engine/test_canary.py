@@ -25,7 +25,7 @@ def test_only_deepspeed_and_torch_are_unpinned(repository: Path) -> None:
     assert not any(line.startswith(("torch==", "deepspeed==", "triton==")) for line in pins)
 
 
-def test_what_moved_and_what_failed_is_named(tmp_path: Path) -> None:
+def test_moved_and_failing_internals_are_named(tmp_path: Path) -> None:
     before = {"found": {"a:same": "1", "a:other": "1", "a:lost": "1"}}
     after = {"found": {"a:same": "1", "a:other": "2", "a:lost": None}}
     assert canary.moved(before, after) == ["  changed  a:other", "  gone     a:lost"]

@@ -149,7 +149,7 @@ def test_low_precision_at_stage_0_becomes_stage_1(precision: str) -> None:
         ({"data_types": {"grad_accum_dtype": "int8"}}, "must be one of fp32, bf16, fp16"),
     ],
 )
-def test_what_is_wrong_is_named(more: dict[str, Any], message: str) -> None:
+def test_wrong_values_are_named(more: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_deepspeed_values(changed(**more), path="x.json")
     text = str(caught.value)
@@ -175,7 +175,9 @@ def test_defaults_of_refused_keys_are_harmless() -> None:
         ("\xff", "not UTF-8 text"),
     ],
 )
-def test_a_file_that_is_no_json_object(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_json_object_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=message) as caught:
@@ -257,7 +259,7 @@ def test_the_shipped_files_are_good(repository: Path) -> None:
         load_deepspeed_json(file)
 
 
-def test_deepspeed_has_no_1_bit_optimizer_to_offer() -> None:
+def test_deepspeed_has_no_1_bit_optimizer() -> None:
     """So says our refusal; should this fail, there is something to offer again."""
     from deepspeed.runtime import config
 

@@ -72,7 +72,7 @@ def train(
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "Lamb"])
 @pytest.mark.parametrize("stage", [1, 2])
-def test_zero_lays_them_together_and_training_is_the_same(
+def test_zero_places_them_side_by_side_and_training_is_the_same(
     micro_batches, stage, optimizer, monkeypatch
 ) -> None:
     plain, _ = train(micro_batches, stage, optimizer)
@@ -117,7 +117,7 @@ def test_compiled_layers_train_the_same_at_every_stage(micro_batches, stage, as_
     torch._dynamo.reset()
 
 
-def test_stage_3_calls_the_three_apart(micro_batches) -> None:
+def test_stage_3_computes_the_three_separately(micro_batches) -> None:
     losses, _ = train(micro_batches, 3, "AdamW")
     plain, _ = train(micro_batches, 1, "AdamW")
     assert losses == pytest.approx(plain, rel=1e-2)

@@ -32,7 +32,7 @@ def check(found: dict) -> None:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_one_process_is_the_textbook(stage: int) -> None:
+def test_one_process_equals_the_textbook(stage: int) -> None:
     json_values = values(stage, optimizer="Muon")
     json_values["train_micro_batch_size_per_gpu"] = 12
     engine = make_engine(json_values)
@@ -64,7 +64,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(stage: int, preci
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_matrices_cut_over_ranks_are_the_textbooks(
+def test_matrices_divided_over_ranks_equal_the_textbook(
     fork_server: ForkServer, world_size: int, tmp_path: Path
 ) -> None:
     """At stages 1 and 2 an edge cuts a matrix, at 3 all are cut; sub-groups and offload too."""

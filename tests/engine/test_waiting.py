@@ -116,7 +116,7 @@ def test_forward_and_backward_never_wait(micro_batches, stage, precision) -> Non
     assert all(any(reader in who for reader in readers) for who in stepping)
 
 
-def test_the_watch_sees_what_would_wait(micro_batches) -> None:
+def test_the_watch_detects_an_operation_that_waits(micro_batches) -> None:
     """Sorting rows by length, as a CPU does, is seen: so the zeros above mean something."""
     watch = Watch()
     with watch:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 
-def test_the_notebook_is_the_tutorials(repository: Path) -> None:
+def test_the_notebook_has_the_code_of_the_tutorial(repository: Path) -> None:
     sys.path.insert(0, str(repository / "examples"))
     try:
         from make_notebook import notebook

@@ -51,7 +51,7 @@ def test_the_best_learning_rate_is_kept(tiny_bert: Path, tiny_sst2: Path, tmp_pa
     assert not (out / "model").exists()
 
 
-def test_the_glue_suite_runs_what_is_there_once(
+def test_the_glue_suite_runs_each_available_task_once(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = finetune("glue", tiny_bert, tmp_path / "out", "--data", tiny_sst2, *FAST)
@@ -216,7 +216,7 @@ def test_an_earlier_result_is_replaced_on_request(
     assert [run["seed"] for run in results(tmp_path / "out")["runs"]] == [3]
 
 
-def test_another_folder_is_not_written_over(
+def test_another_folder_is_not_overwritten(
     tiny_bert: Path, tiny_sst2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.tex").write_text("precious")

@@ -136,7 +136,7 @@ def test_predictions_are_written_in_conlleval_columns(tmp_path: Path) -> None:
     assert written == "-DOCSTART- O O\n\na B-P B-P\nb O O\n\nc O B-Q\n\n"
 
 
-def test_comment_lines_are_no_words(cases: Path) -> None:
+def test_comment_lines_are_not_words(cases: Path) -> None:
     for name in ("train", "dev"):
         sentences, bad = read_conll(cases / "conll-comments" / f"{name}.conll", split=name)
         assert [(s.words, s.tags, s.line) for s in sentences] == [
@@ -163,7 +163,7 @@ def test_comments_and_the_word_hash(tmp_path: Path, text: str, words: list[list[
     assert all(len(s.words) == len(s.tags or ()) for s in sentences)
 
 
-def test_a_malformed_word_is_no_comment(tmp_path: Path) -> None:
+def test_a_malformed_word_is_not_a_comment(tmp_path: Path) -> None:
     for text in ("a _ O\n# _ PER\n", "a O\n\n#tag\n"):
         with pytest.raises(DataError, match=r"line [23]: "):
             read_conll(write(tmp_path / "x.conll", text), split="dev")

@@ -47,7 +47,7 @@ def test_a_damaged_gzip_file_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answers", [5, "text", {"text": ["a"], "answer_start": [0]}])
-def test_answers_that_are_no_list_are_named(tmp_path: Path, answers: Any) -> None:
+def test_answers_that_are_not_a_list_are_named(tmp_path: Path, answers: Any) -> None:
     question = {"id": "1", "question": "q", "answers": answers}
     paragraph = {"context": "a", "qas": [question]}
     (tmp_path / "q.json").write_text(json.dumps({"data": [{"paragraphs": [paragraph]}]}))
@@ -58,7 +58,7 @@ def test_answers_that_are_no_list_are_named(tmp_path: Path, answers: Any) -> Non
 @pytest.mark.parametrize(
     "line", ["5", "null", "[1]", '"data"', '{"question": 5, "context": "a"}', "[" * 5000]
 )
-def test_a_line_that_is_no_question_is_named(
+def test_a_line_that_is_not_a_question_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
 ) -> None:
     (tmp_path / "q.jsonl").write_text(line + "\n")

@@ -145,7 +145,7 @@ def test_a_label_without_a_row_is_refused(tmp_path: Path) -> None:
         sampled("sst2", tmp_path)
 
 
-def test_a_declared_label_that_no_row_has_is_no_label(tmp_path: Path) -> None:
+def test_a_declared_label_without_rows_is_ignored(tmp_path: Path) -> None:
     import datasets
 
     names = datasets.ClassLabel(names=["unused", "neg", "pos"])
@@ -157,7 +157,7 @@ def test_a_declared_label_that_no_row_has_is_no_label(tmp_path: Path) -> None:
     assert [row.label for row in data.train.rows] == [0, 1]  # type: ignore[union-attr]
 
 
-def test_test_files_can_be_left_alone(
+def test_test_files_can_be_skipped(
     tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_own(tmp_path, "csv", 20)

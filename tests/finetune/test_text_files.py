@@ -49,7 +49,7 @@ def test_unicode_line_separators_do_not_end_a_row(tmp_path: Path) -> None:
     assert [row.text for row in rows] == ["a\u2028b\x85c", "d"]
 
 
-def test_a_short_training_row_is_left_out_and_named_but_never_shifts(
+def test_a_short_training_row_is_omitted_and_named_without_shifting_columns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     lines = [f"1\t{n}\t{n}\ta{n}\tb{n}" for n in range(300)]
@@ -167,7 +167,7 @@ def test_nemos_file_without_a_header(cases: Path) -> None:
     assert len(read_own(folder / "dev.tsv", split="dev", labels=labels)[0]) == 16
 
 
-def test_what_is_a_header_and_what_a_row(tmp_path: Path) -> None:
+def test_headers_are_distinguished_from_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "x.tsv", "review\tstars\nfine film\tgood\nbad film\tbad\n")
     with pytest.raises(DataError, match=r"no text column .* found \['review', 'stars'\]"):
         read_own(path, split="train")

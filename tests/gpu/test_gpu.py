@@ -62,7 +62,7 @@ def test_they_run_without_pytest_and_keep_each_result(
     assert run.main(["--device", "cpu", "--only", "hidden"]) == 0
 
 
-def test_make_test_gpu_looks_where_gpu_tests_are(repository: Path) -> None:
+def test_make_test_gpu_finds_all_gpu_tests(repository: Path) -> None:
     """Collecting all tests would take 33 % of its time."""
     mark = "mark." + "gpu"
     folders = {

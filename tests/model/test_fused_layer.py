@@ -104,7 +104,7 @@ def test_the_whole_model_has_the_same_loss_and_gradients(monkeypatch) -> None:
     assert distance(gradients, want) < 2e-6
 
 
-def test_scoring_takes_the_modules(monkeypatch) -> None:
+def test_evaluation_uses_the_modules(monkeypatch) -> None:
     model = make_model(attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.5).eval()
     batch = make_rows(3)
     with torch.no_grad():

@@ -134,7 +134,7 @@ def lay_flat(layer: torch.nn.Module, *, weights_first: bool) -> None:
         start += parameter.numel()
 
 
-def test_a_layer_keeps_the_host_free(config) -> None:
+def test_a_layer_does_not_make_the_host_wait(config) -> None:
     """With nested tensors, it dispatched several times as many and took the host 4 to 8 ms."""
     apart = layer_operators(config)
     assert apart["aten.cat.default"] == 2  # the three weights, the three biases
@@ -279,7 +279,7 @@ def test_what_cannot_run_is_refused_with_the_remedy(
         activate_kernel(asked, dropout_p, dtype, 64, capability)
 
 
-def test_a_package_that_does_not_load_is_passed_over_or_named(monkeypatch) -> None:
+def test_a_package_that_does_not_load_is_skipped_or_named(monkeypatch) -> None:
     def broken(impl: str) -> None:
         raise ImportError("undefined symbol")
 

@@ -133,7 +133,7 @@ def test_old_layer_norm_names_and_a_wrapper_prefix_are_understood(pair, vocab_si
     assert_equal_weights(again, weights_of(ours))
 
 
-def test_heads_without_a_place_are_reported(pair, vocab_size) -> None:
+def test_heads_that_the_model_lacks_are_reported(pair, vocab_size) -> None:
     ours, _ = pair
     masked_lm = BertForPreTraining(replace(ours.config, next_sentence=False), vocab_size)
     report = load_transformers_state_dict(masked_lm, to_transformers_state_dict(ours))
@@ -263,7 +263,7 @@ class _Exploit:
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_files_that_are_no_weights_are_refused_by_name(tmp_path) -> None:
+def test_files_that_are_not_weights_are_refused_by_name(tmp_path) -> None:
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
         read_state_dict(tmp_path)
     with pytest.raises(CheckpointError, match=r"gone\.safetensors: no such file"):

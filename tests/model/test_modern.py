@@ -367,7 +367,7 @@ def test_the_published_layout_is_read(tmp_path: Path) -> None:
     assert all(torch.equal(found[name], weights[name]) for name in weights)
 
 
-def test_an_encoder_alone_is_taken_and_its_heads_are_missing() -> None:
+def test_an_encoder_alone_is_loaded_and_missing_heads_are_reported() -> None:
     ours, theirs = make_pair(MODERN)
     report = load_transformers_state_dict(ours, theirs.model.state_dict())
     assert set(report.missing) == {"decoder.bias", "head.dense.weight", "head.norm.weight"}
@@ -391,7 +391,7 @@ def test_an_encoder_alone_is_taken_and_its_heads_are_missing() -> None:
         ({"global_rope_theta": 0}, "global_rope_theta=0 is not a positive number"),
     ],
 )
-def test_switches_that_are_not_there_are_named(change: dict[str, Any], message: str) -> None:
+def test_unknown_switches_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=r"^config\.json: ") as caught:
         config_from_transformers(PUBLISHED | change)
     assert message in str(caught.value)

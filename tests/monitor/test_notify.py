@@ -59,7 +59,7 @@ def test_a_failure_is_reported(command: Callable[..., list[str]], tmp_path: Path
     assert told(file) == ["failed 0 bertds run: failed at step 0: no space left"]
 
 
-def test_what_looks_wrong_is_reported_once(tmp_path: Path) -> None:
+def test_a_problem_is_reported_once(tmp_path: Path) -> None:
     file = tmp_path / "told"
     notifier = Notifier(NotifyConfig(command=KEEP.format(file)), tmp_path, "x")
     watcher = HealthWarnings(notifier)

@@ -89,7 +89,7 @@ def test_a_rank_that_is_10_percent_slower_over_20_steps_is_named() -> None:
         (3, 0, 21),
     ],
 )
-def test_the_twenty_are_steps_however_many_have_a_line(
+def test_the_window_of_twenty_counts_steps_not_metric_lines(
     every_steps: int, usual: int, named_at: int
 ) -> None:
     """Two ranks, 2 ms per token; after the usual steps rank 1 needs 2.3 ms."""
@@ -112,7 +112,7 @@ def test_the_seconds_of_all_steps_are_in_the_line() -> None:
 
 
 @pytest.mark.parametrize("pause", [[5.0, 1.0, 1.0, 1.0], [1.0, 1.0, 9.0, 1.0]])
-def test_one_long_pause_and_a_difference_below_10_percent_make_no_slow_rank(
+def test_a_single_pause_or_a_difference_below_10_percent_is_not_a_slow_rank(
     pause: list[float],
 ) -> None:
     ranks = Ranks()
@@ -124,7 +124,7 @@ def test_one_long_pause_and_a_difference_below_10_percent_make_no_slow_rank(
 
 @pytest.mark.parametrize("size", [2, 4, 8])
 @pytest.mark.parametrize("steps", [1, 10])
-def test_noise_makes_no_slow_rank(size: int, steps: int) -> None:
+def test_noise_alone_is_not_a_slow_rank(size: int, steps: int) -> None:
     """Steps of a busy machine: 33 % of noise in each, and a pause in one of twenty."""
     chance = np.random.default_rng(size)
     ranks = Ranks(size)
@@ -178,7 +178,7 @@ def test_the_product_is_timed() -> None:
     assert 0.0 < module._time_product(CPU) < 5.0
 
 
-def test_findings_and_metric_lines_know_it() -> None:
+def test_findings_and_metric_lines_report_it() -> None:
     from tests.support.made_runs import train_line
 
     slow = {"rank": 3, "host": "node3", "gpu": 1, "slower": 0.14}

@@ -57,7 +57,7 @@ def test_an_odd_metric_line_is_left_out_and_counted(tmp_path: Path, capsys, text
     assert json.loads(capsys.readouterr().out)[0]["unreadable"]
 
 
-def test_what_training_writes_is_no_odd_line() -> None:
+def test_lines_that_training_writes_are_valid() -> None:
     usual = train_line(3, trust_ratio={"g": [0.1, None, 2]}, mfu=0.4, grad_norm=None)
     assert is_metric_line(usual)
     assert is_metric_line({**usual, "loss": None, "mlm_loss": None, "mlm_accuracy": None})
@@ -89,7 +89,7 @@ def test_a_torn_file_of_a_run_is_named(tmp_path: Path, capsys, name: str, text: 
     assert "Settings" in html or "All settings" in html
 
 
-def test_a_recipe_is_shown_without_what_is_no_setting() -> None:
+def test_a_recipe_is_shown_without_values_that_are_not_settings() -> None:
     nested = {"run": {"name": 7, "seed": "x", "old": [1]}, "data": 3, "later": {"key": 1}}
     kept, odd = lenient(nested)
     assert kept == {"run": {"name": "7"}, "later": {"key": 1}}
@@ -122,6 +122,6 @@ def test_ordinary_aliases_are_read() -> None:
     assert load_yaml("a: &x {b: 1}\nc: {<<: *x, d: 2}\n") == {"a": {"b": 1}, "c": {"b": 1, "d": 2}}
 
 
-def test_deep_nesting_is_no_json() -> None:
+def test_deeply_nested_json_is_refused() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json(DEEP)

@@ -23,7 +23,7 @@ def every_file(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_a_living_run_is_read_and_not_touched(tmp_path: Path) -> None:
+def test_a_running_run_is_read_and_not_changed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [train_line(s) for s in range(10, 301, 10)], done=False)
     lock = FolderLock(run, "a training run").acquire()
     before = every_file(run)
@@ -65,7 +65,7 @@ def test_states(tmp_path: Path) -> None:
     assert read_status(dead).state == "killed"
 
 
-def test_a_run_killed_before_its_first_step_is_no_run_that_never_started(
+def test_a_run_killed_before_its_first_step_is_not_shown_as_never_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = {"host": socket.gethostname(), "pid": 2**22 + 1, "start": 5, "purpose": ""}
@@ -115,7 +115,7 @@ def test_a_healthy_run_has_no_findings() -> None:
         ("loss", {"loss": None, "mlm_loss": None, "nsp_accuracy": None}),
     ],
 )
-def test_what_looks_wrong_is_named(name: str, changes: dict[str, Any]) -> None:
+def test_problems_are_named(name: str, changes: dict[str, Any]) -> None:
     found = findings([train_line(s, **changes) for s in range(10, 1501, 10)])
     assert [f.name for f in found] == [name]
     assert "Suggestion: " in str(found[0])
@@ -164,7 +164,7 @@ def test_a_model_of_word_frequencies_is_called_one() -> None:
     assert names([*train, *unknown]) == []
 
 
-def test_the_plateau_is_said_once() -> None:
+def test_the_plateau_is_reported_once() -> None:
     train = [train_line(s, mlm_loss=7.02) for s in range(10, 901, 10)]
     assert names(train) == ["flat"]
     assert names([*train, *(held_out(s) for s in (300, 600, 900))]) == ["frequencies"]

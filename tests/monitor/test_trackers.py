@@ -120,7 +120,7 @@ def test_a_full_disk_silences_tensorboard_and_not_the_run(
     assert len(said) == 2 and all("No space left" in text for text in said)
 
 
-def test_trackers_get_every_number_and_trust_ratios() -> None:
+def test_trackers_receive_every_number_and_trust_ratios() -> None:
     values = {"step": 3, "loss": 2.5, "grad_norm": None, "trust_ratio": {"decay": [0.1, 0.2, None]}}
     assert tracking.flat(values) == {
         "train/loss": 2.5,
@@ -321,7 +321,7 @@ def test_time_left_counts_the_phases_that_follow(
     assert said[1].endswith("80 s left, 26 min with the next 2 phases")
 
 
-def test_a_run_by_the_clock_says_what_the_clock_leaves(
+def test_a_run_limited_by_time_shows_the_remaining_time(
     said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """0.1 hours; 72 s of them were used before this start; the steps of each line take 36 s.

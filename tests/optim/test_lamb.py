@@ -28,7 +28,7 @@ from tests.support.tensor_cuts import (
 
 @pytest.mark.parametrize("bias_correction", [True, False])
 @pytest.mark.parametrize("variant", ["nvidia", "deepspeed", "paper"])
-def test_fifty_steps_are_the_textbooks(variant: str, bias_correction: bool) -> None:
+def test_fifty_steps_equal_the_textbook(variant: str, bias_correction: bool) -> None:
     parts = partitions_of(start_weights(), [200, 17_000])
     optimizer = make(parts, variant, bias_correction=bias_correction)
     found = train(parts, optimizer, 50)
@@ -39,7 +39,7 @@ def test_fifty_steps_are_the_textbooks(variant: str, bias_correction: bool) -> N
 
 @settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 31_000), max_size=5))
-def test_any_cut_gives_the_same(cuts: list[int]) -> None:
+def test_any_division_of_the_tensors_gives_the_same_result(cuts: list[int]) -> None:
     parts = partitions_of(start_weights(), cuts)
     found = train(parts, make(parts, "paper"), 4)
     assert distance(found, textbook("paper", 4)[0]) < 5e-7
@@ -155,7 +155,7 @@ def test_state_dict_round_trip_continues_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize("variant", ["nvidia", "deepspeed", "paper"])
-def test_for_a_whole_model_it_is_the_textbooks(variant: str) -> None:
+def test_for_a_whole_model_it_equals_the_textbook(variant: str) -> None:
     """Nothing is bound by hand; state is saved and loaded as torch's optimizers do."""
 
     def model_of(weights: dict[str, torch.Tensor]) -> torch.nn.Module:

@@ -67,7 +67,7 @@ def run(
 
 @pytest.mark.parametrize("bias_correction", [True, False])
 @pytest.mark.parametrize("variant", ["nvidia", "deepspeed", "paper"])
-def test_the_steps_are_the_textbooks(variant: str, bias_correction: bool, device: str) -> None:
+def test_the_steps_equal_the_textbook(variant: str, bias_correction: bool, device: str) -> None:
     cuts = [DENSE + 1000, DENSE + 3500]  # dense.weight is cut over three partitions
     found, lamb, _ = run(cuts, variant, device, bias_correction=bias_correction)
     want, ratios = textbook(variant, 3, SHAPES, bias_correction=bias_correction)
@@ -84,7 +84,7 @@ def test_the_steps_are_the_textbooks(variant: str, bias_correction: bool, device
         [BLOCK, 2 * BLOCK - 1, 2 * BLOCK + 1],
     ],
 )
-def test_any_cut_gives_the_same(cuts: list[int], device: str) -> None:
+def test_any_division_of_the_tensors_gives_the_same_result(cuts: list[int], device: str) -> None:
     found, _, _ = run(cuts, "paper", device, steps=2)
     assert distance(found, textbook("paper", 2, SHAPES)[0]) < 5e-7
 

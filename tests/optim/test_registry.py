@@ -67,7 +67,7 @@ def test_adam_means_adamw_unless_set_otherwise() -> None:
         ({"type": "Lamb", "params": {"lr": 1, "lamb_adapt": True}}, "not a parameter of Lamb"),
     ],
 )
-def test_what_is_wrong_is_named(section: dict, message: str) -> None:
+def test_wrong_settings_are_named(section: dict, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_optimizer(section)
     assert message in str(caught.value)

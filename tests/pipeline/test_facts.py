@@ -52,7 +52,7 @@ def test_no_document_describes_a_country_twice(told: facts.Facts) -> None:
         assert len(names) == len(set(names)) == len(document) <= facts.PER_DOCUMENT
 
 
-def test_prompts_are_six_held_out_questions_with_answers_of_their_own(told: facts.Facts) -> None:
+def test_prompts_are_six_held_out_questions_with_distinct_answers(told: facts.Facts) -> None:
     assert len(told.prompts) == 6 and set(told.prompts) <= set(told.questions)
     assert all(prompt.text.count(facts.MASK) == 1 for prompt in told.prompts)
     capitals = [prompt.answer for prompt in told.prompts if prompt.kind == "capital"]
@@ -125,7 +125,7 @@ def test_a_damaged_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         facts.fetch(tmp_path)
 
 
-def test_the_verdict_says_what_the_scores_say() -> None:
+def test_the_verdict_agrees_with_the_scores() -> None:
     prompts = [{"text": "a [MASK]", "answer": "b", "before": "c", "after": "b", "frequent": "c"}]
     scores = {
         "prompts": prompts,
@@ -142,13 +142,13 @@ def test_the_verdict_says_what_the_scores_say() -> None:
     assert "75% of the 4 about a capital (guessing among 2 answers: 50%)" in text
 
 
-def test_what_a_real_run_costs_is_the_planners() -> None:
+def test_the_cost_of_a_real_run_is_that_of_the_planner() -> None:
     text = real_run()
     assert "large_phase1, then large_phase2" in text and "$" in text and "about 0 hours" not in text
 
 
 @pytest.mark.slow
-def test_the_demo_asks_what_it_has_held_out_and_repeats_nothing(
+def test_the_demo_asks_only_held_out_questions_and_repeats_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dump = tmp_path / "dump.xml"

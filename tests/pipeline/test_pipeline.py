@@ -22,7 +22,7 @@ from bertds.train import entry as train_entry
 from data_prep import build_wiki_books
 
 
-def test_another_corpus_in_the_same_folder_is_refused_in_the_pipelines_words(
+def test_another_corpus_in_the_same_folder_is_refused_by_the_pipeline(
     tmp_path: Path,
 ) -> None:
     books = tmp_path / "books"
@@ -68,7 +68,7 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--work", "book.txt"], "--work book.txt: is a file; choose a folder"),
     ],
 )
-def test_what_a_later_stage_would_refuse_is_reported_before_the_first(
+def test_errors_of_a_later_stage_are_reported_before_the_first(
     tmp_path: Path,
     options: list[str],
     message: str,
@@ -144,7 +144,7 @@ def test_training_elsewhere_is_checked_too(
     assert message in f"{refusal.value}{capsys.readouterr().err}"
 
 
-def test_a_check_begins_nothing_and_needs_neither_gpus_nor_sources(
+def test_a_check_starts_nothing_and_needs_neither_gpus_nor_sources(
     tmp_path: Path, untouched: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -43,7 +43,7 @@ def test_a_run_ends_at_the_first_validation_that_reaches_the_loss(
     assert (run / "metrics.jsonl").read_text() == before
 
 
-def test_the_record_is_the_runs(run: Path, tiny_data: Path, tmp_path: Path) -> None:
+def test_the_record_has_the_figures_of_the_run(run: Path, tiny_data: Path, tmp_path: Path) -> None:
     record = record_of(run, tiny_data, EASY, "someone")
     metrics = read_metrics(run / "metrics.jsonl")
     assert record.steps == metrics.validation[-1]["step"]
@@ -69,7 +69,7 @@ def test_the_record_is_the_runs(run: Path, tiny_data: Path, tmp_path: Path) -> N
         read_records(file)
 
 
-def test_the_track_is_what_decides_the_held_out_loss(tiny_data: Path) -> None:
+def test_the_track_consists_of_what_decides_the_held_out_loss(tiny_data: Path) -> None:
     data = {"path": str(tiny_data)}
     track = track_of(tiny_data, load_config({"data": data}), 4.0)
     same = {"data": data, "schedule": {"total_steps": 5}, "model": {"num_hidden_layers": 2}}
@@ -164,7 +164,7 @@ def test_the_records_of_the_documentation_are_unchanged(repository: Path) -> Non
         (["--data", "NO_HELD_OUT"], "has no held-out documents"),
     ],
 )
-def test_what_a_record_needs_is_refused_before_the_run(
+def test_a_record_that_cannot_be_written_is_refused_before_the_run(
     options: list[str],
     message: str,
     tiny_data: Path,

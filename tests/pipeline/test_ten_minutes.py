@@ -113,7 +113,7 @@ def test_all_stages_at_toy_size_and_nothing_twice(
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
-def test_a_table_of_nothing_has_dashes_and_published_rows(tmp_path: Path) -> None:
+def test_an_empty_table_has_dashes_and_published_rows(tmp_path: Path) -> None:
     lines = table(tmp_path, "ten_minutes_h100").splitlines()
     assert lines[0].split() == ["model", "BLiMP", "sst2", "mrpc", "cola", "rte", "mean"]
     assert lines[1].split()[-6:] == ["-"] * 6 and "9 min of training" in lines[1]
@@ -165,7 +165,7 @@ def test_results_that_cannot_be_read_are_named(tmp_path: Path, data: bytes) -> N
         (["--text", "t.txt", "--set", "run.dir=x"], "--set run.dir=x: this command sets run.dir"),
     ],
 )
-def test_what_is_missing_is_reported_before_ten_minutes_are_spent(
+def test_missing_inputs_are_reported_before_ten_minutes_are_spent(
     arguments: list[str],
     wrong: str,
     tmp_path: Path,

@@ -51,7 +51,7 @@ def test_peaks_depend_on_the_precision() -> None:
     assert peak_of("Some other card", "bf16") is None
 
 
-def test_every_gpu_says_where_its_numbers_are_from() -> None:
+def test_every_gpu_names_the_source_of_its_figures() -> None:
     known = table()
     named = {"rtx3090", "rtx4090", "a10", "l4", "l40s", "a6000", "rtx_pro_6000", "gh200", "mi300x"}
     assert named <= set(known)
@@ -95,7 +95,7 @@ def test_the_h100_s_measured_rows_per_second_come_out(repository: Path) -> None:
     assert 1 / seconds_per_token("base", 512, 104.6) == pytest.approx(701_000, rel=0.06)
 
 
-def test_a_gpu_of_ones_own(
+def test_a_gpu_from_the_users_own_file(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"

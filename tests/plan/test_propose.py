@@ -17,7 +17,9 @@ MUCH = 4e9
     ("gpu", "gpus", "hours"),
     [("h100", 8, 24), ("a100", 3, 8), ("v100", 5, 100), ("l4", 1, 2), ("cpu", 3, 0.2)],
 )
-def test_a_proposal_is_valid_fits_and_can_be_cut(gpu: str, gpus: int, hours: float) -> None:
+def test_a_proposal_is_valid_and_fits_and_its_batch_can_be_divided(
+    gpu: str, gpus: int, hours: float
+) -> None:
     found = propose(
         find(gpu), nodes=1, devices_per_node=gpus, hours=hours, vocab_size=30522, corpus_tokens=MUCH
     )
@@ -50,7 +52,7 @@ def test_more_time_or_more_text_make_a_larger_model() -> None:
     assert by_text == sorted(by_text) and by_text[0] < by_text[-1]
 
 
-def test_a_size_that_is_asked_for_is_taken_and_judged() -> None:
+def test_a_requested_size_is_used_and_judged() -> None:
     def ask(size: str, tokens: float = MUCH, hours: float = 24) -> str:
         return propose(
             find("h100"),

@@ -224,7 +224,7 @@ def test_a_model_that_cannot_be_scored_is_refused(model_folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_random_weights_are_as_good_as_guessing(shared_data: Path, tmp_path: Path) -> None:
+def test_random_weights_score_like_guessing(shared_data: Path, tmp_path: Path) -> None:
     """The official pairs: half of them right on average, over small models of both styles."""
     import tarfile
 

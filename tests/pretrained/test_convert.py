@@ -83,7 +83,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (tmp_path / "out").exists()
 
 
-def test_settings_and_random_state_next_to_the_weights_do_no_harm(
+def test_settings_and_random_state_next_to_the_weights_are_ignored(
     folder: Path, tmp_path: Path
 ) -> None:
     """Megatron's files hold an ``argparse.Namespace`` and numpy's random state."""
@@ -98,7 +98,7 @@ def test_settings_and_random_state_next_to_the_weights_do_no_harm(
     assert copied == (folder / "vocab.txt").read_text()
 
 
-def test_what_is_left_out_is_named(
+def test_omitted_tensors_are_named(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The head of a fine-tuned model has no place in a pre-training model."""

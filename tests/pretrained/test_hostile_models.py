@@ -199,7 +199,7 @@ def test_a_small_nemo_archive_makes_nothing_huge(
     assert not any(scratch.iterdir())
 
 
-def test_a_pickle_of_one_number_is_no_tensor_of_billions(tmp_path: Path, capsys) -> None:
+def test_a_pickle_of_one_number_cannot_become_a_tensor_of_billions(tmp_path: Path, capsys) -> None:
     wide = torch.zeros(1).expand(1 << 40)
     torch.save({"bert.embeddings.word_embeddings.weight": wide}, tmp_path / "ckpt.pt")
     (tmp_path / "bert_config.json").write_text(json.dumps(SIZES))

@@ -9,7 +9,9 @@ from pathlib import Path
 from bertds.pretrained.output_folder import fresh_folder
 
 
-def test_the_leftovers_of_killed_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed_and_those_of_running_ones_kept(
+    tmp_path: Path,
+) -> None:
     host, dead = socket.gethostname(), 2**22 + 1  # above the kernel's largest process number
     names = [
         f".tmp-model.{host}.{dead}",

@@ -82,7 +82,7 @@ def test_printed_commands_are_accepted(
 
 @pytest.mark.slow  # imports DeepSpeed
 @pytest.mark.parametrize("line", [n for n in LINES if n.words[0] == "deepspeed"], ids=str)
-def test_the_launcher_takes_its_options(line: Line) -> None:
+def test_the_launcher_accepts_its_options(line: Line) -> None:
     from deepspeed.launcher.runner import parse_args
 
     assert parse_args(list(line.words[1:])).user_script.endswith("bertds/train.py")
@@ -168,7 +168,7 @@ def test_cheap_commands_run_as_printed(line: Line, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not re.match(r"[a-z]+:|#", target):

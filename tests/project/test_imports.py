@@ -315,7 +315,7 @@ def test_compiled_loops_need_no_blas() -> None:
     output_of(code)
 
 
-def test_json_of_others_is_read_in_one_way(repository: Path) -> None:
+def test_foreign_json_is_read_only_by_checked_readers(repository: Path) -> None:
     """``json.loads`` raises RecursionError for deep nesting, which no reader expects."""
     own = {"bertds.system.json_fields", "bertds.engine.ds_config"}
     own |= {f"bertds.distributed.{name}" for name in ("heartbeat", "last_words", "progress")}

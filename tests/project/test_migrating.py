@@ -58,13 +58,15 @@ def table(repository: Path, heading: str) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("heading", "flags"), [("NVIDIA", DLE), ("DeepSpeed's", BING)])
-def test_every_flag_of_theirs_has_its_row(repository: Path, heading: str, flags: list[str]) -> None:
+def test_every_flag_of_bing_bert_has_a_row(
+    repository: Path, heading: str, flags: list[str]
+) -> None:
     named = re.findall(r"`--([\w-]+)", " ".join(left for left, _ in table(repository, heading)))
     assert set(named) == set(flags)
     assert len(named) == len(flags) + (2 if heading == "DeepSpeed's" else 0)  # EE, LE, EP
 
 
-def test_every_flag_of_run_mlm_has_its_row(repository: Path) -> None:
+def test_every_flag_of_run_mlm_has_a_row(repository: Path) -> None:
     """The Trainer's own must be arguments that transformers knows."""
     from dataclasses import fields
 
@@ -78,7 +80,7 @@ def test_every_flag_of_run_mlm_has_its_row(repository: Path) -> None:
     assert trainers <= {item.name for item in fields(TrainingArguments)}
 
 
-def test_every_key_of_nemos_files_has_its_row(repository: Path) -> None:
+def test_every_key_of_nemos_files_has_a_row(repository: Path) -> None:
     named = re.findall(r"`([\w.]+)`", " ".join(left for left, _ in table(repository, "NeMo")))
     for file in (TEXT, HDF5, NEWEST):
         for key in dotted(yaml.safe_load(file), keep_empty=True):

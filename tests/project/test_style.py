@@ -7,7 +7,7 @@ from pathlib import Path
 OVERRULED = ("# fmt: " + "skip", "# fmt: " + "off")
 
 
-def test_the_formatter_is_nowhere_overruled(repository: Path) -> None:
+def test_the_formatter_is_never_disabled(repository: Path) -> None:
     found = [
         f"{path.relative_to(repository)}:{number}: {line.strip()}"
         for folder in ("benchmarks", "bertds", "data_prep", "examples", "tests")

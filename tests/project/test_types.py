@@ -20,7 +20,7 @@ def untyped_lines(repository: Path) -> list[str]:
     ]
 
 
-def test_few_values_have_no_type(repository: Path) -> None:
+def test_few_values_are_untyped(repository: Path) -> None:
     """What reads JSON or YAML, and torch's autograd contexts; others have a type or a protocol."""
     found = untyped_lines(repository)
     assert 0 < len(found) <= MOST, "\n".join(found)

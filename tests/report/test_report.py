@@ -78,7 +78,9 @@ class Inspector(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_page_holds_everything_inside_it(two_phases: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_page_contains_everything_it_shows(
+    two_phases: tuple[Path, Path], tmp_path: Path
+) -> None:
     out = tmp_path / "report"
     assert command(["report", *map(str, two_phases), "--out", str(out), "--title", "A & B"]) == 0
     page = (out / "index.html").read_text(encoding="utf-8")
@@ -131,7 +133,7 @@ def test_the_legend_is_inside_the_chart(tmp_path: Path, length: int) -> None:
     assert page.x0 <= box.x0 and box.x1 <= page.x1 and box.y1 <= page.y1
 
 
-def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:
+def test_settings_changed_during_the_run_are_listed(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", [train_line(step) for step in range(10, 101, 10)])
     lr = {"deepspeed.optimizer.params.lr": [0.002, 0.0001]}
     (run / "settings.jsonl").write_text(json.dumps({"step": 50, "changes": lr}) + "\n")
@@ -141,7 +143,9 @@ def test_settings_changed_on_the_way_are_listed(tmp_path: Path) -> None:
     assert re.search(r">lr<.*>0\.002<.*>0\.0001<.*>50<", section)
 
 
-def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert command(["report", str(tmp_path)]) == 2
     assert "not a run folder" in capsys.readouterr().err
     empty = make_run(tmp_path / "empty", [], done=False)
@@ -203,7 +207,7 @@ def test_odd_blimp_scores_are_left_out_and_reported(
     assert "blimp.json: ignored, because its scores are not percentages" in run.unreadable()
 
 
-def test_runs_of_different_vocabularies_are_not_compared_without_a_word(tmp_path: Path) -> None:
+def test_comparing_runs_of_different_vocabularies_gives_a_warning(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, [train_line(s) for s in (10, 20)]) for name in ("a", "b")]
     for run, words in zip(runs, ("x\n", "y\n")):
         (run / "tokenizer").mkdir()

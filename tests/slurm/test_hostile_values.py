@@ -56,7 +56,7 @@ def exploit(marker: Path) -> str:
     "file", ["slurm/crashes", "slurm/exits/rank_0", "slurm/job", "checkpoints/latest"]
 )
 @pytest.mark.parametrize("function", ["crashed test", "decide 1", "open_run"])
-def test_what_a_run_folder_says_is_never_run(
+def test_text_of_a_run_folder_is_never_executed(
     shell, tmp_path: Path, file: str, function: str
 ) -> None:
     marker = tmp_path / "marker"
@@ -70,7 +70,7 @@ def test_what_a_run_folder_says_is_never_run(
     assert "marker" not in called  # nor handed on as a job's number
 
 
-def test_a_count_that_is_no_number_begins_at_zero(shell, tmp_path: Path) -> None:
+def test_an_invalid_count_starts_at_zero(shell, tmp_path: Path) -> None:
     (tmp_path / "run/slurm/crashes").write_text("lots none\n")
     shell("crashed test")
     assert (tmp_path / "run/slurm/crashes").read_text() == "1 none\n"
@@ -92,7 +92,7 @@ def test_a_count_that_is_no_number_begins_at_zero(shell, tmp_path: Path) -> None
         "OMP_NUM_THREADS",
     ],
 )
-def test_a_setting_that_is_no_number_is_refused(shell, tmp_path: Path, name: str) -> None:
+def test_a_setting_that_is_not_a_number_is_refused(shell, tmp_path: Path, name: str) -> None:
     marker = tmp_path / "marker"
     given = {"SLURM_JOB_NUM_NODES": "1", "SLURM_NTASKS": "1", name: exploit(marker)}
     if name == "SLURM_NTASKS_PER_NODE":
@@ -147,7 +147,9 @@ def test_lines_of_a_corpora_file_are_arguments(shell, repository: Path, tmp_path
         "'unclosed",
     ],
 )
-def test_no_line_of_a_corpora_file_is_run(shell, repository, tmp_path: Path, attack: str) -> None:
+def test_no_line_of_a_corpora_file_is_executed(
+    shell, repository, tmp_path: Path, attack: str
+) -> None:
     answer = preparation(shell, repository, tmp_path, f"--out data {attack}")
     assert not (tmp_path / "marker").exists()
     if attack[0] in "$`'":

@@ -52,7 +52,7 @@ def test_only_a_running_job_requeues_itself(
         (["137", "1"], "", 3),
     ],
 )
-def test_ranks_that_never_save_come_back_three_times(
+def test_ranks_that_never_save_are_restarted_three_times(
     repository: Path, tmp_path: Path, exits: list[str], stop: str, requeued: int
 ) -> None:
     code = f"""

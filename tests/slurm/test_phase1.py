@@ -66,7 +66,7 @@ def test_disturbed_on_two_nodes_it_equals_two_processes_left_alone(
     assert_same_run(run, undisturbed)
 
 
-def test_what_a_killed_slurmd_leaves_behind_writes_no_more(
+def test_processes_left_by_a_killed_slurmd_write_nothing_more(
     lab: Lab, repository: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
     """The node's daemon dies and its ranks live on, while the job begins again on another node."""

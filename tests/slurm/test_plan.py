@@ -99,7 +99,7 @@ def test_the_first_node_of_a_list(repository: Path, nodelist: str, first: str) -
     assert plan(repository, **slurm(2, 0, SLURM_JOB_NODELIST=nodelist))["master_addr"] == first
 
 
-def test_tasks_without_gpus_are_the_users(repository: Path) -> None:
+def test_the_number_of_tasks_without_gpus_is_the_users_choice(repository: Path) -> None:
     tasks = {"SLURM_NTASKS_PER_NODE": "4", "SLURM_NTASKS": "8", "SLURM_TASKS_PER_NODE": "4(x2)"}
     assert plan(repository, **slurm(2, 0, **tasks))["world_size"] == "8"
     del tasks["SLURM_NTASKS_PER_NODE"]  # sbatch --ntasks=8
@@ -198,7 +198,7 @@ def test_the_environment_wins_over_the_site(repository: Path, tmp_path: Path) ->
     assert "b c python" in found["launch"]
 
 
-def test_a_site_is_a_script_of_a_person(repository: Path, tmp_path: Path) -> None:
+def test_a_site_file_is_a_script_of_the_user(repository: Path, tmp_path: Path) -> None:
     site = tmp_path / "site.env"
     site.write_text("PATH=$PATH:$NO_SUCH_VARIABLE\nBERTDS_RANKS_PER_NODE=3\n[ -e /nowhere ]\n")
     assert plan(repository, **slurm(2, 0, BERTDS_SITE=str(site)))["ranks_per_node"] == "3"
@@ -249,7 +249,7 @@ def test_phase_two_is_checked_before_anything_is_submitted(chain, tmp_path: Path
     assert names == ["prep", "phase1", "phase2", "export", "evaluate"]
 
 
-def test_where_bertds_does_not_run_a_job_checks_first(chain) -> None:
+def test_if_bertds_cannot_run_on_the_login_node_the_job_checks_first(chain) -> None:
     answer, names, jobs = chain(
         *("--nodes", "4", "--wiki", "x.bz2", "--vocab", "v.txt"),
         BERTDS_CONTAINER="pyxis",

@@ -75,7 +75,7 @@ def test_a_node_that_differs_is_named_alone(change: dict[str, Any], message: str
         assert found.everywhere == []
 
 
-def test_what_is_wrong_on_all_nodes_is_no_nodes_fault() -> None:
+def test_a_fault_of_all_nodes_blames_no_single_node() -> None:
     said = reports(gpus=2)
     for node in NODES:
         facts(said, node)["gpus"] = []
@@ -145,13 +145,13 @@ def test_no_report_at_all_blames_no_node() -> None:
     assert found.problems == {} and "srun could not start" in found.notes[0]
 
 
-def test_chatter_between_the_reports_is_left_out() -> None:
+def test_other_output_between_the_reports_is_ignored() -> None:
     lines = ["[W socket.cpp] noise", json.dumps({"node": "n1", "facts": {}}), "{broken", "3"]
     assert read_reports(lines) == {"n1": [{"node": "n1", "facts": {}}]}
 
 
 @pytest.mark.parametrize("nodes", range(2, 17))
-def test_in_a_tournament_each_meets_each_once(nodes: int) -> None:
+def test_in_a_tournament_each_pair_is_tested_once(nodes: int) -> None:
     rounds = rounds_of_pairs(nodes)
     assert sorted(pair for pairs in rounds for pair in pairs) == list(combinations(range(nodes), 2))
     for pairs in rounds:
@@ -185,7 +185,7 @@ def test_data_facts(tiny_data: Path, tmp_path: Path) -> None:
     assert data_facts(str(tmp_path / "x")) == {"error": f"{tmp_path / 'x'}: not found"}
 
 
-def test_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_figures_reported_by_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = tmp_path / "nvidia-smi"
     driver.write_text(
         "#!/bin/sh\nprintf '%s\\n' '0, NVIDIA H200, 4, 143771, 0' '1, NVIDIA T4, 9, 15360, [N/A]'\n"
@@ -200,7 +200,7 @@ def test_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert gpu_facts() == []
 
 
-def test_the_gpus_of_other_jobs_on_the_node_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_of_other_jobs_on_the_node_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [{"index": str(i)} for i in range(4)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert job_gpus(seen, 2) == seen[2:]

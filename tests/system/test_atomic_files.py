@@ -76,7 +76,7 @@ def test_a_lock_is_refused_while_its_owner_lives(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whoever_takes_a_lock_removes_what_the_killed_left(tmp_path: Path) -> None:
+def test_taking_a_lock_removes_the_leftovers_of_killed_processes(tmp_path: Path) -> None:
     host = socket.gethostname()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
@@ -102,7 +102,7 @@ def test_a_lock_of_another_host_is_taken_over_only_when_stale(tmp_path: Path) ->
     FolderLock(tmp_path, "mine").acquire().release()
 
 
-def test_an_owner_that_was_considered_dead_notices(tmp_path: Path) -> None:
+def test_an_owner_that_was_considered_dead_notices_its_loss(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path, "mine").acquire()
     lock.check()
     theirs = {"host": "elsewhere", "pid": 1, "purpose": "p", "job": "77"}

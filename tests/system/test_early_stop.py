@@ -58,7 +58,7 @@ def test_once_disarmed_signals_do_what_they_did_before() -> None:
     assert (found.returncode, found.stderr) == (-signal.SIGTERM, "")
 
 
-def test_handlers_are_given_back_and_others_are_left_alone() -> None:
+def test_handlers_are_restored_and_others_are_left_alone() -> None:
     mine, taken = (lambda *_: None), (lambda *_: None)
     signal.signal(signal.SIGTERM, mine)
     interrupt = signal.getsignal(signal.SIGINT)

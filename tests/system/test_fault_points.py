@@ -32,7 +32,7 @@ def full() -> None:
     raise OSError("full")
 
 
-def test_a_name_that_is_no_point_is_refused() -> None:
+def test_an_unknown_fault_point_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"checkpoint\.wirte: unknown fault point; allowed: .*write"
     ):
@@ -53,7 +53,7 @@ def test_every_point_is_in_the_code_once(repository: Path) -> None:
     assert sorted(names) == sorted(POINTS)
 
 
-def test_the_environment_ends_a_process_at_a_passing_of_a_point() -> None:
+def test_the_environment_kills_a_process_at_a_chosen_pass_of_a_point() -> None:
     code = (
         "from bertds.system.fault_points import reached\n"
         "for number in range(4):\n"

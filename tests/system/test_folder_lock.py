@@ -12,7 +12,7 @@ from bertds.errors import InUseError
 from bertds.system.folder_lock import FolderLock
 
 
-def test_of_many_that_find_a_stale_lock_one_takes_it(tmp_path: Path, repository: Path) -> None:
+def test_only_one_of_many_processes_takes_a_stale_lock(tmp_path: Path, repository: Path) -> None:
     """All see the dead owner at the same moment; none may remove the lock of the winner."""
     code = """
 import json, os, sys, time
@@ -53,7 +53,7 @@ for turn in range(15):
     )
 
 
-def test_a_lock_that_was_taken_since_the_look_is_put_back(tmp_path: Path) -> None:
+def test_a_lock_that_was_taken_since_the_check_is_put_back(tmp_path: Path) -> None:
     stale = tmp_path / ".lock"
     stale.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     os.utime(stale, (1, 1))

@@ -30,7 +30,7 @@ def test_it_trims_when_the_process_has_grown() -> None:
     assert trimmed == [2001 * MIB, 2601 * MIB]
 
 
-def test_a_small_process_has_room_and_an_unknown_size_changes_nothing() -> None:
+def test_growth_within_the_margin_and_an_unknown_size_are_not_trimmed() -> None:
     size = [10 * MIB]
     heap = Heap(lambda: size[0], lambda: None)
     heap.look()
@@ -58,7 +58,7 @@ print(before // 2**20, resident_bytes() // 2**20)
 
 
 @pytest.mark.skipif(_malloc_trim() is None, reason="not glibc")
-def test_scattered_free_memory_is_given_back() -> None:
+def test_scattered_free_memory_is_returned() -> None:
     assert resident_bytes() > MIB
     done = subprocess.run(
         [sys.executable, "-c", SCATTER], cwd=REPOSITORY, capture_output=True, text=True, check=True

@@ -37,7 +37,7 @@ def test_names_inside_are_paths(tmp_path: Path, name: str) -> None:
         "a/./b",
     ],
 )
-def test_names_that_lead_out_are_refused(tmp_path: Path, name: object) -> None:
+def test_names_that_lead_outside_are_refused(tmp_path: Path, name: object) -> None:
     with pytest.raises(DataError, match=r"m: key is .*: must be the name of a file inside"):
         file_inside(tmp_path, name, "m: key", DataError)
 

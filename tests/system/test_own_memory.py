@@ -9,7 +9,7 @@ from pathlib import Path
 from bertds.system.memory import OwnMemory
 
 
-def test_own_memory_leaves_the_pages_of_files_out(tmp_path: Path) -> None:
+def test_own_memory_excludes_the_pages_of_files(tmp_path: Path) -> None:
     """As on a busy machine: 200 MiB of files' pages are dropped between two looks."""
 
     def status(most: int, own: int, files: int) -> int:
@@ -25,7 +25,7 @@ def test_own_memory_leaves_the_pages_of_files_out(tmp_path: Path) -> None:
     assert OwnMemory(tmp_path / "none").look() > 1_000_000  # elsewhere: what the system counts
 
 
-def test_memory_is_a_process_s_own_and_not_its_starter_s() -> None:
+def test_memory_is_that_of_the_process_and_not_of_its_parent() -> None:
     """A program of 600 MB starts a small one, as a pipeline or a notebook starts a run."""
     inner = "from bertds.system.memory import peak_memory_gib; print(peak_memory_gib())"
     outer = (

@@ -46,7 +46,7 @@ def test_a_web_server_that_fails_has_not_lost_the_file(store: Refusing) -> None:
     assert not StoredPath(f"{store.url}/b.txt").is_file()
 
 
-def test_what_a_web_server_refuses_is_said_at_once(store: Refusing) -> None:
+def test_a_refusal_of_a_web_server_is_reported_at_once(store: Refusing) -> None:
     store.status, store.left = 403, 2
     with pytest.raises(DataError, match=r"a\.txt: ClientResponseError: 403"):
         storage.file_size(f"{store.url}/a.txt")

@@ -57,7 +57,7 @@ def find(model, config, json_settings) -> int:
     return choose_micro_batch(model, config, json_settings, ALONE).train_micro_batch_size_per_gpu
 
 
-def test_what_is_found_fits_and_the_next_does_not(model) -> None:
+def test_the_result_fits_and_the_next_larger_one_does_not(model) -> None:
     wanted = settings()
     device = torch.device("cpu")
     kept = auto_micro_batch.state_bytes(model, recipe(None), wanted, ALONE, device)
@@ -82,14 +82,14 @@ def test_memory_grows_linearly_with_the_rows(model) -> None:
     assert sizes[0] > 2 * 32 * 32 * 4 * 8  # more than a few hidden states
 
 
-def test_all_of_a_ranks_rows_are_the_most(model) -> None:
+def test_a_micro_batch_has_at_most_all_rows_of_a_rank(model) -> None:
     found = choose_micro_batch(model, recipe(8.0), settings(), ALONE)
     assert found.train_micro_batch_size_per_gpu == 96
     assert found.values["train_micro_batch_size_per_gpu"] == 96
     assert found.batch_plan(1).gradient_accumulation_steps == 1
 
 
-def test_the_answer_is_kept_and_belongs_to_its_facts(model, cache, monkeypatch) -> None:
+def test_the_result_is_saved_with_the_facts_it_depends_on(model, cache, monkeypatch) -> None:
     searched = []
     real = auto_micro_batch.search
     monkeypatch.setattr(auto_micro_batch, "search", lambda *args: searched.append(1) or real(*args))
@@ -117,7 +117,7 @@ def test_a_number_stays_as_it_is(model) -> None:
     assert choose_micro_batch(model, recipe(8.0), plain, ALONE) is plain
 
 
-def test_who_needs_a_number_says_so() -> None:
+def test_callers_that_need_a_number_refuse_auto() -> None:
     with pytest.raises(ConfigError, match="determined when training starts; set a number here"):
         settings().batch_plan(1)
     with pytest.raises(ConfigError, match="train_batch_size"):

@@ -50,7 +50,7 @@ def test_a_run_that_ended_although_it_was_asked_to_stop_is_not_followed_by_the_n
     assert live(ends, ends, send=(signal.SIGTERM,)) == (75, None)
 
 
-def test_ranks_that_do_not_listen_yet_end_at_once() -> None:
+def test_ranks_without_signal_handlers_end_at_once() -> None:
     assert live("exec sleep 60", "exec sleep 60", send=(signal.SIGINT,)) == (75, None)
 
 
@@ -66,7 +66,7 @@ def test_a_second_interrupt_leaves_no_process_behind(tmp_path: Path) -> None:
     assert len(pids) == 2 and all(start_time(int(pid)) == "" for pid in pids)
 
 
-def test_under_nohup_a_closed_terminal_is_nothing() -> None:
+def test_under_nohup_a_closed_terminal_is_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     assert live("sleep 0.8", "sleep 0.8", send=(signal.SIGHUP,)) == (0, None)
 
@@ -139,7 +139,7 @@ def test_a_rank_is_started_again_where_the_batch_does_not_divide_or_the_run_got_
     assert [len(life) for life in lives] == [6, 6, 6]  # 12 rows, but not by 5
 
 
-def test_bad_input_and_a_stop_are_not_tried_again(
+def test_bad_input_and_a_stop_request_are_not_retried(
     lives: list[list[dict[str, str]]], tiny_json: Path, tmp_path: Path
 ) -> None:
     settings = load_deepspeed_json(tiny_json)
@@ -157,7 +157,7 @@ def test_bad_input_and_a_stop_are_not_tried_again(
         (["--processes", "-1"], "--processes=-1"),
     ],
 )
-def test_what_cannot_start_is_refused_before_anything_does(
+def test_a_run_that_cannot_start_is_refused_before_any_rank_starts(
     command: Any, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -46,7 +46,9 @@ def test_a_rank_that_leaves_early_never_reports_success(leaving: Leaving, code: 
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), SystemExit("no"), KeyboardInterrupt(), OSError()])
-def test_what_reports_its_failure_is_left_as_it_is(leaving: Leaving, error: BaseException) -> None:
+def test_an_error_with_its_own_report_is_raised_unchanged(
+    leaving: Leaving, error: BaseException
+) -> None:
     with pytest.raises(type(error)) as raised, leaving:
         raise error
     assert raised.value is error and leaving.heartbeat.told[0]  # type: ignore[union-attr]

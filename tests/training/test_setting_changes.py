@@ -73,7 +73,7 @@ def test_fixed_settings_are_refused_by_name(
         changes(run, recipe(run, **values), json_values)
 
 
-def test_what_changes_the_result_is_announced_and_what_does_not_is_free(run: Path) -> None:
+def test_settings_that_change_the_result_are_announced_and_others_are_not(run: Path) -> None:
     lower = {**deepspeed(params={"lr": 0.0001, "betas": [0.9, 0.98]}), "gradient_clipping": 0.5}
     lower |= {"train_micro_batch_size_per_gpu": 6, "zero_optimization": {"stage": 2}}
     config = recipe(run, schedule__total_steps=2000, log__every_steps=5, data__prefetch_steps=4)
@@ -106,7 +106,7 @@ def test_a_finished_run(run: Path) -> None:
 @pytest.mark.parametrize(
     "key", ["data.path", "data.vocab", "validation.path", "validation.prompts"]
 )
-def test_a_finished_run_is_not_done_with_what_is_not_there(run: Path, key: str) -> None:
+def test_a_finished_run_with_a_missing_file_in_its_settings_is_refused(run: Path, key: str) -> None:
     (run / "DONE").write_text('{"step": 1000}')
     asked = {key.replace(".", "__"): "/nowhere"}
     with pytest.raises(DataError, match=f"{key}=/nowhere: no such file"):

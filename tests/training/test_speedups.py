@@ -79,17 +79,17 @@ def test_compiling_under_zero_3_is_refused_when_asked_for() -> None:
 
 
 @pytest.mark.parametrize("value", ["auto", True, False])
-def test_compile_takes_auto_and_what_older_recipes_say(value) -> None:
+def test_compile_accepts_auto_and_the_values_of_older_recipes(value) -> None:
     assert recipe(run__compile=value).run.compile is value or value == "auto"
     assert load_config({"run": {"compile": value}}).run.compile == value
 
 
-def test_compile_takes_nothing_else() -> None:
+def test_compile_accepts_nothing_else() -> None:
     with pytest.raises(ConfigError, match=r"run.compile='always' must be auto or true or false"):
         recipe(run__compile="always")
 
 
-def test_a_run_on_a_cpu_says_how_it_attends(monkeypatch) -> None:
+def test_a_run_on_a_cpu_reports_its_attention_kernel(monkeypatch) -> None:
     lines = []
     monkeypatch.setattr(speedups.log, "info", lambda text, *more: lines.append(text % more))
     config = recipe(
@@ -111,7 +111,7 @@ def test_a_kernel_that_a_cpu_lacks_is_refused_before_training() -> None:
 # -- FP8 -----------------------------------------------------------------------------------------
 
 
-def test_recipes_that_said_no_to_the_former_fp8_still_load(tmp_path) -> None:
+def test_recipes_that_disable_the_former_fp8_still_load(tmp_path) -> None:
     recipes = {}
     for asked in (False, True):
         recipes[asked] = tmp_path / f"{asked}.yaml"
@@ -160,7 +160,9 @@ def test_fp8_needs_packed_rows_and_compiled_layers(overrides, words) -> None:
         (1, "bf16", HOPPER, {"model__hidden_size": 72}, "model.hidden_size=72 must be a multiple"),
     ],
 )
-def test_where_fp8_cannot_be_it_is_refused(stage, precision, capability, overrides, words) -> None:
+def test_fp8_is_refused_where_it_is_impossible(
+    stage, precision, capability, overrides, words
+) -> None:
     config = recipe(run__fp8=True, data__pack_tokens=512, **overrides)
     with pytest.raises(ConfigError, match=words):
         speedups.check_fp8(config, settings(stage, precision), capability)

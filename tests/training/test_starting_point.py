@@ -77,7 +77,7 @@ def test_data_that_changed_between_two_starts_is_reported(
     assert "warning: the data has changed since step_00000004: checksum " in text
 
 
-def test_the_checksum_of_the_data_is_that_of_its_shards(
+def test_the_checksum_of_the_data_covers_its_shards(
     tmp_path: Path, tiny_data: Path, tiny_vocab: Path
 ) -> None:
     config = {"sequence_length": 32, "max_predictions_per_sequence": 5}

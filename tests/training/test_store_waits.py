@@ -88,7 +88,7 @@ def test_all_fail_when_one_store_gives_up_and_only_one_for_its_own_error() -> No
     assert str(found[1]) == "damaged" and found[0] == "lost its peer"
 
 
-def test_a_stop_request_ends_the_wait_of_all_but_not_work_that_is_done(
+def test_a_stop_request_ends_waiting_but_keeps_finished_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wish, none = (lambda: "SIGTERM"), (lambda: "")

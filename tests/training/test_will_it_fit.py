@@ -60,7 +60,7 @@ def test_a_gpu_json_without_a_gpu_is_refused(
     check_fits(tiny, settings(repository, "devlin_phase1"), ALONE, 2048)
 
 
-def test_what_does_not_fit_a_cpu_is_refused_with_a_setting_that_does(
+def test_a_run_that_does_not_fit_a_cpu_is_refused_with_a_setting_that_does(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free(monkeypatch, cpu=32.0)
@@ -84,7 +84,7 @@ def test_what_does_not_fit_a_cpu_is_refused_with_a_setting_that_does(
     )
 
 
-def test_what_does_not_fit_a_gpu_is_refused(
+def test_a_run_that_does_not_fit_a_gpu_is_refused(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     json = settings(repository, "lamb_phase1_a100_80g")

@@ -31,7 +31,7 @@ def test_weights_by_hand() -> None:
 
 
 @pytest.mark.parametrize("style", ["bert", "modern"])
-def test_the_model_gets_those_of_the_training_text(style: str, tiny_data: Path) -> None:
+def test_the_model_uses_the_weights_of_the_training_text(style: str, tiny_data: Path) -> None:
     model = {"style": style, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     model |= {"intermediate_size": 16, "next_sentence": False}
     data = {"path": str(tiny_data), "pairs": "none", "rare_token_power": 0.5}

@@ -15,7 +15,7 @@ from tests.support.store_rows import assert_equal, config, steps
 from tests.support.store_server import SECRET, files_of_shards
 
 
-def test_of_the_hub_only_what_is_needed_is_read_and_the_token_is_in_no_message(
+def test_only_the_needed_files_of_the_hub_are_read_and_no_message_has_the_token(
     corpus: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A revision of a private dataset, whose shards take several requests each."""
@@ -31,7 +31,7 @@ def test_of_the_hub_only_what_is_needed_is_read_and_the_token_is_in_no_message(
     assert SECRET not in caplog.text and store.injected["refuse"] > 12
 
 
-def test_what_the_hub_refuses_is_said_at_once_and_without_the_token(
+def test_a_refusal_of_the_hub_is_reported_at_once_without_the_token(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def message(url: str) -> str:

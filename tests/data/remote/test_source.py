@@ -99,9 +99,7 @@ def test_rows_of_other_stores_are_those_of_the_local_folder(
         assert_equal(steps(data, number), wanted)
 
 
-def test_what_the_cache_holds_is_fetched_once_by_all_who_use_it(
-    corpus: Path, tmp_path: Path
-) -> None:
+def test_processes_that_share_a_cache_fetch_each_block_once(corpus: Path, tmp_path: Path) -> None:
     with serve(corpus) as store:
         data = config(store.url, tmp_path)
         whole = steps(data, 4)
@@ -125,7 +123,7 @@ def test_validation_rows_are_those_of_the_local_folder(corpus: Path, tmp_path: P
             np.testing.assert_array_equal(one, two)
 
 
-def test_facts_are_those_of_the_local_folder_but_for_the_place(
+def test_facts_are_those_of_the_local_folder_except_for_the_path(
     corpus: Path, tmp_path: Path
 ) -> None:
     with serve(corpus) as store:
@@ -134,7 +132,7 @@ def test_facts_are_those_of_the_local_folder_but_for_the_place(
     assert {**there, "path": ""} == {**here, "path": ""}
 
 
-def test_the_signature_of_a_url_reaches_the_store_and_no_message(
+def test_the_signature_of_a_url_is_sent_to_the_store_but_never_printed(
     corpus: Path, tmp_path: Path, caplog
 ) -> None:
     with serve(corpus) as store:
@@ -162,7 +160,7 @@ def test_a_damaged_copy_in_the_cache_is_fetched_again(corpus: Path, tmp_path: Pa
         assert_equal(steps(data, 3), wanted)
 
 
-def test_a_cache_that_is_removed_meanwhile_is_filled_again(corpus: Path, tmp_path: Path) -> None:
+def test_a_cache_that_is_removed_during_a_run_is_filled_again(corpus: Path, tmp_path: Path) -> None:
     """As by a cleaner of the temporary folder: the store has lost nothing."""
     with serve(corpus) as store:
         source = open_source(config(store.url, tmp_path / "cache"), 1)
@@ -252,7 +250,7 @@ def test_a_cache_folder_of_another_user_is_refused(
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_full_disk_is_said_before_lengths_are_written_to_it(
+def test_a_full_disk_is_reported_before_lengths_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are written through a mapping: a write that finds no room would end the process."""
@@ -270,7 +268,7 @@ def test_a_full_disk_is_said_before_lengths_are_written_to_it(
     assert os.stat(tmp_path / "shards" / "outline-1").st_blocks >= 2
 
 
-def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_path: Path) -> None:
+def test_the_recorded_cache_size_is_corrected_by_a_scan(corpus: Path, tmp_path: Path) -> None:
     """The number of bytes in the lock file is an upper bound: too high or gone does no harm."""
     limit = bound(corpus, 6.2)
     wanted = steps(config(corpus, tmp_path), number := whole_epochs(corpus, 2))
@@ -290,7 +288,7 @@ def test_what_is_known_of_the_cache_is_corrected_by_a_look(corpus: Path, tmp_pat
             assert known // 2 < cache_bytes(tmp_path) <= int(lock.read_bytes()) <= limit * GIB
 
 
-def test_a_cache_that_holds_all_that_is_wanted_costs_nothing(corpus: Path, tmp_path: Path) -> None:
+def test_a_cache_that_holds_everything_needs_no_threads(corpus: Path, tmp_path: Path) -> None:
     """The threads end when there is nothing to fetch, and when the loader is closed."""
 
     gc.collect()  # sources of earlier tests
@@ -313,7 +311,7 @@ def test_a_cache_that_holds_all_that_is_wanted_costs_nothing(corpus: Path, tmp_p
         assert len(files_of_shards(tmp_path / "shards")) <= fetch_ahead.THREADS
 
 
-def test_validation_does_not_end_what_is_fetched_for_training(corpus: Path, tmp_path: Path) -> None:
+def test_validation_does_not_stop_fetching_for_training(corpus: Path, tmp_path: Path) -> None:
     with serve(corpus) as store:
         source = open_source(config(store.url, tmp_path), 1)
         held_out = source.sibling("validation")
@@ -368,7 +366,7 @@ def test_kill_9_in_the_middle_of_a_fetch_leaves_nothing_wrong(
         assert not list((tmp_path / "shards").glob(".part-*"))
 
 
-def test_local_paths_do_not_import_the_drivers(corpus: Path) -> None:
+def test_local_paths_do_not_import_the_store_drivers(corpus: Path) -> None:
     code = (
         "import sys\n"
         "from bertds.config.recipe import DataConfig\n"

@@ -69,7 +69,7 @@ def test_the_encoding_of_a_book_is_detected(language: str, encoding: str) -> Non
     assert data.decode(detect(data)) == data.decode(encoding)
 
 
-def test_what_is_undecided_is_not_decoded() -> None:
+def test_a_book_of_undecided_encoding_is_not_decoded() -> None:
     assert detect(HEBREW) == ""  # it might as well be Cyrillic
     declared = b"Title: X\r\nCharacter set encoding: windows-1255\r\n\r\n" + HEBREW
     assert detect(declared) == "cp1255"

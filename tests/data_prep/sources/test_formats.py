@@ -104,7 +104,7 @@ NO_TEXT = {
 
 @pytest.mark.parametrize("what", NO_TEXT)
 @pytest.mark.parametrize("kind", ["text", "books", "jsonl", "wiki", "pubmed"])
-def test_what_is_no_text_is_refused_by_its_own_name(tmp_path: Path, what: str, kind: str) -> None:
+def test_a_format_that_is_not_text_is_refused_by_name(tmp_path: Path, what: str, kind: str) -> None:
     path = tmp_path / "t.txt"
     path.write_bytes(NO_TEXT[what]())
     with pytest.raises(DataError, match=rf"t\.txt: not text but {what}"):

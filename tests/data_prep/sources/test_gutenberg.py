@@ -26,7 +26,7 @@ FRAMES = {
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-def test_small_print_goes_wherever_it_is(tmp_path: Path, frame: str) -> None:
+def test_small_print_is_removed_wherever_it_is(tmp_path: Path, frame: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text(FRAMES[frame].format(story=STORY * 3, print=PRINT))
     (document,) = read("books", path)

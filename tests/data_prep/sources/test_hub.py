@@ -104,7 +104,7 @@ def test_other_formats_are_streamed(tmp_path: Path) -> None:
         find_hub(str(tmp_path), "dev", "body")
 
 
-def test_what_is_not_there_is_one_line_that_says_what_to_do(wikipedia: Path) -> None:
+def test_a_missing_dataset_is_one_line_with_the_remedy(wikipedia: Path) -> None:
     for given, message in (
         (str(wikipedia), r"20231101\.en.*20231101\.simple.*NAME:CONFIG"),
         (f"{wikipedia}:20231101.xx", r"20231101\.xx.*not found.*Available"),
@@ -157,7 +157,7 @@ def test_a_copy_without_its_card_and_the_same_text_as_parquet_give_the_same_shar
     assert source_entry["name"] == "hf:wikipedia:20231101.en" and source_entry["kind"] == "hf"
 
 
-def test_a_licence_that_cannot_be_looked_up_ends_nothing(
+def test_a_failed_look_up_of_a_licence_does_not_stop_the_run(
     wikipedia: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:

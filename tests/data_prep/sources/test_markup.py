@@ -69,7 +69,7 @@ def test_wikiextractors_files_under_jsonl(tmp_path: Path) -> None:
         read("jsonl", path)
 
 
-def test_comparisons_stay_in_abstracts(tmp_path: Path) -> None:
+def test_comparisons_are_kept_in_abstracts(tmp_path: Path) -> None:
     kept = [
         "Adults aged >or=65 with BMI <or=30 kg/m2 and p<or=0.05, HbA1c >or=7%.",
         "The count was CD4<CD8 but in controls it was CD8>CD4.",
@@ -82,7 +82,7 @@ def test_comparisons_stay_in_abstracts(tmp_path: Path) -> None:
     assert found == [*kept, "CUL-2LRR-1 in vivo αβ, p < 0.05"]
 
 
-def test_comparisons_stay_in_a_dump() -> None:
+def test_comparisons_are_kept_in_a_dump() -> None:
     kept = "The count was CD4<CD8 but in controls it was CD8>CD4, and it was <or= 5 as expected."
     assert clean_wikitext(kept) == kept
     tagged = "The <span id=x>count</span> was<ref>Smith</ref> high &amp; <u>so</u> it was expected."

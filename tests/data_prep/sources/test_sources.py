@@ -102,7 +102,7 @@ def test_extracted_files_in_any_wrapping(tmp_path: Path, pack, unit_bytes: int) 
     assert [d.dropped for d in documents] == ["", "empty", "bad_utf8"]
 
 
-def test_one_file_of_a_folder_speaks_for_the_others_but_they_are_checked(tmp_path: Path) -> None:
+def test_the_first_file_decides_the_reader_and_the_others_are_checked(tmp_path: Path) -> None:
     for name, text in (("a", DOC), ("b", DOC * 2), ("c", "no documents here")):
         (tmp_path / name).write_text(text)
     files = find_files("wiki", [str(tmp_path)], ())
@@ -210,7 +210,7 @@ def test_pubmed(tmp_path: Path, shared_data: Path) -> None:
         read("pubmed", broken)
 
 
-def test_missing_empty_and_fruitless_paths(tmp_path: Path) -> None:
+def test_missing_and_empty_paths_and_those_without_text(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file or folder"):
         find_files("books", [str(tmp_path / "nothing")], ())
     with pytest.raises(DataError, match=r"no \.txt.*in this folder"):
@@ -239,7 +239,7 @@ def test_a_truncated_compressed_text_is_refused(tmp_path: Path, pack) -> None:
         read("text", path, ("line",))
 
 
-def test_a_source_that_vanishes_is_named(tmp_path: Path) -> None:
+def test_a_source_that_disappears_is_named(tmp_path: Path) -> None:
     unit = Unit("text", "text", str(tmp_path / "gone.txt"), 0, 0, 10, 10, ("line",))
     with pytest.raises(DataError, match=r"gone\.txt: cannot be read"):
         list(READERS["text"](unit))

@@ -148,7 +148,9 @@ def test_a_damaged_bz2_is_refused(tmp_path: Path, made: SimpleNamespace) -> None
 @pytest.mark.parametrize(
     "data", [b"<html><body>404 Not Found</body></html>", b"\x7fELF" + bytes(100), b"just text\n"]
 )
-def test_what_is_no_dump_is_refused(tmp_path: Path, made: SimpleNamespace, data: bytes) -> None:
+def test_a_file_that_is_not_a_dump_is_refused(
+    tmp_path: Path, made: SimpleNamespace, data: bytes
+) -> None:
     path = tmp_path / "d.xml"
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"not a MediaWiki dump|not text but a program"):

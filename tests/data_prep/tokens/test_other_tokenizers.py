@@ -159,7 +159,7 @@ def test_sentences_of_mixed_scripts_join_as_in_their_text(tmp_path: Path) -> Non
     )
 
 
-def test_what_needs_wordpiece_says_so(folder: Path, tmp_path: Path) -> None:
+def test_options_that_need_wordpiece_are_refused(folder: Path, tmp_path: Path) -> None:
     for option in (["--instances", "64:10"], ["--tokeniser", "nanotoken"]):
         with pytest.raises(ConfigError, match=rf"{option[0]}.* requires a WordPiece vocabulary"):
             prepare(tmp_path, ENGLISH[0], folder, *option)
@@ -197,6 +197,6 @@ def test_ids_beyond_16_bits_and_gaps_are_kept(folder: Path, tmp_path: Path) -> N
     assert any(70_000 in document for document in documents(out))
 
 
-def test_pieces_for_display_mark_what_continues_a_word(folder: Path) -> None:
+def test_pieces_for_display_mark_the_continuation_of_a_word(folder: Path) -> None:
     pieces = JsonTokenizer(folder / "tokenizer.json").pieces()
     assert "the" in pieces and any(p.startswith("##") for p in pieces) and "," in pieces

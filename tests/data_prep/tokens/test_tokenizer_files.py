@@ -76,7 +76,7 @@ def test_the_usual_rules_leave_the_manifest_as_it_was(tmp_path: Path) -> None:
     assert not {"strip_accents", "chinese_characters", "tokenizer_model"} & set(value["settings"])
 
 
-def test_options_go_before_files_and_a_tokenizer_json_is_a_vocabulary(tmp_path: Path) -> None:
+def test_options_override_files_and_a_tokenizer_json_is_a_vocabulary(tmp_path: Path) -> None:
     folder = wordpiece_folder(tmp_path / "tok", "tokenizer.json", do_lower_case=True)
     out = prepare(tmp_path, GERMAN, folder / "tokenizer.json", "--keep-accents")
     tokens = read_vocabulary(out / "tokenizer" / "vocab.txt")
@@ -134,7 +134,9 @@ def other_rules(content: dict) -> None:
 
 
 @pytest.mark.parametrize("change", [None, added_tokens, other_tokens, other_rules])
-def test_of_two_files_that_differ_the_one_of_transformers_decides(tmp_path: Path, change) -> None:
+def test_if_two_files_differ_the_one_that_transformers_reads_decides(
+    tmp_path: Path, change
+) -> None:
     from transformers import AutoTokenizer
 
     folder = wordpiece_folder(tmp_path / "tok", "tokenizer.json", do_lower_case=True)

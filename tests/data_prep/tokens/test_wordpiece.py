@@ -76,7 +76,7 @@ def test_every_character_of_two_bytes_next_to_itself_and_letters(pair) -> None:
     check(pair, ["".join(every[i : i + 9]) for i in range(0, len(every), 9)])
 
 
-def test_words_of_european_scripts_need_no_slow_way(pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_words_of_european_scripts_use_the_fast_path(pair, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, _ = pair
     texts = ["Überraschungen Łódź œuvre", "ΟΔΥΣΣΕΥΣ", "Москва"]
     check(pair, texts)

@@ -237,16 +237,16 @@ def test_sections_are_listed_for_the_largest_wikipedias() -> None:
 @pytest.mark.parametrize(
     "switch", ["__NOTOC__", "__БЕЗ_ОГЛАВЛЕНИЯ__", "__目次非表示__", "__KEININHALTSVERZEICHNIS__"]
 )
-def test_switches_of_all_languages_vanish(switch: str) -> None:
+def test_switches_of_all_languages_are_removed(switch: str) -> None:
     assert clean_wikitext(f"{switch} Text of the page.{TAIL}") == f"Text of the page.{TAIL}"
 
 
-def test_what_looks_like_a_switch_is_text() -> None:
+def test_text_that_resembles_a_switch_is_kept() -> None:
     text = f"The method __init__ and the macro __FILE__ are known.{TAIL}"
     assert clean_wikitext(text) == text
 
 
-def test_the_table_holds_what_mediawiki_is_known_to_have() -> None:
+def test_the_table_contains_known_names_of_mediawiki() -> None:
     assert {"de", "zh-min-nan", "simple", "ltg", "nds-nl", "be-tarask"} <= language_codes()
     assert not {"csi", "re", "ufc", "sos", "xxx", "iso"} & language_codes()
     assert {"redirect", "weiterleitung", "перенаправление", "重定向", "転送"} <= foreign_redirects()

@@ -136,7 +136,7 @@ def test_nested_tables_and_references(wikitext: str, shown: str) -> None:
     assert clean_wikitext(wikitext + TAIL) == shown + TAIL
 
 
-def test_a_reference_that_is_not_closed_takes_no_later_paragraph_along() -> None:
+def test_an_unclosed_reference_does_not_remove_later_paragraphs() -> None:
     text = "One.<ref>a\n\nThe second paragraph has words.<ref>b</ref>\n\nThe third has them too."
     assert clean_wikitext(text).split("\n")[-1] == "The third has them too."
     assert "</ref" not in clean_wikitext(text)
@@ -151,7 +151,7 @@ def test_a_reference_that_is_not_closed_takes_no_later_paragraph_along() -> None
         "| a = b\n| c = d\n}}",
     ],
 )
-def test_rows_of_a_table_that_is_not_whole_are_no_text(table: str) -> None:
+def test_rows_of_an_incomplete_table_are_not_text(table: str) -> None:
     assert clean_wikitext(f"Before.{TAIL}\n{table}\n\nAfter.{TAIL}") == (
         f"Before.{TAIL}\nAfter.{TAIL}"
     )

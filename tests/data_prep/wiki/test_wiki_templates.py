@@ -204,7 +204,7 @@ def test_expressions_have_the_value_of_mediawikis_documentation(expression, valu
     assert expression_value(expression) == value
 
 
-def test_the_shipped_table_is_whole() -> None:
+def test_the_included_table_is_complete() -> None:
     table = yaml.load(SHIPPED.read_text("utf-8"), _Strict)
     dates, numbers, ranges = (table.pop(kind) for kind in ("dates", "numbers", "ranges"))
     words = {"to", "and", "or", "by", "through", "to about", ", and"}
@@ -242,7 +242,7 @@ dates:
 """
 
 
-def test_a_users_file_goes_first(tmp_path: Path) -> None:
+def test_a_users_file_takes_precedence(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(USERS)
     check_file(path)
@@ -365,7 +365,7 @@ def test_two_centuries_in_french(template: str, shown: str) -> None:
         ),
     ],
 )
-def test_what_is_not_closed_costs_no_words(text: str, shown: str) -> None:
+def test_an_unclosed_template_loses_no_words(text: str, shown: str) -> None:
     assert clean_wikitext(text) == shown
 
 

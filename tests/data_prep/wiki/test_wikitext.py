@@ -111,7 +111,7 @@ The legacy lives on until this very day, people say.
         "<math>",
     ],
 )
-def test_what_is_unbalanced_costs_its_line_at_most(broken: str) -> None:
+def test_unbalanced_markup_loses_at_most_its_line(broken: str) -> None:
     before = "This is the first paragraph of the article."
     after = "This is the last paragraph of the article."
     cleaned = clean_wikitext(f"{before}\n\n{broken}\n\n{after}").split("\n")
@@ -290,7 +290,7 @@ def test_line_breaks_are_inside_sentences_and_two_end_a_paragraph() -> None:
         ("Он на сайте «http://пример.рф/а», да.", "Он на сайте «, да."),
     ],
 )
-def test_bare_addresses_go_as_mediawiki_takes_them(text: str, left: str) -> None:
+def test_bare_addresses_are_removed_as_mediawiki_recognises_them(text: str, left: str) -> None:
     assert clean_wikitext(text + TAIL) == left + TAIL
 
 
