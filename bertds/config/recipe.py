@@ -57,12 +57,13 @@ class ModelConfig:
     local_attention: int = 128
     """modern: width of the attention window in local layers, in tokens; half on each side."""
     global_attn_every_n_layers: int = 3
-    """modern: every Nth layer, counted from the first, attends to the whole row; 1 = all layers."""
+    """modern: every Nth layer, starting with the first, attends to the whole row; 1 = all
+    layers."""
     global_rope_theta: float = 160_000.0
-    """modern: base of the rotary wavelengths in global layers. ModernBERT trains with 10000 for
-    sequences up to 1,024 tokens, then with 160000 up to 8,192."""
+    """modern: base (theta) of the rotary position embeddings in global layers. ModernBERT trains
+    with 10000 for sequences up to 1,024 tokens, then with 160000 up to 8,192."""
     local_rope_theta: float = 10_000.0
-    """modern: base of the rotary wavelengths in local layers."""
+    """modern: base (theta) of the rotary position embeddings in local layers."""
     initializer_range: float = 0.02
     """Standard deviation of the truncated normal distribution of the initial weights."""
     layer_norm_eps: float = 1e-12

@@ -45,7 +45,7 @@ class RunConfig:
     multiple of 16. Its speed has not been measured. Affects results slightly."""
     memory_limit_gib: float | None = None
     """Memory limit per process when train_micro_batch_size_per_gpu in the DeepSpeed JSON is "auto".
-    null = 85 % of the free memory of the GPU, or of this process's share of the machine's free
+    null = 85 % of the GPU's free memory or, on a CPU, of this process's share of the machine's free
     memory."""
     ignore_memory: bool = False
     """Train even if the memory forecast says that the run will not fit on this machine, or if the
@@ -102,8 +102,8 @@ class CheckpointConfig:
     keep_best: bool = False
     """Also save and keep the checkpoint with the lowest masked-LM loss on held-out text."""
     background: bool = False
-    """Copy the state and write it in a background thread while training continues. Takes the memory
-    of one extra copy. If a write fails, the run ends with an error at the next save."""
+    """Copy the state and write it in a background thread while training continues. Needs memory for
+    one extra copy of the state. If a write fails, the run ends with an error at the next save."""
     copy_to: str = ""
     """URL of a folder to which every checkpoint is uploaded in the background, manifest last. At
     start-up the run resumes from the newest intact checkpoint in the run folder or at this URL.

@@ -39,7 +39,8 @@ OFFLOAD_OPTIMIZER = {
     "pin_memory": FLAG,
     "buffer_count": WHOLE_OR_ZERO,
     "ratio": Refused(
-        "with less, part of the moments would not be saved in checkpoints", harmless=(1, 1.0)
+        "with a lower ratio, some of the moments would not be saved in checkpoints",
+        harmless=(1, 1.0),
     ),
     "nvme_path": Refused(
         "this option is part of NVMe offload; cpu is the only supported offload device"
@@ -160,7 +161,9 @@ FP16 = {
 
 _LOADER = Refused("batches come from bertds.data; see the recipe's data section")
 _CHECKPOINTS = Refused("checkpoints are configured in the recipe's checkpoint section")
-_TRACKERS = Refused("trackers are configured in the recipe: tracking.wandb, tracking.tensorboard")
+_TRACKERS = Refused(
+    "configure trackers in the recipe, with tracking.wandb and tracking.tensorboard"
+)
 _GONE = Refused("DeepSpeed has removed this option")
 _PARALLEL = Refused(
     "BERT is trained with data parallelism only; use ZeRO to partition what does not fit"
@@ -226,7 +229,7 @@ TOP: dict[str, Any] = {
     ),
     "managed_gradient_accumulation": Refused("the engine manages accumulation", (True,)),
     "scheduler": Refused("the learning-rate schedule is set in the recipe's schedule section"),
-    "activation_checkpointing": Refused("it is set in the recipe: model.activation_checkpointing"),
+    "activation_checkpointing": Refused("use model.activation_checkpointing in the recipe instead"),
     "data_efficiency": _LOADER,
     "curriculum_learning": _LOADER,
     "data_sampling": _LOADER,

@@ -34,7 +34,7 @@ _TEXTS = {
     "bf16": "Train with bfloat16 weights and float32 master weights (Ampere or newer GPUs).",
     "bf16.enabled": "Enable this section.",
     "bf16.immediate_grad_update": "Accumulate each gradient as soon as it is computed.",
-    "bfloat16": "An older name of the bf16 section.",
+    "bfloat16": "An older name for the bf16 section.",
     "bfloat16.enabled": "Enable this section.",
     "bfloat16.immediate_grad_update": "Accumulate each gradient as soon as it is computed.",
     "fp16": "Train with float16 weights, float32 master weights and a loss scale "

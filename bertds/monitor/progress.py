@@ -24,7 +24,7 @@ def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
     if "split" in values:
         parts = [f"{values['split']} at step {values['step']}: mlm loss {values['mlm_loss']:.4f}"]
         if values.get("unigram_entropy") is not None:
-            parts[0] += f" (word frequencies alone {values['unigram_entropy']:.4f})"
+            parts[0] += f" (baseline from word frequencies alone: {values['unigram_entropy']:.4f})"
     elif values["loss"] is None:
         return ["no finite loss"]
     else:

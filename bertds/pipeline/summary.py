@@ -64,7 +64,7 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
         "run",
         "row length",
         "MLM loss",
-        "unigram entropy",
+        "baseline:\nword frequencies",
         "MLM accuracy",
         "baseline:\nmost frequent token",
         *pairs,
@@ -119,7 +119,7 @@ def _print_prompts(console: Console, prompts: list[dict[str, str]]) -> None:
     table = Table(title=title, title_justify="left")
     for column in (
         "sentence",
-        "answer",
+        "correct answer",
         "before training",
         "after training",
         "baseline:\nmost frequent token",

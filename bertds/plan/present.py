@@ -55,8 +55,9 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
     gib = 2**30
     print(
         f"{plan.steps:,} steps of {batch.global_batch_size:,} rows = micro batch "
-        f"{batch.micro_batch_size} x {batch.gradient_accumulation_steps} accumulation x "
-        f"{batch.world_size} {plan.hardware.name}; ZeRO stage {plan.shape.stage}, "
+        f"{batch.micro_batch_size} x {batch.gradient_accumulation_steps} accumulation "
+        f"step{'' if batch.gradient_accumulation_steps == 1 else 's'} x {batch.world_size} "
+        f"{plan.hardware.name}; ZeRO stage {plan.shape.stage}, "
         f"{plan.shape.precision}, {plan.shape.optimizer}\n"
     )
     print(

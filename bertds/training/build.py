@@ -375,7 +375,7 @@ def announce(
 ) -> None:
     """Log what is about to be trained."""
     log.info(
-        "%s: %s of %d samples = micro batch %d x %d accumulation x %d process%s; "
+        "%s: %s of %d samples = micro batch %d x %d accumulation %s x %d process%s; "
         "sequence length %d; %s",
         f"resuming at step {state.step}" if state.step else "starting",
         f"{config.schedule.total_steps} steps"
@@ -384,6 +384,7 @@ def announce(
         plan.global_batch_size,
         plan.micro_batch_size,
         plan.gradient_accumulation_steps,
+        "step" if plan.gradient_accumulation_steps == 1 else "steps",
         plan.world_size,
         "" if plan.world_size == 1 else "es",
         config.data.sequence_length,

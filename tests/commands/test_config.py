@@ -30,7 +30,10 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("deepspeed.scheduler", ["Not supported: the learning-rate", "schedule section"]),
         ("bf16.check_grad_overflow", ["Must stay true: this check is what skips"]),
         ("zero_hpz_partition_size", ["Only 0 or 1 is supported: larger values change the layout"]),
-        ("offload_optimizer.ratio", ["Only 1 is supported: with less, part of the moments"]),
+        (
+            "offload_optimizer.ratio",
+            ["Only 1 is supported: with a lower ratio, some of the moments"],
+        ),
         ("legacy_stage1", ["Only false is supported: DeepSpeed has removed this option."]),
         (
             "elastic_checkpoint",
@@ -39,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("offload_param.device", ["Where to keep the data. One of none, cpu."]),
         ("torch_autocast.dtype", ["Data type of the computation: bfloat16 or bf16."]),
         ("batch_size", ["deepspeed.train_batch_size", "Global batch"]),
-        ("wandb", ["tracking.wandb", "deepspeed.wandb", "trackers are configured in the recipe"]),
+        ("wandb", ["tracking.wandb", "deepspeed.wandb", "configure trackers in the recipe"]),
         ("warmup_ratio", ["schedule.warmup_ratio"]),
     ],
 )

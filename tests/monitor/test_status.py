@@ -187,7 +187,7 @@ def test_no_number_without_its_baseline() -> None:
     from bertds.monitor.progress import describe
 
     text = describe(held_out(900))
-    assert "mlm loss 7.0200 (word frequencies alone 7.0000)" in text
+    assert "mlm loss 7.0200 (baseline from word frequencies alone: 7.0000)" in text
     assert "nsp accuracy 53.0% (majority label 52.0%)" in text
 
 

@@ -139,7 +139,7 @@ def test_the_verdict_agrees_with_the_scores() -> None:
     told = {**scores, "questions": {"capital": {"asked": 4, "right": 3, "answers": 2}}}
     text = " ".join(verdict(told, "run"))
     assert "1 of 1 answers are correct after training, compared with 0 before" in text
-    assert "75% of the 4 about a capital (guessing among 2 answers: 50%)" in text
+    assert "75% on the 4 about a capital (guessing among 2 answers: 50%)" in text
 
 
 def test_the_cost_of_a_real_run_is_that_of_the_planner() -> None:
