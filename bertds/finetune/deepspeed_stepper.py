@@ -1,8 +1,8 @@
 """Fine-tuning under DeepSpeed: the same engine, JSON and ZeRO stages as pre-training.
 
-Every rank sees the whole batch's rows and takes its part; the last, shorter batch of an epoch is
-spread as evenly as possible, and a rank that gets nothing computes a row whose loss counts as zero,
-so that all ranks stay in step.
+Every rank receives the rows of the whole batch and takes its part. The last, shorter batch of an
+epoch is distributed as evenly as possible. A rank without rows computes one row whose loss counts
+as zero, so that all ranks take part in the collective operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PREFIX = "model."
 
 
 class _Loss(NamedTuple):
-    """What the engine expects of a model: it has two losses, and fine-tuning one."""
+    """The output that the engine expects of a model: two losses, of which fine-tuning has one."""
 
     mlm_loss_sum: torch.Tensor
     nsp_loss_sum: torch.Tensor
@@ -39,7 +39,7 @@ class _Batch(dict):
 
 
 class _WithLoss(nn.Module):
-    """A transformers model whose loss is the sum over what is scored."""
+    """A transformers model whose loss is a sum over the scored terms, not their mean."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _WithLoss(nn.Module):
 
 
 def _scored(arguments: dict[str, torch.Tensor]) -> int:
-    """Return how many terms the model's mean loss has: labelled tokens, or rows."""
+    """Return the number of terms in the model's mean loss: labelled tokens, or rows."""
     labels = arguments.get("labels")
     if labels is not None and labels.dim() == 2:
         return int((labels != IGNORED).sum())
@@ -81,21 +81,24 @@ class DeepSpeedStepper:
         self.rank = self._engine.rank
         self.device = self._engine.device
         self.settings = replace(settings, batch_size=checked.train_batch_size)
-        """The JSON's batch size in place of the option's."""
+        """The settings with the batch size of the JSON."""
         self._seed, self._step = settings.seed, 0
 
     def step(self, examples: list[Example], learning_rate: float) -> float:
-        """Make one update from the whole world's batch; returns its mean loss."""
+        """Make one update from the batch of all ranks; returns its mean loss."""
         engine, plan = self._engine, self._plan
         parts = plan.world_size * plan.gradient_accumulation_steps
         count = _terms(examples)
         if not count:
             return 0.0  # nothing in this batch is labelled: the same on every rank
+        # Computed by a rank without labelled rows, with a scale of 0.
         filler = next(example for example in examples if _terms([example]))
         own = 0.0
         engine.set_learning_rate(learning_rate)
         for micro_step in range(plan.gradient_accumulation_steps):
             chunk = examples[self.rank * plan.gradient_accumulation_steps + micro_step :: parts]
+            # The engine averages over all parts; this scale turns the sums into a mean over the
+            # batch.
             scale = parts / count
             if not _terms(chunk):
                 chunk, scale = [filler], 0.0
@@ -105,6 +108,7 @@ class DeepSpeedStepper:
             own += float(output.mlm_loss_sum) if scale else 0.0
         applied = engine.step()
         self._step += 1
+        # While fp16 searches for its loss scale, skipped updates are normal.
         if not applied and not engine.searching_loss_scale():
             raise BertdsError(
                 f"fine-tuning: the gradient is not finite at learning rate {learning_rate:.3g}; "
@@ -117,7 +121,7 @@ class DeepSpeedStepper:
         return self._engine.eval_forward(_Batch(to_device(batch, self.device)))
 
     def full_weights(self) -> dict[str, torch.Tensor]:
-        """Return all weights in float32, whatever the ZeRO stage; every rank calls it."""
+        """Return all weights in float32 at any ZeRO stage; every rank must call it."""
         mine = [
             (piece.name, piece.start, piece.tensor.detach().to("cpu", torch.float32).clone())
             for piece in self._engine.pieces()

@@ -1,4 +1,4 @@
-"""Turns rows into tokens, batches into tensors, and fixes the order of batches."""
+"""Turns rows into tokens and batches into tensors, and decides the order of batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
-"""Label of a position that is not scored (transformers')."""
+"""Label of a position that is not scored (the value of transformers)."""
 BUCKET_BATCHES = 50
 """Number of batches that are shuffled together before they are sorted by length."""
 
@@ -25,7 +25,7 @@ Batching = Literal["length", "random"]
 
 @dataclass(slots=True)
 class Example:
-    """One row of tokens with what is to be learned from it."""
+    """One row of tokens with its targets."""
 
     input_ids: list[int]
     segment_ids: list[int]
@@ -43,7 +43,7 @@ def encode_texts(
     *,
     regression: bool = False,
 ) -> list[Example]:
-    """Encode texts or pairs; too long ones lose the tail of the longer text."""
+    """Encode texts or pairs; if too long, the longer text is truncated at its end."""
     if not rows:
         return []
     pairs = [row.pair or "" for row in rows] if rows[0].pair is not None else None
@@ -66,7 +66,7 @@ def encode_texts(
 
 @dataclass(slots=True)
 class WordPlaces:
-    """Where in the examples each word's first piece is, to read its tag from there."""
+    """The positions of the first piece of each word, where the tag of the word is predicted."""
 
     sentence: int
     places: list[tuple[int, int]]
@@ -74,18 +74,18 @@ class WordPlaces:
 
 
 def space_matters(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether a word has other tokens after a space: a byte-level BPE's "it" and " it"."""
+    """Return whether a word after a space has other tokens, as "it" and " it" in byte-level BPE."""
     apart = tokenizer(["a", "b"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
     together: list[int] = tokenizer("a b", add_special_tokens=False)["input_ids"]
     return bool(apart != together)
 
 
 def in_running_text(words: Sequence[str], spaces: bool) -> list[str]:
-    """Return words so that each has the tokens that it has within a text.
+    """Return the words in such a form that each has the tokens that it has within a text.
 
     Args:
-        words: of a sentence, or letters where the script sets no spaces.
-        spaces: see :func:`space_matters`.
+        words: words of a sentence, or letters in a script without spaces.
+        spaces: the result of :func:`space_matters`.
     """
     if not spaces:
         return list(words)
@@ -101,8 +101,11 @@ def encode_sentences(
     """Encode words; the first piece of a word carries its tag.
 
     A sentence longer than ``max_length`` becomes several examples, so that each of its words is
-    learned and predicted once. A word of which the tokenizer leaves nothing (control characters)
-    has no place; it is predicted as O.
+    learned and predicted once. A word for which the tokenizer returns nothing (control characters)
+    has no position; its prediction is O.
+
+    Returns:
+        The examples, and for each the positions of its words.
     """
     numbers = {label: number for number, label in enumerate(labels)}
     spaces = space_matters(tokenizer)
@@ -129,7 +132,7 @@ def encode_sentences(
             last[owner] = word
             first_pieces.append((word, position))
             if tags is not None:
-                # A type that training never saw is scored (as a miss), not learned.
+                # A type that is not in the training data is scored (as a miss) but not learned.
                 targets[position] = numbers.get(tags[word], IGNORED)
         examples.append(
             Example(
@@ -166,14 +169,14 @@ def _padded(rows: list[list[int]], longest: int, value: int) -> torch.Tensor:
 def epoch_batches(
     lengths: Sequence[int], batch_size: int, batching: Batching, generator: torch.Generator
 ) -> Iterator[list[int]]:
-    """Yield the batches of one epoch as lists of row numbers; each row once.
+    """Yield the batches of one epoch as lists of row numbers; each row occurs once.
 
     Args:
-        lengths: tokens of each row.
-        batch_size: rows a batch; the last may have fewer.
-        batching: ``random`` cuts one permutation; ``length`` sorts each stretch of
-            ``BUCKET_BATCHES`` batches of it by length, so that a batch has little padding, and
-            shuffles the batches.
+        lengths: number of tokens of each row.
+        batch_size: rows in a batch; the last batch may have fewer.
+        batching: ``random`` cuts one permutation. ``length`` sorts every ``BUCKET_BATCHES`` batches
+            of the permutation by length, so that a batch has little padding, and then shuffles the
+            batches.
         generator: draws one permutation of the rows (and for ``length`` one of the batches).
     """
     order = torch.randperm(len(lengths), generator=generator).tolist()

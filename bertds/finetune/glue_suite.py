@@ -13,15 +13,15 @@ from bertds.system.atomic_files import write_json
 
 MNLI_FIRST = ("rte", "mrpc", "stsb")
 """Small tasks that the papers (RoBERTa, MosaicBERT) start from the MNLI model."""
-# MNLI comes first, so that the three can start from it.
+# MNLI comes first, so that these tasks can start from its model.
 ORDER = ("mnli", *(name for name in GLUE if name != "mnli"))
 
 
 def present_tasks(data: str) -> list[str]:
-    """Return the GLUE tasks whose folders are there (all of them for the hub).
+    """Return the GLUE tasks whose folders exist (all tasks for a dataset of the Hub).
 
     Raises:
-        DataError: none is.
+        DataError: there is no such folder.
     """
     root = Path(data)
     if not root.is_dir():
@@ -50,6 +50,7 @@ def run_suite(
         results[name] = run_one(name, out / name)
         if not is_main:
             continue
+        # The leaderboard wants the test predictions of all tasks in one folder.
         submission = out / "submission"
         submission.mkdir(parents=True, exist_ok=True)
         for path in sorted((out / name / "predictions").glob("*.tsv")):
@@ -67,14 +68,14 @@ def glue_score(result: dict[str, Any]) -> float:
         for split, metrics in result["scores"].items()
         if split.startswith(("dev", "validation"))
         for name in TASKS[result["task"]].metrics
-        # CoLA is scored by Matthews alone.
+        # The leaderboard scores CoLA by Matthews alone.
         if name in metrics and not (result["task"] == "cola" and name != "matthews")
     ]
     return sum(values) / len(values)
 
 
 def average(results: dict[str, Any]) -> float | None:
-    """Return the leaderboard's average, without WNLI; None if a task is missing."""
+    """Return the average as on the leaderboard, without WNLI; None if a task is missing."""
     counted = [name for name in GLUE if name != "wnli"]
     if any(name not in results for name in counted):
         return None
@@ -82,7 +83,7 @@ def average(results: dict[str, Any]) -> float | None:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return the table: a line per task, the average, and which tasks are missing."""
+    """Return the table: one line per metric, the average, and the missing tasks."""
     lines = [f"{'task':<20} {'metric':<12} {'dev':>7} {'+-':>6}  rate     published base / large"]
     for name, result in results.items():
         for split, metrics in result["scores"].items():

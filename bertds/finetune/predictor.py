@@ -1,4 +1,4 @@
-"""Use a model: fill masks, classify, tag, answer questions, embed; from a file or standard input.
+"""Applies a model: fills masks, classifies, tags, answers questions, embeds.
 
 ```text
 bertds predict --task fill-mask --model M <<< "the capital of france is [MASK] ."
@@ -41,7 +41,7 @@ Forward = Callable[[dict[str, torch.Tensor]], Any]
 
 
 class Predictor:
-    """A model with its tokenizer, and one method for each thing it can be asked."""
+    """A model with its tokenizer, and one method for each kind of prediction."""
 
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         kind = {"embeddings": "encoder"}.get(args.task, args.task)
@@ -59,15 +59,16 @@ class Predictor:
         positions = int(self.model.config.max_position_embeddings)
         if args.max_length > positions:
             log.info("texts are truncated to %d tokens, the maximum of the model", positions)
+        # SQuAD's usual length; longer windows would only take more memory.
         usual = min(positions, get_task("squad").max_length) if args.task == "qa" else positions
         self.max_length = min(args.max_length or usual, positions)
 
     @staticmethod
     def _check_head(folder: Path, task: str) -> None:
-        """Refuse a model without the head: transformers would make a random one.
+        """Refuse a model without the head, since transformers would add a random one.
 
         Raises:
-            ConfigError: the folder's architecture has another head.
+            ConfigError: the architecture of the folder has another head.
         """
         wanted = {
             "text-classification": "SequenceClassification",
@@ -108,7 +109,7 @@ class Predictor:
         return answers
 
     def fill(self, rows: list[TextRow]) -> list[dict[str, Any]]:
-        """Return the likeliest words of every mask; an ``error`` for a text without a mask."""
+        """Return the most probable words for every mask; an ``error`` for a text without a mask."""
         mask, mask_id = self.tokenizer.mask_token, self.tokenizer.mask_token_id
         answers: list[dict[str, Any]] = []
         examples = self._encode(rows)
@@ -131,10 +132,11 @@ class Predictor:
         return answers
 
     def tag(self, sentences: list[Sentence]) -> list[dict[str, Any]]:
-        """Return words and tags per sentence."""
+        """Return words and tags for each sentence."""
         id2label = self.model.config.id2label
         labels = [id2label[number] for number in range(len(id2label))]
         tags = [["O"] * len(sentence.words) for sentence in sentences]
+        # Blank lines have no words; they keep their place in the output.
         full = [n for n, sentence in enumerate(sentences) if sentence.words]
         examples, places = encode_sentences(
             self.tokenizer, [sentences[n] for n in full], labels, self.max_length
@@ -145,7 +147,7 @@ class Predictor:
         return [{"words": s.words, "tags": t} for s, t in zip(sentences, tags)]
 
     def answer(self, questions: list[Question], *, v2: bool) -> dict[str, str]:
-        """Return an answer per question id."""
+        """Return question id -> answer."""
         examples, windows = encode_questions(
             self.tokenizer, questions, self.max_length, train=False
         )
@@ -161,6 +163,8 @@ class Predictor:
         """
         examples = self._encode(rows)
         vectors = np.zeros((len(rows), self.model.config.hidden_size), np.float32)
+        # Rows of similar length share a batch, which saves padding; the order is restored by
+        # number.
         order = sorted(range(len(rows)), key=lambda row: len(examples[row]))
         for begin in range(0, len(order), self.batch_size):
             part = order[begin : begin + self.batch_size]
@@ -180,7 +184,7 @@ class Predictor:
 
 
 def write_vectors(path: Path, rows: list[TextRow], vectors: np.ndarray) -> None:
-    """Write vectors as .npy (the matrix alone) or Parquet (columns id and embedding)."""
+    """Write vectors as .npy (only the matrix) or Parquet (columns id and embedding)."""
     with atomic_path(path) as temporary:
         if path.suffix == ".npy":
             with open(temporary, "wb") as file:

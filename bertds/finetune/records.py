@@ -1,8 +1,8 @@
-"""What task files are read into, and how their malformed rows are counted or refused.
+"""The records that task files are read into, and the handling of malformed rows.
 
-A reader never shifts or guesses: a row that does not fit is named by file and line. In training
-data such rows are left out and counted, as long as they are few; in data that is scored or
-predicted they are refused, because a missing row would move every prediction after it.
+A reader never shifts or guesses: a malformed row is reported by file and line. In training data a
+few such rows are dropped and counted. In data that is scored or predicted they are refused, because
+a missing row would shift every prediction after it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from bertds.errors import DataError
 from bertds.system.logs import log
 
 MAX_UNPACK_RATIO, FREE_BYTES = 100, 16 << 20
-"""What a gzip file may unpack to: this many times its size, and what any short one may."""
+"""Bound on the unpacked size of a gzip file: this multiple of its size, plus an allowance."""
 MOST_BAD_SHARE = 0.01
-"""More malformed rows than this, and the file is of another format."""
+"""A file with a larger share of malformed rows is assumed to be of another format."""
 _SHOWN = 5
 BYTE_ORDER_MARK = "\ufeff"
 _WIDE_MARKS = {
@@ -34,10 +34,10 @@ _WIDE_MARKS = {
 
 @dataclass(slots=True)
 class TextRow:
-    """One text or pair of texts to classify, or to give a score."""
+    """One text or pair of texts, to be classified or scored."""
 
     id: str
-    """The ``index`` column, or the row's number from 0 where there is none."""
+    """The ``index`` column, or the row number from 0 if there is none."""
     text: str
     pair: str | None
     label: int | float | None
@@ -55,12 +55,12 @@ class Sentence:
     line: int
     """Line of the first word."""
     after_document_start: bool = False
-    """Whether a ``-DOCSTART-`` line is before it."""
+    """Whether a ``-DOCSTART-`` line precedes it."""
 
 
 @dataclass(slots=True)
 class Question:
-    """One question on one paragraph."""
+    """One question about one paragraph."""
 
     id: str
     question: str
@@ -76,27 +76,27 @@ class BadRows:
 
     file: Path | str
     tolerated: bool
-    """True for training data: counted and left out. False: the first one is refused."""
+    """True for training data: bad rows are counted and dropped. False: the first one is refused."""
     what: str = "line"
     kept: bool = False
     """Whether such rows are counted but used anyway."""
     rows: list[tuple[int | str, str]] = field(default_factory=list)
 
     def add(self, place: int | str, reason: str) -> None:
-        """Count one row.
+        """Count one malformed row.
 
         Raises:
-            DataError: this file may have none.
+            DataError: this file must not have any.
         """
         if not self.tolerated:
             raise DataError(f"{self.file}, {self.what} {place}: {reason}")
         self.rows.append((place, reason))
 
     def finish(self, good: int) -> None:
-        """Report what was left out, once the whole file is read.
+        """Report the malformed rows after the whole file was read.
 
         Raises:
-            DataError: nothing usable is left, or too much was left out.
+            DataError: no usable row is left, or too many are malformed.
         """
         total = good if self.kept else good + len(self.rows)
         if not self.rows:
@@ -104,6 +104,7 @@ class BadRows:
                 raise DataError(f"{self.file}: no rows")
             return
         place, reason = self.rows[0]
+        # One bad row is always tolerated, even in a small file.
         if len(self.rows) > max(1.0, MOST_BAD_SHARE * total):
             raise DataError(
                 f"{self.file}: {len(self.rows)} of {total} rows are malformed, the first at "
@@ -117,7 +118,7 @@ class BadRows:
         )
 
     def summary(self) -> list[str]:
-        """Return one line per row that was left out."""
+        """Return one line for each malformed row."""
         return [f"{self.file}, {self.what} {place}: {reason}" for place, reason in self.rows]
 
 
@@ -125,7 +126,7 @@ def open_bytes(path: Path) -> IO[bytes]:
     """Open a plain or gzip file.
 
     Raises:
-        DataError: it is not there.
+        DataError: the file cannot be opened.
     """
     try:
         return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore
@@ -134,10 +135,10 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text without a byte order mark.
+    """Return the text of a file without its byte order mark.
 
     Raises:
-        DataError: it cannot be read, or is not UTF-8 (the line is named).
+        DataError: the file cannot be read, unpacks to too much, or is not UTF-8 (names the line).
     """
     try:
         size = path.stat().st_size
@@ -167,7 +168,7 @@ def read_text(path: Path) -> str:
 def lines_of(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line number from 1, line without its end).
 
-    Only a line feed ends a line: the text itself holds characters (U+0085, U+2028, ...) at which
+    Only a line feed ends a line: texts contain characters (U+0085, U+2028, ...) at which
     ``str.splitlines`` would cut a row in two.
     """
     text = read_text(path)
@@ -179,7 +180,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def find_file(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the first of ``names`` that is in ``folder``, as it is or gzipped."""
+    """Return the first of ``names`` that exists in ``folder``, plain or gzipped; None if none."""
     for name in names:
         for candidate in (folder / name, folder / f"{name}.gz"):
             if candidate.is_file():

@@ -1,6 +1,6 @@
-"""Takes a random sample of a split: the only place where rows are left out on request.
+"""Takes a random sample of a split: the only place where rows are dropped on request.
 
-Task files are often sorted, by label or by source, so their first rows are no sample of them.
+Task files are often sorted by label or source, so that their first rows are not representative.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from bertds.finetune.task_data import DataOptions, Rows
 from bertds.finetune.tasks import Task
 
 SEED = 42
-"""Of the sample. Not that of training: all trials of a task see the same rows."""
+"""Seed of the sample. It differs from that of training: all trials of a task use the same rows."""
 
 
 def limit_of(options: DataOptions, split: str) -> int:
-    """Return how many rows of a split are wanted; 0 = all."""
+    """Return the requested number of rows of a split; 0 = all."""
     limits = {"train": options.max_train_rows, "dev": options.max_dev_rows}
     return limits.get(split, options.max_test_rows)
 
 
 def sample_places(count: int, limit: int) -> list[int]:
-    """Return which of ``count`` rows per sample holds, in their order in the file.
+    """Return the row numbers of a sample, in their order in the file.
 
     Args:
         count: number of rows.
-        limit: number of rows wanted; 0 = all.
+        limit: size of the sample; 0 = all rows.
     """
     if not limit or limit >= count:
         return list(range(count))

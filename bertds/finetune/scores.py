@@ -1,4 +1,4 @@
-"""The papers' metrics. All are fractions between 0 and 1 (correlations: -1 and 1)."""
+"""The metrics of the papers. All are fractions from 0 to 1 (correlations: from -1 to 1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-# What one metric prints: GLUE and the papers write percent.
+# Factor of printed metrics: GLUE and the papers use percent.
 PERCENT = 100.0
 
 
@@ -27,7 +27,7 @@ def classification_scores(
 
 
 def regression_scores(gold: Sequence[float], predicted: Sequence[float]) -> dict[str, float]:
-    """Return the ``pearson`` and ``spearman`` correlations; 0 where one side is constant."""
+    """Return the ``pearson`` and ``spearman`` correlations; 0 if one side is constant."""
     from scipy.stats import pearsonr, spearmanr
 
     if len(gold) < 2 or np.ptp(gold) == 0.0 or np.ptp(predicted) == 0.0:
@@ -45,7 +45,7 @@ def entity_scores(gold: list[list[str]], predicted: list[list[str]]) -> dict[str
     from seqeval.metrics import f1_score, precision_score, recall_score
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no entity predicted: F1 is 0, and that is said
+        warnings.simplefilter("ignore")  # without predicted entities F1 is 0, as reported
         return {
             "f1": float(f1_score(gold, predicted)),
             "precision": float(precision_score(gold, predicted)),
@@ -66,6 +66,6 @@ def entity_scores_by_type(gold: list[list[str]], predicted: list[list[str]]) -> 
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample standard deviation (0 of one value)."""
+    """Return mean and sample standard deviation (0 for a single value)."""
     numbers = np.asarray(values, dtype=np.float64)
     return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0

@@ -1,8 +1,8 @@
 """SQuAD's exact match and F1, by the rules of the official evaluation scripts.
 
-The rules: answers are lower-cased, punctuation and the articles a, an, the are removed, white
-space is collapsed; a question's score is the best over its answers. In version 2.0 an
-unanswerable question has the one answer "" and scores 1 if "" is predicted.
+Answers are lower-cased, punctuation and the articles a, an, the are removed, and white space is
+collapsed. The score of a question is the best over its answers. In version 2.0 an unanswerable
+question has the single answer "" and scores 1 if "" is predicted.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """Return the text that is compared."""
+    """Return the normalised form of a text, which is compared."""
     text = text.lower().translate(_PUNCTUATION)
     return " ".join(_ARTICLES.sub(" ", text).split())
 
 
 def exact_match(gold: str, predicted: str) -> float:
-    """Return 1.0 if both are equal after normalisation."""
+    """Return 1.0 if both texts are equal after normalisation, else 0.0."""
     return float(normalize_answer(gold) == normalize_answer(predicted))
 
 
 def token_f1(gold: str, predicted: str, *, v2: bool = False) -> float:
-    """Return the harmonic mean of precision and recall over words."""
+    """Return the harmonic mean of precision and recall over the words of two texts."""
     gold_words = normalize_answer(gold).split()
     words = normalize_answer(predicted).split()
     if v2 and (not gold_words or not words):
-        return float(gold_words == words)  # no answer is right only against no answer
+        return float(gold_words == words)  # "no answer" is right only if there is no answer
     shared = sum((Counter(gold_words) & Counter(words)).values())
     if shared == 0:
         return 0.0
@@ -43,7 +43,7 @@ def token_f1(gold: str, predicted: str, *, v2: bool = False) -> float:
 
 
 def gold_texts(question: Question, *, v2: bool) -> list[str]:
-    """Return the answers that count."""
+    """Return the gold answers that count in the official script."""
     texts = [text for text, _ in question.answers]
     if not v2:
         return texts
@@ -67,14 +67,15 @@ def squad_scores(
     v2: bool = False,
     null_odds: Mapping[str, float] | None = None,
 ) -> dict[str, float]:
-    """Score predictions; a question without one scores 0, as officially.
+    """Score predictions; a question without a prediction scores 0, as in the official script.
 
     Args:
-        questions: with their answers.
+        questions: the questions with their answers.
         predictions: id -> text.
-        v2: version 2.0 rules.
-        null_odds: id -> score of "no answer" less that of the best answer; gives the best scores
-            over all thresholds, as the official script does with ``--na-prob-file``.
+        v2: whether to apply the rules of version 2.0.
+        null_odds: id -> score of "no answer" minus that of the best answer. With it the result
+            contains the best scores over all thresholds, like the official script's
+            ``--na-prob-file``.
 
     Returns:
         ``exact_match``, ``f1``, ``total``, ``missing``; for version 2.0 also ``has_answer_*`` and
@@ -114,14 +115,15 @@ def best_threshold(
     scores: Mapping[str, float],
     null_odds: Mapping[str, float],
 ) -> tuple[float, float]:
-    """Return the best mean score over thresholds of "no answer", and that threshold.
+    """Return the best mean score over all thresholds of "no answer", and that threshold.
 
-    ``predictions`` must be the best non-empty answers for this to say anything; a question whose
-    odds are above the threshold counts as answered by "".
+    ``predictions`` must be the best non-empty answers. A question whose odds are above the
+    threshold counts as answered by "".
     """
     ids = [i for i in scores if i in null_odds]
-    current = float(sum(i not in answered for i in scores))  # all answered by ""
+    current = float(sum(i not in answered for i in scores))  # every question answered by ""
     best, threshold = current, 0.0
+    # The threshold rises past one question at a time, whose own answer then replaces "".
     for i in sorted(ids, key=lambda i: null_odds[i]):
         if i in answered:
             change = scores[i]

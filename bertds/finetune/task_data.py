@@ -11,10 +11,10 @@ Rows = list[TextRow] | list[Sentence] | list[Question]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataOptions:
-    """Where the data is located and how much of it to take."""
+    """Location of the data, and the number of rows to use."""
 
     data: str
-    """A folder, or a data set of the Hugging Face hub."""
+    """A folder, or a dataset of the Hugging Face Hub."""
     train_file: str = ""
     dev_file: str = ""
     test_file: str = ""
@@ -26,12 +26,12 @@ class DataOptions:
     max_dev_rows: int = 0
     max_test_rows: int = 0
     no_test: bool = False
-    """Whether test files are left alone."""
+    """Whether test files are ignored."""
 
 
 @dataclass(slots=True)
 class Split:
-    """One file's rows."""
+    """The rows of one file."""
 
     name: str
     """dev, dev_mismatched, test, ...: the key of its scores."""
@@ -41,12 +41,12 @@ class Split:
 
 @dataclass(slots=True)
 class TaskData:
-    """All that a task trains on, is scored on and predicts."""
+    """All data of a task: for training, scoring and prediction."""
 
     train: Split
     dev: list[Split]
     test: list[Split]
     labels: tuple[str, ...]
     left_out: list[str] = field(default_factory=list)
-    """One line per malformed training row, and per entity type never seen in training."""
+    """One line for each malformed training row, and each entity type that is not in training."""
     sources: dict[str, str] = field(default_factory=dict)

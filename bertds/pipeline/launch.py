@@ -30,7 +30,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 
 def explain_stop(code: int) -> None:
-    """Say how to continue, if training ended with ``EXIT_RUN_AGAIN``."""
+    """Print how to continue, if training ended with ``EXIT_RUN_AGAIN``."""
     if code == EXIT_RUN_AGAIN:
         print(
             "stopped with everything saved; run the same command again to resume", file=sys.stderr
@@ -38,12 +38,12 @@ def explain_stop(code: int) -> None:
 
 
 def train(phase: Phase, processes: int, overrides: list[str]) -> int:
-    """Train one phase, unless that is done, and wait for its end.
+    """Train one phase and wait for its end, unless it is already complete.
 
     Args:
-        phase: what is trained.
-        processes: number of ranks; 0 = the GPUs of this machine, or 1.
-        overrides: KEY=VALUE of the recipe, which win over the phase's own.
+        phase: the phase to train.
+        processes: number of ranks; 0 = the number of GPUs of this machine, or 1.
+        overrides: KEY=VALUE of the recipe, which override the phase's own values.
 
     Returns:
         The exit code of training.

@@ -1,14 +1,13 @@
-"""BLiMP: which of two sentences that differ in one point of grammar does a model find likelier?
+"""BLiMP: does a model prefer the correct one of two sentences that differ in one point of grammar?
 
-    pairs --tokenizer--> sentences --one masked copy per token--> passes --> sums --> accuracies
+    pairs --tokenizer--> sentences --one masked copy per token--> passes --sums--> accuracies
 
-Warstadt et al. 2020 (arXiv:1912.00582): 67 paradigms of 1,000 pairs. A masked language model scores
-a sentence by its pseudo-log-likelihood (Salazar et al. 2020, arXiv:1910.14659): each token in turn
-is masked, and the log-probabilities of the true tokens are summed. A pair counts as right only if
-the good sentence's sum is higher; a tie is wrong.
+The set has 67 paradigms of 1,000 pairs (Warstadt et al. 2020, arXiv:1912.00582). A masked language
+model scores a sentence by its pseudo-log-likelihood (Salazar et al. 2020, arXiv:1910.14659): each
+token in turn is masked, and the log-probabilities of the true tokens are summed. A pair counts as
+right only if the sum of the good sentence is higher; a tie is wrong.
 
-All masked copies of a sentence, and of many sentences of like length, make one forward pass of a
-flat row, so there is no padding.
+The masked copies of many sentences of similar length form one forward pass without padding.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ if TYPE_CHECKING:
     from bertds.model.build import PreTrainingModel
 
 TOKENS_PER_PASS = 16_384
-"""Most tokens of one forward pass, all masked copies counted."""
+"""Maximum number of tokens in one forward pass, all masked copies counted."""
 LOGITS_BYTES = 1 << 28
-"""Most bytes of float32 logits of one forward pass."""
+"""Maximum size of the float32 logits of one forward pass."""
 FILE = "blimp.json"
-"""Where a run folder keeps its scores, for the report and the model card."""
+"""File of the scores in a run folder, for the report and the model card."""
 PARADIGMS = 67
-"""Files of the official set."""
+"""Number of files in the official set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Pair:
     good: str
     bad: str
     paradigm: str
-    """UID: the file's name."""
+    """The UID, which is the name of the file."""
     field: str
     """morphology, syntax, semantics or syntax_semantics."""
     term: str
@@ -54,14 +53,14 @@ class Pair:
 
 
 def read_pairs(folder: Path | str, limit: int = 0) -> list[Pair]:
-    """Read the pairs of all ``*.jsonl`` of a folder (or of its ``data/``), file by file.
+    """Read the pairs of all ``*.jsonl`` files of a folder (or of its ``data/``), file by file.
 
     Args:
-        folder: the official files, or others of their form.
-        limit: take that many of each file, from its beginning; 0 = all.
+        folder: the official files, or others of the same form.
+        limit: maximum number of pairs from each file, from its beginning; 0 = all.
 
     Raises:
-        DataError: no file there, or a line is not a pair; names file, line and key.
+        DataError: there is no file, or a line is not a pair (names file, line and key).
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.jsonl")) or sorted((folder / "data").glob("*.jsonl"))
@@ -117,17 +116,18 @@ def pseudo_log_likelihoods(
     *,
     device: torch.device | str = "cpu",
 ) -> list[float]:
-    """Return each text's sum of the log-probabilities of its tokens, each masked in turn.
+    """Return for each text the sum of the log-probabilities of its tokens, each masked in turn.
 
     Args:
-        model: of ``build_model``, in evaluation mode, on ``device``.
-        tokenizer: transformers' tokenizer of the model.
-        texts: any number. Those with the same tokens are computed once, so that they tie exactly.
-        device: where the passes run.
+        model: a model of ``build_model``, in evaluation mode, on ``device``.
+        tokenizer: the model's tokenizer (transformers).
+        texts: any number of texts. Texts with the same tokens are computed once, so that they tie
+            exactly.
+        device: the device of the forward passes.
 
     Raises:
-        DataError: a text has more tokens than the model can read, or none; the tokenizer has no
-            mask token; or the model's outputs are not finite.
+        DataError: a text has no tokens, or more than the model can read; the tokenizer has no mask
+            token; or the model's outputs are not finite.
     """
     if tokenizer.mask_token_id is None:
         raise DataError("the tokenizer of the model has no mask token, so nothing can be masked")
@@ -137,6 +137,7 @@ def pseudo_log_likelihoods(
     for sentence in encoded.values():
         if numbers.setdefault(tuple(sentence.ids), len(sentences)) == len(sentences):
             sentences.append(sentence)
+    # Copies of similar length share a pass; the sums are taken in float64.
     order = sorted(range(len(sentences)), key=lambda n: len(sentences[n].ids))
     sums = torch.zeros(len(sentences), dtype=torch.float64)
     copies = [(n, position) for n in order for position in sentences[n].scored]
@@ -145,7 +146,7 @@ def pseudo_log_likelihoods(
         for chunk in _passes(copies, sentences, model.vocab_size):
             scores = score_sentences(model, chunk, sentences, mask_id, device)
             sums.index_add_(0, torch.tensor([n for n, _ in chunk]), scores)
-    if not bool(sums.isfinite().all()):  # NaN is never higher: this would score 0 %
+    if not bool(sums.isfinite().all()):  # NaN is never higher, so damaged weights would score 0 %
         raise DataError("the outputs of the model are not finite; its weights are damaged")
     return [float(sums[numbers[tuple(encoded[text].ids)]]) for text in texts]
 
@@ -167,7 +168,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str, config: ModelConfig) 
 def _passes(
     copies: Sequence[tuple[int, int]], sentences: Sequence[_Sentence], vocab_size: int
 ) -> Iterator[Sequence[tuple[int, int]]]:
-    """Cut the masked copies, which are sorted by length, into forward passes."""
+    """Split the masked copies, which are sorted by length, into forward passes."""
     most = max(1, LOGITS_BYTES // (4 * vocab_size))
     begin = tokens = 0
     for end, (number, _) in enumerate(copies):
@@ -218,8 +219,8 @@ def evaluate_blimp(
 
     Returns:
         ``overall``, ``fields``, ``terms`` and ``paradigms`` in percent, and the number of
-        ``pairs``. A field's score, a term's and the overall one are means over paradigms, as the
-        paper's; with all pairs that is also the mean over pairs.
+        ``pairs``. The scores of a field, of a term and overall are means over paradigms, as in the
+        paper. With all pairs this equals the mean over pairs.
     """
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
     sums = pseudo_log_likelihoods(model, tokenizer, texts, device=device)

@@ -1,4 +1,4 @@
-"""Writes a model as Hugging Face or as NVIDIA DeepLearningExamples has it."""
+"""Writes a model in the format of Hugging Face or of NVIDIA DeepLearningExamples (DLE)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from bertds.system.atomic_files import write_json
 def convert(
     trained: PretrainedModel, to: str, out: Path, *, cased: bool = False, overwrite: bool = False
 ) -> Path:
-    """Write an opened model. The folder appears whole or not at all.
+    """Write an opened model. The folder becomes visible only when it is complete.
 
     Args:
-        trained: of :func:`opened`.
+        trained: a model of :func:`opened`.
         to: hf or dle.
         out: must be absent or empty, or with ``overwrite`` an earlier conversion.
-        cased: whether the vocabulary is cased, where nothing next to it says so.
+        cased: whether the vocabulary is cased, if no file next to it states that.
         overwrite: replace an earlier conversion.
 
     Raises:
-        ConfigError: ``out`` holds something.
-        CheckpointError: a Hugging Face folder needs a vocabulary and there is none.
+        ConfigError: ``out`` is not empty.
+        CheckpointError: a Hugging Face folder needs a vocabulary, but there is none; or DLE cannot
+            use the tokenizer.
     """
     if to == "hf" and trained.tokenizer_folder is None:
         raise CheckpointError(f"{trained.origin}: vocab.txt is missing; give --vocab FILE")
@@ -52,7 +53,7 @@ def _write_hf(trained: PretrainedModel, folder: Path, cased: bool) -> None:
 
 def _write_dle(trained: PretrainedModel, folder: Path) -> None:
     config = hf_config.config_to_transformers(trained.config, trained.vocab_size)
-    # DLE computes the tanh form whatever the word says; it knows only this one.
+    # DLE computes the tanh form whatever the value is, and accepts only this value.
     config["hidden_act"] = "gelu"
     for key in ("architectures", "pad_token_id", "tie_word_embeddings", "model_type"):
         config.pop(key)

@@ -1,4 +1,4 @@
-"""Scores of a model on held-out text."""
+"""Scores a model on held-out text."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ def evaluate(
     """Score a model on one split.
 
     Returns:
-        ``loss, mlm_loss, mlm_accuracy``, with the head ``nsp_loss, nsp_accuracy``, the counts
-        ``masked`` and ``rows``. Where the data are token shards also ``unigram_entropy`` of the
-        same split in nats, what a model that knows only word frequencies would score at best;
-        ``mlm_majority``, the accuracy of always giving the most frequent token;
-        ``tokens_per_word`` and ``mlm_loss_per_word``, which vocabularies can be compared by.
+        ``loss, mlm_loss, mlm_accuracy``, with the next-sentence head ``nsp_loss, nsp_accuracy``,
+        and the counts ``masked`` and ``rows``. For token shards also: ``unigram_entropy`` of the
+        split in nats, which is the best loss of a model that knows only word frequencies;
+        ``mlm_majority``, the accuracy of always predicting the most frequent token;
+        ``tokens_per_word`` and ``mlm_loss_per_word``, which can be compared across vocabularies.
 
     Raises:
-        DataError: the split is missing, or its vocabulary is not the model's.
+        DataError: the split is missing, or its vocabulary is not that of the model.
     """
+    # The seed of the run gives the same masks as the validation during training.
     seed = trained.manifest.get("recipe", {}).get("run", {}).get("seed", 42)
     source = open_source(data, seed, split=split)
     _check_vocabulary(trained, source)
@@ -71,7 +72,7 @@ def evaluate(
 
 
 def _check_tables(model: ModelConfig, data: DataConfig) -> None:
-    """Make sure that each position and segment of a row has an embedding."""
+    """Check that each position and segment of a row has an embedding."""
     if model.style != "bert":  # the others have neither table
         return
     if data.sequence_length > model.max_position_embeddings:
@@ -85,17 +86,17 @@ def _check_tables(model: ModelConfig, data: DataConfig) -> None:
 
 
 def _tokens_per_word(source: Source, counts: np.ndarray) -> float:
-    """Return the same of a corpus, or 0 where its tokenizer's files are not known."""
+    """Return the tokens per word of a corpus, or 0 if its tokenizer's files are not known."""
     if not source.tokenizer.is_wordpiece:
         return float(counts.sum() / max(1, source.word_count()))
     return tokens_per_word(counts, source.tokenizer.vocabulary()) if source.tokenizer.files else 0.0
 
 
 def tokens_per_word(counts: np.ndarray, pieces: list[str]) -> float:
-    """Return into how many pieces a vocabulary cuts a word, punctuation being words.
+    """Return the mean number of pieces per word; punctuation marks count as words.
 
     Args:
-        counts: int64 [V], how often each token occurs.
+        counts: int64 [V], the number of occurrences of each token.
         pieces: the vocabulary; pieces inside a word begin with ``##``.
     """
     inside = np.array([piece.startswith("##") for piece in pieces])

@@ -1,4 +1,4 @@
-"""Write a run as a Hugging Face folder: config, safetensors, tokenizer files, a model card."""
+"""Writes a run as a Hugging Face folder: config, safetensors, tokenizer files, a model card."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ def export(
     known_as: str = "",
     license_id: str = "",
 ) -> Path:
-    """Write the Hugging Face folder. It appears whole or not at all.
+    """Write the Hugging Face folder. It becomes visible only when it is complete.
 
     Args:
-        run: a run folder (its newest good checkpoint is taken) or one checkpoint.
+        run: a run folder (its newest good checkpoint is used) or one checkpoint.
         out: the folder; must be absent or empty, or with ``overwrite`` an earlier export.
-        average: the moving average of the weights, where the run has kept one.
-        best: take the checkpoint with the lowest held-out loss instead of the newest.
+        average: export the moving average of the weights, if the run has one.
+        best: export the checkpoint with the lowest held-out loss instead of the newest.
         overwrite: replace an earlier export.
-        known_as: the hub id that the model card's example loads; empty = the folder.
-        license_id: the hub's name of the model's licence, for the card.
+        known_as: the Hub id that the example on the model card loads; empty = the folder.
+        license_id: the Hub's identifier of the model's licence, for the card.
 
     Raises:
-        ConfigError: ``out`` holds something.
-        CheckpointError: there is no intact checkpoint, no tokenizer next to it, or, with ``best``,
-            no held-out loss of any.
+        ConfigError: ``out`` is not empty.
+        CheckpointError: there is no intact checkpoint or no tokenizer next to it, or, with
+            ``best``, no checkpoint has a held-out loss.
     """
     out = Path(out)
     check_output(out, overwrite=overwrite)
@@ -71,6 +71,7 @@ def _write(trained: PretrainedModel, folder: Path) -> None:
     for source in sorted(trained.tokenizer_folder.iterdir()):
         if source.is_file() and not source.name.startswith("."):
             shutil.copyfile(source, folder / source.name)
+    # Without this file transformers would guess the casing.
     if not (folder / "tokenizer_config.json").is_file():
         write_json(
             folder / "tokenizer_config.json",

@@ -1,4 +1,4 @@
-"""The model section of a recipe as transformers' config.json, and back."""
+"""Converts the model section of a recipe to transformers' config.json, and back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _GELU_TO_OURS = {
 def config_to_transformers(
     config: ModelConfig, vocab_size: int, pad_token_id: int = 0
 ) -> dict[str, Any]:
-    """Return the contents of transformers' config.json for a model of ours."""
+    """Return the contents of transformers' config.json for one of our models."""
     if config.style == "modern":
         return modernbert.config_to_transformers(config, vocab_size, pad_token_id)
     return {
@@ -54,15 +54,15 @@ def config_from_transformers(
 
     Args:
         values: the JSON object.
-        origin: DLE writes "gelu" and computes the tanh form, so there it means gelu_new. See
+        origin: DLE writes "gelu" but computes the tanh form, so there it means gelu_new. See
             ``origin_of``.
 
     Returns:
-        The model's configuration and the vocabulary size as the file states it (DLE states the
-        unpadded one).
+        The model's configuration, and the vocabulary size that the file states (DLE states the
+        unpadded size).
 
     Raises:
-        CheckpointError: not a BERT, or a kind of BERT that is not trained here; names the key.
+        CheckpointError: not a BERT, or an unsupported kind of BERT (names the key).
     """
     if values.get("model_type") == modernbert.MODEL_TYPE:
         return modernbert.config_from_transformers(values)
@@ -81,7 +81,7 @@ def config_from_transformers(
             )
     if not isinstance(values.get("vocab_size"), int):
         raise CheckpointError(f"config.json: vocab_size={values.get('vocab_size')!r}, not a number")
-    # transformers leaves nothing out, DLE leaves out layer_norm_eps: our defaults are theirs.
+    # transformers writes all keys, DLE omits layer_norm_eps; our defaults are the same as theirs.
     known = {field.name: field for field in fields(ModelConfig)}
     settings = {key: values[key] for key in known if key in values}
     for key, value in settings.items():
@@ -97,10 +97,10 @@ def config_from_transformers(
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
-    """Read a Hugging Face folder's ``config.json``.
+    """Read the ``config.json`` of a Hugging Face folder.
 
     Raises:
-        CheckpointError: it is missing or not a JSON object.
+        CheckpointError: the file is missing or not a JSON object.
     """
     path = Path(folder) / "config.json"
     try:

@@ -1,6 +1,7 @@
-"""Write a model as ONNX and check that ONNX Runtime gives the same numbers.
+"""Writes a model as ONNX and checks that ONNX Runtime computes the same numbers.
 
-Needs the extra ``onnx`` (``pip install 'bertds[onnx]'``): an exporter and a runtime to check with.
+It needs the extra ``onnx`` (``pip install 'bertds[onnx]'``): an exporter, and a runtime for the
+check.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 TOLERANCE = 1e-3
-"""Largest allowed difference of an output, absolute, in float32."""
-# (rows, tokens): other shapes than the one that is traced.
+"""Maximum absolute difference of an output, in float32."""
+# (rows, tokens): shapes that differ from the traced one, to check that the axes are dynamic.
 CHECKED_SHAPES = ((1, 5), (3, 17), (2, 64))
 _TASK_OF_HEAD = {
     "ForSequenceClassification": "text-classification",
@@ -43,7 +44,7 @@ _TASK_OF_HEAD = {
 
 
 class _Tensors(nn.Module):
-    """The model with tensors in and a tuple of tensors out, which is all that ONNX knows."""
+    """The model with tensors as inputs and a tuple of tensors as output, as ONNX requires."""
 
     def __init__(self, model: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -59,7 +60,7 @@ class _Tensors(nn.Module):
 
 
 def task_of(folder: Path) -> str:
-    """Return the task of a folder's head; ``encoder`` without one."""
+    """Return the task of a folder's head; ``encoder`` if it has none."""
     config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     architecture = (config.get("architectures") or [""])[0]
     return next((t for head, t in _TASK_OF_HEAD.items() if architecture.endswith(head)), "encoder")
@@ -69,12 +70,12 @@ def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> di
     """Write ``model.onnx`` with config and tokenizer.
 
     Args:
-        source: anything ``bertds.from_pretrained`` takes.
+        source: any model that ``bertds.from_pretrained`` accepts.
         out: must be absent or empty, or with ``overwrite`` an earlier conversion.
         overwrite: replace an earlier conversion.
 
     Returns:
-        The largest absolute difference of each output between torch and ONNX Runtime.
+        Output -> the largest absolute difference between torch and ONNX Runtime.
 
     Raises:
         ConfigError: the packages are not installed.
@@ -118,6 +119,7 @@ def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> di
 def _trace(wrapped: nn.Module, names: tuple[str, ...], length: int, path: Path) -> None:
     sample = tuple(torch.ones(2, length, dtype=torch.int64) for _ in INPUTS)
     shape = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    # The exporter reports many details that do not concern the user.
     for logger in ("torch.onnx", "onnxscript", "torch.export"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -137,7 +139,7 @@ def _trace(wrapped: nn.Module, names: tuple[str, ...], length: int, path: Path) 
 
 
 def _name_axes(path: Path) -> None:
-    """Call the two axes of the inputs ``batch`` and ``sequence``; the exporter numbers them."""
+    """Name the two axes of the inputs ``batch`` and ``sequence``; the exporter numbers them."""
     import onnx
 
     model = onnx.load(str(path))
@@ -175,6 +177,7 @@ def compare(
         with torch.inference_mode():
             expected = wrapped(*(torch.from_numpy(inputs[name]) for name in INPUTS))
         for name, left, right in zip(names, expected, session.run(list(names), inputs)):
+            # Outputs at padding are undefined, so only real tokens are compared.
             real = mask.astype(bool) if right.shape[:2] == mask.shape else slice(None)
             difference = float(np.abs(left.numpy()[real] - right[real]).max())
             differences[name] = max(differences[name], difference)

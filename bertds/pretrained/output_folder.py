@@ -1,4 +1,4 @@
-"""Folders of exported and converted models: whole or not at all, never written over unasked."""
+"""Folders of exported and converted models: complete or absent, and replaced only on request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from bertds.system.atomic_files import explain_os_error, temporary_name, write_j
 from bertds.system.processes import start_time
 
 MARK = "bertds_export.json"
-"""In every folder that is written here; only such folders are ever replaced."""
+"""File in every folder that is written here; only folders with this file are ever replaced."""
 
 
 def check_output(out: Path, *, overwrite: bool = False) -> None:
-    """Refuse a folder with something in it; ``overwrite`` allows an earlier export or conversion.
+    """Refuse a folder that is not empty; ``overwrite`` allows an earlier export or conversion.
 
     Raises:
-        ConfigError: ``out`` holds something.
+        ConfigError: ``out`` is a file, or a folder that must not be replaced.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: is a file; choose a folder")
@@ -42,16 +42,16 @@ def check_output(out: Path, *, overwrite: bool = False) -> None:
 def fresh_folder(
     out: Path, *, overwrite: bool = False, mark: dict[str, Any] | None = None
 ) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``out`` when the block ends well.
+    """Yield a temporary folder that becomes ``out`` if the block ends without an error.
 
     Args:
         out: must be absent or empty, or with ``overwrite`` an earlier export or conversion.
         overwrite: see :func:`check_output`.
-        mark: what is recorded of the origin.
+        mark: the record of the origin, which is written into the folder.
 
     Raises:
-        ConfigError: ``out`` holds something.
-        BertdsError: it cannot be written.
+        ConfigError: ``out`` is not empty.
+        BertdsError: the folder cannot be written.
     """
     check_output(out, overwrite=overwrite)
     temporary, stale = temporary_name(out), temporary_name(out.with_name(f"old-{out.name}"))
@@ -61,6 +61,7 @@ def fresh_folder(
         temporary.mkdir()
         yield temporary
         write_json(temporary / MARK, mark or {"converted": True})
+        # The old folder is moved aside and removed last, so that it can be restored.
         if out.exists():
             out.rename(stale)
         temporary.rename(out)
@@ -70,12 +71,12 @@ def fresh_folder(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         if stale.exists() and not out.exists():
-            stale.rename(out)  # the new one could not take its place
+            stale.rename(out)  # the new folder could not be put in place
         shutil.rmtree(stale, ignore_errors=True)
 
 
 def _remove_leftovers(*names: Path) -> None:
-    """Remove what processes of this host that were killed have left under such names."""
+    """Remove folders of such names that killed processes of this host left behind."""
     for name in names:
         for entry in name.parent.glob(f"{glob.escape(name.stem)}.*"):
             number = entry.suffix.removeprefix(".")
@@ -84,7 +85,7 @@ def _remove_leftovers(*names: Path) -> None:
 
 
 def copy_tokenizer(source: Path | None, folder: Path, length: int, cased: bool) -> None:
-    """Copy the tokenizer's files; make a tokenizer_config.json where there is none."""
+    """Copy the tokenizer's files; write a tokenizer_config.json if there is none."""
     assert source is not None
     for name in ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (source / name).is_file():

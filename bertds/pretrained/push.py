@@ -12,7 +12,7 @@ def check_push(repository: str) -> None:
     """Refuse, before anything is exported, an upload that cannot succeed.
 
     Raises:
-        ConfigError: it is no ``OWNER/NAME``, there is no token, or the hub is switched off.
+        ConfigError: the name is not ``OWNER/NAME``, there is no token, or the Hub is disabled.
     """
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
@@ -31,18 +31,18 @@ def check_push(repository: str) -> None:
 
 
 def push(folder: Path, repository: str, *, private: bool = False) -> str:
-    """Upload a folder as one commit; the repository is made if it is missing.
+    """Upload a folder as one commit; the repository is created if it is missing.
 
     Args:
-        folder: what ``bertds export`` wrote.
+        folder: the output of ``bertds export``.
         repository: OWNER/NAME.
-        private: of a repository that is made.
+        private: whether a new repository is private.
 
     Returns:
-        The model's address.
+        The address of the model.
 
     Raises:
-        BertdsError: the hub cannot be reached or refuses; the folder is kept.
+        BertdsError: the Hub cannot be reached or refuses; the folder is kept.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

@@ -3,7 +3,7 @@
     model = bertds.from_pretrained("bert-base-uncased")        # a transformers model
     model = bertds.from_pretrained("runs/phase2", task="fill-mask")
 
-What a name may be: :mod:`bertds.data.model_names`.
+Accepted names: :mod:`bertds.data.model_names`.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ TASK_ALIASES = {
     "token-classification": "ner",
     "question-answering": "qa",
 }
-"""The names of transformers' pipelines and of its classes."""
+"""The names of transformers' pipelines and classes."""
 
 
 _TORCHAO_NOISE = {
     "torchao": "Failed to load ",
     "torch.utils._pytree": "register_constant() on Enum subclasses is deprecated",
 }
-"""What is dropped, by the logger."""
+"""Logger -> text of the messages that are dropped."""
 
 
 def list_available_models() -> list[str]:
-    """Return the names that :func:`from_pretrained` knows; ``bertds models`` says more of each."""
+    """Return the names that :func:`from_pretrained` accepts; ``bertds models`` describes them."""
     return [*MODELS, *ALIASES]
 
 
@@ -76,11 +76,11 @@ def as_hugging_face_folder(name_or_path: Path | str) -> Iterator[Path]:
 
 
 def open_model(name_or_path: Path | str, *, average: bool = True) -> PretrainedModel:
-    """Load a model as this project's own class, with what is known of it.
+    """Load a model as this project's own class, with its manifest.
 
     Args:
-        name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
-        average: take the moving average of the weights, where a run has kept one.
+        name_or_path: a name of ``bertds models``, a Hub id, a run, a checkpoint or a folder.
+        average: load the moving average of the weights, if a run has one.
     """
     from bertds.pretrained.load import load_pretrained
 
@@ -91,10 +91,10 @@ def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **argum
     """Load a model as a transformers model.
 
     Args:
-        name_or_path: a name of ``bertds models``, a hub id, a run, a checkpoint or a folder.
-        task: which head: pretraining, fill-mask, encoder, text-classification, ner, qa, or
-            transformers' own name (token-classification, question-answering ...).
-        arguments: for the class's own ``from_pretrained`` (``num_labels=3``, ...).
+        name_or_path: a name of ``bertds models``, a Hub id, a run, a checkpoint or a folder.
+        task: the head: pretraining, fill-mask, encoder, text-classification, ner, qa, or
+            transformers' name (token-classification, question-answering ...).
+        arguments: arguments of the class's own ``from_pretrained`` (``num_labels=3``, ...).
 
     Raises:
         CheckpointError: there is no such model.
@@ -114,13 +114,13 @@ def from_pretrained(name_or_path: Path | str, task: str = "pretraining", **argum
 
 
 def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
-    """Load a transformers class from a folder: quiet, none of its code run, errors in one line.
+    """Load a transformers class from a folder, without messages and without running its code.
 
-    Left to itself, transformers asks on the terminal whether to run a folder's own code
-    (``auto_map``), and would take the first line of the texts to predict for the answer.
+    By default transformers asks on the terminal whether to run a folder's own code (``auto_map``).
+    It would take the first line of the texts to predict for the answer.
 
     Raises:
-        CheckpointError: it cannot be loaded, or only by running code of its own.
+        CheckpointError: the model cannot be loaded, or only by running its own code.
     """
     quiet_torchao()
     import transformers
@@ -128,6 +128,7 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
     from bertds.model.build import check_size
     from bertds.pretrained.hf_config import read_config
 
+    # An absurd size in a hostile config must be refused before memory is allocated.
     if (folder / "config.json").is_file() and class_name != "AutoTokenizer":
         check_size(read_config(folder), f"{folder / 'config.json'}: ")
     transformers.logging.set_verbosity_error()
@@ -147,10 +148,10 @@ def load_transformers(folder: Path, class_name: str, **arguments: Any) -> Any:
 
 
 def quiet_torchao() -> None:
-    """Drop two warnings that torchao logs while transformers imports it, which nothing here needs.
+    """Drop two warnings that torchao logs while transformers imports it, since it is not used here.
 
-    One is about its compiled kernels for other builds of torch, one about a use of torch that will
-    end. Its other messages, and what it raises, stay. FP8 training does not come through here.
+    One is about its compiled kernels for other builds of torch, the other about a deprecated use of
+    torch. Its other messages and its exceptions stay. FP8 training does not use this function.
     """
     for name, begin in _TORCHAO_NOISE.items():
         logger = logging.getLogger(name)
@@ -159,7 +160,7 @@ def quiet_torchao() -> None:
 
 
 class _WithoutNoise(logging.Filter):
-    """Drops the messages that contain a text."""
+    """Drops messages that contain a text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -180,11 +181,11 @@ def load_tokenizer(name_or_path: Path | str) -> PreTrainedTokenizerBase:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[str]:
-    """Return tokens as a person reads them: WordPiece's as they are, others as the text they are.
+    """Return tokens in readable form: WordPiece tokens unchanged, others decoded to text.
 
     Args:
-        tokenizer: a fast one of transformers.
-        ids: of single tokens.
+        tokenizer: a fast tokenizer of transformers.
+        ids: ids of single tokens.
     """
     tokens = [str(tokenizer.convert_ids_to_tokens(i)) for i in ids]
     if type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece":

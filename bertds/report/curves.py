@@ -1,4 +1,4 @@
-"""The charts of runs: curves over the steps, phases joined, runs over each other."""
+"""The charts of runs: curves over the steps, with phases joined and several runs in one chart."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LOSS_WIDTH, _LOSS_MARGINS = 10.4, Margins(left=0.4, bottom=0.46)
-"""Of the chart of losses, in inches; the legend's rows come to its upper margin."""
+"""Of the chart of losses, in inches; the rows of the legend are in its upper margin."""
 _LEGEND_COLUMNS, _LEGEND_ENTRY, _LONGEST_NAME = 4, 40.0, 100
-"""At most; points of an entry without its text; characters of a name."""
+"""Maximum number of columns; points of an entry without its text; letters of a name."""
 
 
 def charts_of(chains: list[Chain]) -> dict[str, Chart]:
-    """Return every chart for which there is something to show, by the name of its file."""
+    """Return every chart for which there is data, by the name of its file."""
 
     def chart(title: str, paint: Callable[[Axes, list[Chain], Theme], None], note: str) -> Chart:
         def whole(axes: Axes, theme: Theme) -> None:
@@ -41,6 +41,7 @@ def charts_of(chains: list[Chain]) -> dict[str, Chart]:
         return Chart(title=title, paint=whole, note=note, margins=Margins(top=0.2))
 
     held_out = "Points: held-out documents." + vocabulary_note(chains)
+    # Each row: file name, key that a run must have, title, painter, note below the chart.
     found = {
         name: chart(title, paint, note)
         for name, key, title, paint, note in (
@@ -117,7 +118,7 @@ def charts_of(chains: list[Chain]) -> dict[str, Chart]:
 
 
 def vocabulary_note(chains: list[Chain]) -> str:
-    """Return a word on runs whose losses cannot be compared, or ""."""
+    """Return a note on runs whose losses cannot be compared, or ""."""
     known = {run.vocabulary for chain in chains for run in chain.runs} - {""}
     if len(known) < 2:
         return ""
@@ -128,7 +129,7 @@ def vocabulary_note(chains: list[Chain]) -> str:
 
 
 def _finish(axes: Axes, chains: list[Chain], theme: Theme) -> None:
-    """Mark phase borders (dashed, once where runs share them) and restarts (small triangles)."""
+    """Mark phase borders (dashed; shared ones once) and restarts (small triangles)."""
     for border in sorted({border for chain in chains for border in chain.borders()}):
         axes.axvline(border, color=theme.muted, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
     for number, chain in enumerate(chains):
@@ -178,14 +179,14 @@ def _loss_chart(chains: list[Chain]) -> Chart:
 
 
 def _name(chain: Chain) -> str:
-    """Return the name of a chain for the legend; the middle of a very long one is left out."""
+    """Return the name of a chain for the legend; of a very long one, the middle is omitted."""
     name = chain.title
     half = _LONGEST_NAME // 2
     return name if len(name) <= _LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _legend_columns(names: list[str]) -> int:
-    """Return how many columns of names fit above the losses; a page's font may be a wide one."""
+    """Return the number of legend columns that fit; the font of a page may be a wide one."""
     room = 72 * (_LOSS_WIDTH - _LOSS_MARGINS.left - _LOSS_MARGINS.right)
     widest = _LEGEND_ENTRY + LETTER * max(map(len, names))
     return min(_LEGEND_COLUMNS, max(1, int(room / widest)))
@@ -194,7 +195,7 @@ def _legend_columns(names: list[str]) -> int:
 def _say(
     axes: Axes, theme: Theme, text: str, place: tuple[float, float], shift: tuple[float, float]
 ) -> None:
-    """Write a word at a step, ``place[1]`` of the height up, ``shift`` points away."""
+    """Write a word at a step, at ``place[1]`` of the height, moved by ``shift`` points."""
     axes.annotate(
         text,
         place,
@@ -207,7 +208,7 @@ def _say(
 
 
 def _loss(axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool) -> None:
-    """Draw the losses of one chain; each phase has a running mean of its own."""
+    """Draw the losses of one chain; each phase has its own running mean."""
     label: str | None = _name(chain)
     for offset, run in zip(chain.offsets(), chain.runs):
         lines = [line for line in run.train if line.get("mlm_loss") is not None]
@@ -229,15 +230,15 @@ def _loss(axes: Axes, chain: Chain, theme: Theme, colour: str, *, first: bool) -
 
 @dataclass(frozen=True)
 class _Curve:
-    """Paints one value of the train lines, thin, and its running mean."""
+    """Draws one value of the training lines, thin, and its running mean, thick."""
 
     key: str
     in_percent: bool = False
     validation: bool = False
-    """Held-out values are marked as points."""
+    """Whether held-out values are marked as points."""
     log: bool = False
     plain: bool = False
-    """Without noise: one line is enough."""
+    """The value has no noise, so there is no running mean."""
     level: float | None = None
     """A level to compare with, such as chance."""
 
@@ -276,7 +277,7 @@ class _Curve:
 def _in_phases(
     axes: Axes, chain: Chain, steps: list[float], values: list[float], colour: str
 ) -> None:
-    """Draw a running mean that begins again with each phase."""
+    """Draw a running mean that starts again with each phase."""
     edges = [*chain.offsets(), float("inf")]
     for begin, end in pairwise(edges):
         chosen = [(s, v) for s, v in zip(steps, values) if begin < s <= end]

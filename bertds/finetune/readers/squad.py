@@ -1,4 +1,4 @@
-"""Reads SQuAD JSON, version 1.1 and 2.0, and checks every answer's offset."""
+"""Reads SQuAD JSON, versions 1.1 and 2.0, and checks the offset of every answer."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from bertds.system.json_fields import parse_text_json
 def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
     """Read one SQuAD file.
 
-    An answer whose ``answer_start`` does not point at its text would teach the model a wrong
-    span: such questions are left out of the training data and counted by id. EM and F1 do not
-    use offsets, so elsewhere they are counted and kept.
+    An answer whose ``answer_start`` does not point to its text would teach the model a wrong span.
+    Such questions are dropped from the training data and counted by id. In other splits they are
+    counted but kept, because EM and F1 do not use offsets.
 
     Args:
         path: plain or gzip JSON.
         split: train, dev or test (answers are optional in a test file).
 
     Returns:
-        The questions and what was left out (train) or merely counted.
+        The questions, and those that were dropped (train) or only counted.
 
     Raises:
-        DataError: not SQuAD's layout (the place is named), an id that occurs twice, an answered
-            question without answers, or too many wrong offsets.
+        DataError: the layout is not that of SQuAD (the place is named), an id occurs twice, a
+            question that is marked as answerable has no answers, or too many offsets are wrong.
     """
     try:
         content = parse_text_json(read_text(path))
@@ -36,7 +36,7 @@ def read_squad(path: Path, *, split: str) -> tuple[list[Question], BadRows]:
 
 
 def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Question], BadRows]:
-    """Return the questions of a SQuAD file that is read already; see :func:`read_squad`."""
+    """Return the questions of a SQuAD file that was already parsed; see :func:`read_squad`."""
     bad = BadRows(path, tolerated=True, what="question", kept=split != "train")
     questions: list[Question] = []
     seen: set[str] = set()
@@ -63,7 +63,7 @@ def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Quest
 
 
 def _walk(path: Path, content: object) -> Iterator[tuple[str, str, str, object]]:
-    """Yield (place, title, context, qa) and refuse another layout."""
+    """Yield (place, title, context, qa); refuse any other layout."""
     articles = content.get("data") if isinstance(content, dict) else None
     if not isinstance(articles, list):
         raise DataError(f"{path}: no list 'data'; this is not the SQuAD format")
@@ -98,5 +98,5 @@ def _question(place: str, title: str, context: str, qa: object, split: str) -> Q
         raise DataError(f"{place}: is_impossible is true, but it has answers")
     if not answers and not impossible and split != "test":
         raise DataError(f"{place}: no answers, but is_impossible is false")
-    # Leading blanks of some questions cost tokens and mean nothing.
+    # Leading spaces of some questions cost tokens and have no meaning.
     return Question(str(qa["id"]), qa["question"].strip(), context, answers, str(title))

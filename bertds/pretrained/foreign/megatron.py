@@ -1,4 +1,4 @@
-"""Megatron's BERT (Megatron-LM, NeMo, BioMegatron) as transformers' ``megatron-bert``."""
+"""Converts Megatron's BERT (Megatron-LM, NeMo, BioMegatron) to transformers' ``megatron-bert``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bertds.system.atomic_files import write_json
 
 
 class MegatronBert:
-    """A Megatron BERT: transformers' ``megatron-bert``, which has its LayerNorms first."""
+    """A Megatron BERT: transformers' ``megatron-bert``, whose LayerNorms precede the blocks."""
 
     def __init__(
         self, weights: dict[str, Tensor], config: dict[str, Any], vocab: Path | None
@@ -33,7 +33,11 @@ class MegatronBert:
         path: Path,
         vocab: Path | None,
     ) -> MegatronBert:
-        """Rename and shape a Megatron state dict; see ``foreign_names.from_megatron``."""
+        """Rename and reshape a Megatron state dict; see ``parameter_names.from_megatron``.
+
+        Raises:
+            CheckpointError: the architecture is not supported, or a setting is missing.
+        """
         if values.get("transformer_block_type", "pre_ln") != "pre_ln":
             raise CheckpointError(f"{path}: only transformer_block_type pre_ln is supported")
         heads = values.get("num_attention_heads")
@@ -50,6 +54,7 @@ class MegatronBert:
         for name in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
             if name in weights:
                 weights[name] = weights[name][:vocab_size].contiguous()
+        # The sizes come from the weights, since a Megatron file may lack its settings.
         layers = {int(m[1]) for m in (re.search(r"layer\.(\d+)\.", n) for n in weights) if m}
         intermediate = weights["bert.encoder.layer.0.intermediate.dense.weight"].shape[0]
         config = {

@@ -1,4 +1,4 @@
-"""Parameter names of TensorFlow, NeMo and Megatron, turned into transformers' names."""
+"""Maps parameter names of TensorFlow, NeMo and Megatron to those of transformers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TF_HEADS = {
 
 
 def tf_name(name: str) -> tuple[str, bool] | None:
-    """Return (transformers' name, whether the matrix is transposed), or None to leave it out."""
+    """Return (transformers' name, whether the matrix is transposed), or None to drop the tensor."""
     if _TF_SKIPPED.search(name):
         return None
     if name in _TF_HEADS:
@@ -37,7 +37,7 @@ def tf_name(name: str) -> tuple[str, bool] | None:
     if last.endswith("_embeddings"):
         return f"{path}.{last}.weight", False
     if last == "kernel":
-        return f"{path}.weight", True  # TensorFlow keeps [in, out]
+        return f"{path}.weight", True  # TensorFlow stores [in, out]
     renamed = {"gamma": "weight", "beta": "bias", "bias": "bias"}.get(last)
     return (f"{path}.{renamed}", False) if renamed else None
 
@@ -46,7 +46,7 @@ def from_tensorflow(checkpoint: TensorFlowCheckpoint) -> tuple[dict[str, Tensor]
     """Read a :class:`.tensorflow_reader.TensorFlowCheckpoint` under transformers' names.
 
     Returns:
-        The weights, and the names that were left out (optimizer moments and counters).
+        The weights, and the names of dropped tensors (optimizer moments and counters).
     """
     weights, left_out = {}, []
     for name in checkpoint.entries:
@@ -83,9 +83,12 @@ def is_nemo(names: Iterable[str]) -> bool:
 
 
 def from_nemo(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename NeMo's BERTLMModel.
+    """Rename the weights of NeMo's BERTLMModel.
 
-    Its next-sentence head has two layers where BERT's has one after the pooler: it is left out.
+    Its next-sentence head has two layers after the pooler where BERT has one, so it is dropped.
+
+    Returns:
+        The weights, and the names of dropped tensors.
     """
     weights, left_out = {}, []
     for name, tensor in state_dict.items():
@@ -126,23 +129,29 @@ _LAYER = re.compile(r"(?:^|\.)(?:encoder|transformer)\.layers\.(\d+)\.(.+)\.(wei
 
 
 def is_megatron(names: Iterable[str]) -> bool:
-    """Return whether a state dict is Megatron's."""
+    """Return whether a state dict is one of Megatron."""
     return any("query_key_value" in name for name in names)
 
 
 def from_megatron(
     state_dict: Mapping[str, Tensor], heads: int, *, version: float = 3.0
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Rename Megatron's BERT to transformers' MegatronBert, splitting the joint projection.
+    """Rename Megatron's BERT to transformers' MegatronBert, and split the joint projection.
 
-    Megatron's BERT has its LayerNorms before each block and none after the embeddings, so it is
-    another architecture than BERT: transformers calls it ``megatron-bert``.
+    In Megatron's BERT a LayerNorm precedes each block, and none follows the embeddings. It is
+    therefore another architecture than BERT, which transformers calls ``megatron-bert``.
 
     Args:
-        state_dict: flat names.
-        heads: attention heads.
-        version: Megatron's ``checkpoint_version``; from 2.0 the joint projection's rows are
-            ordered [heads, 3, width of a head], before it [3, heads, width].
+        state_dict: weights by flat names.
+        heads: number of attention heads.
+        version: Megatron's ``checkpoint_version``. From 2.0 the rows of the joint projection are
+            ordered [heads, 3, width of a head], in older versions [3, heads, width].
+
+    Returns:
+        The weights, and the names of dropped tensors.
+
+    Raises:
+        CheckpointError: there are no word embeddings.
     """
     weights: dict[str, Tensor] = {}
     left_out = []
@@ -150,6 +159,7 @@ def from_megatron(
         target = _megatron_name(name)
         if target is None:
             left_out.append(name)
+        # "#" marks the joint projection of query, key and value.
         elif target.endswith("#"):
             base, kind = target[:-1].rsplit(".", 1)
             width = tensor.shape[0] // (3 * heads)

@@ -1,8 +1,8 @@
 """Reads TensorFlow checkpoints (format V2) without TensorFlow.
 
 ``NAME.index`` is a sorted table in LevelDB's format: key -> a small protocol-buffer message that
-says where the tensor is in ``NAME.data-00000-of-0000N``. Everything read is checked against its
-CRC-32C. Formats: tensorflow/core/util/tensor_bundle, tensorflow/core/lib/io/table.
+states the position of the tensor in ``NAME.data-00000-of-0000N``. All data are checked
+against their CRC-32C. Formats: tensorflow/core/util/tensor_bundle, tensorflow/core/lib/io/table.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BFLOAT16 = 14
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where one tensor is located."""
+    """Type and location of one tensor."""
 
     dtype: int
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class Entry:
 
 
 class TensorFlowCheckpoint:
-    """The tensors of a checkpoint by name; each is read when it is asked for."""
+    """The tensors of a checkpoint by name; each is read only on request."""
 
     def __init__(self, prefix: Path | str) -> None:
         """Read the index of ``prefix`` (``.../bert_model.ckpt``)."""
@@ -68,10 +68,10 @@ class TensorFlowCheckpoint:
         }
 
     def read(self, name: str) -> np.ndarray:
-        """Return one tensor, bfloat16 and float16 as float32.
+        """Return one tensor; bfloat16 and float16 become float32.
 
         Raises:
-            CheckpointError: it is not there, of a kind that is not read, cut off, or damaged.
+            CheckpointError: the tensor is missing, of an unsupported kind, truncated, or damaged.
         """
         if name not in self.entries:
             raise CheckpointError(f"{self.index}: no tensor {name!r}")
@@ -98,6 +98,7 @@ class TensorFlowCheckpoint:
         if masked_crc32c(data) != entry.crc32c:
             raise CheckpointError(f"{path}: {name} is damaged (its checksum differs)")
         values = np.frombuffer(data, dtype).reshape(entry.shape)
+        # A bfloat16 is the upper half of a float32.
         if entry.dtype == _BFLOAT16:
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(np.float32) if dtype == np.dtype("<f2") else values.copy()
@@ -107,7 +108,7 @@ def read_table(path: Path) -> dict[bytes, bytes]:
     """Return the keys and values of a table file.
 
     Raises:
-        CheckpointError: it is no such table, or damaged.
+        CheckpointError: the file is not such a table, or is damaged.
     """
     try:
         data = path.read_bytes()
@@ -117,7 +118,7 @@ def read_table(path: Path) -> dict[bytes, bytes]:
         raise CheckpointError(f"{path}: not the index of a TensorFlow checkpoint (format V2)")
     try:
         footer = data[-FOOTER_BYTES:]
-        _, place = _varint(footer, 0)  # the meta-index block's offset and size: not needed
+        _, place = _varint(footer, 0)  # offset and size of the meta-index block: not needed
         _, place = _varint(footer, place)
         index_offset, place = _varint(footer, place)
         index_size, _ = _varint(footer, place)
@@ -146,7 +147,7 @@ def _block(data: bytes, offset: int, size: int, path: Path) -> dict[bytes, bytes
     entries: dict[bytes, bytes] = {}
     place, key = 0, b""
     while place < stop:
-        # A key shares its first bytes with the one before it.
+        # A key shares its first bytes with the previous one.
         shared, place = _varint(block, place)
         unshared, place = _varint(block, place)
         length, place = _varint(block, place)
@@ -160,7 +161,7 @@ def _block(data: bytes, offset: int, size: int, path: Path) -> dict[bytes, bytes
 
 
 def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """Return a variable-length integer and the place after it."""
+    """Return a variable-length integer and the offset after it."""
     value = shift = 0
     while True:
         byte = data[place]
@@ -180,6 +181,7 @@ def _fields(data: bytes, path: Path) -> dict[int, list[Any]]:
             tag, place = _varint(data, place)
             number, kind = tag >> 3, tag & 7
             value: int | bytes
+            # The wire types: 0 varint, 1 64 bits, 2 a length and bytes, 5 32 bits.
             if kind == 0:
                 value, place = _varint(data, place)
             elif kind == 1:
@@ -215,7 +217,7 @@ def _entry(data: bytes, path: Path) -> Entry:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """Return the CRC-32C of some bytes as the formats store it: rotated, plus a constant."""
+    """Return the CRC-32C as the formats store it: rotated, plus a constant."""
     crc = int(_crc32c()(np.frombuffer(data, np.uint8), _crc_table()))
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
@@ -230,7 +232,7 @@ def _crc_table() -> np.ndarray:
 
 @cache
 def _crc32c() -> Callable[[np.ndarray, np.ndarray], np.uint32]:
-    # A byte at a time over hundreds of megabytes: only compiled code is fast enough.
+    # Hundreds of megabytes are read byte by byte, for which only compiled code is fast enough.
     import numba
 
     @numba.njit(cache=False)
