@@ -133,8 +133,8 @@ class DataConfig:
     """Each masked token is weighted by (1 / frequency) ** a in the gradient; this key is the
     exponent a. Weights are scaled to a mean of 1 over the training text. 0 weights all masked
     tokens equally; 0.5 gives rare ones more weight. Frequencies are counted when the training
-    split is prepared. NVIDIA HDF5 files do not contain them and are refused. Reported losses remain
-    the plain cross-entropy."""
+    split is prepared. NVIDIA HDF5 files do not contain them, so they are refused unless this
+    key is 0. Reported losses remain the plain cross-entropy."""
     pairs: PairKind = RowSettings.pairs
     """nsp = the second segment is the true next one or a random one; sop = two segments in order or
     swapped; none = a single segment."""

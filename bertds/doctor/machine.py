@@ -115,7 +115,7 @@ def gpu_capability() -> tuple[int, int] | None:
 def attention(capability: tuple[int, int] | None) -> Iterator[Finding]:
     """Report the attention kernels for a bf16 run, with and without attention dropout."""
     if capability is None:
-        yield True, "attention", "grouped by row length (CPU)"
+        yield True, "attention", "rows grouped by length (CPU)"
         return
     import torch
 

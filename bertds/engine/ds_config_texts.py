@@ -124,7 +124,7 @@ _TEXTS = {
     "gradient_clipping": "Maximum global gradient norm; 0 = no clipping. Default: 1.0.",
     "communication_data_type": "Data type in which gradients are communicated.",
     "prescale_gradients": "Divide gradients before they are summed over processes.",
-    "gradient_predivide_factor": "The divisor of prescale_gradients.",
+    "gradient_predivide_factor": "The divisor used by prescale_gradients.",
     "steps_per_print": "Number of steps between two lines of DeepSpeed's own log.",
     "wall_clock_breakdown": "Have DeepSpeed time the forward pass, the backward pass and the step.",
     "memory_breakdown": "Have DeepSpeed print memory figures.",

@@ -367,7 +367,7 @@ def activate_kernel(
     if capability is None:
         if asked != "auto":
             raise ConfigError(f"{wanted}: requires a GPU; use auto or padded")
-        return "grouped by row length (CPU)"
+        return "rows grouped by length (CPU)"
     lacking = missing_for_flash(dtype, head_width, capability)
     if lacking:
         if asked != "auto":

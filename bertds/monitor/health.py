@@ -54,7 +54,7 @@ class Finding:
     """What to try."""
 
     def __str__(self) -> str:
-        return f"{self.text}. Try: {self.remedy}"
+        return f"{self.text}. Suggestion: {self.remedy}"
 
 
 def findings(lines: Sequence[dict[str, Any]]) -> list[Finding]:
@@ -91,7 +91,7 @@ def _frequencies(held_out: list[dict[str, Any]]) -> Finding | None:
     last = stuck[0]
     return Finding(
         "frequencies",
-        f"not better than word frequencies since step {stuck[-1]['step']:,}: held-out masked-LM "
+        f"no better than word frequencies since step {stuck[-1]['step']:,}: held-out masked-LM "
         f"loss {last['mlm_loss']:.2f}, word frequencies alone {last['unigram_entropy']:.2f}",
         "wait if it is early in warm-up; later, try a higher peak learning rate with a longer "
         "warm-up, smaller batches for more steps, or model.style=modern, and check the rows "
@@ -121,7 +121,7 @@ def _not_finite(lines: list[dict[str, Any]]) -> Finding | None:
         return None
     return Finding(
         "loss",
-        f"no finite loss up to step {lines[-1]['step']}",
+        f"no finite loss in the steps up to {lines[-1]['step']:,}",
         "a lower peak learning rate or a longer warm-up; bf16 instead of fp16",
     )
 
@@ -149,7 +149,8 @@ def _norm(lines: list[dict[str, Any]]) -> Finding | None:
         return None
     return Finding(
         "gradient",
-        f"gradient norm {norms[-1]:.3g}, {norms[-1] / usual:.0f} times its median of {usual:.3g}",
+        f"the gradient norm is {norms[-1]:.3g}, {norms[-1] / usual:.0f} times its median of "
+        f"{usual:.3g}",
         "guard.spike_sigmas=6 to skip such steps, a lower peak learning rate, or a longer warm-up",
     )
 
@@ -168,7 +169,7 @@ def _flat(lines: list[dict[str, Any]]) -> Finding | None:
         return None
     return Finding(
         "flat",
-        f"masked-LM loss has stayed at {after:.2f} since step {window[0]['step']}",
+        f"masked-LM loss has stayed at {after:.2f} since step {window[0]['step']:,}",
         "wait if it is early in warm-up; later, try another peak learning rate or a longer "
         "warm-up, and check the data (bertds evaluate prints the unigram entropy, which is often "
         "the level of this plateau)",
@@ -210,7 +211,7 @@ def _slow_ranks(lines: list[dict[str, Any]]) -> Finding | None:
         named.append(f"rank {rank['rank']} ({gpu}{rank['host']}) by {rank['slower']:.0%}")
     return Finding(
         f"slow rank {slow[0]['rank']}",
-        f"slower than the other ranks over the last steps: {', '.join(named)}",
+        f"slower than the other ranks in the last steps: {', '.join(named)}",
         "run bertds doctor on that machine; check for other programs, and the temperature and "
         "clock of the GPU (nvidia-smi -q -d PERFORMANCE,TEMPERATURE); exclude the machine until "
         "the cause is found",

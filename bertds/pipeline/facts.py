@@ -200,9 +200,22 @@ def _documents(sentences: list[tuple[str, str]], rng: random.Random) -> list[lis
 def write(facts: Facts, folder: Path) -> None:
     """Write ``train.txt``, ``held_out.txt``, ``vocab.txt``, ``prompts.tsv``, ``questions.tsv``."""
     folder.mkdir(parents=True, exist_ok=True)
+    for name, text in _files(facts).items():
+        write_text(folder / name, text)
+
+
+def differs(facts: Facts, folder: Path) -> bool:
+    """Return whether ``folder`` has the same files with other contents."""
+    return any(
+        (folder / name).is_file() and (folder / name).read_text("utf-8") != text
+        for name, text in _files(facts).items()
+    )
+
+
+def _files(facts: Facts) -> dict[str, str]:
+    files = {"vocab.txt": "\n".join(facts.vocabulary) + "\n"}
     for name, documents in (("train", facts.documents), ("held_out", facts.held_out)):
-        write_text(folder / f"{name}.txt", "\n".join("\n".join(one) + "\n" for one in documents))
-    write_text(folder / "vocab.txt", "\n".join(facts.vocabulary) + "\n")
+        files[f"{name}.txt"] = "\n".join("\n".join(one) + "\n" for one in documents)
     for name, questions in (("prompts", facts.prompts), ("questions", facts.questions)):
-        lines = [f"{question.text}\t{question.answer}\n" for question in questions]
-        write_text(folder / f"{name}.tsv", "".join(lines))
+        files[f"{name}.tsv"] = "".join(f"{q.text}\t{q.answer}\n" for q in questions)
+    return files

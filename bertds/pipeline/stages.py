@@ -10,8 +10,9 @@ from typing import Any
 
 from bertds.config.load import split_assignments
 from bertds.config.recipe import Config
+from bertds.data.formats.manifest import MANIFEST_NAME
 from bertds.engine.ds_config import DeepSpeedSettings
-from bertds.errors import ConfigError, DataError
+from bertds.errors import BertdsError, ConfigError, DataError
 from bertds.pipeline import demo_corpus, facts
 from bertds.system.atomic_files import write_json
 from bertds.system.json_fields import parse_json
@@ -151,7 +152,8 @@ def prepare_facts(work: Path) -> facts.Facts:
     """Write the demo's text and prepare it; unchanged files are kept.
 
     Raises:
-        BertdsError: the table of facts cannot be downloaded.
+        BertdsError: the table of facts cannot be downloaded, or another version of bertds made the
+            demo in this folder.
     """
     from data_prep import prepare as preparation
     from data_prep.request import PrepRequest
@@ -159,6 +161,12 @@ def prepare_facts(work: Path) -> facts.Facts:
     say("write the sentences about countries")
     folder = work / "facts"
     told = facts.tell(facts.fetch(folder))
+    # Its model was trained on other sentences, so it cannot be continued or scored.
+    if (folder / "data" / MANIFEST_NAME).is_file() and facts.differs(told, folder):
+        raise BertdsError(
+            f"{work}: another version of bertds made this demo; choose another folder with --work "
+            "DIR (make run WORK=DIR)"
+        )
     facts.write(told, folder)
     preparation.prepare(
         PrepRequest(

@@ -202,8 +202,8 @@ def real_run() -> str:
     return (
         f"A full run (BERT-large on Wikipedia and books: {', then '.join(REAL_RECIPES)}) produces "
         "a model that can be fine-tuned to answer questions about a text (published SQuAD 1.1 "
-        f"F1: about 91). A node with {gpu.devices_per_node} {gpu.name.upper()} GPUs takes about "
-        f"{hours:.0f} hours and costs about ${dollars:,.0f} for both phases (the sum of the "
-        f"estimates from `bertds plan --config {REAL_RECIPES[0]} --gpu {REAL_GPU}` and from the "
-        f"same command with {REAL_RECIPES[1]})."
+        f"F1: about 91). On a node with {gpu.devices_per_node} {gpu.name.upper()} GPUs, the two "
+        f"phases together take about {hours:.0f} hours and cost about ${dollars:,.0f} (the sum of "
+        f"the estimates from `bertds plan --config {REAL_RECIPES[0]} --gpu {REAL_GPU}` and from "
+        f"the same command with {REAL_RECIPES[1]})."
     )

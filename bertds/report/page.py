@@ -121,12 +121,12 @@ def _run_table(runs: list[RunView]) -> Table:
         "optimizer",
         "tokens/s",
         "time",
-        "stalls",
-        *(["updates"] if updates else []),
+        "loader stalls",
+        *(["update time"] if updates else []),
         "restarts",
-        *(["lost"] if losses else []),
-        "skipped",
-        "GiB",
+        *(["time lost"] if losses else []),
+        "skipped steps",
+        "peak GiB",
     ]
     return Table(head, rows, numbers=(2, 3, 4, *range(6, len(head))))
 

@@ -89,7 +89,7 @@ def test_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("capability", "installed", "said"),
     [
-        (None, False, [("attention", "grouped by row length (CPU)")]),
+        (None, False, [("attention", "rows grouped by length (CPU)")]),
         ((7, 0), False, [("attention", "padded rows; torch's FlashAttention: it needs compute")]),
         ((8, 0), True, [("attention", "FlashAttention 2 (torch's own), with any dropout")]),
         (

@@ -236,7 +236,7 @@ def activated(monkeypatch) -> list[str]:
         ("auto", 0.0, torch.float32, (9, 0), "padded rows.*float32", []),
         ("auto", 0.1, torch.float16, (7, 0), "padded rows.*7.0", []),
         ("padded", 0.0, torch.bfloat16, (9, 0), "padded rows", []),
-        ("auto", 0.1, torch.float32, None, "grouped by row length", []),
+        ("auto", 0.1, torch.float32, None, "rows grouped by length", []),
     ],
 )
 def test_a_run_says_which_kernel_it_uses(

@@ -188,7 +188,7 @@ def test_findings_and_metric_lines_report_it() -> None:
         assert not is_metric_line({**values, "slow_ranks": [odd]})
     (found,) = findings([values])
     assert found.text == (
-        "slower than the other ranks over the last steps: rank 3 (GPU 1 of node3) by 14%, "
+        "slower than the other ranks in the last steps: rank 3 (GPU 1 of node3) by 14%, "
         "rank 0 (node3) by 14%"
     )
 
@@ -200,7 +200,7 @@ def test_a_slow_rank_is_named_in_the_log_and_by_status(
     line = command("run", "schedule.total_steps=24", "log.every_steps=12")
     code, text = fork_server.run(line, 2, output=tmp_path, plans={1: {"drag": 0.05}})
     assert code == 0, text
-    assert "slower than the other ranks over the last steps: rank 1 (" in text
+    assert "slower than the other ranks in the last steps: rank 1 (" in text
     last = read_metrics(tmp_path / "run/metrics.jsonl").train[-1]
     assert [rank["rank"] for rank in last["slow_ranks"]] == [1]
     low, _, high = last["rank_seconds"]["forward"]

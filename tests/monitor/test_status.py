@@ -118,7 +118,7 @@ def test_a_healthy_run_has_no_findings() -> None:
 def test_problems_are_named(name: str, changes: dict[str, Any]) -> None:
     found = findings([train_line(s, **changes) for s in range(10, 1501, 10)])
     assert [f.name for f in found] == [name]
-    assert "Try: " in str(found[0])
+    assert "Suggestion: " in str(found[0])
 
 
 def test_overflow_storm_and_gradient() -> None:

@@ -13,7 +13,7 @@ import pytest
 from bertds.cli import main
 from bertds.errors import BertdsError
 from bertds.monitor.run_files import read_metrics
-from bertds.pipeline import demo_corpus, facts, wheels
+from bertds.pipeline import demo_corpus, facts, stages, wheels
 from bertds.pipeline.summary import real_run, verdict
 
 
@@ -123,6 +123,20 @@ def test_a_damaged_wheel_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         archive.writestr("other.txt", "")
     with pytest.raises(BertdsError, match=r"does not contain countryinfo/data/\*\.json"):
         facts.fetch(tmp_path)
+
+
+def test_a_demo_of_another_version_is_refused_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(facts, "fetch", lambda folder: facts.choose(ROWS))
+    stages.prepare_facts(tmp_path)
+    stages.prepare_facts(tmp_path)  # the same again is not
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(facts, "fetch", lambda folder: facts.choose(ROWS[1:]))
+    with pytest.raises(BertdsError, match="another version of bertds made this demo"):
+        stages.prepare_facts(tmp_path)
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before and len(before) > 5
 
 
 def test_the_verdict_agrees_with_the_scores() -> None:

@@ -168,10 +168,10 @@ def test_time_in_updates_is_next_to_the_stalls_if_lines_have_it(tmp_path: Path) 
         return re.findall(r"<tr>.*?</tr>", page.split("<h2>Runs</h2>")[1].split("</table>")[0])
 
     head, first, second = runs_table(told, silent)
-    assert '<th class="n">stalls</th><th class="n">updates</th>' in head
+    assert '<th class="n">loader stalls</th><th class="n">update time</th>' in head
     assert '<td class="n">0.1 s</td><td class="n">25.0%</td>' in first
     assert '<td class="n">0.1 s</td><td class="n"></td>' in second
-    assert "updates" not in runs_table(silent)[0]
+    assert "update time" not in runs_table(silent)[0]
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_run_on_a_cpu_reports_its_attention_kernel(monkeypatch) -> None:
         model__num_attention_heads=2,
     )
     speedups.apply_speedups(BertForPreTraining(config.model, 65), config, settings())
-    assert lines == ["attention: grouped by row length (CPU)"]
+    assert lines == ["attention: rows grouped by length (CPU)"]
 
 
 def test_a_kernel_that_a_cpu_lacks_is_refused_before_training() -> None:
