@@ -7,7 +7,7 @@
     bertds.evaluate("run")
     model = bertds.from_pretrained("run", task="fill-mask")
 
-Each name is imported when it is first used, so that ``import bertds`` is instant.
+Each name is imported on first use, so that ``import bertds`` is instant.
 """
 
 __version__ = "0.1.0"
@@ -39,7 +39,7 @@ __all__ = ["__version__", *_NAMES, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first used."""
+    """Import a public name on first use."""
     from importlib import import_module
 
     if name in _MODULES:
@@ -52,5 +52,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List what there is, imported or not."""
+    """Return all public names, imported or not."""
     return sorted({*globals(), *__all__})

@@ -1,7 +1,7 @@
-"""The console script ``bertds``: one name for each thing that can be done.
+"""The console script ``bertds``, which runs the commands.
 
-Each command lives in its own module of ``bertds/commands`` with ``main(argv) -> int`` and is
-imported only when it is called, so that ``bertds --help`` is instant.
+Each command has its own module in ``bertds/commands`` with ``main(argv) -> int``. The module is
+imported only when the command is called, so that ``bertds --help`` is instant.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _module_of(name: str) -> ModuleType:
-    """Import a command. Ctrl-C meanwhile ends the process: libraries take it for other errors."""
+    """Import a command; Ctrl-C then ends the process, since libraries would report other errors."""
     module = COMMANDS[name][0]
     if module in sys.modules:
         return sys.modules[module]

@@ -1,9 +1,8 @@
-"""The errors that bertds raises on purpose, and the exit code of each.
+"""The exceptions that bertds raises intentionally, and the exit code of each.
 
-A command ends with 0 when all went well, 1 when it failed, 2 when what it was given is wrong
-(a setting, a file, an option), and 75 when it stopped early with its work saved and can be run
-again (``EX_TEMPFAIL`` of sysexits.h; the Slurm scripts requeue on it). An immediate exit by Ctrl-C
-gives 130, as in a shell.
+A command exits with 0 on success, 1 if it failed, 2 if its input is wrong (a setting, a file, an
+option), and 75 if it stopped early with its work saved and can be run again (``EX_TEMPFAIL`` of
+sysexits.h; the Slurm scripts requeue on it). An immediate exit by Ctrl-C gives 130, as in a shell.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ EXIT_INTERRUPTED = 130
 
 
 class BertdsError(Exception):
-    """Something failed that is not the user's mistake (a full disk, a lost peer, a diverged run).
+    """A failure that is not the user's mistake (a full disk, a lost peer, a diverged run).
 
-    The message is one line that names the file or key, what was found and what was expected or
-    can be done about it.
+    The message is one line that names the file or key, the value that was found, and the expected
+    value or the remedy.
     """
 
     exit_code = EXIT_FAILED
 
 
 class UserError(BertdsError):
-    """What the user gave is wrong; nothing was changed."""
+    """The user's input is wrong; nothing was changed."""
 
     exit_code = EXIT_BAD_INPUT
 
 
 class ConfigError(UserError):
-    """A recipe, a DeepSpeed JSON or a ``--set`` holds an unknown key or an impossible value."""
+    """A recipe, a DeepSpeed JSON or a ``--set`` has an unknown key or an impossible value."""
 
 
 class DataError(UserError):
@@ -48,10 +47,10 @@ class InUseError(UserError):
 
 
 class StoppedError(BertdsError):
-    """The command stops early, with its work saved; the same command continues."""
+    """The command stops early with its work saved; the same command resumes it."""
 
     exit_code = EXIT_RUN_AGAIN
 
 
 class StoreError(StoppedError):
-    """A store (S3, a web server, ...) could not be reached for long."""
+    """A store (S3, a web server, ...) could not be reached for a long time."""

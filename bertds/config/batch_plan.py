@@ -1,4 +1,4 @@
-"""How the rows of one step are divided over processes and micro batches."""
+"""Divides the rows of one step over processes and micro batches."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from bertds.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchPlan:
-    """How one optimizer step's samples are cut.
+    """The division of one optimizer step's samples.
 
     global batch = micro batch x gradient accumulation steps x world size.
+
+    Raises:
+        ConfigError: a number is below 1, or the global batch is not such a product.
     """
 
     global_batch_size: int
@@ -26,6 +29,8 @@ class BatchPlan:
         per_forward = self.micro_batch_size * self.world_size
         if self.global_batch_size % per_forward == 0:
             return
+        # The message suggests the nearest batch sizes, and the nearest micro batch for this batch
+        # size.
         below = self.global_batch_size // per_forward * per_forward
         near = [str(batch) for batch in (below, below + per_forward) if batch > 0]
         micro = [
@@ -46,5 +51,5 @@ class BatchPlan:
 
     @property
     def gradient_accumulation_steps(self) -> int:
-        """Micro batches per rank and optimizer step."""
+        """Number of micro batches of a rank in one optimizer step."""
         return self.global_batch_size // (self.micro_batch_size * self.world_size)

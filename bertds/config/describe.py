@@ -1,4 +1,4 @@
-"""What a key means, its type and its default, in words."""
+"""Describes a key in words: its meaning, its type and its default."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def describe_type(kind: object) -> str:
 
 @cache
 def field_docs() -> dict[str, str]:
-    """Return the text under every field of a recipe, by dotted key."""
+    """Return dotted key -> the docstring under the field in the source of the recipe classes."""
     classes = [
         node
         for module in (recipe, run_settings)

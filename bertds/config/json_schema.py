@@ -1,6 +1,6 @@
-"""A JSON Schema of recipes, generated from the dataclasses: editors complete and check with it.
+"""Generates a JSON Schema of recipes from the dataclasses, for completion and checks in editors.
 
-Put ``# yaml-language-server: $schema=recipe.schema.json`` on a recipe's first line.
+Put ``# yaml-language-server: $schema=recipe.schema.json`` on the first line of a recipe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def json_schema(texts: Mapping[str, str]) -> dict[str, Any]:
     """Return the schema.
 
     Args:
-        texts: what each dotted key means.
+        texts: dotted key -> its meaning.
     """
     hints = get_type_hints(Config)
     sections: dict[str, Any] = {

@@ -28,12 +28,12 @@ def all_keys() -> dict[str, Any]:
 def dotted(
     values: Mapping[str, Any], prefix: str = "", *, keep_empty: bool = False
 ) -> dict[str, Any]:
-    """Return nested values by their dotted keys, each with the prefix in front.
+    """Return nested values by their dotted keys, each with the prefix.
 
     Args:
         values: nested mappings.
-        prefix: such as ``deepspeed.``.
-        keep_empty: an empty mapping counts as a value instead of being left out.
+        prefix: prefix of all keys, such as ``deepspeed.``.
+        keep_empty: an empty mapping counts as a value and is not omitted.
     """
     flat: dict[str, Any] = {}
     for key, value in values.items():

@@ -1,7 +1,7 @@
-"""Finds recipes and DeepSpeed JSONs by name or path, alike for every command.
+"""Finds recipes and DeepSpeed JSONs by name or path, in the same way for every command.
 
-``large_phase1``, ``large_phase1.yaml`` and ``bertds/recipes/large_phase1.yaml`` mean the shipped
-recipe from any folder; ``./mine.yaml`` and absolute paths mean that file alone.
+``large_phase1``, ``large_phase1.yaml`` and ``bertds/recipes/large_phase1.yaml`` denote the included
+recipe in any folder; ``./mine.yaml`` and absolute paths denote only that file.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def find_recipe(named: str | Path, beside: str | Path = "") -> Path:
     """Return the recipe of this name or path.
 
     Args:
-        named: what the user or another recipe says.
-        beside: the recipe that names it; its folder is searched too.
+        named: the name or path that the user or another recipe gives.
+        beside: the recipe that names it, whose folder is searched too.
 
     Raises:
-        ConfigError: no such recipe; says which are near.
+        ConfigError: there is no such recipe; suggests similar names.
     """
     folder = PACKAGE / "recipes"
     return _find(named, beside, folder, ("recipes", "bertds/recipes"), ".yaml", "recipe")
@@ -55,7 +55,7 @@ def _find(
     suffix: str,
     what: str,
 ) -> Path:
-    """Look at the path itself, next to the recipe that names it, then among the shipped files."""
+    """Try the path itself, then next to the recipe that names it, then the included files."""
     path = Path(named).expanduser()
     places = [path]
     if beside:

@@ -1,8 +1,8 @@
-"""How documents become rows: lengths, masks and pairs, declared and checked once.
+"""Settings by which documents become rows: lengths, masks and pairs, declared and checked once.
 
 The recipe's ``data`` section (:class:`bertds.config.recipe.DataConfig`) and the options of
-preparation take their defaults from here and make a :class:`RowSettings`, which is what the makers
-of rows are given.
+preparation take their defaults from here. Both make a :class:`RowSettings`, from which rows are
+made.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ImpossibleRows(ConfigError):
     """A field of RowSettings has a value that no row can have.
 
     Attributes:
-        field: its name.
+        field: name of the field.
         found: its value.
         allowed: a description of the allowed values.
     """
@@ -55,6 +55,7 @@ class RowSettings:
     def __post_init__(self) -> None:
         if self.pairs not in PAIRS:
             raise ImpossibleRows("pairs", repr(self.pairs), ", ".join(PAIRS))
+        # At least one token in each segment.
         least = self.special_tokens + 2
         checks = (
             (
@@ -80,7 +81,7 @@ class RowSettings:
     def from_mapping(
         cls, values: Mapping[str, object], *, sequence_length: int, max_predictions: int
     ) -> RowSettings:
-        """Take masks and pairs from a mapping with other keys too, such as a manifest's settings.
+        """Take masks and pairs from a mapping that may have other keys, such as a manifest's.
 
         Raises:
             ImpossibleRows: a value is out of its range.
@@ -91,10 +92,10 @@ class RowSettings:
 
     @property
     def special_tokens(self) -> int:
-        """Special tokens of a row: [CLS] A [SEP] B [SEP], or [CLS] A [SEP]."""
+        """Number of special tokens in a row: [CLS] A [SEP] B [SEP], or [CLS] A [SEP]."""
         return 2 if self.pairs == "none" else 3
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens that both segments can have together."""
+        """Maximum number of tokens that both segments can have together."""
         return self.sequence_length - self.special_tokens

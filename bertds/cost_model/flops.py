@@ -1,7 +1,7 @@
-"""Floating-point operations of BERT pre-training: what MFU is made of.
+"""Floating-point operations of BERT pre-training, from which MFU is computed.
 
-Multiply and add count as two. Only work that the mathematics asks for is counted: no padding, no
-recomputation, and the vocabulary only for masked tokens.
+Multiplication and addition count as two. Only operations that the model requires are counted: no
+padding, no recomputation, and the vocabulary only for masked tokens.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ def forward_backward_flops(
 ) -> float:
     """Return the operations of one forward and backward pass.
 
-    3 * [L (8 H^2 + 4 H I) T + 4 H L T S + P (2 H^2 + 2 H V) + 2 H^2], the backward pass being
-    twice the forward; with I = 4 H the first term is the usual 24 H^2 L T. A modern encoder's
-    feed-forward layer has a gate, so 6 H I; its local layers see a window instead of S.
+    3 * [L (8 H^2 + 4 H I) T + 4 H L T S + P (2 H^2 + 2 H V) + 2 H^2], where the backward pass costs
+    twice the forward pass. With I = 4 H the first term is the usual 24 H^2 L T. The feed-forward
+    layer of a modern encoder has a gate, hence 6 H I; its local layers have a window instead of S.
 
     Args:
-        model: width H, layers L, feed-forward width I.
-        vocab_size: words V.
+        model: the model: width H, layers L, feed-forward width I.
+        vocab_size: vocabulary size V.
         tokens: real tokens T of all rows.
         masked: masked tokens P of all rows.
-        rows: rows; every row is taken to be S = tokens / rows long.
+        rows: number of rows; every row is assumed to have S = tokens / rows tokens.
     """
     width, layers = model.hidden_size, model.num_hidden_layers
     length = tokens / max(rows, 1e-9)
@@ -39,15 +39,16 @@ def forward_backward_flops(
 
 
 def seen_tokens(model: ModelConfig, layer: int, length: float) -> float:
-    """Return how many tokens each token attends to in one layer, in a row of ``length``."""
+    """Return the number of tokens that each token attends to in a layer, in a row of ``length``."""
     if model.style == "modern" and layer % model.global_attn_every_n_layers:
         return min(length, model.local_attention + 1.0)
     return length
 
 
 def parameter_count(model: ModelConfig, vocab_size: int) -> int:
-    """Return the number of trained numbers, the word table's padding rows included."""
+    """Return the number of trained parameters, including the padding rows of the word table."""
     width, inner = model.hidden_size, model.intermediate_size
+    # The word table is padded to a multiple of 64 rows.
     rows = -(-vocab_size // 64) * 64
     if model.style == "modern":
         layer = 4 * width * width + 3 * width * inner + 2 * width
@@ -65,15 +66,15 @@ def parameter_count(model: ModelConfig, vocab_size: int) -> int:
 
 
 def masked_per_row(tokens: float, probability: float, most: int) -> float:
-    """Return the masked tokens of a row of this number of real tokens."""
+    """Return the number of masked tokens in a row with this number of real tokens."""
     return min(float(most), max(1.0, probability * tokens))
 
 
 def mean_tokens(sequence_length: int) -> float:
-    """Return the real tokens of a Wikipedia row, where nothing better is known.
+    """Return the real tokens of a Wikipedia row, if nothing better is known.
 
-    512: 254 (REFERENCE: half of the slots of Wikipedia rows are padding). 128: 115 (10 % padding
-    measured). Others in between, on a logarithmic scale of the length.
+    512: 254 (REFERENCE: half of the slots of Wikipedia rows are padding). 128: 115 (measured: 10 %
+    padding). Other lengths are interpolated on a logarithmic scale.
     """
     place = min(1.0, max(0.0, math.log2(sequence_length / 128) / 2))
     return sequence_length * (0.90 + (254 / 512 - 0.90) * place)

@@ -1,4 +1,4 @@
-"""Reads ``gpus.yaml`` and files like it: what each GPU can do, checked entry by entry."""
+"""Reads ``gpus.yaml`` and files like it, the figures of each GPU, and checks each entry."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ KEYS = {*NEEDED, *DEFAULTS, "full_tflops", "efficiency", "efficiency_kind", "eff
 
 
 def read_gpus(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the entries of a file by the GPU's name.
+    """Return the entries of a file by GPU name.
 
     Raises:
-        ConfigError: it cannot be read, or is not of that form.
+        ConfigError: the file cannot be read, or does not have this form.
     """
     try:
         found = load_yaml(path.read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def check_gpu(path: Path, name: str, row: Mapping[str, Any]) -> None:
     """Check one entry.
 
     Raises:
-        ConfigError: a key is unknown or missing, or its value impossible.
+        ConfigError: a key is unknown or missing, or a value is impossible.
     """
     if unknown := sorted(set(map(str, row)) - KEYS):
         raise ConfigError(

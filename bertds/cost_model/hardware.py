@@ -1,17 +1,17 @@
-"""GPUs that a plan can be made for, their peaks for MFU, and where their numbers come from.
+"""The GPUs of the planner, their peaks for MFU, and the sources of these figures.
 
-The numbers are in ``gpus.yaml``; a file of the same form adds GPUs or changes keys. Peaks are
-dense product rates without sparsity. The efficiency is the share of the half-precision peak that
-forward and backward reach on real tokens. This code was measured on an H100; where a GPU has no
-share of its own, it is derived from that one:
+The figures are in ``gpus.yaml``; another file of the same form can add GPUs or change keys. Peaks
+are dense product rates without sparsity. The efficiency is the share of the half-precision peak
+that forward and backward pass reach on real tokens. It was measured for this code on an H100. For a
+GPU without its own share, it is derived from that one:
 
 ```text
 share = share of the H100 / (p + m * (peak / H100's peak) * (H100's bandwidth / bandwidth))
 ```
 
-with p the part of the H100's time that goes into products and attention, and m the part that goes
-into moving memory. The formula gives 46 and 39 % for the A100, where NVIDIA's DeepLearningExamples
-reached 45 and 38 % on real tokens.
+Here p is the part of the H100's time in products and attention, and m the part that moves memory.
+The formula gives 46 and 39 % for the A100, where NVIDIA's DeepLearningExamples reached 45 and 38 %
+on real tokens.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from bertds.system.processes import usable_cores
 MEASURED_ON = "h100"
 MEMORY_PART = {128: 0.29, 512: 0.23}
 """Part of the H100's kernel time that moves memory: 59 of 205 ms at 128 tokens, 30 of 133 ms at 512
-(BERT-large with fused layers, by torch.profiler)."""
+(BERT-large with fused layers, measured with torch.profiler)."""
 VARIANTS = {"ti", "super", "laptop", "mobile", "max", "d", "mig", "nvl"}
-"""Words of a driver's name that mark a GPU with another peak."""
+"""Words in the driver's name of a GPU that mean another peak."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """One kind of device, and the node that it usually is in."""
+    """One kind of device, and the node that usually contains it."""
 
     name: str
-    """As given to ``--gpu``."""
+    """The name for ``--gpu``."""
     peak_half: float
     """bf16 or fp16 matrix operations per second."""
     peak_full: float
@@ -53,37 +53,37 @@ class Hardware:
     memory_bandwidth: float
     """Bytes per second between the device and its memory."""
     link_bandwidth: float
-    """Bytes per second and device and direction inside a node (NVLink; on CPU shared memory)."""
+    """Bytes per second, device and direction inside a node (NVLink; for a CPU, shared memory)."""
     network_bandwidth: float
-    """Bytes per second and direction that a node has to the others."""
+    """Bytes per second and direction between a node and the others."""
     watts: float
-    """Of one device with its share of the node (CPU, network, fans), under load."""
+    """Power of one device under load, with its share of the node (CPU, network, fans)."""
     efficiency_128: float
     """Share of the peak reached on rows of 128 tokens."""
     efficiency_512: float
-    """The same on rows of 512."""
+    """The same for rows of 512 tokens."""
     efficiency_kind: str
     """``measured``, ``published``, ``assumed`` or ``derived``."""
     efficiency_source: str
-    """Where these shares are from."""
+    """The source of these shares."""
     dollars_per_hour: float
-    """Price of one device and hour, to be overridden by ``--price``."""
+    """Price of one device and hour; ``--price`` overrides it."""
     devices_per_node: int = 8
-    """Devices of a node where ``--gpus`` does not say."""
+    """Number of devices in a node without ``--gpus``."""
     driver: tuple[str, ...] = ()
-    """Words, in lower case, of the name that the driver reports."""
+    """Lower-case words in the name that the driver reports."""
     source: str
-    """Where the other numbers are from."""
+    """The source of the other figures."""
 
 
 def table(extra: Path | None = None) -> dict[str, Hardware]:
-    """Return the known GPUs by name: the package's, then those of a file of the user's.
+    """Return the known GPUs by name: those of the package, then those of a file of the user.
 
     Args:
-        extra: a file like ``gpus.yaml``; default: the one that ``BERTDS_GPU_FILE`` names, if any.
+        extra: a file like ``gpus.yaml``; None = the file that ``BERTDS_GPU_FILE`` names, if any.
 
     Raises:
-        ConfigError: the file cannot be read, or an entry in it is wrong.
+        ConfigError: the file cannot be read, or an entry is wrong.
     """
     named = os.environ.get("BERTDS_GPU_FILE")
     return _table(extra or (Path(named) if named else None))
@@ -131,7 +131,7 @@ def _hardware(name: str, row: Mapping[str, Any], reference: Mapping[str, Any]) -
 
 
 def _derive(length: int, row: Mapping[str, Any], reference: Mapping[str, Any]) -> float:
-    """Return the share of the peak by the formula above."""
+    """Return the share of the peak by the formula in the module's docstring."""
     memory = MEMORY_PART[length]
     slower = row["half_tflops"] / reference["half_tflops"]
     slower *= reference["memory_tb_s"] / row["memory_tb_s"]
@@ -165,11 +165,11 @@ def find(name: str, extra: Path | None = None) -> Hardware:
     """Return a device by its name.
 
     Args:
-        name: ``cpu``, or a name of the table.
+        name: ``cpu``, or a name in the table.
         extra: see :func:`table`.
 
     Raises:
-        ConfigError: there is none of that name, or the file is wrong.
+        ConfigError: there is no such name, or the file is wrong.
     """
     if name == "cpu":
         return cpu()
@@ -183,10 +183,11 @@ def find(name: str, extra: Path | None = None) -> Hardware:
 
 
 def kind_of(device_name: str) -> Hardware | None:
-    """Return the device that a driver's name means, or None if it is not in the table.
+    """Return the device that a driver's name denotes, or None if it is not in the table.
 
-    The entry all of whose words are in the name, and that has the most of them. A name with a
-    word of another variant (``Ti``, ``Laptop``, ``MIG``) that the entry does not have is no match.
+    All words of the entry must be in the name; of several entries, the one with the most words is
+    chosen. If the name has a word of another variant (``Ti``, ``Laptop``, ``MIG``) that the entry
+    lacks, it does not match.
     """
     words = set(re.findall(r"[a-z0-9]+", device_name.lower()))
     matches = [
@@ -198,7 +199,7 @@ def kind_of(device_name: str) -> Hardware | None:
 
 
 def peak_of(device_name: str, precision: str) -> float | None:
-    """Return the peak of a device by the name that its driver gives, or None if unknown."""
+    """Return the peak of a device by its driver's name, in operations per second, or None."""
     found = kind_of(device_name)
     if found is None:
         return None

@@ -1,10 +1,10 @@
-"""What a script's words and sentences are: the one table that every rule about text uses.
+"""Words and sentences of scripts: the one table that every rule about text uses.
 
-English text never pays for it: callers decide by what they count anyway (spaces, a full stop), and
-ask here only about the few lines that such a count does not settle.
+English text has no cost: callers first count something that they need anyway (spaces, full stops),
+and use this module only for the few lines that such a count does not decide.
 
 Sources: the Unicode Standard, chapters 6.2 (sentence ends), 13.4 (Tibetan), 16 (Southeast Asia) and
-18 (East Asia); line joining follows CSS Text Module Level 3, section 4.1.3.
+18 (East Asia). Line joining follows CSS Text Module Level 3, section 4.1.3.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from bertds.system.start_up import pattern_on_first_use
 
 
 class Script(NamedTuple):
-    """A script that sets no spaces between words."""
+    """A script without spaces between words."""
 
     name: str
     letters: str
-    """Ranges of a character class: letters, and the marks that are written on them."""
+    """Ranges of a character class: letters, and the marks that combine with them."""
     word: float
-    """Letters of a word, about: they count in place of the space that English would have."""
+    """Approximate number of letters in a word, from which words are counted without spaces."""
     ends: str
-    """Marks that end a sentence; "" if a space is all that ends one."""
+    """Marks that end a sentence; "" if only a space ends it."""
     spaced_ends: bool
-    """A space follows an end, as in English (not in East Asia, where the mark is wide itself)."""
+    """Whether a space follows an end, as in English (not in East Asia, where marks are wide)."""
 
 
 UNSPACED = (
@@ -52,12 +52,12 @@ UNSPACED = (
 )
 
 LETTERS = "".join(script.letters for script in UNSPACED)
-"""Of all these scripts, for a character class."""
+"""The letters of all these scripts, for a character class."""
 
 IDEOGRAPHS = UNSPACED[0].letters
-"""And kana: each is about as much as a word, and compared as one."""
+"""Ideographs and kana: each counts, and is compared, as about one word."""
 
-# Of every script. East Asia, Arabic and Urdu, Devanagari (danda) and its neighbours, Armenian,
+# Ends of all scripts: East Asia, Arabic and Urdu, Devanagari (danda) and its neighbours, Armenian,
 # Ethiopic, Syriac, Mongolian, N'Ko, Ol Chiki, Meetei Mayek, Santali, Canadian syllabics.
 _SPACED_ENDS = ".!?…؟۔।॥։՞՜።፧፨܀܁܂᠃᠉߹᱾᱿꯫᙮‼⁇⁈⁉"
 SENTENCE_ENDS = "".join(dict.fromkeys(_SPACED_ENDS + "".join(s.ends for s in UNSPACED)))
@@ -69,7 +69,7 @@ _END_CHARACTERS = frozenset(SENTENCE_ENDS)
 _WIDE_MARKS = "\u3000-\u3004\u3008-\u3020\u3030\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
 _WIDE = "".join(script.letters for script in UNSPACED if not script.spaced_ends)
 _NARROW = "".join(script.letters for script in UNSPACED if script.spaced_ends)
-# The newline first: a literal is found much faster than a class.
+# The newline comes first, since a literal is found much faster than a class.
 _WIDE_NEIGHBOURS = (
     f"(?=[{_WIDE}{_WIDE_MARKS}])(?<=[{_WIDE}{_WIDE_MARKS}]\n)|(?<=[{_WIDE_MARKS}]\n)"
     f"|(?=[{_WIDE_MARKS}])"
@@ -80,11 +80,11 @@ _UNSPACED_LETTER = pattern_on_first_use(f"[{LETTERS}]")
 
 
 def ends_sentence(text: str) -> bool:
-    """Return whether a text ends where a sentence does, quotes and brackets after it allowed."""
+    """Return whether a text ends like a sentence; quotes and brackets may follow the end."""
     text = text.rstrip(_CLOSERS + " \u3000\xa0")
     if text[-1:] in _END_CHARACTERS:
         return True
-    # Greek asks with a semicolon, Armenian ends with what some type as a colon.
+    # A Greek question ends with a semicolon. The Armenian full stop is often typed as a colon.
     return text[-1:] in (";", ":") and _asks(text)
 
 
@@ -98,12 +98,12 @@ def _asks(text: str) -> bool:
 
 
 def has_unspaced(text: str) -> bool:
-    """Return whether a text holds a letter of a script without spaces between words."""
+    """Return whether a text contains a letter of a script without spaces between words."""
     return not text.isascii() and _UNSPACED_LETTER.search(text) is not None
 
 
 def mostly_unspaced(text: str) -> bool:
-    """Return whether most words of a text are of scripts without spaces between words."""
+    """Return whether most letters of a text belong to scripts without spaces between words."""
     if text.isascii():
         return False
     letters = len(_UNSPACED_LETTER.findall(text))
@@ -111,9 +111,9 @@ def mostly_unspaced(text: str) -> bool:
 
 
 def word_count(text: str) -> int:
-    """Return the number of words: between spaces, or by the number of their letters.
+    """Return the number of words: those between spaces, or estimated from the number of letters.
 
-    ``word_count("It is.")`` is 2; ``word_count("北京是中国的首都")`` is 5 (8 letters, 1.6 a word).
+    ``word_count("It is.")`` is 2; ``word_count("北京是中国的首都")`` is 5 (8 letters / 1.6).
     """
     spaced = len(text.split())
     if text.isascii() or _UNSPACED_LETTER.search(text) is None:
@@ -129,7 +129,7 @@ def _by_script() -> tuple[tuple[re.Pattern[str], float], ...]:
 
 
 def without_marked_ends(text: str) -> bool:
-    """Return whether a text is of a script that marks no end of a sentence (Thai, Lao)."""
+    """Return whether the end of a text is in a script without end marks (Thai, Lao)."""
     return _UNMARKED.search(text[-40:]) is not None
 
 
@@ -137,7 +137,7 @@ _UNMARKED = pattern_on_first_use("[" + "".join(s.letters for s in UNSPACED if no
 
 
 def join_lines(lines: Sequence[str]) -> str:
-    """Join the lines of a paragraph; no space between letters of scripts that set none."""
+    """Join the lines of a paragraph, without a space in scripts that do not use one."""
     if len(lines) == 1:
         return lines[0]
     text = "\n".join(lines)
@@ -146,14 +146,14 @@ def join_lines(lines: Sequence[str]) -> str:
     return text.replace("\n", " ")
 
 
-# First bytes in UTF-8 of U+0800 to U+1FFF and of all from U+3000 on.
+# The first UTF-8 bytes of U+0800 to U+1FFF, and of all characters from U+3000.
 _LEADS = [bytes([lead]) for lead in (0xE0, 0xE1, *range(0xE3, 0xF5))]
 
 
 def may_join_without_space(text: str) -> bool:
-    """Return whether a text can hold what :func:`join_lines` sets no space between.
+    """Return whether a text can contain lines that :func:`join_lines` joins without a space.
 
-    Asked once per document. In the languages of Europe it is False: lines are joined by spaces.
+    This is called once per document. For European languages it is False: a space joins the lines.
     """
     if text.isascii():
         return False
@@ -162,51 +162,53 @@ def may_join_without_space(text: str) -> bool:
 
 
 def gap(before: str, after: str) -> str:
-    """Return what belongs between two pieces of a sentence that a line break parts."""
+    """Return the text that replaces a line break between two parts of a sentence: "" or a space."""
     return join_lines((before[-1:], after[:1]))[1:-1] if before and after else " "
 
 
 def sentence_gap(before: str, after: str) -> str:
-    """Return what a running text has between two sentences: nothing in East Asia, else a space.
+    """Return the text between two sentences of running text: "" in East Asia, else a space.
 
-    Thai, which sets no space between words, sets one between sentences.
+    Thai has no spaces between words, but it has one between sentences.
     """
-    # Quotes of Chinese are those of English: “好。”他說 has no gap.
+    # Chinese and English use the same quotation marks: “好。”他說 has no gap.
     joint = f"{before.rstrip(_CLOSERS)[-1:]}\n{after.lstrip(_OPENERS)[:1]}"
     return " " if joint.isascii() or not _NO_SPACE_BETWEEN_SENTENCES.search(joint) else ""
 
 
 def spaced_words(text: str) -> str:
-    """Return a text with spaces around each letter of the scripts that set none."""
+    """Return a text with spaces around each letter of the scripts without spaces."""
     return _UNSPACED_LETTER.sub(r" \g<0> ", text)
 
 
 # --------------------------------------------------------------------------------------------
-# Sentences where the splitter knows no ends
+# Sentence ends that the splitter does not know
 # --------------------------------------------------------------------------------------------
 
 _LEAST_PHRASE = 40
-"""Characters. Thai and Lao set a space after a phrase as well as after a sentence."""
+"""In characters. Thai and Lao put a space after a phrase as well as after a sentence."""
 _OWN_ENDS = pattern_on_first_use(f"(?<=[།༎༏༐༑។៕᪨᪩᭞᭟᭚᭛꧉])[{re.escape(_CLOSERS)}]*\\s+")
 _PHRASE_END = pattern_on_first_use(
     f"(?<=[{UNSPACED[2].letters}{UNSPACED[3].letters}ๆฯ])\\s+(?=\\S)"
 )
-# In any text of some length in one of these scripts; `in` costs nothing on other text.
+# Every longer text in one of these scripts contains one; `in` costs nothing on other text.
 _SIGNS = ("།", "។", "៕", "᪨", "᪩", "᭞", "᭟", "꧉", "า", "ร", "ກ", "າ")
 
 
 def needs_own_ends(text: str) -> bool:
-    """Return whether sentencex would leave the sentences of a text together."""
+    """Return whether sentencex would not split the sentences of a text."""
     return not text.isascii() and any(sign in text for sign in _SIGNS)
 
 
 def split_further(sentence: str) -> list[str]:
-    """Cut a sentence where its script ends one: after ``།`` and ``។``, at Thai's spaces."""
+    """Split a sentence at the ends of its script: after ``།`` and ``။``, and at Thai's spaces."""
     pieces = []
     for part in _cut_after(sentence, _OWN_ENDS):
         least = 0
         phrases: list[str] = []
         for phrase in _cut_after(part, _PHRASE_END):
+            # Short phrases are joined, since in Thai and Lao a space does not always end a
+            # sentence.
             if phrases and least < _LEAST_PHRASE:
                 phrases[-1] += phrase
             else:
@@ -232,7 +234,7 @@ def _cut_after(text: str, gap: re.Pattern[str]) -> list[str]:
 
 
 def last_break(text: str, start: int, end: int) -> int:
-    """Return where a text without spaces is best cut in ``[start, end)``; -1 if nowhere."""
+    """Return the best place to cut a text without spaces in ``[start, end)``; -1 if none."""
     for marks in (SENTENCE_ENDS, "，、；：､,;:་"):
         found = max(text.rfind(mark, start, end) for mark in marks)
         if found >= 0:

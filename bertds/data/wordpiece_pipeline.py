@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 LONGEST_WORD = 100
-"""Characters; a longer word is [UNK], as in every BERT tokenizer."""
+"""In characters; a longer word becomes [UNK], as in every BERT tokenizer."""
 
 
 def wordpiece_pipeline(vocabulary: dict[str, int], rules: WordPieceRules | bool) -> Tokenizer:
-    """Return the pipeline, without added special tokens: text that spells [MASK] is text.
+    """Return the pipeline without added special tokens, so that "[MASK]" in a text stays text.
 
     Args:
-        vocabulary: tokens and their ids.
-        rules: what is done to text; a bool is BERT's own, uncased or cased.
+        vocabulary: token -> id.
+        rules: the normalisation of text; a bool means BERT's own rules, uncased or cased.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 

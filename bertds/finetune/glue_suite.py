@@ -50,7 +50,7 @@ def run_suite(
         results[name] = run_one(name, out / name)
         if not is_main:
             continue
-        # The leaderboard wants the test predictions of all tasks in one folder.
+        # A submission to the leaderboard is one folder with the test predictions of all tasks.
         submission = out / "submission"
         submission.mkdir(parents=True, exist_ok=True)
         for path in sorted((out / name / "predictions").glob("*.tsv")):

@@ -13,7 +13,7 @@ FILE = "metrics.jsonl"
 
 
 def cut_after(path: Path, step: int, validated_step: int | None = None) -> None:
-    """Remove lines of steps after ``step``, of a validation that comes again, and broken ones."""
+    """Remove lines of steps after ``step``, of a validation that is repeated, and broken lines."""
 
     def stays(line: dict[str, Any]) -> bool:
         again = "split" in line and line.get("step") == step != validated_step

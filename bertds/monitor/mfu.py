@@ -10,15 +10,15 @@ from bertds.cost_model.flops import forward_backward_flops, masked_per_row
 
 @dataclass(frozen=True, slots=True)
 class Meter:
-    """Turns a window's tokens and seconds into achieved operations per second and MFU.
+    """Turns the tokens and seconds of a window into achieved operations per second and MFU.
 
     Attributes:
         model: the architecture.
-        vocab_size: words.
+        vocab_size: size of the vocabulary.
         masked_lm_prob: share of masked tokens.
-        most_masked: most masked tokens of a row.
-        devices: how many processes share the work.
-        peak: of one device, or None.
+        most_masked: maximum number of masked tokens in a row.
+        devices: number of processes that share the work.
+        peak: peak of one device in operations per second, or None.
     """
 
     model: ModelConfig
@@ -29,7 +29,7 @@ class Meter:
     peak: float | None
 
     def read(self, tokens: int, samples: int, seconds: float) -> dict[str, float]:
-        """Return ``tflops`` (per device) and, where the peak is known, ``mfu``."""
+        """Return ``tflops`` (per device) and, if the peak is known, ``mfu``."""
         if samples <= 0 or seconds <= 0.0:
             return {}
         masked = samples * masked_per_row(tokens / samples, self.masked_lm_prob, self.most_masked)

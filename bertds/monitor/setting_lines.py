@@ -1,4 +1,4 @@
-"""``settings.jsonl`` of a run folder: a line per start, with the settings that it changed."""
+"""``settings.jsonl`` of a run folder: one line per start, with the settings that it changed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from bertds.system.json_fields import parse_json
 
 FILE = "settings.jsonl"
-"""One line per start of the run: its step, and what it changed."""
+"""One line per start of the run: its step, and the changed settings."""
 _OPTIMIZER = "deepspeed.optimizer.params."
 
 
 class Change(NamedTuple):
-    """An announced setting that differs from the run's last start."""
+    """An announced setting that differs from that of the previous start."""
 
     key: str
     before: Any
@@ -23,7 +23,7 @@ class Change(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The key as people say it: ``lr`` for the optimizer's learning rate."""
+        """The usual name of the key: ``lr`` for the optimizer's learning rate."""
         return self.key.removeprefix(_OPTIMIZER)
 
 
@@ -34,7 +34,7 @@ def as_line(step: int, world_size: int, time: str, changed: list[Change]) -> str
 
 
 def read_changes(run: Path) -> list[tuple[int, Change]]:
-    """Return every announced change of a run with the step from which it holds."""
+    """Return every announced change of a run, with the step from which it applies."""
     file = run / FILE
     if not file.is_file():
         return []
@@ -45,5 +45,5 @@ def read_changes(run: Path) -> list[tuple[int, Change]]:
             for key, (before, now) in line["changes"].items():
                 found.append((int(line["step"]), Change(key, before, now)))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-            continue  # cut short by a crash
+            continue  # truncated by a crash
     return found

@@ -1,4 +1,4 @@
-"""What trackers are given: a metric line's numbers by name, and a run's checkpoints."""
+"""Values for trackers: the numbers of a metric line by name, and the checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bertds.system.json_fields import parse_json
 
 
 def flat(values: dict[str, Any]) -> dict[str, float]:
-    """Return a metric line's numbers by the names that trackers know them by: train/mlm_loss."""
+    """Return the numbers of a metric line by their names in trackers: train/mlm_loss."""
     prefix = values.get("split", "train")
     found = {
         f"{prefix}/{key}": value
@@ -23,7 +23,7 @@ def flat(values: dict[str, Any]) -> dict[str, float]:
 
 
 def saved_checkpoints(run_dir: Path) -> dict[str, dict[str, Any]]:
-    """Return what is in a run's checkpoints, by name: step, samples, bytes."""
+    """Return the checkpoints of a run: name -> step, samples, bytes."""
     found = {}
     for manifest in sorted(run_dir.glob("checkpoints/step_*/manifest.json")):
         facts = parse_json(manifest.read_text(encoding="utf-8"))

@@ -18,21 +18,21 @@ from bertds.system.atomic_files import explain_os_error, write_text
 FILES = ("recipe.yaml", "deepspeed.json", "site.env", "README.md")
 PACKED = (".bz2", ".gz", ".xz", ".zst", ".7z", ".parquet")
 BYTES_PER_TOKEN = 4.5
-"""English text under a WordPiece vocabulary of 30,000."""
+"""For English text with a WordPiece vocabulary of 30,000."""
 UNPACKS_TO = 4
-"""Text in a compressed file, in units of its size."""
+"""Typical size of the text in a compressed file, as a multiple of the file's size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """What is trained on, as options of ``bertds prep``, and about how large it is."""
+    """The training text, as options of ``bertds prep``, and its approximate size."""
 
     options: dict[str, list[str]]
-    """By source kind (``wiki``, ``books``, ``text`` ...): paths; of ``hf``: names."""
+    """Source kind (``wiki``, ``books``, ``text`` ...) -> paths; for ``hf``: names."""
 
     @property
     def tokens(self) -> float:
-        """About how many tokens; a dataset of the hub counts as Wikipedia with books."""
+        """Approximate number of tokens; a dataset of the Hub counts as Wikipedia and books."""
         if "hf" in self.options:
             return 4.3e9
         sizes = 0.0
@@ -42,15 +42,15 @@ class Corpus:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens of a vocabulary that the corpus is enough to train."""
+        """Size of the largest vocabulary for which the corpus is large enough."""
         return 30_522 if self.tokens > 5e7 else 8192 if self.tokens > 5e6 else 2048
 
     @property
     def held_out(self) -> float:
-        """Share of documents to hold out: small corpora need a larger one.
+        """Fraction of documents to hold out: small corpora need a larger one.
 
-        0 for books of which none can be spared: preparation holds at least two documents out, and
-        trains on at least two.
+        It is 0 for fewer than 4 books, since preparation needs at least two documents for each of
+        training and validation.
         """
         if set(self.options) == {"books"} and len(list(_files(self.options["books"]))) < 4:
             return 0.0
@@ -64,10 +64,10 @@ def _files(paths: Iterable[str]) -> Iterable[Path]:
 
 
 def guess_kind(given: str) -> str:
-    """Return the source kind that a path looks like; ``hf`` for what is none.
+    """Return the source kind that a path appears to have.
 
     Raises:
-        ConfigError: there is no such path, or nothing in the folder can be read.
+        ConfigError: the path does not exist, or the folder is empty or of several kinds.
     """
     path = Path(given)
     if not path.exists():
@@ -105,15 +105,15 @@ def write_project(
     """Write the files.
 
     Args:
-        folder: where to; made if it is missing.
-        proposal: recipe and JSON.
-        corpus: what is trained on.
-        nodes: machines.
-        devices: GPUs of each, or processes on a CPU.
+        folder: the project folder; it is made if it is missing.
+        proposal: recipe and DeepSpeed JSON.
+        corpus: the training text.
+        nodes: number of machines.
+        devices: number of GPUs of each, or of processes on a CPU.
         hours: training time.
 
     Raises:
-        ConfigError: one of the files is there already; nothing was written.
+        ConfigError: one of the files already exists; nothing was written.
     """
     for name in FILES:
         if (folder / name).exists():
@@ -136,7 +136,7 @@ def write_project(
 
 
 def expectations(proposal: Proposal, corpus: Corpus) -> list[str]:
-    """Return what the planner expects of a run on this corpus, one fact per line."""
+    """Return the planner's expectations of a run on this corpus, one fact per line."""
     plan = proposal.plan
     too_few = "fewer than 4 books: no documents are held out, so the scores are for training text"
     return [
@@ -161,6 +161,7 @@ def _recipe(proposal: Proposal, corpus: Corpus, hours: float) -> str:
 
 def _site(folder: Path, devices: int, hours: float, proposal: Proposal) -> str:
     whole = folder.resolve()
+    # 10 % and 15 minutes more, for start-up, validation and saving.
     minutes = round(hours * 60 * 1.1) + 15
     gpus = "" if proposal.plan.hardware.name == "cpu" else f"SBATCH_GPUS_PER_NODE={devices}\n"
     return (
@@ -221,7 +222,7 @@ After changing recipe.yaml or deepspeed.json, see what the run will need:
 
 
 def fetch_demo(folder: Path) -> Path:
-    """Fetch the demo's excerpt of Wikipedia below a folder and return its path.
+    """Download the demo's excerpt of Wikipedia below a folder, and return its path.
 
     Raises:
         BertdsError: it cannot be downloaded.

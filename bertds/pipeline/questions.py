@@ -1,4 +1,4 @@
-"""The answers of the model after training and before, and the most frequent token."""
+"""Collects the answers of a model before and after training, and the most frequent token."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def ask_prompts(run: Path, trained: PretrainedModel) -> list[dict[str, str]]:
     """Ask the final model the fixed prompts of a run's validations.
 
     Args:
-        run: whose recipe says what is asked.
-        trained: the final model, of this run or one that started from it.
+        run: the run whose recipe has the prompts.
+        trained: the final model, of this run or of one that started from it.
 
     Returns:
-        Per prompt ``text``, ``answer``, ``before`` training (empty where that was not asked),
+        For each prompt ``text``, ``answer``, ``before`` training (empty if it was not asked then),
         ``after``, and ``frequent``, the most frequent token of the training text.
     """
     config = load_config(load_pretrained(run).manifest["recipe"])
@@ -72,8 +72,8 @@ def ask_facts(trained: PretrainedModel, told: facts.Facts) -> dict[str, dict[str
     """Ask every held-out sentence about its fact.
 
     Returns:
-        Per kind of fact how many were ``asked``, how many are ``right`` at rank one, and how many
-        different ``answers`` there are to choose from.
+        Kind of fact -> ``asked``, the number of questions; ``right``, the number of answers that
+        are right at rank one; ``answers``, the number of different answers to choose from.
     """
     assert trained.tokenizer_folder is not None
     tokenizer = load_tokenizer_info(trained.tokenizer_folder)

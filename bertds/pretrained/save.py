@@ -1,4 +1,4 @@
-"""``bertds.save_pretrained``: a model of one's own loop as a Hugging Face folder."""
+"""``bertds.save_pretrained``: writes a model of the user's own loop as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ def save_pretrained(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write a model that transformers and ``bertds.from_pretrained`` load; whole or not at all.
+    """Write a model that transformers and ``bertds.from_pretrained`` can load.
+
+    The folder becomes visible only when it is complete.
 
     Args:
         model: a ``bertds.BertForPreTraining`` or ``ModernBertForMaskedLM``.
         folder: must be absent or empty, unless ``overwrite``.
-        tokenizer: the data's own, ``source.tokenizer``; None = weights and configuration only.
-        overwrite: replace what an earlier call or ``bertds export`` wrote there.
+        tokenizer: the tokenizer of the data, ``source.tokenizer``; None = only weights and
+            configuration are written.
+        overwrite: replace the result of an earlier call or of ``bertds export``.
 
     Returns:
         The folder.
 
     Raises:
-        ConfigError: the folder holds something else.
+        ConfigError: the folder contains something else.
     """
     folder = Path(folder)
     pad = 0 if tokenizer is None else tokenizer.special_ids["pad"]

@@ -1,4 +1,4 @@
-"""Serves the report of runs to this machine's browsers: reads the run folders, writes nothing."""
+"""Serves the report of runs to browsers on this machine; reads run folders and writes nothing."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pathlib import Path
 from bertds.errors import ConfigError, UserError
 
 ADDRESS = "127.0.0.1"
-"""Only this machine, whatever networks it is in; others come through SSH."""
+"""Only browsers on this machine can connect; others need SSH."""
 
 
 class LiveReport(ThreadingHTTPServer):
     """The report at ``http://127.0.0.1:PORT/``.
 
     Args:
-        runs: run folders, or folders that hold several.
-        port: 0 = any free one.
-        seconds: minimum time between two versions of the page, and the time after which the
-            browser asks again.
+        runs: run folders, or folders that contain several.
+        port: the port; 0 = any free one.
+        seconds: minimum time between two versions of the page, and the interval at which the
+            browser reloads it.
         title: the headline.
 
     Raises:
-        ConfigError: the port cannot be had.
+        ConfigError: the port is not available.
     """
 
     daemon_threads = True
@@ -42,11 +42,11 @@ class LiveReport(ThreadingHTTPServer):
 
     @property
     def port(self) -> int:
-        """The port that was taken."""
+        """The port of the server."""
         return int(self.server_address[1])
 
     def page(self) -> tuple[str, bytes]:
-        """Return the type and bytes of the page; one request at a time makes it."""
+        """Return the type and bytes of the page; only one request at a time renders it."""
         with self._lock:
             now = time.monotonic()
             if self._made is None or now - self._made[0] >= self.seconds:
@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send the page."""
-        # A page of another site that resolves its own name to 127.0.0.1 names itself as the host.
+        # Against DNS rebinding: another site's page sends its own name as the host.
         host = self.headers.get("Host", "").rpartition(":")[0]
         if host not in (ADDRESS, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN)
@@ -95,4 +95,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing of each request."""
+        """Log no requests."""

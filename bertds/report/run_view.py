@@ -1,4 +1,4 @@
-"""What a report shows: run folders read into series, runs that follow each other joined."""
+"""Data of a report: run folders read into series, with consecutive runs joined."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bertds.system.atomic_files import sha256_file
 
 
 def _is_blimp(values: dict[str, Any]) -> bool:
-    """Return whether these are scores as ``bertds evaluate --blimp`` writes them."""
+    """Return whether these are scores in the form of ``bertds evaluate --blimp``."""
     counts = [values.get("pairs"), values.get("step") or 0]
     if not all(type(count) is int and 0 <= count < 2**63 for count in counts):
         return False
@@ -52,21 +52,21 @@ class RunView:
     found: list[Finding]
     done: bool
     problems: list[str] = field(default_factory=list)
-    """What of the folder could not be read, one line each."""
+    """One line for each part of the folder that could not be read."""
 
     def unreadable(self) -> list[str]:
-        """Return what of the folder, and of the data that it names, could not be read."""
-        _ = self.manifest, self.scores  # read when they are first asked for
+        """Return the problems in reading the folder, and the data that it names."""
+        _ = self.manifest, self.scores  # these are read on first use
         return self.problems
 
     @property
     def total_steps(self) -> int:
-        """Steps that the recipe asks for; about those of a run that its clock ends before."""
+        """Steps of the recipe; for a run that is limited by time, an estimate."""
         return expected_steps(self.config, MetricLines(self.train), done=self.done)
 
     @property
     def vocabulary(self) -> str:
-        """A digest of its tokenizer's file; empty where the folder has none."""
+        """A digest of its tokenizer's file; empty if the folder has none."""
         for name in ("tokenizer.json", "vocab.txt"):
             file = self.path / "tokenizer" / name
             if file.is_file():
@@ -75,12 +75,12 @@ class RunView:
 
     @property
     def last_step(self) -> int:
-        """The last step that is in the metrics."""
+        """The last step in the metrics."""
         return max((line["step"] for line in [*self.train, *self.validation]), default=0)
 
     @property
     def title(self) -> str:
-        """Its name in the report: its own, or its folder's with the folder above."""
+        """The name in the report: that of the recipe, or of the folder with its parent."""
         name = at(self.config, "run.name", str, "")
         return name or "/".join(self.path.resolve().parts[-2:])
 
@@ -95,7 +95,7 @@ class RunView:
 
     @cached_property
     def hours(self) -> float:
-        """Training time in the train lines: stalls within, validation and saving left out."""
+        """Training time by the train lines: with stalls, without validation and saving."""
         return sum(line["seconds"] for line in self.train) / 3600
 
     @property
@@ -105,7 +105,7 @@ class RunView:
 
     @property
     def update_share(self) -> float | None:
-        """Share of the time spent in optimizer updates, of the lines that say it; None: none do."""
+        """Share of the time spent in optimizer updates, over the lines that state it, or None."""
         told = [line for line in self.train if line.get("optimizer_seconds") is not None]
         seconds = sum(line["seconds"] for line in told)
         return sum(line["optimizer_seconds"] for line in told) / seconds if seconds else None
@@ -118,7 +118,7 @@ class RunView:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """The data's manifest, or empty where the data is gone or brings none."""
+        """The manifest of the data; empty if the data is gone or has none."""
         path = at(self.config, "data.path", str, "")
         if not path or not (Path(path) / MANIFEST_NAME).is_file():
             return {}
@@ -130,7 +130,7 @@ class RunView:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """Scores that are in the run folder or next to it (``scores.json``)."""
+        """Scores from the run folder or from next to it (``scores.json``)."""
         result: dict[str, Any] = {}
         for file in (self.path.parent / "scores.json", self.path / "scores.json"):
             if file.is_file():
@@ -141,7 +141,7 @@ class RunView:
 
     @cached_property
     def blimp(self) -> dict[str, Any]:
-        """What ``bertds evaluate RUN --blimp`` left in the run folder, or empty."""
+        """The result of ``bertds evaluate RUN --blimp`` in the run folder, or empty."""
         values = read_object(self.path / "blimp.json", self.problems)
         if values and not _is_blimp(values):
             self.problems.append("blimp.json: ignored, because its scores are not percentages")
@@ -150,11 +150,11 @@ class RunView:
 
     @cached_property
     def losses(self) -> list[Loss]:
-        """What was lost and trained again, once per restart by a launcher."""
+        """The work that was lost and repeated, one entry per restart by a launcher."""
         return losses_of(self.environment)
 
     def settings(self) -> dict[str, Any]:
-        """Return every setting by dotted key, the DeepSpeed JSON's under ``deepspeed``."""
+        """Return dotted key -> setting; keys of the DeepSpeed JSON begin with ``deepspeed``."""
         result = flatten(self.config)
         result.update(dotted(self.deepspeed, "deepspeed."))
         return result
@@ -184,13 +184,13 @@ def read_run(path: Path) -> RunView:
 
 @dataclass(kw_only=True)
 class Chain:
-    """Runs that follow each other: phase 1, and the phase 2 that starts from it."""
+    """Consecutive runs: phase 1, and the phase 2 that starts from it."""
 
     runs: list[RunView] = field(default_factory=list)
 
     @property
     def title(self) -> str:
-        """One name for all of it."""
+        """One name for all runs of the chain."""
         names = [run.title for run in self.runs]
         if len(names) == 1:
             return names[0]
@@ -201,7 +201,7 @@ class Chain:
         return " → ".join(names)
 
     def offsets(self) -> list[int]:
-        """Return each run's first step when the steps are counted through."""
+        """Return for each run the number of steps of the runs before it."""
         result, total = [], 0
         for run in self.runs:
             result.append(total)
@@ -209,7 +209,7 @@ class Chain:
         return result
 
     def series(self, key: str, *, split: str = "train") -> tuple[list[float], list[float]]:
-        """Return (steps counted through, values) of a key; absent and empty values left out."""
+        """Return (steps over all runs, values) of a key; absent and empty values are omitted."""
         steps: list[float] = []
         values: list[float] = []
         for offset, run in zip(self.offsets(), self.runs):
@@ -220,11 +220,11 @@ class Chain:
         return steps, values
 
     def has(self, key: str) -> bool:
-        """Say whether any train line has a value of a key."""
+        """Return whether any train line has a value for a key."""
         return any(line.get(key) is not None for run in self.runs for line in run.train)
 
     def trust_ratios(self) -> dict[str, tuple[list[float], list[tuple[float, ...]]]]:
-        """Return per parameter group the steps and their (lowest, median, highest)."""
+        """Return for each parameter group the steps and the (lowest, median, highest) ratios."""
         result: dict[str, tuple[list[float], list[tuple[float, ...]]]] = {}
         for offset, run in zip(self.offsets(), self.runs):
             for line in run.train:
@@ -236,18 +236,18 @@ class Chain:
         return result
 
     def restarts(self) -> list[int]:
-        """Return the steps after which a run was continued."""
+        """Return the steps after which a run was resumed."""
         return [
             offset + step for offset, run in zip(self.offsets(), self.runs) for step in run.restarts
         ]
 
     def borders(self) -> list[int]:
-        """Return the steps at which a phase begins, but for the first."""
+        """Return the steps at which a phase begins, except the first phase."""
         return self.offsets()[1:]
 
 
 def read_chains(folders: list[Path]) -> list[Chain]:
-    """Read run folders and join those of which one starts from the other."""
+    """Read run folders, and join each run with the one that it starts from."""
     views: dict[Path, RunView] = {}
     for folder in folders:
         for path in expand(folder):
@@ -259,11 +259,12 @@ def read_chains(folders: list[Path]) -> list[Chain]:
             if origin and candidate in views and candidate != path:
                 follows[path] = candidate
                 break
+    # A chain is built backwards from its last run, which no other run starts from.
     taken = set(follows.values())
     chains = []
     for path in views:
         if path in taken:
-            continue  # it is the beginning of another one
+            continue  # it is an earlier part of another chain
         runs = [views[path]]
         while path in follows and views[follows[path]] not in runs:
             path = follows[path]

@@ -10,18 +10,18 @@ from bertds.system.atomic_files import atomic_path, write_text
 
 
 def write_report(runs: list[Path], out: Path, title: str = "BERT pre-training") -> Path:
-    """Write the page and its pictures.
+    """Write the page and its charts.
 
     Args:
-        runs: run folders, or folders that hold several.
-        out: the folder to write; made if missing.
+        runs: run folders, or folders that contain several.
+        out: the output folder; it is made if it is missing.
         title: the headline.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        DataError: a folder is no run, or none of them has a line of metrics.
+        DataError: a folder is not a run, or no run has metrics.
     """
     from bertds.report.curves import charts_of
     from bertds.report.page import page

@@ -1,9 +1,9 @@
-"""A stop signal while a command starts: one line and the code of the signal, at once.
+"""Handles a stop signal while a command starts: one line, and the exit code of the signal, at once.
 
-Imports, the meeting of the processes and the making of their group take up to minutes, much of
-it in calls during which Python runs no signal handler. So the signal is taken note of by the
-interpreter (``signal.set_wakeup_fd``), and a thread ends the process. Nothing is lost: no step has
-been made. As soon as a run can save, it takes the signals over; see :func:`disarm`.
+Imports, the rendezvous of the processes and the creation of their group can take minutes, mostly in
+calls during which Python runs no signal handler. Therefore the interpreter writes the signal to a
+pipe (``signal.set_wakeup_fd``), and a thread ends the process. Nothing is lost, since no step was
+made. As soon as a run can save, it handles the signals itself; see :func:`disarm`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _armed: _Armed | None = None
 
 
 class _Armed:
-    """The signals, from now until :meth:`disarm`."""
+    """Handles the stop signals from its creation until :meth:`disarm`."""
 
     def __init__(self, begins: str) -> None:
         self.begins = begins
@@ -30,7 +30,7 @@ class _Armed:
         self._before = {}
         for number in STOP_SIGNALS:
             handler = signal.getsignal(number)
-            # One that is ignored (nohup, a batch script) or handled by the caller stays so.
+            # A signal that is ignored (nohup, a batch script) or handled by the caller stays so.
             if handler in (signal.SIG_DFL, signal.default_int_handler):
                 self._before[number] = handler
                 signal.signal(number, _take_note)
@@ -46,7 +46,7 @@ class _Armed:
     def _end(self, number: signal.Signals) -> None:
         code = 128 + number
         said = f"stopped by {number.name} before {self.begins} began"
-        with suppress(OSError):  # the terminal may be the one that was closed
+        with suppress(OSError):  # the terminal may be closed
             os.write(2, f"bertds: {said}; run the same command again\n".encode())
         for callback in self.leaving:
             with suppress(Exception):
@@ -54,11 +54,12 @@ class _Armed:
         os._exit(code)
 
     def disarm(self) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
-            if signal.getsignal(number) is _take_note:  # else it was taken over
+            if signal.getsignal(number) is _take_note:  # otherwise another handler was installed
                 signal.signal(number, handler)
+        # A zero byte, which is no signal number, ends the thread.
         os.write(self._write, b"\0")
         self._thread.join()
         os.close(self._read)
@@ -66,18 +67,18 @@ class _Armed:
 
 
 def _take_note(number: int, frame: object) -> None:
-    """Do nothing: the thread has been woken, and a default handler would end the process first."""
+    """Do nothing: the thread was woken, and a default handler would end the process first."""
 
 
 @contextmanager
 def armed(begins: str = "training") -> Iterator[None]:
-    """End this process on a stop signal, at once and in one line, until :func:`disarm`.
+    """End this process on a stop signal, at once and with one line, until :func:`disarm`.
 
     Args:
-        begins: what the process is about to do, for the line.
+        begins: the work that has not begun yet, for the message.
     """
     global _armed
-    if threading.current_thread() is threading.main_thread():  # others may not handle signals
+    if threading.current_thread() is threading.main_thread():  # only it may handle signals
         _armed = _Armed(begins)
     try:
         yield
@@ -86,17 +87,17 @@ def armed(begins: str = "training") -> Iterator[None]:
 
 
 def on_early_stop(callback: Callable[[str, int], None]) -> None:
-    """Have something done before an early stop ends the process.
+    """Register a function that runs before an early stop ends the process.
 
     Args:
-        callback: gets what happened, and the exit code; called by another thread.
+        callback: is called with the reason and the exit code, in another thread.
     """
     if _armed is not None:
         _armed.leaving.append(callback)
 
 
 def disarm() -> None:
-    """Leave stop signals to others from now on; safe to call twice."""
+    """Leave the stop signals to other handlers from now on; can be called twice."""
     global _armed
     if _armed is not None:
         _armed.disarm()

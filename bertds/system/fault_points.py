@@ -1,12 +1,13 @@
 """Named points at which tests inject faults.
 
-The code says where it is, and a test decides what happens there: a signal, an exception, another
-value. Without a test nothing is registered, and a point costs one look at an empty dictionary.
+The code states where it is, and a test decides what happens there: a signal, an exception, another
+value. Without a test nothing is registered, and a point costs one look-up in an empty dictionary.
 
-A process that a test only starts takes ``BERTDS_FAULT=POINT:PASSING:SIGNAL`` from its environment:
-``checkpoint.publish:2:KILL`` kills it when it is about to publish its second checkpoint.
+A test can also inject a signal into a process that it starts, with the environment variable
+``BERTDS_FAULT=POINT:PASSING:SIGNAL``. ``checkpoint.publish:2:KILL`` kills the process when it is
+about to publish its second checkpoint.
 
-Read `POINTS` for what there is.
+`POINTS` lists all points.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ POINTS = {
     "tasks.leave": "the last of several tasks is about to remove the traces of their session",
     "metrics.write": "a metric line is about to be written",
 }
-"""What each point means; those with a value let a test return another one."""
+"""Point -> its meaning. At a point with a value, a test can return another value."""
 
 VARIABLE = "BERTDS_FAULT"
 
@@ -60,14 +61,14 @@ _actions: dict[str, list[Callable[..., Any]]] = {}
 
 
 def reached(point: str, **facts: object) -> None:
-    """Say that a point is reached; a test's action may raise, or end the process."""
+    """Report that a point was reached; a test's action may raise, or end the process."""
     if _actions:
         for action in _actions.get(point, ()):
             action(**facts)
 
 
 def passed(point: str, value: T, **facts: object) -> T:
-    """Return a value that passes a point, or what a test puts in its place."""
+    """Return a value that passes a point, or the value with which a test replaces it."""
     if _actions:
         for action in _actions.get(point, ()):
             value = action(value, **facts)
@@ -79,8 +80,8 @@ def inject(point: str, action: Callable[..., Any]) -> None:
 
     Args:
         point: a name in :data:`POINTS`.
-        action: called with the point's facts; where there is a value, with it before them, and
-            returns the value to continue with.
+        action: is called with the facts of the point. If the point has a value, the action is
+            called with the value first, and returns the value to continue with.
     """
     if point not in POINTS:
         raise ValueError(f"{point}: unknown fault point; allowed: {', '.join(POINTS)}")
@@ -100,7 +101,7 @@ def injected(point: str, action: Callable[..., Any]) -> Iterator[None]:
 
 
 def send_signal(point: str, passing: int, number: int) -> None:
-    """Send a signal to this process at the n-th passing of a point, counted from 1."""
+    """Send a signal to this process at the n-th pass of a point, counted from 1."""
     left = passing
 
     def act(*values: object, **facts: object) -> object:
@@ -114,7 +115,7 @@ def send_signal(point: str, passing: int, number: int) -> None:
 
 
 def _read_environment(text: str) -> None:
-    """Arrange for the fault that the environment asks for."""
+    """Register the fault that the environment variable describes."""
     try:
         point, passing, name = text.split(":")
         send_signal(point, int(passing), signal.Signals[f"SIG{name}"])

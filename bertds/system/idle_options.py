@@ -17,11 +17,11 @@ def refuse_idle(given: Collection[str], needs: Mapping[str, Collection[str]]) ->
     """Refuse an option that has no effect without another one.
 
     Args:
-        given: the names of the options that were given, as attributes.
-        needs: by name, the options of which one must be given too.
+        given: the attribute names of the options that were given.
+        needs: option -> the options of which at least one must be given too.
 
     Raises:
-        ConfigError: an option would be ignored; the message names it and what it goes with.
+        ConfigError: an option would be ignored; names it and the options that it needs.
     """
     for name, others in needs.items():
         if name in given and not any(other in given for other in others):
@@ -32,12 +32,12 @@ def refuse_together(given: Collection[str], name: str, others: Collection[str]) 
     """Refuse options that have no effect together with another one.
 
     Args:
-        given: the names of the options that were given, as attributes.
-        name: the other one, as an attribute.
+        given: the attribute names of the options that were given.
+        name: the attribute name of the other option.
         others: the options that it makes useless.
 
     Raises:
-        ConfigError: such an option is given; the message names both.
+        ConfigError: such an option is given; names both.
     """
     for other in others:
         if name in given and other in given:

@@ -1,7 +1,7 @@
-"""Names that come from files: they lead to a file inside their own folder, or are refused.
+"""Checks file names that come from files: each must stay inside its own folder.
 
-A manifest names the files that belong to it. One made by another user may name ``../../.ssh/id``
-or go through a link; what is read then ends up in a model, an export or a message.
+A manifest names the files that belong to it. A manifest of another user may name ``../../.ssh/id``
+or use a link. The content of that file could then appear in a model, an export or a message.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from bertds.errors import UserError
 
 
 def is_plain_name(name: object) -> bool:
-    """Return whether a value is one plain component: no folder, no ``..``, nothing hidden in it."""
+    """Return whether a value is one plain path component: no separator, not ``..``, printable."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -24,16 +24,16 @@ def is_plain_name(name: object) -> bool:
 
 
 def file_inside(folder: Path | str, name: object, where: str, error: type[UserError]) -> Path:
-    """Return ``folder/name`` after checking that it is inside the folder, links resolved.
+    """Return ``folder/name`` after checking that it is inside the folder, with links resolved.
 
     Args:
-        folder: the folder that the file which holds the name speaks of. It may itself be a link.
+        folder: the folder that the file with the name refers to. It may itself be a link.
         name: a plain name, or a relative path with ``/``.
-        where: which file and key the name is in, for the message.
-        error: what to raise.
+        where: the file and key that contain the name, for the message.
+        error: the exception to raise.
 
     Raises:
-        UserError: (``error``) the name is no such path, or leads out of the folder.
+        UserError: (``error``) the name is not such a path, or leads out of the folder.
     """
     if not isinstance(name, str) or not all(map(is_plain_name, name.split("/"))):
         raise error(f"{where} is {name!r:.200}: must be the name of a file inside {folder}")
@@ -46,16 +46,16 @@ def file_inside(folder: Path | str, name: object, where: str, error: type[UserEr
 
 
 def refuse_links(folder: Path, patterns: tuple[str, ...], error: type[UserError]) -> None:
-    """Make sure that nothing in a folder that the patterns match is a link.
+    """Check that nothing in a folder that matches the patterns is a link.
 
-    What is written to a link changes a file elsewhere, with the rights of whoever runs this.
+    Writing to a link changes a file elsewhere, with the rights of the user who runs this.
 
     Raises:
-        UserError: (``error``) something is; the message says what and where it leads.
+        UserError: (``error``) there is a link; names it and its target.
     """
     for pattern in patterns:
         above, _, name = pattern.rpartition("/")
-        # Not by glob(), which does not see links that lead nowhere (yet).
+        # glob() cannot be used: it does not report links whose target does not exist (yet).
         inside = (folder / above).iterdir() if (folder / above).is_dir() else ()
         for path in inside:
             if fnmatchcase(path.name, name) and path.is_symlink():

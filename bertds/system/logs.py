@@ -1,4 +1,4 @@
-"""Log lines: to the terminal on the main process, and to the run folder's ``log.txt``."""
+"""Log lines: on the terminal of the main process, and in the run folder's ``log.txt``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = logging.getLogger("bertds")
 
 
 class _Line(logging.Formatter):
-    """``12:01:02 message`` for people; warnings and errors say what they are."""
+    """``12:01:02 message`` for the terminal; warnings and errors also show their level."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
@@ -24,14 +24,14 @@ class _Line(logging.Formatter):
 
 
 class _FileLine(logging.Formatter):
-    """A line with the date; like the terminal's, without credentials."""
+    """A line with the date; without credentials, like that of the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return masked(super().format(record))
 
 
 class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what standard error is at that moment: a progress display puts itself there."""
+    """Writes to the current standard error, which a progress display may have replaced."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -42,7 +42,7 @@ class _Stderr(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def start_logging(is_main: bool) -> None:
-    """Send log lines to standard error; processes other than the main one show only warnings."""
+    """Send log lines to standard error; processes other than the main one only show warnings."""
     for handler in list(log.handlers):
         log.removeHandler(handler)
     handler = _Stderr()
@@ -54,16 +54,16 @@ def start_logging(is_main: bool) -> None:
 
 
 class LogFile(logging.FileHandler):
-    """A file of log lines. Those that a full disk has no room for are lost without a word.
+    """A file of log lines. Lines for which a full disk has no space are lost silently.
 
-    The terminal shows them too, and the full disk is reported by whoever writes what matters.
+    The terminal shows them too, and the code that writes important files reports the full disk.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Print no traceback."""
 
     def close(self) -> None:
-        """Close, even if the last lines find no room."""
+        """Close the file, even if there is no space for the last lines."""
         with contextlib.suppress(OSError):
             super().close()
 

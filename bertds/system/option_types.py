@@ -7,10 +7,10 @@ import math
 
 
 def finite(text: str) -> float:
-    """Return an option's number; ``float`` alone also reads ``nan`` and ``inf``.
+    """Return an option's number; ``float`` alone would also accept ``nan`` and ``inf``.
 
     Raises:
-        ArgumentTypeError: it is not a finite number; argparse prints the message and exits with 2.
+        ArgumentTypeError: not a finite number; argparse prints the message and exits with 2.
     """
     try:
         value = float(text)

@@ -1,4 +1,4 @@
-"""What the system says about processes, by psutil."""
+"""Facts about processes, from psutil."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from bertds.errors import ConfigError
 
 
 def start_time(pid: int) -> str:
-    """Return when a process of this host started, or "" if it is gone.
+    """Return the start time of a process of this host, or "" if it is gone.
 
-    Hundredths of a second since boot: unlike a time of day it stays the same when the clock is
-    set, so that it identifies the process together with its number.
+    The unit is hundredths of a second since boot. Unlike the time of day, this does not change when
+    the clock is set, so that together with the process id it identifies the process.
     """
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
             return ""
         return str(round(100 * (process.create_time() - psutil.boot_time())))
-    except (psutil.Error, ValueError):  # a negative number is a ValueError
+    except (psutil.Error, ValueError):  # a negative id raises a ValueError
         return ""
 
 
@@ -45,7 +45,7 @@ def require_linux(what: str) -> None:
     """Refuse a system on which training was never run.
 
     Args:
-        what: what was asked for, as the sentence's beginning.
+        what: the beginning of the message: what needs Linux.
 
     Raises:
         ConfigError: this is macOS, Windows or another system.

@@ -1,4 +1,4 @@
-"""How every command ends: one line on standard error and an exit code, no traceback."""
+"""Ends every command in the same way: one line on standard error and an exit code, no traceback."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from bertds.system.logs import LogFile, log
 from bertds.system.secrets import masked
 
 OF_THE_USER = (*DISK_FULL, *NOT_ALLOWED, *WRONG_PATH)
-"""Errors of the operating system that are no fault of ours, where they name a file."""
+"""Errors of the operating system that are not bugs, if they name a file."""
 
 
 def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None) -> int:
-    """Run a command's ``main`` and turn what it raises into an exit code.
+    """Run a command's ``main`` and turn exceptions into exit codes.
 
     ``--debug`` anywhere in the arguments shows the traceback.
 
     Args:
         main: takes the arguments, returns the exit code.
         argv: the arguments; None = ``sys.argv[1:]``.
+
+    Returns:
+        The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
@@ -38,7 +41,7 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe went away (`... | head`). Python would complain while it flushes.
+        # The reader of a pipe ended (`... | head`). Python would print an error when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except ModuleNotFoundError as error:
@@ -54,6 +57,8 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
     except Exception as error:
         if _was_interrupted(error):
             return EXIT_INTERRUPTED
+        # A full disk or a wrong path is a mistake that the user can correct; its message names the
+        # file.
         if isinstance(error, OSError) and error.filename and error.errno in OF_THE_USER:
             explained = explain_os_error(error, Path(os.fsdecode(error.filename)))
             _report(f"error: {explained}", debug)
@@ -67,7 +72,7 @@ def guarded(main: Callable[[list[str]], int], argv: Sequence[str] | None = None)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
-    """Return whether an error followed from Ctrl-C, as of an import that was cut short."""
+    """Return whether an error was caused by Ctrl-C, such as that of an interrupted import."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         if isinstance(error, KeyboardInterrupt):
@@ -78,7 +83,7 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 
 def expand_home(argument: str) -> str:
-    """Return an argument with ``~`` as the home folder, which a shell leaves in ``--x=~/y``."""
+    """Return an argument with ``~`` as the home folder, which a shell keeps in ``--x=~/y``."""
     if argument == "~" or argument.startswith("~/"):
         return os.path.expanduser(argument)
     option, equals, value = argument.partition("=~/")
@@ -90,8 +95,8 @@ def expand_home(argument: str) -> str:
 def _report(message: str, debug: bool) -> None:
     rank = os.environ.get("RANK", "0")
     if rank != "0":
-        # Bad input fails on every rank alike; rank 0 speaks for all, and the launcher ends the
-        # others meanwhile. If this rank is alone with its error, it speaks after a moment.
+        # Bad input fails on every rank alike. Rank 0 reports it, and the launcher ends the others
+        # meanwhile. A rank that is alone with its error reports it after a few seconds.
         time.sleep(3.0)
         message = f"rank {rank}: {message}"
     message = masked(message)

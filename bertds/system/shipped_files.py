@@ -1,7 +1,7 @@
-"""Where the files are that travel with the code: recipes, DeepSpeed JSONs, Slurm scripts.
+"""Locates the files that are distributed with the code: recipes, DeepSpeed JSONs, Slurm scripts.
 
-In a clone ``ds_configs/`` and ``slurm/`` are next to ``bertds/``. A wheel carries the first inside
-the package, as ``bertds/ds_configs``. It leaves the second out: its scripts start a clone.
+In a clone ``ds_configs/`` and ``slurm/`` are next to ``bertds/``. A wheel has the first inside the
+package, as ``bertds/ds_configs``. It does not have the second, whose scripts need a clone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 """The folder ``bertds`` of this installation or clone."""
 
 IMPORT_ROOT = PACKAGE.parent
-"""The folder that has ``bertds`` and ``data_prep``: what a Python elsewhere needs on its path."""
+"""The folder that contains ``bertds`` and ``data_prep``: the import path for another Python."""
 
 
 def shipped_folder(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""A sooner start of a process: no garbage collection while it loads, patterns on first use."""
+"""Makes processes start faster: no garbage collection while loading, patterns on first use."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def loading(module: str = "") -> Iterator[None]:
     """Load modules or compiled code without the garbage collector.
 
     Args:
-        module: do nothing if this one is loaded already.
+        module: do nothing if this module is already loaded.
 
-    Modules make some hundred thousand objects that live as long as the process. The collector would
-    walk over them again and again as they are made (10 % of the time), and later with each of
-    its full rounds. So it is off meanwhile, and what is there then is out of its sight.
+    Modules create some hundred thousand objects that live as long as the process. The collector
+    would visit them repeatedly during loading (10 % of the time), and again in each later full
+    collection. Therefore it is off while loading, and ignores the objects that exist afterwards.
     """
     if module in sys.modules or not gc.isenabled():
         yield
@@ -33,7 +33,7 @@ def loading(module: str = "") -> Iterator[None]:
 
 
 class _OnFirstUse:
-    """Takes the place of a pattern; each method is looked up once and then is the pattern's own."""
+    """Replaces a pattern; after the first look-up a method is the pattern's own."""
 
     def __init__(self, source: str, flags: int) -> None:
         self._source, self._flags = source, flags
@@ -45,9 +45,9 @@ class _OnFirstUse:
 
 
 def pattern_on_first_use(source: str, flags: int = 0) -> re.Pattern[str]:
-    """Return a pattern that is compiled when it is first used.
+    """Return a pattern that is compiled on first use.
 
-    A class with characters beyond Latin-1 takes two milliseconds to compile, in every process;
-    most texts never need those of other scripts.
+    A class with characters beyond Latin-1 takes two milliseconds to compile in every process, and
+    most texts never need the patterns of other scripts.
     """
     return cast("re.Pattern[str]", _OnFirstUse(source, flags))

@@ -1,7 +1,7 @@
-"""YAML of others, read safely: plain values only, and no more of them than the text seems to hold.
+"""Reads foreign YAML safely: only plain values, and only as many as the text appears to contain.
 
-Aliases let ten short lines represent 10^10 values: each is free until a program walks over the
-result or prints it. So they are counted before anything is built.
+With aliases, ten short lines can represent 10^10 values. They cost nothing until a program iterates
+over the result or prints it. Therefore the values are counted before anything is built.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 MAX_VALUES = 100_000
-"""Values of a document with its aliases written out; the largest NeMo configuration has 700."""
+"""Maximum number of values with aliases written out; the largest NeMo configuration has 700."""
 
 
 class LimitedLoader(yaml.SafeLoader):
-    """SafeLoader that refuses what grows to very much, or contains itself, through aliases."""
+    """SafeLoader that refuses documents that grow too large, or contain themselves, by aliases."""
 
     def get_single_node(self) -> yaml.Node | None:
         """Compose the document and count it."""
@@ -26,7 +26,7 @@ class LimitedLoader(yaml.SafeLoader):
 
 
 class FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same in C, where PyYAML has it: for tables that every worker reads as it starts."""
+    """The same in C, if PyYAML has it: for tables that every worker reads at its start."""
 
     def get_single_node(self) -> yaml.Node | None:
         """Compose the document and count it."""
@@ -37,13 +37,13 @@ class FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
 
 
 def _count(node: yaml.Node, counted: dict[int, int]) -> int:
-    """Return how many values a node represents, shared ones counted each time."""
+    """Return the number of values that a node represents; shared ones are counted each time."""
     known = counted.get(id(node))
     if known is not None:
         if known < 0:
             raise yaml.YAMLError(f"{_place(node)}: an alias refers to a value that contains it")
         return known
-    counted[id(node)] = -1  # under way: met again below itself, it is a part of itself
+    counted[id(node)] = -1  # in progress: if met again below itself, the node contains itself
     total = 1
     if isinstance(node, yaml.MappingNode):
         parts = [part for pair in node.value for part in pair]
@@ -67,7 +67,7 @@ def load_yaml(text: str | bytes, loader: type[LimitedLoader | FastLoader] = Limi
     """Read a YAML document.
 
     Raises:
-        yaml.YAMLError: it is none, is nested too deeply, or grows too large.
+        yaml.YAMLError: the text is not YAML, is nested too deeply, or grows too large.
     """
     try:
         return yaml.load(text, Loader=loader)

@@ -1,4 +1,4 @@
-"""Measures training time, which a schedule by the clock follows."""
+"""Measures training time, which a schedule with a time limit follows."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class TrainingClock:
         self._lap_began = seconds()
 
     def start(self) -> None:
-        """Begin a lap now; what came before is not counted."""
+        """Begin a lap now; the time before it is not counted."""
         self._lap_began = seconds()
 
     def lap_hours(self) -> float:
-        """Return the hours since the last lap began, and begin another."""
+        """Return the hours since the last lap began, and begin the next."""
         now = seconds()
         hours = (now - self._lap_began) / 3600.0
         self._lap_began = now

@@ -13,17 +13,17 @@ from bertds.system.json_fields import parse_json
 
 
 class SampleLog:
-    """One rank's record. Steps that a stopped run will take again are cut off when it opens.
+    """The record of one rank. Steps that a stopped run repeats are removed when it opens.
 
     Args:
         run_dir: the run folder.
         rank: this rank.
-        step: where the run continues.
+        step: the step from which the run continues.
     """
 
     def __init__(self, run_dir: Path, rank: int, step: int) -> None:
         for path in sorted(run_dir.glob("samples_rank_*.jsonl")) if rank == 0 else []:
-            cut_samples(path, step)  # also those of ranks that this time do not exist
+            cut_samples(path, step)  # also of ranks that do not exist in this attempt
         self._path = run_dir / f"samples_rank_{rank:05d}.jsonl"
 
     def write(self, step: int, samples: np.ndarray) -> None:
@@ -32,7 +32,7 @@ class SampleLog:
 
 
 def read_samples(path: Path) -> list[dict[str, Any]]:
-    """Read a record; a last line cut short by a crash is left out."""
+    """Read a record; a last line that a crash truncated is omitted."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -43,6 +43,6 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_samples(path: Path, step: int) -> None:
-    """Remove the lines of steps after ``step``, and a broken one."""
+    """Remove the lines of steps after ``step``, and truncated lines."""
     kept = [record for record in read_samples(path) if record["step"] <= step]
     write_text(path, "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,4 +1,4 @@
-"""``bertds checkpoint list|verify|convert RUN``: look at a run's checkpoints, or rewrite one."""
+"""``bertds checkpoint list|verify|convert RUN``: lists, checks or rewrites checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _checkpoints_at(path: Path) -> list[Path]:
-    """Return the checkpoints of a run, of a folder that holds some, or the one that it is."""
+    """Return the checkpoints of a run or folder, or the path itself if it is a checkpoint."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such run or checkpoint")
     folders = step_folders(path / "checkpoints") or step_folders(path)
@@ -69,7 +69,7 @@ def _look(args: argparse.Namespace) -> int:
     for path in reversed(folders):
         try:
             if args.action == "verify":
-                CheckpointReader(path)
+                CheckpointReader(path)  # reads every file and compares the checksums
             manifest = read_manifest(path)
             size = sum(record["bytes"] for record in manifest["files"])
             verdict = "intact" if args.action == "verify" else ""

@@ -1,7 +1,7 @@
 """``bertds inspect RUN --step K`` or ``--sample E:N``: print rows as the model saw them.
 
-Rows are made again from the data with the run's own settings: they are pure functions of seed,
-epoch and sample number, so nothing needed to be kept.
+Rows are rebuilt from the data with the run's own settings. They are pure functions of seed, epoch
+and sample number, so that nothing had to be saved.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def read_run(run: Path, data: str | None) -> tuple[Config, int]:
     """Return a run's settings and its global batch size.
 
     Raises:
-        CheckpointError: it is not a run folder.
+        CheckpointError: the path is not a run folder.
     """
     for name in ("config.yaml", "deepspeed.json"):
         if not (run / name).is_file():
@@ -91,12 +91,12 @@ def read_run(run: Path, data: str | None) -> tuple[Config, int]:
 def step(
     run: Path, config: Config, source: Source, batch_size: int, number: int
 ) -> tuple[np.ndarray, list[MicroBatch]]:
-    """Return names, int64 [B, 2], and rows, one a micro batch, of one step's global batch."""
+    """Return the names, int64 [B, 2], and the rows of one step; each micro batch is one row."""
     if number < 1:
         raise ConfigError(f"--step {number}: the first step is 1")
     position, done = DataPosition(), 0
     for folder in step_folders(run / "checkpoints"):
-        # From a checkpoint before it: exact even if the batch size was another one earlier.
+        # Counted from the last checkpoint before the step, since the batch size may have changed.
         state = read_manifest(folder)["state"]
         if state["step"] < number:
             position, done = DataPosition(state["epoch"], state["offset"]), state["step"]
@@ -109,7 +109,7 @@ def step(
 
 
 def sample(source: Source, epoch: int, number: int) -> MicroBatch:
-    """Return one sample's row.
+    """Return the row of one sample.
 
     Raises:
         DataError: the epoch has fewer samples.
@@ -125,7 +125,7 @@ def sample(source: Source, epoch: int, number: int) -> MicroBatch:
 
 
 def describe(name: list[int], row: MicroBatch, words: list[str], pairs: str) -> str:
-    """Return one row in words."""
+    """Return one row as text."""
     ids, segments = row.input_ids.tolist(), row.segment_ids.tolist()
     shown = [words[number] for number in ids]
     for position, original in zip(row.masked_lm_positions.tolist(), row.masked_lm_ids.tolist()):

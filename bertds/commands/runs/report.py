@@ -1,7 +1,7 @@
-"""``bertds report RUN...``: one page that shows what came out, to be looked at and passed on.
+"""``bertds report RUN...``: writes one page on one or more runs, to be read and passed on.
 
-A phase 2 that starts from a phase 1 is drawn behind it in the same pictures. Several runs are laid
-over each other. The page holds everything inside it; the pictures are written next to it as PNG.
+A phase 2 that starts from a phase 1 continues its curves. Several runs share the same charts. The
+page contains everything that it shows; the charts are also written next to it as PNG.
 """
 
 from __future__ import annotations

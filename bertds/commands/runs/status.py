@@ -1,4 +1,4 @@
-"""``bertds status RUN``: how a run is doing, from another shell. Reads only; the run continues."""
+"""``bertds status RUN``: shows the progress of a run from another shell, without changing it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def bar(share: float, width: int = 24) -> str:
 
 
 def in_lines(status: Status) -> str:
-    """Return a status in a few lines of text."""
+    """Return a status as a few lines of text."""
     share = status.step / status.total_steps if status.total_steps else 0.0
     head = f"{status.run}: {status.state}"
     if status.state == "killed" and not status.last:
@@ -97,12 +97,12 @@ def in_lines(status: Status) -> str:
             "-9), or its machine failed; see log.txt and dmesg, then run the same command again"
         )
     lines += [f"  ! {found}" for found in [*status.problems, *status.found]]
-    # Not the first: a path that is broken in two cannot be copied.
+    # The first line is not wrapped, since a path in two parts cannot be copied.
     return "\n".join([lines[0], *map(wrapped, lines[1:])])
 
 
 def wrapped(line: str) -> str:
-    """Return a line broken to the terminal's width, its rest indented; 80 columns in a pipe."""
+    """Return a line wrapped to the terminal's width with an indent; 80 columns in a pipe."""
     indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
     return textwrap.fill(
         line,

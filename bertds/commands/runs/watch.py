@@ -1,4 +1,4 @@
-"""``bertds watch RUN``: the report, live, in a browser of this machine or through SSH."""
+"""``bertds watch RUN``: a live report in a browser on this machine, or through SSH."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     if not args.seconds >= 1:
         raise ConfigError(f"--seconds {args.seconds}: must be at least 1")
     for run in args.runs:
-        expand(run)  # says what is no run
+        expand(run)  # raises if there is no run
     with LiveReport(args.runs, args.port, args.seconds, args.title) as server:
         print(f"http://{ADDRESS}:{server.port}/   (stop with Ctrl-C)")
         print(
