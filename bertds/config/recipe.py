@@ -30,9 +30,9 @@ class ModelConfig:
     """Architecture, in transformers' names. The vocabulary size comes from the data."""
 
     style: Literal["bert", "modern"] = "bert"
-    """bert is the original encoder; modern is ModernBERT's: LayerNorm first, rotary positions,
-    gated feed-forward, no biases, local and global attention. modern has no next-sentence head,
-    no segments and no position table."""
+    """bert is the original encoder; modern is ModernBERT's: pre-LayerNorm, rotary position
+    embeddings, gated feed-forward, no biases, local and global attention. modern has no
+    next-sentence head, no segment embeddings and no learned position embeddings."""
     hidden_size: int = 768
     """Width H of the hidden states."""
     num_hidden_layers: int = 12
@@ -132,8 +132,8 @@ class DataConfig:
     words is chosen with probability proportional to 1/k. 1 = no multi-word spans."""
     rare_token_power: float = 0.0
     """Each masked token is weighted by (1 / frequency) ** a in the gradient; this key is the
-    exponent a. Weights are scaled to a mean of 1 over the training text. 0 weights all masked
-    tokens equally; 0.5 gives rare ones more weight. Frequencies are counted when the training
+    exponent a. Weights are scaled to a mean of 1 over the training text. With a = 0, all
+    masked tokens have equal weight; with a = 0.5, rare ones have more. Frequencies are counted when the training
     split is prepared. NVIDIA HDF5 files do not contain them, so such files are refused unless
     this key is 0. Reported losses remain the plain cross-entropy."""
     pairs: PairKind = RowSettings.pairs

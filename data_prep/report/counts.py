@@ -107,7 +107,7 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
 def drops_in_words(dropped: Mapping[str, int]) -> str:
     """Return the numbers of dropped documents with their reasons, such as ``2 empty, 1 c4``."""
     redirects = "redirect" if dropped.get(REDIRECT) == 1 else "redirects"
-    named = {NAMESPACE: "other namespace", REDIRECT: redirects}
+    named = {NAMESPACE: "in other namespaces", REDIRECT: redirects}
     return ", ".join(f"{count:,} {named.get(why, why)}" for why, count in dropped.items())
 
 
