@@ -132,10 +132,10 @@ class DataConfig:
     words is chosen with probability proportional to 1/k. 1 = no multi-word spans."""
     rare_token_power: float = 0.0
     """Each masked token is weighted by (1 / frequency) ** a in the gradient; this key is the
-    exponent a. Weights are scaled to a mean of 1 over the training text. With a = 0, all
-    masked tokens have equal weight; with a = 0.5, rare ones have more. Frequencies are counted when the training
-    split is prepared. NVIDIA HDF5 files do not contain them, so such files are refused unless
-    this key is 0. Reported losses remain the plain cross-entropy."""
+    exponent a. Weights are scaled to a mean of 1 over the training text. With a = 0, all masked
+    tokens have equal weight; with a = 0.5, rare ones have more. Frequencies are counted when the
+    training split is prepared. NVIDIA HDF5 files do not contain them, so such files are refused
+    unless this key is 0. Reported losses remain the plain cross-entropy."""
     pairs: PairKind = RowSettings.pairs
     """nsp = the second segment is the true next one or a random one; sop = two segments in order or
     swapped; none = a single segment."""
