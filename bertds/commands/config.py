@@ -213,7 +213,11 @@ def _explain(key: str) -> None:
             default = _as_yaml(default_of(name))
             print(f"{name}  ({describe_type(recipe_keys[name])}; default {default})")
             text = field_docs()[name]
-        print(textwrap.fill(text, 80, initial_indent="    ", subsequent_indent="    "))
+        print(
+            textwrap.fill(
+                text, 80, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            )
+        )
 
 
 def _named(key: str, known: list[str]) -> list[str]:

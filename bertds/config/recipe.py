@@ -101,7 +101,8 @@ class DataConfig:
     blocks of 2,000,000 rows each (about 1 GiB in total at 128 tokens per row). Affects speed, not
     results."""
     cache_dir: str = ""
-    """Folder of the cache, on a local disk of the machine; empty = bertds-cache-UID in $TMPDIR."""
+    """Folder of the cache, on a local disk of the machine; empty =
+    $TMPDIR/bertds-cache-UID."""
     fetch_timeout_minutes: float = 30.0
     """How long to wait for one file from a store that fails or hangs. After that the run saves and
     exits with code 75 (run the same command again to resume)."""

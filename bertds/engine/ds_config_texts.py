@@ -95,8 +95,8 @@ _TEXTS = {
     "elements that are not partitioned.",
     "zero_optimization.model_persistence_threshold": "The same as "
     "stage3_model_persistence_threshold.",
-    "zero_optimization.stage3_max_live_parameters": "Stage 3: maximum number of elements that "
-    "are gathered at a time.",
+    "zero_optimization.stage3_max_live_parameters": "Stage 3: maximum number of gathered "
+    "elements held in memory at any one time.",
     "zero_optimization.max_live_parameters": "The same as stage3_max_live_parameters.",
     "zero_optimization.stage3_max_reuse_distance": "Stage 3: weights that are used again within "
     "this number of elements stay gathered.",

@@ -46,7 +46,7 @@ def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
             parts.append(f"{values['memory_gib']:.2f} GiB")
         stalled = values["stall_seconds"] / max(values["seconds"], 1e-9)
         if stalled > stalls_from:
-            parts.append(f"stalled {stalled:.0%}")
+            parts.append(f"waiting for data {stalled:.0%}")
     return parts
 
 
@@ -137,7 +137,7 @@ class ProgressBar:
 
         phase1 ━━━━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━━━━━━━━ 420/1000 steps
         loss 4.6809   mlm 3.9932   mlm accuracy 9.8%   nsp accuracy 56.2%   lr 0.00161
-        grad norm 1.1   21,402 tokens/s   0.72 GiB   stalled 0%
+        grad norm 1.1   21,402 tokens/s   0.72 GiB   waiting for data 0%
         2 min left, 6 min with the next phase
     """
 

@@ -27,7 +27,14 @@ from tests.support.made_runs import train_line
 
 def test_lines_in_words() -> None:
     text = describe(train_line(10, mfu=0.413, stall_seconds=3.6))
-    for part in ("mlm 6.9", "MFU 41.3%", "0.70 GiB", "stalled 50%", "grad norm 1", "5,000 tokens"):
+    for part in (
+        "mlm 6.9",
+        "MFU 41.3%",
+        "0.70 GiB",
+        "waiting for data 50%",
+        "grad norm 1",
+        "5,000 tokens",
+    ):
         assert part in text
     assert describe({**train_line(1), "loss": None}) == "no finite loss"
     assert [in_words(s) for s in (45, 600, 7200, 259_200)] == [
@@ -81,7 +88,7 @@ def test_display_shows_all_at_any_width(width: int, monkeypatch: pytest.MonkeyPa
         "tokens/s",
         "MFU 41.3%",
         "0.70 GiB",
-        "stalled 0%",
+        "waiting for data 0%",
         "80 s left",
     ):
         assert any(part in row for row in picture), part
