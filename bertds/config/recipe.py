@@ -134,8 +134,8 @@ class DataConfig:
     """Each masked token is weighted by (1 / frequency) ** a in the gradient; this key is the
     exponent a. Weights are scaled to a mean of 1 over the training text. 0 weights all masked
     tokens equally; 0.5 gives rare ones more weight. Frequencies are counted when the training
-    split is prepared. NVIDIA HDF5 files do not contain them, so they are refused unless this
-    key is 0. Reported losses remain the plain cross-entropy."""
+    split is prepared. NVIDIA HDF5 files do not contain them, so such files are refused unless
+    this key is 0. Reported losses remain the plain cross-entropy."""
     pairs: PairKind = RowSettings.pairs
     """nsp = the second segment is the true next one or a random one; sop = two segments in order or
     swapped; none = a single segment."""
@@ -205,7 +205,8 @@ class ScheduleConfig:
     """Exponential decay: number of steps over which the learning rate is multiplied by decay_factor
     once."""
     floor: float = 0.0
-    """Fraction of the peak at which decay ends: f = floor + (1 - floor) * decay."""
+    """Fraction of the peak learning rate at which decay ends. During decay, the peak is multiplied
+    by floor + (1 - floor) * decay."""
     batch_from: int | None = None
     """Global batch size of the first step; must divide train_batch_size. The batch grows to
     train_batch_size in equal increments over batch_ramp_steps, and gradient accumulation is

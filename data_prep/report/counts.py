@@ -14,7 +14,7 @@ from bertds.errors import DataError
 from bertds.system.secrets import masked
 from bertds.system.storage import join
 from data_prep import progress
-from data_prep.document import SourceFile
+from data_prep.document import NAMESPACE, REDIRECT, SourceFile
 from data_prep.earlier_run import REPORT_NAME
 from data_prep.selection.drop_log import split_counts
 from data_prep.selection.mixing import Mix
@@ -98,10 +98,17 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
             counts.update(of_source)
     counts, _ = split_counts(counts)
     read = counts.pop("read", 0)
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items()) if count)
+    dropped = drops_in_words({key: count for key, count in sorted(counts.items()) if count})
     raise DataError(
         f"no documents are left; read: {read:,}" + (f"; dropped: {dropped}" if dropped else "")
     )
+
+
+def drops_in_words(dropped: Mapping[str, int]) -> str:
+    """Return the numbers of dropped documents with their reasons, such as ``2 empty, 1 c4``."""
+    redirects = "redirect" if dropped.get(REDIRECT) == 1 else "redirects"
+    named = {NAMESPACE: "other namespace", REDIRECT: redirects}
+    return ", ".join(f"{count:,} {named.get(why, why)}" for why, count in dropped.items())
 
 
 def tokenizer_words(tokenizer: TokenizerInfo) -> str:
@@ -138,7 +145,7 @@ def report(
         url: the URL of the result if it is in a store instead of in ``out``.
     """
     documents = manifest.documents
-    dropped = ", ".join(f"{reason} {count:,}" for reason, count in documents["dropped"].items())
+    dropped = drops_in_words(documents["dropped"])
     rows = {
         "documents": f"{documents['read']:,} read, {documents['written']:,} written",
         "dropped": dropped or "none",

@@ -16,7 +16,7 @@ from bertds.system.atomic_files import write_text
 from data_prep.earlier_run import REPORT_NAME
 from data_prep.progress import say
 from data_prep.report.bins import linear_bins, octave_bins
-from data_prep.report.counts import tokenizer_words
+from data_prep.report.counts import drops_in_words, tokenizer_words
 from data_prep.report.statistics import Lengths, Rows, read_lengths, read_rows
 
 
@@ -188,7 +188,7 @@ def _quantiles(values: np.ndarray) -> str:
 def _sources(manifest: Manifest) -> Table:
     rows: list[list[Any]] = []
     for source in manifest.sources:
-        dropped = ", ".join(f"{name} {count:,}" for name, count in source["dropped"].items())
+        dropped = drops_in_words(source["dropped"])
         rows.append(
             [
                 source["name"],

@@ -141,11 +141,11 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_complete(
     nothing = ["--text", str(tmp_path / "empty.txt"), "--vocab", str(vocab), "--out"]
     assert "no documents are left; read: 0" in fails([*nothing, str(tmp_path / "o2")], capsys)
     (tmp_path / "empty.txt").write_bytes(b"\xff\xfa and so on.\n\nShort.\n")
-    text = "no documents are left; read: 2; dropped: bad_utf8 1, too_short 1"
+    text = "no documents are left; read: 2; dropped: 1 bad_utf8, 1 too_short"
     assert text in fails([*nothing, str(tmp_path / "o6")], capsys)
     train = [*nothing[:2], "--train-vocab", "400", "--out", str(tmp_path / "o5")]
     (tmp_path / "empty.txt").write_bytes(b"\xff\xfa and so on.\n")
-    assert "no documents are left; read: 1; dropped: bad_utf8 1" in fails(train, capsys)
+    assert "no documents are left; read: 1; dropped: 1 bad_utf8" in fails(train, capsys)
     (tmp_path / "one.txt").write_text("A single document. It has two sentences, and many words.")
     nothing[1] = str(tmp_path / "one.txt")
     assert "only 1 distinct document, but at least 4 are needed to hold out 2" in fails(

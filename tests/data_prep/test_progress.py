@@ -68,7 +68,7 @@ def test_the_closing_table(
     told = capsys.readouterr().err
     for line in (
         "documents   72 read, 60 written",
-        "dropped     empty 1, namespace 1, redirect 10",
+        "dropped     1 empty, 1 other namespace, 10 redirects",
         r"train       54 documents, 925 sentences, 12,736 tokens in 1 shard$",
         r"rows 64     [\d,]+ in \d+ files",
         r"time        \d+\.\d s: \d+\.\d MB/s, \d+ documents/s",
