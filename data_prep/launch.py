@@ -103,6 +103,7 @@ def _submit(request: PrepRequest, argv: list[str]) -> int:
         str(script),
         *argv,
     ]
+    # submit.sh reads the site's settings and prints only the job id.
     answer = subprocess.run(command, capture_output=True, text=True)
     if answer.returncode == 127 or "sbatch: command not found" in answer.stderr:
         raise ConfigError("--executor slurm: sbatch is missing; run this command on a login node")

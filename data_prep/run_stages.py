@@ -157,6 +157,8 @@ class StageRun:
                     test_ngrams=self.test_ngrams,
                 )
 
+            # A forecast reads only a sample of units; a real run reads groups of units file by
+            # file.
             if self.sample is None:
                 groups = unit_groups(self.files, task)
             else:
@@ -188,6 +190,7 @@ class StageRun:
         """Train a vocabulary on the text parts, unless an earlier run has done so."""
         settings = self.settings
         vocab, marker = self.work / "vocab.txt", self.work / "vocab.json"
+        # The vocabulary depends on the text parts, so their hashes decide whether it is up to date.
         inputs = inputs_hash(r["file_sha256"] for r in results)
         if read_marker(marker, vocab, inputs) is None:
             check_any_left(results, results)

@@ -71,6 +71,7 @@ def finished_there(url: str, earlier: EarlierRun) -> bool:
         DataError, StoreError: the store refused or did not answer.
     """
     marker = storage.join(url, MANIFEST_NAME)
+    # Without a manifest nothing is finished. A damaged one is refused, unless it may be replaced.
     try:
         storage.read_bytes(marker)
     except FileNotFoundError:

@@ -69,6 +69,7 @@ def train_by_nemo(argv: list[str]) -> int:
             f"{recipe} --deepspeed_config {settings}"
         )
         return EXIT_OK
+    # The translated files are then trained like any other recipe.
     command = ["--config", str(recipe), "--deepspeed_config", str(settings)]
     if args.processes or args.restarts:
         command += ["--processes", str(args.processes), "--restarts", str(args.restarts)]

@@ -51,6 +51,7 @@ def field_docs() -> dict[str, str]:
         for node in ast.parse(inspect.getsource(module)).body
         if isinstance(node, ast.ClassDef)
     ]
+    # Class of a section -> its name in recipes, from the fields of Config.
     sections = {
         item.annotation.id: item.target.id
         for node in classes
@@ -64,6 +65,7 @@ def field_docs() -> dict[str, str]:
     for node in classes:
         if node.name not in sections:
             continue
+        # A docstring follows its field as the next statement.
         for item, text in zip(node.body, node.body[1:]):
             if (
                 isinstance(item, ast.AnnAssign)

@@ -42,6 +42,7 @@ def json_schema(texts: Mapping[str, str]) -> dict[str, Any]:
     for key, kind in all_keys().items():
         section, name = key.split(".", 1)
         value = {"description": texts.get(key, ""), **_type(kind), "default": default_of(key)}
+        # No number of a recipe is negative; checks.py lists those with other bounds.
         if any(arm in (int, float) for arm in (kind, *get_args(kind))):
             value["minimum"] = 1 if key in _POSITIVE else 0
             if key in _SHARES:

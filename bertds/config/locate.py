@@ -60,6 +60,7 @@ def _find(
     places = [path]
     if beside:
         places.append(Path(beside).resolve().parent / path)
+    # A name with an explicit path must not be taken for an included file.
     explicit = str(named).startswith(("./", "../")) or path.is_absolute()
     if not explicit and str(path.parent) in (".", *known_as):
         name = path.name if path.suffix == suffix else f"{path.name}{suffix}"
@@ -67,6 +68,7 @@ def _find(
     for place in places:
         if place.is_file():
             return place
+    # An unknown name gets a hint: an included file of that name, or a similar name.
     shipped = [file.stem for file in sorted(folder.glob(f"*{suffix}"))]
     if path.stem in shipped:
         hint = f"; a {what} of that name is at {folder / path.stem}{suffix}"

@@ -57,6 +57,7 @@ def check_gpu(path: Path, name: str, row: Mapping[str, Any]) -> None:
         )
     if missing := [key for key in NEEDED if key not in row]:
         raise ConfigError(f"{path}: {name}: missing keys: {', '.join(missing)}")
+    # Rates and sizes must be positive; the number of devices must also be whole.
     for key in (*NEEDED, "full_tflops", "link_gb_s", "network_gb_s", "devices_per_node"):
         value = row.get(key, 1)
         if not _is_number(value) or not value > 0 or (key[0] == "d" and int(value) != value):
@@ -66,6 +67,7 @@ def check_gpu(path: Path, name: str, row: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{path}: {name}.dollars_per_hour={price!r}: must be a number of at least 0"
         )
+    # The share is given for the two row lengths of pre-training.
     share = row.get("efficiency", {128: 1.0, 512: 1.0})
     if not isinstance(share, dict) or set(share) != {128, 512}:
         raise ConfigError(

@@ -92,6 +92,7 @@ def cut(flat: FlatRows, micro_batch_size: int, sequence_length: int) -> list[Mic
         last = min(first + micro_batch_size, flat.rows)
         begin, end = int(flat.row_offsets[first]), int(flat.row_offsets[last])
         masks = slice(int(flat.mask_offsets[first]), int(flat.mask_offsets[last]))
+        # Offsets and masked positions count from the first token of the micro batch.
         offsets = flat.row_offsets[first : last + 1] - begin
         labels = None if flat.labels is None else torch.from_numpy(flat.labels[first:last])
         batches.append(

@@ -371,6 +371,7 @@ def _special_tokens(path: Path, tokenizer: Tokenizer) -> dict[str, str]:
         if (path.parent / name).is_file():
             named |= read_json(path.parent / name)
     found: dict[str, str] = {}
+    # A named token must exist in the tokenizer; without a name, the usual spellings are tried.
     for purpose, usual in _NAMES.items():
         value = named.get(f"{purpose}_token")
         value = value.get("content") if isinstance(value, dict) else value

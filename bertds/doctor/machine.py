@@ -195,11 +195,13 @@ def network(
             up = False
         if not up or path.name == "lo":
             continue
+        # Virtual and disconnected interfaces have no speed, or an error when it is read.
         try:
             speed = int((path / "speed").read_text())
         except (OSError, ValueError):
             speed = 0
         found.append(f"{path.name} {speed / 1000:g} Gbit/s" if speed > 0 else path.name)
+    # InfiniBand cards are not listed with the other interfaces if they have no IP address.
     cards = root.parent / "infiniband"
     if cards.is_dir():
         found += [f"InfiniBand {card.name}" for card in sorted(cards.iterdir())]
@@ -208,6 +210,7 @@ def network(
         "network",
         ", ".join(found) or ("no interface is up; a single machine does not need one"),
     )
+    # gloo looks up the host name to find the address of this machine.
     host = socket.gethostname()
     try:
         yield True, "host name", f"{host} resolves to {resolve(host)}"

@@ -150,6 +150,7 @@ def gpu_facts() -> list[dict[str, Any]]:
     gpus = []
     for line in answer.stdout.splitlines():
         parts = [part.strip() for part in line.split(",")]
+        # A field that a GPU does not support is "[N/A]", which counts as 0.
         if answer.returncode == 0 and len(parts) == 5:
             index, name, used, total, ecc = parts
             gpus.append(

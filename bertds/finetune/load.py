@@ -113,6 +113,7 @@ def _read_all(task: Task, path: Path, split: str, options: DataOptions, data: Ta
     if task.kind == "qa":
         questions, bad = read_squad(path, split=split)
         data.left_out += bad.summary()
+        # Version 1.1 has an answer for every question; its scoring would fail without one.
         unanswerable = next((q.id for q in questions if not q.answers), None)
         if unanswerable is not None and task.name == "squad" and split != "test":
             raise DataError(
@@ -122,6 +123,7 @@ def _read_all(task: Task, path: Path, split: str, options: DataOptions, data: Ta
         return questions
     if task.kind == "ner":
         return _read_ner(path, split, data)
+    # GLUE files have fixed columns; other files are the user's own.
     if task.text and task.folder:
         rows, bad = read_glue_tsv(path, task, split=split)
         data.left_out += bad.summary()

@@ -75,6 +75,7 @@ def read_texts(source: str) -> list[TextRow]:
         path, rows = Path(source), []
         records = read_records(path)
         columns = list(records[0][1]) if records else []
+        # Usual names of columns are tried, since predict has no options for them.
         text = choose_column(path, columns, "", TEXT_NAMES, "text")
         pair = choose_column(path, columns, "", PAIR_NAMES, "second text")
         if text is None:

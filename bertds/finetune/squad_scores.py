@@ -94,6 +94,7 @@ def squad_scores(
         "total": float(len(questions)),
         "missing": float(sum(q.id not in predictions for q in questions)),
     }
+    # Version 2.0 reports questions with and without an answer separately.
     if not v2:
         return result
     answered = {q.id for q in questions if q.answers}

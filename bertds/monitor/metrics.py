@@ -46,6 +46,8 @@ class RunningSums:
         measured = [part.detach().to(torch.float64) for part in parts]
         one = torch.ones_like(measured[0])
         values = torch.stack([*measured, one * masked, one * rows])
+        # A pass with a value that is not finite adds zeros. The device decides, so the host need
+        # not wait.
         values = torch.where(values.isfinite().all(), values, 0.0)
         self._sums = values if self._sums is None else self._sums.add_(values)
 
@@ -109,6 +111,7 @@ class Metrics:
         self.sums = RunningSums()
         self.optimizer = DeviceClock(engine.device)
         """Times the weight updates, including the reduction of the gradients."""
+        # Global sums of an unfinished window, which checkpoints store.
         self._carried = [0.0] * len(RunningSums.NAMES)
         self._clock = time.perf_counter()
         self._tokens = 0

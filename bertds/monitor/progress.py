@@ -21,6 +21,7 @@ def describe(values: dict[str, Any]) -> str:
 
 def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
     """Return the parts of a metric line as text; loader stalls only above a share of the time."""
+    # Validation lines have a baseline; train lines have rates and resources below.
     if "split" in values:
         parts = [f"{values['split']} at step {values['step']}: mlm loss {values['mlm_loss']:.4f}"]
         if values.get("unigram_entropy") is not None:

@@ -229,6 +229,7 @@ class TritonLamb:
             BLOCK=BLOCK,
             num_warps=WARPS,
         )
+        # The second kernel adds up the blocks of each tensor in a fixed order.
         tensors = self._number_of_tensors
         sum_blocks[(tensors, 2)](
             self._block_sums, self._first_blocks, sums, count, tensors, CHUNK=CHUNK

@@ -49,6 +49,7 @@ def ask_prompts(run: Path, trained: PretrainedModel) -> list[dict[str, str]]:
     prompts = None if held_out is None else Prompts.of(held_out, config)
     if prompts is None:
         return []
+    # The answers before training are in the metric line of the validation at step 0.
     before = [""] * len(prompts.texts)
     for line in read_metrics(run / FILE).validation:
         if line["step"] == 0 and len(line.get("prompts", [])) == len(before):

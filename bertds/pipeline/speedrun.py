@@ -123,6 +123,7 @@ def record_of(run: Path, data: Path, target: float, by: str) -> Record:
             f"{run}: the target {target:g} was not reached; the lowest held-out loss is "
             f"{best:.4f}. Increase schedule.total_steps or try another recipe"
         )
+    # The time counts only training up to the validation that reached the target.
     before = [line for line in lines.train if line["step"] <= reached["step"]]
     config = load_config(read_recipe(run / "config.yaml", []))
     record = Record(

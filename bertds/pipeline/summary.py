@@ -191,6 +191,7 @@ def real_run() -> str:
 
     gpu = find(REAL_GPU, None)
     plans = []
+    # The recipes have a DeepSpeed JSON for this GPU by this naming scheme.
     for recipe in REAL_RECIPES:
         config = load_config(recipe)
         name = f"lamb_{recipe.removeprefix('large_')}_{REAL_GPU}"

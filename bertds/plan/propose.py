@@ -140,12 +140,14 @@ def _fitting(
     vocab_size: int,
 ) -> Proposal | None:
     """Return the proposal with the largest micro batch that fits, at the lowest ZeRO stage."""
+    # A lower stage communicates less, and a larger micro batch is faster, so these are tried first.
     recipe = _recipe(layers, width, hours, small=name in ("tiny", "mini"))
     for stage in (1, 2, 3):
         micro = 16 if hardware.name == "cpu" else 256
         while micro:
             values = _deepspeed(name, batch, micro, stage, hardware)
             config, settings = load_config(recipe), check_deepspeed_values(values)
+            # Every rank must be able to divide its rows into micro batches.
             rows = batch // (nodes * per_node)
             if rows % min(micro, rows) == 0:
                 plan = forecast(

@@ -188,10 +188,12 @@ def score_sentences(
     device: torch.device | str,
 ) -> torch.Tensor:
     """Return the log-probability of the masked token of each copy, float64 [M] on the CPU."""
+    # All copies form one flat row, as in training: `starts` are the offsets of its sentences.
     rows = [sentences[number].ids for number, _ in copies]
     lengths = torch.tensor([len(row) for row in rows])
     starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     ids = torch.tensor([token for row in rows for token in row])
+    # One position in each copy is masked; its true token is what the model must predict.
     masked = starts[:-1] + torch.tensor([position for _, position in copies])
     true_ids = ids[masked]
     ids[masked] = mask_id

@@ -87,6 +87,7 @@ def extended(
     numbers = {piece: number for number, piece in enumerate(old)}
     model = build_model(trained.config, len(new))
     source = hf_weights.to_transformers_state_dict(trained.model)
+    # The word table and the output bias have one row per piece; all other weights stay.
     table_name, bias_name = (name for name in hf_weights.VOCABULARY_ROWS if name in source)
     table, bias = source[table_name], source[bias_name]
     rows, biases, unsplit = [], [], 0

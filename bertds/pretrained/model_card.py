@@ -153,6 +153,7 @@ def _training(trained: PretrainedModel, run_dir: Path) -> list[str]:
         "processes": manifest.get("world_size"),
         "versions": _words(packages),
     }
+    # Only changes before the exported checkpoint affect its weights.
     changed = [
         f"| {change.name} | {change.before} | {change.now} | {step:,} |"
         for step, change in read_changes(run_dir)

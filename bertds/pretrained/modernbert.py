@@ -107,6 +107,7 @@ def config_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, in
     Raises:
         CheckpointError: a switch that is not supported, or a value of the wrong type; names it.
     """
+    # Switches that this implementation lacks must have their default.
     for key, allowed in _ALLOWED:
         _check(key, values.get(key, allowed[0]), allowed)
     act = _ACTIVATIONS[values.get("hidden_activation", "gelu")]
@@ -115,6 +116,7 @@ def config_from_transformers(values: Mapping[str, Any]) -> tuple[ModelConfig, in
     vocab_size = values.get("vocab_size", 50368)
     if not isinstance(vocab_size, int):
         raise CheckpointError(f"config.json: vocab_size={vocab_size!r}, not a number")
+    # Missing values have the defaults of transformers.
     numbers = {key: values.get(key, default) for key, default in _NUMBERS.items()}
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float):

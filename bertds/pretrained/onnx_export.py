@@ -99,6 +99,8 @@ def export_onnx(source: str | Path, out: Path, *, overwrite: bool = False) -> di
             task, ("logits",)
         )
         wrapped = _Tensors(model, names).eval()
+        # The model is traced at one shape and compared at others, which shows that the axes are
+        # dynamic.
         positions = int(model.config.max_position_embeddings)
         _trace(wrapped, names, min(16, positions), temporary / "model.onnx")
         session = onnxruntime.InferenceSession(

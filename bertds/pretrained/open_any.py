@@ -52,6 +52,8 @@ def opened(
         CheckpointError: the source cannot be read, or has no configuration.
     """
     path = Path(source)
+    # The formats are recognised in this order: TensorFlow, NeMo archive, PyTorch file, folder or
+    # run.
     prefix = tensorflow_prefix(path)
     with tempfile.TemporaryDirectory(prefix="bertds-") as scratch:
         if vocab is not None:
@@ -59,6 +61,7 @@ def opened(
         if prefix is not None:
             yield _open_tensorflow(prefix, config, vocab, gelu)
             return
+        # A name of `bertds models` is resolved to a local folder.
         if not path.exists():
             path = resolve(source)
         if path.is_file():
@@ -66,6 +69,7 @@ def opened(
                 path, config, vocab = _unpack_nemo(path, Path(scratch), config, vocab)
             yield _open_state_dict(path, config, vocab, gelu)
             return
+        # A folder or run has its own configuration and vocabulary, which must not be mixed.
         for option, given in (("config", config), ("vocab", vocab)):
             if given is not None:
                 raise ConfigError(f"--{option}: {path} already includes one")
@@ -134,6 +138,7 @@ def _build(
     left_out: Sequence[str] = (),
 ) -> PretrainedModel:
     config, vocab_size = hf_config.config_from_transformers(values)
+    # A foreign checkpoint may lack the head, whatever its configuration says.
     if not any(name.startswith("cls.seq_relationship") for name in weights):
         config = replace(config, next_sentence=False)
     if gelu is not None:

@@ -222,6 +222,7 @@ def state_bytes(
 ) -> float:
     """Return the bytes of weights, gradients, optimizer and ZeRO's buffers on one process."""
     zero = settings.values.get("zero_optimization", {})
+    # These parts do not depend on the micro batch, so any size may be used here.
     shape = Shape(
         model=config.model,
         vocab_size=model.vocab_size,

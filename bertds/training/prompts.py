@@ -64,6 +64,7 @@ class Prompts:
             return None
         if file:
             return cls.from_file(Path(file), tokenizer, config.data.sequence_length)
+        # By default the prompts are the first held-out rows, in the order of validation.
         rows = validation_batches(
             source,
             config.data,

@@ -225,6 +225,7 @@ def describe(number: int, row: Row, words: list[str], pairs: str) -> Text:
     if row.label is not None and pairs in LABELS:
         text.append(f", next_sentence_label {row.label}: ")
         text.append(LABELS[pairs][row.label], style="green" if row.label == 0 else "yellow")
+    # Rows without pairs have only segment A.
     names = ("A", "B") if any(row.segments) else ("A",)
     for segment, name in enumerate(names):
         text.append(f"\n  {name}  ", style="bold cyan" if segment else "bold blue")
@@ -234,6 +235,7 @@ def describe(number: int, row: Row, words: list[str], pairs: str) -> Text:
             word = words[token]
             if row.segments[position] != segment:
                 continue
+            # A masked piece keeps its "##", since the shown token may not be its true one.
             is_piece = word.startswith("##") and position not in row.masked
             if not at_start and not is_piece:
                 text.append(" ")

@@ -111,6 +111,7 @@ def page_batches(
         if size >= batch_bytes:
             yield tuple(batch)
             batch, size = [], 0
+    # A stream that ends between two pages looks complete to the record reader.
     if not _ends_dump(tail):
         raise truncated(path)
     if batch:

@@ -92,6 +92,7 @@ def instance_tasks(
         for split, shards in splits.items():
             if not shards:
                 continue
+            # A file depends on all shards of its split, since pairs are drawn across shards.
             inputs = inputs_hash(shard.sha256 for shard in shards)
             for number, blocks in enumerate(deal_blocks(len(shards), settings.dupe_factor)):
                 file = instance_file_name(settings.dataset, _SPLIT_NAMES[split], number)

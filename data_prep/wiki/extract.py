@@ -279,6 +279,7 @@ def _arguments(written: str, body: str, page: _Page, depth: int) -> Arguments:
 
 def _without_tables(text: str) -> str:
     """Remove tables; only "{|" and "|}" at the beginning of a line count."""
+    # Tables can be nested, so openings wait on a stack for their closings.
     spans: list[tuple[int, int]] = []
     stack: list[int] = []
     opening, closing = text.find("{|"), text.find("|}")
@@ -290,6 +291,7 @@ def _without_tables(text: str) -> str:
         else:
             if stack and _begins_line(text, closing):
                 start = stack.pop()
+                # An outer table replaces the tables inside it.
                 while spans and spans[-1][0] > start:
                     spans.pop()
                 spans.append((start, closing + 2))

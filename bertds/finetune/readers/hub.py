@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def load_hub_task(task: Task, options: DataOptions) -> TaskData:
-    """Read a task from the hub.
+    """Read a task with the datasets library.
 
-    ``--data hub`` takes the task's usual data set; ``--data OWNER/NAME[:CONFIGURATION]`` another
-    one; a folder written by ``DatasetDict.save_to_disk`` is read as it is.
+    ``--data hub`` reads the task's standard dataset, ``--data OWNER/NAME[:CONFIGURATION]`` another
+    one. A folder written by ``DatasetDict.save_to_disk`` is read as it is.
 
     Raises:
-        DataError: it cannot be loaded (offline, say), or lacks a split or a column.
+        DataError: the dataset cannot be loaded (for example offline), or lacks a split or a column.
     """
     splits = _load(task, options.data)
     data = TaskData(Split("train", []), [], [], task.labels, sources={"hub": options.data})
@@ -39,6 +39,7 @@ def load_hub_task(task: Task, options: DataOptions) -> TaskData:
                 continue
             where = f"{options.data}, {place.hub_split}"
             rows = _rows(task, table, where, role, data, sample_places(len(table), limit))
+            # MNLI has two dev and test sets, so its splits keep their own names.
             name = place.hub_split if len(files) > 1 else role
             if role == "train":
                 check_labels(task, rows, data.labels, limit, where)
@@ -100,7 +101,7 @@ def _texts(
         role_: task.hub_columns.get(name, name)
         for role_, name in (("text", task.text), ("pair", task.pair or ""), ("label", task.label))
     }
-    if not task.folder:  # any data set: the usual names
+    if not task.folder:  # the user's own dataset: try the usual names
         names["text"] = next((n for n in TEXT_NAMES if n in columns), names["text"])
         names["pair"] = next((n for n in PAIR_NAMES if n in columns), "")
     for role_ in ("text", "pair") if names["pair"] else ("text",):
@@ -108,19 +109,21 @@ def _texts(
             raise DataError(f"{where}: no column {names[role_]!r}; found {columns}")
     feature = table.features.get(names["label"])
     label_names = getattr(feature, "names", None)
+    # The labels of the user's own data are taken from the training split.
     if not data.labels and task.kind == "classification" and role == "train":
         values = table.unique(names["label"])
-        if label_names:  # a declared label may have no row
+        if label_names:  # a declared label may have no rows
             data.labels = tuple(n for place, n in enumerate(label_names) if place in values)
         else:
             data.labels = tuple(sorted(str(value) for value in values))
     rows = []
     for number, record in zip(places, table.select(places), strict=True):
         label: int | float | None = record.get(names["label"])
+        # The Hub marks rows without a label (GLUE's test splits) with -1.
         if label is not None and (label == -1 or role == "test"):
             label = None
         elif label is not None and task.kind == "classification":
-            # The files' labels and the hub's have the same order (glue: names or 0/1).
+            # The labels of the files and of the Hub have the same order (GLUE: names or 0/1).
             text = label_names[int(label)] if label_names and not task.labels else str(label)
             if label_names and task.labels:
                 label = int(label)
@@ -153,6 +156,7 @@ def _sentences(
     names = getattr(inner, "names", None)
     sentences = []
     for number, record in zip(places, table.select(places), strict=True):
+        # Tags are stored as numbers with names, or directly as text.
         tags = [names[t] if names else str(t) for t in record[column]]
         if not record["tokens"]:
             continue

@@ -45,6 +45,7 @@ def questions_of(content: object, path: Path, *, split: str) -> tuple[list[Quest
         if question.id in seen:
             raise DataError(f"{path}: the id {question.id!r} occurs twice")
         seen.add(question.id)
+        # An offset is right if the context has the answer's text at that position.
         wrong = [
             (text, start)
             for text, start in question.answers

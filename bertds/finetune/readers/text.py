@@ -44,6 +44,7 @@ def read_glue_tsv(path: Path, task: Task, *, split: str) -> tuple[list[TextRow],
     """
     lines = lines_of(path)
     bad = BadRows(path, tolerated=split == "train")
+    # CoLA has no header in its training and dev files, but has one in its test file.
     if task.columns and split != "test":
         columns = list(task.columns)
     else:
@@ -53,6 +54,7 @@ def read_glue_tsv(path: Path, task: Task, *, split: str) -> tuple[list[TextRow],
         columns = first[1].split("\t")
     places = _places(path, columns, task, split)
     rows: list[TextRow] = []
+    # A row with another number of values cannot be assigned to the columns with certainty.
     for number, line in lines:
         values = line.split("\t")
         if len(values) != len(columns):
@@ -163,6 +165,7 @@ def read_records(path: Path, *, named: bool = False) -> list[tuple[int, dict[str
         raise DataError(f"{path}: must be a .csv, .tsv or .jsonl file")
     if not table:
         raise DataError(f"{path}: empty file")
+    # Without a header the first line is data, so it is kept as a row too.
     header = [column.strip() for column in table[0][1]]
     if name.endswith(".tsv") and not named and _is_headerless(table):
         header = list(HEADERLESS[: len(header)])
