@@ -10,7 +10,7 @@ The kind of a file is recognised by its name and its contents:
 | columns that end in tags such as ``B-PER``, ``O`` (CoNLL) | each sentence, from the first column |
 | anything else | each line |
 
-All may be compressed with gzip or bzip2.
+All may be compressed (gzip, bzip2, xz, zstd).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def task_texts(path: Path) -> Iterator[str]:
         text = b"".join(block for block, _ in whole_blocks(path)).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"--decontaminate {path}: not UTF-8 ({error})") from error
-    name = re.sub(r"\.(gz|bz2|zst)$", "", path.name.lower())
+    name = re.sub(r"\.(gz|bz2|zst|xz)$", "", path.name.lower())
     lines = text.splitlines()
     if name.endswith(".json"):
         yield from _squad(path, text)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,10 @@ def test_every_kind_of_file_gives_its_texts(shared_data: Path, tmp_path: Path) -
     assert list(task_texts(tmp_path / "a.jsonl")) == ["One.", "Two.", "Three."]
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"One line.\nAnother line.\n"))
     assert list(task_texts(tmp_path / "a.txt.gz")) == ["One line.", "Another line."]
+    # What a file holds depends on its name without the ending of the compression.
+    for ending, packed in (("gz", gzip), ("bz2", bz2), ("xz", lzma)):
+        (tmp_path / f"a.tsv.{ending}").write_bytes(packed.compress(b"One.\tTwo.\n"))
+        assert list(task_texts(tmp_path / f"a.tsv.{ending}")) == ["One.", "Two."]
 
 
 def test_overlaps_are_those_that_brute_force_finds(shared_data: Path, tmp_path: Path) -> None:
