@@ -101,7 +101,7 @@ class DataConfig:
     blocks of 2,000,000 rows each (about 1 GiB in total at 128 tokens per row). Affects speed, not
     results."""
     cache_dir: str = ""
-    """Folder of the cache, on a local disk of the machine; empty =
+    """Folder for the shard cache, on one of the machine's local disks; empty =
     $TMPDIR/bertds-cache-UID."""
     fetch_timeout_minutes: float = 30.0
     """How long to wait for one file from a store that fails or hangs. After that the run saves and
@@ -216,9 +216,9 @@ class ScheduleConfig:
     ema_decay: float = 0.0
     """Decay per step of an exponential moving average of the weights, which is saved in every
     checkpoint. 0 = none; 0.999 is common. The decay at step t is at most (1 + t) / (10 + t), so
-    that the random initial weights do not dominate. Validation, evaluate and export use the
-    average; training continues with the weights themselves. Takes 4 bytes per parameter,
-    partitioned like the moments under ZeRO."""
+    that the random initial weights do not dominate. Validation, `bertds evaluate` and `bertds
+    export` use the average; training continues with the weights themselves. Takes 4 bytes per
+    parameter, partitioned like the moments under ZeRO."""
     first_step: int = 0
     """Position of this run's first step on the schedule; Devlin's phase 2 starts at 900000."""
     horizon_steps: int | None = None

@@ -51,7 +51,8 @@ class RunConfig:
     """Train even if the memory forecast says that the run will not fit on this machine, or if the
     DeepSpeed JSON is meant for a GPU and there is none."""
     log_samples: bool = False
-    """Write the (epoch, sample) numbers of every step to samples_rank_R.jsonl."""
+    """For every step, write the epoch and sample number of each sample used to
+    samples_rank_R.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -43,7 +43,7 @@ def facts(values: dict[str, Any], stalls_from: float = 0.01) -> list[str]:
         if values.get("mfu") is not None:
             parts.append(f"MFU {values['mfu']:.1%}")
         if values.get("memory_gib") is not None:
-            parts.append(f"{values['memory_gib']:.2f} GiB")
+            parts.append(f"memory {values['memory_gib']:.2f} GiB")
         stalled = values["stall_seconds"] / max(values["seconds"], 1e-9)
         if stalled > stalls_from:
             parts.append(f"waiting for data {stalled:.0%}")
@@ -137,7 +137,7 @@ class ProgressBar:
 
         phase1 ━━━━━━━━━━━━━━━━━━╸━━━━━━━━━━━━━━━━━━━━ 420/1000 steps
         loss 4.6809   mlm 3.9932   mlm accuracy 9.8%   nsp accuracy 56.2%   lr 0.00161
-        grad norm 1.1   21,402 tokens/s   0.72 GiB   waiting for data 0%
+        grad norm 1.1   21,402 tokens/s   memory 0.72 GiB   waiting for data 0%
         2 min left, 6 min with the next phase
     """
 
