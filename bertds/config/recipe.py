@@ -128,8 +128,8 @@ class DataConfig:
     whole_word_masking: bool = RowSettings.whole_word_masking
     """Mask all pieces of a word together."""
     ngram: int = RowSettings.ngram
-    """Maximum number of consecutive whole words that are masked together (3 in ALBERT). A span of k
-    words is chosen with probability proportional to 1/k. 1 = no multi-word spans."""
+    """Maximum number of consecutive whole words that are masked together: 3 in ALBERT; 1 = no
+    multi-word spans. A span of k words is chosen with probability proportional to 1/k."""
     rare_token_power: float = 0.0
     """Each masked token is weighted by (1 / frequency) ** a in the gradient; this key is the
     exponent a. Weights are scaled to a mean of 1 over the training text. With a = 0, all masked

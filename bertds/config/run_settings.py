@@ -41,8 +41,8 @@ class RunConfig:
     fp8: bool = False
     """Experimental: FP8 matrix products (torchao) in the encoder's linear layers during training.
     Requires `pip install 'bertds[fp8]'`, bf16 in the DeepSpeed JSON, a GPU of compute capability
-    8.9 or higher, run.compile=auto or true, ZeRO stage 0 to 2, and a data.pack_tokens that is a
-    multiple of 16. Its speed has not been measured. Affects results slightly."""
+    8.9 or higher, run.compile=auto or true, ZeRO stage 0 to 2, and data.pack_tokens set to a
+    positive multiple of 16. Its speed has not been measured. Affects results slightly."""
     memory_limit_gib: float | None = None
     """Memory limit per process when train_micro_batch_size_per_gpu in the DeepSpeed JSON is "auto".
     null = 85 % of the GPU's free memory or, on a CPU, of this process's share of the machine's free
@@ -51,8 +51,7 @@ class RunConfig:
     """Train even if the memory forecast says that the run will not fit on this machine, or if the
     DeepSpeed JSON is meant for a GPU and there is none."""
     log_samples: bool = False
-    """For every step, write the epoch and sample number of each sample used to
-    samples_rank_R.jsonl."""
+    """At every step, write to samples_rank_R.jsonl the epoch and number of each sample used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,9 +127,9 @@ class NotifyConfig:
     """Notifications when a run is done, has stopped, has failed or shows health warnings."""
 
     command: str = ""
-    """A shell command that is run once per event. Its environment contains BERTDS_EVENT (done,
-    stopped, failed, or ill for a health warning), BERTDS_RUN, BERTDS_STEP and BERTDS_TEXT. The same
-    values are passed as JSON on standard input."""
+    """A shell command that is run once per event. Its environment contains BERTDS_EVENT (one of
+    done, stopped, failed and ill; ill means a health warning), BERTDS_RUN, BERTDS_STEP and
+    BERTDS_TEXT. The same values are passed as JSON on standard input."""
     webhook: str = ""
     """An http(s) URL to which each event is sent as JSON by POST, in a form that Slack and Discord
     display. If empty, the URL is read from the environment variable BERTDS_WEBHOOK, which keeps it
