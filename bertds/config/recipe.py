@@ -61,7 +61,8 @@ class ModelConfig:
     layers."""
     global_rope_theta: float = 160_000.0
     """modern: base (theta) of the rotary position embeddings in global layers. ModernBERT trains
-    with 10000 for sequences up to 1,024 tokens, then with 160000 up to 8,192."""
+    with 10000 for sequences of up to 1,024 tokens, then with 160000 for sequences of up to 8,192
+    tokens."""
     local_rope_theta: float = 10_000.0
     """modern: base (theta) of the rotary position embeddings in local layers."""
     initializer_range: float = 0.02

@@ -51,7 +51,8 @@ class RunConfig:
     """Train even if the memory forecast says that the run will not fit on this machine, or if the
     DeepSpeed JSON is meant for a GPU and there is none."""
     log_samples: bool = False
-    """At every step, write to samples_rank_R.jsonl the epoch and number of each sample used."""
+    """Record the samples of each step: write the epoch and index of each one to
+    samples_rank_R.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,9 +85,9 @@ class ValidationConfig:
     """Also validate once before the first step, so that the curves and the answers to the
     prompts start at chance level."""
     prompts: str = ""
-    """A file of prompts to complete at each validation. Each line has a text containing one [MASK],
-    then a tab, then the answer, which must be a single token. If no file is given, 5 masked
-    positions in the held-out text are used."""
+    """A file of prompts to complete at each validation. Each line consists of a prompt containing
+    one [MASK], then a tab, then the answer, which must be a single token. If no file is given, 5
+    masked positions in the held-out text are used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
