@@ -80,7 +80,7 @@ class ModelConfig:
     less memory."""
     attention_kernel: Literal["auto", "flash", "fa3", "fa4", "padded"] = "auto"
     """How attention is computed. Affects speed, not results. flash is torch's FlashAttention 2. fa3
-    and fa4 each require their own package, a GPU that they support and attention dropout 0. padded
+    and fa4 each require a separate package, a supported GPU and an attention dropout of 0. padded
     works on every device. auto in bf16 or fp16 on a GPU of compute capability 8.0 or higher: fa3 or
     fa4 if they can run, else the fused layers' own kernels for rows of up to 512 tokens and flash
     for longer ones. auto in float32 or on an older GPU: padded. auto on a CPU: rows are grouped by
@@ -200,11 +200,10 @@ class ScheduleConfig:
     learning rate drops abruptly after warm-up, as in the published LAMB recipes. warmup_end: the
     end of warm-up, so that the learning rate is continuous."""
     decay_factor: float = 0.9
-    """Exponential decay: factor by which the learning rate is multiplied over decay_every_steps
-    steps."""
+    """Exponential decay: factor by which the learning rate falls over decay_every_steps steps."""
     decay_every_steps: int = 250
-    """Exponential decay: number of steps over which the learning rate is multiplied by decay_factor
-    once."""
+    """Exponential decay: number of steps that the learning rate takes to fall, smoothly, to
+    decay_factor times its value."""
     floor: float = 0.0
     """Fraction of the peak learning rate at which decay ends. During decay, the peak is multiplied
     by floor + (1 - floor) * decay."""

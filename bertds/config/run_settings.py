@@ -77,7 +77,7 @@ class ValidationConfig:
     max_samples: int = 10_000
     """Maximum number of rows to score; 0 = all."""
     micro_batch_size: int = 0
-    """Number of rows per forward pass; 0 = the micro batch size of training."""
+    """Number of rows per forward pass; 0 = the same as in training."""
     stop_at_loss: float | None = None
     """End the run as soon as the validation masked-LM loss is at or below this value; null =
     never."""
@@ -132,6 +132,6 @@ class NotifyConfig:
     done, stopped, failed and ill; ill means a health warning), BERTDS_RUN, BERTDS_STEP and
     BERTDS_TEXT. The same values are passed as JSON on standard input."""
     webhook: str = ""
-    """An http(s) URL to which each event is sent as JSON by POST, in a form that Slack and Discord
-    display. If empty, the URL is read from the environment variable BERTDS_WEBHOOK, which keeps it
-    out of the run folder."""
+    """An http(s) URL to which each event is sent as JSON by POST, in a format that Slack and
+    Discord can display. If empty, the URL is read from the environment variable BERTDS_WEBHOOK,
+    which keeps it out of the run folder."""

@@ -53,7 +53,8 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     """Weight decay, applied to all parameters except biases and LayerNorm weights."""
     bias_correction: bool = True
-    """Divide the moments by 1 - beta ** t. Only Lamb can turn this off; Adam always does it."""
+    """Divide the moments by 1 - beta ** t. Only Lamb can turn this off; Adam always applies bias
+    correction."""
     torch_adam: bool = False
     """On a GPU, use torch's fused AdamW, which needs no compiler, instead of DeepSpeed's."""
     variant: Variant = "nvidia"
