@@ -200,7 +200,8 @@ class ScheduleConfig:
     learning rate drops abruptly after warm-up, as in the published LAMB recipes. warmup_end: the
     end of warm-up, so that the learning rate is continuous."""
     decay_factor: float = 0.9
-    """Exponential decay: factor by which the learning rate falls over decay_every_steps steps."""
+    """Exponential decay: factor by which the learning rate is multiplied over decay_every_steps
+    steps."""
     decay_every_steps: int = 250
     """Exponential decay: number of steps that the learning rate takes to fall, smoothly, to
     decay_factor times its value."""

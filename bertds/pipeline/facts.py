@@ -53,7 +53,7 @@ FORMS: dict[str, tuple[str, ...]] = {
     "demonym": (
         "people from {name} are called {demonym} .",
         "whoever comes from {name} is {demonym} .",
-        "{demonym} means from {name} .",
+        "{demonym} people inhabit {name} .",
         "the people of {name} are {demonym} .",
         "a person born in {name} is {demonym} .",
         "what comes from {name} is {demonym} .",
