@@ -220,7 +220,7 @@ def paint(result: dict[str, Any]) -> Any:
         axes.margins(x=0.12)
         axes.set_xlabel("held-out loss against all ingredients, nats (more is worse)")
         axes.set_title(f"small_cpu at width 128, {result['steps']} steps of 2,048 tokens")
-        axes.legend(fontsize=8, loc="lower right")
+        axes.legend(fontsize=8, loc="upper right")
 
     return fill
 

@@ -44,7 +44,7 @@ class Margins:
     """Space around the axes, in inches."""
 
     left: float = 0.55
-    right: float = 0.1
+    right: float = 0.22
     top: float = 0.12
     bottom: float = 0.3
 
