@@ -62,7 +62,7 @@ def _print_scores(console: Console, runs: list[Path], scores: dict[str, Any]) ->
     pairs = ("NSP accuracy", "baseline:\nmajority label") if with_pairs else ()
     for column in (
         "run",
-        "row length",
+        "sequence\nlength",
         "MLM loss",
         "baseline:\nword frequencies",
         "MLM accuracy",
