@@ -210,8 +210,8 @@ class ScheduleConfig:
     by floor + (1 - floor) * decay."""
     batch_from: int | None = None
     """Global batch size of the first step; must divide train_batch_size. The batch grows to
-    train_batch_size in equal increments over batch_ramp_steps, and gradient accumulation is
-    derived. null = train_batch_size from the start."""
+    train_batch_size in equal increments over batch_ramp_steps, and the number of gradient
+    accumulation steps grows with it. null = train_batch_size from the start."""
     batch_ramp_steps: int = 0
     """Number of steps until the global batch reaches train_batch_size; requires batch_from."""
     ema_decay: float = 0.0
