@@ -47,7 +47,8 @@ class ModelConfig:
     type_vocab_size: int = 2
     """Number of segment ids."""
     hidden_act: Literal["gelu", "gelu_new"] = "gelu"
-    """gelu is the exact erf form; gelu_new is the tanh approximation (NVIDIA DLE, Google)."""
+    """gelu is the exact erf form; gelu_new is the tanh approximation (NVIDIA DeepLearningExamples,
+    Google)."""
     hidden_dropout_prob: float = 0.1
     """Dropout on the embeddings and on the outputs of both sublayers (attention and feed-forward)
     of each layer. modern: on the embeddings and inside the feed-forward layer; ModernBERT uses
@@ -194,7 +195,8 @@ class ScheduleConfig:
     decay_ratio: float | None = None
     """decay_steps as a fraction of the schedule's length; set either this or decay_steps."""
     power: float = 1.0
-    """Degree of the polynomial decay: 1 = linear, 0.5 = square root (NVIDIA DLE and NeMo)."""
+    """Degree of the polynomial decay: 1 = linear, 0.5 = square root (NVIDIA DeepLearningExamples
+    and NeMo)."""
     decay_from: Literal["start", "warmup_end"] = "start"
     """The point at which t = 0 in the decay formula. start: the start of the schedule, so the
     learning rate drops abruptly after warm-up, as in the published LAMB recipes. warmup_end: the
@@ -237,9 +239,9 @@ class InitConfig:
     """A run folder, a checkpoint, a Hugging Face folder or a name listed by `bertds models`;
     empty = random weights."""
     optimizer_state: Literal["none", "moments", "all"] = "moments"
-    """What to take from the optimizer state of a run or checkpoint. moments: keep both Adam
-    moments and restart the step counter (phase 2 of NVIDIA DLE). all: also keep the counter
-    (Devlin). none: start with zero moments."""
+    """What to take from the optimizer state of a run or checkpoint. moments: keep both Adam moments
+    and restart the step counter (phase 2 of NVIDIA DeepLearningExamples). all: also keep the
+    counter (Devlin). none: start with zero moments."""
     heads: Literal["require", "allow_missing"] = "require"
     """allow_missing: initialize missing pre-training heads at random, for a folder that has only
     the encoder."""

@@ -61,7 +61,6 @@ OFFLOAD_PARAM = {
         "this option is part of NVMe offload; cpu is the only supported offload device"
     ),
 }
-_OLD_OFFLOAD = Refused("an old name; use offload_optimizer or offload_param")
 _ZERO_PLUS = Refused("true changes the layout of the partitions", harmless=(False,))
 
 ZERO = {
@@ -84,9 +83,11 @@ ZERO = {
     "offload_optimizer": OFFLOAD_OPTIMIZER,
     "zenflow": Refused("its optimizer bypasses ours, so updates would not be exact"),
     "sub_group_size": WHOLE,
-    "cpu_offload_param": _OLD_OFFLOAD,
-    "cpu_offload_use_pin_memory": _OLD_OFFLOAD,
-    "cpu_offload": _OLD_OFFLOAD,
+    "cpu_offload_param": Refused("an old name for offload_param; use that instead"),
+    "cpu_offload_use_pin_memory": Refused(
+        "an old option; set pin_memory in offload_optimizer or offload_param instead"
+    ),
+    "cpu_offload": Refused("an old name for offload_optimizer; use that instead"),
     "stage3_prefetch_bucket_size": WHOLE_OR_ZERO,
     "prefetch_bucket_size": WHOLE_OR_ZERO,
     "stage3_param_persistence_threshold": WHOLE_OR_ZERO,

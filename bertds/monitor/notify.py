@@ -1,4 +1,4 @@
-"""Notifies when a run is done, stopped, failed or looks ill: by a command or a webhook.
+"""Notifies when a run is done, stopped, failed or has a health warning: by a command or a webhook.
 
 A notification never ends or delays a run: it is sent in threads, whose failures are one line in the
 log.
@@ -18,7 +18,7 @@ from bertds.config.run_settings import NotifyConfig
 from bertds.errors import ConfigError
 from bertds.system.logs import log
 
-Event = Literal["done", "stopped", "failed", "ill"]
+Event = Literal["done", "stopped", "failed", "warning"]
 WEBHOOK_VARIABLE = "BERTDS_WEBHOOK"
 TIMEOUT_SECONDS = 15.0
 

@@ -118,7 +118,7 @@ class HealthWarnings:
         for name in found.keys() - self._said:
             log.warning("step %d: %s", values["step"], found[name])
             if self._notifier is not None:
-                self._notifier.send("ill", values["step"], str(found[name]))
+                self._notifier.send("warning", values["step"], str(found[name]))
         self._said = set(found)
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ def test_a_problem_is_reported_once(tmp_path: Path) -> None:
     notifier.close()
     lines = told(file)
     assert len(lines) == len({line.split(": ")[1] for line in lines}) >= 1
-    assert all(line.startswith("ill ") for line in lines)
+    assert all(line.startswith("warning ") for line in lines)
 
 
 def test_a_webhook_gets_json(tmp_path: Path, said: list[str]) -> None:
@@ -90,7 +90,7 @@ def test_a_webhook_gets_json(tmp_path: Path, said: list[str]) -> None:
         notifier = Notifier(NotifyConfig(webhook=address), tmp_path, "mine")
         notifier.send("done", 7, "done at step 7")
         notifier.close()
-        notifier.send("ill", 8, "x")
+        notifier.send("warning", 8, "x")
         notifier.close()
         server.shutdown()
         thread.join()
