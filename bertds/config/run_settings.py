@@ -128,9 +128,9 @@ class NotifyConfig:
     """Notifications when a run is done, has stopped, has failed or shows health warnings."""
 
     command: str = ""
-    """A shell command that is run once per event. Its environment contains BERTDS_EVENT (one of
-    done, stopped, failed and warning, a health warning), BERTDS_RUN, BERTDS_STEP and BERTDS_TEXT.
-    The same values are passed as JSON on standard input."""
+    """A shell command that is run once per event. Its environment contains BERTDS_EVENT (done,
+    stopped, failed or warning; warning means a health warning), BERTDS_RUN, BERTDS_STEP and
+    BERTDS_TEXT. The same values are passed as JSON on standard input."""
     webhook: str = ""
     """An http(s) URL to which each event is sent as JSON by POST, in a format that Slack and
     Discord can display. If empty, the URL is read from the environment variable BERTDS_WEBHOOK,
