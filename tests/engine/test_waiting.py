@@ -7,8 +7,10 @@ does (rows sorted by length) is counted apart, and is the reason why rows are no
 
 from __future__ import annotations
 
+import importlib.util
 import traceback
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +25,10 @@ from bertds.model import row_layout
 from bertds.model.bert import BertForPreTraining
 from bertds.monitor.metrics import RunningSums
 
+PACKAGES = [
+    Path(importlib.util.find_spec(name).submodule_search_locations[0])
+    for name in ("bertds", "deepspeed")
+]
 WAITING = {
     "_local_scalar_dense",
     "nonzero",
@@ -44,10 +50,12 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         name = function.overloadpacket.__name__
         if name in WAITING:
+            # By package, not by the name of a folder: a clone may be called bertds too.
             places = [
-                f"{frame.filename.split('site-packages/')[-1].split('/main/')[-1]}:{frame.name}"
+                f"{Path(frame.filename).relative_to(package.parent)}:{frame.name}"
                 for frame in traceback.extract_stack()
-                if "/bertds/" in frame.filename or "/deepspeed/" in frame.filename
+                for package in PACKAGES
+                if Path(frame.filename).is_relative_to(package)
             ]
             self.asked[f"{name} in {places[-1] if places else '?'}"] += 1
         return function(*arguments, **(options or {}))
