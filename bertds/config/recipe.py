@@ -190,8 +190,9 @@ class ScheduleConfig:
     """polynomial: (1 - t / T) ** power; exponential: decay_factor ** (t / decay_every_steps);
     cosine: (1 + cos(pi t / T)) / 2; sqrt: 1 - sqrt(t / T), as in ModernBERT's last phase."""
     decay_steps: int | None = None
-    """Number of steps at the end of the schedule over which the learning rate decays. It is
-    constant between warm-up and decay (warm-up, stable, decay). null = decay from `decay_from`."""
+    """Number of steps at the end of the schedule over which the learning rate decays. The learning
+    rate is constant between warm-up and decay (warm-up, stable, decay). null = no constant part:
+    the decay begins when warm-up ends, with t as set by `decay_from`."""
     decay_ratio: float | None = None
     """decay_steps as a fraction of the schedule's length; set either this or decay_steps."""
     power: float = 1.0
