@@ -30,7 +30,7 @@ _TEXTS = {
     "optimizer": "The optimizer and its parameters, including the peak learning rate.",
     "optimizer.type": "AdamW, Adam, Lamb (exact under ZeRO) or Muon.",
     "optimizer.params": "Parameters of the optimizer: lr, betas, eps, weight_decay ...",
-    "optimizer.legacy_fusion": "Use the older of DeepSpeed's fused Adam steps in fp16.",
+    "optimizer.legacy_fusion": "In fp16, use DeepSpeed's older fused Adam implementation.",
     "bf16": "Train with bfloat16 weights and float32 master weights (Ampere or newer GPUs).",
     "bf16.enabled": "Enable this section.",
     "bf16.immediate_grad_update": "Accumulate each gradient as soon as it is computed.",
