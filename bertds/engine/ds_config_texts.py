@@ -46,8 +46,8 @@ _TEXTS = {
     "fp16.loss_scale_window": "Number of steps without overflow after which the loss scale is "
     "doubled.",
     "fp16.hysteresis": "Number of overflows before the loss scale is halved.",
-    "fp16.consecutive_hysteresis": "Reset the count of overflows after each step without one, so that "
-    "only consecutive overflows count.",
+    "fp16.consecutive_hysteresis": "Reset the count of overflows after each step without one, so "
+    "that only consecutive overflows count.",
     "fp16.min_loss_scale": "Minimum dynamic loss scale.",
     "torch_autocast": "Keep float32 weights and compute in bfloat16 with torch.autocast.",
     "torch_autocast.enabled": "Enable this section.",
