@@ -182,8 +182,8 @@ class ScheduleConfig:
     warmup_ratio: float | None = None
     """Warm-up as a fraction of the schedule's length (horizon_steps or clock_hours)."""
     warmup_power: float = 1.0
-    """Exponent of the warm-up, ((t + 1) / warmup) ** power. 1 = linear; 2 = quadratic, as in
-    bing_bert."""
+    """Exponent of the warm-up, ((t + 1) / W) ** warmup_power, where W is the number of warm-up
+    steps. 1 = linear; 2 = quadratic, as in bing_bert."""
     warmup_from: float = 0.0
     """Fraction of the peak learning rate at which warm-up starts."""
     decay: Literal["polynomial", "exponential", "cosine", "sqrt", "constant"] = "polynomial"

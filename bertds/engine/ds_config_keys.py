@@ -99,13 +99,13 @@ ZERO = {
     "stage3_max_reuse_distance": WHOLE_OR_ZERO,
     "max_reuse_distance": WHOLE_OR_ZERO,
     "stage3_gather_16bit_weights_on_model_save": Refused(
-        "our checkpoints always hold whole float32 weights", (True, False)
+        "our checkpoints always hold the full, unpartitioned float32 weights", (True, False)
     ),
     "gather_16bit_weights_on_model_save": Refused(
-        "our checkpoints always hold whole float32 weights", (True, False)
+        "our checkpoints always hold the full, unpartitioned float32 weights", (True, False)
     ),
     "stage3_gather_fp16_weights_on_model_save": Refused(
-        "our checkpoints always hold whole float32 weights", (True, False)
+        "our checkpoints always hold the full, unpartitioned float32 weights", (True, False)
     ),
     "stage3_module_granularity_threshold": WHOLE_OR_ZERO,
     "module_granularity_threshold": WHOLE_OR_ZERO,
