@@ -42,7 +42,7 @@ _TEXTS = {
     "fp16.enabled": "Enable this section.",
     "fp16.auto_cast": "Convert the inputs to float16.",
     "fp16.loss_scale": "Fixed loss scale; 0 = dynamic.",
-    "fp16.initial_scale_power": "Exponent of the initial dynamic loss scale: 2 to this power.",
+    "fp16.initial_scale_power": "The initial dynamic loss scale is 2 to this power.",
     "fp16.loss_scale_window": "Number of steps without overflow after which the loss scale is "
     "doubled.",
     "fp16.hysteresis": "Number of overflows before the loss scale is halved.",
