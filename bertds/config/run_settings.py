@@ -51,7 +51,7 @@ class RunConfig:
     """Train even if the memory forecast says that the run will not fit on this machine, or if the
     DeepSpeed JSON is meant for a GPU and there is none."""
     log_samples: bool = False
-    """Record the samples of each step: write the epoch and index of each one to
+    """Record the samples of each step: write the epoch and index of each sample to
     samples_rank_R.jsonl."""
 
 
