@@ -188,7 +188,9 @@ class ScheduleConfig:
     """Fraction of the peak learning rate at which warm-up starts."""
     decay: Literal["polynomial", "exponential", "cosine", "sqrt", "constant"] = "polynomial"
     """polynomial: (1 - t / T) ** power; exponential: decay_factor ** (t / decay_every_steps);
-    cosine: (1 + cos(pi t / T)) / 2; sqrt: 1 - sqrt(t / T), as in ModernBERT's last phase."""
+    cosine: (1 + cos(pi t / T)) / 2; sqrt: 1 - sqrt(t / T), as in ModernBERT's last phase. t is
+    counted from the point set by decay_steps or decay_from, and T is the value of t at the end of
+    the schedule."""
     decay_steps: int | None = None
     """Number of steps at the end of the schedule over which the learning rate decays. The learning
     rate is constant between warm-up and decay (warm-up, stable, decay). null = no constant part:
@@ -210,7 +212,7 @@ class ScheduleConfig:
     decay_factor times its value."""
     floor: float = 0.0
     """Fraction of the peak learning rate at which decay ends. During decay, the peak is multiplied
-    by floor + (1 - floor) * decay."""
+    by floor + (1 - floor) * d, where d is the value of the formula chosen by schedule.decay."""
     batch_from: int | None = None
     """Global batch size of the first step; must divide train_batch_size. The batch grows to
     train_batch_size in equal increments over batch_ramp_steps, and the number of gradient
@@ -226,7 +228,7 @@ class ScheduleConfig:
     first_step: int = 0
     """Position of this run's first step on the schedule; Devlin's phase 2 starts at 900000."""
     horizon_steps: int | None = None
-    """Length T of the schedule; null = first_step + total_steps."""
+    """Length of the schedule; null = first_step + total_steps."""
     clock_hours: float | None = None
     """If set, the schedule follows training time instead of steps: t / T = hours / clock_hours. The
     run ends at clock_hours or at total_steps, whichever comes first."""

@@ -64,8 +64,8 @@ class OptimizerSettings:
     max_coeff: float = math.inf
     """Lamb: highest trust ratio."""
     momentum: float = 0.95
-    """Muon: momentum for the hidden matrices. betas and eps apply to AdamW, which updates the other
-    parameters."""
+    """Muon: momentum for the weight matrices of the hidden layers. betas and eps apply to AdamW,
+    which updates the other parameters."""
     ns_steps: int = 5
     """Muon: Newton-Schulz iterations."""
 
