@@ -99,9 +99,8 @@ class DataConfig:
     never from a recipe."""
     cache_gib: float = 64.0
     """With a URL: maximum size of this machine's shard cache, in GiB. All processes on the machine
-    share the cache, and the least recently used shards are evicted. It should have room for 2
-    blocks of 2,000,000 rows each (about 1 GiB in total at 128 tokens per row). Affects speed, not
-    results."""
+    share the cache, and the least recently used shards are evicted. It should have room for at
+    least 4,000,000 rows (about 1 GiB at 128 tokens per row). Affects speed, not results."""
     cache_dir: str = ""
     """Folder for the shard cache, on one of the machine's local disks; empty =
     $TMPDIR/bertds-cache-UID."""
