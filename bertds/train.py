@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.system import early_stop
+from bertds.system.arguments import add_overrides
 from bertds.system.fault_points import reached
 from bertds.system.run_command import guarded
 from bertds.system.start_up import loading
@@ -46,14 +47,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="F.json",
         help="DeepSpeed JSON, a name or path (default: the one named in the recipe)",
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override recipe keys (run.dir=PATH data.path=PATH schedule.total_steps=N ...) or, "
-        "with deepspeed.KEY=VALUE, the DeepSpeed JSON",
+    add_overrides(
+        parser,
+        "override recipe keys (run.dir=PATH data.path=PATH schedule.total_steps=N ...) or, with "
+        "deepspeed.KEY=VALUE, the DeepSpeed JSON",
     )
     parser.add_argument(
         "--processes",

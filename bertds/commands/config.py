@@ -20,6 +20,7 @@ from bertds.config.suggest import nearest
 from bertds.engine.ds_config import DeepSpeedSettings, load_deepspeed_json
 from bertds.engine.ds_config_texts import json_keys
 from bertds.errors import EXIT_BAD_INPUT, EXIT_OK, ConfigError
+from bertds.system.arguments import add_overrides
 
 JSON = "deepspeed."
 """The prefix of DeepSpeed JSON keys, as in ``--set deepspeed.KEY=VALUE``."""
@@ -54,14 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="F.json",
         help="the DeepSpeed JSON (default: the one named in the recipe)",
     )
-    show.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override recipe keys, or DeepSpeed JSON keys with deepspeed.KEY=VALUE",
-    )
+    add_overrides(show)
     explain = actions.add_parser("explain", help="explain a key or a section")
     explain.add_argument(
         "key",

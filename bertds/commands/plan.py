@@ -14,6 +14,7 @@ from typing import Any
 
 from bertds.errors import EXIT_OK, ConfigError
 from bertds.plan.present import _show, numbers
+from bertds.system.arguments import add_overrides
 from bertds.system.idle_options import given_options, refuse_together
 from bertds.system.option_types import finite
 
@@ -30,14 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="F.json",
         help="DeepSpeed JSON, a name or path (default: the one named in the recipe)",
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override recipe keys, or DeepSpeed JSON keys with deepspeed.KEY=VALUE",
-    )
+    add_overrides(parser)
     parser.add_argument(
         "--gpu",
         default="h100",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bertds import train
 from bertds.errors import EXIT_OK
+from bertds.system.arguments import add_overrides
 from bertds.train import parse_args
 
 __all__ = ["main", "parse_args"]
@@ -40,14 +41,7 @@ def train_by_nemo(argv: list[str]) -> int:
         metavar="DIR",
         help="write recipe.yaml and deepspeed.json to DIR instead of training",
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override recipe or DeepSpeed JSON keys, as for bertds train",
-    )
+    add_overrides(parser, "override recipe or DeepSpeed JSON keys, as for bertds train")
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="number of ranks")
     parser.add_argument(
         "--restarts",

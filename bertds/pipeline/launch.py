@@ -8,6 +8,7 @@ import time
 
 from bertds.errors import EXIT_OK, EXIT_RUN_AGAIN
 from bertds.pipeline.stages import Phase, say
+from bertds.system.arguments import add_overrides
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
@@ -19,14 +20,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of ranks (default: one per GPU, or 1 on a CPU)",
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="recipe overrides; deepspeed.KEY=VALUE overrides the JSON",
-    )
+    add_overrides(parser, "recipe overrides; deepspeed.KEY=VALUE overrides the JSON")
 
 
 def explain_stop(code: int) -> None:
