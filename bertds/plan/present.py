@@ -48,16 +48,15 @@ def numbers(plan: Forecast) -> dict[str, Any]:
 
 def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namespace) -> None:
     # Sections of the text: layout, memory, time, cost, and the assumptions behind them.
-    from bertds.display.words import in_words
+    from bertds.display.words import count, in_words
     from bertds.plan.sweep import fitting_layouts
 
     memory, step, batch = plan.memory, plan.step, plan.batch
     gib = 2**30
+    accumulation = count(batch.gradient_accumulation_steps, "accumulation step")
     print(
         f"{plan.steps:,} steps of {batch.global_batch_size:,} rows = micro batch "
-        f"{batch.micro_batch_size} x {batch.gradient_accumulation_steps} accumulation "
-        f"step{'' if batch.gradient_accumulation_steps == 1 else 's'} x {batch.world_size} "
-        f"{plan.hardware.name}; ZeRO stage {plan.shape.stage}, "
+        f"{batch.micro_batch_size} x {accumulation} x {batch.world_size} {plan.hardware.name}; ZeRO stage {plan.shape.stage}, "
         f"{plan.shape.precision}, {plan.shape.optimizer}\n"
     )
     print(

@@ -25,6 +25,7 @@ from bertds.config.recipe import Config
 from bertds.cost_model.hardware import device_peak
 from bertds.data.loader import BatchLoader, DataPosition, open_source
 from bertds.data.sources.base import Source
+from bertds.display.words import count
 from bertds.distributed.heartbeat import Heartbeat
 from bertds.distributed.liveness import KeyValueStore
 from bertds.distributed.rank_info import RankInfo, find_rank_info
@@ -375,16 +376,14 @@ def announce(
 ) -> None:
     """Log what is about to be trained."""
     log.info(
-        "%s: %s of %d samples = micro batch %d x %d accumulation %s x %d process%s; "
-        "sequence length %d; %s",
+        "%s: %s of %d samples = micro batch %d x %s x %d process%s; sequence length %d; %s",
         f"resuming at step {state.step}" if state.step else "starting",
         f"{config.schedule.total_steps} steps"
         if config.schedule.clock_hours is None
         else f"{config.schedule.clock_hours:g} hours of steps",
         plan.global_batch_size,
         plan.micro_batch_size,
-        plan.gradient_accumulation_steps,
-        "step" if plan.gradient_accumulation_steps == 1 else "steps",
+        count(plan.gradient_accumulation_steps, "accumulation step"),
         plan.world_size,
         "" if plan.world_size == 1 else "es",
         config.data.sequence_length,

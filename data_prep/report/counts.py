@@ -106,9 +106,8 @@ def check_any_left(last: Sequence[dict[str, Any]], results: Sequence[dict[str, A
 
 def drops_in_words(dropped: Mapping[str, int]) -> str:
     """Return the numbers of dropped documents with their reasons, such as ``2 empty, 1 c4``."""
-    redirects = "redirect" if dropped.get(REDIRECT) == 1 else "redirects"
-    named = {NAMESPACE: "in other namespaces", REDIRECT: redirects}
-    return ", ".join(f"{count:,} {named.get(why, why)}" for why, count in dropped.items())
+    named = {NAMESPACE: ("in other namespaces",) * 2, REDIRECT: ("redirect", "redirects")}
+    return ", ".join(words.count(n, *named.get(why, (why, why))) for why, n in dropped.items())
 
 
 def tokenizer_words(tokenizer: TokenizerInfo) -> str:
