@@ -14,24 +14,24 @@ from bertds.errors import ConfigError
 from bertds.system.shipped_files import PACKAGE, shipped_folder
 
 
-def find_recipe(named: str | Path, beside: str | Path = "") -> Path:
+def find_recipe(named: str | Path, named_by: str | Path = "") -> Path:
     """Return the recipe of this name or path.
 
     Args:
         named: the name or path that the user or another recipe gives.
-        beside: the recipe that names it, whose folder is searched too.
+        named_by: the recipe that contains this name; its folder is searched too.
 
     Raises:
         ConfigError: there is no such recipe; suggests similar names.
     """
     folder = PACKAGE / "recipes"
-    return _find(named, beside, folder, ("recipes", "bertds/recipes"), ".yaml", "recipe")
+    return _find(named, named_by, folder, ("recipes", "bertds/recipes"), ".yaml", "recipe")
 
 
-def find_json(named: str | Path, beside: str | Path = "") -> Path:
+def find_json(named: str | Path, named_by: str | Path = "") -> Path:
     """Return the DeepSpeed JSON of this name or path; see :func:`find_recipe`."""
     folder = shipped_folder("ds_configs")
-    return _find(named, beside, folder, ("ds_configs",), ".json", "DeepSpeed JSON")
+    return _find(named, named_by, folder, ("ds_configs",), ".json", "DeepSpeed JSON")
 
 
 def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -> Path:
@@ -49,7 +49,7 @@ def find_deepspeed_json(config: Config, recipe: str | None, given: str | None) -
 
 def _find(
     named: str | Path,
-    beside: str | Path,
+    named_by: str | Path,
     folder: Path,
     known_as: tuple[str, ...],
     suffix: str,
@@ -58,8 +58,8 @@ def _find(
     """Try the path itself, then next to the recipe that names it, then the included files."""
     path = Path(named).expanduser()
     places = [path]
-    if beside:
-        places.append(Path(beside).resolve().parent / path)
+    if named_by:
+        places.append(Path(named_by).resolve().parent / path)
     # A name with an explicit path must not be taken for an included file.
     explicit = str(named).startswith(("./", "../")) or path.is_absolute()
     if not explicit and str(path.parent) in (".", *known_as):
