@@ -56,8 +56,8 @@ def _show(plan: Forecast, calibration: Calibration | None, args: argparse.Namesp
     accumulation = count(batch.gradient_accumulation_steps, "accumulation step")
     print(
         f"{plan.steps:,} steps of {batch.global_batch_size:,} rows = micro batch "
-        f"{batch.micro_batch_size} x {accumulation} x {batch.world_size} {plan.hardware.name}; ZeRO stage {plan.shape.stage}, "
-        f"{plan.shape.precision}, {plan.shape.optimizer}\n"
+        f"{batch.micro_batch_size} x {accumulation} x {batch.world_size} {plan.hardware.name}; "
+        f"ZeRO stage {plan.shape.stage}, {plan.shape.precision}, {plan.shape.optimizer}\n"
     )
     print(
         f"memory per device     {plan.memory_gib:9.2f} GiB of {plan.hardware.memory_gib:.1f}: "
