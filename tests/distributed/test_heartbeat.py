@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bertds.distributed.rank_info import RankInfo
 from bertds.distributed.rendezvous import meet
 from bertds.errors import BertdsError, StoppedError
 from bertds.system.processes import processor_time
+from tests.support.fork_server import ForkServer
 from tests.support.ranks import free_ports
 
 
@@ -216,7 +218,7 @@ def test_rank_0_is_named_if_it_is_missing_or_does_not_answer(port: int) -> None:
 
 @pytest.mark.slow
 def test_a_rank_that_freezes_before_the_rendezvous_is_named(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     ranks = fork_server.start(
         command("run", "guard.meeting_timeout_seconds=3"),
@@ -236,7 +238,7 @@ def test_a_rank_that_freezes_before_the_rendezvous_is_named(
 
 @pytest.mark.slow
 def test_a_rank_that_holds_pythons_lock_is_not_lost(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """It cannot speak for three timeouts, but it uses the processor."""
     code, text = fork_server.run(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from bertds.checkpoint.format import CheckpointReader
 from bertds.cli import main as bertds
 from bertds.pretrained.load import load_pretrained
 from bertds.train import entry
+from tests.support.fork_server import ForkServer
 from tests.support.read_runs import assert_same_state, newest, read_lines
 
 AVERAGE = "schedule.ema_decay=0.6"
@@ -28,7 +29,7 @@ def averages(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_validation_evaluate_and_export_use_the_average(
-    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
     assert entry(command("run", AVERAGE, "checkpoint.every_steps=1", "checkpoint.keep_last=0")) == 0
@@ -68,7 +69,7 @@ def test_validation_evaluate_and_export_use_the_average(
     assert scores[0] != scores[1]
 
 
-def test_it_does_not_change_the_training(command: Any, tmp_path: Path) -> None:
+def test_it_does_not_change_the_training(command: Callable[..., list[str]], tmp_path: Path) -> None:
     extra = ("validation.every_steps=2", "deepspeed.zero_optimization.stage=2")
     assert entry(command("with", AVERAGE, *extra)) == 0
     assert entry(command("without", *extra)) == 0
@@ -77,7 +78,7 @@ def test_it_does_not_change_the_training(command: Any, tmp_path: Path) -> None:
 
 
 def test_stopped_after_every_step_it_equals_that_of_an_uninterrupted_run(
-    command: Any, tmp_path: Path
+    command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     extra = [AVERAGE, "deepspeed.zero_optimization.stage=1"]
     assert entry(command("whole", *extra)) == 0
@@ -89,7 +90,7 @@ def test_stopped_after_every_step_it_equals_that_of_an_uninterrupted_run(
 
 @pytest.mark.slow
 def test_on_two_processes_it_equals_that_of_one(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     stages = [[AVERAGE, f"deepspeed.zero_optimization.stage={stage}"] for stage in (1, 3)]
     assert entry(command("one", *stages[0])) == 0
@@ -102,13 +103,17 @@ def test_on_two_processes_it_equals_that_of_one(
             torch.testing.assert_close(average, one[name], rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_that_starts_to_average_begins_with_its_weights(command: Any, tmp_path: Path) -> None:
+def test_a_run_that_starts_to_average_begins_with_its_weights(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     assert entry(command("run")) == 0
     assert entry(command("run", AVERAGE, "schedule.total_steps=7")) == 0
     reader = newest(tmp_path / "run")
     assert reader.has_average() and reader.manifest["step"] == 7
 
 
-def test_a_decay_of_one_is_refused(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_decay_of_one_is_refused(
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert entry(command("run", "schedule.ema_decay=1.0")) == 2
     assert "schedule.ema_decay=1.0 would never change the average" in capsys.readouterr().err

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.fork_server import ForkServer
 from tests.support.read_runs import assert_same_state, losses, saved_steps
 
 
 @pytest.fixture(scope="module")
 def stopped(
-    fork_server: Any,
+    fork_server: ForkServer,
     tmp_path_factory: pytest.TempPathFactory,
     tiny_recipe: Path,
     tiny_json: Path,
@@ -77,7 +78,7 @@ def damage(checkpoints: Path, how: str) -> str:
     ],
 )
 def test_the_good_checkpoint_before_is_used(
-    fork_server: Any, stopped: tuple[Path, list[str]], tmp_path: Path, how: str
+    fork_server: ForkServer, stopped: tuple[Path, list[str]], tmp_path: Path, how: str
 ) -> None:
     folder, settings = stopped
     run = tmp_path / "run"
@@ -97,7 +98,7 @@ def test_the_good_checkpoint_before_is_used(
 
 
 def test_moments_that_are_gone_are_never_a_fresh_start(
-    fork_server: Any, stopped: tuple[Path, list[str]], tmp_path: Path
+    fork_server: ForkServer, stopped: tuple[Path, list[str]], tmp_path: Path
 ) -> None:
     """Rank 1's file holds its share of weights and moments; without it nothing is trained."""
     folder, settings = stopped
@@ -114,7 +115,11 @@ def test_moments_that_are_gone_are_never_a_fresh_start(
 
 @pytest.mark.parametrize("how", ["flipped bit", "truncated", "missing"])
 def test_a_damaged_shard_is_noticed_before_the_first_step(
-    fork_server: Any, command: Any, tmp_path: Path, tiny_data: Path, how: str
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    tiny_data: Path,
+    how: str,
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(tiny_data, data)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from bertds.config.row_settings import RowSettings
 from bertds.data.formats.nvidia_hdf5 import write_instance_file
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.sources.open import open_source
+from tests.support.fork_server import ForkServer
 from tests.support.read_runs import losses, newest, samples
 from tests.support.tiny import write_tiny_data
 
@@ -56,8 +56,8 @@ def on_instances(arguments: list[str], folder: Path, vocab: Path) -> list[str]:
     ],
 )
 def test_2_1_3_2_processes_and_stages_1_2_0(
-    fork_server: Any,
-    command: Any,
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
     tmp_path: Path,
     instance_folder: Path,
     tiny_vocab: Path,
@@ -107,7 +107,11 @@ def test_2_1_3_2_processes_and_stages_1_2_0(
 
 @pytest.mark.slow
 def test_shards_of_1_7_and_1000_rows_end_the_epoch_on_3_processes(
-    fork_server: Any, command: Any, tmp_path: Path, instance_folder: Path, tiny_vocab: Path
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    instance_folder: Path,
+    tiny_vocab: Path,
 ) -> None:
     one = command(
         "run",
@@ -128,7 +132,7 @@ def test_shards_of_1_7_and_1000_rows_end_the_epoch_on_3_processes(
 
 @pytest.mark.slow
 def test_balanced_and_packed_micro_batches_train_the_same(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """Rows in other hands, on two processes and then on one, with fillers: equal to rounding."""
     common = ("run.log_samples=true", "schedule.total_steps=8")
@@ -146,7 +150,7 @@ def test_balanced_and_packed_micro_batches_train_the_same(
 
 @pytest.mark.slow
 def test_token_shards_of_unequal_size_end_the_epoch_on_3_processes(
-    fork_server: Any, command: Any, tmp_path: Path, tiny_vocab: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, tiny_vocab: Path
 ) -> None:
     data = write_tiny_data(tmp_path / "data", tiny_vocab, (1, 8, 120))
     config = DataConfig(path=str(data), sequence_length=32, max_predictions_per_sequence=5)

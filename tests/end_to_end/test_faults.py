@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import torch
 from bertds.checkpoint.train_state import TrainState
 from bertds.config.recipe import GuardConfig
 from bertds.training.bad_step_guard import Guard
+from tests.support.fork_server import ForkServer
 from tests.support.read_runs import (
     assert_same_state,
     losses,
@@ -38,7 +39,7 @@ def bad_samples(text: str) -> list[list[tuple[int, int]]]:
 
 @pytest.mark.parametrize("stage", [2, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_nan_row_costs_its_step_and_is_named_with_its_rank(
-    fork_server: Any, command: Any, tmp_path: Path, stage: int
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, stage: int
 ) -> None:
     extra = [f"deepspeed.zero_optimization.stage={stage}", "run.log_samples=true"]
     code, _ = fork_server.run(command("good", *extra), 2, output=tmp_path)
@@ -66,7 +67,7 @@ def test_a_nan_row_costs_its_step_and_is_named_with_its_rank(
 
 
 def test_an_overflow_leaves_weights_and_moments_as_they_were(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """The loss is finite, the gradient is not, as when fp16 overflows in the backward pass."""
     code, text = fork_server.run(
@@ -91,7 +92,7 @@ def test_an_overflow_leaves_weights_and_moments_as_they_were(
 
 
 def test_a_learning_rate_of_a_million_stops_with_the_last_good_checkpoint_intact(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     wild = [
         "deepspeed.optimizer.params.lr=1e6",
@@ -112,7 +113,7 @@ def test_a_learning_rate_of_a_million_stops_with_the_last_good_checkpoint_intact
 
 
 def test_too_many_bad_steps_in_a_row_stop_all_ranks_with_the_samples_named(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     plan = {"overflow": [3, 5, 6, 7, 8]}
     ranks = fork_server.start(
@@ -142,7 +143,7 @@ def test_too_many_bad_steps_in_a_row_stop_all_ranks_with_the_samples_named(
     "stage", [2, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 1, 3))]
 )
 def test_a_spike_is_held_back_at_every_stage(
-    fork_server: Any, command: Any, tmp_path: Path, stage: int
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, stage: int
 ) -> None:
     extra = [
         *SPIKY,
@@ -172,7 +173,7 @@ def test_a_spike_is_held_back_at_every_stage(
 
 @pytest.mark.slow
 def test_a_resumed_run_detects_spikes_like_an_uninterrupted_one(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     plan = {"spike": {"7": 3.0, "9": 1e4}}
     lamb = "deepspeed.optimizer.type=Lamb"

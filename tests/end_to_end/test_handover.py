@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.fork_server import ForkServer
 from tests.support.tiny import SPECIAL, WORDS, write_tiny_data
 
 
 @pytest.fixture(scope="module")
 def first(
-    fork_server: Any,
+    fork_server: ForkServer,
     tmp_path_factory: pytest.TempPathFactory,
     tiny_recipe: Path,
     tiny_json: Path,
@@ -46,7 +47,12 @@ def first(
     ],
 )
 def test_another_architecture_is_refused(
-    fork_server: Any, command: Any, tmp_path: Path, first: Path, setting: str, message: str
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    first: Path,
+    setting: str,
+    message: str,
 ) -> None:
     code, text = fork_server.run(command("run", f"init.from={first}", setting), output=tmp_path)
     assert code == 2 and message in text and str(first) in text
@@ -54,7 +60,7 @@ def test_another_architecture_is_refused(
 
 
 def test_another_vocabulary_is_refused(
-    fork_server: Any, command: Any, tmp_path: Path, first: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, first: Path
 ) -> None:
     for name, words, message in (
         ("longer", [*WORDS, "x"], "its vocab_size is 65, this run's is 66"),

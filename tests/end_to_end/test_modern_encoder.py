@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import transformers
 
 from bertds.monitor.run_files import read_metrics
 from bertds.train import entry
+from tests.support.fork_server import ForkServer
 from tests.support.read_runs import assert_same_weights, losses, weights
 
 MODERN = (
@@ -22,7 +23,9 @@ MODERN = (
 )
 
 
-def test_a_modern_encoder_resumes_bit_equal_and_is_exported(command: Any, tmp_path: Path) -> None:
+def test_a_modern_encoder_resumes_bit_equal_and_is_exported(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     from bertds.pretrained.export import export
 
     extra = [
@@ -67,7 +70,7 @@ def test_a_modern_encoder_resumes_bit_equal_and_is_exported(command: Any, tmp_pa
 
 @pytest.mark.slow
 def test_a_modern_encoder_trains_alike_at_every_stage(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     key = "deepspeed.zero_optimization.stage"
     lamb = [*MODERN, "deepspeed.optimizer.type=Lamb"]
@@ -83,7 +86,7 @@ def test_a_modern_encoder_trains_alike_at_every_stage(
 
 
 def test_uses_that_a_modern_encoder_refuses(
-    command: Any, capfd: pytest.CaptureFixture[str]
+    command: Callable[..., list[str]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert entry(command("run", *MODERN, "run.cuda_graphs=true", "data.pack_tokens=400")) == 2
     assert "run.cuda_graphs=true does not support model.style=modern" in capfd.readouterr().err

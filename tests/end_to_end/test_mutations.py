@@ -37,6 +37,7 @@ from bertds.data.formats.token_shards import TokenShard
 from bertds.data.samples.flat_rows import build_instances
 from bertds.data.vocabulary import load_tokenizer_info
 from tests.support.file_damage import BYTES, damage_bytes, damage_json
+from tests.support.fork_server import ForkServer
 from tests.support.forked_trials import trials
 from tests.support.tiny import TINY_JSON, TINY_RECIPE, tiny_documents
 
@@ -227,7 +228,10 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def whole(
-    tmp_path_factory: pytest.TempPathFactory, fork_server: Any, tiny_data: Path, tiny_vocab: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    fork_server: ForkServer,
+    tiny_data: Path,
+    tiny_vocab: Path,
 ) -> Path:
     """A folder with one whole file of each kind, and a run of six steps."""
     folder = tmp_path_factory.mktemp("whole")

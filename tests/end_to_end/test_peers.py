@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from bertds.monitor.run_files import read_metrics
 from bertds.system.processes import start_time
+from tests.support.fork_server import ForkServer
 
 ENDLESS = ["schedule.total_steps=100000", "checkpoint.every_steps=2", "data.prefetch_steps=1"]
 
@@ -43,7 +45,11 @@ def nobody_listens(port: int) -> bool:
     ],
 )
 def test_a_lost_rank_ends_the_job_and_is_named(
-    fork_server: Any, command: Any, tmp_path: Path, victim: int, number: int
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    victim: int,
+    number: int,
 ) -> None:
     world_size = 3
     ranks = fork_server.start(
@@ -77,7 +83,7 @@ def test_a_lost_rank_ends_the_job_and_is_named(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_rank_lost_before_the_first_step_is_named(
-    fork_server: Any, command: Any, tmp_path: Path, number: int
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, number: int
 ) -> None:
     ranks = fork_server.start(
         command("run", "guard.peer_timeout_seconds=3"),
@@ -91,7 +97,7 @@ def test_a_rank_lost_before_the_first_step_is_named(
 
 @pytest.mark.slow
 def test_a_rank_with_an_error_of_its_own_is_quoted_by_the_others(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     ranks = fork_server.start(
         command("run", *ENDLESS, "guard.peer_timeout_seconds=4"),
@@ -106,7 +112,7 @@ def test_a_rank_with_an_error_of_its_own_is_quoted_by_the_others(
 
 @pytest.mark.slow
 def test_long_silence_of_the_training_is_not_death(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """The heartbeat continues while a rank compiles, saves or waits for a slow disk."""
     extra = ["guard.peer_timeout_seconds=1.5", "schedule.total_steps=2"]
@@ -118,7 +124,7 @@ def test_long_silence_of_the_training_is_not_death(
 
 @pytest.mark.slow
 def test_a_job_that_was_suspended_as_a_whole_continues(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     extra = ["guard.peer_timeout_seconds=1.5", "schedule.total_steps=8"]
     ranks = fork_server.start(command("run", *extra), 2, output=tmp_path, plans={0: {"slow": 0.4}})
@@ -132,8 +138,9 @@ def test_a_job_that_was_suspended_as_a_whole_continues(
 
 
 @pytest.mark.slow
-def test_a_launcher_that_is_killed_leaves_no_orphans(command: Any, tmp_path: Path) -> None:
-    from tests.support.fork_server import ForkServer
+def test_a_launcher_that_is_killed_leaves_no_orphans(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
 
     launcher = ForkServer()
     ranks = launcher.start(command("run", *ENDLESS), 2, output=tmp_path)

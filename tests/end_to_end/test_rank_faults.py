@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from bertds.system.processes import start_time
 from tests.slurm.runs import assert_same_run
 from tests.support.fault_injection import FAULTS
+from tests.support.fork_server import ForkServer
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +57,11 @@ CASES = EVERY if os.environ.get("BERTDS_FAULTS") == "all" else USUAL
 
 @pytest.fixture(scope="module")
 def unbroken(
-    fork_server: Any, tiny_recipe: Path, tiny_json: Path, tiny_data: Path, tmp_path_factory: Any
+    fork_server: ForkServer,
+    tiny_recipe: Path,
+    tiny_json: Path,
+    tiny_data: Path,
+    tmp_path_factory: Any,
 ) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
     line = [
@@ -74,7 +80,12 @@ def unbroken(
 
 @pytest.mark.parametrize(("fault", "victim"), CASES)
 def test_it_is_noticed_and_the_resumed_run_equals_an_uninterrupted_one(
-    fork_server: Any, command: Any, tmp_path: Path, unbroken: Path, fault: str, victim: int
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    unbroken: Path,
+    fault: str,
+    victim: int,
 ) -> None:
     line = command("run", *STEPS, *SHORT)
     ranks = fork_server.start(line, 2, output=tmp_path, plans={victim: {"fault": [fault, STEP]}})

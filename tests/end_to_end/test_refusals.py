@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,11 @@ def bad(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(
-    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, assignment: str, message: str
+    command: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    assignment: str,
+    message: str,
 ) -> None:
     arguments = command("run", assignment)
     if assignment.startswith("data.path"):
@@ -57,7 +62,7 @@ def test_bad_input_is_one_line_and_exit_2(
 
 
 def test_a_run_folder_in_use_is_refused(
-    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     from bertds.system.folder_lock import FolderLock
 
@@ -67,7 +72,10 @@ def test_a_run_folder_in_use_is_refused(
 
 
 def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
-    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+    command: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
     """As after a lost node: Slurm has started the job elsewhere, the old process still lives."""
     from bertds.system.atomic_files import write_json
@@ -83,7 +91,10 @@ def test_a_run_whose_folder_was_taken_over_writes_nothing_more(
 
 
 def test_a_continued_run_refuses_another_seed_and_another_vocabulary(
-    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, tiny_text: Path
+    command: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    tiny_text: Path,
 ) -> None:
     assert entry(command("run", "run.max_hours=0")) == 75
     capsys.readouterr()
@@ -97,7 +108,7 @@ def test_a_continued_run_refuses_another_seed_and_another_vocabulary(
 
 
 def test_a_start_with_other_settings_says_what_changes_or_is_refused(
-    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     assert entry(command("run", "schedule.total_steps=2")) == 0
@@ -122,7 +133,7 @@ def test_a_start_with_other_settings_says_what_changes_or_is_refused(
 
 
 def test_a_learning_rate_changed_on_an_interrupted_run_is_reported_everywhere(
-    command: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run, lower = tmp_path / "run", "deepspeed.optimizer.params.lr=0.0001"
     assert entry(command("run", "run.max_hours=1e-6")) == 75

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ from bertds.cli import main as bertds
 from bertds.errors import BertdsError
 from bertds.monitor.run_files import read_metrics
 from tests.checkpoint.test_checkpoint import FakeEngine, make
+from tests.support.fork_server import ForkServer
 from tests.support.read_runs import assert_same_state, losses, newest, saved_steps
 
 
-def test_last_milestones_and_best_are_kept(fork_server: Any, command: Any, tmp_path: Path) -> None:
+def test_last_milestones_and_best_are_kept(
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     # The learning rate is far too high after step 5, so the best comes early.
     extra = [
         "schedule.total_steps=12",
@@ -52,7 +56,7 @@ def test_last_milestones_and_best_are_kept(fork_server: Any, command: Any, tmp_p
 
 @pytest.mark.parametrize("world_size", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_saving_in_the_background_saves_the_same(
-    fork_server: Any, command: Any, tmp_path: Path, world_size: int
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, world_size: int
 ) -> None:
     extra = [
         "checkpoint.every_steps=1",
@@ -130,7 +134,7 @@ def test_a_background_save_without_the_other_ranks_files_stays_invisible(tmp_pat
 
 @pytest.mark.parametrize("background", [pytest.param("false", marks=pytest.mark.slow), "true"])
 def test_a_full_disk_stops_the_run_and_the_last_good_checkpoint_loads(
-    fork_server: Any, command: Any, tmp_path: Path, background: str
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, background: str
 ) -> None:
     mount = tmp_path / "small"
     mount.mkdir()
@@ -168,7 +172,10 @@ def test_a_full_disk_stops_the_run_and_the_last_good_checkpoint_loads(
 
 
 def test_ranks_are_merged_and_weights_extracted(
-    fork_server: Any, command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     two = command("two", "deepspeed.zero_optimization.stage=3")
     assert fork_server.run(two, 2, output=tmp_path)[0] == 0

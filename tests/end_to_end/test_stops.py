@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from bertds.distributed.stop_requests import StopRequests, seconds_left_of_job
 from bertds.monitor.run_files import read_metrics
+from tests.support.fork_server import ForkServer
 from tests.support.read_runs import assert_same_state, losses, saved_steps, train_lines
 
 ENDLESS = "schedule.total_steps=100000"
@@ -34,7 +36,11 @@ def wait_for_a_step(ranks: Any, run: Path) -> None:
     ],
 )
 def test_a_stop_ends_all_ranks_after_the_same_step(
-    fork_server: Any, command: Any, tmp_path: Path, how: Any, victim: int
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    how: Any,
+    victim: int,
 ) -> None:
     ranks = fork_server.start(
         command("run", ENDLESS, "checkpoint.background=true"), 2, output=tmp_path
@@ -59,7 +65,7 @@ def test_a_stop_ends_all_ranks_after_the_same_step(
 
 
 def test_a_stop_before_training_is_one_line_and_costs_nothing(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     for point, number in (
         ("run.start", signal.SIGTERM),  # nothing is imported
@@ -84,7 +90,7 @@ def test_a_stop_before_training_is_one_line_and_costs_nothing(
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_rank_that_is_stopped_before_training_stops_the_other(
-    fork_server: Any, command: Any, tmp_path: Path, first: int
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, first: int
 ) -> None:
     """The other waits for it in torch's own code."""
     words = command("run", "guard.peer_timeout_seconds=10")
@@ -97,7 +103,7 @@ def test_a_rank_that_is_stopped_before_training_stops_the_other(
 
 
 def test_a_job_that_is_nearly_over_stops_in_time(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     now = time.time()
     environment = {
@@ -127,7 +133,9 @@ def test_the_time_left_of_a_job() -> None:
     )
 
 
-def test_max_hours_stops_after_its_time(fork_server: Any, command: Any, tmp_path: Path) -> None:
+def test_max_hours_stops_after_its_time(
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     began = time.monotonic()
     code, text = fork_server.run(command("run", ENDLESS, "run.max_hours=0.0003"), output=tmp_path)
     assert code == 75 and "run.max_hours was reached" in text
@@ -137,7 +145,7 @@ def test_max_hours_stops_after_its_time(fork_server: Any, command: Any, tmp_path
 
 @pytest.mark.slow
 def test_the_clock_schedule_survives_restarts(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """Every step takes 36 seconds of a false clock; the budget is 198 of them.
 
@@ -167,7 +175,7 @@ def test_the_clock_schedule_survives_restarts(
 
 
 def test_signals_during_shutdown_change_nothing(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """All is saved by then; a second Ctrl-C would otherwise leave at once, with another code."""
     code, text = fork_server.run(

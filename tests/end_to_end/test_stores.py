@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
 from bertds.data.formats.manifest import Manifest
 from bertds.data.remote.outlines import outline_bytes
+from tests.support.fork_server import ForkServer
 from tests.support.ranks import free_ports, rank_environment
 from tests.support.read_runs import assert_same_state, losses, read_lines, saved_steps, train_lines
 from tests.support.store_server import FAULTS, S3_ENVIRONMENT, SECRET, cache_bytes, serve, serve_by
@@ -54,7 +56,11 @@ def both(plan: dict[str, Any]) -> dict[int, dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ["http", pytest.param("s3", marks=pytest.mark.slow)])
 def test_two_processes_train_to_the_losses_of_the_local_run(
-    fork_server: Any, command: Any, tmp_path: Path, corpus: Path, kind: str
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    corpus: Path,
+    kind: str,
 ) -> None:
     """Every file suffers every fault; the cache holds six of nine shards."""
     more = [f"schedule.total_steps={STEPS}", "validation.every_steps=20"]
@@ -100,7 +106,7 @@ def test_two_processes_train_to_the_losses_of_the_local_run(
 
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_rank_whose_store_fails_at_start_stops_the_other(
-    fork_server: Any, command: Any, tmp_path: Path, first: int
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, first: int
 ) -> None:
     """One gives up at once, the other would wait for half an hour."""
     (port,) = free_ports(1)
@@ -116,7 +122,7 @@ def test_a_rank_whose_store_fails_at_start_stops_the_other(
 
 @pytest.mark.slow
 def test_a_dead_store_of_copies_ends_all_ranks_with_75(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """Rank 0 alone asks it, while the others wait."""
     pytest.importorskip("s3fs")
@@ -139,7 +145,11 @@ def test_a_dead_store_of_copies_ends_all_ranks_with_75(
 @pytest.mark.slow
 @pytest.mark.parametrize("patience", [0.0, 2.0])
 def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_resumes(
-    fork_server: Any, command: Any, tmp_path: Path, corpus: Path, patience: float
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    corpus: Path,
+    patience: float,
 ) -> None:
     """Rank 1, which is the first to need a shard, gives up soon; rank 0 would wait half an hour.
 
@@ -186,7 +196,11 @@ def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_resumes(
 @pytest.mark.slow
 @pytest.mark.parametrize("file", ["train/shard_00003.h5", "validation/shard_00000.h5"])
 def test_a_stop_request_is_obeyed_while_a_dead_store_is_waited_for(
-    fork_server: Any, command: Any, tmp_path: Path, corpus: Path, file: str
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    corpus: Path,
+    file: str,
 ) -> None:
     """Before the first step, with 30 minutes left to wait."""
     with serve(corpus) as store:
@@ -224,7 +238,9 @@ print("LOADED", [name for name in names if name in sys.modules])
 
 
 @pytest.mark.slow
-def test_training_from_a_local_folder_imports_no_driver(command: Any, tmp_path: Path) -> None:
+def test_training_from_a_local_folder_imports_no_driver(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     words = command("local", "schedule.total_steps=2", "validation.every_steps=1")
     answer = subprocess.run(
         [sys.executable, "-c", TRAIN, *words],
@@ -242,7 +258,7 @@ def whole_copies(store: Path) -> list[Path]:
 
 @pytest.mark.slow
 def test_a_run_resumes_from_its_copies_when_its_folder_is_gone(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """Killed when two copies are there; nothing local is left; the end is the same."""
     more = ["schedule.total_steps=16", "checkpoint.every_steps=2", "checkpoint.keep_last=2"]

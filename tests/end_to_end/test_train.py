@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from bertds.checkpoint.find import step_folders
 from bertds.checkpoint.format import CheckpointReader
 from bertds.monitor.run_files import read_metrics
 from bertds.train import entry
+from tests.support.fork_server import ForkServer
 from tests.support.ranks import free_ports, rank_environment
 from tests.support.read_runs import assert_same_weights, losses
 
 
-def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None:
+def test_a_run_leaves_what_the_readme_says(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     assert entry(command("run", "validation.every_steps=3", "checkpoint.every_steps=3")) == 0
     run = tmp_path / "run"
     there = {path.name for path in run.iterdir()}
@@ -73,7 +77,7 @@ def test_a_run_leaves_what_the_readme_says(command: Any, tmp_path: Path) -> None
 
 
 def test_stages_and_process_counts_give_the_same_losses(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     assert entry(command("whole", "schedule.total_steps=20")) == 0
     reference = losses(tmp_path / "whole")
@@ -88,7 +92,9 @@ def test_stages_and_process_counts_give_the_same_losses(
             assert losses(tmp_path / run) == pytest.approx(reference[:8], rel=1e-5), run
 
 
-def test_micro_batch_does_not_change_the_losses(command: Any, tmp_path: Path) -> None:
+def test_micro_batch_does_not_change_the_losses(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     assert entry(command("a")) == 0
     assert entry(command("b", "deepspeed.train_micro_batch_size_per_gpu=6")) == 0
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), rel=1e-5)
@@ -96,7 +102,7 @@ def test_micro_batch_does_not_change_the_losses(command: Any, tmp_path: Path) ->
 
 @pytest.mark.parametrize("optimizer", ["AdamW", "Lamb"])
 def test_a_run_stopped_after_every_step_equals_an_uninterrupted_one(
-    command: Any, tmp_path: Path, optimizer: str
+    command: Callable[..., list[str]], tmp_path: Path, optimizer: str
 ) -> None:
     extra = [
         "log.every_steps=4",
@@ -130,7 +136,7 @@ CHANGING = (
     "stage", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 )
 def test_what_changes_over_a_run_is_a_function_of_the_step(
-    command: Any, tmp_path: Path, stage: int
+    command: Callable[..., list[str]], tmp_path: Path, stage: int
 ) -> None:
     extra = [*CHANGING, f"deepspeed.zero_optimization.stage={stage}"]
     assert entry(command("whole", *extra)) == 0
@@ -152,7 +158,7 @@ def test_what_changes_over_a_run_is_a_function_of_the_step(
 
 @pytest.mark.slow
 def test_two_ranks_take_the_same_growing_batches(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     extra = [*CHANGING, "deepspeed.zero_optimization.stage=1", "data.balance=tokens"]
     assert entry(command("one", *extra)) == 0
@@ -160,7 +166,9 @@ def test_two_ranks_take_the_same_growing_batches(
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
-def test_a_run_resumes_elsewhere(fork_server: Any, command: Any, tmp_path: Path) -> None:
+def test_a_run_resumes_elsewhere(
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     """Another stage, micro batch and number of processes: the same samples and losses."""
     assert entry(command("whole", "run.log_samples=true")) == 0
     journey = [
@@ -191,7 +199,7 @@ def test_a_run_resumes_elsewhere(fork_server: Any, command: Any, tmp_path: Path)
 
 
 def test_phase_two_takes_weights_and_moments_and_restarts_the_schedule(
-    command: Any, tmp_path: Path
+    command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     assert entry(command("one")) == 0
     longer = ["data.sequence_length=64", "data.max_predictions_per_sequence=10"]
@@ -222,7 +230,7 @@ def test_phase_two_takes_weights_and_moments_and_restarts_the_schedule(
     assert (moment("none")[0] < before).any()
 
 
-def test_low_precision_trains(command: Any, tmp_path: Path) -> None:
+def test_low_precision_trains(command: Callable[..., list[str]], tmp_path: Path) -> None:
     assert entry(command("fp32")) == 0
     for stage in (1, 2, 3):
         extra = ["deepspeed.bf16.enabled=true", f"deepspeed.zero_optimization.stage={stage}"]
@@ -233,7 +241,7 @@ def test_low_precision_trains(command: Any, tmp_path: Path) -> None:
 
 
 def test_three_ways_to_open_the_data(
-    command: Any, tmp_path: Path, tiny_text: Path, tiny_vocab: Path
+    command: Callable[..., list[str]], tmp_path: Path, tiny_text: Path, tiny_vocab: Path
 ) -> None:
     text = [f"data.path={tiny_text}", f"data.vocab={tiny_vocab}"]
     arguments = command("text")
@@ -243,7 +251,7 @@ def test_three_ways_to_open_the_data(
 
 
 def test_a_damaged_checkpoint_costs_only_its_steps(
-    command: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert entry(command("whole")) == 0
     for _ in range(2):
@@ -260,7 +268,7 @@ def test_a_damaged_checkpoint_costs_only_its_steps(
 
 @pytest.mark.slow
 def test_the_launcher_runs_it_from_another_folder(
-    command: Any, tmp_path: Path, repository: Path
+    command: Callable[..., list[str]], tmp_path: Path, repository: Path
 ) -> None:
     launcher = Path(sys.executable).with_name("deepspeed")
     base = [
@@ -313,7 +321,7 @@ def test_help_by_path_from_another_folder(tmp_path: Path, repository: Path) -> N
 
 
 def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     ranks = fork_server.start(command("run", "schedule.total_steps=100000"), 2, output=tmp_path)
     deadline = time.monotonic() + 120
@@ -326,7 +334,9 @@ def test_a_stop_signal_to_one_rank_stops_all_with_everything_saved(
     assert read_metrics(tmp_path / "run" / "metrics.jsonl").lines[-1]["step"] == int(saved.name[5:])
 
 
-def test_a_run_of_one_process_needs_no_port(fork_server: Any, command: Any, tmp_path: Path) -> None:
+def test_a_run_of_one_process_needs_no_port(
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     """Two such runs on one machine get the launcher's usual port: neither may fail on it."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def start(command: list[str], plans: dict[int, dict[str, Any]]) -> list[tuple[in
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("fault", ["gpu_error", "gpu_sleep"])
 def test_a_gpu_that_fails_or_hangs_ends_the_job(
-    command: Any, tmp_path: Path, fault: str, victim: int
+    command: Callable[..., list[str]], tmp_path: Path, fault: str, victim: int
 ) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two GPUs")

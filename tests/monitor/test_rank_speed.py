@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bertds.monitor.health import findings
 from bertds.monitor.rank_speed import RankSpeed, slow_ones
 from bertds.monitor.run_files import is_metric_line, read_metrics
 from bertds.monitor.status import read_status
+from tests.support.fork_server import ForkServer
 
 CPU = torch.device("cpu")
 
@@ -195,7 +197,7 @@ def test_findings_and_metric_lines_report_it() -> None:
 
 @pytest.mark.slow
 def test_a_slow_rank_is_named_in_the_log_and_by_status(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     line = command("run", "schedule.total_steps=24", "log.every_steps=12")
     code, text = fork_server.run(line, 2, output=tmp_path, plans={1: {"drag": 0.05}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ EASY = 4.15
 
 
 @pytest.fixture
-def run(command: Any, tmp_path: Path) -> Path:
+def run(command: Callable[..., list[str]], tmp_path: Path) -> Path:
     """A run that ends where its held-out loss is at most EASY."""
     extra = (f"validation.stop_at_loss={EASY}", "validation.every_steps=2", "log.every_steps=2")
     assert entry(command("run", "schedule.total_steps=400", *extra)) == 0
@@ -30,7 +31,7 @@ def run(command: Any, tmp_path: Path) -> Path:
 
 
 def test_a_run_ends_at_the_first_validation_that_reaches_the_loss(
-    run: Path, command: Any, capsys: pytest.CaptureFixture[str]
+    run: Path, command: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     losses = [line["mlm_loss"] for line in read_metrics(run / "metrics.jsonl").validation]
     assert len(losses) > 1 and losses[-1] <= EASY < min(losses[:-1])

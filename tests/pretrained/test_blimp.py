@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,10 @@ def test_a_tie_is_wrong(model_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_runs_scores_are_kept_for_its_report(
-    command: Any, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., list[str]],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from bertds.report.run_view import read_run
     from bertds.train import entry

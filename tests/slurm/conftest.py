@@ -6,11 +6,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.slurm.lab import COMMANDS, SCRIPT, Lab, cannot_run
+from tests.support.fork_server import ForkServer
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +102,7 @@ def slurm_recipe(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def undisturbed(
-    fork_server: Any,
+    fork_server: ForkServer,
     slurm_recipe: Path,
     slurm_json: Path,
     tiny_data: Path,

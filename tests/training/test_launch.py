@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bertds.train import main
 from bertds.training import launch as module
 from bertds.training.launch import Launcher, launch
 from tests.slurm.runs import assert_same_run
+from tests.support.fork_server import ForkServer
 from tests.support.ranks import REPOSITORY
 
 
@@ -158,7 +160,7 @@ def test_bad_input_and_a_stop_request_are_not_retried(
     ],
 )
 def test_a_run_that_cannot_start_is_refused_before_any_rank_starts(
-    command: Any, tmp_path: Path, arguments: list[str], message: str
+    command: Callable[..., list[str]], tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         main([*command("run"), *arguments])
@@ -170,7 +172,7 @@ def test_a_run_that_cannot_start_is_refused_before_any_rank_starts(
     [{"RANK": "0", "WORLD_SIZE": "2"}, {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "2"}],
 )
 def test_a_launcher_inside_a_launcher_is_refused(
-    command: Any, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., list[str]], variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -197,7 +199,7 @@ def children(pid: int) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_after_a_lost_rank_the_run_continues_to_the_same_result(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     steps = ["schedule.total_steps=60", "checkpoint.every_steps=5"]
     assert fork_server.run(command("unbroken", *steps), 2, output=tmp_path)[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bertds.data.sources.open import open_source
 from bertds.errors import CheckpointError, DataError
 from bertds.training.starting_point import StartingPoint, check_alike
 from tests.checkpoint.test_checkpoint import make
+from tests.support.fork_server import ForkServer
 from tests.support.tiny import write_tiny_data
 
 
@@ -61,7 +63,11 @@ def test_ranks_that_read_other_data_are_named() -> None:
 
 @pytest.mark.slow
 def test_data_that_changed_between_two_starts_is_reported(
-    fork_server: Any, command: Any, tmp_path: Path, tiny_data: Path, tiny_vocab: Path
+    fork_server: ForkServer,
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    tiny_data: Path,
+    tiny_vocab: Path,
 ) -> None:
     def start(data: Path, **plan: int) -> tuple[int, str]:
         kept = [word for word in command("run") if not word.startswith("data.path=")]

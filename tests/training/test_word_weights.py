@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bertds.errors import ConfigError
 from bertds.model.build import build_model
 from bertds.train import entry
 from bertds.training.word_weights import use_word_weights, word_weights
+from tests.support.fork_server import ForkServer
 from tests.support.read_runs import assert_same_state, losses, newest
 
 POWER = "data.rare_token_power=0.5"
@@ -54,7 +56,7 @@ def test_the_model_uses_the_weights_of_the_training_text(style: str, tiny_data: 
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one_on_any_number_of_ranks(
-    fork_server: Any, command: Any, tmp_path: Path
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     assert entry(command("whole", POWER)) == 0
     codes = [entry(command("broken", POWER, "run.max_hours=0")) for _ in range(6)]

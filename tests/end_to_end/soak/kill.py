@@ -13,6 +13,7 @@ weights and moments bit for bit, the losses of every step, and each step's sampl
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 if not __package__:
@@ -26,7 +27,6 @@ import signal
 import tempfile
 import time
 from dataclasses import dataclass, field
-from typing import Any
 
 from tests.support.fault_injection import POINTS
 from tests.support.fork_server import ForkServer
@@ -73,7 +73,12 @@ class Tally:
 
 
 def soak(
-    server: ForkServer, command: Any, folder: Path, kills: int, seed: int, lives: int = 25
+    server: ForkServer,
+    command: Callable[..., list[str]],
+    folder: Path,
+    kills: int,
+    seed: int,
+    lives: int = 25,
 ) -> Tally:
     """Run rounds of at most ``lives`` kills each, until there were ``kills``.
 
