@@ -41,5 +41,5 @@ def test_scores_and_settings_in_words() -> None:
     words = _score_words(score)
     assert "61.2% of the masked tokens are predicted correctly" in words
     assert "perplexity of 7.4" in words
-    assert "nsp" not in words and "bertds evaluate" in _score_words(with_data(""), {})
+    assert "nsp" not in words and "bertds evaluate" in _score_words({})
     assert _words({"lr": 0.001, "betas": [0.9, 0.98], "x": None}) == "lr 0.001, betas 0.9 and 0.98"
