@@ -36,10 +36,9 @@ def refuse_foreign_files(run: Path) -> None:
     try:
         if not run.is_dir() or (run / RECORD).is_file() or step_folders(run / "checkpoints"):
             return
-        own = _BEFORE_THE_RECORD
         # Versions that recorded the settings first may have been killed between the two.
-        if _is_resolved(run / "config.yaml"):
-            own += _SETTINGS
+        settings = _SETTINGS if _is_resolved(run / "config.yaml") else ()
+        own = {*_BEFORE_THE_RECORD, *settings}
         foreign = sorted(
             path.name for path in run.iterdir() if path.name not in own and not _is_log(path)
         )
