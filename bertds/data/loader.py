@@ -239,7 +239,6 @@ class BatchLoader:
 
 def validation_batches(
     source: Source,
-    data_config: DataConfig,
     micro_batch_size: int,
     rank: int,
     world_size: int,
@@ -255,7 +254,6 @@ def validation_batches(
 
     Args:
         source: the result of ``open_source`` for the split.
-        data_config: not used yet; as for ``BatchLoader``.
         micro_batch_size: rows per micro batch; the last one may be smaller.
         rank: of this process.
         world_size: number of processes.

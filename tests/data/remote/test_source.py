@@ -116,7 +116,7 @@ def test_validation_rows_are_those_of_the_local_folder(corpus: Path, tmp_path: P
     def rows(path: object) -> list[np.ndarray]:
         data = config(path, tmp_path)
         source = open_source(data, 1).sibling("validation")
-        return [b.input_ids.numpy() for b in validation_batches(source, data, 4, 0, 1, seed=1)]
+        return [b.input_ids.numpy() for b in validation_batches(source, 4, 0, 1, seed=1)]
 
     with serve(corpus, ["refuse", "flip"]) as store:
         for one, two in zip(rows(store.url), rows(corpus), strict=True):
@@ -263,7 +263,7 @@ def test_a_full_disk_is_reported_before_lengths_are_written(
         patch.setattr(os, "posix_fallocate", full)
         with pytest.raises(BertdsError, match="the disk is full"):
             cache.reserve("outline-1", 1000)
-    assert cache.bytes_used() == 0
+    assert not list(cache.folder.glob("outline-*"))
     os.close(cache.reserve("outline-1", 1000))
     assert os.stat(tmp_path / "shards" / "outline-1").st_blocks >= 2
 
