@@ -1,7 +1,7 @@
 """Opens source files. What the system cannot read is reported as that, with the file's name.
 
 An error of the disk must not reach the decompressors: some of them report damaged data as an
-OSError too, so the user would be told to download an intact file again.
+OSError too, and the message would then ask the user to download an intact file again.
 """
 
 from __future__ import annotations
