@@ -29,6 +29,7 @@ from data_prep.sources.multistream import (
     is_index,
     stream_offsets,
 )
+from data_prep.sources.reading import file_facts, open_binary, unreadable
 from data_prep.sources.records import (
     check_jsonl,
     parquet_file,
@@ -90,7 +91,7 @@ def file_state(unit: Unit) -> list[int]:
     """Return size and time of the unit's file, to detect a change; [] for a pinned Hub revision."""
     if unit.reader == "hf" and unit.options[-1]:
         return []
-    stat = unit.path.stat()
+    stat = file_facts(unit.path)
     return [stat.st_size, stat.st_mtime_ns]
 
 
@@ -181,7 +182,7 @@ def _in_folder(kind: str, folder: Path) -> list[Path]:
     found = []
     others: Counter[str] = Counter()
     for path in _walk(folder):
-        if path.name.startswith(".") or path.stat().st_size == 0 or is_index(path):
+        if path.name.startswith(".") or file_facts(path).st_size == 0 or is_index(path):
             continue
         if _wanted(kind, path):
             found.append(path)
@@ -235,7 +236,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         try:
             entries = sorted(os.scandir(current), key=lambda entry: entry.name)
         except OSError as error:
-            raise DataError(f"{current}: cannot be read ({error.strerror})") from error
+            raise unreadable(current, error) from error
         for entry in entries:
             path = Path(entry.path)
             if entry.is_dir():
@@ -266,12 +267,12 @@ def source_file(
         DataError: the file is empty, unreadable, or not of the kind that its option expects.
     """
     reader = {"books": "book", "wiki": "dump"}.get(kind, kind)
-    size = path.stat().st_size
+    size = file_facts(path).st_size
     if size == 0:
         raise DataError(f"{path}: the file is empty")
     if known_reader:
         reader = known_reader
-        blocks.open_binary(path).close()  # an unreadable file must be reported now
+        open_binary(path).close()  # an unreadable file must be reported now
     elif kind == "wiki":
         # --wiki accepts three formats: a dump, extracted articles, and extracted articles as JSON.
         head = next(blocks.whole_blocks(path), (b"", True))[0]

@@ -18,7 +18,6 @@ import numpy as np
 
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer, WordPieceRules
 from bertds.data.vocabulary import load_tokenizer_info
-from bertds.errors import DataError
 from bertds.system.secrets import masked
 from bertds.system.start_up import loading
 from data_prep import progress
@@ -28,6 +27,7 @@ from data_prep.selection.filters import document_filter
 from data_prep.selection.mixing import entries, repeat_key
 from data_prep.settings import PrepSettings
 from data_prep.sources import READERS
+from data_prep.sources.reading import unreadable
 from data_prep.stages.markers import read_marker, write_marker
 from data_prep.stages.part_files import PartDocument, open_part, running_sum, write_part
 from data_prep.tokens.nanotoken_encoder import NanotokenEncoder, TokensDiffer
@@ -208,7 +208,7 @@ def _unit_documents(unit: Unit, task: StageTask, log: DropLog) -> Iterator[_Sent
                 continue
             yield _Sentences(key, source, sentences, note)
     except OSError as error:
-        raise DataError(f"{unit.file}: cannot be read ({error.strerror or error})") from error
+        raise unreadable(unit.file, error) from error
 
 
 def _text_part_documents(task: StageTask) -> Iterator[_Sentences]:
