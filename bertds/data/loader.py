@@ -179,6 +179,7 @@ class BatchLoader:
                 batch = passed("data.batch", self._make(position, step))
                 position, step = batch.next, step + 1
                 self._put(batch)
+                self._source.wait_for_repair()
         except BaseException as error:
             self._put(error)  # raised by the iterator after the batches before it
 
