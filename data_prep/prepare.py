@@ -73,6 +73,9 @@ def prepare(request: PrepRequest) -> Manifest:
                 # Of several tasks, one that begins last may find the folder complete. Hence only a
                 # single task removes its working files.
                 earlier.clear()
+    except KeyboardInterrupt:
+        progress.say(f"{url or out}: interrupted; run the same command again to resume")
+        raise
     except OSError as error:
         path = Path(error.filename or out)
         # A wrong --out is the user's mistake; other errors, such as a full disk, are explained.
