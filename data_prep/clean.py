@@ -71,14 +71,14 @@ def _entity(match: re.Match[str]) -> str:
 _NAMED = frozenset(f"&{name}" for name in html.entities.html5 if name.endswith(";"))
 
 
-def without_tags(line: str, replacement: str = "") -> str:
+def without_tags(line: str) -> str:
     """Return a line without HTML tags (``CUL-2<sup>LRR-1</sup>``); their content is kept.
 
     Anything else in angle brackets stays: comparisons, ``<or=``, addresses.
     """
     if "<" not in line:
         return line
-    return _TAG.sub(lambda m: replacement if m[1].lower() in TAG_NAMES else m[0], line)
+    return _TAG.sub(lambda m: "" if m[1].lower() in TAG_NAMES else m[0], line)
 
 
 def clean_paragraphs(text: str) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ class EarlierRun:
     ) -> None:
         self.out, self.work = out, out / WORK_FOLDER
         self.plan = self.work / "plan.json"
+        self.refused = self.work / "refused.json"
+        """The plan of a run that was refused (see :meth:`record_refusal`)."""
         self.overwrite = overwrite
         self.manifest: Manifest | None = None
         """Manifest of a finished folder in which files are missing or damaged."""
@@ -66,6 +70,8 @@ class EarlierRun:
             self._same_or_cleared(self._different_from_plan())
         elif self.manifest is None and self.overwrite:
             self.clear()
+        elif self.manifest is None and self.refused.exists():
+            self._replace_refused()
         elif self.manifest is None:
             # Without plan and manifest, any file in the folder is the user's own.
             foreign = next((p for p in self.out.iterdir() if p.name[0] != "."), None)
@@ -76,7 +82,34 @@ class EarlierRun:
                 )
         self.work.mkdir(exist_ok=True)
         write_json(self.plan, self.identity)
+        self.refused.unlink(missing_ok=True)
         return False
+
+    def record_refusal(self) -> None:
+        """Record that the run was refused because of its input.
+
+        It cannot be finished as it is, so a run with other settings or sources may replace it.
+        """
+        # Another of several tasks may have recorded it, or removed the folder.
+        with suppress(OSError):
+            os.replace(self.plan, self.refused)
+
+    def _replace_refused(self) -> None:
+        """Keep what is still valid of a run that was refused, and remove the rest."""
+        before = _read_json(self.refused)
+        different = _differences(before, self.identity)
+        if not different:  # for example, a truncated file was replaced by one of the same size
+            return
+        progress.say(
+            f"{self.out}: replacing a preparation that was refused ({'; '.join(different[:3])})"
+        )
+        now = parse_json(json.dumps(self.identity))
+        same_settings = {**before, "sources": []} == {**now, "sources": []}
+        if same_settings and _source_names(before) == _source_names(now):
+            # Parts are named after the state of their file, so those of unchanged files are reused.
+            self._clear_output()
+        else:
+            self.clear()
 
     def _finished_before(self) -> bool:
         try:
@@ -131,9 +164,13 @@ class EarlierRun:
 
     def clear(self) -> None:
         """Remove all that preparation writes, and nothing else."""
+        self._clear_output()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _clear_output(self) -> None:
         for name in (MANIFEST_NAME, REPORT_NAME):
             (self.out / name).unlink(missing_ok=True)
-        for name in (WORK_FOLDER, "tokenizer", "train", "validation", "dropped"):
+        for name in ("tokenizer", "train", "validation", "dropped"):
             shutil.rmtree(self.out / name, ignore_errors=True)
         for folder in self.out.glob("hdf5_lower_case_*"):
             shutil.rmtree(folder)
@@ -179,6 +216,10 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         different = [d for d in different if not d.startswith("sources:")]
         different.insert(0, "the source files have changed")
     return different
+
+
+def _source_names(identity: dict[str, Any]) -> set[str]:
+    return {source for source, _, _ in identity.get("sources", [])}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bertds.data.formats.manifest import Manifest
-from bertds.errors import DataError
+from bertds.errors import DataError, UserError
 from bertds.system.atomic_files import explain_os_error, remove_leftovers
 from bertds.system.folder_lock import FolderLock
 from bertds.system.secrets import masked
@@ -64,11 +64,18 @@ def prepare(request: PrepRequest) -> Manifest:
             if finished:
                 manifest = manifest_there(url) if url else Manifest.load(out)
             else:
-                manifest = StageRun(resolved, team).execute(earlier)
+                try:
+                    manifest = StageRun(resolved, team).execute(earlier)
+                except UserError:
+                    earlier.record_refusal()
+                    raise
             if url and request.task_count == 1 and earlier.is_of_this():
                 # Of several tasks, one that begins last may find the folder complete. Hence only a
                 # single task removes its working files.
                 earlier.clear()
+    except KeyboardInterrupt:
+        progress.say(f"{url or out}: interrupted; run the same command again to resume")
+        raise
     except OSError as error:
         path = Path(error.filename or out)
         # A wrong --out is the user's mistake; other errors, such as a full disk, are explained.

@@ -248,10 +248,18 @@ start_job() {
   fi
 }
 
-open_run() { # create RUN/slurm; refuse a run that another job uses
+open_run() { # create RUN/slurm; refuse a folder of other files, and a run that another job uses
+  local owner file
+  # The trainer decides what a run folder is (bertds/training/foreign_files.py). This check is coarser,
+  # and made before anything is created there.
+  if [ ! -e "$RUN/environment.json" ] && [ ! -e "$RUN/checkpoints" ] && [ ! -e "$RUN/slurm/job" ]; then
+    file=$(find -H "$RUN" -mindepth 1 -name '.*' -prune -o ! -type d ! -name '*.log' ! -name '*.out' \
+      ! -name '*.err' ! -name log.txt ! -name STOP ! -path "$RUN/slurm/*" -print -quit 2> /dev/null)
+    [ -z "$file" ] || refuse "run.dir=$RUN: this folder is not a run and contains other files" \
+      "(${file#"$RUN"/}); set run.dir to a new or an empty folder"
+  fi
   mkdir -p "$RUN/slurm" 2> /dev/null
   [ -w "$RUN/slurm" ] || refuse "$RUN: cannot be written"
-  local owner file
   # In another user's run folder, links could redirect writes to other files.
   for file in "$RUN/slurm" "$RUN"/slurm/*; do
     [ ! -L "$file" ] || refuse "$file: is a link; remove it, because nothing is written through links"

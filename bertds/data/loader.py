@@ -179,6 +179,7 @@ class BatchLoader:
                 batch = passed("data.batch", self._make(position, step))
                 position, step = batch.next, step + 1
                 self._put(batch)
+                self._source.wait_for_repair()
         except BaseException as error:
             self._put(error)  # raised by the iterator after the batches before it
 
@@ -239,7 +240,6 @@ class BatchLoader:
 
 def validation_batches(
     source: Source,
-    data_config: DataConfig,
     micro_batch_size: int,
     rank: int,
     world_size: int,
@@ -255,7 +255,6 @@ def validation_batches(
 
     Args:
         source: the result of ``open_source`` for the split.
-        data_config: not used yet; as for ``BatchLoader``.
         micro_batch_size: rows per micro batch; the last one may be smaller.
         rank: of this process.
         world_size: number of processes.

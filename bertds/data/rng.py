@@ -21,6 +21,9 @@ M2 = 0x94D049BB133111EB
 
 # The purpose of a stream, the first level below the seed. Renumbering would change every run.
 CHUNKS, ROWS, SHARD_ORDER, SAMPLE_ORDER, PARTNER_SHARD = range(1, 6)
+# Of rows that are prepared (data_prep/stages/instances.py): the seed of a split, and below that the
+# order of a file. The latter has the number of ROWS, and changing it would change every file.
+SPLIT_ROWS, FILE_ORDER = 101, 2
 
 _GAMMA_U64, _M1_U64, _M2_U64 = np.uint64(GAMMA), np.uint64(M1), np.uint64(M2)
 _27, _30, _31 = np.uint64(27), np.uint64(30), np.uint64(31)

@@ -1,9 +1,9 @@
 """The only package that imports DeepSpeed.
 
-``deepspeed_engine.py`` wraps DeepSpeed's engine for one step; ``ds_config.py`` reads the JSON and
-refuses unknown keys; ``zero_layout.py`` finds each parameter in ZeRO's partitions, and
-``state_pieces.py`` gives weights and moments by name and flat position. The others see
-``interface.py``.
+``deepspeed_engine.py`` wraps DeepSpeed's engine for one step; ``updates.py`` makes the update at
+the end of the step, or skips it; ``ds_config.py`` reads the JSON and refuses unknown keys;
+``zero_layout.py`` finds each parameter in ZeRO's partitions, and ``state_pieces.py`` gives weights
+and moments by name and flat position. The others see ``interface.py``.
 
 Read first: ``interface.py``.
 """

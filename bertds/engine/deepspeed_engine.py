@@ -14,11 +14,10 @@ micro batch size.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -38,17 +37,11 @@ from bertds.engine.process_group import (
     start_processes,
 )
 from bertds.engine.state_pieces import Piece, Reader, collect_pieces, restore_pieces
-from bertds.engine.update_gate import UpdateGate
+from bertds.engine.updates import Updates
 from bertds.engine.weight_average import WeightAverage
 from bertds.engine.wrapper_config import wrapper_config
-from bertds.engine.zero_layout import (
-    DeepSpeedObject,
-    Layout,
-    norm_under_way,
-    read_layout,
-)
+from bertds.engine.zero_layout import DeepSpeedObject, Layout, read_layout
 from bertds.errors import BertdsError
-from bertds.optim.gradient_norm import clip_gradients, global_norm
 from bertds.optim.lamb import ShardedLamb
 from bertds.optim.moments import count_steps, create_moments
 from bertds.optim.muon import ShardedMuon
@@ -58,6 +51,12 @@ T = TypeVar("T")
 
 # Fields of a micro batch that are not arguments of the model.
 _NOT_FORWARDED = ("rows", "sequence_length", "masked")
+
+
+class _Fields(Protocol):
+    """A micro batch: a named tuple, or anything else with its fields by name."""
+
+    def _asdict(self) -> dict[str, Any]: ...
 
 
 class Engine:
@@ -86,13 +85,12 @@ class Engine:
         """The batch plan."""
         self.device = device
         """The device on which micro batches must be."""
-        self.skipped_steps = 0
-        """Steps in which no update was made, because a gradient was not finite."""
         self.forward_clock = DeviceClock(device)
         self.backward_clock = DeviceClock(device)
-        self._norm: float | torch.Tensor | None = None
         self._average: WeightAverage | None = None
-        self._gate = UpdateGate(optimizer, self._norm_under_way, device)
+        self._updates = Updates(
+            deepspeed_engine, optimizer, layout, settings.gradient_clipping, device
+        )
         self._scaling = LossScaling(deepspeed_engine, settings.precision)
 
     @classmethod
@@ -194,7 +192,7 @@ class Engine:
 
     def forward_backward(
         self,
-        micro_batch: object,
+        micro_batch: _Fields,
         *,
         mlm_scale: float | torch.Tensor,
         nsp_scale: float | torch.Tensor,
@@ -241,41 +239,9 @@ class Engine:
                 f"{self.batch.gradient_accumulation_steps} micro batches of the step"
             )
         reached("engine.step")
-        self._gate.begin(norm_limit)
-        if self._layout.kind == "stage0":
-            applied = self._step_unsharded()
-        else:
-            self._engine.step()
-            applied = self._engine.was_step_applied()
-            self._norm = self._engine.get_global_grad_norm()
-        if not applied:
-            self._norm = float("inf")
-        applied = applied and not self._gate.held
-        self.skipped_steps += not applied
-        self._gate.begin(math.inf)
+        applied = self._updates.make(norm_limit)
         reached("engine.stepped")
         return applied
-
-    def _norm_under_way(self) -> float | torch.Tensor | None:
-        if self._layout.kind == "stage0":
-            return self._norm
-        return norm_under_way(self._engine)
-
-    def _step_unsharded(self) -> bool:
-        # ZeRO's wrappers check, clip and skip. At stage 0 DeepSpeed calls the optimizer directly
-        # and would apply a NaN.
-        parameters = [partition.tensor for partition in self._layout.partitions]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        self._norm = norm = global_norm(gradients)
-        if not bool(torch.isfinite(norm)):
-            self._engine.zero_grad()
-            self._engine.micro_steps += 1
-            return False
-        limit = self.settings.gradient_clipping
-        if limit > 0.0:
-            clip_gradients(gradients, norm, limit)
-        self._engine.step()
-        return True
 
     def keep_average(self) -> None:
         """Keep a moving average of the weights from here on; checkpoints then contain it."""
@@ -294,7 +260,8 @@ class Engine:
 
     def gradient_norm(self) -> float | None:
         """Return the last step's global gradient norm before clipping; inf if not finite."""
-        return None if self._norm is None else float(self._norm)
+        norm = self._updates.norm
+        return None if norm is None else float(norm)
 
     def trust_ratios(self) -> dict[str, tuple[float, float, float]]:
         """Return LAMB's (lowest, median, highest) trust ratio per group; empty without LAMB."""
@@ -303,7 +270,7 @@ class Engine:
         return {}
 
     @torch.no_grad()
-    def eval_forward(self, micro_batch: object, *, predict: bool = False) -> Any:
+    def eval_forward(self, micro_batch: _Fields, *, predict: bool = False) -> Any:
         """Run a micro batch through the model without dropout and without gradients.
 
         Args:
@@ -415,10 +382,6 @@ def _scaled(loss: torch.Tensor, scale: float | torch.Tensor) -> torch.Tensor:
     return loss * (scale.to(loss.dtype) if torch.is_tensor(scale) else scale)
 
 
-def _arguments(micro_batch: Any) -> dict[str, Any]:
-    if dataclasses.is_dataclass(micro_batch):
-        names = [field.name for field in dataclasses.fields(micro_batch)]
-        fields = {name: getattr(micro_batch, name) for name in names}
-    else:
-        fields = micro_batch._asdict()
+def _arguments(micro_batch: _Fields) -> dict[str, Any]:
+    fields = micro_batch._asdict()
     return {name: value for name, value in fields.items() if name not in _NOT_FORWARDED}

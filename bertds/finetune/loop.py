@@ -185,7 +185,6 @@ def predict(
         examples: in any order; they are batched by length.
         pad_id: of the tokenizer.
         batch_size: rows per forward pass.
-        batch_size: rows per pass.
 
     Returns:
         Per example a tuple of float32 CPU tensors: (logits,) or (start, end). Logits per token

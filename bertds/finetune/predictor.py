@@ -12,7 +12,7 @@ bertds predict --task embeddings --model M --input texts.txt --out vectors.npy
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ from bertds.system.logs import log
 
 TASKS = ("fill-mask", "text-classification", "ner", "qa", "embeddings")
 POOLINGS = ("mean", "cls", "pooler")
-Forward = Callable[[dict[str, torch.Tensor]], Any]
 
 
 class Predictor:

@@ -30,20 +30,19 @@ class LaterPhase:
     """Operations of all its steps on all devices."""
 
 
-def later_phases(config: Config, vocab_size: int, recipe: str = "") -> list[LaterPhase]:
+def later_phases(config: Config, vocab_size: int) -> list[LaterPhase]:
     """Follow ``run.next_recipe`` from recipe to recipe.
 
     Args:
         config: the running phase.
         vocab_size: number of tokens of the vocabulary, the same in all phases.
-        recipe: the file of ``config``, for paths relative to it.
 
     Raises:
         ConfigError: a recipe or its DeepSpeed JSON is missing or malformed, or refers back to an
             earlier phase.
     """
     phases: list[LaterPhase] = []
-    seen = {Path(recipe).resolve()} if recipe else set()
+    recipe, seen = "", set[Path]()
     while config.run.next_recipe:
         named = config.run.next_recipe
         path = find_recipe(named, recipe)

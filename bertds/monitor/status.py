@@ -57,8 +57,6 @@ class Status:
     """The duration of the phases after this one, if the recipe names them."""
     problems: list[str] = field(default_factory=list)
     """Files of the folder that could not be read, one line each."""
-    skipped_lines: int = 0
-    """Number of torn or malformed lines of ``metrics.jsonl``."""
 
     @property
     def seconds_left(self) -> float:
@@ -150,7 +148,6 @@ def read_status(run: Path) -> Status:
         found=findings(lines),
         later_seconds=_later(config, train, run, starts),
         problems=problems,
-        skipped_lines=metrics.skipped,
     )
 
 

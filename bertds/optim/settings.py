@@ -100,12 +100,11 @@ LAMB_DEFAULTS: dict[str, dict[str, float]] = {
 }
 
 
-def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> OptimizerSettings:
+def parse_optimizer(section: Mapping[str, Any]) -> OptimizerSettings:
     """Check the JSON's ``optimizer`` section.
 
     Args:
         section: ``{"type": ..., "params": {...}}``.
-        where: the name of the section in messages.
 
     Raises:
         ConfigError: unknown type or parameter, missing learning rate, or a wrong value.
@@ -113,26 +112,26 @@ def parse_optimizer(section: Mapping[str, Any], where: str = "optimizer") -> Opt
     name = section.get("type")
     known = "Lamb, AdamW, Adam, Muon"
     if not isinstance(name, str):
-        raise ConfigError(f"{where}.type={name!r} must be one of {known}")
+        raise ConfigError(f"optimizer.type={name!r} must be one of {known}")
     key = name.lower().replace("_", "").replace("-", "")
     if key not in _PARAMETERS:
         reason = REFUSED.get(key, f"unknown optimizer; allowed: {known}")
-        raise ConfigError(f"{where}.type={name!r} is not available: {reason}")
+        raise ConfigError(f"optimizer.type={name!r} is not available: {reason}")
     # A refused parameter gets its own reason; others get the nearest allowed name.
     params = section.get("params", {})
     if not isinstance(params, Mapping):
-        raise ConfigError(f"{where}.params={params!r} must be an object")
+        raise ConfigError(f"optimizer.params={params!r} must be an object")
     allowed = _PARAMETERS[key]
     for parameter in params:
         if parameter in allowed:
             continue
-        full = f"{where}.params.{parameter}"
+        full = f"optimizer.params.{parameter}"
         if parameter in _REFUSED_PARAMETERS:
             raise ConfigError(f"{full} is not supported: {_REFUSED_PARAMETERS[parameter]}")
         raise ConfigError(
             f"{full} is not a parameter of {name}{nearest_or_all(parameter, allowed)}"
         )
-    return _build(key, params, f"{where}.params")
+    return _build(key, params, "optimizer.params")
 
 
 def _build(key: str, params: Mapping[str, Any], where: str) -> OptimizerSettings:

@@ -39,7 +39,6 @@ def evaluate(
     _check_tables(trained.config, data)
     batches = validation_batches(
         source,
-        data,
         batch,
         0,
         1,

@@ -68,7 +68,7 @@ def model_card(trained: PretrainedModel, where: str, license_id: str = "") -> st
         "## Training",
         *_training(trained, run_dir),
         "## Held-out scores",
-        _score_words(trained, score),
+        _score_words(score),
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n"))
 
@@ -196,7 +196,7 @@ def _last_score(trained: PretrainedModel, run_dir: Path) -> dict[str, Any]:
     return next((line for line in reversed(lines) if line["step"] <= step), {})
 
 
-def _score_words(trained: PretrainedModel, score: dict[str, Any]) -> str:
+def _score_words(score: dict[str, Any]) -> str:
     if not score:
         return "No scores were measured during training; use `bertds evaluate` to measure them."
     loss = score["mlm_loss"]

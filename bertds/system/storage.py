@@ -308,9 +308,7 @@ def download(
     raise DataError(f"{masked(url)}: the bytes differ from those that were written (SHA-256)")
 
 
-def upload(
-    path: Path, url: str, seconds: float = PATIENCE_SECONDS, stopped: threading.Event | None = None
-) -> None:
+def upload(path: Path, url: str, *, stopped: threading.Event | None = None) -> None:
     """Copy a local file to the store, so that its name never refers to an incomplete file.
 
     Object stores show a file only when all of it has arrived. On a file system (``file://``) it is
@@ -334,10 +332,10 @@ def upload(
         if there != sent:
             raise OSError(f"{there} bytes arrived, {sent} were sent")
 
-    insist(request, url, seconds, stopped)
+    insist(request, url, stopped=stopped)
 
 
-def remove(url: str, seconds: float = PATIENCE_SECONDS) -> None:
+def remove(url: str) -> None:
     """Remove a file; a missing one is not an error.
 
     Raises:
@@ -349,7 +347,7 @@ def remove(url: str, seconds: float = PATIENCE_SECONDS) -> None:
         with suppress(FileNotFoundError):
             store.rm_file(name)
 
-    insist(request, url, seconds)
+    insist(request, url)
 
 
 def remove_empty_folder(url: str) -> None:

@@ -20,12 +20,11 @@ class StoredFile(io.RawIOBase):
     Args:
         url: of the file.
         size: in bytes.
-        seconds: how long each request is repeated.
     """
 
-    def __init__(self, url: str, size: int, seconds: float = storage.PATIENCE_SECONDS) -> None:
+    def __init__(self, url: str, size: int) -> None:
         super().__init__()
-        self.url, self.size, self._seconds, self._place = url, size, seconds, 0
+        self.url, self.size, self._place = url, size, 0
 
     def readable(self) -> bool:
         """Return True."""
@@ -51,9 +50,7 @@ class StoredFile(io.RawIOBase):
         end = min(start + len(buffer), start + storage.REQUEST_BYTES, self.size)
         if end <= start:
             return 0
-        data = storage.insist(
-            lambda: storage.read_range(self.url, start, end, self.size), self.url, self._seconds
-        )
+        data = storage.insist(lambda: storage.read_range(self.url, start, end, self.size), self.url)
         buffer[: len(data)] = data
         self._place = end
         return len(data)

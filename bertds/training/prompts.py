@@ -67,7 +67,6 @@ class Prompts:
         # By default the prompts are the first held-out rows, in the order of validation.
         rows = validation_batches(
             source,
-            config.data,
             COUNT,
             0,
             1,

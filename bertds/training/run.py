@@ -211,6 +211,8 @@ class Run:
         state, validator = self.state, self.parts.validator
         if validator is None or state.validated_step == state.step:
             return True
+        if state.step > self._first_step:
+            validator.source.wait_for_repair()
         # Fetch held-out rows first: no rank may wait for a store inside a collective operation.
         try:
             with self.metrics.pause():

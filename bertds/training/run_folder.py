@@ -40,6 +40,7 @@ from bertds.system.folder_lock import FolderLock
 from bertds.system.inside import refuse_links
 from bertds.system.logs import log, log_to_file
 from bertds.system.secrets import masked, without_secrets
+from bertds.training.foreign_files import RECORD, refuse_foreign_files
 from bertds.training.launch import COMMAND, LOST
 from bertds.training.setting_changes import changes, changes_of_copy, is_done
 
@@ -75,7 +76,8 @@ class RunFolder:
         deepspeed: the DeepSpeed JSON, as nested values.
 
     Raises:
-        ConfigError: ``run.dir`` is empty, or the folder belongs to a run with other settings.
+        ConfigError: ``run.dir`` is not set, or the folder contains other files or a run with other
+            settings.
         InUseError: another process trains in it.
     """
 
@@ -105,12 +107,13 @@ class RunFolder:
     def open(self) -> RunFolder:
         """Create the folder, take its lock and check that it fits (main process only)."""
         if self.is_main:
+            # A link could make the run write outside its folder.
+            refuse_links(self.path, WRITTEN, ConfigError)
+            refuse_foreign_files(self.path)
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise explain_os_error(error, self.path) from error
-            # A link could make the run write outside its folder.
-            refuse_links(self.path, WRITTEN, ConfigError)
             self.lock.acquire()
             try:
                 self._changed = changes(self.path, self.config, self.deepspeed)
@@ -158,17 +161,18 @@ class RunFolder:
             log.info("%s %s -> %s from step %d", change.name, change.before, change.now, step)
         # Read before config.yaml is replaced: its modification time is that of the previous start.
         lost = self._lost(step)
-        recipe = without_secrets(to_dict(self.config))
-        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-        write_text(self.path / "config.yaml", text)
-        write_json(self.path / "deepspeed.json", deepspeed_json)
-        file = self.path / "environment.json"
+        # First the file by which the folder is known as a run, if this start is killed.
+        file = self.path / RECORD
         starts = starts_of(read_object(file, []))  # a torn file starts a new list
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         ranks = find_rank_info().world_size
         start = {"time": now, "command": command_line(), "world_size": ranks, "device": device}
         starts.append({**start, "lost": lost} if lost else start)
         write_json(file, {**environment(), "starts": starts})
+        recipe = without_secrets(to_dict(self.config))
+        text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+        write_text(self.path / "config.yaml", text)
+        write_json(self.path / "deepspeed.json", deepspeed_json)
         append_line(self.path / SETTINGS_FILE, as_line(step, ranks, now, self._changed))
         (self.path / "DONE").unlink(missing_ok=True)
         # A copy of the tokenizer makes the run independent of the data folder.

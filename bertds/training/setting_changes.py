@@ -173,7 +173,8 @@ def is_done(run: Path, config: Config, deepspeed: Mapping[str, Any]) -> bool:
         ConfigError: the run is done, and this start asks for a change that would have no effect.
         DataError: the data, vocabulary, held-out data or prompts do not exist.
     """
-    if not (run / "DONE").is_file():
+    # A folder without the settings is not a run, whatever else is in it.
+    if not (run / "DONE").is_file() or not (run / "config.yaml").is_file():
         return False
     asked = changes(run, config, deepspeed)
     done = read_object(run / "DONE", [])

@@ -120,7 +120,6 @@ class Validator:
     def _read(self, rank: int, world_size: int) -> Iterable[MicroBatch]:
         return validation_batches(
             self.source,
-            self.config.data,
             self.micro_batch,
             rank,
             world_size,

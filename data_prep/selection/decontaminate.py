@@ -27,7 +27,6 @@ from bertds.system.numba_jit import compiled
 from data_prep.selection.task_texts import task_texts
 from data_prep.selection.words import ngram_hashes, word_hashes
 
-NGRAM = 13
 SHORTEST_EXAMPLE = 8
 """In words; shorter examples are ignored."""
 

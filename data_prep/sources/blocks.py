@@ -18,10 +18,11 @@ from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 from bertds.errors import DataError
-from bertds.system.stored_path import FilePath, StoredPath
+from bertds.system.stored_path import FilePath
 from data_prep.document import Limits
 from data_prep.sources import formats
 from data_prep.sources.limits import Unpacking, bounded, check_document
+from data_prep.sources.reading import file_facts, open_binary
 
 BLOCK_BYTES = 1 << 20
 STREAM_HEADER = re.compile(rb"BZh[1-9]1AY&SY")
@@ -67,14 +68,6 @@ def _refuse(path: FilePath, what: str, packing: str) -> None:
         inside = f" in {packing} data" if packing else ""
         name, semicolon, remedy = what.partition(";")
         raise DataError(f"{path}: not text but {name}{inside}{semicolon}{remedy}")
-
-
-def open_binary(path: FilePath) -> BinaryIO:
-    """Open a source file, or say in one line why not."""
-    try:
-        return path.open() if isinstance(path, StoredPath) else open(path, "rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def plain_blocks(path: FilePath, start: int, end: int) -> Iterator[Block]:
@@ -212,11 +205,12 @@ def _unpacked(
             with gzip.open(open_binary(path)) if kind == "gz" else _open_zstandard(path) as file:
                 yield from bounded(path, iter(lambda: file.read(size), b""), limits)
         else:
-            yield from (block for block, _ in plain_blocks(path, 0, path.stat().st_size))
+            yield from (block for block, _ in plain_blocks(path, 0, file_facts(path).st_size))
     except EOFError as error:
         raise DataError(
             f"{path}: truncated: the compressed data ends too early; download it again"
         ) from error
+    # The decompressors' own errors: open_binary reports those of the system.
     except (OSError, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise DataError(f"{path}: damaged ({error}); download it again") from error
 

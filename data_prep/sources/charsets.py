@@ -55,6 +55,8 @@ _OTHER_SCRIPTS = [
 ]
 # ISO 2022 switches to another character set and back. All its bytes are also ASCII.
 _ESCAPES = re.compile(rb"\x1b\$(?:[@AB]|\([A-DOPQ]|\)[A-C])")
+# HZ switches to GB 2312 with "~{" and back with "~}": pairs of printable bytes, without spaces.
+_HZ = re.compile(rb"~\{(?:[\x21-\x77][\x21-\x7e]){4,}~\}")
 _SWITCHING = ("iso2022_jp", "iso2022_kr", "iso2022_jp_2", "iso2022_jp_3", "iso2022_jp_2004")
 _KANA, _KANA_SHARE = re.compile("[\u3041-\u30fc]"), 0.2
 _MOST_CHAOS = 0.1
@@ -62,8 +64,14 @@ _CHAOS_LEAD, _COHERENCE_LEAD = 0.02, 0.03
 
 
 def switches_sets(data: bytes) -> bool:
-    """Return whether a text is in an encoding of ISO 2022, which would be taken for ASCII."""
-    return b"\x1b$" in data and _ESCAPES.search(data) is not None
+    """Return whether a text is in HZ or an encoding of ISO 2022, which would be taken for ASCII."""
+    if b"\x1b$" in data and _ESCAPES.search(data) is not None:
+        return True
+    return _is_hz(data)
+
+
+def _is_hz(data: bytes) -> bool:
+    return b"~{" in data and _HZ.search(data) is not None
 
 
 def _fits(data: bytes, encoding: str) -> bool:
@@ -77,6 +85,8 @@ def _fits(data: bytes, encoding: str) -> bool:
 def detect(data: bytes) -> str:
     """Return the Python name of the encoding of a text that is not UTF-8; "" if undecided."""
     if data.isascii() and switches_sets(data):
+        if _is_hz(data) and _fits(data, "hz"):
+            return "hz"
         return next((encoding for encoding in _SWITCHING if _fits(data, encoding)), "")
     declared = _declared(data)
     if declared:

@@ -61,6 +61,15 @@ _NOT_TEXT_MAGIC = tuple(
     for magic, what, remedy in _NOT_TEXT
 )
 
+# After an XML declaration and comments, either the document type or <html> with another tag: a text
+# about HTML can begin with a single tag.
+_HTML = re.compile(
+    rb"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*"
+    rb"(?:<!doctype\s+html\b|<html\b[^>]*>\s*(?:<!--.*?-->\s*)*<(?:head|body|meta|title)\b)",
+    re.DOTALL | re.IGNORECASE,
+)
+_HTML_REMEDY = "extract its text first, or download the file again if this is an error page"
+
 _MARKS = (  # UTF-32's little-endian mark begins with that of UTF-16, so UTF-32 comes first
     ("utf-32-le", codecs.BOM_UTF32_LE),
     ("utf-32-be", codecs.BOM_UTF32_BE),
@@ -172,6 +181,8 @@ def not_text(head: bytes) -> str:
         return f"a tar archive; {_ARCHIVE}"
     if _is_lone_mark(head):
         return "a lone byte order mark"
+    if _HTML.match(_ascii_of(head)):
+        return f"an HTML page; {_HTML_REMEDY}"
     if wide_encoding(head):
         return ""
     controls = len(head) - len(head.translate(None, _CONTROLS))
@@ -186,6 +197,13 @@ def _is_lone_mark(head: bytes) -> bool:
     mark = next((mark for mark in marks if head.startswith(mark)), b"")
     blank = not head[len(mark) :].strip(b"\0 \t\r\n")  # a space in UTF-16 has a zero byte
     return bool(mark) and blank and len(head) < HEAD_BYTES
+
+
+def _ascii_of(head: bytes) -> bytes:
+    """Return the ASCII characters of a text in UTF-8, UTF-16 or UTF-32, without the mark."""
+    if encoding := wide_encoding(head):
+        return head.decode(encoding, "replace").encode("ascii", "ignore")
+    return head.removeprefix(codecs.BOM_UTF8)
 
 
 def _is_tar(head: bytes) -> bool:

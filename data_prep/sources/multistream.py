@@ -18,7 +18,8 @@ from itertools import pairwise
 
 from bertds.errors import DataError
 from bertds.system.stored_path import FilePath
-from data_prep.sources.blocks import STREAM_HEADER, open_binary, whole_blocks
+from data_prep.sources.blocks import STREAM_HEADER, whole_blocks
+from data_prep.sources.reading import file_facts, open_binary
 
 _DUMP_NAME = re.compile(r"multistream(\d*)\.xml(.*)$")
 _INDEX_NAME = re.compile(r"multistream-index\d*\.txt")
@@ -63,7 +64,7 @@ def stream_offsets(index: FilePath, dump: FilePath) -> tuple[int, ...]:
         rest = lines.pop()
         _take(lines, offsets, index)
     _take([rest] if rest.strip() else [], offsets, index)
-    size = dump.stat().st_size
+    size = file_facts(dump).st_size
     ascending = all(a < b for a, b in pairwise(offsets))
     if len(offsets) < 2 or not ascending or offsets[-1] >= size:
         raise DataError(f"{index}: not the index of {dump.name} (offsets up to {offsets[-1]:,})")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bertds.errors import DataError
+from bertds.errors import BertdsError, DataError
 from bertds.system.json_fields import parse_text_json
 from bertds.system.stored_path import FilePath, StoredPath, file_path
 from data_prep.clean import clean_paragraphs, unescape, without_tags
 from data_prep.document import BAD_UTF8, EMPTY, MALFORMED, NO_TEXT_KEY, Document, Limits, Unit
 from data_prep.sources.blocks import DEFAULT_LIMITS, whole_blocks
 from data_prep.sources.limits import Unpacking
+from data_prep.sources.reading import unreadable
 from data_prep.sources.text import unit_lines
 
 if TYPE_CHECKING:
@@ -196,7 +197,14 @@ def parquet_documents(
                     counted.add(len(document.text) + len(document.title), packed)
                     yield document
     except (OSError, ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: damaged Parquet ({error})") from error
+        raise _parquet_error(path, "damaged Parquet", error) from error
+
+
+def _parquet_error(path: FilePath | str, what: str, error: Exception) -> BertdsError:
+    # pyarrow also raises an OSError for damaged data; only one of the system has a number.
+    if isinstance(error, OSError) and error.errno is not None:
+        return unreadable(path, error)
+    return DataError(f"{path}: {what} ({error})")
 
 
 def _cell_document(value: Scalar, title: Scalar | None) -> Document:
@@ -240,7 +248,7 @@ def parquet_row_groups(
                 for i in range(group.num_columns)
             )
     except (OSError, ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a Parquet file ({error})") from error
+        raise _parquet_error(path, "not a Parquet file", error) from error
     Unpacking(file_path(str(path)), limits).add(sum(sizes), packed)
     if column not in names:
         raise DataError(

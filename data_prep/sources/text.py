@@ -8,9 +8,10 @@ from typing import BinaryIO
 from bertds.system.stored_path import FilePath
 from data_prep.clean import clean_paragraphs
 from data_prep.document import BAD_UTF8, EMPTY, Document, Limits, Unit
-from data_prep.sources.blocks import DEFAULT_LIMITS, compression, open_binary, whole_blocks
+from data_prep.sources.blocks import DEFAULT_LIMITS, compression, whole_blocks
 from data_prep.sources.charsets import switches_sets
 from data_prep.sources.limits import check_document
+from data_prep.sources.reading import open_binary
 
 LAYOUTS = ("blank-line", "line")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"

@@ -24,11 +24,11 @@ from data_prep.sources.blocks import (
     Block,
     bz2_blocks,
     compression,
-    open_binary,
     plain_blocks,
     records,
     whole_blocks,
 )
+from data_prep.sources.reading import open_binary
 from data_prep.wiki.extract import clean_wikitext
 from data_prep.wiki.names import Site, foreign_redirects, site, site_options
 

@@ -19,7 +19,7 @@ from bertds.data.formats.manifest import ShardInfo
 from bertds.data.formats.nvidia_hdf5 import FolderSettings, instance_file_name, write_instance_file
 from bertds.data.formats.padded_columns import empty_columns
 from bertds.data.formats.token_shards import TokenShard
-from bertds.data.rng import derive_key, permutation
+from bertds.data.rng import FILE_ORDER, SPLIT_ROWS, derive_key, permutation
 from bertds.data.samples.flat_rows import flat_instances, place_flat_rows
 from bertds.data.samples.pairing import count_shard, partner_number
 from bertds.data.vocabulary import TokenizerInfo
@@ -28,8 +28,6 @@ from data_prep.stages.markers import inputs_hash, read_marker, write_marker
 
 _BLOCKS_PER_FILE = 2
 """Passes per file, each over a shard of 4 million tokens; about 0.3 GB of memory at 512 tokens."""
-# The purpose of a stream below the seed, next to those of bertds.data.rng.
-_FILE_ORDER = 101
 _SPLIT_NAMES = {"train": "training", "validation": "test"}
 
 
@@ -146,7 +144,7 @@ def instance_entries(
 
 def rows_seed(seed: int, split: str) -> int:
     """Return the seed of a split's rows: each split numbers its shards from 0."""
-    return derive_key(seed, _FILE_ORDER, 0 if split == "train" else 1)
+    return derive_key(seed, SPLIT_ROWS, 0 if split == "train" else 1)
 
 
 def write_rows(task: InstanceTask) -> dict[str, Any]:
@@ -156,7 +154,7 @@ def write_rows(task: InstanceTask) -> dict[str, Any]:
     seed = rows_seed(task.settings.seed, task.split)
     # Rows are counted first, so that each is written directly to its shuffled place.
     count = sum(_count_rows(shards, *block, settings, seed) for block in task.blocks)
-    order = permutation(derive_key(seed, 2, task.number), count)
+    order = permutation(derive_key(seed, FILE_ORDER, task.number), count)
     places = np.empty_like(order)  # position in the file of the n-th row that is made
     places[order] = np.arange(count)
     columns = empty_columns(

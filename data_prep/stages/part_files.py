@@ -33,6 +33,7 @@ import numpy as np
 from bertds.errors import DataError
 from bertds.system.atomic_files import atomic_path
 from bertds.system.json_fields import parse_json
+from data_prep.sources.reading import unreadable
 
 _HEADER_BYTES = 4096
 _NAMES = (
@@ -173,7 +174,8 @@ def open_part(path: Path) -> Part:
     """Map a part into memory.
 
     Raises:
-        DataError: it is missing or damaged, although its completion marker was valid.
+        BertdsError: it is missing or damaged, although its completion marker was valid, or the disk
+            has an error.
     """
     try:
         # Every shard opens every part. np.memmap, and slicing it, would take several times as long.
@@ -181,7 +183,9 @@ def open_part(path: Path) -> Part:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         header = parse_json(mapped[:_HEADER_BYTES])
         arrays = {name: np.frombuffer(mapped, kind, count, at) for name, kind, count, at in header}
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:
         raise DataError(
             f"{path}: damaged part ({error}); remove it and run this command again"
         ) from error

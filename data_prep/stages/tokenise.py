@@ -18,7 +18,6 @@ import numpy as np
 
 from bertds.data.tokenizer_json import WORD_START, JsonTokenizer, WordPieceRules
 from bertds.data.vocabulary import load_tokenizer_info
-from bertds.errors import DataError
 from bertds.system.secrets import masked
 from bertds.system.start_up import loading
 from data_prep import progress
@@ -27,7 +26,8 @@ from data_prep.selection.drop_log import DropLog, note_of
 from data_prep.selection.filters import document_filter
 from data_prep.selection.mixing import entries, repeat_key
 from data_prep.settings import PrepSettings
-from data_prep.sources import READERS
+from data_prep.sources import READERS, as_unicode
+from data_prep.sources.reading import unreadable
 from data_prep.stages.markers import read_marker, write_marker
 from data_prep.stages.part_files import PartDocument, open_part, running_sum, write_part
 from data_prep.tokens.nanotoken_encoder import NanotokenEncoder, TokensDiffer
@@ -169,7 +169,7 @@ def _run(task: StageTask, fast: bool) -> dict[str, Any]:
 
 def _place(task: StageTask, unit: Unit) -> list[Any]:
     """Return a sort key for units that does not depend on which worker reads them."""
-    return [task.sources.index(unit.source), masked(unit.file), unit.number]
+    return [task.sources.index(unit.source), masked(as_unicode(unit.file)), unit.number]
 
 
 class _Sentences(NamedTuple):
@@ -208,7 +208,7 @@ def _unit_documents(unit: Unit, task: StageTask, log: DropLog) -> Iterator[_Sent
                 continue
             yield _Sentences(key, source, sentences, note)
     except OSError as error:
-        raise DataError(f"{unit.file}: cannot be read ({error.strerror or error})") from error
+        raise unreadable(unit.file, error) from error
 
 
 def _text_part_documents(task: StageTask) -> Iterator[_Sentences]:

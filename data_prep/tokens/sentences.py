@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterator
 
 from bertds.data.scripts import last_break, needs_own_ends, split_further
 
-SPLITTER = "sentencex"
-"""The name in the manifest, because another splitter would give different sentences."""
-
 LONGEST_PARAGRAPH = 20_000
 """In characters; longer paragraphs are cut at a space before splitting, so that time is linear."""
 LONGEST_SENTENCE = 2_000

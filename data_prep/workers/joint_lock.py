@@ -39,16 +39,15 @@ from bertds.system.json_fields import parse_json
 
 TASKS_FOLDER = ".tasks"
 _BEAT_SECONDS = 5.0
+_STALE_SECONDS = 120.0
 
 
 class JointLock(FolderLock):
     """Membership of one task in the group that fills a folder. A context manager."""
 
-    def __init__(
-        self, folder: Path, group: str, index: int, count: int, stale_seconds: float = 120.0
-    ) -> None:
+    def __init__(self, folder: Path, group: str, index: int, count: int) -> None:
         super().__init__(
-            folder, f"preparation by {count} tasks", stale_seconds, beat_seconds=_BEAT_SECONDS
+            folder, f"preparation by {count} tasks", _STALE_SECONDS, beat_seconds=_BEAT_SECONDS
         )
         self.folder, self.group, self.index, self.count = Path(folder), group, index, count
         self.tasks = self.folder / TASKS_FOLDER

@@ -298,13 +298,11 @@ def test_micro_batches_have_the_agreed_types(config):
 @pytest.mark.parametrize("micro", [1, 4, 1000])
 def test_validation_covers_each_sample_once_at_any_world_size(config, world, micro):
     source = open_source(config, 7).sibling("validation")
-    expected = [
-        row for m in validation_batches(source, config, 3, 0, 1, seed=7) for row in rows_of(m)
-    ]
+    expected = [row for m in validation_batches(source, 3, 0, 1, seed=7) for row in rows_of(m)]
     assert len(expected) == source.samples_in_epoch(0)
     found = []
     for rank in range(world):
-        batches = list(validation_batches(source, config, micro, rank, world, seed=7))
+        batches = list(validation_batches(source, micro, rank, world, seed=7))
         assert all(m.rows == micro for m in batches[:-1])
         found += [row for m in batches for row in rows_of(m)]
     assert found == expected
@@ -312,11 +310,11 @@ def test_validation_covers_each_sample_once_at_any_world_size(config, world, mic
 
 def test_validation_can_take_an_even_part_and_spans_shards(config):
     source = open_source(config, 7)
-    every = [r for m in validation_batches(source, config, 4, 0, 1, seed=7) for r in rows_of(m)]
+    every = [r for m in validation_batches(source, 4, 0, 1, seed=7) for r in rows_of(m)]
     some = [
         row
         for rank in range(2)
-        for m in validation_batches(source, config, 4, rank, 2, seed=7, max_samples=20)
+        for m in validation_batches(source, 4, rank, 2, seed=7, max_samples=20)
         for row in rows_of(m)
     ]
     assert some == [every[n * len(every) // 20] for n in range(20)]

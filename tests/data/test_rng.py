@@ -43,6 +43,13 @@ def test_below_is_uniform():
     assert np.allclose(np.bincount(draws) / 70_000, 1 / 7, atol=0.006)
 
 
+def test_the_numbers_of_the_streams_stay_as_they_are():
+    """Prepared files and the batches of every run depend on them."""
+    below_the_seed = [rng.CHUNKS, rng.ROWS, rng.SHARD_ORDER, rng.SAMPLE_ORDER, rng.PARTNER_SHARD]
+    assert below_the_seed == [1, 2, 3, 4, 5]
+    assert [rng.SPLIT_ROWS, rng.FILE_ORDER] == [101, 2]
+
+
 def test_keys_of_different_paths_differ():
     paths = [(a, b, c) for a in range(1, 6) for b in range(20) for c in range(20)]
     keys = {rng.derive_key(42, *path) for path in paths} | {rng.derive_key(43, *p) for p in paths}

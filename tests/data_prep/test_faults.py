@@ -124,8 +124,10 @@ def test_bad_input_is_one_line_and_leaves_nothing_that_looks_complete(
     dump = (wiki / "dump0.xml").read_bytes()
     (tmp_path / "cut.xml").write_bytes(dump[: len(dump) // 2])
     (tmp_path / "page.xml").write_bytes(b"<!DOCTYPE html><title>404</title>")
+    (tmp_path / "feed.xml").write_bytes(b"<rss></rss>")
     assert "cut.xml: truncated" in fails(arguments(out, tmp_path / "cut.xml", vocab), capsys)
-    assert "not a MediaWiki dump" in fails(arguments(out, tmp_path / "page.xml", vocab), capsys)
+    assert "an HTML page;" in fails(arguments(out, tmp_path / "page.xml", vocab), capsys)
+    assert "not a MediaWiki dump" in fails(arguments(out, tmp_path / "feed.xml", vocab), capsys)
 
     data = made.multistream(dump, 3)
     (tmp_path / "cut.bz2").write_bytes(data[:-40])

@@ -194,6 +194,48 @@ def test_a_store_that_dies_ends_the_run_saved_with_75_and_it_resumes(
 
 
 @pytest.mark.slow
+def test_a_shard_that_vanishes_during_training_ends_the_run_saved_with_75_and_it_resumes(
+    fork_server: ForkServer, command: Callable[..., list[str]], tmp_path: Path, corpus: Path
+) -> None:
+    """A start that needs the shard for its first step is refused; after the repair it trains."""
+    more = ["schedule.total_steps=90", "checkpoint.every_steps=500"]
+    code, text = fork_server.run(
+        on(corpus, command("local", *more)), output=tmp_path, plans={0: BLOCK}
+    )
+    assert code == 0, text
+    there, away = tmp_path / "there", tmp_path / "away"
+    shutil.copytree(corpus, there)
+    with serve(there) as store:
+        place = [
+            f"data.cache_dir={tmp_path / 'cache'}",
+            f"data.cache_gib={limit(corpus, 5) / 2**30!r}",
+            "data.fetch_timeout_minutes=0.02",
+        ]
+        stored = on(store.url, command("stored", *place, *more))
+
+        def lose_when_training(name: str) -> None:
+            metrics = tmp_path / "stored" / "metrics.jsonl"
+            if not away.exists() and metrics.exists() and read_lines(metrics):
+                (there / "train").rename(away)
+
+        store.hook = lose_when_training
+        code, text = fork_server.run(stored, output=tmp_path, plans={0: BLOCK | {"slow": 0.02}})
+        assert code == 75, text
+        assert "missing, but listed in the manifest)); everything is saved" in text
+        (step,) = saved_steps(tmp_path / "stored")
+        assert 0 < step < 90
+        code, text = fork_server.run(stored, output=tmp_path, plans={0: BLOCK})
+        assert code == 2 and "missing, but listed in the manifest" in text
+        assert saved_steps(tmp_path / "stored") == [step]
+        away.rename(there / "train")
+        store.hook = lambda name: None
+        code, text = fork_server.run(stored, output=tmp_path, plans={0: BLOCK})
+        assert code == 0, text
+    assert losses(tmp_path / "stored") == losses(tmp_path / "local")
+    assert_same_state(tmp_path / "stored", tmp_path / "local")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["train/shard_00003.h5", "validation/shard_00000.h5"])
 def test_a_stop_request_is_obeyed_while_a_dead_store_is_waited_for(
     fork_server: ForkServer,

@@ -159,7 +159,6 @@ def test_a_nan_never_reaches_the_weights(stage: int, precision: str, optimizer: 
     before, steps = gather_state(engine), engine.optimizer_steps()
     _, applied = train(engine, 2, 3, poison=lambda step, micro_step, rank: micro_step == 0)
     assert applied == [False]
-    assert engine.skipped_steps == 1
     assert engine.gradient_norm() == float("inf")
     assert same(gather_state(engine), before)
     assert engine.optimizer_steps() == steps
@@ -249,7 +248,6 @@ def test_fp16_overflow_is_skipped_and_the_scale_is_state(
     assert engine.searching_loss_scale()
     _, applied = train(engine, 0, 3)
     assert applied == [False] * 3
-    assert engine.skipped_steps == 3
     assert engine.loss_scale() == 2.0**37
     assert same(gather_state(engine), start)
     saved = engine.extra_state()

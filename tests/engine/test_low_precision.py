@@ -39,7 +39,7 @@ def halves(monkeypatch: pytest.MonkeyPatch) -> None:
 def record_gradients(engine: Any) -> list[dict[str, torch.Tensor]]:
     """Note what the optimizer is given in each update, by tensor."""
     seen: list[dict[str, torch.Tensor]] = []
-    gate, update = engine._gate, engine._gate._update
+    updates, update = engine._updates, engine._updates._update
 
     def noting(*arguments: Any, **options: Any) -> Any:
         gradients = {}
@@ -50,7 +50,7 @@ def record_gradients(engine: Any) -> list[dict[str, torch.Tensor]]:
         seen.append(gradients)
         return update(*arguments, **options)
 
-    gate._update = noting
+    updates._update = noting
     return seen
 
 

@@ -164,7 +164,6 @@ def test_bf16_masters_start_exact_and_stay_near(two: dict) -> None:
 def test_a_nan_on_one_rank_skips_the_step_on_all(two: dict, stage: int) -> None:
     found = two[f"poison{stage}"]
     assert found["applied"] == [[True, True, False, True, True, True]] * 2
-    assert found["skipped"] == 1
     assert found["steps"] == 5
     want = train_reference(6, "nvidia", skip=(2,))[0]
     assert distance(found["state"], want) < 1e-6

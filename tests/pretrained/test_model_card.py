@@ -38,8 +38,8 @@ def test_a_prepared_folder_that_is_gone_leaves_the_facts(tmp_path: Path) -> None
 
 def test_scores_and_settings_in_words() -> None:
     score: dict[str, Any] = {"step": 5000, "mlm_loss": 2.0, "mlm_accuracy": 0.6123}
-    words = _score_words(with_data(""), score)
+    words = _score_words(score)
     assert "61.2% of the masked tokens are predicted correctly" in words
     assert "perplexity of 7.4" in words
-    assert "nsp" not in words and "bertds evaluate" in _score_words(with_data(""), {})
+    assert "nsp" not in words and "bertds evaluate" in _score_words({})
     assert _words({"lr": 0.001, "betas": [0.9, 0.98], "x": None}) == "lr 0.001, betas 0.9 and 0.98"

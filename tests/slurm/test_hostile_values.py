@@ -111,6 +111,35 @@ def test_links_in_a_run_folder_are_not_written_through(shell, tmp_path: Path) ->
     assert outside.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["notes.txt"], "notes.txt"),
+        (["slurm/mine.sh", "phase1/config.yaml"], "phase1/config.yaml"),
+        (["slurm-17.out", "logs/1.log", "log.txt", "STOP", ".lock"], ""),
+        (["environment.json", "notes.txt"], ""),
+        (["checkpoints/step_00000100/manifest.json", "notes.txt"], ""),
+        (["slurm/job", "notes.txt"], ""),
+    ],
+)
+def test_a_folder_of_other_files_does_not_become_a_run_folder(
+    shell, tmp_path: Path, names: list[str], found: str
+) -> None:
+    run = tmp_path / "my files"
+    for name in names:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("7")
+    answer = shell("open_run", RUN=str(run))
+    if found:
+        assert answer.returncode == 2 and not (run / "slurm/job").exists()
+        assert answer.stderr == (
+            f"bertds: error: run.dir={run}: this folder is not a run and contains other files "
+            f"({found}); set run.dir to a new or an empty folder\n"
+        )
+    else:
+        assert answer.returncode == 0 and (run / "slurm/job").read_text() == "7\n", answer.stderr
+
+
 def test_a_message_moves_no_cursor(shell) -> None:
     answer = shell('refuse "BERTDS_CONTAINER=$1"', "\x1b[2J\nbertds: done")
     assert answer.stderr == "bertds: error: BERTDS_CONTAINER=?[2J?bertds: done\n"

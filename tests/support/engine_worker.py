@@ -53,7 +53,6 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
         "summary": engine.trust_ratios(),
         "norm": engine.gradient_norm(),
         "steps": engine.optimizer_steps(),
-        "skipped": engine.skipped_steps,
         "counts": engine.gather_objects(sum(p.tensor.numel() for p in engine.pieces())),
         "kind": engine._layout.kind,
         "partitions": [

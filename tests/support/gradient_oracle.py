@@ -69,7 +69,7 @@ def run_case(case: dict[str, Any]) -> dict[str, Any]:
                 part = flat[piece.offset : piece.offset + piece.length]
                 seen[piece.name, piece.start] = part.clone()
 
-    engine._gate._update = note  # no weight changes: every step is compared at the same weights
+    engine._updates._update = note  # no weight changes: every step is compared at the same weights
     if case["fault"]:
         drop_last_reduction(engine)
     steps, norms = [], []

@@ -126,6 +126,7 @@ def test_recipes_that_disable_the_former_fp8_still_load(tmp_path) -> None:
 
 def test_a_run_of_the_former_fp8_is_not_continued_in_silence(tmp_path) -> None:
     config = recipe(run__dir=str(tmp_path))
+    (tmp_path / "environment.json").write_text("{}")
     for asked, refused in ((False, False), (True, True)):
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"fp8": asked}}))
         folder = RunFolder(config, is_main=True)

@@ -209,10 +209,6 @@ class ShardCache:
         self.touch(descriptor)
         return descriptor
 
-    def bytes_used(self) -> int:
-        """Return the full sizes of all files, including those in transfer."""
-        return sum(stat.st_size for _, stat in self._files())
-
     def _open_lock(self) -> int:
         with suppress(FileExistsError):  # recreated if a cleaner has removed it
             self.folder.mkdir(parents=True, mode=0o700)

@@ -42,6 +42,7 @@ class _Trouble:
     wrong: str = ""
     wrong_count: int = 0
     fatal: BertdsError | None = None
+    """The error that another attempt would not change."""
 
 
 class FetchAhead:
@@ -62,6 +63,7 @@ class FetchAhead:
         self._wanted: deque[ShardInfo] = deque()
         self._places: dict[str, int] = {}
         self._full_until = 0.0
+        self._await_repair = False
         self._under_way: set[str] = set()
         self._trouble: dict[str, _Trouble] = {}
         self._changed = threading.Condition()
@@ -108,7 +110,8 @@ class FetchAhead:
 
         Raises:
             StoreError: it did not arrive in time, or :meth:`interrupt` was called.
-            DataError: it is missing from the store, or the store has a different file.
+            DataError: it is missing from the store, or the store has a different file; not after
+                :meth:`wait_for_repair`.
         """
         if (there := self.cache.pin(info.sha256)) is not None:
             return there
@@ -125,13 +128,15 @@ class FetchAhead:
                     # Wakes up regularly too: another process may bring the shard into the cache.
                     self._changed.wait(_LOOK_SECONDS)
                     trouble = self._trouble.get(info.sha256) or _Trouble()
+                now = time.monotonic()
                 if (there := self.cache.pin(info.sha256)) is not None:
+                    if now - began > SAY_AFTER_SECONDS:
+                        log.info("%s: arrived after %.0f s", what, now - began)
                     return there
                 if self._interrupts > interrupts:
                     raise StoreError(f"stopped waiting for {what}")
-                if trouble.fatal is not None:
+                if trouble.fatal is not None and self._is_final(trouble):
                     raise trouble.fatal
-                now = time.monotonic()
                 why = f" ({trouble.text})" if trouble.text else ""
                 if now - began > storage.patience(self.timeout_seconds):
                     raise StoreError(
@@ -142,12 +147,15 @@ class FetchAhead:
                     say_at = now + SAY_AGAIN_SECONDS
                     log.warning("stalled: waiting for %s, %.0f s so far%s", what, now - began, why)
         finally:
-            waited = time.monotonic() - began
             with self._changed:
                 self._urgent.remove(info)
-                self.stalled_seconds += waited
-            if waited > SAY_AFTER_SECONDS:
-                log.info("%s: arrived after %.0f s", what, waited)
+                self.stalled_seconds += time.monotonic() - began
+
+    def wait_for_repair(self) -> None:
+        """From now on, wait for a shard that is missing or different, as for a slow store."""
+        with self._changed:
+            self._await_repair = True
+            self._changed.notify_all()
 
     def interrupt(self) -> None:
         """End the waits in progress, and fetch nothing more ahead."""
@@ -197,7 +205,8 @@ class FetchAhead:
         number = 0
         while number < len(self._wanted):
             info = self._wanted[number]
-            if self.cache.holds(info.sha256) or self._is_hopeless(info):
+            trouble = self._trouble.get(info.sha256)
+            if self.cache.holds(info.sha256) or (trouble and self._is_final(trouble)):
                 # If it is evicted again or does not exist, it becomes urgent when it is needed.
                 del self._wanted[number]
             elif self._may_fetch(info):
@@ -207,14 +216,15 @@ class FetchAhead:
                 number += 1
         return None, frozenset()
 
-    def _is_hopeless(self, info: ShardInfo) -> bool:
-        trouble = self._trouble.get(info.sha256)
-        return trouble is not None and trouble.fatal is not None
+    def _is_final(self, trouble: _Trouble) -> bool:
+        """Return whether a shard is not asked for again. A file in the store can be repaired."""
+        repairable = self._await_repair and isinstance(trouble.fatal, DataError)
+        return trouble.fatal is not None and not repairable
 
     def _may_fetch(self, info: ShardInfo) -> bool:
         """Return whether a shard is neither in transfer nor postponed. Call with the lock held."""
         trouble = self._trouble.get(info.sha256)
-        if trouble is not None and (trouble.fatal or trouble.not_before > time.monotonic()):
+        if trouble and (self._is_final(trouble) or trouble.not_before > time.monotonic()):
             return False
         return info.sha256 not in self._under_way
 
@@ -280,14 +290,15 @@ class FetchAhead:
         """Postpone a shard; with ``grow`` the next pause is twice as long."""
         with self._changed:
             trouble = self._trouble.setdefault(info.sha256, _Trouble())
-            trouble.text = text
+            trouble.text, trouble.fatal = text, None
             trouble.not_before = time.monotonic() + (trouble.pause if grow else _LOOK_SECONDS)
             if grow:
                 trouble.pause = min(2 * trouble.pause, storage.LONGEST_PAUSE)
 
     def _fatal(self, info: ShardInfo, error: BertdsError) -> None:
         with self._changed:
-            self._trouble.setdefault(info.sha256, _Trouble()).fatal = error
+            self._later(info, str(error))  # asked for again only after wait_for_repair()
+            self._trouble[info.sha256].fatal = error
 
 
 def _read(url: str, size: int, start: int, end: int) -> bytes:

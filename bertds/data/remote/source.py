@@ -184,6 +184,10 @@ class RemoteTokenSource(TokenSource):
                 break
         self._fetches.want(infos, self._room)
 
+    def wait_for_repair(self) -> None:
+        """From now on, wait for a shard that is missing or different, as for a slow store."""
+        self._fetches.wait_for_repair()
+
     def stop_waiting(self) -> None:
         """End the waits for shards that are in progress."""
         self._fetches.interrupt()

@@ -82,6 +82,12 @@ class Source(ABC):
     def read_ahead(self, shards: Iterable[int]) -> None:  # noqa: B027 - files need no notice
         """Announce the shards that are read next, soonest first, so that a store can fetch them."""
 
+    def wait_for_repair(self) -> None:  # noqa: B027 - files need none
+        """From now on, wait for rows that are missing from a store or damaged there.
+
+        Before, they are refused at once. Called when training has begun: then a wait may save it.
+        """
+
     def stop_waiting(self) -> None:  # noqa: B027 - files are there at once
         """End the waits of other threads for rows that have not arrived."""
 

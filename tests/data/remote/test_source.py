@@ -116,7 +116,7 @@ def test_validation_rows_are_those_of_the_local_folder(corpus: Path, tmp_path: P
     def rows(path: object) -> list[np.ndarray]:
         data = config(path, tmp_path)
         source = open_source(data, 1).sibling("validation")
-        return [b.input_ids.numpy() for b in validation_batches(source, data, 4, 0, 1, seed=1)]
+        return [b.input_ids.numpy() for b in validation_batches(source, 4, 0, 1, seed=1)]
 
     with serve(corpus, ["refuse", "flip"]) as store:
         for one, two in zip(rows(store.url), rows(corpus), strict=True):
@@ -208,6 +208,34 @@ def test_a_store_that_does_not_recover_is_reported_and_abandoned(
         assert source.samples_in_epoch(0) > 0  # it continues when the store is back
 
 
+@pytest.mark.parametrize("fault", ["missing", "other bytes"])
+def test_a_shard_that_is_lost_during_training_is_waited_for(
+    corpus: Path, tmp_path: Path, fault: str
+) -> None:
+    """Refused at once before; when the store is repaired, training continues."""
+    stored = tmp_path / "stored"
+    shutil.copytree(corpus, stored)
+    shard = stored / "train/shard_00001.h5"
+    good = shard.read_bytes()
+    with serve(stored) as store:
+        source = open_source(config(store.url, tmp_path / "cache", fetch_timeout_minutes=0.05), 1)
+        source.samples_in_epoch(0)
+        shutil.rmtree(tmp_path / "cache")
+        shard.unlink()
+        if fault != "missing":
+            shard.write_bytes(good[:-1] + b"x")
+        text = "damaged on arrival" if fault != "missing" else "missing, but listed in the manifest"
+        with pytest.raises(DataError, match=text):
+            source.open_block(0, [1])
+        source.wait_for_repair()
+        with pytest.raises(StoreError, match=f"did not arrive in .*shard_00001.h5: {text}"):
+            source.open_block(0, [1])
+        shard.write_bytes(good)
+        rows = source.open_block(0, [1]).gather(np.arange(3))
+    local = open_source(config(corpus, tmp_path), 1).open_block(0, [1]).gather(np.arange(3))
+    np.testing.assert_array_equal(rows.input_ids, local.input_ids)
+
+
 def test_a_cache_that_cannot_hold_a_block_is_refused(corpus: Path, tmp_path: Path) -> None:
     with serve(corpus) as store:
         with pytest.raises(ConfigError, match=r"data.cache_gib=.* is too small"):
@@ -263,7 +291,7 @@ def test_a_full_disk_is_reported_before_lengths_are_written(
         patch.setattr(os, "posix_fallocate", full)
         with pytest.raises(BertdsError, match="the disk is full"):
             cache.reserve("outline-1", 1000)
-    assert cache.bytes_used() == 0
+    assert not list(cache.folder.glob("outline-*"))
     os.close(cache.reserve("outline-1", 1000))
     assert os.stat(tmp_path / "shards" / "outline-1").st_blocks >= 2
 

@@ -78,17 +78,21 @@ def test_a_book_of_undecided_encoding_is_not_decoded() -> None:
     assert detect(b"Character set encoding: ASCII\n\nstra\xdfe gr\xfcn") == "cp1252"
 
 
-def test_text_of_7_bits_is_not_taken_for_ascii(tmp_path: Path) -> None:
-    text = (SPOKEN["ja"] + "\n\n") * 4
+@pytest.mark.parametrize(("language", "encoding"), [("ja", "iso2022_jp"), ("zh", "hz")])
+def test_text_of_7_bits_is_not_taken_for_ascii(
+    tmp_path: Path, language: str, encoding: str
+) -> None:
+    text = (SPOKEN[language] + "\n\n") * 4
     path = tmp_path / "a.txt"
-    path.write_bytes(text.encode("iso2022_jp"))
+    path.write_bytes(text.encode(encoding))
     (book,) = read("books", path)
-    assert book.encoding == "iso2022_jp" and "".join(book.text.split()) == "".join(text.split())
+    assert book.encoding == encoding and "".join(book.text.split()) == "".join(text.split())
     assert {d.dropped for d in read("text", path)} == {"bad_utf8"}  # as in any other encoding
 
 
-def test_an_escape_that_switches_no_set_is_text(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("\x1b[31mRed\x1b[0m costs $5, she said, in plain English.\n")
+@pytest.mark.parametrize("begin", ["\x1b[31mRed\x1b[0m", "See~{Knuth 1984}~} or ~{\\bf~}, which"])
+def test_an_escape_that_switches_no_set_is_text(tmp_path: Path, begin: str) -> None:
+    (tmp_path / "a.txt").write_text(f"{begin} costs $5, she said, in plain English.\n")
     for kind in ("books", "text"):
         (document,) = read(kind, tmp_path / "a.txt")
         assert "costs $5" in document.text and not document.encoding

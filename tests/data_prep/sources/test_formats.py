@@ -82,6 +82,11 @@ def archive(kind: str) -> bytes:
     return data
 
 
+HTML = b"""<!DOCTYPE HTML PUBLIC "-//W3C//DTD HTML 4.01//EN">
+<html lang="en">
+<!-- made by hand --><HEAD><title>A book</title></HEAD>
+<body><p>It runs to the sea.</p></body></html>
+"""
 NO_TEXT = {
     "a ZIP archive": lambda: archive("zip"),
     "a tar archive;": lambda: archive("tar"),
@@ -98,6 +103,12 @@ NO_TEXT = {
     "a program": lambda: Path(sys.executable).read_bytes()[:5000],
     "a picture": lambda: b"\x89PNG\r\n\x1a\n" + bytes(64),
     "a Parquet file": lambda: b"PAR1" + bytes(64),
+    "an HTML page;": lambda: HTML,
+    "an HTML page; extract": lambda: b"\xef\xbb\xbf\r\n" + HTML.lower(),
+    "an HTML page in gz data; extract": lambda: gzip.compress(HTML),
+    "an HTML page; extract its": lambda: HTML.decode().encode("utf-16"),
+    "an HTML page; extract its text": lambda: b'<?xml version="1.0"?>\n<!-- A -->' + HTML,
+    "an HTML page; extract its text first": lambda: HTML.partition(b"\n")[2],
     "binary data of an unknown format": lambda: bytes(range(256)) * 20,
 }
 
@@ -116,6 +127,8 @@ def test_a_format_that_is_not_text_is_refused_by_name(tmp_path: Path, what: str,
     [
         b"BZh is how every bzip2 file begins, this one does not.\n",
         b"PK is no archive. MZ is no program.\n",
+        b"<html> is the first tag of a page, <head> the second.\n",
+        b"Pages begin with <!DOCTYPE html>\n<html><head>, this one does not.\n",
         b"A form feed \x0c, an end mark \x1a and one stray \x00 are in old texts.\n"
         + b"Word " * 50,
         "Кириллица без подписи кодировки.".encode("koi8-r"),

@@ -153,7 +153,9 @@ def test_a_file_that_is_not_a_dump_is_refused(
 ) -> None:
     path = tmp_path / "d.xml"
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"not a MediaWiki dump|not text but a program"):
+    with pytest.raises(
+        DataError, match=r"not a MediaWiki dump|not text but a(n HTML page| program)"
+    ):
         source_file("wiki", path, path.name, ())
 
 
