@@ -100,8 +100,8 @@ def in_time(seconds: float) -> str:
 def say(text: str) -> None:
     """Print one line for the user, on stderr and with secrets masked.
 
-    The work goes on if nobody can read it: the other end of a pipe has ended (``2>&1 | head``), or
-    the disk of a log file is full.
+    The work continues if the line cannot be written: the reader of a pipe has ended
+    (``2>&1 | head``), or the disk of a log file is full.
     """
     if not _silences:
         with suppress(OSError):
